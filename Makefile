@@ -1,0 +1,55 @@
+# On a machine with Python 3.11 or newer and make, each target does its own set-up.
+#
+#   make run     a gateway on this machine, with an example behind it
+#   make test    all tests
+#   make check   what CI runs: lint, layers, types, then all tests
+#   make bench   the figures of the README, measured here
+#
+# Another interpreter: make test PYTHON=/path/to/python3.13. The choice is made once, when .venv is built.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint layers types bench clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+run: $(READY)
+	$(BIN)/moongate quickstart
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Tests come last, so that pytest's summary is what CI shows last.
+check: lint layers types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/codespell
+
+layers: $(READY)
+	$(BIN)/lint-imports --no-cache
+
+types: $(READY)
+	$(BIN)/python tools/gen_typings.py
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) typings build dist .pytest_cache .ruff_cache .hypothesis
+
+# The stamp is written last: set-up that was interrupted starts again, and a finished one costs nothing.
+$(READY): pyproject.toml constraints.txt tools/find_python.sh
+	@python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) || exit 1; \
+	echo "set-up: $(VENV) with $$python"; \
+	"$$python" -m venv --clear $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,28 @@
+"""A gateway: Gateway API and Envoy Gateway resources in, a running Envoy out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moongate.run import Laptop, ManifestError
+    from moongate.translation import ConfigurationError, Translation, translate
+
+__all__ = ["ConfigurationError", "Laptop", "ManifestError", "Translation", "translate"]
+
+_HOMES = {
+    "ConfigurationError": "moongate.translation",
+    "Laptop": "moongate.run",
+    "ManifestError": "moongate.run",
+    "Translation": "moongate.translation",
+    "translate": "moongate.translation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is public, loaded when it is first asked for: ``moongate --help`` needs none of it."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'moongate' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)

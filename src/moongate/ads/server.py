@@ -1,0 +1,241 @@
+"""The delta ADS server: carries bytes between grpcio and sessions, decides nothing.
+
+Facts
+-----
+* one thread: all methods belong to the event loop that entered the server
+* a stream writes one response at a time and awaits its room on the wire, so a stopped Envoy costs one
+  response per type; what changes meanwhile changes what it is sent next
+"""
+
+# The stubs of grpcio leave the types of its handler factories open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+import grpc.aio
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
+
+from moongate.ads.delivery import Connected, Delivery, Disconnected, Rejection, Tally
+from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
+from moongate.ads.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
+
+    from moongate.ads.snapshot import Key
+    from moongate.xds.wire import XdsResource
+
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", -1),  # a RouteConfiguration of 10,000 routes is one message
+    ("grpc.max_receive_message_length", -1),  # so are the versions of 10,000 clusters, at a reconnect
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # Envoy's own keepalive pings are welcome
+)
+
+
+class AdsServer:
+    """Serves every fleet over one Unix socket, from entering the context to leaving it.
+
+    ``publish`` may be called before. Streams are cut when the context is left; Envoys keep what they have.
+    """
+
+    def __init__(
+        self,
+        socket: Path,
+        tell: Callable[[Delivery], None] | None = None,
+        *,
+        linger_seconds: float = LINGER_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Name the socket; nothing listens yet.
+
+        Args:
+            socket: where to listen. A dead socket file of that name is replaced.
+            tell: called with each fact, in order, from the event loop. It must neither block nor raise.
+        """
+        self.tallies: dict[str, Tally] = {}
+        """What was sent and answered since the start, by type URL."""
+        self._socket = socket
+        self._tell = tell
+        self._linger_seconds = linger_seconds
+        self._patience_seconds = patience_seconds
+        self._fleets: dict[str, _Fleet] = {}
+        self._grpc: grpc.aio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        server = self._grpc = grpc.aio.server(options=OPTIONS)
+        # Without a serializer, what is written is already on the wire.
+        method = grpc.stream_stream_rpc_method_handler(self._stream, DeltaDiscoveryRequest.FromString, None)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method}),)
+        )
+        server.add_insecure_port(f"unix:{self._socket}")
+        await server.start()
+        self._socket.chmod(0o600)  # private keys travel over it
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._grpc is not None, "left without having been entered"
+        await self._grpc.stop(grace=None)
+        self._grpc = None
+
+    def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
+        """Change what the Envoys of ``fleet`` should have.
+
+        The first call makes the fleet exist, even if empty.
+        """
+        of = self._fleet(fleet)
+        touched = of.snapshot.apply(put, gone)
+        for stream in of.streams:
+            stream.session.touch(touched)
+            stream.wake.set()
+        of.moved()
+
+    def retry(self, fleet: str, type_url: str, name: str) -> None:
+        """Send a resource again that Envoys refuse, such as a listener whose port was taken."""
+        found = self._fleets.get(fleet)
+        for stream in found.streams if found else ():
+            stream.session.retry(type_url, name)
+            stream.wake.set()
+
+    def nodes(self, fleet: str) -> tuple[str, ...]:
+        """The ids of the connected Envoys, sorted."""
+        found = self._fleets.get(fleet)
+        return tuple(sorted(s.session.node for s in found.streams)) if found else ()
+
+    def quarantine(self, fleet: str) -> tuple[Rejection, ...]:
+        """What connected Envoys refuse just now, by type and name.
+
+        An entry ends when a newer version is acknowledged, or the resource is gone.
+        """
+        nodes: dict[tuple[str, str, str, str], set[str]] = {}
+        found = self._fleets.get(fleet)
+        for stream in found.streams if found else ():
+            for no in stream.session.rejections():
+                nodes.setdefault((no.type_url, no.name, no.version, no.message), set()).add(no.node)
+        return tuple(
+            Rejection(type_url=key[0], name=key[1], version=key[2], message=key[3], nodes=tuple(sorted(who)))
+            for key, who in sorted(nodes.items())
+        )
+
+    async def settled(self, fleet: str, timeout_seconds: float) -> None:
+        """Return when every connected Envoy of ``fleet``, at least one, has what was published until now.
+
+        What it refused counts as settled, see ``quarantine``; so does what lingers until its removal.
+
+        Raises:
+            TimeoutError: it did not come to that in time.
+        """
+        of = self._fleet(fleet)
+        seq = max(of.snapshot.seq, 1)
+        async with asyncio.timeout(timeout_seconds):
+            while not (of.streams and all(s.session.settled(seq) for s in of.streams)):
+                moved = asyncio.Event()
+                of.watchers.add(moved)
+                try:
+                    await moved.wait()
+                finally:
+                    of.watchers.discard(moved)
+
+    def _fleet(self, name: str) -> _Fleet:
+        return self._fleets.setdefault(name, _Fleet())
+
+    async def _stream(
+        self,
+        requests: AsyncIterator[DeltaDiscoveryRequest],
+        context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any],
+    ) -> None:
+        first = await anext(requests, None)
+        if first is None:
+            return
+        of = self._fleet(first.node.cluster)
+        session = Session(
+            first.node.cluster,
+            first.node.id,
+            of.snapshot,
+            self.tallies,
+            linger_seconds=self._linger_seconds,
+            patience_seconds=self._patience_seconds,
+        )
+        stream = _Stream(session)
+        of.streams.append(stream)
+        self._say(Connected(fleet=session.fleet, node=session.node))
+        session.receive(first, _now())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(stream, of, context))
+                async for request in requests:
+                    session.receive(request, _now())
+                    self._report(session)  # here too: the writer may wait for a slow Envoy's room
+                    of.moved()
+                    stream.wake.set()
+                # Not cancelled: grpcio cannot end a call while a write of it is pending.
+                stream.open = False
+                stream.wake.set()
+            if stream.lost:
+                raise asyncio.CancelledError  # with nobody left, sending a status would raise
+        finally:
+            of.streams.remove(stream)
+            of.moved()
+            if not of.snapshot.seq and not of.streams and not of.watchers:
+                del self._fleets[session.fleet]  # nobody knows it but a stranger who has left
+            self._say(Disconnected(fleet=session.fleet, node=session.node))
+
+    async def _write(
+        self, stream: _Stream, of: _Fleet, context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any]
+    ) -> None:
+        session = stream.session
+        while stream.open:
+            stream.wake.clear()
+            while stream.open and (response := session.next(_now())) is not None:
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError:
+                    stream.lost = True
+                    return
+            self._report(session)
+            of.moved()
+            try:
+                async with asyncio.timeout_at(session.wake_at()):
+                    await stream.wake.wait()
+            except TimeoutError:
+                pass  # something has lingered long enough
+
+    def _report(self, session: Session) -> None:
+        while session.facts:
+            self._say(session.facts.popleft())
+
+    def _say(self, fact: Delivery) -> None:
+        if self._tell is not None:
+            self._tell(fact)
+
+
+class _Stream:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.wake = asyncio.Event()
+        self.open = True
+        self.lost = False
+
+
+class _Fleet:
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self.streams: list[_Stream] = []
+        self.watchers: set[asyncio.Event] = set()
+
+    def moved(self) -> None:
+        for watcher in self.watchers:
+            watcher.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

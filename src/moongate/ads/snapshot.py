@@ -1,0 +1,60 @@
+"""What one fleet of Envoys should have, and how it changed.
+
+A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions are told the
+touched keys and look nothing else up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from moongate.xds.wire import XdsResource
+
+Key: TypeAlias = tuple[str, str]
+"""(type URL, resource name)."""
+
+
+class Snapshot:
+    """The resources of one fleet by type and name, shared by all its sessions."""
+
+    def __init__(self) -> None:
+        self._resources: dict[str, dict[str, XdsResource]] = {}
+        self.seq = 0
+        """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
+
+    def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> tuple[Key, ...]:
+        """Make one edit.
+
+        Returns:
+            The keys whose content really differs now. An equal resource and an unknown name are no change.
+            What is both gone and put stays.
+        """
+        before: dict[Key, XdsResource | None] = {}
+        for type_url, name in gone:
+            if (was := self._resources.get(type_url, {}).pop(name, None)) is not None:
+                before[type_url, name] = was
+        for resource in put:
+            held = self._resources.setdefault(resource.type_url, {})
+            before.setdefault((resource.type_url, resource.name), held.get(resource.name))
+            held[resource.name] = resource
+        touched = tuple(key for key, was in before.items() if not _same(was, self.get(*key)))
+        if touched or not self.seq:
+            self.seq += 1
+        return touched
+
+    def get(self, type_url: str, name: str) -> XdsResource | None:
+        """The resource, or None when the fleet should not have it."""
+        return self._resources.get(type_url, {}).get(name)
+
+    def of(self, type_url: str) -> Mapping[str, XdsResource]:
+        """All resources of one type, by name. A live view, not a copy."""
+        return self._resources.get(type_url, {})
+
+
+def _same(one: XdsResource | None, other: XdsResource | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.version == other.version

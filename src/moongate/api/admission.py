@@ -1,0 +1,739 @@
+"""From a manifest to a typed resource, or to the list of what is wrong with it, as an API server would judge.
+
+Theory of operation
+===================
+From each Struct a *plan* is made once: its fields by wire name, which of them have defaults, which lead to
+Structs below, which rules it carries. A document then goes through three walks:
+
+1. *filled*: nulls are dropped and the defaults of the CRD put in; the given document is left as it is.
+2. ``msgspec.convert``, which is fast and strict, but stops at the first fault. Only when it finds one, a slow
+   walk of our own (*faults*) tells them all, each with its path, the value found and what would be right.
+3. *judged*: the CEL rules, and that entries of lists differ where they must.
+
+All rules of one object are joined by ``&&`` into one program, for most of a run's cost is fixed. When the
+whole is true, each is. When it is not, or cannot be evaluated, each rule is asked by itself.
+
+Facts
+-----
+* a rule that cannot be evaluated counts as broken, as it does for an API server
+* rules that compare with ``oldSelf`` are about an update, which a manifest is not; they are passed over
+* answers are remembered by the part of ``self`` that the rules name, in a store of bounded size
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
+
+import cel
+import msgspec
+from cel.stdlib import add_stdlib_to_context
+from msgspec import Struct
+from msgspec import inspect as types
+
+from moongate.api.base import Model, Resource, Rule
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.problem import Problem
+
+M = TypeVar("M", bound=Model)
+R = TypeVar("R", bound=Resource)
+
+
+class Admission(NamedTuple):
+    """What became of one document.
+
+    ``resource`` is None exactly when there are problems.
+    """
+
+    resource: Resource | None
+    problems: tuple[Problem, ...]
+
+
+def admit(
+    document: Mapping[str, Any],
+    kinds: Mapping[tuple[str, str], type[Resource]],
+    *,
+    namespace: str,
+    tolerant: bool = False,
+) -> Admission:
+    """The resource that a document says, with the CRD's defaults, or all that is wrong with it.
+
+    Args:
+        document: a parsed manifest, of plain dictionaries and lists; it is not changed.
+        kinds: (group, kind) → type of the resource.
+        namespace: what an object of a namespaced kind gets when it names none.
+        tolerant: answer the resource besides its faults, as far as its shape allows: an object that is in a
+            cluster already may be older than the rule that it breaks.
+    """
+    kind = _kind(document, kinds)
+    if isinstance(kind, Problem):
+        return Admission(None, (kind,))
+    metadata, problems = _metadata(document.get("metadata"), kind, namespace)
+    body = {key: value for key, value in document.items() if key not in {"apiVersion", "kind", "status"}}
+    if problems:
+        # The rest is judged all the same, so that a user sees everything at once.
+        _, others = checked(kind, kind.stored(body | {"metadata": {"name": "unnamed"}}))
+        return Admission(None, (*problems, *others))
+    stored = kind.stored(body | {"metadata": metadata})
+    value, faults = checked(kind, stored)
+    if kind.PRIVATE:
+        faults = tuple(_discreet(fault) if fault.path == kind.PRIVATE else fault for fault in faults)
+    if value is None and tolerant:
+        value = _made(kind, stored)
+    return Admission(value, faults)
+
+
+def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | None, tuple[Problem, ...]]:
+    """The configuration that a document says, or all that is wrong with it."""
+    version = f"{EnvoyGateway.GROUP}/{EnvoyGateway.VERSION}"
+    for key, right in (("apiVersion", version), ("kind", EnvoyGateway.KIND)):
+        if document.get(key) != right:
+            return None, (Problem(key, f"{key} is {_shown(document.get(key))}; it must be {right!r}."),)
+    return checked(EnvoyGateway, {k: v for k, v in document.items() if k not in {"apiVersion", "kind"}})
+
+
+def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[Problem, ...]]:
+    """An object of any model, with defaults, or all that is wrong with the document."""
+    plan = _plan(model)
+    whole = plan.filled(document)
+    try:
+        value = msgspec.convert(whole, model)
+    except msgspec.ValidationError as error:
+        return None, tuple(plan.faults(whole)) or (Problem("", f"{error}."),)
+    problems = plan.judged(whole)
+    return (None, tuple(problems)) if problems else (value, ())
+
+
+def _discreet(fault: Problem) -> Problem:
+    """The fault without the value that it was found in, which nobody else may read."""
+    return Problem(fault.path, f"{fault.path} must be an object, its values in base64.", fault.reason)
+
+
+def _made(kind: type[R], document: dict[str, Any]) -> R | None:
+    """The object without a look at what its values may be; ``None`` where not even the shape is right."""
+    plan = _plan(kind)
+    try:
+        made: R = plan.made(plan.filled(document))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return made
+
+
+NOT_SUPPORTED = "NotSupported"
+"""Reason of what is said about fields that have no effect yet."""
+
+
+def no_effect(path: str) -> Problem:
+    """What is said about a field of ``unbuilt``."""
+    return Problem(path, f"{path} is not supported by this version and has no effect.", NOT_SUPPORTED)
+
+
+def unbuilt(resource: Model) -> Iterator[str]:
+    """Field paths of all that is set in a resource, is accepted, and has no effect yet."""
+    return _plan(type(resource)).unbuilt(resource)
+
+
+def _kind(
+    document: Mapping[str, Any], kinds: Mapping[tuple[str, str], type[Resource]]
+) -> type[Resource] | Problem:
+    version, name = document.get("apiVersion"), document.get("kind")
+    for key, value in (("apiVersion", version), ("kind", name)):
+        if not isinstance(value, str) or not value:
+            return Problem(
+                key, f"{key} is {_shown(value)}; a manifest says what it is in apiVersion and kind."
+            )
+    assert isinstance(version, str)
+    assert isinstance(name, str)
+    group, _, number = version.rpartition("/")
+    found = kinds.get((group, name))
+    if found is None:
+        groups = [g for g, k in kinds if k == name]
+        if groups:
+            right = " or ".join(sorted(repr(g or "v1") for g in groups))
+            return Problem("apiVersion", f"There is no kind {name} in {version!r}; its group is {right}.")
+        meant = _meant(name, [k for _, k in kinds])
+        return Problem("kind", f"{name!r} of {version!r} is not a kind that is read here.{meant}")
+    if number not in found.VERSIONS:
+        right = " or ".join(repr(f"{group}/{v}" if group else v) for v in found.VERSIONS)
+        return Problem("apiVersion", f"apiVersion of {name} is {version!r}; it must be {right}.")
+    return found
+
+
+_KEPT = ("uid", "labels", "annotations", "generation")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+
+
+def _metadata(given: object, kind: type[Resource], namespace: str) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(given, dict):
+        return {}, [Problem("metadata", f"metadata is {_shown(given)}; it must be an object with a name.")]
+    meta = cast("dict[str, Any]", given)
+    problems: list[Problem] = []
+    kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
+
+    kept["name"] = name = meta.get("name")
+    form, longest = (_DNS_LABEL, 63) if kind.NAME_IS_LABEL else (_DNS_SUBDOMAIN, 253)
+    if not isinstance(name, str) or not form.match(name) or len(name) > longest:
+        dots = "" if kind.NAME_IS_LABEL else ", '.'"
+        problems.append(
+            Problem(
+                "metadata.name",
+                f"The name is {_shown(name)}; it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, "
+                "beginning and ending with a letter or digit.",
+            )
+        )
+
+    # A namespace on an object that has none is what ``kubectl -n`` writes too: it means nothing.
+    if not kind.CLUSTER_SCOPED:
+        kept["namespace"] = where = meta.get("namespace") or namespace
+        if not isinstance(where, str) or not _DNS_LABEL.match(where) or len(where) > 63:
+            problems.append(
+                Problem(
+                    "metadata.namespace",
+                    f"The namespace is {_shown(where)}; it must have 1 to 63 characters of a-z, 0-9, '-', "
+                    "beginning and ending with a letter or digit.",
+                )
+            )
+
+    created: Any = meta.get("creationTimestamp")
+    if hasattr(created, "isoformat"):  # YAML reads an unquoted time as one
+        created = created.isoformat().replace("+00:00", "Z")
+    if created is not None:
+        kept["creationTimestamp"] = created
+    return kept, problems
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+class _Leaf:
+    """A value without parts that need a look: scalars, and what is not ours to judge."""
+
+    def __init__(self, type_: types.Type) -> None:
+        self.type = type_
+        self.exact = _exact(type_)
+
+    fills = judges = hides = False
+    """Whether the walk of that name has anything to do here or below."""
+
+    def filled(self, value: Any) -> Any:
+        return value
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        message = _wrong(self.type, value)
+        if message:
+            yield Problem("", message)
+
+    def made(self, value: Any) -> Any:
+        return value
+
+    def judged(self, value: Any) -> list[Problem]:
+        """A newline at the end, which ``$`` of Python lets pass and that of RE2 does not."""
+        if self.exact is None or not isinstance(value, str) or value[-1:] != "\n":
+            return []
+        return list(self.faults(value))
+
+    def unbuilt(self, value: Any) -> Iterator[str]:
+        del value
+        return iter(())
+
+
+class _List:
+    """A list; its entries must differ in ``keys`` (or altogether, when that is empty) unless it is None."""
+
+    def __init__(self, type_: types.VarTupleType, keys: tuple[str, ...] | None) -> None:
+        self.type = type_
+        self.keys = keys
+        self.item = _node(type_.item_type)
+        self.fills = self.item.fills
+        self.judges = keys is not None or self.item.judges or _patterned(self.item)
+        self.hides = self.item.hides
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        fill = self.item.filled
+        return [fill(entry) for entry in cast("list[Any]", value)]
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, list | tuple):
+            yield Problem("", f"The value is {_shown(value)}; it must be a list.")
+            return
+        entries = cast("list[Any]", value)
+        message = _bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        if message:
+            yield Problem("", f"The list has {message}")
+        for index, entry in enumerate(entries):
+            for problem in self.item.faults(entry):
+                yield problem.under(f"[{index}]")
+
+    def made(self, value: Any) -> Any:
+        return tuple(self.item.made(entry) for entry in value)
+
+    def judged(self, value: Any) -> list[Problem]:
+        problems: list[Problem] = []
+        if self.item.judges or _patterned(self.item):
+            for index, entry in enumerate(value):
+                problems += [problem.under(f"[{index}]") for problem in self.item.judged(entry)]
+        if self.keys is not None and len(value) > 1:
+            problems += self._repeated(value)
+        return problems
+
+    def _repeated(self, value: list[Any]) -> Iterator[Problem]:
+        seen: dict[Any, int] = {}
+        for index, entry in enumerate(value):
+            key = tuple(entry.get(name) for name in self.keys) if self.keys else entry
+            first = seen.setdefault(key, index)
+            if first != index:
+                what = ", ".join(f"{n} {entry.get(n)!r}" for n in self.keys) if self.keys else _shown(entry)
+                yield Problem(f"[{index}]", f"The entry repeats {what} of [{first}]; each may stand once.")
+
+    def unbuilt(self, value: Any) -> Iterator[str]:
+        for index, entry in enumerate(value or ()):
+            for path in self.item.unbuilt(entry):
+                yield f"[{index}].{path}"
+
+
+class _Map:
+    """A map of strings to values."""
+
+    def __init__(self, type_: types.DictType) -> None:
+        self.type = type_
+        self.key = _node(type_.key_type)
+        self.item = _node(type_.value_type)
+        self.fills = self.item.fills
+        self.judges = self.item.judges or _patterned(self.item)
+        self.hides = self.item.hides
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fill = self.item.filled
+        return {key: fill(entry) for key, entry in cast("dict[str, Any]", value).items()}
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, dict):
+            yield Problem("", f"The value is {_shown(value)}; it must be an object.")
+            return
+        entries = cast("dict[Any, Any]", value)
+        message = _bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        if message:
+            yield Problem("", f"The object has {message}")
+        for key, entry in entries.items():
+            for problem in self.key.faults(key):
+                yield Problem(f"[{key}]", f"Of the key: {problem.message}", problem.reason)
+            for problem in self.item.faults(entry):
+                yield problem.under(f"[{key}]")
+
+    def made(self, value: Any) -> Any:
+        return {key: self.item.made(entry) for key, entry in value.items()}
+
+    def judged(self, value: Any) -> list[Problem]:
+        entries = cast("dict[str, Any]", value).items()
+        return [problem.under(f"[{key}]") for key, entry in entries for problem in self.item.judged(entry)]
+
+    def unbuilt(self, value: Any) -> Iterator[str]:
+        for key, entry in cast("dict[str, Any]", value or {}).items():
+            for path in self.item.unbuilt(entry):
+                yield f"[{key}].{path}"
+
+
+class _Plan:
+    """A Struct: what the walks have to do for its objects."""
+
+    def __init__(self, cls: type[Struct]) -> None:
+        self.cls = cls
+        self.fills = self.judges = self.hides = True
+
+    def complete(self) -> _Plan:
+        """The plan with its fields."""
+        info = types.type_info(self.cls)
+        assert isinstance(info, types.StructType)
+        self.closed = info.forbid_unknown_fields
+        self.fields: dict[str, _Node] = {}
+        self.required = [f.encode_name for f in info.fields if f.required]
+        self.unbuilt_fields: list[tuple[str, str]] = []
+        self.defaults: list[tuple[str, Any]] = []
+        names: dict[str, str] = {}
+        self.names = names
+        for field in info.fields:
+            wire = names[field.name] = field.encode_name
+            node = self.fields[wire] = _node(field.type)
+            if _extra(field.type).get("unbuilt"):
+                self.unbuilt_fields.append((field.name, wire))
+            default = _default(field)
+            if default is not None:
+                self.defaults.append((wire, node.filled(default)))
+        self.filling = [(wire, node) for wire, node in self.fields.items() if node.fills]
+        self.judging = [(w, n) for w, n in self.fields.items() if n.judges or _patterned(n)]
+        self.hiding = [
+            (field.name, field.encode_name, self.fields[field.encode_name])
+            for field in info.fields
+            if self.fields[field.encode_name].hides and not _extra(field.type).get("unbuilt")
+        ]
+        self.rules = _ruleset(_inherited(self.cls, "RULES"))
+        self.field_rules: list[tuple[str, bool, _Ruleset]] = []
+        for key, rules in _inherited_by_field(self.cls).items():
+            found = _ruleset(rules)
+            if found is not None:
+                self.field_rules.append((names[key.removesuffix("[]")], key.endswith("[]"), found))
+        return self
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, Any]", value)
+        whole = {key: entry for key, entry in given.items() if entry is not None}
+        for wire, node in self.filling:
+            entry = whole.get(wire)
+            if entry is not None:
+                whole[wire] = node.filled(entry)
+        for wire, default in self.defaults:
+            if wire not in whole:
+                whole[wire] = default
+        return whole
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, dict):
+            yield Problem("", f"The value is {_shown(value)}; it must be an object.")
+            return
+        entries = cast("dict[Any, Any]", value)
+        for key, entry in entries.items():
+            node = self.fields.get(key)
+            if node is not None:
+                for problem in node.faults(entry):
+                    yield problem.under(key)
+            elif self.closed:
+                free = [wire for wire in self.fields if wire not in entries]
+                meant = _meant(str(key), free) or _meant(str(key), list(self.fields))
+                yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
+        for wire in self.required:
+            if wire not in entries:
+                yield Problem(wire, f"{wire} is missing; it is required.")
+
+    def made(self, value: Any) -> Any:
+        fields = {
+            name: self.fields[wire].made(value[wire]) for name, wire in self.names.items() if wire in value
+        }
+        return self.cls(**fields)
+
+    def judged(self, value: Any) -> list[Problem]:
+        problems: list[Problem] = []
+        if self.rules is not None:
+            problems += self.rules.broken(value)
+        for wire, each, rules in self.field_rules:
+            if wire not in value:
+                continue
+            found = value[wire]
+            if each:
+                listed = (
+                    cast("dict[str, Any]", found).items() if isinstance(found, dict) else enumerate(found)
+                )
+                for index, entry in listed:
+                    problems += [problem.under(f"{wire}[{index}]") for problem in rules.broken(entry)]
+            else:
+                problems += [problem.under(wire) for problem in rules.broken(found)]
+        for wire, node in self.judging:
+            if wire in value:
+                below = node.judged(value[wire])
+                if below:
+                    problems += [problem.under(wire) for problem in below]
+        return problems
+
+    def unbuilt(self, value: Any) -> Iterator[str]:
+        if value is None:
+            return
+        for name, wire in self.unbuilt_fields:
+            if getattr(value, name) is not None:
+                yield wire
+        for name, wire, node in self.hiding:
+            for path in node.unbuilt(getattr(value, name)):
+                yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}"
+
+
+_Node = _Leaf | _List | _Map | _Plan
+
+
+@functools.cache  # bounded by the number of Struct types
+def _plan(cls: type[Struct]) -> _Plan:
+    return _Plan(cls).complete()
+
+
+def _node(type_: types.Type) -> _Node:
+    extra = _extra(type_)
+    while isinstance(type_, types.Metadata):
+        type_ = type_.type
+    if isinstance(type_, types.UnionType):
+        parts = [part for part in type_.types if not isinstance(part, types.NoneType)]
+        if len(parts) == 1:
+            return _node(types.Metadata(type=parts[0], extra=extra))
+    if isinstance(type_, types.StructType):
+        return _plan(type_.cls)
+    if isinstance(type_, types.VarTupleType):
+        return _List(type_, extra.get("unique_by"))
+    if isinstance(type_, types.DictType):
+        return _Map(type_)
+    return _Leaf(type_)
+
+
+def _extra(type_: types.Type) -> dict[str, Any]:
+    """What ``Meta(extra=...)`` says of a type, or of the one alternative to None."""
+    match type_:
+        case types.Metadata():
+            return _extra(type_.type) | cast("dict[str, Any]", type_.extra or {})  # pyright: ignore[reportUnknownMemberType]
+        case types.UnionType():
+            parts = [part for part in type_.types if not isinstance(part, types.NoneType)]
+            return _extra(parts[0]) if len(parts) == 1 else {}
+        case _:
+            return {}
+
+
+def _default(field: types.Field) -> Any:
+    """A field's default as plain data, or None when an absent field stays absent."""
+    if field.default is not msgspec.NODEFAULT:
+        value = field.default
+    elif field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    else:
+        return None
+    if value is None or value in ((), {}):
+        return None
+    return msgspec.json.decode(msgspec.json.encode(value))  # ``to_builtins`` would leave tuples
+
+
+def _inherited(cls: type, name: str) -> tuple[Rule, ...]:
+    return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get(name, ()))
+
+
+def _inherited_by_field(cls: type) -> dict[str, tuple[Rule, ...]]:
+    found: dict[str, tuple[Rule, ...]] = {}
+    for base in reversed(cls.__mro__):
+        for key, rules in base.__dict__.get("FIELD_RULES", {}).items():
+            found[key] = found.get(key, ()) + rules
+    return found
+
+
+# --- CEL ------------------------------------------------------------------------------------------
+
+
+MEMORY = 4096
+"""Answers that one set of rules remembers."""
+MEMORABLE = 512
+"""Bytes of ``self`` up to which an answer is worth remembering."""
+
+_ESCAPED = re.compile(r"\.__([a-z]+)__\b")
+_FIELD = re.compile(r"\bself\.([A-Za-z_]\w*)(?!\w*\()")
+_WHOLE = re.compile(r"\bself\b(?!\.)|\bself\.\w+\(")
+_LIBRARY = re.compile(
+    r"\.(split|trim|substring|lowerAscii|upperAscii|replace|indexOf|join)\(|\bis(IP|CIDR)\("
+)
+
+
+class _Ruleset:
+    """Some rules about one ``self``."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        # Kubernetes escapes a field named like a CEL keyword, ``__namespace__``; this CEL needs no escape.
+        self.texts = tuple(_ESCAPED.sub(r".\1", " ".join(rule.expression.split())) for rule in rules)
+        joined = " && ".join(f"({text})" for text in self.texts)
+        self.named = None if _WHOLE.search(joined) else frozenset(_FIELD.findall(joined))
+        self.joined = joined
+        self.remembered: dict[bytes, bool] = {}
+
+    @functools.cached_property
+    def program(self) -> Callable[[Any], bool]:
+        return _program(self.joined)
+
+    @functools.cached_property
+    def programs(self) -> list[Callable[[Any], bool]]:
+        return [_program(text) for text in self.texts]
+
+    def broken(self, value: Any) -> list[Problem]:
+        """A problem for each rule that does not hold."""
+        if self.named is not None:
+            named = self.named
+            value = {key: entry for key, entry in value.items() if key in named}
+        key = _encoder.encode(value)
+        held = self.remembered.get(key)
+        if held is None:
+            held = self.program(value)
+            if len(key) <= MEMORABLE:
+                if len(self.remembered) >= MEMORY:
+                    self.remembered.clear()
+                self.remembered[key] = held
+        if held:
+            return []
+        return [
+            Problem("", rule.message)
+            for rule, program in zip(self.rules, self.programs, strict=True)
+            if not program(value)
+        ]
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _ruleset(rules: tuple[Rule, ...]) -> _Ruleset | None:
+    static = tuple(rule for rule in rules if "oldSelf" not in rule.expression)
+    return _Ruleset(static) if static else None
+
+
+def _program(expression: str) -> Callable[[Any], bool]:
+    """The expression as a predicate of ``self``; one that cannot be evaluated does not hold."""
+    program = cel.compile(expression)
+    library = cel.Context() if _LIBRARY.search(expression) else None
+    if library is not None:
+        add_stdlib_to_context(library)
+        for name, function in _FUNCTIONS.items():
+            library.add_function(name, function)
+
+    def holds(value: Any) -> bool:
+        try:
+            if library is None:
+                return program.execute({"self": value}) is True
+            library.add_variable("self", value)
+            return program.execute(library) is True
+        except Exception:  # noqa: BLE001  whatever the library raises: the rule could not be evaluated
+            return False
+
+    return holds
+
+
+def _is_ip(given: str) -> bool:
+    try:
+        ipaddress.ip_address(given)
+    except ValueError:
+        return False
+    return "%" not in given
+
+
+def _is_cidr(given: str) -> bool:
+    try:
+        ipaddress.ip_network(given, strict=False)
+    except ValueError:
+        return False
+    return "/" in given
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "lowerAscii": str.lower,
+    "upperAscii": str.upper,
+    "isIP": _is_ip,
+    "isCIDR": _is_cidr,
+}
+"""What Kubernetes adds to CEL and the library does not have under that name."""
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _wrong(type_: types.Type, value: Any) -> str | None:
+    """What is wrong with a scalar, as a sentence; None when nothing is."""
+    match type_:
+        case types.Metadata():
+            return _wrong(type_.type, value)
+        case types.UnionType():
+            found = [_wrong(part, value) for part in type_.types]
+            told = [message for message in found if message]
+            return None if len(told) < len(found) else told[0]
+        case types.LiteralType():
+            values = type_.values
+            if any(value == right and type(value) is type(right) for right in values):
+                return None
+            words = [str(right) for right in values]
+            meant = _meant(value, words) if isinstance(value, str) else ""
+            return f"The value is {_shown(value)}; it must be one of {', '.join(words)}.{meant}"
+        case types.StrType():
+            if not isinstance(value, str):
+                return f"The value is {_shown(value)}; it must be a string{_quoted(value)}."
+            message = _bounded(len(value), type_.min_length, type_.max_length, "characters")
+            if message:
+                return f"{_shown(value)} has {message}"
+            pattern = _exact(type_)
+            if pattern is not None and not pattern.search(value):
+                return f"{_shown(value)} does not have the form that is asked for, {type_.pattern}."
+        case types.IntType() | types.FloatType():
+            whole = isinstance(type_, types.IntType)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                number = "whole number" if whole else "number"
+                return f"The value is {_shown(value)}; it must be a {number}, without quotes."
+            low, high = type_.ge, type_.le
+            if (low is not None and value < low) or (high is not None and value > high):
+                return f"{value} is out of range; it must be {_span(low, high)}."
+        case types.BoolType():
+            if not isinstance(value, bool):
+                return f"The value is {_shown(value)}; it must be true or false, without quotes."
+        case types.BytesType():
+            try:
+                msgspec.convert(value, bytes)
+            except msgspec.ValidationError:
+                # Not shown: it may be a secret.
+                return "The value is not a string in base64."
+        case types.NoneType():
+            return None if value is None else f"The value is {_shown(value)}; it must be null."
+        case _:
+            pass
+    return None
+
+
+def _exact(type_: types.Type) -> re.Pattern[str] | None:
+    """The pattern of a string type, with ``$`` meaning the very end, as in RE2."""
+    if not isinstance(type_, types.StrType) or type_.pattern is None:
+        return None
+    return _compiled(type_.pattern)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # "$" stands for itself within brackets and after a backslash, and for the end everywhere else.
+    parts = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", pattern, re.DOTALL)
+    return re.compile("".join(r"\Z" if part == "$" else part for part in parts))
+
+
+def _patterned(node: _Node) -> bool:
+    return isinstance(node, _Leaf) and node.exact is not None
+
+
+def _bounded(count: int, low: int | None, high: int | None, what: str) -> str | None:
+    if (low is None or count >= low) and (high is None or count <= high):
+        return None
+    return f"{count} {what}; it must have {_span(low, high)}."
+
+
+def _span(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    return f"at least {low}" if low is not None else f"at most {high}"
+
+
+def _quoted(value: object) -> str:
+    return ", in quotes" if isinstance(value, bool | int | float) else ""
+
+
+def _meant(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1) or [k for k in known if k.lower() == given.lower()]
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+_LONGEST = 80
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it: short, in YAML's words."""
+    match value:
+        case None:
+            return "missing"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case _:
+            shown = repr(value)
+            return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"

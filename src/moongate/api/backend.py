@@ -1,0 +1,133 @@
+"""Backend: endpoints outside of Kubernetes, by DNS name, IP address or Unix socket."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt
+from moongate.api.shared import PreciseHostname
+
+EndpointPortNumber = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class FQDNEndpoint(Model, frozen=True, kw_only=True):
+    """A host that is looked up in DNS, and its port."""
+
+    hostname: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=253,
+            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\.?$",
+        ),
+    ]
+    port: EndpointPortNumber
+
+
+class IPEndpoint(Model, frozen=True, kw_only=True):
+    """An IPv4 or IPv6 address and its port."""
+
+    address: Annotated[
+        str,
+        Meta(
+            min_length=3,
+            max_length=45,
+            pattern=(
+                r"^((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.){3}(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-"
+                r"9]?)$|^(([0-9a-fA-F]{1,4}:){1,7}[0-9a-fA-F]{1,4}|::|(([0-9a-fA-F]{1,4}:){0,5})?("
+                r":[0-9a-fA-F]{1,4}){1,2})$"
+            ),
+        ),
+    ]
+    port: EndpointPortNumber
+
+
+class UnixSocket(Model, frozen=True, kw_only=True):
+    """A Unix domain socket on the proxy's host."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "path": (
+            Rule(
+                "size(self) <= 108",
+                "The path of a Unix domain socket has at most 108 characters.",
+            ),
+        ),
+    }
+
+    path: str
+
+
+class BackendEndpoint(Model, frozen=True, kw_only=True):
+    """One endpoint, said in exactly one way."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(has(self.fqdn) || has(self.ip) || has(self.unix))",
+            "An endpoint needs one of fqdn, ip or unix.",
+        ),
+        Rule(
+            "((has(self.fqdn) && !(has(self.ip) || has(self.unix))) || (has(self.ip) && "
+            "!(has(self.fqdn) || has(self.unix))) || (has(self.unix) && !(has(self.ip) "
+            "|| has(self.fqdn))))",
+            "An endpoint has exactly one of fqdn, ip or unix.",
+        ),
+    )
+
+    fqdn: FQDNEndpoint | None = None
+    ip: IPEndpoint | None = None
+    unix: UnixSocket | None = None
+    hostname: PreciseHostname | None = None
+    """Host name of an endpoint that is given by address."""
+    zone: str | None = None
+
+
+class BackendSpec(Model, frozen=True, kw_only=True):
+    """Where the backend's endpoints are, and what they speak."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type != 'DynamicResolver' || !has(self.endpoints)",
+            "A Backend of type DynamicResolver takes its address from the request; remove endpoints.",
+        ),
+        Rule(
+            "self.type != 'DynamicResolver' || !has(self.tls) || "
+            "!(has(self.tls.autoSNIFromEndpointHostname) && "
+            "self.tls.autoSNIFromEndpointHostname)",
+            "A Backend of type DynamicResolver has no endpoints for tls.autoSNIFromEndpointHostname.",
+        ),
+        Rule(
+            "!has(self.tls) || !(has(self.tls.autoSNIFromEndpointHostname) && "
+            "self.tls.autoSNIFromEndpointHostname) || self.endpoints.all(e, (!has(e.ip) "
+            "&& !has(e.unix)) || has(e.hostname))",
+            "With tls.autoSNIFromEndpointHostname, each ip and unix endpoint needs a hostname.",
+        ),
+    )
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "endpoints": (
+            Rule(
+                "self.all(f, has(f.fqdn)) || !self.exists(f, has(f.fqdn))",
+                "fqdn endpoints cannot stand beside ip or unix endpoints; make two Backends of them.",
+            ),
+        ),
+    }
+
+    type: Literal["Endpoints", "DynamicResolver"] = "Endpoints"
+    endpoints: Annotated[tuple[BackendEndpoint, ...], Meta(min_length=1, max_length=256)] = ()
+    app_protocols: tuple[
+        Literal["gateway.envoyproxy.io/h2c", "gateway.envoyproxy.io/ws", "gateway.envoyproxy.io/wss"], ...
+    ] = ()
+    fallback: bool | None = None
+    """Used only when the other backends of the rule are unhealthy."""
+    tls: Unbuilt | None = None
+
+
+class Backend(Resource, frozen=True, kw_only=True):
+    """A backend that is not a Service."""
+
+    GROUP: ClassVar[str] = ENVOY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
+    KIND: ClassVar[str] = "Backend"
+
+    spec: BackendSpec

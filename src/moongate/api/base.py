@@ -1,0 +1,170 @@
+"""What every API type shares: the base Struct, references, metadata, conditions, CEL rules, durations.
+
+Rules
+=====
+1. A Struct mirrors one object of a CRD: field for field, with the CRD's default, range, pattern and enum.
+2. A field of the reference that moongate does not build yet is declared ``Unbuilt``: it is accepted, and
+   the resource's status says that it has no effect. A field that is not declared at all is an error.
+3. What the CRD says in CEL stands in ``RULES`` of the Struct that it is about, or, when it is about a list,
+   a map or a scalar, in ``FIELD_RULES`` of the Struct that holds it.
+4. A list that the CRD calls a map or a set is marked ``unique_by``: two equal entries are an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from msgspec import Meta, Struct
+
+GATEWAY_GROUP = "gateway.networking.k8s.io"
+ENVOY_GROUP = "gateway.envoyproxy.io"
+
+
+class Rule(Struct, frozen=True):
+    """One ``x-kubernetes-validations`` entry.
+
+    Args:
+        expression: CEL over ``self``, the object with defaults applied; as the CRD has it.
+        message: what is wrong and what would be right, to the user.
+    """
+
+    expression: str
+    message: str
+
+
+class Model(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
+):
+    """Base of API types: immutable, ``camelCase`` on the wire, unknown fields refused.
+
+    Sequences are tuples and maps are never mutated, so that two equal specs compare equal and the
+    engine can stop at an equal result.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+    """Rules about the object; those of its base classes hold too."""
+    FIELD_RULES: ClassVar[Mapping[str, tuple[Rule, ...]]] = {}
+    """Rules about one field: attribute name → rules whose ``self`` is the field's value. ``"name[]"`` is each
+    entry of a list (or each value of a map). Those of the base classes hold too."""
+
+
+Unbuilt = Annotated[Any, Meta(extra={"unbuilt": True})]
+"""A field of the reference that is accepted but has no effect yet; its status says so."""
+
+
+def unique_by(*keys: str) -> Meta:
+    """Annotation of a list that is a map or a set in the CRD (``x-kubernetes-list-type``).
+
+    Args:
+        keys: wire names of the fields that tell two entries apart (``x-kubernetes-list-map-keys``); none for
+            a set of scalars.
+    """
+    return Meta(extra={"unique_by": keys})
+
+
+SET = unique_by()
+"""Annotation of a list whose entries all differ."""
+
+
+class Ref(NamedTuple):
+    """Which resource: kind, namespace ("" for cluster-scoped kinds) and name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class ListenerId(NamedTuple):
+    """Which listener: the Gateway it works for, and its name there."""
+
+    gateway: Ref
+    name: str
+
+
+class ObjectMeta(Model, frozen=True, kw_only=True):
+    """The part of ``metadata`` that has a meaning here; the rest is accepted and dropped on admission."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    generation: int = 0
+    creation_timestamp: str = ""
+    """RFC 3339, "" when unknown, which sorts as the oldest."""
+
+
+class Resource(Model, frozen=True, kw_only=True):
+    """Base of every kind: ``apiVersion``, ``kind`` and ``status`` are taken off on admission."""
+
+    GROUP: ClassVar[str] = ""
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1",)
+    """Versions that are read; the first is the one that is written in statuses."""
+    KIND: ClassVar[str] = ""
+    CLUSTER_SCOPED: ClassVar[bool] = False
+    PRIVATE: ClassVar[str] = ""
+    """A field whose value no message may quote, if there is one."""
+    NAME_IS_LABEL: ClassVar[bool] = False
+    """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
+
+    metadata: ObjectMeta
+
+    @classmethod
+    def stored(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """What an API server keeps of what a user wrote, before defaults; usually the same.
+
+        Args:
+            document: not to be changed; its shape is not checked yet.
+        """
+        return document
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.KIND, self.metadata.namespace, self.metadata.name)
+
+    @property
+    def age(self) -> tuple[str, str, str]:
+        """Sorts resources of a kind as the reference does: the oldest first, then namespace, then name."""
+        meta = self.metadata
+        return (meta.creation_timestamp, meta.namespace, meta.name)
+
+
+class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``metav1.Condition`` without its time: queries know no clock, the status writer sets it."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    observed_generation: int = 0
+
+
+DurationStr = Annotated[str, Meta(pattern=r"^([0-9]{1,5}(h|m|s|ms)){1,4}$")]
+"""GEP-2257 duration: one to four number-unit pairs, "1h30m", "250ms"."""
+
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_PART = re.compile(r"(\d+)(ms|h|m|s)")
+
+
+def milliseconds(duration: DurationStr) -> int:
+    """Length of a Gateway API duration, in whole milliseconds.
+
+    >>> milliseconds("1h30m")
+    5400000
+
+    Args:
+        duration: already matched by ``DurationStr``. "0s" is legal and means *off* to most callers,
+            so they must test for 0 themselves.
+
+    Returns:
+        0 .. 1_439_985_600_000.
+
+    Source:
+        GEP-2257, "Gateway API Duration Format".
+    """
+    return sum(int(n) * _UNITS[unit] for n, unit in _PART.findall(duration))

@@ -1,0 +1,267 @@
+"""EnvoyProxy: what the proxies of a Gateway or GatewayClass are like."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Resource, Rule, Unbuilt
+from moongate.api.policy import MergeType
+from moongate.api.shared import Int32, LabelSelector
+
+EnvoyFilter = Literal[
+    "envoy.filters.http.custom_response",
+    "envoy.filters.http.health_check",
+    "envoy.filters.http.fault",
+    "envoy.filters.http.cors",
+    "envoy.filters.http.csrf",
+    "envoy.filters.http.header_mutation",
+    "envoy.filters.http.ext_authz",
+    "envoy.filters.http.api_key_auth",
+    "envoy.filters.http.basic_auth",
+    "envoy.filters.http.oauth2",
+    "envoy.filters.http.jwt_authn",
+    "envoy.filters.http.stateful_session",
+    "envoy.filters.http.buffer",
+    "envoy.filters.http.lua",
+    "envoy.filters.http.ext_proc",
+    "envoy.filters.http.wasm",
+    "envoy.filters.http.dynamic_modules",
+    "envoy.filters.http.geoip",
+    "envoy.filters.http.rbac",
+    "envoy.filters.http.local_ratelimit",
+    "envoy.filters.http.ratelimit",
+    "envoy.filters.http.bandwidth_limit",
+    "envoy.filters.http.grpc_web",
+    "envoy.filters.http.grpc_stats",
+    "envoy.filters.http.credential_injector",
+    "envoy.filters.http.compressor",
+    "envoy.filters.http.dynamic_forward_proxy",
+]
+"""HTTP filters whose place a user may change."""
+
+
+class FilterPosition(Model, frozen=True, kw_only=True):
+    """A filter is moved before, or after, another."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(has(self.before) || has(self.after))",
+            "A filter is moved by one of before or after.",
+        ),
+        Rule(
+            "(has(self.before) && !has(self.after)) || (!has(self.before) && has(self.after))",
+            "A filter is moved by before or after, not by both.",
+        ),
+    )
+
+    name: EnvoyFilter
+    before: EnvoyFilter | None = None
+    after: EnvoyFilter | None = None
+
+
+class MergeBackends(Model, frozen=True, kw_only=True):
+    """One cluster for each backend instead of one for each rule: for backends with these labels, or all."""
+
+    selector: LabelSelector | None = None
+
+
+ProxyLogLevel = Literal["trace", "debug", "info", "warn", "error", "off", "critical"]
+
+
+class ProxyLogging(Model, frozen=True, kw_only=True):
+    """How much Envoy logs, by component."""
+
+    level: dict[str, ProxyLogLevel] = field(default_factory=lambda: {"default": "warn"})
+
+
+class ShutdownConfig(Model, frozen=True, kw_only=True):
+    """How a proxy lets go of its connections when it stops."""
+
+    drain_timeout: DurationStr | None = None
+    """60 s when absent."""
+    min_drain_duration: DurationStr | None = None
+    """10 s when absent."""
+    health_check_failure_delay: DurationStr | None = None
+
+
+class AccessLogFormat(Model, frozen=True, kw_only=True):
+    """What a line of the access log holds, in Envoy's command operators."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.type) && self.type == 'Text' ? has(self.text) : true",
+            "type Text needs text.",
+        ),
+        Rule(
+            "has(self.type) && self.type == 'Text' ? !has(self.json) : true",
+            "type Text takes text only; remove json.",
+        ),
+        Rule(
+            "has(self.type) && self.type == 'JSON' ? has(self.json) : true",
+            "type JSON needs json.",
+        ),
+        Rule(
+            "has(self.type) && self.type == 'JSON' ? !has(self.text) : true",
+            "type JSON takes json only; remove text.",
+        ),
+        Rule(
+            "!has(self.type) ? (has(self.text) || has(self.json)) : true",
+            "A format needs text or json.",
+        ),
+    )
+
+    type: Literal["Text", "JSON"] | None = None
+    text: str | None = None
+    json: dict[str, str] | None = None
+
+
+class FileAccessLog(Model, frozen=True, kw_only=True):
+    """The file that lines are appended to, such as ``/dev/stdout``."""
+
+    # The CRD lets it be absent, but Envoy has no log without a path.
+    path: Annotated[str, Meta(min_length=1)]
+
+
+class AccessLogSink(Model, frozen=True, kw_only=True):
+    """Where lines go; the field that ``type`` names holds the settings."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'ALS' ? has(self.als) : !has(self.als)",
+            "als must be set for type ALS, and only for it.",
+        ),
+        Rule(
+            "self.type == 'File' ? has(self.file) : !has(self.file)",
+            "file must be set for type File, and only for it.",
+        ),
+        Rule(
+            "self.type == 'OpenTelemetry' ? has(self.openTelemetry) : !has(self.openTelemetry)",
+            "openTelemetry must be set for type OpenTelemetry, and only for it.",
+        ),
+    )
+
+    # The CRD does not require it, but without it none of the rules can hold.
+    type: Literal["ALS", "File", "OpenTelemetry"]
+    file: FileAccessLog | None = None
+    als: Unbuilt | None = None
+    open_telemetry: Unbuilt | None = None
+
+
+class AccessLogSettings(Model, frozen=True, kw_only=True):
+    """One format for some sinks."""
+
+    format: AccessLogFormat | None = None
+    matches: Annotated[tuple[str, ...], Meta(max_length=10)] = ()
+    """CEL expressions of Envoy; a request is logged when all hold."""
+    sinks: Annotated[tuple[AccessLogSink, ...], Meta(min_length=1, max_length=50)]
+    type: Literal["Listener", "Route", "Upstream"] | None = None
+
+
+class ProxyAccessLog(Model, frozen=True, kw_only=True):
+    """Access logs; without settings, JSON lines on standard output."""
+
+    disable: bool | None = None
+    settings: Annotated[tuple[AccessLogSettings, ...], Meta(min_length=1, max_length=50)] = ()
+
+
+class ProxyTelemetry(Model, frozen=True, kw_only=True):
+    """What a proxy tells about its work."""
+
+    access_log: ProxyAccessLog | None = None
+    tracing: Unbuilt | None = None
+    metrics: Unbuilt | None = None
+    health_check_log: Unbuilt | None = None
+    request_id: Unbuilt | None = field(default=None, name="requestID")
+
+
+class KubernetesProvider(Model, frozen=True, kw_only=True):
+    """The objects in a cluster that proxies run as."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "((has(self.envoyDeployment) && !has(self.envoyDaemonSet)) || "
+            "(!has(self.envoyDeployment) && has(self.envoyDaemonSet))) || "
+            "(!has(self.envoyDeployment) && !has(self.envoyDaemonSet))",
+            "Proxies run as a Deployment or as a DaemonSet: set envoyDeployment or envoyDaemonSet, not both.",
+        ),
+        Rule(
+            "((has(self.envoyHpa) && !has(self.envoyDaemonSet)) || (!has(self.envoyHpa) "
+            "&& has(self.envoyDaemonSet))) || (!has(self.envoyHpa) && "
+            "!has(self.envoyDaemonSet))",
+            "A DaemonSet is not scaled: remove envoyHpa or envoyDaemonSet.",
+        ),
+    )
+
+    use_listener_port_as_container_port: bool | None = None
+    """Envoy then listens on the listener's own port; else 10000 is added to ports below 1024."""
+    envoy_deployment: Unbuilt | None = None
+    envoy_daemon_set: Unbuilt | None = None
+    envoy_service: Unbuilt | None = None
+    envoy_service_account: Unbuilt | None = None
+    envoy_hpa: Unbuilt | None = None
+    envoy_pdb: Unbuilt | None = field(default=None, name="envoyPDB")
+
+
+class HostProvider(Model, frozen=True, kw_only=True):
+    """Envoy as a process on this host."""
+
+    envoy_version: Unbuilt | None = None
+
+
+class EnvoyProxyProvider(Model, frozen=True, kw_only=True):
+    """What proxies run on."""
+
+    type: Literal["Kubernetes", "Host"]
+    kubernetes: KubernetesProvider | None = None
+    host: HostProvider | None = None
+
+
+class EnvoyProxySpec(Model, frozen=True, kw_only=True):
+    """Settings of proxies."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.luaValidation) || !has(self.lua)",
+            "luaValidation is the deprecated form of lua; set one of them.",
+        ),
+        Rule(
+            "!(has(self.mergeGateways) && self.mergeGateways && has(self.mergeBackends))",
+            "mergeGateways and mergeBackends exclude each other.",
+        ),
+    )
+
+    provider: EnvoyProxyProvider | None = None
+    logging: ProxyLogging = ProxyLogging()
+    telemetry: ProxyTelemetry | None = None
+    concurrency: Int32 | None = None
+    """Worker threads of Envoy; one for each CPU when absent."""
+    extra_args: tuple[str, ...] = ()
+    """Appended to Envoy's command line."""
+    routing_type: str | None = None
+    """``Endpoint`` (the default) sends to pods, ``Service`` to the cluster IP."""
+    merge_backends: MergeBackends | None = None
+    shutdown: ShutdownConfig | None = None
+    filter_order: tuple[FilterPosition, ...] = ()
+    ip_family: Literal["IPv4", "IPv6", "DualStack"] | None = None
+    preserve_route_order: bool | None = None
+    """Rules stay in the order of the HTTPRoute instead of Gateway API's precedence."""
+    merge_type: MergeType | None = None
+    merge_gateways: Unbuilt | None = None
+    bootstrap: Unbuilt | None = None
+    backend_tls: Unbuilt | None = field(default=None, name="backendTLS")
+    lua: Unbuilt | None = None
+    lua_validation: Unbuilt | None = None
+    dynamic_modules: Unbuilt | None = None
+    geo_ip: Unbuilt | None = field(default=None, name="geoIP")
+
+
+class EnvoyProxy(Resource, frozen=True, kw_only=True):
+    """Settings of proxies, that a Gateway or GatewayClass refers to."""
+
+    GROUP: ClassVar[str] = ENVOY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
+    KIND: ClassVar[str] = "EnvoyProxy"
+
+    spec: EnvoyProxySpec

@@ -1,0 +1,559 @@
+"""HTTPRoute: which requests go where, and what happens to them on the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from moongate.api.base import (
+    GATEWAY_GROUP,
+    SET,
+    DurationStr,
+    Model,
+    Resource,
+    Rule,
+    Unbuilt,
+    unique_by,
+)
+from moongate.api.shared import (
+    BackendObjectReference,
+    Fraction,
+    HeaderName,
+    HeaderValue,
+    Hostname,
+    LocalObjectReference,
+    ParentReference,
+    PortNumber,
+    PreciseHostname,
+    SectionName,
+)
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
+CORSMethod = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"]
+CORSOrigin = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=(
+            r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,"
+            r"5}))?)$)"
+        ),
+    ),
+]
+
+
+class HTTPPathMatch(Model, frozen=True, kw_only=True):
+    """How the request's path is compared."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? self.value.startsWith('/') : true",
+            "A path of type Exact or PathPrefix must start with '/'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('//') : true",
+            "A path of type Exact or PathPrefix must not contain '//'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('/./') : true",
+            "A path of type Exact or PathPrefix must not contain '/./'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('/../') : true",
+            "A path of type Exact or PathPrefix must not contain '/../'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('%2f') : true",
+            "A path of type Exact or PathPrefix must not contain '%2f', an encoded slash.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('%2F') : true",
+            "A path of type Exact or PathPrefix must not contain '%2F', an encoded slash.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.contains('#') : true",
+            "A path of type Exact or PathPrefix must not contain '#'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.endsWith('/..') : true",
+            "A path of type Exact or PathPrefix must not end with '/..'.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? !self.value.endsWith('/.') : true",
+            "A path of type Exact or PathPrefix must not end with '/.'.",
+        ),
+        Rule(
+            "self.type in ['Exact','PathPrefix'] || self.type == 'RegularExpression'",
+            "The type must be Exact, PathPrefix or RegularExpression.",
+        ),
+        Rule(
+            "(self.type in ['Exact','PathPrefix']) ? "
+            'self.value.matches(r"""^(?:[-A-Za-z0-9/._~!$&\'()*+,;=:@]|[%][0-9a-fA-F'
+            ']{2})+$""") : true',
+            "A path of type Exact or PathPrefix may hold only characters that RFC 3986 "
+            "allows in paths; encode others as %XX.",
+        ),
+    )
+
+    type: Literal["Exact", "PathPrefix", "RegularExpression"] = "PathPrefix"
+    value: Annotated[str, Meta(max_length=1024)] = "/"
+
+
+class HTTPHeaderMatch(Model, frozen=True, kw_only=True):
+    """How one header, found by its name in any case, is compared."""
+
+    type: Literal["Exact", "RegularExpression"] = "Exact"
+    name: HeaderName
+    value: HeaderValue
+
+
+class HTTPQueryParamMatch(Model, frozen=True, kw_only=True):
+    """How one query parameter is compared."""
+
+    type: Literal["Exact", "RegularExpression"] = "Exact"
+    name: HeaderName
+    value: Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class HTTPRouteMatch(Model, frozen=True, kw_only=True):
+    """A request matches when all that is said here is so."""
+
+    path: HTTPPathMatch = HTTPPathMatch()
+    headers: Annotated[tuple[HTTPHeaderMatch, ...], Meta(max_length=16), unique_by("name")] = ()
+    query_params: Annotated[tuple[HTTPQueryParamMatch, ...], Meta(max_length=16), unique_by("name")] = ()
+    method: Method | None = None
+
+
+class HTTPHeader(Model, frozen=True, kw_only=True):
+    """A header and its value."""
+
+    name: HeaderName
+    value: HeaderValue
+
+
+class HTTPHeaderFilter(Model, frozen=True, kw_only=True):
+    """Changes of headers: ``set`` replaces, ``add`` appends, ``remove`` takes away."""
+
+    set: Annotated[tuple[HTTPHeader, ...], Meta(max_length=16), unique_by("name")] = ()
+    add: Annotated[tuple[HTTPHeader, ...], Meta(max_length=16), unique_by("name")] = ()
+    remove: Annotated[tuple[str, ...], Meta(max_length=16), SET] = ()
+
+
+class HTTPRequestMirrorFilter(Model, frozen=True, kw_only=True):
+    """A copy of (a share of) the requests goes to another backend, whose answer is dropped."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.percent) && has(self.fraction))",
+            "Set percent or fraction, not both.",
+        ),
+    )
+
+    backend_ref: BackendObjectReference
+    percent: Annotated[int, Meta(ge=0, le=100)] | None = None
+    fraction: Fraction | None = None
+
+
+class HTTPPathModifier(Model, frozen=True, kw_only=True):
+    """A new path, or a new beginning of it."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'ReplaceFullPath' ? has(self.replaceFullPath) : true",
+            "type ReplaceFullPath needs replaceFullPath.",
+        ),
+        Rule(
+            "has(self.replaceFullPath) ? self.type == 'ReplaceFullPath' : true",
+            "replaceFullPath is set, so type must be ReplaceFullPath.",
+        ),
+        Rule(
+            "self.type == 'ReplacePrefixMatch' ? has(self.replacePrefixMatch) : true",
+            "type ReplacePrefixMatch needs replacePrefixMatch.",
+        ),
+        Rule(
+            "has(self.replacePrefixMatch) ? self.type == 'ReplacePrefixMatch' : true",
+            "replacePrefixMatch is set, so type must be ReplacePrefixMatch.",
+        ),
+    )
+
+    type: Literal["ReplaceFullPath", "ReplacePrefixMatch"]
+    replace_full_path: Annotated[str, Meta(max_length=1024)] | None = None
+    replace_prefix_match: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+class HTTPRequestRedirectFilter(Model, frozen=True, kw_only=True):
+    """The client is sent elsewhere; what is not said stays as in the request."""
+
+    scheme: Literal["http", "https"] | None = None
+    hostname: PreciseHostname | None = None
+    path: HTTPPathModifier | None = None
+    port: PortNumber | None = None
+    status_code: Literal[301, 302, 303, 307, 308] = 302
+
+
+class HTTPURLRewriteFilter(Model, frozen=True, kw_only=True):
+    """Host and path that the backend sees."""
+
+    hostname: PreciseHostname | None = None
+    path: HTTPPathModifier | None = None
+
+
+class HTTPCORSFilter(Model, frozen=True, kw_only=True):
+    """Who may call from a browser, with what, and for how many seconds browsers may remember it."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "allow_origins": (
+            Rule(
+                "!('*' in self && self.size() > 1)",
+                "'*' must stand alone in allowOrigins.",
+            ),
+        ),
+        "allow_methods": (
+            Rule(
+                "!('*' in self && self.size() > 1)",
+                "'*' must stand alone in allowMethods.",
+            ),
+        ),
+        "allow_headers": (
+            Rule(
+                "!('*' in self && self.size() > 1)",
+                "'*' must stand alone in allowHeaders.",
+            ),
+        ),
+    }
+
+    allow_origins: Annotated[tuple[CORSOrigin, ...], Meta(max_length=64), SET] = ()
+    allow_credentials: bool | None = None
+    allow_methods: Annotated[tuple[CORSMethod, ...], Meta(max_length=9), SET] = ()
+    allow_headers: Annotated[tuple[HeaderName, ...], Meta(max_length=64), SET] = ()
+    expose_headers: Annotated[tuple[HeaderName, ...], Meta(max_length=64), SET] = ()
+    max_age: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 5
+    """Seconds."""
+
+
+class GRPCAuthConfig(Model, frozen=True, kw_only=True):
+    """What an authorization server that speaks gRPC is told."""
+
+    allowed_headers: Annotated[tuple[str, ...], Meta(max_length=64), SET] = ()
+
+
+class HTTPAuthConfig(Model, frozen=True, kw_only=True):
+    """What an authorization server that speaks HTTP is told, and what of its answer is passed on."""
+
+    path: (
+        Annotated[
+            str, Meta(max_length=1024, pattern=r"^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$")
+        ]
+        | None
+    ) = None
+    allowed_headers: Annotated[tuple[str, ...], Meta(max_length=64), SET] = ()
+    allowed_response_headers: Annotated[tuple[str, ...], Meta(max_length=64), SET] = ()
+
+
+class ForwardBodyConfig(Model, frozen=True, kw_only=True):
+    """How much of the request's body the authorization server sees, in bytes."""
+
+    max_size: int | None = None
+
+
+class HTTPExternalAuthFilter(Model, frozen=True, kw_only=True):
+    """A server that is asked whether a request may pass."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.protocol == 'GRPC' ? has(self.grpc) : true",
+            "protocol GRPC needs grpc.",
+        ),
+        Rule(
+            "has(self.grpc) ? self.protocol == 'GRPC' : true",
+            "grpc is set, so protocol must be GRPC.",
+        ),
+        Rule(
+            "self.protocol == 'HTTP' ? has(self.http) : true",
+            "protocol HTTP needs http.",
+        ),
+        Rule(
+            "has(self.http) ? self.protocol == 'HTTP' : true",
+            "http is set, so protocol must be HTTP.",
+        ),
+    )
+
+    protocol: Literal["HTTP", "GRPC"]
+    backend_ref: BackendObjectReference
+    grpc: GRPCAuthConfig | None = None
+    http: HTTPAuthConfig | None = None
+    forward_body: ForwardBodyConfig | None = None
+
+
+class HTTPRouteFilter(Model, frozen=True, kw_only=True):
+    """One step on a request's or response's way; the field that ``type`` names holds its settings."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.cors) && self.type != 'CORS')",
+            "cors is set, so type must be CORS.",
+        ),
+        Rule(
+            "!(!has(self.cors) && self.type == 'CORS')",
+            "type CORS needs cors.",
+        ),
+        Rule(
+            "!(has(self.requestHeaderModifier) && self.type != 'RequestHeaderModifier')",
+            "requestHeaderModifier is set, so type must be RequestHeaderModifier.",
+        ),
+        Rule(
+            "!(!has(self.requestHeaderModifier) && self.type == 'RequestHeaderModifier')",
+            "type RequestHeaderModifier needs requestHeaderModifier.",
+        ),
+        Rule(
+            "!(has(self.responseHeaderModifier) && self.type != 'ResponseHeaderModifier')",
+            "responseHeaderModifier is set, so type must be ResponseHeaderModifier.",
+        ),
+        Rule(
+            "!(!has(self.responseHeaderModifier) && self.type == 'ResponseHeaderModifier')",
+            "type ResponseHeaderModifier needs responseHeaderModifier.",
+        ),
+        Rule(
+            "!(has(self.requestMirror) && self.type != 'RequestMirror')",
+            "requestMirror is set, so type must be RequestMirror.",
+        ),
+        Rule(
+            "!(!has(self.requestMirror) && self.type == 'RequestMirror')",
+            "type RequestMirror needs requestMirror.",
+        ),
+        Rule(
+            "!(has(self.requestRedirect) && self.type != 'RequestRedirect')",
+            "requestRedirect is set, so type must be RequestRedirect.",
+        ),
+        Rule(
+            "!(!has(self.requestRedirect) && self.type == 'RequestRedirect')",
+            "type RequestRedirect needs requestRedirect.",
+        ),
+        Rule(
+            "!(has(self.urlRewrite) && self.type != 'URLRewrite')",
+            "urlRewrite is set, so type must be URLRewrite.",
+        ),
+        Rule(
+            "!(!has(self.urlRewrite) && self.type == 'URLRewrite')",
+            "type URLRewrite needs urlRewrite.",
+        ),
+        Rule(
+            "!(has(self.extensionRef) && self.type != 'ExtensionRef')",
+            "extensionRef is set, so type must be ExtensionRef.",
+        ),
+        Rule(
+            "!(!has(self.extensionRef) && self.type == 'ExtensionRef')",
+            "type ExtensionRef needs extensionRef.",
+        ),
+        Rule(
+            "!(has(self.externalAuth) && self.type != 'ExternalAuth')",
+            "externalAuth is set, so type must be ExternalAuth.",
+        ),
+        Rule(
+            "!(!has(self.externalAuth) && self.type == 'ExternalAuth')",
+            "type ExternalAuth needs externalAuth.",
+        ),
+    )
+
+    type: Literal[
+        "RequestHeaderModifier",
+        "ResponseHeaderModifier",
+        "RequestMirror",
+        "RequestRedirect",
+        "URLRewrite",
+        "ExtensionRef",
+        "CORS",
+        "ExternalAuth",
+    ]
+    request_header_modifier: HTTPHeaderFilter | None = None
+    response_header_modifier: HTTPHeaderFilter | None = None
+    request_mirror: HTTPRequestMirrorFilter | None = None
+    request_redirect: HTTPRequestRedirectFilter | None = None
+    url_rewrite: HTTPURLRewriteFilter | None = None
+    extension_ref: LocalObjectReference | None = None
+    cors: HTTPCORSFilter | None = None
+    external_auth: HTTPExternalAuthFilter | None = None
+
+
+Filters = Annotated[tuple[HTTPRouteFilter, ...], Meta(max_length=16)]
+
+_FILTER_RULES = (
+    Rule(
+        "!(self.exists(f, f.type == 'RequestRedirect') && self.exists(f, f.type == 'URLRewrite'))",
+        "A request is either redirected or rewritten: RequestRedirect and URLRewrite exclude each other.",
+    ),
+    *(
+        Rule(
+            f"self.filter(f, f.type == '{type_}').size() <= 1", f"Only one filter of type {type_} is allowed."
+        )
+        for type_ in (
+            "CORS",
+            "RequestHeaderModifier",
+            "ResponseHeaderModifier",
+            "RequestRedirect",
+            "URLRewrite",
+        )
+    ),
+)
+"""What holds for the filters of a rule and for those of a backendRef."""
+
+
+class HTTPBackendRef(BackendObjectReference, frozen=True, kw_only=True):
+    """A backend, its share of the requests, and filters for these alone."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"filters": _FILTER_RULES}
+
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    filters: Filters = ()
+
+
+class HTTPRouteTimeouts(Model, frozen=True, kw_only=True):
+    """How long a request, and each try of it, may take."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.request) && has(self.backendRequest) && duration(self.request) "
+            "!= duration('0s') && duration(self.backendRequest) > duration(self.request))",
+            "backendRequest must not be longer than request, for it is a part of it.",
+        ),
+    )
+
+    request: DurationStr | None = None
+    backend_request: DurationStr | None = None
+
+
+class HTTPRouteRetry(Model, frozen=True, kw_only=True):
+    """When and how often a failed request is tried again."""
+
+    codes: Annotated[tuple[Annotated[int, Meta(ge=400, le=599)], ...], SET] = ()
+    attempts: Annotated[int, Meta(ge=1)] | None = None
+    backoff: DurationStr | None = None
+
+
+class HTTPRouteRule(Model, frozen=True, kw_only=True):
+    """Requests that match any of ``matches`` go through the filters to the backends."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(has(self.backendRefs) && size(self.backendRefs) > 0) ? (!has(self.filters) "
+            "|| self.filters.all(f, !has(f.requestRedirect))): true",
+            "A rule with a RequestRedirect filter answers by itself; it must not have backendRefs.",
+        ),
+        Rule(
+            "(has(self.filters) && self.filters.exists_one(f, has(f.requestRedirect) && "
+            "has(f.requestRedirect.path) && f.requestRedirect.path.type == "
+            "'ReplacePrefixMatch' && has(f.requestRedirect.path.replacePrefixMatch))) ? "
+            "((size(self.matches) != 1 || !has(self.matches[0].path) || "
+            "self.matches[0].path.type != 'PathPrefix') ? false : true) : true",
+            "A RequestRedirect filter with replacePrefixMatch needs exactly one match, of type PathPrefix.",
+        ),
+        Rule(
+            "(has(self.filters) && self.filters.exists_one(f, has(f.urlRewrite) && "
+            "has(f.urlRewrite.path) && f.urlRewrite.path.type == 'ReplacePrefixMatch' && "
+            "has(f.urlRewrite.path.replacePrefixMatch))) ? ((size(self.matches) != 1 || "
+            "!has(self.matches[0].path) || self.matches[0].path.type != 'PathPrefix') ? "
+            "false : true) : true",
+            "A URLRewrite filter with replacePrefixMatch needs exactly one match, of type PathPrefix.",
+        ),
+        Rule(
+            "(has(self.backendRefs) && self.backendRefs.exists_one(b, (has(b.filters) && "
+            "b.filters.exists_one(f, has(f.requestRedirect) && "
+            "has(f.requestRedirect.path) && f.requestRedirect.path.type == "
+            "'ReplacePrefixMatch' && has(f.requestRedirect.path.replacePrefixMatch))) )) "
+            "? ((size(self.matches) != 1 || !has(self.matches[0].path) || "
+            "self.matches[0].path.type != 'PathPrefix') ? false : true) : true",
+            "A RequestRedirect filter of a backendRef with replacePrefixMatch needs "
+            "exactly one match, of type PathPrefix.",
+        ),
+        Rule(
+            "(has(self.backendRefs) && self.backendRefs.exists_one(b, (has(b.filters) && "
+            "b.filters.exists_one(f, has(f.urlRewrite) && has(f.urlRewrite.path) && "
+            "f.urlRewrite.path.type == 'ReplacePrefixMatch' && "
+            "has(f.urlRewrite.path.replacePrefixMatch))) )) ? ((size(self.matches) != 1 "
+            "|| !has(self.matches[0].path) || self.matches[0].path.type != 'PathPrefix') "
+            "? false : true) : true",
+            "A URLRewrite filter of a backendRef with replacePrefixMatch needs exactly "
+            "one match, of type PathPrefix.",
+        ),
+    )
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"filters": _FILTER_RULES}
+
+    name: SectionName | None = None
+    matches: Annotated[tuple[HTTPRouteMatch, ...], Meta(max_length=64)] = (HTTPRouteMatch(),)
+    filters: Filters = ()
+    backend_refs: Annotated[tuple[HTTPBackendRef, ...], Meta(max_length=16)] = ()
+    timeouts: HTTPRouteTimeouts | None = None
+    retry: HTTPRouteRetry | None = None
+    session_persistence: Unbuilt | None = None
+
+
+class HTTPRouteSpec(Model, frozen=True, kw_only=True):
+    """Parents, hostnames and rules of a route."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "parent_refs": (
+            Rule(
+                "self.all(p1, self.all(p2, p1.group == p2.group && p1.kind == p2.kind && "
+                "p1.name == p2.name && (((!has(p1.__namespace__) || p1.__namespace__ == "
+                "'') && (!has(p2.__namespace__) || p2.__namespace__ == '')) || "
+                "(has(p1.__namespace__) && has(p2.__namespace__) && p1.__namespace__ == "
+                "p2.__namespace__)) ? ((!has(p1.sectionName) || p1.sectionName == '') == "
+                "(!has(p2.sectionName) || p2.sectionName == '') && (!has(p1.port) || "
+                "p1.port == 0) == (!has(p2.port) || p2.port == 0)): true))",
+                "Two parentRefs to one parent must both have a sectionName or port, or neither.",
+            ),
+            Rule(
+                "self.all(p1, self.exists_one(p2, p1.group == p2.group && p1.kind == "
+                "p2.kind && p1.name == p2.name && (((!has(p1.__namespace__) || "
+                "p1.__namespace__ == '') && (!has(p2.__namespace__) || p2.__namespace__ "
+                "== '')) || (has(p1.__namespace__) && has(p2.__namespace__) && "
+                "p1.__namespace__ == p2.__namespace__ )) && (((!has(p1.sectionName) || "
+                "p1.sectionName == '') && (!has(p2.sectionName) || p2.sectionName == "
+                "'')) || ( has(p1.sectionName) && has(p2.sectionName) && p1.sectionName "
+                "== p2.sectionName)) && (((!has(p1.port) || p1.port == 0) && "
+                "(!has(p2.port) || p2.port == 0)) || (has(p1.port) && has(p2.port) && "
+                "p1.port == p2.port))))",
+                "Two parentRefs to one parent must differ in sectionName or port.",
+            ),
+        ),
+        "rules": (
+            Rule(
+                "(self.size() > 0 ? self[0].matches.size() : 0) + (self.size() > 1 ? "
+                "self[1].matches.size() : 0) + (self.size() > 2 ? self[2].matches.size() "
+                ": 0) + (self.size() > 3 ? self[3].matches.size() : 0) + (self.size() > "
+                "4 ? self[4].matches.size() : 0) + (self.size() > 5 ? "
+                "self[5].matches.size() : 0) + (self.size() > 6 ? self[6].matches.size() "
+                ": 0) + (self.size() > 7 ? self[7].matches.size() : 0) + (self.size() > "
+                "8 ? self[8].matches.size() : 0) + (self.size() > 9 ? "
+                "self[9].matches.size() : 0) + (self.size() > 10 ? "
+                "self[10].matches.size() : 0) + (self.size() > 11 ? "
+                "self[11].matches.size() : 0) + (self.size() > 12 ? "
+                "self[12].matches.size() : 0) + (self.size() > 13 ? "
+                "self[13].matches.size() : 0) + (self.size() > 14 ? "
+                "self[14].matches.size() : 0) + (self.size() > 15 ? "
+                "self[15].matches.size() : 0) <= 128",
+                "The rules have more than 128 matches together; divide them among several routes.",
+            ),
+            Rule(
+                "self.all(l1, !has(l1.name) || self.exists_one(l2, has(l2.name) && l1.name == l2.name))",
+                "Two rules have the same name.",
+            ),
+        ),
+    }
+
+    parent_refs: Annotated[tuple[ParentReference, ...], Meta(max_length=32)] = ()
+    hostnames: Annotated[tuple[Hostname, ...], Meta(max_length=16)] = ()
+    rules: Annotated[tuple[HTTPRouteRule, ...], Meta(min_length=1, max_length=16)] = (HTTPRouteRule(),)
+    use_default_gateways: Unbuilt | None = None
+
+
+class HTTPRoute(Resource, frozen=True, kw_only=True):
+    """Routing of HTTP requests."""
+
+    GROUP: ClassVar[str] = GATEWAY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v1beta1")
+    KIND: ClassVar[str] = "HTTPRoute"
+
+    spec: HTTPRouteSpec

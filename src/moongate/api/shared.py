@@ -1,0 +1,225 @@
+"""Types that many kinds share: names, ports, references to other objects, label selectors, quantities."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from moongate.api.base import GATEWAY_GROUP, Model, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+
+Group = Annotated[str, Meta(max_length=253, pattern=rf"^$|^{_SUBDOMAIN}$")]
+"""API group; "" is the core group."""
+Kind = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")]
+Name = Annotated[str, Meta(min_length=1, max_length=253)]
+"""Name of an object in the API."""
+NamespaceName = Annotated[str, Meta(min_length=1, max_length=63, pattern=rf"^{_LABEL}$")]
+SectionName = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}$")]
+"""Name of a listener or a route rule."""
+Hostname = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^(\*\.)?{_SUBDOMAIN}$")]
+"""DNS name whose first label may be ``*``."""
+PreciseHostname = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}$")]
+ControllerName = Annotated[
+    str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$")
+]
+PortNumber = Annotated[int, Meta(ge=1, le=65535)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+HeaderName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$")]
+HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[!-~]+([\t ]?[!-~]+)*$")]
+CIDR = Annotated[
+    str,
+    Meta(
+        pattern=(
+            r"((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
+            r"\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
+            r"\/([0-9]+))|((([0-9a-fA-F]{1,4}:){7,7}[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}:){1,7}:"
+            r"|([0-9a-fA-F]{1,4}:){1,6}:[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}:){1,5}(:[0-9a-fA-F]"
+            r"{1,4}){1,2}|([0-9a-fA-F]{1,4}:){1,4}(:[0-9a-fA-F]{1,4}){1,3}|([0-9a-fA-F]{1,4}:)"
+            r"{1,3}(:[0-9a-fA-F]{1,4}){1,4}|([0-9a-fA-F]{1,4}:){1,2}(:[0-9a-fA-F]{1,4}){1,5}|["
+            r"0-9a-fA-F]{1,4}:((:[0-9a-fA-F]{1,4}){1,6})|:((:[0-9a-fA-F]{1,4}){1,7}|:)|fe80:(:"
+            r"[0-9a-fA-F]{0,4}){0,4}%[0-9a-zA-Z]{1,}|::(ffff(:0{1,4}){0,1}:){0,1}((25[0-5]|(2["
+            r"0-4]|1{0,1}[0-9]){0,1}[0-9])\.){3,3}(25[0-5]|(2[0-4]|1{0,1}[0-9]){0,1}[0-9])|([0"
+            r"-9a-fA-F]{1,4}:){1,4}:((25[0-5]|(2[0-4]|1{0,1}[0-9]){0,1}[0-9])\.){3,3}(25[0-5]|"
+            r"(2[0-4]|1{0,1}[0-9]){0,1}[0-9]))\/([0-9]+))"
+        ),
+    ),
+]
+"""Address block of IPv4 or IPv6, "10.0.0.0/8"."""
+
+Quantity = (
+    Annotated[
+        str,
+        Meta(
+            pattern=(
+                r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?((["
+                r"0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+            ),
+        ),
+    ]
+    | int
+)
+"""Kubernetes quantity, "32Ki", "500m", or a whole number."""
+
+_SUFFIXES: Mapping[str, Decimal] = {
+    "": Decimal(1),
+    **{
+        suffix: Decimal(10) ** power
+        for suffix, power in zip("numkMGTPE", (-9, -6, -3, 3, 6, 9, 12, 15, 18), strict=True)
+    },
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+_QUANTITY = re.compile(r"([+-]?[0-9.]+)(?:[eE]([+-]?[0-9]+)|([KMGTPE]i|[numkMGTPE]|))\Z")
+
+
+def quantity(given: str | int) -> int:
+    """Size of a quantity in whole units, a fraction rounded up, as Kubernetes does.
+
+    >>> quantity("32Ki")
+    32768
+    >>> quantity("1500m")
+    2
+
+    Args:
+        given: matches ``Quantity``.
+
+    Raises:
+        ValueError: it does not.
+
+    Source:
+        Kubernetes, "Resource units"; apimachinery ``resource.Quantity.Value``.
+    """
+    if isinstance(given, int):
+        return given
+    found = _QUANTITY.match(given)
+    if found is None or (found[3] or "") not in _SUFFIXES:
+        raise ValueError(f"{given!r} is not a quantity such as '32Ki', '500m' or '10'.")
+    exact = Decimal(found[1]).scaleb(int(found[2] or 0)) * _SUFFIXES[found[3] or ""]
+    whole = int(exact)
+    return whole + (exact > whole)
+
+
+class Fraction(Model, frozen=True, kw_only=True):
+    """A share of something, ``numerator`` of ``denominator``."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.numerator <= self.denominator",
+            "The numerator is greater than the denominator; a fraction is at most 1.",
+        ),
+    )
+
+    numerator: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    denominator: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 100
+
+
+class StringMatch(Model, frozen=True, kw_only=True):
+    """How a string is compared; a regular expression is RE2 and must match the whole string."""
+
+    type: Literal["Exact", "Prefix", "Suffix", "RegularExpression"] = "Exact"
+    value: Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class LabelSelectorRequirement(Model, frozen=True, kw_only=True):
+    """One expression over labels. No CRD checks the operator: an unknown one selects nothing."""
+
+    key: str
+    operator: str
+    """``In``, ``NotIn``, ``Exists`` or ``DoesNotExist``."""
+    values: tuple[str, ...] = ()
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+            case _:
+                return False
+
+
+class LabelSelector(Model, frozen=True, kw_only=True):
+    """Labels that an object must have: all that is said, so that an empty selector selects all."""
+
+    match_labels: dict[str, str] = field(default_factory=dict[str, str])
+    match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
+            requirement.selects(labels) for requirement in self.match_expressions
+        )
+
+
+class LocalObjectReference(Model, frozen=True, kw_only=True):
+    """An object in the same namespace."""
+
+    group: Group
+    kind: Kind
+    name: Name
+
+
+class ParametersReference(LocalObjectReference, frozen=True, kw_only=True):
+    """An object that configures a GatewayClass: without a namespace when its kind is cluster-scoped."""
+
+    namespace: NamespaceName | None = None
+
+
+class ObjectReference(LocalObjectReference, frozen=True, kw_only=True):
+    """An object, perhaps of another namespace (which a ReferenceGrant must then allow)."""
+
+    namespace: NamespaceName | None = None
+
+
+class SecretObjectReference(Model, frozen=True, kw_only=True):
+    """A Secret, or what stands for one."""
+
+    group: Group = ""
+    kind: Kind = "Secret"
+    name: Name
+    namespace: NamespaceName | None = None
+
+
+class BackendObjectReference(Model, frozen=True, kw_only=True):
+    """What answers requests: a Service by default, or a kind such as Backend."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(size(self.group) == 0 && self.kind == 'Service') ? has(self.port) : true",
+            "A reference to a Service needs a port.",
+        ),
+    )
+
+    group: Group = ""
+    kind: Kind = "Service"
+    name: Name
+    namespace: NamespaceName | None = None
+    port: PortNumber | None = None
+
+
+class BackendRef(BackendObjectReference, frozen=True, kw_only=True):
+    """A backend as Envoy Gateway's own kinds name it: weighted, and perhaps only for when others fail."""
+
+    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    fallback: bool | None = None
+
+
+class ParentReference(Model, frozen=True, kw_only=True):
+    """What a route attaches to: a Gateway (or ListenerSet), narrowed by section name and port."""
+
+    group: Group = GATEWAY_GROUP
+    kind: Kind = "Gateway"
+    name: Name
+    namespace: NamespaceName | None = None
+    section_name: SectionName | None = None
+    port: PortNumber | None = None

@@ -1,0 +1,346 @@
+"""What a backendRef leads to: its protocol, its endpoints, or why it cannot be used.
+
+Theory of operation
+===================
+A ``Target`` is a backendRef without the route around it. ``backend`` says what kind of cluster it needs and
+whether it has endpoints at all; ``endpoints`` lists them. A route reads the first, its load assignment the
+second: an EndpointSlice that changes re-runs one load assignment and disturbs no route, unless the last
+endpoint went or the first came.
+
+Source: Gateway API, HTTPBackendRef; the reference's rules on what each fault answers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from msgspec import Struct
+
+from moongate.api.backend import Backend as BackendResource
+from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.core import EndpointSlice, Service
+from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
+from moongate.attach.gateways import config, on_host
+from moongate.engine import query
+from moongate.problem import Problem
+from moongate.store import Index, find, get
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.core import ServicePort
+    from moongate.api.serviceimport import ServiceImportPort
+    from moongate.api.shared import BackendObjectReference
+    from moongate.engine import Db
+
+SERVICE_NAME = "kubernetes.io/service-name"
+IMPORT_NAME = "multicluster.kubernetes.io/service-name"
+
+_GROUPS: Final = ("", MULTICLUSTER_GROUP, ENVOY_GROUP)
+_KINDS: Final = (Service.KIND, ServiceImport.KIND, BackendResource.KIND)
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+
+
+def _by_service(endpoints: EndpointSlice) -> Iterator[tuple[Ref, Ref]]:
+    labels, namespace = endpoints.metadata.labels, endpoints.metadata.namespace
+    if name := labels.get(SERVICE_NAME):
+        yield Ref(Service.KIND, namespace, name), endpoints.ref
+    elif name := labels.get(IMPORT_NAME):
+        yield Ref(ServiceImport.KIND, namespace, name), endpoints.ref
+
+
+SLICES = Index("endpoint-slices", (EndpointSlice,), _by_service)
+"""Service or ServiceImport → its EndpointSlices."""
+
+
+class Target(NamedTuple):
+    """What a backendRef names; ``port`` is 0 when it names none."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+    port: int
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.kind, self.namespace, self.name)
+
+    @property
+    def section(self) -> str:
+        """What metadata calls the part of the resource that is meant: the port, but for a Backend."""
+        return "" if self.kind == BackendResource.KIND else str(self.port)
+
+
+class Endpoint(Struct, frozen=True):
+    """One address.
+
+    Args:
+        address: an IP address, a DNS name, or the path of a Unix socket.
+        port: 0 for a Unix socket.
+        zone: where it runs, "" when unknown.
+        hostname: its own name, for host rewriting; "" for none.
+        draining: not ready or going away: kept, but given no new requests.
+    """
+
+    address: str
+    port: int
+    zone: str = ""
+    hostname: str = ""
+    draining: bool = False
+
+
+Protocol = Literal["HTTP", "HTTP2", "GRPC"]
+"""What a backend speaks, in the reference's words: part of a merged cluster's name."""
+
+
+class Backend(Struct, frozen=True):
+    """What a cluster for a target needs to know, without its endpoints.
+
+    Args:
+        protocol: spoken upstream.
+        http1: HTTP/1.1 even where HTTP/2 could be had, for WebSocket backends.
+        dns: endpoints are names to resolve, not addresses.
+        dynamic: the host is resolved per request.
+        empty: no endpoint at all.
+        fallback: used only when the others are unhealthy.
+        families: IP families of a Service: ``IPv4``, ``IPv6``; unknown for other kinds.
+        problem: why it cannot be used; the rest has no meaning then.
+    """
+
+    protocol: Protocol = "HTTP"
+    http1: bool = False
+    dns: bool = False
+    dynamic: bool = False
+    empty: bool = False
+    fallback: bool = False
+    families: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+def target(given: BackendObjectReference, namespace: str) -> Target:
+    """The target of a backendRef in a resource of ``namespace``."""
+    return Target(given.group, given.kind, given.namespace or namespace, given.name, given.port or 0)
+
+
+def kind_problem(of: Target) -> Problem | None:
+    """Why a target can be no backend whatever exists, if so. The kind alone decides which it is."""
+    if of.group not in _GROUPS:
+        told = f"the group is {of.group!r}; it must be one of {', '.join(repr(g) for g in _GROUPS)}"
+        return Problem("", told, "InvalidKind")
+    if of.kind not in _KINDS:
+        return Problem("", f"the kind is {of.kind!r}; it must be one of {', '.join(_KINDS)}", "InvalidKind")
+    return None
+
+
+@query
+def backend(db: Db, of: Target, to_service: bool) -> Backend:
+    """Judge a target.
+
+    Args:
+        db: where to read.
+        of: the target.
+        to_service: send to the Service's cluster IP instead of its endpoints (``routingType: Service``).
+    """
+    if (problem := kind_problem(of)) is not None:
+        return Backend(problem=problem)
+    return _backend(db, of) if of.kind == BackendResource.KIND else _service(db, of, to_service)
+
+
+@query
+def endpoints(db: Db, of: Target, to_service: bool) -> tuple[Endpoint, ...]:
+    """The endpoints of a target, in the order of its slices and their entries; empty if it has none."""
+    if of.kind == BackendResource.KIND:
+        found = get(db, BackendResource, of.ref)
+        return tuple(_static(found)) if found is not None else ()
+    virtual = _virtual(db, of)
+    return tuple(_service_endpoints(db, of, virtual, to_service)) if virtual is not None else ()
+
+
+@query
+def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
+    return bool(endpoints(db, of, to_service))
+
+
+def backend_problem(db: Db, found: BackendResource) -> Problem | None:
+    """What is wrong with a Backend itself: it becomes its status, and that of routes that use it."""
+    if not config(db).extension_apis.enable_backend:
+        told = (
+            f"backend {found.metadata.namespace}/{found.metadata.name} cannot be used: Backends are disabled;"
+            " set extensionApis.enableBackend in the configuration"
+        )
+        return Problem("", told, "UnsupportedValue")
+    for n, endpoint in enumerate(found.spec.endpoints):
+        path = f"spec.endpoints[{n}]"
+        if endpoint.fqdn is not None:
+            name = endpoint.fqdn.hostname
+            if _is_ip(name):
+                return Problem(
+                    f"{path}.fqdn", f"{name!r} is an IP address; put it under ip.", "InvalidAddress"
+                )
+            if _DNS_NAME.fullmatch(name) is None:
+                told = f"{name!r} is not a DNS name; a name has no wildcard and no capital letters."
+                return Problem(f"{path}.fqdn", told, "InvalidAddress")
+            if "." not in name.rstrip(".") and not on_host(db):
+                told = f"{name!r} has only one label; a name outside this host has at least two."
+                return Problem(f"{path}.fqdn", told, "InvalidAddress")
+        if endpoint.ip is not None:
+            if not _is_ip(endpoint.ip.address):
+                told = f"{endpoint.ip.address!r} is not an IP address."
+                return Problem(f"{path}.ip", told, "InvalidAddress")
+            if ipaddress.ip_address(endpoint.ip.address).is_loopback and not on_host(db):
+                told = f"{endpoint.ip.address} is a loopback address: the proxy would call itself."
+                return Problem(f"{path}.ip", told, "InvalidAddress")
+    return None
+
+
+class _Virtual(NamedTuple):
+    """What a Service and a ServiceImport have in common."""
+
+    ports: tuple[ServicePort | ServiceImportPort, ...]
+    addresses: tuple[str, ...]
+    families: tuple[str, ...]
+    external: bool
+
+    def port(self, number: int) -> ServicePort | ServiceImportPort | None:
+        return next((p for p in self.ports if p.port == number and p.protocol == "TCP"), None)
+
+
+def _virtual(db: Db, of: Target) -> _Virtual | None:
+    if of.kind == ServiceImport.KIND:
+        imported = get(db, ServiceImport, of.ref)
+        return (
+            None if imported is None else _Virtual(imported.spec.ports, imported.spec.ips, (), external=False)
+        )
+    found = get(db, Service, of.ref)
+    if found is None:
+        return None
+    address = found.spec.cluster_ip
+    addresses = (address,) if address and address != "None" else ()
+    external = found.spec.type == "ExternalName"
+    return _Virtual(found.spec.ports, addresses, found.spec.ip_families, external)
+
+
+def _service(db: Db, of: Target, to_service: bool) -> Backend:
+    what = f"{of.kind} {of.namespace}/{of.name}"
+    if of.port == 0:
+        return Backend(problem=Problem("", f"{what} is named without a port", "PortNotSpecified"))
+    found = _virtual(db, of)
+    if found is None:
+        return Backend(problem=Problem("", f"{what} does not exist", "BackendNotFound"))
+    if found.external:
+        told = f"{what} is of type ExternalName, which has no endpoints; name a Backend with an FQDN instead"
+        return Backend(problem=Problem("", told, "UnsupportedValue"))
+    port = found.port(of.port)
+    if port is None:
+        return Backend(problem=Problem("", f"{what} has no TCP port {of.port}", "PortNotFound"))
+    routed = to_service and bool(found.addresses)
+    kinds = {s.address_type == "FQDN" for s in _slices(db, of)} if not routed else set[bool]()
+    if len(kinds) > 1:
+        told = f"the EndpointSlices of {what} mix FQDN and IP addresses"
+        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
+    return Backend(
+        protocol=_protocol(port.app_protocol),
+        http1=_is_websocket(port.app_protocol),
+        dns=kinds == {True},
+        empty=not has_endpoints(db, of, to_service),
+        families=found.families,
+    )
+
+
+def _service_endpoints(db: Db, of: Target, found: _Virtual, to_service: bool) -> Iterator[Endpoint]:
+    port = found.port(of.port)
+    if port is None:
+        return
+    if to_service and found.addresses:
+        for address in found.addresses:
+            yield Endpoint(address, of.port)
+        return
+    for part in _slices(db, of):
+        for endpoint in part.endpoints:
+            for at in part.ports:
+                if at.name != port.name or at.protocol != port.protocol or at.port is None:
+                    continue
+                given = endpoint.conditions
+                if given.serving is not None and given.terminating is not None:
+                    draining = given.terminating or not given.serving
+                else:
+                    draining = given.ready is False
+                for address in endpoint.addresses:
+                    yield Endpoint(address, at.port, zone=endpoint.zone or "", draining=draining)
+
+
+def _slices(db: Db, of: Target) -> list[EndpointSlice]:
+    return [s for ref in find(db, SLICES, of.ref) if (s := get(db, EndpointSlice, ref)) is not None]
+
+
+def _backend(db: Db, of: Target) -> Backend:
+    found = get(db, BackendResource, of.ref)
+    if found is None:
+        told = f"backend {of.namespace}/{of.name} not found"
+        return Backend(problem=Problem("", told, "BackendNotFound"))
+    if (problem := backend_problem(db, found)) is not None:
+        return Backend(problem=problem)
+    if any(e.unix is not None for e in found.spec.endpoints) and not on_host(db):
+        told = (
+            f"backend {of.namespace}/{of.name} has a Unix socket,"
+            " which only a gateway on the same host can reach"
+        )
+        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
+    kinds = {e.fqdn is not None for e in found.spec.endpoints}
+    if len(kinds) > 1:
+        told = (
+            f"backend {of.namespace}/{of.name} mixes FQDN with IP or Unix endpoints;"
+            " use one kind in a Backend"
+        )
+        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
+    if found.spec.tls is not None:
+        told = (
+            f"backend {of.namespace}/{of.name} asks for TLS, which is not supported yet:"
+            " nothing is sent in the clear"
+        )
+        return Backend(problem=Problem("", told, "InvalidBackendTLS"))
+    if found.spec.type == "DynamicResolver":
+        told = f"backend {of.namespace}/{of.name} is of type DynamicResolver, which is not supported yet"
+        return Backend(problem=Problem("", told, "UnsupportedValue"))
+    protocols = found.spec.app_protocols
+    return Backend(
+        protocol="HTTP2" if "gateway.envoyproxy.io/h2c" in protocols else "HTTP",
+        http1=any(_is_websocket(p) for p in protocols),
+        dns=kinds == {True},
+        empty=not found.spec.endpoints,
+        fallback=bool(found.spec.fallback),
+    )
+
+
+def _static(found: BackendResource) -> Iterator[Endpoint]:
+    for given in found.spec.endpoints:
+        zone, hostname = given.zone or "", given.hostname or ""
+        if given.fqdn is not None:
+            yield Endpoint(given.fqdn.hostname, given.fqdn.port, zone, hostname)
+        elif given.ip is not None:
+            yield Endpoint(given.ip.address, given.ip.port, zone, hostname)
+        elif given.unix is not None:
+            yield Endpoint(given.unix.path, 0, zone, hostname)
+
+
+def _protocol(app_protocol: str | None) -> Protocol:
+    if app_protocol in ("kubernetes.io/h2c", "gateway.envoyproxy.io/h2c"):
+        return "HTTP2"
+    return "GRPC" if app_protocol == "grpc" else "HTTP"
+
+
+def _is_websocket(app_protocol: str | None) -> bool:
+    return app_protocol is not None and app_protocol.rpartition("/")[2] in ("ws", "wss")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

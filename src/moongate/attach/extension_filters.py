@@ -1,0 +1,182 @@
+"""What a rule's ``extensionRef`` leads to: an HTTPRouteFilter, judged, with all that it names.
+
+Rules
+=====
+1. What is wrong with the filter itself is the rule's fault too: it answers 500 and its route says why.
+2. A filter that does not exist is a reference that leads nowhere, as a backend would be.
+3. The CRD's rules are checked again: an object may be older than the rule that it breaks.
+
+Source: Envoy Gateway, ``HTTPRouteFilterSpec``; the reference for which key of a ConfigMap is the body.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.core import ConfigMap
+from moongate.api.httproute import HTTPHeader, HTTPHeaderFilter
+from moongate.api.httproutefilter import (
+    HTTPDirectResponseFilter,
+    HTTPHostnameModifier,
+    HTTPRouteFilter,
+    HTTPRouteMatchFilter,
+    PathRegex,
+    ReplaceRegexMatch,
+)
+from moongate.engine import query
+from moongate.problem import Problem
+from moongate.regex import regex_fault
+from moongate.store import get
+
+if TYPE_CHECKING:
+    from moongate.api.httproutefilter import CustomResponseBody, HTTPURLRewriteFilter
+    from moongate.api.shared import LocalObjectReference
+    from moongate.engine import Db
+
+BODY_KEY: Final = "response.body"
+"""The key of a ConfigMap that holds a response; where it is missing, the first one is taken."""
+
+
+class DirectResponse(Struct, frozen=True):
+    """An answer of Envoy's own.
+
+    Args:
+        status: its status code.
+        body: its bytes.
+        headers: what is changed of its headers, in order.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[HTTPHeaderFilter, ...]
+
+
+class Extension(Struct, frozen=True):
+    """An HTTPRouteFilter, as far as it can be honoured.
+
+    Args:
+        hostname: where the host that the backend sees is taken from.
+        path: how the path that the backend sees is made.
+        append_x_forwarded_host: ``None`` where it does not say.
+        response: answered instead of forwarding.
+        matches: what requests must have besides.
+        refused: what is wrong with it; the rest has no meaning then.
+        unresolved: there is no such filter.
+    """
+
+    hostname: HTTPHostnameModifier | None = None
+    path: ReplaceRegexMatch | None = None
+    append_x_forwarded_host: bool | None = None
+    response: DirectResponse | None = None
+    matches: tuple[HTTPRouteMatchFilter, ...] = ()
+    refused: Problem | None = None
+    unresolved: Problem | None = None
+
+
+def extension(db: Db, given: LocalObjectReference, namespace: str) -> Extension:
+    """What a filter reference in a route of ``namespace`` leads to."""
+    if (given.group, given.kind) != (ENVOY_GROUP, HTTPRouteFilter.KIND):
+        told = (
+            f"extensionRef names {given.kind} of the group {given.group!r}; "
+            f"it must be an {HTTPRouteFilter.KIND} of {ENVOY_GROUP}."
+        )
+        return Extension(refused=Problem("", told, "UnsupportedValue"))
+    return route_filter(db, Ref(HTTPRouteFilter.KIND, namespace, given.name))
+
+
+@query
+def route_filter(db: Db, ref: Ref) -> Extension:
+    """An HTTPRouteFilter, judged."""
+    found = get(db, HTTPRouteFilter, ref)
+    if found is None:
+        return Extension(unresolved=Problem("", f"{ref} does not exist.", "UnsupportedValue"))
+    spec = found.spec
+    problem = next(
+        (fault for fault in (_rewrite_fault(spec.url_rewrite), _match_fault(spec.matches)) if fault), None
+    )
+    if problem is None and spec.credential_injection is not None:
+        # Without it the backend would get requests that their author meant to be authenticated.
+        problem = "it asks for credentialInjection, which is not supported yet"
+    response = (
+        _response(db, ref.namespace, spec.direct_response) if spec.direct_response is not None else None
+    )
+    if isinstance(response, str):
+        problem, response = problem or response, None
+    if problem is not None:
+        return Extension(refused=Problem("", f"{ref} cannot be used: {problem}.", "UnsupportedValue"))
+    rewrite = spec.url_rewrite
+    return Extension(
+        hostname=rewrite.hostname if rewrite is not None else None,
+        path=rewrite.path.replace_regex_match if rewrite is not None and rewrite.path is not None else None,
+        append_x_forwarded_host=rewrite.append_x_forwarded_host if rewrite is not None else None,
+        response=response,
+        matches=spec.matches,
+    )
+
+
+def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:
+    if rewrite is None:
+        return None
+    if rewrite.path is not None:
+        replace = rewrite.path.replace_regex_match
+        if replace is None or not replace.pattern:
+            return "urlRewrite.path needs replaceRegexMatch with a pattern"
+        if (fault := regex_fault(replace.pattern)) is not None:
+            return f"in urlRewrite.path, {fault}"
+    hostname = rewrite.hostname
+    if hostname is None:
+        return None
+    match hostname.type:
+        case "Header":
+            return None if hostname.header else "urlRewrite.hostname of type Header needs header"
+        case "Backend":
+            return None
+        case "PathRegex":
+            regex = hostname.path_regex or PathRegex(pattern="", substitution="")
+            if not regex.pattern or not regex.substitution:
+                return (
+                    "urlRewrite.hostname of type PathRegex needs pathRegex with a pattern and a substitution"
+                )
+            fault = regex_fault(regex.pattern)
+            return f"in urlRewrite.hostname, {fault}" if fault is not None else None
+    return f"urlRewrite.hostname has the type {hostname.type!r}; it must be Header, Backend or PathRegex"
+
+
+def _match_fault(matches: tuple[HTTPRouteMatchFilter, ...]) -> str | None:
+    patterns = [c.value for match in matches for c in match.cookies if c.type == "RegularExpression"]
+    return next((f"in matches, {fault}" for p in patterns if (fault := regex_fault(p)) is not None), None)
+
+
+def _response(db: Db, namespace: str, given: HTTPDirectResponseFilter) -> DirectResponse | str:
+    """The answer, or what is wrong with it."""
+    status = 200 if given.status_code is None else given.status_code
+    if not 200 <= status <= 599:
+        return f"directResponse.statusCode is {status}; it must be from 200 to 599"
+    body = _body(db, namespace, given.body) if given.body is not None else b""
+    if isinstance(body, str):
+        return body
+    headers: list[HTTPHeaderFilter] = []
+    if given.content_type is not None:
+        headers.append(HTTPHeaderFilter(set=(HTTPHeader(name="Content-Type", value=given.content_type),)))
+    if given.header is not None:
+        headers.append(given.header)
+    return DirectResponse(status, body, tuple(headers))
+
+
+def _body(db: Db, namespace: str, given: CustomResponseBody) -> bytes | str:
+    if given.type != "ValueRef":
+        return (given.inline or "").encode()
+    if given.value_ref is None:
+        return "directResponse.body of type ValueRef needs valueRef"
+    ref = Ref(ConfigMap.KIND, namespace, given.value_ref.name)
+    found = get(db, ConfigMap, ref)
+    if found is None:
+        return f"its body is in {ref}, which does not exist"
+    if BODY_KEY in found.data or found.data:
+        return found.data.get(BODY_KEY, found.data[min(found.data)]).encode()
+    if found.binary_data:
+        return found.binary_data[min(found.binary_data)]
+    return f"its body is in {ref}, which is empty; it needs the key {BODY_KEY}"

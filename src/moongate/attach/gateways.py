@@ -1,0 +1,232 @@
+"""Which Gateways are ours, and the settings that hold for each: configuration, GatewayClass, EnvoyProxy."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+import cel
+from msgspec import Struct, structs
+
+from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec
+from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
+from moongate.api.merge import merge
+from moongate.engine import query
+from moongate.problem import Problem
+from moongate.store import Index, find, get
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+LAPTOP_CLASS = "moongate"
+"""A GatewayClass that a laptop has without its being defined: a Gateway and a route are enough there."""
+CONFIG = "config"
+"""The cell of the EnvoyGateway configuration."""
+
+
+def _by_controller(given: GatewayClass) -> Iterator[tuple[str, Ref]]:
+    yield given.spec.controller_name, given.ref
+
+
+def _by_class(gateway: Gateway) -> Iterator[tuple[str, Ref]]:
+    yield gateway.spec.gateway_class_name, gateway.ref
+
+
+def _by_proxy(given: GatewayClass | Gateway) -> Iterator[tuple[Ref, Ref]]:
+    if (proxy := _proxy_of(given)) is not None:
+        yield proxy, given.ref
+
+
+CLASSES = Index("classes", (GatewayClass,), _by_controller)
+"""Controller name → GatewayClasses."""
+GATEWAYS = Index("gateways", (Gateway,), _by_class)
+"""GatewayClass name → Gateways."""
+PROXY_USERS = Index("proxy-users", (GatewayClass, Gateway), _by_proxy)
+"""EnvoyProxy → the GatewayClasses and Gateways that name it in ``parametersRef``."""
+
+
+def laptop_class(given: EnvoyGateway) -> GatewayClass:
+    """The GatewayClass that a laptop has without its being defined."""
+    spec = GatewayClassSpec(controller_name=given.gateway.controller_name)
+    return GatewayClass(metadata=ObjectMeta(name=LAPTOP_CLASS), spec=spec)
+
+
+def config(db: Db) -> EnvoyGateway:
+    """The EnvoyGateway configuration in force."""
+    found: EnvoyGateway | None = db.read(CONFIG)
+    return found if found is not None else EnvoyGateway.shipped()
+
+
+@query
+def controller_name(db: Db) -> str:
+    """The name that statuses are written under and that GatewayClasses must carry."""
+    return config(db).gateway.controller_name
+
+
+@query
+def on_host(db: Db) -> bool:
+    """Whether Envoy runs as a process on this host: listeners then bind their own port, not port + 10000."""
+    custom = config(db).provider.custom
+    return custom is not None and custom.infrastructure is not None and custom.infrastructure.type == "Host"
+
+
+@query
+def managed_classes(db: Db) -> tuple[Ref, ...]:
+    """GatewayClasses with our controller name."""
+    return find(db, CLASSES, controller_name(db))
+
+
+@query
+def managed_gateways(db: Db) -> tuple[Ref, ...]:
+    """Gateways of our classes, sorted: one fleet of Envoys each."""
+    return tuple(sorted(g for c in managed_classes(db) for g in find(db, GATEWAYS, c.name)))
+
+
+@query
+def managed(db: Db, gateway: Ref) -> bool:
+    """Whether a Gateway exists and its class is ours."""
+    found = get(db, Gateway, gateway)
+    return found is not None and Ref(GatewayClass.KIND, "", found.spec.gateway_class_name) in managed_classes(
+        db
+    )
+
+
+class Proxy(Struct, frozen=True):
+    """The EnvoyProxy settings of one Gateway, all levels taken together.
+
+    Args:
+        spec: what holds; the defaults where nothing is given.
+        problems: references that lead nowhere; with any, the Gateway is not accepted.
+    """
+
+    spec: EnvoyProxySpec
+    problems: tuple[Problem, ...] = ()
+
+
+@query
+def proxy(db: Db, gateway: Ref) -> Proxy:
+    """The EnvoyProxy in force for a Gateway: its own over its class's over the configuration's.
+
+    ``mergeType`` of the Gateway's governs the first step; that of the class's, or else the Gateway's,
+    the second. Unset replaces the lower level as a whole, but for ``mergeBackends``: where a level does not
+    set it, the next one does.
+    """
+    found = get(db, Gateway, gateway)
+    default = config(db).envoy_proxy
+    if found is None:
+        return Proxy(default or EnvoyProxySpec())
+    of_class, class_problems = class_proxy(db, found.spec.gateway_class_name)
+    of_gateway, gateway_problems = _of_gateway(db, found)
+    spec, governs = of_class, of_class.merge_type if of_class else None
+    if of_gateway is not None:
+        spec = merge(of_class, of_gateway, of_gateway.merge_type)
+        governs = governs or of_gateway.merge_type
+    spec = (merge(default, spec, governs) if spec is not None else default) or EnvoyProxySpec()
+    merging = (level.merge_backends for level in (spec, of_class, default) if level is not None)
+    spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
+    return Proxy(spec, gateway_problems or (() if of_gateway else class_problems))
+
+
+@query
+def class_proxy(db: Db, class_name: str) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
+    """The EnvoyProxy that a GatewayClass names in ``parametersRef``."""
+    found = get(db, GatewayClass, Ref(GatewayClass.KIND, "", class_name))
+    if found is None or found.spec.parameters_ref is None:
+        return None, ()
+    ref = found.spec.parameters_ref
+    return _named(db, "spec.parametersRef", f"{ref.group}/{ref.kind}", _proxy_of(found))
+
+
+@query
+def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
+    """What is wrong with an EnvoyProxy beyond its schema; with any, nobody who names it is accepted."""
+    found = get(db, EnvoyProxy, envoy_proxy)
+    if found is None:
+        return ()
+    after: dict[str, set[str]] = {}
+    for move in found.spec.filter_order:
+        first, last = (move.name, move.before) if move.before is not None else (move.after, move.name)
+        assert first is not None, "a filter is moved by before or by after"
+        after.setdefault(last, set()).add(first)
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        told = f"The filters of filterOrder are moved in a circle: {circle}."
+        return (Problem("spec.filterOrder", told, "InvalidParameters"),)
+    return ()
+
+
+@query
+def rejection(db: Db, gateway: Ref) -> Problem | None:
+    """Why nothing is made of a Gateway as it now stands; what was made of it before stays in force."""
+    found = get(db, Gateway, gateway)
+    if found is None:
+        return None
+    settings = proxy(db, gateway)
+    if settings.problems:
+        return settings.problems[0]
+    of_class, _ = class_proxy(db, found.spec.gateway_class_name)
+    shared = of_class if of_class is not None else config(db).envoy_proxy
+    if shared is not None and shared.merge_gateways and settings.spec.merge_backends is not None:
+        told = "mergeGateways and mergeBackends are both in force; they exclude each other."
+        return Problem("spec", told, "InvalidParameters")
+    for i, address in enumerate(found.spec.addresses):
+        if address.type not in ("IPAddress", "Hostname"):
+            told = f"An address of type {address.type} is not served; it must be an IPAddress or a Hostname."
+            return Problem(f"spec.addresses[{i}]", told, "UnsupportedAddress")
+    return None
+
+
+@query
+def access_log_problem(db: Db, gateway: Ref) -> Problem | None:
+    """Why a Gateway has no access logs although some are asked for: an expression that is none."""
+    telemetry = proxy(db, gateway).spec.telemetry
+    logs = telemetry.access_log if telemetry is not None else None
+    for i, setting in enumerate(logs.settings if logs is not None and not logs.disable else ()):
+        for j, expression in enumerate(setting.matches):
+            try:
+                cel.compile(expression)
+            except ValueError:
+                path = f"spec.telemetry.accessLog.settings[{i}].matches[{j}]"
+                told = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
+                return Problem(path, told, "InvalidParameters")
+    return None
+
+
+def _of_gateway(db: Db, gateway: Gateway) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
+    ref = gateway.spec.infrastructure.parameters_ref if gateway.spec.infrastructure else None
+    if ref is None:
+        return None, ()
+    return _named(db, "spec.infrastructure.parametersRef", f"{ref.group}/{ref.kind}", _proxy_of(gateway))
+
+
+def _proxy_of(given: GatewayClass | Gateway) -> Ref | None:
+    """The EnvoyProxy that ``parametersRef`` names; ``None`` when it names none, or something else."""
+    if isinstance(given, GatewayClass):
+        ref = given.spec.parameters_ref
+        namespace = (ref.namespace if ref is not None else None) or "default"
+    else:
+        ref = given.spec.infrastructure.parameters_ref if given.spec.infrastructure else None
+        namespace = given.metadata.namespace
+    if ref is None or (ref.group, ref.kind) != (ENVOY_GROUP, EnvoyProxy.KIND):
+        return None
+    return Ref(EnvoyProxy.KIND, namespace, ref.name)
+
+
+def _named(
+    db: Db, path: str, what: str, ref: Ref | None
+) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
+    if ref is None:
+        told = f"{path} names {what}; only {ENVOY_GROUP}/{EnvoyProxy.KIND} has a meaning here."
+        return None, (Problem(path, told, "InvalidParameters"),)
+    found = get(db, EnvoyProxy, ref)
+    if found is None:
+        return None, (Problem(path, f"{path} names {ref}, which does not exist.", "InvalidParameters"),)
+    if problems := proxy_problems(db, ref):
+        return None, tuple(Problem(path, f"{ref} is not valid. {p.message}", p.reason) for p in problems)
+    return found.spec, ()

@@ -1,0 +1,49 @@
+"""ReferenceGrant: who may refer to what across namespaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moongate.api.base import Ref
+from moongate.api.gateway import ReferenceGrant
+from moongate.engine import query
+from moongate.store import Index, find, get
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+
+def _by_namespace(grant: ReferenceGrant) -> Iterator[tuple[str, Ref]]:
+    yield grant.metadata.namespace, grant.ref
+
+
+GRANTS = Index("grants", (ReferenceGrant,), _by_namespace)
+"""Namespace → the grants in it."""
+
+
+@query
+def granted(db: Db, group: str, kind: str, namespace: str, to_group: str, to: Ref) -> bool:
+    """Whether resources of a group and kind in ``namespace`` may refer to ``to``.
+
+    True within one namespace. Several grants in the target's namespace add up.
+
+    Source:
+        Gateway API, ReferenceGrant.
+    """
+    if namespace == to.namespace:
+        return True
+    for ref in find(db, GRANTS, to.namespace):
+        grant = get(db, ReferenceGrant, ref)
+        if grant is None:
+            continue
+        comes = any(
+            f.group == group and f.kind == kind and f.namespace == namespace for f in grant.spec.from_
+        )
+        goes = any(
+            t.group == to_group and t.kind == to.kind and t.name in (None, "", to.name) for t in grant.spec.to
+        )
+        if comes and goes:
+            return True
+    return False

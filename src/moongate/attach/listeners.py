@@ -1,0 +1,561 @@
+"""The listeners of a Gateway: what each may serve, with which certificates, and what keeps it from it.
+
+Theory of operation
+===================
+``listeners`` judges all listeners of one Gateway in three rounds: each by itself (kinds, namespaces, TLS,
+hostname), then those without a fault against each other (protocols, hostnames and ports that clash), then
+those that are ready for TLS that overlaps. ``attachable`` is the part that a route's attachment depends on,
+and no more; ``envoy_listeners`` is how ready listeners share Envoy's listeners and route configurations.
+
+Rules
+=====
+1. A listener with a fault of its own takes no part in conflicts, so it cannot keep a sound one from serving.
+2. A listener is *ready* when it is ``Programmed``; only then does it reach Envoy. Routes attach to it all the
+   same, and are counted.
+3. Where neither of two listeners is older, neither wins: both are refused, and no order of the spec matters.
+
+Source: Gateway API, ``Listener`` and GEP-3567 (overlapping TLS); the reference for reasons.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from moongate import names
+from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
+from moongate.api.core import Namespace, Secret
+from moongate.api.gateway import Gateway
+from moongate.api.gateway import Listener as ListenerSpec
+from moongate.api.shared import LabelSelector
+from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
+from moongate.attach.gateways import config, managed, proxy, rejection
+from moongate.attach.grants import granted
+from moongate.engine import query
+from moongate.store import get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from moongate.api.shared import LabelSelectorRequirement, SecretObjectReference
+    from moongate.engine import Db
+
+K = TypeVar("K")
+
+HTTP: Final = ("HTTP", "HTTPS")
+"""Protocols whose listeners reach Envoy so far."""
+
+NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
+"""The label that each namespace has, with its name."""
+
+_PORT_SHIFT = 10_000
+
+
+class Listener(Struct, frozen=True):
+    """One listener, judged.
+
+    Args:
+        id: which it is.
+        protocol: as written.
+        port: as written.
+        container_port: where Envoy listens.
+        hostname: "" for any.
+        kinds: (group, kind) of the routes that it takes; a subset of what its protocol allows.
+        from_: ``All``, ``Same`` or ``Selector``: namespaces whose routes may attach.
+        selector: their labels, for ``Selector``.
+        certificates: Secrets to serve, in order.
+        conditions: in the order in which they are told.
+        ready: whether Envoy is to serve it.
+        http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
+            hostname of another listener, as a certificate covers both.
+    """
+
+    id: ListenerId
+    protocol: str
+    port: int
+    container_port: int
+    hostname: str
+    kinds: tuple[tuple[str, str], ...]
+    from_: str
+    selector: LabelSelector | None
+    certificates: tuple[Ref, ...]
+    conditions: tuple[Condition, ...]
+    ready: bool
+    http1_only: bool
+
+
+class Attachable(Struct, frozen=True):
+    """What decides whether a route attaches to a listener; certificates and conditions do not."""
+
+    id: ListenerId
+    protocol: str
+    port: int
+    hostname: str
+    kinds: tuple[tuple[str, str], ...]
+    from_: str
+    selector: LabelSelector | None
+
+
+class EnvoyListener(Struct, frozen=True):
+    """Listeners of one port that share an Envoy listener.
+
+    Args:
+        name: the resource's name, which is also the route configuration's where there is no TLS.
+        chain: name of the filter chain for all members, where there is no TLS.
+        port: the listeners' own.
+        container_port: where Envoy listens.
+        stat_port: the port that statistics are named after.
+        members: in the order of the spec, at least one.
+        tls: each member has a filter chain and a route configuration of its own; else they share one.
+    """
+
+    name: str
+    chain: str
+    port: int
+    container_port: int
+    stat_port: int
+    members: tuple[ListenerId, ...]
+    tls: bool
+
+
+class RouteTable(NamedTuple):
+    """A route configuration: its name, and the listeners whose virtual hosts it holds, in order."""
+
+    name: str
+    members: tuple[ListenerId, ...]
+
+
+@query
+def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway, in the order of its spec; none if it is not ours, or is rejected."""
+    found = get(db, Gateway, gateway)
+    if found is None or not managed(db, gateway) or rejection(db, gateway) is not None:
+        return ()
+    drafts = [_Draft(ListenerId(gateway, spec.name), spec) for spec in found.spec.listeners]
+    for draft in drafts:
+        _judge_alone(db, draft, found)
+    shift = _shift(db, gateway)
+    sound = [d for d in drafts if d.sound]
+    _protocol_conflicts(sound)
+    _hostname_conflicts(sound)
+    for protocol in ("TCP", "UDP"):
+        _port_conflicts(d for d in sound if d.spec.protocol == protocol)
+    _shifted_port_conflicts(sound, shift)
+    for draft in drafts:
+        _conclude(draft)
+    _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
+    return tuple(_listener(d, found.metadata.generation, shift) for d in drafts)
+
+
+@query
+def attachable(db: Db, gateway: Ref) -> tuple[Attachable, ...]:
+    """What routes see of a Gateway's listeners, in the order of its spec."""
+    return tuple(
+        Attachable(each.id, each.protocol, each.port, each.hostname, each.kinds, each.from_, each.selector)
+        for each in listeners(db, gateway)
+    )
+
+
+@query
+def listener_at(db: Db, listener: ListenerId) -> Listener | None:
+    """One listener, ``None`` when there is none of that name."""
+    return next((each for each in listeners(db, listener.gateway) if each.id == listener), None)
+
+
+@query
+def envoy_listeners(db: Db, gateway: Ref) -> tuple[EnvoyListener, ...]:
+    """How the ready HTTP and HTTPS listeners of a Gateway share Envoy listeners, by first member."""
+    ports: dict[int, list[Listener]] = defaultdict(list)
+    for each in listeners(db, gateway):
+        if each.ready and each.protocol in HTTP:
+            ports[each.container_port].append(each)
+    by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
+    told: list[EnvoyListener] = []
+    for members in ports.values():
+        first = members[0]
+        own = names.listener(first.id)
+        told.append(
+            EnvoyListener(
+                name=f"tcp-{first.port}" if by_port else own,
+                chain=f"http-{first.port}" if by_port else own,
+                port=first.port,
+                container_port=first.container_port,
+                stat_port=first.port if by_port else first.container_port,
+                members=tuple(m.id for m in members),
+                tls=first.protocol == "HTTPS",
+            )
+        )
+    return tuple(told)
+
+
+@query
+def route_configurations(db: Db, gateway: Ref) -> tuple[RouteTable, ...]:
+    """The route configurations of a Gateway: one for an HTTPS listener, one for the HTTP ones of a port."""
+    return tuple(
+        table
+        for envoy in envoy_listeners(db, gateway)
+        for table in (
+            [RouteTable(names.listener(member), (member,)) for member in envoy.members]
+            if envoy.tls
+            else [RouteTable(envoy.chain, envoy.members)]
+        )
+    )
+
+
+@query
+def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
+    """The labels of a namespace, sorted. One that nobody declared exists, too, with its name as label."""
+    found = get(db, Namespace, Ref(Namespace.KIND, "", namespace))
+    labels = found.metadata.labels if found is not None else {}
+    return tuple(sorted((labels | {NAMESPACE_LABEL: namespace}).items()))
+
+
+def selects(db: Db, selector: LabelSelector, namespace: str) -> bool:
+    """Whether a selector picks a namespace; it reads the namespace's labels."""
+    return selector.selects(dict(namespace_labels(db, namespace)))
+
+
+class _Draft:
+    """A listener while it is judged."""
+
+    def __init__(self, id_: ListenerId, spec: ListenerSpec) -> None:
+        self.id = id_
+        self.spec = spec
+        self.kinds: tuple[tuple[str, str], ...] = ()
+        self.certificates: tuple[Ref, ...] = ()
+        self.sans: tuple[str, ...] = ()
+        self.sound = True
+        self.http1_only = False
+        self.conditions: dict[str, tuple[str, str, str]] = {}
+
+    @property
+    def hostname(self) -> str:
+        return self.spec.hostname or ""
+
+    @property
+    def ready(self) -> bool:
+        return self.conditions.get("Programmed", ("",))[0] == "True"
+
+    def tell(self, type_: str, status: str, reason: str, message: str) -> None:
+        self.conditions[type_] = (status, reason, message)
+
+    def fault(self, message: str, reason: str = "Invalid", type_: str = "Programmed") -> None:
+        """A fault of its own spec."""
+        self.sound = False
+        self.tell(type_, "False", reason, message)
+
+    def lose(self, reason: str, message: str) -> None:
+        """A fault that lies between it and others."""
+        self.tell("Conflicted", "True", reason, message)
+
+
+def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
+    spec = draft.spec
+    _judge_namespaces(draft)
+    allowed = _kinds(spec)
+    if allowed is None:
+        told = f"Protocol {spec.protocol} is not served; it must be HTTP, HTTPS, TLS, TCP or UDP."
+        draft.fault(told, "UnsupportedProtocol", "Accepted")
+        return
+    _judge_kinds(draft, allowed)
+    _judge_tls(db, draft, gateway)
+    if spec.protocol in ("TCP", "UDP") and spec.hostname is not None:
+        draft.fault(f"A listener of protocol {spec.protocol} cannot have a hostname; it has {spec.hostname}.")
+
+
+def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
+    """Kinds of routes that a protocol allows; ``None`` for an unknown one."""
+    match spec.protocol:
+        case "HTTP" | "HTTPS":
+            return ("HTTPRoute", "GRPCRoute")
+        case "TLS":
+            through = spec.tls is not None and spec.tls.mode == "Passthrough"
+            return ("TLSRoute",) if through else ("TCPRoute", "TLSRoute")
+        case "TCP":
+            return ("TCPRoute",)
+        case "UDP":
+            return ("UDPRoute",)
+        case _:
+            return None
+
+
+def _judge_namespaces(draft: _Draft) -> None:
+    where = draft.spec.allowed_routes.namespaces
+    if where.from_ != "Selector":
+        return
+    path = "allowedRoutes.namespaces.selector"
+    if where.selector is None:
+        draft.fault(f"{path} is missing; from: Selector needs one.")
+        return
+    for requirement in where.selector.match_expressions:
+        if (told := _selector_fault(requirement)) is not None:
+            draft.fault(f"{path}: {told}")
+
+
+def _selector_fault(requirement: LabelSelectorRequirement) -> str | None:
+    match requirement.operator:
+        case "In" | "NotIn":
+            if not requirement.values:
+                return f"the operator {requirement.operator} on {requirement.key} needs values."
+        case "Exists" | "DoesNotExist":
+            if requirement.values:
+                return f"the operator {requirement.operator} on {requirement.key} takes no values."
+        case _:
+            return f"{requirement.operator!r} is no operator; use In, NotIn, Exists or DoesNotExist."
+    return None
+
+
+def _judge_kinds(draft: _Draft, allowed: tuple[str, ...]) -> None:
+    wanted = draft.spec.allowed_routes.kinds
+    if not wanted:
+        draft.kinds = tuple((GATEWAY_GROUP, kind) for kind in allowed)
+        return
+    draft.kinds = tuple((k.group, k.kind) for k in wanted if k.group == GATEWAY_GROUP and k.kind in allowed)
+    other = [f"{k.group}/{k.kind}" for k in wanted if (k.group, k.kind) not in draft.kinds]
+    if other:
+        told = (
+            f"A listener of protocol {draft.spec.protocol} does not take {', '.join(other)}; "
+            f"it takes {', '.join(allowed)} of {GATEWAY_GROUP}."
+        )
+        draft.fault(told, "InvalidRouteKinds", "ResolvedRefs")
+
+
+def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
+    protocol, tls = draft.spec.protocol, draft.spec.tls
+    if protocol in ("HTTP", "TCP", "UDP"):
+        if tls is not None:
+            draft.fault(f"A listener of protocol {protocol} cannot have tls; use HTTPS or TLS.")
+        return
+    if tls is None:
+        draft.fault(f"A listener of protocol {protocol} needs tls.")
+    elif tls.mode == "Passthrough" and protocol == "HTTPS":
+        told = "tls.mode is Passthrough; HTTPS is served with Terminate only. Use protocol TLS to pass it on."
+        draft.fault(told, "UnsupportedTLSMode")
+    elif tls.mode == "Passthrough":
+        if tls.certificate_refs:
+            draft.fault("tls.mode is Passthrough, so certificateRefs have no use; the backend has them.")
+    elif not tls.certificate_refs:
+        draft.fault("tls.certificateRefs is empty; mode Terminate needs at least one certificate.")
+    else:
+        _judge_certificates(db, draft, gateway, tls.certificate_refs)
+    if protocol == "HTTPS" and _validates_clients(gateway, draft.spec.port):
+        # Open without the check that was asked for would be worse than closed.
+        told = (
+            "The Gateway's tls.frontend asks for certificates of clients, which are not checked yet; "
+            "until they are, this listener stays closed."
+        )
+        draft.fault(told)
+        draft.tell("Accepted", "False", "UnsupportedValue", told)
+
+
+def _validates_clients(gateway: Gateway, port: int) -> bool:
+    frontend = gateway.spec.tls.frontend if gateway.spec.tls is not None else None
+    if frontend is None:
+        return False
+    of_port = next((p.tls for p in frontend.per_port if p.port == port), frontend.default)
+    return of_port.validation is not None
+
+
+def _judge_certificates(
+    db: Db, draft: _Draft, gateway: Gateway, refs: tuple[SecretObjectReference, ...]
+) -> None:
+    """Take the certificates that can be served; two for one name must differ in the kind of their key."""
+    served: dict[Ref, Certificate] = {}
+    faults: list[tuple[str, str]] = []
+    held: dict[tuple[str, str], Ref] = {}
+    for i, given in enumerate(refs):
+        where = f"certificateRefs[{i}]: "
+        target = Ref(Secret.KIND, given.namespace or gateway.metadata.namespace, given.name)
+        if (given.group, given.kind) != ("", Secret.KIND):
+            told = (
+                f"{given.group or 'core'}/{given.kind} is not served; it must be a Secret of the core group."
+            )
+            faults.append((where + told, "InvalidCertificateRef"))
+            continue
+        if not granted(db, GATEWAY_GROUP, Gateway.KIND, gateway.metadata.namespace, "", target):
+            told = f"No ReferenceGrant in namespace {target.namespace} lets this Gateway use {target}."
+            faults.append((where + told, "RefNotPermitted"))
+            continue
+        found = out_of_date(db, target) or certificate(db, target)
+        if isinstance(found, Fault):
+            faults.append((f"{where}{target} {found.told}", "InvalidCertificateRef"))
+            continue
+        domains = dict.fromkeys(found.domains)
+        clash = next((d for d in domains if (found.algorithm, d) in held), None)
+        if clash is not None:
+            told = f"{target} is a second {found.algorithm} certificate for {clash}, after "
+            faults.append((f"{where}{told}{held[found.algorithm, clash]}.", "InvalidCertificateRef"))
+            continue
+        held |= dict.fromkeys(((found.algorithm, d) for d in domains), target)
+        served[target] = found
+    draft.certificates = tuple(served)
+    draft.sans = tuple(san for each in served.values() for san in each.sans)
+    if not faults:
+        return
+    told = " ".join(message for message, _ in faults)
+    if served:
+        draft.tell("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", f"Served without some: {told}")
+        return
+    reasons = {reason for _, reason in faults}
+    reason = "RefNotPermitted" if reasons == {"RefNotPermitted"} else "InvalidCertificateRef"
+    draft.fault(f"No certificate can be served: {told}", reason, "ResolvedRefs")
+
+
+def _protocol_conflicts(drafts: list[_Draft]) -> None:
+    for port, members in _grouped(drafts, lambda d: d.spec.port).items():
+        others = [d for d in members if d.spec.protocol != "UDP"]
+        if len({_transport(d) for d in others}) > 1:
+            told = f"Port {port} is asked for with protocols that exclude each other, by {_named(others)}."
+            for draft in others:
+                draft.lose("ProtocolConflict", told)
+
+
+def _transport(draft: _Draft) -> str:
+    """HTTPS and TLS share a port: the hostname in the handshake tells them apart."""
+    return "TLS" if draft.spec.protocol == "HTTPS" else draft.spec.protocol
+
+
+def _hostname_conflicts(drafts: list[_Draft]) -> None:
+    apart = [d for d in drafts if d.spec.protocol not in ("TCP", "UDP") and "Conflicted" not in d.conditions]
+    for (port, hostname), members in _grouped(apart, lambda d: (d.spec.port, d.hostname)).items():
+        if len(members) > 1:
+            told = f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(members)}."
+            for draft in members:
+                draft.lose("HostnameConflict", told)
+
+
+def _port_conflicts(drafts: Iterable[_Draft]) -> None:
+    for port, (first, *later) in _grouped(drafts, lambda d: d.spec.port).items():
+        for draft in later:
+            told = f"Port {port} is taken by listener {first.id.name}, of the same protocol."
+            draft.lose("ProtocolConflict", told)
+
+
+def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
+    """80 and 10080 are one port to Envoy where privileged ports are shifted; the first in the spec has it."""
+    taken: dict[tuple[bool, int], int] = {}
+    for draft in drafts:
+        if "Conflicted" in draft.conditions:
+            continue
+        port = draft.spec.port
+        at = _container_port(port, shift)
+        other = taken.setdefault((draft.spec.protocol == "UDP", at), port)
+        if other != port:
+            told = (
+                f"Envoy would listen on port {at} for it, as it does for a listener of port {other} already."
+            )
+            draft.tell("Accepted", "False", "PortUnavailable", told)
+            draft.tell("Programmed", "False", "PortUnavailable", told)
+
+
+def _conclude(draft: _Draft) -> None:
+    """Fill in what follows from what was found."""
+    found = {type_: reason for type_, (_, reason, _) in draft.conditions.items()}
+    partly = found == {"ResolvedRefs": "PartiallyInvalidCertificateRef"}
+    closed = found == {"ResolvedRefs": "InvalidCertificateRef"}
+    if not found or partly or closed:
+        draft.tell("Accepted", "True", "Accepted", "The listener is valid.")
+    if not found or partly:
+        draft.tell("Programmed", "True", "Programmed", _programmed(draft))
+    elif "Programmed" not in found:
+        draft.tell("Programmed", "False", "Invalid", "Not served; the other conditions tell why.")
+    if "ResolvedRefs" not in found:
+        draft.tell("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
+
+
+def _programmed(draft: _Draft) -> str:
+    if draft.spec.protocol in HTTP:
+        return "The listener is sent to Envoy."
+    return f"The listener is valid; routes of protocol {draft.spec.protocol} are not served by this version."
+
+
+def _overlaps(drafts: list[_Draft]) -> None:
+    """Tell which HTTPS listeners of a port a client may confuse; certificates weigh more than hostnames."""
+    for draft in drafts:
+        others = [d for d in drafts if d is not draft and d.spec.port == draft.spec.port]
+        clash = next(((a, b, d) for d in others for a in draft.sans for b in d.sans if _overlap(a, b)), None)
+        if clash is not None:
+            mine, theirs, other = clash
+            draft.http1_only = True
+            told = (
+                f"The certificate's name {mine} overlaps with {theirs} of listener {other.id.name}. So that "
+                "browsers do not send requests for one over a connection of the other, HTTP/2 is not offered "
+                "unless a ClientTrafficPolicy sets alpnProtocols."
+            )
+            draft.tell("OverlappingTLSConfig", "True", "OverlappingCertificates", told)
+        elif other := next((d for d in others if _overlap(draft.hostname, d.hostname)), None):
+            told = (
+                f"The hostname {draft.hostname or '(any)'} overlaps with {other.hostname or '(any)'} of "
+                f"listener {other.id.name}."
+            )
+            draft.tell("OverlappingTLSConfig", "True", "OverlappingHostnames", told)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether some name is meant by both; ``*`` stands for one label, as in certificates, "" for any name."""
+    if one == other or not one or not other:
+        return True
+    return _covers(one, other) or _covers(other, one)
+
+
+def _covers(wildcard: str, host: str) -> bool:
+    first, _, rest = host.partition(".")
+    return wildcard.startswith("*.") and first != "*" and rest == wildcard[2:]
+
+
+_ORDER = ("Accepted", "Programmed", "ResolvedRefs", "Conflicted", "OverlappingTLSConfig")
+
+
+def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
+    where = draft.spec.allowed_routes.namespaces
+    return Listener(
+        id=draft.id,
+        protocol=draft.spec.protocol,
+        port=draft.spec.port,
+        container_port=_container_port(draft.spec.port, shift),
+        hostname=draft.hostname,
+        kinds=draft.kinds,
+        from_=where.from_,
+        selector=where.selector,
+        certificates=draft.certificates,
+        conditions=tuple(_conditions(draft, generation)),
+        ready=draft.ready,
+        http1_only=draft.http1_only,
+    )
+
+
+def _conditions(draft: _Draft, generation: int) -> Iterator[Condition]:
+    for type_ in _ORDER:
+        if type_ in draft.conditions:
+            status, reason, message = draft.conditions[type_]
+            yield Condition(
+                type=type_, status=status, reason=reason, message=message, observed_generation=generation
+            )
+
+
+def _shift(db: Db, gateway: Ref) -> int:
+    """What is added to privileged ports: an unprivileged Envoy behind a Service cannot bind them."""
+    custom = config(db).provider.custom
+    if custom is not None and custom.infrastructure is not None:
+        return 0
+    provider = proxy(db, gateway).spec.provider
+    kubernetes = provider.kubernetes if provider is not None else None
+    kept = kubernetes is not None and kubernetes.use_listener_port_as_container_port
+    return 0 if kept else _PORT_SHIFT
+
+
+def _container_port(port: int, shift: int) -> int:
+    return port + shift if port < 1024 else port
+
+
+def _named(drafts: Iterable[_Draft]) -> str:
+    return ", ".join(sorted(d.id.name for d in drafts))
+
+
+def _grouped(drafts: Iterable[_Draft], key: Callable[[_Draft], K]) -> dict[K, list[_Draft]]:
+    groups: dict[K, list[_Draft]] = defaultdict(list)
+    for draft in drafts:
+        groups[key(draft)].append(draft)
+    return groups

@@ -1,0 +1,238 @@
+"""Policy attachment: one mechanism for all policy kinds.
+
+Theory of operation
+===================
+A policy *claims* targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
+``claims`` lists who claims a target, the oldest first; the first to claim a section holds it, later ones
+conflict. For traffic, ``applied`` walks the levels from the most specific to the least (rule, route,
+listener, Gateway) and answers the first holder, with the parent that it merges into, if it asks to merge.
+
+Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
+attached, and one answer serves all routes of a Gateway.
+
+Rules
+=====
+1. Targets by reference are in the policy's namespace. Targets by selector may be elsewhere; each then needs
+   a ReferenceGrant in its namespace, and is passed over in silence without one.
+2. A target that does not exist, or is somebody else's, is none of ours: no status.
+3. A policy that cannot be built still holds what it claims: it fails, it does not step aside.
+
+Source: GEP-713 and GEP-2648; the reference's order of claims.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.api.policy import PolicyTargetReference, PolicyTargetReferences, TargetSelector
+from moongate.attach.grants import granted
+from moongate.attach.listeners import selects
+from moongate.engine import query
+from moongate.store import Index, find, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+TARGET_KINDS: Final = (Gateway, HTTPRoute)
+"""Kinds that a policy of ours may target."""
+ROUTE_KINDS: Final = (HTTPRoute.KIND,)
+
+
+class Policy(Resource, frozen=True, kw_only=True):
+    """Base of the policy kinds; they differ in their spec and in what they may target."""
+
+    spec: PolicyTargetReferences
+
+
+class Target(NamedTuple):
+    """What a policy claims: a resource, and the listener or rule of it, "" for the whole."""
+
+    ref: Ref
+    section: str
+
+
+class Applied(NamedTuple):
+    """Which policy holds for something.
+
+    Args:
+        owner: the most specific policy.
+        parent: the less specific one that it merges into, if it asks to merge and there is one.
+    """
+
+    owner: Ref
+    parent: Ref | None
+
+
+def _by_target(policy: Policy) -> Iterator[tuple[tuple[str, Ref], Ref]]:
+    for given in _references(policy.spec):
+        if given.group == GATEWAY_GROUP:
+            yield (policy.KIND, Ref(given.kind, policy.metadata.namespace, given.name)), policy.ref
+
+
+def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], Ref]]:
+    for selector in policy.spec.target_selectors:
+        yield (policy.KIND, selector.kind), policy.ref
+
+
+def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
+    for given in _references(policy.spec):
+        if given.group == GATEWAY_GROUP:
+            target = Ref(given.kind, policy.metadata.namespace, given.name)
+            yield (policy.KIND, given.kind, shard(str(target))), target
+
+
+def _by_kind(resource: Resource) -> Iterator[tuple[str, Ref]]:
+    yield resource.KIND, resource.ref
+
+
+TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
+"""(policy kind, target) → policies that name it."""
+SELECTORS: Index[Policy, Ref] = Index("policy-selectors", (), _by_selected_kind)
+"""(policy kind, target kind) → policies that select among it by labels."""
+TARGETED: Index[Policy, Ref] = Index("policy-targeted", (), _by_target_kind)
+"""(policy kind, target kind, shard of the target) → targets that some policy names."""
+TARGETABLE: Index[Resource, Ref] = Index("policy-targetable", TARGET_KINDS, _by_kind)
+"""Target kind → all of it. Read only for policies with selectors."""
+
+
+@query
+def claims(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
+    """Who claims a target: ``(section, policy)``, the oldest policy first; section "" for the whole."""
+    told: list[tuple[tuple[str, str, str], int, str, Ref]] = []
+    refs = {*find(db, TARGETS, (kind, target)), *find(db, SELECTORS, (kind, target.kind))}
+    for ref in refs:
+        policy = _policy(db, ref)
+        if policy is None:
+            continue
+        sections = [
+            t.section_name or ""
+            for t in _references(policy.spec)
+            if (t.kind, t.name) == (target.kind, target.name) and ref.namespace == target.namespace
+        ]
+        if "" not in sections and any(_selected(db, ref, s, target) for s in policy.spec.target_selectors):
+            sections.insert(0, "")
+        told += [(policy.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
+    return tuple((section, ref) for _, _, section, ref in sorted(told))
+
+
+@query
+def holder(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
+    """The policy that holds a target or one section of it: the first to claim it."""
+    return next((policy for at, policy in claims(db, kind, target) if at == section), None)
+
+
+@query
+def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
+    """What a policy claims: by selector, the oldest target first, then by reference in the spec's order."""
+    found = _policy(db, policy)
+    if found is None:
+        return ()
+    selected: list[tuple[tuple[str, str, str], Target]] = []
+    for selector in found.spec.target_selectors:
+        for ref in find(db, TARGETABLE, selector.kind):
+            if _selected(db, policy, selector, ref):
+                resource: Resource | None = db.read(ref)
+                selected.append((resource.age if resource is not None else ("", "", ""), Target(ref, "")))
+    named = [
+        Target(Ref(t.kind, policy.namespace, t.name), t.section_name or "")
+        for t in _references(found.spec)
+        if t.group == GATEWAY_GROUP
+    ]
+    return tuple(dict.fromkeys([t for _, t in sorted(selected)] + named))
+
+
+@query
+def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
+    """The policy that holds for a listener: its own, else its Gateway's."""
+    for section in (listener.name, ""):
+        if (policy := holder(db, kind, listener.gateway, section)) is not None:
+            return Applied(policy, None)
+    return None
+
+
+@query
+def applied_to_gateway(db: Db, kind: str, gateway: Ref) -> Applied | None:
+    """The policy that holds for a Gateway as a whole."""
+    policy = holder(db, kind, gateway, "")
+    return Applied(policy, None) if policy is not None else None
+
+
+@query
+def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> Applied | None:
+    """The policy that holds for a rule of a route, as a listener serves it.
+
+    Args:
+        db: where to read.
+        kind: the policy kind.
+        listener: where the route is served; the level above depends on it.
+        route: the route.
+        rule: the rule's name, "" for one without.
+    """
+    claimed = claims(db, kind, route)
+    if claimed:
+        for section in (rule, "") if rule else ("",):
+            policy = next((p for at, p in claimed if at == section), None)
+            if policy is None:
+                continue
+            if not _merges(db, policy):
+                return Applied(policy, None)
+            above = applied_to_listener(db, kind, listener)
+            return Applied(policy, above.owner if above is not None else None)
+    return applied_to_listener(db, kind, listener)
+
+
+@query
+def section_names(db: Db, target: Ref) -> tuple[str, ...] | None:
+    """The sections that a policy may name in a target: listeners of a Gateway, rules of a route.
+
+    ``None`` when the target does not exist.
+    """
+    resource: Resource | None = db.read(target)
+    if isinstance(resource, Gateway):
+        return tuple(listener.name for listener in resource.spec.listeners)
+    if isinstance(resource, HTTPRoute):
+        return tuple(rule.name for rule in resource.spec.rules if rule.name)
+    return None
+
+
+@query
+def labels(db: Db, ref: Ref) -> tuple[tuple[str, str], ...] | None:
+    """The labels of a resource, sorted; ``None`` when it does not exist."""
+    resource: Resource | None = db.read(ref)
+    return None if resource is None else tuple(sorted(resource.metadata.labels.items()))
+
+
+def _policy(db: Db, ref: Ref) -> Policy | None:
+    return db.read(ref)
+
+
+@query
+def _merges(db: Db, policy: Ref) -> bool:
+    found = _policy(db, policy)
+    return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
+
+
+def _references(spec: PolicyTargetReferences) -> tuple[PolicyTargetReference, ...]:
+    return (spec.target_ref,) if spec.target_ref is not None else spec.target_refs
+
+
+def _selected(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
+    if selector.group != GATEWAY_GROUP or selector.kind != target.kind:
+        return False
+    where = selector.namespaces
+    if where is None or where.from_ == "Same":
+        if target.namespace != policy.namespace:
+            return False
+    elif where.from_ == "Selector" and (
+        where.selector is None or not selects(db, where.selector, target.namespace)
+    ):
+        return False
+    has = labels(db, target)
+    if has is None or not selector.selector.selects(dict(has)):
+        return False
+    return granted(db, ENVOY_GROUP, policy.kind, policy.namespace, GATEWAY_GROUP, target)

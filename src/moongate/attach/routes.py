@@ -1,0 +1,251 @@
+"""Which routes are attached to which listeners, and under which hostnames.
+
+Theory of operation
+===================
+Indexes group routes by parent and by hostname, in shards, so that nobody has to walk all routes of a
+Gateway for one that changed. ``attachments`` judges one route against the listeners of its parents. It
+reads ``attachable``, which leaves out all that cannot matter to a route, so that a rotated certificate
+or an edited match disturbs nobody: the result is equal, and the wave stops there.
+
+Source: Gateway API, HTTPRoute ``parentRefs`` and ``hostnames``; GEP-3155 for what a status says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import ParentReference
+from moongate.attach.gateways import managed
+from moongate.attach.listeners import Attachable, attachable, selects
+from moongate.engine import Failed, query
+from moongate.problem import Problem
+from moongate.store import SHARDS, Index, find, get, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+ANY = "*"
+"""The hostname of a virtual host that takes what no other does."""
+
+
+def _by_parent(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], Ref]]:
+    for parent in route.spec.parent_refs:
+        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+            yield (gateway, shard(str(route.ref))), route.ref
+
+
+def _hostnames(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], str]]:
+    for parent in route.spec.parent_refs:
+        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+            for host in route.spec.hostnames or ("",):
+                yield (gateway, shard(host)), host
+
+
+def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str], Ref]]:
+    for parent in route.spec.parent_refs:
+        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+            for host in route.spec.hostnames or ("",):
+                yield (gateway, host), route.ref
+
+
+ROUTES = Index("routes", (HTTPRoute,), _by_parent)
+"""(Gateway, shard of the route) → routes that name it as parent."""
+HOSTNAMES = Index("hostnames", (HTTPRoute,), _hostnames)
+"""(Gateway, shard of the hostname) → hostnames as written in routes that name it; "" for none."""
+ROUTES_BY_HOSTNAME = Index("routes-by-hostname", (HTTPRoute,), _by_hostname)
+"""(Gateway, hostname as written) → routes."""
+
+
+class Attachment(Struct, frozen=True):
+    """One parentRef of a route that is ours to judge.
+
+    Args:
+        parent: the parentRef as written.
+        gateway: the Gateway it names.
+        hosts: the listeners that take the route, each with the hostnames it has there, sorted.
+        problem: why no listener takes it, if none does.
+    """
+
+    parent: ParentReference
+    gateway: Ref
+    hosts: tuple[tuple[ListenerId, tuple[str, ...]], ...]
+    problem: Problem | None = None
+
+
+@query
+def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
+    """The parentRefs of a route that name a Gateway of ours, in the order of the spec."""
+    found = get(db, HTTPRoute, route)
+    if found is None:
+        return ()
+    told: list[Attachment] = []
+    for parent in found.spec.parent_refs:
+        gateway = _gateway(parent, route.namespace)
+        if gateway is not None and managed(db, gateway):
+            told.append(_judge(db, route, found.spec.hostnames, parent, gateway))
+    return tuple(told)
+
+
+@query
+def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
+    """The hostnames under which a listener serves a route, sorted; empty when it does not."""
+    hosts: set[str] = set()
+    for attachment in attachments(db, route):
+        for at, names in attachment.hosts:
+            if at == listener:
+                hosts.update(names)
+    return tuple(sorted(hosts))
+
+
+@query
+def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
+    """The routes of one shard that a listener takes; twice in the list when two parentRefs lead there.
+
+    A route that cannot be judged is left out: the fault is its own, and not that of its neighbours.
+    """
+    taken: list[Ref] = []
+    for route in find(db, ROUTES, (listener.gateway, part)):
+        if isinstance(told := attachments.attempt(db, route), Failed):
+            continue
+        taken += [route for attachment in told for at, _ in attachment.hosts if at == listener]
+    return tuple(taken)
+
+
+@query
+def attached_count(db: Db, listener: ListenerId) -> int:
+    """``attachedRoutes`` of a listener's status: pairs of route and parentRef that it takes."""
+    return sum(len(attached_routes(db, listener, part)) for part in range(SHARDS))
+
+
+@query
+def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The hostnames of one shard that routes may have on a listener, sorted.
+
+    A hostname stands in the shard that it hashes to. Some may turn out to have no route that is allowed.
+    """
+    own = _own_hostname(db, listener)
+    if own is None:
+        return ()
+    found = {
+        host
+        for host in find(db, HOSTNAMES, (listener.gateway, part))
+        if host and intersection(host, own) == host
+    }
+    if shard(own or ANY) == part:
+        # Routes with a wider hostname than the listener's, or none, are served under the listener's own.
+        found.add(own or ANY)
+    return tuple(sorted(found))
+
+
+@query
+def routes_at(db: Db, listener: ListenerId, host: str) -> tuple[Ref, ...]:
+    """The routes that a listener serves under a hostname, sorted; one that cannot be judged is left out."""
+    own = _own_hostname(db, listener)
+    written = [host]
+    if own is not None and host == (own or ANY):
+        written += ["", *wider(host)]
+    candidates = {r for name in written for r in find(db, ROUTES_BY_HOSTNAME, (listener.gateway, name))}
+    return tuple(sorted(r for r in candidates if _served(db, r, listener, host)))
+
+
+def intersection(one: str, other: str) -> str | None:
+    """What both hostnames cover, the more specific of the two, ``None`` if nothing.
+
+    >>> intersection("*.example.com", "a.b.example.com")
+    'a.b.example.com'
+
+    Args:
+        one: a hostname, ``*.example.com`` for any number of labels before it, "" for all.
+        other: likewise.
+    """
+    if one == other or not other:
+        return one or other
+    if not one:
+        return other
+    if one.startswith("*.") and other.endswith(one[1:]):
+        return other
+    if other.startswith("*.") and one.endswith(other[1:]):
+        return one
+    return None
+
+
+def wider(host: str) -> list[str]:
+    """The wildcards that cover a hostname, the narrowest first.
+
+    >>> wider("a.example.com")
+    ['*.example.com', '*.com']
+    """
+    labels = host.removeprefix("*.").split(".")
+    start = 0 if host.startswith("*.") else 1
+    return [w for n in range(start, len(labels)) if (w := "*." + ".".join(labels[n:])) != host]
+
+
+@query
+def _own_hostname(db: Db, listener: ListenerId) -> str | None:
+    """The hostname of a listener, "" for all; ``None`` when there is no such listener."""
+    return next((a.hostname for a in attachable(db, listener.gateway) if a.id == listener), None)
+
+
+def _served(db: Db, route: Ref, listener: ListenerId, host: str) -> bool:
+    served = attached_hosts.attempt(db, route, listener)
+    return not isinstance(served, Failed) and host in served
+
+
+def _judge(
+    db: Db, route: Ref, hostnames: tuple[str, ...], parent: ParentReference, gateway: Ref
+) -> Attachment:
+    listeners = attachable(db, gateway)
+    named = [
+        a for a in listeners if parent.section_name in (None, a.id.name) and parent.port in (None, a.port)
+    ]
+    if not named:
+        told = "No listeners match this parent ref."
+        return Attachment(parent, gateway, (), Problem("", told, "NoMatchingParent"))
+    open_to = [a for a in named if (GATEWAY_GROUP, route.kind) in a.kinds and _allows(db, a, route.namespace)]
+    if not open_to:
+        told = "No listeners included by this parent ref allowed this attachment."
+        return Attachment(parent, gateway, (), Problem("", told, "NotAllowedByListeners"))
+    taken = [(a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, listeners))]
+    if not taken:
+        told = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
+        return Attachment(parent, gateway, (), Problem("", told, "NoMatchingListenerHostname"))
+    return Attachment(parent, gateway, tuple(taken))
+
+
+def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
+    match listener.from_:
+        case "All":
+            return True
+        case "Selector":
+            return listener.selector is not None and selects(db, listener.selector, namespace)
+        case _:
+            return namespace == listener.id.gateway.namespace
+
+
+def _hosts_on(
+    hostnames: tuple[str, ...], listener: Attachable, listeners: tuple[Attachable, ...]
+) -> tuple[str, ...]:
+    if not hostnames:
+        return (listener.hostname or ANY,)
+    names = {h or ANY for name in hostnames if (h := intersection(name, listener.hostname)) is not None}
+    others = {a.hostname for a in listeners if a.id != listener.id and a.port == listener.port}
+    return tuple(sorted(n for n in names if not any(_isolates(o, n, listener.hostname) for o in others)))
+
+
+def _isolates(other: str, host: str, own: str) -> bool:
+    # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
+    # or not that one takes the route. Of two that cover it, the longer is the more specific.
+    return other == host or (len(other) > len(own) and intersection(host, other) == host)
+
+
+def _gateway(parent: ParentReference, namespace: str) -> Ref | None:
+    if parent.group != GATEWAY_GROUP or parent.kind != Gateway.KIND:
+        return None
+    return Ref(Gateway.KIND, parent.namespace or namespace, parent.name)

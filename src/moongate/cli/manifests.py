@@ -1,0 +1,254 @@
+"""Manifests as commands take them: read once, translated, and each fault with the place where it stands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from msgspec import Struct
+
+from moongate.cli.mistakes import Mistake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from moongate.api.base import Condition, Resource
+    from moongate.api.envoygateway import EnvoyGateway
+    from moongate.sources.files import Files
+    from moongate.sources.folder import Finding, Severity
+    from moongate.world import World
+
+STDIN_TOKEN = "<stdin>"  # noqa: S105  no password
+"""What "-" is on its way through the parser of the command line, which has no such argument."""
+
+Paths = Annotated[
+    list[str], Parameter(help="Files or folders of manifests; '-' is standard input.", negative="")
+]
+Config = Annotated[
+    Path | None,
+    Parameter(name="--config", help="An EnvoyGateway configuration, instead of the one among the manifests."),
+]
+Namespace = Annotated[
+    str, Parameter(name=["--namespace", "-n"], help="The namespace of resources that name none.")
+]
+
+
+class Translated(Struct, frozen=True):
+    """What manifests came to.
+
+    Args:
+        world: settled.
+        files: knows where everything is written.
+        findings: faults of the manifests, then of what they say together; each once, sorted by place.
+        passed_over: how many documents a gateway has no use for.
+    """
+
+    world: World
+    files: Files
+    findings: tuple[Finding, ...]
+    passed_over: int
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that keep something out of force."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
+def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> Translated:
+    """Read manifests and translate them, as a moongate that starts now would.
+
+    Raises:
+        Mistake: a path or the configuration cannot be taken.
+    """
+    given = existing(paths)
+    configuration = read_configuration(config) if config is not None else None
+
+    from moongate.api.envoygateway import EnvoyGateway
+    from moongate.attach.gateways import laptop_class
+    from moongate.sources.files import Files
+    from moongate.world import World
+
+    files = Files(given, namespace=namespace)
+    loaded = files.load()
+    in_force = (configuration or loaded.configuration or EnvoyGateway.shipped()).on_host()
+    built_in = laptop_class(in_force)
+    resources = {built_in.ref: built_in} | dict(files.folder.resources)
+    world = World.of(resources.values(), in_force)
+    told = [finding for finding in loaded.findings if finding.severity != "info"]
+    found = dict.fromkeys((*told, *status_findings(world, files), *_loose_ends(world, files), *_bugs(world)))
+    return Translated(
+        world,
+        files,
+        tuple(sorted(found, key=lambda finding: finding.place)),
+        len(loaded.findings) - len(told),
+    )
+
+
+def _loose_ends(world: World, files: Files) -> Iterator[Finding]:
+    """References that lead nowhere. One of a SecurityPolicy is an error: somebody relies on it."""
+    from moongate.loose_ends import loose_ends
+    from moongate.sources.documents import Place
+    from moongate.sources.folder import Finding
+
+    held = world.store.held()
+    for ref, problem in loose_ends(held, held):
+        place = files.folder.place(ref, problem.path) or Place("", 0, 0)
+        yield Finding(place, ref, problem, "error" if ref.kind == "SecurityPolicy" else "warning")
+
+
+def existing(paths: Iterable[str]) -> list[str]:
+    """The paths as the loader takes them.
+
+    Raises:
+        Mistake: there is no such file, or standard input is a terminal where nobody would know what to type.
+    """
+    given = ["-" if path == STDIN_TOKEN else path for path in paths]
+    for path in given:
+        if path == "-" and sys.stdin.isatty():
+            raise Mistake("'-' reads manifests from standard input, which is this terminal; pipe them in.")
+        if path != "-" and not Path(path).exists():
+            raise Mistake(f"There is no file or folder {path!r}; name one that holds manifests.")
+    return given
+
+
+def read_configuration(path: Path) -> EnvoyGateway:
+    """The EnvoyGateway configuration of a file.
+
+    Raises:
+        Mistake: there is none, or it has faults; all of them are named.
+    """
+    from moongate.api.admission import admit_configuration
+    from moongate.sources.documents import Malformed, Place, parsed_yaml, position
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = parsed_yaml(text)
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
+        raise Mistake(f"The configuration {str(path)!r} cannot be read: {why}.") from None
+    except Malformed as fault:
+        raise Mistake(f"{Place(str(path), fault.line, fault.column)}: {fault.message}") from None
+    if not isinstance(document, dict):
+        raise Mistake(f"{path}: The configuration must be an object with apiVersion and kind: EnvoyGateway.")
+    body: dict[str, Any] = {key: value for key, value in document.items() if key != "metadata"}  # pyright: ignore[reportUnknownVariableType]
+    found, problems = admit_configuration(body)
+    if found is None:
+        raise Mistake(
+            "\n".join(f"{Place(str(path), *position(text, p.path))}: {p.path}: {p.message}" for p in problems)
+        )
+    return found
+
+
+# --- statuses -------------------------------------------------------------------------------------
+
+
+def statuses(world: World) -> list[dict[str, Any]]:
+    """All statuses as documents, sorted. Whether Envoys run is not known here, so that is left out."""
+    from moongate.api.gateway import Gateway
+    from moongate.status.gateways import Facts, GatewayStatus, live
+    from moongate.translation import status_documents
+
+    held = world.store.held()
+    given = world.statuses()
+    told: list[dict[str, Any]] = []
+    for ref, document in zip(sorted(given), status_documents(world, {}), strict=True):
+        status, resource = given[ref], held[ref]
+        if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
+            import msgspec
+
+            seen = live(status, resource, Facts(serving=0))
+            known = tuple(c for c in seen.conditions if c.type != "Programmed")
+            document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
+        told.append(document)
+    return told
+
+
+_ERRORS: Mapping[tuple[str, str], Severity] = {
+    ("Accepted", "False"): "error",
+    ("ResolvedRefs", "False"): "error",
+    ("Programmed", "False"): "error",
+    ("PartiallyInvalid", "True"): "error",
+    ("BackendsAvailable", "False"): "warning",
+    ("RouteRulesOverlap", "True"): "warning",
+    ("OverlappingTLSConfig", "True"): "warning",
+    ("Warning", "True"): "warning",
+}
+"""Conditions that tell of trouble, (type, status) → how bad it is."""
+
+_LED_BY_A_PATH = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
+
+
+def status_findings(world: World, files: Files) -> Iterator[Finding]:
+    """What statuses tell of trouble, each at the field that it is about."""
+    from moongate.problem import Problem
+    from moongate.sources.documents import Place
+    from moongate.sources.folder import Finding
+
+    held = world.store.held()
+    for ref, status in sorted(world.statuses().items()):
+        for path, conditions in _parts(held[ref], status):
+            for condition, severity in _trouble(conditions):
+                led = _LED_BY_A_PATH.match(condition.message)
+                at, message = (led[1], led[2]) if led else (path, condition.message)
+                place = files.folder.place(ref, at) or Place("", 0, 0)
+                yield Finding(place, ref, Problem(at, message, condition.reason), severity)
+
+
+def _bugs(world: World) -> Iterator[Finding]:
+    """What moongate itself could not compute; the rest of the translation goes on around it."""
+    from moongate.problem import Problem
+    from moongate.sources.documents import Place
+    from moongate.sources.folder import Finding
+
+    for failed in world.failures().values():
+        message = (
+            f"Internal error in {failed.query} ({failed.id}): {failed.error}. This is a bug of moongate."
+        )
+        yield Finding(Place("", 0, 0), None, Problem("", message, "Internal"))
+
+
+def _trouble(conditions: Sequence[Condition]) -> Iterator[tuple[Condition, Severity]]:
+    bad = [c for c in conditions if (c.type, c.status) in _ERRORS]
+    # "Programmed" only says that the others tell why, if there are others.
+    others = any(c.type != "Programmed" and _ERRORS[c.type, c.status] == "error" for c in bad)
+    for condition in bad:
+        if condition.type != "Programmed" or not others:
+            yield condition, _ERRORS[condition.type, condition.status]
+
+
+def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, Sequence[Condition]]]:
+    """The parts of a status: the field that each is about, and its conditions."""
+    from moongate.api.gateway import Gateway
+    from moongate.api.httproute import HTTPRoute
+    from moongate.status.gateways import GatewayStatus
+    from moongate.status.policies import PolicyStatus
+    from moongate.status.routes import RouteStatus
+
+    match resource, status:
+        case Gateway(), GatewayStatus():
+            yield "", status.conditions
+            positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
+            for listener in status.listeners:
+                yield f"spec.listeners[{positions[listener.name]}]", listener.conditions
+        case HTTPRoute(), RouteStatus():
+            refs = list(resource.spec.parent_refs)
+            for parent in status.parents:
+                yield f"spec.parentRefs[{refs.index(parent.parent_ref)}]", parent.conditions
+        case _, PolicyStatus():
+            for ancestor in status.ancestors:
+                yield _targets_of(resource), ancestor.conditions
+        case _:
+            yield "", getattr(status, "conditions", ())
+            for ancestor in getattr(status, "ancestors", ()):
+                yield "", ancestor.conditions
+
+
+def _targets_of(policy: Any) -> str:
+    """The field in which a policy says what it is about."""
+    spec = policy.spec
+    if spec.target_refs:
+        return "spec.targetRefs"
+    return "spec.targetRef" if spec.target_ref is not None else "spec.targetSelectors"

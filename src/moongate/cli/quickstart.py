@@ -1,0 +1,190 @@
+"""``moongate quickstart``: a gateway to play with, and upstreams behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from moongate.cli.mistakes import REFUSED, Mistake
+from moongate.cli.printing import say
+from moongate.cli.run import EnvoyBinary, LogFormat, RunDir, checked_port
+
+if TYPE_CHECKING:
+    from moongate.run import Laptop
+
+FIRST_PORT = 8080
+_PORTS_TRIED = 100
+
+
+def quickstart(
+    *,
+    port: Annotated[
+        int | None, Parameter(help="The port to listen on; the first free one from 8080 on, unless given.")
+    ] = None,
+    show: Annotated[bool, Parameter(negative="", help="Print the manifests that are served, too.")] = False,
+    envoy: EnvoyBinary = None,
+    run_dir: RunDir = None,
+    log_format: LogFormat = "auto",
+) -> int:
+    """Serve an example, until Ctrl-C: a Gateway, routes, and two small upstreams.
+
+    The upstreams are part of this process and answer with what they were asked.
+    Nothing is written to your folders, and nothing stays behind.
+
+    For example:
+
+        moongate quickstart
+        moongate quickstart --port 9000 --show
+
+    Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
+    """
+    checked_port(port)
+    chosen = _free_port() if port is None else _checked_free(port)
+    asyncio.run(_served(chosen, show=show, envoy=envoy, run_dir=run_dir, log_format=log_format))
+    return 0
+
+
+async def _served(
+    port: int, *, show: bool, envoy: EnvoyBinary, run_dir: RunDir, log_format: LogFormat
+) -> None:
+    from moongate.cli.upstreams import upstream
+    from moongate.report.logs import configure
+    from moongate.run import LaptopOptions, laptop
+
+    configure(log_format)
+    async with AsyncExitStack() as stack:
+        ports = {name: await stack.enter_async_context(upstream(name)) for name in ("apple", "banana")}
+        text = manifests(port, ports["apple"], ports["banana"])
+        if show:
+            say(text)
+
+        def served(running: Laptop) -> None:
+            _greet(port)
+
+        options = LaptopOptions(documents=(text,), envoy=envoy, run_dir=run_dir, log_format=log_format)
+        await laptop(options, served=served)
+
+
+def _greet(port: int) -> None:
+    url = f"http://localhost:{port}"
+    calls = {
+        f"curl {url}/": "apple answers",
+        f"curl {url}/banana/split": "banana answers, and was asked for /split",
+        f"curl {url}/fruit": "one of both, apple three times of four",
+        f"curl -i {url}/old": "sends you elsewhere",
+        "moongate status": "what is in force",
+    }
+    width = max(map(len, calls))
+    say(f"\nA gateway listens on {url}. In another terminal:\n")
+    for call, answer in calls.items():
+        say(f"    {call:{width}}   # {answer}")
+    say("\nCtrl-C ends it all.\n")
+
+
+def manifests(port: int, apple: int, banana: int) -> str:
+    """The manifests that are served.
+
+    Args:
+        port: of the Gateway.
+        apple: port of the upstream that has most.
+        banana: port of the other.
+    """
+    return f"""\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: moongate}}
+spec: {{controllerName: gateway.envoyproxy.io/gatewayclass-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: quickstart}}
+spec:
+  gatewayClassName: moongate
+  listeners:
+  - {{name: http, protocol: HTTP, port: {port}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: fruit}}
+spec:
+  parentRefs:
+  - {{name: quickstart}}
+  rules:
+  - matches:
+    - path: {{type: PathPrefix, value: /banana}}
+    filters:
+    - type: URLRewrite
+      urlRewrite: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: /}}}}
+    backendRefs:
+    - {{group: gateway.envoyproxy.io, kind: Backend, name: banana}}
+  - matches:
+    - path: {{type: PathPrefix, value: /fruit}}
+    backendRefs:
+    - {{group: gateway.envoyproxy.io, kind: Backend, name: apple, weight: 3}}
+    - {{group: gateway.envoyproxy.io, kind: Backend, name: banana, weight: 1}}
+  - matches:
+    - path: {{type: Exact, value: /old}}
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {{path: {{type: ReplaceFullPath, replaceFullPath: /banana/new}}, statusCode: 302}}
+  - backendRefs:
+    - {{group: gateway.envoyproxy.io, kind: Backend, name: apple}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{name: apple}}
+spec:
+  endpoints:
+  - ip: {{address: 127.0.0.1, port: {apple}}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{name: banana}}
+spec:
+  endpoints:
+  - ip: {{address: 127.0.0.1, port: {banana}}}
+"""
+
+
+# --- ports ----------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    for port in range(FIRST_PORT, FIRST_PORT + _PORTS_TRIED):
+        if _fault_of(port) is None:
+            return port
+    last = FIRST_PORT + _PORTS_TRIED - 1
+    raise Mistake(f"All ports from {FIRST_PORT} to {last} are taken; name a free one with --port.", REFUSED)
+
+
+def _checked_free(port: int) -> int:
+    fault = _fault_of(port)
+    if fault is not None:
+        from moongate.infra.ports import explain_bind_failure
+
+        # In the words that Envoy would have for it.
+        told = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': {fault}")
+        raise Mistake(
+            (told or f"Port {port} cannot be had: {fault}.").replace(
+                "set the listener's port to a free one", "name a free one with --port"
+            ),
+            REFUSED,
+        )
+    return port
+
+
+def _fault_of(port: int) -> str | None:
+    """Why a port cannot be listened on; ``None`` if it can."""
+    with socket.socket() as probe:
+        # Connections that have just ended do not keep Envoy from listening, either.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104  as Envoy will
+            probe.listen(1)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

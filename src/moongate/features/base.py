@@ -1,0 +1,164 @@
+"""What a feature is: one field of a policy, and all that it contributes to xDS.
+
+Theory of operation
+===================
+A feature owns the API model of its field, its semantic checks, and *hooks*: pure functions that turn the
+effective value straight into protobuf. The translation walks ``features.FEATURES`` and calls what is there;
+a hook that a feature does not need stays ``None``. There is no registration and no shape in between.
+
+Rules
+=====
+1. A feature never imports another feature; what two share is here or in ``attach``.
+2. Hooks change the message they are given, or return one; they read only through ``db``.
+3. A hook is called only when its field is set in the effective policy, and only when ``check`` found nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from msgspec import Struct
+
+from moongate.api.base import DurationStr, Ref, milliseconds
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from envoy.config.cluster.v3.cluster_pb2 import Cluster
+    from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+    from envoy.config.listener.v3.listener_pb2 import Listener
+    from envoy.config.route.v3.route_components_pb2 import Route
+    from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+        HttpConnectionManager,
+    )
+    from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+    from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+    from google.protobuf.message import Message
+
+    from moongate.api.httproute import HTTPRouteRule
+    from moongate.engine import Db
+
+M = TypeVar("M")
+
+
+class Effective(Struct, Generic[M], frozen=True):
+    """A field's value after precedence and merging, with the policy that it came from.
+
+    Args:
+        value: the field, as its model.
+        owner: the policy that contributed the field; names of filters and secrets derive from it, and
+            references in ``value`` are resolved in its namespace.
+    """
+
+    value: M
+    owner: Ref
+
+
+class RouteEdit(Struct):
+    """What a ``route`` hook works on: one Envoy route, built from one match of one rule.
+
+    Args:
+        message: changed in place. Hooks run only for routes that forward to a backend.
+        rule: the HTTPRoute rule behind it; where the Gateway API has the same setting, the rule's own wins.
+        listener_idle: the listener's ClientTrafficPolicy sets a stream idle timeout of its own.
+    """
+
+    message: Route
+    rule: HTTPRouteRule
+    listener_idle: bool = False
+
+
+class ClusterEdit(Struct):
+    """What a ``cluster`` hook works on.
+
+    Args:
+        message: changed in place.
+        http: upstream HTTP options; attached to the cluster when a hook or the protocol sets something in it.
+        backends: how many backendRefs share the cluster.
+    """
+
+    message: Cluster
+    http: HttpProtocolOptions
+    backends: int = 1
+
+
+class ListenerEdit(Struct):
+    """What a ``listener`` hook works on: one filter chain with its HTTP connection manager.
+
+    Args:
+        listener: the Envoy listener; shared by all chains of a port.
+        chain: the filter chain, default or by SNI; network filters go in front of the last one.
+        hcm: the connection manager; packed into the chain after all hooks ran.
+        tls: the TLS context of the chain, ``None`` on a plaintext listener.
+        stat_prefix: that of the connection manager, for filters that count under the same name.
+        first: the chain is the first of its Envoy listener; what belongs to the listener as a whole (buffers,
+            listener filters' time) is taken from it alone, so that the order of chains does not matter.
+    """
+
+    listener: Listener
+    chain: FilterChain
+    hcm: HttpConnectionManager
+    tls: DownstreamTlsContext | None
+    stat_prefix: str
+    first: bool = True
+
+
+class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
+    """An HTTP filter in the chain of every listener on which a route uses it.
+
+    Args:
+        name: Envoy's filter type, ``envoy.filters.http.cors``.
+        per_policy: one instance per policy, named ``<type>/<policy kind>/<namespace>/<name>``.
+        disabled: off in the chain, so that only routes with a config of their own run it.
+        chain: its config in the chain.
+        route: its config on a route (``typed_per_filter_config``).
+    """
+
+    name: str
+    per_policy: bool = False
+    disabled: bool = False
+    chain: Callable[[Db, Effective[M]], Message]
+    route: Callable[[Db, Effective[M]], Message]
+
+    def instance(self, owner: Ref) -> str:
+        """The filter's name in the chain, and the key of its config on routes."""
+        return (
+            f"{self.name}/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
+            if self.per_policy
+            else self.name
+        )
+
+
+class Feature(Struct, Generic[M], frozen=True, kw_only=True):
+    """One field of a policy kind.
+
+    Args:
+        kind: the policy kind, ``SecurityPolicy``.
+        field: the Python name of the field in its spec, ``basic_auth``.
+        model: the Struct of the field.
+        check: faults that the types cannot say, paths relative to the field; reads references through ``db``.
+        http_filter: an HTTP filter, with its per-route config.
+        route: settings on an Envoy route.
+        cluster: settings on a cluster.
+        listener: settings on a listener, filter chain, connection manager or TLS context.
+    """
+
+    kind: str
+    field: str
+    model: type[M]
+    check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
+    http_filter: HttpFilter[M] | None = None
+    route: Callable[[RouteEdit, Effective[M]], None] | None = None
+    cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
+    listener: Callable[[ListenerEdit, Effective[M]], None] | None = None
+
+    def of(self, spec: Any) -> M | None:
+        """The field in a policy's spec."""
+        return getattr(spec, self.field)
+
+
+def duration(given: DurationStr) -> Duration:
+    """A Gateway API duration as protobuf's."""
+    seconds, rest = divmod(milliseconds(given), 1000)
+    return Duration(seconds=seconds, nanos=rest * 1_000_000)

@@ -1,0 +1,134 @@
+"""Ask for a user name and a password (HTTP basic authentication) before a request reaches the backend.
+
+Set by:      SecurityPolicy ``spec.basicAuth``
+Precedence:  the most specific policy; with ``mergeType`` the policy that sets ``basicAuth``
+Envoy:       ``envoy.filters.http.basic_auth``, extensions/filters/http/basic_auth/v3/basic_auth.proto
+Cases:       basic_auth.md beside this file: its reference page and its golden tests
+
+Rules
+=====
+1. No message, name or exception holds anything that stands in the Secret: entries are told by line number.
+2. What Envoy would refuse is refused here, or one bad entry would hold up the whole listener.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth as Filter
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
+
+from moongate.api.base import ENVOY_GROUP, Model, Ref
+from moongate.api.core import Secret
+from moongate.api.shared import SecretObjectReference
+from moongate.attach.grants import granted
+from moongate.engine import Db
+from moongate.features.base import Effective, Feature, HttpFilter
+from moongate.problem import Problem
+from moongate.store import get
+
+KEY = ".htpasswd"
+"""The key of the Secret."""
+SHA1_SIZE = 20
+"""Bytes of a SHA-1 digest."""
+
+
+class BasicAuth(Model, frozen=True, kw_only=True):
+    """Users and their passwords, and how the backend learns who called."""
+
+    users: SecretObjectReference
+    """A Secret whose ``.htpasswd`` has lines ``user:{SHA}digest``, as ``htpasswd -s`` writes them."""
+    forward_username_header: str | None = None
+    """Header in which the backend finds the user's name."""
+
+
+def check(db: Db, basic_auth: Effective[BasicAuth]) -> Iterator[Problem]:
+    """Whether the Secret may be read, is there, and holds entries that Envoy takes."""
+    given = basic_auth.value.users
+    if given.group or given.kind != Secret.KIND:
+        kind = f"{given.group}/{given.kind}" if given.group else given.kind
+        yield Problem("users", f"users names a {kind}; user names and passwords are read from a Secret.")
+        return
+    ref = _secret(basic_auth)
+    # Before existence: without a grant, nobody learns what Secrets another namespace has.
+    if not granted(db, ENVOY_GROUP, "SecurityPolicy", basic_auth.owner.namespace, "", ref):
+        yield Problem(
+            "users",
+            f"{ref} is in another namespace; no ReferenceGrant there allows a SecurityPolicy of namespace "
+            f"{basic_auth.owner.namespace} to refer to it.",
+        )
+        return
+    found = get(db, Secret, ref)
+    if found is None:
+        yield Problem("users", f"There is no {ref}.")
+        return
+    entries = _entries(found)
+    if not entries.strip():
+        yield Problem(
+            "users", f"{ref} has nothing under the key {KEY}; it must hold lines user:{{SHA}}digest."
+        )
+    seen: dict[bytes, int] = {}
+    for number, line in enumerate(entries.split(b"\n"), start=1):
+        if not line or line.startswith(b"#"):
+            continue
+        if fault := _fault(line):
+            yield Problem("users", f"Line {number} of {KEY} in {ref} {fault}.")
+            continue
+        first = seen.setdefault(line.partition(b":")[0], number)
+        if first != number:
+            yield Problem("users", f"Line {number} of {KEY} in {ref} names the user of line {first} again.")
+
+
+def _fault(line: bytes) -> str | None:
+    """What is wrong with an entry, without a word of it."""
+    user, colon, password = line.partition(b":")
+    if not colon or not user:
+        return "is not of the form user:{SHA}digest"
+    if not password.startswith(b"{SHA}"):
+        return "has no {SHA} digest, the only kind that Envoy knows; write it with htpasswd -s"
+    try:
+        digest = base64.b64decode(password.removeprefix(b"{SHA}"), validate=True)
+    except binascii.Error:
+        digest = b""
+    return None if len(digest) == SHA1_SIZE else "has a {SHA} digest that is not 20 bytes in base64"
+
+
+def _secret(basic_auth: Effective[BasicAuth]) -> Ref:
+    given = basic_auth.value.users
+    return Ref(Secret.KIND, given.namespace or basic_auth.owner.namespace, given.name)
+
+
+def _entries(secret: Secret) -> bytes:
+    # Envoy counts a carriage return or a blank at the end of a line as part of the digest.
+    return b"\n".join(line.strip() for line in secret.data.get(KEY, b"").split(b"\n"))
+
+
+def _users(db: Db, basic_auth: Effective[BasicAuth]) -> DataSource:
+    found = get(db, Secret, _secret(basic_auth))
+    assert found is not None, "hooks run only after check found the Secret"
+    return DataSource(inline_bytes=_entries(found))
+
+
+def _chain(db: Db, basic_auth: Effective[BasicAuth]) -> Filter:
+    return Filter(
+        users=_users(db, basic_auth),
+        forward_username_header=basic_auth.value.forward_username_header or "",
+    )
+
+
+def _route(db: Db, basic_auth: Effective[BasicAuth]) -> BasicAuthPerRoute:
+    return BasicAuthPerRoute(users=_users(db, basic_auth))
+
+
+FEATURE = Feature(
+    kind="SecurityPolicy",
+    field="basic_auth",
+    model=BasicAuth,
+    check=check,
+    http_filter=HttpFilter(
+        name="envoy.filters.http.basic_auth", per_policy=True, disabled=True, chain=_chain, route=_route
+    ),
+)

@@ -1,0 +1,113 @@
+"""Limit what a backend is given at a time, and fail the rest at once instead of queueing it.
+
+Set by:      BackendTrafficPolicy ``spec.circuitBreaker``
+Precedence:  the most specific policy wins
+Envoy:       ``Cluster.circuit_breakers``, config/cluster/v3/circuit_breaker.proto; per cluster, per Envoy
+Cases:       circuit_breaker.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from google.protobuf.wrappers_pb2 import UInt32Value
+from msgspec import Meta
+
+from moongate.api.base import Model
+from moongate.api.shared import Fraction, Int32
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+_ENVOY_MIN_RETRY_CONCURRENCY = 3
+
+
+class PerEndpointCircuitBreakers(Model, frozen=True, kw_only=True):
+    """Limits of each endpoint."""
+
+    max_connections: Limit = 1024
+
+
+class RetryBudget(Model, frozen=True, kw_only=True):
+    """Retries as a share of the requests in flight; takes the place of ``maxParallelRetries``."""
+
+    percent: Fraction
+    min_retry_concurrency: Int32 | None = None
+    """Retries that are always allowed; 3 when absent."""
+
+
+class CircuitBreaker(Model, frozen=True, kw_only=True):
+    """Limits of each cluster, of each Envoy."""
+
+    # 1024 is Envoy's own default of these four, and the CRD's. None stands for it, so that a merge can tell
+    # what a policy said.
+    max_connections: Limit | None = None
+    """1024 when absent."""
+    max_pending_requests: Limit | None = None
+    """1024 when absent."""
+    max_parallel_requests: Limit | None = None
+    """1024 when absent."""
+    max_parallel_retries: Limit | None = None
+    """1024 when absent."""
+    max_requests_per_connection: Limit | None = None
+    """Requests after which a connection is closed; unlimited when absent."""
+    per_endpoint: PerEndpointCircuitBreakers | None = None
+    retry_budget: RetryBudget | None = None
+
+
+def check(_db: Db, breaker: Effective[CircuitBreaker]) -> Iterator[Problem]:
+    budget = breaker.value.retry_budget
+    if budget is not None and budget.min_retry_concurrency is not None and budget.min_retry_concurrency < 0:
+        yield Problem(
+            "retryBudget.minRetryConcurrency",
+            f"minRetryConcurrency is {budget.min_retry_concurrency}; it must not be negative.",
+        )
+
+
+def cluster(edit: ClusterEdit, breaker: Effective[CircuitBreaker]) -> None:
+    given = breaker.value
+    breakers = edit.message.circuit_breakers
+    # The first thresholds are those of the default priority, which all requests have.
+    limits = breakers.thresholds[0] if breakers.thresholds else breakers.thresholds.add()
+    if given.max_connections is not None:
+        limits.max_connections.value = given.max_connections
+    if given.max_pending_requests is not None:
+        limits.max_pending_requests.value = given.max_pending_requests
+    if given.max_parallel_requests is not None:
+        limits.max_requests.value = given.max_parallel_requests
+    if given.max_parallel_retries is not None:
+        limits.max_retries.value = given.max_parallel_retries
+    if given.retry_budget is not None:
+        _budget(limits, given.retry_budget)
+    if given.per_endpoint is not None:
+        breakers.per_host_thresholds.append(
+            CircuitBreakers.Thresholds(max_connections=UInt32Value(value=given.per_endpoint.max_connections))
+        )
+    if given.max_requests_per_connection is not None:
+        edit.http.common_http_protocol_options.max_requests_per_connection.value = (
+            given.max_requests_per_connection
+        )
+
+
+def _budget(limits: CircuitBreakers.Thresholds, given: RetryBudget) -> None:
+    share = given.percent
+    limits.retry_budget.budget_percent.value = share.numerator / share.denominator * 100
+    least = given.min_retry_concurrency
+    if least is not None and least != _ENVOY_MIN_RETRY_CONCURRENCY:
+        limits.retry_budget.min_retry_concurrency.value = least
+
+
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="circuit_breaker",
+    model=CircuitBreaker,
+    check=check,
+    cluster=cluster,
+)

@@ -1,0 +1,179 @@
+"""Which TLS clients may speak: versions, ciphers, curves, ALPN, session resumption, fingerprints.
+
+Set by:      ClientTrafficPolicy ``spec.tls``
+Precedence:  the policy of the listener, else that of the Gateway, as a whole
+Envoy:       ``DownstreamTlsContext`` of the filter chain; ``envoy.filters.listener.tls_inspector``
+Cases:       client_tls.md beside this file: its reference page and its golden tests
+
+Facts
+-----
+* listeners without TLS are left alone
+* versions 1.2 to 1.3 are pinned by any policy on the TLS listeners that it governs, also one without ``tls``
+* client certificates are not checked yet: a policy that asks for it is refused, and like any policy that
+  cannot be built it makes the routes of its listeners answer 500, so that nobody passes unchecked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Final, Literal
+
+from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+
+from moongate.api.base import Model, Rule, Unbuilt
+from moongate.engine import Db
+from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.problem import Problem
+from moongate.xds.wire import packed
+
+TLSVersion = Literal["Auto", "1.0", "1.1", "1.2", "1.3"]
+
+TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
+
+_VERSIONS: Final = {
+    "Auto": TlsParameters.TLS_AUTO,
+    "1.0": TlsParameters.TLSv1_0,
+    "1.1": TlsParameters.TLSv1_1,
+    "1.2": TlsParameters.TLSv1_2,
+    "1.3": TlsParameters.TLSv1_3,
+}
+
+CIPHERS: Final = {
+    "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES128-SHA": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "ECDHE-RSA-AES128-SHA": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "AES128-GCM-SHA256": "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "AES128-SHA": "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "ECDHE-ECDSA-AES256-SHA": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "ECDHE-RSA-AES256-SHA": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "AES256-GCM-SHA384": "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "AES256-SHA": "TLS_RSA_WITH_AES_256_CBC_SHA",
+}
+"""The ciphers that Envoy offers for TLS up to 1.2: OpenSSL's name → IANA's. Either may be written."""
+
+
+class StatelessTLSSessionResumption(Model, frozen=True, kw_only=True):
+    """Resume by session tickets, which the client keeps."""
+
+
+class StatefulTLSSessionResumption(Model, frozen=True, kw_only=True):
+    """Resume by session ids, which Envoy keeps."""
+
+
+class SessionResumption(Model, frozen=True, kw_only=True):
+    """Ways in which a client may skip the full handshake; each is off unless it is set."""
+
+    stateless: StatelessTLSSessionResumption | None = None
+    stateful: StatefulTLSSessionResumption | None = None
+
+
+class Session(Model, frozen=True, kw_only=True):
+    """TLS sessions."""
+
+    resumption: SessionResumption | None = None
+
+
+class ClientTLSSettings(Model, frozen=True, kw_only=True):
+    """Which TLS clients may speak."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.minVersion) && self.minVersion == '1.3' ? !has(self.ciphers) : true",
+            "ciphers are about TLS up to 1.2, but minVersion is 1.3.",
+        ),
+        Rule(
+            "has(self.minVersion) && has(self.maxVersion) ? "
+            '{"Auto":0,"1.0":1,"1.1":2,"1.2":3,"1.3":4}[self.minVersion] <= '
+            '{"1.0":1,"1.1":2,"1.2":3,"1.3":4,"Auto":5}[self.maxVersion] : '
+            "!has(self.minVersion) && has(self.maxVersion) ? 3 <= "
+            '{"1.0":1,"1.1":2,"1.2":3,"1.3":4,"Auto":5}[self.maxVersion] : true',
+            "minVersion (1.2 when it is not set) must not be above maxVersion.",
+        ),
+    )
+
+    client_validation: Unbuilt | None = None
+    min_version: TLSVersion | None = None
+    """1.2 when not set."""
+    max_version: TLSVersion | None = None
+    """1.3 when not set."""
+    ciphers: tuple[str, ...] = ()
+    """For TLS up to 1.2, by OpenSSL's or IANA's name. Envoy's choice when empty."""
+    ecdh_curves: tuple[str, ...] = ()
+    signature_algorithms: tuple[str, ...] = ()
+    alpn_protocols: tuple[str, ...] | None = None
+    """Offered protocols, the preferred first; ``[]`` offers none. h2 and http/1.1 when not set."""
+    fingerprints: tuple[Literal["JA3", "JA4"], ...] = ()
+    """Fingerprints of the client's hello that Envoy computes, for access logs."""
+    session: Session | None = None
+
+
+def check(db: Db, tls: Effective[ClientTLSSettings]) -> Iterator[Problem]:
+    """Ciphers that Envoy does not know, and client certificates, which are not checked yet."""
+    spec = tls.value
+    if spec.client_validation is not None:
+        yield Problem(
+            "clientValidation",
+            "Client certificates are not checked yet; until they are, the routes of this policy's listeners "
+            "answer 500, so that nobody passes without one.",
+        )
+    for i, cipher in enumerate(spec.ciphers):
+        if cipher not in CIPHERS and cipher not in CIPHERS.values():
+            yield Problem(
+                f"ciphers[{i}]",
+                f"{cipher!r} is not a cipher that Envoy offers; those are {', '.join(CIPHERS)}.",
+            )
+
+
+def _listener(edit: ListenerEdit, tls: Effective[ClientTLSSettings]) -> None:
+    if edit.tls is None:
+        return
+    spec, common = tls.value, edit.tls.common_tls_context
+    common.tls_params.CopyFrom(
+        TlsParameters(
+            tls_minimum_protocol_version=_VERSIONS[spec.min_version or "1.2"],
+            tls_maximum_protocol_version=_VERSIONS[spec.max_version or "1.3"],
+            cipher_suites=spec.ciphers,
+            ecdh_curves=spec.ecdh_curves,
+            signature_algorithms=spec.signature_algorithms,
+        )
+    )
+    if spec.alpn_protocols is not None:
+        common.alpn_protocols[:] = spec.alpn_protocols
+    resumption = (spec.session and spec.session.resumption) or SessionResumption()
+    if resumption.stateless is not None:
+        edit.tls.ClearField("disable_stateless_session_resumption")
+    else:
+        edit.tls.disable_stateless_session_resumption = True
+    edit.tls.disable_stateful_session_resumption = resumption.stateful is None
+    if spec.fingerprints:
+        _fingerprint(edit.listener, spec.fingerprints)
+
+
+def _fingerprint(listener: Listener, kinds: tuple[str, ...]) -> None:
+    """All chains of a port share one inspector, so it computes what any of them asks for."""
+    inspector = next((f for f in listener.listener_filters if f.name == TLS_INSPECTOR), None)
+    config = TlsInspector()
+    if inspector is None:
+        inspector = ListenerFilter(name=TLS_INSPECTOR)
+        listener.listener_filters.append(inspector)
+        inspector = listener.listener_filters[-1]
+    else:
+        inspector.typed_config.Unpack(config)
+    if "JA3" in kinds:
+        config.enable_ja3_fingerprinting.value = True
+    if "JA4" in kinds:
+        config.enable_ja4_fingerprinting.value = True
+    inspector.typed_config.CopyFrom(packed(config))
+
+
+FEATURE = Feature(
+    kind="ClientTrafficPolicy", field="tls", model=ClientTLSSettings, check=check, listener=_listener
+)

@@ -1,0 +1,125 @@
+"""How many connections a listener takes, how long they live, and how much of them is buffered.
+
+Set by:      ClientTrafficPolicy ``spec.connection``
+Precedence:  the policy of the listener, else that of the Gateway, as a whole
+Envoy:       ``envoy.filters.network.connection_limit``, HTTP connection manager, listener
+Cases:       connection.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import (
+    ConnectionLimit as ConnectionLimitFilter,
+)
+from google.protobuf.wrappers_pb2 import UInt64Value
+from msgspec import Meta
+
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.api.shared import Int32, quantity
+from moongate.engine import Db
+from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.problem import Problem
+from moongate.xds.wire import packed
+
+Size = Annotated[str, Meta(pattern=r"^[1-9]+[0-9]*([EPTGMK]i|[EPTGMk])?$")] | int
+"""Bytes: "32Ki", "50M", or a whole number."""
+MAX_BUFFER = 2**32 - 1
+
+
+class ConnectionLimit(Model, frozen=True, kw_only=True):
+    """How many connections at once, and how long each may last.
+
+    Connections are counted by each Envoy for itself, and for each filter chain (so for each TLS listener).
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.closeDelay) || has(self.value)",
+            "closeDelay is about connections over the limit, so value must be set with it.",
+        ),
+    )
+
+    value: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    """Connections at once; further ones are closed."""
+    close_delay: DurationStr | None = None
+    """How long a connection over the limit is held before it is closed, to slow down who comes back."""
+    max_connection_duration: DurationStr | None = None
+    """After it a connection takes no new request and is closed when those under way are done."""
+    max_requests_per_connection: Int32 | None = None
+    max_stream_duration: DurationStr | None = None
+    """After it a request that is still under way is cut off."""
+
+
+class ClientConnection(Model, frozen=True, kw_only=True):
+    """Connections of clients."""
+
+    connection_limit: ConnectionLimit | None = None
+    buffer_limit: Size | None = None
+    """Bytes buffered for each connection. 32Ki when not set."""
+    socket_buffer_limit: Unbuilt | None = None
+    max_accept_per_socket_event: Int32 = 1
+    """Connections accepted each time the socket reports some; 0 accepts all that wait."""
+
+
+def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
+    """Numbers that Envoy cannot hold."""
+    spec = connection.value
+    if spec.buffer_limit is not None and not 0 <= quantity(spec.buffer_limit) <= MAX_BUFFER:
+        yield Problem(
+            "bufferLimit", f"bufferLimit is {spec.buffer_limit}; it must be between 0 and {MAX_BUFFER} bytes."
+        )
+    if spec.max_accept_per_socket_event < 0:
+        yield Problem(
+            "maxAcceptPerSocketEvent",
+            f"maxAcceptPerSocketEvent is {spec.max_accept_per_socket_event}; it must be 0 (all) or more.",
+        )
+    limit = spec.connection_limit
+    if limit is not None and (limit.max_requests_per_connection or 0) < 0:
+        yield Problem(
+            "connectionLimit.maxRequestsPerConnection",
+            f"maxRequestsPerConnection is {limit.max_requests_per_connection}; it must be 0 (off) or more.",
+        )
+
+
+def _listener(edit: ListenerEdit, connection: Effective[ClientConnection]) -> None:
+    spec = connection.value
+    if edit.first:
+        if spec.buffer_limit is not None:
+            edit.listener.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
+        if spec.max_accept_per_socket_event:
+            edit.listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
+        else:
+            edit.listener.ClearField("max_connections_to_accept_per_socket_event")
+    if spec.connection_limit is not None:
+        _limit(edit, spec.connection_limit)
+
+
+def _limit(edit: ListenerEdit, limit: ConnectionLimit) -> None:
+    options = edit.hcm.common_http_protocol_options
+    if limit.max_connection_duration is not None:
+        options.max_connection_duration.FromMilliseconds(milliseconds(limit.max_connection_duration))
+        # HTTP/1 clients are told by "Connection: close" with a response, not cut off between two.
+        edit.hcm.http1_safe_max_connection_duration = True
+    if limit.max_requests_per_connection is not None:
+        options.max_requests_per_connection.value = limit.max_requests_per_connection
+    if limit.max_stream_duration is not None:
+        options.max_stream_duration.FromMilliseconds(milliseconds(limit.max_stream_duration))
+    if limit.value is not None:
+        config = ConnectionLimitFilter(
+            stat_prefix=edit.stat_prefix, max_connections=UInt64Value(value=limit.value)
+        )
+        if limit.close_delay is not None:
+            config.delay.FromMilliseconds(milliseconds(limit.close_delay))
+        edit.chain.filters.insert(
+            len(edit.chain.filters) - 1,
+            Filter(name="envoy.filters.network.connection_limit", typed_config=packed(config)),
+        )
+
+
+FEATURE = Feature(
+    kind="ClientTrafficPolicy", field="connection", model=ClientConnection, check=check, listener=_listener
+)

@@ -1,0 +1,404 @@
+"""Choose the endpoint that gets a request.
+
+Set by:      BackendTrafficPolicy ``spec.loadBalancer``
+Precedence:  the most specific policy wins; without one, the less busy of two endpoints taken by chance
+Envoy:       ``Cluster.load_balancing_policy``, extensions/load_balancing_policies/*/v3;
+             ``RouteAction.hash_policy``
+Cases:       load_balancer.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from envoy.config.cluster.v3.cluster_pb2 import LoadBalancingPolicy
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.config.route.v3.route_components_pb2 import RouteAction
+from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
+    client_side_weighted_round_robin_pb2 as weighted,
+)
+from envoy.extensions.load_balancing_policies.common.v3.common_pb2 import LocalityLbConfig
+from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+from envoy.extensions.load_balancing_policies.maglev.v3.maglev_pb2 import Maglev
+from envoy.extensions.load_balancing_policies.override_host.v3.override_host_pb2 import OverrideHost
+from envoy.extensions.load_balancing_policies.random.v3.random_pb2 import Random
+from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 import RoundRobin
+from msgspec import Meta, field
+
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, duration
+from moongate.problem import Problem
+from moongate.xds.wire import packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+    from moongate.engine import Db
+
+Type = Literal[
+    "ConsistentHash", "LeastRequest", "Random", "RoundRobin", "BackendUtilization", "DynamicModule"
+]
+
+HashPolicy = RouteAction.HashPolicy
+
+_ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
+"""How backends tell their load, per the Open Request Cost Aggregation standard."""
+
+
+class Header(Model, frozen=True, kw_only=True):
+    """A request header."""
+
+    name: str
+
+
+class QueryParam(Model, frozen=True, kw_only=True):
+    """A query parameter."""
+
+    name: str
+
+
+class Cookie(Model, frozen=True, kw_only=True):
+    """A cookie, which the gateway sets when a request has none and ``ttl`` is given."""
+
+    name: str
+    ttl: DurationStr | None = None
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class ConsistentHash(Model, frozen=True, kw_only=True):
+    """Requests that are alike in what is hashed go to the same endpoint, as long as it is there."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'Header' ? has(self.header) : !has(self.header)",
+            "header is for type Header, which needs it.",
+        ),
+        Rule(
+            "self.type == 'Headers' ? has(self.headers) : !has(self.headers)",
+            "headers is for type Headers, which needs it.",
+        ),
+        Rule(
+            "self.type == 'Cookie' ? has(self.cookie) : !has(self.cookie)",
+            "cookie is for type Cookie, which needs it.",
+        ),
+        Rule(
+            "self.type == 'QueryParams' ? has(self.queryParams) : !has(self.queryParams)",
+            "queryParams is for type QueryParams, which needs it.",
+        ),
+    )
+
+    type: Literal["SourceIP", "Header", "Headers", "Cookie", "QueryParams"]
+    header: Header | None = None
+    """Deprecated: ``headers`` with one entry says the same."""
+    headers: tuple[Header, ...] = ()
+    cookie: Cookie | None = None
+    query_params: tuple[QueryParam, ...] = ()
+    # The CRD's default is Envoy's own, so None says the same; and a merge can tell whether a policy said it.
+    table_size: Annotated[int, Meta(ge=2, le=5_000_011)] | None = None
+    """Entries of the Maglev table; a prime number, 65537 when absent."""
+
+
+class OutOfBandReporting(Model, frozen=True, kw_only=True):
+    """Ask endpoints for their load, instead of reading it from responses."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "reporting_period": (
+            Rule(
+                "duration(self) > duration('0s')",
+                "reportingPeriod must be greater than zero.",
+            ),
+        ),
+    }
+
+    reporting_period: DurationStr | None = None
+    """10s when absent."""
+    # Envoy has them, but the protobuf modules that we build with do not yet.
+    port: Unbuilt | None = None
+    authority: Unbuilt | None = None
+
+
+class BackendUtilization(Model, frozen=True, kw_only=True):
+    """Endpoints weigh by the load that they report (ORCA): the less busy, the more requests."""
+
+    blackout_period: DurationStr | None = None
+    """A new endpoint's reports count only after this; 10s when absent."""
+    weight_expiration_period: DurationStr | None = None
+    """A report is forgotten after this; 3m when absent."""
+    weight_update_period: DurationStr | None = None
+    """How often weights are computed; 1s when absent."""
+    error_utilization_penalty_percent: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """How much errors add to the utilization; 100 is a factor of 1."""
+    metric_names_for_computing_utilization: tuple[str, ...] = ()
+    keep_response_headers: bool = False
+    """Let clients see the load headers of the backends."""
+    out_of_band: OutOfBandReporting | None = None
+
+
+class EndpointOverrideExtractFrom(Model, frozen=True, kw_only=True):
+    """Where a request names its endpoint."""
+
+    header: str | None = None
+    """A header with ``IP:port``, or several of them with commas, tried in their order."""
+
+
+class EndpointOverride(Model, frozen=True, kw_only=True):
+    """Requests may name the endpoint that they want; the load balancer decides when they do not."""
+
+    extract_from: Annotated[tuple[EndpointOverrideExtractFrom, ...], Meta(min_length=1, max_length=10)]
+
+
+class SlowStart(Model, frozen=True, kw_only=True):
+    """A new endpoint gets its full share only after ``window``."""
+
+    window: DurationStr
+
+
+class LoadBalancer(Model, frozen=True, kw_only=True):
+    """How endpoints are chosen; the field that is named as ``type`` holds its settings."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'ConsistentHash' ? has(self.consistentHash) : !has(self.consistentHash)",
+            "consistentHash is for type ConsistentHash, which needs it.",
+        ),
+        Rule(
+            "self.type == 'BackendUtilization' ? has(self.backendUtilization) : "
+            "!has(self.backendUtilization)",
+            "backendUtilization is for type BackendUtilization, which needs it.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? has(self.dynamicModule) : !has(self.dynamicModule)",
+            "dynamicModule is for type DynamicModule, which needs it.",
+        ),
+        Rule(
+            "self.type in ['Random', 'ConsistentHash', 'DynamicModule'] ? !has(self.slowStart) : true",
+            "slowStart is for the types RoundRobin, LeastRequest and BackendUtilization.",
+        ),
+        Rule(
+            "self.type == 'ConsistentHash' && has(self.zoneAware) ? !has(self.zoneAware.preferLocal) : true",
+            "zoneAware.preferLocal is not for type ConsistentHash; weightedZones is.",
+        ),
+        Rule(
+            "self.type == 'BackendUtilization' && has(self.zoneAware) ? "
+            "!has(self.zoneAware.preferLocal) : true",
+            "zoneAware.preferLocal is not for type BackendUtilization; weightedZones is.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? !has(self.zoneAware) : true",
+            "zoneAware is not for type DynamicModule.",
+        ),
+        Rule(
+            "has(self.zoneAware) ? !(has(self.zoneAware.preferLocal) && "
+            "has(self.zoneAware.weightedZones)) : true",
+            "Set zoneAware.preferLocal or zoneAware.weightedZones, not both.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? !has(self.endpointOverride) : true",
+            "endpointOverride is not for type DynamicModule.",
+        ),
+    )
+
+    type: Type
+    consistent_hash: ConsistentHash | None = None
+    backend_utilization: BackendUtilization | None = None
+    dynamic_module: Unbuilt | None = None
+    """The reference does not build it either: endpoints are chosen as without a policy."""
+    endpoint_override: EndpointOverride | None = None
+    slow_start: SlowStart | None = None
+    zone_aware: Unbuilt | None = None
+
+
+def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
+    given = balancer.value
+    if hashed := _hashed(given):
+        for problem in _check_hash(hashed):
+            yield problem.under("consistentHash")
+    if given.endpoint_override is not None:
+        for index, source in enumerate(given.endpoint_override.extract_from):
+            if not source.header:
+                yield Problem(
+                    f"endpointOverride.extractFrom[{index}]",
+                    "The entry names no header; an endpoint can be taken from a header only.",
+                )
+
+
+def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
+    given = balancer.value
+    if hashed := _hashed(given):
+        action = edit.message.route
+        action.hash_policy.extend(_hash_policies(hashed))
+        # Else the choice among the backends is by chance, and only that among a backend's endpoints is not.
+        if action.HasField("weighted_clusters"):
+            action.weighted_clusters.use_hash_policy.value = True
+    # The reference removes them for policies that target routes only, by an oversight; they tell clients as
+    # much when the policy targets a Gateway.
+    if given.type == "BackendUtilization" and not _utilized(given).keep_response_headers:
+        removed = edit.message.response_headers_to_remove
+        removed.extend(name for name in _ORCA_HEADERS if name not in removed)
+
+
+def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
+    if edit.message.cluster_type.name == "envoy.clusters.dynamic_forward_proxy":
+        return  # its endpoints are what requests ask for; there is nothing to choose
+    given = balancer.value
+    if given.type == "DynamicModule":
+        return
+    override = given.endpoint_override
+    built = _policy(given) if override is None else _override(given, override)
+    edit.message.load_balancing_policy.CopyFrom(built)
+
+
+def _hashed(given: LoadBalancer) -> ConsistentHash | None:
+    """The settings of the type; a merge may have left those of another type beside it."""
+    return given.consistent_hash if given.type == "ConsistentHash" else None
+
+
+def _utilized(given: LoadBalancer) -> BackendUtilization:
+    return given.backend_utilization or BackendUtilization()
+
+
+def _check_hash(given: ConsistentHash) -> Iterator[Problem]:
+    size = given.table_size
+    if size is not None and not _is_prime(size):
+        yield Problem("tableSize", f"tableSize is {size}; it must be a prime number, such as 65537.")
+    # The CRD does not ask for a name, Envoy does.
+    named: dict[str, Header | Cookie | QueryParam | None] = {
+        "header": given.header,
+        **{f"headers[{index}]": header for index, header in enumerate(given.headers)},
+        "cookie": given.cookie,
+        **{f"queryParams[{index}]": parameter for index, parameter in enumerate(given.query_params)},
+    }
+    for path, entry in named.items():
+        if entry is not None and not entry.name:
+            yield Problem(f"{path}.name", "The name is empty; it must say what is hashed.")
+
+
+def _is_prime(number: int) -> bool:
+    return number >= 2 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
+
+
+def _hash_policies(given: ConsistentHash) -> Iterator[HashPolicy]:
+    match given.type:
+        case "SourceIP":
+            policy = HashPolicy()
+            policy.connection_properties.source_ip = True
+            yield policy
+        case "Header" | "Headers":
+            for header in given.headers if given.header is None else (given.header,):
+                yield HashPolicy(header=HashPolicy.Header(header_name=header.name))
+        case "Cookie":
+            if given.cookie is not None:
+                yield HashPolicy(cookie=_cookie(given.cookie))
+        case "QueryParams":
+            for parameter in given.query_params:
+                yield HashPolicy(query_parameter=HashPolicy.QueryParameter(name=parameter.name))
+
+
+def _cookie(given: Cookie) -> HashPolicy.Cookie:
+    built = HashPolicy.Cookie(
+        name=given.name,
+        attributes=[
+            HashPolicy.CookieAttribute(name=name, value=value)
+            for name, value in sorted(given.attributes.items())
+        ],
+    )
+    if given.ttl is not None:
+        built.ttl.CopyFrom(duration(given.ttl))
+    return built
+
+
+def _policy(given: LoadBalancer) -> LoadBalancingPolicy:
+    locality = LocalityLbConfig(locality_weighted_lb_config=LocalityLbConfig.LocalityWeightedLbConfig())
+    match given.type:
+        case "ConsistentHash":
+            maglev, hashed = Maglev(), _hashed(given)
+            if hashed is not None and hashed.table_size is not None:
+                maglev.table_size.value = hashed.table_size
+            return _named("maglev", maglev)
+        case "Random":
+            return _named("random", Random(locality_lb_config=locality))
+        case "RoundRobin":
+            round_robin = RoundRobin(locality_lb_config=locality)
+            _slow_start(round_robin, given.slow_start)
+            return _named("round_robin", round_robin)
+        case "BackendUtilization":
+            return _utilization(given)
+        case "LeastRequest" | "DynamicModule":
+            least_request = LeastRequest(locality_lb_config=locality)
+            _slow_start(least_request, given.slow_start)
+            return _named("least_request", least_request)
+
+
+def _utilization(given: LoadBalancer) -> LoadBalancingPolicy:
+    built = weighted.ClientSideWeightedRoundRobin()
+    settings = _utilized(given)
+    for target, period in (
+        (built.blackout_period, settings.blackout_period),
+        (built.weight_expiration_period, settings.weight_expiration_period),
+        (built.weight_update_period, settings.weight_update_period),
+    ):
+        if period is not None and milliseconds(period) > 0:
+            target.CopyFrom(duration(period))
+    if given.slow_start is not None and milliseconds(given.slow_start.window) > 0:
+        _slow_start(built, given.slow_start)
+    if settings.error_utilization_penalty_percent is not None:
+        built.error_utilization_penalty.value = settings.error_utilization_penalty_percent / 100
+    built.metric_names_for_computing_utilization.extend(settings.metric_names_for_computing_utilization)
+    if settings.out_of_band is not None:
+        _out_of_band(built, settings.out_of_band)
+    return _named("client_side_weighted_round_robin", built)
+
+
+def _out_of_band(built: weighted.ClientSideWeightedRoundRobin, given: OutOfBandReporting) -> None:
+    built.enable_oob_load_report.value = True
+    if given.reporting_period is not None:
+        built.oob_reporting_period.CopyFrom(duration(given.reporting_period))
+
+
+def _slow_start(
+    built: RoundRobin | LeastRequest | weighted.ClientSideWeightedRoundRobin, given: SlowStart | None
+) -> None:
+    if given is not None:
+        built.slow_start_config.slow_start_window.CopyFrom(duration(given.window))
+
+
+def _override(given: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
+    bare: dict[Type, LoadBalancingPolicy] = {
+        "ConsistentHash": _named("maglev", Maglev()),
+        "LeastRequest": _named("least_request", LeastRequest()),
+        "Random": _named("random", Random()),
+        "RoundRobin": _named("round_robin", RoundRobin()),
+        "BackendUtilization": _utilization(given),
+    }
+    built = OverrideHost(
+        override_host_sources=[
+            OverrideHost.OverrideHostSource(header=source.header or "") for source in override.extract_from
+        ],
+        fallback_policy=bare[given.type],
+    )
+    return _named("override_host", built)
+
+
+def _named(name: str, config: Message) -> LoadBalancingPolicy:
+    return LoadBalancingPolicy(
+        policies=[
+            LoadBalancingPolicy.Policy(
+                typed_extension_config=TypedExtensionConfig(
+                    name=f"envoy.load_balancing_policies.{name}", typed_config=packed(config)
+                )
+            )
+        ]
+    )
+
+
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="load_balancer",
+    model=LoadBalancer,
+    check=check,
+    route=route,
+    cluster=cluster,
+)

@@ -1,0 +1,186 @@
+"""Try a failed request again, on another endpoint.
+
+Set by:      BackendTrafficPolicy ``spec.retry``; HTTPRoute ``rules[].retry``
+Precedence:  the HTTPRoute's own retry replaces the policy's as a whole
+Envoy:       ``RouteAction.retry_policy``, config/route/v3/route_components.proto
+Cases:       retry.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from envoy.config.route.v3.route_components_pb2 import RetryPolicy
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
+    PreviousPrioritiesConfig,
+)
+from google.protobuf.wrappers_pb2 import UInt32Value
+from msgspec import Meta
+
+from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.shared import Int32
+from moongate.features.base import Effective, Feature, RouteEdit, duration
+from moongate.problem import Problem
+from moongate.xds.wire import packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.httproute import HTTPRouteRule
+    from moongate.engine import Db
+
+Trigger = Literal[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+]
+"""Conditions of Envoy's ``x-envoy-retry-on`` and ``x-envoy-retry-grpc-on``."""
+
+_ENVOY_BASE_INTERVAL: DurationStr = "25ms"
+
+
+class RetryOn(Model, frozen=True, kw_only=True):
+    """What counts as a failure. When given, no status code is retried that is not listed."""
+
+    triggers: tuple[Trigger, ...] = ()
+    http_status_codes: tuple[Annotated[int, Meta(ge=100, le=599)], ...] = ()
+
+
+class BackOffPolicy(Model, frozen=True, kw_only=True):
+    """The pause before a try: about ``baseInterval`` at first, then growing up to ``maxInterval``."""
+
+    base_interval: DurationStr | None = None
+    """25ms when absent."""
+    max_interval: DurationStr | None = None
+    """Ten times ``baseInterval`` when absent."""
+
+
+class PerRetryPolicy(Model, frozen=True, kw_only=True):
+    """Settings of each try."""
+
+    timeout: DurationStr | None = None
+    back_off: BackOffPolicy | None = None
+
+
+class Retry(Model, frozen=True, kw_only=True):
+    """When and how often a request is tried again."""
+
+    # The CRD's default is also what is built for None; so a merge can tell whether a policy said it.
+    num_retries: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """2 when absent."""
+    num_attempts_per_priority: Int32 | None = None
+    """Tries after which endpoints of another priority have a turn; unlimited when absent or 0."""
+    retry_on: RetryOn | None = None
+    per_retry: PerRetryPolicy | None = None
+
+
+def native(rule: HTTPRouteRule) -> RetryPolicy | None:
+    """What the HTTPRoute's own ``retry`` says, with ``timeouts.backendRequest`` as the time of each try."""
+    own = rule.retry
+    if own is None:
+        return None
+    policy = _standard()
+    if own.attempts is not None:
+        policy.num_retries.value = own.attempts
+    if own.codes:
+        policy.retriable_status_codes[:] = own.codes
+    if rule.timeouts is not None and rule.timeouts.backend_request is not None:
+        policy.per_try_timeout.CopyFrom(duration(rule.timeouts.backend_request))
+    # Envoy refuses a base of zero; no pause at all cannot be had, so its own short one stays.
+    if own.backoff is not None and milliseconds(own.backoff) > 0:
+        policy.retry_back_off.base_interval.CopyFrom(duration(own.backoff))
+    return policy
+
+
+def check(_db: Db, retry: Effective[Retry]) -> Iterator[Problem]:
+    per_retry = retry.value.per_retry
+    back_off = per_retry.back_off if per_retry is not None else None
+    if back_off is None:
+        return
+    base, longest = back_off.base_interval, back_off.max_interval
+    if base is not None and milliseconds(base) == 0:
+        yield Problem(
+            "perRetry.backOff.baseInterval", f"baseInterval is {base!r}; it must be greater than zero."
+        )
+    if longest is not None and milliseconds(longest) == 0:
+        yield Problem(
+            "perRetry.backOff.maxInterval", f"maxInterval is {longest!r}; it must be greater than zero."
+        )
+    elif base is not None and longest is not None and milliseconds(longest) < milliseconds(base):
+        yield Problem(
+            "perRetry.backOff.maxInterval",
+            f"maxInterval is {longest!r}; it must not be shorter than baseInterval, which is {base!r}.",
+        )
+
+
+def route(edit: RouteEdit, retry: Effective[Retry]) -> None:
+    if edit.rule.retry is None:
+        edit.message.route.retry_policy.CopyFrom(_policy(retry.value))
+
+
+def _policy(retry: Retry) -> RetryPolicy:
+    policy = _standard()
+    if retry.num_retries is not None:
+        policy.num_retries.value = retry.num_retries
+    if retry.num_attempts_per_priority is not None and retry.num_attempts_per_priority > 0:
+        policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
+        policy.retry_priority.typed_config.CopyFrom(
+            packed(PreviousPrioritiesConfig(update_frequency=retry.num_attempts_per_priority))
+        )
+    on = retry.retry_on
+    if on is not None and (on.triggers or on.http_status_codes):
+        if on.triggers:
+            policy.retry_on = ",".join(sorted(set(on.triggers)))
+        policy.retriable_status_codes[:] = sorted(set(on.http_status_codes))
+    if retry.per_retry is not None:
+        if retry.per_retry.timeout is not None:
+            policy.per_try_timeout.CopyFrom(duration(retry.per_retry.timeout))
+        if retry.per_retry.back_off is not None:
+            _back_off(policy, retry.per_retry.back_off)
+    return policy
+
+
+def _back_off(policy: RetryPolicy, given: BackOffPolicy) -> None:
+    base, longest = given.base_interval, given.max_interval
+    if longest is not None:
+        policy.retry_back_off.max_interval.CopyFrom(duration(longest))
+        # Envoy takes no maximum without a base, and no base above the maximum.
+        base = base or min(_ENVOY_BASE_INTERVAL, longest, key=milliseconds)
+    if base is not None:
+        policy.retry_back_off.base_interval.CopyFrom(duration(base))
+
+
+def _standard() -> RetryPolicy:
+    """Two more tries, elsewhere, of what surely did no work: refused, not connected, or 503."""
+    return RetryPolicy(
+        retry_on="connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+        retriable_status_codes=[503],
+        num_retries=UInt32Value(value=2),
+        retry_host_predicate=[
+            RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=packed(PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=5,
+    )
+
+
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="retry",
+    model=Retry,
+    check=check,
+    route=route,
+)

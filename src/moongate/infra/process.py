@@ -1,0 +1,333 @@
+"""One Envoy on this machine: started, kept running, drained, ended without a trace.
+
+Theory of operation
+===================
+A supervisor task runs Envoy again and again until it is told to stop. One life of Envoy is: start
+(through ``launch``, so that the kernel ends Envoy with us), read what it writes, ask its admin
+socket until it is live, wait for its end. An end that nobody asked for is followed by another
+start, after a pause that doubles each time and falls back once Envoy has lived for a while.
+
+Leaving the context drains: no new connections, requests in flight are waited for, then SIGTERM, then
+SIGKILL. Whatever happens to us meanwhile (a second Ctrl-C, a cancellation), Envoy is killed and
+waited for before the context is left.
+
+Facts
+-----
+* Envoy is live only when it has had its first listeners and clusters, so xDS must be served meanwhile
+* it never ends by itself with a status because of xDS: a status before it was ever live means that
+  its arguments or its bootstrap are wrong, and trying again would not help
+* it runs in a session of its own: a Ctrl-C in the terminal reaches us, who drain, and not Envoy
+* its pipes are always read, whatever becomes of the lines: a full one would stop Envoy's threads
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+import httpx
+import structlog
+from msgspec import Struct
+
+from moongate.infra import launch
+from moongate.infra.admin import Admin
+from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
+from moongate.infra.envoy_log import LOG_FORMAT, LogFolder
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+
+    from moongate.infra.rundir import EnvoyFiles
+
+_log = structlog.get_logger("moongate.infra")
+
+_CHUNK = 1 << 18
+# Pauses between questions to the admin socket, in seconds: it cannot call us.
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
+_TERM_WAIT_S = 5.0
+# An access log line longer than this is not kept for its end.
+_LONGEST_LINE = 1 << 20
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"  # to be started again
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"  # for good: it cannot run with what it was given
+
+
+class EnvoyFailedError(Exception):
+    """Envoy cannot run, or has been stopped; the message holds its last words."""
+
+
+class Backoff(Struct, frozen=True, kw_only=True):
+    """Pauses between an end and the next start, in seconds.
+
+    Args:
+        first_s: after the first unexpected end; each further one doubles it.
+        longest_s: never more than this.
+        forgiven_after_s: an Envoy that lived longer than this counts as the first again.
+    """
+
+    first_s: float = 0.1
+    longest_s: float = 15.0
+    forgiven_after_s: float = 30.0
+
+
+class EnvoyProcess:
+    """An async context manager that keeps one Envoy running.
+
+    Args:
+        gateway: whose Envoy it is, for the log.
+        binary: what to run.
+        files: where its files are; they are written at the start and removed at the end.
+        bootstrap: what it starts with; its admin address is ``files.admin``.
+        options: arguments, and how long to drain.
+        access_log: takes whole lines of Envoy's standard output; must not block.
+        backoff: pauses between restarts.
+        moved: called when ``state`` has changed.
+
+    Attributes:
+        state: what it does now.
+        restarts: how often it was started again after an unexpected end.
+        pid: of the running process, or None.
+        last_words: the last error that Envoy told.
+    """
+
+    def __init__(
+        self,
+        gateway: str,
+        *,
+        binary: Path,
+        files: EnvoyFiles,
+        bootstrap: Bootstrap,
+        options: EnvoyOptions = EnvoyOptions(),  # noqa: B008 - frozen
+        access_log: Callable[[bytes], None] = lambda _lines: None,
+        backoff: Backoff = Backoff(),  # noqa: B008 - frozen
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.gateway = gateway
+        self.state = State.STARTING
+        self.restarts = 0
+        self.pid: int | None = None
+        self.last_words = ""
+        self._binary = binary
+        self._files = files
+        self._bootstrap = bootstrap
+        self._options = options
+        self._access_log = access_log
+        self._backoff = backoff
+        self._moved = moved
+        self._log = _log.bind(gateway=gateway)
+        self._group = asyncio.TaskGroup()
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Begin; returns at once. See :meth:`ready`."""
+        self._files.bootstrap.write_bytes(as_json(self._bootstrap))
+        await self._group.__aenter__()
+        self._group.create_task(self._supervise(), name=f"envoy {self.gateway}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drain and end Envoy; a cancellation meanwhile ends it at once."""
+        self._stopping.set()
+        # Not told of the error: the group would cancel the supervisor, and it is to drain.
+        await self._group.__aexit__(None, None, None)
+
+    async def ready(self) -> None:
+        """Return when Envoy serves.
+
+        Raises:
+            EnvoyFailedError: it never will.
+        """
+        await self.until(lambda: self.state in {State.READY, State.FAILED, State.STOPPED})
+        if self.state is not State.READY:
+            raise EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.last_words}".strip())
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        """Return when ``claim`` holds; it is asked again whenever the state has changed."""
+        while not claim():
+            await self._changed.wait()
+
+    def hurry(self) -> None:
+        """Let a drain that is under way, or is to come, end at once."""
+        self._hurried.set()
+
+    async def _supervise(self) -> None:
+        pause = self._backoff.first_s
+        was_ready = False
+        try:
+            while not self._stopping.is_set():
+                began = monotonic()
+                status = await self._live()
+                was_ready = was_ready or self.state in {State.READY, State.DRAINING}
+                if self._stopping.is_set():
+                    break
+                if status > 0 and not was_ready:
+                    self._log.error("envoy.failed", status=status, message=self.last_words)
+                    self._enter(State.FAILED)
+                    return
+                if monotonic() - began > self._backoff.forgiven_after_s:
+                    pause = self._backoff.first_s
+                self._log.warning("envoy.ended", **_end(status), restart_in_s=pause)
+                self._enter(State.WAITING)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+                pause = min(2 * pause, self._backoff.longest_s)
+                if not self._stopping.is_set():
+                    self.restarts += 1
+        finally:
+            self._files.remove()
+            if self.state is not State.FAILED:
+                self._enter(State.STOPPED)
+
+    async def _live(self) -> int:
+        """One life of Envoy; its exit status, or the negative number of the signal that ended it."""
+        self._enter(State.STARTING)
+        self._files.admin.unlink(missing_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            *self._command(),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
+            limit=_CHUNK,
+        )
+        try:
+            self.pid = process.pid
+            self._files.write_record(process.pid)
+            self._log.info("envoy.started", pid=process.pid)
+            async with Admin(self._files.admin) as admin, asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read_access_log(process))
+                tasks.create_task(self._read_log(process))
+                announcer = tasks.create_task(self._announce_ready(admin))
+                ender = tasks.create_task(self._end_when_told(process, admin))
+                status = await process.wait()
+                announcer.cancel()
+                ender.cancel()
+            return status
+        finally:
+            # Only after a cancellation is it still there.
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                # Reads its pipes to their end too: unread ones would be left open.
+                await process.communicate()
+            self.pid = None
+            self._files.record.unlink(missing_ok=True)
+
+    def _command(self) -> list[str]:
+        cpus = len(os.sched_getaffinity(0))
+        envoy = arguments(self._files.bootstrap, self._options, cpus=cpus, log_format=LOG_FORMAT)
+        # -I -S: nothing of the environment, no site packages: a start of a few milliseconds.
+        launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid())]
+        return [*launcher, str(self._binary), *envoy]
+
+    async def _announce_ready(self, admin: Admin) -> None:
+        began = monotonic()
+        pause = _FIRST_POLL_S
+        while not await _live(admin):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_S)
+        if self.state is State.STARTING:
+            self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
+            self._enter(State.READY)
+
+    async def _end_when_told(self, process: Process, admin: Admin) -> None:
+        await self._stopping.wait()
+        was_ready = self.state is State.READY
+        self._enter(State.DRAINING)
+        if was_ready:
+            # Neither a deadline nor an Envoy that does not answer keeps us from ending it.
+            with suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout(self._options.drain_s):
+                    await self._drain(admin)
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(_TERM_WAIT_S):
+                await process.wait()
+        except TimeoutError:
+            self._log.warning("envoy.killed", pid=process.pid, after_s=_TERM_WAIT_S)
+            with suppress(ProcessLookupError):
+                process.kill()
+
+    async def _drain(self, admin: Admin) -> None:
+        pause = _FIRST_POLL_S
+        if self._hurried.is_set():
+            return
+        await admin.drain()
+        while busy := await admin.busy():
+            self._log.debug("envoy.draining", in_flight=busy)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), pause)
+                return
+            pause = min(2 * pause, _LONGEST_POLL_S)
+
+    async def _read_access_log(self, process: Process) -> None:
+        assert process.stdout is not None, "standard output was asked for as a pipe"
+        rest = b""
+        while chunk := await process.stdout.read(_CHUNK):
+            whole, newline, tail = chunk.rpartition(b"\n")
+            if newline:
+                self._access_log(rest + whole + newline)
+                rest = tail
+            else:
+                rest = (rest + chunk)[-_LONGEST_LINE:]
+        if rest:
+            self._access_log(rest + b"\n")
+
+    async def _read_log(self, process: Process) -> None:
+        assert process.stderr is not None, "standard error was asked for as a pipe"
+        folder = LogFolder()
+        while chunk := await process.stderr.read(_CHUNK):
+            for entry in folder.feed(chunk):
+                self._tell(entry.level, entry.component, entry.message)
+        for entry in folder.end():
+            self._tell(entry.level, entry.component, entry.message)
+
+    def _tell(self, level: str, component: str, message: str) -> None:
+        if level in {"error", "critical"} or component == "stderr":
+            self.last_words = message
+        if self.state is State.DRAINING and level == "warning":
+            # What breaks when a gateway ends is its streams.
+            level = "debug"
+        getattr(self._log, level)("envoy.log", component=component, message=message)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._moved()
+
+
+async def _live(admin: Admin) -> bool:
+    try:
+        return await admin.live()
+    except httpx.HTTPError:
+        # Its socket is not there yet.
+        return False
+
+
+def _end(status: int) -> dict[str, str | int]:
+    """How it ended, as fields of a log event."""
+    return {"status": status} if status >= 0 else {"signal": signal.Signals(-status).name}

@@ -1,0 +1,57 @@
+"""Which kinds are read, which are known and not built yet, and which are no concern of a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moongate.api.backend import Backend
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Resource
+from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
+from moongate.api.envoyproxy import EnvoyProxy
+from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
+from moongate.api.httproute import HTTPRoute
+from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.serviceimport import ServiceImport
+from moongate.policies import POLICY_KINDS
+
+READ: tuple[type[Resource], ...] = (
+    GatewayClass,
+    Gateway,
+    HTTPRoute,
+    HTTPRouteFilter,
+    ReferenceGrant,
+    Namespace,
+    Service,
+    EndpointSlice,
+    ServiceImport,
+    Secret,
+    ConfigMap,
+    Backend,
+    EnvoyProxy,
+    *POLICY_KINDS,
+)
+
+KINDS: Mapping[tuple[str, str], type[Resource]] = {(kind.GROUP, kind.KIND): kind for kind in READ}
+"""(group, kind) → its type, for every kind that is read."""
+
+UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
+    {
+        (GATEWAY_GROUP, "GRPCRoute"),
+        (GATEWAY_GROUP, "TLSRoute"),
+        (GATEWAY_GROUP, "TCPRoute"),
+        (GATEWAY_GROUP, "UDPRoute"),
+        (GATEWAY_GROUP, "ListenerSet"),
+        (GATEWAY_GROUP, "BackendTLSPolicy"),
+        ("gateway.networking.x-k8s.io", "XListenerSet"),
+        ("gateway.networking.x-k8s.io", "XBackend"),
+        ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
+        ("gateway.networking.x-k8s.io", "XMesh"),
+        (ENVOY_GROUP, "EnvoyExtensionPolicy"),
+        (ENVOY_GROUP, "EnvoyPatchPolicy"),
+    }
+    - KINDS.keys()
+)
+"""Kinds that Envoy Gateway serves and moongate does not yet: they are told loudly."""
+
+OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
+"""Groups all of whose kinds are known; another kind of them is a slip."""

@@ -1,0 +1,66 @@
+"""The names of xDS resources: Envoy Gateway's, because patches, dashboards and logs are written against them.
+
+Source: the reference's naming scheme v1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moongate.api.base import ListenerId, Ref
+
+INVALID_CLUSTER = "invalid-backend-cluster"
+"""Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
+
+
+def fleet(gateway: Ref) -> str:
+    """The key of a Gateway's Envoys: their ``node.cluster``, and the name of the local cluster."""
+    return f"{gateway.namespace}/{gateway.name}"
+
+
+def listener(given: ListenerId) -> str:
+    """A listener, its plain-HTTP route configuration, its filter chain."""
+    return f"{given.gateway.namespace}/{given.gateway.name}/{given.name}"
+
+
+def virtual_host(given: ListenerId, host: str) -> str:
+    return f"{listener(given)}/{underscored(host)}"
+
+
+def rule(route: Ref, index: int) -> str:
+    """A rule, and the cluster that its backends share."""
+    return f"{route.kind.lower()}/{route.namespace}/{route.name}/rule/{index}"
+
+
+def lasting_rule(route: Ref, identity: str) -> str:
+    """What ``rule`` names by its index, named by what it is: no other rule takes it over when rules move."""
+    return f"{route.kind.lower()}/{route.namespace}/{route.name}/rule/{identity}"
+
+
+def route(of_rule: str, match: int, host: str, *, preflight: bool = False) -> str:
+    """One Envoy route; ``match`` is -1 for a rule without matches."""
+    return f"{of_rule}/match/{match}/{'cors-preflight/' if preflight else ''}{underscored(host)}"
+
+
+def backend(cluster: str, index: int) -> str:
+    """One backendRef of a rule: its locality, and its cluster when it has one of its own. -1 for mirrors."""
+    return f"{cluster}/backend/{index}"
+
+
+def mirror(of_rule: str, filter_index: int) -> str:
+    return f"{of_rule}-mirror-{filter_index}"
+
+
+def merged_backend(target: Ref, port: int, protocol: str) -> str:
+    """A cluster that all rules with that backend share (``mergeBackends``)."""
+    name = f"{target.kind.lower()}/{target.namespace}/{target.name}/{port}"
+    return f"{name}/{protocol.lower()}" if protocol else name
+
+
+def secret(given: Ref) -> str:
+    return f"{given.namespace}/{given.name}"
+
+
+def underscored(host: str) -> str:
+    return host.replace(".", "_")

@@ -1,0 +1,114 @@
+"""BackendTrafficPolicy: how the gateway treats backends, and requests on their way to them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from moongate.api.base import ENVOY_GROUP, Resource, Rule, Unbuilt
+from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.features.circuit_breaker import CircuitBreaker
+from moongate.features.fault_injection import FaultInjection
+from moongate.features.load_balancer import LoadBalancer
+from moongate.features.retry import Retry
+from moongate.features.timeout import Timeout
+
+_KINDS = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
+_ROUTES = "['HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
+_HTTP = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute']"
+
+
+def _targets_only(kinds: str) -> str:
+    """CEL: each target, however it is named, is of one of these kinds."""
+    return (
+        f"((!has(self.targetRef) || self.targetRef.kind in {kinds}) && "
+        f"(!has(self.targetRefs) || self.targetRefs.all(ref, ref.kind in {kinds})) && "
+        f"(!has(self.targetSelectors) || self.targetSelectors.all(sel, sel.kind in {kinds})))"
+    )
+
+
+class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
+    """Settings towards backends. The order of fields is the order of the reference page."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.targetRef) ? self.targetRef.group == 'gateway.networking.k8s.io' : true",
+            "targetRef.group must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            f"has(self.targetRef) ? self.targetRef.kind in {_KINDS} : true",
+            "targetRef.kind must be Gateway, ListenerSet or a kind of route.",
+        ),
+        Rule(
+            "has(self.targetRefs) ? "
+            "self.targetRefs.all(ref, ref.group == 'gateway.networking.k8s.io') : true",
+            "The group of each of targetRefs must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            f"has(self.targetRefs) ? self.targetRefs.all(ref, ref.kind in {_KINDS}) : true",
+            "The kind of each of targetRefs must be Gateway, ListenerSet or a kind of route.",
+        ),
+        Rule(
+            f"!has(self.mergeType) || {_targets_only(_ROUTES)}",
+            "mergeType is for policies that target routes only; a Gateway's has nothing to merge with.",
+        ),
+        Rule(
+            "!has(self.compression) || !has(self.compressor)",
+            "Set compressor or the older compression, not both.",
+        ),
+        Rule(
+            "!has(self.requestBuffer) || !has(self.httpUpgrade) || self.httpUpgrade.size() == 0",
+            "An upgraded connection has no body to buffer: set requestBuffer or httpUpgrade, not both.",
+        ),
+        Rule(
+            f"!has(self.admissionControl) || {_targets_only(_HTTP)}",
+            "admissionControl is for targets that carry HTTP: Gateway, ListenerSet, HTTPRoute and GRPCRoute.",
+        ),
+        Rule(
+            "!((has(self.connection) && has(self.connection.preconnect) && "
+            "has(self.connection.preconnect.predictivePercent)) && !(has(self.loadBalancer) && "
+            "has(self.loadBalancer.type) && self.loadBalancer.type in ['Random', 'RoundRobin']))",
+            "connection.preconnect.predictivePercent needs loadBalancer.type RoundRobin or Random.",
+        ),
+    )
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "merge_type": (
+            Rule(
+                "self != 'Replace'",
+                "mergeType Replace is what happens without mergeType; leave it out.",
+            ),
+        ),
+    }
+
+    load_balancer: LoadBalancer | None = None
+    retry: Retry | None = None
+    proxy_protocol: Unbuilt | None = None
+    tcp_keepalive: Unbuilt | None = None
+    health_check: Unbuilt | None = None
+    circuit_breaker: CircuitBreaker | None = None
+    timeout: Timeout | None = None
+    connection: Unbuilt | None = None
+    dns: Unbuilt | None = None
+    http2: Unbuilt | None = None
+    merge_type: MergeType | None = None
+    rate_limit: Unbuilt | None = None
+    bandwidth_limit: Unbuilt | None = None
+    fault_injection: FaultInjection | None = None
+    admission_control: Unbuilt | None = None
+    use_client_protocol: Unbuilt | None = None
+    compression: Unbuilt | None = None
+    compressor: Unbuilt | None = None
+    response_override: Unbuilt | None = None
+    http_upgrade: Unbuilt | None = None
+    request_buffer: Unbuilt | None = None
+    telemetry: Unbuilt | None = None
+    routing_type: Literal["Service", "Endpoint"] | None = None
+
+
+class BackendTrafficPolicy(Resource, frozen=True, kw_only=True):
+    """How requests reach their backends."""
+
+    GROUP: ClassVar[str] = ENVOY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
+    KIND: ClassVar[str] = "BackendTrafficPolicy"
+
+    spec: BackendTrafficPolicySpec

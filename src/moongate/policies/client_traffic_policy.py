@@ -1,0 +1,66 @@
+"""ClientTrafficPolicy: how a listener treats its clients."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from msgspec import field
+
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
+from moongate.api.policy import PolicyTargetReferences
+from moongate.attach.policies import Policy
+from moongate.features.client_ip_detection import ClientIPDetectionSettings
+from moongate.features.client_timeout import ClientTimeout
+from moongate.features.client_tls import ClientTLSSettings
+from moongate.features.connection import ClientConnection
+from moongate.features.path import PathSettings
+
+
+class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
+    """How clients connect, what they may send, and how long they may take."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.targetRef) ? self.targetRef.group == 'gateway.networking.k8s.io' : true",
+            "targetRef.group must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            "has(self.targetRef) ? self.targetRef.kind in ['Gateway', 'ListenerSet'] : true",
+            "targetRef.kind must be Gateway or ListenerSet.",
+        ),
+        Rule(
+            "has(self.targetRefs) ? self.targetRefs.all(ref, ref.group == "
+            "'gateway.networking.k8s.io') : true",
+            "The group of each of targetRefs must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            "has(self.targetRefs) ? self.targetRefs.all(ref, ref.kind in ['Gateway', 'ListenerSet']) : true",
+            "The kind of each of targetRefs must be Gateway or ListenerSet.",
+        ),
+    )
+
+    tcp_keepalive: Unbuilt | None = None
+    enable_proxy_protocol: Unbuilt | None = None
+    proxy_protocol: Unbuilt | None = None
+    client_ip_detection: ClientIPDetectionSettings | None = field(default=None, name="clientIPDetection")
+    tls: ClientTLSSettings | None = None
+    path: PathSettings | None = None
+    headers: Unbuilt | None = None
+    timeout: ClientTimeout | None = None
+    connection: ClientConnection | None = None
+    http1: Unbuilt | None = None
+    http2: Unbuilt | None = None
+    http3: Unbuilt | None = None
+    grpc: Unbuilt | None = None
+    health_check: Unbuilt | None = None
+    scheme: Unbuilt | None = None
+
+
+class ClientTrafficPolicy(Policy, frozen=True, kw_only=True):
+    """Settings of a Gateway's listeners, all or one by name."""
+
+    GROUP: ClassVar[str] = ENVOY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
+    KIND: ClassVar[str] = "ClientTrafficPolicy"
+
+    spec: ClientTrafficPolicySpec

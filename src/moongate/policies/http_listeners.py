@@ -1,0 +1,49 @@
+"""When a ClientTrafficPolicy cannot hold for one plaintext HTTP listener, because others share its port.
+
+Theory of operation
+===================
+Nothing tells plaintext connections of one port apart before their first request, so all HTTP listeners of a
+port are one filter chain with one connection manager. What a policy sets there holds for all of them or for
+none. A policy of the whole Gateway holds for all; a policy of one listener among several is refused: neither
+it nor that listener's share of a wider policy has an effect, and requests go on being served.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moongate import names
+from moongate.attach.listeners import envoy_listeners
+from moongate.attach.policies import holder
+from moongate.engine import query
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from moongate.api.base import ListenerId
+    from moongate.engine import Db
+
+
+@query
+def sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
+    """The other plaintext HTTP listeners that are served on a listener's port; none for a TLS listener."""
+    for envoy in envoy_listeners(db, listener.gateway):
+        if listener in envoy.members and not envoy.tls:
+            return tuple(member for member in envoy.members if member != listener)
+    return ()
+
+
+@query
+def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
+    """Why the ClientTrafficPolicy that names a listener cannot hold for it; ``None`` when it can."""
+    if holder(db, ClientTrafficPolicy.KIND, listener.gateway, listener.name) is None:
+        return None
+    others = sharing(db, listener)
+    if not others:
+        return None
+    told = ", ".join(names.listener(other) for other in others)
+    return Problem(
+        "spec.targetRefs",
+        f"Listener {names.listener(listener)} shares its port, and so its connections, with {told}; a "
+        "ClientTrafficPolicy for one of them would hold for all. Target the Gateway, or give each a port.",
+    )

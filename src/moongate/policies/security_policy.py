@@ -1,0 +1,83 @@
+"""SecurityPolicy: who may pass.
+
+Rule: what cannot be enforced is never waved through. A policy that asks for something that is not built yet
+fails, also when its parent asks for it, and routes of a policy that fails answer 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
+from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.attach.policies import Policy
+from moongate.features.basic_auth import BasicAuth
+from moongate.features.cors import CORS
+
+
+class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
+    """Who may pass."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.targetRef) ? self.targetRef.group == 'gateway.networking.k8s.io' : true",
+            "targetRef.group must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            "has(self.targetRef) ? self.targetRef.kind in ['Gateway', 'ListenerSet', 'HTTPRoute', "
+            "'GRPCRoute', 'TCPRoute'] : true",
+            "targetRef.kind must be Gateway, ListenerSet, HTTPRoute, GRPCRoute or TCPRoute.",
+        ),
+        Rule(
+            "has(self.targetRefs) ? self.targetRefs.all(ref, ref.group == "
+            "'gateway.networking.k8s.io') : true",
+            "The group of each of targetRefs must be gateway.networking.k8s.io.",
+        ),
+        Rule(
+            "has(self.targetRefs) ? self.targetRefs.all(ref, ref.kind in ['Gateway', 'ListenerSet', "
+            "'HTTPRoute', 'GRPCRoute', 'TCPRoute']) : true",
+            "The kind of each of targetRefs must be Gateway, ListenerSet, HTTPRoute, GRPCRoute or TCPRoute.",
+        ),
+        Rule(
+            "!has(self.mergeType) || ((!has(self.targetRef) || self.targetRef.kind in ['HTTPRoute', "
+            "'GRPCRoute', 'TCPRoute']) && (!has(self.targetRefs) || self.targetRefs.all(ref, ref.kind in "
+            "['HTTPRoute', 'GRPCRoute', 'TCPRoute'])) && (!has(self.targetSelectors) || "
+            "self.targetSelectors.all(sel, sel.kind in ['HTTPRoute', 'GRPCRoute', 'TCPRoute'])))",
+            "mergeType is for policies of routes, which merge with what is above them.",
+        ),
+        Rule(
+            "(has(self.authorization) && has(self.authorization.rules) && "
+            "self.authorization.rules.exists(r, has(r.principal) ? has(r.principal.jwt) : false)) ? "
+            "has(self.jwt) : true",
+            "authorization has a rule about the claims of a JWT, so jwt must be set.",
+        ),
+    )
+    FIELD_RULES: ClassVar[Mapping[str, tuple[Rule, ...]]] = {
+        "merge_type": (
+            Rule(
+                "self != 'Replace'",
+                "mergeType must be StrategicMerge or JSONMerge; to replace what is above, leave it out.",
+            ),
+        ),
+    }
+
+    merge_type: MergeType | None = None
+    api_key_auth: Unbuilt | None = None
+    cors: CORS | None = None
+    csrf: Unbuilt | None = None
+    basic_auth: BasicAuth | None = None
+    jwt: Unbuilt | None = None
+    oidc: Unbuilt | None = None
+    ext_auth: Unbuilt | None = None
+    authorization: Unbuilt | None = None
+
+
+class SecurityPolicy(Policy, frozen=True, kw_only=True):
+    """Who may pass to a route, or to all routes of a Gateway or listener."""
+
+    GROUP: ClassVar[str] = ENVOY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
+    KIND: ClassVar[str] = "SecurityPolicy"
+
+    spec: SecurityPolicySpec

@@ -1,0 +1,44 @@
+"""How moongate logs: events with fields, readable in a terminal, JSON elsewhere. Always on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
+
+LogFormat = Literal["auto", "text", "json"]
+
+
+def configure(form: LogFormat = "auto", *, debug: bool = False) -> None:
+    """Set up logging for this process.
+
+    Args:
+        form: ``auto`` is ``text`` in a terminal and ``json`` elsewhere. A terminal gets colours, unless
+            ``NO_COLOR`` is set.
+        debug: tell more.
+    """
+    terminal = sys.stderr.isatty()
+    text = form == "text" or (form == "auto" and terminal)
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"), pad_event_to=24)
+        if text
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

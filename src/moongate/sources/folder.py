@@ -1,0 +1,588 @@
+"""What the manifests of a folder say together, and what of it is in force: a state machine without I/O.
+
+Rules
+=====
+1. A faulty document keeps the last good state of its resource in force; the others of its file go on.
+2. A document that cannot be read at all could be any resource of its file: as long as one is there, nothing
+   that the file once defined is taken out of force because it is missing.
+3. Of two definitions of one resource the one that was in force first stays; the other is an error that names
+   both places, and takes over when the first goes.
+4. Files that change together are one batch: a resource that moves from one to another is not touched.
+
+Theory of operation
+===================
+``stage`` cuts a file into documents and looks each text up among those already read, so that only what was
+edited is parsed and admitted. ``commit`` compares the staged files with what they replace, document by
+document, and decides anew for the resources that either defines. Remembered texts are those of the files that
+are loaded, and no more. Places are worked out when a finding is asked for, never before.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
+from weakref import WeakValueDictionary
+
+from msgspec import Struct
+
+from moongate.api import admission
+from moongate.api.base import Model, Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
+from moongate.problem import Problem
+from moongate.sources import documents
+from moongate.sources.documents import Chunk, Malformed, Place
+
+Severity = Literal["error", "warning", "info"]
+"""``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
+
+STDIN = "<stdin>"
+"""The file name of what came from standard input."""
+
+
+class Finding(Struct, frozen=True):
+    """Something to tell about a manifest.
+
+    Args:
+        place: where to look; for a fault, the value that is wrong.
+        resource: None when the text does not say which it is.
+        problem: its path is that within the document; ``items[3].spec`` in a list.
+        effect: what is in force meanwhile, a full sentence; "" when there is nothing to say.
+    """
+
+    place: Place
+    resource: Ref | None
+    problem: Problem
+    severity: Severity = "error"
+    effect: str = ""
+
+    def __str__(self) -> str:
+        parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
+        told = ": ".join(part for part in parts if part)
+        return f"{told} {self.effect}" if self.effect else told
+
+
+class Unreadable(NamedTuple):
+    """Stands for the text of a file that is there but cannot be read as text."""
+
+    message: str
+    line: int = 1
+    column: int = 1
+
+
+class Folder:
+    """Files of manifests.
+
+    Args:
+        namespace: of resources that name none.
+    """
+
+    def __init__(self, *, namespace: str = "default") -> None:
+        self.namespace = namespace
+        self.parsed = 0
+        """Documents parsed so far: what the changes have cost."""
+        self._files: dict[str, _File] = {}
+        self._staged: dict[str, _File | None] = {}
+        self._read: WeakValueDictionary[tuple[str, bool], _Document] = WeakValueDictionary()
+        self._definitions: dict[Ref, list[_Definition]] = {}
+        self._faulty: set[str] = set()
+        self._repeated: set[Ref] = set()
+        self._held: dict[Ref, _Held] = {}
+
+    def update(self, path: str, text: str | Unreadable | None) -> dict[Ref, Resource | None]:
+        """``update_many`` with one file."""
+        return self.update_many({path: text})
+
+    def update_many(self, files: Mapping[str, str | Unreadable | None]) -> dict[Ref, Resource | None]:
+        """What has to change in the store when these files have changed together.
+
+        Args:
+            files: path → text, None for a file that is gone.
+
+        Returns:
+            New states of resources, None for those to be taken out of force.
+        """
+        for path, text in files.items():
+            for _ in self.stage(path, text):
+                pass
+        return self.commit()
+
+    def stage(self, path: str, text: str | Unreadable | None) -> Iterator[None]:
+        """Read a changed file, to take effect with the next ``commit``; yields after each document parsed.
+
+        Nothing but time passes between two steps, so that a caller may do something else there.
+        """
+        if text is None:
+            self._staged[path] = None
+            return
+        if isinstance(text, Unreadable):
+            self._staged[path] = _File(path, (), (), text)
+            return
+        text = text.removeprefix("\ufeff")
+        if path.endswith(".json") or (path == STDIN and text.lstrip()[:1] == "{"):
+            chunks = list(documents.values(text))
+            read = yield from self._documents(chunks, is_json=True)
+            self._staged[path] = _File(path, tuple(chunks), tuple(read))
+            return
+        old = self._staged.get(path) or self._files.get(path) or _File(path, (), ())
+        cut = documents.recut(text, old.chunks)
+        middle = yield from self._documents(cut.middle, is_json=False)
+        tail = old.chunks[len(old.chunks) - cut.tail :]
+        if cut.moved:
+            tail = tuple(chunk._replace(line=chunk.line + cut.moved) for chunk in tail)
+        self._staged[path] = _File(
+            path,
+            (*old.chunks[: cut.head], *cut.middle, *tail),
+            (*old.documents[: cut.head], *middle, *old.documents[len(old.documents) - cut.tail :]),
+        )
+
+    def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[None, None, list[_Document]]:
+        found: list[_Document] = []
+        for chunk in chunks:
+            document = self._read.get((chunk.text, is_json))
+            if document is None:
+                document = self._read[chunk.text, is_json] = _document(chunk.text, is_json, self.namespace)
+                self.parsed += 1
+                yield
+            found.append(document)
+        return found
+
+    def losing(self) -> set[str]:
+        """Staged files by which a resource would go that no staged file defines: deleted, or half-written."""
+        lost: dict[str, set[Ref]] = {}
+        for path, new in self._staged.items():
+            old = self._files.get(path)
+            if old is None or (new is not None and new.broken):
+                continue
+            gone, _ = _difference(old, new or _File(path, (), ()))
+            refs = {entry.ref for document in gone for entry in document.entries if entry.ref is not None}
+            if refs:
+                lost[path] = refs
+        if not lost:
+            return set()
+        kept = {
+            entry.ref
+            for new in self._staged.values()
+            if new is not None
+            for document in new.documents
+            for entry in document.entries
+        }
+        return {path for path, refs in lost.items() if not refs <= kept}
+
+    def unstage(self, path: str) -> None:
+        """Forget a staged state."""
+        self._staged.pop(path, None)
+
+    def commit(self) -> dict[Ref, Resource | None]:
+        """Make the staged states of files the current ones; the answer is that of ``update_many``."""
+        touched: dict[Ref, None] = {}
+        for path, new in self._staged.items():
+            self._replace(path, new, touched)
+        self._staged.clear()
+
+        batch: dict[Ref, Resource | None] = {}
+        for ref in touched:
+            before = self._held.get(ref)
+            after = self._decision(ref, before)
+            if after is None:
+                self._held.pop(ref, None)
+            else:
+                self._held[ref] = after
+            old, new = before and before.resource, after and after.resource
+            if old != new and ref != CONFIGURATION:
+                assert not isinstance(new, EnvoyGateway)
+                batch[ref] = new
+        return batch
+
+    @property
+    def remembered(self) -> int:
+        """Texts of documents that need not be parsed when they are met again."""
+        return len(self._read)
+
+    @property
+    def configuration(self) -> EnvoyGateway | None:
+        """The EnvoyGateway among the manifests that is in force."""
+        held = self._held.get(CONFIGURATION)
+        if held is None:
+            return None
+        assert isinstance(held.resource, EnvoyGateway)
+        return held.resource
+
+    @property
+    def resources(self) -> Mapping[Ref, Resource]:
+        """All that is in force."""
+        return {
+            ref: held.resource
+            for ref, held in self._held.items()
+            if not isinstance(held.resource, EnvoyGateway)
+        }
+
+    def findings(self) -> tuple[Finding, ...]:
+        """All there is to tell at present, sorted by place."""
+        told: list[Finding] = []
+        for path in self._faulty:
+            told += self._of_file(self._files[path])
+        for ref in self._repeated:
+            told += self._of_repetition(ref)
+        return tuple(sorted(told, key=lambda finding: finding.place))
+
+    def place(self, ref: Ref, path: str = "") -> Place | None:
+        """Where a resource that is in force is written, or a field of it; None if there is none such.
+
+        While its file is broken, that may be a definition that is not the one in force.
+        """
+        held = self._held.get(ref)
+        known = self._definitions.get(ref, ())
+        if held is None or not known:
+            return None
+        chosen = next(
+            (d for d in known if d.entry.resource == held.resource and d.file == held.file), known[0]
+        )
+        return self._place(chosen, path)
+
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def _replace(self, path: str, new: _File | None, touched: dict[Ref, None]) -> None:
+        old = self._files.get(path) or _File(path, (), ())
+        gone, come = _difference(old, new or _File(path, (), ()))
+        for document in gone:
+            for entry in document.entries:
+                if entry.ref is not None:
+                    self._definitions[entry.ref].remove(_Definition(path, document, entry))
+                    touched[entry.ref] = None
+        for document in come:
+            for entry in document.entries:
+                if entry.ref is not None:
+                    self._definitions.setdefault(entry.ref, []).append(_Definition(path, document, entry))
+                    touched[entry.ref] = None
+
+        candidates = old.retained | {e.ref for d in gone for e in d.entries if e.ref is not None}
+        touched.update(dict.fromkeys(sorted(old.retained)))
+        self._faulty.discard(path)
+        if new is None:
+            self._files.pop(path, None)
+            return
+        self._files[path] = new
+        if new.faulty or new.unreadable is not None:
+            self._faulty.add(path)
+        if new.broken:
+            # Not what is in force through another file: that one answers for it.
+            new.retained |= {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
+
+    def _decision(self, ref: Ref, before: _Held | None) -> _Held | None:
+        known = self._definitions.get(ref, [])
+        if len(known) > 1:
+            self._repeated.add(ref)
+        else:
+            self._repeated.discard(ref)
+        if not known:
+            self._definitions.pop(ref, None)
+            if before is not None:
+                file = self._files.get(before.file)
+                if file is not None and ref in file.retained:
+                    return before
+            return None
+        if len(known) > 1:
+            known = sorted(known, key=self._order)
+        if before is None:
+            chosen = next((d for d in known if d.entry.resource is not None), None)
+        else:
+            # The file that it came from, and in it the text that it came from, go first.
+            chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
+            if chosen.file != before.file:
+                chosen = min(known, key=lambda d: d.entry.resource != before.resource)
+        if chosen is None:
+            return None
+        if chosen.entry.resource is None:
+            return _Held(before.resource, chosen.file) if before is not None else None
+        return _Held(chosen.entry.resource, chosen.file)
+
+    def _order(self, definition: _Definition) -> tuple[str, int, int]:
+        file = self._files[definition.file]
+        at = definition.document.entries.index(definition.entry)
+        return definition.file, file.numbers[definition.document][0], at
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def _of_file(self, file: _File) -> Iterator[Finding]:
+        effect = ""
+        if file.broken:
+            kept = sorted(ref for ref in file.retained if ref in self._held and ref not in self._definitions)
+            if kept:
+                count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
+                names = ", ".join(map(str, kept[:_NAMED])) + (", …" if len(kept) > _NAMED else "")
+                stays = "stays" if len(kept) == 1 else "stay"
+                effect = f"The last good state of {count} {stays} in force: {names}."
+        if file.unreadable is not None:
+            problem = Problem("", file.unreadable.message, "Unreadable")
+            place = Place(file.path, file.unreadable.line, file.unreadable.column)
+            yield Finding(place, None, problem, effect=effect)
+        for number in file.faulty:
+            chunk, document = file.chunks[number], file.documents[number]
+            if document.malformed is not None:
+                at = document.malformed
+                problem = Problem("", at.message, "Malformed")
+                yield Finding(chunk.place(file.path, at.line, at.column), None, problem, effect=effect)
+                effect = ""
+            for entry in document.entries:
+                own = ""
+                if entry.severity == "error" and entry.ref is None:
+                    own, effect = effect, ""
+                elif entry.severity == "error" and entry.ref is not None:
+                    own = self._effect(entry.ref)
+                for index, problem in enumerate(entry.problems):
+                    place = chunk.place(file.path, *document.position(entry, problem))
+                    told = problem.under(entry.at) if entry.at and problem.path else problem
+                    yield Finding(place, entry.named, told, entry.severity, "" if index else own)
+
+    def _effect(self, ref: Ref) -> str:
+        held = self._held.get(ref)
+        if held is None:
+            return "It is not in force until this is mended."
+        if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
+            return ""
+        return "Its last good state stays in force."
+
+    def _of_repetition(self, ref: Ref) -> Iterator[Finding]:
+        known = sorted(self._definitions[ref], key=self._order)
+        held = self._held.get(ref)
+        ruling = 0
+        if held is not None:
+            ruling = min(
+                range(len(known)),
+                key=lambda i: (known[i].file != held.file, known[i].entry.resource != held.resource),
+            )
+        # The same text may stand in a file more than once.
+        seen: Counter[_Definition] = Counter()
+        places: list[Place] = []
+        for definition in known:
+            places.append(self._place(definition, "metadata.name", seen[definition]))
+            seen[definition] += 1
+        effect = f"What stands at {places[ruling]} is in force." if held is not None else ""
+        for number, definition in enumerate(known):
+            if number == ruling:
+                continue
+            at = f"{definition.entry.at}.metadata.name" if definition.entry.at else "metadata.name"
+            message = f"{ref} is defined twice: here and at {places[ruling]}. Keep one of the two."
+            yield Finding(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
+
+    def _place(self, definition: _Definition, path: str, occurrence: int = 0) -> Place:
+        file = self._files[definition.file]
+        chunk = file.chunks[file.numbers[definition.document][occurrence]]
+        line, column = definition.document.position(definition.entry, Problem(path, ""))
+        return chunk.place(file.path, line, column)
+
+
+_NAMED = 5
+"""Resources that a message names before it says "…"."""
+
+CONFIGURATION = Ref(EnvoyGateway.KIND, "", "")
+"""Stands for the configuration among resources; there can be one only."""
+
+
+# --- what a text says -----------------------------------------------------------------------------
+
+
+class _Entry(Struct, frozen=True, eq=False):
+    """One resource of a document, as it is written there.
+
+    Args:
+        at: ``items[3]`` in a list, "" for the document itself.
+        ref: the resource whose state this decides; None for what is no resource to us.
+        resource: None when there are faults.
+        named: the name to show.
+    """
+
+    at: str
+    ref: Ref | None
+    resource: Resource | EnvoyGateway | None = None
+    problems: tuple[Problem, ...] = ()
+    severity: Severity = "error"
+    named: Ref | None = None
+
+
+class _Document:
+    """What a text says, wherever it stands; compared by identity."""
+
+    def __init__(self, text: str, entries: tuple[_Entry, ...], malformed: Malformed | None = None) -> None:
+        self.text = text
+        self.entries = entries
+        self.malformed = malformed
+        self.faulty = malformed is not None or any(entry.problems for entry in entries)
+        self.broken = malformed is not None or any(
+            entry.problems and entry.severity == "error" and entry.ref is None for entry in entries
+        )
+        self._positions: dict[tuple[str, bool], tuple[int, int]] = {}
+
+    def position(self, entry: _Entry, problem: Problem) -> tuple[int, int]:
+        """Line and column in the text."""
+        path = problem.under(entry.at).path if entry.at else problem.path
+        path = path.removesuffix(".")
+        named = problem.message.startswith(("There is no field", "Of the key:"))
+        found = self._positions.get((path, named))
+        if found is None:
+            found = self._positions[path, named] = documents.position(self.text, path, key=named)
+        return found
+
+
+class _File:
+    """One file, as it is."""
+
+    def __init__(
+        self,
+        path: str,
+        chunks: tuple[Chunk, ...],
+        read: tuple[_Document, ...],
+        unreadable: Unreadable | None = None,
+    ) -> None:
+        self.path = path
+        self.chunks = chunks
+        self.documents = read
+        self.unreadable = unreadable
+        self.faulty = [number for number, document in enumerate(read) if document.faulty]
+        self.broken = unreadable is not None or any(read[number].broken for number in self.faulty)
+        self.retained: set[Ref] = set()
+        """Resources that the file defined before it broke, and does not define now."""
+
+    @cached_property
+    def numbers(self) -> dict[_Document, list[int]]:
+        """Document → where among the file's documents it is; more than once, if the same text is."""
+        found: dict[_Document, list[int]] = {}
+        for number, document in enumerate(self.documents):
+            found.setdefault(document, []).append(number)
+        return found
+
+
+class _Definition(NamedTuple):
+    file: str
+    document: _Document
+    entry: _Entry
+
+
+class _Held(NamedTuple):
+    """A resource in force, and the file that it came from."""
+
+    resource: Resource | EnvoyGateway
+    file: str
+
+
+def _difference(old: _File, new: _File) -> tuple[list[_Document], list[_Document]]:
+    """Documents that go and that come, each as often as it does."""
+    before, after = old.documents, new.documents
+    head = 0
+    for one, other in zip(before, after, strict=False):
+        if one is not other:
+            break
+        head += 1
+    tail = 0
+    for one, other in zip(reversed(before[head:]), reversed(after[head:]), strict=False):
+        if one is not other:
+            break
+        tail += 1
+    gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
+    if not gone or not come:
+        return list(gone), list(come)
+    many, others = Counter(gone), Counter(come)
+    return list((many - others).elements()), list((others - many).elements())
+
+
+def _document(text: str, is_json: bool, namespace: str) -> _Document:
+    try:
+        value = documents.parsed_json(text) if is_json else documents.parsed_yaml(text)
+    except Malformed as malformed:
+        return _Document(text, (), malformed)
+    if value is None:
+        return _Document(text, ())
+    if not isinstance(value, dict):
+        message = "A manifest is an object with apiVersion and kind"
+        if isinstance(value, list):
+            message = (
+                f"The document is a list; {message[0].lower()}{message[1:]}. Put `---` between resources"
+            )
+        else:
+            message = f"The document is {_short(value)}; {message[0].lower()}{message[1:]}"
+        return _Document(text, (_Entry("", None, None, (Problem("", f"{message}."),)),))
+    return _Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
+
+
+def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[_Entry]:
+    version, kind = document.get("apiVersion"), document.get("kind")
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items"), list):
+        for number, item in enumerate(cast("list[Any]", document["items"])):
+            below = f"{at}.items[{number}]" if at else f"items[{number}]"
+            if isinstance(item, dict):
+                # The lists of one kind, as an API server sends them, do not repeat it in each item.
+                given = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
+                yield from _entries(given | cast("dict[str, Any]", item), below, namespace)
+            elif item is not None:
+                problem = Problem(
+                    "", f"The entry is {_short(item)}; it must be a resource, with apiVersion and kind."
+                )
+                yield _Entry(below, None, None, (problem,))
+        return
+    if not isinstance(version, str) or not isinstance(kind, str):
+        yield _Entry(at, None, None, admission.admit(document, KINDS, namespace=namespace).problems)
+        return
+
+    group = version.rpartition("/")[0]
+    metadata = document.get("metadata")
+    meta = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
+    name = meta.get("name")
+    found = KINDS.get((group, kind))
+    within = "" if found is not None and found.CLUSTER_SCOPED else meta.get("namespace") or namespace
+    named = Ref(kind, within, name) if isinstance(name, str) and isinstance(within, str) and name else None
+    if found is not None:
+        resource, problems = admission.admit(document, KINDS, namespace=namespace)
+        yield _Entry(at, named, resource, problems, "error", named)
+        if resource is not None:
+            yield from _without_effect(at, resource, named)
+    elif (group, kind) == (EnvoyGateway.GROUP, EnvoyGateway.KIND):
+        body = {key: value for key, value in document.items() if key != "metadata"}
+        configuration, problems = admission.admit_configuration(body)
+        yield _Entry(at, CONFIGURATION, configuration, problems, "error", named)
+        if configuration is not None:
+            yield from _without_effect(at, configuration, named)
+    elif (group, kind) in UNBUILT_KINDS:
+        problem = Problem("kind", f"{kind} is not built yet: this resource has no effect.", "Unsupported")
+        yield _Entry(at, None, None, (problem,), "warning", named)
+    elif group in OWN_GROUPS or _slip(group, kind):
+        yield _Entry(
+            at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "error", named
+        )
+    elif any(kind == known for _, known in KINDS):
+        yield _Entry(
+            at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "warning", named
+        )
+    else:
+        problem = Problem(
+            "kind", f"A gateway has no use for a {kind} of {version}: it is passed over.", "Ignored"
+        )
+        yield _Entry(at, None, None, (problem,), "info", named)
+
+
+def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[_Entry]:
+    """What is set and known but not built yet: said, so that nobody relies on it."""
+    if problems := tuple(map(admission.no_effect, admission.unbuilt(model))):
+        yield _Entry(at, None, None, problems, "warning", named)
+
+
+def _slip(group: str, kind: str) -> bool:
+    """Whether a kind of a group that others share with us is one of ours, misspelt."""
+    ours = [known for held, known in KINDS if held == group]
+    return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
+
+
+def _short(value: object) -> str:
+    match value:
+        case None:
+            return "empty"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            shown = repr(value)
+            return shown if len(shown) <= 60 else f"{shown[:60]}…"

@@ -1,0 +1,46 @@
+"""The status of a Backend: whether routes can use it.
+
+Source: Envoy Gateway, ``BackendStatus``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from moongate.api.backend import Backend
+from moongate.api.base import ENVOY_GROUP, Condition, Ref
+from moongate.attach.backends import Target, backend
+from moongate.engine import query
+from moongate.status.conditions import condition, told, unsupported
+from moongate.store import get
+
+if TYPE_CHECKING:
+    from moongate.engine import Db
+
+
+class BackendStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``status`` of a Backend."""
+
+    conditions: tuple[Condition, ...]
+
+
+@query
+def backend_status(db: Db, ref: Ref) -> BackendStatus | None:
+    """``Accepted``: whether the Backend is sound and can be used as it asks; ``None`` when it is gone.
+
+    It does not say whether anybody uses it, or whether its endpoints answer.
+    """
+    found = get(db, Backend, ref)
+    if found is None:
+        return None
+    generation = found.metadata.generation
+    problem = backend(db, Target(ENVOY_GROUP, ref.kind, ref.namespace, ref.name, 0), False).problem
+    # An address that routes cannot reach from here is no fault of the Backend: other users may.
+    if problem is None or problem.reason == "UnsupportedAddressType":
+        accepted = condition("Accepted", "True", "Accepted", "The Backend can be used.", generation)
+    else:
+        accepted = condition("Accepted", "False", "Invalid", told([problem]), generation)
+    # What is refused for such a field says so already.
+    return BackendStatus(conditions=(accepted, *(unsupported(found) if accepted.status == "True" else ())))

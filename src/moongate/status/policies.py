@@ -1,0 +1,405 @@
+"""The status of a policy: where it is in force, what overrides it or merges with it, and what is wrong.
+
+Theory of operation
+===================
+Each target of a policy leads to *ancestors*: a Gateway to itself, a route to the parents that it names. What
+is found at a target is noted on its ancestors; an ancestor that several targets lead to has all of it.
+
+A policy of a Gateway or listener tells which routes have policies of their own. ``overrides`` finds these
+from the policies, never from all routes of a Gateway, and in shards: a route that comes, goes or moves
+re-runs one small part, and an edit of its rules none at all.
+
+Rules
+=====
+1. A target that does not exist, or is not ours, is passed over: another controller may answer for it.
+2. A conflict or a missing section is told at that target only; the others are in force.
+3. ``Accepted`` is False as long as anything of the policy has no effect, also where the rest is in force.
+4. What is wrong under one listener is told for the parent that leads there, too: nobody has to look further
+   than the parents of a route to know whether its policy holds.
+
+Source: Gateway API, ``PolicyStatus`` and GEP-713; the reference's reasons, scopes and limits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import msgspec
+from msgspec import Struct
+
+from moongate.api.admission import NOT_SUPPORTED
+from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
+from moongate.api.gateway import Gateway
+from moongate.attach.gateways import controller_name, managed, rejection
+from moongate.attach.policies import (
+    ROUTE_KINDS,
+    SELECTORS,
+    TARGETED,
+    Policy,
+    Target,
+    applied,
+    claims,
+    holder,
+    section_names,
+    targets,
+)
+from moongate.attach.routes import attachments
+from moongate.engine import query
+from moongate.policies import judgement
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.http_listeners import port_conflict
+from moongate.policies.security_policy import SecurityPolicy
+from moongate.problem import Problem
+from moongate.status.conditions import condition, told
+from moongate.store import SHARDS, find, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from moongate.engine import Db
+
+MAX_ANCESTORS: Final = 16
+"""Ancestors that a policy's status may list."""
+
+PLURAL: Final = {
+    ClientTrafficPolicy.KIND: "ClientTrafficPolicies",
+    BackendTrafficPolicy.KIND: "BackendTrafficPolicies",
+    SecurityPolicy.KIND: "SecurityPolicies",
+}
+
+DEPRECATED: Final = {
+    ClientTrafficPolicy.KIND: {
+        "spec.enableProxyProtocol": "spec.proxyProtocol",
+        "spec.headers.preserveXRequestID": "spec.headers.requestID",
+        "spec.targetRef": "spec.targetRefs",
+        "spec.tls.clientValidation.optional": "spec.tls.clientValidation.mode",
+    },
+    BackendTrafficPolicy.KIND: {
+        "spec.compression": "spec.compressor",
+        "spec.targetRef": "spec.targetRefs",
+    },
+    SecurityPolicy.KIND: {
+        "spec.extAuth.grpc.backendRef": "spec.extAuth.grpc.backendRefs",
+        "spec.extAuth.http.backendRef": "spec.extAuth.http.backendRefs",
+        "spec.targetRef": "spec.targetRefs",
+    },
+}
+"""Policy kind → deprecated field → the field to write instead; sorted."""
+
+_ONLY_WHEN_TRUE: Final = ("spec.tls.clientValidation.optional",)
+"""Deprecated fields whose False says the same as not to set them."""
+
+
+class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The Gateway, or the listener of it, under which a policy is judged."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+    section_name: str | None = None
+
+
+class AncestorStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``PolicyAncestorStatus``."""
+
+    ancestor_ref: AncestorRef
+    controller_name: str
+    conditions: tuple[Condition, ...]
+
+
+class PolicyStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``PolicyStatus``: at most 16 ancestors; if there are more, those with bad news come first."""
+
+    ancestors: tuple[AncestorStatus, ...]
+
+
+class Override(NamedTuple):
+    """A route with policies of its own.
+
+    Args:
+        route: the route.
+        listeners: the listeners of the Gateway that take it, by name, sorted.
+        merged: the levels whose policies the route's merge into: names of listeners, "" for the Gateway.
+    """
+
+    route: Ref
+    listeners: tuple[str, ...]
+    merged: tuple[str, ...]
+
+
+@query
+def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
+    """The status of a policy of any kind; ``None`` when there is nothing of ours that it targets."""
+    found: Policy | None = db.read(policy)
+    if found is None:
+        return None
+    drafts: dict[tuple[Ref, str], _Draft] = {}
+    for target in sorted(targets(db, policy), key=_level):
+        if target.ref.kind == Gateway.KIND:
+            _judge_gateway(db, policy, target, drafts)
+        elif target.ref.kind in ROUTE_KINDS and policy.kind != ClientTrafficPolicy.KIND:
+            _judge_route(db, policy, target, drafts)
+    if not drafts:
+        return None
+    name, generation, deprecated = controller_name(db), found.metadata.generation, _deprecated(found)
+    ancestors = [
+        AncestorStatus(
+            ancestor_ref=_ancestor(gateway, section),
+            controller_name=name,
+            conditions=tuple(_conditions(draft, deprecated, generation)),
+        )
+        for (gateway, section), draft in drafts.items()
+    ]
+    return PolicyStatus(ancestors=tuple(_cut(ancestors, generation)))
+
+
+@query
+def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...]:
+    """The routes of one shard that a Gateway takes and that policies of a kind target, sorted."""
+    routes = set(_selected_in(db, kind, part))
+    for route_kind in ROUTE_KINDS:
+        routes.update(find(db, TARGETED, (kind, route_kind, part)))
+    overriding = (_override(db, kind, gateway, route) for route in sorted(routes))
+    return tuple(override for override in overriding if override is not None)
+
+
+@query
+def _selected(db: Db, kind: str) -> tuple[tuple[Ref, ...], ...]:
+    """By shard, the routes that policies of a kind with selectors target."""
+    parts: list[set[Ref]] = [set() for _ in range(SHARDS)]
+    for route_kind in ROUTE_KINDS:
+        for policy in find(db, SELECTORS, (kind, route_kind)):
+            for target in targets(db, policy):
+                if target.ref.kind in ROUTE_KINDS:
+                    parts[shard(str(target.ref))].add(target.ref)
+    return tuple(tuple(sorted(part)) for part in parts)
+
+
+@query
+def _selected_in(db: Db, kind: str, part: int) -> tuple[Ref, ...]:
+    return _selected(db, kind)[part]
+
+
+class _Draft:
+    """An ancestor while the targets that lead to it are judged."""
+
+    def __init__(self) -> None:
+        self.faults: dict[Problem, None] = {}
+        self.merged: dict[str, None] = {}
+        self.overridden: dict[str, None] = {}
+        self.told = False
+        """Whether it tells ``Accepted``; a listener that only says with what the policy merged does not."""
+        self.held = False
+        """Whether the policy holds a target that leads here."""
+
+    def refuse(self, problem: Problem) -> None:
+        self.told = True
+        self.faults[problem] = None
+
+    def hold(self, problems: Iterable[Problem]) -> None:
+        self.told = self.held = True
+        self.faults.update(dict.fromkeys(problems))
+
+
+def _at(drafts: dict[tuple[Ref, str], _Draft], gateway: Ref, section: str) -> _Draft:
+    return drafts.setdefault((gateway, section), _Draft())
+
+
+def _level(target: Target) -> int:
+    """The most specific first, so that ancestors are told in the order of precedence."""
+    return 2 * (target.ref.kind == Gateway.KIND) + (not target.section)
+
+
+def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:
+    gateway, section = target
+    if not managed(db, gateway) or rejection(db, gateway) is not None:
+        return
+    draft = _at(drafts, gateway, section)
+    if (refusal := _refusal(db, policy, target)) is not None:
+        draft.refuse(refusal)
+        return
+    draft.hold(_problems(db, policy, None))
+    if policy.kind != ClientTrafficPolicy.KIND:
+        _note_overrides(db, policy, target, draft)
+    elif section:
+        conflict = port_conflict(db, ListenerId(gateway, section))
+        draft.hold([conflict] if conflict is not None else [])
+    elif sections := _claimed_sections(db, policy.kind, gateway):
+        draft.overridden[f"Other {PLURAL[policy.kind]} override these sections: {_listed(sections)}."] = None
+
+
+def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:
+    route, section = target
+    others = f"Other {PLURAL[policy.kind]}"
+    refusal = _refusal(db, policy, target)
+    rules = _claimed_sections(db, policy.kind, route) if not section else []
+    for attachment in attachments(db, route):
+        if rejection(db, attachment.gateway) is not None:
+            continue
+        draft = _at(drafts, attachment.gateway, attachment.parent.section_name or "")
+        if refusal is not None:
+            draft.refuse(refusal)
+            continue
+        parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
+        if not parents:
+            draft.hold(_problems(db, policy, None))
+        for listener, parent in parents.items():
+            problems = _problems(db, policy, parent)
+            draft.hold(problems)
+            if parent is None:
+                continue
+            below = _at(drafts, *listener)
+            for problem in problems:
+                below.refuse(problem)
+            if all(problem.reason == NOT_SUPPORTED for problem in problems):
+                below.merged[f"Merged with policy {parent.namespace}/{parent.name}."] = None
+        if rules:
+            draft.overridden[f"{others} override this one for these route rules: {_listed(rules)}."] = None
+
+
+def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | None:
+    """The policy that the one of a route or rule merges into where a listener serves it."""
+    found = applied(db, kind, listener, target.ref, target.section)
+    return found.parent if found is not None else None
+
+
+def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
+    """Why a policy does not hold what it targets: there is no such section, or another was first."""
+    what = "rule" if target.ref.kind in ROUTE_KINDS else "listener"
+    sections = section_names(db, target.ref) or ()
+    if target.section and target.section not in sections:
+        has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
+        message = f"{target.ref} has no {what} named {target.section!r}{has}."
+        return Problem("", message, "TargetNotFound")
+    first = holder(db, policy.kind, target.ref, target.section)
+    if first is None or first == policy:
+        return None
+    named = f"{what.capitalize()} {target.section} of {target.ref}" if target.section else str(target.ref)
+    return Problem("", f"{named} is held by {first} already, which came before this policy.", "Conflicted")
+
+
+def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
+    """What is wrong with a policy's settings, each field told once."""
+    judged = judgement(db, policy, parent)
+    if judged is None:
+        return []
+    faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
+    return [p for p in judged.problems if p.reason != NOT_SUPPORTED or p.path not in faults]
+
+
+def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
+    """The sections of a target that policies hold, sorted."""
+    sections = section_names(db, target) or ()
+    return sorted({at for at, _ in claims(db, kind, target) if at in sections})
+
+
+def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
+    gateway, section = target
+    others = f"Other {PLURAL[policy.kind]}"
+    below = [o for part in range(SHARDS) for o in overrides(db, policy.kind, gateway, part)]
+    merged = [_name(o.route) for o in below if section in o.merged]
+    routes = [
+        _name(o.route) for o in below if section not in o.merged and (not section or section in o.listeners)
+    ]
+    listeners = [] if section else _claimed_sections(db, policy.kind, gateway)
+    scopes = {
+        "gateway listeners": [f"{gateway.namespace}/{gateway.name}/{name}" for name in listeners],
+        "routes": routes,
+    }
+    if merged:
+        draft.merged[f"{others} merge with this one for these routes: {_listed(merged)}."] = None
+    if any(scopes.values()):
+        which = " and ".join(f"these {scope}: {_listed(names)}" for scope, names in scopes.items() if names)
+        draft.overridden[f"{others} override this one for {which}."] = None
+
+
+def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
+    listeners = {at for a in attachments(db, route) if a.gateway == gateway for at, _ in a.hosts}
+    if not listeners:
+        return None
+    rules = section_names(db, route) or ()
+    held = {at for at, _ in claims(db, kind, route) if not at or at in rules}
+    if not held:
+        return None
+    merged = {
+        at.name if holder(db, kind, gateway, at.name) is not None else ""
+        for at in listeners
+        for section in held
+        if _parent(db, kind, at, Target(route, section)) is not None
+    }
+    return Override(route, tuple(sorted(at.name for at in listeners)), tuple(sorted(merged)))
+
+
+def _name(ref: Ref) -> str:
+    return f"{ref.namespace}/{ref.name}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"[{' '.join(sorted(names))}]"
+
+
+def _ancestor(gateway: Ref, section: str) -> AncestorRef:
+    return AncestorRef(
+        group=GATEWAY_GROUP,
+        kind=gateway.kind,
+        namespace=gateway.namespace,
+        name=gateway.name,
+        section_name=section or None,
+    )
+
+
+def _conditions(draft: _Draft, deprecated: str, generation: int) -> Iterator[Condition]:
+    if draft.faults:
+        # What keeps the policy from a target weighs more than what is wrong with its settings.
+        faults = sorted(draft.faults, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
+        reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
+        yield condition("Accepted", "False", reason, told(faults), generation)
+    elif draft.told:
+        yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
+    if draft.merged:
+        yield condition("Merged", "True", "Merged", " ".join(draft.merged), generation)
+    if draft.overridden:
+        yield condition("Overridden", "True", "Overridden", " ".join(draft.overridden), generation)
+    if deprecated and draft.held:
+        yield condition("Warning", "True", "DeprecatedField", deprecated, generation)
+
+
+def _deprecated(policy: Policy) -> str:
+    """Which deprecated fields a policy sets and what to write instead, "" for none."""
+    document: dict[str, Any] = msgspec.to_builtins(policy)
+    return "; ".join(
+        f"{path} is deprecated: write {instead}"
+        for path, instead in DEPRECATED[policy.KIND].items()
+        if _sets(document, path)
+    )
+
+
+def _sets(document: dict[str, Any], path: str) -> bool:
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, dict):
+            return False
+        value = cast("dict[str, Any]", value).get(name)
+    if path in _ONLY_WHEN_TRUE:
+        return value is True
+    return value is not None and value != []
+
+
+def _cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[AncestorStatus]:
+    """At most 16 ancestors: bad news first, the last of them saying that there are more."""
+    if len(ancestors) <= MAX_ANCESTORS:
+        return ancestors
+    kept = sorted(ancestors, key=_weight)[:MAX_ANCESTORS]
+    message = f"The policy has {len(ancestors)} ancestors; a status lists {MAX_ANCESTORS} of them."
+    more = condition("Aggregated", "True", "Aggregated", message, generation)
+    kept[-1] = msgspec.structs.replace(kept[-1], conditions=(*kept[-1].conditions, more))
+    return kept
+
+
+def _weight(ancestor: AncestorStatus) -> tuple[int, str, str, str]:
+    given = {(c.type, c.status) for c in ancestor.conditions}
+    rank = 0 if ("Accepted", "False") in given else 1 if ("Overridden", "True") in given else 2
+    at = ancestor.ancestor_ref
+    return rank, at.namespace, at.name, at.section_name or ""

@@ -1,0 +1,200 @@
+"""The status of an HTTPRoute: one entry per parentRef that is ours, in the order of the spec.
+
+Source: Gateway API, RouteParentStatus; GEP-1364; the reference's reasons.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from heapq import nsmallest
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from moongate.api.base import Condition, ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import ParentReference
+from moongate.attach.gateways import controller_name
+from moongate.attach.routes import attachments, routes_at
+from moongate.engine import Failed, query
+from moongate.problem import Problem
+from moongate.status.conditions import condition, unsupported
+from moongate.store import get
+from moongate.xds.destinations import plan
+from moongate.xds.matches import matches, overlap_key, unbuildable
+from moongate.xds.route_filters import read_filters
+
+if TYPE_CHECKING:
+    from moongate.attach.routes import Attachment
+    from moongate.engine import Db
+
+MAX_PARENTS: Final = 32
+MAX_NAMED: Final = 5
+"""How many of the routes that overlap with one are named to it; the others are counted."""
+
+
+class ParentStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """``RouteParentStatus``."""
+
+    parent_ref: ParentReference
+    controller_name: str
+    conditions: tuple[Condition, ...]
+
+
+class RouteStatus(Struct, frozen=True, kw_only=True, rename="camel"):
+    """``RouteStatus``."""
+
+    parents: tuple[ParentStatus, ...]
+
+
+class Overlap(Struct, frozen=True):
+    """The routes that match the same requests as one, under a hostname.
+
+    Args:
+        named: the first of them, at most ``MAX_NAMED``, sorted.
+        count: how many there are.
+    """
+
+    named: tuple[Ref, ...]
+    count: int
+
+
+@query
+def route_status(db: Db, route: Ref) -> RouteStatus | None:
+    """What we say of a route; ``None`` when none of its parents is ours."""
+    found = get(db, HTTPRoute, route)
+    if found is None:
+        return None
+    name = controller_name(db)
+    told = [
+        ParentStatus(parent_ref=a.parent, controller_name=name, conditions=_conditions(db, found, a))
+        for a in attachments(db, route)
+    ]
+    return RouteStatus(parents=tuple(told[:MAX_PARENTS])) if told else None
+
+
+@query
+def match_keys(db: Db, route: Ref) -> tuple[str, ...]:
+    """What a route matches on, as text, one per match."""
+    found = get(db, HTTPRoute, route)
+    if found is None:
+        return ()
+    filtered = [(rule, read_filters(db, route, rule).matches) for rule in found.spec.rules]
+    return tuple(dict.fromkeys(overlap_key(m) for rule, more in filtered for m in matches(rule, more)))
+
+
+@query
+def overlaps(db: Db, listener: ListenerId, host: str) -> tuple[tuple[Ref, Overlap], ...]:
+    """The routes of a hostname that match the same requests as others there, sorted, with those others.
+
+    Routes that share the same matches share the work, too: thousands may say nothing but "/".
+    """
+    routes = routes_at(db, listener, host)
+    if len(routes) < 2:
+        return ()
+    by_key: dict[str, list[Ref]] = {}
+    for route in routes:
+        keys = match_keys.attempt(db, route)
+        for key in () if isinstance(keys, Failed) else keys:
+            by_key.setdefault(key, []).append(route)
+    shared: dict[Ref, list[str]] = {}
+    for key, sharing in by_key.items():
+        for route in sharing if len(sharing) > 1 else ():
+            shared.setdefault(route, []).append(key)
+    alike: dict[tuple[str, ...], list[Ref]] = {}
+    for route, keys in shared.items():
+        alike.setdefault(tuple(sorted(keys)), []).append(route)
+    told: list[tuple[Ref, Overlap]] = []
+    for keys, members in alike.items():
+        together = {route for key in keys for route in by_key[key]}
+        first = nsmallest(MAX_NAMED + 1, together)
+        for route in members:
+            named = tuple(r for r in first if r != route)[:MAX_NAMED]
+            told.append((route, Overlap(named, len(together) - 1)))
+    return tuple(sorted(told, key=itemgetter(0)))
+
+
+@query
+def overlapped_by(db: Db, listener: ListenerId, host: str, route: Ref) -> Overlap | None:
+    """The routes that match the same requests as ``route`` under a hostname, ``None`` if none does."""
+    told = overlaps(db, listener, host)
+    at = bisect_left(told, route, key=itemgetter(0))
+    return told[at][1] if at < len(told) and told[at][0] == route else None
+
+
+def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
+    generation = route.metadata.generation
+    problem = attachment.problem
+    refused: list[tuple[int, Problem]] = []
+    unresolved: list[Problem] = []
+    without: list[Problem] = []
+    at = attachment.hosts[0][0] if attachment.hosts else ListenerId(attachment.gateway, "")
+    for index, rule in enumerate(route.spec.rules):
+        if (fault := unbuildable(rule)) is not None:
+            told = f"Failed to process route rule {index}: {fault}."
+            refused.append((index, Problem(f"spec.rules[{index}]", told, "UnsupportedValue")))
+            continue
+        filters = read_filters(db, route.ref, rule)
+        refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
+        planned = plan(db, at, route.ref, index)
+        unresolved += planned.unresolved
+        without += planned.without_endpoints
+    told = list(_accepted(route, refused, generation))
+    if problem is not None:
+        told = [c for c in told if c.type != "Accepted"]
+        told.append(condition("Accepted", "False", problem.reason, problem.message, generation))
+    if unresolved:
+        told.append(
+            condition("ResolvedRefs", "False", _reasons(unresolved), _messages(unresolved), generation)
+        )
+    else:
+        message = "Resolved all the Object references for the Route"
+        told.append(condition("ResolvedRefs", "True", "ResolvedRefs", message, generation))
+    if without:
+        told.append(
+            condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
+        )
+    others = [
+        found
+        for listener, hosts in attachment.hosts
+        for h in hosts
+        if (found := overlapped_by(db, listener, h, route.ref)) is not None
+    ]
+    if others:
+        message = f"Some rules match the same requests as rules of {_named(others)}."
+        told.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
+    return (*told, *unsupported(route))
+
+
+def _named(others: list[Overlap]) -> str:
+    """Some names, and how many more there are: the least, where several hostnames may share them."""
+    known = sorted({route for each in others for route in each.named})
+    names = ", ".join(map(str, known[:MAX_NAMED]))
+    more = max(len(known), *(each.count for each in others)) - MAX_NAMED
+    if more <= 0:
+        return names
+    least = "at least " if len({(each.named, each.count) for each in others}) > 1 else ""
+    return f"{names} and {least}{more} more"
+
+
+def _accepted(route: HTTPRoute, refused: list[tuple[int, Problem]], generation: int) -> tuple[Condition, ...]:
+    accepted = condition("Accepted", "True", "Accepted", "Route is accepted", generation)
+    if not refused:
+        return (accepted,)
+    faults = [fault for _, fault in refused]
+    rules = sorted({index for index, _ in refused})
+    if len(rules) == len(route.spec.rules):
+        return (condition("Accepted", "False", _reasons(faults), _messages(faults), generation),)
+    dropped = " ".join(map(str, rules))
+    message = f"Dropped Rule(s) [{dropped}]: {_messages(faults)}"
+    return (accepted, condition("PartiallyInvalid", "True", _reasons(faults), message, generation))
+
+
+def _reasons(faults: list[Problem]) -> str:
+    """Several reasons on one condition are joined, as the reference does."""
+    return ",".join(sorted({f.reason for f in faults}))
+
+
+def _messages(faults: list[Problem]) -> str:
+    return "\n".join(dict.fromkeys(f.message for f in faults))

@@ -1,0 +1,493 @@
+"""The core as a library: resources in; xDS, statuses and problems out. No I/O, no clock, no asyncio.
+
+Theory of operation
+===================
+``apply`` writes a batch into the store; nothing runs then. ``settle`` recomputes what is in doubt, the most
+urgent first, and stops after each query that ran, so that its driver can serve others in between and even
+apply more. ``take`` hands out the differences since it was last asked.
+
+What a fleet of Envoys has is a set of *resources*, each a query of its own. *Rosters* say which: per shard of
+routes, so that a route that comes or goes costs its shard. The world observes both and counts who names what;
+a resource that nobody names any more leaves the fleet.
+
+A resource whose query failed keeps its last bytes in force, and so do those of a Gateway that is rejected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from msgspec import Struct, structs
+
+from moongate import names
+from moongate.api.backend import Backend
+from moongate.api.base import Ref, Resource
+from moongate.api.envoyproxy import EnvoyProxy
+from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.httproute import HTTPRoute
+from moongate.attach import backends, gateways, grants, policies, routes
+from moongate.attach.listeners import route_configurations
+from moongate.engine import Db, Failed
+from moongate.policies import POLICY_KINDS, judgement
+from moongate.status.backends import backend_status
+from moongate.status.gateways import class_status, gateway_status, proxy_status
+from moongate.status.policies import policy_status
+from moongate.status.routes import route_status
+from moongate.store import SHARDS, Index, Store
+from moongate.xds import clusters, destinations, listeners, local, secrets
+from moongate.xds.routes import host_part, route_configuration, route_pieces
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+
+    from moongate.api.envoygateway import EnvoyGateway
+    from moongate.engine import Query, Root
+    from moongate.problem import Problem
+    from moongate.xds.routes import Part
+
+INDEXES: Final[tuple[Index[Any, Any], ...]] = (
+    gateways.CLASSES,
+    gateways.GATEWAYS,
+    gateways.PROXY_USERS,
+    grants.GRANTS,
+    routes.ROUTES,
+    routes.HOSTNAMES,
+    routes.ROUTES_BY_HOSTNAME,
+    backends.SLICES,
+    local.FLEET_SERVICES,
+    structs.replace(policies.TARGETS, kinds=POLICY_KINDS),
+    structs.replace(policies.SELECTORS, kinds=POLICY_KINDS),
+    structs.replace(policies.TARGETED, kinds=POLICY_KINDS),
+    policies.TARGETABLE,
+)
+"""All indexes of the store; who reads one declares it beside the reading."""
+
+STATUSES: Final[Mapping[str, Query[..., Any]]] = {
+    GatewayClass.KIND: class_status,
+    Gateway.KIND: gateway_status,
+    HTTPRoute.KIND: route_status,
+    Backend.KIND: backend_status,
+    EnvoyProxy.KIND: proxy_status,
+    **{kind.KIND: policy_status for kind in POLICY_KINDS},
+}
+"""Kinds that have a status, with the query that tells it."""
+
+URGENT: Final = 0
+"""Rank of load assignments: endpoints never wait for anything else."""
+_ROSTER, _RESOURCE, _STATUS = 1, 2, 3
+
+
+Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
+"""An entry of a roster: type URL and name of a resource, and the query call that builds it."""
+
+
+class Changes(Struct, frozen=True):
+    """What differs since the last time.
+
+    Args:
+        put: new or changed resources, by fleet.
+        gone: ``(type URL, name)`` of resources that a fleet should no longer have, by fleet.
+        fleets: fleets that appeared or went; ``None`` for one that went.
+        statuses: statuses that changed; ``None`` where there is nothing to say any more.
+    """
+
+    put: Mapping[str, tuple[XdsResource, ...]]
+    gone: Mapping[str, tuple[tuple[str, str], ...]]
+    fleets: Mapping[str, Ref | None]
+    statuses: Mapping[Ref, Struct | None]
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.gone or self.fleets or self.statuses)
+
+
+class Ran:
+    """Which queries ran while it was open."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def counts(self) -> dict[str, int]:
+        """Runs by query name."""
+        return dict(self._counts)
+
+    def note(self, counts: Counter[str]) -> None:
+        self._counts = counts
+
+
+class World:
+    """All resources, and all that follows from them.
+
+    Args:
+        config: the EnvoyGateway configuration; the one that moongate ships when ``None``.
+        clock: monotonic seconds, for figures only.
+    """
+
+    def __init__(self, config: EnvoyGateway | None = None, clock: Callable[[], float] | None = None) -> None:
+        self.db = Db(clock)
+        self.store = Store(self.db, INDEXES)
+        if config is not None:
+            self.db.put(gateways.CONFIG, config)
+        self._handlers: dict[Root[Any], Callable[[Root[Any]], None]] = {}
+        self._fleets: dict[Ref, _Fleet] = {}
+        self._statuses: dict[Ref, Root[Any]] = {}
+        self._told: dict[Ref, Struct | None] = {}
+        self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
+        self._gone: dict[str, dict[tuple[str, str], None]] = {}
+        self._came: dict[str, Ref | None] = {}
+        self._status_news: dict[Ref, Struct | None] = {}
+        self.observe(gateways.managed_gateways, (), _ROSTER, self._gateways)
+
+    @classmethod
+    def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
+        """A settled world of these resources."""
+        world = cls(config)
+        world.apply({resource.ref: resource for resource in resources})
+        world.pull()
+        return world
+
+    # -- in -----------------------------------------------------------------
+
+    def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
+        """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
+        changed = self.store.apply(batch)
+        for ref, resource in batch.items():
+            tells = STATUSES.get(ref.kind)
+            if tells is None:
+                continue
+            if resource is None:
+                self._forget_status(ref)
+            elif ref not in self._statuses:
+                self._statuses[ref] = self.observe(tells, (ref,), _STATUS, self._status(ref))
+        return changed
+
+    def configure(self, config: EnvoyGateway) -> bool:
+        """Put another EnvoyGateway configuration in force. True if it differs."""
+        return self.db.put(gateways.CONFIG, config)
+
+    def write(self, key: Hashable, value: Any) -> bool:
+        """Put a fact that is no resource into its cell (``None`` for none). True if it differs."""
+        return self.db.put(key, value)
+
+    # -- recomputation ------------------------------------------------------
+
+    def settle(self) -> Iterator[None]:
+        """Recompute what is in doubt, stopping after each query that ran.
+
+        The most urgent is always next, also when it came into doubt while this was stopped.
+        """
+        while (root := self.db.next_dirty()) is not None:
+            for _ in self.db.settle(root):
+                yield
+                if (urgent := self.db.next_dirty()) is not None and urgent.rank < root.rank:
+                    break
+            else:
+                if (handle := self._handlers.get(root)) is not None:
+                    handle(root)
+        self.db.collect()
+
+    def pull(self) -> Changes:
+        """Settle all at once, and take what differs."""
+        for _ in self.settle():
+            pass
+        return self.take()
+
+    def take(self, *, urgent: bool = False) -> Changes:
+        """What differs since the last time, as far as it is settled.
+
+        Args:
+            urgent: only endpoints of clusters that a fleet already has; the rest stays for the next time.
+        """
+        if urgent:
+            put: dict[str, tuple[XdsResource, ...]] = {}
+            known = (
+                {names.fleet(gateway): fleet for gateway, fleet in self._fleets.items()} if self._put else {}
+            )
+            for fleet, news in self._put.items():
+                ready = [
+                    key
+                    for key in news
+                    if key[0] == ENDPOINT
+                    and (cluster := (CLUSTER, key[1])) not in news
+                    and fleet in known
+                    and known[fleet].has(cluster)
+                ]
+                if ready:
+                    put[fleet] = tuple(news.pop(key) for key in ready)
+            return Changes(put, {}, {}, {})
+        changes = Changes(
+            {fleet: tuple(news.values()) for fleet, news in self._put.items() if news},
+            {fleet: tuple(gone) for fleet, gone in self._gone.items() if gone},
+            dict(self._came),
+            dict(self._status_news),
+        )
+        for pending in (self._put, self._gone, self._came, self._status_news):
+            pending.clear()
+        return changes
+
+    # -- out ----------------------------------------------------------------
+
+    def xds(self) -> dict[str, dict[str, dict[str, XdsResource]]]:
+        """All resources: fleet → type URL → name → resource."""
+        told: dict[str, dict[str, dict[str, XdsResource]]] = {}
+        for gateway, fleet in self._fleets.items():
+            of = told.setdefault(names.fleet(gateway), {})
+            for (type_url, name), entry in fleet.resources.items():
+                if entry.held is not None:
+                    of.setdefault(type_url, {})[name] = entry.held
+        return told
+
+    def resource(self, gateway: Ref, type_url: str, name: str) -> XdsResource | None:
+        """One resource of a Gateway's fleet, as last settled."""
+        fleet = self._fleets.get(gateway)
+        entry = fleet.resources.get((type_url, name)) if fleet is not None else None
+        return entry.held if entry is not None else None
+
+    def route_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
+        """What a route configuration, as last settled, was joined from.
+
+        A part that did not change is the same object.
+        """
+        fleet = self._fleets.get(gateway)
+        entry = fleet.resources.get((ROUTE, name)) if fleet is not None else None
+        return entry.parts if entry is not None else ()
+
+    def joined_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
+        """The parts of a route configuration; to be asked for when it has just been settled."""
+        table = next((t for t in route_configurations(self.db, gateway) if t.name == name), None)
+        members = table.members if table is not None else ()
+        parts = (host_part.attempt(self.db, member, n) for member in members for n in range(SHARDS))
+        return tuple(p for p in parts if not isinstance(p, Failed))
+
+    def piece_versions(self, route: Ref) -> frozenset[str]:
+        """The versions of a route's pieces, wherever it is served, as its manifest would have them."""
+        found: set[str] = set()
+        for attachment in routes.attachments(self.db, route):
+            for listener, _ in attachment.hosts:
+                told = route_pieces.attempt(self.db, listener, route)
+                if not isinstance(told, Failed):
+                    found.update(version(p.body) for p in told)
+        return frozenset(found)
+
+    def statuses(self) -> Mapping[Ref, Struct]:
+        """All statuses that there are."""
+        return {ref: status for ref, status in self._told.items() if status is not None}
+
+    def problems(self) -> Iterator[tuple[Ref, Problem]]:
+        """What is wrong inside policies that are in force, with paths into their manifests."""
+        policy_kinds = {kind.KIND for kind in POLICY_KINDS}
+        for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
+            found = judgement.attempt(self.db, ref, None)
+            if found is not None and not isinstance(found, Failed):
+                yield from ((ref, problem) for problem in found.problems)
+
+    def failures(self) -> Mapping[str, Failed]:
+        """Queries that failed and still do: bugs of moongate, contained."""
+        return self.db.failures
+
+    def everything(self) -> Any:
+        """All that is told to anybody, comparable: two worlds of equal resources must agree on it."""
+        bodies = {
+            fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
+            for fleet, types in sorted(self.xds().items())
+        }
+        return bodies, sorted(self.statuses().items(), key=lambda item: item[0])
+
+    @contextmanager
+    def ran(self) -> Generator[Ran]:
+        """Count what runs inside the block."""
+        before = self.db.counts.copy()
+        ran = Ran()
+        yield ran
+        ran.note(self.db.counts - before)
+
+    # -- observation --------------------------------------------------------
+
+    def observe(
+        self, query: Query[..., Any], args: tuple[Any, ...], rank: int, handle: Callable[[Root[Any]], None]
+    ) -> Root[Any]:
+        """Have ``handle`` called each time that a query call was settled."""
+        root = self.db.observe(query, *args, rank=rank)
+        self._handlers[root] = handle
+        return root
+
+    def release(self, root: Root[Any]) -> None:
+        """Stop observing."""
+        self._handlers.pop(root, None)
+        self.db.release(root)
+
+    def put_resource(self, fleet: str, resource: XdsResource) -> None:
+        """Note a resource for the next ``take``."""
+        key = (resource.type_url, resource.name)
+        self._put.setdefault(fleet, {})[key] = resource
+        self._gone.get(fleet, {}).pop(key, None)
+
+    def drop_resource(self, fleet: str, key: tuple[str, str]) -> None:
+        """Note the end of a resource for the next ``take``."""
+        self._put.get(fleet, {}).pop(key, None)
+        self._gone.setdefault(fleet, {})[key] = None
+
+    def _gateways(self, root: Root[tuple[Ref, ...]]) -> None:
+        value = root.value
+        if value is None or isinstance(value, Failed):
+            return
+        for gateway in [g for g in self._fleets if g not in value]:
+            self._fleets.pop(gateway).close()
+            self._came[names.fleet(gateway)] = None
+        for gateway in value:
+            if gateway not in self._fleets:
+                self._fleets[gateway] = _Fleet(self, gateway)
+                self._came[names.fleet(gateway)] = gateway
+
+    def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
+        def handle(root: Root[Any]) -> None:
+            value = root.value
+            if not isinstance(value, Failed) and value != self._told.get(ref):
+                self._told[ref] = value
+                self._status_news[ref] = value
+
+        return handle
+
+    def _forget_status(self, ref: Ref) -> None:
+        root = self._statuses.pop(ref, None)
+        if root is not None:
+            self.release(root)
+            if self._told.pop(ref, None) is not None:
+                self._status_news[ref] = None
+
+
+_Call = tuple["Query[..., Any]", tuple[Any, ...]]
+
+
+class _Entry:
+    """One resource of a fleet: who names it, and what was last told of it."""
+
+    __slots__ = ("call", "held", "parts", "root", "users")
+
+    def __init__(self) -> None:
+        self.call: _Call | None = None
+        self.root: Root[Any] | None = None
+        self.users = 0
+        self.held: XdsResource | None = None
+        self.parts: tuple[Part, ...] = ()
+        """What a route configuration was joined from, when ``held`` is one."""
+
+
+class _Fleet:
+    """The rosters and resources of one Gateway's Envoys."""
+
+    def __init__(self, world: World, gateway: Ref) -> None:
+        self.resources: dict[tuple[str, str], _Entry] = {}
+        self._world = world
+        self._gateway = gateway
+        self._name = names.fleet(gateway)
+        self._rosters: dict[Root[Any], dict[tuple[str, str], tuple[Query[..., Any], tuple[Any, ...]]]] = {}
+        self._rejection = world.observe(gateways.rejection, (gateway,), _ROSTER, self._accepted)
+        self._roster(listeners.listener_names, (gateway,), self._listeners)
+        self._roster(route_configurations, (gateway,), self._route_configurations)
+        self._roster(secrets.secret_refs, (gateway,), self._secrets)
+        for part in range(SHARDS):
+            self._roster(destinations.cluster_keys, (gateway, part), self._clusters)
+        self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
+        self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
+
+    def has(self, key: tuple[str, str]) -> bool:
+        """Whether there is such a resource, and it was built."""
+        entry = self.resources.get(key)
+        return entry is not None and entry.held is not None
+
+    def close(self) -> None:
+        """End the fleet: nothing of it is observed or told any more."""
+        for root in (self._rejection, *self._rosters):
+            self._world.release(root)
+        for key, entry in self.resources.items():
+            if entry.root is not None:
+                self._world.release(entry.root)
+            if entry.held is not None:
+                self._world.drop_resource(self._name, key)
+        self.resources.clear()
+
+    def _accepted(self, root: Root[Any]) -> None:
+        """Look again at what was passed over while the Gateway was rejected, also if it stayed as it is."""
+        if root.value is None:
+            entries = (entry.root for entry in self.resources.values())
+            for each in (*self._rosters, *entries):
+                if each is not None:
+                    self._world.db.tell_again(each)
+
+    def _rejected(self) -> bool:
+        """Whether the Gateway is refused as a whole: its Envoys then keep what they have."""
+        return gateways.rejection(self._world.db, self._gateway) is not None
+
+    def _listeners(self, value: tuple[str, ...]) -> Iterator[Named]:
+        for name in value:
+            yield LISTENER, name, listeners.listener, (self._gateway, name)
+
+    def _route_configurations(self, value: tuple[Any, ...]) -> Iterator[Named]:
+        for table in value:
+            yield ROUTE, table.name, route_configuration, (self._gateway, table.name)
+
+    def _secrets(self, value: tuple[Ref, ...]) -> Iterator[Named]:
+        for ref in value:
+            yield SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)
+
+    def _clusters(self, value: tuple[destinations.ClusterKey, ...]) -> Iterator[Named]:
+        for key in value:
+            yield CLUSTER, key.name, clusters.cluster, (key,)
+            yield ENDPOINT, key.name, clusters.load_assignment, (key,)
+
+    def _roster(self, query: Query[..., Any], args: tuple[Any, ...], named: Callable[[Any], Any]) -> None:
+        def handle(root: Root[Any]) -> None:
+            value = root.value
+            if value is None or isinstance(value, Failed) or self._rejected():
+                return
+            before = self._rosters[root]
+            after = {(t, n): (q, a) for t, n, q, a in named(value)}
+            self._rosters[root] = after
+            for key, (resource, at) in after.items():
+                if before.get(key) != (resource, at):
+                    self._use(key, resource, at)
+            for key, used in before.items():
+                if after.get(key) != used:
+                    self._leave(key)
+
+        root = self._world.observe(query, args, _ROSTER, handle)
+        self._rosters[root] = {}
+
+    def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
+        entry = self.resources.setdefault(key, _Entry())
+        entry.users += 1
+        if entry.call != (query, args):
+            # A name may pass to something else, as that of a mirror's cluster does when the mirror moves.
+            if entry.root is not None:
+                self._world.release(entry.root)
+            entry.call = query, args
+            rank = URGENT if key[0] == ENDPOINT else _RESOURCE
+            entry.root = self._world.observe(query, args, rank, self._resource(key, entry))
+
+    def _leave(self, key: tuple[str, str]) -> None:
+        entry = self.resources[key]
+        entry.users -= 1
+        if entry.users == 0:
+            if entry.root is not None:
+                self._world.release(entry.root)
+            if entry.held is not None:
+                self._world.drop_resource(self._name, key)
+            del self.resources[key]
+
+    def _resource(self, key: tuple[str, str], entry: _Entry) -> Callable[[Root[Any]], None]:
+        def handle(root: Root[Any]) -> None:
+            value: XdsResource | Failed | None = root.value
+            if isinstance(value, Failed) or value == entry.held or (value is None and self._rejected()):
+                return
+            entry.held = value
+            if key[0] == ROUTE:
+                entry.parts = self._world.joined_parts(self._gateway, key[1])
+            if value is None:
+                self._world.drop_resource(self._name, key)
+            else:
+                self._world.put_resource(self._name, value)
+
+        return handle

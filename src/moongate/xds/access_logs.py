@@ -1,0 +1,144 @@
+"""Access logs as an EnvoyProxy asks for them: who logs what, where to.
+
+Facts
+=====
+* A setting without a type logs requests in the connection manager, and connections that no route took
+  (flag ``NR``) in the listener.
+* Envoy writes what it is told in the order of the list: text first, then JSON, as the reference orders them.
+
+Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from envoy.config.accesslog.v3.accesslog_pb2 import (
+    AccessLog,
+    AccessLogFilter,
+    AndFilter,
+    ExtensionFilter,
+    ResponseFlagFilter,
+)
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
+from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
+from envoy.extensions.formatter.req_without_query.v3.req_without_query_pb2 import ReqWithoutQuery
+from google.protobuf.struct_pb2 import Struct
+
+from moongate.api.envoyproxy import AccessLogSettings, AccessLogSink
+from moongate.api.envoyproxy import FileAccessLog as FileSink
+from moongate.attach.gateways import access_log_problem, proxy
+from moongate.engine import query
+from moongate.xds.wire import encode, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from moongate.api.base import Ref
+    from moongate.engine import Db
+
+Place = Literal["Listener", "Route", "Upstream"]
+"""Who writes the log: a listener, a connection manager, the router."""
+
+DEFAULT_FIELDS: Final[Mapping[str, str]] = {
+    "start_time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "x-envoy-origin-path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration": "%DURATION%",
+    "x-envoy-upstream-service-time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "x-forwarded-for": "%REQ(X-FORWARDED-FOR)%",
+    "user-agent": "%REQ(USER-AGENT)%",
+    "x-request-id": "%REQ(X-REQUEST-ID)%",
+    ":authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "route_name": "%ROUTE_NAME%",
+}
+"""The fields of a JSON line, unless a format says otherwise."""
+
+_DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(path="/dev/stdout")),)),)
+
+
+@query
+def access_logs(db: Db, gateway: Ref, place: Place) -> tuple[bytes, ...]:
+    """Encoded ``AccessLog`` entries of a Gateway for one place, in order.
+
+    None when logs are off, and when a condition of them cannot be read: the Gateway's status tells.
+    """
+    telemetry = proxy(db, gateway).spec.telemetry
+    given = telemetry.access_log if telemetry is not None else None
+    if (given is not None and given.disable) or access_log_problem(db, gateway) is not None:
+        return ()
+    settings = (given.settings if given is not None else ()) or _DEFAULT
+    logs = [
+        (not _is_text(setting), encode(_access_log(setting, sink.file, place)))
+        for setting in settings
+        if setting.type == place or (setting.type is None and place != "Upstream")
+        for sink in setting.sinks
+        if sink.file is not None
+    ]
+    return tuple(log for json in (False, True) for is_json, log in logs if is_json is json)
+
+
+def _access_log(setting: AccessLogSettings, sink: FileSink, place: Place) -> AccessLog:
+    log = AccessLog(
+        name="envoy.access_loggers.file",
+        typed_config=packed(FileAccessLog(path=sink.path, log_format=_format(setting))),
+    )
+    conditions = list(_conditions(setting, place))
+    if len(conditions) == 1:
+        log.filter.CopyFrom(conditions[0])
+    elif conditions:
+        log.filter.and_filter.CopyFrom(AndFilter(filters=conditions))
+    return log
+
+
+def _conditions(setting: AccessLogSettings, place: Place) -> Iterator[AccessLogFilter]:
+    for expression in setting.matches:
+        yield AccessLogFilter(
+            extension_filter=ExtensionFilter(
+                name="envoy.access_loggers.extension_filters.cel",
+                typed_config=packed(ExpressionFilter(expression=expression)),
+            )
+        )
+    if setting.type is None and place == "Listener":
+        yield AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NR"]))
+
+
+def _is_text(setting: AccessLogSettings) -> bool:
+    return setting.format is not None and setting.format.type == "Text"
+
+
+def _format(setting: AccessLogSettings) -> SubstitutionFormatString:
+    given = setting.format
+    text = (given.text or "") if given is not None and _is_text(setting) else None
+    if text is not None:
+        told = SubstitutionFormatString(text_format_source=DataSource(inline_string=text))
+        operators = text
+    else:
+        fields = (given.json if given is not None else None) or DEFAULT_FIELDS
+        told = SubstitutionFormatString(json_format=Struct())
+        told.json_format.update(fields)
+        operators = "".join(fields.values())
+    if "%REQ_WITHOUT_QUERY" in operators:
+        told.formatters.append(
+            TypedExtensionConfig(
+                name="envoy.formatter.req_without_query", typed_config=packed(ReqWithoutQuery())
+            )
+        )
+    return told

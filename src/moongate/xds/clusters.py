@@ -1,0 +1,283 @@
+"""Clusters and their load assignments, from ``ClusterKey``s.
+
+Theory of operation
+===================
+A cluster's settings and its endpoints are separate queries, so that an EndpointSlice that changes rebuilds
+one load assignment and no cluster. Endpoints that are names are part of their cluster (DNS), those that are
+addresses come by EDS. What a BackendTrafficPolicy says of clusters is added by its features.
+
+Source: envoy/config/cluster/v3/cluster.proto; the reference's constants.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
+from envoy.config.core.v3.config_source_pb2 import ApiVersion
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
+from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
+from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+
+from moongate import names
+from moongate.api.base import ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.attach.backends import Backend, Target, backend, endpoints, target
+from moongate.engine import query
+from moongate.features.base import ClusterEdit
+from moongate.policies import (
+    BackendTrafficPolicy,
+    Judgement,
+    effective_gateway_policy,
+    effective_route_policy,
+)
+from moongate.store import get
+from moongate.xds.destinations import ClusterKey, rule_to_service, served_on, to_service
+from moongate.xds.metadata import metadata, shown
+from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
+
+if TYPE_CHECKING:
+    from moongate.attach.backends import Endpoint
+    from moongate.engine import Db
+
+BUFFER_LIMIT: Final = 32768
+CONNECT_TIMEOUT_S: Final = 10
+DNS_REFRESH_S: Final = 30
+_HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+class Member(NamedTuple):
+    """One backend of a cluster.
+
+    Args:
+        target: the backend.
+        locality: the name of its locality.
+        weight: that of the locality.
+        to_service: sent to the Service's cluster IP.
+    """
+
+    target: Target
+    locality: str
+    weight: int
+    to_service: bool
+
+
+@query
+def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
+    """The cluster of a key; ``None`` when what it was built from is gone."""
+    members = _members(db, key)
+    if not members:
+        return None
+    policy = _policy(db, key)
+    backends = [backend(db, at, routed) for at, _, _, routed in members]
+    message = _base(key.name, families=next((b.families for b in backends), ()))
+    if key.route is None or key.target is None:  # a mirror's says nothing
+        message.metadata.MergeFromString(_describes(db, key))
+    usable = [b for b in backends if b.problem is None]
+    if usable and all(b.dns for b in usable):
+        _resolve(message)
+        message.load_assignment.CopyFrom(_assignment(db, key.name, members))
+    else:
+        _discover(message)
+    http = HttpProtocolOptions()
+    if policy is not None:
+        edit = ClusterEdit(message, http, len(members))
+        for feature, effective in policy.features():
+            if feature.cluster is not None and not policy.faults_of(feature):
+                feature.cluster(edit, effective)
+    _speak(message, http, usable)
+    return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+@query
+def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
+    """The endpoints of a cluster; ``None`` for one that resolves names, and when there is none."""
+    members = _members(db, key)
+    if not members:
+        return None
+    usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
+    if usable and all(b.dns for b in usable):
+        return None
+    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key.name, members)))
+
+
+@query
+def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...]:
+    """The backends of a rule with their weights: the part of a route that its clusters depend on."""
+    found = get(db, HTTPRoute, route)
+    if found is None or rule >= len(found.spec.rules):
+        return ()
+    return tuple((target(ref, route.namespace), ref.weight) for ref in found.spec.rules[rule].backend_refs)
+
+
+@query
+def _rule_name(db: Db, route: Ref, rule: int) -> str:
+    found = get(db, HTTPRoute, route)
+    return "" if found is None or rule >= len(found.spec.rules) else found.spec.rules[rule].name or ""
+
+
+def _section(db: Db, key: ClusterKey) -> str:
+    """The name of the rule that a cluster belongs to."""
+    if key.members is not None:
+        return key.section
+    assert key.route is not None, "a cluster without a route has no rule"
+    return _rule_name(db, key.route, key.rule)
+
+
+@query
+def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
+    found = get(db, HTTPRoute, route)
+    return () if found is None else shown(found.metadata.annotations)
+
+
+def _members(db: Db, key: ClusterKey) -> list[Member]:
+    """The backends of a cluster; none when what it was built from is gone."""
+    if key.route is None:
+        if key.target is None:
+            return []
+        return [Member(key.target, key.name, 1, to_service(db, key.gateway))]
+    listener = _listener_of(db, key.gateway, key.route)
+    if listener is None:
+        return []
+    routed = rule_to_service(db, listener, key.route, _section(db, key))
+    if key.target is not None:
+        return [Member(key.target, names.backend(key.name, -1), 1, routed)]
+    own = key.name.removesuffix(names.backend("", key.backend))
+    of_rule = rule_members(db, key.route, key.rule) if key.members is None else key.members
+    return [
+        Member(at, names.backend(own, n), weight, routed)
+        for n, (at, weight) in enumerate(of_rule)
+        if weight and key.backend in (-1, n)
+    ]
+
+
+def _policy(db: Db, key: ClusterKey) -> Judgement | None:
+    """The BackendTrafficPolicy that shapes a cluster: the Gateway's for a shared one, else its rule's."""
+    kind = BackendTrafficPolicy.KIND
+    if key.route is None:
+        return effective_gateway_policy(db, kind, key.gateway)
+    listener = _listener_of(db, key.gateway, key.route)
+    if listener is None:
+        return None
+    return effective_route_policy(db, kind, listener, key.route, _section(db, key))
+
+
+def _listener_of(db: Db, gateway: Ref, route: Ref) -> ListenerId | None:
+    """Its listeners share a route's clusters; the policies of the first shape them."""
+    return next(iter(served_on(db, gateway, route)), None)
+
+
+def eds_cluster(name: str) -> Cluster:
+    """A cluster with the defaults of all, its endpoints by EDS over ADS under its own name."""
+    message = _base(name)
+    _discover(message)
+    return message
+
+
+def add_endpoint(locality: LocalityLbEndpoints, given: Endpoint) -> None:
+    """Put an endpoint into a locality; all weigh the same there."""
+    entry: LbEndpoint = locality.lb_endpoints.add()
+    entry.load_balancing_weight.value = 1
+    if given.port:
+        entry.endpoint.address.socket_address.address = given.address
+        entry.endpoint.address.socket_address.port_value = given.port
+    else:
+        entry.endpoint.address.pipe.path = given.address
+    if given.hostname:
+        entry.endpoint.hostname = given.hostname
+    if given.draining:
+        entry.health_status = HealthStatus.DRAINING
+
+
+def _discover(message: Cluster) -> None:
+    message.type = Cluster.EDS
+    message.eds_cluster_config.service_name = message.name
+    message.eds_cluster_config.eds_config.ads.SetInParent()
+    message.eds_cluster_config.eds_config.resource_api_version = ApiVersion.V3
+
+
+def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
+    message = Cluster(name=name, ignore_health_on_host_removal=True)
+    message.connect_timeout.seconds = CONNECT_TIMEOUT_S
+    message.per_connection_buffer_limit_bytes.value = BUFFER_LIMIT
+    message.circuit_breakers.thresholds.add().max_retries.value = 1024
+    message.dns_lookup_family = _lookup_family(families)
+    message.common_lb_config.SetInParent()
+    message.load_balancing_policy.MergeFromString(_LEAST_REQUEST)
+    return message
+
+
+def _lookup_family(families: tuple[str, ...]) -> Cluster.DnsLookupFamily:
+    match families:
+        case ("IPv4",):
+            return Cluster.V4_ONLY
+        case ("IPv6",):
+            return Cluster.V6_ONLY
+        case (_, _):
+            return Cluster.ALL
+        case _:
+            return Cluster.V4_PREFERRED
+
+
+def _resolve(message: Cluster) -> None:
+    dns = DnsCluster(respect_dns_ttl=True)
+    dns.dns_refresh_rate.seconds = DNS_REFRESH_S
+    family = Cluster.DnsLookupFamily.Name(message.dns_lookup_family)
+    dns.dns_lookup_family = cast("DnsLookupFamily", DnsLookupFamily.Value(family))
+    message.cluster_type.name = "envoy.cluster.dns"
+    message.cluster_type.typed_config.CopyFrom(packed(dns))
+
+
+def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
+    """Upstream protocol: HTTP/1.1 where forced, HTTP/2 where asked for; else nothing is said."""
+    if any(b.http1 for b in backends):
+        http.explicit_http_config.http_protocol_options.SetInParent()
+    elif any(b.protocol != "HTTP" for b in backends):
+        options = http.explicit_http_config.http2_protocol_options
+        options.initial_stream_window_size.value = 65536
+        options.initial_connection_window_size.value = 1048576
+    elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
+        http.explicit_http_config.http_protocol_options.SetInParent()
+    if http.ByteSize():
+        message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
+
+
+def _describes(db: Db, key: ClusterKey) -> bytes:
+    if key.route is None and key.target is not None:
+        return metadata(key.target.ref, key.target.section)
+    assert key.route is not None, "a cluster belongs to a backend or to a rule"
+    return metadata(key.route, _section(db, key), _route_annotations(db, key.route))
+
+
+def _assignment(db: Db, name: str, members: list[Member]) -> ClusterLoadAssignment:
+    message = ClusterLoadAssignment(cluster_name=name)
+    for at, locality_name, weight, routed in members:
+        judged = backend(db, at, routed)
+        locality = message.endpoints.add()
+        locality.locality.region = locality_name
+        locality.load_balancing_weight.value = weight
+        if judged.problem is not None or judged.empty:
+            continue
+        locality.priority = 1 if judged.fallback else 0
+        locality.metadata.MergeFromString(metadata(at.ref, at.section))
+        for endpoint in endpoints(db, at, routed):
+            add_endpoint(locality, endpoint)
+    return message
+
+
+def _least_request() -> bytes:
+    policy = LeastRequest()
+    policy.locality_lb_config.locality_weighted_lb_config.SetInParent()
+    message = LoadBalancingPolicy()
+    config = message.policies.add().typed_extension_config
+    config.name = "envoy.load_balancing_policies.least_request"
+    config.typed_config.CopyFrom(packed(policy))
+    return encode(message)
+
+
+_LEAST_REQUEST: Final = _least_request()
+"""Envoy's own default, with locality weights, which carry the weights of a rule's backends."""

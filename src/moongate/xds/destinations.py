@@ -1,0 +1,376 @@
+"""Where a rule sends its requests: clusters with weights, or the error that it answers instead.
+
+Theory of operation
+===================
+``plan`` judges the backendRefs of one rule as one listener serves it. It names the clusters that the rule
+needs by ``ClusterKey``, from which ``clusters`` builds them; it says nothing of endpoints, so that those may
+come and go without disturbing routes.
+
+Three kinds of cluster
+======================
+* one per backend, shared by all rules that send to it (``mergeBackends``): named after the backend, so its
+  meaning never changes while Envoy routes by it
+* one per rule, its backends as localities: the reference's default, named by the rule's index, and with
+  ``mergeBackends`` by what the rule is
+* one per backendRef of a rule: where backends of one rule cannot share a cluster
+
+Source: the reference's rules for what a broken or empty backend answers (500 and 503).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from msgspec import Struct
+
+from moongate import names
+from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.attach.backends import Backend, Target, backend, kind_problem, target
+from moongate.attach.gateways import proxy
+from moongate.attach.grants import granted
+from moongate.attach.listeners import envoy_listeners
+from moongate.attach.policies import applied, applied_to_gateway, claims, labels
+from moongate.attach.routes import ROUTES, attachments
+from moongate.engine import query
+from moongate.policies import (
+    BackendTrafficPolicy,
+    effective_gateway_policy,
+    effective_route_policy,
+)
+from moongate.problem import Problem
+from moongate.store import SHARDS, find, get
+from moongate.xds.matches import unbuildable
+from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
+from moongate.xds.wire import version
+
+if TYPE_CHECKING:
+    from moongate.api.httproute import HTTPBackendRef, HTTPRouteRule
+    from moongate.engine import Db
+
+BTP: Final = BackendTrafficPolicy.KIND
+
+CLUSTER_FIELDS: Final = frozenset({
+    "load_balancer", "proxy_protocol", "health_check", "circuit_breaker", "timeout", "tcp_keepalive",
+    "connection", "http2", "dns", "admission_control", "use_client_protocol",
+})  # fmt: skip
+"""BackendTrafficPolicy fields that shape a cluster: set below the Gateway, they forbid sharing one."""
+
+
+class ClusterKey(NamedTuple):
+    """What a cluster is built from.
+
+    Args:
+        name: its name in xDS.
+        gateway: the fleet it belongs to.
+        target: the backend, for a shared one and for a mirror's.
+        route: the route, for one that belongs to a rule; ``None`` for a shared one.
+        rule: index of the rule; -1 where the key says what the rule is.
+        backend: index of the backendRef that it serves alone, -1 for all of the rule or for a mirror.
+        section: the rule's name, where the key says what the rule is.
+        members: its backends with their weights, where the key says what the rule is; empty for a mirror.
+    """
+
+    name: str
+    gateway: Ref
+    target: Target | None
+    route: Ref | None
+    rule: int
+    backend: int
+    section: str = ""
+    members: tuple[tuple[Target, int], ...] | None = None
+
+
+class Share(Struct, frozen=True):
+    """One cluster of a rule.
+
+    Args:
+        key: the cluster.
+        weight: its share of the rule's requests.
+        backend: index of the backendRef, for the filters of its own; -1 when the cluster serves several.
+        routable: whether requests may be sent there; a broken or empty backend has a cluster but no traffic.
+    """
+
+    key: ClusterKey
+    weight: int
+    backend: int
+    routable: bool = True
+
+
+class Plan(Struct, frozen=True):
+    """What becomes of the requests of a rule.
+
+    Args:
+        status: 0 to forward them, else the status that is answered.
+        shares: the clusters to forward to.
+        weighted: whether the clusters are named with weights even if there is only one.
+        unavailable: the weight of backends that are broken or empty.
+        empty: whether any of them is empty (answered 503) rather than broken (500).
+        mirrors: clusters of the rule's mirrors, by position of the filter.
+        unresolved: faults of references: condition ``ResolvedRefs``.
+        without_endpoints: backends that have none: condition ``BackendsAvailable``.
+    """
+
+    status: int
+    shares: tuple[Share, ...] = ()
+    weighted: bool = False
+    unavailable: int = 0
+    empty: bool = False
+    mirrors: tuple[tuple[int, ClusterKey], ...] = ()
+    unresolved: tuple[Problem, ...] = ()
+    without_endpoints: tuple[Problem, ...] = ()
+
+    def clusters(self) -> tuple[ClusterKey, ...]:
+        return tuple(dict.fromkeys([*(s.key for s in self.shares), *(key for _, key in self.mirrors)]))
+
+
+@query
+def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
+    """What becomes of the requests of one rule, as one listener serves it."""
+    found = get(db, HTTPRoute, route)
+    if found is None or index >= len(found.spec.rules):
+        return Plan(500)
+    rule = found.spec.rules[index]
+    if unbuildable(rule) is not None:
+        return Plan(500)
+    gateway = listener.gateway
+    to_service = rule_to_service(db, listener, route, rule.name or "")
+    filters = read_filters(db, route, rule)
+    of_rule = _own(db, gateway, found, index)
+    mirrors, mirror_faults, mirror_empty = _mirrors(db, gateway, found, index, filters.mirrors, to_service)
+    unresolved = [*filters.unresolved, *mirror_faults]
+    without: list[Problem] = [*mirror_empty]
+    apart = _must_stay_apart(db, listener, route, rule, to_service)
+    own: list[tuple[int, HTTPBackendRef, Backend]] = []
+    shared: list[Share] = []
+    broken = lacking = valid = 0
+    for n, ref in enumerate(rule.backend_refs):
+        at = target(ref, route.namespace)
+        judged = _judge(db, route, ref, at, to_service)
+        if judged.problem is not None:
+            where = f"Rule {index}, backendRef {n}: {judged.problem.message}."
+            unresolved.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", where, judged.problem.reason))
+        elif judged.empty:
+            where = f"{at.kind} {at.namespace}/{at.name} has no endpoints."
+            without.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", where, "EndpointsNotFound"))
+        if ref.weight == 0:
+            continue
+        if judged.problem is not None:
+            broken += ref.weight
+        elif judged.empty:
+            lacking += ref.weight
+        else:
+            valid += ref.weight
+            if not apart and not ref.filters and _selected(db, gateway, at):
+                key = ClusterKey(
+                    names.merged_backend(at.ref, at.port, judged.protocol), gateway, at, None, -1, -1
+                )
+                shared.append(Share(key, ref.weight, n))
+                continue
+        own.append((n, ref, judged))
+    each = bool(broken or lacking or any(ref.filters for _, ref, _ in own) or _mixed([b for _, _, b in own]))
+    if each:
+        shares = [
+            Share(
+                of_rule._replace(name=names.backend(of_rule.name, n), backend=n),
+                ref.weight,
+                n,
+                routable=b.problem is None and not b.empty,
+            )
+            for n, ref, b in own
+        ]
+    elif own:
+        total = sum(ref.weight for _, ref, _ in own)
+        shares = [Share(of_rule, total, -1)]
+    else:
+        shares = []
+    shares += shared
+    if filters.failed or mirror_faults:
+        status = 500
+    elif valid:
+        status = 0
+    else:
+        status = 503 if lacking and not broken else 500
+    forwards = status == 0 and filters.forwards
+    return Plan(
+        status,
+        tuple(shares) if forwards else (),
+        weighted=each or len(shares) > 1,
+        unavailable=broken + lacking,
+        empty=lacking > 0,
+        mirrors=mirrors if forwards else (),
+        unresolved=tuple(unresolved),
+        without_endpoints=tuple(without),
+    )
+
+
+def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int) -> ClusterKey:
+    """The cluster of a rule, were it to have one for all its backends.
+
+    By index, as in the reference, a cluster passes to another rule's backends when rules move, while Envoy
+    routes by it. With ``mergeBackends`` a cluster is known by what it is; rules that are alike share it.
+    """
+    rule = route.spec.rules[index]
+    if proxy(db, gateway).spec.merge_backends is None:
+        return ClusterKey(names.rule(route.ref, index), gateway, None, route.ref, index, -1)
+    section = rule.name or ""
+    members = tuple((target(r, route.metadata.namespace), r.weight) for r in rule.backend_refs)
+    name = names.lasting_rule(route.ref, _identity(section, members))
+    return ClusterKey(name, gateway, None, route.ref, -1, -1, section, members)
+
+
+def _identity(*of: Any) -> str:
+    return version(repr(of).encode())[:8]
+
+
+@query
+def route_clusters(db: Db, gateway: Ref, route: Ref) -> tuple[ClusterKey, ...]:
+    """The clusters that a route needs in a fleet, over all listeners and rules."""
+    found = get(db, HTTPRoute, route)
+    if found is None:
+        return ()
+    return tuple(
+        dict.fromkeys(
+            key
+            for listener in served_on(db, gateway, route)
+            for index in range(len(found.spec.rules))
+            for key in plan(db, listener, route, index).clusters()
+        )
+    )
+
+
+@query
+def served_on(db: Db, gateway: Ref, route: Ref) -> tuple[ListenerId, ...]:
+    """The listeners of a Gateway that Envoy serves and that take a route, in the order of its parentRefs."""
+    ready = {member for each in envoy_listeners(db, gateway) for member in each.members}
+    taken = (at for a in attachments(db, route) if a.gateway == gateway for at, _ in a.hosts)
+    return tuple(dict.fromkeys(at for at in taken if at in ready))
+
+
+@query
+def cluster_keys(db: Db, gateway: Ref, part: int) -> tuple[ClusterKey, ...]:
+    """The clusters that the routes of one shard need in a fleet, each once."""
+    return tuple(
+        dict.fromkeys(
+            key for route in find(db, ROUTES, (gateway, part)) for key in route_clusters(db, gateway, route)
+        )
+    )
+
+
+def all_cluster_keys(db: Db, gateway: Ref) -> tuple[ClusterKey, ...]:
+    """The clusters of a fleet's routes, each once, by shard. Not a query: for whoever wants all at once."""
+    return tuple(dict.fromkeys(key for part in range(SHARDS) for key in cluster_keys(db, gateway, part)))
+
+
+@query
+def to_service(db: Db, gateway: Ref) -> bool:
+    """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
+    policy = effective_gateway_policy(db, BTP, gateway)
+    routing = getattr(policy.spec, "routing_type", None) if policy is not None else None
+    return (routing or proxy(db, gateway).spec.routing_type) == "Service"
+
+
+def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
+    """Whether the requests of a rule go to cluster IPs instead of endpoints."""
+    policy = effective_route_policy(db, BTP, listener, route, rule_name)
+    if policy is not None:
+        routing = getattr(policy.spec, "routing_type", None)
+        if routing is not None:
+            return routing == "Service"
+        if _is_of_route(db, policy.owner, route):
+            # A route's policy that does not merge replaces its parents, even in what it leaves unset.
+            return proxy(db, listener.gateway).spec.routing_type == "Service"
+    return to_service(db, listener.gateway)
+
+
+def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
+    return any(owner == policy for _, owner in claims(db, BTP, route))
+
+
+def _must_stay_apart(
+    db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule, routed_to_service: bool
+) -> bool:
+    """Whether the backends of a rule may not use shared clusters."""
+    gateway = listener.gateway
+    if proxy(db, gateway).spec.merge_backends is None or routed_to_service != to_service(db, gateway):
+        return True
+    if len(rule.backend_refs) > 1:
+        if any(
+            _judge(db, route, r, target(r, route.namespace), routed_to_service).fallback
+            for r in rule.backend_refs
+        ):
+            return True
+        of_gateway = effective_gateway_policy(db, BTP, gateway)
+        balancer = getattr(of_gateway.spec, "load_balancer", None) if of_gateway is not None else None
+        if balancer is not None and balancer.type == "ConsistentHash":
+            return True
+    holds = applied(db, BTP, listener, route, rule.name or "")
+    if holds is None or holds == applied_to_gateway(db, BTP, gateway):
+        return False
+    policy = effective_route_policy(db, BTP, listener, route, rule.name or "")
+    if policy is None:
+        return False
+    replaces = _is_of_route(db, holds.owner, route) and getattr(policy.spec, "merge_type", None) is None
+    return replaces or bool(CLUSTER_FIELDS.intersection(policy.own))
+
+
+def _selected(db: Db, gateway: Ref, at: Target) -> bool:
+    merging = proxy(db, gateway).spec.merge_backends
+    if merging is None or merging.selector is None:
+        return merging is not None
+    return merging.selector.selects(dict(labels(db, at.ref) or ()))
+
+
+def _judge(db: Db, route: Ref, ref: HTTPBackendRef, at: Target, routed_to_service: bool) -> Backend:
+    if (problem := backend_filter_problem(ref)) is not None:
+        return Backend(problem=problem)
+    judged = _permitted(db, route, at, routed_to_service)
+    if judged.problem is None and (fault := backend_filter_fault(ref)) is not None:
+        return Backend(problem=fault)
+    return judged
+
+
+def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backend:
+    """A backend as a route sees it, which may not even be allowed to look."""
+    if (problem := kind_problem(at)) is not None:
+        return Backend(problem=problem)
+    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.group, at.ref):
+        told = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
+        return Backend(problem=Problem("", told, "RefNotPermitted"))
+    return backend(db, at, routed_to_service)
+
+
+def _mirrors(
+    db: Db, gateway: Ref, of: HTTPRoute, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
+) -> tuple[tuple[tuple[int, ClusterKey], ...], list[Problem], list[Problem]]:
+    route, section = of.ref, of.spec.rules[index].name or ""
+    keys: list[tuple[int, ClusterKey]] = []
+    faults: list[Problem] = []
+    empty: list[Problem] = []
+    for mirror in mirrors:
+        at = target(mirror.backend, route.namespace)
+        path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror"
+        judged = _permitted(db, route, at, routed_to_service)
+        if judged.problem is not None:
+            faults.append(
+                Problem(path, f"Failed to process mirror: {judged.problem.message}.", judged.problem.reason)
+            )
+        elif judged.empty:
+            told = f"{at.kind} {at.namespace}/{at.name} has no endpoints."
+            empty.append(Problem(path, told, "EndpointsNotFound"))
+        else:
+            if proxy(db, gateway).spec.merge_backends is None:
+                name = names.mirror(names.rule(route, index), mirror.index)
+                key = ClusterKey(name, gateway, at, route, index, -1)
+            else:
+                name = names.mirror(names.lasting_rule(route, _identity(section, at)), mirror.index)
+                key = ClusterKey(name, gateway, at, route, -1, -1, section, ())
+            keys.append((mirror.index, key))
+    return tuple(keys), faults, empty
+
+
+def _mixed(backends: list[Backend]) -> bool:
+    """Whether backends cannot share a cluster: names with addresses, or HTTP/1.1 forced with HTTP/2."""
+    return len({b.dns for b in backends}) > 1 or (
+        any(b.http1 for b in backends) and any(b.protocol != "HTTP" for b in backends)
+    )

@@ -1,0 +1,90 @@
+"""The cluster of the fleet itself: Envoy compares its own zone with it, for zone-aware routing.
+
+Named like the fleet, because the bootstrap's ``local_cluster_name`` is. It exists where the fleet's own
+Service does, that is in Kubernetes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envoy.config.cluster.v3.cluster_pb2 import LoadBalancingPolicy
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+
+from moongate import names
+from moongate.api.base import Ref
+from moongate.api.core import Service
+from moongate.attach.backends import Target, endpoints
+from moongate.attach.gateways import on_host
+from moongate.engine import query
+from moongate.store import Index, find, get
+from moongate.xds.clusters import add_endpoint, eds_cluster
+from moongate.xds.destinations import to_service
+from moongate.xds.metadata import metadata
+from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.engine import Db
+
+_NAME = "gateway.envoyproxy.io/owning-gateway-name"
+_NAMESPACE = "gateway.envoyproxy.io/owning-gateway-namespace"
+
+
+def _by_owner(service: Service) -> Iterator[tuple[Ref, Ref]]:
+    labels = service.metadata.labels
+    if _NAME in labels and _NAMESPACE in labels:
+        yield Ref("Gateway", labels[_NAMESPACE], labels[_NAME]), service.ref
+
+
+FLEET_SERVICES = Index("fleet-services", (Service,), _by_owner)
+"""Gateway → the Service of its fleet."""
+
+
+@query
+def local_cluster(db: Db, gateway: Ref) -> XdsResource | None:
+    """The fleet's own cluster; ``None`` on a host, and before the fleet has a Service."""
+    at = _own_target(db, gateway)
+    if at is None:
+        return None
+    message = eds_cluster(names.fleet(gateway))
+    message.metadata.MergeFromString(metadata(at.ref, str(at.port)))
+    policy = LeastRequest()
+    policy.locality_lb_config.zone_aware_lb_config.min_cluster_size.value = 1
+    balancing = LoadBalancingPolicy()
+    config = balancing.policies.add().typed_extension_config
+    config.name = "envoy.load_balancing_policies.least_request"
+    config.typed_config.CopyFrom(packed(policy))
+    message.load_balancing_policy.CopyFrom(balancing)
+    return XdsResource.of(CLUSTER, message.name, encode(message))
+
+
+@query
+def local_assignment(db: Db, gateway: Ref) -> XdsResource | None:
+    """The fleet's own endpoints, by zone."""
+    at = _own_target(db, gateway)
+    if at is None:
+        return None
+    message = ClusterLoadAssignment(cluster_name=names.fleet(gateway))
+    found = endpoints(db, at, to_service(db, gateway))
+    for zone in sorted({e.zone for e in found}):
+        locality = message.endpoints.add()
+        locality.locality.zone = zone
+        locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
+        for endpoint in found:
+            if endpoint.zone == zone:
+                add_endpoint(locality, endpoint)
+    return XdsResource.of(ENDPOINT, message.cluster_name, encode(message))
+
+
+@query
+def _own_target(db: Db, gateway: Ref) -> Target | None:
+    if on_host(db):
+        return None
+    for ref in find(db, FLEET_SERVICES, gateway):
+        found = get(db, Service, ref)
+        if found is not None and found.spec.ports:
+            return Target("", Service.KIND, ref.namespace, ref.name, found.spec.ports[0].port)
+    return None

@@ -1,0 +1,403 @@
+"""RouteConfigurations: built per route, joined per hostname, shard and listener.
+
+Theory of operation
+===================
+``route_pieces`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` sorts and joins
+those of a hostname, ``host_part`` the virtual hosts of a shard, ``route_configuration`` the shards. On the
+wire a repeated field is its entries one after another, so joining is concatenation: one edited route among
+thousands costs one encoding and four joins.
+
+A piece that an Envoy refused is left out (its last good form is put in its place, where there is one), so
+that one bad route does not freeze the rest of the table; ``rejected`` says which.
+
+Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from msgspec import Struct
+
+from moongate import names
+from moongate.api.base import Ref, milliseconds
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.attach.gateways import proxy
+from moongate.attach.listeners import attachable, route_configurations
+from moongate.attach.routes import attached_hosts, hosts, routes_at
+from moongate.engine import Failed, query
+from moongate.features import retry
+from moongate.features.base import RouteEdit
+from moongate.policies import POLICY_KINDS, effective_listener_policy, effective_route_policy
+from moongate.policies.http_listeners import port_conflict
+from moongate.store import SHARDS, get
+from moongate.xds.destinations import Plan, plan
+from moongate.xds.filters import rule_features
+from moongate.xds.matches import matcher, matches, precedence, unbuildable
+from moongate.xds.metadata import metadata, shown
+from moongate.xds.route_filters import (
+    apply_direct_response,
+    apply_headers,
+    apply_rewrite,
+    header_options,
+    read_filters,
+    redirect_action,
+)
+from moongate.xds.wire import ROUTE, XdsResource, encode, packed, piece, version
+
+if TYPE_CHECKING:
+    from moongate.api.base import ListenerId
+    from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
+    from moongate.engine import Db
+    from moongate.xds.route_filters import RuleFilters
+
+IN_ORDER: Final = 64
+"""Up to so many virtual hosts stand in the reference's order: that of their first route. Above, it is by
+shard: their order means nothing to Envoy, and sorting thousands for one that changed would cost more than it
+tells."""
+
+ROUTE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if kind.KIND != "ClientTrafficPolicy")
+
+
+class Piece(NamedTuple):
+    """One Envoy route; sorts by precedence.
+
+    Args:
+        rank: Gateway API precedence, then age and name of the route, then rule and match.
+        host: the hostname it is served under.
+        route: the HTTPRoute behind it.
+        body: the encoded entry of ``VirtualHost.routes``.
+    """
+
+    rank: tuple[Any, ...]
+    host: str
+    route: Ref
+    body: bytes
+
+
+class Host(Struct, frozen=True):
+    """One virtual host.
+
+    Args:
+        rank: of its first route; ``()`` when it has none.
+        name: in xDS.
+        body: the encoded entry of ``RouteConfiguration.virtual_hosts``; empty when it has no route.
+        pieces: what it was joined from.
+    """
+
+    rank: tuple[Any, ...]
+    name: str
+    body: bytes
+    pieces: tuple[Piece, ...]
+
+
+class Part(Struct, frozen=True):
+    """The virtual hosts of one shard: as such, and joined."""
+
+    hosts: tuple[Host, ...]
+    body: bytes
+
+
+@query
+def route_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]:
+    """The Envoy routes of an HTTPRoute on a listener, one per rule, match and hostname."""
+    found = get(db, HTTPRoute, route)
+    served = attached_hosts(db, route, listener)
+    if found is None or not served:
+        return ()
+    told: list[Piece] = []
+    in_order = proxy(db, listener.gateway).spec.preserve_route_order
+    for index, rule in enumerate(found.spec.rules):
+        told += _rule_pieces(db, listener, found, index, rule, served, in_order=bool(in_order))
+    return tuple(told)
+
+
+@query
+def closed_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]:
+    """The matches of an HTTPRoute whose Envoy routes cannot be built, each answered with 500."""
+    found = get(db, HTTPRoute, route)
+    told: list[Piece] = []
+    if found is None:
+        return ()
+    for index, rule in enumerate(found.spec.rules):
+        for match in matches(rule, (), cors=False) if unbuildable(rule) is None else ():
+            message = Route(match=matcher(match))
+            message.direct_response.status = 500
+            rank = (precedence(match), *found.age, index, match.index, match.preflight)
+            for host in attached_hosts(db, route, listener):
+                message.name = names.route(names.rule(route, index), match.index, host)
+                body = piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
+                told.append(Piece(rank, host, route, body))
+    return tuple(told)
+
+
+@query
+def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
+    """One virtual host, its routes in Gateway API precedence."""
+    pieces: list[Piece] = []
+    for route in routes_at(db, listener, host):
+        told = route_pieces.attempt(db, listener, route)
+        if isinstance(told, Failed):
+            # Whatever failed may be what keeps strangers out.
+            told = closed_pieces.attempt(db, listener, route)
+        if isinstance(told, Failed):
+            continue
+        pieces += _in_force(db, listener, route, [p for p in told if p.host == host])
+    pieces.sort()
+    name = names.virtual_host(listener, host)
+    if not pieces:
+        return Host((), name, b"", ())
+    head = VirtualHost(name=name, domains=[host])
+    head.metadata.MergeFromString(
+        metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
+    )
+    body = encode(head) + b"".join([p.body for p in pieces])
+    entry = piece(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
+    return Host(pieces[0].rank, name, entry, tuple(pieces))
+
+
+@query
+def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
+    """The annotations of a Gateway that metadata shows."""
+    found = get(db, Gateway, gateway)
+    return () if found is None else shown(found.metadata.annotations)
+
+
+@query
+def host_part(db: Db, listener: ListenerId, part: int) -> Part:
+    """The virtual hosts of one shard."""
+    told = [h for host in hosts(db, listener, part) if (h := virtual_host(db, listener, host)).body]
+    return Part(tuple(told), b"".join([h.body for h in told]))
+
+
+@query
+def route_configuration(db: Db, gateway: Ref, name: str) -> XdsResource | None:
+    """One route configuration of a fleet; ``None`` when there is none of that name."""
+    table = next((t for t in route_configurations(db, gateway) if t.name == name), None)
+    if table is None:
+        return None
+    body = [encode(_head(name))]
+    for listener in table.members:
+        parts = [host_part(db, listener, n) for n in range(SHARDS)]
+        if sum(len(p.hosts) for p in parts) <= IN_ORDER:
+            body += [h.body for h in sorted(chain.from_iterable(p.hosts for p in parts), key=_rank)]
+        else:
+            body += [p.body for p in parts]
+    return XdsResource.of(ROUTE, name, b"".join(body))
+
+
+def rejected(gateway: Ref, route: Ref) -> tuple[str, Ref, Ref]:
+    """The cell with what a fleet's Envoys refused of a route: ``{version of a piece: last good body}``."""
+    return ("rejected", gateway, route)
+
+
+def _in_force(db: Db, listener: ListenerId, route: Ref, pieces: list[Piece]) -> list[Piece]:
+    refused: dict[str, bytes] | None = db.read(rejected(listener.gateway, route))
+    if not refused:
+        return pieces
+    told: list[Piece] = []
+    for one in pieces:
+        last_good = refused.get(version(one.body))
+        if last_good is None:
+            told.append(one)
+        elif last_good:
+            told.append(one._replace(body=_kept(one.body, last_good)))
+    return told
+
+
+def _kept(refused: bytes, last_good: bytes) -> bytes:
+    """The last good form of a route, as far as it does not let through what the refused one would not.
+
+    What a policy adds to a route is its per-filter configuration. Where that differs, the requests of the
+    last good form are answered with 500.
+    """
+    new, old = (VirtualHost.FromString(body).routes[0] for body in (refused, last_good))
+    guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
+    if guarded and (old.HasField("direct_response") or not new.HasField("direct_response")):
+        return last_good
+    closed = Route(name=old.name, match=old.match, metadata=old.metadata)
+    closed.direct_response.status = 500
+    return piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(closed))
+
+
+def _rank(host: Host) -> tuple[Any, ...]:
+    return host.rank
+
+
+def _head(name: str) -> RouteConfiguration:
+    return RouteConfiguration(name=name, ignore_port_in_host_matching=True)
+
+
+def _rule_pieces(
+    db: Db,
+    listener: ListenerId,
+    route: HTTPRoute,
+    index: int,
+    rule: HTTPRouteRule,
+    served: tuple[str, ...],
+    *,
+    in_order: bool,
+) -> list[Piece]:
+    if unbuildable(rule) is not None:
+        return []
+    ref = route.ref
+    filters = read_filters(db, ref, rule)
+    planned = plan(db, listener, ref, index)
+    base = _rule_route(db, listener, ref, rule, filters, planned)
+    of_rule = names.rule(ref, index)
+    policies = [effective_route_policy(db, k, listener, ref, rule.name or "") for k in ROUTE_POLICIES]
+    shaped = tuple(p.owner for p in policies if p is not None and p.owner.kind == "BackendTrafficPolicy")
+    described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
+    tail = piece(Route.METADATA_FIELD_NUMBER, described)
+    told: list[Piece] = []
+    for match in matches(rule, filters.matches, cors=filters.cors is not None):
+        message = Route()
+        message.CopyFrom(base)
+        _finish(db, listener, message, filters, match.given)
+        message.match.CopyFrom(matcher(match))
+        place = (*route.age, index, match.index, match.preflight)
+        rank = ((), *place) if in_order else (precedence(match), *place)
+        for host in served:
+            message.name = names.route(of_rule, match.index, host, preflight=match.preflight)
+            body = piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
+            told.append(Piece(rank, host, ref, body))
+    return told
+
+
+def _rule_route(
+    db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule, filters: RuleFilters, planned: Plan
+) -> Route:
+    """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config."""
+    message = Route()
+    apply_headers(message, filters)
+    failed = _listener_failed(db, listener) or any(
+        (policy := effective_route_policy(db, kind, listener, route, rule.name or "")) is not None
+        and policy.failed
+        for kind in ROUTE_POLICIES
+    )
+    if failed or filters.failed:
+        message.direct_response.status = 500
+    elif filters.direct is not None:
+        apply_direct_response(message, filters.direct)
+    elif filters.redirect is not None:
+        message.redirect.SetInParent()
+    elif planned.status:
+        message.direct_response.status = planned.status
+    else:
+        _forward(db, listener, route, rule, message, filters, planned)
+    for feature, effective in rule_features(db, listener, route, rule):
+        if (filter_ := feature.http_filter) is not None:
+            config = filter_.route(db, effective)
+            message.typed_per_filter_config[filter_.instance(effective.owner)].CopyFrom(packed(config))
+    return message
+
+
+@query
+def _listener_failed(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener's own policy cannot be built: it may be what keeps strangers out."""
+    policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
+    return policy is not None and policy.failed and port_conflict(db, listener) is None
+
+
+def _forward(
+    db: Db,
+    listener: ListenerId,
+    route: Ref,
+    rule: HTTPRouteRule,
+    message: Route,
+    filters: RuleFilters,
+    planned: Plan,
+) -> None:
+    action = message.route
+    _destination(action, rule, planned)
+    action.upgrade_configs.add(upgrade_type="websocket")
+    shares = dict(planned.mirrors)
+    for mirror in filters.mirrors:
+        if (key := shares.get(mirror.index)) is not None:
+            policy = action.request_mirror_policies.add(
+                cluster=key.name, disable_shadow_host_suffix_append=True
+            )
+            share = policy.runtime_fraction.default_value
+            if mirror.millionths is None:
+                share.numerator, share.denominator = 100, share.HUNDRED
+            else:
+                share.numerator, share.denominator = mirror.millionths, share.MILLION
+    _timeouts(db, listener, action, rule)
+    if (native := retry.native(rule)) is not None:
+        action.retry_policy.CopyFrom(native)
+    edit = RouteEdit(message, rule, listener_idle=_listener_idle(db, listener))
+    for feature, effective in rule_features(db, listener, route, rule):
+        if feature.route is not None:
+            feature.route(edit, effective)
+
+
+def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> None:
+    if not planned.weighted:
+        action.cluster = planned.shares[0].key.name
+        return
+    clusters = action.weighted_clusters.clusters
+    if planned.unavailable:
+        clusters.add(name=names.INVALID_CLUSTER).weight.value = planned.unavailable
+    for share in planned.shares:
+        if not share.routable:
+            continue
+        entry = clusters.add(name=share.key.name)
+        entry.weight.value = share.weight
+        if share.backend < 0:
+            continue
+        given = rule.backend_refs[share.backend].filters
+        add, remove = header_options(f.request_header_modifier for f in given if f.request_header_modifier)
+        entry.request_headers_to_add.extend(add)
+        entry.request_headers_to_remove.extend(remove)
+        add, remove = header_options(f.response_header_modifier for f in given if f.response_header_modifier)
+        entry.response_headers_to_add.extend(add)
+        entry.response_headers_to_remove.extend(remove)
+        for f in given:
+            if f.url_rewrite is not None and f.url_rewrite.hostname is not None:
+                entry.host_rewrite_literal = f.url_rewrite.hostname
+    # Envoy answers one status for all that a missing cluster would have got.
+    action.cluster_not_found_response_code = (
+        RouteAction.SERVICE_UNAVAILABLE if planned.empty else RouteAction.INTERNAL_SERVER_ERROR
+    )
+
+
+def _timeouts(db: Db, listener: ListenerId, action: RouteAction, rule: HTTPRouteRule) -> None:
+    """The rule's own timeouts; a policy's are the ``timeout`` feature's."""
+    if rule.timeouts is None:
+        return
+    request = rule.timeouts.request
+    if rule.timeouts.backend_request is not None and rule.retry is None:
+        request = rule.timeouts.backend_request
+    if request is None:
+        return
+    length = milliseconds(request)
+    action.timeout.FromMilliseconds(length)
+    if not _listener_idle(db, listener):
+        # A stream must not be idled out before its request times out.
+        action.idle_timeout.FromMilliseconds(max(3_600_000, length) if length else 0)
+
+
+@query
+def _listener_idle(db: Db, listener: ListenerId) -> bool:
+    policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
+    timeout: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
+    return timeout is not None and timeout.http is not None and timeout.http.stream_idle_timeout is not None
+
+
+def _finish(
+    db: Db, listener: ListenerId, message: Route, filters: RuleFilters, match: HTTPRouteMatch
+) -> None:
+    """What depends on the match: rewrites of its prefix."""
+    if message.HasField("redirect") and filters.redirect is not None:
+        message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _port(db, listener)))
+    elif message.HasField("route") and filters.rewrite is not None:
+        apply_rewrite(message.route, filters.rewrite, match.path)
+
+
+@query
+def _port(db: Db, listener: ListenerId) -> int:
+    return next((a.port for a in attachable(db, listener.gateway) if a.id == listener), 0)

@@ -1,0 +1,389 @@
+"""The stream, with a real Envoy at its other end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from moongate.ads.server import AdsServer
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from tests.ads.laptop import (
+    DEADLINE_SECONDS,
+    Envoy,
+    answering,
+    broken_routes,
+    cluster,
+    endpoints,
+    forwarding,
+    listener,
+    until,
+)
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+    from moongate.xds.wire import XdsResource
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
+
+
+@asynccontextmanager
+async def backend(body: str, gate: asyncio.Barrier | None = None) -> AsyncGenerator[int]:
+    """The port of an HTTP server on loopback that answers every request with ``body``.
+
+    With a gate of two parties, each request is told there that it has arrived, and again before it is
+    answered.
+    """
+    answer = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if gate is not None:
+                    await gate.wait()
+                    await gate.wait()
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+class Web:
+    """Requests to the listener under test."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}")
+
+    async def body(self) -> str:
+        answer = await self.client.get("/")
+        return answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
+
+    async def answers(self, body: str) -> None:
+        async def it_does() -> bool:
+            return await self.body() == body
+
+        await until(it_does)
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    web = Web()
+    async with web.client:
+        yield web
+
+
+def direct(web: Web, body: str = "hello") -> tuple[XdsResource, ...]:
+    return listener("l", web.port, "r"), answering("r", body)
+
+
+async def test_a_cold_start_serves_without_any_cluster(tmp_path: Path, web: Web) -> None:
+    """Envoy asks for listeners when it was told about its clusters, so emptiness must be told too."""
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish("eg", direct(web))
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        await web.answers("hello")
+
+
+async def test_a_cold_start_serves_through_a_cluster(tmp_path: Path, web: Web) -> None:
+    async with backend("one") as port, AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish(
+            "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
+        )
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        await web.answers("one")
+
+
+async def test_a_cluster_whose_endpoints_are_unknown_does_not_stop_the_start(
+    tmp_path: Path, web: Web
+) -> None:
+    """It is told at once that they do not exist, instead of waiting for initial_fetch_timeout, 15 s."""
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish("eg", [*direct(web), cluster("a")])
+        await ads.settled("eg", 10)
+
+        await web.answers("hello")
+
+
+async def test_a_restarted_server_sends_nothing_that_envoy_has(tmp_path: Path, web: Web) -> None:
+    async with backend("one") as port:
+        world = [
+            *(listener("l", web.port, "r"), forwarding("r", "a")),
+            *(cluster("a"), endpoints("a", port), cluster("b"), endpoints("b", port)),
+        ]
+        async with Envoy(tmp_path, tmp_path / "ads"):
+            async with AdsServer(tmp_path / "ads") as ads:
+                ads.publish("eg", world)
+                await ads.settled("eg", DEADLINE_SECONDS)
+
+            async with AdsServer(tmp_path / "ads") as again:
+                again.publish("eg", [*world, endpoints("b", port, port + 1)])
+                await again.settled("eg", DEADLINE_SECONDS)
+                await web.answers("one")
+
+                sent = {type_url: tally.resources for type_url, tally in again.tallies.items()}
+                assert sent == {ENDPOINT: 1}
+
+
+async def test_routes_that_changed_while_the_server_was_away_are_served_when_settled(
+    tmp_path: Path, web: Web
+) -> None:
+    async with Envoy(tmp_path, tmp_path / "ads"):
+        async with AdsServer(tmp_path / "ads") as ads:
+            ads.publish("eg", direct(web, "old"))
+            await ads.settled("eg", DEADLINE_SECONDS)
+            await web.answers("old")
+
+        async with AdsServer(tmp_path / "ads") as again:
+            again.publish("eg", direct(web, "new"))
+            await again.settled("eg", DEADLINE_SECONDS)
+
+            assert await web.body() == "new"
+
+
+async def test_a_cluster_that_changed_while_the_server_was_away_keeps_its_endpoints(
+    tmp_path: Path, web: Web
+) -> None:
+    """Without its endpoints sent again it would take 15 s, and then answer 503."""
+    async with backend("one") as port:
+        world = [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
+        async with Envoy(tmp_path, tmp_path / "ads"):
+            async with AdsServer(tmp_path / "ads") as ads:
+                ads.publish("eg", world)
+                await ads.settled("eg", DEADLINE_SECONDS)
+
+            async with AdsServer(tmp_path / "ads") as again:
+                again.publish("eg", [*world, cluster("a", connect_seconds=7)])
+                await again.settled("eg", 10)
+
+                assert await web.body() == "one"
+
+
+async def test_a_changed_cluster_warms_at_once_and_keeps_its_endpoints(tmp_path: Path, web: Web) -> None:
+    async with backend("one") as port, AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish(
+            "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
+        )
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await web.answers("one")
+
+        ads.publish("eg", [cluster("a", connect_seconds=7)])
+        await ads.settled("eg", 5)
+
+        assert await web.body() == "one"
+
+
+async def test_a_restarted_envoy_gets_all(tmp_path: Path, web: Web) -> None:
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+        ads.publish("eg", direct(web))
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await envoy.kill()
+        await until(lambda: not ads.nodes("eg"))
+
+        await envoy.start()
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        await web.answers("hello")
+
+
+async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, web: Web) -> None:
+    """What changes meanwhile gathers: it gets what was in flight and the last state, not all between."""
+    other = Web()
+    async with (
+        other.client,
+        AdsServer(tmp_path / "ads") as ads,
+        Envoy(tmp_path, tmp_path / "ads", node="stopped", fleet="eg") as stopped,
+        Envoy(tmp_path, tmp_path / "ads", node="going", fleet="other") as _,
+    ):
+        ads.publish("eg", direct(web, "0"))
+        ads.publish("other", direct(other, "0"))
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("other", DEADLINE_SECONDS)
+        before = ads.tallies[ROUTE].responses
+
+        stopped.stop()
+        for i in range(1, 201):
+            ads.publish("eg", [answering("r", f"{i} " + "x" * 1000)])
+            await asyncio.sleep(0)
+        ads.publish("other", [answering("r", "200")])
+        await ads.settled("other", DEADLINE_SECONDS)
+        stopped.go_on()
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        await web.answers("200 " + "x" * 1000)
+        assert ads.tallies[ROUTE].responses - before <= 3
+
+
+async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> None:
+    """Both listen on the port, so both have to answer it; each has its own stream."""
+    async with (
+        AdsServer(tmp_path / "ads") as ads,
+        Envoy(tmp_path, tmp_path / "ads", node="one"),
+        Envoy(tmp_path, tmp_path / "ads", node="two"),
+    ):
+        await until(lambda: ads.nodes("eg") == ("one", "two"))
+        ads.publish("eg", direct(web))
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        assert ads.tallies[LISTENER].acks == 2
+
+
+async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: Web) -> None:
+    """A cluster that lacks a host, a port that is taken, a regex that is none: each with Envoy's words."""
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            ads.publish(
+                "eg",
+                [
+                    *(cluster("good"), cluster("bad", broken=True), cluster("fine")),
+                    *(listener("l", web.port, "r"), listener("taken", port, "r")),
+                    *(answering("r", "hello"), listener("m", free_port(), "wrong"), broken_routes("wrong")),
+                ],
+            )
+            await ads.settled("eg", DEADLINE_SECONDS)
+            await web.answers("hello")
+
+            told = [(no.type_url, no.name, no.message) for no in ads.quarantine("eg")]
+            assert told == [
+                (CLUSTER, "bad", "LOGICAL_DNS clusters must have a single host"),
+                (LISTENER, "taken", f"cannot bind '127.0.0.1:{port}': Address already in use"),
+                (ROUTE, "wrong", "missing ]: ["),
+            ]
+            assert await envoy.clusters() == {"good", "fine"}
+
+        ads.publish("eg", [cluster("bad"), answering("wrong", "right")], [(LISTENER, "taken")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        assert ads.quarantine("eg") == ()
+
+
+async def test_what_envoy_cannot_even_read_is_found_among_many(tmp_path: Path, web: Web) -> None:
+    """It refuses such a response as a whole and names nobody."""
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+        good = [cluster(f"c{i}") for i in range(20)]
+        ads.publish("eg", [*direct(web), *good, cluster("c13x", connect_seconds=-1)])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        [rejection] = ads.quarantine("eg")
+        assert rejection.name == "c13x"
+        assert rejection.message.startswith("Invalid duration: Expected positive duration")
+        assert await envoy.clusters() == {f"c{i}" for i in range(20)}
+
+
+async def test_a_switch_to_a_new_cluster_under_load_fails_no_request(tmp_path: Path, web: Web) -> None:
+    """The old cluster goes, the new one comes, in one edit, ten times, while requests never pause."""
+    async with (
+        backend("hello") as port,
+        AdsServer(tmp_path / "ads", linger_seconds=0.2) as ads,
+        Envoy(tmp_path, tmp_path / "ads") as envoy,
+    ):
+        ads.publish(
+            "eg", [listener("l", web.port, "r"), forwarding("r", "c0"), cluster("c0"), endpoints("c0", port)]
+        )
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await web.answers("hello")
+
+        answers: list[str] = []
+        done = asyncio.Event()
+
+        async def load() -> None:
+            while not done.is_set():
+                answers.append(await web.body())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(load())
+            for i in range(1, 11):
+                ads.publish(
+                    "eg",
+                    [cluster(f"c{i}"), endpoints(f"c{i}", port), forwarding("r", f"c{i}")],
+                    [(CLUSTER, f"c{i - 1}"), (ENDPOINT, f"c{i - 1}")],
+                )
+                await ads.settled("eg", DEADLINE_SECONDS)
+                seen = len(answers)
+                await until(lambda seen=seen: len(answers) > seen + 20)
+            done.set()
+
+        assert set(answers) == {"hello"}
+
+        async def only_the_last_is_left() -> bool:
+            return await envoy.clusters() == {"c10"}
+
+        await until(only_the_last_is_left)
+
+
+async def test_a_removed_cluster_lingers(tmp_path: Path, web: Web) -> None:
+    async with (
+        backend("one") as port,
+        AdsServer(tmp_path / "ads", linger_seconds=0.5) as ads,
+        Envoy(tmp_path, tmp_path / "ads") as envoy,
+    ):
+        ads.publish("eg", [*direct(web), cluster("a"), endpoints("a", port)])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        ads.publish("eg", gone=[(CLUSTER, "a"), (ENDPOINT, "a")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+        assert await envoy.clusters() == {"a"}
+
+        async def it_left() -> bool:
+            return not await envoy.clusters()
+
+        await until(it_left)
+
+
+async def test_a_request_in_flight_outlives_its_cluster(tmp_path: Path, web: Web) -> None:
+    """A slow answer still arrives when route and cluster are long gone: Envoy drains, it does not cut."""
+    gate = asyncio.Barrier(2)
+    async with (
+        backend("slow", gate) as port,
+        AdsServer(tmp_path / "ads", linger_seconds=0.1) as ads,
+        Envoy(tmp_path, tmp_path / "ads") as envoy,
+        asyncio.TaskGroup() as group,
+    ):
+        ads.publish("eg", [listener("l", web.port, "r"), answering("r", "up")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await web.answers("up")
+        ads.publish("eg", [forwarding("r", "a"), cluster("a"), endpoints("a", port)])
+        await ads.settled("eg", DEADLINE_SECONDS)
+        request = group.create_task(web.body())
+        await gate.wait()
+
+        ads.publish("eg", [answering("r", "new")], [(CLUSTER, "a"), (ENDPOINT, "a")])
+
+        async def the_cluster_left() -> bool:
+            return not await envoy.clusters()
+
+        await until(the_cluster_left)
+        assert not request.done()
+        await gate.wait()
+        assert await request == "slow"
+
+
+async def test_an_unrelated_change_leaves_connections_alone(tmp_path: Path, web: Web) -> None:
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+        ads.publish("eg", direct(web))
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await web.answers("hello")
+        before = await envoy.stat("http.l.downstream_cx_total")
+
+        ads.publish("eg", [*direct(web, "changed"), cluster("new"), listener("m", free_port(), "r")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await web.answers("changed")
+
+        assert await envoy.stat("http.l.downstream_cx_total") == before

@@ -1,0 +1,278 @@
+"""The server, through a real gRPC stream over its Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from socket import AF_UNIX, SOCK_STREAM
+from socket import socket as unix_socket
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc.aio
+import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+
+from moongate.ads.delivery import Acknowledged, Connected, Delivery, Disconnected, Nacked
+from moongate.ads.server import SERVICE, AdsServer
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, XdsResource
+from tests.ads.laptop import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEADLINE_SECONDS = 5.0
+
+
+class Client:
+    """A hand-driven delta stream."""
+
+    def __init__(self, socket: Path, *, fleet: str = "eg", node: str = "one") -> None:
+        self._channel: Any = grpc.aio.insecure_channel(
+            f"unix:{socket}",
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._node = {"id": node, "cluster": fleet}
+
+    async def __aenter__(self) -> Self:
+        method: Any = self._channel.stream_stream(
+            f"/{SERVICE}/DeltaAggregatedResources",
+            DeltaDiscoveryRequest.SerializeToString,
+            DeltaDiscoveryResponse.FromString,
+        )
+        self.call: Any = method()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.call.cancel()
+        await self._channel.close()
+
+    async def ask(self, type_url: str, **fields: Any) -> None:
+        await self.call.write(DeltaDiscoveryRequest(type_url=type_url, node=self._node, **fields))
+
+    async def answer(self) -> DeltaDiscoveryResponse:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            response = await self.call.read()
+        assert isinstance(response, DeltaDiscoveryResponse), "the server ended the stream"
+        return response
+
+    async def acknowledge(self, response: DeltaDiscoveryResponse) -> None:
+        await self.ask(response.type_url, response_nonce=response.nonce)
+
+    async def refuse(self, response: DeltaDiscoveryResponse, words: str) -> None:
+        await self.ask(response.type_url, response_nonce=response.nonce, error_detail={"message": words})
+
+
+class Facts:
+    """What the server told, to be waited for."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.tell = self._queue.put_nowait
+
+    async def next(self) -> Delivery:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await self._queue.get()
+
+
+def endpoints(name: str, body: bytes = b"1") -> XdsResource:
+    return XdsResource.of(ENDPOINT, name, body)
+
+
+def names(response: DeltaDiscoveryResponse) -> list[str]:
+    return [r.name for r in response.resources]
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Path:
+    return tmp_path / "ads"
+
+
+async def test_a_resource_arrives_as_it_was_published(socket: Path) -> None:
+    """The bytes on the wire are joined by hand; a real decoder must find in them what was put in."""
+    made = endpoints("a", b"\x0a\x01a")
+    async with AdsServer(socket) as ads, Client(socket) as client:
+        ads.publish("eg", [made])
+        await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+        [got] = (await client.answer()).resources
+
+    assert (got.name, got.version) == ("a", made.version)
+    assert (got.resource.type_url, got.resource.value) == (ENDPOINT, made.body)
+
+
+async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Path) -> None:
+    async with (
+        AdsServer(socket) as ads,
+        Client(socket, node="one") as one,
+        Client(socket, node="two") as two,
+        Client(socket, fleet="other", node="three") as other,
+    ):
+        for fleet, name in (("eg", "a"), ("other", "b")):
+            ads.publish(fleet, [endpoints(name)])
+        for client in (one, two, other):
+            await client.ask(ENDPOINT, resource_names_subscribe=["a", "b"])
+            await client.acknowledge(await client.answer())
+        await ads.settled("eg", DEADLINE_SECONDS)
+        await ads.settled("other", DEADLINE_SECONDS)
+
+        ads.publish("eg", [endpoints("a", b"2")])
+        ads.publish("other", [endpoints("b", b"2")])
+
+        assert [names(await c.answer()) for c in (one, two, other)] == [["a"], ["a"], ["b"]]
+
+
+async def test_a_stream_of_an_unknown_fleet_waits_until_it_appears(socket: Path) -> None:
+    facts = Facts()
+    async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
+        await client.ask(CLUSTER)
+        assert await facts.next() == Connected(fleet="eg", node="one")
+
+        ads.publish("eg")
+
+        assert (await client.answer()).type_url == CLUSTER
+
+
+async def test_facts_travel_up(socket: Path) -> None:
+    facts = Facts()
+    one, two = endpoints("a"), endpoints("b")
+    async with AdsServer(socket, facts.tell) as ads:
+        ads.publish("eg", [one])
+        async with Client(socket) as client:
+            await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+            await client.acknowledge(await client.answer())
+            ads.publish("eg", [two])
+            await client.ask(ENDPOINT, resource_names_subscribe=["b"])
+            await client.refuse(await client.answer(), "no")
+            told = [await facts.next() for _ in range(3)]
+        told.append(await facts.next())
+
+    assert told == [
+        Connected(fleet="eg", node="one"),
+        Acknowledged(fleet="eg", node="one", type_url=ENDPOINT, versions=(("a", one.version),)),
+        Nacked(fleet="eg", node="one", type_url=ENDPOINT, name="b", version=two.version, message="no"),
+        Disconnected(fleet="eg", node="one"),
+    ]
+
+
+async def test_quarantine_names_every_envoy_that_refuses(socket: Path) -> None:
+    async with AdsServer(socket) as ads, Client(socket, node="one") as one, Client(socket, node="two") as two:
+        ads.publish("eg", [endpoints("a")])
+        for client in (two, one):
+            await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+            await client.refuse(await client.answer(), "no")
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        [rejection] = ads.quarantine("eg")
+
+    assert (rejection.name, rejection.message, rejection.nodes) == ("a", "no", ("one", "two"))
+
+
+async def test_settled_waits_for_an_envoy(socket: Path) -> None:
+    async with AdsServer(socket) as ads:
+        ads.publish("eg", [endpoints("a")])
+
+        with pytest.raises(TimeoutError):
+            await ads.settled("eg", 0.01)
+
+
+async def test_an_envoy_that_has_not_asked_for_listeners_is_not_settled(socket: Path) -> None:
+    async with AdsServer(socket) as ads, Client(socket) as client:
+        ads.publish("eg", [XdsResource.of(LISTENER, "l", b"1")])
+        await client.ask(CLUSTER)
+        await client.acknowledge(await client.answer())
+
+        with pytest.raises(TimeoutError):
+            await ads.settled("eg", 0.05)
+
+
+async def test_leaving_the_server_ends_its_streams(socket: Path) -> None:
+    facts = Facts()
+    async with AsyncExitStack() as clients:
+        async with AdsServer(socket, facts.tell):
+            client = await clients.enter_async_context(Client(socket))
+            await client.ask(CLUSTER)
+            await facts.next()
+
+        assert await facts.next() == Disconnected(fleet="eg", node="one")
+        assert not [task for task in asyncio.all_tasks() if "AdsServer" in repr(task)]
+
+
+async def test_a_socket_left_behind_by_a_crash_is_replaced(socket: Path) -> None:
+    with unix_socket(AF_UNIX, SOCK_STREAM) as dead:
+        dead.bind(str(socket))
+
+    async with AdsServer(socket) as ads, Client(socket) as client:
+        ads.publish("eg")
+        await client.ask(CLUSTER)
+
+        assert (await client.answer()).type_url == CLUSTER
+
+
+async def test_the_socket_is_for_its_owner_only(socket: Path) -> None:
+    """Private keys travel over it."""
+    async with AdsServer(socket):
+        mode = socket.stat().st_mode  # noqa: ASYNC240  a local file, in a test
+
+        assert mode & 0o777 == 0o600
+
+
+async def test_a_client_that_half_closes_is_let_go(socket: Path) -> None:
+    facts = Facts()
+    async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
+        await client.ask(CLUSTER)
+        await facts.next()
+        await client.call.done_writing()
+
+        assert await facts.next() == Disconnected(fleet="eg", node="one")
+        assert ads.nodes("eg") == ()
+
+
+async def test_a_client_that_dies_in_the_middle_of_a_response_is_let_go_quietly(
+    socket: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = Facts()
+    async with AdsServer(socket, facts.tell) as ads:
+        ads.publish("eg", [endpoints("a", bytes(32 << 20))])
+        for _ in range(5):
+            async with Client(socket) as client:
+                await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+                assert isinstance(await facts.next(), Connected)
+                await until(lambda: ads.tallies[ENDPOINT].responses if ENDPOINT in ads.tallies else 0)
+            assert isinstance(await facts.next(), Disconnected)
+
+    assert caplog.records == []
+
+
+async def test_what_is_larger_than_grpcs_default_limit_is_sent(socket: Path) -> None:
+    async with AdsServer(socket) as ads, Client(socket) as client:
+        ads.publish("eg", [endpoints("a", bytes(8 << 20))])
+        await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+
+        assert len((await client.answer()).resources[0].resource.value) == 8 << 20
+
+
+async def test_a_client_that_does_not_read_holds_up_nobody(socket: Path) -> None:
+    """Its changes gather: when it reads on, it gets the first state and the last, not those between."""
+    async with (
+        AdsServer(socket) as ads,
+        Client(socket, node="slow") as slow,
+        Client(socket, node="fast") as fast,
+    ):
+        ads.publish("eg", [endpoints("a", bytes(4 << 20))])
+        for client in (slow, fast):
+            await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+        await fast.acknowledge(await fast.answer())
+
+        for i in range(1, 20):
+            ads.publish("eg", [endpoints("a", bytes([i]) * (4 << 20))])
+            got = await fast.answer()
+            assert got.resources[0].resource.value[0] == i
+            await fast.acknowledge(got)
+
+        first = await slow.answer()
+        await slow.acknowledge(first)
+        last = await slow.answer()
+
+        assert (first.resources[0].resource.value[0], last.resources[0].resource.value[0]) == (0, 19)

@@ -1,0 +1,835 @@
+"""Conversations with an Envoy, written down.
+
+A script is what happens, and what the session answers to it, line by line:
+
+    == C+a=1 C-b       the fleet gets cluster ``a`` with content 1, and loses ``b``
+    >> C *             Envoy asks for all clusters (``+a`` for one, ``-a`` no longer, ``a=1`` it has already)
+    << C a=1 -b        the session sends ``a`` and the removal of ``b``
+    >> C ack           Envoy answers the last response of the type (``nack words …`` refuses it)
+    .. 5               five seconds pass
+
+C cluster, E endpoints, S secret, L listener, R route configuration. ``play`` returns the script with the
+answers that were really given, so a test is one comparison.
+"""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+
+from moongate.ads.delivery import Acknowledged, Delivery, Nacked, Tally
+from moongate.ads.session import Session
+from moongate.ads.snapshot import Snapshot
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
+
+TYPES = {"C": CLUSTER, "E": ENDPOINT, "S": SECRET, "L": LISTENER, "R": ROUTE}
+LETTERS = {type_url: letter for letter, type_url in TYPES.items()}
+
+
+class Conversation:
+    """A session, and a client that says what the script says."""
+
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        self.snapshot = Snapshot() if snapshot is None else snapshot
+        self.tallies: dict[str, Tally] = {}
+        self.session = Session(
+            "eg", "envoy-1", self.snapshot, self.tallies, linger_seconds=5, patience_seconds=30
+        )
+        self.now = 0.0
+        self.nonces: dict[str, str] = {}
+
+    def play(self, script: str) -> str:
+        """The script, with the answers that were really given."""
+        said: list[str] = []
+        for line in dedent(script).strip().splitlines():
+            mark, _, rest = line.partition(" ")
+            if mark == "<<":
+                continue
+            said.append(line)
+            match mark:
+                case "==":
+                    self.session.touch(edit(self.snapshot, rest))
+                case ">>":
+                    self.session.receive(self._request(*rest.split()), self.now)
+                case "..":
+                    self.now += float(rest)
+                case _:
+                    raise AssertionError(f"A line starts with {mark!r}; '==', '>>', '..' or '<<' is known.")
+            while (response := self.session.next(self.now)) is not None:
+                said.append(self._told(DeltaDiscoveryResponse.FromString(response)))
+        return "\n".join(said)
+
+    def says(self, script: str) -> None:
+        assert self.play(script) == dedent(script).strip()
+
+    def facts(self) -> list[Delivery]:
+        facts = list(self.session.facts)
+        self.session.facts.clear()
+        return facts
+
+    def refused(self) -> dict[str, str]:
+        """Name → content of what is in quarantine."""
+        return {no.name: content(no.version) for no in self.session.rejections()}
+
+    def _request(self, letter: str, *words: str) -> DeltaDiscoveryRequest:
+        request = DeltaDiscoveryRequest(type_url=TYPES.get(letter, letter))
+        match words:
+            case ["ack", *rest]:
+                request.response_nonce = self.nonces[letter]
+                words = tuple(rest)
+            case ["nack", *rest]:
+                request.response_nonce = self.nonces[letter]
+                request.error_detail.message = " ".join(rest).replace("|", "\n")
+                words = ()
+            case _:
+                pass
+        for word in words:
+            if "=" in word:
+                name, _, held = word.removeprefix("+").partition("=")
+                request.initial_resource_versions[name] = resource(letter, name, held).version
+                if word[0] == "+":
+                    request.resource_names_subscribe.append(name)
+            elif word[0] == "-":
+                request.resource_names_unsubscribe.append(word[1:])
+            else:
+                request.resource_names_subscribe.append(word.lstrip("+"))
+        return request
+
+    def _told(self, response: DeltaDiscoveryResponse) -> str:
+        letter = LETTERS.get(response.type_url, response.type_url)
+        self.nonces[letter] = response.nonce
+        news = [f"{r.name}={content(r.version)}" for r in response.resources]
+        return " ".join(["<<", letter, *news, *(f"-{name}" for name in response.removed_resources)])
+
+
+_CONTENTS: dict[str, str] = {}
+
+
+def resource(letter: str, name: str, what: str) -> XdsResource:
+    match letter:
+        case "C":
+            cluster = Cluster(name=name, alt_stat_name=what, type=Cluster.EDS)
+            cluster.eds_cluster_config.eds_config.ads.SetInParent()
+            body = encode(cluster)
+        case "L":
+            manager = HttpConnectionManager(stat_prefix=what)
+            manager.rds.config_source.ads.SetInParent()
+            listener = Listener(name=name)
+            listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
+            body = encode(listener)
+        case _:
+            body = f"{name} {what}".encode()
+    made = XdsResource.of(TYPES[letter], name, body)
+    _CONTENTS[made.version] = what
+    return made
+
+
+def content(version: str) -> str:
+    return _CONTENTS[version]
+
+
+def edit(snapshot: Snapshot, words: str) -> tuple[tuple[str, str], ...]:
+    put: list[XdsResource] = []
+    gone: list[tuple[str, str]] = []
+    for word in words.split():
+        if word[1] == "+":
+            name, _, what = word[2:].partition("=")
+            put.append(resource(word[0], name, what))
+        else:
+            gone.append((TYPES[word[0]], word[2:]))
+    return snapshot.apply(put, gone)
+
+
+@pytest.fixture
+def envoy() -> Conversation:
+    return Conversation()
+
+
+COLD_START = """
+    == C+a=1 E+a=1 L+l=1 R+r=1
+    >> C *
+    << C a=1
+    >> E +a
+    << E a=1
+    >> C ack
+    >> E ack
+    >> L *
+    << L l=1
+    >> R +r
+    << R r=1
+    >> L ack
+    >> R ack
+"""
+
+
+@pytest.fixture
+def served(envoy: Conversation) -> Conversation:
+    """An Envoy that has cluster a, its endpoints, listener l and route configuration r."""
+    envoy.play(COLD_START)
+    envoy.facts()
+    return envoy
+
+
+def test_a_cold_envoy_gets_each_type_as_it_asks(envoy: Conversation) -> None:
+    """As recorded from Envoy 1.40, which asks for listeners only when its clusters are there."""
+    envoy.says(COLD_START)
+
+    assert envoy.session.settled(envoy.snapshot.seq)
+
+
+def test_a_change_sends_the_difference_only(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 E+b=1 R+r=2
+        << C b=1
+        >> E +b
+        << E b=1
+        >> E ack
+        >> C ack
+        << R r=2
+        >> R ack
+    """)
+
+
+def test_an_equal_resource_is_no_change(served: Conversation) -> None:
+    served.says("""
+        == C+a=1 E+a=1 L+l=1 R+r=1
+    """)
+
+
+def test_nothing_is_said_to_a_fleet_that_nobody_published(envoy: Conversation) -> None:
+    """An empty answer would make Envoy start with nothing, and its probes fail."""
+    envoy.says("""
+        >> C *
+        == C+a=1
+        << C a=1
+    """)
+
+
+def test_an_empty_fleet_is_answered_so_that_envoy_starts(envoy: Conversation) -> None:
+    envoy.says("""
+        ==
+        >> C *
+        << C
+        >> C ack
+        >> L
+        << L
+        >> L ack
+        == L+l=1
+        << L l=1
+    """)
+
+
+def test_a_reconnecting_envoy_gets_only_the_rest() -> None:
+    again = Conversation()
+    again.says("""
+        == C+a=1 C+b=2 E+a=1 E+b=1 L+l=1 R+r=1
+        >> C * a=1 b=1
+        << C b=2
+        >> E +a=1 +b=1
+        << E b=1
+        >> L l=1
+        >> R +r=1
+        >> C ack
+        >> E ack
+    """)
+
+    assert again.session.settled(again.snapshot.seq)
+
+
+def test_a_reconnecting_envoy_is_not_settled_before_it_asked_for_its_routes() -> None:
+    """Its requests come one after the other; what the listeners need is asked for last."""
+    again = Conversation()
+    again.play("""
+        == C+a=1 E+a=1 L+l=1 R+r=2
+        >> C * a=1
+        >> E +a=1
+        >> L l=1
+    """)
+    assert not again.session.settled(again.snapshot.seq)
+
+    again.play("""
+        >> R +r=1
+        >> R ack
+    """)
+    assert again.session.settled(again.snapshot.seq)
+
+
+def test_what_left_while_an_envoy_was_away_lingers_for_it_too() -> None:
+    """Its routes are older than the clusters that are gone: removing these first would cost requests."""
+    Conversation().says("""
+        == C+b=1 E+b=1 L+l=1 R+r=2
+        >> C * a=1
+        << C b=1
+        >> C ack
+        .. 60
+        >> L l=1
+        >> R +r=1
+        << R r=2
+        .. 60
+        >> R ack
+        .. 4
+        .. 1
+        << C -a
+    """)
+
+
+# Make before break
+
+
+def test_routes_wait_for_the_clusters_and_endpoints_of_their_edit(served: Conversation) -> None:
+    served.says("""
+        == R+r=2 C+b=1 E+b=1 E+a=2
+        << C b=1
+        << E a=2
+        >> C ack
+        >> E ack
+        << R r=2
+    """)
+
+
+def test_a_new_listener_waits_for_clusters_like_a_route(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 L+m=1
+        << C b=1
+        >> C ack
+        << L m=1
+    """)
+
+
+def test_endpoints_and_secrets_flow_while_a_cluster_warms(served: Conversation) -> None:
+    """Envoy holds its ACK back until the cluster is warm, which needs both."""
+    served.says("""
+        == C+b=1 E+b=1 S+s=1
+        << C b=1
+        >> E +b
+        << E b=1
+        >> S +s
+        << S s=1
+        >> E ack
+        >> S ack
+        >> C ack
+    """)
+
+
+def test_endpoints_have_the_fast_lane(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        == E+a=2
+        << E a=2
+        >> E ack
+        == E+a=3
+        << E a=3
+    """)
+
+
+def test_endpoints_are_sent_again_with_their_changed_cluster(served: Conversation) -> None:
+    """Envoy warms a changed cluster from nothing, but does not ask again for what it is subscribed to."""
+    served.says("""
+        == C+a=2
+        << C a=2
+        << E a=1
+    """)
+
+
+def test_routes_move_on_under_a_flood_of_new_clusters(served: Conversation) -> None:
+    """The cut that waited leaves with its own bytes; the later one would wait for clusters without end."""
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        == C+c=1 R+r=3
+        >> C ack
+        << C c=1
+        << R r=2
+        == C+d=1 R+r=4
+        >> R ack
+        >> C ack
+        << C d=1
+        == C+e=1 R+r=5
+        >> C ack
+        << C e=1
+        << R r=4
+    """)
+
+
+def test_routes_are_not_cut_where_their_cluster_came_and_went(served: Conversation) -> None:
+    """Cluster c was never sent, so routes that refer to it must not be either. Found by the law."""
+    served.says("""
+        == C+b=1 E+b=1
+        << C b=1
+        == C+c=1 E+c=1 R+r=to-c
+        == C-c E-c R+r=to-b
+        >> C ack
+        << R r=to-b
+    """)
+
+
+def test_the_newest_routes_are_sent_when_nothing_holds_them(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        == R+r=3
+        >> C ack
+        << R r=3
+    """)
+
+
+def test_a_cluster_leaves_a_while_after_the_routes_did(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 E+b=1 R+r=2 C-a E-a
+        << C b=1
+        >> C ack
+        << R r=2
+        .. 60
+        >> R ack
+        .. 4
+        .. 1
+        << C -a
+        >> E -a
+        >> C ack
+    """)
+
+
+def test_wake_at_is_when_the_linger_ends(served: Conversation) -> None:
+    served.play("== R+r=2 C-a E-a")
+    assert served.session.wake_at() is None
+
+    served.play(">> R ack")
+    assert served.session.wake_at() == 5
+
+
+def test_what_lingers_counts_as_settled(served: Conversation) -> None:
+    served.play("""
+        == R+r=2 C-a E-a
+        >> R ack
+    """)
+
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_coming_back_cancels_the_removal(served: Conversation) -> None:
+    served.says("""
+        == C-a E-a
+        .. 3
+        == C+a=1 E+a=2
+        << E a=2
+        >> E ack
+        .. 60
+    """)
+
+
+def test_a_listener_that_is_gone_leaves_with_the_switch(served: Conversation) -> None:
+    """Its address may be needed by its successor: Envoy applies removals first."""
+    served.says("""
+        == L-l L+m=1
+        << L m=1 -l
+    """)
+
+
+def test_secrets_and_routes_leave_after_listeners(served: Conversation) -> None:
+    served.says("""
+        == S+s=1
+        >> S +s
+        << S s=1
+        >> S ack
+        == S-s R-r L+l=2
+        << L l=2
+        .. 9
+        >> L ack
+        .. 5
+        << S -s
+        << R -r
+    """)
+
+
+def test_endpoints_leave_after_their_clusters(served: Conversation) -> None:
+    """Envoy drops its subscription with the cluster, so mostly they need not be removed at all."""
+    served.says("""
+        == C-a E-a
+        .. 5
+        << C -a
+        >> C ack
+        << E -a
+    """)
+
+
+def test_a_cluster_that_never_warms_does_not_hold_routes_forever(served: Conversation) -> None:
+    """With initial_fetch_timeout 0 a missing secret keeps a cluster warming without end."""
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        .. 29
+        >> S +missing
+        << S -missing
+        .. 1
+        << R r=2
+        >> R ack
+        >> C ack
+    """)
+
+
+def test_wake_at_is_when_patience_with_a_warming_cluster_ends(served: Conversation) -> None:
+    served.play("== C+b=1")
+    assert served.session.wake_at() is None
+
+    served.play("""
+        .. 1
+        >> S +missing
+    """)
+    assert served.session.wake_at() == 30
+
+
+def test_a_silent_envoy_is_slow_not_warming(served: Conversation) -> None:
+    """Stopped, it would find routes behind clusters that it had no time to warm."""
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        .. 300
+    """)
+
+
+# Bursts
+
+
+def test_changes_gather_while_a_response_is_in_flight(served: Conversation) -> None:
+    served.says("""
+        == E+a=2
+        << E a=2
+        == E+a=3
+        == E+a=4
+        >> E ack
+        << E a=4
+    """)
+
+
+def test_a_change_that_is_undone_in_time_is_not_sent(served: Conversation) -> None:
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        == R+r=1
+        >> C ack
+    """)
+
+
+def test_an_edit_is_not_settled_before_its_ack(served: Conversation) -> None:
+    served.play("== E+a=2")
+    assert not served.session.settled(served.snapshot.seq)
+
+    served.play(">> E ack")
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_later_edits_do_not_keep_earlier_ones_from_being_settled(served: Conversation) -> None:
+    served.play("== E+a=2")
+    seq = served.snapshot.seq
+    served.play("""
+        == E+a=3
+        >> E ack
+    """)
+
+    assert served.session.settled(seq)
+    assert not served.session.settled(served.snapshot.seq)
+
+
+# Subscriptions
+
+
+def test_only_names_that_were_asked_for_are_sent(served: Conversation) -> None:
+    served.says("""
+        == E+other=1 R+other=1
+    """)
+
+
+def test_asking_again_is_answered_again(served: Conversation) -> None:
+    served.says("""
+        >> E +a
+        << E a=1
+    """)
+
+
+def test_asking_again_during_the_flight_is_answered_again(served: Conversation) -> None:
+    """The client may have dropped what was on its way."""
+    served.says("""
+        == E+a=2
+        << E a=2
+        >> E +a
+        >> E ack
+        << E a=2
+    """)
+
+
+def test_a_missing_name_is_answered_so_that_envoy_goes_on(served: Conversation) -> None:
+    served.says("""
+        >> E +nowhere
+        << E -nowhere
+        >> E ack
+        == E+nowhere=1
+        << E nowhere=1
+    """)
+
+
+def test_nothing_is_sent_after_unsubscribing(served: Conversation) -> None:
+    served.says("""
+        >> E -a
+        == E+a=2
+    """)
+
+
+def test_names_beside_the_wildcard_are_told_again_when_dropped(envoy: Conversation) -> None:
+    """The client forgot the name, though the wildcard matches it."""
+    envoy.says("""
+        == C+a=1 C+b=1
+        >> C * +a
+        << C a=1 b=1
+        >> C ack
+        >> C -a
+        << C a=1
+    """)
+
+
+def test_leaving_the_wildcard_keeps_the_names(envoy: Conversation) -> None:
+    envoy.says("""
+        == C+a=1 C+b=1
+        >> C * +a
+        << C a=1 b=1
+        >> C ack -*
+        == C+a=2 C+b=2
+        << C a=2
+    """)
+
+
+def test_asking_for_nothing_means_all_only_of_clusters_and_listeners(envoy: Conversation) -> None:
+    """An Envoy that reconnects without any EDS cluster left must not be sent all endpoints."""
+    envoy.says("""
+        == C+a=1 E+a=1
+        >> E
+        >> C
+        << C a=1
+    """)
+
+
+def test_a_stale_nonce_is_no_answer(served: Conversation) -> None:
+    served.says("""
+        == E+a=2
+        << E a=2
+        == E+a=3
+        >> E ack
+        << E a=3
+        >> E +b
+    """)
+    served.session.receive(DeltaDiscoveryRequest(type_url=ENDPOINT, response_nonce="1"), served.now)
+
+    assert served.session.next(served.now) is None
+
+
+def test_an_unknown_type_is_answered_like_any_other(envoy: Conversation) -> None:
+    envoy.says("""
+        ==
+        >> type.googleapis.com/x.Y +a
+        << type.googleapis.com/x.Y -a
+    """)
+
+
+# Refusals
+
+
+def test_the_named_culprit_alone_is_quarantined(served: Conversation) -> None:
+    """As recorded from Envoy 1.40. The rest is acknowledged, and routes do not wait for the culprit."""
+    served.says("""
+        == C+b=1 C+bad=1 C+worse=1 R+r=2
+        << C b=1 bad=1 worse=1
+        >> C nack Error adding/updating cluster(s) bad: no host, worse: none, bad: at all
+        << C b=1
+        >> C ack
+        << R r=2
+        >> R ack
+        == C+b=2
+        << C b=2
+        >> C ack
+    """)
+
+    assert served.refused() == {"bad": "1", "worse": "1"}
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_envoys_words_are_told_of_each_culprit(served: Conversation) -> None:
+    served.play("""
+        == L+x=1 L+y=1 L+z=1
+        >> L nack Error adding/updating listener(s) z: cannot bind '127.0.0.1:80': in use|x: no|
+    """)
+
+    told = [(fact.name, fact.message) for fact in served.facts() if isinstance(fact, Nacked)]
+    assert told == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
+
+
+def test_an_unnamed_culprit_is_found_by_halves(served: Conversation) -> None:
+    served.says("""
+        == E+b=1 E+c=1 E+d=1
+        >> E +b +c +d
+        << E b=1 c=1 d=1
+        >> E nack Proto constraint validation failed
+        << E b=1
+        >> E ack
+        << E c=1 d=1
+        >> E nack Proto constraint validation failed
+        << E c=1
+        >> E nack Proto constraint validation failed
+        << E d=1
+        >> E ack
+    """)
+
+    assert served.refused() == {"c": "1"}
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_words_that_merely_mention_a_name_accuse_nobody(served: Conversation) -> None:
+    served.says("""
+        == R+s=1
+        >> R +s
+        << R s=1
+        >> R ack
+        == R+r=2 R+s=2
+        << R r=2 s=2
+        >> R nack r: is what s refers to
+        << R r=2
+    """)
+
+
+def test_a_quarantined_version_is_not_sent_again_until_it_changes(served: Conversation) -> None:
+    served.says("""
+        == R+r=bad
+        << R r=bad
+        >> R nack missing ]
+        == R+r=bad L+l=2
+        << L l=2
+        >> L ack
+        == R+r=2
+        << R r=2
+    """)
+    assert served.refused() == {"r": "bad"}
+
+    served.play(">> R ack")
+    assert served.refused() == {}
+
+
+def test_undoing_what_was_refused_ends_the_quarantine_without_sending(served: Conversation) -> None:
+    served.says("""
+        == R+r=bad
+        << R r=bad
+        >> R nack missing ]
+        == R+r=1
+    """)
+
+    assert served.refused() == {}
+    last = served.facts()[-1]
+    assert isinstance(last, Acknowledged)
+    assert [name for name, _ in last.versions] == ["r"]
+
+
+def test_removing_what_was_refused_ends_the_quarantine(served: Conversation) -> None:
+    served.says("""
+        == C+bad=1
+        << C bad=1
+        >> C nack no
+        == C-bad
+        .. 60
+    """)
+
+    assert served.refused() == {}
+
+
+def test_clusters_of_the_last_good_routes_stay_while_the_new_ones_are_refused(served: Conversation) -> None:
+    served.says("""
+        == R+r=bad C-a E-a
+        << R r=bad
+        >> R nack missing ]
+        .. 60
+        == R+r=2
+        << R r=2
+        >> R ack
+        .. 5
+        << C -a
+    """)
+
+
+def test_a_refused_listener_does_not_undo_the_removal_beside_it(served: Conversation) -> None:
+    served.says("""
+        == L-l L+m=1
+        << L m=1 -l
+        >> L nack Error adding/updating listener(s) m: no|
+        << L -l
+        >> L ack
+    """)
+
+
+def test_a_refused_removal_is_not_repeated(served: Conversation) -> None:
+    served.says("""
+        == L-l
+        << L -l
+        >> L nack no
+    """)
+
+
+def test_a_late_refusal_of_what_warmed_too_long_still_counts(served: Conversation) -> None:
+    served.says("""
+        == C+b=1
+        << C b=1
+        .. 1
+        >> S +missing
+        << S -missing
+        .. 30
+        >> C nack no
+    """)
+
+    assert served.refused() == {"b": "1"}
+
+
+# Facts and figures
+
+
+def test_an_ack_tells_versions_and_removals(served: Conversation) -> None:
+    served.play("""
+        == L-l L+m=1
+        >> L ack
+    """)
+
+    assert served.facts() == [
+        Acknowledged(
+            fleet="eg",
+            node="envoy-1",
+            type_url=LISTENER,
+            versions=(("m", resource("L", "m", "1").version),),
+            gone=("l",),
+        )
+    ]
+
+
+def test_it_counts_what_was_sent_and_answered(served: Conversation) -> None:
+    served.play("""
+        == C+b=1 C+c=1
+        >> C nack no
+        >> C ack
+        >> C nack no
+    """)
+
+    tally = served.tallies[CLUSTER]
+    assert (tally.responses, tally.resources, tally.acks, tally.nacks) == (4, 5, 2, 2)
+    assert tally.bytes > 0
+
+
+def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -> None:
+    """The cost of a change is the change: nothing but the touched name is sent, and nothing else is dirty."""
+    served.play("== " + " ".join(f"C+c{i}=1" for i in range(5000)))
+    served.play(">> C ack")
+
+    served.says("""
+        == C+c7=2
+        << C c7=2
+    """)

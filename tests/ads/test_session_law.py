@@ -1,0 +1,193 @@
+"""Whatever is published, answered and refused, in whatever order: no route is without its cluster."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moongate.ads.session import Session
+from moongate.ads.snapshot import Snapshot
+from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE, XdsResource, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CLUSTERS: tuple[str, ...] = ("a", "b", "c", "d")
+ROUTES = ("r", "s", "t")
+REFUSED = 6
+"""The client refuses clusters and routes of this content."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Clusters and endpoints with their content, and the cluster and content of each route."""
+
+    clusters: Mapping[str, int]
+    endpoints: Mapping[str, int]
+    routes: Mapping[str, tuple[str, int]]
+
+    def resources(self) -> dict[tuple[str, str], XdsResource]:
+        made = [*(_cluster(name, what) for name, what in self.clusters.items())]
+        made += [XdsResource.of(ENDPOINT, name, b"%d" % what) for name, what in self.endpoints.items()]
+        made += [
+            XdsResource.of(ROUTE, name, f"{of} {what}".encode()) for name, (of, what) in self.routes.items()
+        ]
+        return {(resource.type_url, resource.name): resource for resource in made}
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Worlds whose routes refer to clusters that exist, and whose clusters have endpoints."""
+    content = st.integers(1, REFUSED)
+    clusters = draw(st.dictionaries(st.sampled_from(CLUSTERS), content, min_size=1))
+    names = sorted(clusters)
+    endpoints = {name: draw(content) for name in names}
+    routes = {name: (draw(st.sampled_from(names)), draw(content)) for name in ROUTES}
+    return World(clusters, endpoints, routes)
+
+
+STEPS = st.lists(st.one_of(worlds(), st.just("read"), st.just("wait")), max_size=40)
+
+
+@dataclass
+class Client:
+    """Behaves as Envoy does: its ACK of a cluster waits until the endpoints came after it."""
+
+    session: Session
+    now: float = 0.0
+    inbox: deque[DeltaDiscoveryResponse] = field(default_factory=deque[DeltaDiscoveryResponse])
+    clusters: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    warming: set[str] = field(default_factory=set[str])
+    in_force: set[str] = field(default_factory=set[str])
+    """Clusters that have been warm: while a changed one warms, the former serves."""
+    refused: set[str] = field(default_factory=set[str])
+    """Clusters that were refused at least once: routes do not wait for these."""
+    subscribed: set[str] = field(default_factory=set[str])
+    endpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    withheld: DeltaDiscoveryRequest | None = None
+
+    def start(self) -> None:
+        self.say(DeltaDiscoveryRequest(type_url=CLUSTER))
+        self.say(DeltaDiscoveryRequest(type_url=ROUTE, resource_names_subscribe=ROUTES))
+
+    def say(self, request: DeltaDiscoveryRequest) -> None:
+        self.session.receive(request, self.now)
+        self.listen()
+
+    def listen(self) -> None:
+        while (response := self.session.next(self.now)) is not None:
+            self.inbox.append(DeltaDiscoveryResponse.FromString(response))
+
+    def read(self) -> None:
+        """Act upon the oldest response."""
+        response = self.inbox.popleft()
+        news = {r.name: r.resource.value for r in response.resources}
+        answer = DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
+        match response.type_url:
+            case t if t == CLUSTER:
+                self._read_clusters(news, [*response.removed_resources], answer)
+            case t if t == ENDPOINT:
+                self.endpoints.update(news)
+                self.warming -= {*news, *response.removed_resources}
+                self.say(answer)
+            case _:
+                if any(value.endswith(b"%d" % REFUSED) for value in news.values()):
+                    answer.error_detail.message = "one of these, who knows which"
+                else:
+                    self._read_routes(news)
+                self.say(answer)
+        if self.withheld is not None and not self.warming:
+            self.in_force = set(self.clusters)
+            answer, self.withheld = self.withheld, None
+            self.say(answer)
+
+    def _read_clusters(self, news: dict[str, bytes], gone: list[str], answer: DeltaDiscoveryRequest) -> None:
+        bad = sorted(name for name, value in news.items() if _refused(value))
+        if bad:
+            answer.error_detail.message = "Error adding/updating cluster(s) " + ", ".join(
+                f"{name}: no" for name in bad
+            )
+        for name in gone:
+            used = [route for route, value in self.routes.items() if value.split()[0] == name.encode()]
+            assert not used, f"cluster {name} is removed while {used} use it"
+            self.clusters.pop(name, None)
+            self.warming.discard(name)
+            self.in_force.discard(name)
+        self.refused.update(bad)
+        changed = {n: v for n, v in news.items() if n not in bad and self.clusters.get(n) != v}
+        self.clusters.update(changed)
+        self.warming.update(changed)
+        new = sorted(changed.keys() - self.subscribed)
+        old = sorted(self.subscribed - self.clusters.keys())
+        self.subscribed = set(self.clusters)
+        assert self.withheld is None, "a second response in flight"
+        self.withheld = answer
+        if new or old:
+            request = DeltaDiscoveryRequest(type_url=ENDPOINT)
+            request.resource_names_subscribe.extend(new)
+            request.resource_names_unsubscribe.extend(old)
+            self.say(request)
+
+    def _read_routes(self, news: dict[str, bytes]) -> None:
+        for name, value in news.items():
+            cluster = value.split()[0].decode()
+            assert cluster in self.in_force | self.refused, f"{name} uses {cluster}, which is not there"
+        self.routes.update(news)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
+    steps: list[World | str],
+) -> None:
+    snapshot = Snapshot()
+    client = Client(Session("eg", "one", snapshot, linger_seconds=5))
+    client.start()
+    world = World({}, {}, {})
+
+    for step in steps:
+        if isinstance(step, World):
+            before, world = world.resources(), step
+            after = world.resources()
+            client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
+        elif step == "wait":
+            client.now += 3
+        elif client.inbox:
+            client.read()
+        client.listen()
+    for _ in range(4):
+        while client.inbox:
+            client.read()
+        client.now += 6
+        client.listen()
+
+    if not snapshot.seq:
+        return
+    refused = {(no.type_url, no.name) for no in client.session.rejections()}
+    for (type_url, name), resource in world.resources().items():
+        held = {CLUSTER: client.clusters, ENDPOINT: client.endpoints, ROUTE: client.routes}[type_url]
+        if (type_url, name) in refused or (type_url == ENDPOINT and name not in client.subscribed):
+            continue
+        assert held.get(name) == resource.body
+    assert client.session.settled(snapshot.seq)
+    if not refused:
+        assert client.clusters.keys() == world.clusters.keys()
+
+
+def _cluster(name: str, what: int) -> XdsResource:
+    made = Cluster(name=name, alt_stat_name=str(what), type=Cluster.EDS)
+    made.eds_cluster_config.eds_config.ads.SetInParent()
+    return XdsResource.of(CLUSTER, name, encode(made))
+
+
+def _refused(body: bytes) -> bool:
+    return Cluster.FromString(body).alt_stat_name == str(REFUSED)

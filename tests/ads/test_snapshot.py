@@ -1,0 +1,39 @@
+"""What a fleet should have, edit by edit."""
+
+from __future__ import annotations
+
+from moongate.ads.snapshot import Snapshot
+from moongate.xds.wire import CLUSTER, XdsResource
+
+
+def resource(name: str, body: bytes = b"a") -> XdsResource:
+    return XdsResource.of(CLUSTER, name, body)
+
+
+def test_an_edit_tells_only_what_really_differs() -> None:
+    """A session looks up what it is told and nothing else: telling more would be work for every Envoy."""
+    snapshot = Snapshot()
+    snapshot.apply([resource("a"), resource("b")], [])
+
+    touched = snapshot.apply([resource("a"), resource("b", b"new")], [(CLUSTER, "unknown")])
+
+    assert touched == ((CLUSTER, "b"),)
+
+
+def test_what_goes_and_comes_in_one_edit_stays() -> None:
+    """A rename back and forth must not look like a removal."""
+    snapshot = Snapshot()
+    snapshot.apply([resource("a")], [])
+
+    assert snapshot.apply([resource("a")], [(CLUSTER, "a")]) == ()
+    assert snapshot.get(CLUSTER, "a") == resource("a")
+
+
+def test_the_first_edit_counts_even_when_it_is_empty() -> None:
+    """An Envoy waits for the emptiness of a fleet that exists, and for nothing of one that does not."""
+    snapshot = Snapshot()
+    assert snapshot.seq == 0
+
+    snapshot.apply([], [])
+
+    assert snapshot.seq == 1

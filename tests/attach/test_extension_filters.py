@@ -1,0 +1,121 @@
+"""HTTPRouteFilters, judged."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.api.base import Ref
+from moongate.api.shared import LocalObjectReference
+from moongate.attach.extension_filters import Extension, extension, route_filter
+from tests.core import Core
+
+FILTER = Ref("HTTPRouteFilter", "default", "extra")
+
+
+def route_filter_manifest(spec: str) -> str:
+    return f"""
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: HTTPRouteFilter
+        metadata: {{name: extra, namespace: default}}
+        spec: {spec}
+    """
+
+
+def judged(spec: str, *others: str) -> Extension:
+    return route_filter(Core(route_filter_manifest(spec), *others).db, FILTER)
+
+
+def config_map(data: str) -> str:
+    return f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: pages, namespace: default}}, {data}}}"
+
+
+VALUE_REF = "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: pages}}}}"
+
+
+def test_a_filter_says_how_host_and_path_are_rewritten() -> None:
+    found = judged(
+        "{urlRewrite: {hostname: {type: Header, header: x-host}, appendXForwardedHost: false,"
+        " path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: '^/a', substitution: /b}}}}"
+    )
+
+    assert found.refused is None
+    assert found.hostname is not None
+    assert found.hostname.header == "x-host"
+    assert found.path is not None
+    assert (found.path.pattern, found.path.substitution) == ("^/a", "/b")
+    assert found.append_x_forwarded_host is False
+
+
+def test_a_direct_response_is_200_unless_it_says_otherwise() -> None:
+    found = judged("{directResponse: {contentType: text/plain, body: {type: Inline, inline: hello}}}")
+
+    assert found.response is not None
+    assert (found.response.status, found.response.body) == (200, b"hello")
+    assert [header.value for change in found.response.headers for header in change.set] == ["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        ("data: {other: x, response.body: yes!}", b"yes!"),
+        ("data: {b: second, a: first}", b"first"),
+        ("binaryData: {a: aGk=}", b"hi"),
+    ],
+)
+def test_a_body_may_be_in_a_config_map(data: str, body: bytes) -> None:
+    found = judged(VALUE_REF, config_map(data))
+
+    assert found.response is not None
+    assert found.response.body == body
+
+
+@pytest.mark.parametrize("others", [(), (config_map("data: {}"),)])
+def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> None:
+    found = judged(VALUE_REF, *others)
+
+    assert found.response is None
+    assert found.refused is not None
+    assert "pages" in found.refused.message
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "{urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: '(', substitution: x}}}}",
+        "{urlRewrite: {hostname: {type: PathRegex, pathRegex: {pattern: '(', substitution: x}}}}",
+        "{matches: [{cookies: [{name: a, type: RegularExpression, value: '('}]}]}",
+        "{directResponse: {statusCode: 99}}",
+        "{credentialInjection: {credential: {valueRef: {name: secret}}}}",
+    ],
+)
+def test_a_filter_that_cannot_be_honoured_is_refused(spec: str) -> None:
+    found = judged(spec)
+
+    assert found.refused is not None
+    assert found.refused.reason == "UnsupportedValue"
+
+
+def test_a_filter_that_does_not_exist_is_a_reference_that_leads_nowhere() -> None:
+    found = route_filter(Core().db, FILTER)
+
+    assert found.unresolved is not None
+    assert found.refused is None
+
+
+def test_a_filter_of_another_kind_is_refused() -> None:
+    found = extension(Core().db, LocalObjectReference(group="example.com", kind="Mine", name="x"), "default")
+
+    assert found.refused is not None
+    assert "Mine" in found.refused.message
+
+
+def test_a_config_map_that_changes_changes_the_answer() -> None:
+    core = Core(route_filter_manifest(VALUE_REF), config_map("data: {a: old}"))
+    before = route_filter(core.db, FILTER)
+
+    core.apply(config_map("data: {a: new}"))
+    after = route_filter(core.db, FILTER)
+
+    assert before.response is not None
+    assert after.response is not None
+    assert (before.response.body, after.response.body) == (b"old", b"new")

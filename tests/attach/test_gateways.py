@@ -1,0 +1,99 @@
+"""Which Gateways are ours, and the settings that hold for each."""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from moongate.api.base import Ref
+from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
+from moongate.attach.gateways import managed, managed_gateways, on_host, proxy, proxy_problems, rejection
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http
+
+CLASS_WITH_PROXY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: eg}
+spec:
+  controllerName: gateway.envoyproxy.io/gatewayclass-controller
+  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: class, namespace: default}
+"""
+NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "own"}}
+
+
+def envoy_proxy(name: str, spec: str) -> str:
+    return f"""
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: EnvoyProxy
+        metadata: {{name: {name}, namespace: default}}
+        spec: {spec}
+    """
+
+
+def test_a_gateway_is_ours_when_its_class_names_our_controller() -> None:
+    core = Core(gateway(http("web")), gateway(http("web"), name="b").replace("Name: eg", "Name: other"))
+
+    assert managed_gateways(core.db) == (EG,)
+    assert not managed(core.db, Ref("Gateway", "default", "b"))
+
+
+def test_the_configuration_says_whether_envoy_runs_on_this_host() -> None:
+    assert (on_host(Core().db), on_host(Core(config=ON_HOST).db)) == (False, True)
+
+
+def test_a_gateways_own_settings_replace_those_of_its_class() -> None:
+    core = Core(
+        gateway(http("web"), infrastructure=NAMED),
+        CLASS_WITH_PROXY,
+        envoy_proxy("class", "{ipFamily: IPv6, concurrency: 2}"),
+        envoy_proxy("own", "{concurrency: 4}"),
+    )
+
+    spec = proxy(core.db, EG).spec
+
+    assert (spec.concurrency, spec.ip_family) == (4, None)
+
+
+def test_settings_that_merge_keep_what_they_do_not_set() -> None:
+    core = Core(
+        gateway(http("web"), infrastructure=NAMED),
+        CLASS_WITH_PROXY,
+        envoy_proxy("class", "{ipFamily: IPv6, concurrency: 2}"),
+        envoy_proxy("own", "{concurrency: 4, mergeType: StrategicMerge}"),
+    )
+
+    spec = proxy(core.db, EG).spec
+
+    assert (spec.concurrency, spec.ip_family) == (4, "IPv6")
+
+
+def test_merged_backends_are_kept_by_settings_that_say_nothing_of_them() -> None:
+    """Unlike the rest, which an EnvoyProxy replaces as a whole."""
+    config = structs.replace(IN_CLUSTER, envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()))
+    core = Core(
+        gateway(http("web"), infrastructure=NAMED), envoy_proxy("own", "{concurrency: 4}"), config=config
+    )
+
+    assert proxy(core.db, EG).spec.merge_backends == MergeBackends()
+
+
+def test_parameters_of_another_kind_are_refused() -> None:
+    other = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "own"}}
+    core = Core(gateway(http("web"), infrastructure=other))
+
+    problem = rejection(core.db, EG)
+
+    assert problem is not None
+    assert problem.reason == "InvalidParameters"
+
+
+def test_a_circle_of_filters_is_told_as_a_circle() -> None:
+    moves = (
+        "{filterOrder: [{name: envoy.filters.http.cors, before: envoy.filters.http.fault}, "
+        "{name: envoy.filters.http.fault, before: envoy.filters.http.cors}]}"
+    )
+    core = Core(envoy_proxy("own", moves))
+
+    [problem] = proxy_problems(core.db, Ref("EnvoyProxy", "default", "own"))
+
+    assert problem.path == "spec.filterOrder"
+    assert problem.message.count(" -> ") == 2

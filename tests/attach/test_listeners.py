@@ -1,0 +1,342 @@
+"""What a Gateway's listeners may serve, and what keeps them from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from moongate.api.base import ListenerId, Ref
+from moongate.api.shared import LabelSelector
+from moongate.attach.listeners import (
+    attachable,
+    envoy_listeners,
+    listeners,
+    namespace_labels,
+    route_configurations,
+    selects,
+)
+from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
+
+
+def verdicts(core: Core) -> dict[str, dict[str, str]]:
+    """By listener: condition type → reason, with "!" in front where the condition is False."""
+    return {
+        each.id.name: {c.type: c.reason if c.status == "True" else f"!{c.reason}" for c in each.conditions}
+        for each in listeners(core.db, EG)
+    }
+
+
+FINE = {"Accepted": "Accepted", "Programmed": "Programmed", "ResolvedRefs": "ResolvedRefs"}
+
+
+def lost(reason: str) -> dict[str, str]:
+    return {"Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs", "Conflicted": reason}
+
+
+def test_a_plain_listener_is_ready_and_takes_http_and_grpc() -> None:
+    core = Core(gateway(http("web")))
+
+    [web] = listeners(core.db, EG)
+
+    assert verdicts(core) == {"web": FINE}
+    assert web.ready
+    assert [kind for _, kind in web.kinds] == ["HTTPRoute", "GRPCRoute"]
+    assert {c.observed_generation for c in web.conditions} == {7}
+
+
+def test_a_gateway_of_another_class_has_no_listeners() -> None:
+    core = Core(gateway(http("web")).replace("gatewayClassName: eg", "gatewayClassName: other"))
+
+    assert listeners(core.db, EG) == ()
+
+
+def test_a_rejected_gateway_has_no_listeners() -> None:
+    named = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "gone"}}
+    core = Core(gateway(http("web"), infrastructure=named))
+
+    assert listeners(core.db, EG) == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param(http("a", "x.io"), http("b", "y.io"), (FINE, FINE), id="hostnames-differ"),
+        pytest.param(http("a"), http("b", port=8080), (FINE, FINE), id="ports-differ"),
+        pytest.param(
+            http("a", port=443),
+            "{name: b, port: 443, protocol: TLS, hostname: x.io, tls: {mode: Passthrough}}",
+            (lost("ProtocolConflict"), lost("ProtocolConflict")),
+            id="http-and-tls-exclude-each-other",
+        ),
+        pytest.param(
+            http("a"),
+            "{name: b, port: 80, protocol: TCP}",
+            (lost("ProtocolConflict"), lost("ProtocolConflict")),
+            id="http-and-tcp-exclude-each-other",
+        ),
+        pytest.param(
+            http("a"),
+            "{name: b, port: 80, protocol: UDP}",
+            (FINE, FINE),
+            id="udp-shares-a-port-with-anything",
+        ),
+        pytest.param(
+            https("a", "cert", hostname="x.io"),
+            "{name: b, port: 443, protocol: TLS, hostname: y.io, tls: {mode: Passthrough}}",
+            (FINE, FINE),
+            id="https-and-tls-share-a-port",
+        ),
+        pytest.param(
+            https("a", "cert", hostname="x.io"),
+            "{name: b, port: 443, protocol: TLS, hostname: x.io, tls: {mode: Passthrough}}",
+            (lost("HostnameConflict"), lost("HostnameConflict")),
+            id="same-hostname-over-tls",
+        ),
+        pytest.param(
+            http("a"),
+            http("b", port=10080),
+            (
+                FINE,
+                {
+                    "Accepted": "!PortUnavailable",
+                    "Programmed": "!PortUnavailable",
+                    "ResolvedRefs": "ResolvedRefs",
+                },
+            ),
+            id="a-shifted-port-is-taken",
+        ),
+    ],
+)
+def test_listeners_of_a_gateway_conflict(
+    first: str, second: str, expected: tuple[dict[str, str], dict[str, str]]
+) -> None:
+    core = Core(gateway(first, second), tls_secret("cert", "x.io"))
+
+    assert tuple(verdicts(core).values()) == expected
+
+
+def test_a_faulty_listener_does_not_keep_a_sound_one_from_serving() -> None:
+    """Only listeners without a fault of their own take part in conflicts."""
+    core = Core(gateway(https("a", "gone", port=80), http("b")))
+
+    assert verdicts(core)["b"] == FINE
+
+
+@pytest.mark.parametrize(
+    ("listener", "expected"),
+    [
+        pytest.param(
+            "{name: a, port: 80, protocol: acme.io/SMTP}",
+            {"Accepted": "!UnsupportedProtocol", "Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs"},
+            id="protocol",
+        ),
+        pytest.param(
+            "{name: a, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}]}}",
+            {"Programmed": "!Invalid", "ResolvedRefs": "!InvalidRouteKinds"},
+            id="kinds",
+        ),
+        pytest.param(
+            "{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}",
+            {"Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs"},
+            id="no-selector",
+        ),
+        pytest.param(
+            "{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, "
+            "selector: {matchExpressions: [{key: k, operator: Like}]}}}}",
+            {"Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs"},
+            id="selector-operator",
+        ),
+        pytest.param(
+            "{name: a, port: 443, protocol: HTTPS}",
+            {"Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs"},
+            id="no-tls",
+        ),
+        pytest.param(
+            "{name: a, port: 443, protocol: TLS, tls: {mode: Passthrough, certificateRefs: [{name: c}]}}",
+            {"Programmed": "!Invalid", "ResolvedRefs": "ResolvedRefs"},
+            id="certificate-of-a-backend",
+        ),
+    ],
+)
+def test_a_listener_is_judged_by_itself(listener: str, expected: dict[str, str]) -> None:
+    assert verdicts(Core(gateway(listener))) == {"a": expected}
+
+
+def test_a_wrong_kind_leaves_the_right_ones_supported() -> None:
+    kinds = "allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}"
+    core = Core(gateway(f"{{name: a, port: 80, protocol: HTTP, {kinds}}}"))
+
+    assert listeners(core.db, EG)[0].kinds == (("gateway.networking.k8s.io", "HTTPRoute"),)
+
+
+def test_client_certificates_that_are_asked_for_keep_the_listener_closed() -> None:
+    """They are not checked yet; open without the check would be worse than closed."""
+    ca = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}
+    frontend: dict[str, Any] = {"default": {"validation": ca}, "perPort": [{"port": 8443, "tls": {}}]}
+    core = Core(
+        gateway(https("a", "cert"), https("b", "cert", port=8443), tls={"frontend": frontend}),
+        tls_secret("cert", "x.io"),
+    )
+
+    assert [each.ready for each in listeners(core.db, EG)] == [False, True]
+
+
+def test_certificates_are_served_in_the_order_of_the_listener() -> None:
+    """Two certificates for a name are fine when the kinds of their keys differ."""
+    weak = rsa.generate_private_key(65537, 2048)
+    core = Core(
+        gateway(https("a", "two", "one")), tls_secret("one", "x.io"), tls_secret("two", "x.io", key=weak)
+    )
+
+    [listener] = listeners(core.db, EG)
+
+    assert [ref.name for ref in listener.certificates] == ["two", "one"]
+    assert verdicts(core) == {"a": FINE}
+
+
+def test_a_second_certificate_of_a_kind_for_a_name_is_left_out() -> None:
+    core = Core(gateway(https("a", "one", "two")), tls_secret("one", "x.io"), tls_secret("two", "x.io"))
+
+    assert [ref.name for ref in listeners(core.db, EG)[0].certificates] == ["one"]
+    assert verdicts(core) == {"a": FINE | {"ResolvedRefs": "!PartiallyInvalidCertificateRef"}}
+
+
+def test_a_listener_without_a_usable_certificate_is_accepted_but_not_served() -> None:
+    core = Core(gateway(https("a", "gone")))
+    told = {"Accepted": "Accepted", "Programmed": "!Invalid", "ResolvedRefs": "!InvalidCertificateRef"}
+
+    assert verdicts(core) == {"a": told}
+
+
+def test_a_certificate_of_another_namespace_needs_a_grant() -> None:
+    refs = "tls: {certificateRefs: [{name: cert, namespace: vault}]}"
+    core = Core(
+        gateway(f"{{name: a, port: 443, protocol: HTTPS, {refs}}}"),
+        tls_secret("cert", "x.io", namespace="vault"),
+    )
+    refused = verdicts(core)
+
+    core.apply("""
+        apiVersion: gateway.networking.k8s.io/v1beta1
+        kind: ReferenceGrant
+        metadata: {name: certs, namespace: vault}
+        spec:
+          from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}]
+          to: [{group: "", kind: Secret}]
+    """)
+
+    assert refused == {"a": {"Programmed": "!Invalid", "ResolvedRefs": "!RefNotPermitted"}}
+    assert verdicts(core) == {"a": FINE}
+
+
+def test_overlapping_certificates_turn_http2_off_on_all_that_overlap() -> None:
+    core = Core(
+        gateway(
+            https("wide", "wide", hostname="*.x.io"),
+            https("one", "one", hostname="a.x.io"),
+            https("two", "two", hostname="b.x.io"),
+            https("other", "other", hostname="y.io"),
+        ),
+        tls_secret("wide", "*.x.io"),
+        tls_secret("one", "a.x.io"),
+        tls_secret("two", "b.x.io"),
+        tls_secret("other", "y.io"),
+    )
+
+    assert {each.id.name: each.http1_only for each in listeners(core.db, EG)} == {
+        "wide": True,
+        "one": True,
+        "two": True,
+        "other": False,
+    }
+    assert verdicts(core)["two"]["OverlappingTLSConfig"] == "OverlappingCertificates"
+
+
+def test_overlapping_hostnames_are_only_told() -> None:
+    core = Core(
+        gateway(https("wide", "one", hostname="*.x.io"), https("narrow", "two", hostname="a.x.io")),
+        tls_secret("one", "one.test"),
+        tls_secret("two", "two.test"),
+    )
+
+    assert verdicts(core)["narrow"] == FINE | {"OverlappingTLSConfig": "OverlappingHostnames"}
+    assert not listeners(core.db, EG)[1].http1_only
+
+
+def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_port() -> None:
+    core = Core(
+        gateway(http("a", "x.io"), http("b", "y.io"), https("c", "c", hostname="x.io"), https("d", "d")),
+        tls_secret("c", "x.io"),
+        tls_secret("d", "y.io"),
+    )
+
+    assert [(e.name, e.container_port, len(e.members), e.tls) for e in envoy_listeners(core.db, EG)] == [
+        ("default/eg/a", 10080, 2, False),
+        ("default/eg/c", 10443, 2, True),
+    ]
+    assert [(table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG)] == [
+        ("default/eg/a", ["a", "b"]),
+        ("default/eg/c", ["c"]),
+        ("default/eg/d", ["d"]),
+    ]
+
+
+def test_on_a_host_envoy_listens_on_the_listeners_own_port() -> None:
+    core = Core(gateway(http("web")), config=ON_HOST)
+
+    assert envoy_listeners(core.db, EG)[0].container_port == 80
+
+
+def test_relabelling_a_namespace_changes_what_is_selected_and_no_listener() -> None:
+    namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: LABEL}}}"
+    where = "allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}"
+    core = Core(gateway(f"{{name: web, port: 80, protocol: HTTP, {where}}}"), namespace.replace("LABEL", "a"))
+    [web] = attachable(core.db, EG)
+    assert web.selector is not None
+    before = selects(core.db, web.selector, "shop")
+
+    core.apply(namespace.replace("LABEL", "b"))
+    with core.ran() as ran:
+        after = selects(core.db, web.selector, "shop")
+        attachable(core.db, EG)
+
+    assert (before, after) == (True, False)
+    assert ran == {"namespace_labels": 1}
+
+
+def test_a_namespace_that_nobody_declared_has_its_name_as_label() -> None:
+    core = Core()
+
+    assert namespace_labels(core.db, "shop") == (("kubernetes.io/metadata.name", "shop"),)
+    assert selects(core.db, LabelSelector(match_labels={"kubernetes.io/metadata.name": "shop"}), "shop")
+
+
+def test_a_rotated_certificate_disturbs_no_route_and_no_listener() -> None:
+    core = Core(gateway(https("a", "cert")), tls_secret("cert", "x.io"))
+    before = (attachable(core.db, EG), envoy_listeners(core.db, EG))
+
+    core.apply(tls_secret("cert", "x.io"))
+    with core.ran() as ran:
+        after = (attachable(core.db, EG), envoy_listeners(core.db, EG))
+
+    assert after == before
+    assert "listeners" not in ran
+
+
+def test_an_edit_of_one_gateway_does_not_judge_another() -> None:
+    core = Core(gateway(http("web")), gateway(http("web"), name="other"))
+    listeners(core.db, EG)
+
+    core.apply(gateway(http("web"), http("api", port=81), name="other"))
+    with core.ran() as ran:
+        listeners(core.db, EG)
+
+    assert ran.get("listeners", 0) == 0
+
+
+def test_a_listener_is_named_by_its_gateway_and_name() -> None:
+    core = Core(gateway(http("web")))
+
+    assert listeners(core.db, EG)[0].id == ListenerId(Ref("Gateway", "default", "eg"), "web")

@@ -1,0 +1,147 @@
+"""Who claims what, and which policy holds for a request."""
+
+from __future__ import annotations
+
+from moongate.api.base import ListenerId, Ref
+from moongate.attach.policies import Applied, Target, applied, applied_to_listener, claims, holder, targets
+from tests.core import EG, Core, gateway, http
+
+KIND = "BackendTrafficPolicy"
+HTTP = ListenerId(EG, "http")
+SHOP = Ref("HTTPRoute", "default", "shop")
+
+
+def policy(name: str, *targets: str, created: str = "", namespace: str = "default", **spec: str) -> str:
+    """A policy; each target is YAML in one line, without its group."""
+    refs = "".join(f"\n  - {{group: gateway.networking.k8s.io, {t}}}" for t in targets)
+    target_refs = f"\n  targetRefs:{refs}" if targets else ""
+    more = "".join(f"\n  {key}: {value}" for key, value in spec.items())
+    return f"""
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: {KIND}
+metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: "{created}"}}
+spec:{target_refs}{more}
+"""
+
+
+def route(name: str = "shop", namespace: str = "default", labels: str = "{}") -> str:
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}
+spec:
+  parentRefs: [{{name: eg, namespace: default}}]
+  rules: [{{name: pay}}, {{}}]
+"""
+
+
+def ref(name: str, namespace: str = "default") -> Ref:
+    return Ref(KIND, namespace, name)
+
+
+GATEWAY = "kind: Gateway, name: eg"
+LISTENER = "kind: Gateway, name: eg, sectionName: http"
+ROUTE = "kind: HTTPRoute, name: shop"
+RULE = "kind: HTTPRoute, name: shop, sectionName: pay"
+
+
+def test_the_most_specific_policy_holds() -> None:
+    """Rule over route over listener over Gateway; each level is found when the ones above it are gone."""
+    core = Core(
+        gateway(http("http")),
+        route(),
+        policy("of-gateway", GATEWAY),
+        policy("of-listener", LISTENER),
+        policy("of-route", ROUTE),
+        policy("of-rule", RULE),
+    )
+
+    for name in ("of-rule", "of-route", "of-listener", "of-gateway"):
+        assert applied(core.db, KIND, HTTP, SHOP, "pay") == Applied(ref(name), None)
+        core.delete(KIND, "default", name)
+
+    assert applied(core.db, KIND, HTTP, SHOP, "pay") is None
+
+
+def test_a_rule_without_that_name_gets_the_policy_of_its_route() -> None:
+    core = Core(gateway(http("http")), route(), policy("of-route", ROUTE), policy("of-rule", RULE))
+
+    assert applied(core.db, KIND, HTTP, SHOP, "") == Applied(ref("of-route"), None)
+
+
+def test_the_oldest_policy_holds_and_among_equals_the_first_by_name() -> None:
+    """The order of arrival must not decide: another restart would give another gateway."""
+    core = Core(
+        gateway(http("http")),
+        policy("a", GATEWAY, created="2025-01-02T00:00:00Z"),
+        policy("z", GATEWAY, created="2025-01-01T00:00:00Z"),
+        policy("b", GATEWAY, created="2025-01-02T00:00:00Z"),
+    )
+
+    assert claims(core.db, KIND, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
+    assert holder(core.db, KIND, EG, "") == ref("z")
+
+
+def test_a_policy_that_merges_names_its_parent() -> None:
+    """The closest one above the route: that of the listener, else that of the Gateway."""
+    core = Core(
+        gateway(http("http")),
+        route(),
+        policy("of-gateway", GATEWAY),
+        policy("of-route", ROUTE, mergeType="StrategicMerge"),
+    )
+    assert applied(core.db, KIND, HTTP, SHOP, "") == Applied(ref("of-route"), ref("of-gateway"))
+
+    core.apply(policy("of-listener", LISTENER))
+
+    assert applied(core.db, KIND, HTTP, SHOP, "") == Applied(ref("of-route"), ref("of-listener"))
+
+
+def test_a_selector_claims_what_has_the_labels() -> None:
+    core = Core(
+        gateway(http("http")),
+        route(labels="{team: shop}"),
+        route("other"),
+        policy("by-label", targetSelectors="[{kind: HTTPRoute, matchLabels: {team: shop}}]"),
+    )
+
+    assert targets(core.db, ref("by-label")) == (Target(SHOP, ""),)
+    assert holder(core.db, KIND, SHOP, "") == ref("by-label")
+    assert holder(core.db, KIND, Ref("HTTPRoute", "default", "other"), "") is None
+
+
+def test_a_selector_reaches_other_namespaces_only_with_a_grant() -> None:
+    """Otherwise anybody could put a policy on anybody's routes."""
+    selector = "[{kind: HTTPRoute, namespaces: {from: All}}]"
+    core = Core(gateway(http("http")), route(), policy("far", namespace="ops", targetSelectors=selector))
+    assert holder(core.db, KIND, SHOP, "") is None
+
+    core.apply("""
+        apiVersion: gateway.networking.k8s.io/v1beta1
+        kind: ReferenceGrant
+        metadata: {name: ops}
+        spec:
+          from: [{group: gateway.envoyproxy.io, kind: BackendTrafficPolicy, namespace: ops}]
+          to: [{group: gateway.networking.k8s.io, kind: HTTPRoute}]
+    """)
+
+    assert holder(core.db, KIND, SHOP, "") == ref("far", "ops")
+
+
+def test_a_reference_never_leaves_its_namespace() -> None:
+    core = Core(gateway(http("http")), route(), policy("far", ROUTE, namespace="ops"))
+
+    assert holder(core.db, KIND, SHOP, "") is None
+
+
+def test_editing_what_a_policy_sets_disturbs_nobody_who_is_attached() -> None:
+    """Attachment is by name: 5,000 routes must not ask again whose they are because a timeout changed."""
+    core = Core(gateway(http("http")), route(), policy("of-gateway", GATEWAY))
+    applied(core.db, KIND, HTTP, SHOP, "pay")
+
+    core.apply(policy("of-gateway", GATEWAY, timeout="{http: {requestTimeout: 3s}}"))
+    with core.ran() as ran:
+        applied(core.db, KIND, HTTP, SHOP, "pay")
+        applied_to_listener(core.db, KIND, HTTP)
+
+    assert ran == {"claims": 1}

@@ -1,0 +1,218 @@
+"""Which routes a listener takes, and under which hostnames."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from moongate.api.base import ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.attach.routes import (
+    attached_count,
+    attached_hosts,
+    attachments,
+    hosts,
+    intersection,
+    routes_at,
+    wider,
+)
+from moongate.engine import Failed
+from moongate.store import SHARDS, get
+from tests.core import EG, Core, gateway, http, https
+from tests.routes import WEB, http_route, route_ref, rule
+
+
+def refusal(core: Core) -> str | None:
+    [only] = attachments(core.db, route_ref())
+    return only.problem.reason if only.problem is not None else None
+
+
+def all_hosts(core: Core, listener: ListenerId) -> set[str]:
+    return {host for part in range(SHARDS) for host in hosts(core.db, listener, part)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        ("", "", ""),
+        ("a.example.com", "", "a.example.com"),
+        ("", "a.example.com", "a.example.com"),
+        ("a.example.com", "a.example.com", "a.example.com"),
+        ("a.example.com", "b.example.com", None),
+        ("*.example.com", "a.b.example.com", "a.b.example.com"),
+        ("*.example.com", "example.com", None),
+        ("*.com", "*.example.com", "*.example.com"),
+        ("*.example.com", "*.example.org", None),
+        ("*.ample.com", "a.example.com", None),
+    ],
+)
+def test_two_hostnames_meet_in_the_narrower(one: str, other: str, both: str | None) -> None:
+    assert intersection(one, other) == both
+    assert intersection(other, one) == both
+
+
+def test_the_wildcards_above_a_hostname_come_narrowest_first() -> None:
+    assert wider("a.b.com") == ["*.b.com", "*.com"]
+    assert wider("*.b.com") == ["*.com"]
+
+
+def test_a_route_without_hostnames_takes_the_listeners() -> None:
+    core = Core(gateway(http("web", "*.example.com"), http("any", port=81)), http_route())
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("*.example.com",)
+    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "any")) == ("*",)
+
+
+def test_hostnames_are_narrowed_to_the_listener() -> None:
+    core = Core(
+        gateway(http("web", "*.example.com")),
+        http_route(hostnames=("b.example.com", "a.example.com", "example.org", "*.com")),
+    )
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("*.example.com", "a.example.com", "b.example.com")
+
+
+def test_a_hostname_belongs_to_the_listener_that_names_it() -> None:
+    """GatewayHTTPListenerIsolation: the wildcard listener leaves it to the specific one of its port."""
+    core = Core(
+        gateway(http("web", "*.example.com"), http("own", "a.example.com")),
+        http_route(hostnames=("a.example.com", "b.example.com")),
+    )
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("b.example.com",)
+    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "own")) == ("a.example.com",)
+
+
+@pytest.mark.parametrize("wide", ["", "*.com"])
+def test_a_hostname_belongs_to_the_narrowest_listener_that_covers_it(wide: str) -> None:
+    """Two virtual hosts with one domain would make Envoy refuse the whole table."""
+    core = Core(
+        gateway(http("web", wide), http("own", "*.example.com")),
+        http_route(hostnames=("a.example.com", "*.b.example.com", "a.com")),
+    )
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("a.com",)
+    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "own")) == ("*.b.example.com", "a.example.com")
+
+
+def test_a_listener_that_takes_no_route_of_a_namespace_keeps_its_hostnames_from_the_others() -> None:
+    everyone = "{name: web, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
+    core = Core(
+        gateway(everyone, http("own", "*.example.com")),
+        http_route(namespace="other", hostnames=("a.example.com", "a.com")),
+    )
+
+    assert attached_hosts(core.db, route_ref(namespace="other"), WEB) == ("a.com",)
+
+
+def test_a_route_that_cannot_be_judged_is_left_out_and_the_others_stay() -> None:
+    core = Core(gateway(http("web", "*.com")), http_route(), http_route(name="broken", hostnames=("a.com",)))
+    broken = get(core.db, HTTPRoute, route_ref("broken"))
+    assert broken is not None
+    core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, parent_refs=(None,))))
+
+    assert isinstance(attachments.attempt(core.db, route_ref("broken")), Failed)
+    assert attached_count(core.db, WEB) == 1
+    assert routes_at(core.db, WEB, "*.com") == (route_ref(),)
+    assert routes_at(core.db, WEB, "a.com") == ()
+
+
+def test_listeners_that_share_a_hostname_do_not_take_it_from_a_route_without() -> None:
+    """They conflict, which their own status says; the route is attached to both."""
+    two = https("two", "secret", hostname="a.example.com", port=80)
+    core = Core(gateway(http("web", "a.example.com"), two), http_route())
+
+    assert refusal(core) is None
+    assert attached_count(core.db, WEB) == 1
+
+
+@pytest.mark.parametrize(
+    ("parent", "reason"),
+    [
+        ("{name: eg}", None),
+        ("{name: eg, sectionName: web}", None),
+        ("{name: eg, port: 80}", None),
+        ("{name: eg, sectionName: gone}", "NoMatchingParent"),
+        ("{name: eg, port: 81}", "NoMatchingParent"),
+        ("{name: eg, sectionName: web, port: 81}", "NoMatchingParent"),
+    ],
+)
+def test_a_parent_ref_is_narrowed_by_section_and_port(parent: str, reason: str | None) -> None:
+    core = Core(gateway(http("web")), http_route(parent=parent))
+
+    assert refusal(core) == reason
+
+
+def test_a_listener_takes_routes_of_its_own_namespace_only_unless_it_says_more() -> None:
+    core = Core(gateway(http("web")), http_route(namespace="other"))
+
+    [only] = attachments(core.db, route_ref(namespace="other"))
+
+    assert only.problem is not None
+    assert only.problem.reason == "NotAllowedByListeners"
+
+
+def test_a_listener_takes_routes_of_the_namespaces_that_it_selects() -> None:
+    labels = "{from: Selector, selector: {matchLabels: {shared: 'yes'}}}"
+    listener = f"{{name: web, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {labels}}}}}"
+    core = Core(
+        gateway(listener),
+        http_route(namespace="other"),
+        "{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {shared: 'yes'}}}",
+    )
+
+    assert attached_hosts(core.db, route_ref(namespace="other"), WEB) == ("*",)
+
+    core.apply("{apiVersion: v1, kind: Namespace, metadata: {name: other}}")
+
+    assert attached_hosts(core.db, route_ref(namespace="other"), WEB) == ()
+
+
+def test_hostnames_that_meet_no_listener_are_told() -> None:
+    core = Core(gateway(http("web", "a.example.com")), http_route(hostnames=("b.example.com",)))
+
+    assert refusal(core) == "NoMatchingListenerHostname"
+
+
+def test_a_parent_that_is_not_ours_is_no_parent() -> None:
+    core = Core(gateway(http("web")), http_route(parent="{name: elsewhere}"))
+
+    assert attachments(core.db, route_ref()) == ()
+
+
+def test_a_listener_finds_routes_by_hostname() -> None:
+    core = Core(
+        gateway(http("web", "*.example.com")),
+        http_route(name="wide", hostnames=("*.com",)),
+        http_route(name="narrow", hostnames=("a.example.com",)),
+        http_route(name="none"),
+    )
+
+    assert all_hosts(core, WEB) == {"*.example.com", "a.example.com"}
+    assert routes_at(core.db, WEB, "*.example.com") == (route_ref("none"), route_ref("wide"))
+    assert routes_at(core.db, WEB, "a.example.com") == (route_ref("narrow"),)
+
+
+def test_a_parent_ref_without_a_section_means_all_listeners() -> None:
+    core = Core(gateway(http("web"), http("alt", port=81)), http_route())
+
+    [only] = attachments(core.db, route_ref())
+
+    assert [listener.name for listener, _ in only.hosts] == ["web", "alt"]
+
+
+def test_an_edited_match_disturbs_no_attachment() -> None:
+    core = Core(gateway(http("web")), http_route(), http_route(name="other"))
+    assert attached_count(core.db, WEB) == 2
+
+    core.apply(http_route(rule("matches: [{path: {value: /new}}]")))
+    with core.ran() as ran:
+        assert attached_count(core.db, WEB) == 2
+
+    assert ran == {"attachments": 1}
+
+
+def test_a_gateway_of_another_namespace_is_found_by_its_namespace() -> None:
+    core = Core(gateway(http("web")), http_route(parent="{name: eg}", namespace="other"))
+
+    assert attachments(core.db, Ref("HTTPRoute", "other", "shop")) == ()

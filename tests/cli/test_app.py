@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from moongate.cli import main
+from moongate.cli.app import COMMANDS
+from tests.cli.conftest import Command
+
+HELP = Path(__file__).parent / "help"
+MOONGATE = (sys.executable, "-m", "moongate")
+
+
+@pytest.mark.parametrize("name", ["moongate", *COMMANDS])
+def test_help_is_what_the_golden_says(command: Command, name: str) -> None:
+    """Help is read more often than any page: a change of it is a change that a reviewer should see."""
+    asked = ["--help"] if name == "moongate" else [name, "--help"]
+
+    ended = command(*asked)
+
+    assert ended.code == 0
+    assert ended.out == (HELP / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples_and_exit_codes(command: Command, name: str) -> None:
+    told = command(name, "--help").out
+
+    assert f"\n    moongate {name}" in told or f"| moongate {name}" in told
+    assert "\nExits 0" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["frobnicate"], "frobnicate"),
+        (["translate"], "PATHS"),
+        (["translate", "--of", "routs", "x"], "routs"),
+        (["validate", "--no-such-option", "x"], "--no-such-option"),
+        (["run"], "--to"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(command: Command, arguments: list[str], told: str) -> None:
+    ended = command(*arguments)
+
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
+    assert ended.err.startswith("moongate: ")
+    assert told in ended.err
+
+
+def test_a_path_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    ended = command("translate", tmp_path / "sohp")
+
+    assert ended.code == 2
+    assert "sohp" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_a_bug_is_one_line_that_asks_for_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["broken"], with_a_bug())
+
+    told = capsys.readouterr().err
+    assert code == 1
+    assert told.count("\n") == 1
+    assert "ZeroDivisionError" in told
+    assert "--debug" in told
+
+
+def test_a_bug_shows_its_traceback_to_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        main(["broken", "--debug"], with_a_bug())
+
+    monkeypatch.setenv("MOONGATE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["broken"], with_a_bug())
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_is_no_error(shop: Path) -> None:
+    """``moongate translate shop/ | head -1`` says nothing about a broken pipe."""
+    running = subprocess.Popen(
+        [*MOONGATE, "translate", shop], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    running.stdout.close()
+
+    _, err = running.communicate(timeout=30)
+
+    assert (running.returncode, err) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("set_up", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_for_terminals_whose_user_wants_them(set_up: dict[str, str], coloured: bool) -> None:
+    ours, theirs = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm-256color"} | set_up
+    subprocess.run([*MOONGATE, "run"], stderr=theirs, env=environment, check=False, timeout=30)
+    os.close(theirs)
+
+    said = os.read(ours, 4096)
+    os.close(ours)
+
+    assert (b"31m" in said) is coloured
+    assert b"nothing to serve" in said
+
+
+def test_there_are_no_colours_in_a_file(command: Command) -> None:
+    assert "\x1b" not in command("run").err
+
+
+def with_a_bug() -> App:
+    """Commands of which one breaks."""
+    commands = App()
+
+    @commands.command
+    def broken() -> int:  # pyright: ignore[reportUnusedFunction]
+        return 1 // 0
+
+    return commands

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from tools.gen_docs import PAGE, page
+
+
+def test_the_page_of_commands_is_fresh() -> None:
+    """It is generated: ``python tools/gen_docs.py`` makes it anew."""
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_every_option_is_on_the_page() -> None:
+    assert page().count("| `--namespace`, `-n` VALUE |") == 3

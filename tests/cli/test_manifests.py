@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moongate.cli.manifests import existing, statuses, translated
+from moongate.cli.mistakes import Mistake
+from tests.cli.conftest import SHOP
+
+
+def test_a_gateway_class_need_not_be_written(tmp_path: Path) -> None:
+    """On a laptop a Gateway and a route are enough, as they are for ``moongate run``."""
+    (tmp_path / "shop.yaml").write_text(SHOP.partition("---")[2])
+
+    found = translated([str(tmp_path)], config=None, namespace="default")
+
+    assert found.errors == ()
+    assert list(found.world.xds()) == ["default/gateway"]
+
+
+def test_whether_envoy_runs_is_not_guessed(shop: Path) -> None:
+    found = translated([str(shop)], config=None, namespace="default")
+
+    (gateway,) = (one for one in statuses(found.world) if one["kind"] == "Gateway")
+
+    assert [c["type"] for c in gateway["status"]["conditions"]] == ["Accepted"]
+
+
+def test_what_is_wrong_inside_a_policy_is_told_at_the_field(tmp_path: Path) -> None:
+    policy = """\
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: users}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
+  basicAuth:
+    users: {name: nowhere}
+"""
+    (tmp_path / "shop.yaml").write_text(SHOP)
+    (tmp_path / "policy.yaml").write_text(policy)
+
+    found = translated([str(tmp_path)], config=None, namespace="default")
+
+    (finding,) = found.errors
+    assert finding.place.file == f"{tmp_path}/policy.yaml"
+    assert finding.place.line > 4
+    assert "nowhere" in finding.problem.message
+
+
+def test_a_path_must_be_there() -> None:
+    with pytest.raises(Mistake, match="There is no file or folder '/nowhere'"):
+        existing(["/nowhere"])

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from moongate.cli.printing import as_yaml, harmless, say_table
+
+
+def test_columns_are_as_wide_as_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table("FRUIT", ["NAME", "COLOUR"], [["apple", "red"], ["梨", ""]])
+
+    assert capsys.readouterr().out == "FRUIT\nNAME    COLOUR\napple   red\n梨      -\n"
+
+
+def test_long_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    """``grep`` must find a message whole."""
+    say_table("T", ["MESSAGE"], [["word " * 100]])
+
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "\x07", "\x9b2J", "\r"])
+def test_what_would_command_a_terminal_is_spelt_out(text: str) -> None:
+    assert harmless(text).isprintable()
+
+
+def test_yaml_has_no_anchors() -> None:
+    """The same object twice is written twice: people read it, and tools without anchors do."""
+    shared = {"a": 1}
+
+    told = as_yaml({"one": shared, "two": shared})
+
+    assert "&" not in told
+    assert yaml.safe_load(told) == {"one": shared, "two": shared}

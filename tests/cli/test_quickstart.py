@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from moongate import translate
+from moongate.cli.quickstart import manifests
+from tests.cli.conftest import Command
+from tests.cli.process import Moongate, left_in
+from tests.ports import free_port
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
+    """The calls are pasted by people who see moongate for the first time."""
+    port = free_port()
+    async with (
+        Moongate("quickstart", "--port", port, "--run-dir", tmp_path) as running,
+        httpx.AsyncClient() as client,
+    ):
+        told = await running.says("Ctrl-C ends it all")
+        calls = [
+            shlex.split(line, comments=True) for line in re.findall(r"^    (curl .*)$", told, re.MULTILINE)
+        ]
+        answers = [await client.get(words[-1]) for words in calls]
+
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 302]
+        assert answers[0].json()["upstream"] == "apple"
+        assert (answers[1].json()["upstream"], answers[1].json()["path"]) == ("banana", "/split")
+        assert answers[3].headers["location"] == f"http://localhost:{port}/banana/new"
+        assert await running.ended_by(signal.SIGINT) == 0
+
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+async def test_status_shows_it_while_it_runs(tmp_path: Path) -> None:
+    """The real socket and the real report: the tables have what they need."""
+    async with Moongate("quickstart", "--port", free_port(), "--run-dir", tmp_path) as running:
+        await running.says("Ctrl-C ends it all")
+        async with Moongate("status", "--run-dir", tmp_path, "-o", "json") as asked:
+            out, _ = await asked.process.communicate()
+
+        told = json.loads(out)
+        assert asked.process.returncode == 0
+        assert {one["kind"] for one in told["resources"]} >= {"Gateway", "HTTPRoute"}
+        assert all("spec" in one for one in told["resources"])
+
+
+def test_what_it_serves_has_no_fault() -> None:
+    told = translate(yaml.safe_load_all(manifests(8080, 3000, 3001)))
+
+    conditions = [c for one in told.status for c in json_conditions(one["status"])]
+    assert told.problems == ()
+    assert {c["status"] for c in conditions} == {"True"}
+
+
+def test_a_port_that_is_taken_is_told(command: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen(1)
+
+        ended = command("quickstart", "--port", taken.getsockname()[1])
+
+    assert ended.code == 1
+    assert "is taken" in ended.err
+    assert "--port" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def json_conditions(status: object) -> list[dict[str, str]]:
+    """All conditions in a status."""
+    inside: list[Any]
+    match status:
+        case {"type": str(), "status": str()}:
+            return [status]  # pyright: ignore[reportReturnType]
+        case dict():
+            inside = list(status.values())  # pyright: ignore[reportUnknownArgumentType]
+        case list() | tuple():
+            inside = list(status)  # pyright: ignore[reportUnknownArgumentType]
+        case _:
+            inside = []
+    return [condition for value in inside for condition in json_conditions(value)]

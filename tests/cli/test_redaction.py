@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsCertificate
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import GenericSecret, Secret
+
+from moongate.cli.redaction import REDACTED, redacted
+from moongate.xds.visiting import unpacked
+from moongate.xds.wire import packed
+
+KEY = DataSource(inline_bytes=b"a private key")
+
+
+def test_a_private_key_is_hidden_and_the_certificate_is_not() -> None:
+    given = TlsCertificate(private_key=KEY, certificate_chain=DataSource(inline_bytes=b"a certificate"))
+
+    told = redacted(Secret(name="cert", tls_certificate=given)).tls_certificate
+
+    assert told.private_key == DataSource(inline_string=REDACTED)
+    assert told.certificate_chain == given.certificate_chain
+
+
+def test_a_generic_secret_is_hidden() -> None:
+    told = redacted(Secret(name="hmac", generic_secret=GenericSecret(secret=KEY)))
+
+    assert told.generic_secret.secret.inline_string == REDACTED
+
+
+def test_what_is_packed_is_hidden_too() -> None:
+    """Password hashes are deep inside listeners and routes."""
+    users = packed(BasicAuth(users=DataSource(inline_bytes=b"mouse:{SHA}hash")))
+    given = Listener(filter_chains=[FilterChain(filters=[Filter(name="auth", typed_config=users)])])
+
+    told = unpacked(redacted(given).filter_chains[0].filters[0].typed_config)
+
+    assert told == BasicAuth(users=DataSource(inline_string=REDACTED))
+
+
+def test_the_original_stays_as_it_is() -> None:
+    given = Secret(name="hmac", generic_secret=GenericSecret(secret=KEY))
+
+    redacted(given)
+
+    assert given.generic_secret.secret == KEY

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from moongate.cli.upstreams import upstream
+from tests.cli.conftest import Command
+from tests.cli.process import Moongate, left_in
+from tests.ports import free_port
+
+
+def test_a_port_without_an_upstream_is_a_mistake(command: Command, shop: Path) -> None:
+    """Rather than to be passed over: the Gateway's listeners say the port."""
+    ended = command("run", shop, "--port", "8080")
+
+    assert ended.code == 2
+    assert "--port goes with --to" in ended.err
+
+
+@pytest.mark.parametrize("port", [0, 65536, -1])
+def test_a_port_must_be_one(command: Command, port: int) -> None:
+    ended = command("run", "--to", "localhost:3000", f"--port={port}")
+
+    assert ended.code == 2
+    assert f"The port is {port}" in ended.err
+
+
+def test_an_upstream_must_have_a_port(command: Command, tmp_path: Path) -> None:
+    ended = command("run", "--to", "localhost", "--run-dir", tmp_path)
+
+    assert ended.code == 2
+    assert "HOST:PORT" in ended.err
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+async def test_an_upstream_is_served_without_any_manifest(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        upstream("mine") as behind,
+        Moongate("run", "--to", f"127.0.0.1:{behind}", "--port", port, "--run-dir", tmp_path) as running,
+        httpx.AsyncClient() as client,
+    ):
+        await running.says("gateway.serving")
+        answer = await client.get(f"http://127.0.0.1:{port}/a")
+
+        assert answer.json()["upstream"] == "mine"
+        assert await running.ended_by(signal.SIGTERM) == 0
+
+    assert left_in(tmp_path) == []

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moongate.infra.rundir import RunDirectory
+from tests.cli.conftest import Command
+
+GATEWAY_API = "gateway.networking.k8s.io"
+
+
+def condition(
+    type_: str, status: str = "True", reason: str = "", message: str = "All is well."
+) -> dict[str, Any]:
+    return {"type": type_, "status": status, "reason": reason or type_, "message": message}
+
+
+GATEWAY: dict[str, Any] = {
+    "kind": "Gateway",
+    "metadata": {"namespace": "default", "name": "web"},
+    "spec": {
+        "gatewayClassName": "moongate",
+        "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP", "hostname": "*.example.com"}],
+    },
+    "status": {
+        "addresses": [{"type": "IPAddress", "value": "127.0.0.1"}],
+        "conditions": [condition("Accepted"), condition("Programmed")],
+        "listeners": [
+            {
+                "name": "http",
+                "attachedRoutes": 2,
+                "conditions": [condition("Accepted"), condition("Programmed"), condition("ResolvedRefs")],
+            }
+        ],
+    },
+}
+ROUTE: dict[str, Any] = {
+    "kind": "HTTPRoute",
+    "metadata": {"namespace": "default", "name": "shop"},
+    "spec": {"hostnames": ["a.example.com", "b.example.com"]},
+    "status": {
+        "parents": [
+            {
+                "parentRef": {"group": GATEWAY_API, "kind": "Gateway", "name": "web", "sectionName": "http"},
+                "conditions": [
+                    condition("Accepted"),
+                    condition(
+                        "ResolvedRefs", "False", "BackendNotFound", "Service default/x\ndoes not exist."
+                    ),
+                ],
+            }
+        ]
+    },
+}
+POLICY: dict[str, Any] = {
+    "kind": "SecurityPolicy",
+    "metadata": {"namespace": "default", "name": "strict"},
+    "spec": {"targetRefs": [{"group": GATEWAY_API, "kind": "HTTPRoute", "name": "shop"}]},
+    "status": {
+        "ancestors": [
+            {
+                "ancestorRef": {"group": GATEWAY_API, "kind": "Gateway", "namespace": "infra", "name": "web"},
+                "conditions": [condition("Accepted", "False", "Invalid", "spec.cors: \x1b[2Jis empty.")],
+            }
+        ]
+    },
+}
+
+TABLES = """\
+GATEWAYS
+NAMESPACE   NAME   CLASS      ADDRESS     PROGRAMMED   REASON       MESSAGE
+default     web    moongate   127.0.0.1   True         Programmed   -
+
+LISTENERS
+NAMESPACE   GATEWAY   NAME   PORT   PROTOCOL   HOSTNAME        ROUTES   ACCEPTED   PROGRAMMED   RESOLVED   \
+REASON       MESSAGE
+default     web       http   8080   HTTP       *.example.com   2        True       True         True       \
+Programmed   -
+
+ROUTES
+KIND        NAMESPACE   NAME   HOSTNAMES                     PARENT     ACCEPTED   RESOLVED   \
+REASON            MESSAGE
+HTTPRoute   default     shop   a.example.com,b.example.com   web/http   True       False      \
+BackendNotFound   Service default/x does not exist.
+
+POLICIES
+KIND             NAMESPACE   NAME     TARGET           ANCESTOR    ACCEPTED   REASON    MESSAGE
+SecurityPolicy   default     strict   HTTPRoute/shop   infra/web   False      Invalid   \
+spec.cors: \\x1b[2Jis empty.
+
+FINDINGS
+shop.yaml:3:1: HTTPRoute default/shop: spec: is wrong.
+"""
+
+
+async def test_tables_tell_what_is_in_force_and_why_something_is_not(
+    command: Command, tmp_path: Path
+) -> None:
+    """Nothing is cut or wrapped, and what manifests say cannot command the terminal."""
+    findings = ["shop.yaml:3:1: HTTPRoute default/shop: spec: is wrong."]
+    async with running(tmp_path, [GATEWAY, ROUTE, POLICY], findings):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out == TABLES
+    assert ended.code == 1
+
+
+async def test_all_well_is_exit_code_0(command: Command, tmp_path: Path) -> None:
+    async with running(tmp_path, [GATEWAY]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "gateways")
+
+    assert (ended.code, ended.out) == (0, TABLES[: TABLES.index("\nLISTENERS")])
+
+
+@pytest.mark.parametrize("output", ["json", "yaml"])
+async def test_programs_get_the_whole(command: Command, tmp_path: Path, output: str) -> None:
+    async with running(tmp_path, [GATEWAY, ROUTE, POLICY]):
+        asked = ("status", "--run-dir", tmp_path, "-o", output, "--of", "routes")
+        ended = await asyncio.to_thread(command, *asked)
+
+    told = json.loads(ended.out) if output == "json" else yaml.safe_load(ended.out)
+    assert told["resources"] == [ROUTE]
+    assert told["figures"] == {}
+
+
+async def test_of_several_runs_one_must_be_chosen(command: Command, tmp_path: Path) -> None:
+    async with running(tmp_path, [GATEWAY]) as first, running(tmp_path, [GATEWAY]) as second:
+        unsure = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+        chosen = await asyncio.to_thread(command, "status", "--run-dir", second)
+
+    assert unsure.code == 2
+    assert str(first) in unsure.err
+    assert str(second) in unsure.err
+    assert chosen.code == 0
+
+
+async def test_a_bug_of_moongate_is_not_hidden(command: Command, tmp_path: Path) -> None:
+    """It is contained, so that all else is well; the id is the one in the log."""
+    failure = {"query": "cluster", "args": "shop", "id": "a1b2", "error": "KeyError: 'x'"}
+    async with running(tmp_path, [GATEWAY], failures=[failure]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.code == 1
+    assert "\nINTERNAL ERRORS\ncluster (a1b2): KeyError: 'x'." in ended.out
+
+
+def test_no_run_is_told_with_what_to_do(command: Command, tmp_path: Path) -> None:
+    ended = command("status", "--run-dir", tmp_path)
+
+    assert ended.code == 1
+    assert ended.err.startswith("moongate: No moongate is running in ")
+    assert ended.err.count("\n") == 1
+
+
+async def test_a_run_that_breaks_off_is_told(command: Command, tmp_path: Path) -> None:
+    async with running(tmp_path, None):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.code == 1
+    assert "broke off" in ended.err
+
+
+@asynccontextmanager
+async def running(
+    base: Path,
+    resources: list[dict[str, Any]] | None,
+    findings: list[str] | None = None,
+    failures: list[dict[str, str]] | None = None,
+) -> AsyncGenerator[Path]:
+    """A run that tells these resources on its socket; nothing when there are none."""
+    report: dict[str, Any] = {
+        "version": 1,
+        "gateways": [],
+        "resources": resources,
+        "findings": findings or [],
+        "rejections": [],
+        "failures": failures or [],
+        "figures": {},
+    }
+    body = json.dumps(report).encode() if resources is not None else b""
+
+    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(body)
+        await writer.drain()
+        writer.close()
+
+    with RunDirectory(base) as run:
+        async with await asyncio.start_unix_server(tell, run.socket("status")):
+            yield run.path

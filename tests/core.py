@@ -1,0 +1,149 @@
+"""A database with a store, filled from manifests: what queries are tested on, without a World around it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from textwrap import dedent
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from moongate.api.admission import admit
+from moongate.api.base import Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.gateways import CONFIG
+from moongate.engine import Db
+from moongate.kinds import KINDS
+from moongate.policies import POLICY_KINDS
+from moongate.store import Store
+from moongate.world import INDEXES
+
+ALL_KINDS = {**KINDS, **{(kind.GROUP, kind.KIND): kind for kind in POLICY_KINDS}}
+
+IN_CLUSTER = EnvoyGateway()
+ON_HOST = EnvoyGateway.shipped()
+
+GATEWAY_CLASS = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: eg}
+spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
+"""
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+class Core:
+    """Cells, indexes and queries, as in a cluster unless told otherwise."""
+
+    def __init__(self, *manifests: str, config: EnvoyGateway = IN_CLUSTER) -> None:
+        self.db = Db()
+        self.db.put(CONFIG, config)
+        self._store = Store(self.db, INDEXES)
+        self.apply(GATEWAY_CLASS, *manifests)
+
+    def apply(self, *manifests: str) -> None:
+        """Put what some YAML says in force."""
+        self._store.apply({resource.ref: resource for text in manifests for resource in read(text)})
+
+    def delete(self, kind: str, namespace: str, name: str) -> None:
+        self._store.apply({Ref(kind, namespace, name): None})
+
+    @contextmanager
+    def ran(self) -> Generator[dict[str, int]]:
+        """How often each query runs in the block, by name; filled at its end."""
+        before, counts = self.db.counts.copy(), dict[str, int]()
+        yield counts
+        counts.update(self.db.counts - before)
+
+
+def read(text: str) -> Iterator[Resource]:
+    for document in yaml.safe_load_all(dedent(text)):
+        admission = admit(document, ALL_KINDS, namespace="default")
+        assert admission.resource is not None, admission.problems
+        yield admission.resource
+
+
+def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
+    """A Gateway in namespace ``default``; each listener is YAML in one line."""
+    document = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": name, "namespace": "default", "generation": 7},
+        "spec": {"gatewayClassName": "eg", "listeners": [yaml.safe_load(each) for each in listeners], **spec},
+    }
+    return yaml.safe_dump(document)
+
+
+EG = Ref("Gateway", "default", "eg")
+"""The Gateway that ``gateway`` makes."""
+
+
+def https(name: str, *secrets: str, hostname: str = "", port: int = 443) -> str:
+    """A listener of protocol HTTPS, for ``gateway``."""
+    refs = ", ".join(f"{{name: {secret}}}" for secret in secrets)
+    host = f"hostname: '{hostname}', " if hostname else ""
+    return f"{{name: {name}, port: {port}, protocol: HTTPS, {host}tls: {{certificateRefs: [{refs}]}}}}"
+
+
+def http(name: str, hostname: str = "", port: int = 80) -> str:
+    """A listener of protocol HTTP, for ``gateway``."""
+    host = f", hostname: '{hostname}'" if hostname else ""
+    return f"{{name: {name}, port: {port}, protocol: HTTP{host}}}"
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_bytes(key: Key) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def certificate(key: Key, *domains: str, common_name: str = "", days: int = 30) -> bytes:
+    """A self-signed certificate in PEM, valid from yesterday on."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
+    now = datetime.now(UTC)  # noqa: TID251 - a certificate has dates
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
+    )
+    if domains:
+        sans = x509.SubjectAlternativeName([x509.DNSName(domain) for domain in domains])
+        builder = builder.add_extension(sans, critical=False)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return builder.sign(key, algorithm).public_bytes(Encoding.PEM)
+
+
+def secret(
+    name: str, data: Mapping[str, bytes], *, namespace: str = "default", type_: str = "kubernetes.io/tls"
+) -> str:
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": type_,
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+    }
+    return yaml.safe_dump(document)
+
+
+def tls_secret(name: str, *domains: str, key: Key | None = None, namespace: str = "default") -> str:
+    """A Secret with a fresh certificate for some domains."""
+    key = key or new_key()
+    return secret(
+        name, {"tls.crt": certificate(key, *domains), "tls.key": key_bytes(key)}, namespace=namespace
+    )

@@ -1,0 +1,185 @@
+"""Upstream servers of our own: each says who it is and what it got, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, RequestReceived, StreamEnded
+from msgspec import Struct
+from websockets.asyncio.server import ServerConnection, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+
+class Request(Struct, frozen=True):
+    """What a backend got, and who it is: the body of its answer.
+
+    Args:
+        by: the backend's name.
+        method: upper case.
+        path: with its query, as it came.
+        headers: in order; names in lower case.
+        body: as text.
+        version: ``1.1`` or ``2``.
+    """
+
+    by: str
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: str = ""
+    version: str = "1.1"
+
+    def header(self, name: str) -> str | None:
+        """All values of a header, joined; ``None`` when it was not sent."""
+        values = [value for key, value in self.headers if key == name]
+        return ", ".join(values) if values else None
+
+
+class Echo:
+    """An HTTP/1.1 server that answers with the request.
+
+    Attributes:
+        port: where it listens on loopback; 0 for a Unix socket.
+        requests: all that it got, oldest first.
+        statuses: what to answer next, one each; 200 when there is none left.
+        go: answers wait until this is set.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self.requests: list[Request] = []
+        self.statuses: list[int] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self._arrived = asyncio.Event()
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def got(self, count: int) -> None:
+        """Return when so many requests have arrived."""
+        async with asyncio.timeout(10):
+            while len(self.requests) < count:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def forget(self) -> None:
+        """Start anew: as if nothing had been asked of it."""
+        self.requests.clear()
+        self.statuses.clear()
+        self.go.set()
+
+    @asynccontextmanager
+    async def serving(self, unix: Path | None = None) -> AsyncGenerator[Echo]:
+        """Serve until the block is left; connections are cut then."""
+        if unix is not None:
+            server = await asyncio.start_unix_server(self._connected, unix)
+        else:
+            server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1024)
+            self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.go.set()
+            for writer in list(self._open):
+                writer.close()
+            await server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                request = await self._read(head, reader)
+                self._take(request)
+                await self.go.wait()
+                writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
+                await writer.drain()
+        self._open.discard(writer)
+        writer.close()
+
+    def _take(self, request: Request) -> None:
+        self.requests.append(request)
+        self._arrived.set()
+
+    async def _read(self, head: bytes, reader: asyncio.StreamReader) -> Request:
+        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        method, path, _ = first.split(" ")
+        headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]
+        given = dict(headers)
+        body = b""
+        if "content-length" in given:
+            body = await reader.readexactly(int(given["content-length"]))
+        elif given.get("transfer-encoding") == "chunked":
+            while size := int((await reader.readline()).strip(), 16):
+                body += await reader.readexactly(size)
+                await reader.readline()
+            await reader.readline()
+        return Request(self.name, method, path, headers, body.decode())
+
+
+def _answer(status: int, request: Request) -> bytes:
+    body = msgspec.json.encode(request)
+    head = (
+        f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\nx-backend: {request.by}\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class EchoOverHttp2(Echo):
+    """The same over HTTP/2 in clear text, with prior knowledge: an HTTP/1.1 client gets nothing of it."""
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = H2Connection(H2Configuration(client_side=False))
+        connection.initiate_connection()
+        writer.write(connection.data_to_send())
+        asked: dict[int, Request] = {}
+        self._open.add(writer)
+        with suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                for event in connection.receive_data(chunk):
+                    match event:
+                        case RequestReceived(stream_id=int(stream), headers=headers):
+                            asked[stream] = self._from_headers(headers)
+                        case DataReceived(stream_id=int(stream), flow_controlled_length=int(size)):
+                            connection.acknowledge_received_data(size, stream)
+                        case StreamEnded(stream_id=int(stream)):
+                            self._take(asked[stream])
+                            connection.send_headers(stream, [(":status", "200"), ("x-backend", self.name)])
+                            connection.send_data(stream, msgspec.json.encode(asked[stream]), end_stream=True)
+                        case _:
+                            pass
+                writer.write(connection.data_to_send())
+                await writer.drain()
+        self._open.discard(writer)
+        writer.close()
+
+    def _from_headers(self, headers: Any) -> Request:
+        told = [(bytes(k).decode(), bytes(v).decode()) for k, v in headers]
+        given = dict(told)
+        return Request(self.name, given[":method"], given[":path"], told, version="2")
+
+
+@asynccontextmanager
+async def websocket_echo() -> AsyncGenerator[int]:
+    """A WebSocket server that sends back what it gets; its port."""
+
+    async def answer(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(answer, "127.0.0.1", 0) as server:
+        yield next(iter(server.sockets)).getsockname()[1]

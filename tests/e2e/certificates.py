@@ -1,0 +1,78 @@
+"""Throw-away certificates: an authority, what it signs, and Secrets that hold it."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+_BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+class Certificate(NamedTuple):
+    """A certificate and its key, as PEM; ``serial`` tells one from the next of the same names."""
+
+    pem: bytes
+    key: bytes
+    serial: int
+
+    def secret(self, name: str, namespace: str = "default") -> dict[str, Any]:
+        data = {"tls.crt": self.pem, "tls.key": self.key}
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": name, "namespace": namespace},
+            "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
+        }
+
+
+class Authority:
+    """Signs certificates that clients of ``client_context`` trust."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the tests")])
+        own = self._builder(self._name, self._key.public_key())
+        self._certificate = own.add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        ).sign(self._key, SHA256())
+        self.pem = self._certificate.public_bytes(Encoding.PEM)
+
+    def sign(self, *hostnames: str) -> Certificate:
+        """A certificate for these names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostnames[0])])
+        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in hostnames])
+        made = self._builder(subject, key.public_key()).add_extension(names, critical=False)
+        signed = made.sign(self._key, SHA256())
+        return Certificate(
+            signed.public_bytes(Encoding.PEM),
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            signed.serial_number,
+        )
+
+    def client_context(self, *alpn: str) -> ssl.SSLContext:
+        """For clients that trust this authority alone."""
+        context = ssl.create_default_context(cadata=self.pem.decode())
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_BEGAN)
+            .not_valid_after(_BEGAN + timedelta(days=36_500))
+        )

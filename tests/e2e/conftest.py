@@ -1,0 +1,156 @@
+"""A gateway of this process with a real Envoy, and upstream servers that tell what reached them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+
+from moongate.api.admission import admit
+from moongate.api.base import Ref
+from moongate.kinds import KINDS
+from moongate.run import Laptop
+from tests.e2e import manifests as m
+from tests.e2e.backends import Echo, Request
+from tests.e2e.certificates import Authority
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from moongate.api.base import Resource
+
+DEADLINE_S = 20.0
+
+
+class Site:
+    """A gateway on one port, three backends behind it, and a client before it.
+
+    ``one``, ``two`` and ``three`` are Backends of those names; the Gateway is called ``gateway``.
+    """
+
+    def __init__(self, laptop: Laptop, client: httpx.AsyncClient, authority: Authority) -> None:
+        self.laptop = laptop
+        self.client = client
+        self.authority = authority
+        self.port = free_port()
+        self.backends = {name: Echo(name) for name in ("one", "two", "three")}
+
+    @property
+    def one(self) -> Echo:
+        return self.backends["one"]
+
+    @property
+    def two(self) -> Echo:
+        return self.backends["two"]
+
+    @property
+    def three(self) -> Echo:
+        return self.backends["three"]
+
+    async def apply(self, *documents: dict[str, Any]) -> None:
+        """Put manifests in force; they are when this returns."""
+        await self.laptop.apply(documents)
+
+    async def delete(self, *documents: dict[str, Any]) -> None:
+        """Take manifests out of force."""
+        await self.laptop.delete(*(reference(document) for document in documents))
+
+    async def ask(
+        self,
+        host: str,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        port: int = 0,
+        tls: bool = False,
+        headers: dict[str, str] | None = None,
+        client: httpx.AsyncClient | None = None,
+        **more: Any,
+    ) -> httpx.Response:
+        """One request to the gateway, over a connection of its own unless ``client`` keeps some."""
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port or self.port}{path}"
+        given = {"host": host, **(headers or {})}
+        extensions = {"sni_hostname": host} if tls else {}
+        return await (client or self.client).request(
+            method, url, headers=given, extensions=extensions, **more
+        )
+
+    async def reached(self, host: str, path: str = "/", **more: Any) -> Request:
+        """What the backend got of one request; it must have answered 200."""
+        answer = await self.ask(host, path, **more)
+        assert answer.status_code == 200, answer.text
+        return msgspec.json.decode(answer.content, type=Request)
+
+    async def status(self, host: str, path: str = "/", **more: Any) -> int:
+        """What one request is answered with."""
+        return (await self.ask(host, path, **more)).status_code
+
+    def conditions(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The conditions of a resource, by type: those of its first parent or ancestor, if it has such."""
+        told = self.laptop.statuses.document(reference(document))
+        assert told is not None, f"no status of {reference(document)}"
+        status = told["status"]
+        for key in ("parents", "ancestors"):
+            if status.get(key):
+                status = status[key][0]
+        return {c["type"]: c for c in status.get("conditions", [])}
+
+
+def admitted(*documents: dict[str, Any]) -> dict[Ref, Resource | None]:
+    """Manifests as a batch, for ``Laptop.put``."""
+    found = [admit(document, KINDS, namespace="default").resource for document in documents]
+    return {resource.ref: resource for resource in found if resource is not None}
+
+
+async def until(claim: Callable[[], bool], *, pause_s: float = 0.01) -> None:
+    """Return when ``claim`` holds. For what no event tells: processes, and statuses by facts of Envoy."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not claim():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(pause_s)
+
+
+def reference(document: dict[str, Any]) -> Ref:
+    metadata = document["metadata"]
+    return Ref(document["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]:
+    """One for all tests of a module: each has routes of its own name, and its own hostname."""
+    async with AsyncExitStack() as stack:
+        authority = Authority()
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(
+                verify=authority.client_context(),
+                timeout=DEADLINE_S,
+                trust_env=False,
+                # A listener whose filters change leaves its connections with the former ones for a while.
+                limits=httpx.Limits(max_keepalive_connections=0),
+            )
+        )
+        laptop = await stack.enter_async_context(Laptop())
+        at = Site(laptop, client, authority)
+        for each in at.backends.values():
+            await stack.enter_async_context(each.serving())
+        gateway = m.gateway("gateway", f"[{{name: http, port: {at.port}, protocol: HTTP}}]")
+        await at.apply(
+            gateway,
+            *(m.local(name, each.port) for name, each in at.backends.items()),
+        )
+        # A port that somebody else has would answer in the place of this gateway, in every test.
+        assert at.conditions(gateway)["Programmed"]["status"] == "True"
+        yield at
+
+
+@pytest.fixture(autouse=True)
+def _forget(request: pytest.FixtureRequest) -> None:
+    """Backends do not remember what earlier tests asked."""
+    if "site" in request.fixturenames:
+        for each in request.getfixturevalue("site").backends.values():
+            each.forget()

@@ -1,0 +1,244 @@
+"""BackendTrafficPolicy, as clients and backends see it: timeouts, retries, limits, balancing, faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.e2e import manifests as m
+from tests.e2e.conftest import Site
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+
+def on_route(name: str, body: str, section: str = "") -> m.Document:
+    """A policy of the route of that name."""
+    target = f"HTTPRoute/{name}/{section}" if section else f"HTTPRoute/{name}"
+    return m.policy("BackendTrafficPolicy", f"{name}{section}", body, target)
+
+
+async def test_a_request_that_takes_too_long_is_answered_504(site: Site) -> None:
+    await site.apply(m.route("late", f"[{{timeouts: {{request: 50ms}}, {m.to('one')}}}]"))
+    site.one.go.clear()
+
+    assert await site.status("late.test") == 504
+
+
+async def test_a_backend_that_takes_too_long_is_answered_504(site: Site) -> None:
+    await site.apply(m.route("late-backend", f"[{{timeouts: {{backendRequest: 50ms}}, {m.to('one')}}}]"))
+    site.one.go.clear()
+
+    assert await site.status("late-backend.test") == 504
+
+
+async def test_a_timeout_of_a_policy_holds_where_the_rule_has_none(site: Site) -> None:
+    own = "matches: [{path: {value: /own}}], timeouts: {request: 30s}"
+    await site.apply(
+        m.route("waits", f"[{{{own}, {m.to('one')}}}, {{{m.to('one')}}}]"),
+        on_route("waits", "timeout: {http: {requestTimeout: 50ms}}"),
+    )
+    site.one.go.clear()
+
+    assert await site.status("waits.test") == 504
+
+    async with asyncio.TaskGroup() as tasks:
+        asked = tasks.create_task(site.status("waits.test", "/own"))
+        await site.one.got(2)
+        await asyncio.sleep(0.1)  # twice what the policy allows
+        site.one.go.set()
+    assert asked.result() == 200
+
+
+async def test_a_failed_request_is_tried_again_as_often_as_asked(site: Site) -> None:
+    await site.apply(
+        m.route("again", f"[{{{m.to('one')}}}]"),
+        on_route(
+            "again",
+            "retry: {numRetries: 3, retryOn: {triggers: ['5xx']}, perRetry: {backOff: {baseInterval: 1ms}}}",
+        ),
+    )
+    site.one.statuses.extend([503, 503, 503])
+
+    assert await site.status("again.test") == 200
+    assert len(site.one.requests) == 4
+
+    site.one.forget()
+    site.one.statuses.extend([503] * 9)
+
+    assert await site.status("again.test") == 503
+    assert len(site.one.requests) == 4
+
+
+async def test_only_listed_statuses_are_tried_again(site: Site) -> None:
+    retry = "retry: {retryOn: {triggers: [retriable-status-codes], httpStatusCodes: [418]}}"
+    await site.apply(m.route("listed", f"[{{{m.to('one')}}}]"), on_route("listed", retry))
+    site.one.statuses.extend([418, 503])
+
+    assert await site.status("listed.test") == 503
+    assert len(site.one.requests) == 2
+
+
+async def test_a_rule_has_its_own_retries(site: Site) -> None:
+    await site.apply(
+        m.route("own-retry", f"[{{retry: {{attempts: 1, codes: [500], backoff: 1ms}}, {m.to('one')}}}]")
+    )
+    site.one.statuses.extend([500, 500, 500])
+
+    assert await site.status("own-retry.test") == 500
+    assert len(site.one.requests) == 2
+
+
+async def test_no_more_than_the_allowed_requests_are_under_way_at_once(site: Site) -> None:
+    """The rest is answered 503 at once, instead of waiting."""
+    await site.apply(
+        m.route("limited", f"[{{{m.to('one')}}}]"),
+        on_route("limited", "circuitBreaker: {maxParallelRequests: 2}"),
+    )
+    site.one.go.clear()
+
+    async with asyncio.TaskGroup() as tasks:
+        held = [tasks.create_task(site.status("limited.test")) for _ in range(2)]
+        await site.one.got(2)
+        assert await site.status("limited.test") == 503
+        site.one.go.set()
+    assert [each.result() for each in held] == [200, 200]
+
+
+@pytest.mark.parametrize("kind", ["RoundRobin", "Random", "LeastRequest"])
+async def test_requests_go_to_all_endpoints(site: Site, kind: str) -> None:
+    await site.apply(
+        m.local("pair", site.one.port, site.two.port),
+        m.route("balanced", f"[{{{m.to('pair')}}}]"),
+        on_route("balanced", f"loadBalancer: {{type: {kind}}}"),
+    )
+
+    told = Counter([(await site.reached("balanced.test")).by for _ in range(60)])
+
+    assert set(told) == {"one", "two"}
+    if kind == "RoundRobin":
+        assert abs(told["one"] - told["two"]) <= 2  # each worker of Envoy takes turns for itself
+
+
+async def test_a_consistent_hash_sends_the_same_header_to_the_same_endpoint(site: Site) -> None:
+    hashed = "loadBalancer: {type: ConsistentHash, consistentHash: {type: Header, header: {name: x-user}}}"
+    await site.apply(
+        m.local("trio", site.one.port, site.two.port, site.three.port),
+        m.route("sticky", f"[{{{m.to('trio')}}}]"),
+        on_route("sticky", hashed),
+    )
+
+    users = [f"user-{n}" for n in range(20)]
+    first = [(await site.reached("sticky.test", headers={"x-user": user})).by for user in users]
+    second = [(await site.reached("sticky.test", headers={"x-user": user})).by for user in users]
+
+    assert first == second
+    assert set(first) == {"one", "two", "three"}
+
+
+async def test_a_consistent_hash_gives_a_cookie_and_heeds_it(site: Site) -> None:
+    hashed = (
+        "loadBalancer: {type: ConsistentHash, consistentHash: {type: Cookie, cookie: {name: cart, ttl: 1h}}}"
+    )
+    await site.apply(
+        m.local("trio", site.one.port, site.two.port, site.three.port),
+        m.route("cookie", f"[{{{m.to('trio')}}}]"),
+        on_route("cookie", hashed),
+    )
+
+    answer = await site.ask("cookie.test")
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    again = {(await site.reached("cookie.test", headers={"cookie": cookie})).by for _ in range(10)}
+
+    assert cookie.startswith("cart=")
+    assert again == {answer.headers["x-backend"]}
+
+
+async def test_requests_are_failed_on_purpose(site: Site) -> None:
+    await site.apply(
+        m.route("abort", f"[{{{m.to('one')}}}]"),
+        on_route("abort", "faultInjection: {abort: {httpStatus: 418}}"),
+    )
+
+    assert await site.status("abort.test") == 418
+    assert site.one.requests == []
+
+
+async def test_requests_are_delayed_on_purpose(site: Site) -> None:
+    await site.apply(
+        m.route("delay", f"[{{{m.to('one')}}}]"),
+        on_route("delay", "faultInjection: {delay: {fixedDelay: 200ms}}"),
+    )
+
+    answer = await site.ask("delay.test")
+
+    assert answer.status_code == 200
+    assert answer.elapsed.total_seconds() >= 0.19
+
+
+async def test_the_most_specific_policy_wins(site: Site) -> None:
+    """Gateway, then listener, then route, then rule: each answers with a status of its own here."""
+    left, right = free_port(), free_port()
+
+    def abort(name: str, status: int, target: str) -> m.Document:
+        return m.policy(
+            "BackendTrafficPolicy", name, f"faultInjection: {{abort: {{httpStatus: {status}}}}}", target
+        )
+
+    parents = "[{name: levels}]"
+    await site.apply(
+        m.gateway(
+            "levels",
+            f"[{{name: left, port: {left}, protocol: HTTP}}, {{name: right, port: {right}, protocol: HTTP}}]",
+        ),
+        m.route("plain", f"[{{{m.to('one')}}}]", parents=parents),
+        m.route(
+            "special",
+            f"[{{name: own, matches: [{{path: {{value: /own}}}}], {m.to('one')}}}, {{{m.to('one')}}}]",
+            parents=parents,
+        ),
+        abort("of-gateway", 411, "Gateway/levels"),
+        abort("of-listener", 412, "Gateway/levels/right"),
+        abort("of-route", 413, "HTTPRoute/special"),
+        abort("of-rule", 414, "HTTPRoute/special/own"),
+    )
+
+    told = [
+        await site.status("plain.test", port=left),
+        await site.status("plain.test", port=right),
+        await site.status("special.test", port=left),
+        await site.status("special.test", port=right),
+        await site.status("special.test", "/own", port=right),
+    ]
+
+    assert told == [411, 412, 413, 413, 414]
+
+
+async def test_a_policy_that_is_merged_adds_to_that_of_the_gateway(site: Site) -> None:
+    port = free_port()
+    await site.apply(
+        m.gateway("merged", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
+        m.route("merged", f"[{{{m.to('one')}}}]", parents="[{name: merged}]"),
+        m.policy(
+            "BackendTrafficPolicy", "parent", "faultInjection: {abort: {httpStatus: 418}}", "Gateway/merged"
+        ),
+        on_route("merged", "{mergeType: StrategicMerge, timeout: {http: {requestTimeout: 9s}}}"),
+    )
+
+    assert await site.status("merged.test", port=port) == 418
+
+    await site.apply(on_route("merged", "timeout: {http: {requestTimeout: 9s}}"))
+
+    assert await site.status("merged.test", port=port) == 200
+
+
+async def test_a_policy_that_goes_takes_its_effect_with_it(site: Site) -> None:
+    policy = on_route("gone", "faultInjection: {abort: {httpStatus: 418}}")
+    await site.apply(m.route("gone", f"[{{{m.to('one')}}}]"), policy)
+    assert await site.status("gone.test") == 418
+
+    await site.delete(policy)
+
+    assert await site.status("gone.test") == 200

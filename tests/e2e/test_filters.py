@@ -1,0 +1,199 @@
+"""What a rule does to requests and answers: headers, redirects, rewrites, mirrors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import manifests as m
+from tests.e2e.conftest import Site
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+
+def filtering(name: str, *filters: str, match: str = "path: {value: /}", backends: str = "one") -> m.Document:
+    """A route of one rule with filters."""
+    refs = f", {m.to(*backends.split())}" if backends else ""
+    return m.route(name, f"[{{matches: [{{{match}}}], filters: [{', '.join(filters)}]{refs}}}]")
+
+
+def redirect(text: str) -> str:
+    return f"{{type: RequestRedirect, requestRedirect: {{{text}}}}}"
+
+
+def rewrite(text: str) -> str:
+    return f"{{type: URLRewrite, urlRewrite: {{{text}}}}}"
+
+
+def mirror(name: str, more: str = "") -> str:
+    ref = f"{{group: gateway.envoyproxy.io, kind: Backend, name: {name}}}"
+    return f"{{type: RequestMirror, requestMirror: {{backendRef: {ref}{more}}}}}"
+
+
+async def test_request_headers_are_set_added_and_removed(site: Site) -> None:
+    change = "set: [{name: x-set, value: new}], add: [{name: x-add, value: more}], remove: [x-gone]"
+    await site.apply(
+        filtering("request", f"{{type: RequestHeaderModifier, requestHeaderModifier: {{{change}}}}}")
+    )
+
+    got = await site.reached("request.test", headers={"x-set": "old", "x-add": "some", "x-gone": "1"})
+
+    assert got.header("x-set") == "new"
+    assert (got.header("x-add") or "").replace(" ", "") == "some,more"
+    assert got.header("x-gone") is None
+
+
+async def test_response_headers_are_set_added_and_removed(site: Site) -> None:
+    change = (
+        "set: [{name: content-type, value: text/x}], add: [{name: x-add, value: more}], remove: [x-backend]"
+    )
+    await site.apply(
+        filtering("response", f"{{type: ResponseHeaderModifier, responseHeaderModifier: {{{change}}}}}")
+    )
+
+    answer = await site.ask("response.test")
+
+    assert answer.headers["content-type"] == "text/x"
+    assert answer.headers["x-add"] == "more"
+    assert "x-backend" not in answer.headers
+
+
+async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> None:
+    """The filters of a backendRef are of the requests that this backend gets."""
+    given = (
+        "{group: gateway.envoyproxy.io, kind: Backend, name: two, filters: [{type: RequestHeaderModifier,"
+        " requestHeaderModifier: {set: [{name: x-to, value: two}]}}]}"
+    )
+    other = "{group: gateway.envoyproxy.io, kind: Backend, name: one}"
+    await site.apply(m.route("each", f"[{{backendRefs: [{other}, {given}]}}]"))
+
+    told = {(got.by, got.header("x-to")) for got in [await site.reached("each.test") for _ in range(60)]}
+
+    assert told == {("one", None), ("two", "two")}
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "location"),
+    [
+        ("scheme: https", 302, "https://moved.test/a/b?q=1"),
+        ("hostname: other.test, statusCode: 301", 301, "http://other.test:{port}/a/b?q=1"),
+        ("port: 8888", 302, "http://moved.test:8888/a/b?q=1"),
+        ("port: 80", 302, "http://moved.test/a/b?q=1"),
+        ("path: {type: ReplaceFullPath, replaceFullPath: /x}", 302, "http://moved.test:{port}/x?q=1"),
+        ("path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}", 302, "http://moved.test:{port}/x/b?q=1"),
+        ("path: {type: ReplacePrefixMatch, replacePrefixMatch: /}", 302, "http://moved.test:{port}/b?q=1"),
+        (
+            "scheme: https, hostname: other.test, port: 444, statusCode: 308",
+            308,
+            "https://other.test:444/a/b?q=1",
+        ),
+        ("hostname: other.test, statusCode: 307", 307, "http://other.test:{port}/a/b?q=1"),
+        ("hostname: other.test, statusCode: 303", 303, "http://other.test:{port}/a/b?q=1"),
+    ],
+)
+async def test_a_redirect_names_where_to_go(site: Site, text: str, status: int, location: str) -> None:
+    """Only what it says differs; the query is kept."""
+    await site.apply(filtering("moved", redirect(text), match="path: {value: /a}", backends=""))
+
+    answer = await site.ask("moved.test", "/a/b?q=1")
+
+    assert answer.status_code == status
+    assert answer.headers["location"] == location.format(port=site.port)
+
+
+async def test_a_rewrite_gives_the_backend_another_host(site: Site) -> None:
+    await site.apply(filtering("rewrite-host", rewrite("hostname: inside.test")))
+
+    got = await site.reached("rewrite-host.test", "/a")
+
+    assert (got.header("host"), got.path) == ("inside.test", "/a")
+    assert got.header("x-forwarded-host") == "rewrite-host.test"
+
+
+async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
+    full = rewrite("path: {type: ReplaceFullPath, replaceFullPath: /new}")
+    await site.apply(filtering("rewrite-full", full, match="path: {value: /a}"))
+
+    assert (await site.reached("rewrite-full.test", "/a/b/c?q=1")).path == "/new?q=1"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "replacement", "asked", "got"),
+    [
+        ("/a", "/x", "/a/b", "/x/b"),
+        ("/a", "/x", "/a", "/x"),
+        ("/a", "/x/", "/a/b", "/x/b"),
+        ("/a/", "/x", "/a/b?q=1", "/x/b?q=1"),
+        ("/a", "/", "/a/b", "/b"),
+        ("/a", "/", "/a", "/"),
+        ("/", "/x", "/b", "/x/b"),
+    ],
+)
+async def test_a_rewrite_replaces_the_prefix(
+    site: Site, prefix: str, replacement: str, asked: str, got: str
+) -> None:
+    """Slashes neither double nor vanish, whichever side has them."""
+    given = rewrite(f"path: {{type: ReplacePrefixMatch, replacePrefixMatch: {replacement}}}")
+    await site.apply(filtering("rewrite-prefix", given, match=f"path: {{value: {prefix}}}"))
+
+    assert (await site.reached("rewrite-prefix.test", asked)).path == got
+
+
+async def test_a_mirror_gets_a_copy_and_its_answer_is_ignored(site: Site) -> None:
+    await site.apply(filtering("mirror", mirror("two")))
+    site.two.statuses.extend([500])
+
+    got = await site.reached("mirror.test", "/a", method="POST", content=b"hello")
+    await site.two.got(1)
+
+    assert got.by == "one"
+    assert (site.two.requests[0].path, site.two.requests[0].body) == ("/a", "hello")
+
+
+async def test_a_mirror_can_be_turned_to_another_backend(site: Site) -> None:
+    await site.apply(filtering("turned", mirror("two")))
+
+    await site.apply(filtering("turned", mirror("three")))
+    await site.ask("turned.test")
+    await site.three.got(1)
+
+    assert site.two.requests == []
+
+
+async def test_several_mirrors_get_a_copy_each(site: Site) -> None:
+    await site.apply(filtering("mirrors", mirror("two"), mirror("three")))
+
+    assert (await site.reached("mirrors.test")).by == "one"
+    await site.two.got(1)
+    await site.three.got(1)
+
+
+async def test_a_mirror_of_a_share_gets_that_share(site: Site) -> None:
+    await site.apply(filtering("share", mirror("two", ", percent: 50")))
+
+    for _ in range(200):
+        await site.ask("share.test")
+
+    assert 50 < len(site.two.requests) < 150
+
+
+async def test_a_mirror_of_nothing_gets_nothing(site: Site) -> None:
+    await site.apply(filtering("none", mirror("two", ", percent: 0"), mirror("three")))
+
+    await site.ask("none.test")
+    await site.three.got(1)
+
+    assert site.two.requests == []
+
+
+async def test_a_filter_that_is_not_known_answers_500_and_says_so(site: Site) -> None:
+    """The other rules of the route go on."""
+    unknown = "{type: ExtensionRef, extensionRef: {group: example.com, kind: Nothing, name: x}}"
+    document = m.route(
+        "unknown",
+        f"[{{matches: [{{path: {{value: /x}}}}], filters: [{unknown}], {m.to('one')}}}, {{{m.to('two')}}}]",
+    )
+    await site.apply(document)
+
+    assert await site.status("unknown.test", "/x") == 500
+    assert (await site.reached("unknown.test", "/")).by == "two"
+    assert "Nothing" in " ".join(c["message"] for c in site.conditions(document).values())

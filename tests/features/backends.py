@@ -1,0 +1,80 @@
+"""Routes and clusters as the translation hands them to hooks, and specs as admission reads them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.route.v3.route_components_pb2 import Route, RouteAction
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from moongate.api.admission import checked
+from moongate.api.base import Model, Ref
+from moongate.api.httproute import HTTPRouteRule
+from moongate.engine import Db
+from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit
+from moongate.problem import Problem
+
+OWNER = Ref("BackendTrafficPolicy", "default", "backends")
+
+M = TypeVar("M", bound=Model)
+
+
+def effective(feature: Feature[M], spec: dict[str, Any]) -> Effective[M]:
+    """The feature's field as a manifest has it, which the CRD must find nothing wrong with."""
+    value, problems = checked(feature.model, spec)
+    assert value is not None, problems
+    return Effective(value, OWNER)
+
+
+def refused(feature: Feature[Any], spec: dict[str, Any]) -> list[str]:
+    """What the CRD finds wrong with a field: ``path: message``."""
+    _, problems = checked(feature.model, spec)
+    return [f"{problem.path}: {problem.message}" for problem in problems]
+
+
+def faults(feature: Feature[Any], spec: dict[str, Any]) -> list[str]:
+    """The paths at which the feature itself finds a fault."""
+    assert feature.check is not None
+    found: list[Problem] = list(feature.check(Db(), effective(feature, spec)))
+    assert all(problem.message.endswith(".") for problem in found)
+    return [problem.path for problem in found]
+
+
+def on_route(
+    feature: Feature[Any],
+    spec: dict[str, Any],
+    rule: HTTPRouteRule | None = None,
+    action: RouteAction | None = None,
+    *,
+    listener_idle: bool = False,
+) -> dict[str, Any]:
+    """What a route is after the feature's hook."""
+    assert feature.route is not None
+    edit = RouteEdit(
+        Route(route=action or RouteAction()), rule or HTTPRouteRule(), listener_idle=listener_idle
+    )
+    feature.route(edit, effective(feature, spec))
+    return plain(edit.message)
+
+
+def on_cluster(feature: Feature[Any], spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cluster, and its HTTP options, are after the feature's hook."""
+    assert feature.cluster is not None
+    limits = CircuitBreakers.Thresholds(max_retries=UInt32Value(value=1024))
+    cluster = Cluster(
+        connect_timeout=Duration(seconds=10), circuit_breakers=CircuitBreakers(thresholds=[limits])
+    )
+    edit = ClusterEdit(cluster, HttpProtocolOptions())
+    feature.cluster(edit, effective(feature, spec))
+    return plain(edit.message), plain(edit.http)
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message with its field names as protobuf has them."""
+    return MessageToDict(message, preserving_proto_field_name=True)

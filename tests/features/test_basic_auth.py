@@ -1,0 +1,158 @@
+"""Passwords are asked for, read from Secrets that may be read, and never told."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth as Filter
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
+
+from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref, Resource
+from moongate.api.core import Secret
+from moongate.api.gateway import ReferenceGrant, ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrantTo
+from moongate.api.shared import SecretObjectReference
+from moongate.attach.grants import GRANTS
+from moongate.engine import Db
+from moongate.features.base import Effective
+from moongate.features.basic_auth import FEATURE, BasicAuth, check
+from moongate.store import Store
+
+OWNER = Ref("SecurityPolicy", "default", "staff")
+HASH = b"{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
+USERS = BasicAuth(users=SecretObjectReference(name="users"))
+ELSEWHERE = BasicAuth(users=SecretObjectReference(name="users", namespace="vault"))
+
+
+def world(*resources: Resource) -> Db:
+    db = Db()
+    Store(db, (GRANTS,)).apply({r.ref: r for r in resources})
+    return db
+
+
+def users(entries: bytes, namespace: str = "default") -> Secret:
+    return Secret(metadata=ObjectMeta(name="users", namespace=namespace), data={".htpasswd": entries})
+
+
+def grant(
+    kind: str = "SecurityPolicy", namespace: str = "default", name: str | None = None
+) -> ReferenceGrant:
+    return ReferenceGrant(
+        metadata=ObjectMeta(name="grant", namespace="vault"),
+        spec=ReferenceGrantSpec(
+            from_=(ReferenceGrantFrom(group=ENVOY_GROUP, kind=kind, namespace=namespace),),
+            to=(ReferenceGrantTo(group="", kind="Secret", name=name),),
+        ),
+    )
+
+
+def told(db: Db, given: BasicAuth = USERS) -> list[str]:
+    """What ``check`` has to say."""
+    return [problem.message for problem in check(db, Effective(given, OWNER))]
+
+
+def test_good_entries_are_given_to_envoy_as_they_are() -> None:
+    entries = b"# night shift\nalice:" + HASH + b"\n\nbob:" + HASH + b"\n"
+    db = world(users(entries))
+
+    assert told(db) == []
+    assert FEATURE.http_filter is not None
+    config = FEATURE.http_filter.route(db, Effective(USERS, OWNER))
+    assert config == BasicAuthPerRoute(users={"inline_bytes": entries})
+
+
+def test_line_ends_of_windows_do_not_count_as_part_of_a_digest() -> None:
+    db = world(users(b"alice:" + HASH + b"\r\nbob:" + HASH + b" \r\n"))
+
+    assert told(db) == []
+    assert FEATURE.http_filter is not None
+    config = FEATURE.http_filter.chain(db, Effective(USERS, OWNER))
+    assert isinstance(config, Filter)
+    assert config.users.inline_bytes == b"alice:" + HASH + b"\nbob:" + HASH + b"\n"
+
+
+def test_the_backend_learns_the_name_in_the_header_that_was_asked_for() -> None:
+    given = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header="x-user")
+    assert FEATURE.http_filter is not None
+    config = FEATURE.http_filter.chain(world(users(b"alice:" + HASH)), Effective(given, OWNER))
+
+    assert isinstance(config, Filter)
+    assert config.forward_username_header == "x-user"
+
+
+def test_each_policy_has_a_filter_of_its_own_that_is_off_elsewhere() -> None:
+    """Otherwise the users of one route would pass on another."""
+    assert FEATURE.http_filter is not None
+    assert FEATURE.http_filter.disabled
+    assert FEATURE.http_filter.instance(OWNER) == "envoy.filters.http.basic_auth/securitypolicy/default/staff"
+
+
+def test_without_the_secret_there_is_nobody_to_let_in() -> None:
+    assert told(world()) == ["There is no Secret default/users."]
+
+
+@pytest.mark.parametrize("entries", [b"", b" \n \n"])
+def test_a_secret_without_entries_is_a_problem(entries: bytes) -> None:
+    [message] = told(world(users(entries)))
+
+    assert "has nothing under the key .htpasswd" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "group"), [("ConfigMap", ""), ("Secret", "example.com")], ids=["kind", "group"]
+)
+def test_only_a_secret_may_hold_passwords(kind: str, group: str) -> None:
+    given = BasicAuth(users=SecretObjectReference(group=group, kind=kind, name="users"))
+    [message] = told(world(users(b"alice:" + HASH)), given)
+
+    assert "are read from a Secret" in message
+
+
+def test_a_secret_of_another_namespace_needs_a_grant_there() -> None:
+    [message] = told(world(users(b"alice:" + HASH, "vault")), ELSEWHERE)
+
+    assert "no ReferenceGrant there allows" in message
+
+
+def test_a_grant_opens_a_secret_of_another_namespace() -> None:
+    assert told(world(users(b"alice:" + HASH, "vault"), grant()), ELSEWHERE) == []
+
+
+@pytest.mark.parametrize(
+    "other", [grant(kind="ClientTrafficPolicy"), grant(namespace="blue"), grant(name="others")]
+)
+def test_a_grant_for_somebody_or_something_else_opens_nothing(other: ReferenceGrant) -> None:
+    [message] = told(world(users(b"alice:" + HASH, "vault"), other), ELSEWHERE)
+
+    assert "no ReferenceGrant there allows" in message
+
+
+def test_without_a_grant_nobody_learns_what_secrets_there_are() -> None:
+    assert told(world(), ELSEWHERE) == told(world(users(b"x", "vault")), ELSEWHERE)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"hunter2", "is not of the form"),
+        (b":" + HASH, "is not of the form"),
+        (b"alice:$apr1$hunter2", "has no {SHA} digest"),
+        (b"alice:{SHA}hunter2!", "is not 20 bytes in base64"),
+        (b"alice:{SHA}aHVudGVyMg==", "is not 20 bytes in base64"),
+        (b"bob:" + HASH, "names the user of line 1 again"),
+    ],
+)
+def test_a_bad_entry_is_told_by_its_line_and_not_by_its_words(line: bytes, fault: str) -> None:
+    """Statuses and logs are read by more people than the Secret is."""
+    [message] = told(world(users(b"bob:" + HASH + b"\n" + line)))
+
+    assert message.startswith("Line 2 of .htpasswd in Secret default/users ")
+    assert fault in message
+    assert not any(word in message for word in ("hunter2", "alice", "bob", "aHVu", HASH.decode()))
+
+
+def test_every_bad_entry_is_told_at_once() -> None:
+    assert len(told(world(users(b"a\nb:" + HASH + b"\nc:d\n")))) == 2
+
+
+def test_a_policy_and_its_effective_value_hold_no_password() -> None:
+    """They are logged and shown; the Secret is read only where protobuf is made."""
+    assert HASH.decode() not in repr(Effective(USERS, OWNER)) + repr(FEATURE)

@@ -1,0 +1,66 @@
+"""Clients have the time that the policy gives them."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+
+from moongate.features.base import Effective, ListenerEdit
+from moongate.features.client_timeout import FEATURE, ClientTimeout, HTTPClientTimeout, TCPClientTimeout
+from tests.features.listeners import OWNER, plain
+
+
+def edited(timeout: ClientTimeout, *, first: bool = True) -> ListenerEdit:
+    edit = plain()
+    edit.first = first
+    assert FEATURE.listener is not None
+    FEATURE.listener(edit, Effective(timeout, OWNER))
+    return edit
+
+
+def test_each_time_limit_of_http_lands_where_envoy_looks_for_it() -> None:
+    http = HTTPClientTimeout(
+        request_received_timeout="1s",
+        idle_timeout="2s",
+        stream_idle_timeout="3s",
+        request_headers_received_timeout="4s500ms",
+    )
+    hcm = edited(ClientTimeout(http=http)).hcm
+
+    assert hcm.request_timeout == Duration(seconds=1)
+    assert hcm.common_http_protocol_options.idle_timeout == Duration(seconds=2)
+    assert hcm.stream_idle_timeout == Duration(seconds=3)
+    assert hcm.request_headers_timeout == Duration(seconds=4, nanos=500_000_000)
+
+
+def test_each_time_limit_of_connections_lands_where_envoy_looks_for_it() -> None:
+    edit = edited(
+        ClientTimeout(tcp=TCPClientTimeout(tls_handshake_timeout="5s", connection_inspection_timeout="6s"))
+    )
+
+    assert edit.chain.transport_socket_connect_timeout == Duration(seconds=5)
+    assert edit.listener.listener_filters_timeout == Duration(seconds=6)
+
+
+def test_a_limit_of_zero_is_told_to_envoy_which_takes_it_for_none() -> None:
+    """Left out, it would mean Envoy's default of five minutes."""
+    hcm = edited(ClientTimeout(http=HTTPClientTimeout(stream_idle_timeout="0s"))).hcm
+
+    assert hcm.HasField("stream_idle_timeout")
+
+
+def test_what_is_not_set_stays_at_the_default() -> None:
+    before = plain()
+    edit = edited(ClientTimeout(tcp=TCPClientTimeout(), http=HTTPClientTimeout()))
+
+    assert (edit.listener, edit.chain, edit.hcm) == (before.listener, before.chain, before.hcm)
+
+
+def test_what_belongs_to_the_whole_listener_comes_from_its_first_chain() -> None:
+    """Two HTTPS listeners of a port share the Envoy listener."""
+    timeout = ClientTimeout(
+        tcp=TCPClientTimeout(tls_handshake_timeout="5s", connection_inspection_timeout="6s")
+    )
+    edit = edited(timeout, first=False)
+
+    assert not edit.listener.HasField("listener_filters_timeout")
+    assert edit.chain.transport_socket_connect_timeout == Duration(seconds=5)

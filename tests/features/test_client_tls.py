@@ -1,0 +1,153 @@
+"""TLS listeners speak what the policy allows, and nobody passes a check that is not made."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
+
+from moongate.engine import Db
+from moongate.features.base import Effective, ListenerEdit
+from moongate.features.client_tls import (
+    FEATURE,
+    ClientTLSSettings,
+    Session,
+    SessionResumption,
+    StatefulTLSSessionResumption,
+    StatelessTLSSessionResumption,
+    TLSVersion,
+    check,
+)
+from moongate.xds.wire import packed
+from tests.features.listeners import OWNER, https, plain
+
+
+def apply(edit: ListenerEdit, tls: ClientTLSSettings) -> None:
+    assert FEATURE.listener is not None
+    FEATURE.listener(edit, Effective(tls, OWNER))
+
+
+def edited(tls: ClientTLSSettings) -> DownstreamTlsContext:
+    edit = https()
+    apply(edit, tls)
+    assert edit.tls is not None
+    return edit.tls
+
+
+def common(tls: ClientTLSSettings) -> CommonTlsContext:
+    return edited(tls).common_tls_context
+
+
+def inspector(edit: ListenerEdit) -> TlsInspector:
+    [found] = edit.listener.listener_filters
+    config = TlsInspector()
+    assert found.name == "envoy.filters.listener.tls_inspector"
+    assert found.typed_config.Unpack(config)
+    return config
+
+
+def test_a_policy_that_says_nothing_of_versions_still_pins_them() -> None:
+    assert common(ClientTLSSettings()).tls_params == TlsParameters(
+        tls_minimum_protocol_version=TlsParameters.TLSv1_2, tls_maximum_protocol_version=TlsParameters.TLSv1_3
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "version"), [("Auto", "TLS_AUTO"), ("1.0", "TLSv1_0"), ("1.1", "TLSv1_1"), ("1.3", "TLSv1_3")]
+)
+def test_versions_are_those_that_are_asked_for(given: TLSVersion, version: str) -> None:
+    params = common(ClientTLSSettings(min_version=given, max_version=given)).tls_params
+
+    assert params.tls_minimum_protocol_version == TlsParameters.TlsProtocol.Value(version)
+    assert params.tls_maximum_protocol_version == TlsParameters.TlsProtocol.Value(version)
+
+
+def test_ciphers_curves_and_signatures_are_passed_on_in_order() -> None:
+    params = common(
+        ClientTLSSettings(
+            ciphers=("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+            ecdh_curves=("X25519", "P-256"),
+            signature_algorithms=("rsa_pss_rsae_sha256",),
+        )
+    ).tls_params
+
+    assert list(params.cipher_suites) == [
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    ]
+    assert list(params.ecdh_curves) == ["X25519", "P-256"]
+    assert list(params.signature_algorithms) == ["rsa_pss_rsae_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("given", "offered"), [(None, ["h2", "http/1.1"]), ((), []), (("http/1.1",), ["http/1.1"])]
+)
+def test_no_list_of_protocols_keeps_the_default_and_an_empty_one_offers_none(
+    given: tuple[str, ...] | None, offered: list[str]
+) -> None:
+    assert list(common(ClientTLSSettings(alpn_protocols=given)).alpn_protocols) == offered
+
+
+def test_sessions_are_not_resumed_unless_asked_for() -> None:
+    context = edited(ClientTLSSettings())
+
+    assert context.disable_stateless_session_resumption
+    assert context.disable_stateful_session_resumption
+
+
+def test_sessions_may_be_resumed_by_ticket_or_by_id() -> None:
+    resumption = SessionResumption(
+        stateless=StatelessTLSSessionResumption(), stateful=StatefulTLSSessionResumption()
+    )
+    context = edited(ClientTLSSettings(session=Session(resumption=resumption)))
+
+    assert context.WhichOneof("session_ticket_keys_type") is None
+    assert not context.disable_stateful_session_resumption
+
+
+def test_fingerprints_bring_the_inspector_that_computes_them() -> None:
+    edit = https()
+    apply(edit, ClientTLSSettings(fingerprints=("JA3",)))
+    config = inspector(edit)
+
+    assert config.enable_ja3_fingerprinting.value
+    assert not config.HasField("enable_ja4_fingerprinting")
+
+
+def test_chains_of_one_port_get_each_fingerprint_that_any_asks_for() -> None:
+    """They share the inspector, which may be there already because of server names."""
+    edit = https()
+    edit.listener.listener_filters.append(
+        ListenerFilter(name="envoy.filters.listener.tls_inspector", typed_config=packed(TlsInspector()))
+    )
+    apply(edit, ClientTLSSettings(fingerprints=("JA3",)))
+    apply(edit, ClientTLSSettings(fingerprints=("JA4",)))
+    config = inspector(edit)
+
+    assert config.enable_ja3_fingerprinting.value
+    assert config.enable_ja4_fingerprinting.value
+
+
+def test_a_listener_without_tls_is_left_alone() -> None:
+    edit = plain()
+    apply(edit, ClientTLSSettings(min_version="1.3", fingerprints=("JA3",)))
+
+    assert edit.listener == plain().listener
+
+
+def test_a_cipher_that_envoy_does_not_know_is_a_problem() -> None:
+    """Envoy would refuse the whole listener for it."""
+    given = ClientTLSSettings(ciphers=("AES128-SHA", "ROT13"))
+    [problem] = check(Db(), Effective(given, OWNER))
+
+    assert problem.path == "ciphers[1]"
+    assert "'ROT13'" in problem.message
+
+
+def test_asking_for_client_certificates_fails_closed() -> None:
+    """Not with the reason of settings that merely have no effect: such a policy would let everybody in."""
+    [problem] = check(Db(), Effective(ClientTLSSettings(client_validation={"mode": "Request"}), OWNER))
+
+    assert (problem.path, problem.reason) == ("clientValidation", "Invalid")

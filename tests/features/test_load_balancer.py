@@ -1,0 +1,209 @@
+"""How endpoints are chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
+
+from moongate.api.httproute import HTTPRouteRule
+from moongate.engine import Db
+from moongate.features.base import Effective, RouteEdit
+from moongate.features.load_balancer import FEATURE, ConsistentHash, LoadBalancer
+from tests.features.backends import OWNER, faults, on_cluster, on_route, refused
+
+LOCALITY: dict[str, Any] = {"locality_lb_config": {"locality_weighted_lb_config": {}}}
+
+
+def policy(spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the cluster's policy."""
+    cluster, _ = on_cluster(FEATURE, spec)
+    return named(cluster["load_balancing_policy"])
+
+
+def named(policies: Any) -> tuple[str, dict[str, Any]]:
+    [entry] = policies["policies"]
+    config = dict(entry["typed_extension_config"]["typed_config"])
+    kind = config.pop("@type")
+    name = entry["typed_extension_config"]["name"].removeprefix("envoy.load_balancing_policies.")
+    assert f".{name}." in kind
+    return name, config
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("LeastRequest", "least_request"), ("Random", "random"), ("RoundRobin", "round_robin")]
+)
+def test_simple_types_heed_the_weights_of_backends(kind: str, name: str) -> None:
+    """Each backendRef is a locality of the cluster, so that its weight counts."""
+    assert policy({"type": kind}) == (name, LOCALITY)
+
+
+@pytest.mark.parametrize("kind", ["LeastRequest", "RoundRobin"])
+def test_a_new_endpoint_may_start_slowly(kind: str) -> None:
+    _, config = policy({"type": kind, "slowStart": {"window": "1m"}})
+
+    assert config == {**LOCALITY, "slow_start_config": {"slow_start_window": "60s"}}
+
+
+def test_a_consistent_hash_is_maglev() -> None:
+    spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP", "tableSize": 5_000_011}}
+
+    assert policy(spec) == ("maglev", {"table_size": "5000011"})
+
+
+@pytest.mark.parametrize(("size", "fault"), [(2, False), (1024, True), (65537, False), (65537 * 3, True)])
+def test_a_table_size_must_be_prime(size: int, fault: bool) -> None:
+    spec = {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP", "tableSize": size}}
+
+    assert faults(FEATURE, spec) == (["consistentHash.tableSize"] if fault else [])
+
+
+HASHES: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
+    ({"type": "SourceIP"}, [{"connection_properties": {"source_ip": True}}]),
+    ({"type": "Header", "header": {"name": "x-user"}}, [{"header": {"header_name": "x-user"}}]),
+    (
+        {"type": "Headers", "headers": [{"name": "x-user"}, {"name": "x-cart"}]},
+        [{"header": {"header_name": "x-user"}}, {"header": {"header_name": "x-cart"}}],
+    ),
+    ({"type": "QueryParams", "queryParams": [{"name": "u"}]}, [{"query_parameter": {"name": "u"}}]),
+    ({"type": "Cookie", "cookie": {"name": "c"}}, [{"cookie": {"name": "c"}}]),
+    (
+        {"type": "Cookie", "cookie": {"name": "c", "ttl": "1h", "attributes": {"b": "2", "a": "1"}}},
+        [
+            {
+                "cookie": {
+                    "name": "c",
+                    "ttl": "3600s",
+                    "attributes": [{"name": "a", "value": "1"}, {"name": "b", "value": "2"}],
+                }
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("hashed", "policies"), HASHES, ids=[spec["type"] for spec, _ in HASHES])
+def test_what_is_hashed_is_the_routes_to_say(hashed: dict[str, Any], policies: list[dict[str, Any]]) -> None:
+    """Attributes of cookies are sorted: maps have no order, and equal specs must give equal bytes."""
+    route = on_route(FEATURE, {"type": "ConsistentHash", "consistentHash": hashed})
+
+    assert route["route"] == {"hash_policy": policies}
+
+
+def test_a_client_stays_with_one_of_several_backends() -> None:
+    """Without it, the hash would choose among the endpoints of a backend that is chosen by chance."""
+    split = RouteAction(weighted_clusters=WeightedCluster())
+    route = on_route(
+        FEATURE, {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}, action=split
+    )
+
+    assert route["route"]["weighted_clusters"] == {"use_hash_policy": True}
+
+
+@pytest.mark.parametrize(
+    ("hashed", "path"),
+    [
+        ({"type": "Header", "header": {"name": ""}}, "header"),
+        ({"type": "Headers", "headers": [{"name": "a"}, {"name": ""}]}, "headers[1]"),
+        ({"type": "Cookie", "cookie": {"name": ""}}, "cookie"),
+        ({"type": "QueryParams", "queryParams": [{"name": ""}]}, "queryParams[0]"),
+    ],
+)
+def test_a_hash_of_nothing_is_a_fault(hashed: dict[str, Any], path: str) -> None:
+    """Envoy would refuse the whole route configuration."""
+    spec = {"type": "ConsistentHash", "consistentHash": hashed}
+
+    assert faults(FEATURE, spec) == [f"consistentHash.{path}.name"]
+
+
+def test_backend_utilization_follows_what_backends_report() -> None:
+    spec = {
+        "type": "BackendUtilization",
+        "slowStart": {"window": "30s"},
+        "backendUtilization": {
+            "blackoutPeriod": "10s",
+            "weightExpirationPeriod": "1m",
+            "weightUpdatePeriod": "0s",
+            "errorUtilizationPenaltyPercent": 150,
+            "metricNamesForComputingUtilization": ["named_metrics.foo"],
+            "outOfBand": {"reportingPeriod": "5s"},
+        },
+    }
+
+    assert policy(spec) == (
+        "client_side_weighted_round_robin",
+        {
+            "blackout_period": "10s",
+            "weight_expiration_period": "60s",
+            "error_utilization_penalty": 1.5,
+            "metric_names_for_computing_utilization": ["named_metrics.foo"],
+            "slow_start_config": {"slow_start_window": "30s"},
+            "enable_oob_load_report": True,
+            "oob_reporting_period": "5s",
+        },
+    )
+
+
+@pytest.mark.parametrize(("keep", "removed"), [(False, True), (True, False)])
+def test_clients_do_not_see_how_busy_backends_are(keep: bool, removed: bool) -> None:
+    spec = {"type": "BackendUtilization", "backendUtilization": {"keepResponseHeaders": keep}}
+
+    names = on_route(FEATURE, spec).get("response_headers_to_remove", [])
+    assert names == (["endpoint-load-metrics", "endpoint-load-metrics-bin"] if removed else [])
+
+
+def test_a_request_may_name_its_endpoint() -> None:
+    """What it falls back to is the bare policy of the type, as the reference builds it."""
+    override = {"extractFrom": [{"header": "x-host"}, {"header": "x-other"}]}
+    name, config = policy({"type": "RoundRobin", "endpointOverride": override, "slowStart": {"window": "1m"}})
+
+    assert name == "override_host"
+    assert config["override_host_sources"] == [{"header": "x-host"}, {"header": "x-other"}]
+    assert named(config["fallback_policy"]) == ("round_robin", {})
+
+
+def test_an_override_without_a_header_is_a_fault() -> None:
+    spec = {"type": "Random", "endpointOverride": {"extractFrom": [{"header": "x"}, {}]}}
+
+    assert faults(FEATURE, spec) == ["endpointOverride.extractFrom[1]"]
+
+
+def test_a_dynamic_module_leaves_the_clusters_own_policy() -> None:
+    """The reference does not build it either."""
+    spec = {"type": "DynamicModule", "dynamicModule": {"name": "m", "lbPolicyName": "p"}}
+
+    cluster, _ = on_cluster(FEATURE, spec)
+    assert "load_balancing_policy" not in cluster
+
+
+def test_settings_of_another_type_have_no_effect() -> None:
+    """A merge lays a policy of one type over another's, and the settings of both remain."""
+    other = ConsistentHash(type="SourceIP", table_size=4)
+    merged = Effective(LoadBalancer(type="RoundRobin", consistent_hash=other), OWNER)
+    assert FEATURE.check is not None
+    assert FEATURE.route is not None
+    edit = RouteEdit(Route(route=RouteAction()), HTTPRouteRule())
+
+    FEATURE.route(edit, merged)
+
+    assert list(FEATURE.check(Db(), merged)) == []
+    assert not edit.message.route.hash_policy
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"type": "ConsistentHash"},
+        {"type": "Random", "consistentHash": {"type": "SourceIP"}},
+        {"type": "Random", "slowStart": {"window": "1s"}},
+        {"type": "ConsistentHash", "consistentHash": {"type": "Cookie"}},
+        {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP", "header": {"name": "x"}}},
+        {"type": "RoundRobin", "zoneAware": {"preferLocal": {}, "weightedZones": []}},
+        {"type": "BackendUtilization", "backendUtilization": {"outOfBand": {"reportingPeriod": "0s"}}},
+        {"type": "Random", "endpointOverride": {"extractFrom": []}},
+        {"type": "RingHash"},
+    ],
+)
+def test_settings_that_do_not_fit_the_type_are_refused(spec: dict[str, Any]) -> None:
+    assert refused(FEATURE, spec) != []

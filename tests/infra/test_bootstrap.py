@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moongate.infra.binary import envoy_binary
+from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json, bootstrap
+
+XDS, ADMIN = Path("/run/m/xds.sock"), Path("/run/m/envoy.sock")
+
+
+def made(*, zone: str = "", stats_tags: bool = False) -> dict[str, Any]:
+    message = bootstrap(
+        "shop/eg", "node-1", xds_socket=XDS, admin_socket=ADMIN, zone=zone, stats_tags=stats_tags
+    )
+    return json.loads(as_json(message))
+
+
+def test_the_node_says_whose_envoy_it_is() -> None:
+    """By the cluster of its node the control plane knows which snapshot to send."""
+    assert made()["node"] == {"id": "node-1", "cluster": "shop/eg"}
+
+
+def test_a_zone_is_told_when_there_is_one() -> None:
+    assert made(zone="eu-1a")["node"]["locality"] == {"zone": "eu-1a"}
+
+
+def test_listeners_and_clusters_come_by_delta_ads() -> None:
+    dynamic = made()["dynamicResources"]
+
+    assert dynamic["adsConfig"] == {
+        "apiType": "DELTA_GRPC",
+        "transportApiVersion": "V3",
+        "grpcServices": [{"envoyGrpc": {"clusterName": "xds_cluster"}}],
+        "setNodeOnFirstMessageOnly": True,
+    }
+    for kind in ("ldsConfig", "cdsConfig"):
+        assert dynamic[kind] == {"ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3"}
+
+
+def test_the_control_plane_is_reached_over_its_unix_socket() -> None:
+    (cluster,) = made()["staticResources"]["clusters"]
+    (locality,) = cluster["loadAssignment"]["endpoints"]
+
+    assert locality["lbEndpoints"] == [{"endpoint": {"address": {"pipe": {"path": str(XDS)}}}}]
+
+
+def test_the_admin_interface_is_a_socket_for_its_owner_alone() -> None:
+    """It can end Envoy and shows every secret's name: no TCP port, and mode 0600."""
+    assert made()["admin"]["address"] == {"pipe": {"path": str(ADMIN), "mode": 0o600}}
+
+
+def test_extra_labels_of_statistics_are_off_unless_asked_for() -> None:
+    """They cost seconds of CPU with thousands of clusters."""
+    assert "statsTags" not in made()["statsConfig"]
+    assert [tag["tagName"] for tag in made(stats_tags=True)["statsConfig"]["statsTags"]] == [
+        "from_zone",
+        "to_zone",
+        "socket_match_name",
+        "priority",
+    ]
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("stats_tags", [False, True])
+def test_envoy_finds_the_bootstrap_valid(tmp_path: Path, stats_tags: bool) -> None:
+    file = tmp_path / "envoy.json"
+    message = bootstrap(
+        "shop/eg",
+        "node-1",
+        xds_socket=tmp_path / "xds.sock",
+        admin_socket=tmp_path / "admin.sock",
+        zone="eu-1a",
+        stats_tags=stats_tags,
+    )
+    file.write_bytes(as_json(message))
+
+    done = subprocess.run(
+        [envoy_binary(), *words(file=file), "--mode", "validate"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+
+
+def words(options: EnvoyOptions | None = None, *, cpus: int = 2, file: Path = ADMIN) -> tuple[str, ...]:
+    return arguments(file, options or EnvoyOptions(), cpus=cpus, log_format="%l %v")
+
+
+def value(flag: str, options: EnvoyOptions | None = None, *, cpus: int = 2) -> str:
+    given = words(options, cpus=cpus)
+    return given[given.index(flag) + 1]
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (3, "3"), (64, "4")])
+def test_a_laptop_gets_a_thread_per_cpu_up_to_four(cpus: int, threads: str) -> None:
+    assert value("--concurrency", cpus=cpus) == threads
+
+
+def test_a_chosen_concurrency_is_taken() -> None:
+    assert value("--concurrency", EnvoyOptions(concurrency=9)) == "9"
+
+
+def test_the_level_of_all_is_warn_unless_chosen() -> None:
+    assert value("--log-level") == "warn"
+    assert value("--log-level", EnvoyOptions(log_levels={"default": "info"})) == "info"
+
+
+def test_components_have_levels_of_their_own() -> None:
+    options = EnvoyOptions(log_levels={"default": "info", "upstream": "debug", "jwt": "trace"})
+
+    assert value("--component-log-level", options) == "jwt:trace,upstream:debug"
+    assert "--component-log-level" not in words()
+
+
+@pytest.mark.parametrize("flag", ["--log-level", "-l"])
+def test_an_extra_argument_replaces_ours(flag: str) -> None:
+    """Envoy would refuse to start with a flag that comes twice."""
+    given = words(EnvoyOptions(extra_args=(flag, "trace")))
+
+    assert "warn" not in given
+    assert given[-2:] == (flag, "trace")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from google.protobuf.duration_pb2 import Duration
+
+from moongate.api.base import Ref
+from moongate.infra.binary import EnvoyMissingError, envoy_binary
+from moongate.infra.dry_run import MOST, envoy_version, refusals
+from moongate.world import World
+from moongate.xds.metadata import resources_of
+from moongate.xds.wire import CLUSTER, XdsResource, encode
+from tests.core import GATEWAY_CLASS, ON_HOST, gateway, http, https, read, tls_secret
+
+Resources = dict[str, dict[str, XdsResource]]
+FLEET = "default/eg"
+
+BACKEND = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {name: shop}
+spec: {endpoints: [{ip: {address: 127.0.0.1, port: 3000}}]}
+"""
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def binary() -> Path:
+    return envoy_binary()
+
+
+def test_what_a_gateway_is_made_of_is_taken(binary: Path) -> None:
+    """Certificates by SDS, routes by RDS, endpoints by EDS: in a bootstrap there is none of these."""
+    world = translated(
+        gateway(https("https", "cert", port=8443), http("http", port=8080)),
+        tls_secret("cert", "a.example.com"),
+        route("good", "a plain value"),
+    )
+
+    assert {len(named) > 0 for named in world.values()} == {True}
+    assert len(world) == 5
+    assert refusals(binary, FLEET, world) == ()
+
+
+def test_the_one_refused_route_of_many_is_found(binary: Path) -> None:
+    routes = [route(f"r{n}", "%NOSUCH%" if n == 17 else "x") for n in range(40)]
+
+    (refused,) = refusals(binary, FLEET, translated(gateway(http("http", port=8080)), *routes))
+
+    assert (refused.what, refused.names) == ("route", ("httproute/default/r17/rule/0/match/0/*",))
+    assert resources_of(refused.metadata) == ((Ref("HTTPRoute", "default", "r17"), ""),)
+    assert "NOSUCH" in refused.words
+
+
+def test_a_refused_cluster_is_told_in_a_few_words(binary: Path) -> None:
+    """Envoy puts a dump of its whole configuration before them; it may hold private keys."""
+    world = translated(gateway(http("http", port=8080)), route("good", "x"))
+    broken = Cluster(name="broken", connect_timeout=Duration(), type=Cluster.STATIC)
+    world[CLUSTER]["broken"] = XdsResource.of(CLUSTER, "broken", encode(broken))
+
+    (refused,) = refusals(binary, FLEET, world)
+
+    assert (refused.what, refused.names) == ("cluster", ("broken",))
+    assert refused.words == "ClusterValidationError.ConnectTimeout: value must be greater than 0s."
+
+
+def test_it_is_not_asked_without_end(binary: Path) -> None:
+    routes = [route(f"r{n}", "%NOSUCH%") for n in range(MOST + 5)]
+
+    assert len(refusals(binary, FLEET, translated(gateway(http("http", port=8080)), *routes))) == MOST
+
+
+def test_nothing_is_left_behind(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration holds private keys."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    refusals(binary, FLEET, translated(gateway(http("http", port=8080)), route("bad", "%NOSUCH%")))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_envoy_says_its_version(binary: Path) -> None:
+    assert envoy_version(binary).startswith("1.")
+
+
+def test_what_is_no_envoy_has_no_version() -> None:
+    with pytest.raises(EnvoyMissingError, match="does not say that it is an Envoy"):
+        envoy_version(Path("/bin/true"))
+
+
+def translated(*manifests: str) -> Resources:
+    resources = [one for text in (GATEWAY_CLASS, BACKEND, *manifests) for one in read(text)]
+    return World.of(resources, ON_HOST).xds()[FLEET]
+
+
+def route(name: str, value: str) -> str:
+    """A route that sets a header."""
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}}}
+spec:
+  parentRefs: [{{name: eg}}]
+  rules:
+  - matches: [{{path: {{value: /{name}}}}}]
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {{set: [{{name: x, value: "{value}"}}]}}
+    backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: shop}}]
+"""

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from moongate.infra.envoy_log import Entry, LogFolder
+
+
+def folded(*chunks: bytes) -> list[Entry]:
+    folder = LogFolder()
+    return [entry for chunk in chunks for entry in folder.feed(chunk)] + list(folder.end())
+
+
+def entry(level: str, component: str, message: str) -> bytes:
+    """As Envoy writes one, with LOG_FORMAT."""
+    return f"\x1e{level}\x1f{component}\x1f{message}\x1d\n".encode()
+
+
+def test_an_entry_has_level_component_and_message() -> None:
+    assert folded(entry("critical", "main", "It ends.")) == [Entry("critical", "main", "It ends.")]
+
+
+def test_trace_is_our_debug() -> None:
+    assert folded(entry("trace", "http", "x")) == [Entry("debug", "http", "x")]
+
+
+def test_an_entry_of_several_lines_stays_one() -> None:
+    assert folded(entry("error", "config", "a\n  b\n  c")) == [Entry("error", "config", "a\n  b\n  c")]
+
+
+def test_the_pieces_in_which_it_comes_do_not_matter() -> None:
+    """A pipe cuts where it likes, even within a character."""
+    whole = entry("info", "main", "größer") + b"bare\n" + entry("info", "main", "b")
+
+    assert folded(*(whole[at : at + 1] for at in range(len(whole)))) == folded(whole)
+
+
+def test_what_stands_outside_is_told_as_it_is() -> None:
+    assert folded(b"envoy: error while loading shared libraries\n") == [
+        Entry("warning", "stderr", "envoy: error while loading shared libraries")
+    ]
+
+
+def test_the_usage_text_is_left_out() -> None:
+    """Two pages after one line that matters."""
+    text = b"PARSE ERROR: Argument: --x\n   Couldn't find match\n\nBrief USAGE: \n  envoy [--y]\n"
+
+    assert folded(text) == [
+        Entry("warning", "stderr", "PARSE ERROR: Argument: --x\n   Couldn't find match"),
+    ]
+
+
+def test_an_error_that_is_repeated_bare_is_told_once() -> None:
+    text = entry("critical", "main", "error `no such field` in 'a.json'") + b"no such field\n"
+
+    assert len(folded(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "delta config for type.googleapis.com/x rejected: Error adding listener",
+        "listener 'default/eg/http' failed to bind or apply socket options: cannot bind '0.0.0.0:80'",
+    ],
+)
+def test_a_nack_is_noise_here(message: str) -> None:
+    """The stream's other end tells it, with the resources that it is about."""
+    text = entry("error", "config", message)
+
+    assert folded(text)[0].level == "debug"

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from moongate.infra.ports import explain_bind_failure, port_holder
+
+
+def test_a_privileged_port_comes_with_two_ways_out() -> None:
+    told = explain_bind_failure(
+        "Error adding/updating listener(s) default/eg/http: cannot bind '0.0.0.0:80': Permission denied\n"
+    )
+
+    assert told is not None
+    assert told.startswith("Port 80 is reserved for root")
+    assert "8080" in told
+    assert "net.ipv4.ip_unprivileged_port_start=80" in told
+
+
+def test_a_taken_port_names_who_has_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        told = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': Address already in use")
+
+    assert told is not None
+    assert f"(process {os.getpid()})" in told
+
+
+def test_a_port_of_another_users_process_says_how_to_find_it() -> None:
+    """Nobody listens on it any more, which looks the same as not being allowed to see who does."""
+    told = explain_bind_failure("cannot bind '[::]:1': Address already in use")
+
+    assert told is not None
+    assert "sudo ss -ltnp 'sport = :1'" in told
+
+
+def test_a_foreign_address_is_told() -> None:
+    told = explain_bind_failure("cannot bind '192.0.2.1:8080': Cannot assign requested address")
+
+    assert told is not None
+    assert told.startswith("No interface of this machine has the address 192.0.2.1")
+
+
+def test_an_unforeseen_reason_is_passed_on() -> None:
+    told = explain_bind_failure("cannot bind '0.0.0.0:8080': Too many open files")
+
+    assert told == "Port 8080 cannot be bound on 0.0.0.0: Too many open files."
+
+
+@pytest.mark.parametrize("message", ["", "no such filter", "Proto constraint validation failed"])
+def test_other_failures_are_left_to_others(message: str) -> None:
+    assert explain_bind_failure(message) is None
+
+
+def test_the_holder_of_an_ipv6_port_is_found() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        holder = port_holder(server.getsockname()[1])
+
+    assert holder is not None
+    assert holder[0] == os.getpid()

@@ -1,0 +1,329 @@
+# grpc-stubs leave the types of a handler open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc.aio
+import httpx
+import psutil
+import pytest
+import structlog
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+
+from moongate.infra.bootstrap import bootstrap
+from moongate.infra.process import EnvoyFailedError, State
+from moongate.infra.rundir import RunDirectory
+from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator
+
+    from moongate.infra.process import EnvoyProcess
+
+pytestmark = pytest.mark.envoy
+
+DEADLINE_S = 20
+
+
+@pytest.fixture(autouse=True)
+async def deadline() -> AsyncIterator[None]:
+    """No test hangs longer than this."""
+    async with asyncio.timeout(DEADLINE_S):
+        yield
+
+
+async def test_an_envoy_becomes_ready_and_leaves_nothing_behind(run: RunDirectory) -> None:
+    """Neither a process, nor a file, nor a socket."""
+    async with envoy(run) as process:
+        await process.ready()
+        pid = process.pid
+
+        assert pid is not None
+        assert psutil.Process(pid).name() == "envoy"
+
+    assert process.state is State.STOPPED
+    assert not psutil.pid_exists(pid)
+    assert list(run.path.iterdir()) == []
+
+
+async def test_an_envoy_is_ready_only_when_its_control_plane_has_answered(run: RunDirectory) -> None:
+    """Until then it would serve nothing, or worse, the wrong thing."""
+    answer = asyncio.Event()
+
+    async def stream(
+        requests: AsyncIterator[DeltaDiscoveryRequest], _context: object
+    ) -> AsyncIterator[DeltaDiscoveryResponse]:
+        async for request in requests:
+            if not request.response_nonce:
+                await answer.wait()
+                yield DeltaDiscoveryResponse(type_url=request.type_url, nonce="1")
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        stream, DeltaDiscoveryRequest.FromString, DeltaDiscoveryResponse.SerializeToString
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(
+                "envoy.service.discovery.v3.AggregatedDiscoveryService", {"DeltaAggregatedResources": handler}
+            )
+        ]
+    )
+    server.add_insecure_port(f"unix:{run.socket('xds')}")
+    await server.start()
+    made = bootstrap(
+        "default/eg", "n", xds_socket=run.socket("xds"), admin_socket=run.envoy("default/eg").admin
+    )
+    try:
+        async with envoy(run, made) as process:
+            await _admin_answers(run)
+
+            assert process.state is State.STARTING
+
+            answer.set()
+            await process.ready()
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.slow
+async def test_a_killed_envoy_is_started_again(run: RunDirectory) -> None:
+    async with envoy(run) as process:
+        for killed in (1, 2):
+            await process.ready()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            await process.until(lambda killed=killed: process.restarts == killed)
+            await process.until(lambda: process.state is State.READY)
+
+    assert process.restarts == 2
+
+
+async def test_an_envoy_that_cannot_run_is_told_with_its_own_words(run: RunDirectory) -> None:
+    """Wrong arguments do not get right by trying again."""
+    async with envoy(run, extra_args=("--no-such-flag",)) as process:
+        with pytest.raises(EnvoyFailedError, match="--no-such-flag"):
+            await process.ready()
+
+        assert process.state is State.FAILED
+        assert process.restarts == 0
+
+
+async def test_several_envoys_run_side_by_side(run: RunDirectory) -> None:
+    async with envoy(run, gateway="default/a") as a, envoy(run, gateway="default/b") as b:
+        await a.ready()
+        await b.ready()
+
+        assert a.pid != b.pid
+
+
+async def test_a_request_in_flight_is_answered_before_the_end(run: RunDirectory) -> None:
+    """While new connections are refused already."""
+    async with (
+        slow(run) as (process, backend, url),
+        asyncio.TaskGroup() as tasks,
+        httpx.AsyncClient() as client,
+    ):
+        async with process:
+            await process.ready()
+            request = tasks.create_task(client.get(url))
+            await backend.asked.wait()
+            tasks.create_task(_let_go_when_refused(url, backend))
+
+        assert (await request).text == "done"
+
+
+async def test_a_hurried_end_waits_for_nobody(run: RunDirectory) -> None:
+    """The second Ctrl-C."""
+    async with slow(run) as (process, backend, url), asyncio.TaskGroup() as tasks, process:
+        await process.ready()
+        tasks.create_task(_cut_off(url))
+        await backend.asked.wait()
+        process.hurry()
+
+
+async def test_a_cancelled_drain_leaves_no_process(run: RunDirectory) -> None:
+    """Whoever loses patience with us must not be left with an Envoy."""
+    pids: list[int | None] = []
+
+    async with slow(run) as (process, backend, url), asyncio.TaskGroup() as tasks:
+
+        async def serve() -> None:
+            async with process:
+                await process.ready()
+                pids.append(process.pid)
+                await asyncio.Event().wait()
+
+        serving = tasks.create_task(serve())
+        await process.ready()
+        tasks.create_task(_cut_off(url))
+        await backend.asked.wait()
+        serving.cancel()
+        await process.until(lambda: process.state is State.DRAINING)
+        serving.cancel()
+
+    (pid,) = pids
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+    assert list(run.path.iterdir()) == []
+
+
+async def test_envoys_log_is_part_of_ours(run: RunDirectory) -> None:
+    """With its level and its component, and whose Envoy said it."""
+    with structlog.testing.capture_logs() as events:
+        async with envoy(run, extra_args=("--log-level", "info")) as process:
+            await process.ready()
+
+    assert {
+        "event": "envoy.log",
+        "log_level": "info",
+        "gateway": "default/eg",
+        "component": "main",
+        "message": "starting main dispatch loop",
+    } in events
+
+
+async def test_what_envoy_writes_to_standard_output_is_handed_on(run: RunDirectory) -> None:
+    port = free_port()
+    lines: list[bytes] = []
+    async with envoy(run, standalone(run, "default/eg", listener(port)), access_log=lines.append) as process:
+        await process.ready()
+        async with httpx.AsyncClient() as client:
+            await client.get(f"http://127.0.0.1:{port}/")
+
+    assert b"".join(lines) == b'{"method":"GET","response_code":200,"route_name":"here"}\n'
+
+
+@pytest.mark.slow
+def test_no_envoy_outlives_a_killed_moongate(base: Path) -> None:
+    """Not even kill -9, which leaves no time to clean; what is left is swept by the next start."""
+    with moongate(base) as (parent, pid):
+        # Readable when the process has ended, though init may take its time to collect it.
+        child = os.pidfd_open(pid)
+        ended = select.poll()
+        ended.register(child, select.POLLIN)
+
+        parent.kill()
+
+        assert ended.poll(1000 * DEADLINE_S), "Envoy lives on"
+        os.close(child)
+
+    left = [path for path in base.iterdir() if any(path.iterdir())]
+    assert len(left) == 1, "the dead run's folder is still there"
+    with RunDirectory(base):
+        assert not left[0].exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_cleanly(base: Path, number: signal.Signals) -> None:
+    with moongate(base) as (parent, pid):
+        parent.send_signal(number)
+        parent.wait(DEADLINE_S)
+
+        assert not psutil.pid_exists(pid)
+        assert not base.exists()
+
+
+PARENT = textwrap.dedent("""
+    import asyncio, signal, sys
+    from pathlib import Path
+    import structlog
+    from moongate.infra.rundir import RunDirectory
+    from tests.infra.conftest import envoy
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+    async def main():
+        end = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end.set)
+        with RunDirectory(Path(sys.argv[1])) as run:
+            async with envoy(run) as process:
+                await process.ready()
+                print(process.pid, flush=True)
+                await end.wait()
+
+    asyncio.run(main())
+""")
+
+
+@contextmanager
+def moongate(base: Path) -> Generator[tuple[subprocess.Popen[str], int]]:
+    """A process that runs an Envoy, and the Envoy's process id; the latter is ready."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(base)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        try:
+            yield parent, int(parent.stdout.readline())
+        finally:
+            parent.kill()
+
+
+async def _admin_answers(run: RunDirectory) -> None:
+    """Return when the admin socket is there, whatever it answers."""
+    transport = httpx.AsyncHTTPTransport(uds=str(run.envoy("default/eg").admin))
+    async with httpx.AsyncClient(transport=transport) as client:
+        while True:
+            try:
+                answer = await client.get("http://envoy/ready")
+            except httpx.TransportError:
+                await asyncio.sleep(0.01)
+            else:
+                assert answer.status_code == 503
+                return
+
+
+@asynccontextmanager
+async def slow(run: RunDirectory) -> AsyncGenerator[tuple[EnvoyProcess, HeldBackend, str]]:
+    """An Envoy that drains for ever, a backend that answers when it is let go, a URL to there."""
+    port = free_port()
+    async with HeldBackend().serving() as backend:
+        made = standalone(run, "default/eg", listener(port, backend.port))
+        add_backend(made, backend.port)
+        try:
+            yield envoy(run, made, drain_s=3600), backend, f"http://127.0.0.1:{port}/slow"
+        finally:
+            backend.let_go.set()
+
+
+async def _cut_off(url: str) -> None:
+    """A request that gets no answer."""
+    async with httpx.AsyncClient() as client:
+        with pytest.raises(httpx.HTTPError):
+            await client.get(url)
+
+
+async def _let_go_when_refused(url: str, backend: HeldBackend) -> None:
+    """Let the backend answer once Envoy takes no more connections."""
+    port = httpx.URL(url).port
+    refused = False
+    while not refused:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionRefusedError:
+            refused = True
+        except ConnectionResetError:
+            # It was in the queue of the socket when that was closed.
+            continue
+    backend.let_go.set()

@@ -1,0 +1,65 @@
+"""SecurityPolicy is what its CRD says, and never waves through what it cannot enforce."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from moongate.api.base import ObjectMeta, Ref
+from moongate.api.shared import SecretObjectReference
+from moongate.engine import Db
+from moongate.features.basic_auth import BasicAuth
+from moongate.features.cors import CORS
+from moongate.policies import judgement
+from moongate.policies.security_policy import SecurityPolicy, SecurityPolicySpec
+from moongate.store import Store
+from tests.api.crds import differences
+
+MEANT = {
+    ".spec.cors.allowOrigins[]: pattern": "takes the same strings, but in linear time",
+    ".spec.mergeType: enum": "the reference's code knows these alone",
+}
+WIDE = Ref("SecurityPolicy", "default", "wide")
+NARROW = Ref("SecurityPolicy", "default", "narrow")
+
+
+def failed(wide: SecurityPolicySpec, narrow: SecurityPolicySpec) -> bool:
+    """Whether routes are refused where ``narrow`` merges into ``wide``."""
+    db = Db()
+    policies = [
+        SecurityPolicy(metadata=ObjectMeta(name=ref.name, namespace=ref.namespace), spec=spec)
+        for ref, spec in ((WIDE, wide), (NARROW, narrow))
+    ]
+    Store(db, ()).apply({policy.ref: policy for policy in policies})
+    judged = judgement(db, NARROW, WIDE)
+    assert judged is not None
+    return judged.failed
+
+
+def test_security_policy_mirrors_its_crd() -> None:
+    crd = "envoy-gateway/securitypolicies.gateway.envoyproxy.io.yaml"
+
+    assert differences(SecurityPolicy, crd, MEANT) == []
+
+
+@pytest.mark.parametrize("name", ["apiKeyAuth", "csrf", "jwt", "oidc", "extAuth", "authorization"])
+def test_a_protection_that_is_not_built_refuses_rather_than_lets_through(name: str) -> None:
+    given = msgspec.convert({name: {}}, SecurityPolicySpec)
+
+    assert failed(SecurityPolicySpec(), given)
+
+
+def test_a_fault_of_what_was_merged_in_refuses_too() -> None:
+    """The Secret of the Gateway's policy is not there; the route's policy merely adds CORS."""
+    wide = SecurityPolicySpec(basic_auth=BasicAuth(users=SecretObjectReference(name="users")))
+    narrow = SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS())
+
+    assert failed(wide, narrow)
+
+
+def test_a_protection_that_is_not_built_and_was_merged_in_refuses_too() -> None:
+    """Otherwise a route leaves its Gateway's JWT behind by adding CORS."""
+    wide = SecurityPolicySpec(jwt={"providers": [{"name": "a"}]})
+    narrow = SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS())
+
+    assert failed(wide, narrow)

@@ -1,0 +1,43 @@
+"""Ports for the listeners of tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""First and last port of those that the kernel gives to sockets that ask for none."""
+
+_FIRST = 10_000
+
+
+def _outside_of_the_ephemeral() -> list[int]:
+    first, last = (int(word) for word in _EPHEMERAL.read_text().split())
+    return [*range(_FIRST, first), *range(last + 1, 65_536)]
+
+
+_CANDIDATES = _outside_of_the_ephemeral()
+# Test runs side by side begin at places of their own.
+_next = os.getpid() * 97 % len(_CANDIDATES)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that nobody will be given by chance.
+
+    It lies outside of the range that the kernel chooses from (a server on port 0, a client's connection),
+    so it stays free until a test's gateway takes it. No port is given twice in a process.
+    """
+    global _next  # noqa: PLW0603 - what was given is a fact of the process
+    for _ in range(len(_CANDIDATES)):
+        port = _CANDIDATES[_next]
+        _next = (_next + 1) % len(_CANDIDATES)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+                probe.listen(1)
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("all ports are taken")

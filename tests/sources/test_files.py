@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from moongate.api.backend import Backend
+from moongate.api.base import Ref, Resource
+from moongate.sources.files import Files, Loaded, load, watch
+from moongate.sources.folder import STDIN
+from tests.sources.manifests import backend, stream
+
+DEADLINE = 10.0
+A, B = Ref("Backend", "default", "a"), Ref("Backend", "default", "b")
+
+
+def port(resource: Resource | None) -> int | None:
+    if resource is None:
+        return None
+    assert isinstance(resource, Backend)
+    endpoint = resource.spec.endpoints[0]
+    assert endpoint.ip is not None
+    return endpoint.ip.port
+
+
+class Watching:
+    """A watch, and what has come of it so far."""
+
+    def __init__(self, news: AsyncGenerator[Loaded, None]) -> None:
+        self._news = news
+        self.held: dict[Ref, Resource] = {}
+        self.batches: list[dict[Ref, Resource | None]] = []
+        self.last: Loaded | None = None
+
+    @property
+    def ports(self) -> dict[str, int | None]:
+        return {ref.name: port(resource) for ref, resource in sorted(self.held.items())}
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not claim():
+                self.last = await anext(self._news)
+                self.batches.append(dict(self.last.batch))
+                for ref, new in self.last.batch.items():
+                    if new is None:
+                        del self.held[ref]
+                    else:
+                        self.held[ref] = new
+
+    async def next(self) -> Loaded:
+        count = len(self.batches)
+        await self.until(lambda: len(self.batches) > count)
+        assert self.last is not None
+        return self.last
+
+
+@asynccontextmanager
+async def watching(*paths: Path) -> AsyncGenerator[Watching]:
+    news = watch(paths)
+    watched = Watching(news)
+    try:
+        await watched.next()
+        yield watched
+    finally:
+        await news.aclose()
+
+
+class TestLoad:
+    def test_folders_are_read_through(self, tmp_path: Path) -> None:
+        (tmp_path / "sub" / "deeper").mkdir(parents=True)
+        (tmp_path / "a.yaml").write_text(backend("a"))
+        (tmp_path / "sub" / "b.yml").write_text(backend("b"))
+        (tmp_path / "sub" / "deeper" / "c.json").write_text(
+            '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "c"}}'
+        )
+        (tmp_path / "README.md").write_text("not: [a manifest")
+
+        loaded = load([tmp_path])
+
+        assert set(loaded.batch) == {A, B, Ref("Namespace", "", "c")}
+        assert loaded.findings == ()
+
+    @pytest.mark.parametrize("name", [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", ".git/a.yaml"])
+    def test_what_is_hidden_or_an_editors_is_not_read(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(backend("a"))
+
+        assert load([tmp_path]).batch == {}
+
+    def test_a_file_that_is_named_may_be_called_anything(self, tmp_path: Path) -> None:
+        (tmp_path / "manifests.txt").write_text(backend("a"))
+
+        assert set(load([tmp_path / "manifests.txt"]).batch) == {A}
+
+    def test_a_file_that_is_named_twice_is_read_once(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a"))
+
+        assert load([tmp_path / "a.yaml", tmp_path]).findings == ()
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_folders_may_overlap(self, tmp_path: Path, order: int) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "a.yaml").write_text(backend("a"))
+
+        assert load([tmp_path, tmp_path / "sub"][::order]).findings == ()
+
+    def test_links_that_lead_up_do_not_lead_astray(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a"))
+        (tmp_path / "up").symlink_to(tmp_path)
+
+        assert set(load([tmp_path]).batch) == {A}
+
+    def test_the_place_of_a_fault_is_told_as_the_path_was_given(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "a.yaml").write_text(backend("a", "many"))
+        monkeypatch.chdir(tmp_path)
+
+        assert [str(load([path]).errors[0].place) for path in ("m", ".", "m/a.yaml")] == ["m/a.yaml:9:15"] * 3
+
+    def test_a_path_that_does_not_exist_is_an_error(self, tmp_path: Path) -> None:
+        (finding,) = load([tmp_path / "nowhere"]).errors
+
+        assert (
+            str(finding)
+            == f"{tmp_path}/nowhere: There is no such file or folder; it is read as soon as there is."
+        )
+
+    def test_an_empty_folder_says_what_to_put_there(self, tmp_path: Path) -> None:
+        (finding,) = load([tmp_path]).findings
+
+        assert finding.severity == "warning"
+        assert str(finding).startswith(f"{tmp_path}: The folder has no manifests. Put a file there")
+
+    def test_a_file_that_is_no_utf8_is_told_where(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")
+
+        (finding,) = load([tmp_path]).findings
+
+        assert str(finding) == f"{tmp_path}/a.yaml:2:4: The byte 0xff is not UTF-8; save the file as UTF-8."
+
+    def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbf" + backend("a").encode())
+
+        assert set(load([tmp_path]).batch) == {A}
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_a_file_that_may_not_be_read_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a"))
+        (tmp_path / "a.yaml").chmod(0)
+
+        assert "permission denied" in str(load([tmp_path]).errors[0])
+
+    def test_standard_input_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = stream(backend("a"), backend("b", "many"))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+        loaded = load(["-"])
+
+        assert set(loaded.batch) == {A}
+        assert loaded.errors[0].place == (STDIN, 19, 15)
+
+    def test_a_pipe_is_read(self, tmp_path: Path) -> None:
+        reading, writing = os.pipe()
+        os.write(writing, backend("a").encode())
+        os.close(writing)
+
+        loaded = load([f"/dev/fd/{reading}"])
+        os.close(reading)
+
+        assert set(loaded.batch) == {A}
+
+
+class TestWatch:
+    async def test_an_edit_is_a_batch_of_what_it_changes(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("b", 1)))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("b", 2)))
+            loaded = await watched.next()
+
+        assert set(loaded.batch) == {B}
+        assert loaded.parsed == 1
+        assert loaded.files == (str(tmp_path / "a.yaml"),)
+
+    async def test_files_come_and_go(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a"))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "b.yaml").write_text(backend("b"))
+            await watched.until(lambda: set(watched.held) == {A, B})
+            (tmp_path / "a.yaml").unlink()
+            await watched.until(lambda: set(watched.held) == {B})
+
+    async def test_a_file_replaced_by_an_editor_is_read_again(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.yaml"
+        file.write_text(backend("a", 1))
+
+        async with watching(file) as watched:
+            for number in (2, 3):
+                (tmp_path / ".a.yaml.tmp").write_text(backend("a", number))
+                (tmp_path / ".a.yaml.tmp").rename(file)
+                await watched.until(lambda wanted=number: watched.ports == {"a": wanted})
+
+    async def test_a_file_that_is_removed_and_written_anew_leaves_no_gap(self, tmp_path: Path) -> None:
+        """Editors that keep a backup move the file away before they write it."""
+        file = tmp_path / "a.yaml"
+        file.write_text(backend("a", 1))
+
+        async with watching(tmp_path) as watched:
+            file.rename(tmp_path / "a.yaml~")
+            file.write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2})
+
+        assert all(None not in batch.values() for batch in watched.batches)
+
+    async def test_a_file_that_is_emptied_before_it_is_filled_leaves_no_gap(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path) as watched:
+            with (tmp_path / "a.yaml").open("w") as half_written:
+                (tmp_path / "b.yaml").write_text(backend("b", 2))
+                await watched.until(lambda: watched.ports["b"] == 2)
+                half_written.write(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2, "b": 2})
+
+        assert all(None not in batch.values() for batch in watched.batches)
+
+    async def test_renaming_a_file_is_no_news_to_the_store(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "a.yaml").rename(tmp_path / "c.yaml")
+            (tmp_path / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports["b"] == 2)
+            (tmp_path / "c.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports["a"] == 2)
+
+        assert all(None not in batch.values() for batch in watched.batches)
+
+    async def test_a_broken_file_keeps_its_resources_and_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "a.yaml").write_text("kind: [")
+            broken = await watched.next()
+            (tmp_path / "a.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2})
+
+        assert broken.batch == {}
+        assert broken.errors[0].effect.startswith("The last good state of 1 resource")
+        assert watched.last is not None
+        assert watched.last.findings == ()
+
+    async def test_folders_come_and_go(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a"))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "sub" / "deeper").mkdir(parents=True)
+            (tmp_path / "sub" / "deeper" / "b.yaml").write_text(backend("b", 1))
+            await watched.until(lambda: watched.ports.get("b") == 1)
+            (tmp_path / "sub" / "deeper" / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports.get("b") == 2)
+            (tmp_path / "sub").rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
+            await watched.until(lambda: set(watched.held) == {A})
+
+    async def test_a_folder_that_is_awaited_is_read_when_it_is_there(self, tmp_path: Path) -> None:
+        root = tmp_path / "to" / "come"
+
+        async with watching(root) as watched:
+            assert watched.last is not None
+            assert len(watched.last.errors) == 1
+            for number in (1, 2):
+                root.mkdir(parents=True)
+                (root / "a.yaml").write_text(backend("a", number))
+                await watched.until(lambda wanted=number: watched.ports == {"a": wanted})
+                (root / "a.yaml").unlink()
+                root.rmdir()
+                root.parent.rmdir()
+                await watched.until(lambda: not watched.held)
+
+    async def test_a_mounted_config_map_is_followed(self, tmp_path: Path) -> None:
+        """A kubelet swaps a link that all files are reached through."""
+        for number in (1, 2, 3):
+            (tmp_path / f"..{number}").mkdir()
+            (tmp_path / f"..{number}" / "a.yaml").write_text(backend("a", number))
+        (tmp_path / "..data").symlink_to("..1")
+        (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
+
+        async with watching(tmp_path) as watched:
+            for number in (2, 3):
+                (tmp_path / "..data_tmp").symlink_to(f"..{number}")
+                (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+                await watched.until(lambda wanted=number: watched.ports == {"a": wanted})
+
+    async def test_what_a_link_leads_to_is_watched(self, tmp_path: Path) -> None:
+        folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+        folder.mkdir()
+        elsewhere.mkdir()
+        (elsewhere / "real.yaml").write_text(backend("a", 1))
+        (folder / "a.yaml").symlink_to(elsewhere / "real.yaml")
+
+        async with watching(folder) as watched:
+            (elsewhere / "real.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2})
+
+    async def test_many_files_at_once_leave_the_loop_its_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Others get a turn after each slice of work; here a slice is over with each document."""
+        monkeypatch.setattr("moongate.sources.files.SLICE", 0)
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        for number in range(100):
+            (tmp_path / f"{number}.yaml").write_text(backend(f"b{number}"))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(others())
+            async with watching(tmp_path) as watched:
+                task.cancel()
+
+        assert len(watched.held) == 100
+        assert turns >= 100
+
+    async def test_standard_input_alone_is_not_watched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(backend("a").encode())))
+
+        news = [loaded async for loaded in Files(["-"]).watch()]
+
+        assert [set(loaded.batch) for loaded in news] == [{A}]

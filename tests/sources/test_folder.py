@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moongate.api.backend import Backend
+from moongate.api.base import Ref, Resource
+from moongate.sources.documents import Place
+from moongate.sources.folder import STDIN, Finding, Folder, Unreadable
+from tests.sources.manifests import backend, stream
+
+A, B, C = (Ref("Backend", "default", name) for name in "abc")
+
+
+def port(resource: Resource | None) -> int:
+    assert isinstance(resource, Backend)
+    endpoint = resource.spec.endpoints[0]
+    assert endpoint.ip is not None
+    return endpoint.ip.port
+
+
+def ports(folder: Folder) -> dict[str, int]:
+    return {ref.name: port(resource) for ref, resource in folder.resources.items()}
+
+
+def only(folder: Folder) -> Finding:
+    (finding,) = folder.findings()
+    return finding
+
+
+class TestBatches:
+    def test_a_file_brings_its_resources(self) -> None:
+        folder = Folder()
+
+        batch = folder.update("a.yaml", stream(backend("a"), backend("b")))
+
+        assert set(batch) == {A, B}
+        assert folder.findings() == ()
+
+    def test_an_edit_brings_what_it_changes_and_parses_nothing_else(self) -> None:
+        documents = [backend(f"b{n}") for n in range(500)]
+        folder = Folder()
+        folder.update("a.yaml", stream(*documents))
+        before = folder.parsed
+        documents[250] = backend("b250", 9)
+
+        batch = folder.update("a.yaml", stream(*documents))
+
+        assert {ref.name: port(new) for ref, new in batch.items()} == {"b250": 9}
+        assert folder.parsed - before == 1
+
+    def test_a_text_that_is_gone_is_forgotten(self) -> None:
+        folder = Folder()
+        for number in range(1, 20):
+            folder.update("a.yaml", backend("a", number))
+
+        assert folder.remembered == 1
+
+    def test_a_comment_above_changes_nothing(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a"), backend("b")))
+
+        assert folder.update("a.yaml", "# hello\n" + stream(backend("a"), backend("b"))) == {}
+        assert folder.place(B, "spec.endpoints[0].ip.port") == Place("a.yaml", 20, 15)
+
+    def test_a_file_that_goes_takes_its_resources_along(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a"), backend("b")))
+
+        assert folder.update("a.yaml", None) == {A: None, B: None}
+
+    def test_renaming_a_file_touches_nothing(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+
+        assert folder.update_many({"a.yaml": None, "z.yaml": backend("a")}) == {}
+        assert folder.place(A) == Place("z.yaml", 1, 1)
+
+    def test_resources_without_a_namespace_get_the_given_one(self) -> None:
+        folder = Folder(namespace="shop")
+        slice_ = (
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s}\naddressType: IPv4\n"
+        )
+
+        folder.update("a.yaml", stream(backend("a"), slice_))
+
+        assert set(folder.resources) == {Ref("Backend", "shop", "a"), Ref("EndpointSlice", "shop", "s")}
+
+    def test_lists_are_read_through(self) -> None:
+        items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in ("x", "y")]
+        nested = {"apiVersion": "v1", "kind": "List", "items": items[1:]}
+        folder = Folder()
+
+        folder.update("a.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": [items[0], nested]}))
+
+        assert set(folder.resources) == {Ref("Namespace", "", "x"), Ref("Namespace", "", "y")}
+
+    def test_the_list_of_one_kind_gives_it_to_its_items(self) -> None:
+        folder = Folder()
+
+        folder.update("a.yaml", "apiVersion: v1\nkind: NamespaceList\nitems:\n- metadata: {name: x}\n")
+
+        assert set(folder.resources) == {Ref("Namespace", "", "x")}
+
+    def test_standard_input_may_be_json(self) -> None:
+        folder = Folder()
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}
+
+        folder.update(
+            STDIN, json.dumps(namespace, indent="\t") + json.dumps(namespace | {"metadata": {"name": "y"}})
+        )
+
+        assert len(folder.resources) == 2
+
+    def test_the_configuration_is_handed_out_by_itself(self) -> None:
+        folder = Folder()
+        text = (
+            "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\nprovider: {type: Kubernetes}\n"
+        )
+
+        batch = folder.update("a.yaml", text + "gateway:\n  controllerName: example.com/mine\n")
+
+        assert batch == {}
+        assert folder.configuration is not None
+        assert folder.configuration.gateway.controller_name == "example.com/mine"
+
+
+class TestFindings:
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            pytest.param(
+                backend("a", "many"),
+                "9:15: Backend default/a: spec.endpoints[0].ip.port: The value is 'many'; it must be a whole "
+                "number, without quotes. It is not in force until this is mended.",
+                id="wrong type",
+            ),
+            pytest.param(
+                backend("a").replace("endpoints", "endpoint"),
+                "6:3: Backend default/a: spec.endpoint: There is no field 'endpoint' here. Did you mean "
+                "'endpoints'? It is not in force until this is mended.",
+                id="unknown field",
+            ),
+            pytest.param(
+                backend("a").replace("        port: 8080\n", ""),
+                "7:7: Backend default/a: spec.endpoints[0].ip.port: port is missing; it is required. "
+                "It is not in force until this is mended.",
+                id="missing field",
+            ),
+            pytest.param(
+                backend("A"),
+                "4:9: Backend default/A: metadata.name: The name is 'A'; it must have 1 to 253 characters of "
+                "a-z, 0-9, '-', '.', beginning and ending with a letter or digit. "
+                "It is not in force until this is mended.",
+                id="name",
+            ),
+            pytest.param(
+                backend("a").replace("kind: Backend", "kind: Backand"),
+                "2:7: Backand default/a: kind: 'Backand' of 'gateway.envoyproxy.io/v1alpha1' is not a kind "
+                "that is read here. Did you mean 'Backend'?",
+                id="unknown kind",
+            ),
+            pytest.param(
+                "kind: Service\n",
+                "1:1: apiVersion: apiVersion is missing; a manifest says what it is in apiVersion and kind.",
+                id="no apiVersion",
+            ),
+            pytest.param(
+                "- a\n",
+                "1:1: The document is a list; a manifest is an object with apiVersion and kind. "
+                "Put `---` between resources.",
+                id="list",
+            ),
+            pytest.param(
+                "kind: List\napiVersion: v1\nitems:\n"
+                "- apiVersion: v1\n  kind: Namespace\n  metadata:\n    name: X\n",
+                "7:11: Namespace X: items[0].metadata.name: The name is 'X'; it must have 1 to 63 characters "
+                "of a-z, 0-9, '-', beginning and ending with a letter or digit. "
+                "It is not in force until this is mended.",
+                id="in a list",
+            ),
+        ],
+    )
+    def test_a_fault_is_told_with_its_place(self, text: str, told: str) -> None:
+        folder = Folder()
+
+        assert folder.update("f.yaml", text) == {}
+        assert str(only(folder)) == f"f.yaml:{told}"
+        assert only(folder).severity == "error"
+
+    def test_lines_count_in_the_file(self) -> None:
+        folder = Folder()
+
+        folder.update("f.yaml", stream("# first\n", backend("a"), backend("b", "many")))
+
+        assert only(folder).place == Place("f.yaml", 21, 15)
+
+    def test_columns_count_in_the_file_where_json_values_share_a_line(self) -> None:
+        folder = Folder()
+
+        folder.update("f.json", '{"apiVersion": "v1", "kind": "List", "items": []} {"a": 1, "a": 2}')
+
+        assert only(folder).place == Place("f.json", 1, 60)
+
+    @pytest.mark.parametrize("kind", ["GRPCRoute", "TLSRoute", "ListenerSet", "BackendTLSPolicy"])
+    def test_a_kind_that_is_not_built_yet_is_told(self, kind: str) -> None:
+        folder = Folder()
+
+        folder.update(
+            "f.yaml", f"apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: x}}\n"
+        )
+
+        assert (only(folder).severity, only(folder).place) == ("warning", Place("f.yaml", 2, 7))
+        assert only(folder).resource == Ref(kind, "default", "x")
+
+    def test_a_kind_that_a_gateway_has_no_use_for_is_passed_over(self) -> None:
+        folder = Folder()
+
+        folder.update("f.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n")
+
+        assert only(folder).severity == "info"
+
+    def test_a_kind_in_a_wrong_group_is_told(self) -> None:
+        folder = Folder()
+
+        folder.update("f.yaml", "apiVersion: networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\n")
+
+        assert only(folder).severity == "warning"
+        assert "'gateway.networking.k8s.io'" in only(folder).problem.message
+
+    def test_a_misspelt_core_kind_is_an_error(self) -> None:
+        folder = Folder()
+
+        folder.update("f.yaml", "apiVersion: v1\nkind: Sevice\nmetadata: {name: x}\n")
+
+        assert only(folder).severity == "error"
+        assert "Did you mean 'Service'?" in only(folder).problem.message
+
+
+class TestLastGoodState:
+    def test_a_faulty_document_keeps_its_resource_and_lets_the_others_go_on(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a", 1), backend("b", 1)))
+
+        batch = folder.update("a.yaml", stream(backend("a", "many"), backend("b", 2)))
+
+        assert set(batch) == {B}
+        assert ports(folder) == {"a": 1, "b": 2}
+        assert only(folder).effect == "Its last good state stays in force."
+
+    def test_a_file_that_does_not_parse_keeps_its_resources(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a"), backend("b")))
+
+        batch = folder.update("a.yaml", "kind: [")
+
+        assert batch == {}
+        assert only(folder).place.file == "a.yaml"
+        assert only(folder).effect == (
+            "The last good state of 2 resources stay in force: Backend default/a, Backend default/b."
+        )
+
+    def test_a_document_that_does_not_parse_keeps_what_it_may_have_been(self) -> None:
+        """The text does not say which resource it was; the ones beside it go on."""
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a", 1), backend("b", 1)))
+
+        folder.update("a.yaml", stream(backend("a", 2), "kind: ["))
+
+        assert ports(folder) == {"a": 2, "b": 1}
+        assert "1 resource stays in force: Backend default/b." in only(folder).effect
+
+    def test_a_misspelt_kind_keeps_what_it_was(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+
+        assert folder.update("a.yaml", backend("a").replace("kind: Backend", "kind: Backand")) == {}
+        assert "Backend default/a" in only(folder).effect
+
+    def test_what_is_kept_for_a_broken_file_goes_when_it_is_mended_without_it(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a"), backend("b")))
+        folder.update("a.yaml", "kind: [")
+        folder.update("a.yaml", "kind: [ [")
+
+        assert folder.update("a.yaml", backend("a")) == {B: None}
+        assert folder.findings() == ()
+
+    def test_what_is_kept_for_a_broken_file_goes_with_the_file(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+        folder.update("a.yaml", "kind: [")
+
+        assert folder.update("a.yaml", None) == {A: None}
+
+    def test_a_file_that_cannot_be_read_keeps_its_resources(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+
+        assert folder.update("a.yaml", Unreadable("The file cannot be read: permission denied.")) == {}
+        assert str(only(folder)) == (
+            "a.yaml:1:1: The file cannot be read: permission denied. "
+            "The last good state of 1 resource stays in force: Backend default/a."
+        )
+
+    def test_a_new_resource_with_a_fault_is_not_in_force(self) -> None:
+        folder = Folder()
+
+        assert folder.update("a.yaml", backend("a", "many")) == {}
+        assert folder.update("a.yaml", backend("a", 1)).keys() == {A}
+
+    def test_a_resource_that_moves_while_its_file_is_broken_is_taken_from_where_it_is(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a", 1))
+        folder.update("a.yaml", "kind: [")
+
+        folder.update("b.yaml", backend("a", 2))
+
+        assert ports(folder) == {"a": 2}
+        assert only(folder).effect == ""
+
+
+class TestRepetition:
+    def test_the_first_stays_in_force_and_both_places_are_named(self) -> None:
+        folder = Folder()
+        folder.update("b.yaml", backend("a", 1))
+
+        batch = folder.update("a.yaml", backend("a", 2))
+
+        assert batch == {}
+        assert str(only(folder)) == (
+            "a.yaml:4:9: Backend default/a: metadata.name: Backend default/a is defined twice: here and at "
+            "b.yaml:4:9. Keep one of the two. What stands at b.yaml:4:9 is in force."
+        )
+
+    def test_of_two_that_come_together_the_first_file_is_first(self) -> None:
+        folder = Folder()
+
+        folder.update_many({"b.yaml": backend("a", 2), "a.yaml": backend("a", 1)})
+
+        assert ports(folder) == {"a": 1}
+
+    def test_the_other_takes_over_when_the_first_goes(self) -> None:
+        folder = Folder()
+        folder.update("b.yaml", backend("a", 1))
+        folder.update("a.yaml", backend("a", 2))
+
+        assert set(folder.update("b.yaml", None)) == {A}
+        assert ports(folder) == {"a": 2}
+        assert folder.findings() == ()
+
+    def test_editing_the_one_in_force_stays_with_it(self) -> None:
+        folder = Folder()
+        folder.update("b.yaml", backend("a", 1))
+        folder.update("a.yaml", backend("a", 2))
+
+        folder.update("b.yaml", backend("a", 3))
+
+        assert ports(folder) == {"a": 3}
+
+    def test_two_in_one_file_are_told_even_if_their_texts_are_equal(self) -> None:
+        folder = Folder()
+
+        folder.update("a.yaml", "---\n" + stream(backend("a"), backend("a")))
+
+        assert only(folder).place == Place("a.yaml", 15, 9)
+        assert "a.yaml:5:9" in only(folder).problem.message
+
+    def test_two_configurations_are_told(self) -> None:
+        folder = Folder()
+        text = (
+            "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\nprovider: {type: Kubernetes}\n"
+        )
+
+        folder.update_many({"a.yaml": text, "b.yaml": text})
+
+        assert only(folder).place.file == "b.yaml"
+
+
+names = st.sampled_from(["a.yaml", "b.yaml", "c.yaml"])
+documents = st.one_of(
+    st.builds(backend, st.sampled_from("abc"), st.integers(1, 3)),
+    st.builds(backend, st.sampled_from("abc"), st.just("many")),
+    st.sampled_from(["kind: [\n", "# nothing\n"]),
+)
+edits = st.dictionaries(
+    names, st.none() | st.lists(documents, max_size=4).map(lambda d: stream(*d)), max_size=3
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=150)
+@given(st.lists(edits, max_size=6))
+def test_after_any_history_the_batches_add_up_to_what_is_in_force(
+    history: list[dict[str, str | None]],
+) -> None:
+    folder = Folder()
+    held: dict[Ref, Resource | None] = {}
+
+    for edit in history:
+        held |= folder.update_many(edit)
+        folder.findings()
+
+    assert {ref: new for ref, new in held.items() if new is not None} == folder.resources
+
+
+@pytest.mark.slow
+@settings(max_examples=150)
+@given(st.lists(edits, max_size=6))
+def test_without_faults_and_repetitions_history_does_not_matter(history: list[dict[str, str | None]]) -> None:
+    folder = Folder()
+    files: dict[str, str | None] = {}
+    for edit in history:
+        folder.update_many(edit)
+        files |= edit
+    fresh = Folder()
+    fresh.update_many(files)
+
+    if not fresh.findings():
+        assert folder.resources == fresh.resources
+        assert folder.findings() == ()
+
+
+def test_a_field_without_effect_is_told_where_it_stands() -> None:
+    """It is in force for the rest, so only a warning keeps its author from relying on it."""
+    folder = Folder()
+
+    batch = folder.update(
+        "proxy.yaml",
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\n"
+        "kind: EnvoyProxy\n"
+        "metadata: {name: custom}\n"
+        "spec:\n"
+        "  mergeGateways: true\n",
+    )
+
+    (finding,) = folder.findings()
+    assert len(batch) == 1
+    assert finding.severity == "warning"
+    assert str(finding).startswith("proxy.yaml:5:18: EnvoyProxy default/custom: spec.mergeGateways:")

@@ -1,0 +1,162 @@
+"""What a user reads of HTTPRoutes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from moongate.status.routes import MAX_NAMED, MAX_PARENTS, RouteStatus, overlaps, route_status
+from tests.core import Core, gateway, http
+from tests.routes import SHOP, WEB, http_route, route_ref, rule, service
+
+FINE = {"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs"}
+BROKEN = "matches: [{path: {type: RegularExpression, value: '('}}]"
+EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: gone}"
+GONE = f"filters: [{{type: ExtensionRef, extensionRef: {EXTENSION}}}]"
+
+
+def core_of(*rules: dict[str, Any], parent: str = "{name: eg}", hostnames: tuple[str, ...] = ()) -> Core:
+    web = gateway(http("web", "a.example.com" if hostnames else ""))
+    return Core(web, service(), service("empty", ""), http_route(*rules, parent=parent, hostnames=hostnames))
+
+
+def status(core: Core, name: str = "shop") -> RouteStatus:
+    found = route_status(core.db, route_ref(name))
+    assert found is not None
+    return found
+
+
+def verdicts(core: Core, name: str = "shop") -> dict[str, str]:
+    """Condition type → reason, with "!" in front where the condition is False, of the only parent."""
+    [parent] = status(core, name).parents
+    return {c.type: c.reason if c.status == "True" else f"!{c.reason}" for c in parent.conditions}
+
+
+def message(core: Core, type_: str) -> str:
+    [parent] = status(core).parents
+    return next(c.message for c in parent.conditions if c.type == type_)
+
+
+def test_a_status_has_the_shape_of_the_api() -> None:
+    told = msgspec.json.decode(msgspec.json.encode(status(core_of())))
+
+    [parent] = told["parents"]
+    assert parent["parentRef"] == {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
+    assert parent["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller"
+    assert parent["conditions"][0] == {
+        "type": "Accepted",
+        "status": "True",
+        "reason": "Accepted",
+        "message": "Route is accepted.",
+        "observedGeneration": 3,
+    }
+
+
+def test_a_sound_route_is_accepted_and_resolved() -> None:
+    assert verdicts(core_of()) == FINE
+
+
+def test_a_route_of_others_has_no_status_of_ours() -> None:
+    core = core_of(parent="{name: elsewhere}")
+
+    assert route_status(core.db, route_ref()) is None
+    assert route_status(core.db, route_ref("gone")) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"parent": "{name: eg, sectionName: gone}"}, "!NoMatchingParent"),
+        ({"hostnames": ("b.example.com",)}, "!NoMatchingListenerHostname"),
+    ],
+)
+def test_a_route_that_is_not_attached_still_says_whether_its_references_resolve(
+    fields: dict[str, Any], reason: str
+) -> None:
+    assert verdicts(core_of(**fields)) == {"Accepted": reason, "ResolvedRefs": "ResolvedRefs"}
+    broken = core_of(rule("", "{name: gone, port: 80}"), **fields)
+    assert verdicts(broken) == {"Accepted": reason, "ResolvedRefs": "!BackendNotFound"}
+
+
+def test_reasons_of_several_references_are_joined() -> None:
+    core = core_of(
+        rule("", "{name: gone, port: 80}", "{name: shop, port: 81}"), rule("", "{name: gone, port: 80}")
+    )
+
+    assert verdicts(core)["ResolvedRefs"] == "!BackendNotFound,PortNotFound"
+    assert "Rule 1, backendRef 0" in message(core, "ResolvedRefs")
+
+
+def test_a_backend_without_endpoints_is_told_apart() -> None:
+    core = core_of(rule("", SHOP, "{name: empty, port: 80}"))
+
+    assert verdicts(core) == {**FINE, "BackendsAvailable": "!EndpointsNotFound"}
+
+
+def test_a_route_whose_rules_all_fail_is_not_accepted() -> None:
+    core = core_of(rule(BROKEN))
+
+    assert verdicts(core) == {"Accepted": "!UnsupportedValue", "ResolvedRefs": "ResolvedRefs"}
+
+
+def test_a_route_with_some_rules_left_is_partially_invalid() -> None:
+    core = core_of(rule(), rule(BROKEN))
+
+    assert verdicts(core) == {**FINE, "PartiallyInvalid": "UnsupportedValue"}
+    assert message(core, "PartiallyInvalid").startswith("Dropped Rule(s) [1]: ")
+
+
+def test_a_filter_that_does_not_exist_is_a_reference_that_does_not_resolve() -> None:
+    assert verdicts(core_of(rule(GONE))) == {"Accepted": "Accepted", "ResolvedRefs": "!UnsupportedValue"}
+
+
+def test_routes_that_match_the_same_requests_name_each_other() -> None:
+    core = core_of()
+    core.apply(http_route(name="same"), http_route(rule("matches: [{path: {value: /a}}]"), name="apart"))
+
+    assert verdicts(core)["RouteRulesOverlap"] == "RouteRulesOverlap"
+    assert "default/same" in message(core, "RouteRulesOverlap")
+    assert verdicts(core, "apart") == FINE
+
+
+def test_of_many_routes_that_match_the_same_requests_a_few_are_named_and_the_rest_counted() -> None:
+    core = core_of()
+    core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 3)))
+
+    told = message(core, "RouteRulesOverlap")
+
+    assert told.endswith("default/same-3, HTTPRoute default/same-4 and 3 more.")
+    assert told.count("default/same-") == MAX_NAMED
+
+
+def test_one_of_many_equal_routes_knows_the_others_without_naming_them_all() -> None:
+    core = core_of()
+    core.apply(*(http_route(name=f"same-{n}") for n in range(50)))
+
+    told = overlaps(core.db, WEB, "*")
+
+    assert [each.count for _, each in told] == [50] * 51
+    assert all(len(each.named) == MAX_NAMED and route not in each.named for route, each in told)
+
+
+def test_each_parent_has_an_entry_in_the_order_of_the_spec() -> None:
+    core = core_of()
+    two = http_route(parent="{name: other}").replace("- name: other", "- name: other\n  - name: eg")
+    core.apply(gateway(http("web"), name="other"), two)
+
+    assert [p.parent_ref.name for p in status(core).parents] == ["other", "eg"]
+    assert len(status(core).parents) <= MAX_PARENTS
+
+
+def test_another_routes_edit_leaves_a_status_alone() -> None:
+    core = core_of(rule("matches: [{path: {value: /a}}]"))
+    core.apply(http_route(rule("matches: [{path: {value: /b}}]"), name="other"))
+    before = status(core)
+
+    core.apply(http_route(rule("matches: [{path: {value: /c}}]"), name="other"))
+    with core.ran() as ran:
+        assert status(core) is before
+
+    assert "route_status" not in ran

@@ -1,0 +1,490 @@
+"""Hypothesis strategies for small worlds that are full of ties, and for edits of them.
+
+There are few names, so that edits meet: resources refer to each other or just miss, hostnames overlap,
+policies compete. Values are drawn from short lists of parts, as small ones shrink well.
+"""
+
+# What Hypothesis draws for the lambdas here is parts of manifests: anything.
+# pyright: reportUnknownLambdaType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+from msgspec import structs
+
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.kinds import KINDS
+from tests.core import certificate, key_bytes, new_key
+from tests.worlds import CONTROLLER
+
+Batch = dict[Ref, Resource | None]
+Doc = dict[str, Any]
+
+NAMESPACES = ("default", "other")
+_KEYS = (new_key(), new_key())
+
+
+def resource(kind: str, namespace: str, name: str, doc: Doc) -> Resource:
+    """A typed resource of a manifest without ``apiVersion`` and ``kind``."""
+    type_ = next(t for (_, k), t in KINDS.items() if k == kind)
+    meta = {"name": name, "namespace": "" if type_.CLUSTER_SCOPED else namespace, **doc.get("metadata", {})}
+    return msgspec.convert({**doc, "metadata": meta}, type_)
+
+
+def _tls(*names: str) -> Doc:
+    return {"mode": "Terminate", "certificateRefs": [{"name": name} for name in names]}
+
+
+def _from(what: str, **labels: str) -> Doc:
+    where: Doc = {"from": what}
+    if labels:
+        where["selector"] = {"matchLabels": labels}
+    return {"namespaces": where}
+
+
+def _listener(name: str, port: int = 80, **rest: Any) -> Doc:
+    return {"name": name, "port": port, "protocol": "HTTPS" if "tls" in rest else "HTTP", **rest}
+
+
+def _ref(kind: str, name: str, **rest: Any) -> Doc:
+    return {"group": ENVOY_GROUP if kind == "Backend" else "", "kind": kind, "name": name, **rest}
+
+
+_backend_refs = st.builds(
+    lambda ref, weight, filters: {**ref, "weight": weight, **({"filters": filters} if filters else {})},
+    st.sampled_from(
+        [
+            _ref("Service", "s0", port=8080),
+            _ref("Service", "s1", port=8080),
+            _ref("Service", "s0", port=8080, namespace="other"),
+            _ref("Service", "s0", port=9),
+            _ref("Backend", "b0"),
+            _ref("Backend", "b0", namespace="other"),
+        ]
+    ),
+    st.sampled_from([1, 1, 3, 0]),
+    st.sampled_from(
+        [
+            [],
+            [],
+            [
+                {
+                    "type": "RequestHeaderModifier",
+                    "requestHeaderModifier": {"set": [{"name": "x", "value": "y"}]},
+                }
+            ],
+        ]
+    ),
+)
+_mirrors = st.builds(
+    lambda ref: {"type": "RequestMirror", "requestMirror": {"backendRef": ref}},
+    st.sampled_from(
+        [_ref("Service", "s0", port=8080), _ref("Service", "s1", port=8080), _ref("Backend", "b0")]
+    ),
+)
+_filters = st.lists(
+    st.one_of(
+        _mirrors,
+        st.sampled_from(
+            [
+                {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}},
+                {
+                    "type": "URLRewrite",
+                    "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}},
+                },
+                {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["x"]}},
+                {"type": "CORS", "cors": {"allowOrigins": ["https://a.com"], "allowMethods": ["GET"]}},
+            ]
+        ),
+    ),
+    max_size=1,
+)
+_matches = st.lists(
+    st.sampled_from(
+        [
+            {"path": {"type": "PathPrefix", "value": "/"}},
+            {"path": {"type": "PathPrefix", "value": "/a"}},
+            {"path": {"type": "Exact", "value": "/a"}, "method": "GET"},
+            {"path": {"type": "RegularExpression", "value": "/a.*"}},
+            {"path": {"type": "RegularExpression", "value": "/("}},
+            {"headers": [{"name": "x", "value": "1"}], "queryParams": [{"name": "q", "value": "1"}]},
+        ]
+    ),
+    min_size=1,
+    max_size=2,
+)
+_rules = st.builds(
+    lambda name, matches, filters, backends, timeouts: {
+        "matches": matches,
+        "filters": filters,
+        "backendRefs": backends,
+        **({"name": name} if name else {}),
+        **({"timeouts": timeouts} if timeouts else {}),
+    },
+    st.sampled_from([None, "one", "two"]),
+    _matches,
+    _filters,
+    st.lists(_backend_refs, max_size=2),
+    st.sampled_from([None, None, {"request": "3s"}]),
+)
+_parents = st.lists(
+    st.sampled_from(
+        [
+            {"name": "eg", "namespace": "default"},
+            {"name": "eg", "namespace": "default", "sectionName": "web"},
+            {"name": "eg", "namespace": "default", "sectionName": "tls"},
+            {"name": "eg", "namespace": "other"},
+            {"name": "eg", "namespace": "default", "port": 80},
+        ]
+    ),
+    min_size=1,
+    max_size=2,
+)
+_labelled = st.sampled_from([{}, {}, {"app": "x"}, {"app": "y"}])
+_ages = st.sampled_from(["", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"])
+
+
+def _meta(labels: Mapping[str, str], age: str = "") -> Doc:
+    return {"labels": dict(labels), "creationTimestamp": age}
+
+
+_routes = st.builds(
+    lambda labels, age, parents, hosts, rules: {
+        "metadata": _meta(labels, age),
+        "spec": {"parentRefs": parents, "hostnames": hosts, "rules": rules},
+    },
+    _labelled,
+    _ages,
+    _parents,
+    st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
+    st.lists(_rules, min_size=1, max_size=2),
+)
+_gateways = st.builds(
+    lambda labels, class_, listeners, proxy: {
+        "metadata": _meta(labels),
+        "spec": {
+            "gatewayClassName": class_,
+            "listeners": listeners,
+            **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
+        },
+    },
+    _labelled,
+    st.sampled_from(["eg", "eg", "eg", "foreign"]),
+    st.sampled_from(
+        [
+            [_listener("web", allowedRoutes=_from("All"))],
+            [_listener("web")],
+            [_listener("web", allowedRoutes=_from("Selector", team="a"))],
+            [_listener("web", hostname="*.x.com"), _listener("more", hostname="a.x.com")],
+            [_listener("web", hostname="a.x.com", allowedRoutes=_from("All")), _listener("more", port=8080)],
+            [_listener("web"), _listener("tls", 443, tls=_tls("cert"), allowedRoutes=_from("All"))],
+            [
+                _listener("tls", 443, tls=_tls("cert"), hostname="*.x.com"),
+                _listener("more", 443, tls=_tls("cert", "gone"), hostname="b.com"),
+            ],
+            [_listener("web"), _listener("tls", 80, tls=_tls("cert"))],
+        ]
+    ),
+    st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
+)
+_targets = st.one_of(
+    st.sampled_from(
+        [
+            {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}]},
+            {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "web"}]},
+            {"targetSelectors": [{"kind": "Gateway", "matchLabels": {"app": "x"}}]},
+        ]
+    )
+)
+_route_targets = st.sampled_from(
+    [
+        {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0"}]},
+        {"targetRef": {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r1"}},
+        {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0", "sectionName": "one"}]},
+        {"targetSelectors": [{"kind": "HTTPRoute", "matchLabels": {"app": "x"}}]},
+        {
+            "targetSelectors": [
+                {"kind": "HTTPRoute", "matchLabels": {"app": "x"}, "namespaces": {"from": "All"}}
+            ]
+        },
+        {
+            "targetSelectors": [
+                {
+                    "kind": "HTTPRoute",
+                    "matchLabels": {},
+                    "namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "a"}}},
+                }
+            ]
+        },
+    ]
+)
+_merging = st.sampled_from([{}, {"mergeType": "StrategicMerge"}, {"mergeType": "JSONMerge"}])
+
+
+def _policy(
+    settings: list[Doc], targets: st.SearchStrategy[Doc], merge: st.SearchStrategy[Doc] | None = None
+) -> st.SearchStrategy[Doc]:
+    return st.builds(
+        lambda age, target, setting, merge: {
+            "metadata": _meta({}, age),
+            "spec": {**target, **setting, **merge},
+        },
+        _ages,
+        targets,
+        st.sampled_from(settings),
+        st.just({}) if merge is None else merge,
+    )
+
+
+_TRAFFIC: list[Doc] = [
+    {},
+    {"timeout": {"tcp": {"connectTimeout": "3s"}}},
+    {"timeout": {"http": {"requestTimeout": "7s"}}, "retry": {"numRetries": 2}},
+    {"loadBalancer": {"type": "Random"}},
+    {"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}},
+    {"circuitBreaker": {"maxConnections": 7}},
+    {"faultInjection": {"abort": {"httpStatus": 503, "percentage": 50}}},
+    {"routingType": "Service"},
+    {"timeout": {"tcp": {"connectTimeout": "0s"}}},
+]
+_SECURITY: list[Doc] = [
+    {},
+    {"cors": {"allowOrigins": ["https://a.com"], "allowMethods": ["GET"]}},
+    {"cors": {"allowOrigins": ["https://b.com"]}, "basicAuth": {"users": {"name": "users"}}},
+    {"basicAuth": {"users": {"name": "users"}}},
+    {"csrf": {"additionalOrigins": []}},
+]
+_CLIENTS: list[Doc] = [
+    {},
+    {"timeout": {"http": {"streamIdleTimeout": "5s"}}},
+    {"connection": {"bufferLimit": "64Ki"}},
+    {"path": {"disableMergeSlashes": True}},
+    {"tls": {"minVersion": "1.3"}},
+]
+_services = st.builds(
+    lambda labels, protocol, ip, type_: {
+        "metadata": _meta(labels),
+        "spec": {
+            "type": type_,
+            "clusterIP": ip,
+            "ports": [{"name": "http", "port": 8080, **({"appProtocol": protocol} if protocol else {})}],
+        },
+    },
+    _labelled,
+    st.sampled_from([None, None, "kubernetes.io/h2c", "kubernetes.io/ws"]),
+    st.sampled_from(["10.96.0.1", "None"]),
+    st.sampled_from(["ClusterIP", "ClusterIP", "ClusterIP", "ExternalName"]),
+)
+_slices = st.builds(
+    lambda service, type_, addresses, ready: {
+        "metadata": _meta({"kubernetes.io/service-name": service}),
+        "addressType": type_,
+        "endpoints": [
+            {"addresses": [a if type_ == "IPv4" else f"h{n}.x"], "conditions": {"ready": ready}, "zone": "z"}
+            for n, a in enumerate(addresses)
+        ],
+        "ports": [{"name": "http", "port": 80}],
+    },
+    st.sampled_from(["s0", "s1"]),
+    st.sampled_from(["IPv4", "IPv4", "FQDN"]),
+    st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2"]), max_size=2, unique=True),
+    st.sampled_from([True, True, False]),
+)
+_backends = st.builds(
+    lambda labels, endpoints, rest: {"metadata": _meta(labels), "spec": {"endpoints": endpoints, **rest}},
+    _labelled,
+    st.lists(
+        st.sampled_from(
+            [
+                {"ip": {"address": "10.1.0.1", "port": 80}},
+                {"fqdn": {"hostname": "up.x.com", "port": 80}},
+                {"ip": {"address": "127.0.0.1", "port": 80}},
+            ]
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    st.sampled_from([{}, {"fallback": True}, {"appProtocols": ["gateway.envoyproxy.io/h2c"]}]),
+)
+_grants = st.builds(
+    lambda kinds, namespace, to: {
+        "spec": {"from": [{"group": g, "kind": k, "namespace": namespace} for g, k in kinds], "to": [to]}
+    },
+    st.sampled_from(
+        [
+            [(GATEWAY_GROUP, "HTTPRoute")],
+            [(ENVOY_GROUP, "SecurityPolicy"), (ENVOY_GROUP, "BackendTrafficPolicy")],
+        ]
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from(
+        [
+            {"group": "", "kind": "Service"},
+            {"group": ENVOY_GROUP, "kind": "Backend", "name": "b0"},
+            {"group": GATEWAY_GROUP, "kind": "HTTPRoute"},
+        ]
+    ),
+)
+_secrets: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {
+            "type": "kubernetes.io/tls",
+            "data": {"tls.crt": certificate(key, *domains), "tls.key": key_bytes(key)},
+        }
+        for key, domains in [(_KEYS[0], ("a.x.com",)), (_KEYS[1], ("a.x.com",)), (_KEYS[0], ("b.com",))]
+    ]
+    + [{"type": "kubernetes.io/tls", "data": {"tls.crt": b"nonsense", "tls.key": b""}}, {"type": "Opaque"}]
+)
+_users: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {"data": {".htpasswd": b"a:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
+        {"data": {".htpasswd": b"b:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
+        {},
+    ]
+)
+_proxies: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {"spec": {}},
+        {"spec": {"mergeBackends": {}}},
+        {"spec": {"mergeBackends": {"selector": {"matchLabels": {"app": "x"}}}}},
+        {"spec": {"routingType": "Service"}},
+        {"spec": {"preserveRouteOrder": True}},
+    ]
+)
+_classes: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {"spec": {"controllerName": CONTROLLER}},
+        {"spec": {"controllerName": CONTROLLER}},
+        {"spec": {"controllerName": "example.com/another"}},
+    ]
+)
+_namespaces: st.SearchStrategy[Doc] = st.sampled_from(
+    [{}, {"metadata": _meta({"team": "a"})}, {"metadata": _meta({"team": "b"})}]
+)
+
+PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
+    # Often edited.
+    ("HTTPRoute", ("r0", "r1", "r2"), _routes),
+    ("HTTPRoute", ("r0", "r1"), _routes),
+    ("HTTPRoute", ("r0",), _routes),
+    ("Gateway", ("eg",), _gateways),
+    ("Service", ("s0", "s1"), _services),
+    ("EndpointSlice", ("e0", "e1"), _slices),
+    ("EndpointSlice", ("e0", "e1"), _slices),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _targets)),
+    ("BackendTrafficPolicy", ("p0", "p1"), _policy(_TRAFFIC, _route_targets, _merging)),
+    ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _targets)),
+    ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
+    ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets)),
+    # Now and then.
+    ("Backend", ("b0",), _backends),
+    ("ReferenceGrant", ("g0",), _grants),
+    ("Namespace", NAMESPACES, _namespaces),
+    ("Secret", ("cert",), _secrets),
+    ("Secret", ("users",), _users),
+    ("EnvoyProxy", ("ep",), _proxies),
+    ("GatewayClass", ("eg",), _classes),
+)
+"""What there may be: kind, names, contents."""
+
+_SCOPED = {kind: KINDS[key].CLUSTER_SCOPED for key in KINDS for kind in [key[1]]}
+
+
+@st.composite
+def writes(draw: st.DrawFn) -> tuple[Ref, Resource]:
+    """A resource, put in force."""
+    kind, names, docs = draw(st.sampled_from(PLACES))
+    found = resource(kind, draw(st.sampled_from(NAMESPACES)), draw(st.sampled_from(names)), draw(docs))
+    return found.ref, found
+
+
+@st.composite
+def deletes(draw: st.DrawFn) -> tuple[Ref, None]:
+    """The end of a resource, which may not be there."""
+    kind, names, _ = draw(st.sampled_from(PLACES))
+    namespace = "" if _SCOPED[kind] else draw(st.sampled_from(NAMESPACES))
+    return Ref(kind, namespace, draw(st.sampled_from(names))), None
+
+
+batches: st.SearchStrategy[Batch] = st.lists(
+    st.one_of(writes(), writes(), writes(), deletes()), max_size=5
+).map(dict)
+"""One batch of edits."""
+histories = st.lists(batches, min_size=1, max_size=6)
+"""Batches, one after another, on top of ``BASE``."""
+
+configs = st.sampled_from([None, None, EnvoyGateway()])
+"""The configuration: as shipped (shared clusters, on a host), or the reference's defaults."""
+
+
+def base() -> Batch:
+    """A small world that works: two Gateways, routes, backends, policies on two levels."""
+    docs: list[tuple[str, str, str, Doc]] = [
+        ("GatewayClass", "", "eg", {"spec": {"controllerName": CONTROLLER}}),
+        ("Namespace", "", "other", {"metadata": _meta({"team": "a"})}),
+        ("Secret", "default", "cert", {
+            "type": "kubernetes.io/tls",
+            "data": {"tls.crt": certificate(_KEYS[0], "a.x.com"), "tls.key": key_bytes(_KEYS[0])},
+        }),
+        ("Secret", "default", "users", {"data": {".htpasswd": b"a:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}}),
+        ("Gateway", "default", "eg", {"metadata": _meta({"app": "x"}), "spec": {
+            "gatewayClassName": "eg",
+            "listeners": [
+                _listener("web", allowedRoutes=_from("All")),
+                _listener("tls", 443, tls=_tls("cert"), hostname="*.x.com"),
+            ],
+        }}),
+        ("Gateway", "other", "eg", {"spec": {
+            "gatewayClassName": "eg",
+            "listeners": [_listener("web", allowedRoutes=_from("Selector", team="a"))],
+        }}),
+        *(("HTTPRoute", namespace, name, {
+            "metadata": _meta({"app": "x"} if name == "r0" else {}),
+            "spec": {
+                "parentRefs": [{"name": "eg", "namespace": parent}],
+                "hostnames": hosts,
+                "rules": [{
+                    "name": "one",
+                    "matches": [{"path": {"value": path}}],
+                    "backendRefs": [_ref("Service", "s0", port=8080), _ref("Backend", "b0")],
+                }],
+            },
+        }) for namespace, name, parent, hosts, path in [
+            ("default", "r0", "default", ["a.x.com"], "/"),
+            ("default", "r1", "default", ["*.x.com", "b.com"], "/a"),
+            ("other", "r0", "other", [], "/"),
+        ]),
+        *(("Service", n, "s0", {"spec": {"ports": [{"name": "http", "port": 8080}]}}) for n in NAMESPACES),
+        *(("EndpointSlice", n, "e0", {
+            "metadata": _meta({"kubernetes.io/service-name": "s0"}),
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.1"]}],
+            "ports": [{"name": "http", "port": 80}],
+        }) for n in NAMESPACES),
+        *(("Backend", n, "b0", {"spec": {"endpoints": [{"ip": {"address": "10.1.0.1", "port": 80}}]}})
+          for n in NAMESPACES),
+        ("BackendTrafficPolicy", "default", "p0", {"spec": {
+            "targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}],
+            "retry": {"numRetries": 1},
+        }}),
+        ("SecurityPolicy", "default", "p0", {"spec": {
+            "targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0"}],
+            "mergeType": "StrategicMerge",
+            "cors": {"allowOrigins": ["https://a.com"]},
+        }}),
+    ]  # fmt: skip
+    found = [resource(*doc) for doc in docs]
+    return {each.ref: each for each in found}
+
+
+BASE = base()
+
+
+def renamed(found: Resource, name: str) -> Resource:
+    """The same resource under another name."""
+    return structs.replace(found, metadata=structs.replace(found.metadata, name=name))

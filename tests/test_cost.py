@@ -1,0 +1,238 @@
+"""What a change costs, in functions run and bytes sent: never in seconds, and never more for more routes.
+
+The world: routes with a hostname and a backend of their own, on a Gateway with a plain listener for its own
+namespace and an HTTPS one for namespaces of team ``a``, a policy on the Gateway, shared clusters as shipped.
+Who changes a count here should be able to say why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
+from moongate.api.shared import LabelSelector, SecretObjectReference
+from moongate.world import Changes, World
+from tests.core import certificate, key_bytes, new_key
+from tests.strategies import resource
+from tests.worlds import (
+    EG,
+    endpoint_slice,
+    gateway,
+    http_listener,
+    namespace,
+    route,
+    routes_with_services,
+    service,
+)
+
+VISITOR = 2_000
+"""The route that lives in another namespace, and is served over HTTPS."""
+
+TEAM_A = AllowedRoutes(
+    namespaces=RouteNamespaces(from_="Selector", selector=LabelSelector(match_labels={"team": "a"}))
+)
+HTTPS = Listener(
+    name="https",
+    port=443,
+    protocol="HTTPS",
+    tls=ListenerTLSConfig(certificate_refs=(SecretObjectReference(name="cert"),)),
+    allowed_routes=TEAM_A,
+)
+KEYS = new_key(), new_key()
+
+
+def tls_certificate(n: int) -> Resource:
+    data = {"tls.crt": certificate(KEYS[n], "example.com"), "tls.key": key_bytes(KEYS[n])}
+    return resource("Secret", "default", "cert", {"type": "kubernetes.io/tls", "data": data})
+
+
+def retries(times: int) -> Resource:
+    """A policy on the Gateway: it holds for each of its routes."""
+    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}
+    spec = {"targetRefs": [target], "retry": {"numRetries": times}}
+    return resource("BackendTrafficPolicy", "default", "retries", {"spec": spec})
+
+
+def built(routes: int) -> World:
+    resources = {each.ref: each for each in routes_with_services(routes)}
+    visitor = (
+        route(VISITOR, namespace="other"),
+        service(VISITOR, "other"),
+        endpoint_slice(VISITOR, namespace="other"),
+    )
+    more = (
+        gateway(http_listener("http"), HTTPS),
+        tls_certificate(0),
+        retries(1),
+        namespace("other", team="a"),
+    )
+    world = World.of([*(resources | {each.ref: each for each in (*more, *visitor)}).values()])
+    assert world.failures() == {}
+    return world
+
+
+class Cost(Struct):
+    """Runs by query, what was put as ``(type, name)`` with its bytes, and what is gone."""
+
+    runs: dict[str, int]
+    put: dict[tuple[str, str], int]
+    gone: set[tuple[str, str]]
+    statuses: set[Ref]
+
+
+def cost(world: World, *edits: Resource | Ref) -> Cost:
+    """What some edits cost; a Ref deletes."""
+    world.apply({e if isinstance(e, Ref) else e.ref: None if isinstance(e, Ref) else e for e in edits})
+    with world.ran() as ran:
+        changes: Changes = world.pull()
+    put = {(short(r.type_url), r.name): len(r.body) for r in changes.put.get("default/eg", ())}
+    gone = {(short(type_url), name) for type_url, name in changes.gone.get("default/eg", ())}
+    return Cost(ran.counts(), put, gone, set(changes.statuses))
+
+
+def short(type_url: str) -> str:
+    return type_url.rpartition(".")[2]
+
+
+@pytest.fixture(scope="module")
+def many() -> World:
+    """1,000 routes. Tests leave it as they found it, but for values that they set in each edit."""
+    return built(1_000)
+
+
+@pytest.fixture(scope="module")
+def some() -> World:
+    """100 routes: to show that a cost is not of their number."""
+    return built(100)
+
+
+def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World) -> None:
+    """One route is encoded; its virtual host, shard and table are joined; nothing else is touched."""
+    costs = [cost(world, route(7, "/edited")) for world in (many, some)]
+
+    assert costs[0].runs == costs[1].runs == {
+        **one("attachments", "plan", "route_clusters", "route_pieces", "route_status"),
+        **one("virtual_host", "host_part", "route_configuration"),
+        "filters_of": 2,  # one on each listener
+    }  # fmt: skip
+    assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
+    assert (costs[0].gone, costs[0].statuses) == (set(), set())
+
+
+def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
+    """It and its cluster are built, and the shards that it falls into are joined again."""
+    new = (route(5_000), service(5_000), endpoint_slice(5_000))
+    costs = [cost(world, *new) for world in (many, some)]
+    for world in (many, some):
+        cost(world, *(each.ref for each in new))
+
+    assert costs[0].runs == costs[1].runs
+    built_once = {"attachments", "plan", "route_pieces", "cluster", "load_assignment", "route_configuration"}
+    assert {name: costs[0].runs[name] for name in built_once} == one(*built_once)
+    assert max(costs[0].runs.values()) == 2, "at most once on each listener"
+    assert costs[0].put.keys() == {
+        ("RouteConfiguration", "default/eg/http"),
+        ("Cluster", "service/default/s5000/8080/http"),
+        ("ClusterLoadAssignment", "service/default/s5000/8080/http"),
+    }
+    assert costs[0].statuses == {Ref("HTTPRoute", "default", "r5000"), EG}
+
+
+def test_deleting_a_route_builds_nothing(many: World, some: World) -> None:
+    """What is left is joined again; the cluster that nobody needs any more goes."""
+    new = (route(5_001), service(5_001), endpoint_slice(5_001))
+    for world in (many, some):
+        cost(world, *new)
+    costs = [cost(world, new[0].ref) for world in (many, some)]
+    for world in (many, some):
+        cost(world, *(each.ref for each in new))
+
+    assert costs[0].runs == costs[1].runs
+    assert {"cluster", "load_assignment", "listener"}.isdisjoint(costs[0].runs)
+    assert max(costs[0].runs.values()) == 2, "at most once on each listener"
+    assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
+    assert costs[0].gone == {
+        ("Cluster", "service/default/s5001/8080/http"),
+        ("ClusterLoadAssignment", "service/default/s5001/8080/http"),
+    }
+
+
+def test_an_endpoint_rebuilds_one_load_assignment(many: World, some: World) -> None:
+    """Pods come and go all day: no route, no cluster and no status has a part in it."""
+    costs = [cost(world, endpoint_slice(7, 99)) for world in (many, some)]
+
+    assert costs[0].runs == costs[1].runs
+    assert costs[0].runs == one("endpoints", "has_endpoints", "backend", "load_assignment")
+    ((key, size),) = costs[0].put.items()
+    assert key == ("ClusterLoadAssignment", "service/default/s7/8080/http")
+    assert size < 2_000
+    assert (costs[0].gone, costs[0].statuses) == (set(), set())
+
+
+def test_an_endpoint_that_stays_as_it_is_costs_nothing(many: World) -> None:
+    """Controllers touch EndpointSlices that did not change."""
+    cost(many, endpoint_slice(8, 9))
+
+    assert cost(many, endpoint_slice(8, 9)) == Cost({}, {}, set(), set())
+
+
+def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> None:
+    """Those that were let in by its labels, and nobody else's."""
+    costs = [cost(world, namespace("other", team="b")) for world in (many, some)]
+    for world in (many, some):
+        cost(world, namespace("other", team="a"))
+
+    assert costs[0].runs == costs[1].runs
+    assert {name: costs[0].runs[name] for name in ("namespace_labels", "attachments")} == one(
+        "namespace_labels", "attachments"
+    )
+    assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/https")}
+    assert costs[0].statuses == {Ref("HTTPRoute", "other", f"r{VISITOR}"), EG}
+
+
+def test_a_label_that_nobody_selects_by_costs_one_look(many: World) -> None:
+    told = cost(many, namespace("other", team="a", colour="red"))
+    cost(many, namespace("other", team="a"))
+
+    assert told.runs == one("namespace_labels", "attachments")
+    assert told.put == {}
+
+
+def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> None:
+    """Each route carries its retries, so each is built again: once, and nothing but routes is sent."""
+    told = cost(many, retries(2))
+
+    assert {name: told.runs[name] for name in ("claims", "judgement")} == one("claims", "judgement")
+    assert told.runs["route_pieces"] == 1_001
+    assert {"attachments", "applied", "endpoints", "route_status", "listener"}.isdisjoint(told.runs)
+    assert told.put.keys() == {
+        ("RouteConfiguration", "default/eg/http"),
+        ("RouteConfiguration", "default/eg/https"),
+    }
+
+
+def test_a_rotated_certificate_is_sent_alone(many: World, some: World) -> None:
+    """The listener names it and does not hold it, so that connections live on."""
+    costs = [cost(world, tls_certificate(1)) for world in (many, some)]
+
+    assert costs[0].runs == costs[1].runs == one("certificate", "secret")
+    assert costs[0].put.keys() == {("Secret", "default/cert")}
+
+
+def test_nothing_is_kept_of_what_came_and_went(many: World) -> None:
+    new: Any = (route(5_002), service(5_002), endpoint_slice(5_002))
+    before = len(many.db)
+
+    cost(many, *new)
+    cost(many, *(each.ref for each in new))
+
+    assert len(many.db) == before
+
+
+def one(*names: str) -> dict[str, int]:
+    """Each of these queries runs once."""
+    return dict.fromkeys(names, 1)

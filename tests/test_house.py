@@ -1,0 +1,269 @@
+"""The house rules that no tool knows: a rule that is not checked is a wish.
+
+Each test names the rule it holds. What is checked is the source as it stands, never an import of it, so a
+broken module does not hide a broken rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src" / "moongate"
+MODULES = sorted(SRC.rglob("*.py"))
+FEATURES = [path for path in sorted((SRC / "features").glob("*.py")) if path.stem not in {"__init__", "base"}]
+
+OUTSIDE_THE_CORE = {"__main__", "ads", "cli", "console", "infra", "report", "run", "sources"}
+"""Parts that may do I/O. All others are the core, also those that do not exist yet."""
+
+HOMELESS = {"common", "helper", "helpers", "manager", "misc", "util", "utils"}
+IMPURE = {
+    "asyncio",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
+
+MACHINE = re.compile(
+    r"(?<![\w.*-])/(?:wor[k]|roo[t]|far[m]|User[s])/"  # home or workspace of some machine
+    r"|/opt/(?:m[g]|wheel[s])\b"
+    r"|(?:index-ur[l]|find-link[s]|registry\.npmj[s]|pythonhoste[d]|pypi\.or[g]/simple)"
+    r"| @ fil[e]:"
+)
+"""Written so that it does not match itself."""
+
+
+def test_only_the_wire_module_serializes() -> None:
+    """Map order is unspecified in protobuf; one place asks for a deterministic one, so equal means equal."""
+    found = [
+        place(path, node)
+        for path in MODULES
+        if path != SRC / "xds" / "wire.py"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and node.attr in {"SerializeToString", "SerializePartialToString"}
+    ]
+
+    assert found == [], "use moongate.xds.wire.encode"
+
+
+@pytest.mark.parametrize("path", FEATURES, ids=lambda path: path.stem)
+def test_a_feature_has_a_page(path: Path) -> None:
+    """The page is the feature's reference and its golden test."""
+    page = path.with_suffix(".md")
+
+    assert page.exists(), f"{page.relative_to(ROOT)} is missing"
+
+
+@pytest.mark.parametrize("path", FEATURES, ids=lambda path: path.stem)
+def test_a_feature_is_in_the_table(path: Path) -> None:
+    """Nothing registers itself: a feature that no table names does nothing."""
+    tuples = [
+        node for node in ast.walk(parsed(SRC / "features" / "__init__.py")) if isinstance(node, ast.Tuple)
+    ]
+    named = {
+        inner.value.id
+        for node in tuples
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name)
+    }
+
+    assert path.stem in named, f"no table in features/__init__.py has a line {path.stem}.…"
+
+
+def test_every_page_belongs_to_a_feature() -> None:
+    """A page without its module documents what is not there."""
+    pages = {page.stem for page in (SRC / "features").glob("*.md")}
+
+    assert pages - {path.stem for path in FEATURES} == set()
+
+
+def test_a_module_of_queries_imports_nothing_impure() -> None:
+    """A query that reads a clock, chance or the environment answers differently next time; the law falls."""
+    found = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in MODULES
+        if any(is_query(node) for node in ast.walk(parsed(path)))
+        for name in imported(path)
+        if name.partition(".")[0] in IMPURE
+    }
+
+    assert found == set()
+
+
+def test_the_contracts_name_the_whole_core() -> None:
+    """import-linter wants the modules of the core by name; a new one must not slip past it."""
+    parts = {path.stem for path in SRC.glob("*.py")} | {
+        path.name for path in SRC.iterdir() if is_package(path)
+    }
+    core = {f"moongate.{part}" for part in parts - OUTSIDE_THE_CORE - {"__init__"}}
+    linter = pyproject()["tool"]["importlinter"]
+    named = {contract["name"]: set(contract.get("source_modules", ())) for contract in linter["contracts"]}
+
+    assert named["the core does no I/O"] == core, "name the module in both contracts of pyproject.toml"
+    assert named["queries know no clock and no chance"] == core - {"moongate.engine"}
+
+
+@pytest.mark.parametrize("tree", ["src", "tests", "tools"])
+def test_no_module_is_a_drawer(tree: str) -> None:
+    """If it has no name, it has no home: such modules collect what nobody looks for there."""
+    found = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / tree).rglob("*.py")
+        for part in path.relative_to(ROOT).with_suffix("").parts
+        if HOMELESS & set(part.lower().split("_"))
+    ]
+
+    assert found == []
+
+
+def test_a_module_says_what_it_is() -> None:
+    """A reader opens with one sentence; a module that needs none is empty."""
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if parsed(path).body and ast.get_docstring(parsed(path)) is None
+    ]
+
+    assert silent == []
+
+
+def test_a_module_that_does_something_has_a_test_module() -> None:
+    """``src/moongate/ads/session.py`` is tested in ``tests/ads/test_session.py``, where one looks first.
+
+    A module of declarations only has nothing to test. A package's own code is tested in its folder. The page
+    of a feature is its test.
+    """
+    untested = [
+        f"{path.relative_to(ROOT)} wants {homes_of(path)[0]}"
+        for path in MODULES
+        if path not in FEATURES and does_something(path)
+        if not any(found for pattern in homes_of(path) for found in (ROOT / "tests").glob(pattern))
+    ]
+
+    assert untested == []
+
+
+def test_no_tracked_file_names_a_machine() -> None:
+    """What is committed must mean the same to everyone: no home folders, no package index addresses."""
+    checkout = str(ROOT)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
+        for path in tracked()
+        for number, line in enumerate(text_of(path).splitlines(), start=1)
+        if MACHINE.search(line) or checkout in line
+    ]
+
+    assert found == []
+
+
+def test_a_changelog_fragment_has_a_kind() -> None:
+    """towncrier leaves out silently what it cannot place."""
+    kinds = {entry["directory"] for entry in pyproject()["tool"]["towncrier"]["type"]}
+    fragments = [path for path in tracked() if path.parent == ROOT / "changelog.d" and path.name[0] != "."]
+
+    assert {
+        path.name for path in fragments if path.name.split(".")[1:] not in [[kind, "md"] for kind in kinds]
+    } == set()
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    """``constraints.txt`` is what CI ran with; a pin outside the range would never be installed."""
+    pins = dict(line.split("==") for line in text_of(ROOT / "constraints.txt").splitlines() if "==" in line)
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    project = pyproject()["project"]
+    wanted = [
+        Requirement(text) for text in (*project["dependencies"], *project["optional-dependencies"]["dev"])
+    ]
+
+    assert [
+        str(each)
+        for each in wanted
+        if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
+    ] == []
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(text_of(path), str(path))
+
+
+@cache
+def text_of(path: Path) -> str:
+    """The text of a file; "" for one that is not text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+@cache
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads(text_of(ROOT / "pyproject.toml"))
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Files that git tracks and that are there: one may be deleted but not yet committed."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    paths = (ROOT / name for name in listed.stdout.split("\0") if name)
+    return tuple(path for path in paths if path.is_file())
+
+
+def place(path: Path, node: ast.expr) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def is_package(path: Path) -> bool:
+    return path.is_dir() and (path / "__init__.py").exists()
+
+
+def is_query(node: ast.AST) -> bool:
+    """A function decorated with ``@query``, ``@engine.query`` or ``@query(…)``."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    decorators = (each.func if isinstance(each, ast.Call) else each for each in node.decorator_list)
+    return any(ast.unparse(each).rpartition(".")[2] == "query" for each in decorators)
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(parsed(path)):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module
+            case _:
+                pass
+
+
+def does_something(path: Path) -> bool:
+    return any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in ast.walk(parsed(path)))
+
+
+def homes_of(path: Path) -> list[str]:
+    """Patterns under ``tests`` of the test modules of a module, the best name first."""
+    *folders, stem = path.relative_to(SRC).with_suffix("").parts
+    if stem != "__init__":
+        return ["/".join([*folders, f"test_{stem}.py"]), "/".join([*folders, f"test_{stem}_*.py"])]
+    package = folders[-1] if folders else "moongate"
+    return [
+        "/".join([*folders, f"test_{package}.py"]),
+        "/".join([*folders, "test_*.py"]),
+        f"test_{package}.py",
+    ]

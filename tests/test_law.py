@@ -1,0 +1,343 @@
+"""The law: an incremental world answers what a fresh one would, byte for byte, whatever way it came there.
+
+HYPOTHESIS_PROFILE says how hard to try; an example costs some hundredths of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from moongate.api.base import Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway
+from moongate.attach.gateways import rejection
+from moongate.world import Changes, World
+from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource
+from tests.strategies import BASE, Batch, batches, configs, deletes, histories, renamed, resource
+
+law = settings(max_examples=max(10, settings().max_examples // 6))
+
+Xds = dict[str, dict[tuple[str, str], XdsResource]]
+
+
+def held_after(history: Iterable[Batch]) -> list[Resource]:
+    """What is in force after some batches."""
+    held: Batch = {}
+    for batch in history:
+        held |= batch
+    return [each for each in held.values() if each is not None]
+
+
+def world(config: EnvoyGateway | None, batch: Batch = BASE) -> World:
+    return World.of([each for each in batch.values() if each is not None], config)
+
+
+def assert_same(warm: World, cold: World) -> None:
+    """They agree on every byte and every condition, and nothing in them failed."""
+    assert differences(warm, cold) == []
+    assert (warm.failures(), cold.failures()) == ({}, {})
+
+
+def differences(warm: World, cold: World) -> list[str]:
+    """What they disagree on, by name: what ``everything`` would show as megabytes.
+
+    The Envoys of a Gateway that is rejected keep what they have, which is history; it is left out.
+    """
+    told: list[str] = []
+    xds, fresh = flat(warm), flat(cold)
+    rejected = {
+        f"{ref.namespace}/{ref.name}" for ref in gateways(warm) if rejection(warm.db, ref) is not None
+    }
+    for fleet in (xds.keys() | fresh.keys()) - rejected:
+        one, other = xds.get(fleet, {}), fresh.get(fleet, {})
+        told += [
+            f"{fleet}: {key}: {one.get(key)} != {other.get(key)}"
+            for key in one.keys() | other.keys()
+            if one.get(key) != other.get(key)
+        ]
+    statuses, fresh_statuses = warm.statuses(), cold.statuses()
+    told += [
+        f"{ref}: {statuses.get(ref)} != {fresh_statuses.get(ref)}"
+        for ref in statuses.keys() | fresh_statuses.keys()
+        if statuses.get(ref) != fresh_statuses.get(ref)
+    ]
+    return sorted(told)
+
+
+@law
+@given(configs, histories)
+def test_incremental_equals_from_scratch(config: EnvoyGateway | None, history: list[Batch]) -> None:
+    """After any history of edits, a warm world answers as a cold one would."""
+    warm = world(config)
+    for batch in history:
+        warm.apply(batch)
+        warm.pull()
+
+    assert_same(warm, World.of(held_after([BASE, *history]), config))
+
+
+@law
+@given(configs, st.lists(st.tuples(batches, st.integers(0, 60), st.booleans()), min_size=1, max_size=6))
+def test_slices_change_nothing(config: EnvoyGateway | None, history: list[tuple[Batch, int, bool]]) -> None:
+    """Edits that arrive while the last ones are half digested lead to the same answers.
+
+    What was taken in between, urgent or not, adds up to what there is.
+    """
+    warm, mirror = World(config), Mirror()
+    for batch, steps, urgent in [(BASE, 50, False), *history]:
+        warm.apply(batch)
+        for _ in islice(warm.settle(), steps):
+            pass
+        if urgent:
+            mirror.take_urgent(warm)
+        else:
+            mirror.take(warm.take())
+            assert mirror.xds == flat(warm)
+            assert mirror.statuses == warm.statuses()
+    mirror.take(warm.pull())
+
+    assert_same(warm, World.of(held_after([BASE, *(batch for batch, _, _ in history)]), config))
+    assert mirror.xds == flat(warm)
+    assert mirror.statuses == warm.statuses()
+
+
+@law
+@given(configs, histories, batches)
+def test_undoing_an_edit_restores_the_bytes(
+    config: EnvoyGateway | None, history: list[Batch], edit: Batch
+) -> None:
+    """There is nothing in a world but what follows from its resources."""
+    held = BASE | {ref: each for batch in history for ref, each in batch.items()}
+    warm = world(config, held)
+    before, nodes = warm.everything(), len(warm.db)
+
+    warm.apply(edit)
+    warm.pull()
+    warm.apply({ref: held.get(ref) for ref in edit})
+    changes = warm.pull()
+
+    assert warm.everything() == before
+    assert len(warm.db) == nodes, "an edit that was undone leaves nothing behind"
+    assert not changes.fleets or any(ref.kind in {"Gateway", "GatewayClass"} for ref in edit)
+
+
+@law
+@given(configs, histories, st.randoms(use_true_random=False))
+def test_the_order_of_a_batch_does_not_matter(
+    config: EnvoyGateway | None, history: list[Batch], random: Any
+) -> None:
+    """Files are read in some order, an API server lists in another."""
+    resources = held_after([BASE, *history])
+    shuffled = list(resources)
+    random.shuffle(shuffled)
+
+    assert_same(World.of(shuffled, config), World.of(resources, config))
+
+
+@law
+@given(configs, batches, st.data())
+def test_a_batch_that_is_split_gives_the_same(
+    config: EnvoyGateway | None, batch: Batch, data: st.DataObject
+) -> None:
+    """Nor does it matter what arrives together."""
+    first = data.draw(st.sets(st.sampled_from(sorted(batch)))) if batch else set[Ref]()
+    whole, split = world(config), world(config)
+    whole.apply(batch)
+    whole.pull()
+
+    for part in (first, batch.keys() - first):
+        split.apply({ref: batch[ref] for ref in part})
+        split.pull()
+
+    assert_same(split, whole)
+
+
+@law
+@given(configs, histories)
+def test_renaming_is_deleting_and_adding(config: EnvoyGateway | None, history: list[Batch]) -> None:
+    """All resources of a kind move to other names, and back."""
+    held = {each.ref: each for each in held_after([BASE, *history])}
+    moved = [
+        each for ref, each in held.items() if ref.kind in {"HTTPRoute", "BackendTrafficPolicy", "Service"}
+    ]
+    assume(moved)
+    warm = world(config, dict(held))
+    before = warm.everything()
+    away: Batch = {each.ref: None for each in moved}
+    away |= {(other := renamed(each, f"{each.metadata.name}-moved")).ref: other for each in moved}
+
+    warm.apply(away)
+    warm.pull()
+    assert_same(warm, World.of(held_after([dict(held), away]), config))
+
+    warm.apply({ref: held.get(ref) for ref in away})
+    warm.pull()
+    assert warm.everything() == before
+
+
+@law
+@given(configs, configs, histories)
+def test_another_configuration_takes_hold(
+    before: EnvoyGateway | None, after: EnvoyGateway | None, history: list[Batch]
+) -> None:
+    """A changed configuration is an edit like any other."""
+    resources = held_after([BASE, *history])
+    warm = World.of(resources, before)
+
+    warm.configure(after or EnvoyGateway.shipped())
+    warm.pull()
+
+    assert_same(warm, World.of(resources, after))
+
+
+@law
+@given(st.lists(deletes(), max_size=4), histories)
+def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], history: list[Batch]) -> None:
+    """What nobody needs is dropped: no fleet, no status, no node but those of an empty world."""
+    warm = World()
+    warm.pull()
+    empty = len(warm.db)
+    for batch in [BASE, *history, dict(gone)]:
+        warm.apply(batch)
+        warm.pull()
+
+    warm.apply(dict.fromkeys(list(warm.store.held())))
+    warm.pull()
+
+    assert warm.everything() == ({}, [])
+    assert len(warm.db) == empty
+
+
+def gateways(warm: World) -> list[Ref]:
+    return [ref for ref in warm.store.held() if ref.kind == Gateway.KIND]
+
+
+class Mirror:
+    """What somebody knows who was only ever told differences."""
+
+    def __init__(self) -> None:
+        self.xds: Xds = {}
+        self.statuses: dict[Ref, Any] = {}
+
+    def take(self, changes: Changes) -> None:
+        for fleet, gateway in changes.fleets.items():
+            if gateway is not None:
+                self.xds.setdefault(fleet, {})
+        for fleet, gone in changes.gone.items():
+            for key in gone:
+                self.xds.get(fleet, {}).pop(key, None)
+        for fleet, put in changes.put.items():
+            self.xds[fleet] |= {(each.type_url, each.name): each for each in put}
+        for fleet, gateway in changes.fleets.items():
+            if gateway is None:
+                assert not self.xds.pop(fleet, None), "a fleet that goes has nothing left"
+        for ref, status in changes.statuses.items():
+            self.statuses.pop(ref, None)
+            if status is not None:
+                self.statuses[ref] = status
+
+    def take_urgent(self, warm: World) -> None:
+        changes = warm.take(urgent=True)
+        for fleet, put in changes.put.items():
+            for each in put:
+                assert each.type_url == ENDPOINT
+                assert (CLUSTER, each.name) in self.xds[fleet], "endpoints of a cluster that is not there yet"
+        self.take(changes)
+
+
+def flat(warm: World) -> Xds:
+    return {
+        fleet: {(type_url, name): each for type_url, named in types.items() for name, each in named.items()}
+        for fleet, types in warm.xds().items()
+    }
+
+
+def test_the_base_of_all_histories_works() -> None:
+    """A law over worlds in which nothing is attached would prove little."""
+    warm = world(None)
+
+    assert warm.failures() == {}
+    assert {t.rpartition(".")[2] for types in warm.xds().values() for t in types} == {
+        "Listener", "RouteConfiguration", "Cluster", "ClusterLoadAssignment", "Secret",
+    }  # fmt: skip
+
+
+def test_what_a_rejected_gateway_kept_goes_with_the_rejection() -> None:
+    """Its Envoys keep all while it is rejected, and nothing longer: also what ended in the meantime."""
+    ep = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "gone"}
+    spec = {"gatewayClassName": "eg", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}
+    sound = resource("Gateway", "default", "eg", {"spec": spec})
+    rejected = resource(
+        "Gateway", "default", "eg", {"spec": {**spec, "infrastructure": {"parametersRef": ep}}}
+    )
+    held: Batch = BASE | {sound.ref: sound}
+    routes: Batch = {ref: None for ref in BASE if ref.kind == "HTTPRoute"}
+    warm = world(None, held)
+    before = flat(warm)
+
+    warm.apply({rejected.ref: rejected, **routes})
+    warm.pull()
+    assert flat(warm)["default/eg"] == before["default/eg"]
+
+    warm.apply({sound.ref: sound})
+    warm.pull()
+    assert_same(warm, world(None, held | routes))
+
+
+def test_a_backend_that_changes_hands_within_a_batch_keeps_its_cluster() -> None:
+    """One shard of routes lets go of the cluster, another takes it up: Envoy sees neither."""
+    routes = [found for ref, found in BASE.items() if ref == Ref("HTTPRoute", "default", "r0")]
+    assert routes[0] is not None
+    only = {ref: each for ref, each in BASE.items() if ref.kind != "HTTPRoute"} | {routes[0].ref: routes[0]}
+    warm = world(None, only)
+    clusters = set(warm.xds()["default/eg"][CLUSTER])
+
+    for n in range(8):
+        other = renamed(routes[0], f"r{n + 1}")
+        warm.apply({renamed(routes[0], f"r{n}").ref: None, other.ref: other})
+        warm.pull()
+
+    assert set(warm.xds()["default/eg"][CLUSTER]) == clusters
+
+
+def test_a_mirror_that_moves_to_another_backend_keeps_its_name_only() -> None:
+    """Its cluster is named by the place of its filter, whatever it leads to."""
+
+    def mirrored(service: str) -> Resource:
+        rule = {
+            "filters": [
+                {
+                    "type": "RequestMirror",
+                    "requestMirror": {"backendRef": {"name": service, "port": 8080}},
+                }
+            ],
+            "backendRefs": [{"name": "s0", "port": 8080}],
+        }
+        spec = {"parentRefs": [{"name": "eg"}], "rules": [rule]}
+        return resource("HTTPRoute", "default", "r0", {"spec": spec})
+
+    s1 = resource("Service", "default", "s1", {"spec": {"ports": [{"name": "http", "port": 8080}]}})
+    e1 = resource(
+        "EndpointSlice",
+        "default",
+        "e1",
+        {
+            "metadata": {"labels": {"kubernetes.io/service-name": "s1"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.9.9.9"]}],
+            "ports": [{"name": "http", "port": 80}],
+        },
+    )
+    held: Batch = BASE | {each.ref: each for each in (s1, e1, mirrored("s0"))}
+    warm = world(None, held)
+
+    edit: Batch = {(moved := mirrored("s1")).ref: moved}
+    warm.apply(edit)
+    warm.pull()
+
+    assert_same(warm, world(None, held | edit))

@@ -1,0 +1,69 @@
+"""References that lead nowhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.loose_ends import loose_ends
+from tests.core import GATEWAY_CLASS, gateway, http, read
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: default}
+spec: {parentRefs: [{name: eg}]}
+"""
+
+POLICY = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: staff, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
+  cors: {allowOrigins: ["https://example.com"]}
+"""
+
+SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
+
+
+def told(*manifests: str) -> list[str]:
+    held = {resource.ref: resource for text in manifests for resource in read(text)}
+    return [f"{ref}: {problem.path}: {problem.message}" for ref, problem in loose_ends(held, held)]
+
+
+def test_references_that_lead_somewhere_are_not_told() -> None:
+    assert told(*SOUND) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "expected"),
+    [
+        (
+            "kind: HTTPRoute, name: shop}]\n  cors",
+            "kind: HTTPRoute, name: shpo}]\n  cors",
+            (
+                "SecurityPolicy default/staff: spec.targetRefs[0].name: There is no HTTPRoute default/shpo."
+                " Did you mean 'shop'? Nothing is guarded by this reference."
+            ),
+        ),
+        (
+            "parentRefs: [{name: eg}]",
+            "parentRefs: [{name: ge}]",
+            (
+                "HTTPRoute default/shop: spec.parentRefs[0].name: There is no Gateway default/ge."
+                " Did you mean 'eg'?"
+            ),
+        ),
+        (
+            "gatewayClassName: eg",
+            "gatewayClassName: envoy",
+            (
+                "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass envoy."
+                " Did you mean 'eg'? This Gateway is not served."
+            ),
+        ),
+    ],
+)
+def test_a_slip_in_a_reference_is_told(right: str, wrong: str, expected: str) -> None:
+    """A password guard with a typo would guard nothing, and everything would look fine."""
+    assert told(*(text.replace(right, wrong) for text in SOUND)) == [expected]

@@ -1,0 +1,25 @@
+"""A problem found inside a field is told with the path of the whole resource."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.problem import Problem
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("port", "spec.port"), ("[0].name", "spec[0].name"), ("", "spec")],
+    ids=["field", "entry of a list", "the whole"],
+)
+def test_a_path_grows_at_its_front(path: str, told: str) -> None:
+    assert Problem(path, "It is wrong.").under("spec").path == told
+
+
+def test_only_the_path_changes() -> None:
+    """The reason becomes a condition's, wherever the problem was found."""
+    found = Problem("name", "There is no Service shop.", "BackendNotFound")
+
+    assert found.under("backendRefs[1]") == Problem(
+        "backendRefs[1].name", "There is no Service shop.", "BackendNotFound"
+    )

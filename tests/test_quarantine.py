@@ -1,0 +1,245 @@
+"""The search for what Envoy refuses, over a World and an Envoy that refuses what a test says: no process."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moongate.api.backend import Backend
+from moongate.api.base import Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.quarantine import Refusal, RouteQuarantine
+from moongate.world import World
+from moongate.xds.wire import ROUTE
+from tests import worlds
+
+TABLE = "default/eg/http"
+WORDS = "Envoy does not like it."
+REFUSED = "/refused"
+"""A path that the Envoy of these tests refuses."""
+
+
+class Refusing:
+    """A World, a quarantine, and an Envoy that takes a table of routes or refuses it as a whole.
+
+    Attributes:
+        serves: the paths in force, by hostname.
+        answers: how often Envoy was asked.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        self.world = World.of(
+            [
+                worlds.gateway_class(),
+                worlds.gateway(),
+                *(worlds.backend(n) for n in range(len(paths))),
+                *(worlds.route(n, path, kind=Backend.KIND) for n, path in enumerate(paths)),
+            ]
+        )
+        self.quarantine = RouteQuarantine(self.world)
+        self.serves: dict[str, str] = {}
+        self.answers = 0
+        self._held = ""
+
+    def settle(self) -> None:
+        """Let Envoy answer until there is nothing more to say."""
+        again = True
+        while again:
+            self.world.pull()
+            again = self.quarantine.review() | self._answer()
+
+    def edit(self, n: int, path: str | None) -> None:
+        """Give a route another path, or delete it; and settle."""
+        self.apply(n, path)
+        self.settle()
+
+    def apply(self, n: int, path: str | None) -> None:
+        """Give a route another path, or delete it, and leave Envoy behind."""
+        ref = Ref(HTTPRoute.KIND, "default", f"r{n}")
+        self.world.apply({ref: None if path is None else worlds.route(n, path, kind=Backend.KIND)})
+
+    def step(self) -> None:
+        """Let Envoy answer once."""
+        self.world.pull()
+        self.quarantine.review()
+        self.world.pull()
+        self._answer()
+
+    def refused(self) -> set[int]:
+        """The routes that are told to be refused, by number."""
+        return {int(refusal.route.name[1:]) for refusal in self.quarantine.refusals()}
+
+    def _answer(self) -> bool:
+        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        assert resource is not None
+        self.answers += 1
+        assert self.answers < 1000, "the search does not come to an end"
+        table = RouteConfiguration.FromString(resource.body)
+        found = {h.domains[0]: h.routes[0].match.path_separated_prefix for h in table.virtual_hosts}
+        if REFUSED in found.values():
+            return self.quarantine.refused(worlds.EG, TABLE, resource.version, WORDS)
+        self.serves = found
+        # Twice the same is acknowledged twice, but there is nothing new in it.
+        changed, self._held = resource.version != self._held, resource.version
+        return self.quarantine.acknowledged(worlds.EG, TABLE, resource.version) or changed
+
+
+def host(n: int) -> str:
+    return f"h{n}.example.com"
+
+
+def test_nothing_is_withheld_while_envoy_takes_all() -> None:
+    envoy = Refusing("/a", "/b")
+
+    envoy.settle()
+
+    assert envoy.quarantine.refusals() == ()
+    assert envoy.serves == {host(0): "/a", host(1): "/b"}
+
+
+def test_a_refused_route_is_told_with_the_words_of_envoy() -> None:
+    envoy = Refusing("/a", REFUSED)
+
+    envoy.settle()
+
+    assert envoy.quarantine.refusals() == (Refusal(worlds.EG, Ref(HTTPRoute.KIND, "default", "r1"), WORDS),)
+    assert envoy.serves == {host(0): "/a"}
+
+
+def test_a_single_edit_is_the_culprit_at_once() -> None:
+    """What Envoy had acknowledged is good, so there is nothing to search for."""
+    envoy = Refusing(*(f"/{n}" for n in range(50)))
+    envoy.settle()
+    before = envoy.answers
+
+    envoy.edit(7, REFUSED)
+
+    assert envoy.refused() == {7}
+    assert envoy.serves[host(7)] == "/7", "its last good form stays in force"
+    assert envoy.answers - before <= 3
+
+
+def test_a_refused_route_does_not_keep_others_from_changing() -> None:
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    envoy.edit(0, REFUSED)
+
+    envoy.edit(1, "/c")
+
+    assert envoy.serves == {host(0): "/a", host(1): "/c"}
+
+
+def test_a_mended_route_is_served_and_no_longer_told() -> None:
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    envoy.edit(0, REFUSED)
+
+    envoy.edit(0, "/mended")
+
+    assert envoy.refused() == set()
+    assert envoy.serves[host(0)] == "/mended"
+
+
+def test_a_refused_route_that_is_deleted_is_no_longer_told() -> None:
+    """It was in no table, so its end changes none, and Envoy has nothing to say of it."""
+    envoy = Refusing("/a", REFUSED)
+    envoy.settle()
+
+    envoy.edit(1, None)
+
+    assert envoy.refused() == set()
+
+
+def test_a_refused_route_that_comes_back_is_tried_again() -> None:
+    envoy = Refusing("/a", REFUSED)
+    envoy.settle()
+    envoy.edit(1, None)
+
+    envoy.edit(1, REFUSED)
+
+    assert envoy.refused() == {1}
+
+
+def test_an_answer_to_an_older_version_counts_for_nothing() -> None:
+    envoy = Refusing("/a")
+
+    assert not envoy.quarantine.refused(worlds.EG, TABLE, "of yesterday", WORDS)
+    assert not envoy.quarantine.acknowledged(worlds.EG, TABLE, "of yesterday")
+    assert envoy.quarantine.refusals() == ()
+
+
+def test_a_fleet_that_is_gone_is_forgotten() -> None:
+    envoy = Refusing("/a", REFUSED)
+    envoy.settle()
+
+    envoy.quarantine.forget(worlds.EG)
+
+    assert envoy.quarantine.refusals() == ()
+
+
+@pytest.mark.slow
+@given(st.lists(st.sampled_from(["/good", REFUSED]), min_size=1, max_size=20))
+@settings(max_examples=25, deadline=None)
+def test_all_that_is_refused_is_found_and_only_that_is_out_of_force(paths: list[str]) -> None:
+    """Whichever they are, and however many."""
+    envoy = Refusing(*paths)
+
+    envoy.settle()
+
+    bad = {n for n, path in enumerate(paths) if path == REFUSED}
+    assert envoy.refused() == bad
+    assert envoy.serves == {host(n): "/good" for n in range(len(paths)) if n not in bad}
+
+
+edits = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["/x", "/y", REFUSED, None])), max_size=8)
+
+
+@pytest.mark.slow
+@given(edits)
+@settings(max_examples=25, deadline=None)
+def test_after_any_edits_each_route_has_its_last_good_form(history: list[tuple[int, str | None]]) -> None:
+    """A route that is refused answers as it last did; one that never was good is not there."""
+    envoy = Refusing(*["/first"] * 6)
+    envoy.settle()
+    wanted: dict[int, str | None] = dict.fromkeys(range(6), "/first")
+    good: dict[int, str] = dict.fromkeys(range(6), "/first")
+
+    for n, path in history:
+        envoy.edit(n, path)
+        wanted[n] = path
+        if path is None:
+            good.pop(n, None)
+        elif path != REFUSED:
+            good[n] = path
+
+    assert envoy.refused() == {n for n, path in wanted.items() if path == REFUSED}
+    assert envoy.serves == {host(n): path for n, path in good.items()}
+
+
+@pytest.mark.slow
+@given(
+    st.lists(
+        st.none() | st.tuples(st.integers(0, 5), st.sampled_from(["/x", "/y", REFUSED, None])), max_size=16
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_edits_may_come_while_the_search_is_under_way(history: list[tuple[int, str | None] | None]) -> None:
+    """``None`` is an answer of Envoy. In the end all good routes are as they were last written."""
+    envoy = Refusing(*["/first"] * 6)
+    envoy.settle()
+    wanted: dict[int, str | None] = dict.fromkeys(range(6), "/first")
+
+    for edit in history:
+        if edit is None:
+            envoy.step()
+        else:
+            envoy.apply(*edit)
+            wanted[edit[0]] = edit[1]
+    envoy.settle()
+
+    assert envoy.refused() == {n for n, path in wanted.items() if path == REFUSED}
+    for n, path in wanted.items():
+        if path != REFUSED:
+            assert envoy.serves.get(host(n)) == path

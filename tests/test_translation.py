@@ -1,0 +1,95 @@
+"""``moongate.translate``, the library's front door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from moongate import translate
+from moongate.translation import ConfigurationError
+from tests.core import GATEWAY_CLASS, gateway, http
+from tests.routes import http_route, service
+
+CONFIG: dict[str, Any] = {
+    "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+    "kind": "EnvoyGateway",
+    "gateway": {},
+}
+ROUTE_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+
+def documents(*texts: str) -> list[dict[str, Any]]:
+    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+WHOLE = documents(GATEWAY_CLASS, gateway(http("web")), service(), http_route())
+
+
+def test_manifests_become_statuses_and_messages() -> None:
+    found = translate(WHOLE)
+
+    [table] = found.xds["default/eg"][ROUTE_TYPE].values()
+    assert isinstance(table, RouteConfiguration)
+    assert table.name == "default/eg/web"
+    assert {s["kind"] for s in found.status} == {"GatewayClass", "Gateway", "HTTPRoute"}
+    assert found.problems == ()
+
+
+def test_a_status_names_a_parent_ref_as_its_manifest_does() -> None:
+    found = translate(WHOLE)
+
+    [parent] = next(s for s in found.status if s["kind"] == "HTTPRoute")["status"]["parents"]
+    assert parent["parentRef"] == {"name": "eg", "namespace": "default"}
+
+
+def test_kinds_that_are_not_read_are_passed_over() -> None:
+    other = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"}}
+
+    assert translate([*WHOLE, other]) == translate(WHOLE)
+
+
+def test_the_order_of_manifests_does_not_matter() -> None:
+    assert translate(WHOLE[::-1]) == translate(WHOLE)
+
+
+def test_a_manifest_that_an_api_server_would_refuse_is_told_and_translated_as_far_as_it_goes() -> None:
+    redirect = "{type: RequestRedirect, requestRedirect: {hostname: a.example.com, statusCode: 600}}"
+    rules = {"filters": [yaml.safe_load(redirect)], "backendRefs": []}
+
+    found = translate(documents(GATEWAY_CLASS, gateway(http("web")), http_route(rules)))
+
+    assert [(ref.name, problem.path) for ref, problem in found.problems] == [
+        ("shop", "spec.rules[0].filters[0].requestRedirect.statusCode")
+    ]
+    status = next(s for s in found.status if s["kind"] == "HTTPRoute")["status"]
+    assert [c["reason"] for c in status["parents"][0]["conditions"] if c["type"] == "Accepted"] == [
+        "UnsupportedValue"
+    ]
+
+
+def test_a_configuration_changes_what_is_made() -> None:
+    """Without ``mergeBackends`` a cluster is one of its rule."""
+    clusters = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+
+    assert set(translate(WHOLE).xds["default/eg"][clusters]) == {"service/default/shop/80/http"}
+    assert set(translate(WHOLE, config=CONFIG).xds["default/eg"][clusters]) == {
+        "httproute/default/shop/rule/0"
+    }
+
+
+def test_a_configuration_with_faults_is_an_error_that_names_them() -> None:
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        translate(WHOLE, config={**CONFIG, "nonsense": 1})
+
+
+def test_manifests_without_a_namespace_are_where_the_caller_says() -> None:
+    class_, *rest = WHOLE
+    for document in rest:
+        document["metadata"].pop("namespace", None)
+
+    found = translate([class_, *rest], namespace="shop")
+
+    assert "shop/eg" in found.xds

@@ -1,0 +1,124 @@
+"""Worlds of many routes, made of typed resources: without YAML, building one costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moongate.api.backend import Backend, BackendEndpoint, BackendSpec, IPEndpoint
+from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref, Resource
+from moongate.api.core import (
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    Namespace,
+    Service,
+    ServicePort,
+    ServiceSpec,
+)
+from moongate.api.gateway import (
+    AllowedRoutes,
+    Gateway,
+    GatewayClass,
+    GatewayClassSpec,
+    GatewaySpec,
+    Listener,
+    RouteNamespaces,
+)
+from moongate.api.httproute import (
+    HTTPBackendRef,
+    HTTPPathMatch,
+    HTTPRoute,
+    HTTPRouteMatch,
+    HTTPRouteRule,
+    HTTPRouteSpec,
+)
+from moongate.api.shared import LabelSelector, ParentReference
+
+CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
+EG = Ref(Gateway.KIND, "default", "eg")
+"""The Gateway that all routes name."""
+
+
+def meta(name: str, namespace: str = "default", **labels: str) -> ObjectMeta:
+    return ObjectMeta(name=name, namespace=namespace, labels=labels, generation=1)
+
+
+def gateway_class(name: str = "eg") -> GatewayClass:
+    return GatewayClass(metadata=ObjectMeta(name=name), spec=GatewayClassSpec(controller_name=CONTROLLER))
+
+
+def gateway(*listeners: Listener, name: str = "eg") -> Gateway:
+    own = listeners or (http_listener("http"),)
+    return Gateway(metadata=meta(name), spec=GatewaySpec(gateway_class_name="eg", listeners=own))
+
+
+def http_listener(name: str, port: int = 80, hostname: str | None = None, **team: str) -> Listener:
+    """A listener for routes of its own namespace, or of namespaces with some labels."""
+    selector = LabelSelector(match_labels=team) if team else None
+    where = RouteNamespaces(from_="Selector" if team else "Same", selector=selector)
+    return Listener(
+        name=name,
+        port=port,
+        protocol="HTTP",
+        hostname=hostname,
+        allowed_routes=AllowedRoutes(namespaces=where),
+    )
+
+
+def namespace(name: str, **labels: str) -> Namespace:
+    return Namespace(metadata=ObjectMeta(name=name, labels=labels))
+
+
+def route(n: int, path: str = "/", namespace: str = "default", kind: str = Service.KIND) -> HTTPRoute:
+    """Route ``n``: its own hostname, all requests to backend ``n``."""
+    group = "" if kind == Service.KIND else ENVOY_GROUP
+    backend = HTTPBackendRef(group=group, kind=kind, name=f"s{n}", port=8080)
+    rule = HTTPRouteRule(matches=(HTTPRouteMatch(path=HTTPPathMatch(value=path)),), backend_refs=(backend,))
+    return HTTPRoute(
+        metadata=meta(f"r{n}", namespace),
+        spec=HTTPRouteSpec(
+            parent_refs=(ParentReference(name=EG.name, namespace=EG.namespace),),
+            hostnames=(f"h{n}.example.com",),
+            rules=(rule,),
+        ),
+    )
+
+
+def service(n: int, namespace: str = "default") -> Service:
+    return Service(
+        metadata=meta(f"s{n}", namespace), spec=ServiceSpec(ports=(ServicePort(name="http", port=8080),))
+    )
+
+
+def endpoint_slice(n: int, last_octet: int = 1, namespace: str = "default") -> EndpointSlice:
+    """The one endpoint of Service ``n``."""
+    return EndpointSlice(
+        metadata=meta(f"s{n}-1", namespace, **{"kubernetes.io/service-name": f"s{n}"}),
+        address_type="IPv4",
+        endpoints=(Endpoint(addresses=(f"10.{n >> 8 & 255}.{n & 255}.{last_octet}",)),),
+        ports=(EndpointPort(name="http", port=8080),),
+    )
+
+
+def backend(n: int, last_octet: int = 1, namespace: str = "default") -> Backend:
+    at = IPEndpoint(address=f"10.{n >> 8 & 255}.{n & 255}.{last_octet}", port=8080)
+    return Backend(metadata=meta(f"s{n}", namespace), spec=BackendSpec(endpoints=(BackendEndpoint(ip=at),)))
+
+
+def routes_with_services(count: int, namespace: str = "default") -> Iterator[Resource]:
+    """A Gateway with ``count`` routes, each to a Service of its own with one endpoint."""
+    yield gateway_class()
+    yield gateway()
+    for n in range(count):
+        yield route(n, namespace=namespace)
+        yield service(n, namespace)
+        yield endpoint_slice(n, namespace=namespace)
+
+
+def routes_with_backends(count: int) -> Iterator[Resource]:
+    """A Gateway with ``count`` routes, each to a Backend of its own with one endpoint."""
+    yield gateway_class()
+    yield gateway()
+    for n in range(count):
+        yield route(n, kind=Backend.KIND)
+        yield backend(n)

@@ -1,0 +1,150 @@
+"""Clusters and load assignments as they are sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+
+from moongate.xds.clusters import cluster, load_assignment
+from moongate.xds.destinations import ClusterKey, route_clusters
+from moongate.xds.metadata import NAMESPACE
+from tests.core import EG, ON_HOST, Core, gateway, http
+from tests.routes import SHOP, as_dict, endpoints, http_route, route_ref, rule, service
+
+OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
+
+
+def keys(core: Core) -> dict[str, ClusterKey]:
+    return {key.name: key for key in route_clusters(core.db, EG, route_ref())}
+
+
+def sent(core: Core, name: str = "httproute/default/shop/rule/0") -> Cluster:
+    found = cluster(core.db, keys(core)[name])
+    assert found is not None
+    return Cluster.FromString(found.body)
+
+
+def assigned(core: Core, name: str = "httproute/default/shop/rule/0") -> ClusterLoadAssignment:
+    found = load_assignment(core.db, keys(core)[name])
+    assert found is not None
+    return ClusterLoadAssignment.FromString(found.body)
+
+
+def described(message: Any) -> dict[str, Any]:
+    [only] = as_dict(message.metadata)["filter_metadata"][NAMESPACE]["resources"]
+    return only
+
+
+def http_options(message: Cluster) -> dict[str, Any]:
+    options = HttpProtocolOptions()
+    assert message.typed_extension_protocol_options[OPTIONS].Unpack(options)
+    return as_dict(options)
+
+
+def core_of(*manifests: str, given: dict[str, Any] | None = None) -> Core:
+    return Core(gateway(http("web")), service(), *manifests, http_route(given or rule()))
+
+
+def test_a_cluster_has_safe_defaults_and_says_which_route_it_is_for() -> None:
+    message = sent(core_of(given=rule("name: checkout")))
+
+    assert message.connect_timeout.seconds == 10
+    assert message.eds_cluster_config.eds_config.HasField("ads")
+    assert message.circuit_breakers.thresholds[0].max_retries.value == 1024
+    assert described(message) == {
+        "kind": "HTTPRoute", "name": "shop", "namespace": "default", "sectionName": "checkout",
+    }  # fmt: skip
+
+
+def test_a_merged_cluster_says_which_backend_it_is_for() -> None:
+    core = Core(gateway(http("web")), service(), http_route(), config=ON_HOST)
+
+    message = sent(core, "service/default/shop/80/http")
+
+    assert described(message) == {
+        "kind": "Service", "name": "shop", "namespace": "default", "sectionName": "80",
+    }  # fmt: skip
+
+
+def test_a_mirrors_cluster_says_nothing() -> None:
+    message = sent(core_of(given=rule(MIRROR)), "httproute/default/shop/rule/0-mirror-0")
+
+    assert not message.HasField("metadata")
+
+
+def test_each_backend_is_a_locality_with_its_weight() -> None:
+    core = core_of(
+        service("more", "10.0.1.1", "10.0.1.2"), given=rule("", SHOP, "{name: more, port: 80, weight: 3}")
+    )
+
+    message = assigned(core)
+
+    assert [(e.locality.region, e.load_balancing_weight.value) for e in message.endpoints] == [
+        ("httproute/default/shop/rule/0/backend/0", 1),
+        ("httproute/default/shop/rule/0/backend/1", 3),
+    ]
+    addresses = [p.endpoint.address.socket_address.address for p in message.endpoints[1].lb_endpoints]
+    assert addresses == ["10.0.1.1", "10.0.1.2"]
+
+
+def test_names_are_in_the_cluster_and_have_no_load_assignment() -> None:
+    core = Core(
+        gateway(http("web")),
+        service("shop", ""),
+        endpoints("shop", "a.example.com", type_="FQDN"),
+        http_route(),
+    )
+
+    message = sent(core)
+
+    assert message.cluster_type.name == "envoy.cluster.dns"
+    [locality] = message.load_assignment.endpoints
+    assert locality.lb_endpoints[0].endpoint.address.socket_address.address == "a.example.com"
+    assert load_assignment(core.db, keys(core)[message.name]) is None
+
+
+def test_http2_is_spoken_where_the_port_says_so() -> None:
+    core = Core(gateway(http("web")), service(port="{appProtocol: kubernetes.io/h2c}"), http_route())
+
+    assert "http2_protocol_options" in http_options(sent(core))["explicit_http_config"]
+
+
+def test_websockets_keep_to_http1() -> None:
+    core = Core(gateway(http("web")), service(port="{appProtocol: kubernetes.io/wss}"), http_route())
+
+    assert "http_protocol_options" in http_options(sent(core))["explicit_http_config"]
+
+
+def test_ip_families_of_the_service_are_kept_to() -> None:
+    core = Core(gateway(http("web")), service(ipFamilies=["IPv6"]), http_route())
+
+    assert sent(core).dns_lookup_family == Cluster.V6_ONLY
+
+
+def test_an_endpoint_that_changes_rebuilds_one_load_assignment_and_no_cluster() -> None:
+    core = core_of()
+    [key] = keys(core).values()
+    cluster(core.db, key)
+    load_assignment(core.db, key)
+
+    core.apply(service("shop", "10.0.0.9"))
+    with core.ran() as ran:
+        cluster(core.db, key)
+        load_assignment(core.db, key)
+
+    assert ran["load_assignment"] == 1
+    assert "cluster" not in ran
+
+
+def test_a_cluster_whose_route_is_gone_is_gone() -> None:
+    core = core_of()
+    [key] = keys(core).values()
+
+    core.delete("HTTPRoute", "default", "shop")
+
+    assert cluster(core.db, key) is None
+    assert load_assignment(core.db, key) is None

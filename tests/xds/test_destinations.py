@@ -1,0 +1,206 @@
+"""Where the requests of a rule go, or what they are answered instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moongate.api.base import ListenerId
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.xds.destinations import Plan, plan, route_clusters
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, https
+from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
+
+GONE = "{name: gone, port: 80}"
+EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: gone}"
+EMPTY = service("empty", "")
+GRANT = """
+    apiVersion: gateway.networking.k8s.io/v1beta1
+    kind: ReferenceGrant
+    metadata: {name: grant, namespace: other}
+    spec:
+      from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}]
+      to: [{group: '', kind: Service}]
+"""
+
+
+def planned(*manifests: str, given: dict[str, Any] | None = None, config: EnvoyGateway = IN_CLUSTER) -> Plan:
+    """The plan of the only rule of route ``shop`` on listener ``web``."""
+    core = Core(
+        gateway(http("web")), service(), EMPTY, *manifests, http_route(given or rule()), config=config
+    )
+    return plan(core.db, WEB, route_ref(), 0)
+
+
+def clusters(found: Plan) -> list[tuple[str, int]]:
+    return [(share.key.name, share.weight) for share in found.shares if share.routable]
+
+
+def reasons(found: Plan) -> list[str]:
+    return [p.reason for p in found.unresolved]
+
+
+def test_a_rule_has_one_cluster_named_by_its_index() -> None:
+    found = planned()
+
+    assert clusters(found) == [("httproute/default/shop/rule/0", 1)]
+    assert (found.status, found.weighted, found.mirrors) == (0, False, ())
+
+
+def test_backends_share_the_cluster_of_their_rule() -> None:
+    found = planned(given=rule("", SHOP, "{name: shop, port: 80, weight: 3}"))
+
+    assert clusters(found) == [("httproute/default/shop/rule/0", 4)]
+
+
+def test_with_merge_backends_a_cluster_is_named_after_its_backend() -> None:
+    found = planned(config=ON_HOST)
+
+    assert clusters(found) == [("service/default/shop/80/http", 1)]
+
+
+def test_backends_with_filters_have_clusters_of_their_own() -> None:
+    modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [X]}}"
+
+    found = planned(given=rule("", SHOP, f"{{name: shop, port: 80, filters: [{modifier}]}}"))
+
+    assert clusters(found) == [
+        ("httproute/default/shop/rule/0/backend/0", 1),
+        ("httproute/default/shop/rule/0/backend/1", 1),
+    ]
+
+
+def test_names_and_addresses_have_clusters_of_their_own() -> None:
+    named = service("named", "") + "---\n" + endpoints("named", "a.example.com", type_="FQDN")
+
+    found = planned(named, given=rule("", SHOP, "{name: named, port: 80}"))
+
+    assert len(clusters(found)) == 2
+
+
+@pytest.mark.parametrize(
+    ("backends", "status"),
+    [
+        ((GONE,), 500),
+        (("{name: empty, port: 80}",), 503),
+        ((GONE, "{name: empty, port: 80}"), 500),
+        (("{name: shop, port: 80, weight: 0}",), 500),
+    ],
+)
+def test_a_rule_that_has_nowhere_to_send_answers_for_itself(backends: tuple[str, ...], status: int) -> None:
+    found = planned(given=rule("", *backends))
+
+    assert (found.status, found.shares) == (status, ())
+
+
+def test_a_rule_without_backends_answers_500() -> None:
+    assert planned(given={"backendRefs": []}).status == 500
+
+
+@pytest.mark.parametrize(("other", "empty"), [(GONE, False), ("{name: empty, port: 80}", True)])
+def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, empty: bool) -> None:
+    found = planned(given=rule("", SHOP, other))
+
+    assert found.status == 0
+    assert clusters(found) == [("httproute/default/shop/rule/0/backend/0", 1)]
+    assert (found.unavailable, found.empty) == (1, empty)
+
+
+def test_a_backend_without_endpoints_is_no_reference_that_fails() -> None:
+    found = planned(given=rule("", "{name: empty, port: 80}"))
+
+    assert found.unresolved == ()
+    assert [p.reason for p in found.without_endpoints] == ["EndpointsNotFound"]
+
+
+def test_a_backend_elsewhere_needs_a_grant() -> None:
+    there = service("shop", namespace="other")
+    given = rule("", "{name: shop, namespace: other, port: 80}")
+
+    assert reasons(planned(there, given=given)) == ["RefNotPermitted"]
+    assert reasons(planned(there, GRANT, given=given)) == []
+
+
+@pytest.mark.parametrize("group", ["apps", "example.com"])
+def test_a_kind_that_no_backend_has_is_told_before_a_missing_grant(group: str) -> None:
+    given = rule("", f"{{group: {group}, kind: Pod, name: shop, namespace: other, port: 80}}")
+
+    assert reasons(planned(given=given)) == ["InvalidKind"]
+
+
+def test_a_mirror_has_a_cluster_of_its_own() -> None:
+    mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
+
+    found = planned(given=rule(mirror))
+
+    assert [(n, key.name) for n, key in found.mirrors] == [(0, "httproute/default/shop/rule/0-mirror-0")]
+    assert [key.name for key in found.clusters()] == [
+        "httproute/default/shop/rule/0",
+        "httproute/default/shop/rule/0-mirror-0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "status", "reason"),
+    [("gone", 500, ["BackendNotFound"]), ("empty", 0, [])],
+)
+def test_a_mirror_that_leads_nowhere_fails_its_rule_unless_it_only_lacks_endpoints(
+    backend: str, status: int, reason: list[str]
+) -> None:
+    mirror = (
+        f"filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: {backend}, port: 80}}}}}}]"
+    )
+
+    found = planned(given=rule(mirror))
+
+    assert (found.status, found.mirrors, reasons(found)) == (status, (), reason)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "{filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example.com}}]}",
+        f"{{filters: [{{type: ExtensionRef, extensionRef: {EXTENSION}}}]}}",
+        "{matches: [{path: {type: RegularExpression, value: '('}}]}",
+    ],
+)
+def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
+    given = rule(fields)
+    if "Redirect" in fields:
+        given["backendRefs"] = []
+
+    assert planned(given=given).clusters() == ()
+
+
+def test_a_listener_that_is_not_served_causes_no_clusters() -> None:
+    core = Core(gateway(https("web", "gone")), service(), http_route())
+
+    assert route_clusters(core.db, EG, route_ref()) == ()
+
+
+def test_clusters_of_several_listeners_are_listed_once() -> None:
+    core = Core(gateway(http("web"), http("alt", port=81)), service(), http_route(rule(), rule()))
+
+    assert [key.name for key in route_clusters(core.db, EG, route_ref())] == [
+        "httproute/default/shop/rule/0",
+        "httproute/default/shop/rule/1",
+    ]
+
+
+def test_what_is_not_there_has_no_plan() -> None:
+    core = Core(gateway(http("web")), http_route())
+
+    assert plan(core.db, WEB, route_ref("gone"), 0).status == 500
+    assert plan(core.db, ListenerId(EG, "web"), route_ref(), 7).status == 500
+
+
+def test_endpoints_that_change_do_not_change_a_plan() -> None:
+    core = Core(gateway(http("web")), service(), http_route())
+    before = plan(core.db, WEB, route_ref(), 0)
+
+    core.apply(service("shop", "10.0.0.9"))
+    with core.ran() as ran:
+        assert plan(core.db, WEB, route_ref(), 0) is before
+
+    assert "plan" not in ran

@@ -1,0 +1,223 @@
+"""Write ``docs/reference/features.md`` and ``docs/reference/configuration.md`` from what the code says of itself.
+
+What is built, what is not, and who wins stands once, at the code; so neither page can promise what is not there.
+"""
+
+# The lines of a page are sentences, however long.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+from msgspec import structs
+
+from moongate.api.backend import Backend
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxy
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.features import FEATURES
+from moongate.features.base import Feature
+from moongate.kinds import READ, UNBUILT_KINDS
+from moongate.policies import POLICY_KINDS
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+SOURCES = "../../src/moongate/features"
+
+
+def main() -> None:
+    texts = pages()
+    changed = {name for name, text in texts.items() if not _same(REFERENCE / name, text)}
+    for name in changed:
+        (REFERENCE / name).write_text(texts[name], encoding="utf-8")
+    print(f"reference: {len(texts)} pages, {len(changed)} changed")
+
+
+def pages() -> dict[str, str]:
+    """The pages by file name."""
+    return {"features.md": "\n".join(_features()), "configuration.md": "\n".join(_configuration())}
+
+
+def _features() -> Iterator[str]:
+    yield "# What is built"
+    yield ""
+    yield "Generated from the code by `tools/gen_reference.py`."
+    yield "Each field of a policy has a page with examples and the xDS that they become; the pages are tests, too."
+    for kind in POLICY_KINDS:
+        yield f"\n## {kind.KIND}\n"
+        yield "| field | what it is for | who wins |"
+        yield "|---|---|---|"
+        for feature in FEATURES:
+            if feature.kind == kind.KIND:
+                yield _row(feature)
+        yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
+        yield _CONSEQUENCE[kind.KIND]
+    yield "\n## Gateway API and Backend\n"
+    yield "Fields that are accepted and not built yet:\n"
+    for kind in (Gateway, HTTPRoute, Backend):
+        yield f"- {kind.KIND}: {_listed(_unbuilt(_spec(kind))) or 'none'}"
+    yield "\nOf a Gateway, listeners of protocol TLS, TCP and UDP are judged, but no traffic goes through them yet."
+    yield "\n## Kinds that are read\n"
+    yield f"{_listed(kind.KIND for kind in READ)}; and the file [EnvoyGateway](configuration.md)."
+    yield "\n## Kinds that are not built yet\n"
+    yield f"{_listed(sorted(kind for _, kind in UNBUILT_KINDS))}."
+    yield "A resource of such a kind has no effect, and a warning says so."
+    yield "Other kinds, such as Deployments, are no concern of a gateway and are passed over.\n"
+
+
+_CONSEQUENCE = {
+    "SecurityPolicy": (
+        "A policy that sets one of them is not accepted, and its routes answer 500: "
+        "a check that is not made must not look like one."
+    ),
+    "BackendTrafficPolicy": (
+        "A policy that sets one of them is in force but for that field, and not accepted; its status says why."
+    ),
+    "ClientTrafficPolicy": (
+        "A policy that sets one of them is in force but for that field, and not accepted; its status says why.\n"
+        "`tls.clientValidation` is the exception: routes on the listeners of such a policy answer 500, so that nobody "
+        "passes unchecked."
+    ),
+}
+
+
+def _row(feature: Feature[Any]) -> str:
+    module = sys.modules[feature.model.__module__]
+    head, _, rest = (module.__doc__ or "").partition("\n\n")
+    facts = _facts(rest)
+    name = module.__name__.rpartition(".")[2]
+    field = {
+        f.name: f.encode_name
+        for k in POLICY_KINDS
+        if feature.kind == k.KIND
+        for f in structs.fields(_spec(k))
+    }
+    where = facts["Set by"].partition(";")[2].replace("``", "`").strip()
+    purpose = " ".join(head.split()).replace("``", "`") + (f" Also: {where}." if where else "")
+    wins = facts["Precedence"].replace("``", "`")
+    return f"| [`{field[feature.field]}`]({SOURCES}/{name}.md) | {purpose} | {wins} |"
+
+
+def _facts(text: str) -> dict[str, str]:
+    """``Set by:`` and what else a feature's head says, each in one line."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in text.partition("\n\n")[0].splitlines():
+        name, colon, rest = line.partition(":")
+        if colon and name and not name.startswith(" ") and name.replace(" ", "").isalpha():
+            key = name
+            found[key] = rest.strip()
+        elif key:
+            found[key] += f" {line.strip()}"
+    return found
+
+
+def _configuration() -> Iterator[str]:
+    yield "# Configuration"
+    yield ""
+    yield "Generated from the code by `tools/gen_reference.py`."
+    yield "Two kinds say how moongate and Envoy run; the names and meanings of their fields are Envoy Gateway's."
+    yield "\n## EnvoyGateway\n"
+    yield "A file, given with `--config` or lying among the manifests; not a resource of a cluster."
+    yield "Without one, moongate runs with [its own](../how-to/move-from-envoy-gateway-standalone.md#2-decide-about-your-own-configuration).\n"
+    yield "| field | what it does |"
+    yield "|---|---|"
+    for path, meaning in _GATEWAY.items():
+        yield f"| `{path}` | {meaning} |"
+    yield f"\nAccepted and without effect so far: {_listed([*_own(_unbuilt(EnvoyGateway)), *_GATEWAY_IDLE])}."
+    yield "Nothing says so when they are set.\n"
+    yield "## EnvoyProxy\n"
+    yield (
+        "A resource that a GatewayClass (`parametersRef`) or a Gateway (`infrastructure.parametersRef`) names; "
+        "`envoyProxy` of the EnvoyGateway is the level below both."
+    )
+    yield "The higher level replaces the lower as a whole, unless its `mergeType` says otherwise; `mergeBackends` is inherited in any case.\n"
+    yield "| field | what it does |"
+    yield "|---|---|"
+    for path, meaning in _PROXY.items():
+        yield f"| `{path}` | {meaning} |"
+    yield f"\nAccepted and without effect so far: {_listed([*_unbuilt(_spec(EnvoyProxy)), *_PROXY_IDLE])}."
+    yield "Nothing says so when they are set.\n"
+    yield "An EnvoyProxy that cannot be used is told in the status of those who name it, and what ran before goes on.\n"
+
+
+_GATEWAY = {
+    "gateway.controllerName": "Which GatewayClasses are served. The class `moongate`, which every laptop has, names the default.",
+    "extensionApis.enableBackend": "Whether Backends may be used.",
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); the other flags change nothing.",
+    "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
+    "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
+}
+_GATEWAY_IDLE = (
+    "logging",
+    "extensionApis.enableEnvoyPatchPolicy",
+    "extensionApis.enableSDSSecretRef",
+    "extensionApis.enableLua",
+)
+_PROXY = {
+    "concurrency": "Worker threads of Envoy. Read when the Envoy of a Gateway starts.",
+    "extraArgs": "More arguments for Envoy. Read when the Envoy of a Gateway starts.",
+    "logging.level": "Levels by component. Read when the Envoy of a Gateway starts.",
+    "ipFamily": "`IPv6` and `DualStack` listen on `::`; what is not set listens on `0.0.0.0`.",
+    "mergeBackends": "One cluster per backend, for all rules that use it; `selector` says for which backends.",
+    "mergeType": "How a level is laid over the one below.",
+    "preserveRouteOrder": "Routes stay in the order of the manifests, instead of the most specific first.",
+    "routingType": "`Service` sends to cluster IPs, instead of endpoints.",
+    "telemetry.accessLog": "Formats, CEL filters and files of the access log.",
+}
+_PROXY_IDLE = ("filterOrder", "shutdown")
+
+
+def _own(paths: list[str]) -> list[str]:
+    """Those that are told nowhere else on the page."""
+    return [path for path in paths if not path.startswith(("envoyProxy.", "provider."))]
+
+
+def _spec(kind: Any) -> Any:
+    return next(f.type for f in structs.fields(kind) if f.name == "spec")
+
+
+def _unbuilt(model: Any, path: str = "", seen: tuple[Any, ...] = ()) -> list[str]:
+    """Wire paths of fields that are declared and not built, below a Struct."""
+    found: list[str] = []
+    for field in structs.fields(model):
+        here = f"{path}{field.encode_name}"
+        if any((m.extra or {}).get("unbuilt") for m in _metas(field.type)):
+            found.append(here)
+        else:
+            for below, many in _structs(field.type):
+                if below not in seen:
+                    found += _unbuilt(below, f"{here}{'[]' if many else ''}.", (*seen, model))
+    return found
+
+
+def _metas(given: Any) -> Iterator[msgspec.Meta]:
+    yield from (m for m in getattr(given, "__metadata__", ()) if isinstance(m, msgspec.Meta))
+    for inner in get_args(given):
+        if hasattr(inner, "__metadata__"):
+            yield from _metas(inner)
+
+
+def _structs(given: Any, *, many: bool = False) -> Iterator[tuple[Any, bool]]:
+    if isinstance(given, type) and issubclass(given, msgspec.Struct):
+        yield given, many
+        return
+    for inner in get_args(given):
+        yield from _structs(inner, many=many or get_origin(given) in (tuple, dict))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    main()
