@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
+from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector, SecretObjectReference
 from moongate.world import Changes, World
 from tests.core import certificate, key_bytes, new_key
@@ -22,6 +23,7 @@ from tests.worlds import (
     EG,
     endpoint_slice,
     gateway,
+    gateway_class,
     http_listener,
     namespace,
     route,
@@ -116,11 +118,29 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
 
     assert costs[0].runs == costs[1].runs == {
         **one("attachments", "plan", "route_clusters", "route_pieces", "route_status"),
-        **one("virtual_host", "host_part", "route_configuration"),
+        **one("host_pieces", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
     }  # fmt: skip
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
     assert (costs[0].gone, costs[0].statuses) == (set(), set())
+
+
+def test_one_of_many_routes_of_a_hostname_costs_no_more_than_one_of_few() -> None:
+    """Thousands may share a hostname: only the shard of the edited one is put in order again."""
+
+    def shared(n: int, path: str) -> HTTPRoute:
+        made = route(n, path)
+        return structs.replace(made, spec=structs.replace(made.spec, hostnames=("one.example.com",)))
+
+    worlds_ = [
+        World.of([gateway_class(), gateway(), *(shared(n, f"/{n}") for n in range(count))])
+        for count in (100, 1_000)
+    ]
+
+    costs = [cost(world, shared(7, "/edited")) for world in worlds_]
+
+    assert costs[0].runs == costs[1].runs
+    assert (costs[0].runs["route_pieces"], costs[0].runs["host_pieces"]) == (1, 1)
 
 
 def test_adding_a_route_costs_that_route(many: World, some: World) -> None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import pytest
+from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.quarantine import Refusal, RouteQuarantine
 from moongate.world import World
-from moongate.xds.wire import ROUTE
+from moongate.xds.wire import CLUSTER, ROUTE
 from tests import worlds
 
 TABLE = "default/eg/http"
 WORDS = "Envoy does not like it."
 REFUSED = "/refused"
 """A path that the Envoy of these tests refuses."""
+DISLIKED = "/disliked"
+"""A path of which it refuses all but a plain answer: what is wrong with the route is not its match."""
 
 
 class Refusing:
     """A World, a quarantine, and an Envoy that takes a table of routes or refuses it as a whole.
 
     Attributes:
-        serves: the paths in force, by hostname.
+        serves: the paths in force, by hostname; those that are answered with 500 end in "!".
         answers: how often Envoy was asked.
     """
 
@@ -41,6 +45,7 @@ class Refusing:
         self.quarantine = RouteQuarantine(self.world)
         self.serves: dict[str, str] = {}
         self.answers = 0
+        self.refuses_all = False
         self._held = ""
 
     def settle(self) -> None:
@@ -71,19 +76,30 @@ class Refusing:
         """The routes that are told to be refused, by number."""
         return {int(refusal.route.name[1:]) for refusal in self.quarantine.refusals()}
 
+    def clusters(self) -> set[str]:
+        """The backends that there are clusters of."""
+        names = self.world.xds()["default/eg"][CLUSTER]
+        return {name.split("/")[2] for name in names if name.startswith("backend/")}
+
     def _answer(self) -> bool:
         resource = self.world.resource(worlds.EG, ROUTE, TABLE)
         assert resource is not None
         self.answers += 1
         assert self.answers < 1000, "the search does not come to an end"
         table = RouteConfiguration.FromString(resource.body)
-        found = {h.domains[0]: h.routes[0].match.path_separated_prefix for h in table.virtual_hosts}
-        if REFUSED in found.values():
+        found = {h.domains[0]: _told(h.routes[0]) for h in table.virtual_hosts}
+        disliked = {REFUSED, f"{REFUSED}!", DISLIKED} & set(found.values())
+        if disliked or (self.refuses_all and found):
             return self.quarantine.refused(worlds.EG, TABLE, resource.version, WORDS)
         self.serves = found
         # Twice the same is acknowledged twice, but there is nothing new in it.
         changed, self._held = resource.version != self._held, resource.version
         return self.quarantine.acknowledged(worlds.EG, TABLE, resource.version) or changed
+
+
+def _told(route: Route) -> str:
+    shut = "!" if route.direct_response.status == 500 else ""
+    return f"{route.match.path_separated_prefix}{shut}"
 
 
 def host(n: int) -> str:
@@ -129,6 +145,72 @@ def test_a_refused_route_does_not_keep_others_from_changing() -> None:
     envoy.edit(1, "/c")
 
     assert envoy.serves == {host(0): "/a", host(1): "/c"}
+
+
+def test_a_new_route_that_is_refused_answers_500() -> None:
+    """Its requests must not fall to a wider route, that may be open to all."""
+    envoy = Refusing("/a", DISLIKED)
+
+    envoy.settle()
+
+    assert envoy.refused() == {1}
+    assert envoy.serves == {host(0): "/a", host(1): f"{DISLIKED}!"}
+
+
+def test_a_new_route_whose_match_is_refused_is_left_out() -> None:
+    envoy = Refusing("/a", REFUSED)
+
+    envoy.settle()
+
+    assert envoy.refused() == {1}
+    assert envoy.serves == {host(0): "/a"}
+
+
+def test_a_new_route_that_answers_500_is_served_once_mended() -> None:
+    envoy = Refusing("/a", DISLIKED)
+    envoy.settle()
+
+    envoy.edit(1, "/b")
+
+    assert envoy.refused() == set()
+    assert envoy.serves == {host(0): "/a", host(1): "/b"}
+
+
+def test_a_last_good_form_keeps_the_cluster_that_it_needs() -> None:
+    """The refused form sends to another backend: both are there, until the route is mended."""
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    elsewhere = structs.replace(
+        worlds.route(0, REFUSED, kind=Backend.KIND).spec.rules[0].backend_refs[0], name="s1"
+    )
+
+    edited = worlds.route(0, REFUSED, kind=Backend.KIND)
+    rule = structs.replace(edited.spec.rules[0], backend_refs=(elsewhere,))
+    envoy.world.apply({edited.ref: structs.replace(edited, spec=structs.replace(edited.spec, rules=(rule,)))})
+    envoy.settle()
+
+    assert envoy.serves[host(0)] == "/a"
+    assert envoy.clusters() == {"s0", "s1"}
+
+    mended = structs.replace(rule, matches=worlds.route(0, "/c").spec.rules[0].matches)
+    envoy.world.apply(
+        {edited.ref: structs.replace(edited, spec=structs.replace(edited.spec, rules=(mended,)))}
+    )
+    envoy.settle()
+
+    assert envoy.serves[host(0)] == "/c"
+    assert envoy.clusters() == {"s1"}
+
+
+def test_a_fault_of_no_single_route_does_not_go_on_for_ever() -> None:
+    """An Envoy that refuses whatever is not empty, for a reason of its own."""
+    envoy = Refusing("/a", "/b", "/c")
+    envoy.refuses_all = True
+
+    envoy.settle()
+
+    assert envoy.refused() == {0, 1, 2}
+    assert envoy.serves == {}
 
 
 def test_a_mended_route_is_served_and_no_longer_told() -> None:

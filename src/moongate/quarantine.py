@@ -7,7 +7,8 @@ has acknowledged is good; what differs from that in a version it refused is susp
 culprit. Several are withheld together (their last good form stays in force, or nothing where there was
 none), and released again half by half: what is acknowledged is good, what is refused is halved once more.
 
-The facts go into cells that ``xds.routes`` reads, so the rest of the table goes on changing meanwhile.
+The facts go into cells that ``xds.pieces`` reads, so the rest of the table goes on changing meanwhile; what
+stands in for a culprit is told there.
 
 Facts
 -----
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moongate.xds.routes import rejected
+from moongate.xds.pieces import StandIn, withheld
 from moongate.xds.wire import ROUTE, version
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.world import World
-    from moongate.xds.routes import Part, Piece
+    from moongate.xds.pieces import Piece
+    from moongate.xds.routes import Part
 
 
 MOST_TRIES: Final = 24
@@ -52,13 +54,16 @@ class Refusal(NamedTuple):
 class _Suspect(NamedTuple):
     route: Ref
     version: str
-    last_good: bytes
+    last_good: Piece | None
 
 
 class _Trial:
-    """What is known of one route configuration."""
+    """What is known of one route configuration, and what is kept out of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World, gateway: Ref, table: str) -> None:
+        self._world = world
+        self._gateway = gateway
+        self._table = table
         self.good: tuple[Part, ...] = ()
         self.good_version = ""
         self.tries: Counter[str] = Counter()
@@ -67,6 +72,44 @@ class _Trial:
         self.withheld: dict[str, _Suspect] = {}
         self.queue: list[list[_Suspect]] = []
         self.culprits: dict[str, tuple[_Suspect, str]] = {}
+
+    def withhold(self, suspects: list[_Suspect]) -> None:
+        """Keep them out of the table."""
+        self.withheld.update({s.version: s for s in suspects})
+        self.write({s.route for s in suspects})
+
+    def release(self) -> bool:
+        """Let the next group in. True, for the world is to be settled again."""
+        group = self.queue.pop()
+        self.released = True
+        for suspect in group:
+            self.withheld.pop(suspect.version, None)
+        self.write({s.route for s in group})
+        return True
+
+    def forget_mended(self) -> bool:
+        """Drop culprits whose route has another version by now. True if there were some."""
+        mended = [
+            (key, suspect.route)
+            for key, (suspect, _) in self.culprits.items()
+            if key not in self._world.piece_versions(suspect.route)
+        ]
+        for key, _ in mended:
+            del self.culprits[key]
+            self.withheld.pop(key, None)
+            self.tries.pop(key, None)
+        self.write({route for _, route in mended})
+        return bool(mended)
+
+    def write(self, routes: set[Ref]) -> None:
+        """Write what is kept out of some routes into their cells."""
+        for route in routes:
+            held = {
+                s.version: StandIn(s.last_good, s.version in self.culprits)
+                for s in self.withheld.values()
+                if s.route == route
+            }
+            self._world.write(withheld(self._gateway, self._table, route), held or None)
 
 
 class RouteQuarantine:
@@ -80,50 +123,46 @@ class RouteQuarantine:
         """An Envoy has a version in force. True if the world is to be settled again."""
         if not self._is_current(gateway, name, acknowledged):
             return False
-        trial = self._trials.setdefault((gateway, name), _Trial())
+        trial = self._trial(gateway, name)
         trial.good = self._world.route_parts(gateway, name)
         trial.good_version = acknowledged
         trial.released = False
-        mended = self._forget_mended(gateway, trial)
-        if not trial.queue:
-            return mended
-        return self._release(gateway, trial)
+        mended = trial.forget_mended()
+        return trial.release() if trial.queue else mended
 
     def review(self) -> bool:
         """Forget refusals of routes that are gone, or have another version by now. True if there were some.
 
         A route without a last good form can go without a change of the table, so no Envoy tells of it.
         """
-        moved = [self._forget_mended(gateway, trial) for (gateway, _), trial in self._trials.items()]
+        moved = [trial.forget_mended() for trial in self._trials.values()]
         for (gateway, name), trial in self._trials.items():
             # What was released made no difference (its route was edited meanwhile), so nobody will answer.
             if trial.queue and trial.released and self._is_current(gateway, name, trial.good_version):
-                moved.append(self._release(gateway, trial))
+                moved.append(trial.release())
         return any(moved)
 
     def refused(self, gateway: Ref, name: str, refused: str, message: str) -> bool:
         """An Envoy refused a version. True if the world is to be settled again."""
         if not self._is_current(gateway, name, refused):
             return False
-        trial = self._trials.setdefault((gateway, name), _Trial())
+        trial = self._trial(gateway, name)
         suspects = list(_differing(trial.good, self._world.route_parts(gateway, name)))
         if not suspects:
             return False
         trial.released = False
         trial.tries.update(s.version for s in suspects)
         tried = [s for s in suspects if trial.tries[s.version] > MOST_TRIES]
-        if tried:
-            # It is no single route that is at fault: all of them stay out, rather than being tried for ever.
-            trial.culprits.update({s.version: (s, message) for s in tried})
-            trial.withheld.update({s.version: s for s in tried})
-        elif len(suspects) == 1:
-            trial.culprits[suspects[0].version] = (suspects[0], message)
-            trial.withheld[suspects[0].version] = suspects[0]
+        # A single one is the culprit. And if it is no single route that is at fault, all of them stay out,
+        # rather than being tried for ever.
+        culprits = suspects if len(suspects) == 1 else tried
+        trial.culprits.update({s.version: (s, message) for s in culprits})
+        if culprits:
+            trial.withhold(culprits)
         else:
-            trial.withheld.update({s.version: s for s in suspects})
+            trial.withhold(suspects)
             middle = len(suspects) // 2
             trial.queue += [suspects[middle:], suspects[:middle]]
-        self._write(gateway, {s.route for s in suspects})
         return True
 
     def refusals(self) -> tuple[Refusal, ...]:
@@ -144,40 +183,10 @@ class RouteQuarantine:
             trial = self._trials.pop(key)
             routes = {s.route for s in trial.withheld.values()}
             trial.withheld.clear()
-            self._write(gateway, routes)
+            trial.write(routes)
 
-    def _release(self, gateway: Ref, trial: _Trial) -> bool:
-        group = trial.queue.pop()
-        trial.released = True
-        for suspect in group:
-            trial.withheld.pop(suspect.version, None)
-        self._write(gateway, {s.route for s in group})
-        return True
-
-    def _write(self, gateway: Ref, routes: set[Ref]) -> None:
-        for route in routes:
-            held = {
-                s.version: s.last_good
-                for (of, _), trial in self._trials.items()
-                if of == gateway
-                for s in trial.withheld.values()
-                if s.route == route
-            }
-            self._world.write(rejected(gateway, route), held or None)
-
-    def _forget_mended(self, gateway: Ref, trial: _Trial) -> bool:
-        """Drop culprits whose route has another version by now. True if there were some."""
-        mended = [
-            (key, suspect.route)
-            for key, (suspect, _) in trial.culprits.items()
-            if key not in self._world.piece_versions(suspect.route)
-        ]
-        for key, _ in mended:
-            del trial.culprits[key]
-            trial.withheld.pop(key, None)
-            trial.tries.pop(key, None)
-        self._write(gateway, {route for _, route in mended})
-        return bool(mended)
+    def _trial(self, gateway: Ref, name: str) -> _Trial:
+        return self._trials.setdefault((gateway, name), _Trial(self._world, gateway, name))
 
     def _is_current(self, gateway: Ref, name: str, told: str) -> bool:
         resource = self._world.resource(gateway, ROUTE, name)
@@ -196,10 +205,10 @@ def _differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[_Suspe
             was = known.get(host.name)
             if was is not None and was.body == host.body:
                 continue
-            forms = {_which(p): p.body for p in was.pieces} if was is not None else {}
+            forms = {_which(p): p for p in was.pieces} if was is not None else {}
             for piece in host.pieces:
-                last_good = forms.get(_which(piece), b"")
-                if last_good != piece.body:
+                last_good = forms.get(_which(piece))
+                if last_good is None or last_good.body != piece.body:
                     yield _Suspect(piece.route, version(piece.body), last_good)
 
 

@@ -37,6 +37,7 @@ from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import SHARDS, Index, Store
 from moongate.xds import clusters, destinations, listeners, local, secrets
+from moongate.xds.pieces import closed
 from moongate.xds.routes import host_part, route_configuration, route_pieces
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
 
@@ -55,6 +56,7 @@ INDEXES: Final[tuple[Index[Any, Any], ...]] = (
     grants.GRANTS,
     routes.ROUTES,
     routes.HOSTNAMES,
+    routes.SHARDS_BY_HOSTNAME,
     routes.ROUTES_BY_HOSTNAME,
     backends.SLICES,
     local.FLEET_SERVICES,
@@ -262,13 +264,13 @@ class World:
         return tuple(p for p in parts if not isinstance(p, Failed))
 
     def piece_versions(self, route: Ref) -> frozenset[str]:
-        """The versions of a route's pieces, wherever it is served, as its manifest would have them."""
+        """The versions of a route's pieces, wherever served: as its manifest would have them, and closed."""
         found: set[str] = set()
         for attachment in routes.attachments(self.db, route):
             for listener, _ in attachment.hosts:
                 told = route_pieces.attempt(self.db, listener, route)
                 if not isinstance(told, Failed):
-                    found.update(version(p.body) for p in told)
+                    found.update(version(form.body) for p in told for form in (p, closed(p)))
         return frozenset(found)
 
     def statuses(self) -> Mapping[Ref, Struct]:

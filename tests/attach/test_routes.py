@@ -13,11 +13,13 @@ from moongate.attach.routes import (
     attachments,
     hosts,
     intersection,
+    reserved,
     routes_at,
+    shards_at,
     wider,
 )
 from moongate.engine import Failed
-from moongate.store import SHARDS, get
+from moongate.store import SHARDS, get, shard
 from tests.core import EG, Core, gateway, http, https
 from tests.routes import WEB, http_route, route_ref, rule
 
@@ -25,6 +27,11 @@ from tests.routes import WEB, http_route, route_ref, rule
 def refusal(core: Core) -> str | None:
     [only] = attachments(core.db, route_ref())
     return only.problem.reason if only.problem is not None else None
+
+
+def all_routes(core: Core, host: str) -> tuple[Ref, ...]:
+    parts = (routes_at(core.db, WEB, host, part) for part in shards_at(core.db, WEB, host))
+    return tuple(sorted(route for part in parts for route in part))
 
 
 def all_hosts(core: Core, listener: ListenerId) -> set[str]:
@@ -113,8 +120,8 @@ def test_a_route_that_cannot_be_judged_is_left_out_and_the_others_stay() -> None
 
     assert isinstance(attachments.attempt(core.db, route_ref("broken")), Failed)
     assert attached_count(core.db, WEB) == 1
-    assert routes_at(core.db, WEB, "*.com") == (route_ref(),)
-    assert routes_at(core.db, WEB, "a.com") == ()
+    assert all_routes(core, "*.com") == (route_ref(),)
+    assert all_routes(core, "a.com") == ()
 
 
 def test_listeners_that_share_a_hostname_do_not_take_it_from_a_route_without() -> None:
@@ -180,6 +187,22 @@ def test_a_parent_that_is_not_ours_is_no_parent() -> None:
     assert attachments(core.db, route_ref()) == ()
 
 
+def test_routes_of_a_hostname_are_found_by_shard() -> None:
+    """A route that is one of thousands under its hostname is looked for among its shard only."""
+    names = [f"r{n}" for n in range(200)]
+    core = Core(gateway(http("web")), *(http_route(name=name, hostnames=("a.com",)) for name in names))
+    before = {part: routes_at(core.db, WEB, "a.com", part) for part in shards_at(core.db, WEB, "a.com")}
+
+    core.delete("HTTPRoute", "default", "r7")
+    with core.ran() as ran:
+        after = {part: routes_at(core.db, WEB, "a.com", part) for part in shards_at(core.db, WEB, "a.com")}
+
+    assert sorted(r.name for part in before.values() for r in part) == sorted(names)
+    assert len(before) > 50
+    assert ran["routes_at"] == 1
+    assert [part for part in before if before[part] != after.get(part, ())] == [shard(str(route_ref("r7")))]
+
+
 def test_a_listener_finds_routes_by_hostname() -> None:
     core = Core(
         gateway(http("web", "*.example.com")),
@@ -189,8 +212,28 @@ def test_a_listener_finds_routes_by_hostname() -> None:
     )
 
     assert all_hosts(core, WEB) == {"*.example.com", "a.example.com"}
-    assert routes_at(core.db, WEB, "*.example.com") == (route_ref("none"), route_ref("wide"))
-    assert routes_at(core.db, WEB, "a.example.com") == (route_ref("narrow"),)
+    assert all_routes(core, "*.example.com") == (route_ref("none"), route_ref("wide"))
+    assert all_routes(core, "a.example.com") == (route_ref("narrow"),)
+
+
+@pytest.mark.parametrize(
+    ("listeners", "is_reserved"),
+    [
+        pytest.param((http("web", "*.a.com"), http("any")), True, id="a-listener-for-all"),
+        pytest.param((http("web", "*.a.com"), http("wide", "*.com")), True, id="a-wider-one"),
+        pytest.param((http("web", "*.a.com"), http("narrow", "b.a.com")), False, id="a-narrower-one"),
+        pytest.param((http("web", "*.a.com"), http("any", port=81)), False, id="another-port"),
+        pytest.param((http("web", "*.a.com"),), False, id="alone"),
+        pytest.param((https("web", "c", hostname="*.a.com"), https("any", "c")), False, id="https"),
+    ],
+)
+def test_a_hostname_is_reserved_that_would_fall_to_a_wider_listener(
+    listeners: tuple[str, ...], is_reserved: bool
+) -> None:
+    core = Core(gateway(*listeners))
+
+    assert reserved(core.db, WEB, "*.a.com") is is_reserved
+    assert not reserved(core.db, WEB, "x.a.com"), "only its own hostname is"
 
 
 def test_a_parent_ref_without_a_section_means_all_listeners() -> None:

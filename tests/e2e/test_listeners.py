@@ -135,8 +135,7 @@ async def test_listeners_of_a_port_are_apart_by_hostname(site: Site) -> None:
     assert await site.status("a.apart.test", "/other", port=port) == 404
 
 
-async def test_a_listener_without_routes_leaves_its_hostname_to_the_others(site: Site) -> None:
-    """FIXME: 404 is right, twice: a hostname belongs to the more specific listener, routes or not."""
+async def test_a_hostname_belongs_to_the_narrowest_listener_also_without_routes(site: Site) -> None:
     port = free_port()
     await site.apply(
         m.gateway("left", f"[{http('any', port)}, {http('wild', port, '*.left.test')}]"),
@@ -145,8 +144,9 @@ async def test_a_listener_without_routes_leaves_its_hostname_to_the_others(site:
         ),
     )
 
-    assert await site.status("x.left.test", port=port) == 200
-    assert await site.status("a.left.test", port=port) == 200
+    assert await site.status("x.left.test", port=port) == 404
+    assert await site.status("a.left.test", port=port) == 404
+    assert await site.status("x.test", port=port) == 200
 
 
 async def test_listeners_of_several_ports_serve_their_own_routes(site: Site) -> None:

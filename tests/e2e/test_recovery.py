@@ -96,7 +96,7 @@ async def test_a_route_that_envoy_refuses_is_taken_out_alone(site: Site) -> None
     await site.apply(m.route("good", f"[{{{m.to('two')}}}]"))
 
     assert (await site.reached("good.test")).by == "two"
-    assert await site.status("bad.test") == 404
+    assert await site.status("bad.test") == 500
     programmed = site.conditions(bad)["Programmed"]
     assert (programmed["status"], programmed["reason"]) == ("False", "Refused")
     assert "NOPE" in programmed["message"]
@@ -106,6 +106,18 @@ async def test_a_route_that_envoy_refuses_is_taken_out_alone(site: Site) -> None
     await site.delete(bad)
 
     assert site.conditions(GATEWAY)["Programmed"]["status"] == "True"
+
+
+async def test_the_requests_of_a_refused_route_do_not_fall_to_a_wider_one(site: Site) -> None:
+    """What was refused may be the one that is closed to strangers."""
+    wide = m.route("wide", f"[{{{m.to('one')}}}]", hostnames=("fall.test",))
+    bad = refused("fall", path="/admin")
+    await site.apply(wide, bad)
+
+    assert await site.status("fall.test", "/admin/x") == 500
+    assert await site.status("fall.test", "/elsewhere") == 200
+
+    await site.delete(wide, bad)
 
 
 async def test_a_refused_edit_leaves_the_last_good_form_of_a_route_in_force(site: Site) -> None:
@@ -133,7 +145,7 @@ async def test_two_refused_routes_among_many_are_both_found(site: Site) -> None:
 
     assert [await site.status(f"many-{n}.test") for n in range(30)] == [200] * 30
     assert await site.status("bad-1.test", "/x") == 200
-    assert [await site.status(f"bad-{n}.test") for n in (1, 2)] == [404, 404]
+    assert [await site.status(f"bad-{n}.test") for n in (1, 2)] == [500, 500]
     assert [site.conditions(each)["Programmed"]["reason"] for each in bad] == ["Refused"] * 2
     assert not any("Programmed" in site.conditions(each) for each in (*good, beside))
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from moongate.api.base import ListenerId
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.xds.destinations import Plan, plan, route_clusters
+from moongate.api.httproute import HTTPRoute
+from moongate.engine import Failed
+from moongate.store import get
+from moongate.xds.destinations import Plan, all_cluster_keys, plan, route_clusters
 from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, https
 from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
 
@@ -186,6 +190,19 @@ def test_clusters_of_several_listeners_are_listed_once() -> None:
         "httproute/default/shop/rule/0",
         "httproute/default/shop/rule/1",
     ]
+
+
+def test_a_route_whose_clusters_cannot_be_told_does_not_take_those_of_others_along() -> None:
+    core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(3)))
+    broken = get(core.db, HTTPRoute, route_ref("r1"))
+    assert broken is not None
+    core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
+
+    assert isinstance(route_clusters.attempt(core.db, EG, broken.ref), Failed)
+    assert {key.name for key in all_cluster_keys(core.db, EG)} == {
+        "httproute/default/r0/rule/0",
+        "httproute/default/r2/rule/0",
+    }
 
 
 def test_what_is_not_there_has_no_plan() -> None:

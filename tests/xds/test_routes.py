@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from moongate.xds.routes import IN_ORDER, rejected, route_configuration, route_pieces
-from moongate.xds.wire import version
+from moongate.xds.routes import IN_ORDER, route_configuration
 from tests.core import EG, Core, gateway, http
-from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
+from tests.routes import SHOP, as_dict, http_route, rule, sent, service, table
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 
@@ -208,19 +207,6 @@ def test_redirects_without_a_port_follow_the_listener() -> None:
 
     assert [r.redirect.port_redirect for r in sent(core)] == [0]
     assert [r.redirect.port_redirect for r in sent(core, "default/eg/alt")] == [8080]
-
-
-def test_a_piece_that_envoy_refused_is_left_out_or_replaced_by_its_last_good_form() -> None:
-    core = core_of()
-    [good] = route_pieces(core.db, WEB, route_ref())
-    core.apply(http_route(rule(path("/new"))))
-    [bad] = route_pieces(core.db, WEB, route_ref())
-
-    core.db.put(rejected(EG, route_ref()), {version(bad.body): good.body})
-    assert [r.match.prefix for r in sent(core)] == ["/"]
-
-    core.db.put(rejected(EG, route_ref()), {version(bad.body): b""})
-    assert sent(core) == []
 
 
 def test_one_edited_route_is_encoded_again_and_no_other() -> None:

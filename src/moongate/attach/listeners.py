@@ -205,6 +205,13 @@ def route_configurations(db: Db, gateway: Ref) -> tuple[RouteTable, ...]:
 
 
 @query
+def table_of(db: Db, listener: ListenerId) -> str:
+    """The name of the route configuration with a listener's routes; "" when Envoy does not serve it."""
+    tables = route_configurations(db, listener.gateway)
+    return next((table.name for table in tables if listener in table.members), "")
+
+
+@query
 def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
     """The labels of a namespace, sorted. One that nobody declared exists, too, with its name as label."""
     found = get(db, Namespace, Ref(Namespace.KIND, "", namespace))

@@ -41,26 +41,38 @@ def _by_parent(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], Ref]]:
             yield (gateway, shard(str(route.ref))), route.ref
 
 
+def _named(route: HTTPRoute) -> Iterator[tuple[Ref, str]]:
+    for parent in route.spec.parent_refs:
+        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+            for host in route.spec.hostnames or ("",):
+                yield gateway, host
+
+
 def _hostnames(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], str]]:
-    for parent in route.spec.parent_refs:
-        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
-            for host in route.spec.hostnames or ("",):
-                yield (gateway, shard(host)), host
+    for gateway, host in _named(route):
+        yield (gateway, shard(host)), host
 
 
-def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str], Ref]]:
-    for parent in route.spec.parent_refs:
-        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
-            for host in route.spec.hostnames or ("",):
-                yield (gateway, host), route.ref
+def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]:
+    part = shard(str(route.ref))
+    for gateway, host in _named(route):
+        yield (gateway, host, part), route.ref
+
+
+def _shards_by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str], int]]:
+    part = shard(str(route.ref))
+    for gateway, host in _named(route):
+        yield (gateway, host), part
 
 
 ROUTES = Index("routes", (HTTPRoute,), _by_parent)
 """(Gateway, shard of the route) → routes that name it as parent."""
 HOSTNAMES = Index("hostnames", (HTTPRoute,), _hostnames)
 """(Gateway, shard of the hostname) → hostnames as written in routes that name it; "" for none."""
+SHARDS_BY_HOSTNAME = Index("shards-by-hostname", (HTTPRoute,), _shards_by_hostname)
+"""(Gateway, hostname as written) → shards of the routes that name it: most hostnames have few routes."""
 ROUTES_BY_HOSTNAME = Index("routes-by-hostname", (HTTPRoute,), _by_hostname)
-"""(Gateway, hostname as written) → routes."""
+"""(Gateway, hostname as written, shard of the route) → routes."""
 
 
 class Attachment(Struct, frozen=True):
@@ -144,15 +156,37 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
+    """The shards of the routes that a listener may serve under a hostname, sorted."""
+    written = _written(db, listener, host)
+    return tuple(
+        sorted({n for name in written for n in find(db, SHARDS_BY_HOSTNAME, (listener.gateway, name))})
+    )
+
+
 @query
-def routes_at(db: Db, listener: ListenerId, host: str) -> tuple[Ref, ...]:
-    """The routes that a listener serves under a hostname, sorted; one that cannot be judged is left out."""
-    own = _own_hostname(db, listener)
-    written = [host]
-    if own is not None and host == (own or ANY):
-        written += ["", *wider(host)]
-    candidates = {r for name in written for r in find(db, ROUTES_BY_HOSTNAME, (listener.gateway, name))}
+def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Ref, ...]:
+    """The routes of one shard that a listener serves under a hostname, sorted.
+
+    One that cannot be judged is left out.
+    """
+    written = _written(db, listener, host)
+    candidates = {r for name in written for r in find(db, ROUTES_BY_HOSTNAME, (listener.gateway, name, part))}
     return tuple(sorted(r for r in candidates if _served(db, r, listener, host)))
+
+
+def reserved(db: Db, listener: ListenerId, host: str) -> bool:
+    """Whether a hostname is a listener's own and would fall to a wider one, were there nothing under it.
+
+    Only HTTP listeners of one port share a table; those of HTTPS are told apart before there is a host.
+    """
+    own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
+    if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
+        return False
+    return any(
+        a.port == own.port and a.hostname != host and intersection(host, a.hostname) == host
+        for a in attachable(db, listener.gateway)
+    )
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -191,6 +225,12 @@ def wider(host: str) -> list[str]:
 def _own_hostname(db: Db, listener: ListenerId) -> str | None:
     """The hostname of a listener, "" for all; ``None`` when there is no such listener."""
     return next((a.hostname for a in attachable(db, listener.gateway) if a.id == listener), None)
+
+
+def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
+    """The hostnames that routes may have written that are served under ``host``."""
+    own = _own_hostname(db, listener)
+    return [host, "", *wider(host)] if own is not None and host == (own or ANY) else [host]
 
 
 def _served(db: Db, route: Ref, listener: ListenerId, host: str) -> bool:

@@ -16,7 +16,7 @@ from moongate.api.base import Condition, ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
-from moongate.attach.routes import attachments, routes_at
+from moongate.attach.routes import attachments, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, unsupported
@@ -90,7 +90,7 @@ def overlaps(db: Db, listener: ListenerId, host: str) -> tuple[tuple[Ref, Overla
 
     Routes that share the same matches share the work, too: thousands may say nothing but "/".
     """
-    routes = routes_at(db, listener, host)
+    routes = [r for part in shards_at(db, listener, host) for r in routes_at(db, listener, host, part)]
     if len(routes) < 2:
         return ()
     by_key: dict[str, list[Ref]] = {}

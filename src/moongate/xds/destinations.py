@@ -32,7 +32,7 @@ from moongate.attach.grants import granted
 from moongate.attach.listeners import envoy_listeners
 from moongate.attach.policies import applied, applied_to_gateway, claims, labels
 from moongate.attach.routes import ROUTES, attachments
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.policies import (
     BackendTrafficPolicy,
     effective_gateway_policy,
@@ -41,6 +41,7 @@ from moongate.policies import (
 from moongate.problem import Problem
 from moongate.store import SHARDS, find, get
 from moongate.xds.matches import unbuildable
+from moongate.xds.pieces import kept_clusters
 from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
 from moongate.xds.wire import version
 
@@ -225,18 +226,19 @@ def _identity(*of: Any) -> str:
 
 @query
 def route_clusters(db: Db, gateway: Ref, route: Ref) -> tuple[ClusterKey, ...]:
-    """The clusters that a route needs in a fleet, over all listeners and rules."""
+    """The clusters that a route needs in a fleet, over all listeners and rules.
+
+    Those of forms that stand in for what Envoy refused are among them.
+    """
     found = get(db, HTTPRoute, route)
     if found is None:
         return ()
-    return tuple(
-        dict.fromkeys(
-            key
-            for listener in served_on(db, gateway, route)
-            for index in range(len(found.spec.rules))
-            for key in plan(db, listener, route, index).clusters()
-        )
-    )
+    keys: dict[ClusterKey, None] = {}
+    for listener in served_on(db, gateway, route):
+        for index in range(len(found.spec.rules)):
+            keys.update(dict.fromkeys(plan(db, listener, route, index).clusters()))
+        keys.update(dict.fromkeys(kept_clusters(db, listener, route)))
+    return tuple(keys)
 
 
 @query
@@ -249,12 +251,15 @@ def served_on(db: Db, gateway: Ref, route: Ref) -> tuple[ListenerId, ...]:
 
 @query
 def cluster_keys(db: Db, gateway: Ref, part: int) -> tuple[ClusterKey, ...]:
-    """The clusters that the routes of one shard need in a fleet, each once."""
-    return tuple(
-        dict.fromkeys(
-            key for route in find(db, ROUTES, (gateway, part)) for key in route_clusters(db, gateway, route)
-        )
-    )
+    """The clusters that the routes of one shard need in a fleet, each once.
+
+    A route whose clusters cannot be told has none: its requests are answered with 500 meanwhile.
+    """
+    keys: dict[ClusterKey, None] = {}
+    for route in find(db, ROUTES, (gateway, part)):
+        told = route_clusters.attempt(db, gateway, route)
+        keys.update(dict.fromkeys(() if isinstance(told, Failed) else told))
+    return tuple(keys)
 
 
 def all_cluster_keys(db: Db, gateway: Ref) -> tuple[ClusterKey, ...]:

@@ -2,13 +2,11 @@
 
 Theory of operation
 ===================
-``route_pieces`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` sorts and joins
+``route_pieces`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` orders and joins
 those of a hostname, ``host_part`` the virtual hosts of a shard, ``route_configuration`` the shards. On the
 wire a repeated field is its entries one after another, so joining is concatenation: one edited route among
-thousands costs one encoding and four joins.
-
-A piece that an Envoy refused is left out (its last good form is put in its place, where there is one), so
-that one bad route does not freeze the rest of the table; ``rejected`` says which.
+thousands costs one encoding and a few joins. A hostname may have thousands of routes, too: its pieces are
+put in order per shard of routes, and what is in order already is merged.
 
 Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 """
@@ -16,7 +14,8 @@ Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -28,7 +27,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable, route_configurations
-from moongate.attach.routes import attached_hosts, hosts, routes_at
+from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.features import retry
 from moongate.features.base import RouteEdit
@@ -39,6 +38,7 @@ from moongate.xds.destinations import Plan, plan
 from moongate.xds.filters import rule_features
 from moongate.xds.matches import matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import metadata, shown
+from moongate.xds.pieces import Piece, in_force
 from moongate.xds.route_filters import (
     apply_direct_response,
     apply_headers,
@@ -47,7 +47,7 @@ from moongate.xds.route_filters import (
     read_filters,
     redirect_action,
 )
-from moongate.xds.wire import ROUTE, XdsResource, encode, packed, piece, version
+from moongate.xds.wire import ROUTE, XdsResource, encode, packed, piece
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
@@ -60,23 +60,9 @@ IN_ORDER: Final = 64
 shard: their order means nothing to Envoy, and sorting thousands for one that changed would cost more than it
 tells."""
 
+_RANK: Final = attrgetter("rank")
+
 ROUTE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if kind.KIND != "ClientTrafficPolicy")
-
-
-class Piece(NamedTuple):
-    """One Envoy route; sorts by precedence.
-
-    Args:
-        rank: Gateway API precedence, then age and name of the route, then rule and match.
-        host: the hostname it is served under.
-        route: the HTTPRoute behind it.
-        body: the encoded entry of ``VirtualHost.routes``.
-    """
-
-    rank: tuple[Any, ...]
-    host: str
-    route: Ref
-    body: bytes
 
 
 class Host(Struct, frozen=True):
@@ -136,20 +122,27 @@ def closed_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]
 
 
 @query
-def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
-    """One virtual host, its routes in Gateway API precedence."""
+def host_pieces(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Piece, ...]:
+    """What one shard of routes has under a hostname, in force and sorted."""
     pieces: list[Piece] = []
-    for route in routes_at(db, listener, host):
+    for route in routes_at(db, listener, host, part):
         told = route_pieces.attempt(db, listener, route)
         if isinstance(told, Failed):
             # Whatever failed may be what keeps strangers out.
             told = closed_pieces.attempt(db, listener, route)
         if isinstance(told, Failed):
             continue
-        pieces += _in_force(db, listener, route, [p for p in told if p.host == host])
-    pieces.sort()
+        pieces += in_force(db, listener, route, tuple(p for p in told if p.host == host))
+    return tuple(sorted(pieces, key=_RANK))
+
+
+@query
+def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
+    """One virtual host, its routes in Gateway API precedence."""
+    parts = [host_pieces(db, listener, host, n) for n in shards_at(db, listener, host)]
+    pieces = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
-    if not pieces:
+    if not pieces and not reserved(db, listener, host):
         return Host((), name, b"", ())
     head = VirtualHost(name=name, domains=[host])
     head.metadata.MergeFromString(
@@ -157,7 +150,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     )
     body = encode(head) + b"".join([p.body for p in pieces])
     entry = piece(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
-    return Host(pieces[0].rank, name, entry, tuple(pieces))
+    return Host(pieces[0].rank if pieces else (), name, entry, pieces)
 
 
 @query
@@ -184,48 +177,10 @@ def route_configuration(db: Db, gateway: Ref, name: str) -> XdsResource | None:
     for listener in table.members:
         parts = [host_part(db, listener, n) for n in range(SHARDS)]
         if sum(len(p.hosts) for p in parts) <= IN_ORDER:
-            body += [h.body for h in sorted(chain.from_iterable(p.hosts for p in parts), key=_rank)]
+            body += [h.body for h in sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)]
         else:
             body += [p.body for p in parts]
     return XdsResource.of(ROUTE, name, b"".join(body))
-
-
-def rejected(gateway: Ref, route: Ref) -> tuple[str, Ref, Ref]:
-    """The cell with what a fleet's Envoys refused of a route: ``{version of a piece: last good body}``."""
-    return ("rejected", gateway, route)
-
-
-def _in_force(db: Db, listener: ListenerId, route: Ref, pieces: list[Piece]) -> list[Piece]:
-    refused: dict[str, bytes] | None = db.read(rejected(listener.gateway, route))
-    if not refused:
-        return pieces
-    told: list[Piece] = []
-    for one in pieces:
-        last_good = refused.get(version(one.body))
-        if last_good is None:
-            told.append(one)
-        elif last_good:
-            told.append(one._replace(body=_kept(one.body, last_good)))
-    return told
-
-
-def _kept(refused: bytes, last_good: bytes) -> bytes:
-    """The last good form of a route, as far as it does not let through what the refused one would not.
-
-    What a policy adds to a route is its per-filter configuration. Where that differs, the requests of the
-    last good form are answered with 500.
-    """
-    new, old = (VirtualHost.FromString(body).routes[0] for body in (refused, last_good))
-    guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
-    if guarded and (old.HasField("direct_response") or not new.HasField("direct_response")):
-        return last_good
-    closed = Route(name=old.name, match=old.match, metadata=old.metadata)
-    closed.direct_response.status = 500
-    return piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(closed))
-
-
-def _rank(host: Host) -> tuple[Any, ...]:
-    return host.rank
 
 
 def _head(name: str) -> RouteConfiguration:
@@ -253,6 +208,7 @@ def _rule_pieces(
     shaped = tuple(p.owner for p in policies if p is not None and p.owner.kind == "BackendTrafficPolicy")
     described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
     tail = piece(Route.METADATA_FIELD_NUMBER, described)
+    clusters = planned.clusters()
     told: list[Piece] = []
     for match in matches(rule, filters.matches, cors=filters.cors is not None):
         message = Route()
@@ -264,7 +220,7 @@ def _rule_pieces(
         for host in served:
             message.name = names.route(of_rule, match.index, host, preflight=match.preflight)
             body = piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
-            told.append(Piece(rank, host, ref, body))
+            told.append(Piece(rank, host, ref, body, clusters))
     return told
 
 

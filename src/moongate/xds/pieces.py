@@ -1,0 +1,106 @@
+"""One Envoy route, as it is joined into tables; and what stands in for one that an Envoy refused.
+
+Theory of operation
+===================
+A table of routes is taken or refused as a whole, so a piece that was refused must not stay in it. Its last
+good form is put in its place, with the clusters that this form needs. A piece that never was good answers
+500, for what it matches is not meant for a wider route; only if Envoy refuses that as well, so that it is the
+match that is at fault, the piece is left out.
+
+Which pieces were refused is found outside (``quarantine``) and read from cells.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from msgspec import Struct
+
+from moongate.attach.listeners import table_of
+from moongate.xds.wire import encode, piece, version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import ListenerId, Ref
+    from moongate.engine import Db
+    from moongate.xds.destinations import ClusterKey
+
+
+class Piece(NamedTuple):
+    """One Envoy route; sorts by precedence.
+
+    Args:
+        rank: Gateway API precedence, then age and name of the route, then rule and match.
+        host: the hostname it is served under.
+        route: the HTTPRoute behind it.
+        body: the encoded entry of ``VirtualHost.routes``.
+        clusters: what it sends requests to.
+    """
+
+    rank: tuple[Any, ...]
+    host: str
+    route: Ref
+    body: bytes
+    clusters: tuple[ClusterKey, ...] = ()
+
+
+class StandIn(Struct, frozen=True):
+    """What becomes of a piece that is kept out of a table.
+
+    Args:
+        last_good: its last form that an Envoy took, if there was one.
+        culprit: whether it is known to be at fault, and not only suspected. Where there is no last good form,
+            a culprit answers 500; what is suspected is left out, as it was before it came.
+    """
+
+    last_good: Piece | None
+    culprit: bool
+
+
+def withheld(gateway: Ref, table: str, route: Ref) -> tuple[str, Ref, str, Ref]:
+    """The cell with what is kept out of a table of a fleet: ``{version of a piece: StandIn}``, or absent."""
+    return ("withheld", gateway, table, route)
+
+
+def in_force(db: Db, listener: ListenerId, route: Ref, pieces: tuple[Piece, ...]) -> Iterator[Piece]:
+    """The pieces of a route, with stand-ins for those that its table does without."""
+    kept_out: dict[str, StandIn] = db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
+    for each in pieces:
+        stand_in = kept_out.get(version(each.body)) if kept_out else None
+        if stand_in is None:
+            yield each
+        elif stand_in.last_good is not None:
+            yield _kept(each, stand_in.last_good)
+        elif stand_in.culprit and version((shut := closed(each)).body) not in kept_out:
+            yield shut
+
+
+def kept_clusters(db: Db, listener: ListenerId, route: Ref) -> Iterator[ClusterKey]:
+    """What the last good forms that stand in for a route's pieces send requests to."""
+    kept_out: dict[str, StandIn] = db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
+    for stand_in in kept_out.values():
+        if stand_in.last_good is not None:
+            yield from stand_in.last_good.clusters
+
+
+def closed(of: Piece) -> Piece:
+    """The piece with nothing left but its match, answered with 500."""
+    message = VirtualHost.FromString(of.body).routes[0]
+    shut = Route(name=message.name, match=message.match, metadata=message.metadata)
+    shut.direct_response.status = 500
+    return of._replace(body=piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())
+
+
+def _kept(refused: Piece, last_good: Piece) -> Piece:
+    """The last good form, as far as it does not let through what the refused one would not.
+
+    What a policy adds to a route is its per-filter configuration. Where that differs, the requests of the
+    last good form are answered with 500.
+    """
+    new, old = (VirtualHost.FromString(each.body).routes[0] for each in (refused, last_good))
+    guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
+    open_ = guarded and (old.HasField("direct_response") or not new.HasField("direct_response"))
+    told = last_good if open_ else closed(last_good)
+    return refused._replace(body=told.body, clusters=told.clusters)
