@@ -15,6 +15,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from moongate.infra.bootstrap import EnvoyOptions
+from moongate.xds.wire import LISTENER
 from tests.e2e import load
 from tests.e2e import manifests as m
 from tests.e2e.backends import websocket_echo
@@ -291,3 +293,26 @@ async def test_a_websocket_stays_open_through_200_unrelated_changes(site: Site) 
                 await socket.send(str(n))
                 async with asyncio.timeout(5):
                     assert await socket.recv() == str(n)
+
+
+async def test_a_websocket_outlives_a_change_of_its_listener(site: Site) -> None:
+    """The first policy with a filter of its own makes another listener; what is open there is not cut off."""
+    async with websocket_echo() as port:
+        await site.apply(m.local("talk", port), m.route("talk", f"[{{{m.to('talk')}}}]"))
+        async with connect("ws://talk.test/", host="127.0.0.1", port=site.port) as socket:
+            before = listener_changes(site)
+            abort = "faultInjection: {abort: {httpStatus: 503, percentage: 0}}"
+            await site.apply(m.policy("BackendTrafficPolicy", "first", abort, "HTTPRoute/talk"))
+            assert listener_changes(site) > before
+
+            # Longer than Envoy waits for requests when it is to end.
+            for n in range(EnvoyOptions().drain_s + 2):
+                await socket.send(str(n))
+                async with asyncio.timeout(5):
+                    assert await socket.recv() == str(n)
+                await asyncio.sleep(1)
+
+
+def listener_changes(site: Site) -> int:
+    """How often moongate sent the Envoys of this site a listener."""
+    return site.laptop.figures()["sent"][LISTENER]["resources"]

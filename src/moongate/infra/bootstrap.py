@@ -65,12 +65,16 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
             the level of all components that are not named.
         concurrency: worker threads; None for one per CPU, four at the most.
         drain_s: how long requests in flight are waited for at the end, in seconds.
+        listener_drain_s: how long connections of a listener live on that was changed or deleted, in seconds.
+            New ones go to the changed listener at once; this is for long downloads and WebSockets. It is also
+            how long Envoy keeps the former listener in memory.
         extra_args: arguments passed on as they are; they win over ours.
     """
 
     log_levels: Mapping[str, str] = {}
     concurrency: int | None = None
     drain_s: int = 5
+    listener_drain_s: int = 600
     extra_args: tuple[str, ...] = ()
 
 
@@ -164,8 +168,7 @@ def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_for
         "--log-format": log_format,
         "--concurrency": str(options.concurrency or max(1, min(cpus, 4))),
         "--drain-strategy": "immediate",
-        # Envoy takes no zero here.
-        "--drain-time-s": str(max(1, options.drain_s)),
+        "--drain-time-s": str(options.listener_drain_s),
         # Its default is ten seconds, which is long for somebody who waits for a line.
         "--file-flush-interval-msec": "100",
         # Without shared memory and its socket, several Envoys live side by side.
