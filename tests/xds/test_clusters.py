@@ -91,6 +91,76 @@ def test_each_backend_is_a_locality_with_its_weight() -> None:
     assert addresses == ["10.0.1.1", "10.0.1.2"]
 
 
+def weighted(*weights: int) -> dict[str, Any]:
+    return rule(
+        "", *(f"{{name: {name}, port: 80, weight: {w}}}" for name, w in zip(PAIR, weights, strict=True))
+    )
+
+
+PAIR = ("shop", "more")
+APART = """
+    apiVersion: gateway.envoyproxy.io/v1alpha1
+    kind: BackendTrafficPolicy
+    metadata: {name: apart, namespace: default}
+    spec:
+      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
+      circuitBreaker: {maxConnections: 1}
+"""
+
+
+def localities(core: Core, key: ClusterKey) -> list[int]:
+    found = load_assignment(core.db, key)
+    assert found is not None
+    assigned = ClusterLoadAssignment.FromString(found.body)
+    return [e.load_balancing_weight.value for e in assigned.endpoints]
+
+
+def test_with_merge_backends_weights_that_change_are_sent_as_endpoints() -> None:
+    """Its cluster, and the connections of it, stay as they are."""
+    core = Core(
+        gateway(http("web")), service(), service("more"), APART, http_route(weighted(9, 1)), config=ON_HOST
+    )
+    [key] = route_clusters(core.db, EG, route_ref())
+    before = cluster(core.db, key)
+    assert localities(core, key) == [9, 1]
+
+    core.apply(http_route(weighted(5, 5)))
+
+    assert route_clusters(core.db, EG, route_ref()) == (key,)
+    assert localities(core, key) == [5, 5]
+    assert cluster(core.db, key) == before
+
+
+def test_with_merge_backends_each_of_two_rules_that_are_alike_has_its_weights() -> None:
+    rules = weighted(9, 1), weighted(2, 8)
+    core = Core(gateway(http("web")), service(), service("more"), APART, http_route(*rules), config=ON_HOST)
+    first, second = route_clusters(core.db, EG, route_ref())
+
+    assert (localities(core, first), localities(core, second)) == ([9, 1], [2, 8])
+
+    core.apply(http_route(rules[1]))
+
+    assert route_clusters(core.db, EG, route_ref()) == (first,)
+    assert localities(core, first) == [2, 8]
+    assert load_assignment(core.db, second) is None
+
+
+def test_with_merge_backends_the_weight_of_a_backend_alone_is_not_that_of_its_locality() -> None:
+    """Rules that send different shares to it have one cluster, and one load assignment."""
+    core = Core(
+        gateway(http("web")), service(), APART, http_route(*(rule("", GONE, each) for each in (SHOP, HEAVY))),
+        config=ON_HOST,
+    )  # fmt: skip
+
+    keys = [key for key in route_clusters(core.db, EG, route_ref()) if key.backend == 1]
+
+    assert [localities(core, key) for key in keys] == [[1]]
+
+
+GONE = "{name: gone, port: 80}"
+HEAVY = "{name: shop, port: 80, weight: 7}"
+
+
 def test_names_are_in_the_cluster_and_have_no_load_assignment() -> None:
     core = Core(
         gateway(http("web")),

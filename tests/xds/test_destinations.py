@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from msgspec import structs
 
 from moongate.api.base import ListenerId
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
 from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import LabelSelector
+from moongate.attach.backends import Target
 from moongate.engine import Failed
 from moongate.store import get
 from moongate.xds.destinations import Plan, all_cluster_keys, plan, route_clusters
@@ -62,6 +66,85 @@ def test_with_merge_backends_a_cluster_is_named_after_its_backend() -> None:
     found = planned(config=ON_HOST)
 
     assert clusters(found) == [("service/default/shop/80/http", 1)]
+
+
+def labelled(name: str) -> str:
+    """The Service that ``SELECTIVE`` lets share its cluster."""
+    return service(name).replace(f"name: {name}\n", f"name: {name}\n  labels: {{merge: me}}\n", 1)
+
+
+SELECTIVE = EnvoyGateway(
+    envoy_proxy=EnvoyProxySpec(
+        merge_backends=MergeBackends(selector=LabelSelector(match_labels={"merge": "me"}))
+    )
+)
+
+
+def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() -> None:
+    """It would get more than its share of the requests."""
+    found = planned(
+        labelled("shared"), given=rule("", SHOP, "{name: shared, port: 80, weight: 3}"), config=SELECTIVE
+    )
+
+    [own, shared] = found.shares
+    assert (shared.key.name, shared.weight) == ("service/default/shared/80/http", 3)
+    assert own.key.name.endswith("/backend/0")
+    assert (own.weight, own.key.members) == (1, ((0, Target("", "Service", "default", "shop", 80)),))
+
+
+SLOW = """
+    apiVersion: gateway.envoyproxy.io/v1alpha1
+    kind: BackendTrafficPolicy
+    metadata: {name: slow, namespace: default}
+    spec:
+      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
+      circuitBreaker: {maxConnections: 1}
+"""
+
+
+def own(*rules: dict[str, Any]) -> list[str]:
+    """The names of the clusters of a route's rules, where a policy keeps these from sharing any."""
+    core = Core(gateway(http("web")), service(), service("more"), SLOW, http_route(*rules), config=ON_HOST)
+    return [key.name for n in range(len(rules)) for key in plan(core.db, WEB, route_ref(), n).clusters()]
+
+
+MORE = "{name: more, port: 80}"
+
+
+def weighted(name: str, weight: int, **fields: Any) -> str:
+    return yaml.safe_dump({"name": name, "port": 80, "weight": weight, **fields})
+
+
+def test_with_merge_backends_a_rules_own_cluster_keeps_its_name_when_weights_change() -> None:
+    """A canary that gets more and more of the requests keeps its connections."""
+    before = own(rule("", weighted("shop", 90), weighted("more", 10)))
+
+    assert own(rule("", weighted("shop", 50), weighted("more", 50))) == before
+
+
+def test_with_merge_backends_a_backends_own_cluster_depends_on_no_other() -> None:
+    filtered = {"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}}]}
+    first, _ = own(rule("", weighted("shop", 90, **filtered), weighted("more", 10)))
+
+    assert own(rule("", weighted("shop", 1, **filtered), weighted("gone", 3)))[0] == first
+
+
+def test_with_merge_backends_no_name_passes_to_other_backends() -> None:
+    """Envoy still routes by it. A backend without weight is none."""
+    one = rule("", weighted("shop", 1), weighted("more", 0))
+    other = rule("", weighted("shop", 0), weighted("more", 1))
+    both = rule("", weighted("shop", 1), weighted("more", 1))
+
+    names = {index: own(*rules) for index, rules in enumerate(((one, other, both), (both, other, one)))}
+
+    assert names[0] == names[1][::-1]
+    assert len(set(names[0])) == 3
+
+
+def test_with_merge_backends_rules_that_differ_in_weights_only_have_clusters_of_their_own() -> None:
+    backends = [rule("", weighted("shop", weight), MORE) for weight in (1, 9)]
+
+    assert len(set(own(*backends))) == 2
 
 
 def test_backends_with_filters_have_clusters_of_their_own() -> None:

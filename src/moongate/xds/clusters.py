@@ -36,7 +36,7 @@ from moongate.policies import (
     effective_route_policy,
 )
 from moongate.store import get
-from moongate.xds.destinations import ClusterKey, rule_to_service, served_on, to_service
+from moongate.xds.destinations import ClusterKey, named_members, rule_to_service, served_on, to_service
 from moongate.xds.metadata import metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
@@ -115,6 +115,22 @@ def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...
 
 
 @query
+def weights(db: Db, key: ClusterKey) -> tuple[int, ...]:
+    """The weights of the backends of a cluster whose key says what its rule is; none when that is gone."""
+    assert key.route is not None, "a cluster without a route has no rule"
+    assert key.members is not None, "this key says its rule's index"
+    found = get(db, HTTPRoute, key.route)
+    if found is None:
+        return ()
+    rules = range(len(found.spec.rules))
+    alike = [n for n in rules if named_members(found, n) == (key.section, key.members)]
+    if key.rule >= len(alike):
+        return ()
+    refs = found.spec.rules[alike[key.rule]].backend_refs
+    return tuple(refs[n].weight for n, _ in key.members)
+
+
+@query
 def _rule_name(db: Db, route: Ref, rule: int) -> str:
     found = get(db, HTTPRoute, route)
     return "" if found is None or rule >= len(found.spec.rules) else found.spec.rules[rule].name or ""
@@ -147,12 +163,21 @@ def _members(db: Db, key: ClusterKey) -> list[Member]:
     if key.target is not None:
         return [Member(key.target, names.backend(key.name, -1), 1, routed)]
     own = key.name.removesuffix(names.backend("", key.backend))
-    of_rule = rule_members(db, key.route, key.rule) if key.members is None else key.members
     return [
         Member(at, names.backend(own, n), weight, routed)
-        for n, (at, weight) in enumerate(of_rule)
+        for n, at, weight in _weighted(db, key)
         if weight and key.backend in (-1, n)
     ]
+
+
+def _weighted(db: Db, key: ClusterKey) -> list[tuple[int, Target, int]]:
+    """The backends of a rule's cluster, each with the index of its backendRef and its weight."""
+    if key.members is None:
+        assert key.route is not None, "a shared cluster has no rule"
+        return [(n, at, weight) for n, (at, weight) in enumerate(rule_members(db, key.route, key.rule))]
+    # A locality alone has all, whatever its weight.
+    told = (1,) if len(key.members) == 1 else weights(db, key)
+    return [(n, at, weight) for (n, at), weight in zip(key.members, told, strict=False)]
 
 
 def _policy(db: Db, key: ClusterKey) -> Judgement | None:

@@ -12,7 +12,8 @@ Three kinds of cluster
   meaning never changes while Envoy routes by it
 * one per rule, its backends as localities: the reference's default, named by the rule's index, and with
   ``mergeBackends`` by what the rule is
-* one per backendRef of a rule: where backends of one rule cannot share a cluster
+* one per backendRef of a rule: where backends of one rule cannot share a cluster, or some share one with
+  other rules
 
 Source: the reference's rules for what a broken or empty backend answers (500 and 503).
 """
@@ -66,10 +67,11 @@ class ClusterKey(NamedTuple):
         gateway: the fleet it belongs to.
         target: the backend, for a shared one and for a mirror's.
         route: the route, for one that belongs to a rule; ``None`` for a shared one.
-        rule: index of the rule; -1 where the key says what the rule is.
+        rule: index of the rule; where the key says what the rule is, that among the rules which are alike.
         backend: index of the backendRef that it serves alone, -1 for all of the rule or for a mirror.
         section: the rule's name, where the key says what the rule is.
-        members: its backends with their weights, where the key says what the rule is; empty for a mirror.
+        members: its backends, each with the index of its backendRef, where the key says what the rule is;
+            empty for a mirror. Weights are no part of it: they may change while Envoy routes by the name.
     """
 
     name: str
@@ -79,7 +81,7 @@ class ClusterKey(NamedTuple):
     rule: int
     backend: int
     section: str = ""
-    members: tuple[tuple[Target, int], ...] | None = None
+    members: tuple[tuple[int, Target], ...] | None = None
 
 
 class Share(Struct, frozen=True):
@@ -137,7 +139,6 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
     gateway = listener.gateway
     to_service = rule_to_service(db, listener, route, rule.name or "")
     filters = read_filters(db, route, rule)
-    of_rule = _own(db, gateway, found, index)
     mirrors, mirror_faults, mirror_empty = _mirrors(db, gateway, found, index, filters.mirrors, to_service)
     unresolved = [*filters.unresolved, *mirror_faults]
     without: list[Problem] = [*mirror_empty]
@@ -169,11 +170,12 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
                 shared.append(Share(key, ref.weight, n))
                 continue
         own.append((n, ref, judged))
-    each = bool(broken or lacking or any(ref.filters for _, ref, _ in own) or _mixed([b for _, _, b in own]))
+    unlike = _mixed([b for _, _, b in own])
+    each = bool(broken or lacking or any(ref.filters for _, ref, _ in own) or unlike or (own and shared))
     if each:
         shares = [
             Share(
-                of_rule._replace(name=names.backend(of_rule.name, n), backend=n),
+                _own(db, gateway, found, index, n),
                 ref.weight,
                 n,
                 routable=b.problem is None and not b.empty,
@@ -181,8 +183,7 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
             for n, ref, b in own
         ]
     elif own:
-        total = sum(ref.weight for _, ref, _ in own)
-        shares = [Share(of_rule, total, -1)]
+        shares = [Share(_own(db, gateway, found, index), sum(ref.weight for _, ref, _ in own), -1)]
     else:
         shares = []
     shares += shared
@@ -205,19 +206,34 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
     )
 
 
-def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int) -> ClusterKey:
-    """The cluster of a rule, were it to have one for all its backends.
+def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> ClusterKey:
+    """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1.
 
     By index, as in the reference, a cluster passes to another rule's backends when rules move, while Envoy
-    routes by it. With ``mergeBackends`` a cluster is known by what it is; rules that are alike share it.
+    routes by it. With ``mergeBackends`` a cluster is known by the rule's name and by where it sends to; of
+    rules that are alike in this, each has its own, for the weights that they may differ in.
     """
-    rule = route.spec.rules[index]
     if proxy(db, gateway).spec.merge_backends is None:
-        return ClusterKey(names.rule(route.ref, index), gateway, None, route.ref, index, -1)
-    section = rule.name or ""
-    members = tuple((target(r, route.metadata.namespace), r.weight) for r in rule.backend_refs)
-    name = names.lasting_rule(route.ref, _identity(section, members))
-    return ClusterKey(name, gateway, None, route.ref, -1, -1, section, members)
+        name = names.rule(route.ref, index)
+        return ClusterKey(_of(name, n), gateway, None, route.ref, index, n)
+    section, members = named_members(route, index)
+    if n < 0:
+        nth = sum(named_members(route, earlier) == (section, members) for earlier in range(index))
+    else:
+        nth, members = 0, ((n, target(route.spec.rules[index].backend_refs[n], route.metadata.namespace)),)
+    name = names.lasting_rule(route.ref, _identity(section, members, nth))
+    return ClusterKey(_of(name, n), gateway, None, route.ref, nth, n, section, members)
+
+
+def named_members(route: HTTPRoute, index: int) -> tuple[str, tuple[tuple[int, Target], ...]]:
+    """What a rule is: its name, and its backends that have a weight, with the index of each backendRef."""
+    rule = route.spec.rules[index]
+    refs = enumerate(rule.backend_refs)
+    return rule.name or "", tuple((n, target(r, route.metadata.namespace)) for n, r in refs if r.weight)
+
+
+def _of(rule: str, n: int) -> str:
+    return names.backend(rule, n) if n >= 0 else rule
 
 
 def _identity(*of: Any) -> str:
@@ -369,7 +385,7 @@ def _mirrors(
                 key = ClusterKey(name, gateway, at, route, index, -1)
             else:
                 name = names.mirror(names.lasting_rule(route, _identity(section, at)), mirror.index)
-                key = ClusterKey(name, gateway, at, route, -1, -1, section, ())
+                key = ClusterKey(name, gateway, at, route, 0, -1, section, ())
             keys.append((mirror.index, key))
     return tuple(keys), faults, empty
 
