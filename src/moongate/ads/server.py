@@ -90,14 +90,18 @@ class AdsServer:
     def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
         """Change what the Envoys of ``fleet`` should have.
 
-        The first call makes the fleet exist, even if empty.
+        The first call makes the fleet exist, even if empty. One that loses its last resource ends with its
+        last Envoy.
         """
+        gone = tuple(gone)
         of = self._fleet(fleet)
         touched = of.snapshot.apply(put, gone)
+        of.wanted = bool(of.snapshot) or not gone
         for stream in of.streams:
             stream.session.touch(touched)
             stream.wake.set()
         of.moved()
+        self._end_if_over(fleet, of)
 
     def retry(self, fleet: str, type_url: str, name: str) -> None:
         """Send a resource again that Envoys refuse, such as a listener whose port was taken."""
@@ -136,17 +140,24 @@ class AdsServer:
         """
         of = self._fleet(fleet)
         seq = max(of.snapshot.seq, 1)
-        async with asyncio.timeout(timeout_seconds):
-            while not (of.streams and all(s.session.settled(seq) for s in of.streams)):
-                moved = asyncio.Event()
-                of.watchers.add(moved)
-                try:
+        moved = asyncio.Event()
+        of.watchers.add(moved)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not (of.streams and all(s.session.settled(seq) for s in of.streams)):
+                    moved.clear()
                     await moved.wait()
-                finally:
-                    of.watchers.discard(moved)
+        finally:
+            of.watchers.discard(moved)
+            self._end_if_over(fleet, of)
 
     def _fleet(self, name: str) -> _Fleet:
         return self._fleets.setdefault(name, _Fleet())
+
+    def _end_if_over(self, name: str, of: _Fleet) -> None:
+        """Forget a fleet that has nothing, and that nobody waits for."""
+        if not (of.wanted or of.streams or of.watchers):
+            self._fleets.pop(name, None)
 
     async def _stream(
         self,
@@ -185,8 +196,7 @@ class AdsServer:
         finally:
             of.streams.remove(stream)
             of.moved()
-            if not of.snapshot.seq and not of.streams and not of.watchers:
-                del self._fleets[session.fleet]  # nobody knows it but a stranger who has left
+            self._end_if_over(session.fleet, of)
             self._say(Disconnected(fleet=session.fleet, node=session.node))
 
     async def _write(
@@ -229,6 +239,8 @@ class _Stream:
 class _Fleet:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
+        self.wanted = False
+        """Whether it is published: not so a stranger's name, and that of a Gateway that is gone."""
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
 

@@ -25,6 +25,10 @@ class Snapshot:
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
 
+    def __bool__(self) -> bool:
+        """Whether the fleet should have anything at all."""
+        return any(self._resources.values())
+
     def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> tuple[Key, ...]:
         """Make one edit.
 
