@@ -405,6 +405,29 @@ def test_wake_at_is_when_the_linger_ends(served: Conversation) -> None:
     assert served.session.wake_at() == 5
 
 
+def test_what_is_due_behind_an_answer_wakes_nobody(served: Conversation) -> None:
+    """Its time is over, yet nothing can be said: the server would turn in circles until Envoy answers."""
+    served.play("""
+        == R+r=2 C-a E-a
+        >> R ack
+        .. 4
+        == C+b=1
+        .. 2
+    """)
+    assert served.session.wake_at() is None, "b is warming, so nothing is said about clusters"
+
+    served.says("""
+        >> C ack
+        << C -a
+    """)
+    assert served.session.wake_at() is None, "endpoints leave after their cluster"
+
+    served.says("""
+        >> C ack
+        << E -a
+    """)
+
+
 def test_what_lingers_counts_as_settled(served: Conversation) -> None:
     served.play("""
         == R+r=2 C-a E-a

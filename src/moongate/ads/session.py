@@ -150,7 +150,14 @@ class Session:
 
     def wake_at(self) -> float | None:
         """When ``next`` may have something to say though nothing was received or touched; None for never."""
-        times = [due for channel in self._channels.values() for due in channel.next_due()]
+        # What is due while its channel, or its clusters that leave first, wait for an answer waits with them.
+        times = [
+            due
+            for channel in self._channels.values()
+            if channel.flight is None
+            for due in channel.next_due()
+            if channel.type_url == CLUSTER or not self._removing_clusters(due)
+        ]
         clusters = self._channels.get(CLUSTER)
         if clusters is not None and clusters.flight is not None and self._heard_at > clusters.flight.sent_at:
             times.append(clusters.flight.sent_at + self._patience_seconds)
