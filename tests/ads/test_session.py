@@ -814,6 +814,63 @@ def test_a_late_refusal_of_what_warmed_too_long_still_counts(served: Conversatio
     assert served.refused() == {"b": "1"}
 
 
+LAPSED = """
+    == C+b=1 C+c=1 E+b=1 E+c=1
+    << C b=1 c=1
+    .. 1
+    >> E +b +c
+    << E b=1 c=1
+    >> E ack
+    .. 30
+"""
+
+
+def test_a_late_refusal_brings_nothing_old_back(served: Conversation) -> None:
+    """Cluster c changed since: to send it again as it was would leave it so for ever."""
+    served.says(LAPSED)
+    late = served.nonces["C"]
+    served.says("""
+        == C+c=2
+        << C c=2
+        << E c=1
+    """)
+    last, served.nonces["C"] = served.nonces["C"], late
+    served.says("""
+        >> C nack Error adding/updating cluster(s) b: no
+        >> E ack
+    """)
+    served.nonces["C"] = last
+    served.says("""
+        >> C ack
+    """)
+
+    assert served.refused() == {"b": "1"}
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_a_late_refusal_of_what_is_gone_counts_no_more(served: Conversation) -> None:
+    """Nothing would ever end it. What else the batch said is said again: it may not have been applied."""
+    served.says(LAPSED)
+    late = served.nonces["C"]
+    served.says("""
+        == C-b E-b
+        .. 5
+        << C -b
+    """)
+    last, served.nonces["C"] = served.nonces["C"], late
+    served.says("""
+        >> C nack Error adding/updating cluster(s) b: no
+    """)
+    served.nonces["C"] = last
+    served.says("""
+        >> C ack
+        << C c=1
+        << E c=1 -b
+    """)
+
+    assert served.refused() == {}
+
+
 # Facts and figures
 
 

@@ -58,7 +58,7 @@ from moongate.ads.delivery import Acknowledged, Delivery, Nacked, Tally
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from moongate.ads.snapshot import Key, Snapshot
 
@@ -399,15 +399,13 @@ class Session:
             if channel.lapsed is None or channel.lapsed.nonce != request.response_nonce:
                 return
             flight, channel.lapsed = channel.lapsed, None
-            if not request.HasField("error_detail"):
+            if request.HasField("error_detail"):
+                self._refused_late(channel, flight.batch, request.error_detail.message)
+            else:
                 self._tally(channel).acks += 1
                 self._acknowledged(channel, flight.batch.news, flight.batch.gone)
-                return
-            for name, resource in flight.batch.news.items():
-                if channel.held.get(name) == resource.version:
-                    del channel.held[name]
-        else:
-            channel.flight = None
+            return
+        channel.flight = None
         if request.HasField("error_detail"):
             self._refused(channel, flight.batch, request.error_detail.message)
         else:
@@ -424,13 +422,9 @@ class Session:
         self._tally(channel).nacks += 1
         culprits = _culprits(message, batch.news)
         batch.applied = bool(culprits)
-        if not culprits and len(batch.news) == 1:
-            culprits = dict.fromkeys(batch.news, message)
         if culprits:
             for name, words in culprits.items():
-                version = batch.news.pop(name).version
-                channel.rejected[name] = _Refused(version, words, batch.oldest)
-                self.facts.append(self._nacked(channel, name, version, words))
+                self._reject(channel, batch.news.pop(name), words, batch.oldest)
             if batch:
                 channel.retries.appendleft(batch)
         elif batch.news:
@@ -438,6 +432,25 @@ class Session:
         else:
             # Only removals, and refused: to send them again would be refused again.
             channel.take(batch)
+
+    def _refused_late(self, channel: _Channel, batch: _Batch, message: str) -> None:
+        """Take the refusal of a flight that has lapsed: what changed since has gone its own way."""
+        self._tally(channel).nacks += 1
+        culprits = _culprits(message, batch.news)
+        for name, resource in batch.news.items():
+            if channel.held.get(name) == resource.version:
+                channel.held[name] = _UNKNOWN
+            now = self._snapshot.get(channel.type_url, name)
+            if now is None or now.version != resource.version:
+                continue
+            if name in culprits:
+                self._reject(channel, resource, culprits[name], batch.oldest)
+            else:
+                channel.mark(name, self._snapshot.seq)
+
+    def _reject(self, channel: _Channel, resource: XdsResource, words: str, oldest: float) -> None:
+        channel.rejected[resource.name] = _Refused(resource.version, words, oldest)
+        self.facts.append(self._nacked(channel, resource.name, resource.version, words))
 
     def _lapse(self, now: float) -> None:
         """Stop waiting for a cluster that warms without end: its mended version would wait with it.
@@ -644,8 +657,14 @@ def _needs_routes(resource: XdsResource) -> bool:
 _NAMED = re.compile(r"^Error adding/updating (?:listener|cluster)\(s\) ")
 
 
-def _culprits(message: str, sent: Iterable[str]) -> dict[str, str]:
-    """The resources that Envoy's words name for certain, and its words about each; often empty."""
+def _culprits(message: str, sent: Collection[str]) -> dict[str, str]:
+    """The resources that are refused for certain, and Envoy's words about each; often empty."""
+    if len(sent) == 1:
+        return _named(message, sent) or dict.fromkeys(sent, message)
+    return _named(message, sent)
+
+
+def _named(message: str, sent: Iterable[str]) -> dict[str, str]:
     if not _NAMED.match(message):
         return {}
     rest = _NAMED.sub("", message)
