@@ -472,6 +472,24 @@ def test_secrets_and_routes_leave_after_listeners(served: Conversation) -> None:
     """)
 
 
+def test_a_cluster_that_leaves_keeps_its_endpoints_until_routes_have_switched(served: Conversation) -> None:
+    """It may leave because the last of them is gone; to empty it first would fail what still goes there."""
+    served.says("""
+        == C-a E-a R+r=to-b C+b=1 E+b=1
+        << C b=1
+        >> E +b
+        << E b=1
+        >> E ack
+        >> C ack
+        << R r=to-b
+        >> R ack
+        .. 5
+        << C -a
+        >> E -a
+        >> C ack
+    """)
+
+
 def test_endpoints_leave_after_their_clusters(served: Conversation) -> None:
     """Envoy drops its subscription with the cluster, so mostly they need not be removed at all."""
     served.says("""

@@ -22,6 +22,7 @@ from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, serv
 
 GONE = "{name: gone, port: 80}"
 EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: gone}"
+EMPTIED = "{name: empty, port: 80}"
 EMPTY = service("empty", "")
 GRANT = """
     apiVersion: gateway.networking.k8s.io/v1beta1
@@ -90,6 +91,17 @@ def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() 
     assert (shared.key.name, shared.weight) == ("service/default/shared/80/http", 3)
     assert own.key.name.endswith("/backend/0")
     assert (own.weight, own.key.members) == (1, ((0, Target("", "Service", "default", "shop", 80)),))
+
+
+@pytest.mark.parametrize("backends", [(EMPTIED,), (EMPTIED, SHOP)])
+def test_no_rule_uses_the_shared_cluster_of_a_backend_that_was_emptied(backends: tuple[str, ...]) -> None:
+    """So it leaves with its last endpoint, and Envoy keeps its endpoints until the routes have switched."""
+    found = planned(given=rule("", *backends), config=ON_HOST)
+
+    assert "service/default/empty/80/http" not in {key.name for key in found.clusters()}
+    assert [s.key.name for s in found.shares if s.routable] == ["service/default/shop/80/http"][
+        : len(backends) - 1
+    ]
 
 
 SLOW = """
