@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from moongate.status.routes import MAX_NAMED, MAX_PARENTS, RouteStatus, overlaps, route_status
+from moongate.status.routes import MAX_NAMED, MAX_PARENTS, RouteStatus, route_status
 from tests.core import Core, gateway, http
-from tests.routes import SHOP, WEB, http_route, route_ref, rule, service
+from tests.routes import SHOP, http_route, route_ref, rule, service
 
 FINE = {"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs"}
 BROKEN = "matches: [{path: {type: RegularExpression, value: '('}}]"
@@ -121,24 +121,45 @@ def test_routes_that_match_the_same_requests_name_each_other() -> None:
     assert verdicts(core, "apart") == FINE
 
 
-def test_of_many_routes_that_match_the_same_requests_a_few_are_named_and_the_rest_counted() -> None:
+@pytest.mark.parametrize(
+    ("more", "end"), [(0, "same-4."), (1, "same-4 and others."), (4, "same-4 and others.")]
+)
+def test_of_many_routes_that_match_the_same_requests_a_few_are_named(more: int, end: str) -> None:
     core = core_of()
-    core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 3)))
+    core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + more)))
 
     told = message(core, "RouteRulesOverlap")
 
-    assert told.endswith("default/same-3, HTTPRoute default/same-4 and 3 more.")
+    assert told.endswith(f"HTTPRoute default/{end}")
     assert told.count("default/same-") == MAX_NAMED
 
 
-def test_one_of_many_equal_routes_knows_the_others_without_naming_them_all() -> None:
+def test_a_named_route_names_the_next_instead_of_itself() -> None:
     core = core_of()
-    core.apply(*(http_route(name=f"same-{n}") for n in range(50)))
+    core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 1)))
 
-    told = overlaps(core.db, WEB, "*")
+    [parent] = status(core, "same-0").parents
+    told = next(c.message for c in parent.conditions if c.type == "RouteRulesOverlap")
 
-    assert [each.count for _, each in told] == [50] * 51
-    assert all(len(each.named) == MAX_NAMED and route not in each.named for route, each in told)
+    assert "same-0" not in told
+    assert told.count("default/s") == MAX_NAMED
+    assert told.endswith(" and others.")
+
+
+def test_one_more_of_many_routes_that_match_the_same_requests_leaves_their_statuses_alone() -> None:
+    """A count would be told anew to thousands, for each route that comes or goes."""
+    core = core_of()
+    core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 2)))
+    before = status(core), status(core, "same-0")
+
+    core.apply(http_route(name="same-9"))
+    with core.ran() as ran:
+        after = status(core), status(core, "same-0")
+
+    assert [one is other for one, other in zip(before, after, strict=True)] == [True, True]
+    assert "overlapped_by" not in ran
+    assert "route_status" not in ran
+    assert verdicts(core, "same-9")["RouteRulesOverlap"] == "RouteRulesOverlap"
 
 
 def test_each_parent_has_an_entry_in_the_order_of_the_spec() -> None:

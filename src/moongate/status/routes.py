@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MAX_PARENTS: Final = 32
 MAX_NAMED: Final = 5
-"""How many of the routes that overlap with one are named to it; the others are counted."""
+"""How many of the routes that overlap with one are named to it. The others are not even counted: each that
+came or went would change the statuses of all."""
 
 
 class ParentStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -46,18 +47,6 @@ class RouteStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """``RouteStatus``."""
 
     parents: tuple[ParentStatus, ...]
-
-
-class Overlap(Struct, frozen=True):
-    """The routes that match the same requests as one, under a hostname.
-
-    Args:
-        named: the first of them, at most ``MAX_NAMED``, sorted.
-        count: how many there are.
-    """
-
-    named: tuple[Ref, ...]
-    count: int
 
 
 @query
@@ -85,42 +74,40 @@ def match_keys(db: Db, route: Ref) -> tuple[str, ...]:
 
 
 @query
-def overlaps(db: Db, listener: ListenerId, host: str) -> tuple[tuple[Ref, Overlap], ...]:
-    """The routes of a hostname that match the same requests as others there, sorted, with those others.
+def overlaps(db: Db, listener: ListenerId, host: str) -> tuple[tuple[str, tuple[Ref, ...]], ...]:
+    """What several routes of a hostname match on, sorted, each with the first of these routes.
 
-    Routes that share the same matches share the work, too: thousands may say nothing but "/".
+    There are enough of them to name ``MAX_NAMED`` to each, and to know whether there are more.
     """
     routes = [r for part in shards_at(db, listener, host) for r in routes_at(db, listener, host, part)]
     if len(routes) < 2:
         return ()
     by_key: dict[str, list[Ref]] = {}
     for route in routes:
-        keys = match_keys.attempt(db, route)
-        for key in () if isinstance(keys, Failed) else keys:
+        for key in _match_keys(db, route):
             by_key.setdefault(key, []).append(route)
-    shared: dict[Ref, list[str]] = {}
-    for key, sharing in by_key.items():
-        for route in sharing if len(sharing) > 1 else ():
-            shared.setdefault(route, []).append(key)
-    alike: dict[tuple[str, ...], list[Ref]] = {}
-    for route, keys in shared.items():
-        alike.setdefault(tuple(sorted(keys)), []).append(route)
-    told: list[tuple[Ref, Overlap]] = []
-    for keys, members in alike.items():
-        together = {route for key in keys for route in by_key[key]}
-        first = nsmallest(MAX_NAMED + 1, together)
-        for route in members:
-            named = tuple(r for r in first if r != route)[:MAX_NAMED]
-            told.append((route, Overlap(named, len(together) - 1)))
-    return tuple(sorted(told, key=itemgetter(0)))
+    shared = ((key, sharing) for key, sharing in by_key.items() if len(sharing) > 1)
+    return tuple(sorted((key, tuple(nsmallest(MAX_NAMED + 2, sharing))) for key, sharing in shared))
 
 
 @query
-def overlapped_by(db: Db, listener: ListenerId, host: str, route: Ref) -> Overlap | None:
-    """The routes that match the same requests as ``route`` under a hostname, ``None`` if none does."""
+def overlapped_by(db: Db, listener: ListenerId, host: str, route: Ref) -> tuple[Ref, ...]:
+    """The first of the routes that match the same requests as ``route`` under a hostname, sorted.
+
+    Those to be named, and one more if there is.
+    """
     told = overlaps(db, listener, host)
-    at = bisect_left(told, route, key=itemgetter(0))
-    return told[at][1] if at < len(told) and told[at][0] == route else None
+    others: set[Ref] = set()
+    for key in _match_keys(db, route) if told else ():
+        at = bisect_left(told, key, key=itemgetter(0))
+        if at < len(told) and told[at][0] == key:
+            others.update(told[at][1])
+    return tuple(nsmallest(MAX_NAMED + 1, others - {route}))
+
+
+def _match_keys(db: Db, route: Ref) -> tuple[str, ...]:
+    told = match_keys.attempt(db, route)
+    return () if isinstance(told, Failed) else told
 
 
 def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
@@ -155,27 +142,21 @@ def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condi
         told.append(
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
-    others = [
-        found
+    others = {
+        other
         for listener, hosts in attachment.hosts
-        for h in hosts
-        if (found := overlapped_by(db, listener, h, route.ref)) is not None
-    ]
+        for host in hosts
+        for other in overlapped_by(db, listener, host, route.ref)
+    }
     if others:
         message = f"Some rules match the same requests as rules of {_named(others)}."
         told.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
     return (*told, *unsupported(route))
 
 
-def _named(others: list[Overlap]) -> str:
-    """Some names, and how many more there are: the least, where several hostnames may share them."""
-    known = sorted({route for each in others for route in each.named})
-    names = ", ".join(map(str, known[:MAX_NAMED]))
-    more = max(len(known), *(each.count for each in others)) - MAX_NAMED
-    if more <= 0:
-        return names
-    least = "at least " if len({(each.named, each.count) for each in others}) > 1 else ""
-    return f"{names} and {least}{more} more"
+def _named(others: set[Ref]) -> str:
+    first = ", ".join(map(str, nsmallest(MAX_NAMED, others)))
+    return f"{first} and others" if len(others) > MAX_NAMED else first
 
 
 def _accepted(route: HTTPRoute, refused: list[tuple[int, Problem]], generation: int) -> tuple[Condition, ...]:
