@@ -58,6 +58,7 @@ INDEXES: Final[tuple[Index[Any, Any], ...]] = (
     routes.HOSTNAMES,
     routes.SHARDS_BY_HOSTNAME,
     routes.ROUTES_BY_HOSTNAME,
+    routes.ROUTES_BY_PATH,
     backends.SLICES,
     local.FLEET_SERVICES,
     structs.replace(policies.TARGETS, kinds=POLICY_KINDS),

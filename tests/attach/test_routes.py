@@ -15,11 +15,12 @@ from moongate.attach.routes import (
     intersection,
     reserved,
     routes_at,
+    routes_on,
     shards_at,
     wider,
 )
 from moongate.engine import Failed
-from moongate.store import SHARDS, get, shard
+from moongate.store import SHARDS, get
 from tests.core import EG, Core, gateway, http, https
 from tests.routes import WEB, http_route, route_ref, rule
 
@@ -187,20 +188,23 @@ def test_a_parent_that_is_not_ours_is_no_parent() -> None:
     assert attachments(core.db, route_ref()) == ()
 
 
-def test_routes_of_a_hostname_are_found_by_shard() -> None:
-    """A route that is one of thousands under its hostname is looked for among its shard only."""
-    names = [f"r{n}" for n in range(200)]
-    core = Core(gateway(http("web")), *(http_route(name=name, hostnames=("a.com",)) for name in names))
-    before = {part: routes_at(core.db, WEB, "a.com", part) for part in shards_at(core.db, WEB, "a.com")}
+def test_routes_are_found_by_hostname_and_path() -> None:
+    core = Core(
+        gateway(http("web", "*.example.com")),
+        http_route(rule("matches: [{path: {value: /a/}}, {path: {value: /b}}]"), name="two"),
+        http_route(rule("matches: [{path: {value: /a}}]"), name="wide", hostnames=("*.com",)),
+        http_route(rule("matches: [{path: {value: /a}}]"), name="narrow", hostnames=("a.example.com",)),
+        http_route(name="all"),
+    )
 
-    core.delete("HTTPRoute", "default", "r7")
-    with core.ran() as ran:
-        after = {part: routes_at(core.db, WEB, "a.com", part) for part in shards_at(core.db, WEB, "a.com")}
+    def found(host: str, *path: str) -> list[str]:
+        return [route.name for route in routes_on(core.db, WEB, host, (path[0], path[1]))]
 
-    assert sorted(r.name for part in before.values() for r in part) == sorted(names)
-    assert len(before) > 50
-    assert ran["routes_at"] == 1
-    assert [part for part in before if before[part] != after.get(part, ())] == [shard(str(route_ref("r7")))]
+    assert found("*.example.com", "PathPrefix", "/a") == ["two", "wide"]
+    assert found("*.example.com", "PathPrefix", "/b") == ["two"]
+    assert found("*.example.com", "PathPrefix", "/") == ["all"]
+    assert found("*.example.com", "Exact", "/a") == []
+    assert found("a.example.com", "PathPrefix", "/a") == ["narrow"]
 
 
 def test_a_listener_finds_routes_by_hostname() -> None:

@@ -100,6 +100,13 @@ class HTTPPathMatch(Model, frozen=True, kw_only=True):
     type: Literal["Exact", "PathPrefix", "RegularExpression"] = "PathPrefix"
     value: Annotated[str, Meta(max_length=1024)] = "/"
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Type and value, equal for what matches alike: a prefix with a slash at its end, and without."""
+        if self.type == "PathPrefix" and self.value != "/":
+            return self.type, self.value.removesuffix("/")
+        return self.type, self.value
+
 
 class HTTPHeaderMatch(Model, frozen=True, kw_only=True):
     """How one header, found by its name in any case, is compared."""

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.gateway import Gateway
-from moongate.api.httproute import HTTPRoute
+from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed
 from moongate.attach.listeners import Attachable, attachable, selects
@@ -27,7 +27,7 @@ from moongate.problem import Problem
 from moongate.store import SHARDS, Index, find, get, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from moongate.engine import Db
 
@@ -59,6 +59,13 @@ def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]
         yield (gateway, host, part), route.ref
 
 
+def _by_path(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
+    paths = {match.path.key for rule in route.spec.rules for match in rule.matches or (HTTPRouteMatch(),)}
+    for gateway, host in _named(route):
+        for path in paths:
+            yield (gateway, host, path), route.ref
+
+
 def _shards_by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str], int]]:
     part = shard(str(route.ref))
     for gateway, host in _named(route):
@@ -73,6 +80,8 @@ SHARDS_BY_HOSTNAME = Index("shards-by-hostname", (HTTPRoute,), _shards_by_hostna
 """(Gateway, hostname as written) → shards of the routes that name it: most hostnames have few routes."""
 ROUTES_BY_HOSTNAME = Index("routes-by-hostname", (HTTPRoute,), _by_hostname)
 """(Gateway, hostname as written, shard of the route) → routes."""
+ROUTES_BY_PATH = Index("routes-by-path", (HTTPRoute,), _by_path)
+"""(Gateway, hostname as written, key of a path) → routes with a match on that path."""
 
 
 class Attachment(Struct, frozen=True):
@@ -164,15 +173,26 @@ def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
     )
 
 
-@query
-def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Ref, ...]:
+def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     """The routes of one shard that a listener serves under a hostname, sorted.
 
     One that cannot be judged is left out.
     """
-    written = _written(db, listener, host)
-    candidates = {r for name in written for r in find(db, ROUTES_BY_HOSTNAME, (listener.gateway, name, part))}
-    return tuple(sorted(r for r in candidates if _served(db, r, listener, host)))
+    return _found(db, ROUTES_BY_HOSTNAME, listener, host, part)
+
+
+def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) -> list[Ref]:
+    """The routes that a listener serves under a hostname and that match on a path, sorted.
+
+    One that cannot be judged is left out.
+
+    Args:
+        db: the database.
+        listener: the listener.
+        host: the hostname.
+        path: as ``HTTPPathMatch.key`` has it.
+    """
+    return _found(db, ROUTES_BY_PATH, listener, host, path)
 
 
 def reserved(db: Db, listener: ListenerId, host: str) -> bool:
@@ -231,6 +251,14 @@ def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
     """The hostnames that routes may have written that are served under ``host``."""
     own = _own_hostname(db, listener)
     return [host, "", *wider(host)] if own is not None and host == (own or ANY) else [host]
+
+
+def _found(
+    db: Db, index: Index[HTTPRoute, Ref], listener: ListenerId, host: str, more: Hashable
+) -> list[Ref]:
+    written = _written(db, listener, host)
+    candidates = {r for name in written for r in find(db, index, (listener.gateway, name, more))}
+    return sorted(r for r in candidates if _served(db, r, listener, host))
 
 
 def _served(db: Db, route: Ref, listener: ListenerId, host: str) -> bool:

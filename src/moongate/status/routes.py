@@ -5,9 +5,7 @@ Source: Gateway API, RouteParentStatus; GEP-1364; the reference's reasons.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from heapq import nsmallest
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -16,7 +14,7 @@ from moongate.api.base import Condition, ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
-from moongate.attach.routes import attachments, routes_at, shards_at
+from moongate.attach.routes import attachments, routes_on
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, unsupported
@@ -64,50 +62,52 @@ def route_status(db: Db, route: Ref) -> RouteStatus | None:
 
 
 @query
-def match_keys(db: Db, route: Ref) -> tuple[str, ...]:
-    """What a route matches on, as text, one per match."""
+def match_keys(db: Db, route: Ref) -> tuple[tuple[tuple[str, str], str], ...]:
+    """What a route matches on: per match its path, and all of it as text."""
     found = get(db, HTTPRoute, route)
     if found is None:
         return ()
     filtered = [(rule, read_filters(db, route, rule).matches) for rule in found.spec.rules]
-    return tuple(dict.fromkeys(overlap_key(m) for rule, more in filtered for m in matches(rule, more)))
+    all_ = ((m.given.path.key, overlap_key(m)) for rule, more in filtered for m in matches(rule, more))
+    return tuple(dict.fromkeys(all_))
 
 
 @query
-def overlaps(db: Db, listener: ListenerId, host: str) -> tuple[tuple[str, tuple[Ref, ...]], ...]:
-    """What several routes of a hostname match on, sorted, each with the first of these routes.
+def overlaps(
+    db: Db, listener: ListenerId, host: str, path: tuple[str, str]
+) -> tuple[tuple[str, tuple[Ref, ...]], ...]:
+    """What several routes of a hostname match on, those with one path, each with the first of these routes.
 
     There are enough of them to name ``MAX_NAMED`` to each, and to know whether there are more.
     """
-    routes = [r for part in shards_at(db, listener, host) for r in routes_at(db, listener, host, part)]
+    routes = routes_on(db, listener, host, path)
     if len(routes) < 2:
         return ()
     by_key: dict[str, list[Ref]] = {}
     for route in routes:
-        for key in _match_keys(db, route):
+        for key in _match_keys(db, route, path):
             by_key.setdefault(key, []).append(route)
     shared = ((key, sharing) for key, sharing in by_key.items() if len(sharing) > 1)
-    return tuple(sorted((key, tuple(nsmallest(MAX_NAMED + 2, sharing))) for key, sharing in shared))
+    return tuple((key, tuple(sharing[: MAX_NAMED + 2])) for key, sharing in sorted(shared))
 
 
 @query
-def overlapped_by(db: Db, listener: ListenerId, host: str, route: Ref) -> tuple[Ref, ...]:
-    """The first of the routes that match the same requests as ``route`` under a hostname, sorted.
+def overlapped_by(
+    db: Db, listener: ListenerId, host: str, path: tuple[str, str], route: Ref
+) -> tuple[Ref, ...]:
+    """The first of the routes that match the same requests of one path as ``route`` under a hostname, sorted.
 
     Those to be named, and one more if there is.
     """
-    told = overlaps(db, listener, host)
-    others: set[Ref] = set()
-    for key in _match_keys(db, route) if told else ():
-        at = bisect_left(told, key, key=itemgetter(0))
-        if at < len(told) and told[at][0] == key:
-            others.update(told[at][1])
+    told = dict(overlaps(db, listener, host, path))
+    own = _match_keys(db, route, path) if told else []
+    others = {other for key in own for other in told.get(key, ())}
     return tuple(nsmallest(MAX_NAMED + 1, others - {route}))
 
 
-def _match_keys(db: Db, route: Ref) -> tuple[str, ...]:
+def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
     told = match_keys.attempt(db, route)
-    return () if isinstance(told, Failed) else told
+    return [] if isinstance(told, Failed) else [key for of, key in told if of == path]
 
 
 def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
@@ -142,11 +142,13 @@ def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condi
         told.append(
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
+    paths = dict.fromkeys(path for path, _ in match_keys(db, route.ref))
     others = {
         other
         for listener, hosts in attachment.hosts
         for host in hosts
-        for other in overlapped_by(db, listener, host, route.ref)
+        for path in paths
+        for other in overlapped_by(db, listener, host, path, route.ref)
     }
     if others:
         message = f"Some rules match the same requests as rules of {_named(others)}."

@@ -141,9 +141,7 @@ def overlap_key(match: Match) -> str:
     others = [
         sorted((m.name, m.type, m.value) for m in ms) for ms in (match.given.query_params, match.cookies)
     ]
-    path = match.given.path
-    value = path.value if path.type != "PathPrefix" or path.value == "/" else path.value.removesuffix("/")
-    return repr((path.type, value, match.method, headers, others))
+    return repr((match.given.path.key, match.method, headers, others))
 
 
 def _cookie(given: HTTPCookieMatch) -> bytes:
