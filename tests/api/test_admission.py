@@ -183,7 +183,7 @@ def test_every_fault_of_the_schema_is_told_at_once() -> None:
         f"{rule}.backendRefs[1].port": "70000 is out of range; it must be between 1 and 65535.",
         f"{rule}.backendRefs[2]": "The value is 3; it must be an object.",
         f"{rule}.timeouts.request": (
-            "'1 hour' does not have the form that is asked for, ^([0-9]{1,5}(h|m|s|ms)){1,4}$."
+            "The value is '1 hour'; it must be a duration, such as '600s', '10m' or '1h30m'."
         ),
     }
 
@@ -238,18 +238,6 @@ def test_one_alternative_that_cannot_be_evaluated_does_not_break_a_rule() -> Non
 
     admitted(gateway(https | {"tls": {"options": {"example.com/a": "b"}}}))
     assert problems(gateway(https | {"tls": {}})).keys() == {"spec.listeners[0].tls"}
-
-
-def test_a_rule_that_cannot_be_evaluated_counts_as_broken() -> None:
-    class Odd(Model, frozen=True, kw_only=True):
-        RULES: ClassVar[tuple[Rule, ...]] = (Rule("size(self.names) > 0", "Names are needed."),)
-
-        names: tuple[str, ...] = ()
-
-    value, found = checked(Odd, {})
-
-    assert value is None
-    assert [problem.message for problem in found] == ["Names are needed."]
 
 
 def test_rules_of_entries_and_of_base_classes_hold_too() -> None:

@@ -8,35 +8,26 @@ Structs below, which rules it carries. A document then goes through three walks:
 1. *filled*: nulls are dropped and the defaults of the CRD put in; the given document is left as it is.
 2. ``msgspec.convert``, which is fast and strict, but stops at the first fault. Only when it finds one, a slow
    walk of our own (*faults*) tells them all, each with its path, the value found and what would be right.
-3. *judged*: the CEL rules, and that entries of lists differ where they must.
+3. *judged*: the CEL rules (``rules``), and that entries of lists differ where they must.
 
-All rules of one object are joined by ``&&`` into one program, for most of a run's cost is fixed. When the
-whole is true, each is. When it is not, or cannot be evaluated, each rule is asked by itself.
-
-Facts
------
-* a rule that cannot be evaluated counts as broken, as it does for an API server
-* rules that compare with ``oldSelf`` are about an update, which a manifest is not; they are passed over
-* answers are remembered by the part of ``self`` that the rules name, in a store of bounded size
+What is said of a value that is wrong is in ``words``.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
-import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
-import cel
 import msgspec
-from cel.stdlib import add_stdlib_to_context
 from msgspec import Struct
 from msgspec import inspect as types
 
 from moongate.api.base import Model, Resource, Rule
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.rules import Ruleset, ruleset
+from moongate.api.words import bounded, did_you_mean, exact, shown, wrong
 from moongate.problem import Problem
 
 M = TypeVar("M", bound=Model)
@@ -92,7 +83,7 @@ def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | Non
     version = f"{EnvoyGateway.GROUP}/{EnvoyGateway.VERSION}"
     for key, right in (("apiVersion", version), ("kind", EnvoyGateway.KIND)):
         if document.get(key) != right:
-            return None, (Problem(key, f"{key} is {_shown(document.get(key))}; it must be {right!r}."),)
+            return None, (Problem(key, f"{key} is {shown(document.get(key))}; it must be {right!r}."),)
     return checked(EnvoyGateway, {k: v for k, v in document.items() if k not in {"apiVersion", "kind"}})
 
 
@@ -144,7 +135,7 @@ def _kind(
     for key, value in (("apiVersion", version), ("kind", name)):
         if not isinstance(value, str) or not value:
             return Problem(
-                key, f"{key} is {_shown(value)}; a manifest says what it is in apiVersion and kind."
+                key, f"{key} is {shown(value)}; a manifest says what it is in apiVersion and kind."
             )
     assert isinstance(version, str)
     assert isinstance(name, str)
@@ -155,7 +146,7 @@ def _kind(
         if groups:
             right = " or ".join(sorted(repr(g or "v1") for g in groups))
             return Problem("apiVersion", f"There is no kind {name} in {version!r}; its group is {right}.")
-        meant = _meant(name, [k for _, k in kinds])
+        meant = did_you_mean(name, [k for _, k in kinds])
         return Problem("kind", f"{name!r} of {version!r} is not a kind that is read here.{meant}")
     if number not in found.VERSIONS:
         right = " or ".join(repr(f"{group}/{v}" if group else v) for v in found.VERSIONS)
@@ -170,7 +161,7 @@ _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]
 
 def _metadata(given: object, kind: type[Resource], namespace: str) -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(given, dict):
-        return {}, [Problem("metadata", f"metadata is {_shown(given)}; it must be an object with a name.")]
+        return {}, [Problem("metadata", f"metadata is {shown(given)}; it must be an object with a name.")]
     meta = cast("dict[str, Any]", given)
     problems: list[Problem] = []
     kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
@@ -182,7 +173,7 @@ def _metadata(given: object, kind: type[Resource], namespace: str) -> tuple[dict
         problems.append(
             Problem(
                 "metadata.name",
-                f"The name is {_shown(name)}; it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, "
+                f"The name is {shown(name)}; it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, "
                 "beginning and ending with a letter or digit.",
             )
         )
@@ -194,7 +185,7 @@ def _metadata(given: object, kind: type[Resource], namespace: str) -> tuple[dict
             problems.append(
                 Problem(
                     "metadata.namespace",
-                    f"The namespace is {_shown(where)}; it must have 1 to 63 characters of a-z, 0-9, '-', "
+                    f"The namespace is {shown(where)}; it must have 1 to 63 characters of a-z, 0-9, '-', "
                     "beginning and ending with a letter or digit.",
                 )
             )
@@ -215,7 +206,7 @@ class _Leaf:
 
     def __init__(self, type_: types.Type) -> None:
         self.type = type_
-        self.exact = _exact(type_)
+        self.exact = exact(type_)
 
     fills = judges = hides = False
     """Whether the walk of that name has anything to do here or below."""
@@ -224,7 +215,7 @@ class _Leaf:
         return value
 
     def faults(self, value: Any) -> Iterator[Problem]:
-        message = _wrong(self.type, value)
+        message = wrong(self.type, value)
         if message:
             yield Problem("", message)
 
@@ -261,10 +252,10 @@ class _List:
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, list | tuple):
-            yield Problem("", f"The value is {_shown(value)}; it must be a list.")
+            yield Problem("", f"The value is {shown(value)}; it must be a list.")
             return
         entries = cast("list[Any]", value)
-        message = _bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
         if message:
             yield Problem("", f"The list has {message}")
         for index, entry in enumerate(entries):
@@ -289,7 +280,7 @@ class _List:
             key = tuple(entry.get(name) for name in self.keys) if self.keys else entry
             first = seen.setdefault(key, index)
             if first != index:
-                what = ", ".join(f"{n} {entry.get(n)!r}" for n in self.keys) if self.keys else _shown(entry)
+                what = ", ".join(f"{n} {entry.get(n)!r}" for n in self.keys) if self.keys else shown(entry)
                 yield Problem(f"[{index}]", f"The entry repeats {what} of [{first}]; each may stand once.")
 
     def unbuilt(self, value: Any) -> Iterator[str]:
@@ -317,10 +308,10 @@ class _Map:
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, dict):
-            yield Problem("", f"The value is {_shown(value)}; it must be an object.")
+            yield Problem("", f"The value is {shown(value)}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
-        message = _bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
         if message:
             yield Problem("", f"The object has {message}")
         for key, entry in entries.items():
@@ -375,10 +366,10 @@ class _Plan:
             for field in info.fields
             if self.fields[field.encode_name].hides and not _extra(field.type).get("unbuilt")
         ]
-        self.rules = _ruleset(_inherited(self.cls, "RULES"))
-        self.field_rules: list[tuple[str, bool, _Ruleset]] = []
+        self.rules = ruleset(_inherited(self.cls, "RULES"))
+        self.field_rules: list[tuple[str, bool, Ruleset]] = []
         for key, rules in _inherited_by_field(self.cls).items():
-            found = _ruleset(rules)
+            found = ruleset(rules)
             if found is not None:
                 self.field_rules.append((names[key.removesuffix("[]")], key.endswith("[]"), found))
         return self
@@ -399,7 +390,7 @@ class _Plan:
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, dict):
-            yield Problem("", f"The value is {_shown(value)}; it must be an object.")
+            yield Problem("", f"The value is {shown(value)}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
         for key, entry in entries.items():
@@ -409,7 +400,7 @@ class _Plan:
                     yield problem.under(key)
             elif self.closed:
                 free = [wire for wire in self.fields if wire not in entries]
-                meant = _meant(str(key), free) or _meant(str(key), list(self.fields))
+                meant = did_you_mean(str(key), free) or did_you_mean(str(key), list(self.fields))
                 yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
         for wire in self.required:
             if wire not in entries:
@@ -458,13 +449,17 @@ class _Plan:
 _Node = _Leaf | _List | _Map | _Plan
 
 
+def _patterned(node: _Node) -> bool:
+    return isinstance(node, _Leaf) and node.exact is not None
+
+
 @functools.cache  # bounded by the number of Struct types
 def _plan(cls: type[Struct]) -> _Plan:
     return _Plan(cls).complete()
 
 
 def _node(type_: types.Type) -> _Node:
-    extra = _extra(type_)
+    extra, given = _extra(type_), type_
     while isinstance(type_, types.Metadata):
         type_ = type_.type
     if isinstance(type_, types.UnionType):
@@ -477,7 +472,7 @@ def _node(type_: types.Type) -> _Node:
         return _List(type_, extra.get("unique_by"))
     if isinstance(type_, types.DictType):
         return _Map(type_)
-    return _Leaf(type_)
+    return _Leaf(given)
 
 
 def _extra(type_: types.Type) -> dict[str, Any]:
@@ -515,225 +510,3 @@ def _inherited_by_field(cls: type) -> dict[str, tuple[Rule, ...]]:
         for key, rules in base.__dict__.get("FIELD_RULES", {}).items():
             found[key] = found.get(key, ()) + rules
     return found
-
-
-# --- CEL ------------------------------------------------------------------------------------------
-
-
-MEMORY = 4096
-"""Answers that one set of rules remembers."""
-MEMORABLE = 512
-"""Bytes of ``self`` up to which an answer is worth remembering."""
-
-_ESCAPED = re.compile(r"\.__([a-z]+)__\b")
-_FIELD = re.compile(r"\bself\.([A-Za-z_]\w*)(?!\w*\()")
-_WHOLE = re.compile(r"\bself\b(?!\.)|\bself\.\w+\(")
-_LIBRARY = re.compile(
-    r"\.(split|trim|substring|lowerAscii|upperAscii|replace|indexOf|join)\(|\bis(IP|CIDR)\("
-)
-
-
-class _Ruleset:
-    """Some rules about one ``self``."""
-
-    def __init__(self, rules: tuple[Rule, ...]) -> None:
-        self.rules = rules
-        # Kubernetes escapes a field named like a CEL keyword, ``__namespace__``; this CEL needs no escape.
-        self.texts = tuple(_ESCAPED.sub(r".\1", " ".join(rule.expression.split())) for rule in rules)
-        joined = " && ".join(f"({text})" for text in self.texts)
-        self.named = None if _WHOLE.search(joined) else frozenset(_FIELD.findall(joined))
-        self.joined = joined
-        self.remembered: dict[bytes, bool] = {}
-
-    @functools.cached_property
-    def program(self) -> Callable[[Any], bool]:
-        return _program(self.joined)
-
-    @functools.cached_property
-    def programs(self) -> list[Callable[[Any], bool]]:
-        return [_program(text) for text in self.texts]
-
-    def broken(self, value: Any) -> list[Problem]:
-        """A problem for each rule that does not hold."""
-        if self.named is not None:
-            named = self.named
-            value = {key: entry for key, entry in value.items() if key in named}
-        key = _encoder.encode(value)
-        held = self.remembered.get(key)
-        if held is None:
-            held = self.program(value)
-            if len(key) <= MEMORABLE:
-                if len(self.remembered) >= MEMORY:
-                    self.remembered.clear()
-                self.remembered[key] = held
-        if held:
-            return []
-        return [
-            Problem("", rule.message)
-            for rule, program in zip(self.rules, self.programs, strict=True)
-            if not program(value)
-        ]
-
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def _ruleset(rules: tuple[Rule, ...]) -> _Ruleset | None:
-    static = tuple(rule for rule in rules if "oldSelf" not in rule.expression)
-    return _Ruleset(static) if static else None
-
-
-def _program(expression: str) -> Callable[[Any], bool]:
-    """The expression as a predicate of ``self``; one that cannot be evaluated does not hold."""
-    program = cel.compile(expression)
-    library = cel.Context() if _LIBRARY.search(expression) else None
-    if library is not None:
-        add_stdlib_to_context(library)
-        for name, function in _FUNCTIONS.items():
-            library.add_function(name, function)
-
-    def holds(value: Any) -> bool:
-        try:
-            if library is None:
-                return program.execute({"self": value}) is True
-            library.add_variable("self", value)
-            return program.execute(library) is True
-        except Exception:  # noqa: BLE001  whatever the library raises: the rule could not be evaluated
-            return False
-
-    return holds
-
-
-def _is_ip(given: str) -> bool:
-    try:
-        ipaddress.ip_address(given)
-    except ValueError:
-        return False
-    return "%" not in given
-
-
-def _is_cidr(given: str) -> bool:
-    try:
-        ipaddress.ip_network(given, strict=False)
-    except ValueError:
-        return False
-    return "/" in given
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "lowerAscii": str.lower,
-    "upperAscii": str.upper,
-    "isIP": _is_ip,
-    "isCIDR": _is_cidr,
-}
-"""What Kubernetes adds to CEL and the library does not have under that name."""
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-def _wrong(type_: types.Type, value: Any) -> str | None:
-    """What is wrong with a scalar, as a sentence; None when nothing is."""
-    match type_:
-        case types.Metadata():
-            return _wrong(type_.type, value)
-        case types.UnionType():
-            found = [_wrong(part, value) for part in type_.types]
-            told = [message for message in found if message]
-            return None if len(told) < len(found) else told[0]
-        case types.LiteralType():
-            values = type_.values
-            if any(value == right and type(value) is type(right) for right in values):
-                return None
-            words = [str(right) for right in values]
-            meant = _meant(value, words) if isinstance(value, str) else ""
-            return f"The value is {_shown(value)}; it must be one of {', '.join(words)}.{meant}"
-        case types.StrType():
-            if not isinstance(value, str):
-                return f"The value is {_shown(value)}; it must be a string{_quoted(value)}."
-            message = _bounded(len(value), type_.min_length, type_.max_length, "characters")
-            if message:
-                return f"{_shown(value)} has {message}"
-            pattern = _exact(type_)
-            if pattern is not None and not pattern.search(value):
-                return f"{_shown(value)} does not have the form that is asked for, {type_.pattern}."
-        case types.IntType() | types.FloatType():
-            whole = isinstance(type_, types.IntType)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                number = "whole number" if whole else "number"
-                return f"The value is {_shown(value)}; it must be a {number}, without quotes."
-            low, high = type_.ge, type_.le
-            if (low is not None and value < low) or (high is not None and value > high):
-                return f"{value} is out of range; it must be {_span(low, high)}."
-        case types.BoolType():
-            if not isinstance(value, bool):
-                return f"The value is {_shown(value)}; it must be true or false, without quotes."
-        case types.BytesType():
-            try:
-                msgspec.convert(value, bytes)
-            except msgspec.ValidationError:
-                # Not shown: it may be a secret.
-                return "The value is not a string in base64."
-        case types.NoneType():
-            return None if value is None else f"The value is {_shown(value)}; it must be null."
-        case _:
-            pass
-    return None
-
-
-def _exact(type_: types.Type) -> re.Pattern[str] | None:
-    """The pattern of a string type, with ``$`` meaning the very end, as in RE2."""
-    if not isinstance(type_, types.StrType) or type_.pattern is None:
-        return None
-    return _compiled(type_.pattern)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # "$" stands for itself within brackets and after a backslash, and for the end everywhere else.
-    parts = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", pattern, re.DOTALL)
-    return re.compile("".join(r"\Z" if part == "$" else part for part in parts))
-
-
-def _patterned(node: _Node) -> bool:
-    return isinstance(node, _Leaf) and node.exact is not None
-
-
-def _bounded(count: int, low: int | None, high: int | None, what: str) -> str | None:
-    if (low is None or count >= low) and (high is None or count <= high):
-        return None
-    return f"{count} {what}; it must have {_span(low, high)}."
-
-
-def _span(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"between {low} and {high}"
-    return f"at least {low}" if low is not None else f"at most {high}"
-
-
-def _quoted(value: object) -> str:
-    return ", in quotes" if isinstance(value, bool | int | float) else ""
-
-
-def _meant(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1) or [k for k in known if k.lower() == given.lower()]
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-_LONGEST = 80
-
-
-def _shown(value: object) -> str:
-    """A value as a message quotes it: short, in YAML's words."""
-    match value:
-        case None:
-            return "missing"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "an object"
-        case list() | tuple():
-            return "a list"
-        case _:
-            shown = repr(value)
-            return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"

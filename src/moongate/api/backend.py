@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt, form
 from moongate.api.shared import PreciseHostname
 
 EndpointPortNumber = Annotated[int, Meta(ge=0, le=65535)]
@@ -17,10 +17,11 @@ class FQDNEndpoint(Model, frozen=True, kw_only=True):
 
     hostname: Annotated[
         str,
-        Meta(
-            min_length=1,
-            max_length=253,
-            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\.?$",
+        form(
+            r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\.?$",
+            "a DNS name in lower case, such as 'shop.example.com', without scheme, port or path",
+            low=1,
+            high=253,
         ),
     ]
     port: EndpointPortNumber
@@ -31,14 +32,15 @@ class IPEndpoint(Model, frozen=True, kw_only=True):
 
     address: Annotated[
         str,
-        Meta(
-            min_length=3,
-            max_length=45,
-            pattern=(
+        form(
+            (
                 r"^((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.){3}(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-"
                 r"9]?)$|^(([0-9a-fA-F]{1,4}:){1,7}[0-9a-fA-F]{1,4}|::|(([0-9a-fA-F]{1,4}:){0,5})?("
                 r":[0-9a-fA-F]{1,4}){1,2})$"
             ),
+            "an IPv4 or IPv6 address, such as 127.0.0.1; a name goes under fqdn, as its hostname",
+            low=3,
+            high=45,
         ),
     ]
     port: EndpointPortNumber

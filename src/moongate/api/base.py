@@ -50,6 +50,18 @@ class Model(
     entry of a list (or each value of a map). Those of the base classes hold too."""
 
 
+def form(pattern: str, words: str, *, low: int | None = None, high: int | None = None) -> Meta:
+    """Annotation of a string that must have a form.
+
+    Args:
+        pattern: the CRD's regular expression.
+        words: what it asks for, to follow "it must be"; a user never sees the pattern.
+        low: fewest characters.
+        high: most characters.
+    """
+    return Meta(pattern=pattern, min_length=low, max_length=high, extra={"form": words})
+
+
 Unbuilt = Annotated[Any, Meta(extra={"unbuilt": True})]
 """A field of the reference that is accepted but has no effect yet; its status says so."""
 
@@ -144,7 +156,13 @@ class Condition(Struct, frozen=True, kw_only=True, rename="camel"):
     observed_generation: int = 0
 
 
-DurationStr = Annotated[str, Meta(pattern=r"^([0-9]{1,5}(h|m|s|ms)){1,4}$")]
+DurationStr = Annotated[
+    str,
+    form(
+        r"^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "a duration, such as '600s', '10m' or '1h30m'",
+    ),
+]
 """GEP-2257 duration: one to four number-unit pairs, "1h30m", "250ms"."""
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import GATEWAY_GROUP, Model, Resource, Rule, Unbuilt, unique_by
+from moongate.api.base import GATEWAY_GROUP, Model, Resource, Rule, Unbuilt, form, unique_by
 from moongate.api.shared import (
     ControllerName,
     Group,
@@ -25,7 +25,13 @@ from moongate.api.shared import (
 
 AnnotationValue = Annotated[str, Meta(min_length=0, max_length=4096)]
 LabelValue = Annotated[
-    str, Meta(min_length=0, max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
+    str,
+    form(
+        r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+        "letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
+        low=0,
+        high=63,
+    ),
 ]
 
 
@@ -94,13 +100,14 @@ class Listener(Model, frozen=True, kw_only=True):
     port: PortNumber
     protocol: Annotated[
         str,
-        Meta(
-            min_length=1,
-            max_length=255,
-            pattern=(
+        form(
+            (
                 r"^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9"
                 r"]([-a-z0-9]*[a-z0-9])?)*\/[A-Za-z0-9]+$"
             ),
+            "one of HTTP, HTTPS, TLS, TCP and UDP",
+            low=1,
+            high=255,
         ),
     ]
     tls: ListenerTLSConfig | None = None
@@ -126,13 +133,14 @@ class GatewaySpecAddress(Model, frozen=True, kw_only=True):
 
     type: Annotated[
         str,
-        Meta(
-            min_length=1,
-            max_length=253,
-            pattern=(
+        form(
+            (
                 r"^Hostname|IPAddress|NamedAddress|[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0"
                 r"-9]*[a-z0-9])?)*\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$"
             ),
+            "IPAddress or Hostname",
+            low=1,
+            high=253,
         ),
     ] = "IPAddress"
     value: Annotated[str, Meta(max_length=253)] | None = None

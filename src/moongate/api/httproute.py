@@ -14,6 +14,7 @@ from moongate.api.base import (
     Resource,
     Rule,
     Unbuilt,
+    form,
     unique_by,
 )
 from moongate.api.shared import (
@@ -33,13 +34,12 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "
 CORSMethod = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"]
 CORSOrigin = Annotated[
     str,
-    Meta(
-        min_length=1,
-        max_length=253,
-        pattern=(
-            r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,"
-            r"5}))?)$)"
-        ),
+    form(
+        r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,5}))?)$)",
+        "an origin: scheme and host, such as 'https://shop.example.com' or 'https://*.example.com:8443', "
+        "without a path; or '*'",
+        low=1,
+        high=253,
     ),
 ]
 
@@ -251,7 +251,12 @@ class HTTPAuthConfig(Model, frozen=True, kw_only=True):
 
     path: (
         Annotated[
-            str, Meta(max_length=1024, pattern=r"^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$")
+            str,
+            form(
+                r"^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$",
+                "a path of a URL, such as '/auth', without query",
+                high=1024,
+            ),
         ]
         | None
     ) = None

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt, form
 from moongate.api.httproute import HTTPHeaderFilter
 from moongate.api.shared import LocalObjectReference
 
@@ -36,7 +36,7 @@ class PathRegex(Model, frozen=True, kw_only=True):
     """A regular expression on the path, and the host that is made from what it matches."""
 
     pattern: Annotated[str, Meta(min_length=1)]
-    substitution: Annotated[str, Meta(min_length=1, pattern=r"^[^\r\n\x00]*$")]
+    substitution: Annotated[str, form(r"^[^\r\n\x00]*$", "one line of text", low=1)]
 
 
 class HTTPHostnameModifier(Model, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import GATEWAY_GROUP, Model, Rule
+from moongate.api.base import GATEWAY_GROUP, Model, Rule, form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,28 +16,66 @@ if TYPE_CHECKING:
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 
-Group = Annotated[str, Meta(max_length=253, pattern=rf"^$|^{_SUBDOMAIN}$")]
+_NAME_OF = "lower-case letters, digits and '-', beginning and ending with a letter or digit"
+_DNS_NAME = "a DNS name in lower case, such as 'shop.example.com', without scheme, port or path"
+
+Group = Annotated[
+    str,
+    form(
+        rf"^$|^{_SUBDOMAIN}$",
+        "an API group without version, such as 'gateway.envoyproxy.io', or '' for the core group",
+        high=253,
+    ),
+]
 """API group; "" is the core group."""
-Kind = Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")]
+Kind = Annotated[
+    str,
+    form(r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$", "a kind, such as 'Service' or 'Backend'", low=1, high=63),
+]
 Name = Annotated[str, Meta(min_length=1, max_length=253)]
 """Name of an object in the API."""
-NamespaceName = Annotated[str, Meta(min_length=1, max_length=63, pattern=rf"^{_LABEL}$")]
-SectionName = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}$")]
+NamespaceName = Annotated[str, form(rf"^{_LABEL}$", f"a namespace's name: {_NAME_OF}", low=1, high=63)]
+SectionName = Annotated[str, form(rf"^{_SUBDOMAIN}$", f"a name: {_NAME_OF}", low=1, high=253)]
 """Name of a listener or a route rule."""
-Hostname = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^(\*\.)?{_SUBDOMAIN}$")]
+Hostname = Annotated[
+    str,
+    form(rf"^(\*\.)?{_SUBDOMAIN}$", f"{_DNS_NAME}; its first label may be '*'", low=1, high=253),
+]
 """DNS name whose first label may be ``*``."""
-PreciseHostname = Annotated[str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}$")]
+PreciseHostname = Annotated[str, form(rf"^{_SUBDOMAIN}$", _DNS_NAME, low=1, high=253)]
 ControllerName = Annotated[
-    str, Meta(min_length=1, max_length=253, pattern=rf"^{_SUBDOMAIN}\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$")
+    str,
+    form(
+        rf"^{_SUBDOMAIN}\/[A-Za-z0-9\/\-._~%!$&'()*+,;=:]+$",
+        "a DNS name and a path, such as 'gateway.envoyproxy.io/gatewayclass-controller'",
+        low=1,
+        high=253,
+    ),
 ]
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-HeaderName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$")]
-HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[!-~]+([\t ]?[!-~]+)*$")]
+HeaderName = Annotated[
+    str,
+    form(
+        r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$",
+        "a name of letters, digits, '-' and what else HTTP allows in names, such as 'x-user'",
+        low=1,
+        high=256,
+    ),
+]
+HeaderValue = Annotated[
+    str,
+    form(
+        r"^[!-~]+([\t ]?[!-~]+)*$",
+        "printable ASCII characters, with single blanks between them and none at the ends",
+        low=1,
+        high=4096,
+    ),
+]
 CIDR = Annotated[
     str,
-    Meta(
-        pattern=(
+    form(
+        (
             r"((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
             r"\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
             r"\/([0-9]+))|((([0-9a-fA-F]{1,4}:){7,7}[0-9a-fA-F]{1,4}|([0-9a-fA-F]{1,4}:){1,7}:"
@@ -50,6 +88,7 @@ CIDR = Annotated[
             r"-9a-fA-F]{1,4}:){1,4}:((25[0-5]|(2[0-4]|1{0,1}[0-9]){0,1}[0-9])\.){3,3}(25[0-5]|"
             r"(2[0-4]|1{0,1}[0-9]){0,1}[0-9]))\/([0-9]+))"
         ),
+        "a block of IPv4 or IPv6 addresses with the length of its prefix, such as '10.0.0.0/8'",
     ),
 ]
 """Address block of IPv4 or IPv6, "10.0.0.0/8"."""
@@ -57,11 +96,12 @@ CIDR = Annotated[
 Quantity = (
     Annotated[
         str,
-        Meta(
-            pattern=(
+        form(
+            (
                 r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?((["
                 r"0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
             ),
+            "a quantity: a number, perhaps with a unit, such as '32Ki', '500m' or 10",
         ),
     ]
     | int

@@ -20,7 +20,7 @@ from envoy.type.v3.http_status_pb2 import Forbidden, HttpStatus
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from msgspec import Meta, field
 
-from moongate.api.base import Model, Rule
+from moongate.api.base import Model, Rule, form
 from moongate.api.shared import CIDR, Int32
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, ListenerEdit
@@ -52,7 +52,9 @@ class XForwardedForSettings(Model, frozen=True, kw_only=True):
 class CustomHeaderExtensionSettings(Model, frozen=True, kw_only=True):
     """Trust a header that holds the address and nothing else."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9-]+$")]
+    name: Annotated[
+        str, form(r"^[A-Za-z0-9-]+$", "a header's name, of letters, digits and '-'", low=1, high=255)
+    ]
     fail_closed: bool | None = None
     """Answer 403 when the header is absent or is no address; otherwise the connection's address counts."""
 

@@ -18,14 +18,23 @@ from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 i
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, milliseconds
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, ListenerEdit
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
-Size = Annotated[str, Meta(pattern=r"^[1-9]+[0-9]*([EPTGMK]i|[EPTGMk])?$")] | int
+Size = (
+    Annotated[
+        str,
+        form(
+            r"^[1-9]+[0-9]*([EPTGMK]i|[EPTGMk])?$",
+            "a size in bytes: a whole number, perhaps with a unit, such as '32Ki', '50M' or 32768",
+        ),
+    ]
+    | int
+)
 """Bytes: "32Ki", "50M", or a whole number."""
 MAX_BUFFER = 2**32 - 1
 

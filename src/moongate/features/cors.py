@@ -15,22 +15,21 @@ from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors, CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
-from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.base import DurationStr, Model, form, milliseconds
 from moongate.api.httproute import HTTPCORSFilter
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter
 
 Origin = Annotated[
     str,
-    Meta(
-        min_length=1,
-        max_length=253,
+    form(
         # The strings that the CRD's pattern matches, in a form that takes linear time in Python as well.
-        pattern=(
-            r"^(\*|[A-Za-z][A-Za-z0-9+.-]*:\/\/(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)(:[0-9]{1,5})?)$"
-        ),
+        r"^(\*|[A-Za-z][A-Za-z0-9+.-]*:\/\/(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)(:[0-9]{1,5})?)$",
+        "an origin: scheme and host, such as 'https://shop.example.com' or 'https://*.example.com:8443', "
+        "without a path; or '*'",
+        low=1,
+        high=253,
     ),
 ]
 """``https://shop.example.com:8443``; the host may be ``*`` or start with ``*.``. ``*`` is any origin."""

@@ -1,0 +1,140 @@
+"""The rules of a CRD in CEL, asked about plain data.
+
+Theory of operation
+===================
+All rules of one object are joined by ``&&`` into one program, for most of a run's cost is fixed. When the
+whole is true, each is. When it is not, or cannot be evaluated, each rule is asked by itself.
+
+Facts
+-----
+* a rule that cannot be evaluated counts as broken, as it does for an API server
+* rules that compare with ``oldSelf`` are about an update, which a manifest is not; they are passed over
+* answers are remembered by the part of ``self`` that the rules name, in a store of bounded size
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Any
+
+import cel
+import msgspec
+from cel.stdlib import add_stdlib_to_context
+
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moongate.api.base import Rule
+
+MEMORY = 4096
+"""Answers that one set of rules remembers."""
+MEMORABLE = 512
+"""Bytes of ``self`` up to which an answer is worth remembering."""
+
+_ESCAPED = re.compile(r"\.__([a-z]+)__\b")
+_FIELD = re.compile(r"\bself\.([A-Za-z_]\w*)(?!\w*\()")
+_WHOLE = re.compile(r"\bself\b(?!\.)|\bself\.\w+\(")
+_LIBRARY = re.compile(
+    r"\.(split|trim|substring|lowerAscii|upperAscii|replace|indexOf|join)\(|\bis(IP|CIDR)\("
+)
+
+
+class Ruleset:
+    """Some rules about one ``self``."""
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        self.rules = rules
+        # Kubernetes escapes a field named like a CEL keyword, ``__namespace__``; this CEL needs no escape.
+        self.texts = tuple(_ESCAPED.sub(r".\1", " ".join(rule.expression.split())) for rule in rules)
+        joined = " && ".join(f"({text})" for text in self.texts)
+        self.named = None if _WHOLE.search(joined) else frozenset(_FIELD.findall(joined))
+        self.joined = joined
+        self.remembered: dict[bytes, bool] = {}
+
+    @functools.cached_property
+    def program(self) -> Callable[[Any], bool]:
+        return _program(self.joined)
+
+    @functools.cached_property
+    def programs(self) -> list[Callable[[Any], bool]]:
+        return [_program(text) for text in self.texts]
+
+    def broken(self, value: Any) -> list[Problem]:
+        """A problem for each rule that does not hold."""
+        if self.named is not None:
+            named = self.named
+            value = {key: entry for key, entry in value.items() if key in named}
+        key = _encoder.encode(value)
+        held = self.remembered.get(key)
+        if held is None:
+            held = self.program(value)
+            if len(key) <= MEMORABLE:
+                if len(self.remembered) >= MEMORY:
+                    self.remembered.clear()
+                self.remembered[key] = held
+        if held:
+            return []
+        return [
+            Problem("", rule.message)
+            for rule, program in zip(self.rules, self.programs, strict=True)
+            if not program(value)
+        ]
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def ruleset(rules: tuple[Rule, ...]) -> Ruleset | None:
+    """The rules that a manifest can break; ``None`` if there is none such."""
+    static = tuple(rule for rule in rules if "oldSelf" not in rule.expression)
+    return Ruleset(static) if static else None
+
+
+def _program(expression: str) -> Callable[[Any], bool]:
+    """The expression as a predicate of ``self``; one that cannot be evaluated does not hold."""
+    program = cel.compile(expression)
+    library = cel.Context() if _LIBRARY.search(expression) else None
+    if library is not None:
+        add_stdlib_to_context(library)
+        for name, function in _FUNCTIONS.items():
+            library.add_function(name, function)
+
+    def holds(value: Any) -> bool:
+        try:
+            if library is None:
+                return program.execute({"self": value}) is True
+            library.add_variable("self", value)
+            return program.execute(library) is True
+        except Exception:  # noqa: BLE001  whatever the library raises: the rule could not be evaluated
+            return False
+
+    return holds
+
+
+def _is_ip(given: str) -> bool:
+    try:
+        ipaddress.ip_address(given)
+    except ValueError:
+        return False
+    return "%" not in given
+
+
+def _is_cidr(given: str) -> bool:
+    try:
+        ipaddress.ip_network(given, strict=False)
+    except ValueError:
+        return False
+    return "/" in given
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "lowerAscii": str.lower,
+    "upperAscii": str.upper,
+    "isIP": _is_ip,
+    "isCIDR": _is_cidr,
+}
+"""What Kubernetes adds to CEL and the library does not have under that name."""

@@ -1,0 +1,131 @@
+"""What is said of a value that is wrong: a sentence that names it, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import inspect as types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
+    """What is wrong with a scalar, as a sentence; None when nothing is.
+
+    Args:
+        type_: what it should be.
+        value: plain data.
+        form: what the pattern of the type asks for, in words.
+    """
+    match type_:
+        case types.Metadata():
+            return wrong(type_.type, value, (type_.extra or {}).get("form", form))  # pyright: ignore[reportUnknownMemberType]
+        case types.UnionType():
+            found = [wrong(part, value, form) for part in type_.types]
+            told = [message for message in found if message]
+            return None if len(told) < len(found) else told[0]
+        case types.LiteralType():
+            values = type_.values
+            if any(value == right and type(value) is type(right) for right in values):
+                return None
+            words = [str(right) for right in values]
+            meant = did_you_mean(value, words) if isinstance(value, str) else ""
+            return f"The value is {shown(value)}; it must be one of {', '.join(words)}.{meant}"
+        case types.StrType():
+            pattern = exact(type_)
+            if not isinstance(value, str):
+                unlike = pattern is not None and not pattern.search(str(value))
+                right = form if unlike else f"a string{_quoted(value)}"
+                return f"The value is {shown(value)}; it must be {right}."
+            message = bounded(len(value), type_.min_length, type_.max_length, "characters")
+            if message:
+                return f"{shown(value)} has {message}"
+            if pattern is not None and not pattern.search(value):
+                return f"The value is {shown(value)}; it must be {form}."
+        case types.IntType() | types.FloatType():
+            whole = isinstance(type_, types.IntType)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                number = "whole number" if whole else "number"
+                return f"The value is {shown(value)}; it must be a {number}, without quotes."
+            low, high = type_.ge, type_.le
+            if (low is not None and value < low) or (high is not None and value > high):
+                return f"{value} is out of range; it must be {_span(low, high)}."
+        case types.BoolType():
+            if not isinstance(value, bool):
+                return f"The value is {shown(value)}; it must be true or false, without quotes."
+        case types.BytesType():
+            try:
+                msgspec.convert(value, bytes)
+            except msgspec.ValidationError:
+                # Not shown: it may be a secret.
+                return "The value is not a string in base64."
+        case types.NoneType():
+            return None if value is None else f"The value is {shown(value)}; it must be null."
+        case _:
+            pass
+    return None
+
+
+def exact(type_: types.Type) -> re.Pattern[str] | None:
+    """The pattern of a string type, with ``$`` meaning the very end, as in RE2."""
+    while isinstance(type_, types.Metadata):
+        type_ = type_.type
+    if not isinstance(type_, types.StrType) or type_.pattern is None:
+        return None
+    return _compiled(type_.pattern)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # "$" stands for itself within brackets and after a backslash, and for the end everywhere else.
+    parts = re.findall(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", pattern, re.DOTALL)
+    return re.compile("".join(r"\Z" if part == "$" else part for part in parts))
+
+
+def bounded(count: int, low: int | None, high: int | None, what: str) -> str | None:
+    """The end of a sentence about a number of things; None when there are neither too few nor too many."""
+    if (low is None or count >= low) and (high is None or count <= high):
+        return None
+    return f"{count} {what}; it must have {_span(low, high)}."
+
+
+def _span(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    return f"at least {low}" if low is not None else f"at most {high}"
+
+
+def _quoted(value: object) -> str:
+    return ", in quotes" if isinstance(value, bool | int | float) else ""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A question to follow a sentence, with the known name that is most like the one given; "" if none is."""
+    names = list(known)
+    alike = [name for name in names if name.lower() == given.lower()]
+    close = alike or difflib.get_close_matches(given, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+_LONGEST = 80
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: short, in YAML's words."""
+    match value:
+        case None:
+            return "missing"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case _:
+            shown = repr(value)
+            return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"

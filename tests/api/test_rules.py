@@ -1,0 +1,43 @@
+"""Rules in CEL, asked about plain data."""
+
+from __future__ import annotations
+
+from moongate.api.base import Rule
+from moongate.api.rules import MEMORABLE, MEMORY, Ruleset, ruleset
+
+
+def broken(rules: Ruleset, value: object) -> list[str]:
+    return [problem.message for problem in rules.broken(value)]
+
+
+def test_each_rule_that_does_not_hold_is_told() -> None:
+    rules = Ruleset(
+        (
+            Rule("self.low <= self.high", "low is above high."),
+            Rule("self.low > 0", "low must be positive."),
+            Rule("has(self.high)", "high is needed."),
+        )
+    )
+
+    assert broken(rules, {"low": 0, "high": -1}) == ["low is above high.", "low must be positive."]
+    assert broken(rules, {"low": 1, "high": 1}) == []
+
+
+def test_a_rule_that_cannot_be_evaluated_counts_as_broken() -> None:
+    rules = Ruleset((Rule("size(self.names) > 0", "Names are needed."),))
+
+    assert broken(rules, {}) == ["Names are needed."]
+
+
+def test_a_rule_about_an_update_is_passed_over() -> None:
+    """A manifest has no state before it."""
+    assert ruleset((Rule("self.a == oldSelf.a", "a cannot be changed."),)) is None
+
+
+def test_answers_are_remembered_up_to_a_bound() -> None:
+    rules = Ruleset((Rule("self.size >= 0", "size is negative."),))
+
+    for size in range(MEMORY + 1):
+        assert broken(rules, {"size": size, "of": "no rule's concern"}) == []
+    assert len(rules.remembered) == 1
+    assert broken(Ruleset((Rule("self.name == 'a'", "no"),)), {"name": "x" * MEMORABLE}) == ["no"]

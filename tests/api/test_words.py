@@ -1,0 +1,137 @@
+"""What is said of a value that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from msgspec import inspect as types
+
+from moongate.api.admission import checked
+from moongate.api.backend import IPEndpoint
+from moongate.api.base import DurationStr, Model
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.shared import HeaderValue, Hostname, Quantity
+from moongate.api.words import did_you_mean, shown
+from moongate.features.cors import CORS
+from moongate.kinds import KINDS
+
+
+class Given(Model, frozen=True, kw_only=True):
+    """A field of each form that people meet."""
+
+    duration: DurationStr = "1s"
+    header: HeaderValue = "a"
+    hostname: Hostname = "a"
+    size: Quantity = 1
+
+
+def told(model: type[Model], **fields: Any) -> list[str]:
+    return [problem.message for problem in checked(model, fields)[1]]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message"),
+    [
+        (
+            Given,
+            {"duration": 600},
+            "The value is 600; it must be a duration, such as '600s', '10m' or '1h30m'.",
+        ),
+        (
+            Given,
+            {"duration": "10 min"},
+            "The value is '10 min'; it must be a duration, such as '600s', '10m' or '1h30m'.",
+        ),
+        (
+            Given,
+            {"hostname": "https://shop.example.com"},
+            (
+                "The value is 'https://shop.example.com'; it must be a DNS name in lower case, such as "
+                "'shop.example.com', without scheme, port or path; its first label may be '*'."
+            ),
+        ),
+        (Given, {"header": 1}, "The value is 1; it must be a string, in quotes."),
+        (
+            Given,
+            {"size": "10 MB"},
+            (
+                "The value is '10 MB'; it must be a quantity: a number, perhaps with a unit, such as "
+                "'32Ki', '500m' or 10."
+            ),
+        ),
+        (
+            IPEndpoint,
+            {"address": "localhost", "port": 80},
+            (
+                "The value is 'localhost'; it must be an IPv4 or IPv6 address, such as 127.0.0.1; a name "
+                "goes under fqdn, as its hostname."
+            ),
+        ),
+        (
+            CORS,
+            {"allowOrigins": ["shop.example.com/"]},
+            (
+                "The value is 'shop.example.com/'; it must be an origin: scheme and host, such as "
+                "'https://shop.example.com' or 'https://*.example.com:8443', without a path; or '*'."
+            ),
+        ),
+    ],
+)
+def test_a_form_is_told_in_words(model: type[Model], fields: dict[str, Any], message: str) -> None:
+    assert told(model, **fields) == [message]
+
+
+def test_each_pattern_has_words() -> None:
+    """A regular expression tells nobody what would be right."""
+    kinds = [*KINDS.values(), EnvoyGateway]
+
+    assert [at for kind in kinds for at in _without_words(types.type_info(kind), kind.__name__, ())] == []
+
+
+def _without_words(given: types.Type, at: str, within: tuple[type[Struct], ...]) -> Iterator[str]:
+    match given:
+        case types.Metadata():
+            extra: dict[str, Any] = given.extra or {}  # pyright: ignore[reportUnknownMemberType]
+            if not extra.get("form"):
+                yield from _without_words(given.type, at, within)
+        case types.StrType() if given.pattern is not None:
+            yield f"{at}: {given.pattern}"
+        case types.UnionType():
+            for part in given.types:
+                yield from _without_words(part, at, within)
+        case types.VarTupleType():
+            yield from _without_words(given.item_type, at, within)
+        case types.DictType():
+            yield from _without_words(given.key_type, at, within)
+            yield from _without_words(given.value_type, at, within)
+        case types.StructType() if given.cls not in within:
+            for field in given.fields:
+                yield from _without_words(field.type, f"{at}.{field.name}", (*within, given.cls))
+        case _:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "question"),
+    [
+        ("shpo", ["cart", "shop"], " Did you mean 'shop'?"),
+        ("https", ["HTTP", "HTTPS"], " Did you mean 'HTTPS'?"),
+        ("till", ["cart", "shop"], ""),
+    ],
+)
+def test_the_name_that_is_most_like_is_asked_for(given: str, known: list[str], question: str) -> None:
+    assert did_you_mean(given, known) == question
+
+
+def test_a_value_is_shown_short_and_in_the_words_of_yaml() -> None:
+    assert [shown(value) for value in (None, True, {}, [], "a")] == [
+        "missing",
+        "true",
+        "an object",
+        "a list",
+        "'a'",
+    ]
+    assert len(shown("x" * 1000)) == 81
