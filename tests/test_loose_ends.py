@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moongate.loose_ends import loose_ends
+from moongate.loose_ends import MOST_QUESTIONS, loose_ends
 from tests.core import GATEWAY_CLASS, gateway, http, read
 
 ROUTE = """
@@ -67,3 +67,28 @@ def test_references_that_lead_somewhere_are_not_told() -> None:
 def test_a_slip_in_a_reference_is_told(right: str, wrong: str, expected: str) -> None:
     """A password guard with a typo would guard nothing, and everything would look fine."""
     assert told(*(text.replace(right, wrong) for text in SOUND)) == [expected]
+
+
+def test_a_class_of_another_controller_is_told() -> None:
+    """Nothing would be served, and nothing would say why."""
+    laptop = GATEWAY_CLASS.replace("name: eg", "name: moongate")
+    others = GATEWAY_CLASS.replace("gateway.envoyproxy.io/gatewayclass-controller", "example.com/nginx")
+
+    assert told(laptop, others, gateway(http("http"))) == [
+        (
+            "Gateway default/eg: spec.gatewayClassName: GatewayClass eg is of another controller; "
+            "use 'moongate' or its controllerName. This Gateway is not served."
+        )
+    ]
+
+
+def test_where_whole_files_are_absent_not_every_name_is_puzzled_over() -> None:
+    """Looking each of thousands up among thousands would take minutes."""
+    routes = [
+        ROUTE.replace("name: shop", f"name: r{n}").replace("eg", "ge") for n in range(MOST_QUESTIONS + 1)
+    ]
+
+    *asked, last = told(GATEWAY_CLASS, gateway(http("http")), *routes)
+
+    assert all(line.endswith("Did you mean 'eg'?") for line in asked)
+    assert last.endswith("There is no Gateway default/ge.")

@@ -1,78 +1,203 @@
 """References that lead nowhere: a policy for a route of another name guards nothing, and no status says so.
 
-In a cluster such a resource may be somebody else's, so statuses stay silent about it, as the reference's do.
-On a laptop everything is there, and a name that matches nothing is a slip.
+In a cluster such a resource may be somebody else's, so statuses stay silent about it, or say no more than
+that it is missing, as the reference's do. On a laptop everything is there, and a name that matches nothing is
+a slip: so here is said what may have been meant.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.backend import Backend
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
+from moongate.api.core import EndpointSlice, Secret, Service
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.backends import SERVICE_NAME, kind_problem, target
+from moongate.attach.gateways import LAPTOP_CLASS
 from moongate.attach.policies import Policy
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from moongate.api.base import Resource
+    from moongate.api.shared import BackendObjectReference, LocalObjectReference
 
 REASON = "TargetNotFound"
+"""Reason of a reference that no status tells of."""
+MISSING = "NotFound"
+"""Reason of a reference that a condition tells of as well, in fewer words."""
+EMPTY = "EndpointsNotFound"
+"""Reason of a reference to what is there and leads no further."""
+
+MOST_QUESTIONS = 100
+"""How many missing names one call looks for among those known: with more, whole files are absent."""
 
 
-def loose_ends(held: Mapping[Ref, Resource], refs: Iterable[Ref]) -> Iterator[tuple[Ref, Problem]]:
+class _Reference(NamedTuple):
+    path: str
+    to: Ref
+    reason: str = MISSING
+
+
+def loose_ends(
+    held: Mapping[Ref, Resource],
+    refs: Iterable[Ref],
+    *,
+    faulty: Callable[[Ref], object | None] = lambda _ref: None,
+) -> Iterator[tuple[Ref, Problem]]:
     """What some resources refer to that is not there.
 
     Args:
         held: everything in force.
         refs: whose references to look at; what is not held is passed over.
+        faulty: where a resource is written that is not in force because of its faults, None if there is none.
     """
+    known = _Known(held)
     for ref in refs:
-        for path, target in _targets(held.get(ref)):
-            if target not in held:
-                yield ref, Problem(path, f"There is no {target}.{_meant(target, held)}{_effect(ref)}", REASON)
+        for path, to, reason in _references(held.get(ref)):
+            if to not in held:
+                place = faulty(to)
+                told = (
+                    f"There is no {to}.{known.question(to)}"
+                    if place is None
+                    else f"{to} is not in force: it is written at {place}, with an error."
+                )
+                yield ref, Problem(path, f"{told}{_effect(ref, reason)}", reason)
+            elif to.kind == GatewayClass.KIND and known.of_others(to):
+                told = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
+                yield ref, Problem(path, f"{told}{_effect(ref, reason)}", reason)
+            elif to.kind == Service.KIND and known.without_slices(to):
+                label = f"{SERVICE_NAME}: {to.name}"
+                told = f"{to} has no endpoints: add an EndpointSlice with the label {label}, or {_BACKEND}."
+                yield ref, Problem(path, told, EMPTY)
 
 
-def _targets(resource: Resource | None) -> Iterator[tuple[str, Ref]]:
+_BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"
+
+
+class _Known:
+    """What is held, by the questions that come up about what is missing."""
+
+    def __init__(self, held: Mapping[Ref, Resource]) -> None:
+        self._held = held
+        self._asked = 0
+
+    def question(self, to: Ref) -> str:
+        """What to do about a missing resource; "" when nothing comes to mind."""
+        self._asked += 1
+        if self._asked > MOST_QUESTIONS:
+            return ""
+        if to.kind == Service.KIND and Ref(Backend.KIND, to.namespace, to.name) in self._held:
+            return f" Did you mean the Backend of this name? Then say group: {ENVOY_GROUP} and kind: Backend."
+        names = self._names.get(to[:2], [])
+        close = difflib.get_close_matches(to.name, names, 1, 0.5) or (names if len(names) == 1 else [])
+        if close:
+            return f" Did you mean {close[0]!r}?"
+        if to.kind == Service.KIND:
+            return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
+        return ""
+
+    def of_others(self, gateway_class: Ref) -> bool:
+        """Whether a GatewayClass is not served here; the class of a laptop shows the controller's name."""
+        ours, given = self._held.get(Ref(GatewayClass.KIND, "", LAPTOP_CLASS)), self._held[gateway_class]
+        if not isinstance(ours, GatewayClass) or not isinstance(given, GatewayClass):
+            return False
+        return given.spec.controller_name != ours.spec.controller_name
+
+    def without_slices(self, service: Ref) -> bool:
+        """Whether a Service has endpoints to be listed, and no EndpointSlice that could."""
+        found = self._held[service]
+        assert isinstance(found, Service)
+        return found.spec.type != "ExternalName" and service[1:] not in self._sliced
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for kind, namespace, name in self._held:
+            found[kind, namespace].append(name)
+        return found
+
+    @cached_property
+    def _sliced(self) -> frozenset[tuple[str, str | None]]:
+        slices = (each for each in self._held.values() if isinstance(each, EndpointSlice))
+        return frozenset((s.metadata.namespace, s.metadata.labels.get(SERVICE_NAME)) for s in slices)
+
+
+def _references(resource: Resource | None) -> Iterator[_Reference]:
     match resource:
+        case GatewayClass():
+            if resource.spec.parameters_ref is not None:
+                namespace = resource.spec.parameters_ref.namespace or "default"
+                yield from _parameters("spec.parametersRef", resource.spec.parameters_ref, namespace)
         case Gateway():
-            yield "spec.gatewayClassName", Ref(GatewayClass.KIND, "", resource.spec.gateway_class_name)
+            yield from _of_gateway(resource)
         case HTTPRoute():
-            for n, parent in enumerate(resource.spec.parent_refs):
-                if (parent.group, parent.kind) == (GATEWAY_GROUP, Gateway.KIND):
-                    namespace = parent.namespace or resource.metadata.namespace
-                    yield f"spec.parentRefs[{n}].name", Ref(Gateway.KIND, namespace, parent.name)
+            yield from _of_route(resource)
         case Policy():
             if resource.spec.target_ref is not None:
-                yield (
-                    "spec.targetRef.name",
-                    _named(resource, resource.spec.target_ref.kind, resource.spec.target_ref.name),
-                )
+                yield _aimed(resource, "spec.targetRef", resource.spec.target_ref)
             else:
-                for n, target in enumerate(resource.spec.target_refs):
-                    yield f"spec.targetRefs[{n}].name", _named(resource, target.kind, target.name)
+                for n, aim in enumerate(resource.spec.target_refs):
+                    yield _aimed(resource, f"spec.targetRefs[{n}]", aim)
         case _:
             return
 
 
-def _named(policy: Policy, kind: str, name: str) -> Ref:
-    return Ref(kind, policy.metadata.namespace, name)
+def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
+    name = Ref(GatewayClass.KIND, "", gateway.spec.gateway_class_name)
+    yield _Reference("spec.gatewayClassName", name, REASON)
+    infrastructure = gateway.spec.infrastructure
+    if infrastructure is not None and infrastructure.parameters_ref is not None:
+        path = "spec.infrastructure.parametersRef"
+        yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
+    for n, listener in enumerate(gateway.spec.listeners):
+        for m, given in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
+            if (given.group, given.kind) == ("", Secret.KIND):
+                to = Ref(Secret.KIND, given.namespace or gateway.metadata.namespace, given.name)
+                yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
 
 
-def _meant(target: Ref, held: Mapping[Ref, Resource]) -> str:
-    known = [ref.name for ref in held if (ref.kind, ref.namespace) == (target.kind, target.namespace)]
-    close = difflib.get_close_matches(target.name, known, 1, 0.5) or (known if len(known) == 1 else [])
-    return f" Did you mean {close[0]!r}?" if close else ""
+def _parameters(path: str, given: LocalObjectReference, namespace: str) -> Iterator[_Reference]:
+    if (given.group, given.kind) == (ENVOY_GROUP, EnvoyProxy.KIND):
+        yield _Reference(f"{path}.name", Ref(EnvoyProxy.KIND, namespace, given.name))
 
 
-def _effect(ref: Ref) -> str:
-    match ref.kind:
-        case "SecurityPolicy":
+def _of_route(route: HTTPRoute) -> Iterator[_Reference]:
+    for n, parent in enumerate(route.spec.parent_refs):
+        if (parent.group, parent.kind) == (GATEWAY_GROUP, Gateway.KIND):
+            to = Ref(Gateway.KIND, parent.namespace or route.metadata.namespace, parent.name)
+            yield _Reference(f"spec.parentRefs[{n}].name", to, REASON)
+    for n, rule in enumerate(route.spec.rules):
+        for m, given in enumerate(rule.backend_refs):
+            yield from _backend(route, f"spec.rules[{n}].backendRefs[{m}]", given)
+        for m, used in enumerate(rule.filters):
+            if used.request_mirror is not None:
+                path = f"spec.rules[{n}].filters[{m}].requestMirror.backendRef"
+                yield from _backend(route, path, used.request_mirror.backend_ref)
+
+
+def _backend(route: HTTPRoute, path: str, given: BackendObjectReference) -> Iterator[_Reference]:
+    at = target(given, route.metadata.namespace)
+    if kind_problem(at) is None:
+        yield _Reference(f"{path}.name", at.ref)
+
+
+def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
+    return _Reference(f"{path}.name", Ref(at.kind, policy.metadata.namespace, at.name), REASON)
+
+
+def _effect(ref: Ref, reason: str) -> str:
+    match ref.kind, reason:
+        case "SecurityPolicy", _:
             return " Nothing is guarded by this reference."
-        case Gateway.KIND:
+        case Gateway.KIND, "TargetNotFound":
             return " This Gateway is not served."
         case _:
             return ""

@@ -355,7 +355,9 @@ class Laptop:
                 self._applied += 1
                 self._wake.set()
             self.put(loaded.batch)
-            for ref, problem in loose_ends(self.world.store.held(), loaded.batch):
+            for ref, problem in loose_ends(
+                self.world.store.held(), loaded.batch, faulty=files.folder.faulty_place
+            ):
                 place = files.folder.place(ref, problem.path)
                 _log.warning("manifest", told=f"{place}: {ref}: {problem.path}: {problem.message}")
             _log.info("manifests.loaded", resources=len(loaded.batch), files=len(loaded.files))

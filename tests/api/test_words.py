@@ -94,8 +94,7 @@ def test_each_pattern_has_words() -> None:
 def _without_words(given: types.Type, at: str, within: tuple[type[Struct], ...]) -> Iterator[str]:
     match given:
         case types.Metadata():
-            extra: dict[str, Any] = given.extra or {}  # pyright: ignore[reportUnknownMemberType]
-            if not extra.get("form"):
+            if "form" not in (given.extra or {}):  # pyright: ignore[reportUnknownMemberType]
                 yield from _without_words(given.type, at, within)
         case types.StrType() if given.pattern is not None:
             yield f"{at}: {given.pattern}"
@@ -127,11 +126,7 @@ def test_the_name_that_is_most_like_is_asked_for(given: str, known: list[str], q
 
 
 def test_a_value_is_shown_short_and_in_the_words_of_yaml() -> None:
-    assert [shown(value) for value in (None, True, {}, [], "a")] == [
-        "missing",
-        "true",
-        "an object",
-        "a list",
-        "'a'",
-    ]
+    values: tuple[object, ...] = (None, True, {}, [], "a")
+
+    assert [shown(value) for value in values] == ["missing", "true", "an object", "a list", "'a'"]
     assert len(shown("x" * 1000)) == 81

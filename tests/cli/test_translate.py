@@ -49,13 +49,13 @@ def test_what_is_not_accepted_is_told_with_its_place(command: Command, tmp_path:
     """The rest is translated all the same."""
     lost = SHOP.replace("- {name: shop, port: 80}", "- {name: nowhere, port: 80}")
     (tmp_path / "lost.yaml").write_text(lost)
-    line = line_of(lost, "  - name: gateway")
+    line = line_of(lost, "    - {name: nowhere, port: 80}")
 
     ended = command("translate", tmp_path, "--of", "status")
 
     assert ended.code == 1
     assert ended.err.startswith(
-        f"{tmp_path}/lost.yaml:{line}:5: HTTPRoute default/shop: spec.parentRefs[0]: "
+        f"{tmp_path}/lost.yaml:{line}:14: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
     )
     assert "Service default/nowhere" in ended.err
     assert yaml.safe_load(ended.out)

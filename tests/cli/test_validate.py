@@ -78,3 +78,161 @@ def test_another_envoy_must_be_one(command: Command, shop: Path) -> None:
     assert ended.code == 1
     assert ended.err.startswith("moongate: /bin/true ")
     assert ended.err.count("\n") == 1
+
+
+def findings(command: Command, folder: Path, text: str) -> list[str]:
+    """What is said of manifests, without the folder's name and the summary."""
+    (folder / "shop.yaml").write_text(text)
+    told = command("validate", folder).out.splitlines()
+    return [line.removeprefix(f"{folder}/shop.yaml:") for line in told[:-1]]
+
+
+BACKEND = """
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {name: cart}
+spec:
+  endpoints:
+  - ip: {address: 127.0.0.1, port: 3000}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: till}
+spec: {ports: [{port: 80}]}
+"""
+TO_SHOP = "- {name: shop, port: 80}"
+TO_CART = "- {group: gateway.envoyproxy.io, kind: Backend, name: cart}"
+LINE = line_of(SHOP, f"    {TO_SHOP}")
+
+
+@pytest.mark.parametrize(
+    ("reference", "column", "told"),
+    [
+        (
+            "- {name: shpo, port: 80}",
+            14,
+            (
+                "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+                "There is no Service default/shpo. Did you mean 'shop'?"
+            ),
+        ),
+        (
+            "- {group: gateway.envoyproxy.io, kind: Backend, name: crat}",
+            59,
+            (
+                "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+                "There is no Backend default/crat. Did you mean 'cart'?"
+            ),
+        ),
+        (
+            "- {name: cart, port: 80}",
+            14,
+            (
+                "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+                "There is no Service default/cart. Did you mean the Backend of this name? "
+                "Then say group: gateway.envoyproxy.io and kind: Backend."
+            ),
+        ),
+        (
+            "- {name: elsewhere, port: 80}",
+            14,
+            (
+                "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+                "There is no Service default/elsewhere. Without a cluster, a Service and its EndpointSlice "
+                "are manifests, too; or use a Backend (gateway.envoyproxy.io) with an ip or fqdn endpoint."
+            ),
+        ),
+        (
+            "- {name: shop, port: 81}",
+            7,
+            (
+                "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0]: "
+                "Service default/shop has no TCP port 81."
+            ),
+        ),
+        (
+            "- {name: till, port: 80}",
+            14,
+            (
+                "warning: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+                "Service default/till has no endpoints: add an EndpointSlice with the label "
+                "kubernetes.io/service-name: till, or use a Backend (gateway.envoyproxy.io) with an ip or "
+                "fqdn endpoint."
+            ),
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_used_is_told_where_it_is_named(
+    command: Command, tmp_path: Path, reference: str, column: int, told: str
+) -> None:
+    """A route names many; its parentRefs, whose status says so, are the wrong place to look."""
+    told_of = findings(command, tmp_path, SHOP.replace(TO_SHOP, reference) + BACKEND)
+
+    assert told_of == [f"{LINE}:{column}: {told}"]
+
+
+def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Command, tmp_path: Path) -> None:
+    """Who reads "there is no such Backend" looks for a misspelt name, and finds none."""
+    text = SHOP.replace(TO_SHOP, TO_CART) + BACKEND.replace("127.0.0.1", "localhost")
+    at = line_of(text, "metadata: {name: cart}")
+
+    route, backend = findings(command, tmp_path, text)
+
+    assert route == (
+        f"{LINE}:59: error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+        f"Backend default/cart is not in force: it is written at {tmp_path}/shop.yaml:{at}:18, with an error."
+    )
+    assert " Backend default/cart: spec.endpoints[0].ip.address: The value is 'localhost'; " in backend
+
+
+def test_a_certificate_is_told_where_it_is_named(command: Command, tmp_path: Path) -> None:
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: web}\nstringData: {a: b}\n"
+    listener = (
+        "  - {name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: wbe}, {name: web}]}}"
+    )
+    text = SHOP.replace("  listeners:", f"  listeners:\n{listener}")
+    line = line_of(text, listener)
+
+    missing, unfit = findings(command, tmp_path, f"{text}\n{secret}")
+
+    assert missing.startswith(f"{line}:")
+    assert missing.endswith(
+        "tls.certificateRefs[0].name: There is no Secret default/wbe. Did you mean 'web'?"
+    )
+    assert unfit.startswith(f"{line}:")
+    assert ": spec.listeners[0].tls.certificateRefs[1]: Secret default/web " in unfit
+
+
+def test_a_listener_that_is_not_served_is_told_with_the_reason(command: Command, tmp_path: Path) -> None:
+    """Not served; the other conditions tell why: so they are what has to be told."""
+    twins = "  listeners:\n  - {name: one, port: 9090, protocol: TCP}\n"
+    text = SHOP.replace("  listeners:", f"{twins}  - {{name: two, port: 9090, protocol: HTTP}}")
+
+    told = findings(command, tmp_path, text)
+
+    assert not [line for line in told if "the other conditions" in line]
+    assert any("Port 9090 is asked for with protocols that exclude each other" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (
+            "protocol: HTTP",
+            "protocol: https",
+            "Protocol https is not served; it must be HTTP, HTTPS, TLS, TCP or UDP. Did you mean 'HTTPS'?",
+        ),
+        (
+            "- name: gateway\n",
+            "- name: gateway\n    sectionName: htpp\n",
+            "The Gateway has no listener of name 'htpp'; it has http (port 8080). Did you mean 'http'?",
+        ),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_asked_for(
+    command: Command, tmp_path: Path, right: str, wrong: str, told: str
+) -> None:
+    assert right in SHOP
+
+    assert any(line.endswith(told) for line in findings(command, tmp_path, SHOP.replace(right, wrong)))

@@ -86,7 +86,9 @@ def test_reasons_of_several_references_are_joined() -> None:
     )
 
     assert verdicts(core)["ResolvedRefs"] == "!BackendNotFound,PortNotFound"
-    assert "Rule 1, backendRef 0" in message(core, "ResolvedRefs")
+    assert "spec.rules[1].backendRefs[0]: Service default/gone does not exist." in message(
+        core, "ResolvedRefs"
+    )
 
 
 def test_a_backend_without_endpoints_is_told_apart() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec import inspect as types
@@ -24,7 +24,8 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
     """
     match type_:
         case types.Metadata():
-            return wrong(type_.type, value, (type_.extra or {}).get("form", form))  # pyright: ignore[reportUnknownMemberType]
+            extra = cast("dict[str, Any]", type_.extra or {})  # pyright: ignore[reportUnknownMemberType]
+            return wrong(type_.type, value, extra.get("form", form))
         case types.UnionType():
             found = [wrong(part, value, form) for part in type_.types]
             told = [message for message in found if message]
@@ -39,7 +40,8 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
         case types.StrType():
             pattern = exact(type_)
             if not isinstance(value, str):
-                unlike = pattern is not None and not pattern.search(str(value))
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                unlike = number and pattern is not None and not pattern.search(str(value))
                 right = form if unlike else f"a string{_quoted(value)}"
                 return f"The value is {shown(value)}; it must be {right}."
             message = bounded(len(value), type_.min_length, type_.max_length, "characters")

@@ -170,7 +170,7 @@ def backend_problem(db: Db, found: BackendResource) -> Problem | None:
     """What is wrong with a Backend itself: it becomes its status, and that of routes that use it."""
     if not config(db).extension_apis.enable_backend:
         told = (
-            f"backend {found.metadata.namespace}/{found.metadata.name} cannot be used: Backends are disabled;"
+            f"{found.ref} cannot be used: Backends are disabled;"
             " set extensionApis.enableBackend in the configuration"
         )
         return Problem("", told, "UnsupportedValue")
@@ -281,31 +281,21 @@ def _slices(db: Db, of: Target) -> list[EndpointSlice]:
 def _backend(db: Db, of: Target) -> Backend:
     found = get(db, BackendResource, of.ref)
     if found is None:
-        told = f"backend {of.namespace}/{of.name} not found"
-        return Backend(problem=Problem("", told, "BackendNotFound"))
+        return Backend(problem=Problem("", f"{of.ref} does not exist", "BackendNotFound"))
     if (problem := backend_problem(db, found)) is not None:
         return Backend(problem=problem)
     if any(e.unix is not None for e in found.spec.endpoints) and not on_host(db):
-        told = (
-            f"backend {of.namespace}/{of.name} has a Unix socket,"
-            " which only a gateway on the same host can reach"
-        )
+        told = f"{of.ref} has a Unix socket, which only a gateway on the same host can reach"
         return Backend(problem=Problem("", told, "UnsupportedAddressType"))
     kinds = {e.fqdn is not None for e in found.spec.endpoints}
     if len(kinds) > 1:
-        told = (
-            f"backend {of.namespace}/{of.name} mixes FQDN with IP or Unix endpoints;"
-            " use one kind in a Backend"
-        )
+        told = f"{of.ref} mixes FQDN with IP or Unix endpoints; use one kind in a Backend"
         return Backend(problem=Problem("", told, "UnsupportedAddressType"))
     if found.spec.tls is not None:
-        told = (
-            f"backend {of.namespace}/{of.name} asks for TLS, which is not supported yet:"
-            " nothing is sent in the clear"
-        )
+        told = f"{of.ref} asks for TLS, which is not supported yet: nothing is sent in the clear"
         return Backend(problem=Problem("", told, "InvalidBackendTLS"))
     if found.spec.type == "DynamicResolver":
-        told = f"backend {of.namespace}/{of.name} is of type DynamicResolver, which is not supported yet"
+        told = f"{of.ref} is of type DynamicResolver, which is not supported yet"
         return Backend(problem=Problem("", told, "UnsupportedValue"))
     protocols = found.spec.app_protocols
     return Backend(

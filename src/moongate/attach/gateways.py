@@ -128,7 +128,11 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     spec = (merge(default, spec, governs) if spec is not None else default) or EnvoyProxySpec()
     merging = (level.merge_backends for level in (spec, of_class, default) if level is not None)
     spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
-    return Proxy(spec, gateway_problems or (() if of_gateway else class_problems))
+    if gateway_problems or of_gateway:
+        return Proxy(spec, gateway_problems)
+    name = found.spec.gateway_class_name
+    told = (f"GatewayClass {name} has an error at {p.path}: {p.message}" for p in class_problems)
+    return Proxy(spec, tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in told))
 
 
 @query
@@ -222,11 +226,11 @@ def _named(
     db: Db, path: str, what: str, ref: Ref | None
 ) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
     if ref is None:
-        told = f"{path} names {what}; only {ENVOY_GROUP}/{EnvoyProxy.KIND} has a meaning here."
+        told = f"{what} has no meaning here; it must be {ENVOY_GROUP}/{EnvoyProxy.KIND}."
         return None, (Problem(path, told, "InvalidParameters"),)
     found = get(db, EnvoyProxy, ref)
     if found is None:
-        return None, (Problem(path, f"{path} names {ref}, which does not exist.", "InvalidParameters"),)
+        return None, (Problem(path, f"{ref} does not exist.", "InvalidParameters"),)
     if problems := proxy_problems(db, ref):
         return None, tuple(Problem(path, f"{ref} is not valid. {p.message}", p.reason) for p in problems)
     return found.spec, ()

@@ -30,10 +30,12 @@ from moongate.api.core import Namespace, Secret
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
+from moongate.api.words import did_you_mean
 from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
 from moongate.attach.gateways import config, managed, proxy, rejection
 from moongate.attach.grants import granted
 from moongate.engine import query
+from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ HTTP: Final = ("HTTP", "HTTPS")
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 """The label that each namespace has, with its name."""
+
+PROTOCOLS: Final = ("HTTP", "HTTPS", "TLS", "TCP", "UDP")
+"""All that a listener can ask for."""
 
 _PORT_SHIFT = 10_000
 
@@ -70,6 +75,8 @@ class Listener(Struct, frozen=True):
         ready: whether Envoy is to serve it.
         http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
             hostname of another listener, as a certificate covers both.
+        certificate_faults: why a certificate is not served, each at its reference, with a path within the
+            listener; ``ResolvedRefs`` sums them up.
     """
 
     id: ListenerId
@@ -84,6 +91,7 @@ class Listener(Struct, frozen=True):
     conditions: tuple[Condition, ...]
     ready: bool
     http1_only: bool
+    certificate_faults: tuple[Problem, ...] = ()
 
 
 class Attachable(Struct, frozen=True):
@@ -232,6 +240,7 @@ class _Draft:
         self.spec = spec
         self.kinds: tuple[tuple[str, str], ...] = ()
         self.certificates: tuple[Ref, ...] = ()
+        self.certificate_faults: tuple[Problem, ...] = ()
         self.sans: tuple[str, ...] = ()
         self.sound = True
         self.http1_only = False
@@ -263,7 +272,10 @@ def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
     _judge_namespaces(draft)
     allowed = _kinds(spec)
     if allowed is None:
-        told = f"Protocol {spec.protocol} is not served; it must be HTTP, HTTPS, TLS, TCP or UDP."
+        told = (
+            f"Protocol {spec.protocol} is not served; it must be HTTP, HTTPS, TLS, TCP or UDP."
+            f"{did_you_mean(spec.protocol, PROTOCOLS)}"
+        )
         draft.fault(told, "UnsupportedProtocol", "Accepted")
         return
     _judge_kinds(draft, allowed)
@@ -370,42 +382,43 @@ def _judge_certificates(
 ) -> None:
     """Take the certificates that can be served; two for one name must differ in the kind of their key."""
     served: dict[Ref, Certificate] = {}
-    faults: list[tuple[str, str]] = []
+    faults: list[Problem] = []
     held: dict[tuple[str, str], Ref] = {}
     for i, given in enumerate(refs):
-        where = f"certificateRefs[{i}]: "
+        path = f"tls.certificateRefs[{i}]"
         target = Ref(Secret.KIND, given.namespace or gateway.metadata.namespace, given.name)
         if (given.group, given.kind) != ("", Secret.KIND):
             told = (
                 f"{given.group or 'core'}/{given.kind} is not served; it must be a Secret of the core group."
             )
-            faults.append((where + told, "InvalidCertificateRef"))
+            faults.append(Problem(path, told, "InvalidCertificateRef"))
             continue
         if not granted(db, GATEWAY_GROUP, Gateway.KIND, gateway.metadata.namespace, "", target):
             told = f"No ReferenceGrant in namespace {target.namespace} lets this Gateway use {target}."
-            faults.append((where + told, "RefNotPermitted"))
+            faults.append(Problem(path, told, "RefNotPermitted"))
             continue
         found = out_of_date(db, target) or certificate(db, target)
         if isinstance(found, Fault):
-            faults.append((f"{where}{target} {found.told}", "InvalidCertificateRef"))
+            faults.append(Problem(path, f"{target} {found.told}", "InvalidCertificateRef"))
             continue
         domains = dict.fromkeys(found.domains)
         clash = next((d for d in domains if (found.algorithm, d) in held), None)
         if clash is not None:
             told = f"{target} is a second {found.algorithm} certificate for {clash}, after "
-            faults.append((f"{where}{told}{held[found.algorithm, clash]}.", "InvalidCertificateRef"))
+            faults.append(Problem(path, f"{told}{held[found.algorithm, clash]}.", "InvalidCertificateRef"))
             continue
         held |= dict.fromkeys(((found.algorithm, d) for d in domains), target)
         served[target] = found
     draft.certificates = tuple(served)
     draft.sans = tuple(san for each in served.values() for san in each.sans)
+    draft.certificate_faults = tuple(faults)
     if not faults:
         return
-    told = " ".join(message for message, _ in faults)
+    told = " ".join(f"{fault.path}: {fault.message}" for fault in faults)
     if served:
         draft.tell("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", f"Served without some: {told}")
         return
-    reasons = {reason for _, reason in faults}
+    reasons = {fault.reason for fault in faults}
     reason = "RefNotPermitted" if reasons == {"RefNotPermitted"} else "InvalidCertificateRef"
     draft.fault(f"No certificate can be served: {told}", reason, "ResolvedRefs")
 
@@ -530,6 +543,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         conditions=tuple(_conditions(draft, generation)),
         ready=draft.ready,
         http1_only=draft.http1_only,
+        certificate_faults=draft.certificate_faults,
     )
 
 

@@ -20,6 +20,7 @@ from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.api.shared import ParentReference
+from moongate.api.words import did_you_mean
 from moongate.attach.gateways import managed
 from moongate.attach.listeners import Attachable, attachable, selects
 from moongate.engine import Failed, query
@@ -266,6 +267,16 @@ def _served(db: Db, route: Ref, listener: ListenerId, host: str) -> bool:
     return not isinstance(served, Failed) and host in served
 
 
+def _unmatched(parent: ParentReference, listeners: tuple[Attachable, ...]) -> str:
+    if not listeners:
+        return "The Gateway has no listener that could be used; its own status tells why."
+    known = ", ".join(f"{a.id.name} (port {a.port})" for a in listeners)
+    wanted = [] if parent.section_name is None else [f"name {parent.section_name!r}"]
+    wanted += [] if parent.port is None else [f"port {parent.port}"]
+    meant = did_you_mean(parent.section_name or "", (a.id.name for a in listeners))
+    return f"The Gateway has no listener of {' and '.join(wanted)}; it has {known}.{meant}"
+
+
 def _judge(
     db: Db, route: Ref, hostnames: tuple[str, ...], parent: ParentReference, gateway: Ref
 ) -> Attachment:
@@ -274,11 +285,11 @@ def _judge(
         a for a in listeners if parent.section_name in (None, a.id.name) and parent.port in (None, a.port)
     ]
     if not named:
-        told = "No listeners match this parent ref."
-        return Attachment(parent, gateway, (), Problem("", told, "NoMatchingParent"))
+        return Attachment(parent, gateway, (), Problem("", _unmatched(parent, listeners), "NoMatchingParent"))
     open_to = [a for a in named if (GATEWAY_GROUP, route.kind) in a.kinds and _allows(db, a, route.namespace)]
     if not open_to:
-        told = "No listeners included by this parent ref allowed this attachment."
+        names = ", ".join(a.id.name for a in named)
+        told = f"No listener of those meant ({names}) takes an {route.kind} of namespace {route.namespace}."
         return Attachment(parent, gateway, (), Problem("", told, "NotAllowedByListeners"))
     taken = [(a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, listeners))]
     if not taken:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Condition, Resource
     from moongate.api.envoygateway import EnvoyGateway
+    from moongate.problem import Problem
     from moongate.sources.files import Files
     from moongate.sources.folder import Finding, Severity
     from moongate.world import World
@@ -78,7 +79,10 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World.of(resources.values(), in_force)
     told = [finding for finding in loaded.findings if finding.severity != "info"]
-    found = dict.fromkeys((*told, *status_findings(world, files), *_loose_ends(world, files), *_bugs(world)))
+    loose = {(end.resource, end.problem.path.removesuffix(".name")): end for end in _loose_ends(world, files)}
+    # A reference that leads nowhere is told once, with what may have been meant.
+    status = [f for f in status_findings(world, files) if (f.resource, f.problem.path) not in loose]
+    found = dict.fromkeys((*told, *status, *loose.values(), *_bugs(world)))
     return Translated(
         world,
         files,
@@ -89,14 +93,15 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
 
 def _loose_ends(world: World, files: Files) -> Iterator[Finding]:
     """References that lead nowhere. One of a SecurityPolicy is an error: somebody relies on it."""
-    from moongate.loose_ends import loose_ends
+    from moongate.loose_ends import MISSING, loose_ends
     from moongate.sources.documents import Place
     from moongate.sources.folder import Finding
 
     held = world.store.held()
-    for ref, problem in loose_ends(held, held):
+    for ref, problem in loose_ends(held, held, faulty=files.folder.faulty_place):
         place = files.folder.place(ref, problem.path) or Place("", 0, 0)
-        yield Finding(place, ref, problem, "error" if ref.kind == "SecurityPolicy" else "warning")
+        severe = ref.kind == "SecurityPolicy" or problem.reason == MISSING
+        yield Finding(place, ref, problem, "error" if severe else "warning")
 
 
 def existing(paths: Iterable[str]) -> list[str]:
@@ -171,6 +176,7 @@ _ERRORS: Mapping[tuple[str, str], Severity] = {
     ("ResolvedRefs", "False"): "error",
     ("Programmed", "False"): "error",
     ("PartiallyInvalid", "True"): "error",
+    ("Conflicted", "True"): "error",
     ("BackendsAvailable", "False"): "warning",
     ("RouteRulesOverlap", "True"): "warning",
     ("OverlappingTLSConfig", "True"): "warning",
@@ -189,12 +195,47 @@ def status_findings(world: World, files: Files) -> Iterator[Finding]:
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
+        summed_up = _summed_up(world, held[ref])
         for path, conditions in _parts(held[ref], status):
             for condition, severity in _trouble(conditions):
+                if faults := summed_up.get((path, condition.type)):
+                    for fault in faults:
+                        place = files.folder.place(ref, fault.path) or Place("", 0, 0)
+                        yield Finding(place, ref, fault, severity)
+                    continue
                 led = _LED_BY_A_PATH.match(condition.message)
                 at, message = (led[1], led[2]) if led else (path, condition.message)
                 place = files.folder.place(ref, at) or Place("", 0, 0)
                 yield Finding(place, ref, Problem(at, message, condition.reason), severity)
+
+
+def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
+    """Part of a status and condition → the faults that the condition sums up, each at its own field."""
+    from moongate.api.gateway import Gateway
+    from moongate.api.httproute import HTTPRoute
+    from moongate.attach.listeners import listeners
+    from moongate.attach.routes import attachments
+    from moongate.status.routes import faults
+
+    told: dict[tuple[str, str], tuple[Problem, ...]] = {}
+    match resource:
+        case Gateway():
+            positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
+            for listener in listeners(world.db, resource.ref):
+                at = f"spec.listeners[{positions[listener.id.name]}]"
+                told[at, "ResolvedRefs"] = tuple(p.under(at) for p in listener.certificate_faults)
+        case HTTPRoute():
+            refs = list(resource.spec.parent_refs)
+            for attachment in attachments(world.db, resource.ref):
+                at = f"spec.parentRefs[{refs.index(attachment.parent)}]"
+                found = faults(world.db, resource, attachment)
+                told[at, "PartiallyInvalid"] = refused = tuple(fault for _, fault in found.refused)
+                told[at, "Accepted"] = refused if attachment.problem is None else ()
+                told[at, "ResolvedRefs"] = found.unresolved
+                told[at, "BackendsAvailable"] = found.without_endpoints
+        case _:
+            pass
+    return told
 
 
 def _bugs(world: World) -> Iterator[Finding]:

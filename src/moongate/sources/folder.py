@@ -243,6 +243,11 @@ class Folder:
         )
         return self._place(chosen, path)
 
+    def faulty_place(self, ref: Ref) -> Place | None:
+        """Where a resource is written that is not in force because of its faults, if there is one."""
+        known = self._definitions.get(ref, ())
+        return self._place(known[0], "metadata.name") if known and ref not in self._held else None
+
     # --- deciding ---------------------------------------------------------------------------------
 
     def _replace(self, path: str, new: _File | None, touched: dict[Ref, None]) -> None:

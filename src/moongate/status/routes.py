@@ -17,13 +17,15 @@ from moongate.attach.gateways import controller_name
 from moongate.attach.routes import attachments, routes_on
 from moongate.engine import Failed, query
 from moongate.problem import Problem
-from moongate.status.conditions import condition, unsupported
+from moongate.status.conditions import condition, sentence, unsupported
 from moongate.store import get
 from moongate.xds.destinations import plan
 from moongate.xds.matches import matches, overlap_key, unbuildable
 from moongate.xds.route_filters import read_filters
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from moongate.attach.routes import Attachment
     from moongate.engine import Db
 
@@ -45,6 +47,20 @@ class RouteStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """``RouteStatus``."""
 
     parents: tuple[ParentStatus, ...]
+
+
+class Faults(Struct, frozen=True):
+    """What is wrong with the rules of a route, each fault at its field, before conditions sum it up.
+
+    Args:
+        refused: rules that cannot be served, by index: ``Accepted`` or ``PartiallyInvalid``.
+        unresolved: references that cannot be used: ``ResolvedRefs``.
+        without_endpoints: backends that have none: ``BackendsAvailable``.
+    """
+
+    refused: tuple[tuple[int, Problem], ...]
+    unresolved: tuple[Problem, ...]
+    without_endpoints: tuple[Problem, ...]
 
 
 @query
@@ -110,9 +126,8 @@ def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
     return [] if isinstance(told, Failed) else [key for of, key in told if of == path]
 
 
-def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
-    generation = route.metadata.generation
-    problem = attachment.problem
+def faults(db: Db, route: HTTPRoute, attachment: Attachment) -> Faults:
+    """What is wrong with the rules of a route as one of its parents takes it."""
     refused: list[tuple[int, Problem]] = []
     unresolved: list[Problem] = []
     without: list[Problem] = []
@@ -127,14 +142,25 @@ def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condi
         planned = plan(db, at, route.ref, index)
         unresolved += planned.unresolved
         without += planned.without_endpoints
-    told = list(_accepted(route, refused, generation))
+    return Faults(tuple(refused), tuple(map(_told, unresolved)), tuple(without))
+
+
+def _told(fault: Problem) -> Problem:
+    return Problem(fault.path, sentence(fault.message), fault.reason)
+
+
+def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
+    generation = route.metadata.generation
+    problem = attachment.problem
+    found = faults(db, route, attachment)
+    unresolved, without = found.unresolved, found.without_endpoints
+    told = list(_accepted(route, found.refused, generation))
     if problem is not None:
         told = [c for c in told if c.type != "Accepted"]
         told.append(condition("Accepted", "False", problem.reason, problem.message, generation))
     if unresolved:
-        told.append(
-            condition("ResolvedRefs", "False", _reasons(unresolved), _messages(unresolved), generation)
-        )
+        message = "\n".join(dict.fromkeys(f"{fault.path}: {fault.message}" for fault in unresolved))
+        told.append(condition("ResolvedRefs", "False", _reasons(unresolved), message, generation))
     else:
         message = "Resolved all the Object references for the Route"
         told.append(condition("ResolvedRefs", "True", "ResolvedRefs", message, generation))
@@ -161,23 +187,25 @@ def _named(others: set[Ref]) -> str:
     return f"{first} and others" if len(others) > MAX_NAMED else first
 
 
-def _accepted(route: HTTPRoute, refused: list[tuple[int, Problem]], generation: int) -> tuple[Condition, ...]:
+def _accepted(
+    route: HTTPRoute, refused: Sequence[tuple[int, Problem]], generation: int
+) -> tuple[Condition, ...]:
     accepted = condition("Accepted", "True", "Accepted", "Route is accepted", generation)
     if not refused:
         return (accepted,)
-    faults = [fault for _, fault in refused]
+    told = [fault for _, fault in refused]
     rules = sorted({index for index, _ in refused})
     if len(rules) == len(route.spec.rules):
-        return (condition("Accepted", "False", _reasons(faults), _messages(faults), generation),)
+        return (condition("Accepted", "False", _reasons(told), _messages(told), generation),)
     dropped = " ".join(map(str, rules))
-    message = f"Dropped Rule(s) [{dropped}]: {_messages(faults)}"
-    return (accepted, condition("PartiallyInvalid", "True", _reasons(faults), message, generation))
+    message = f"Dropped Rule(s) [{dropped}]: {_messages(told)}"
+    return (accepted, condition("PartiallyInvalid", "True", _reasons(told), message, generation))
 
 
-def _reasons(faults: list[Problem]) -> str:
+def _reasons(found: Iterable[Problem]) -> str:
     """Several reasons on one condition are joined, as the reference does."""
-    return ",".join(sorted({f.reason for f in faults}))
+    return ",".join(sorted({f.reason for f in found}))
 
 
-def _messages(faults: list[Problem]) -> str:
-    return "\n".join(dict.fromkeys(f.message for f in faults))
+def _messages(found: Iterable[Problem]) -> str:
+    return "\n".join(dict.fromkeys(f.message for f in found))

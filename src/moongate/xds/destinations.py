@@ -140,7 +140,7 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
     to_service = rule_to_service(db, listener, route, rule.name or "")
     filters = read_filters(db, route, rule)
     mirrors, mirror_faults, mirror_empty = _mirrors(db, gateway, found, index, filters.mirrors, to_service)
-    unresolved = [*filters.unresolved, *mirror_faults]
+    unresolved = [*(fault.under(f"spec.rules[{index}]") for fault in filters.unresolved), *mirror_faults]
     without: list[Problem] = [*mirror_empty]
     apart = _must_stay_apart(db, listener, route, rule, to_service)
     own: list[tuple[int, HTTPBackendRef, Backend]] = []
@@ -150,11 +150,10 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
         at = target(ref, route.namespace)
         judged = _judge(db, route, ref, at, to_service)
         if judged.problem is not None:
-            where = f"Rule {index}, backendRef {n}: {judged.problem.message}."
-            unresolved.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", where, judged.problem.reason))
+            unresolved.append(judged.problem.under(f"spec.rules[{index}].backendRefs[{n}]"))
         elif judged.empty:
-            where = f"{at.kind} {at.namespace}/{at.name} has no endpoints."
-            without.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", where, "EndpointsNotFound"))
+            told = f"{at.ref} has no endpoints."
+            without.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", told, "EndpointsNotFound"))
         if ref.weight == 0:
             continue
         if judged.problem is not None:
@@ -370,15 +369,12 @@ def _mirrors(
     empty: list[Problem] = []
     for mirror in mirrors:
         at = target(mirror.backend, route.namespace)
-        path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror"
+        path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
         judged = _permitted(db, route, at, routed_to_service)
         if judged.problem is not None:
-            faults.append(
-                Problem(path, f"Failed to process mirror: {judged.problem.message}.", judged.problem.reason)
-            )
+            faults.append(judged.problem.under(path))
         elif judged.empty:
-            told = f"{at.kind} {at.namespace}/{at.name} has no endpoints."
-            empty.append(Problem(path, told, "EndpointsNotFound"))
+            empty.append(Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound"))
         else:
             if proxy(db, gateway).spec.merge_backends is None:
                 name = names.mirror(names.rule(route, index), mirror.index)
