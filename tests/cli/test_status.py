@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -131,13 +132,16 @@ async def test_programs_get_the_whole(command: Command, tmp_path: Path, output: 
 
 
 async def test_of_several_runs_one_must_be_chosen(command: Command, tmp_path: Path) -> None:
+    """Folders have names that nobody gave: what tells runs apart is what they serve, and since when."""
     async with running(tmp_path, [GATEWAY]) as first, running(tmp_path, [GATEWAY]) as second:
         unsure = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
         chosen = await asyncio.to_thread(command, "status", "--run-dir", second)
 
     assert unsure.code == 2
-    assert str(first) in unsure.err
-    assert str(second) in unsure.err
+    for folder in (first, second):
+        assert f"\n    --run-dir {folder}   # pid {os.getpid()}, since " in unsure.err
+    assert ", port 8080: " in unsure.err
+    assert unsure.err.count(f" (in {Path.cwd()})\n") == 2
     assert chosen.code == 0
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
+import struct
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
@@ -22,6 +25,7 @@ Document = dict[str, Any]
 SOCKET = "status.sock"
 """Where a run tells its status: a name in its folder."""
 _PATIENCE_S = 10.0
+_PATIENCE_WITH_EACH_S = 2.0
 
 
 def status(
@@ -49,7 +53,7 @@ def status(
     Exits 0 when everything is in force, 1 when something is not, or when no
     moongate runs, 2 on bad usage.
     """
-    told = _asked(_chosen(run_dir))
+    _, told = _asked(_chosen(run_dir))
     resources: list[Document] = told.get("resources", [])
     if output == "table":
         _say_tables(told, resources, of)
@@ -79,18 +83,45 @@ def _chosen(given: Path | None) -> Path:
         where = f" in {str(given)!r}" if given is not None else ""
         raise Mistake(f"No moongate is running{where}; start one with `moongate run PATH`.", REFUSED)
     if len(found) > 1:
-        listed = " ".join(map(str, found))
-        raise Mistake(f"{len(found)} moongates are running; choose one with --run-dir: {listed}", USAGE)
+        listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in found)
+        raise Mistake(f"{len(found)} moongates are running; choose one of them:{listed}", USAGE)
     return found[0] / SOCKET
 
 
-def _asked(path: Path) -> Document:
-    """What a run says of itself."""
+def _known_by(path: Path) -> str:
+    """What a user may know a run by: its process, its ports, when it was started, and as what."""
+    started = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    since = f"since {started:%Y-%m-%d %H:%M:%S}"
+    try:
+        pid, told = _asked(path, patience_s=_PATIENCE_WITH_EACH_S)
+    except Mistake:
+        return f"{since}, does not answer"
+    gateways = filter(_SELECTS["gateways"], told.get("resources", ()))
+    ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
+    listed = f"port {', '.join(map(str, sorted(ports)))}" if ports else "no port"
+    return f"pid {pid}, {since}, {listed}: {_command(pid)}"
+
+
+def _command(pid: int) -> str:
+    """How a process was called, and where, for the paths that it was given are relative to that."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        folder = Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return "ending"
+    own = next((n for n, word in enumerate(words) if Path(word).name == "moongate"), None)
+    return f"{shlex.join(words if own is None else ['moongate', *words[own + 1 :]])} (in {folder})"
+
+
+def _asked(path: Path, *, patience_s: float = _PATIENCE_S) -> tuple[int, Document]:
+    """The process id of a run, and what it says of itself."""
     said = bytearray()
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_PATIENCE_S)
+            connection.settimeout(patience_s)
             connection.connect(os.fspath(path))
+            # Source: unix(7), SO_PEERCRED: pid, uid and gid of who listens.
+            pid, *_ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             while chunk := connection.recv(1 << 16):
                 said += chunk
     except TimeoutError:
@@ -108,7 +139,7 @@ def _asked(path: Path) -> Document:
             "this one reads version 1; use the same release of both.",
             REFUSED,
         )
-    return told
+    return pid, told
 
 
 # --- tables ---------------------------------------------------------------------------------------
