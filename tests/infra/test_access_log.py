@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moongate.infra.access_log import AccessLog, render, short_route
+from moongate.infra.access_log import AccessLog, render, short_backend, short_route
 
 ENTRY: dict[str, Any] = {
     "start_time": "2026-01-02T03:04:05.678Z",
@@ -34,18 +34,52 @@ def seen(**changes: Any) -> str:
 
 
 def test_a_request_is_one_readable_line() -> None:
-    assert seen() == "03:04:05  GET  /cart?id=7  200  7ms  shop/cart#0 → 10.0.0.1:8080"
+    assert seen() == "03:04:05  GET  /cart?id=7  200  7ms  shop/cart/0 → 10.0.0.1:8080"
 
 
 def test_a_shared_cluster_is_named() -> None:
     """It says which backend of a rule it was, which the route's own cluster does not."""
-    assert seen(upstream_cluster="service/shop/cart/80").endswith("10.0.0.1:8080 → service/shop/cart/80")
+    assert seen(upstream_cluster="service/shop/cart/80").endswith("shop/cart/0 → cart:80 10.0.0.1:8080")
+
+
+def test_a_backend_that_was_not_reached_is_named_without_address() -> None:
+    line = seen(response_code=503, response_flags="UH", upstream_host=None, upstream_cluster="backend/a/b/0")
+
+    assert line.endswith("no healthy backend (UH)  shop/cart/0 → a/b")
+
+
+def test_a_redirect_goes_to_no_backend() -> None:
+    assert seen(response_code=302, upstream_host=None, upstream_cluster=None).endswith(
+        "302  7ms  shop/cart/0"
+    )
+
+
+def test_a_long_path_is_cut_so_that_the_line_fits() -> None:
+    """The rest of the line is what one looks for; all of the path is in the JSON."""
+    line = seen(**{"x-envoy-origin-path": "/" + "a" * 300})
+
+    assert len(line) == 120
+    assert "a…  200  7ms  shop/cart/0 → 10.0.0.1:8080" in line
+
+
+@pytest.mark.parametrize(
+    ("cluster", "short"),
+    [
+        ("service/shop/cart/80/http", "cart:80"),
+        ("backend/other/cart/0/http", "other/cart"),
+        ("httproute/shop/cart/rule/0", ""),
+        ("httproute/shop/cart/rule/1c0f/backend/2", "backendRef 2"),
+        ("of-a-patch", "of-a-patch"),
+    ],
+)
+def test_a_backend_is_named_as_its_author_did(cluster: str, short: str) -> None:
+    assert short_backend(cluster, "shop") == short
 
 
 def test_a_flag_is_put_into_words() -> None:
     line = seen(response_code=503, response_flags="UF,URX", upstream_host=None)
 
-    assert "503  7ms  backend cannot be reached, retries used up (UF,URX)  shop/cart#0" in line
+    assert "503  7ms  backend cannot be reached, retries used up (UF,URX)  shop/cart/0" in line
 
 
 def test_a_request_without_route_says_so() -> None:
@@ -64,9 +98,7 @@ def test_a_tcp_connection_is_told_by_its_name_and_bytes() -> None:
         upstream_cluster="tlsroute/shop/db/rule/-1",
     )
 
-    assert line == (
-        "03:04:05  TCP  db.example.com  5B in, 12B out  7ms  10.0.0.1:8080 → tlsroute/shop/db/rule/-1"
-    )
+    assert line == "03:04:05  TCP  db.example.com  5B in, 12B out  7ms  shop/db → 10.0.0.1:8080"
 
 
 @pytest.mark.parametrize(("status", "colour"), [(200, 32), (302, 36), (404, 33), (503, 31), (0, 31)])
@@ -95,8 +127,8 @@ def test_elsewhere_the_json_is_not_touched() -> None:
 @pytest.mark.parametrize(
     ("name", "short"),
     [
-        ("httproute/ns/name/rule/3/match/0/*", "ns/name#3"),
-        ("grpcroute/ns/name/rule/0/match/-1/host", "ns/name#0"),
+        ("httproute/ns/name/rule/3/match/0/*", "ns/name/3"),
+        ("grpcroute/ns/name/rule/0/match/-1/host", "ns/name/0"),
         ("tcproute/ns/name/rule/-1", "ns/name"),
         ("ready_route", "ready_route"),
     ],

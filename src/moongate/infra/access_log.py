@@ -68,6 +68,10 @@ _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _COLOURS = {1: _CYAN, 2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
 
 _RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
+_RULE_BACKEND = re.compile(r"^[a-z]+route/.*/backend/(\d+)$")
+_SHARED = re.compile(r"^(?:backend|service|serviceimport)/([^/]+)/([^/]+)/(\d+)(?:/|$)")
+_WIDTH = 120
+_SHORTEST_PATH = 40
 
 _decoder = msgspec.json.Decoder()
 
@@ -75,8 +79,10 @@ _decoder = msgspec.json.Decoder()
 def render(line: bytes, terminal: bool) -> str:
     """One line of Envoy's access log for a reader, without line end.
 
-    In a terminal: time, method, path, status, duration, route, backend, and what went wrong. What is no
-    JSON object (a text format that the user chose) stays as it is, as does all when it is no terminal.
+    In a terminal: time, method, path, status, duration, what went wrong, route and backend. A long path is
+    cut so that the line has 120 characters, if that leaves enough of it; one that the route rewrites is as
+    the backend got it, for Envoy tells no other. What is no JSON object (a text format that the user chose)
+    stays as it is, as does all when it is no terminal.
     """
     line = line.rstrip(b"\n")
     if not terminal:
@@ -91,12 +97,31 @@ def render(line: bytes, terminal: bool) -> str:
 
 
 def short_route(name: str) -> str:
-    """``httproute/shop/cart/rule/0/match/1/host`` as ``shop/cart#0``; other names as they are."""
+    """``httproute/shop/cart/rule/0/match/1/host`` as ``shop/cart/0``; other names as they are."""
     found = _RULE.match(name)
     if found is None:
         return name
     namespace, route, rule = found.groups()
-    return f"{namespace}/{route}" if rule == "-1" else f"{namespace}/{route}#{rule}"
+    return f"{namespace}/{route}" if rule == "-1" else f"{namespace}/{route}/{rule}"
+
+
+def short_backend(cluster: str, namespace: str) -> str:
+    """What a user calls the backend of a cluster, seen from a namespace; "" for the cluster of a rule.
+
+    >>> short_backend("service/shop/cart/80/http", "shop")
+    'cart:80'
+    >>> short_backend("backend/shop/cart/0/http", "default")
+    'shop/cart'
+    >>> short_backend("httproute/shop/cart/rule/0/backend/1", "shop")
+    'backendRef 1'
+    """
+    if one := _RULE_BACKEND.match(cluster):
+        return f"backendRef {one[1]}"
+    found = _SHARED.match(cluster)
+    if found is None:
+        return "" if _RULE.match(cluster) else cluster
+    within, name, port = found.groups()
+    return f"{'' if within == namespace else f'{within}/'}{name}{'' if port == '0' else f':{port}'}"
 
 
 class AccessLog:
@@ -207,32 +232,35 @@ def _line(entry: dict[str, Any]) -> str:
         return "" if value is None or value == "-" else _printable(str(value))
 
     status = entry.get("response_code") or 0
-    method = text("method")
+    method, flags, name = text("method"), text("response_flags"), text("route_name")
     words = [f"{_DIM}{_clock(text('start_time'))}{_PLAIN}"]
     if method:
-        words.append(f"{_BOLD}{method:<4}{_PLAIN} {text('x-envoy-origin-path') or text(':authority')}")
         colour = _COLOURS.get(status // 100 if isinstance(status, int) else 0, _RED)
-        words.append(f"{colour}{status}{_PLAIN}")
+        path = text("x-envoy-origin-path") or text(":authority")
+        words += [f"{_BOLD}{method:<4}{_PLAIN} {path}", f"{colour}{status}{_PLAIN}"]
     else:
         # No HTTP: a TCP or TLS connection, told by where it came in and how much it carried.
-        words.append(
-            f"{_BOLD}TCP {_PLAIN} {text('requested_server_name') or text('downstream_local_address')}"
-        )
+        path = text("requested_server_name") or text("downstream_local_address")
+        words.append(f"{_BOLD}TCP {_PLAIN} {path}")
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
     words.append(f"{text('duration') or 0}ms")
-    if flags := text("response_flags"):
+    if flags:
         told = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
         words.append(f"{_RED}{told} ({flags}){_PLAIN}")
-    route, host, cluster = short_route(text("route_name")), text("upstream_host"), text("upstream_cluster")
-    way = [part for part in (route, host, cluster if _tells_more(cluster, entry) else "") if part]
-    words.append(f"{_DIM}{' → '.join(way)}{_PLAIN}" if way else "")
-    return "  ".join(filter(None, words))
-
-
-def _tells_more(cluster: str, entry: dict[str, Any]) -> bool:
-    """Whether the cluster is not just the route's own: those are named after the rule."""
-    found = _RULE.match(cluster)
-    return bool(cluster) and not (found and str(entry.get("route_name") or "").startswith(found[0]))
+    cluster = text("upstream_cluster")
+    # A connection has no route's name, but the cluster of its rule.
+    rule = _RULE.match(name) or _RULE.match(cluster)
+    route = short_route(name or (rule[0] if rule else ""))
+    backend = (short_backend(cluster, rule[1] if rule else ""), text("upstream_host"))
+    way = [part for part in (route, " ".join(filter(None, backend))) if part]
+    if way:
+        words.append(f"{_DIM}{' → '.join(way)}{_PLAIN}")
+    line = "  ".join(words)
+    excess = len(_STYLE.sub("", line)) - _WIDTH
+    if excess > 0 and len(path) > _SHORTEST_PATH:
+        kept = max(_SHORTEST_PATH, len(path) - excess) - 1
+        line = line.replace(path, f"{path[:kept]}…", 1)
+    return line
 
 
 def _clock(start: str) -> str:
