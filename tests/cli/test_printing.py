@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
-from moongate.cli.printing import as_yaml, harmless, say_table
+from moongate.cli.printing import as_yaml, called, harmless, say_table
 
 
 def test_columns_are_as_wide_as_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,3 +35,25 @@ def test_yaml_has_no_anchors() -> None:
 
     assert "&" not in told
     assert yaml.safe_load(told) == {"one": shared, "two": shared}
+
+
+def test_a_command_that_is_on_the_path_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What we print to be typed must work where it is typed, as from a checkout's ``.venv/bin``."""
+    command = tmp_path / "moongate"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(command), "status"])
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert called() == "moongate"
+    monkeypatch.setenv("PATH", "")
+    assert called() == str(command)
+
+
+def test_a_module_is_run_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/moongate/__main__.py", "status"])
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-m", "moongate", "status"])
+
+    assert called() == ".venv/bin/python -m moongate"

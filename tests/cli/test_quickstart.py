@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -46,14 +47,17 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
 @pytest.mark.envoy
 @pytest.mark.slow
 async def test_status_shows_it_while_it_runs(tmp_path: Path) -> None:
-    """The real socket and the real report: the tables have what they need."""
+    """The command that it prints, the real socket and the real report: the tables have what they need."""
     async with Moongate("quickstart", "--port", free_port(), "--run-dir", tmp_path) as running:
-        await running.says("Ctrl-C ends it all")
-        async with Moongate("status", "--run-dir", tmp_path, "-o", "json") as asked:
-            out, _ = await asked.process.communicate()
+        said = await running.says("Ctrl-C ends it all")
+        printed = re.search(r"^    (\S*python\S* -m moongate status.*)$", said, re.MULTILINE)
+        assert printed is not None
+        words = shlex.split(printed[1], comments=True)
+        asked = await asyncio.create_subprocess_exec(*words, "-o", "json", stdout=asyncio.subprocess.PIPE)
+        out, _ = await asked.communicate()
 
         told = json.loads(out)
-        assert asked.process.returncode == 0
+        assert asked.returncode == 0
         assert {one["kind"] for one in told["resources"]} >= {"Gateway", "HTTPRoute"}
         assert all("spec" in one for one in told["resources"])
 

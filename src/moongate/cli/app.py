@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError
 
 from moongate.cli.manifests import STDIN_TOKEN
 from moongate.cli.mistakes import INTERRUPTED, REFUSED, USAGE, Mistake
-from moongate.cli.printing import complain
+from moongate.cli.printing import called, complain
 from moongate.cli.quickstart import quickstart
 from moongate.cli.run import run
 from moongate.cli.status import status
@@ -42,7 +42,8 @@ your own:
     moongate status
 """,
     help_epilogue="""Exit codes: 0 all is well, 1 something is wrong with what was looked at or with
-the machine, 2 the command cannot be meant as it was given, 130 ended by Ctrl-C.
+the machine, 2 the command cannot be meant as it was given (an option that does
+not exist, a path that is not there), 130 ended by Ctrl-C.
 
 `--debug`, or MOONGATE_DEBUG=1 in the environment, shows the traceback of an
 internal error. Colours are shown in a terminal only; NO_COLOR=1 turns them off.""",
@@ -106,7 +107,7 @@ def _spelled(tokens: list[str]) -> list[str]:
 
 def _help_for(tokens: Sequence[str]) -> str:
     named = next((token for token in tokens if token in COMMANDS), None)
-    return f"moongate {named} --help" if named else "moongate --help"
+    return f"{called()} {named} --help" if named else f"{called()} --help"
 
 
 def _first_line(error: Exception) -> str:

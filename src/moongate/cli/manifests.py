@@ -115,7 +115,8 @@ def existing(paths: Iterable[str]) -> list[str]:
         if path == "-" and sys.stdin.isatty():
             raise Mistake("'-' reads manifests from standard input, which is this terminal; pipe them in.")
         if path != "-" and not Path(path).exists():
-            raise Mistake(f"There is no file or folder {path!r}; name one that holds manifests.")
+            where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
+            raise Mistake(f"There is no file or folder {path!r}{where}; name one that holds manifests.")
     return given
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len
@@ -19,6 +22,17 @@ Output = Literal["yaml", "json"]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLES = {"True": "green", "False": "red", "Unknown": "yellow"}
 _GAP = "   "
+
+
+def called() -> str:
+    """What to write for ``moongate`` in a shell, as this process shows: it may not be on the PATH."""
+    given = Path(sys.argv[0])
+    if given.parts[-2:] == ("moongate", "__main__.py"):
+        return shlex.join([sys.orig_argv[0], "-m", "moongate"])
+    found = shutil.which("moongate")
+    if given.name != "moongate" or (found is not None and given.exists() and given.samefile(found)):
+        return "moongate"
+    return shlex.quote(sys.argv[0])
 
 
 def complain(message: str) -> None:

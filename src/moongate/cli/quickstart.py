@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from moongate.cli.mistakes import REFUSED, Mistake
-from moongate.cli.printing import say
+from moongate.cli.printing import called, say
 from moongate.cli.run import EnvoyBinary, LogFormat, RunDir, checked_port
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moongate.run import Laptop
 
 FIRST_PORT = 8080
@@ -63,20 +66,21 @@ async def _served(
             say(text)
 
         def served(running: Laptop) -> None:
-            _greet(port)
+            _greet(port, run_dir)
 
         options = LaptopOptions(documents=(text,), envoy=envoy, run_dir=run_dir, log_format=log_format)
         await laptop(options, served=served)
 
 
-def _greet(port: int) -> None:
+def _greet(port: int, run_dir: Path | None) -> None:
     url = f"http://localhost:{port}"
+    status = f"{called()} status" + (f" --run-dir {shlex.quote(str(run_dir))}" if run_dir is not None else "")
     calls = {
         f"curl {url}/": "apple answers",
         f"curl {url}/banana/split": "banana answers, and was asked for /split",
         f"curl {url}/fruit": "one of both, apple three times of four",
         f"curl -i {url}/old": "sends you elsewhere",
-        "moongate status": "what is in force",
+        status: "what is in force",
     }
     width = max(map(len, calls))
     say(f"\nA gateway listens on {url}. In another terminal:\n")

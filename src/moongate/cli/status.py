@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 from cyclopts import Parameter
 
 from moongate.cli.mistakes import REFUSED, USAGE, Mistake
-from moongate.cli.printing import say, say_document, say_table
+from moongate.cli.printing import called, say, say_document, say_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,7 +81,7 @@ def _chosen(given: Path | None) -> Path:
     found = [folder for folder in runs(given) if (folder / SOCKET).exists()]
     if not found:
         where = f" in {str(given)!r}" if given is not None else ""
-        raise Mistake(f"No moongate is running{where}; start one with `moongate run PATH`.", REFUSED)
+        raise Mistake(f"No moongate is running{where}; start one with `{called()} run PATH`.", REFUSED)
     if len(found) > 1:
         listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in found)
         raise Mistake(f"{len(found)} moongates are running; choose one of them:{listed}", USAGE)
