@@ -1,9 +1,10 @@
 # On a machine with Python 3.11 or newer and make, each target does its own set-up.
 #
-#   make run     a gateway on this machine, with an example behind it
-#   make test    all tests
-#   make check   what CI runs: lint, layers, types, then all tests
-#   make bench   the figures of the README, measured here
+#   make run     serve an example on this machine, to try with curl
+#   make test    run all tests
+#   make check   run what CI runs: lint, layers, types, then all tests
+#   make bench   measure here what docs/reference/benchmarks.md shows
+#   make clean   remove .venv and what was generated
 #
 # Another interpreter: make test PYTHON=/path/to/python3.13. The choice is made once, when .venv is built.
 

@@ -57,7 +57,8 @@ def test_a_reader_sees_what_the_tutorial_shows(tmp_path: Path) -> None:
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """Commands with what they print."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        command, _, shown = part.partition("\n")
+        # A command goes on after a backslash.
+        command, shown = re.split(r"(?<!\\)\n", part, maxsplit=1)
         yield command, steady(shown)
 
 
@@ -83,7 +84,7 @@ class Reader:
 
     def do(self, script: str) -> None:
         """Run a block of shell; a server goes on running, and what installs is passed over."""
-        if script.startswith("pip "):
+        if "pip install" in script:
             return
         prelude, server, last = script.rpartition("python3 -m http.server")
         self._shell(prelude if server else script)
