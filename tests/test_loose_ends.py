@@ -69,6 +69,28 @@ def test_a_slip_in_a_reference_is_told(right: str, wrong: str, expected: str) ->
     assert told(*(text.replace(right, wrong) for text in SOUND)) == [expected]
 
 
+def test_the_users_of_a_password_guard_are_looked_for() -> None:
+    guarded = POLICY + "  basicAuth: {users: {name: stuff}}\n"
+    secret = "{apiVersion: v1, kind: Secret, metadata: {name: staff, namespace: default}}"
+
+    assert told(GATEWAY_CLASS, gateway(http("http")), ROUTE, guarded, secret) == [
+        (
+            "SecurityPolicy default/staff: spec.basicAuth.users.name: There is no Secret default/stuff."
+            " Did you mean 'staff'?"
+        )
+    ]
+
+
+def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
+    held = {resource.ref: resource for resource in read(ROUTE)}
+
+    ((_, problem),) = loose_ends(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
+
+    assert (
+        problem.message == "Gateway default/eg is not in force: it is written at eg.yaml:3:1, with an error."
+    )
+
+
 def test_a_class_of_another_controller_is_told() -> None:
     """Nothing would be served, and nothing would say why."""
     laptop = GATEWAY_CLASS.replace("name: eg", "name: moongate")

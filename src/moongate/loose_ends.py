@@ -21,6 +21,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.backends import SERVICE_NAME, kind_problem, target
 from moongate.attach.gateways import LAPTOP_CLASS
 from moongate.attach.policies import Policy
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ def _references(resource: Resource | None) -> Iterator[_Reference]:
         case HTTPRoute():
             yield from _of_route(resource)
         case Policy():
+            if isinstance(resource, SecurityPolicy) and resource.spec.basic_auth is not None:
+                users = resource.spec.basic_auth.users
+                if (users.group, users.kind) == ("", Secret.KIND):
+                    to = Ref(Secret.KIND, users.namespace or resource.metadata.namespace, users.name)
+                    yield _Reference("spec.basicAuth.users.name", to)
             if resource.spec.target_ref is not None:
                 yield _aimed(resource, "spec.targetRef", resource.spec.target_ref)
             else:
@@ -195,7 +201,7 @@ def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
 
 def _effect(ref: Ref, reason: str) -> str:
     match ref.kind, reason:
-        case "SecurityPolicy", _:
+        case SecurityPolicy.KIND, "TargetNotFound":
             return " Nothing is guarded by this reference."
         case Gateway.KIND, "TargetNotFound":
             return " This Gateway is not served."

@@ -188,6 +188,16 @@ def test_every_fault_of_the_schema_is_told_at_once() -> None:
     }
 
 
+def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
+    """Blanks are easily lost."""
+    document = manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}, rules=[], replicas=1)
+
+    assert problems(document) == {
+        "rules": "There is no field 'rules' here. It is a field of spec: put it there, further to the right.",
+        "replicas": "There is no field 'replicas' here.",
+    }
+
+
 def test_every_broken_rule_is_told_at_once() -> None:
     found = problems(
         route(

@@ -50,7 +50,7 @@ def told(model: type[Model], **fields: Any) -> list[str]:
             {"hostname": "https://shop.example.com"},
             (
                 "The value is 'https://shop.example.com'; it must be a DNS name in lower case, such as "
-                "'shop.example.com', without scheme, port or path; its first label may be '*'."
+                "'shop.example.com', without scheme, port or path, or '*.example.com'; none means any."
             ),
         ),
         (Given, {"header": 1}, "The value is 1; it must be a string, in quotes."),
@@ -118,6 +118,7 @@ def _without_words(given: types.Type, at: str, within: tuple[type[Struct], ...])
     [
         ("shpo", ["cart", "shop"], " Did you mean 'shop'?"),
         ("https", ["HTTP", "HTTPS"], " Did you mean 'HTTPS'?"),
+        ("Regex", ["Exact", "RegularExpression"], " Did you mean 'RegularExpression'?"),
         ("till", ["cart", "shop"], ""),
     ],
 )

@@ -135,7 +135,7 @@ class TestFindings:
             pytest.param(
                 backend("a", "many"),
                 "9:15: Backend default/a: spec.endpoints[0].ip.port: The value is 'many'; it must be a whole "
-                "number, without quotes. It is not in force until this is mended.",
+                "number. It is not in force until this is mended.",
                 id="wrong type",
             ),
             pytest.param(
@@ -238,6 +238,17 @@ class TestFindings:
 
         assert only(folder).severity == "error"
         assert "Did you mean 'Service'?" in only(folder).problem.message
+
+    def test_what_is_only_written_with_a_fault_has_a_place(self) -> None:
+        """Others may refer to it: it is not missing."""
+        folder = Folder()
+        ref = Ref("Backend", "default", "a")
+        folder.update("f.yaml", backend("a", "many"))
+
+        assert folder.faulty_place(ref) == Place("f.yaml", 4, 9)
+        folder.update("f.yaml", backend("a"))
+        assert folder.faulty_place(ref) is None
+        assert folder.faulty_place(Ref("Backend", "default", "b")) is None
 
 
 class TestLastGoodState:

@@ -400,11 +400,21 @@ class _Plan:
                     yield problem.under(key)
             elif self.closed:
                 free = [wire for wire in self.fields if wire not in entries]
-                meant = did_you_mean(str(key), free) or did_you_mean(str(key), list(self.fields))
+                meant = (
+                    did_you_mean(str(key), free)
+                    or did_you_mean(str(key), list(self.fields))
+                    or self._belongs(str(key))
+                )
                 yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
         for wire in self.required:
             if wire not in entries:
                 yield Problem(wire, f"{wire} is missing; it is required.")
+
+    def _belongs(self, key: str) -> str:
+        """Where a field stands that was put one level too high: its lines lack some blanks."""
+        below = ((wire, node) for wire, node in self.fields.items() if isinstance(node, _Plan))
+        right = next((wire for wire, node in below if key in node.fields), None)
+        return f" It is a field of {right}: put it there, further to the right." if right else ""
 
     def made(self, value: Any) -> Any:
         fields = {

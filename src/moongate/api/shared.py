@@ -39,7 +39,7 @@ SectionName = Annotated[str, form(rf"^{_SUBDOMAIN}$", f"a name: {_NAME_OF}", low
 """Name of a listener or a route rule."""
 Hostname = Annotated[
     str,
-    form(rf"^(\*\.)?{_SUBDOMAIN}$", f"{_DNS_NAME}; its first label may be '*'", low=1, high=253),
+    form(rf"^(\*\.)?{_SUBDOMAIN}$", f"{_DNS_NAME}, or '*.example.com'; none means any", low=1, high=253),
 ]
 """DNS name whose first label may be ``*``."""
 PreciseHostname = Annotated[str, form(rf"^{_SUBDOMAIN}$", _DNS_NAME, low=1, high=253)]

@@ -53,7 +53,8 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             whole = isinstance(type_, types.IntType)
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 number = "whole number" if whole else "number"
-                return f"The value is {shown(value)}; it must be a {number}, without quotes."
+                bare = ", without quotes" if isinstance(value, str) and value.isdecimal() else ""
+                return f"The value is {shown(value)}; it must be a {number}{bare}."
             low, high = type_.ge, type_.le
             if (low is not None and value < low) or (high is not None and value > high):
                 return f"{value} is out of range; it must be {_span(low, high)}."
@@ -111,6 +112,10 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     names = list(known)
     alike = [name for name in names if name.lower() == given.lower()]
     close = alike or difflib.get_close_matches(given, names, n=1)
+    if not close:
+        # Another word for the same begins alike: "Regex", "RegularExpression".
+        begun = [name for name in names if len(given) > 2 and name.lower().startswith(given[:3].lower())]
+        close = begun if len(begun) == 1 else []
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -98,7 +98,7 @@ def _known_by(path: Path) -> str:
         return f"{since}, does not answer"
     gateways = filter(_SELECTS["gateways"], told.get("resources", ()))
     ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
-    listed = f"port {', '.join(map(str, sorted(ports)))}" if ports else "no port"
+    listed = f"port{'s' * (len(ports) > 1)} {', '.join(map(str, sorted(ports)))}" if ports else "no port"
     return f"pid {pid}, {since}, {listed}: {_command(pid)}"
 
 
