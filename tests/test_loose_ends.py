@@ -91,6 +91,25 @@ def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
     )
 
 
+def test_an_envoy_proxy_that_nobody_names_is_told() -> None:
+    """It looks as if it were in force."""
+    proxy = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: tuned, namespace: default}
+spec: {concurrency: 2}
+"""
+    ref = "parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: tuned, namespace: default}"
+
+    assert told(GATEWAY_CLASS, gateway(http("http")), proxy) == [
+        (
+            "EnvoyProxy default/tuned: metadata.name: No parametersRef of a GatewayClass or Gateway names "
+            "this EnvoyProxy: it has no effect."
+        )
+    ]
+    assert told(GATEWAY_CLASS.replace("spec: {", f"spec: {{{ref}, "), gateway(http("http")), proxy) == []
+
+
 def test_a_class_of_another_controller_is_told() -> None:
     """Nothing would be served, and nothing would say why."""
     laptop = GATEWAY_CLASS.replace("name: eg", "name: moongate")

@@ -34,6 +34,8 @@ REASON = "TargetNotFound"
 """Reason of a reference that no status tells of."""
 MISSING = "NotFound"
 """Reason of a reference that a condition tells of as well, in fewer words."""
+UNUSED = "Unused"
+"""Reason of a resource that works only where another refers to it, when none does."""
 EMPTY = "EndpointsNotFound"
 """Reason of a reference to what is there and leads no further."""
 
@@ -62,6 +64,9 @@ def loose_ends(
     """
     known = _Known(held)
     for ref in refs:
+        if ref.kind == EnvoyProxy.KIND and ref in held and ref not in known.parameters:
+            told = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
+            yield ref, Problem("metadata.name", told, UNUSED)
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
                 place = faulty(to)
@@ -113,10 +118,18 @@ class _Known:
         return given.spec.controller_name != ours.spec.controller_name
 
     def without_slices(self, service: Ref) -> bool:
-        """Whether a Service has endpoints to be listed, and no EndpointSlice that could."""
+        """Whether a Service lacks the EndpointSlice that it needs, having no address of a cluster either."""
         found = self._held[service]
         assert isinstance(found, Service)
-        return found.spec.type != "ExternalName" and service[1:] not in self._sliced
+        if found.spec.type == "ExternalName" or found.spec.cluster_ip not in ("", "None", None):
+            return False
+        return service[1:] not in self._sliced
+
+    @cached_property
+    def parameters(self) -> frozenset[Ref]:
+        """The EnvoyProxies that are in use."""
+        users = (each for each in self._held.values() if isinstance(each, GatewayClass | Gateway))
+        return frozenset(to for each in users for _, to, _ in _references(each) if to.kind == EnvoyProxy.KIND)
 
     @cached_property
     def _names(self) -> dict[tuple[str, str], list[str]]:

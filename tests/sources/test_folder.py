@@ -242,13 +242,12 @@ class TestFindings:
     def test_what_is_only_written_with_a_fault_has_a_place(self) -> None:
         """Others may refer to it: it is not missing."""
         folder = Folder()
-        ref = Ref("Backend", "default", "a")
         folder.update("f.yaml", backend("a", "many"))
 
-        assert folder.faulty_place(ref) == Place("f.yaml", 4, 9)
+        assert folder.faulty_place(A) == Place("f.yaml", 4, 9)
         folder.update("f.yaml", backend("a"))
-        assert folder.faulty_place(ref) is None
-        assert folder.faulty_place(Ref("Backend", "default", "b")) is None
+        assert folder.faulty_place(A) is None
+        assert folder.faulty_place(B) is None
 
 
 class TestLastGoodState:
