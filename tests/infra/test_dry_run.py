@@ -5,6 +5,15 @@ from pathlib import Path
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.address_pb2 import SocketAddress
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.trace.v3.zipkin_pb2 import ZipkinConfig
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.duration_pb2 import Duration
 
 from moongate.api.base import Ref
@@ -12,7 +21,7 @@ from moongate.infra.binary import EnvoyMissingError, envoy_binary
 from moongate.infra.dry_run import MOST, envoy_version, refusals
 from moongate.world import World
 from moongate.xds.metadata import resources_of
-from moongate.xds.wire import CLUSTER, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, SECRET, XdsResource, encode, packed
 from tests.core import GATEWAY_CLASS, ON_HOST, gateway, http, https, read, tls_secret
 
 Resources = dict[str, dict[str, XdsResource]]
@@ -66,6 +75,37 @@ def test_a_refused_cluster_is_told_in_a_few_words(binary: Path) -> None:
 
     assert (refused.what, refused.names) == ("cluster", ("broken",))
     assert refused.words == "ClusterValidationError.ConnectTimeout: value must be greater than 0s."
+
+
+def test_a_listener_is_not_blamed_for_a_cluster_that_is_refused(binary: Path) -> None:
+    """Tracers look for theirs when the listener is made."""
+    world = translated(gateway(http("http", port=8080)), route("good", "x"))
+    tracer = ZipkinConfig(
+        collector_cluster="broken", collector_endpoint="/", collector_endpoint_version="HTTP_JSON"
+    )
+    manager = HttpConnectionManager(stat_prefix="http", route_config=RouteConfiguration(name="r"))
+    manager.tracing.provider.name = "zipkin"
+    manager.tracing.provider.typed_config.CopyFrom(packed(tracer))
+    manager.http_filters.add(name="router").typed_config.CopyFrom(packed(Router()))
+    listener = Listener(name="traced")
+    listener.address.socket_address.MergeFrom(SocketAddress(address="127.0.0.1", port_value=1))
+    listener.filter_chains.add().filters.add(name="http").typed_config.CopyFrom(packed(manager))
+    world[LISTENER]["traced"] = XdsResource.of(LISTENER, "traced", encode(listener))
+    assert [r.what for r in refusals(binary, FLEET, world)] == ["listener"], "the cluster is not there at all"
+
+    broken = Cluster(name="broken", connect_timeout=Duration(), type=Cluster.STATIC)
+    world[CLUSTER]["broken"] = XdsResource.of(CLUSTER, "broken", encode(broken))
+
+    assert [r.names for r in refusals(binary, FLEET, world)] == [("broken",)]
+
+
+def test_a_listener_is_not_blamed_for_a_secret_that_is_refused(binary: Path) -> None:
+    world = translated(gateway(https("https", "cert", port=8443)), tls_secret("cert", "a.example.com"))
+    secret = Secret.FromString(world[SECRET]["default/cert"].body)
+    secret.tls_certificate.watched_directory.SetInParent()  # Envoy wants a path in it
+    world[SECRET]["default/cert"] = XdsResource.of(SECRET, "default/cert", encode(secret))
+
+    assert [(r.what, r.names) for r in refusals(binary, FLEET, world)] == [("secret", ("default/cert",))]
 
 
 def test_it_is_not_asked_without_end(binary: Path) -> None:

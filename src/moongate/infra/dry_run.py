@@ -6,7 +6,8 @@ Envoy has a mode in which it builds its configuration, says the first thing that
 The resources are put into one static bootstrap, as they would be with xDS: route configurations inside their
 listeners, endpoints inside their clusters. When it is refused, the parts are tried in turn: secrets alone,
 clusters, listeners without routes, then routes. Each time halves of halves tell which ones it is, so that
-one bad route among thousands is found in some twenty runs, of some 50 ms each.
+one bad route among thousands is found in some twenty runs, of some 50 ms each. What is refused has a stand-in
+from then on, so that nobody is blamed for naming it.
 
 Facts
 -----
@@ -16,6 +17,7 @@ Facts
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -32,6 +34,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig, Secret
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from moongate.infra.binary import EnvoyMissingError
@@ -129,6 +132,8 @@ class _Trial:
         self._listeners = _all(resources, LISTENER, Listener)
         self._tables = _all(resources, ROUTE, RouteConfiguration)
         self._secrets = _all(resources, SECRET, Secret)
+        self._awaited: set[str] = set()
+        """Secrets that were refused. Who names them waits for them, as with xDS."""
 
     def refusals(self) -> Iterator[Refused]:
         secrets, clusters, listeners = list(self._secrets), list(self._clusters), list(self._listeners)
@@ -151,15 +156,25 @@ class _Trial:
             for names, told in _culprits(tuple(held), judge):
                 found = True
                 yield Refused(what, names, self._metadata(what, names[0]), told)
-                # What comes after is judged without it.
                 for name in names:
-                    held.remove(name)
+                    self._replace(what, name)
+                    if what != "cluster":
+                        held.remove(name)
         for some, told in _culprits(tuple(spots), lambda some: self._run(secrets, clusters, listeners, some)):
             found = True
             routes = [self._route(spot) for spot in some]
             yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, told)
         if not found:
             yield Refused("configuration", (self._fleet,), None, words)
+
+    def _replace(self, what: str, name: str) -> None:
+        """Have what comes after judged without something, though it may name it."""
+        if what == "cluster":
+            self._clusters[name] = Cluster(
+                name=name, type=Cluster.STATIC, connect_timeout=Duration(seconds=1)
+            )
+        elif what == "secret":
+            self._awaited.add(name)
 
     def _route(self, spot: _Spot) -> Route:
         return self._tables[spot.table].virtual_hosts[spot.host].routes[spot.route]
@@ -235,6 +250,8 @@ class _Trial:
                 case HttpConnectionManager() if found.HasField("rds"):
                     name = found.rds.route_config_name
                     found.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
+                case SdsSecretConfig() if found.name in self._awaited:
+                    found.sds_config.path_config_source.path = os.devnull
                 case SdsSecretConfig():
                     found.ClearField("sds_config")
                 case Cluster() if found.type == Cluster.EDS:
