@@ -12,7 +12,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moongate.ads.session import Session
+from moongate.ads.session import PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE, XdsResource, encode
 
@@ -54,6 +54,9 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 STEPS = st.lists(st.one_of(worlds(), st.just("read"), st.just("wait")), max_size=40)
+SLOW_STEPS = st.lists(
+    st.one_of(worlds(), st.sampled_from(["read", "wait", "warm slowly", "warm at once"])), max_size=40
+)
 
 
 @dataclass
@@ -72,7 +75,11 @@ class Client:
     subscribed: set[str] = field(default_factory=set[str])
     endpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
     routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    withheld: DeltaDiscoveryRequest | None = None
+    withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
+    slow: bool = False
+    """Its clusters do not become warm just now, whatever they are told."""
+    hurried: bool = False
+    """The session soon stops waiting for them: routes may come before they are warm."""
 
     def start(self) -> None:
         self.say(DeltaDiscoveryRequest(type_url=CLUSTER))
@@ -85,6 +92,8 @@ class Client:
     def listen(self) -> None:
         while (response := self.session.next(self.now)) is not None:
             self.inbox.append(DeltaDiscoveryResponse.FromString(response))
+        due = self.session.wake_at()
+        assert due is None or due > self.now, "it has nothing to say, and asks to be woken at once"
 
     def read(self) -> None:
         """Act upon the oldest response."""
@@ -104,9 +113,18 @@ class Client:
                 else:
                     self._read_routes(news)
                 self.say(answer)
-        if self.withheld is not None and not self.warming:
-            self.in_force = set(self.clusters)
-            answer, self.withheld = self.withheld, None
+        self.answer_when_warm()
+
+    def warm(self, *, slowly: bool) -> None:
+        self.slow = slowly
+        self.answer_when_warm()
+
+    def answer_when_warm(self) -> None:
+        if self.slow or self.warming or not self.withheld:
+            return
+        self.in_force = set(self.clusters)
+        answers, self.withheld = self.withheld, []
+        for answer in answers:
             self.say(answer)
 
     def _read_clusters(self, news: dict[str, bytes], gone: list[str], answer: DeltaDiscoveryRequest) -> None:
@@ -128,8 +146,8 @@ class Client:
         new = sorted(changed.keys() - self.subscribed)
         old = sorted(self.subscribed - self.clusters.keys())
         self.subscribed = set(self.clusters)
-        assert self.withheld is None, "a second response in flight"
-        self.withheld = answer
+        assert self.hurried or not self.withheld, "a second response in flight"
+        self.withheld.append(answer)
         if new or old:
             request = DeltaDiscoveryRequest(type_url=ENDPOINT)
             request.resource_names_subscribe.extend(new)
@@ -139,7 +157,8 @@ class Client:
     def _read_routes(self, news: dict[str, bytes]) -> None:
         for name, value in news.items():
             cluster = value.split()[0].decode()
-            assert cluster in self.in_force | self.refused, f"{name} uses {cluster}, which is not there"
+            known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
+            assert cluster in known, f"{name} uses {cluster}, which is not there"
         self.routes.update(news)
 
 
@@ -149,21 +168,41 @@ class Client:
 def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
     steps: list[World | str],
 ) -> None:
+    converse(steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(SLOW_STEPS)
+def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(steps: list[World | str]) -> None:
+    """What is not waited for any more may be refused later than what came after it."""
+    converse(steps, hurried=True)
+
+
+def converse(steps: list[World | str], *, hurried: bool = False) -> None:
     snapshot = Snapshot()
-    client = Client(Session("eg", "one", snapshot, linger_seconds=5))
+    patience = 5 if hurried else PATIENCE_SECONDS
+    session = Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
+    client = Client(session, hurried=hurried)
     client.start()
     world = World({}, {}, {})
 
     for step in steps:
-        if isinstance(step, World):
-            before, world = world.resources(), step
-            after = world.resources()
-            client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
-        elif step == "wait":
-            client.now += 3
-        elif client.inbox:
-            client.read()
+        match step:
+            case World():
+                before, world = world.resources(), step
+                after = world.resources()
+                client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
+            case "wait":
+                client.now += 3
+            case "warm slowly" | "warm at once":
+                client.warm(slowly=step == "warm slowly")
+            case _ if client.inbox:
+                client.read()
+            case _:
+                pass
         client.listen()
+    client.warm(slowly=False)
     for _ in range(4):
         while client.inbox:
             client.read()
