@@ -889,6 +889,31 @@ def test_a_late_refusal_of_what_is_gone_counts_no_more(served: Conversation) -> 
     assert served.refused() == {}
 
 
+def test_each_of_several_late_refusals_counts(served: Conversation) -> None:
+    """Envoy may answer only when all of its clusters are warm, long after the last."""
+    served.says(LAPSED)
+    first = served.nonces["C"]
+    served.says("""
+        == C+d=1
+        << C d=1
+        .. 1
+        >> E ack
+        .. 30
+    """)
+    last, served.nonces["C"] = served.nonces["C"], first
+    served.says("""
+        >> C nack Error adding/updating cluster(s) b: no
+        << C c=1
+        << E c=1
+    """)
+    served.nonces["C"] = last
+    served.says("""
+        >> C nack no
+    """)
+
+    assert served.refused() == {"b": "1", "d": "1"}
+
+
 # Facts and figures
 
 

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.ads.session import PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE, XdsResource, encode
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 CLUSTERS: tuple[str, ...] = ("a", "b", "c", "d")
 ROUTES = ("r", "s", "t")
@@ -27,14 +31,17 @@ REFUSED = 6
 
 @dataclass(frozen=True)
 class World:
-    """Clusters and endpoints with their content, and the cluster and content of each route."""
+    """Clusters and endpoints with their content, and the cluster and content of each route.
+
+    The one listener that asks for routes never changes.
+    """
 
     clusters: Mapping[str, int]
     endpoints: Mapping[str, int]
     routes: Mapping[str, tuple[str, int]]
 
     def resources(self) -> dict[tuple[str, str], XdsResource]:
-        made = [*(_cluster(name, what) for name, what in self.clusters.items())]
+        made = [LISTENING, *(_cluster(name, what) for name, what in self.clusters.items())]
         made += [XdsResource.of(ENDPOINT, name, b"%d" % what) for name, what in self.endpoints.items()]
         made += [
             XdsResource.of(ROUTE, name, f"{of} {what}".encode()) for name, (of, what) in self.routes.items()
@@ -53,10 +60,8 @@ def worlds(draw: st.DrawFn) -> World:
     return World(clusters, endpoints, routes)
 
 
-STEPS = st.lists(st.one_of(worlds(), st.just("read"), st.just("wait")), max_size=40)
-SLOW_STEPS = st.lists(
-    st.one_of(worlds(), st.sampled_from(["read", "wait", "warm slowly", "warm at once"])), max_size=40
-)
+def steps(*others: str) -> st.SearchStrategy[list[World | str]]:
+    return st.lists(st.one_of(worlds(), *map(st.just, ("read", "wait", *others))), max_size=40)
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Client:
     """Clusters that were refused at least once: routes do not wait for these."""
     subscribed: set[str] = field(default_factory=set[str])
     endpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    listeners: dict[str, bytes] = field(default_factory=dict[str, bytes])
     routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
@@ -82,8 +88,32 @@ class Client:
     """The session soon stops waiting for them: routes may come before they are warm."""
 
     def start(self) -> None:
-        self.say(DeltaDiscoveryRequest(type_url=CLUSTER))
-        self.say(DeltaDiscoveryRequest(type_url=ROUTE, resource_names_subscribe=ROUTES))
+        """Open a stream, and say what is here already."""
+        self._ask(CLUSTER, (), self.clusters)
+        if self.subscribed:
+            held = {name: self.endpoints[name] for name in self.subscribed if name in self.endpoints}
+            self._ask(ENDPOINT, self.subscribed, held)
+        self._ask(LISTENER, (), self.listeners)
+        self._ask(ROUTE, ROUTES, self.routes)
+
+    def reconnect(self, session: Session) -> None:
+        """Lose what is on its way. Endpoints that are here already are not asked for again."""
+        self.session = session
+        self.inbox.clear()
+        self.withheld.clear()
+        self.warming -= self.endpoints.keys()
+        self.start()
+        self.answer_when_warm()
+
+    def holds(self, type_url: str) -> Mapping[str, bytes]:
+        by_type = {CLUSTER: self.clusters, ENDPOINT: self.endpoints, LISTENER: self.listeners}
+        return by_type.get(type_url, self.routes)
+
+    def _ask(self, type_url: str, names: Iterable[str], held: Mapping[str, bytes]) -> None:
+        request = DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=sorted(names))
+        for name, body in held.items():
+            request.initial_resource_versions[name] = XdsResource.of(type_url, name, body).version
+        self.say(request)
 
     def say(self, request: DeltaDiscoveryRequest) -> None:
         self.session.receive(request, self.now)
@@ -107,6 +137,9 @@ class Client:
                 self.endpoints.update(news)
                 self.warming -= {*news, *response.removed_resources}
                 self.say(answer)
+            case t if t == LISTENER:
+                self.listeners.update(news)
+                self.say(answer)
             case _:
                 if any(value.endswith(b"%d" % REFUSED) for value in news.values()):
                     answer.error_detail.message = "one of these, who knows which"
@@ -120,7 +153,7 @@ class Client:
         self.answer_when_warm()
 
     def answer_when_warm(self) -> None:
-        if self.slow or self.warming or not self.withheld:
+        if self.slow or self.warming:
             return
         self.in_force = set(self.clusters)
         answers, self.withheld = self.withheld, []
@@ -146,6 +179,8 @@ class Client:
         new = sorted(changed.keys() - self.subscribed)
         old = sorted(self.subscribed - self.clusters.keys())
         self.subscribed = set(self.clusters)
+        for name in old:
+            self.endpoints.pop(name, None)
         assert self.hurried or not self.withheld, "a second response in flight"
         self.withheld.append(answer)
         if new or old:
@@ -164,30 +199,33 @@ class Client:
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(STEPS)
+@given(steps("reconnect"))
 def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
-    steps: list[World | str],
+    history: list[World | str],
 ) -> None:
-    converse(steps)
+    converse(history)
 
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(SLOW_STEPS)
-def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(steps: list[World | str]) -> None:
+@given(steps("warm slowly", "warm at once"))
+def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(history: list[World | str]) -> None:
     """What is not waited for any more may be refused later than what came after it."""
-    converse(steps, hurried=True)
+    converse(history, hurried=True)
 
 
-def converse(steps: list[World | str], *, hurried: bool = False) -> None:
+def converse(history: list[World | str], *, hurried: bool = False) -> None:
     snapshot = Snapshot()
     patience = 5 if hurried else PATIENCE_SECONDS
-    session = Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
-    client = Client(session, hurried=hurried)
+
+    def session() -> Session:
+        return Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
+
+    client = Client(session(), hurried=hurried)
     client.start()
     world = World({}, {}, {})
 
-    for step in steps:
+    for step in history:
         match step:
             case World():
                 before, world = world.resources(), step
@@ -195,6 +233,8 @@ def converse(steps: list[World | str], *, hurried: bool = False) -> None:
                 client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
             case "wait":
                 client.now += 3
+            case "reconnect":
+                client.reconnect(session())
             case "warm slowly" | "warm at once":
                 client.warm(slowly=step == "warm slowly")
             case _ if client.inbox:
@@ -213,7 +253,7 @@ def converse(steps: list[World | str], *, hurried: bool = False) -> None:
         return
     refused = {(no.type_url, no.name) for no in client.session.rejections()}
     for (type_url, name), resource in world.resources().items():
-        held = {CLUSTER: client.clusters, ENDPOINT: client.endpoints, ROUTE: client.routes}[type_url]
+        held = client.holds(type_url)
         if (type_url, name) in refused or (type_url == ENDPOINT and name not in client.subscribed):
             continue
         assert held.get(name) == resource.body
@@ -226,6 +266,17 @@ def _cluster(name: str, what: int) -> XdsResource:
     made = Cluster(name=name, alt_stat_name=str(what), type=Cluster.EDS)
     made.eds_cluster_config.eds_config.ads.SetInParent()
     return XdsResource.of(CLUSTER, name, encode(made))
+
+
+def _listener() -> XdsResource:
+    manager = HttpConnectionManager()
+    manager.rds.config_source.ads.SetInParent()
+    made = Listener(name="l")
+    made.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
+    return XdsResource.of(LISTENER, made.name, encode(made))
+
+
+LISTENING = _listener()
 
 
 def _refused(body: bytes) -> bool:

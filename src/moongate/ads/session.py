@@ -396,14 +396,12 @@ class Session:
     def _answered(self, channel: _Channel, request: DeltaDiscoveryRequest) -> None:
         flight = channel.flight
         if flight is None or flight.nonce != request.response_nonce:
-            if channel.lapsed is None or channel.lapsed.nonce != request.response_nonce:
-                return
-            flight, channel.lapsed = channel.lapsed, None
-            if request.HasField("error_detail"):
-                self._refused_late(channel, flight.batch, request.error_detail.message)
-            else:
+            lapsed = channel.lapsed.pop(request.response_nonce, None)
+            if lapsed is not None and request.HasField("error_detail"):
+                self._refused_late(channel, lapsed.batch, request.error_detail.message)
+            elif lapsed is not None:
                 self._tally(channel).acks += 1
-                self._acknowledged(channel, flight.batch.news, flight.batch.gone)
+                self._acknowledged(channel, lapsed.batch.news, lapsed.batch.gone)
             return
         channel.flight = None
         if request.HasField("error_detail"):
@@ -461,8 +459,9 @@ class Session:
         if channel is None or channel.flight is None or self._heard_at <= channel.flight.sent_at:
             return
         if now >= channel.flight.sent_at + self._patience_seconds:
-            channel.lapsed, channel.flight = channel.flight, None
-            channel.take(channel.lapsed.batch)
+            lapsed, channel.flight = channel.flight, None
+            channel.lapsed[lapsed.nonce] = lapsed
+            channel.take(lapsed.batch)
 
     def _acknowledged(self, channel: _Channel, news: dict[str, XdsResource], gone: Iterable[str]) -> None:
         if news or gone:
@@ -550,8 +549,8 @@ class _Channel(Struct):
     staged_seq: int = 0
     """The edit as of which ``staged`` is true."""
     flight: _Flight | None = None
-    lapsed: _Flight | None = None
-    """A flight that nobody waits for any more, though its answer may still come."""
+    lapsed: dict[str, _Flight] = field(default_factory=dict[str, _Flight])
+    """Flights that nobody waits for any more, by nonce: their answers may still come."""
     retries: deque[_Batch] = field(default_factory=deque[_Batch])
     """Parts of refused batches."""
     doomed: dict[str, int] = field(default_factory=dict[str, int])
