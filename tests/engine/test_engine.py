@@ -333,18 +333,6 @@ def test_an_attempt_ends_the_failure() -> None:
     assert percent_or_none(db, "a") is None
 
 
-def test_a_failure_keeps_what_was_last_good() -> None:
-    db = Db()
-    db.put("a", 4)
-    percent(db, "a")
-    db.put("a", 0)
-    assert failed(db).last == 25
-
-    db.put("a", "zero")
-
-    assert failed(db).last == 25
-
-
 def test_a_failure_ends_when_its_reason_does() -> None:
     db = Db()
     db.put("a", 0)
@@ -881,7 +869,7 @@ edits = st.one_of(
 
 
 def like(value: Any) -> Any:
-    """A value for comparison: of a failure, all but what was good before, which is history."""
+    """A value for comparison: of a failure, all but its trace, which tells who asked."""
     return (value.query, value.args, value.id, value.error) if isinstance(value, Failed) else value
 
 

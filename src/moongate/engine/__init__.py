@@ -65,8 +65,6 @@ class Failed(Struct, frozen=True):
         id: a short name for this failure, the same wherever it is told: status, log, console.
         error: the exception in one line.
         trace: the traceback, for the log.
-        last: the last value that was computed without failing, ``None`` if there was none. Only for
-            showing what worked before; it is history, so no query may build on it.
     """
 
     query: str
@@ -74,7 +72,6 @@ class Failed(Struct, frozen=True):
     id: str
     error: str
     trace: str
-    last: Any = None
 
 
 class Contained(Exception):  # noqa: N818 - not an error of its own: it carries one through a reader
@@ -272,14 +269,14 @@ class Db:
         try:
             value = query.fn(self, *args)
         except Contained as contained:
-            value = _above(contained.failed, before)
+            value = contained.failed
         except Exception as error:  # noqa: BLE001 - whatever a query raises is contained, that is the point
-            value = _failure(query.name, args, error, before)
+            value = _failure(query.name, args, error)
         finally:
             self._running.pop()
             self._reading.pop()
         if (circle := self._circles.pop(node, None)) is not None:
-            value = _above(circle, before)
+            value = circle
         if clock:
             took = clock() - started
             self.seconds[query.name] += took - self._nested
@@ -348,7 +345,7 @@ class Db:
         circle = circle[first:] + circle[:first]
         cycle = Cycle("queries read each other in a circle: " + " -> ".join(map(repr, [*circle, circle[0]])))
         query, args = circle[0].key
-        failed = _failure(query.name, args, cycle, _ABSENT)
+        failed = _failure(query.name, args, cycle)
         for member in circle:
             other = self._circles.get(member, failed)
             self._circles[member] = min(failed, other, key=lambda f: f.error)
@@ -445,20 +442,10 @@ def _is_query_key(key: Any) -> bool:
     return key.__class__ is tuple and len(key) == 2 and key[0].__class__ is Query
 
 
-def _failure(name: str, args: tuple[Any, ...], error: Exception, before: Any) -> Failed:
+def _failure(name: str, args: tuple[Any, ...], error: Exception) -> Failed:
     text = f"{type(error).__name__}: {error}"
     told = "".join(traceback.format_exception(error))
     if isinstance(error, Cycle):
         told = text  # where the circle was entered is chance, and where it was closed, too
     digest = hashlib.blake2b(f"{name}{args!r}{text}".encode(), digest_size=4).hexdigest()
-    return Failed(name, repr(args), digest, text, told, _good(before))
-
-
-def _above(failed: Failed, before: Any) -> Failed:
-    return Failed(failed.query, failed.args, failed.id, failed.error, failed.trace, _good(before))
-
-
-def _good(before: Any) -> Any:
-    if before is _ABSENT:
-        return None
-    return before.last if before.__class__ is Failed else before
+    return Failed(name, repr(args), digest, text, told)
