@@ -386,7 +386,8 @@ class _Fleet:
         self._world = world
         self._gateway = gateway
         self._name = names.fleet(gateway)
-        self._rosters: dict[Root[Any], dict[tuple[str, str], tuple[Query[..., Any], tuple[Any, ...]]]] = {}
+        self._rosters: dict[Root[Any], dict[tuple[str, str], _Call]] = {}
+        self._passed_over: dict[Root[Any], None] = {}
         self._rejection = world.observe(gateways.rejection, (gateway,), _ROSTER, self._accepted)
         self._roster(listeners.listener_names, (gateway,), self._listeners)
         self._roster(route_configurations, (gateway,), self._route_configurations)
@@ -413,16 +414,18 @@ class _Fleet:
         self.resources.clear()
 
     def _accepted(self, root: Root[Any]) -> None:
-        """Look again at what was passed over while the Gateway was rejected, also if it stayed as it is."""
+        """Look again at what was passed over while the Gateway was rejected."""
         if root.value is None:
-            entries = (entry.root for entry in self.resources.values())
-            for each in (*self._rosters, *entries):
-                if each is not None:
-                    self._world.db.tell_again(each)
+            for each in self._passed_over:
+                self._world.db.tell_again(each)
+            self._passed_over.clear()
 
-    def _rejected(self) -> bool:
-        """Whether the Gateway is refused as a whole: its Envoys then keep what they have."""
-        return gateways.rejection(self._world.db, self._gateway) is not None
+    def _passes_over(self, root: Root[Any]) -> bool:
+        """Whether the Gateway is rejected as a whole: its Envoys then keep what they have."""
+        if gateways.rejection(self._world.db, self._gateway) is None:
+            return False
+        self._passed_over[root] = None
+        return True
 
     def _listeners(self, value: tuple[str, ...]) -> Iterator[Named]:
         for name in value:
@@ -444,7 +447,7 @@ class _Fleet:
     def _roster(self, query: Query[..., Any], args: tuple[Any, ...], named: Callable[[Any], Any]) -> None:
         def handle(root: Root[Any]) -> None:
             value = root.value
-            if value is None or isinstance(value, Failed) or self._rejected():
+            if value is None or isinstance(value, Failed) or self._passes_over(root):
                 return
             before = self._rosters[root]
             after = {(t, n): (q, a) for t, n, q, a in named(value)}
@@ -483,7 +486,9 @@ class _Fleet:
     def _resource(self, key: tuple[str, str], entry: _Entry) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
             value: XdsResource | Failed | None = root.value
-            if isinstance(value, Failed) or value == entry.held or (value is None and self._rejected()):
+            if isinstance(value, Failed) or value == entry.held:
+                return
+            if value is None and self._passes_over(root):
                 return
             entry.held = value
             if key[0] == ROUTE:
