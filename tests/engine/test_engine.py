@@ -40,8 +40,13 @@ def told_loudly(db: Db, cell: str) -> str:
     return told(db, cell).upper()
 
 
+@query
+def tells_nth(db: Db, n: int) -> str:
+    return f"{told(db, 'a')} {n}"
+
+
 def settle_all(db: Db) -> None:
-    while (root := db.next_dirty()) is not None:
+    while (root := db.next_urgent() or db.next_dirty()) is not None:
         for _ in db.settle(root):
             pass
 
@@ -238,6 +243,7 @@ def test_one_changed_child_of_ten_thousand_touches_one() -> None:
     db.counts.clear()
 
     db.put("c77", 4)
+    list(db.paint())
 
     assert list(map(repr, parent.suspects or ())) == ["is_even('c77',)"]
     assert sum(1 for _ in db.settle(root)) == 1
@@ -526,6 +532,17 @@ def test_a_call_from_outside_is_dropped_too() -> None:
     assert len(db) == 1
 
 
+def test_dropping_can_stop() -> None:
+    db = Db()
+    root = db.observe(told_loudly, "a")
+    settle_all(db)
+
+    db.release(root)
+
+    assert [db.collect(2), db.collect(2), db.collect(2)] == [2, 2, 0]
+    assert len(db) == 0
+
+
 def test_a_cell_without_value_goes_with_its_last_reader() -> None:
     db = Db()
     root = db.observe(doubled, "a")
@@ -653,6 +670,102 @@ def test_the_lowest_rank_goes_first_then_who_came_first() -> None:
         list(db.settle(root))
 
     assert order == [roots[3], roots[1], roots[0], roots[2]]
+
+
+def test_what_an_urgent_write_puts_in_doubt_waits_for_no_other() -> None:
+    """Not even if it was in doubt before, behind others."""
+    db = Db()
+    for cell in "abc":
+        db.put(cell, 1)
+    roots = {cell: db.observe(doubled, cell, eager=True) for cell in "abc"}
+    settle_all(db)
+    for cell in "abc":
+        db.put(cell, 2)
+    assert db.next_urgent() is None
+
+    for cell in "ca":
+        db.put(cell, 3, urgent=True)
+
+    assert db.next_urgent() is roots["c"], "the first, of those that are urgent"
+    assert db.next_dirty() is roots["b"]
+    list(db.settle(roots["c"]))
+    assert db.next_urgent() is roots["a"]
+    list(db.settle(roots["a"]))
+    assert (db.next_urgent(), roots["c"].value, roots["b"].value) == (None, 6, 2)
+
+
+def test_only_an_eager_root_with_a_value_can_be_urgent() -> None:
+    """Whoever waits for a first value has nothing that could be wrong meanwhile."""
+    db = Db()
+    db.put("a", 1)
+    patient = db.observe(told, "a")
+    settle_all(db)
+    new = db.observe(doubled, "a", eager=True)
+
+    db.put("a", 2, urgent=True)
+
+    assert db.next_urgent() is None
+    for _ in db.settle(new):
+        db.put("a", 3, urgent=True)
+        assert db.next_urgent() is None
+    settle_all(db)
+    assert (patient.value, new.value) == ("odd", 6)
+
+
+def test_an_urgent_root_is_settled_while_others_are_still_to_be_painted() -> None:
+    """What follows from a cell that thousands read is painted in slices, too."""
+    db = Db()
+
+    @query
+    def among_many(db: Db, n: int) -> int:
+        return doubled(db, f"c{n}") + doubled(db, "all")
+
+    for n in range(1_000):
+        db.observe(among_many, n, eager=True)
+    settle_all(db)
+    db.put("all", 1)
+    painting = db.paint()
+    next(painting)
+    assert db.unpainted
+    db.counts.clear()
+
+    db.put("c7", 1, urgent=True)
+    root = db.next_urgent()
+    assert root is not None
+    steps = len(list(db.settle(root)))
+
+    assert (root.value, steps) == (4, 3)
+    assert db.counts == {"doubled": 2, "among_many": 1}
+    assert db.unpainted
+
+
+def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same() -> None:
+    """Thousands of readers of readers are left to be painted in slices."""
+    db = Db()
+    for n in range(1_000):
+        db.observe(tells_nth, n)
+    root = db.observe(told, "a", eager=True)
+    settle_all(db)
+    db.put("a", 1, urgent=True)
+    assert db.unpainted
+
+    assert db.next_urgent() is root
+    list(db.settle(root))
+    settle_all(db)
+    assert (root.value, db.counts["tells_nth"]) == ("odd", 2_000)
+
+
+def test_painting_can_stop_and_is_finished_by_who_asks() -> None:
+    db = Db()
+    roots = [db.observe(tells_nth, n) for n in range(1_000)]
+    settle_all(db)
+    db.put("a", 1)
+    assert sum(1 for _ in db.paint()) > 1
+    assert tells_nth(db, 7) == "odd 7"
+    db.put("a", 2)
+    next(db.paint())
+
+    assert tells_nth(db, 7) == roots[7].value == "even 7"
 
 
 def test_a_root_is_named_again_for_whom_wants_another_look() -> None:
@@ -854,8 +967,9 @@ def compiled(program: Program) -> Any:
     return run
 
 
-writes = st.tuples(st.just("write"), st.integers(0, CELLS - 1), st.none() | st.integers(1, 9))
-drives = st.tuples(st.just("drive"), st.integers(1, 3), st.booleans())
+values = st.none() | st.integers(1, 9)
+writes = st.tuples(st.sampled_from(["write", "hurry"]), st.integers(0, CELLS - 1), values)
+drives = st.tuples(st.sampled_from(["drive", "drive urgent"]), st.integers(1, 3), st.booleans())
 edits = st.one_of(
     writes,
     writes,
@@ -863,8 +977,9 @@ edits = st.one_of(
     drives,
     st.tuples(st.just("ask"), st.integers(0, 6), st.none()),
     st.tuples(st.just("release"), st.integers(0, 6), st.none()),
-    st.tuples(st.just("observe"), st.integers(0, 6), st.integers(0, 2)),
-    st.tuples(st.just("collect"), st.none(), st.none()),
+    st.tuples(st.just("observe"), st.integers(0, 13), st.integers(0, 2)),
+    st.tuples(st.just("paint"), st.none(), st.none()),
+    st.tuples(st.just("collect"), st.none() | st.just(1), st.none()),
 )
 
 
@@ -884,23 +999,27 @@ def test_incremental_equals_from_scratch(program: Program, history: list[tuple[s
     settling: Iterator[None] = iter(())
     for what, which, value in history:
         match what:
-            case "write":
-                db.put(which, value)
+            case "write" | "hurry":
+                db.put(which, value, urgent=what == "hurry")
                 cells[which] = value
-            case "drive":
+            case "drive" | "drive urgent":
+                first = db.next_dirty if what == "drive" else db.next_urgent
                 for _ in range(which):
-                    if next(settling, settling) is settling and (root := db.next_dirty()) is not None:
+                    if next(settling, settling) is settling and (root := first()) is not None:
                         settling = db.settle(root)
                 settling = iter(()) if value else settling
             case "ask":
                 run.attempt(db, which % len(program))
             case "observe":
-                roots.setdefault(which % len(program), db.observe(run, which % len(program), rank=value))
+                n = which % len(program)
+                roots.setdefault(n, db.observe(run, n, rank=value, eager=which != n))
             case "release":
                 if (root := roots.pop(which % len(program), None)) is not None:
                     db.release(root)
+            case "paint":
+                next(db.paint(), None)
             case _:
-                db.collect()
+                db.collect(which)
         check_invariants(db)
 
     settle_all(db)
@@ -930,7 +1049,7 @@ def check_invariants(db: Db) -> None:
     """What must hold between any two steps."""
     held = {id(node) for node in (*db._cells.values(), *db._memos.values())}
     for node in db._memos.values():
-        unclean = [read for read in node.reads if read.paint != CLEAN]
+        unclean = [read for read in node.reads if read.paint != CLEAN and read not in db.unpainted]
         assert node.paint != CLEAN or not unclean, f"{node} is CLEAN and has read {unclean}"
         assert node.paint != SUSPECT or set(unclean) <= set(node.suspects or ()), f"{node} lost a doubt"
         assert all(node in read.readers and id(read) in held for read in node.reads)

@@ -4,7 +4,8 @@ Theory of operation
 ===================
 A *cell* holds an input. A *query* is a pure function of its arguments and of what it reads through
 ``db``. Reading records an edge. Writing a cell paints its direct readers STALE and everything above
-them SUSPECT, and each painted node notes which of its reads is in doubt; nothing runs then.
+them SUSPECT, and each painted node notes which of its reads is in doubt; nothing runs then. What is above
+may be most of the graph, so it is painted later, in slices, and at the latest when somebody asks.
 
 Asking for a query's value settles it. CLEAN answers at once. SUSPECT first settles the reads that are
 in doubt (those only, so the bookkeeping grows with the change and not with the fan-in) and re-runs
@@ -15,6 +16,9 @@ Settling walks an explicit stack and can stop after every run (``Db.settle`` is 
 recomputation is cut in slices: whoever drives it may write cells and settle other nodes in between, or
 never come back. A doubt is struck out only once it is settled, so nothing is lost with the stack.
 
+An *urgent* write paints what is near by at once, and the *eager* roots there queue apart, for
+``next_urgent``: they wait neither for those that are in doubt for other reasons nor for their paint.
+
 A query that raises is contained: its value is a ``Failed``. Reading it from another query raises
 ``Contained`` there, so the failure travels up as a value until somebody reads with ``attempt``.
 
@@ -22,7 +26,8 @@ A query that reads itself, through others or not, fails with ``Cycle``, as do al
 
 Invariant
 ---------
-What a CLEAN node read last is CLEAN, and has the value that was read.
+What a CLEAN node read last is CLEAN, and has the value that was read; or it has still to be painted, and
+then what puts it in doubt is noted as unpainted.
 
 Facts
 -----
@@ -52,6 +57,9 @@ D = TypeVar("D")
 CLEAN: Final = 0
 SUSPECT: Final = 1
 STALE: Final = 2
+
+STRIDE: Final = 256
+"""Nodes that are painted or found to be as they were before the driver has its turn: well below 1 ms."""
 
 _ABSENT: Final[Any] = object()
 
@@ -136,13 +144,16 @@ def query(fn: Callable[Concatenate[Db, P], T]) -> Query[P, T]:
 
 
 class Root(Generic[T]):
-    """A query that somebody outside observes; ``Db.next_dirty`` names it while its value is in doubt."""
+    """A query that somebody outside observes; the ``Db`` names it while its value is in doubt."""
 
-    __slots__ = ("node", "rank")
+    __slots__ = ("eager", "node", "rank", "valued")
 
-    def __init__(self, node: Node, rank: int) -> None:
+    def __init__(self, node: Node, rank: int, *, eager: bool) -> None:
         self.node = node
         self.rank = rank
+        self.eager = eager
+        self.valued = False
+        """Whether it had a value, and not ``None``, when it was last settled to the end."""
 
     @property
     def value(self) -> T | Failed | None:
@@ -166,10 +177,13 @@ class Db:
         self._roots: dict[Node, Root[Any]] = {}
         # Ordered, because the first of a plain dict is found by walking over all that were taken before it.
         self._dirty: dict[int, OrderedDict[Root[Any], None]] = {}
+        self._urgent: OrderedDict[Root[Any], None] = OrderedDict()
         self._orphans: dict[Node, None] = {}
         self._circles: dict[Node, Failed] = {}
         self._clock = clock
         self._nested = 0.0
+        self.unpainted: list[Node] = []
+        """Nodes whose readers have still to be painted."""
         self.counts: Counter[str] = Counter()
         """Runs so far, by query name."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -179,8 +193,16 @@ class Db:
 
     # -- cells ------------------------------------------------------------
 
-    def put(self, key: Hashable, value: Any) -> bool:
-        """Write an input; ``None`` is the same as absent. True if that was a change."""
+    def put(self, key: Hashable, value: Any, *, urgent: bool = False) -> bool:
+        """Write an input; ``None`` is the same as absent. True if that was a change.
+
+        Args:
+            key: which cell.
+            value: what it holds from now on.
+            urgent: whether the eager roots that this puts in doubt go before all others. That is meant for
+                roots near by: only as many readers are followed as a moment allows, and only as far as
+                nothing is in doubt for another reason. Who reads a reader of the cell is always found.
+        """
         assert not self._running, "a query must not write"
         node = self._cells.get(key)
         if node is None:
@@ -190,7 +212,11 @@ class Db:
         if node.value == value:
             return False
         node.value = value
-        self._changed(node)
+        if urgent:
+            self._changed(node, above := [], urgent=True)
+            self._paint_urgently(above)
+        else:
+            self._changed(node, self.unpainted)
         if value is None and not node.readers:
             del self._cells[key]
         return True
@@ -211,6 +237,8 @@ class Db:
 
     def value_of(self, query: Query[..., T], args: tuple[Any, ...]) -> T | Failed:
         """Settle a query call, record the read, answer its value."""
+        if not self._running:
+            self._finish_painting()
         node = self._node(query, args)
         if node.paint != CLEAN and node not in self._running:
             for _ in self._settle(node):
@@ -232,9 +260,13 @@ class Db:
         return node
 
     def _settle(self, root: Node) -> Iterator[None]:
-        """Bring ``root`` to CLEAN, stopping after each run."""
+        """Bring ``root`` to CLEAN, stopping after each run, and now and then between two."""
         stack, on_stack = [root], {root}
+        looks = 0
         while stack:
+            looks += 1
+            if looks % STRIDE == 0:
+                yield
             node = stack[-1]
             suspects = node.suspects
             if node.paint == CLEAN:
@@ -291,7 +323,7 @@ class Db:
             self._note_failure(node, value)
         if before is _ABSENT or value != before:
             node.value = value
-            self._changed(node)
+            self._changed(node, self.unpainted)
 
     def _rewire(self, node: Node, reads: dict[Node, None]) -> None:
         for gone in node.reads:
@@ -306,32 +338,64 @@ class Db:
         if value.__class__ is Failed and value.query == node.key[0].name and value.args == repr(node.key[1]):
             self.failures[repr(node)] = value
 
-    def _changed(self, node: Node) -> None:
-        """Paint direct readers STALE, those above them SUSPECT, noting what put each in doubt."""
-        above: list[Node] = []
+    def _changed(self, node: Node, above: list[Node], *, urgent: bool = False) -> None:
+        """Paint direct readers STALE, and note those whose own readers have still to be painted.
+
+        Never further, for what is painted while a query runs is forgotten when that ends.
+        """
         for reader in node.readers:
             if reader.paint == CLEAN:
                 above.append(reader)
             reader.paint = STALE
             if reader.observed:
-                self._mark(self._roots[reader])
-        while above:
-            below = above.pop()
-            for reader in below.readers:
-                if reader.suspects is None:
-                    reader.suspects = {below: None}
-                else:
-                    reader.suspects[below] = None
-                if reader.paint == CLEAN:
-                    reader.paint = SUSPECT
-                    above.append(reader)
-                    if reader.observed:
-                        self._mark(self._roots[reader])
+                self._mark(self._roots[reader], urgent=urgent)
 
-    def _mark(self, root: Root[Any]) -> None:
-        self._dirty.setdefault(root.rank, OrderedDict())[root] = None
+    def paint(self) -> Iterator[None]:
+        """Paint what writes have put in doubt and have not painted yet, stopping now and then."""
+        looks = 0
+        while self.unpainted:
+            looks += self._paint_readers(self.unpainted.pop(), self.unpainted)
+            if looks > STRIDE:
+                looks = 0
+                yield
+
+    def _finish_painting(self) -> None:
+        for _ in self.paint():
+            pass
+
+    def _paint_urgently(self, above: list[Node]) -> None:
+        """Paint the readers of some nodes, and what is above those as long as that is not much."""
+        looks = 0
+        while above and looks <= STRIDE:
+            below, above = above, []
+            looks += sum(self._paint_readers(node, above, urgent=True) for node in below)
+        self.unpainted += above
+
+    def _paint_readers(self, node: Node, above: list[Node], *, urgent: bool = False) -> int:
+        """Paint the readers of a painted node SUSPECT, noting what put each in doubt; how many there are."""
+        for reader in node.readers:
+            if reader.suspects is None:
+                reader.suspects = {node: None}
+            else:
+                reader.suspects[node] = None
+            if was_clean := reader.paint == CLEAN:
+                reader.paint = SUSPECT
+                above.append(reader)
+            if reader.observed and (was_clean or urgent):
+                self._mark(self._roots[reader], urgent=urgent)
+        return 1 + len(node.readers)
+
+    def _mark(self, root: Root[Any], *, urgent: bool = False) -> None:
+        if root in self._urgent:
+            return
+        if urgent and root.eager and root.valued:
+            self._unmark(root)
+            self._urgent[root] = None
+        else:
+            self._dirty.setdefault(root.rank, OrderedDict())[root] = None
 
     def _unmark(self, root: Root[Any]) -> None:
+        self._urgent.pop(root, None)
         if (waiting := self._dirty.get(root.rank)) is not None:
             waiting.pop(root, None)
 
@@ -353,7 +417,7 @@ class Db:
 
     # -- roots ------------------------------------------------------------
 
-    def observe(self, query: Query[..., T], *args: Any, rank: int = 0) -> Root[T]:
+    def observe(self, query: Query[..., T], *args: Any, rank: int = 0, eager: bool = False) -> Root[T]:
         """Keep a query call alive and be told, through ``next_dirty``, when its value is in doubt.
 
         A new root counts as in doubt. Observing twice gives the same root, which one ``release`` ends.
@@ -361,12 +425,14 @@ class Db:
         Args:
             query: what to observe.
             args: its arguments.
-            rank: what is more urgent has a lower one.
+            rank: what matters more has a lower one.
+            eager: whether ``next_urgent`` names it when an urgent write puts it in doubt. The first value is
+                never urgent, nor one after ``None``.
         """
         node = self._node(query, args)
         root = self._roots.get(node)
         if root is None:
-            root = self._roots[node] = Root(node, rank)
+            root = self._roots[node] = Root(node, rank, eager=eager)
             node.observed = True
             # Also one that was computed long ago: this observer has not seen it.
             self._mark(root)
@@ -388,20 +454,33 @@ class Db:
         if self._roots.get(root.node) is root:
             self._mark(root)
 
+    def next_urgent(self) -> Root[Any] | None:
+        """The first of the eager roots that an urgent write has put in doubt."""
+        return next(iter(self._urgent), None)
+
     def next_dirty(self) -> Root[Any] | None:
-        """The most urgent observed call in doubt; among equals, the first that came into it."""
+        """Of all others in doubt, the one that matters most; among equals, the first that came into it.
+
+        Paints what has not been painted yet: call ``paint`` before to have that in slices.
+        """
+        self._finish_painting()
         waiting = [rank for rank, roots in self._dirty.items() if roots]
         return next(iter(self._dirty[min(waiting)])) if waiting else None
 
     def settle(self, root: Root[Any]) -> Iterator[None]:
-        """Settle a root, stopping after each run of a query so that the caller can do something else."""
-        yield from self._settle(root.node)
+        """Settle a root, stopping so that the caller can do something else: after each run at the latest."""
+        urgent = root in self._urgent
+        while root.node.paint != CLEAN or (self.unpainted and not urgent):
+            if not urgent:
+                yield from self.paint()
+            yield from self._settle(root.node)
         self._unmark(root)
+        root.valued = root.value is not None
 
-    def collect(self) -> int:
-        """Drop what nobody observes or reads any more; how many nodes that was."""
+    def collect(self, most: int | None = None) -> int:
+        """Drop what nobody observes or reads any more, ``most`` nodes of it; how many that was."""
         dropped = 0
-        while self._orphans:
+        while self._orphans and dropped != most:
             node, _ = self._orphans.popitem()
             if node.readers or node.observed:
                 continue

@@ -85,8 +85,8 @@ class Store:
             for kind in index.kinds:
                 self._by_kind.setdefault(kind.KIND, []).append(index)
 
-    def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
-        """Put a batch in force. True if anything differs from before.
+    def apply(self, batch: Mapping[Ref, Resource | None], *, urgent: bool = False) -> bool:
+        """Put a batch in force, with urgent writes or others. True if anything differs from before.
 
         Returns:
             False when every resource of the batch equals the one held, so that nothing is in doubt.
@@ -104,10 +104,10 @@ class Store:
                 del self._held[ref]
             else:
                 self._held[ref] = new
-            self.db.put(ref, new)
+            self.db.put(ref, new, urgent=urgent)
         for key in touched:
             bucket = self._buckets[key]
-            self.db.put(key, tuple(sorted(bucket)) or None)
+            self.db.put(key, tuple(sorted(bucket)) or None, urgent=urgent)
             if not bucket:
                 del self._buckets[key]
         return changed
