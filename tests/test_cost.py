@@ -7,6 +7,7 @@ Who changes a count here should be able to say why.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -78,9 +79,13 @@ def built(routes: int) -> World:
 
 
 class Cost(Struct):
-    """Runs by query, what was put as ``(type, name)`` with its bytes, and what is gone."""
+    """Runs by query, the steps that they took, what was put as ``(type, name)`` with its bytes, what is gone.
+
+    A step is a run, or a look at what turned out as it was: also looks are not of the number of routes.
+    """
 
     runs: dict[str, int]
+    steps: int
     put: dict[tuple[str, str], int]
     gone: set[tuple[str, str]]
     statuses: set[Ref]
@@ -90,10 +95,16 @@ def cost(world: World, *edits: Resource | Ref) -> Cost:
     """What some edits cost; a Ref deletes."""
     world.apply({e if isinstance(e, Ref) else e.ref: None if isinstance(e, Ref) else e for e in edits})
     with world.ran() as ran:
-        changes: Changes = world.pull()
+        steps = sum(1 for _ in chain(world.settle(urgent=True), world.settle()))
+    changes: Changes = world.take()
     put = {(short(r.type_url), r.name): len(r.body) for r in changes.put.get("default/eg", ())}
     gone = {(short(type_url), name) for type_url, name in changes.gone.get("default/eg", ())}
-    return Cost(ran.counts(), put, gone, set(changes.statuses))
+    return Cost(ran.counts(), steps, put, gone, set(changes.statuses))
+
+
+def assert_alike(costs: list[Cost]) -> None:
+    """That a change costs the same, however many routes there are."""
+    assert (costs[0].runs, costs[0].steps) == (costs[1].runs, costs[1].steps)
 
 
 def short(type_url: str) -> str:
@@ -116,7 +127,8 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
     """One route is encoded; its virtual host, shard and table are joined; nothing else is touched."""
     costs = [cost(world, route(7, "/edited")) for world in (many, some)]
 
-    assert costs[0].runs == costs[1].runs == {
+    assert_alike(costs)
+    assert costs[0].runs == {
         **one("attachments", "plan", "route_clusters", "route_pieces", "route_status"),
         **one("host_pieces", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
@@ -152,7 +164,7 @@ def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
     for world in (many, some):
         cost(world, *(each.ref for each in new))
 
-    assert costs[0].runs == costs[1].runs
+    assert_alike(costs)
     built_once = {"attachments", "plan", "route_pieces", "cluster", "load_assignment", "route_configuration"}
     assert {name: costs[0].runs[name] for name in built_once} == one(*built_once)
     assert max(costs[0].runs.values()) == 2, "at most once on each listener"
@@ -173,7 +185,7 @@ def test_deleting_a_route_builds_nothing(many: World, some: World) -> None:
     for world in (many, some):
         cost(world, *(each.ref for each in new))
 
-    assert costs[0].runs == costs[1].runs
+    assert_alike(costs)
     assert {"cluster", "load_assignment", "listener"}.isdisjoint(costs[0].runs)
     assert max(costs[0].runs.values()) == 2, "at most once on each listener"
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
@@ -187,7 +199,7 @@ def test_an_endpoint_rebuilds_one_load_assignment(many: World, some: World) -> N
     """Pods come and go all day: no route, no cluster and no status has a part in it."""
     costs = [cost(world, endpoint_slice(7, 99)) for world in (many, some)]
 
-    assert costs[0].runs == costs[1].runs
+    assert_alike(costs)
     assert costs[0].runs == one("endpoints", "has_endpoints", "backend", "load_assignment")
     ((key, size),) = costs[0].put.items()
     assert key == ("ClusterLoadAssignment", "service/default/s7/8080/http")
@@ -199,7 +211,7 @@ def test_an_endpoint_that_stays_as_it_is_costs_nothing(many: World) -> None:
     """Controllers touch EndpointSlices that did not change."""
     cost(many, endpoint_slice(8, 9))
 
-    assert cost(many, endpoint_slice(8, 9)) == Cost({}, {}, set(), set())
+    assert cost(many, endpoint_slice(8, 9)) == Cost({}, 0, {}, set(), set())
 
 
 def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> None:
@@ -208,7 +220,7 @@ def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> N
     for world in (many, some):
         cost(world, namespace("other", team="a"))
 
-    assert costs[0].runs == costs[1].runs
+    assert_alike(costs)
     assert {name: costs[0].runs[name] for name in ("namespace_labels", "attachments")} == one(
         "namespace_labels", "attachments"
     )
@@ -241,8 +253,46 @@ def test_a_rotated_certificate_is_sent_alone(many: World, some: World) -> None:
     """The listener names it and does not hold it, so that connections live on."""
     costs = [cost(world, tls_certificate(1)) for world in (many, some)]
 
+    # Each route looks whether its listener still works; in runs, that costs nothing.
     assert costs[0].runs == costs[1].runs == one("certificate", "secret")
     assert costs[0].put.keys() == {("Secret", "default/cert")}
+
+
+def gateway_policy(**spec: Any) -> Resource:
+    """Another policy on the Gateway: nothing that is built is left as it was."""
+    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}
+    return resource("BackendTrafficPolicy", "default", "retries", {"spec": {"targetRefs": [target], **spec}})
+
+
+@pytest.mark.parametrize("settled", [0, 1, 50, 500])
+@pytest.mark.parametrize(
+    "spec",
+    [{"retry": {"numRetries": 7}}, {"circuitBreaker": {"maxConnections": 7}}, {"routingType": "Service"}],
+    ids=["routes", "clusters", "endpoints"],
+)
+def test_endpoints_wait_for_no_recomputation(
+    many: World, some: World, spec: dict[str, Any], settled: int
+) -> None:
+    """However much else is in doubt, and however far that has come: found, run and handed out at once."""
+    for world in (many, some):
+        world.apply({(policy := gateway_policy(**spec)).ref: policy})
+        others = world.settle()
+        list(islice(others, settled))
+        world.take(urgent=True)
+        with world.ran() as ran:
+            world.apply({(moved := endpoint_slice(7, 100 + settled % 99)).ref: moved})
+            steps = sum(1 for _ in world.settle(urgent=True))
+        ((sent,),) = world.take(urgent=True).put.values()
+        assert (short(sent.type_url), sent.name) == (
+            "ClusterLoadAssignment",
+            "service/default/s7/8080/http",
+        )
+        assert not world.settled
+        cost(world, retries(1), endpoint_slice(7))
+
+        assert ran.counts().keys() >= {"endpoints", "load_assignment"}
+        assert max(ran.counts().values()) <= 2, "to be sent to endpoints, and to be sent to cluster IPs"
+        assert steps <= 8
 
 
 def test_nothing_is_kept_of_what_came_and_went(many: World) -> None:

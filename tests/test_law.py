@@ -50,9 +50,7 @@ def differences(warm: World, cold: World) -> list[str]:
     """
     told: list[str] = []
     xds, fresh = flat(warm), flat(cold)
-    rejected = {
-        f"{ref.namespace}/{ref.name}" for ref in gateways(warm) if rejection(warm.db, ref) is not None
-    }
+    rejected = {f"{ref.namespace}/{ref.name}" for ref in rejected_gateways(warm)}
     for fleet in (xds.keys() | fresh.keys()) - rejected:
         one, other = xds.get(fleet, {}), fresh.get(fleet, {})
         told += [
@@ -91,7 +89,7 @@ def test_slices_change_nothing(config: EnvoyGateway | None, history: list[tuple[
     warm, mirror = World(config), Mirror()
     for batch, steps, urgent in [(BASE, 50, False), *history]:
         warm.apply(batch)
-        for _ in islice(warm.settle(), steps):
+        for _ in islice(warm.settle(urgent=urgent), steps):
             pass
         if urgent:
             mirror.take_urgent(warm)
@@ -104,6 +102,30 @@ def test_slices_change_nothing(config: EnvoyGateway | None, history: list[tuple[
     assert_same(warm, World.of(held_after([BASE, *(batch for batch, _, _ in history)]), config))
     assert mirror.xds == flat(warm)
     assert mirror.statuses == warm.statuses()
+
+
+@law
+@given(configs, histories)
+def test_all_but_endpoints_is_whole_while_endpoints_wait(
+    config: EnvoyGateway | None, history: list[Batch]
+) -> None:
+    """What is handed out then names no cluster that is not there, and leaves none without endpoints."""
+    warm, mirror = World(config), Mirror()
+    for n, batch in enumerate([BASE, *history]):
+        warm.apply(batch)
+        for _ in warm.settle():
+            pass
+        mirror.take(warm.take())
+        cold = World.of(held_after([BASE, *history][: n + 1]), config)
+        # The Envoys of a Gateway that is rejected keep what they have, whatever that is.
+        for fleet in flat(cold) if not rejected_gateways(warm) else ():
+            told, fresh = mirror.xds[fleet], flat(cold)[fleet]
+            assert told.keys() >= fresh.keys()
+            assert told.keys() - fresh.keys() <= {key for key in told if key[0] == ENDPOINT}
+            assert {k: r for k, r in told.items() if k[0] != ENDPOINT} == {
+                k: r for k, r in fresh.items() if k[0] != ENDPOINT
+            }
+        assert mirror.statuses == cold.statuses()
 
 
 @law
@@ -213,8 +235,9 @@ def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], histo
     assert len(warm.db) == empty
 
 
-def gateways(warm: World) -> list[Ref]:
-    return [ref for ref in warm.store.held() if ref.kind == Gateway.KIND]
+def rejected_gateways(warm: World) -> list[Ref]:
+    gateways = [ref for ref in warm.store.held() if ref.kind == Gateway.KIND]
+    return [ref for ref in gateways if rejection(warm.db, ref) is not None]
 
 
 class Mirror:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
+
+from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE
+from tests.strategies import resource
 from tests.worlds import EG, endpoint_slice, gateway, gateway_class, route, routes_with_services, service
 
 FLEET = "default/eg"
@@ -79,11 +82,10 @@ def test_endpoints_are_settled_before_all_else() -> None:
     """They are the fast lane: a rebuild of thousands of routes is in progress, a pod dies."""
     world = small()
     world.apply({(edited := route(0, "/x")).ref: edited})
-    settling = world.settle()
-    next(settling)
+    next(world.settle())
 
     world.apply({(moved := endpoint_slice(1, 99)).ref: moved})
-    list(islice(settling, 5))
+    list(world.settle(urgent=True))
     urgent = world.take(urgent=True)
 
     assert [(each.type_url, each.name) for each in urgent.put[FLEET]] == [
@@ -96,11 +98,123 @@ def test_endpoints_do_not_run_ahead_of_their_cluster() -> None:
     """Envoy has no use for endpoints of a cluster that it was not told of."""
     world = small()
     world.apply({each.ref: each for each in (route(7), service(7), endpoint_slice(7))})
-    for _ in world.settle():
+    for _ in chain(world.settle(urgent=True), world.settle()):
         urgent = world.take(urgent=True)
         assert not urgent.put
 
     assert {CLUSTER, ENDPOINT, ROUTE} <= types(world.take())
+
+
+def test_endpoints_of_a_cluster_that_was_not_handed_out_wait_for_it() -> None:
+    world = small()
+    world.apply({each.ref: each for each in (route(7), service(7), endpoint_slice(7))})
+    list(world.settle())
+    world.apply({(moved := endpoint_slice(7, 99)).ref: moved})
+    list(world.settle(urgent=True))
+
+    assert not world.take(urgent=True)
+    assert world.resource(EG, ENDPOINT, "service/default/s7/8080/http") in world.take().put[FLEET]
+
+
+def test_no_cluster_is_handed_out_without_its_endpoints() -> None:
+    """Not even if those change again and again from the moment that it is known."""
+    steps = 0
+    while True:
+        world = small()
+        world.apply({each.ref: each for each in (route(7), service(7), endpoint_slice(7))})
+        settling = world.settle()
+        built = len(list(islice(settling, steps)))
+        world.apply({(moved := endpoint_slice(7, 99)).ref: moved})
+        list(settling)
+        assert {CLUSTER, ENDPOINT} <= types(world.take())
+        if built < steps:
+            break
+        steps += 1
+    assert built > 10
+
+
+def test_a_service_that_goes_waits_for_the_routes_that_leave_it() -> None:
+    """The route was edited first; its Envoys must not see the Service empty before they see that."""
+    world = small()
+    moved = route(1, "/x")
+    world.apply({moved.ref: moved})
+    world.apply(dict.fromkeys((service(1).ref, endpoint_slice(1).ref)))
+    list(world.settle(urgent=True))
+    assert not world.take(urgent=True)
+
+    world.apply({each.ref: each for each in (service(1), endpoint_slice(1, 99))})
+    list(world.settle(urgent=True))
+    assert types(world.take(urgent=True)) == {ENDPOINT}, "what is back is told at once"
+
+
+def test_endpoints_go_with_what_came_with_them() -> None:
+    """A route that leaves a backend, and other endpoints of that, in one save of a file."""
+    world = small()
+    world.apply({each.ref: each for each in (route(1, "/x"), endpoint_slice(1, 99))})
+    list(world.settle(urgent=True))
+    next(world.settle())
+
+    assert not world.take(urgent=True)
+    assert types(world.pull()) == {ROUTE, ENDPOINT}
+
+
+def test_endpoints_that_changed_for_another_reason_are_not_urgent() -> None:
+    world = small()
+    target = {"group": "gateway.networking.k8s.io", "kind": EG.kind, "name": EG.name}
+    spec = {"spec": {"targetRefs": [target], "routingType": "Service"}}
+    clustered = structs.replace(service(1), spec=structs.replace(service(1).spec, cluster_ip="10.9.9.9"))
+    world.apply({clustered.ref: clustered})
+    world.pull()
+    world.apply({(each := resource("BackendTrafficPolicy", "default", "p", spec)).ref: each})
+    list(world.settle())
+
+    assert not world.take(urgent=True)
+    assert ENDPOINT in types(world.take())
+
+
+def test_endpoints_that_changed_again_are_handed_out_once() -> None:
+    world = small()
+    for octet in (98, 99):
+        world.apply({(moved := endpoint_slice(1, octet)).ref: moved})
+        list(world.settle(urgent=True))
+
+    (sent,) = world.pull().put[FLEET]
+
+    assert sent == world.resource(EG, ENDPOINT, "service/default/s1/8080/http")
+
+
+def test_endpoints_are_not_handed_out_when_their_cluster_went() -> None:
+    world = small()
+    world.apply({(moved := endpoint_slice(1, 99)).ref: moved})
+    list(world.settle(urgent=True))
+    world.apply({route(1).ref: None})
+    list(world.settle())
+
+    assert not world.take(urgent=True)
+    assert ENDPOINT in {type_url for type_url, _ in world.take().gone[FLEET]}
+
+
+def test_a_flood_of_endpoints_does_not_stop_the_rest() -> None:
+    """Whoever drives the world gives each its share: all else is settled while endpoints still wait.
+
+    What is taken then is whole, and only some endpoints are those from before.
+    """
+    world = World.of(routes_with_services(50))
+    edits = [route(n, "/x") for n in range(50)]
+    world.apply({each.ref: each for each in edits})
+    octet = 1
+    for step, _ in enumerate(world.settle()):
+        if step % 20 == 0:
+            octet += 1
+            moved = [endpoint_slice(n, octet) for n in range(3)]
+            world.apply({each.ref: each for each in moved})
+            next(world.settle(urgent=True))
+    assert octet > 10
+    assert not world.settled
+
+    assert {ROUTE} <= types(world.take()) <= {ROUTE, ENDPOINT}
+    assert types(world.pull()) == {ENDPOINT}
+    assert world.settled
 
 
 def test_a_status_goes_with_its_resource() -> None:

@@ -51,7 +51,7 @@ from moongate.world import World
 from moongate.xds.wire import CLUSTER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from moongate.report.logs import LogFormat
@@ -62,8 +62,11 @@ _log = structlog.get_logger("moongate")
 PORT_RETRY_S = 2.0
 """Seconds until a port that was taken is asked for again."""
 
-SLICE_S = 0.01
-"""Seconds that the world is settled before the event loop has its turn: what an endpoint waits at most."""
+SLICE_S = 0.003
+"""Seconds that the world is settled before the event loop has its turn.
+
+News that pass through several callbacks wait as often, so it is short beside what an endpoint may wait.
+"""
 
 
 class LaptopOptions(Struct, frozen=True, kw_only=True):
@@ -465,21 +468,29 @@ class Laptop:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            target = self._applied
-            began = perf_counter()
-            for _ in self.world.settle():
-                if perf_counter() - began > SLICE_S:
-                    self.slices += 1
-                    self._publish(self.world.take(urgent=True))
-                    await asyncio.sleep(0)
-                    began = perf_counter()
+            others = self.world.settle()
+            while True:
+                # Each has a slice of its own: endpoints wait for no one, and a flood of them stops no one.
+                _go_on(self.world.settle(urgent=True))
+                for fleet, endpoints in self.world.take(urgent=True).put.items():
+                    self.ads.publish(fleet, endpoints)
+                if _go_on(others):
+                    break
+                self.slices += 1
+                # What thousands of queries make lives long. To look through all of it would take 0.1 s and
+                # more at a time, so each slice's share is looked through once, and then never again.
+                gc.collect(1)
+                gc.freeze()
+                await asyncio.sleep(0)
+            applied = self._applied  # all of it is settled, but for endpoints if they come as a flood
             self._publish(self.world.take())
             self._observe_facts()
-            if self._applied == target:
-                self._published = target
+            if self.world.settled:
+                self._published = applied
             else:
                 self._wake.set()
             self._notify()
+            await asyncio.sleep(0)
 
     @property
     def _settled(self) -> bool:
@@ -697,6 +708,12 @@ class _Fleet:
                 "restarts": self.process.restarts,
             },
         }
+
+
+def _go_on(steps: Iterator[None]) -> bool:
+    """Take steps for a slice. True if there are no more."""
+    end = perf_counter() + SLICE_S
+    return not any(perf_counter() > end for _ in steps)
 
 
 async def _close(server: asyncio.Server) -> None:

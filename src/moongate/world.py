@@ -2,9 +2,13 @@
 
 Theory of operation
 ===================
-``apply`` writes a batch into the store; nothing runs then. ``settle`` recomputes what is in doubt, the most
-urgent first, and stops after each query that ran, so that its driver can serve others in between and even
-apply more. ``take`` hands out the differences since it was last asked.
+``apply`` writes a batch into the store; nothing runs then. ``settle`` recomputes what is in doubt and stops
+after each query that ran, so that its driver can serve others in between and even apply more. ``take`` hands
+out the differences since it was last asked.
+
+Endpoints do not wait for all that: what a Service, an EndpointSlice or a Backend has changed of them can be
+settled and taken alone (``urgent``) in the midst of a recomputation. When all else is settled, what is taken
+is whole although endpoints may still wait: clusters that are new never do without theirs.
 
 What a fleet of Envoys has is a set of *resources*, each a query of its own. *Rosters* say which: per shard of
 routes, so that a route that comes or goes costs its shard. The world observes both and counts who names what;
@@ -19,17 +23,19 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
+from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRoute
 from moongate.attach import backends, gateways, grants, policies, routes
 from moongate.attach.listeners import route_configurations
-from moongate.engine import Db, Failed
+from moongate.engine import STRIDE, Db, Failed
 from moongate.policies import POLICY_KINDS, judgement
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
@@ -78,10 +84,10 @@ STATUSES: Final[Mapping[str, Query[..., Any]]] = {
 }
 """Kinds that have a status, with the query that tells it."""
 
-URGENT: Final = 0
-"""Rank of load assignments: endpoints never wait for anything else."""
-_ROSTER, _RESOURCE, _STATUS = 1, 2, 3
+ENDPOINT_KINDS: Final = frozenset({EndpointSlice.KIND, Service.KIND, Backend.KIND})
+"""What endpoints come from. A batch of these alone waits for nothing else."""
 
+_ROSTER, _RESOURCE, _STATUS = 1, 2, 3
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of a roster: type URL and name of a resource, and the query call that builds it."""
@@ -138,6 +144,9 @@ class World:
         self._statuses: dict[Ref, Root[Any]] = {}
         self._told: dict[Ref, Struct | None] = {}
         self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
+        self.takes = 0
+        """How often all that differs was taken."""
+        self._endpoints: dict[str, dict[tuple[str, str], XdsResource]] = {}
         self._gone: dict[str, dict[tuple[str, str], None]] = {}
         self._came: dict[str, Ref | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
@@ -155,7 +164,8 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
-        changed = self.store.apply(batch)
+        # What comes together goes together: a route may be about to leave what its endpoints lose.
+        changed = self.store.apply(batch, urgent=all(ref.kind in ENDPOINT_KINDS for ref in batch))
         for ref, resource in batch.items():
             tells = STATUSES.get(ref.kind)
             if tells is None:
@@ -176,52 +186,65 @@ class World:
 
     # -- recomputation ------------------------------------------------------
 
-    def settle(self) -> Iterator[None]:
-        """Recompute what is in doubt, stopping after each query that ran.
+    def settle(self, *, urgent: bool = False) -> Iterator[None]:
+        """Recompute what is in doubt, stopping at the latest after each query that ran.
 
-        The most urgent is always next, also when it came into doubt while this was stopped.
+        Args:
+            urgent: only endpoints that a batch of nothing else has changed, in the order in which they came;
+                otherwise everything but those.
         """
-        while (root := self.db.next_dirty()) is not None:
+        if urgent:
+            yield from self._settle(self.db.next_urgent)
+            return
+        while True:
+            yield from self.db.paint()
+            if self.db.next_dirty() is not None:
+                # What is written in between is painted first, in slices.
+                yield from self._settle(lambda: None if self.db.unpainted else self.db.next_dirty())
+            elif self.db.collect(STRIDE):
+                yield
+            else:
+                return
+
+    def _settle(self, first: Callable[[], Root[Any] | None]) -> Iterator[None]:
+        """Settle what is first, until nothing is."""
+        while (root := first()) is not None:
             for _ in self.db.settle(root):
                 yield
-                if (urgent := self.db.next_dirty()) is not None and urgent.rank < root.rank:
+                if first() is not root:
                     break
             else:
                 if (handle := self._handlers.get(root)) is not None:
                     handle(root)
-        self.db.collect()
+                yield
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is in doubt."""
+        return self.db.next_urgent() is None and self.db.next_dirty() is None
 
     def pull(self) -> Changes:
         """Settle all at once, and take what differs."""
-        for _ in self.settle():
-            pass
+        for urgent in (True, False):
+            for _ in self.settle(urgent=urgent):
+                pass
         return self.take()
 
     def take(self, *, urgent: bool = False) -> Changes:
         """What differs since the last time, as far as it is settled.
 
         Args:
-            urgent: only endpoints of clusters that a fleet already has; the rest stays for the next time.
+            urgent: only endpoints that were settled as urgent, of clusters that a fleet already has, as long
+                as each of their backends has some; the rest stays for the next time.
         """
+        endpoints = {fleet: tuple(news.values()) for fleet, news in self._endpoints.items() if news}
+        self._endpoints.clear()
         if urgent:
-            put: dict[str, tuple[XdsResource, ...]] = {}
-            known = (
-                {names.fleet(gateway): fleet for gateway, fleet in self._fleets.items()} if self._put else {}
-            )
-            for fleet, news in self._put.items():
-                ready = [
-                    key
-                    for key in news
-                    if key[0] == ENDPOINT
-                    and (cluster := (CLUSTER, key[1])) not in news
-                    and fleet in known
-                    and known[fleet].has(cluster)
-                ]
-                if ready:
-                    put[fleet] = tuple(news.pop(key) for key in ready)
-            return Changes(put, {}, {}, {})
+            return Changes(endpoints, {}, {}, {})
+        self.takes += 1
+        put = {fleet: tuple(news.values()) for fleet, news in self._put.items() if news}
         changes = Changes(
-            {fleet: tuple(news.values()) for fleet, news in self._put.items() if news},
+            {fleet: put.get(fleet, ()) + endpoints.get(fleet, ()) for fleet in put | endpoints},
             {fleet: tuple(gone) for fleet, gone in self._gone.items() if gone},
             dict(self._came),
             dict(self._status_news),
@@ -309,10 +332,16 @@ class World:
     # -- observation --------------------------------------------------------
 
     def observe(
-        self, query: Query[..., Any], args: tuple[Any, ...], rank: int, handle: Callable[[Root[Any]], None]
+        self,
+        query: Query[..., Any],
+        args: tuple[Any, ...],
+        rank: int,
+        handle: Callable[[Root[Any]], None],
+        *,
+        eager: bool = False,
     ) -> Root[Any]:
         """Have ``handle`` called each time that a query call was settled."""
-        root = self.db.observe(query, *args, rank=rank)
+        root = self.db.observe(query, *args, rank=rank, eager=eager)
         self._handlers[root] = handle
         return root
 
@@ -321,15 +350,18 @@ class World:
         self._handlers.pop(root, None)
         self.db.release(root)
 
-    def put_resource(self, fleet: str, resource: XdsResource) -> None:
-        """Note a resource for the next ``take``."""
+    def put_resource(self, fleet: str, resource: XdsResource, *, urgent: bool = False) -> None:
+        """Note a resource for the next ``take``, also for one that is urgent."""
         key = (resource.type_url, resource.name)
-        self._put.setdefault(fleet, {})[key] = resource
-        self._gone.get(fleet, {}).pop(key, None)
+        news, other = (self._endpoints, self._put) if urgent else (self._put, self._endpoints)
+        news.setdefault(fleet, {})[key] = resource
+        for pending in (other, self._gone):
+            pending.get(fleet, {}).pop(key, None)
 
     def drop_resource(self, fleet: str, key: tuple[str, str]) -> None:
         """Note the end of a resource for the next ``take``."""
-        self._put.get(fleet, {}).pop(key, None)
+        for pending in (self._put, self._endpoints):
+            pending.get(fleet, {}).pop(key, None)
         self._gone.setdefault(fleet, {})[key] = None
 
     def _gateways(self, root: Root[tuple[Ref, ...]]) -> None:
@@ -367,13 +399,15 @@ _Call = tuple["Query[..., Any]", tuple[Any, ...]]
 class _Entry:
     """One resource of a fleet: who names it, and what was last told of it."""
 
-    __slots__ = ("call", "held", "parts", "root", "users")
+    __slots__ = ("call", "held", "parts", "root", "since", "users")
 
     def __init__(self) -> None:
         self.call: _Call | None = None
         self.root: Root[Any] | None = None
         self.users = 0
         self.held: XdsResource | None = None
+        self.since = 0
+        """The ``World.takes`` at which it came to be held: later, the fleet was told of it."""
         self.parts: tuple[Part, ...] = ()
         """What a route configuration was joined from, when ``held`` is one."""
 
@@ -396,11 +430,6 @@ class _Fleet:
             self._roster(destinations.cluster_keys, (gateway, part), self._clusters)
         self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
         self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
-
-    def has(self, key: tuple[str, str]) -> bool:
-        """Whether there is such a resource, and it was built."""
-        entry = self.resources.get(key)
-        return entry is not None and entry.held is not None
 
     def close(self) -> None:
         """End the fleet: nothing of it is observed or told any more."""
@@ -470,8 +499,8 @@ class _Fleet:
             if entry.root is not None:
                 self._world.release(entry.root)
             entry.call = query, args
-            rank = URGENT if key[0] == ENDPOINT else _RESOURCE
-            entry.root = self._world.observe(query, args, rank, self._resource(key, entry))
+            handle = self._resource(key, entry)
+            entry.root = self._world.observe(query, args, _RESOURCE, handle, eager=key[0] == ENDPOINT)
 
     def _leave(self, key: tuple[str, str]) -> None:
         entry = self.resources[key]
@@ -490,12 +519,23 @@ class _Fleet:
                 return
             if value is None and self._passes_over(root):
                 return
+            if entry.held is None:
+                entry.since = self._world.takes
             entry.held = value
             if key[0] == ROUTE:
                 entry.parts = self._world.joined_parts(self._gateway, key[1])
             if value is None:
                 self._world.drop_resource(self._name, key)
             else:
-                self._world.put_resource(self._name, value)
+                told = entry.since < self._world.takes
+                self._world.put_resource(self._name, value, urgent=root.urgent and told and _serves(value))
 
         return handle
+
+
+def _serves(assignment: XdsResource) -> bool:
+    """Whether all backends of a load assignment have endpoints.
+
+    When one has none any more, routes change with it, and some may be about to leave it.
+    """
+    return all(each.lb_endpoints for each in ClusterLoadAssignment.FromString(assignment.body).endpoints)

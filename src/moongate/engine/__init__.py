@@ -146,12 +146,14 @@ def query(fn: Callable[Concatenate[Db, P], T]) -> Query[P, T]:
 class Root(Generic[T]):
     """A query that somebody outside observes; the ``Db`` names it while its value is in doubt."""
 
-    __slots__ = ("eager", "node", "rank", "valued")
+    __slots__ = ("eager", "node", "rank", "urgent", "valued")
 
     def __init__(self, node: Node, rank: int, *, eager: bool) -> None:
         self.node = node
         self.rank = rank
         self.eager = eager
+        self.urgent = False
+        """Whether it was last settled because of an urgent write."""
         self.valued = False
         """Whether it had a value, and not ``None``, when it was last settled to the end."""
 
@@ -475,7 +477,7 @@ class Db:
                 yield from self.paint()
             yield from self._settle(root.node)
         self._unmark(root)
-        root.valued = root.value is not None
+        root.urgent, root.valued = urgent, root.value is not None
 
     def collect(self, most: int | None = None) -> int:
         """Drop what nobody observes or reads any more, ``most`` nodes of it; how many that was."""
