@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
@@ -160,19 +159,6 @@ def test_with_merge_backends_the_weight_of_a_backend_alone_is_not_that_of_its_lo
 
 GONE = "{name: gone, port: 80}"
 HEAVY = "{name: shop, port: 80, weight: 7}"
-
-
-@pytest.mark.parametrize("gone", ["EndpointSlice", "Service"])
-def test_a_cluster_that_lost_its_last_endpoint_is_not_emptied_before_it_leaves(gone: str) -> None:
-    """Its load assignment is sent at once, the routes that leave it only when their new clusters are warm."""
-    core = Core(gateway(http("web")), service(), http_route(), config=ON_HOST)
-    [key] = route_clusters(core.db, EG, route_ref())
-    assert localities(core, key) == [1]
-
-    core.delete(gone, "default", "shop-ipv4" if gone == "EndpointSlice" else "shop")
-
-    assert load_assignment(core.db, key) is None
-    assert route_clusters(core.db, EG, route_ref()) == ()
 
 
 def test_names_are_in_the_cluster_and_have_no_load_assignment() -> None:

@@ -95,17 +95,12 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
 
 @query
 def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
-    """The endpoints of a cluster; ``None`` for one that resolves names, and when there is none.
-
-    A cluster of a backend, or of all backends of a rule, that has lost its last endpoint is sent no request
-    by any rule and leaves. Endpoints run ahead of routes, so to send an empty list would fail what is still
-    sent there.
-    """
+    """The endpoints of a cluster; ``None`` for one that resolves names, and when there is none."""
     members = _members(db, key)
-    usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
-    if not members or (usable and all(b.dns for b in usable)):
+    if not members:
         return None
-    if key.backend < 0 and all(b.empty for b in usable):
+    usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
+    if usable and all(b.dns for b in usable):
         return None
     return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key.name, members)))
 
