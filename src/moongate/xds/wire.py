@@ -13,6 +13,7 @@ Rule: this is the only module that calls ``SerializeToString``; it always asks f
 from __future__ import annotations
 
 import hashlib
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -35,6 +36,7 @@ def piece(field: int, payload: bytes) -> bytes:
     return head(field, len(payload)) + payload
 
 
+@lru_cache(maxsize=4096)  # lengths are much the same among thousands of resources
 def head(field: int, length: int) -> bytes:
     """What stands before the ``length`` bytes of a message field, or of a string."""
     return _varint(field << 3 | 2) + _varint(length)
@@ -70,7 +72,7 @@ class XdsResource(Struct, frozen=True):
     def wire(self) -> bytes:
         """``envoy.service.discovery.v3.Resource``: 1 version, 2 Any, 3 name."""
         # Joined once, for a body may have megabytes: adding up pieces copies it each time.
-        any_head = piece(1, self.type_url.encode()) + head(2, len(self.body))
+        any_head = _type_url(self.type_url) + head(2, len(self.body))
         any_length = len(any_head) + len(self.body)
         return b"".join(
             (
@@ -81,6 +83,12 @@ class XdsResource(Struct, frozen=True):
                 piece(3, self.name.encode()),
             )
         )
+
+
+@cache
+def _type_url(type_url: str) -> bytes:
+    """Field 1 of ``google.protobuf.Any``."""
+    return piece(1, type_url.encode())
 
 
 def _varint(n: int) -> bytes:
