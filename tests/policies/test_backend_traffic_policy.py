@@ -13,9 +13,18 @@ MEANT = {
         for name in ("maxConnections", "maxParallelRequests", "maxParallelRetries", "maxPendingRequests")
     },
     ".spec.loadBalancer.consistentHash.tableSize: the default": ENVOYS_OWN,
+    **{
+        f".spec.{name}: the default": "built when absent; a merge can tell what a policy said"
+        for name in (
+            "circuitBreaker.perEndpoint.maxConnections",
+            "faultInjection.abort.percentage",
+            "faultInjection.delay.percentage",
+            "loadBalancer.backendUtilization.keepResponseHeaders",
+            "retry.numRetries",
+        )
+    },
     ".spec.mergeType: enum": "the reference's code knows these alone",
     ".spec.routingType: enum": "the reference's code knows these alone",
-    ".spec.retry.numRetries: the default": "built when absent; a merge can tell what a policy said",
 }
 
 

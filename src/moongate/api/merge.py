@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from msgspec import structs
 
 from moongate.api.base import Model
+from moongate.api.shared import Fraction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,8 @@ def merge(base: S | None, over: S, merge_type: str | None) -> S:
             items have a merge key (``type``) merge by it, other lists are replaced. ``JSONMerge``: objects
             merge, lists are replaced (RFC 7386).
 
-    Only what ``over`` sets counts: a field at its default is taken from ``base``.
+    Only what ``over`` sets counts: a field at its default is taken from ``base``. So a field whose default
+    somebody may want to write over another value has ``None`` in its place, in what can be merged.
     """
     if base is None or merge_type in (None, "Replace"):
         return over
@@ -34,7 +36,8 @@ def merge(base: S | None, over: S, merge_type: str | None) -> S:
 def _merged(
     base: Any, over: Any, lists: Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
 ) -> Any:
-    if type(base) is not type(over) or not isinstance(over, Model):
+    # A fraction is one value: half of it means nothing with half of another.
+    if type(base) is not type(over) or not isinstance(over, Model) or isinstance(over, Fraction):
         return over
     changed: dict[str, Any] = {}
     for field in structs.fields(type(over)):

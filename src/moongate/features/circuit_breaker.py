@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 _ENVOY_MIN_RETRY_CONCURRENCY = 3
+_MAX_CONNECTIONS_PER_ENDPOINT = 1024
 
 
 class PerEndpointCircuitBreakers(Model, frozen=True, kw_only=True):
     """Limits of each endpoint."""
 
-    max_connections: Limit = 1024
+    # As in CircuitBreaker, None stands for the default, so that a merge can tell what a policy said.
+    max_connections: Limit | None = None
+    """1024 when absent."""
 
 
 class RetryBudget(Model, frozen=True, kw_only=True):
@@ -87,8 +90,11 @@ def cluster(edit: ClusterEdit, breaker: Effective[CircuitBreaker]) -> None:
     if given.retry_budget is not None:
         _budget(limits, given.retry_budget)
     if given.per_endpoint is not None:
+        most = given.per_endpoint.max_connections
         breakers.per_host_thresholds.append(
-            CircuitBreakers.Thresholds(max_connections=UInt32Value(value=given.per_endpoint.max_connections))
+            CircuitBreakers.Thresholds(
+                max_connections=UInt32Value(value=_MAX_CONNECTIONS_PER_ENDPOINT if most is None else most)
+            )
         )
     if given.max_requests_per_connection is not None:
         edit.http.common_http_protocol_options.max_requests_per_connection.value = (

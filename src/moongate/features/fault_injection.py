@@ -28,8 +28,9 @@ class FaultInjectionDelay(Model, frozen=True, kw_only=True):
     """A pause before the request goes on."""
 
     fixed_delay: DurationStr
-    percentage: float = 100
-    """Share of the requests, with a precision of 0.0001."""
+    # None stands for the CRD's default, so that a merge can tell what a policy said.
+    percentage: float | None = None
+    """Share of the requests, with a precision of 0.0001; all of them when absent."""
 
 
 class FaultInjectionAbort(Model, frozen=True, kw_only=True):
@@ -48,8 +49,9 @@ class FaultInjectionAbort(Model, frozen=True, kw_only=True):
 
     http_status: Annotated[int, Meta(ge=200, le=600)] | None = None
     grpc_status: Annotated[int, Meta(ge=0, le=16)] | None = None
-    percentage: float = 100
-    """Share of the requests, with a precision of 0.0001."""
+    # None stands for the CRD's default, so that a merge can tell what a policy said.
+    percentage: float | None = None
+    """Share of the requests, with a precision of 0.0001; all of them when absent."""
 
 
 class FaultInjection(Model, frozen=True, kw_only=True):
@@ -77,7 +79,7 @@ def check(_db: Db, fault: Effective[FaultInjection]) -> Iterator[Problem]:
         yield Problem("abort.httpStatus", "httpStatus is 600; it must be 200 to 599.")
     for name, part in (("delay", delay), ("abort", abort)):
         # Written so that it holds for NaN, too.
-        if part is not None and not part.percentage >= 0:
+        if part is not None and part.percentage is not None and not part.percentage >= 0:
             yield Problem(
                 f"{name}.percentage", f"percentage is {part.percentage}; it must be a number from 0 to 100."
             )
@@ -103,10 +105,9 @@ def route(_db: Db, fault: Effective[FaultInjection]) -> HTTPFault:
     return config
 
 
-def _share(percentage: float) -> FractionalPercent:
-    return FractionalPercent(
-        numerator=round(min(percentage, 100) * 10_000), denominator=FractionalPercent.MILLION
-    )
+def _share(percentage: float | None) -> FractionalPercent:
+    share = 100 if percentage is None else min(percentage, 100)
+    return FractionalPercent(numerator=round(share * 10_000), denominator=FractionalPercent.MILLION)
 
 
 FEATURE = Feature(

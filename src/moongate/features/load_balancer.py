@@ -132,8 +132,8 @@ class BackendUtilization(Model, frozen=True, kw_only=True):
     error_utilization_penalty_percent: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """How much errors add to the utilization; 100 is a factor of 1."""
     metric_names_for_computing_utilization: tuple[str, ...] = ()
-    keep_response_headers: bool = False
-    """Let clients see the load headers of the backends."""
+    keep_response_headers: bool | None = None
+    """Let clients see the load headers of the backends; they do not when absent."""
     out_of_band: OutOfBandReporting | None = None
 
 

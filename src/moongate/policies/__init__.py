@@ -8,6 +8,7 @@ policies, however many routes they hold for. Feature hooks see the result as ``E
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct, structs, to_builtins
@@ -91,22 +92,38 @@ def judgement(db: Db, owner: Ref, parent: Ref | None) -> Judgement | None:
     spec = found.spec
     own = tuple(f for f in spec.__struct_fields__ if getattr(spec, f) not in (None, ()))
     if base is not None:
-        spec = merge(base.spec, spec, getattr(spec, "merge_type", None))
+        spec = merge(_without_targets(base.spec), spec, getattr(spec, "merge_type", None))
+    faults = _faults(spec)
+    if base is not None:
+        # Merging brings together what no rule allows in one policy, such as the settings of two types of load
+        # balancer. Features go by the type, as they do in the reference; what was wrong before stays wrong.
+        written = {*_faults(found.spec), *_faults(base.spec)}
+        faults = tuple(fault for fault in faults if fault in written)
     told = Judgement(spec, owner, parent if base is not None else None, own, ())
     problems: list[Problem] = []
-    faulty: list[str] = []
     wire_names = {f.name: f.encode_name for f in structs.fields(spec)}
+    malformed = {re.split(r"[.[]", fault.path, maxsplit=1)[0] for fault in faults}
+    faulty = [name for name, wire_name in wire_names.items() if wire_name in malformed]
     for feature, effective in told.features():
-        found_here = list(feature.check(db, effective)) if feature.check is not None else []
-        if found_here:
+        if feature.check is None or feature.field in faulty:
+            continue
+        if found_here := list(feature.check(db, effective)):
             faulty.append(feature.field)
             problems += [p.under(f"spec.{wire_names[feature.field]}") for p in found_here]
-    # What came by a way that does not check (an object older than a rule), or what only merging makes wrong.
-    _, faults = checked(type(spec), to_builtins(spec))
     problems += [fault.under("spec") for fault in faults]
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += map(no_effect, unbuilt(structs.replace(found, spec=spec)))
     return Judgement(spec, owner, told.parent, own, tuple(problems), tuple(faulty))
+
+
+def _without_targets(spec: PolicyTargetReferences) -> PolicyTargetReferences:
+    """A spec's settings: what a policy targets is its own, and nobody merges into that."""
+    return structs.replace(spec, target_ref=None, target_refs=(), target_selectors=())
+
+
+def _faults(spec: PolicyTargetReferences) -> tuple[Problem, ...]:
+    """What the schema refuses in a spec that came by a way that does not check, such as before a rule."""
+    return checked(type(spec), to_builtins(spec))[1]
 
 
 def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> Judgement | None:

@@ -31,7 +31,12 @@ from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, s
 from moongate.engine import Failed, query
 from moongate.features import retry
 from moongate.features.base import RouteEdit
-from moongate.policies import POLICY_KINDS, effective_listener_policy, effective_route_policy
+from moongate.policies import (
+    POLICY_KINDS,
+    BackendTrafficPolicy,
+    effective_listener_policy,
+    effective_route_policy,
+)
 from moongate.policies.http_listeners import port_conflict
 from moongate.store import SHARDS, get
 from moongate.xds.destinations import Plan, plan
@@ -205,7 +210,11 @@ def _rule_pieces(
     base = _rule_route(db, listener, ref, rule, filters, planned)
     of_rule = names.rule(ref, index)
     policies = [effective_route_policy(db, k, listener, ref, rule.name or "") for k in ROUTE_POLICIES]
-    shaped = tuple(p.owner for p in policies if p is not None and p.owner.kind == "BackendTrafficPolicy")
+    shaped = tuple(
+        p.owner
+        for p in policies
+        if p is not None and p.owner.kind == BackendTrafficPolicy.KIND and not p.failed
+    )
     described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
     tail = piece(Route.METADATA_FIELD_NUMBER, described)
     clusters = planned.clusters()

@@ -1,0 +1,120 @@
+"""Two policies laid over each other, and what is wrong with the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from moongate.api.base import ObjectMeta, Ref
+from moongate.attach.policies import Policy
+from moongate.engine import Db
+from moongate.features import client_timeout
+from moongate.policies import Judgement, judgement
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy, ClientTrafficPolicySpec
+from moongate.store import Store
+
+WIDE = Ref("BackendTrafficPolicy", "default", "wide")
+NARROW = Ref("BackendTrafficPolicy", "default", "narrow")
+GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
+ROUTE = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}
+
+
+def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> Judgement:
+    """What holds where a route's policy merges into its Gateway's."""
+    specs = {
+        WIDE: {"targetRefs": [GATEWAY]} | wide,
+        NARROW: {"targetRefs": [ROUTE], "mergeType": "StrategicMerge"} | narrow,
+    }
+    policies = [
+        BackendTrafficPolicy(
+            metadata=ObjectMeta(name=ref.name, namespace=ref.namespace),
+            spec=msgspec.convert(spec, BackendTrafficPolicySpec),
+        )
+        for ref, spec in specs.items()
+    ]
+    return judged(*policies, owner=NARROW, parent=WIDE)
+
+
+def judged(*policies: Policy | BackendTrafficPolicy, owner: Ref, parent: Ref | None = None) -> Judgement:
+    db = Db()
+    Store(db, ()).apply({policy.ref: policy for policy in policies})
+    found = judgement(db, owner, parent)
+    assert found is not None
+    return found
+
+
+def settings(given: Judgement) -> dict[str, Any]:
+    return msgspec.to_builtins(given.spec)
+
+
+def test_what_a_policy_targets_is_not_merged() -> None:
+    """One policy has ``targetRef``, the other ``targetRefs``: together they are no fault."""
+    found = merged(
+        {"targetRefs": [], "targetRef": GATEWAY, "timeout": {"http": {"requestTimeout": "5s"}}},
+        {"retry": {"numRetries": 3}},
+    )
+
+    assert found.problems == ()
+    assert found.spec.target_ref is None
+    assert settings(found)["timeout"] == {"http": {"requestTimeout": "5s"}}
+
+
+def test_a_merge_may_change_the_type_of_a_load_balancer() -> None:
+    """What the other type had set remains, and no rule about it refuses the route's requests."""
+    found = merged(
+        {"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}},
+        {"loadBalancer": {"type": "RoundRobin"}},
+    )
+
+    assert found.problems == ()
+    assert settings(found)["loadBalancer"]["type"] == "RoundRobin"
+
+
+def test_a_default_that_is_written_overrides() -> None:
+    """Somebody who writes 100 means 100, although it is what holds when nothing is written."""
+    wide = {
+        "faultInjection": {"delay": {"fixedDelay": "1s", "percentage": 5}},
+        "circuitBreaker": {"perEndpoint": {"maxConnections": 8}},
+        "loadBalancer": {"type": "BackendUtilization", "backendUtilization": {"keepResponseHeaders": True}},
+    }
+    narrow = {
+        "faultInjection": {"delay": {"fixedDelay": "1s", "percentage": 100}},
+        "circuitBreaker": {"perEndpoint": {"maxConnections": 1024}},
+        "loadBalancer": {"type": "BackendUtilization", "backendUtilization": {"keepResponseHeaders": False}},
+    }
+
+    found = settings(merged(wide, narrow))
+
+    assert {name: found[name] for name in narrow} == narrow
+
+
+def test_a_fraction_is_overridden_as_a_whole() -> None:
+    """5 of 100 laid over 1 of 1000 is not 5 of 1000."""
+    wide = {"circuitBreaker": {"retryBudget": {"percent": {"numerator": 1, "denominator": 1000}}}}
+    narrow = {"circuitBreaker": {"retryBudget": {"percent": {"numerator": 5}}}}
+
+    found = merged(wide, narrow)
+
+    assert isinstance(found.spec, BackendTrafficPolicySpec)
+    assert found.spec.circuit_breaker is not None
+    assert found.spec.circuit_breaker.retry_budget is not None
+    assert found.spec.circuit_breaker.retry_budget.percent.denominator == 100
+
+
+def test_a_field_that_the_schema_refuses_is_not_built() -> None:
+    """An object from before a rule: what could be read out of ``5sec`` is not what was meant."""
+    given = ClientTrafficPolicy(
+        metadata=ObjectMeta(name="slow", namespace="default"),
+        spec=ClientTrafficPolicySpec(
+            timeout=client_timeout.ClientTimeout(
+                http=client_timeout.HTTPClientTimeout(request_received_timeout="5sec")
+            )
+        ),
+    )
+
+    found = judged(given, owner=given.ref)
+
+    assert "spec.timeout.http.requestReceivedTimeout" in {problem.path for problem in found.problems}
+    assert found.faults_of(client_timeout.FEATURE)
