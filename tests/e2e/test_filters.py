@@ -80,6 +80,11 @@ async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> 
         ("port: 80", 302, "http://moved.test/a/b?q=1"),
         ("path: {type: ReplaceFullPath, replaceFullPath: /x}", 302, "http://moved.test:{port}/x?q=1"),
         ("path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}", 302, "http://moved.test:{port}/x/b?q=1"),
+        (
+            "path: {type: ReplacePrefixMatch, replacePrefixMatch: /x/}",
+            302,
+            "http://moved.test:{port}/x/b?q=1",
+        ),
         ("path: {type: ReplacePrefixMatch, replacePrefixMatch: /}", 302, "http://moved.test:{port}/b?q=1"),
         (
             "scheme: https, hostname: other.test, port: 444, statusCode: 308",
@@ -110,10 +115,10 @@ async def test_a_rewrite_gives_the_backend_another_host(site: Site) -> None:
 
 
 async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
-    full = rewrite("path: {type: ReplaceFullPath, replaceFullPath: /new}")
+    full = rewrite(r"path: {type: ReplaceFullPath, replaceFullPath: '/new\1'}")
     await site.apply(filtering("rewrite-full", full, match="path: {value: /a}"))
 
-    assert (await site.reached("rewrite-full.test", "/a/b/c?q=1")).path == "/new?q=1"
+    assert (await site.reached("rewrite-full.test", "/a/b/c?q=1")).path == r"/new\1?q=1"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,7 @@ async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
         ("/a/", "/x", "/a/b?q=1", "/x/b?q=1"),
         ("/a", "/", "/a/b", "/b"),
         ("/a", "/", "/a", "/"),
+        ("/a/", "/", "/a", "/"),
         ("/", "/x", "/b", "/x/b"),
     ],
 )

@@ -134,6 +134,7 @@ def test_a_redirect_names_a_port_only_when_it_must(
     [
         ({"type": "ReplaceFullPath", "replaceFullPath": "/x"}, {"path_redirect": "/x"}),
         ({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/x"}, {"prefix_rewrite": "/x"}),
+        ({"type": "ReplacePrefixMatch", "replacePrefixMatch": "/x/"}, {"prefix_rewrite": "/x"}),
         (
             {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"},
             {"regex_rewrite": {"pattern": {"regex": r"^/a\/*"}, "substitution": "/"}},

@@ -355,7 +355,7 @@ def redirect_action(
             if _swallows_prefix(match, replacement):
                 action.regex_rewrite.CopyFrom(_without_prefix(match.value))
             else:
-                action.prefix_rewrite = _closed(match, replacement)
+                action.prefix_rewrite = _new_prefix(match, replacement)
     return action
 
 
@@ -385,12 +385,13 @@ def apply_rewrite(action: RouteAction, given: Rewrite, match: HTTPPathMatch) -> 
 def _rewrite_path(action: RouteAction, path: HTTPPathModifier, match: HTTPPathMatch) -> None:
     if path.type == _FULL and path.replace_full_path is not None:
         action.regex_rewrite.pattern.regex = "^/.*$"
-        action.regex_rewrite.substitution = path.replace_full_path
+        # What stands there is a path, and not a reference to a group.
+        action.regex_rewrite.substitution = path.replace_full_path.replace("\\", r"\\")
     elif path.type == _PREFIX and (replacement := path.replace_prefix_match) is not None:
         if _swallows_prefix(match, replacement):
             action.regex_rewrite.CopyFrom(_without_prefix(match.value))
         else:
-            action.prefix_rewrite = _closed(match, replacement.removesuffix("/"))
+            action.prefix_rewrite = _new_prefix(match, replacement)
 
 
 def _rewrite_host(action: RouteAction, host: HTTPHostnameModifier) -> None:
@@ -408,16 +409,17 @@ def _swallows_prefix(match: HTTPPathMatch, replacement: str) -> bool:
     return match.type == "PathPrefix" and replacement in ("", "/")
 
 
-def _closed(match: HTTPPathMatch, replacement: str) -> str:
-    # The prefix "/" takes the slash in front of "/b" with it, and Envoy puts none back: "/xb".
-    if match.type == "PathPrefix" and match.value == "/" and not replacement.endswith("/"):
-        return replacement + "/"
-    return replacement
+def _new_prefix(match: HTTPPathMatch, replacement: str) -> str:
+    # A prefix is matched without its last slash, so the slash in front of "/b" stays; but for the prefix "/",
+    # which takes that slash with it.
+    bare = replacement.removesuffix("/")
+    return f"{bare}/" if (match.type, match.value) == ("PathPrefix", "/") else bare
 
 
 def _without_prefix(prefix: str) -> RegexMatchAndSubstitute:
     rewrite = RegexMatchAndSubstitute(substitution="/")
-    rewrite.pattern.regex = "^" + quoted(prefix) + r"\/*"
+    # The prefix "/a/" matches the path "/a" as well.
+    rewrite.pattern.regex = "^" + quoted(prefix if prefix == "/" else prefix.removesuffix("/")) + r"\/*"
     return rewrite
 
 
