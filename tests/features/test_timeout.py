@@ -42,6 +42,8 @@ def test_the_listeners_stream_idle_timeout_is_left_alone() -> None:
         (HTTPRouteTimeouts(request="1s"), "1s"),
         (HTTPRouteTimeouts(backend_request="500ms"), "0.500s"),
         (HTTPRouteTimeouts(request="1s", backend_request="500ms"), "0.500s"),
+        (HTTPRouteTimeouts(request="1s", backend_request="0s"), "1s"),
+        (HTTPRouteTimeouts(backend_request="0s"), "0s"),
         (HTTPRouteTimeouts(request="0s"), "0s"),
         (HTTPRouteTimeouts(), "23s"),
         (None, "23s"),

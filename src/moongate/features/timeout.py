@@ -18,6 +18,7 @@ from moongate.problem import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moongate.api.httproute import HTTPRouteRule
     from moongate.engine import Db
 
 _HOUR: DurationStr = "1h"
@@ -61,18 +62,19 @@ def check(_db: Db, timeout: Effective[Timeout]) -> Iterator[Problem]:
         )
 
 
+def native(edit: RouteEdit) -> None:
+    """What the HTTPRoute's own ``timeouts`` say; where a policy has more to say, ``route`` says it."""
+    _limit(edit, _own_request_timeout(edit.rule), None)
+
+
 def route(edit: RouteEdit, timeout: Effective[Timeout]) -> None:
-    http, action = timeout.value.http, edit.message.route
+    http = timeout.value.http
     if http is None:
-        return  # what the rule says itself stands there already
-    request = _own_request_timeout(edit) or http.request_timeout
-    if request is not None:
-        action.timeout.CopyFrom(duration(request))
-    idle = http.stream_idle_timeout or (None if edit.listener_idle else _derived_idle(request))
-    if idle is not None:
-        action.idle_timeout.CopyFrom(duration(idle))
+        return
+    _limit(edit, _own_request_timeout(edit.rule) or http.request_timeout, http.stream_idle_timeout)
     if http.max_stream_duration is not None:
-        action.max_stream_duration.max_stream_duration.CopyFrom(duration(http.max_stream_duration))
+        longest = edit.message.route.max_stream_duration.max_stream_duration
+        longest.CopyFrom(duration(http.max_stream_duration))
 
 
 def cluster(edit: ClusterEdit, timeout: Effective[Timeout]) -> None:
@@ -90,14 +92,23 @@ def cluster(edit: ClusterEdit, timeout: Effective[Timeout]) -> None:
         )
 
 
-def _own_request_timeout(edit: RouteEdit) -> DurationStr | None:
-    own = edit.rule.timeouts
+def _limit(edit: RouteEdit, request: DurationStr | None, idle: DurationStr | None) -> None:
+    action = edit.message.route
+    if request is not None:
+        action.timeout.CopyFrom(duration(request))
+    idle = idle or (None if edit.listener_idle else _derived_idle(request))
+    if idle is not None:
+        action.idle_timeout.CopyFrom(duration(idle))
+
+
+def _own_request_timeout(rule: HTTPRouteRule) -> DurationStr | None:
+    own = rule.timeouts
     if own is None:
         return None
-    # With retries it is the time of one try (retry.native); without, one try is the whole request.
-    if own.backend_request is not None and edit.rule.retry is None:
-        return own.backend_request
-    return own.request
+    # With retries it is the time of one try (retry.native); without, one try is the whole request, and a try
+    # without a limit leaves the limit of the request.
+    each = own.backend_request if rule.retry is None else None
+    return each if each is not None and (milliseconds(each) or own.request is None) else own.request
 
 
 def _derived_idle(request: DurationStr | None) -> DurationStr | None:

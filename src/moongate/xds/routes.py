@@ -22,14 +22,14 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.base import Ref, milliseconds
+from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable, route_configurations
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
-from moongate.features import retry
+from moongate.features import retry, timeout
 from moongate.features.base import RouteEdit
 from moongate.policies import (
     POLICY_KINDS,
@@ -291,10 +291,10 @@ def _forward(
                 share.numerator, share.denominator = 100, share.HUNDRED
             else:
                 share.numerator, share.denominator = mirror.millionths, share.MILLION
-    _timeouts(db, listener, action, rule)
+    edit = RouteEdit(message, rule, listener_idle=_listener_idle(db, listener))
+    timeout.native(edit)
     if (native := retry.native(rule)) is not None:
         action.retry_policy.CopyFrom(native)
-    edit = RouteEdit(message, rule, listener_idle=_listener_idle(db, listener))
     for feature, effective in rule_features(db, listener, route, rule):
         if feature.route is not None:
             feature.route(edit, effective)
@@ -330,27 +330,11 @@ def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> Non
     )
 
 
-def _timeouts(db: Db, listener: ListenerId, action: RouteAction, rule: HTTPRouteRule) -> None:
-    """The rule's own timeouts; a policy's are the ``timeout`` feature's."""
-    if rule.timeouts is None:
-        return
-    request = rule.timeouts.request
-    if rule.timeouts.backend_request is not None and rule.retry is None:
-        request = rule.timeouts.backend_request
-    if request is None:
-        return
-    length = milliseconds(request)
-    action.timeout.FromMilliseconds(length)
-    if not _listener_idle(db, listener):
-        # A stream must not be idled out before its request times out.
-        action.idle_timeout.FromMilliseconds(max(3_600_000, length) if length else 0)
-
-
 @query
 def _listener_idle(db: Db, listener: ListenerId) -> bool:
     policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
-    timeout: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
-    return timeout is not None and timeout.http is not None and timeout.http.stream_idle_timeout is not None
+    own: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
+    return own is not None and own.http is not None and own.http.stream_idle_timeout is not None
 
 
 def _finish(
