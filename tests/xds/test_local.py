@@ -70,3 +70,23 @@ def test_with_routing_to_services_the_fleet_is_its_service() -> None:
     [endpoint] = locality.lb_endpoints
     assert locality.locality.zone == ""
     assert endpoint.endpoint.address.socket_address.address == "10.96.0.7"
+
+
+def test_a_policy_that_routes_to_services_does_not_concern_the_fleet() -> None:
+    """It is about backends; Envoy still has to know its own zone."""
+    policy = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: BackendTrafficPolicy
+        metadata: {name: to-services, namespace: default}
+        spec:
+          targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]
+          routingType: Service
+    """
+    fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
+    core = Core(gateway(http("http")), policy, fleet)
+
+    found = local_assignment(core.db, EG)
+
+    assert found is not None
+    zones = [each.locality.zone for each in ClusterLoadAssignment.FromString(found.body).endpoints]
+    assert zones == ["a", "b"]

@@ -16,11 +16,10 @@ from moongate import names
 from moongate.api.base import Ref
 from moongate.api.core import Service
 from moongate.attach.backends import Target, endpoints
-from moongate.attach.gateways import on_host
+from moongate.attach.gateways import on_host, proxy
 from moongate.engine import query
 from moongate.store import Index, find, get
 from moongate.xds.clusters import add_endpoint, eds_cluster
-from moongate.xds.destinations import to_service
 from moongate.xds.metadata import metadata
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
@@ -68,7 +67,8 @@ def local_assignment(db: Db, gateway: Ref) -> XdsResource | None:
     if at is None:
         return None
     message = ClusterLoadAssignment(cluster_name=names.fleet(gateway))
-    found = endpoints(db, at, to_service(db, gateway))
+    # Not to_service: a policy is about backends, and the fleet is none.
+    found = endpoints(db, at, proxy(db, gateway).spec.routing_type == "Service")
     for zone in sorted({e.zone for e in found}):
         locality = message.endpoints.add()
         locality.locality.zone = zone
