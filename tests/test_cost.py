@@ -240,9 +240,9 @@ def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> N
     """Each route carries its retries, so each is built again: once, and nothing but routes is sent."""
     told = cost(many, retries(2))
 
-    assert {name: told.runs[name] for name in ("claims", "judgement")} == one("claims", "judgement")
+    assert told.runs["judgement"] == 1
     assert told.runs["route_pieces"] == 1_001
-    assert {"attachments", "applied", "endpoints", "route_status", "listener"}.isdisjoint(told.runs)
+    assert {"claims", "attachments", "applied", "endpoints", "route_status", "listener"}.isdisjoint(told.runs)
     assert told.put.keys() == {
         ("RouteConfiguration", "default/eg/http"),
         ("RouteConfiguration", "default/eg/https"),

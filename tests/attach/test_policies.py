@@ -144,4 +144,26 @@ def test_editing_what_a_policy_sets_disturbs_nobody_who_is_attached() -> None:
         applied(core.db, KIND, HTTP, SHOP, "pay")
         applied_to_listener(core.db, KIND, HTTP)
 
-    assert ran == {"claims": 1}
+    assert ran == {"_aims": 1}
+
+
+def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
+    """Nobody walks all routes to find that one more has the labels; nor if the policy's settings change."""
+    selector = "[{kind: HTTPRoute, matchLabels: {team: shop}}]"
+    core = Core(
+        gateway(http("http")),
+        *(route(f"r{n}", labels="{team: shop}") for n in range(200)),
+        policy("by-label", targetSelectors=selector),
+    )
+    before = targets(core.db, ref("by-label"))
+
+    core.apply(route("new", labels="{team: shop}"))
+    with core.ran() as came:
+        after = targets(core.db, ref("by-label"))
+    core.apply(policy("by-label", targetSelectors=selector, timeout="{http: {requestTimeout: 3s}}"))
+    with core.ran() as edited:
+        targets(core.db, ref("by-label"))
+
+    assert set(after) - set(before) == {Target(Ref("HTTPRoute", "default", "new"), "")}
+    assert came == dict.fromkeys(("targets", "selected", "labels", "granted", "_age"), 1)
+    assert edited == {"_aims": 1}

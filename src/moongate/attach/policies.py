@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from msgspec import Struct
+
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
@@ -31,7 +33,7 @@ from moongate.api.policy import PolicyTargetReference, PolicyTargetReferences, T
 from moongate.attach.grants import granted
 from moongate.attach.listeners import selects
 from moongate.engine import query
-from moongate.store import Index, find, shard
+from moongate.store import SHARDS, Index, find, shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +56,20 @@ class Target(NamedTuple):
 
     ref: Ref
     section: str
+
+
+class _Aims(Struct, frozen=True):
+    """What of a policy decides on its claims: its settings may change without anybody asking whose it is.
+
+    Args:
+        age: sorts the oldest first.
+        named: targets by reference, in the spec's order.
+        selectors: targets by labels.
+    """
+
+    age: tuple[str, str, str]
+    named: tuple[Target, ...]
+    selectors: tuple[TargetSelector, ...]
 
 
 class Applied(NamedTuple):
@@ -86,8 +102,8 @@ def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]
             yield (policy.KIND, given.kind, shard(str(target))), target
 
 
-def _by_kind(resource: Resource) -> Iterator[tuple[str, Ref]]:
-    yield resource.KIND, resource.ref
+def _by_kind(resource: Resource) -> Iterator[tuple[tuple[str, int], Ref]]:
+    yield (resource.KIND, shard(str(resource.ref))), resource.ref
 
 
 TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
@@ -97,7 +113,7 @@ SELECTORS: Index[Policy, Ref] = Index("policy-selectors", (), _by_selected_kind)
 TARGETED: Index[Policy, Ref] = Index("policy-targeted", (), _by_target_kind)
 """(policy kind, target kind, shard of the target) → targets that some policy names."""
 TARGETABLE: Index[Resource, Ref] = Index("policy-targetable", TARGET_KINDS, _by_kind)
-"""Target kind → all of it. Read only for policies with selectors."""
+"""(target kind, shard of the target) → all of it. Read only for policies with selectors."""
 
 
 @query
@@ -106,17 +122,13 @@ def claims(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
     told: list[tuple[tuple[str, str, str], int, str, Ref]] = []
     refs = {*find(db, TARGETS, (kind, target)), *find(db, SELECTORS, (kind, target.kind))}
     for ref in refs:
-        policy = _policy(db, ref)
-        if policy is None:
+        aims = _aims(db, ref)
+        if aims is None:
             continue
-        sections = [
-            t.section_name or ""
-            for t in _references(policy.spec)
-            if (t.kind, t.name) == (target.kind, target.name) and ref.namespace == target.namespace
-        ]
-        if "" not in sections and any(_selected(db, ref, s, target) for s in policy.spec.target_selectors):
+        sections = [t.section for t in aims.named if t.ref == target]
+        if "" not in sections and any(_picks(db, ref, s, target) for s in aims.selectors):
             sections.insert(0, "")
-        told += [(policy.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
+        told += [(aims.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
     return tuple((section, ref) for _, _, section, ref in sorted(told))
 
 
@@ -129,21 +141,30 @@ def holder(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
 @query
 def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
     """What a policy claims: by selector, the oldest target first, then by reference in the spec's order."""
-    found = _policy(db, policy)
-    if found is None:
+    aims = _aims(db, policy)
+    if aims is None:
         return ()
-    selected: list[tuple[tuple[str, str, str], Target]] = []
-    for selector in found.spec.target_selectors:
-        for ref in find(db, TARGETABLE, selector.kind):
-            if _selected(db, policy, selector, ref):
-                resource: Resource | None = db.read(ref)
-                selected.append((resource.age if resource is not None else ("", "", ""), Target(ref, "")))
-    named = [
-        Target(Ref(t.kind, policy.namespace, t.name), t.section_name or "")
-        for t in _references(found.spec)
-        if t.group == GATEWAY_GROUP
-    ]
-    return tuple(dict.fromkeys([t for _, t in sorted(selected)] + named))
+    parts = range(SHARDS) if aims.selectors else ()
+    chosen = sorted((_age(db, ref), Target(ref, "")) for part in parts for ref in selected(db, policy, part))
+    return tuple(dict.fromkeys([*(t for _, t in chosen), *aims.named]))
+
+
+@query
+def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
+    """What the selectors of a policy pick in one shard of its targets, sorted."""
+    aims = _aims(db, policy)
+    if aims is None:
+        return ()
+    return tuple(
+        sorted(
+            {
+                ref
+                for selector in aims.selectors
+                for ref in find(db, TARGETABLE, (selector.kind, part))
+                if _picks(db, policy, selector, ref)
+            }
+        )
+    )
 
 
 @query
@@ -207,13 +228,28 @@ def labels(db: Db, ref: Ref) -> tuple[tuple[str, str], ...] | None:
     return None if resource is None else tuple(sorted(resource.metadata.labels.items()))
 
 
-def _policy(db: Db, ref: Ref) -> Policy | None:
-    return db.read(ref)
+@query
+def _aims(db: Db, policy: Ref) -> _Aims | None:
+    found: Policy | None = db.read(policy)
+    if found is None:
+        return None
+    named = tuple(
+        Target(Ref(t.kind, policy.namespace, t.name), t.section_name or "")
+        for t in _references(found.spec)
+        if t.group == GATEWAY_GROUP
+    )
+    return _Aims(found.age, named, found.spec.target_selectors)
+
+
+@query
+def _age(db: Db, ref: Ref) -> tuple[str, str, str]:
+    resource: Resource | None = db.read(ref)
+    return ("", "", "") if resource is None else resource.age
 
 
 @query
 def _merges(db: Db, policy: Ref) -> bool:
-    found = _policy(db, policy)
+    found: Policy | None = db.read(policy)
     return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
 
 
@@ -221,7 +257,7 @@ def _references(spec: PolicyTargetReferences) -> tuple[PolicyTargetReference, ..
     return (spec.target_ref,) if spec.target_ref is not None else spec.target_refs
 
 
-def _selected(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
+def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
     if selector.group != GATEWAY_GROUP or selector.kind != target.kind:
         return False
     where = selector.namespaces

@@ -41,6 +41,7 @@ from moongate.attach.policies import (
     claims,
     holder,
     section_names,
+    selected,
     targets,
 )
 from moongate.attach.routes import attachments
@@ -52,7 +53,7 @@ from moongate.policies.http_listeners import port_conflict
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem
 from moongate.status.conditions import condition, told
-from moongate.store import SHARDS, find, shard
+from moongate.store import SHARDS, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -158,28 +159,13 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
 @query
 def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...]:
     """The routes of one shard that a Gateway takes and that policies of a kind target, sorted."""
-    routes = set(_selected_in(db, kind, part))
+    routes: set[Ref] = set()
     for route_kind in ROUTE_KINDS:
         routes.update(find(db, TARGETED, (kind, route_kind, part)))
+        for policy in find(db, SELECTORS, (kind, route_kind)):
+            routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
     overriding = (_override(db, kind, gateway, route) for route in sorted(routes))
     return tuple(override for override in overriding if override is not None)
-
-
-@query
-def _selected(db: Db, kind: str) -> tuple[tuple[Ref, ...], ...]:
-    """By shard, the routes that policies of a kind with selectors target."""
-    parts: list[set[Ref]] = [set() for _ in range(SHARDS)]
-    for route_kind in ROUTE_KINDS:
-        for policy in find(db, SELECTORS, (kind, route_kind)):
-            for target in targets(db, policy):
-                if target.ref.kind in ROUTE_KINDS:
-                    parts[shard(str(target.ref))].add(target.ref)
-    return tuple(tuple(sorted(part)) for part in parts)
-
-
-@query
-def _selected_in(db: Db, kind: str, part: int) -> tuple[Ref, ...]:
-    return _selected(db, kind)[part]
 
 
 class _Draft:
