@@ -213,6 +213,18 @@ def test_a_fault_of_no_single_route_does_not_go_on_for_ever() -> None:
     assert envoy.serves == {}
 
 
+def test_a_route_is_not_condemned_for_the_company_it_came_in() -> None:
+    """It is edited to and fro together with one that is refused, and taken each time."""
+    envoy = Refusing("/a", "/b")
+
+    for _ in range(30):
+        envoy.apply(0, "/x")
+        envoy.edit(1, REFUSED)
+        assert envoy.refused() == {1}
+        envoy.apply(0, "/a")
+        envoy.edit(1, "/b")
+
+
 def test_a_mended_route_is_served_and_no_longer_told() -> None:
     envoy = Refusing("/a", "/b")
     envoy.settle()

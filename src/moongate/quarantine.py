@@ -126,6 +126,8 @@ class RouteQuarantine:
         trial = self._trial(gateway, name)
         trial.good = self._world.route_parts(gateway, name)
         trial.good_version = acknowledged
+        # What is not kept out was taken just now: that it was among suspects before says nothing any more.
+        trial.tries = Counter({key: n for key, n in trial.tries.items() if key in trial.withheld})
         trial.released = False
         mended = trial.forget_mended()
         return trial.release() if trial.queue else mended
