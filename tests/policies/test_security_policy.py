@@ -11,7 +11,8 @@ from moongate.engine import Db
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
 from moongate.policies import judgement
-from moongate.policies.security_policy import SecurityPolicy, SecurityPolicySpec
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy, SecurityPolicySpec
+from moongate.problem import Problem
 from moongate.store import Store
 from tests.api.crds import differences
 
@@ -63,3 +64,21 @@ def test_a_protection_that_is_not_built_and_was_merged_in_refuses_too() -> None:
     narrow = SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS())
 
     assert failed(wide, narrow)
+
+
+def test_a_stand_in_for_a_manifest_with_faults_lets_nobody_pass() -> None:
+    """Neither where it holds itself, nor where a route's policy merges into it."""
+    metadata = ObjectMeta(name="wide", namespace="default")
+    fault = Problem("spec.cors.allowOriginz", "There is no field 'allowOriginz' here.")
+    wide = FaultySecurityPolicy(metadata=metadata, spec=SecurityPolicySpec(), faults=(fault,))
+    narrow = SecurityPolicy(
+        metadata=ObjectMeta(name="narrow", namespace="default"),
+        spec=SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS()),
+    )
+    db = Db()
+    Store(db, ()).apply({policy.ref: policy for policy in (wide, narrow)})
+
+    for judged in (judgement(db, WIDE, None), judgement(db, NARROW, WIDE)):
+        assert judged is not None
+        assert judged.failed
+        assert fault in judged.problems

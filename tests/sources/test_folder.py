@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.documents import Place
 from moongate.sources.folder import STDIN, Finding, Folder, Unreadable
 from tests.sources.manifests import backend, stream
@@ -451,3 +452,62 @@ def test_a_field_without_effect_is_told_where_it_stands() -> None:
     assert len(batch) == 1
     assert finding.severity == "warning"
     assert str(finding).startswith("proxy.yaml:5:18: EnvoyProxy default/custom: spec.mergeGateways:")
+
+
+LOCKED = Ref("SecurityPolicy", "default", "locked")
+ORIGINS = "cors: {allowOrigins: ['https://a.test']}"
+SLIP = "cors: {allowOriginz: ['https://a.test']}"
+
+
+def locked(settings: str, target: str = "kind: HTTPRoute, name: shop") -> str:
+    return f"""
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {{name: locked}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, {target}}}]
+  {settings}
+"""
+
+
+class TestSecurityPoliciesWithFaults:
+    """A slip in who may pass is not an open door, also where nothing good is known from before."""
+
+    def test_one_that_was_never_good_closes_what_it_targets(self) -> None:
+        folder = Folder()
+
+        closed = folder.update("a.yaml", locked(SLIP))[LOCKED]
+
+        assert isinstance(closed, FaultySecurityPolicy)
+        assert [ref.name for ref in closed.spec.target_refs] == ["shop"]
+        assert [fault.path for fault in closed.faults] == ["spec.cors.allowOriginz"]
+        assert only(folder).effect == "Requests that it is about are answered with 500 until this is mended."
+
+    def test_once_mended_it_is_what_it_says(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", locked(SLIP))
+
+        mended = folder.update("a.yaml", locked(ORIGINS))[LOCKED]
+
+        assert type(mended) is SecurityPolicy
+
+    def test_another_fault_is_told_in_place_of_the_first(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", locked(SLIP))
+
+        closed = folder.update("a.yaml", locked("basicAuth: {}"))[LOCKED]
+
+        assert isinstance(closed, FaultySecurityPolicy)
+        assert [fault.path for fault in closed.faults] == ["spec.basicAuth.users"]
+
+    def test_one_that_was_good_stays_as_it_was(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", locked(ORIGINS))
+
+        assert folder.update("a.yaml", locked(SLIP)) == {}
+
+    def test_where_the_target_is_at_fault_nobody_knows_what_to_close(self) -> None:
+        folder = Folder()
+
+        assert folder.update("a.yaml", locked(ORIGINS, target="kind: Backend, name: shop")) == {}
+        assert only(folder).effect == "It is not in force until this is mended."

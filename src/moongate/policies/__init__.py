@@ -23,7 +23,7 @@ from moongate.features import FEATURES
 from moongate.features.base import Effective, Feature
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
-from moongate.policies.security_policy import SecurityPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def judgement(db: Db, owner: Ref, parent: Ref | None) -> Judgement | None:
             faulty.append(feature.field)
             problems += [p.under(f"spec.{wire_names[feature.field]}") for p in found_here]
     problems += [fault.under("spec") for fault in faults]
+    for policy in (found, base):
+        problems += policy.faults if isinstance(policy, FaultySecurityPolicy) else ()
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += map(no_effect, unbuilt(structs.replace(found, spec=spec)))
     return Judgement(spec, owner, told.parent, own, tuple(problems), tuple(faulty))

@@ -14,6 +14,7 @@ from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
+from moongate.problem import Problem
 
 
 class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
@@ -81,3 +82,15 @@ class SecurityPolicy(Policy, frozen=True, kw_only=True):
     KIND: ClassVar[str] = "SecurityPolicy"
 
     spec: SecurityPolicySpec
+
+
+class FaultySecurityPolicy(SecurityPolicy, frozen=True, kw_only=True):
+    """Stands in for a manifest with faults that never was without: nobody passes where it holds.
+
+    Who may pass cannot be told from it, not even that nobody need be kept out; only its targets are sound.
+
+    Args:
+        faults: what is wrong with the manifest.
+    """
+
+    faults: tuple[Problem, ...]

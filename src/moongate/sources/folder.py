@@ -3,6 +3,7 @@
 Rules
 =====
 1. A faulty document keeps the last good state of its resource in force; the others of its file go on.
+   Where there is none, a SecurityPolicy that is never good lets nobody pass (``_closed``).
 2. A document that cannot be read at all could be any resource of its file: as long as one is there, nothing
    that the file once defined is taken out of force because it is missing.
 3. Of two definitions of one resource the one that was in force first stays; the other is an error that names
@@ -32,6 +33,7 @@ from moongate.api import admission
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
 from moongate.sources import documents
 from moongate.sources.documents import Chunk, Malformed, Place
@@ -292,18 +294,13 @@ class Folder:
             return None
         if len(known) > 1:
             known = sorted(known, key=self._order)
-        if before is None:
-            chosen = next((d for d in known if d.entry.resource is not None), None)
-        else:
-            # The file that it came from, and in it the text that it came from, go first.
-            chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
-            if chosen.file != before.file:
-                chosen = min(known, key=lambda d: d.entry.resource != before.resource)
-        if chosen is None:
-            return None
-        if chosen.entry.resource is None:
-            return _Held(before.resource, chosen.file) if before is not None else None
-        return _Held(chosen.entry.resource, chosen.file)
+        if before is None or isinstance(before.resource, FaultySecurityPolicy):
+            return _first(known)
+        # The file that it came from, and in it the text that it came from, go first.
+        chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
+        if chosen.file != before.file:
+            chosen = min(known, key=lambda d: d.entry.resource != before.resource)
+        return _Held(chosen.entry.resource or before.resource, chosen.file)
 
     def _order(self, definition: _Definition) -> tuple[str, int, int]:
         file = self._files[definition.file]
@@ -347,6 +344,8 @@ class Folder:
         held = self._held.get(ref)
         if held is None:
             return "It is not in force until this is mended."
+        if isinstance(held.resource, FaultySecurityPolicy):
+            return "Requests that it is about are answered with 500 until this is mended."
         if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
             return ""
         return "Its last good state stays in force."
@@ -388,6 +387,17 @@ CONFIGURATION = Ref(EnvoyGateway.KIND, "", "")
 """Stands for the configuration among resources; there can be one only."""
 
 
+def _first(known: Iterable[_Definition]) -> _Held | None:
+    """What is to be in force of definitions none of which is: one without faults, else what stands in."""
+    held: _Held | None = None
+    for definition in known:
+        if definition.entry.resource is not None:
+            return _Held(definition.entry.resource, definition.file)
+        if definition.entry.closed is not None:
+            held = held or _Held(definition.entry.closed, definition.file)
+    return held
+
+
 # --- what a text says -----------------------------------------------------------------------------
 
 
@@ -399,6 +409,7 @@ class _Entry(Struct, frozen=True, eq=False):
         ref: the resource whose state this decides; None for what is no resource to us.
         resource: None when there are faults.
         named: the name to show.
+        closed: what is in force instead of a SecurityPolicy with faults that has no last good state.
     """
 
     at: str
@@ -407,6 +418,7 @@ class _Entry(Struct, frozen=True, eq=False):
     problems: tuple[Problem, ...] = ()
     severity: Severity = "error"
     named: Ref | None = None
+    closed: FaultySecurityPolicy | None = None
 
 
 class _Document:
@@ -541,7 +553,8 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[_Ent
     named = Ref(kind, within, name) if isinstance(name, str) and isinstance(within, str) and name else None
     if found is not None:
         resource, problems = admission.admit(document, KINDS, namespace=namespace)
-        yield _Entry(at, named, resource, problems, "error", named)
+        closed = _closed(document, problems, namespace) if resource is None else None
+        yield _Entry(at, named, resource, problems, "error", named, closed)
         if resource is not None:
             yield from _without_effect(at, resource, named)
     elif (group, kind) == (EnvoyGateway.GROUP, EnvoyGateway.KIND):
@@ -566,6 +579,23 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[_Ent
             "kind", f"A gateway has no use for a {kind} of {version}: it is passed over.", "Ignored"
         )
         yield _Entry(at, None, None, (problem,), "info", named)
+
+
+def _closed(
+    document: dict[str, Any], faults: tuple[Problem, ...], namespace: str
+) -> FaultySecurityPolicy | None:
+    """A stand-in for a SecurityPolicy with faults, so that they are not an open door; None for other kinds.
+
+    Also None where the fault is in what it targets: nobody knows then what to close.
+    """
+    if document.get("kind") != SecurityPolicy.KIND or not isinstance(document.get("spec"), dict):
+        return None
+    spec = cast("dict[str, Any]", document["spec"])
+    targets = {name: spec[name] for name in ("targetRef", "targetRefs", "targetSelectors") if name in spec}
+    sound = admission.admit(document | {"spec": targets}, KINDS, namespace=namespace).resource
+    if not isinstance(sound, SecurityPolicy):
+        return None
+    return FaultySecurityPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)
 
 
 def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[_Entry]:
