@@ -187,6 +187,15 @@ async def test_the_client_is_whom_the_trusted_proxies_name(site: Site) -> None:
     assert got.header("x-seen") == "1.2.3.4"
 
 
+async def test_without_trusted_proxies_nobody_can_say_who_the_client_is(site: Site) -> None:
+    """With 0 of them, the header is the client's own word."""
+    port = await listening(site, "nohops", "clientIPDetection: {xForwardedFor: {numTrustedHops: 0}}")
+
+    got = await site.reached("nohops.test", port=port, headers={"x-forwarded-for": "1.2.3.4"})
+
+    assert got.header("x-seen") == "127.0.0.1"
+
+
 async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_403(site: Site) -> None:
     port = await listening(
         site, "custom", "clientIPDetection: {customHeader: {name: x-client, failClosed: true}}"

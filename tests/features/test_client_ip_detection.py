@@ -50,12 +50,24 @@ def header(settings: CustomHeaderExtensionSettings) -> CustomHeaderConfig:
     return config
 
 
-@pytest.mark.parametrize(("hops", "besides"), [(0, 0), (1, 0), (2, 1)])
+@pytest.mark.parametrize(("hops", "besides"), [(1, 0), (2, 1)])
 def test_envoy_counts_the_proxies_besides_the_one_that_connected(hops: int, besides: int) -> None:
     config = xff(XForwardedForSettings(num_trusted_hops=hops))
 
     assert config.xff_num_trusted_hops == besides
     assert not config.HasField("xff_trusted_cidrs")
+
+
+@pytest.mark.parametrize("disabled", [None, True])
+def test_without_a_trusted_proxy_the_header_is_not_believed(disabled: bool | None) -> None:
+    """Envoy's extension cannot be told so: it trusts one proxy at least."""
+    settings = XForwardedForSettings(num_trusted_hops=0, disable_x_forwarded_for_append=disabled)
+
+    hcm = edited(ClientIPDetectionSettings(x_forwarded_for=settings))
+
+    assert hcm.use_remote_address.value
+    assert list(hcm.original_ip_detection_extensions) == []
+    assert hcm.skip_xff_append is bool(disabled)
 
 
 def test_proxies_may_be_known_by_their_addresses() -> None:

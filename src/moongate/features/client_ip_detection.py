@@ -40,7 +40,8 @@ class XForwardedForSettings(Model, frozen=True, kw_only=True):
     )
 
     num_trusted_hops: Int32 | None = None
-    """How many proxies stand before this gateway: the client is the Nth address from the right."""
+    """How many proxies stand before this gateway: the client is the Nth address from the right; with 0, who
+    connected."""
     trusted_cidrs: Annotated[tuple[CIDR, ...], Meta(min_length=1)] | None = field(
         default=None, name="trustedCIDRs"
     )
@@ -99,12 +100,15 @@ def check(db: Db, detection: Effective[ClientIPDetectionSettings]) -> Iterator[P
 
 def _listener(edit: ListenerEdit, detection: Effective[ClientIPDetectionSettings]) -> None:
     spec = detection.value
+    xff = spec.x_forwarded_for
     if spec.custom_header is not None:
         _extension(edit, "custom_header", _custom_header(spec.custom_header))
-    elif spec.x_forwarded_for is not None:
-        _extension(edit, "xff", _xff(spec.x_forwarded_for))
+    elif xff is not None and xff.num_trusted_hops != 0:
+        _extension(edit, "xff", _xff(xff))
     else:
+        # Envoy's extension trusts one proxy at least, so without any it is not asked.
         edit.hcm.use_remote_address.value = True
+        edit.hcm.skip_xff_append = xff is not None and bool(xff.disable_x_forwarded_for_append)
 
 
 def _extension(edit: ListenerEdit, name: str, config: CustomHeaderConfig | XffConfig) -> None:
@@ -130,7 +134,7 @@ def _xff(spec: XForwardedForSettings) -> XffConfig:
         block = _block(cidr)
         assert block is not None, "check has parsed every block"
         config.xff_trusted_cidrs.cidrs.append(block)
-    if spec.num_trusted_hops:
+    if spec.num_trusted_hops is not None:
         # Envoy counts the proxies besides the one that connected.
         config.xff_num_trusted_hops = spec.num_trusted_hops - 1
     return config
