@@ -66,7 +66,7 @@ async def test_a_preflight_is_answered_by_the_filter_of_a_rule(site: Site) -> No
 
 
 async def test_a_password_is_asked_for(site: Site) -> None:
-    users = m.secret("users", _htpasswd=htpasswd(ann="secret"))
+    users = m.secret("users", _htpasswd="# people: who may\r\n\r\n" + htpasswd(ann="secret"))
     basic = "basicAuth: {users: {name: users}, forwardUsernameHeader: x-user}"
     await site.apply(m.route("basic", f"[{{{m.to('one')}}}]"), users, on("HTTPRoute/basic", "basic", basic))
 

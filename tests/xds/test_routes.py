@@ -180,6 +180,32 @@ def test_timeouts_of_a_rule_hold_and_an_idle_stream_outlives_them(
     assert {key: found[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(("neighbour", "idle"), [((), ""), ((http("other", hostname="b.test"),), "3600s")])
+def test_only_a_listeners_policy_in_force_keeps_an_idle_stream_its_own(
+    neighbour: tuple[str, ...], idle: str
+) -> None:
+    """A policy for one of several listeners of a port is refused, and so is its stream idle timeout."""
+    policy = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: ClientTrafficPolicy
+        metadata: {name: web, namespace: default}
+        spec:
+          targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg, sectionName: web}]
+          timeout: {http: {streamIdleTimeout: 9m}}
+    """
+    parent = "{name: eg, namespace: default, sectionName: web}"
+    core = Core(
+        gateway(http("web", hostname="a.test"), *neighbour),
+        service(),
+        policy,
+        http_route(rule("timeouts: {request: 10m}"), parent=parent),
+    )
+
+    [route] = [r for host in table(core).virtual_hosts for r in host.routes]
+
+    assert as_dict(route.route).get("idle_timeout", "") == idle
+
+
 def test_retries_of_a_rule_are_its_own() -> None:
     [route] = sent(core_of(rule("{retry: {attempts: 4}, timeouts: {request: 5s, backendRequest: 2s}}")))
 

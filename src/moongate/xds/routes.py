@@ -333,7 +333,9 @@ def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> Non
 @query
 def _listener_idle(db: Db, listener: ListenerId) -> bool:
     policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
-    own: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
+    if policy is None or port_conflict(db, listener) is not None:
+        return False
+    own: Any = getattr(policy.spec, "timeout", None)
     return own is not None and own.http is not None and own.http.stream_idle_timeout is not None
 
 
