@@ -3,7 +3,7 @@
 Rules
 =====
 1. A faulty document keeps the last good state of its resource in force; the others of its file go on.
-   Where there is none, a SecurityPolicy that is never good lets nobody pass (``_closed``).
+   Where there is none, a SecurityPolicy lets nobody pass (``_closed``).
 2. A document that cannot be read at all could be any resource of its file: as long as one is there, nothing
    that the file once defined is taken out of force because it is missing.
 3. Of two definitions of one resource the one that was in force first stays; the other is an error that names
