@@ -214,7 +214,7 @@ def test_a_fault_of_no_single_route_does_not_go_on_for_ever() -> None:
 
 
 def test_a_route_is_not_condemned_for_the_company_it_came_in() -> None:
-    """It is edited to and fro together with one that is refused, and taken each time."""
+    """It goes back and forth together with one that is refused, and taken each time."""
     envoy = Refusing("/a", "/b")
 
     for _ in range(30):
