@@ -44,3 +44,26 @@ async def test_an_envoy_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     async with Admin(tmp_path / "none.sock") as admin:
         with pytest.raises(httpx.TransportError):
             await admin.live()
+
+
+@pytest.mark.envoy
+async def test_log_levels_are_set_by_component(run: RunDirectory) -> None:
+    """Those that are no longer named fall back to the level of all others."""
+    async with asyncio.timeout(DEADLINE_S), envoy(run) as process:
+        await process.ready()
+        async with Admin(run.envoy("default/eg").admin) as admin:
+            await admin.set_log_levels({"default": "error", "http": "debug", "upstream": "warn"})
+            before = await _log_levels(run)
+            await admin.set_log_levels({"http": "info"})
+            after = await _log_levels(run)
+
+    assert (before["http"], before["upstream"], before["main"]) == ("debug", "warning", "error")
+    assert (after["http"], after["upstream"], after["main"]) == ("info", "warning", "warning")
+
+
+async def _log_levels(run: RunDirectory) -> dict[str, str]:
+    transport = httpx.AsyncHTTPTransport(uds=str(run.envoy("default/eg").admin))
+    async with httpx.AsyncClient(transport=transport) as client:
+        told = (await client.post("http://envoy/logging")).text
+    lines = (line.strip().partition(": ") for line in told.splitlines()[1:])
+    return {name: level for name, _, level in lines}

@@ -21,7 +21,7 @@ import pytest
 import structlog
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from moongate.infra.bootstrap import bootstrap
+from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.process import EnvoyFailedError, State
 from moongate.infra.rundir import RunDirectory
 from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
@@ -119,6 +119,39 @@ async def test_an_envoy_that_cannot_run_is_told_with_its_own_words(run: RunDirec
 
         assert process.state is State.FAILED
         assert process.restarts == 0
+
+
+@pytest.mark.slow
+async def test_other_options_hold_from_the_next_start(run: RunDirectory) -> None:
+    """Also those that Envoy would take at once, if it has just ended."""
+    async with envoy(run) as process:
+        await process.ready()
+        first = process.pid
+        assert first is not None
+        await process.configure(EnvoyOptions(concurrency=2, log_levels={"http": "info"}))
+
+        os.kill(first, signal.SIGKILL)
+        await process.until(lambda: process.pid not in {None, first} and process.state is State.READY)
+
+        assert process.pid is not None
+        command = psutil.Process(process.pid).cmdline()
+    assert command[command.index("--concurrency") + 1] == "2"
+    assert command[command.index("--component-log-level") + 1] == "http:info"
+
+
+async def test_options_that_envoy_refuses_are_not_kept(run: RunDirectory) -> None:
+    """It could not be started again with them."""
+    async with envoy(run) as process:
+        await process.ready()
+        first = process.pid
+        assert first is not None
+        with pytest.raises(httpx.HTTPStatusError):
+            await process.configure(EnvoyOptions(concurrency=1, log_levels={"nosuch": "info"}))
+
+        os.kill(first, signal.SIGKILL)
+        await process.until(lambda: process.pid not in {None, first} and process.state is State.READY)
+
+    assert process.restarts == 1
 
 
 async def test_several_envoys_run_side_by_side(run: RunDirectory) -> None:

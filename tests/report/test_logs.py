@@ -28,7 +28,7 @@ def _restored() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
 
 
 def test_elsewhere_than_in_a_terminal_an_event_is_a_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = json.loads(logged(monkeypatch, terminal=False))
+    told = json.loads(logged(monkeypatch, terminal=False).splitlines()[-1])
 
     assert told["event"] == "envoy.ready"
     assert told["level"] == "info"
@@ -59,14 +59,20 @@ def test_details_are_told_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "detail" in logged(monkeypatch, terminal=False, debug=True)
 
 
+def test_envoy_tells_as_much_as_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its level is set in the EnvoyProxy; whoever asks for debug there wants to see it."""
+    assert "asked for" in logged(monkeypatch, terminal=False)
+
+
 def logged(
     monkeypatch: pytest.MonkeyPatch, *, terminal: bool, form: LogFormat = "auto", debug: bool = False
 ) -> str:
-    """What two events become on standard error."""
+    """What three events become on standard error."""
     stream = Stream(terminal=terminal)
     monkeypatch.setattr("sys.stderr", stream)
     configure(form, debug=debug)
     log = structlog.get_logger("test")
     log.debug("detail")
+    log.debug("envoy.log", message="asked for")
     log.info("envoy.ready", gateway="default/web")
     return stream.getvalue()

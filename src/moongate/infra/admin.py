@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -44,6 +45,19 @@ class Admin:
     async def live(self) -> bool:
         """Whether Envoy serves: it has had its first listeners and clusters, and warmed them."""
         return (await self._client.get("/ready")).is_success
+
+    async def set_log_levels(self, levels: Mapping[str, str]) -> None:
+        """Log from now on as much as this says, by component; ``default`` is the level of all others.
+
+        Raises ``httpx.HTTPStatusError`` when it knows no such component; its text says so.
+        """
+        # The command line knows "warn", this does not.
+        given = {name: "warning" if level == "warn" else level for name, level in levels.items()}
+        settings = [{"level": given.pop("default", "warning")}]
+        if given:
+            settings.append({"paths": ",".join(f"{name}:{level}" for name, level in given.items())})
+        for setting in settings:
+            (await self._client.post("/logging", params=setting)).raise_for_status()
 
     async def drain(self) -> None:
         """Stop taking connections; ask those that are there to end after their request.

@@ -29,13 +29,14 @@ _LEVELS = {
     "critical": "critical",
 }
 
-# True, but said elsewhere and better, or of no use to a reader: shown at debug.
+# True, but said elsewhere and better, or of no use to a reader: left out.
 _NOISE = (
     # Our own SIGTERM.
     ("main", re.compile(r"caught ENVOY_SIGTERM")),
     # A NACK: the stream's other end tells it, with the resources concerned.
     ("config", re.compile(r"(gRPC|delta) config for \S+ rejected")),
     ("config", re.compile(r"listener '.*' failed to bind")),
+    ("upstream", re.compile(r"lds: listener '.*' config rejected")),
 )
 # More than this without an end is no entry; it is passed on as it is.
 _MOST_BYTES = 1 << 20
@@ -65,7 +66,7 @@ class LogFolder:
             if end < 0:
                 self._rest = self._rest[begin:]
                 break
-            yield self._entry(self._rest[begin + 1 : end])
+            yield from self._entry(self._rest[begin + 1 : end])
             self._rest = self._rest[end + len(_END) :]
         if len(self._rest) > _MOST_BYTES:
             yield from self.end()
@@ -75,12 +76,11 @@ class LogFolder:
         rest, self._rest = self._rest.lstrip(_BEGIN), b""
         yield from self._outside(rest)
 
-    def _entry(self, raw: bytes) -> Entry:
+    def _entry(self, raw: bytes) -> Iterator[Entry]:
         level, component, message = [*raw.decode(errors="replace").split(_FIELD.decode(), 2), "", ""][:3]
         self._last = message
-        if any(component == name and pattern.search(message) for name, pattern in _NOISE):
-            return Entry("debug", component, message)
-        return Entry(_LEVELS.get(level, "info"), component, message)
+        if not any(component == name and pattern.search(message) for name, pattern in _NOISE):
+            yield Entry(_LEVELS.get(level, "info"), component, message)
 
     def _outside(self, raw: bytes) -> Iterator[Entry]:
         # Envoy ends a parse error with two pages of its arguments.

@@ -96,7 +96,7 @@ class EnvoyProcess:
         binary: what to run.
         files: where its files are; they are written at the start and removed at the end.
         bootstrap: what it starts with; its admin address is ``files.admin``.
-        options: arguments, and how long to drain.
+        options: arguments, and how long to drain; ``configure`` changes them.
         access_log: takes whole lines of Envoy's standard output; must not block.
         backoff: pauses between restarts.
         moved: called when ``state`` has changed.
@@ -161,12 +161,31 @@ class EnvoyProcess:
         """
         await self.until(lambda: self.state in {State.READY, State.FAILED, State.STOPPED})
         if self.state is not State.READY:
-            raise EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.last_words}".strip())
+            raise self.failure()
+
+    def failure(self) -> EnvoyFailedError:
+        """Why it does not run, as an error."""
+        return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.last_words}".strip())
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim`` holds; it is asked again whenever the state has changed."""
         while not claim():
             await self._changed.wait()
+
+    async def configure(self, options: EnvoyOptions) -> None:
+        """Take other options: log levels hold as soon as it serves, the rest from the next start of Envoy on.
+
+        Raises:
+            EnvoyFailedError: it never will serve.
+            httpx.HTTPStatusError: Envoy knows no such component; it keeps the options that it had.
+        """
+        if options.log_levels != self._options.log_levels:
+            await self.ready()
+            # An Envoy that ends just now takes them with its next start.
+            with suppress(httpx.TransportError):
+                async with Admin(self._files.admin) as admin:
+                    await admin.set_log_levels(options.log_levels)
+        self._options = options
 
     def hurry(self) -> None:
         """Let a drain that is under way, or is to come, end at once."""
@@ -309,8 +328,7 @@ class EnvoyProcess:
         if level in {"error", "critical"} or component == "stderr":
             self.last_words = message
         if self.state is State.DRAINING and level == "warning":
-            # What breaks when a gateway ends is its streams.
-            level = "debug"
+            return  # What breaks when a gateway ends is its streams.
         getattr(self._log, level)("envoy.log", component=component, message=message)
 
     def _enter(self, state: State) -> None:
