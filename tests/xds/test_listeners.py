@@ -14,6 +14,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from google.protobuf.json_format import MessageToDict
 
+from moongate.attach.gateways import BIND
 from moongate.xds.listeners import listener, listener_names
 from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
 
@@ -160,6 +161,17 @@ def test_dual_stack_listens_on_both_families() -> None:
 
     assert (address.address, address.ipv4_compat) == ("::", True)
     assert listener_names(core.db, EG)[0] == "envoy-gateway-proxy-ready-::-19003"
+
+
+def test_a_listener_takes_all_addresses_that_it_is_opened_on() -> None:
+    core = Core(gateway(http("web"), addresses=[{"value": "192.0.2.7"}, {"value": "2001:db8::7"}]))
+    core.db.put(BIND, "localhost")
+
+    message = sent(core, "default/eg/web")
+
+    first, second = message.address, message.additional_addresses[0].address
+    assert (first.socket_address.address, first.socket_address.port_value) == ("192.0.2.7", 10080)
+    assert (second.socket_address.address, second.socket_address.port_value) == ("2001:db8::7", 10080)
 
 
 PROXY = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "both"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import cel
 from msgspec import Struct, structs
@@ -18,7 +18,7 @@ from moongate.problem import Problem
 from moongate.store import Index, find, get
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from moongate.engine import Db
 
@@ -26,6 +26,11 @@ LAPTOP_CLASS = "moongate"
 """A GatewayClass that a laptop has without its being defined: a Gateway and a route are enough there."""
 CONFIG = "config"
 """The cell of the EnvoyGateway configuration."""
+BIND = "bind"
+"""The cell of where listeners are opened: an IP address or ``LOCALHOST``; ``None`` is everywhere."""
+ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless told otherwise
+LOCALHOST = "localhost"
+"""This machine alone, unless a Gateway's ``spec.addresses`` name where it is to be opened."""
 
 
 def _by_controller(given: GatewayClass) -> Iterator[tuple[str, Ref]]:
@@ -93,6 +98,21 @@ def managed(db: Db, gateway: Ref) -> bool:
     return found is not None and Ref(GatewayClass.KIND, "", found.spec.gateway_class_name) in managed_classes(
         db
     )
+
+
+@query
+def bind_addresses(db: Db, gateway: Ref) -> tuple[str, ...]:
+    """The addresses that a Gateway's listeners are opened on, at least one."""
+    bind: str | None = db.read(BIND)
+    family = proxy(db, gateway).spec.ip_family
+    if bind is None or bind == ALL_IPV4:
+        return (ALL_IPV6 if family in ("IPv6", "DualStack") else ALL_IPV4,)
+    if bind != LOCALHOST:
+        return (bind,)
+    found = get(db, Gateway, gateway)
+    asked = found.spec.addresses if found is not None else ()
+    own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
+    return own or _LOOPBACKS[family]
 
 
 class Proxy(Struct, frozen=True):
@@ -200,6 +220,15 @@ def access_log_problem(db: Db, gateway: Ref) -> Problem | None:
                 told = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
                 return Problem(path, told, "InvalidParameters")
     return None
+
+
+_LOOPBACKS: Final[Mapping[str | None, tuple[str, ...]]] = {
+    None: ("127.0.0.1",),
+    "IPv4": ("127.0.0.1",),
+    "IPv6": ("::1",),
+    "DualStack": ("127.0.0.1", "::1"),
+}
+"""By ``ipFamily``. Without one IPv4 alone: a machine, and a container even more, may be without IPv6."""
 
 
 def _of_gateway(db: Db, gateway: Gateway) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:

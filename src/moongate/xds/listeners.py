@@ -23,7 +23,7 @@ from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, ListenerFilter
-from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.listener.v3.listener_pb2 import AdditionalAddress, Listener
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -48,7 +48,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate import names
-from moongate.attach.gateways import managed, on_host, proxy, rejection
+from moongate.attach.gateways import ALL_IPV6, bind_addresses, managed, on_host, proxy, rejection
 from moongate.attach.listeners import EnvoyListener, envoy_listeners, listener_at
 from moongate.engine import query
 from moongate.features.base import ListenerEdit
@@ -95,9 +95,13 @@ def listener(db: Db, gateway: Ref, name: str) -> XdsResource | None:
 
 
 def _listener(db: Db, gateway: Ref, envoy: EnvoyListener) -> Listener:
+    first, *others = (
+        _address(db, gateway, host, envoy.container_port) for host in bind_addresses(db, gateway)
+    )
     message = Listener(
         name=envoy.name,
-        address=_address(db, gateway, envoy.container_port),
+        address=first,
+        additional_addresses=[AdditionalAddress(address=other) for other in others],
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         # Accepted connections are spread over the workers, instead of one worker taking a burst.
         max_connections_to_accept_per_socket_event=UInt32Value(value=1),
@@ -222,15 +226,9 @@ def _over_ads() -> ConfigSource:
     )
 
 
-def _address(db: Db, gateway: Ref, port: int) -> Address:
-    family = proxy(db, gateway).spec.ip_family
-    return Address(
-        socket_address=SocketAddress(
-            address="::" if family in ("IPv6", "DualStack") else "0.0.0.0",  # noqa: S104 - a gateway faces all
-            port_value=port,
-            ipv4_compat=family == "DualStack",
-        )
-    )
+def _address(db: Db, gateway: Ref, host: str, port: int) -> Address:
+    both = host == ALL_IPV6 and proxy(db, gateway).spec.ip_family == "DualStack"
+    return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=both))
 
 
 def _logs(encoded: tuple[bytes, ...]) -> list[AccessLog]:
@@ -239,8 +237,7 @@ def _logs(encoded: tuple[bytes, ...]) -> list[AccessLog]:
 
 @query
 def _readiness_name(db: Db, gateway: Ref) -> str:
-    address = _address(db, gateway, READINESS_PORT).socket_address
-    return f"envoy-gateway-proxy-ready-{address.address}-{address.port_value}"
+    return f"envoy-gateway-proxy-ready-{bind_addresses(db, gateway)[0]}-{READINESS_PORT}"
 
 
 def _readiness(db: Db, gateway: Ref, name: str) -> Listener:
@@ -263,7 +260,7 @@ def _readiness(db: Db, gateway: Ref, name: str) -> Listener:
     )
     message = Listener(
         name=name,
-        address=_address(db, gateway, READINESS_PORT),
+        address=_address(db, gateway, bind_addresses(db, gateway)[0], READINESS_PORT),
         filter_chains=[FilterChain(filters=[Filter(name=HCM, typed_config=packed(hcm))])],
         bypass_overload_manager=True,
     )
