@@ -9,7 +9,14 @@ import pytest
 
 from moongate.api.base import Condition, Ref
 from moongate.api.gateway import Gateway
-from moongate.status.gateways import Facts, class_status, gateway_status, live, proxy_status
+from moongate.status.gateways import (
+    Facts,
+    RefusedListener,
+    class_status,
+    gateway_status,
+    live,
+    proxy_status,
+)
 from tests.core import EG, Core, gateway, http, https, read
 
 CLASS = Ref("GatewayClass", "", "eg")
@@ -199,3 +206,23 @@ def test_sixteen_addresses_are_listed() -> None:
     told = live(status, spec, Facts(serving=1, addresses=tuple(f"10.0.0.{n}" for n in range(20))))
 
     assert len(told.addresses) == 16
+
+
+def test_a_listener_that_envoy_refuses_is_valid_and_not_programmed() -> None:
+    """The one beside it is: a port that is taken is no fault of the others."""
+    text = gateway(http("web"), http("other", port=81))
+    core = Core(text)
+    status = gateway_status(core.db, EG)
+    [spec] = read(text)
+    assert status is not None
+    assert isinstance(spec, Gateway)
+    refused = RefusedListener("other", "PortUnavailable", "Port 81 is taken.")
+
+    web, other = live(status, spec, msgspec.structs.replace(UP, refused_listeners=(refused,))).listeners
+
+    assert verdicts(web.conditions)["Programmed"] == "Programmed"
+    assert verdicts(other.conditions) == {
+        "Accepted": "Accepted",
+        "Programmed": "!PortUnavailable",
+        "ResolvedRefs": "ResolvedRefs",
+    }

@@ -4,7 +4,8 @@ Theory of operation
 ===================
 The core tells statuses without times and without knowing whether an Envoy runs. Here both are added:
 facts about fleets are laid over the statuses of their Gateways and of the routes behind a refusal, and each
-condition gets the time at which its ``status`` last moved. Documents are kept, so that asking costs nothing.
+condition gets the time at which its ``status`` last moved. Documents are kept, so that asking costs nothing;
+``turns`` tells which conditions turned bad or well again, for the log.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from msgspec import structs
 
 from moongate.api.base import Condition, Ref
 from moongate.api.gateway import Gateway
+from moongate.report.troubles import Troubles
 from moongate.status.conditions import condition
 from moongate.status.gateways import Facts, GatewayStatus, live
 from moongate.status.routes import RouteStatus
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Resource
     from moongate.quarantine import Refusal
+    from moongate.report.troubles import Turn
 
 NO_FACTS = Facts(serving=0)
 
@@ -52,6 +55,7 @@ class Statuses:
         self._facts: dict[Ref, Facts] = {}
         self._refusals: dict[Ref, list[str]] = {}
         self._documents: dict[Ref, dict[str, Any]] = {}
+        self._troubles = Troubles()
 
     def update(self, statuses: Mapping[Ref, Struct | None]) -> None:
         """Take what the core says anew; ``None`` where it has nothing to say any more."""
@@ -59,6 +63,7 @@ class Statuses:
             if status is None:
                 self._core.pop(ref, None)
                 self._documents.pop(ref, None)
+                self._troubles.forget(ref)
             else:
                 self._core[ref] = status
                 self._render(ref)
@@ -84,13 +89,19 @@ class Statuses:
         """One of them."""
         return self._documents.get(ref)
 
+    def turns(self) -> list[Turn]:
+        """Conditions that turned bad, or well again, since this was last asked."""
+        return self._troubles.turns()
+
     def _render(self, ref: Ref) -> None:
         resource = self._resources.get(ref)
         if resource is None:
             return
         kind = type(resource)
+        overlaid = self._overlaid(ref, resource, self._core[ref])
+        self._troubles.look(ref, resource, overlaid)
         # By way of JSON: to_builtins would leave tuples, which are not what a document has.
-        status = msgspec.json.decode(msgspec.json.encode(self._overlaid(ref, resource, self._core[ref])))
+        status = msgspec.json.decode(msgspec.json.encode(overlaid))
         before = self._documents.get(ref)
         _stamp(status, before["status"] if before is not None else None, self._clock())
         metadata: dict[str, Any] = {"name": ref.name}

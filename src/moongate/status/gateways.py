@@ -11,7 +11,7 @@ Source: Gateway API, ``GatewayStatus``; Envoy Gateway, ``EnvoyProxyStatus``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -99,6 +99,20 @@ class EnvoyProxyStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     ancestors: tuple[ProxyAncestor, ...]
 
 
+class RefusedListener(NamedTuple):
+    """A listener that Envoy did not take.
+
+    Args:
+        name: of the listener.
+        reason: of its condition: ``PortUnavailable`` when its port cannot be bound, else ``Invalid``.
+        message: why.
+    """
+
+    name: str
+    reason: str
+    message: str
+
+
 class Facts(Struct, frozen=True, kw_only=True):
     """What is known of a Gateway's Envoys.
 
@@ -107,12 +121,14 @@ class Facts(Struct, frozen=True, kw_only=True):
         wanted: Envoys that there should be.
         addresses: where they are reached.
         refusals: what Envoy said of configuration or ports that it did not take; the last good one is served.
+        refused_listeners: the listeners among them.
     """
 
     serving: int
     wanted: int = 1
     addresses: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    refused_listeners: tuple[RefusedListener, ...] = ()
 
 
 @query
@@ -195,6 +211,8 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
 def live(status: GatewayStatus, spec: Gateway, facts: Facts) -> GatewayStatus:
     """A Gateway's status with what is known of its Envoys: addresses, ``Accepted`` and ``Programmed``.
 
+    A listener that Envoy did not take is valid, and not programmed.
+
     Args:
         status: what the translation knows.
         spec: the Gateway that it is about.
@@ -208,6 +226,17 @@ def live(status: GatewayStatus, spec: Gateway, facts: Facts) -> GatewayStatus:
         status,
         addresses=tuple(Address(value=a) for a in facts.addresses[:MAX_ADDRESSES]),
         conditions=tuple(given.values()),
+        listeners=tuple(_as_taken(each, facts, generation) for each in status.listeners),
+    )
+
+
+def _as_taken(listener: ListenerStatus, facts: Facts, generation: int) -> ListenerStatus:
+    refused = next((r for r in facts.refused_listeners if r.name == listener.name), None)
+    if refused is None:
+        return listener
+    told = condition("Programmed", "False", refused.reason, refused.message, generation)
+    return structs.replace(
+        listener, conditions=tuple(told if c.type == "Programmed" else c for c in listener.conditions)
     )
 
 

@@ -1,0 +1,120 @@
+"""What statuses tell of trouble, each at the field that it is about.
+
+Source: Gateway API, types and reasons of conditions; the reference for those that it adds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from msgspec import Struct
+
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.problem import Problem
+from moongate.status.gateways import GatewayStatus
+from moongate.status.policies import PolicyStatus
+from moongate.status.routes import RouteStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from moongate.api.base import Condition, Resource
+
+T = TypeVar("T")
+
+Severity = Literal["error", "warning"]
+
+SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
+    ("Accepted", "False"): "error",
+    ("ResolvedRefs", "False"): "error",
+    ("Programmed", "False"): "error",
+    ("PartiallyInvalid", "True"): "error",
+    ("BackendsAvailable", "False"): "warning",
+    ("RouteRulesOverlap", "True"): "warning",
+    ("OverlappingTLSConfig", "True"): "warning",
+    ("Warning", "True"): "warning",
+}
+"""Conditions that tell of trouble, (type, status) → how bad it is."""
+
+_LED_BY_A_PATH = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
+
+
+class Trouble(Struct, frozen=True):
+    """One condition that tells of trouble.
+
+    Args:
+        part: what of the resource it is about: a listener, a parent, an ancestor; "" for all of it.
+        condition: its type.
+        status: ``True`` or ``False``.
+        problem: with the path of the field, and the condition's reason.
+        severity: ``error`` keeps something out of force.
+    """
+
+    part: str
+    condition: str
+    status: str
+    problem: Problem
+    severity: Severity
+
+
+def troubles(resource: Resource, status: Struct) -> Iterator[Trouble]:
+    """What a resource's status tells of trouble.
+
+    ``Programmed`` only says that others tell why, if there are others; so it is told alone.
+    """
+    for part, path, conditions in _parts(resource, status):
+        bad = [c for c in conditions if (c.type, c.status) in SEVERITIES]
+        others = any(c.type != "Programmed" and SEVERITIES[c.type, c.status] == "error" for c in bad)
+        for condition in bad:
+            if condition.type == "Programmed" and others:
+                continue
+            led = _LED_BY_A_PATH.match(condition.message)
+            at, message = (led[1], led[2]) if led else (path, condition.message)
+            problem = Problem(at, message, condition.reason)
+            severity = SEVERITIES[condition.type, condition.status]
+            yield Trouble(part, condition.type, condition.status, problem, severity)
+
+
+def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:
+    """The parts of a status: name, the field that each is about, and its conditions."""
+    match resource, status:
+        case Gateway(), GatewayStatus():
+            yield "", "", status.conditions
+            listeners = [listener.name for listener in resource.spec.listeners]
+            for listener in status.listeners:
+                at = _entry("spec.listeners", listeners, listener.name)
+                yield f"listener {listener.name}", at, listener.conditions
+        case HTTPRoute(), RouteStatus():
+            refs = list(resource.spec.parent_refs)
+            for parent in status.parents:
+                ref = parent.parent_ref
+                named = "/".join(filter(None, (ref.namespace, ref.name, ref.section_name)))
+                yield f"parent {named}", _entry("spec.parentRefs", refs, ref), parent.conditions
+        case _, PolicyStatus():
+            for ancestor in status.ancestors:
+                yield _ancestor(ancestor), _targets_of(resource), ancestor.conditions
+        case _:
+            yield "", "", getattr(status, "conditions", ())
+            for ancestor in getattr(status, "ancestors", ()):
+                yield _ancestor(ancestor), "", ancestor.conditions
+
+
+def _entry(path: str, entries: Sequence[T], entry: T) -> str:
+    """The path of an entry; of the list when it is gone: a resource may be newer than its status."""
+    return f"{path}[{entries.index(entry)}]" if entry in entries else path
+
+
+def _ancestor(entry: Any) -> str:
+    ref = entry.ancestor_ref
+    section = getattr(ref, "section_name", None)
+    return f"ancestor {'/'.join(filter(None, (ref.namespace, ref.name, section)))}"
+
+
+def _targets_of(policy: Any) -> str:
+    """The field in which a policy says what it is about."""
+    spec = policy.spec
+    if spec.target_refs:
+        return "spec.targetRefs"
+    return "spec.targetRef" if spec.target_ref is not None else "spec.targetSelectors"

@@ -1,0 +1,93 @@
+"""Troubles that statuses tell, at the field that each is about."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.api.base import Condition
+from moongate.status.gateways import GatewayStatus, ListenerStatus
+from moongate.status.troubles import Trouble, troubles
+from moongate.world import World
+from tests import worlds
+from tests.core import GATEWAY_CLASS, gateway, http, https, read
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: default}
+spec:
+  parentRefs: [{name: eg, sectionName: web}, {name: eg, sectionName: none}]
+  rules: [{backendRefs: [{name: nowhere, port: 80}]}]
+"""
+
+POLICY = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: staff, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
+  basicAuth: {users: {name: nowhere}}
+"""
+
+
+def told(kind: str, *manifests: str) -> list[Trouble]:
+    """The troubles of all resources of a kind."""
+    resources = [resource for text in (GATEWAY_CLASS, *manifests) for resource in read(text)]
+    world = World.of(resources)
+    held = world.store.held()
+    return [
+        trouble
+        for ref, status in sorted(world.statuses().items())
+        if ref.kind == kind
+        for trouble in troubles(held[ref], status)
+    ]
+
+
+def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
+    """And not that it is therefore not programmed."""
+    (trouble,) = told("Gateway", gateway(http("web"), https("tls", "nowhere")))
+
+    assert (trouble.part, trouble.condition, trouble.status) == ("listener tls", "ResolvedRefs", "False")
+    assert trouble.problem.path == "spec.listeners[1]"
+    assert "default/nowhere does not exist" in trouble.problem.message
+    assert trouble.severity == "error"
+
+
+def test_a_route_is_told_at_each_of_its_parents() -> None:
+    found = {(t.part, t.condition): t for t in told("HTTPRoute", gateway(http("web")), ROUTE)}
+
+    assert found["parent eg/web", "ResolvedRefs"].problem.path == "spec.parentRefs[0]"
+    assert found["parent eg/web", "ResolvedRefs"].problem.reason == "BackendNotFound"
+    assert found["parent eg/none", "Accepted"].problem.path == "spec.parentRefs[1]"
+
+
+def test_a_policy_is_told_at_its_targets() -> None:
+    trouble, *_ = told("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
+
+    assert trouble.part.startswith("ancestor ")
+    assert trouble.condition == "Accepted"
+    assert "nowhere" in trouble.problem.message
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_not_programmed_is_told_where_nothing_else_tells_why(others: bool) -> None:
+    conditions = [_condition("Programmed")] + ([_condition("ResolvedRefs")] if others else [])
+
+    found = [t.condition for t in troubles(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
+
+    assert found == (["ResolvedRefs"] if others else ["Programmed"])
+
+
+def test_a_status_that_is_older_than_its_resource_is_told_all_the_same() -> None:
+    """While the world settles, a resource may be newer than what is said of it."""
+    gone = ListenerStatus(
+        name="gone", supported_kinds=(), attached_routes=0, conditions=(_condition("Accepted"),)
+    )
+
+    (trouble,) = troubles(worlds.gateway(), GatewayStatus(listeners=(gone,)))
+
+    assert trouble.problem.path == "spec.listeners"
+
+
+def _condition(type_: str) -> Condition:
+    return Condition(type=type_, status="False", reason="Invalid", message="No.", observed_generation=1)
