@@ -28,7 +28,7 @@ SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
 
 def told(*manifests: str) -> list[str]:
     held = {resource.ref: resource for text in manifests for resource in read(text)}
-    return [f"{ref}: {problem.path}: {problem.message}" for ref, problem in loose_ends(held, held)]
+    return [f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in loose_ends(held, held)]
 
 
 def test_references_that_lead_somewhere_are_not_told() -> None:

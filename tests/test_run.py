@@ -15,11 +15,13 @@ import httpx
 import msgspec
 import psutil
 import pytest
+import structlog
 
 from moongate.api.base import Ref
-from moongate.api.gateway import Gateway
-from moongate.infra.process import EnvoyFailedError
-from moongate.run import Laptop, LaptopOptions, ManifestError, forwarding, laptop
+from moongate.api.envoygateway import EnvoyGateway, GatewayController
+from moongate.attach.gateways import controller_name
+from moongate.infra.ports import PortError
+from moongate.run import MOST_TOLD, REPORTED_AT_ONCE, Laptop, LaptopOptions, ManifestError, laptop
 from moongate.sources.files import Files
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
@@ -83,32 +85,6 @@ async def following(running: Laptop, files: Files) -> AsyncGenerator[None]:
             yield
         finally:
             task.cancel()
-
-
-@pytest.mark.parametrize(
-    "upstream", ["localhost", "localhost:", ":80", "localhost:http", "localhost:0", "a:70000"]
-)
-def test_an_upstream_that_is_none_is_told(upstream: str) -> None:
-    with pytest.raises(ManifestError, match="it must be HOST:PORT"):
-        forwarding(upstream, 8080, "default")
-
-
-@pytest.mark.parametrize("upstream", ["localhost:3000", "10.0.0.1:80", "[::1]:80", "app.example.com:443"])
-def test_what_forwards_to_an_upstream_is_sound(upstream: str) -> None:
-    """The manifests that are made of it have no fault, in any namespace."""
-    found = Laptop(namespace="any")
-    found.take_text("to", forwarding(upstream, 8080, "any"))
-
-    assert [f for f in found.findings() if f.severity == "error"] == []
-    assert Ref(Gateway.KIND, "any", "to") in found.world.store.held()
-
-
-def test_forwarding_listens_on_its_port_and_names_its_upstream() -> None:
-    documents = [msgspec.json.decode(d) for d in forwarding("[::1]:81", 8081, "default").split("\n---\n")]
-
-    assert documents[0]["spec"]["listeners"][0]["port"] == 8081
-    address = "0000:0000:0000:0000:0000:0000:0000:0001"
-    assert documents[1]["spec"]["endpoints"] == [{"ip": {"address": address, "port": 81}}]
 
 
 async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None:
@@ -221,7 +197,7 @@ async def test_a_gateway_that_is_told_to_stop_leaves_nothing_behind(folder: Path
         os.kill(os.getpid(), signal.SIGTERM)
 
     async with Echo("one").serving() as one:
-        options = LaptopOptions(to=f"localhost:{one.port}", port=port, run_dir=folder)
+        options = LaptopOptions(documents=(app(port, one.port),), run_dir=folder)
         async with asyncio.timeout(20):
             await laptop(options, served=served)
 
@@ -232,88 +208,137 @@ async def test_a_gateway_that_is_told_to_stop_leaves_nothing_behind(folder: Path
 
 
 @pytest.mark.envoy
-async def test_an_envoy_that_cannot_run_is_told(folder: Path) -> None:
-    broken = folder / "envoy"
-    broken.write_text("#!/bin/sh\necho 'no such bootstrap' >&2\nexit 1\n")
-    broken.chmod(0o755)
+async def test_a_run_says_that_it_ends_and_that_it_has(folder: Path) -> None:
+    def served(_running: Laptop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(EnvoyFailedError, match="no such bootstrap"):
-        async with Laptop(envoy=broken) as running:
-            await running.apply(app(free_port(), 1))
+    with structlog.testing.capture_logs() as events:
+        async with asyncio.timeout(20):
+            await laptop(LaptopOptions(documents=(app(free_port(), 1),), run_dir=folder), served=served)
 
-
-async def test_a_configuration_that_is_none_is_told(folder: Path) -> None:
-    path = folder / "config.yaml"
-
-    with pytest.raises(ManifestError, match="No such file"):
-        await laptop(LaptopOptions(config=path, run_dir=folder / "run"))
-
-    path.write_text(text(m.local("up", 80)))
-    with pytest.raises(ManifestError, match="no document of kind EnvoyGateway"):
-        await laptop(LaptopOptions(config=path, run_dir=folder / "run"))
+    assert [event["event"] for event in events][-2:] == ["gateway.stopping", "gateway.stopped"]
 
 
 @pytest.mark.envoy
-async def test_a_port_is_served_once_it_is_free() -> None:
-    """The message says to end the process that holds it; doing so must be enough."""
-    with socket.socket() as holder:
-        holder.bind(("0.0.0.0", 0))
+async def test_a_port_that_is_taken_ends_a_run_without_files(folder: Path) -> None:
+    """Nothing that could change would mend it; and it does not say that it stops before it has begun."""
+    with structlog.testing.capture_logs() as events, socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        async with Laptop() as laptop:
-            await laptop.apply(_GATEWAY.format(port=port))
-            refused = laptop.report()["rejections"]
-            holder.close()
+        with pytest.raises(PortError, match=f"Port {port} is taken by .* \\(process {os.getpid()}\\)"):
+            async with asyncio.timeout(20):
+                await laptop(LaptopOptions(documents=(app(port, 1),), run_dir=folder))
 
-            await asyncio.wait_for(_connected(port), 15)
-
-    assert [r["name"] for r in refused] == ["default/eg/http"]
+    assert {"gateway.serving", "gateway.stopping"}.isdisjoint(event["event"] for event in events)
 
 
-@pytest.mark.envoy
-async def test_a_gateway_that_goes_and_comes_is_served_again() -> None:
-    """The Envoy that drains and the one that starts share files and a port: one after the other."""
-    port = free_port()
-    async with Laptop() as laptop:
-        await laptop.apply(_GATEWAY.format(port=port))
-        before = laptop.report()["gateways"][0]["envoy"]["pid"]
+async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its_end(folder: Path) -> None:
+    manifests, backend = folder / "app.yaml", folder / "backend.yaml"
+    manifests.write_text(app(8080, 1))
+    (folder / "run").mkdir(mode=0o700)
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=folder / "run", envoy=Path("/bin/true")) as running:
 
-        laptop.put({Ref("Gateway", "default", "eg"): None})
-        await asyncio.wait_for(_without_gateways(laptop), 5)
-        await laptop.apply(_GATEWAY.format(port=port))
+            def turned(*names: str) -> list[Any]:
+                return [event for event in events if event["event"] in names]
 
-        after = laptop.report()["gateways"][0]["envoy"]
-        await asyncio.wait_for(_connected(port), 5)
+            async with following(running, Files((str(manifests), str(backend)))):
+                await running.loaded.wait()
+                await until(lambda: running.statuses.document(Ref("HTTPRoute", "default", "app")))
+                assert turned("status.degraded", "status.recovered") == []
 
-    assert after["state"] == "ready"
-    assert after["pid"] != before
+                gateway, _, route = app(8080, 1).split("\n---\n")
+                manifests.write_text(f"# moved\n{gateway}\n---\n{route}\n")
+                await until(lambda: turned("status.degraded"))
+                backend.write_text(text(m.local("up", 1)))
+                await until(lambda: turned("status.recovered"))
 
-
-async def _without_gateways(laptop: Laptop) -> None:
-    while laptop.report()["gateways"]:  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0)
-
-
-async def _connected(port: int) -> None:
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.02)
-        else:
-            writer.close()
-            return
+    (bad,) = turned("status.degraded")
+    assert bad["resource"] == "HTTPRoute default/app"
+    assert (bad["condition"], bad["status"], bad["reason"]) == ("ResolvedRefs", "False", "BackendNotFound")
+    assert bad["at"].startswith(f"{manifests}:4:")
+    assert "up" in bad["message"]
+    (good,) = turned("status.recovered")
+    assert (good["resource"], good["condition"]) == ("HTTPRoute default/app", "ResolvedRefs")
 
 
-_GATEWAY = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: eg}}
-spec: {{gatewayClassName: moongate, listeners: [{{name: http, port: {port}, protocol: HTTP}}]}}
-"""
+async def test_of_very_many_statuses_that_turn_bad_some_are_told_and_the_rest_counted(folder: Path) -> None:
+    """A backend that all share is missing: the terminal stays readable."""
+    routes = [m.route(f"app-{n}", f"[{{{m.to('up')}}}]") for n in range(30)]
+    gateway = m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]")
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=folder, envoy=Path("/bin/true")) as running:
+            running.take_text("all", text(gateway, *routes))
+            await until(lambda: any(event["event"] == "status.more" for event in events))
+
+    assert sum(event["event"] == "status.degraded" for event in events) == MOST_TOLD
+    (more,) = (event for event in events if event["event"] == "status.more")
+    assert more["count"] == 30 - MOST_TOLD
 
 
-def test_an_upstream_with_a_scheme_is_told_how_to_write_it() -> None:
-    """The most natural thing to paste is a URL."""
-    with pytest.raises(ManifestError, match="such as localhost:3000"):
-        forwarding("http://localhost:3000/", 8080, "default")
+async def test_what_was_loaded_counts_resources_and_changes_apart(folder: Path) -> None:
+    manifests = folder / "app.yaml"
+    manifests.write_text(text(m.local("a", 1), m.local("b", 1)))
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=folder / "run") as running, following(running, Files((str(manifests),))):
+            await running.loaded.wait()
+            manifests.write_text(text(m.local("a", 1), m.local("b", 2)))
+            await until(lambda: len(events) > 1)
+
+    told = [(e["files"], e["resources"], e["changed"]) for e in events if e["event"] == "manifests.loaded"]
+    assert told == [(1, 2, 2), (1, 2, 1)]
+
+
+async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folder: Path) -> None:
+    """And once: with its place, in the log and in the report."""
+    route, gateway = folder / "route.yaml", folder / "gateway.yaml"
+    sound, _, attached = app(8080, 1).split("\n---\n")
+    route.write_text(attached)
+    gateway.write_text(sound)
+    with structlog.testing.capture_logs() as events:
+        async with (
+            Laptop(run_dir=folder / "run", envoy=Path("/bin/true")) as running,
+            following(running, Files((str(route), str(gateway)))),
+        ):
+            await running.loaded.wait()
+            gateway.unlink()
+            await until(lambda: any("There is no Gateway" in e.get("told", "") for e in events))
+            told = [e["told"] for e in events if e["event"] == "manifest"]
+            findings = running.report()["findings"]
+
+    (told,) = (line for line in told if "There is no Gateway" in line)
+    assert told.startswith(f"{route}:1:")
+    assert told in findings
+
+
+async def test_the_configuration_that_was_given_goes_before_the_one_among_the_manifests(folder: Path) -> None:
+    """As the command line says of --config, and as ``validate`` has it."""
+    manifests = folder / "config.yaml"
+    kind = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
+    manifests.write_text(text({**kind, "gateway": {"controllerName": "example.com/file"}}))
+    for given, expected in ((None, "example.com/file"), ("example.com/given", "example.com/given")):
+        config = EnvoyGateway(gateway=GatewayController(controller_name=given)) if given else None
+        async with (
+            Laptop(config=config, run_dir=folder / "run") as running,
+            following(running, Files((str(manifests),))),
+        ):
+            await running.loaded.wait()
+            assert controller_name(running.world.db) == expected
+
+
+async def test_a_report_of_thousands_is_told_in_parts(folder: Path) -> None:
+    """Endpoints that change do not wait for somebody who looks at statuses."""
+    routes = [m.route(f"app-{n}", f"[{{{m.to('up')}}}]") for n in range(3 * REPORTED_AT_ONCE)]
+    gateway = m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]")
+    async with Laptop(run_dir=folder, envoy=Path("/bin/true")) as running:
+        running.take_text("all", text(gateway, m.local("up", 1), *routes))
+        await until(lambda: len(running.statuses.documents()) > 3 * REPORTED_AT_ONCE)
+
+        parts = list(running.encoded_report())
+
+        told = msgspec.json.decode(b"".join(parts))
+        whole = msgspec.json.decode(msgspec.json.encode(running.report()))
+    assert len(parts) > 4
+    assert told["resources"] == whole["resources"]
+    assert told.keys() == whole.keys()

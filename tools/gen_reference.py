@@ -160,10 +160,11 @@ _GATEWAY_IDLE = (
     "extensionApis.enableLua",
 )
 _PROXY = {
-    "concurrency": "Worker threads of Envoy. Read when the Envoy of a Gateway starts.",
-    "extraArgs": "More arguments for Envoy. Read when the Envoy of a Gateway starts.",
-    "logging.level": "Levels by component. Read when the Envoy of a Gateway starts.",
-    "ipFamily": "`IPv6` and `DualStack` listen on `::`; what is not set listens on `0.0.0.0`.",
+    "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log tells of a change that waits for that.",
+    "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log tells of a change that waits for that.",
+    "logging.level": "Levels by component; a change holds at once.",
+    "ipFamily": "`IPv6` and `DualStack` listen on `::`, what is not set on `0.0.0.0`; on a laptop, unless "
+    "`--bind 0.0.0.0` opens it, on loopback of the same family.",
     "mergeBackends": "One cluster per backend, for all rules that use it; `selector` says for which backends.",
     "mergeType": "How a level is laid over the one below.",
     "preserveRouteOrder": "Routes stay in the order of the manifests, instead of the most specific first.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
@@ -49,12 +49,23 @@ class _Reference(NamedTuple):
     reason: str = MISSING
 
 
+class LooseEnd(NamedTuple):
+    """A reference that leads nowhere, or a resource that nobody refers to.
+
+    It is an error where somebody relies on it: in a SecurityPolicy, or where requests fail for it.
+    """
+
+    resource: Ref
+    problem: Problem
+    severity: Literal["error", "warning"]
+
+
 def loose_ends(
     held: Mapping[Ref, Resource],
     refs: Iterable[Ref],
     *,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
-) -> Iterator[tuple[Ref, Problem]]:
+) -> Iterator[LooseEnd]:
     """What some resources refer to that is not there.
 
     Args:
@@ -66,7 +77,7 @@ def loose_ends(
     for ref in refs:
         if ref.kind == EnvoyProxy.KIND and ref in held and ref not in known.parameters:
             told = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
-            yield ref, Problem("metadata.name", told, UNUSED)
+            yield _loose(ref, Problem("metadata.name", told, UNUSED))
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
                 place = faulty(to)
@@ -75,14 +86,19 @@ def loose_ends(
                     if place is None
                     else f"{to} is not in force: it is written at {place}, with an error."
                 )
-                yield ref, Problem(path, f"{told}{_effect(ref, reason)}", reason)
+                yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
             elif to.kind == GatewayClass.KIND and known.of_others(to):
                 told = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
-                yield ref, Problem(path, f"{told}{_effect(ref, reason)}", reason)
+                yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
             elif to.kind == Service.KIND and known.without_slices(to):
                 label = f"{SERVICE_NAME}: {to.name}"
                 told = f"{to} has no endpoints: add an EndpointSlice with the label {label}, or {_BACKEND}."
-                yield ref, Problem(path, told, EMPTY)
+                yield _loose(ref, Problem(path, told, EMPTY))
+
+
+def _loose(ref: Ref, problem: Problem) -> LooseEnd:
+    severe = ref.kind == SecurityPolicy.KIND or problem.reason == MISSING
+    return LooseEnd(ref, problem, "error" if severe else "warning")
 
 
 _BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,35 @@ def test_a_port_without_an_upstream_is_a_mistake(command: Command, shop: Path) -
 
     assert ended.code == 2
     assert "--port goes with --to" in ended.err
+    assert "set spec.listeners[].port of the Gateway to 8080" in ended.err
+
+
+@pytest.mark.parametrize("address", ["here", "10.0.0", "0.0.0.0:8080"])
+def test_an_address_to_listen_on_must_be_one(command: Command, shop: Path, address: str) -> None:
+    ended = command("run", shop, "--bind", address)
+
+    assert ended.code == 2
+    assert f"The address is {address!r}" in ended.err
+
+
+@pytest.mark.envoy
+def test_a_port_that_is_taken_ends_it_at_once(command: Command, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+
+        ended = command("run", "--to", "localhost:1", f"--port={port}", "--run-dir", tmp_path)
+
+    assert ended.code == 1
+    last = ended.err.splitlines()[-1]
+    assert f"Port {port} is taken by" in last
+    assert "name a free one with --port" in last
+
+
+def test_a_configuration_that_is_none_is_a_mistake(command: Command, shop: Path) -> None:
+    ended = command("run", shop, "--config", shop / "nowhere.yaml")
+
+    assert ended.code == 2
+    assert "nowhere.yaml' cannot be read: No such file" in ended.err
 
 
 @pytest.mark.parametrize("port", [0, 65536, -1])

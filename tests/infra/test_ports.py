@@ -42,6 +42,8 @@ def test_a_foreign_address_is_told() -> None:
 
     assert told is not None
     assert told.startswith("No interface of this machine has the address 192.0.2.1")
+    assert "--bind" in told
+    assert "spec.addresses" in told
 
 
 def test_an_unforeseen_reason_is_passed_on() -> None:

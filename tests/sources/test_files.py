@@ -137,7 +137,10 @@ class TestLoad:
         (finding,) = load([tmp_path]).findings
 
         assert finding.severity == "warning"
-        assert str(finding).startswith(f"{tmp_path}: The folder has no manifests. Put a file there")
+        assert str(finding).startswith(
+            f"{tmp_path}: The folder has no manifests, which are files that end in"
+        )
+        assert "moongate quickstart --show" in str(finding)
 
     def test_a_file_that_is_no_utf8_is_told_where(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")

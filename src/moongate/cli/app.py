@@ -136,6 +136,7 @@ _TOLD = (
     ("ManifestError", "moongate.run", USAGE),
     ("EnvoyMissingError", "moongate.infra.binary", REFUSED),
     ("EnvoyFailedError", "moongate.infra.process", REFUSED),
+    ("PortError", "moongate.infra.ports", REFUSED),
     ("NoRunDirectoryError", "moongate.infra.rundir", REFUSED),
 )
 """Errors of layers below that name what a user can do: class, module, exit code."""

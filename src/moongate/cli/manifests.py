@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +12,13 @@ from msgspec import Struct
 from moongate.cli.mistakes import Mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from moongate.api.base import Condition, Resource
+    from moongate.api.base import Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.problem import Problem
     from moongate.sources.files import Files
-    from moongate.sources.folder import Finding, Severity
+    from moongate.sources.folder import Finding
     from moongate.world import World
 
 STDIN_TOKEN = "<stdin>"  # noqa: S105  no password
@@ -69,6 +68,7 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.gateways import laptop_class
+    from moongate.loose_ends import loose_ends
     from moongate.sources.files import Files
     from moongate.world import World
 
@@ -79,7 +79,9 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World.of(resources.values(), in_force)
     told = [finding for finding in loaded.findings if finding.severity != "info"]
-    loose = {(end.resource, end.problem.path.removesuffix(".name")): end for end in _loose_ends(world, files)}
+    held = world.store.held()
+    ends = loose_ends(held, held, faulty=files.folder.faulty_place)
+    loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.finding(*e) for e in ends}
     # A reference that leads nowhere is told once, with what may have been meant.
     status = [f for f in status_findings(world, files) if (f.resource, f.problem.path) not in loose]
     found = dict.fromkeys((*told, *status, *loose.values(), *_bugs(world)))
@@ -89,19 +91,6 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
         tuple(sorted(found, key=lambda finding: finding.place)),
         len(loaded.findings) - len(told),
     )
-
-
-def _loose_ends(world: World, files: Files) -> Iterator[Finding]:
-    """References that lead nowhere. One of a SecurityPolicy is an error: somebody relies on it."""
-    from moongate.loose_ends import MISSING, loose_ends
-    from moongate.sources.documents import Place
-    from moongate.sources.folder import Finding
-
-    held = world.store.held()
-    for ref, problem in loose_ends(held, held, faulty=files.folder.faulty_place):
-        place = files.folder.place(ref, problem.path) or Place("", 0, 0)
-        severe = ref.kind == "SecurityPolicy" or problem.reason == MISSING
-        yield Finding(place, ref, problem, "error" if severe else "warning")
 
 
 def existing(paths: Iterable[str]) -> list[str]:
@@ -172,42 +161,16 @@ def statuses(world: World) -> list[dict[str, Any]]:
     return told
 
 
-_ERRORS: Mapping[tuple[str, str], Severity] = {
-    ("Accepted", "False"): "error",
-    ("ResolvedRefs", "False"): "error",
-    ("Programmed", "False"): "error",
-    ("PartiallyInvalid", "True"): "error",
-    ("Conflicted", "True"): "error",
-    ("BackendsAvailable", "False"): "warning",
-    ("RouteRulesOverlap", "True"): "warning",
-    ("OverlappingTLSConfig", "True"): "warning",
-    ("Warning", "True"): "warning",
-}
-"""Conditions that tell of trouble, (type, status) → how bad it is."""
-
-_LED_BY_A_PATH = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
-
-
 def status_findings(world: World, files: Files) -> Iterator[Finding]:
     """What statuses tell of trouble, each at the field that it is about."""
-    from moongate.problem import Problem
-    from moongate.sources.documents import Place
-    from moongate.sources.folder import Finding
+    from moongate.status.troubles import troubles
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
         summed_up = _summed_up(world, held[ref])
-        for path, conditions in _parts(held[ref], status):
-            for condition, severity in _trouble(conditions):
-                if faults := summed_up.get((path, condition.type)):
-                    for fault in faults:
-                        place = files.folder.place(ref, fault.path) or Place("", 0, 0)
-                        yield Finding(place, ref, fault, severity)
-                    continue
-                led = _LED_BY_A_PATH.match(condition.message)
-                at, message = (led[1], led[2]) if led else (path, condition.message)
-                place = files.folder.place(ref, at) or Place("", 0, 0)
-                yield Finding(place, ref, Problem(at, message, condition.reason), severity)
+        for trouble in troubles(held[ref], status):
+            for fault in summed_up.get((trouble.at, trouble.condition)) or (trouble.problem,):
+                yield files.folder.finding(ref, fault, trouble.severity)
 
 
 def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
@@ -250,47 +213,3 @@ def _bugs(world: World) -> Iterator[Finding]:
             f"Internal error in {failed.query} ({failed.id}): {failed.error}. This is a bug of moongate."
         )
         yield Finding(Place("", 0, 0), None, Problem("", message, "Internal"))
-
-
-def _trouble(conditions: Sequence[Condition]) -> Iterator[tuple[Condition, Severity]]:
-    bad = [c for c in conditions if (c.type, c.status) in _ERRORS]
-    # "Programmed" only says that the others tell why, if there are others.
-    others = any(c.type != "Programmed" and _ERRORS[c.type, c.status] == "error" for c in bad)
-    for condition in bad:
-        if condition.type != "Programmed" or not others:
-            yield condition, _ERRORS[condition.type, condition.status]
-
-
-def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, Sequence[Condition]]]:
-    """The parts of a status: the field that each is about, and its conditions."""
-    from moongate.api.gateway import Gateway
-    from moongate.api.httproute import HTTPRoute
-    from moongate.status.gateways import GatewayStatus
-    from moongate.status.policies import PolicyStatus
-    from moongate.status.routes import RouteStatus
-
-    match resource, status:
-        case Gateway(), GatewayStatus():
-            yield "", status.conditions
-            positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
-            for listener in status.listeners:
-                yield f"spec.listeners[{positions[listener.name]}]", listener.conditions
-        case HTTPRoute(), RouteStatus():
-            refs = list(resource.spec.parent_refs)
-            for parent in status.parents:
-                yield f"spec.parentRefs[{refs.index(parent.parent_ref)}]", parent.conditions
-        case _, PolicyStatus():
-            for ancestor in status.ancestors:
-                yield _targets_of(resource), ancestor.conditions
-        case _:
-            yield "", getattr(status, "conditions", ())
-            for ancestor in getattr(status, "ancestors", ()):
-                yield "", ancestor.conditions
-
-
-def _targets_of(policy: Any) -> str:
-    """The field in which a policy says what it is about."""
-    spec = policy.spec
-    if spec.target_refs:
-        return "spec.targetRefs"
-    return "spec.targetRef" if spec.target_ref is not None else "spec.targetSelectors"

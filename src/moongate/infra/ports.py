@@ -16,6 +16,14 @@ _LISTENING = "0A"
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
+OTHER_PORT = "set the listener's port to a free one"
+"""What to do about a port that is taken, where manifests say the port."""
+
+
+class PortError(Exception):
+    """A port cannot be had; the message says why, and what to do."""
+
+
 def explain_bind_failure(message: str) -> str | None:
     """What happened and what to do, in one or two sentences; None if ``message`` tells of no bind failure.
 
@@ -32,8 +40,8 @@ def explain_bind_failure(message: str) -> str | None:
         return _taken(port)
     if "cannot assign requested address" in why:
         return (
-            f"No interface of this machine has the address {address}; use one that it has, "
-            "or leave the Gateway's addresses out to listen on all."
+            f"No interface of this machine has the address {address}, which --bind or the Gateway's "
+            "spec.addresses name; use one that it has. --bind goes before spec.addresses."
         )
     return f"Port {port} cannot be bound on {address}: {found['why'].strip().rstrip('.')}."
 
@@ -63,12 +71,10 @@ def _taken(port: int) -> str:
     if holder is None:
         return (
             f"Port {port} is taken by a process of another user; `sudo ss -ltnp 'sport = :{port}'` names it. "
-            "End it, or set the listener's port to a free one."
+            f"End it, or {OTHER_PORT}."
         )
     pid, name = holder
-    return (
-        f"Port {port} is taken by {name} (process {pid}); end it, or set the listener's port to a free one."
-    )
+    return f"Port {port} is taken by {name} (process {pid}); end it, or {OTHER_PORT}."
 
 
 def port_holder(port: int) -> tuple[int, str] | None:

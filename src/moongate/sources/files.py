@@ -362,8 +362,9 @@ class _Listing:
                 for found in self.files.values()
             ):
                 message = (
-                    f"The folder has no manifests. Put a file there that ends in {', '.join(SUFFIXES)}; "
-                    "a GatewayClass, a Gateway and an HTTPRoute make a beginning."
+                    f"The folder has no manifests, which are files that end in {', '.join(SUFFIXES)}. "
+                    "A Gateway of class moongate, an HTTPRoute and a Backend make a beginning; "
+                    "`moongate quickstart --show` prints some."
                 )
                 yield Finding(Place(root, 0, 0), None, Problem("", message, "Empty"), "warning")
 

@@ -41,6 +41,9 @@ from moongate.sources.documents import Chunk, Malformed, Place
 Severity = Literal["error", "warning", "info"]
 """``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
 
+NOWHERE = Place("", 0, 0)
+"""The place of what stands in no file."""
+
 STDIN = "<stdin>"
 """The file name of what came from standard input."""
 
@@ -93,6 +96,14 @@ class Folder:
         self._faulty: set[str] = set()
         self._repeated: set[Ref] = set()
         self._held: dict[Ref, _Held] = {}
+
+    def __len__(self) -> int:
+        """Resources in force."""
+        return len(self._held) - (CONFIGURATION in self._held)
+
+    def __contains__(self, ref: Ref) -> bool:
+        """Whether a resource in force comes from here."""
+        return ref in self._held
 
     def update(self, path: str, text: str | Unreadable | None) -> dict[Ref, Resource | None]:
         """``update_many`` with one file."""
@@ -230,6 +241,10 @@ class Folder:
         for ref in self._repeated:
             told += self._of_repetition(ref)
         return tuple(sorted(told, key=lambda finding: finding.place))
+
+    def finding(self, ref: Ref, problem: Problem, severity: Severity) -> Finding:
+        """A finding about a resource in force, at its place if it has one here."""
+        return Finding(self.place(ref, problem.path) or NOWHERE, ref, problem, severity)
 
     def place(self, ref: Ref, path: str = "") -> Place | None:
         """Where a resource that is in force is written, or a field of it; None if there is none such.

@@ -31,6 +31,7 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("ResolvedRefs", "False"): "error",
     ("Programmed", "False"): "error",
     ("PartiallyInvalid", "True"): "error",
+    ("Conflicted", "True"): "error",
     ("BackendsAvailable", "False"): "warning",
     ("RouteRulesOverlap", "True"): "warning",
     ("OverlappingTLSConfig", "True"): "warning",
@@ -46,6 +47,7 @@ class Trouble(Struct, frozen=True):
 
     Args:
         part: what of the resource it is about: a listener, a parent, an ancestor; "" for all of it.
+        at: the field of that part; the problem may be about one below, or elsewhere.
         condition: its type.
         status: ``True`` or ``False``.
         problem: with the path of the field, and the condition's reason.
@@ -53,6 +55,7 @@ class Trouble(Struct, frozen=True):
     """
 
     part: str
+    at: str
     condition: str
     status: str
     problem: Problem
@@ -64,17 +67,17 @@ def troubles(resource: Resource, status: Struct) -> Iterator[Trouble]:
 
     ``Programmed`` only says that others tell why, if there are others; so it is told alone.
     """
-    for part, path, conditions in _parts(resource, status):
+    for part, at, conditions in _parts(resource, status):
         bad = [c for c in conditions if (c.type, c.status) in SEVERITIES]
         others = any(c.type != "Programmed" and SEVERITIES[c.type, c.status] == "error" for c in bad)
         for condition in bad:
             if condition.type == "Programmed" and others:
                 continue
             led = _LED_BY_A_PATH.match(condition.message)
-            at, message = (led[1], led[2]) if led else (path, condition.message)
-            problem = Problem(at, message, condition.reason)
+            field, message = (led[1], led[2]) if led else (at, condition.message)
+            problem = Problem(field, message, condition.reason)
             severity = SEVERITIES[condition.type, condition.status]
-            yield Trouble(part, condition.type, condition.status, problem, severity)
+            yield Trouble(part, at, condition.type, condition.status, problem, severity)
 
 
 def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:

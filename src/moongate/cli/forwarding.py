@@ -1,0 +1,62 @@
+"""What ``moongate run --to`` serves: the manifests of a Gateway with one upstream behind it."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address
+from typing import Any
+
+from moongate.cli.mistakes import Mistake
+
+
+def forwarding(upstream: str, port: int, namespace: str) -> str:
+    """Manifests of a Gateway that sends everything to one upstream.
+
+    Raises:
+        Mistake: ``upstream`` is not ``HOST:PORT``.
+    """
+    if "://" in upstream:
+        bare = upstream.partition("://")[2].rstrip("/")
+        raise Mistake(f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as {bare}.")
+    host, _, upstream_port = upstream.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not upstream_port.isdecimal() or not 0 < int(upstream_port) < 65536:
+        raise Mistake(f"The upstream is {upstream!r}; it must be HOST:PORT, such as localhost:3000.")
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        # Backends want addresses without gaps: "::1" is not of the form that their schema asks for.
+        endpoint = {"ip": {"address": ip_address(host).exploded, "port": int(upstream_port)}}
+    except ValueError:
+        endpoint = {"fqdn": {"hostname": host, "port": int(upstream_port)}}
+    gateway_api, envoy = "gateway.networking.k8s.io/v1", "gateway.envoyproxy.io/v1alpha1"
+    metadata = {"name": "to", "namespace": namespace}
+    documents: list[dict[str, Any]] = [
+        {
+            "apiVersion": gateway_api,
+            "kind": "Gateway",
+            "metadata": metadata,
+            "spec": {
+                "gatewayClassName": "moongate",
+                "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}],
+            },
+        },
+        {
+            "apiVersion": envoy,
+            "kind": "Backend",
+            "metadata": metadata,
+            "spec": {"endpoints": [endpoint]},
+        },
+        {
+            "apiVersion": gateway_api,
+            "kind": "HTTPRoute",
+            "metadata": metadata,
+            "spec": {
+                "parentRefs": [{"name": "to"}],
+                "rules": [
+                    {"backendRefs": [{"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "to"}]}
+                ],
+            },
+        },
+    ]
+    return "\n---\n".join(map(json.dumps, documents))

@@ -1,0 +1,423 @@
+"""The Envoys of this machine: a fleet for each Gateway, started, fed, listened to and ended.
+
+Theory of operation
+===================
+``publish`` takes what differs in the world: fleets start and end with their Gateways, and what they should
+have goes to the ADS server. What Envoys make of it comes back as deliveries: a route that is refused goes
+into quarantine, and a port that is taken is asked for again, as nobody tells when it is free. ``facts`` and
+``refusals`` are what of this stands in statuses.
+
+Facts
+-----
+* two Envoys of one Gateway would share files, ports and a name in xDS: the one that drains goes first
+* an Envoy takes log levels while it runs; its other options hold from its start
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import httpx
+import structlog
+from msgspec import Struct
+
+from moongate.ads.delivery import Acknowledged, Connected, Delivery, Disconnected, Nacked
+from moongate.ads.server import AdsServer
+from moongate.attach.gateways import bind_addresses, proxy
+from moongate.attach.listeners import envoy_listeners, listeners
+from moongate.engine import Failed
+from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.ports import explain_bind_failure
+from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
+from moongate.quarantine import RouteQuarantine
+from moongate.status.gateways import Facts, RefusedListener
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from moongate.ads.delivery import Rejection, Tally
+    from moongate.api.base import ListenerId, Ref
+    from moongate.engine import Query
+    from moongate.infra.rundir import RunDirectory
+    from moongate.quarantine import Refusal
+    from moongate.world import Changes, World
+
+_log = structlog.get_logger("moongate")
+
+T = TypeVar("T")
+
+PORT_RETRY_S: Final = 2.0
+"""Seconds until a port that was taken is asked for again."""
+
+
+class Fleets:
+    """An async context manager: Envoys run inside, and are drained and ended when it is left.
+
+    Args:
+        world: says which Gateways there are, and what their Envoys should have.
+        run: the folder for sockets and files; entered before this is.
+        binary: the Envoy to run.
+        access_log: takes Envoy's access log, whole lines; must not block.
+        moved: called when there are other facts.
+        wrote: called when facts were written into cells of the world, which is to be settled then.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        run: RunDirectory,
+        *,
+        binary: Path,
+        access_log: Callable[[bytes], None],
+        moved: Callable[[], None],
+        wrote: Callable[[], None],
+    ) -> None:
+        self._world = world
+        self._run = run
+        self._binary = binary
+        self._access_log = access_log
+        self._moved = moved
+        self._wrote = wrote
+        self._quarantine = RouteQuarantine(world)
+        self._fleets: dict[str, _Fleet] = {}
+        self._ending: dict[str, _Fleet] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Listen for Envoys; they come by ``publish``."""
+        self._ads = AdsServer(self._run.socket("xds"), self._delivered)
+        await self._stack.enter_async_context(self._ads)
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._stack:
+            for fleet in self._fleets.values():
+                fleet.stop.set()
+            # Not told of the error: the group would cut the Envoys off, and they are to drain.
+            await self._tasks.__aexit__(None, None, None)
+
+    # -- in -----------------------------------------------------------------
+
+    def publish(self, changes: Changes) -> None:
+        """Start the fleets that came, hand out what differs, end the fleets that went."""
+        for name, gateway in changes.fleets.items():
+            if gateway is not None:
+                self._start(name, gateway)
+        for name in changes.put.keys() | changes.gone.keys():
+            self._ads.publish(name, changes.put.get(name, ()), changes.gone.get(name, ()))
+        for name, gateway in changes.fleets.items():
+            if gateway is None:
+                self._stop(name)
+
+    def look(self) -> None:
+        """Do what follows from the facts, now that the world is settled."""
+        if self._quarantine.review():
+            self._wrote()
+        for name, fleet in self._fleets.items():
+            options = self._options(fleet.gateway)
+            if options != fleet.options:
+                change = self._reconfigure(name, fleet, fleet.options, options)
+                self._tasks.create_task(change, name=f"options of {name}")
+                fleet.options = options
+            taken = [r for r in self._ads.quarantine(name) if fleet.is_port(r)]
+            if taken and not fleet.retrying:
+                fleet.retrying = True
+                self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
+
+    def hurry(self) -> None:
+        """Let a drain that is under way, or is to come, end at once."""
+        for fleet in (*self._fleets.values(), *self._ending.values()):
+            fleet.process.hurry()
+
+    # -- out ----------------------------------------------------------------
+
+    async def served(self) -> None:
+        """Return when each fleet has acknowledged all that it was sent, or is to end.
+
+        Raises:
+            EnvoyFailedError: one never will.
+        """
+        for name, fleet in list(self._fleets.items()):
+            await fleet.ready()
+            while not fleet.stop.is_set():
+                # A fleet that ends meanwhile never settles, so the wait is in parts.
+                with suppress(TimeoutError):
+                    await self._ads.settled(name, 1)
+                    break
+
+    def failure(self) -> EnvoyFailedError | None:
+        """Why an Envoy cannot run, if there is one that cannot."""
+        processes = (fleet.process for fleet in self._fleets.values())
+        return next((p.failure() for p in processes if p.state is State.FAILED), None)
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The routes that are out of force because an Envoy refuses them, sorted."""
+        return self._quarantine.refusals()
+
+    def rejections(self) -> list[Rejection]:
+        """All that Envoys refuse just now, by fleet, type and name."""
+        return [r for name in sorted(self._fleets) for r in self._ads.quarantine(name)]
+
+    def unbound(self) -> list[str]:
+        """Why ports cannot be bound, for each that cannot."""
+        return [
+            fleet.words(r)
+            for name, fleet in sorted(self._fleets.items())
+            for r in self._ads.quarantine(name)
+            if fleet.is_port(r)
+        ]
+
+    def facts(self) -> dict[Ref, Facts]:
+        """What is known of each Gateway's Envoy."""
+        refusals = self.refusals()
+        return {fleet.gateway: self._facts_of(name, fleet, refusals) for name, fleet in self._fleets.items()}
+
+    def urls(self) -> tuple[str, ...]:
+        """Where HTTP listeners can be asked that Envoys have in force."""
+        told: dict[str, None] = {}
+        for name, fleet in self._fleets.items():
+            if fleet.process.state is State.READY:
+                told |= dict.fromkeys(self._urls_of(name, fleet))
+        return tuple(told)
+
+    def report(self) -> list[dict[str, Any]]:
+        """What ``moongate status`` shows of each, as plain data."""
+        return [fleet.report(name) for name, fleet in sorted(self._fleets.items())]
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """What was sent and answered since the start, by type URL."""
+        return self._ads.tallies
+
+    # -- one fleet ----------------------------------------------------------
+
+    def _start(self, name: str, gateway: Ref) -> None:
+        if name in self._fleets:
+            return  # it went and came between two looks: nobody has to start anew for that
+        files = self._run.envoy(name)
+        options = self._options(gateway)
+        process = EnvoyProcess(
+            name,
+            binary=self._binary,
+            files=files,
+            bootstrap=bootstrap(
+                name, name.replace("/", "-"), xds_socket=self._run.socket("xds"), admin_socket=files.admin
+            ),
+            options=options,
+            access_log=self._access_log,
+            moved=self._moved,
+        )
+        self._ads.publish(name)
+        fleet = self._fleets[name] = _Fleet(gateway, process, options)
+        before = self._ending.get(name)
+        fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
+
+    async def _run_envoy(self, name: str, fleet: _Fleet, before: _Fleet | None) -> None:
+        if before is not None and before.task is not None:
+            await asyncio.wait({before.task})
+        async with fleet.process:
+            await fleet.stop.wait()
+        if self._ending.get(name) is fleet:
+            del self._ending[name]
+
+    def _stop(self, name: str) -> None:
+        fleet = self._fleets.pop(name, None)
+        if fleet is not None:
+            self._quarantine.forget(fleet.gateway)
+            self._ending[name] = fleet
+            fleet.stop.set()
+
+    def _options(self, gateway: Ref) -> EnvoyOptions:
+        settings = proxy.attempt(self._world.db, gateway)
+        if isinstance(settings, Failed):
+            return EnvoyOptions()
+        spec = settings.spec
+        return EnvoyOptions(
+            log_levels=spec.logging.level, concurrency=spec.concurrency, extra_args=spec.extra_args
+        )
+
+    async def _reconfigure(
+        self, name: str, fleet: _Fleet, before: EnvoyOptions, options: EnvoyOptions
+    ) -> None:
+        late = [
+            field
+            for field, differs in (
+                ("spec.concurrency", options.concurrency != before.concurrency),
+                ("spec.extraArgs", options.extra_args != before.extra_args),
+            )
+            if differs
+        ]
+        if late:
+            _log.warning(
+                "envoy.restart_needed",
+                gateway=name,
+                fields=", ".join(late),
+                message="These hold from Envoy's start on: end moongate and start it again.",
+            )
+        try:
+            await fleet.process.configure(options)
+        except httpx.HTTPStatusError as error:
+            _log.warning(
+                "envoy.refused",
+                gateway=name,
+                type="EnvoyProxy",
+                name="spec.logging.level",
+                message=error.response.text.partition("\n")[0],
+            )
+        except EnvoyFailedError:
+            pass  # The run ends by it.
+
+    # -- what Envoys say ----------------------------------------------------
+
+    def _delivered(self, fact: Delivery) -> None:
+        fleet = self._fleets.get(fact.fleet)
+        if fleet is None:
+            return
+        wrote = False
+        match fact:
+            case Acknowledged():
+                for name, version in fact.versions:
+                    fleet.refused.pop((fact.type_url, name), None)
+                    if fact.type_url == ROUTE:
+                        wrote |= self._quarantine.acknowledged(fleet.gateway, name, version)
+                if fact.type_url == LISTENER:
+                    fleet.listening |= {name for name, _ in fact.versions}
+                    fleet.listening -= set(fact.gone)
+            case Nacked():
+                self._tell_refusal(fleet, fact)
+                if fact.type_url == ROUTE:
+                    wrote = self._quarantine.refused(fleet.gateway, fact.name, fact.version, fact.message)
+            case Connected() | Disconnected():
+                pass
+        if wrote:
+            self._wrote()
+        elif not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:
+            self._moved()
+
+    def _tell_refusal(self, fleet: _Fleet, fact: Nacked) -> None:
+        key = (fact.type_url, fact.name)
+        before = fleet.refused.get(key)
+        port = explain_bind_failure(fact.message)
+        refused = fleet.refused[key] = _Refused(port or fact.message, port is not None)
+        if refused != before:
+            _log.warning(
+                "envoy.refused",
+                gateway=fact.fleet,
+                type=fact.type_url.rpartition(".")[2],
+                name=fact.name,
+                message=refused.words,
+            )
+
+    async def _retry(self, name: str, fleet: _Fleet, taken: list[Rejection]) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(fleet.stop.wait(), PORT_RETRY_S)
+        fleet.retrying = False
+        for one in taken if not fleet.stop.is_set() else ():
+            self._ads.retry(name, one.type_url, one.name)
+
+    def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> Facts:
+        rejections = [r for r in self._ads.quarantine(name) if r.type_url != ROUTE]
+        told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
+        told += [f"{r.route}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
+        members = self._members(fleet.gateway) if rejections else {}
+        refused = tuple(
+            RefusedListener(member.name, "PortUnavailable" if fleet.is_port(r) else "Invalid", fleet.words(r))
+            for r in rejections
+            if r.type_url == LISTENER
+            for member in members.get(r.name, ())
+        )
+        serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
+        return Facts(
+            serving=int(serving),
+            addresses=self._hosts(fleet.gateway) if serving else (),
+            refusals=tuple(told),
+            refused_listeners=refused,
+        )
+
+    def _urls_of(self, name: str, fleet: _Fleet) -> Iterator[str]:
+        refused = {r.name for r in self._ads.quarantine(name) if r.type_url == LISTENER}
+        members = self._members(fleet.gateway)
+        serving = {member for name in fleet.listening - refused for member in members.get(name, ())}
+        (host, *_) = self._hosts(fleet.gateway)
+        for listener in self._judged(listeners, fleet.gateway):
+            if listener.id in serving:
+                named = listener.hostname and "*" not in listener.hostname
+                at = listener.hostname if named else f"[{host}]" if ":" in host else host
+                yield f"{listener.protocol.lower()}://{at}:{listener.container_port}"
+
+    def _members(self, gateway: Ref) -> dict[str, tuple[ListenerId, ...]]:
+        """The listeners that share each of Envoy's, by its name."""
+        return {envoy.name: envoy.members for envoy in self._judged(envoy_listeners, gateway)}
+
+    def _hosts(self, gateway: Ref) -> tuple[str, ...]:
+        """Where a Gateway can be reached on this machine, at least one address."""
+        reached = (_REACHED_AT.get(a, a) for a in self._judged(bind_addresses, gateway))
+        return tuple(dict.fromkeys(reached)) or ("127.0.0.1",)
+
+    def _judged(self, judge: Query[[Ref], tuple[T, ...]], gateway: Ref) -> tuple[T, ...]:
+        """The answer of a query of the world; nothing if it failed, which is told elsewhere."""
+        answer = judge.attempt(self._world.db, gateway)
+        return () if isinstance(answer, Failed) else answer
+
+
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be asked, not to listen
+
+
+class _Refused(Struct, frozen=True):
+    """What was told of last for a resource, so that a port that stays taken is not told again and again."""
+
+    words: str
+    port: bool
+
+
+class _Fleet:
+    """The Envoy of one Gateway."""
+
+    def __init__(self, gateway: Ref, process: EnvoyProcess, options: EnvoyOptions) -> None:
+        self.gateway = gateway
+        self.process = process
+        self.options = options
+        """As they were last asked for."""
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.retrying = False
+        self.listening: set[str] = set()
+        """Names of the listeners that it has in force."""
+        self.refused: dict[tuple[str, str], _Refused] = {}
+
+    async def ready(self) -> None:
+        """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` when it never will."""
+        decided = {State.READY, State.FAILED}
+        await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
+        if not self.stop.is_set():
+            await self.process.ready()
+
+    def words(self, rejection: Rejection) -> str:
+        """Why a resource is refused, in words for a user where there are such."""
+        known = self.refused.get((rejection.type_url, rejection.name))
+        return known.words if known is not None else rejection.message
+
+    def is_port(self, rejection: Rejection) -> bool:
+        """Whether a resource is refused because its port cannot be bound."""
+        known = self.refused.get((rejection.type_url, rejection.name))
+        return known is not None and known.port
+
+    def report(self, name: str) -> dict[str, Any]:
+        return {
+            "fleet": name,
+            "gateway": {"namespace": self.gateway.namespace, "name": self.gateway.name},
+            "envoy": {
+                "state": str(self.process.state),
+                "pid": self.process.pid,
+                "restarts": self.process.restarts,
+            },
+        }

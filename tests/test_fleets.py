@@ -1,0 +1,236 @@
+"""The Envoys of a gateway: those that cannot run, ports that cannot be had, what changes while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from moongate.api.base import Ref
+from moongate.infra.process import EnvoyFailedError
+from moongate.run import Laptop
+from tests.core import gateway, http
+from tests.ports import free_port
+
+EG = Ref("Gateway", "default", "eg")
+
+
+def opened(*ports: int, **spec: Any) -> str:
+    """A Gateway with a listener on each port, named after it."""
+    listeners = [http(f"at-{port}", port=port) for port in ports]
+    return gateway(*listeners, gatewayClassName="moongate", **spec)
+
+
+@contextmanager
+def taken() -> Generator[tuple[int, socket.socket]]:
+    """A port that somebody listens on."""
+    with socket.socket() as holder:
+        holder.bind(("0.0.0.0", 0))
+        holder.listen()
+        yield holder.getsockname()[1], holder
+
+
+async def connected(port: int, host: str = "127.0.0.1") -> None:
+    """Return when somebody takes connections there."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+async def without_gateways(laptop: Laptop) -> None:
+    async with asyncio.timeout(5):
+        while laptop.report()["gateways"]:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0)
+
+
+def conditions(laptop: Laptop, listener: str = "") -> dict[str, dict[str, Any]]:
+    """Those of the Gateway, or of one of its listeners, by type."""
+    document = laptop.statuses.document(EG)
+    assert document is not None
+    status = document["status"]
+    if listener:
+        (status,) = (one for one in status["listeners"] if one["name"] == listener)
+    return {c["type"]: c for c in status["conditions"]}
+
+
+@pytest.mark.envoy
+async def test_an_envoy_that_cannot_run_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "envoy"
+    broken.write_text("#!/bin/sh\necho 'no such bootstrap' >&2\nexit 1\n")
+    broken.chmod(0o755)
+
+    with pytest.raises(EnvoyFailedError, match="no such bootstrap"):
+        async with Laptop(envoy=broken) as running:
+            await running.apply(opened(free_port()))
+
+
+@pytest.mark.envoy
+async def test_a_port_is_served_once_it_is_free() -> None:
+    """The message says to end the process that holds it; doing so must be enough."""
+    with taken() as (port, holder):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(port))
+            refused = laptop.report()["rejections"]
+            holder.close()
+
+            await connected(port)
+
+    assert [r["name"] for r in refused] == [f"default/eg/at-{port}"]
+
+
+@pytest.mark.envoy
+async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
+    """Nor is it programmed; the one beside it is both."""
+    free = free_port()
+    with structlog.testing.capture_logs() as events, taken() as (port, _):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(free, port))
+            urls = laptop.urls()
+            of_taken, of_free = (conditions(laptop, f"at-{n}")["Programmed"] for n in (port, free))
+            of_gateway = conditions(laptop)["Programmed"]
+
+    served = [event["url"] for event in events if event["event"] == "gateway.serving"]
+    told = [event["reason"] for event in events if event["event"] == "status.degraded"]
+    assert urls == (f"http://127.0.0.1:{free}",)
+    assert served == [f"http://127.0.0.1:{free}"]
+    assert of_free["status"] == "True"
+    assert (of_taken["status"], of_taken["reason"]) == ("False", "PortUnavailable")
+    assert f"Port {port} is taken by" in of_taken["message"]
+    assert (of_gateway["status"], of_gateway["reason"]) == ("False", "Invalid")
+    assert told == ["PortUnavailable"]
+
+
+@pytest.mark.envoy
+async def test_a_listener_is_open_to_this_machine_alone() -> None:
+    """Somebody who tries a gateway in a café does not open it to the café."""
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(opened(port))
+
+        await connected(port)
+
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.2", port)
+
+
+@pytest.mark.envoy
+async def test_a_listener_is_open_to_all_who_are_asked_in() -> None:
+    port = free_port()
+    async with Laptop(bind="0.0.0.0") as laptop:
+        await laptop.apply(opened(port))
+
+        await connected(port, "127.0.0.2")
+        assert laptop.urls() == (f"http://127.0.0.1:{port}",)
+
+
+@pytest.mark.envoy
+async def test_a_gateway_may_name_its_addresses() -> None:
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(opened(port, addresses=[{"value": "127.0.0.2"}, {"value": "127.0.0.3"}]))
+
+        await connected(port, "127.0.0.2")
+        await connected(port, "127.0.0.3")
+        assert laptop.urls() == (f"http://127.0.0.2:{port}",)
+
+
+@pytest.mark.envoy
+async def test_a_gateway_that_goes_and_comes_is_served_again() -> None:
+    """The Envoy that drains and the one that starts share files and a port: one after the other."""
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(opened(port))
+        before = laptop.report()["gateways"][0]["envoy"]["pid"]
+
+        laptop.put({EG: None})
+        await without_gateways(laptop)
+        await laptop.apply(opened(port))
+
+        after = laptop.report()["gateways"][0]["envoy"]
+        await connected(port)
+
+    assert after["state"] == "ready"
+    assert after["pid"] != before
+
+
+def proxied(port: int, spec: str) -> str:
+    """A Gateway with an EnvoyProxy."""
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "px"}
+    return f"""{opened(port, infrastructure={"parametersRef": ref})}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {{name: px}}
+spec: {spec}
+"""
+
+
+async def until_told(events: list[Any], name: str) -> dict[str, Any]:
+    """The first event of that name."""
+    async with asyncio.timeout(10):
+        while True:
+            for event in events:
+                if event["event"] == name:
+                    return event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.envoy
+async def test_log_levels_change_while_envoy_runs() -> None:
+    port = free_port()
+    async with Laptop() as laptop, httpx.AsyncClient() as client:
+        await laptop.apply(proxied(port, "{}"))
+        pid = laptop.report()["gateways"][0]["envoy"]["pid"]
+
+        with structlog.testing.capture_logs() as events:
+            await laptop.apply(proxied(port, "{logging: {level: {default: warn, http: debug}}}"))
+            async with asyncio.timeout(10):
+                while not any(event["event"] == "envoy.log" for event in events):
+                    await client.get(f"http://127.0.0.1:{port}/")
+
+        assert laptop.report()["gateways"][0]["envoy"]["pid"] == pid
+    assert "envoy.restart_needed" not in {event["event"] for event in events}
+
+
+@pytest.mark.envoy
+async def test_a_component_that_envoy_does_not_know_is_told() -> None:
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(proxied(port, "{}"))
+
+        with structlog.testing.capture_logs() as events:
+            await laptop.apply(proxied(port, "{logging: {level: {default: warn, nosuch: debug}}}"))
+            told = await until_told(events, "envoy.refused")
+
+    assert (told["name"], told["message"]) == ("spec.logging.level", "error: unknown logger name")
+
+
+@pytest.mark.envoy
+async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
+    """Otherwise one would wait for it."""
+    port = free_port()
+    async with Laptop() as laptop:
+        await laptop.apply(proxied(port, "{concurrency: 1}"))
+
+        with structlog.testing.capture_logs() as events:
+            await laptop.apply(proxied(port, "{concurrency: 2, extraArgs: [--service-node, x]}"))
+            told = await until_told(events, "envoy.restart_needed")
+            await laptop.apply(
+                proxied(port, "{concurrency: 2, extraArgs: [--service-node, x], ipFamily: IPv4}")
+            )
+
+    assert told["fields"] == "spec.concurrency, spec.extraArgs"
+    assert sum(event["event"] == "envoy.restart_needed" for event in events) == 1
