@@ -21,7 +21,7 @@ from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway, GatewayController
 from moongate.attach.gateways import controller_name
 from moongate.infra.ports import PortError
-from moongate.run import MOST_TOLD, REPORTED_AT_ONCE, Laptop, LaptopOptions, ManifestError, laptop
+from moongate.run import REPORTED_AT_ONCE, Laptop, LaptopOptions, ManifestError, laptop
 from moongate.sources.files import Files
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
@@ -261,20 +261,6 @@ async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its
     assert "up" in bad["message"]
     (good,) = turned("status.recovered")
     assert (good["resource"], good["condition"]) == ("HTTPRoute default/app", "ResolvedRefs")
-
-
-async def test_of_very_many_statuses_that_turn_bad_some_are_told_and_the_rest_counted(folder: Path) -> None:
-    """A backend that all share is missing: the terminal stays readable."""
-    routes = [m.route(f"app-{n}", f"[{{{m.to('up')}}}]") for n in range(30)]
-    gateway = m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]")
-    with structlog.testing.capture_logs() as events:
-        async with Laptop(run_dir=folder, envoy=Path("/bin/true")) as running:
-            running.take_text("all", text(gateway, *routes))
-            await until(lambda: any(event["event"] == "status.more" for event in events))
-
-    assert sum(event["event"] == "status.degraded" for event in events) == MOST_TOLD
-    (more,) = (event for event in events if event["event"] == "status.more")
-    assert more["count"] == 30 - MOST_TOLD
 
 
 async def test_what_was_loaded_counts_resources_and_changes_apart(folder: Path) -> None:

@@ -124,7 +124,7 @@ class Fleets:
             self._wrote()
         for name, fleet in self._fleets.items():
             options = self._options(fleet.gateway)
-            if options != fleet.options:
+            if options is not None and options != fleet.options:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
@@ -204,7 +204,7 @@ class Fleets:
         if name in self._fleets:
             return  # it went and came between two looks: nobody has to start anew for that
         files = self._run.envoy(name)
-        options = self._options(gateway)
+        options = self._options(gateway) or EnvoyOptions()
         process = EnvoyProcess(
             name,
             binary=self._binary,
@@ -236,10 +236,11 @@ class Fleets:
             self._ending[name] = fleet
             fleet.stop.set()
 
-    def _options(self, gateway: Ref) -> EnvoyOptions:
+    def _options(self, gateway: Ref) -> EnvoyOptions | None:
+        """What the EnvoyProxy asks for; ``None`` when it cannot be used, and Envoys keep what they have."""
         settings = proxy.attempt(self._world.db, gateway)
-        if isinstance(settings, Failed):
-            return EnvoyOptions()
+        if isinstance(settings, Failed) or settings.problems:
+            return None
         spec = settings.spec
         return EnvoyOptions(
             log_levels=spec.logging.level, concurrency=spec.concurrency, extra_args=spec.extra_args

@@ -35,10 +35,10 @@ from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
 from moongate.kinds import KINDS
-from moongate.loose_ends import loose_ends
 from moongate.report.statuses import Statuses
+from moongate.run_log import RunLog
 from moongate.sources.files import Files
-from moongate.sources.folder import NOWHERE, Finding, Folder
+from moongate.sources.folder import Folder
 from moongate.world import World
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from moongate.problem import Problem
     from moongate.report.logs import LogFormat
-    from moongate.sources.folder import Severity
+    from moongate.sources.folder import Finding
     from moongate.world import Changes
 
 _log = structlog.get_logger("moongate")
@@ -59,14 +58,8 @@ SLICE_S = 0.003
 News that pass through several callbacks wait as often, so it is short beside what an endpoint may wait.
 """
 
-MOST_TOLD = 20
-"""Conditions that are told in the log after one change; of the others, how many there are."""
-
 REPORTED_AT_ONCE = 100
 """Resources of a report that are encoded before the event loop has its turn: some milliseconds."""
-
-_LOOSE_ENDS = "loose ends"
-"""The source of findings about references that lead nowhere."""
 
 
 class LaptopOptions(Struct, frozen=True, kw_only=True):
@@ -209,6 +202,7 @@ class Laptop:
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
         self.statuses = Statuses(self.world.store.held())
+        self._log = RunLog(self.world.store.held())
         self._run = RunDirectory(run_dir)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
@@ -224,11 +218,8 @@ class Laptop:
         built_in = laptop_class(shipped)
         self._base: dict[Ref, Resource] = {built_in.ref: built_in}
         self._texts = Folder(namespace=namespace)
-        self._folders = [self._texts]
-        self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._log.places_from(self._texts)
         self._stack = AsyncExitStack()
-        self._told_failures: set[str] = set()
-        self._told_urls: tuple[str, ...] = ()
         self.slices = 0
 
     async def __aenter__(self) -> Self:
@@ -292,26 +283,20 @@ class Laptop:
     def take_text(self, name: str, text: str) -> None:
         """Put the manifests of a text in force; what is wrong with it is told, as it is of a file."""
         batch = self._texts.update(name, text)
-        self._tell_findings("text", self._texts.findings())
+        self._log.faults("text", self._texts.findings())
         self.put(batch)
         self.loaded.set()
 
     async def follow(self, files: Files) -> None:
         """Put the manifests of files in force, and whatever they become, until cancelled."""
-        self._folders.append(files.folder)
+        self._log.places_from(files.folder)
         async for loaded in files.watch():
-            self._tell_findings("files", loaded.findings)
+            self._log.faults("files", loaded.findings)
             config = self._given or loaded.configuration or EnvoyGateway.shipped()
             if self.world.configure(config.on_host()):
                 self._wrote()
             self.put(loaded.batch)
-            self._tell_loose_ends(loaded.batch)
-            _log.info(
-                "manifests.loaded",
-                files=len(loaded.files),
-                resources=len(files.folder),
-                changed=len(loaded.batch),
-            )
+            self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
             self.loaded.set()
 
     # -- out ----------------------------------------------------------------
@@ -363,7 +348,7 @@ class Laptop:
 
     def findings(self) -> tuple[Finding, ...]:
         """What there is to tell about manifests."""
-        return tuple(f for told in self._findings.values() for f in told)
+        return self._log.findings()
 
     def hurry(self) -> None:
         """Let a drain that is under way, or is to come, end at once."""
@@ -375,20 +360,10 @@ class Laptop:
 
     def _report(self) -> dict[str, Any]:
         """The report without its resources, which may be thousands."""
-        held = self.world.store.held()
         return {
             "version": 1,
             "gateways": self.fleets.report(),
-            "findings": [
-                *(
-                    str(f)
-                    for source, told in self._findings.items()
-                    if source != _LOOSE_ENDS
-                    for f in told
-                    if f.severity != "info"
-                ),
-                *(str(self._finding(*end)) for end in loose_ends(held, held)),
-            ],
+            "findings": [str(f) for f in self.findings() if f.severity != "info"],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
             "failures": [
                 {"query": f.query, "args": f.args, "id": f.id, "error": f.error}
@@ -448,19 +423,13 @@ class Laptop:
         self.fleets.publish(changes)
         if changes.statuses:
             self.statuses.update(changes.statuses)
-        self._told_failures &= {failed.id for failed in self.world.failures().values()}
-        for failed in self.world.failures().values():
-            if failed.id not in self._told_failures:
-                self._told_failures.add(failed.id)
-                _log.error(
-                    "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
-                )
+        self._log.failures(self.world.failures().values())
 
     def _observe_facts(self) -> None:
         self.fleets.look()
         self.statuses.observe(self.fleets.facts(), self.fleets.refusals())
-        self._tell_turns()
-        self._tell_urls()
+        self._log.turns(self.statuses.turns())
+        self._log.serving(self.urls())
 
     async def _until(self, claim: Callable[[], bool]) -> None:
         while not claim():
@@ -490,56 +459,6 @@ class Laptop:
         if problems:
             raise ManifestError("\n".join(problems))
         return found
-
-    def _tell_findings(self, source: str, findings: tuple[Finding, ...]) -> None:
-        known = self._findings.get(source, ())
-        self._findings[source] = findings
-        # Not by place: that moves with every line before it.
-        before = {(f.resource, f.problem, f.place.file) for f in known}
-        for finding in findings:
-            if (finding.resource, finding.problem, finding.place.file) not in before:
-                tell = {"error": _log.error, "warning": _log.warning}.get(finding.severity, _log.debug)
-                tell("manifest", told=str(finding))
-        if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in findings):
-            _log.info("manifests.mended")
-
-    def _tell_loose_ends(self, batch: Mapping[Ref, Resource | None]) -> None:
-        """Tell the references that lead nowhere since a batch."""
-        held = self.world.store.held()
-        known = (f.resource for f in self._findings.get(_LOOSE_ENDS, ()) if f.resource is not None)
-        # What is gone may have been the target of any resource.
-        looked_at = held if None in batch.values() else dict.fromkeys((*known, *batch))
-        ends = loose_ends(held, looked_at)
-        self._tell_findings(_LOOSE_ENDS, tuple(self._finding(*end) for end in ends))
-
-    def _finding(self, ref: Ref, problem: Problem, severity: Severity) -> Finding:
-        """A finding with its place, if the resource comes from a file or a text."""
-        found = (folder.finding(ref, problem, severity) for folder in self._folders if ref in folder)
-        return next(found, Finding(NOWHERE, ref, problem, severity))
-
-    def _tell_turns(self) -> None:
-        turns = self.statuses.turns()
-        for ref, trouble, bad in turns[:MOST_TOLD]:
-            fields = {"resource": str(ref), "condition": trouble.condition}
-            problem = trouble.problem
-            if problem.path:
-                fields["field"] = problem.path
-            if at := str(self._finding(ref, problem, "warning").place):
-                fields["at"] = at
-            if bad:
-                fields |= {"status": trouble.status, "reason": problem.reason, "message": problem.message}
-                _log.warning("status.degraded", **fields)
-            else:
-                _log.info("status.recovered", **fields)
-        if len(turns) > MOST_TOLD:
-            _log.warning("status.more", count=len(turns) - MOST_TOLD, see="moongate status")
-
-    def _tell_urls(self) -> None:
-        urls = self.urls()
-        for url in urls:
-            if url not in self._told_urls:
-                _log.info("gateway.serving", url=url)
-        self._told_urls = urls
 
     def _described(self, document: dict[str, Any]) -> dict[str, Any]:
         """A status with the part of the spec that a table shows beside it."""

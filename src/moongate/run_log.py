@@ -1,0 +1,116 @@
+"""What a run logs of its manifests, statuses and listeners: each once, until it differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from moongate.loose_ends import loose_ends
+from moongate.sources.folder import NOWHERE, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from moongate.api.base import Ref, Resource
+    from moongate.engine import Failed
+    from moongate.problem import Problem
+    from moongate.report.troubles import Turn
+    from moongate.sources.folder import Folder, Severity
+
+_log = structlog.get_logger("moongate")
+
+MOST_TOLD: Final = 20
+"""Conditions that are told after one change; of the others, how many there are."""
+
+_LOOSE_ENDS = "loose ends"
+
+
+class RunLog:
+    """Knows what was told.
+
+    Args:
+        held: all resources in force.
+    """
+
+    def __init__(self, held: Mapping[Ref, Resource]) -> None:
+        self._held = held
+        self._folders: list[Folder] = []
+        self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._failures: set[str] = set()
+        self._urls: tuple[str, ...] = ()
+
+    def places_from(self, folder: Folder) -> None:
+        """Have what is told of the resources of a folder name their place."""
+        self._folders.append(folder)
+
+    def finding(self, ref: Ref, problem: Problem, severity: Severity) -> Finding:
+        """A finding with its place, if the resource comes from a folder."""
+        found = (folder.finding(ref, problem, severity) for folder in self._folders if ref in folder)
+        return next(found, Finding(NOWHERE, ref, problem, severity))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What there is to tell about manifests now: their faults, and all references that lead nowhere."""
+        faults = (f for source, told in self._findings.items() if source != _LOOSE_ENDS for f in told)
+        return (*faults, *(self.finding(*end) for end in loose_ends(self._held, self._held)))
+
+    def faults(self, source: str, findings: tuple[Finding, ...]) -> None:
+        """Tell what is new among all the findings of a source."""
+        known = self._findings.get(source, ())
+        self._findings[source] = findings
+        # Not by place: that moves with every line before it.
+        before = {(f.resource, f.problem, f.place.file) for f in known}
+        for finding in findings:
+            if (finding.resource, finding.problem, finding.place.file) not in before:
+                tell = {"error": _log.error, "warning": _log.warning}.get(finding.severity, _log.debug)
+                tell("manifest", told=str(finding))
+        if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in findings):
+            _log.info("manifests.mended")
+
+    def loaded(self, batch: Mapping[Ref, Resource | None], *, files: int, resources: int) -> None:
+        """Tell that a batch is in force, and which references lead nowhere since.
+
+        Args:
+            batch: what differs from before.
+            files: how many were read.
+            resources: how many there are now.
+        """
+        known = (f.resource for f in self._findings.get(_LOOSE_ENDS, ()) if f.resource is not None)
+        # What is gone may have been the target of any resource.
+        looked_at = self._held if None in batch.values() else dict.fromkeys((*known, *batch))
+        self.faults(_LOOSE_ENDS, tuple(self.finding(*end) for end in loose_ends(self._held, looked_at)))
+        _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
+
+    def turns(self, turns: Sequence[Turn]) -> None:
+        """Tell conditions that turned."""
+        for ref, trouble, bad in turns[:MOST_TOLD]:
+            problem = trouble.problem
+            fields = {"resource": str(ref), "condition": trouble.condition}
+            if problem.path:
+                fields["field"] = problem.path
+            if at := str(self.finding(ref, problem, "warning").place):
+                fields["at"] = at
+            if bad:
+                fields |= {"status": trouble.status, "reason": problem.reason, "message": problem.message}
+                _log.warning("status.degraded", **fields)
+            else:
+                _log.info("status.recovered", **fields)
+        if len(turns) > MOST_TOLD:
+            _log.warning("status.more", count=len(turns) - MOST_TOLD, see="moongate status")
+
+    def serving(self, urls: tuple[str, ...]) -> None:
+        """Tell where listeners can be asked that could not be before."""
+        for url in urls:
+            if url not in self._urls:
+                _log.info("gateway.serving", url=url)
+        self._urls = urls
+
+    def failures(self, failures: Iterable[Failed]) -> None:
+        """Tell bugs of moongate that were contained; all there are, each time."""
+        told = {failed.id: failed for failed in failures}
+        for failed in told.values():
+            if failed.id not in self._failures:
+                _log.error(
+                    "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
+                )
+        self._failures = set(told)

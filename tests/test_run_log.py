@@ -1,0 +1,181 @@
+"""What a run logs: each thing once, until it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from moongate.api.base import Ref, Resource
+from moongate.engine import Failed
+from moongate.problem import Problem
+from moongate.report.troubles import Turn
+from moongate.run_log import MOST_TOLD, RunLog
+from moongate.sources.folder import Folder
+from moongate.status.troubles import Trouble
+from tests.core import GATEWAY_CLASS, gateway, http
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: default}
+spec: {parentRefs: [{name: eg}]}
+"""
+SHOP = Ref("HTTPRoute", "default", "shop")
+
+
+@pytest.fixture
+def events() -> Iterator[list[Any]]:
+    """What is logged, in order."""
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+class Run:
+    """A log with the files that it is about."""
+
+    def __init__(self) -> None:
+        self.folder = Folder()
+        self.held: dict[Ref, Resource] = {}
+        self.log = RunLog(self.held)
+        self.log.places_from(self.folder)
+
+    def write(self, **files: str | None) -> None:
+        batch = self.folder.update_many(files)
+        for ref, resource in batch.items():
+            if resource is None:
+                del self.held[ref]
+            else:
+                self.held[ref] = resource
+        self.log.faults("files", self.folder.findings())
+        self.log.loaded(batch, files=len(files), resources=len(self.folder))
+
+
+def of(events: list[Any], name: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == name]
+
+
+def test_a_fault_is_told_once_wherever_it_moves_to(events: list[Any]) -> None:
+    run, faulty = Run(), ROUTE.replace("parentRefs", "parentRef")
+
+    run.write(a=faulty)
+    run.write(a=f"# a comment\n{faulty}")
+
+    (told,) = of(events, "manifest")
+    assert told["log_level"] == "error"
+    assert "parentRef" in told["told"]
+
+
+def test_the_end_of_all_faults_is_told(events: list[Any]) -> None:
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), a="kind: [", b="kind: [")
+
+    run.write(a=ROUTE)
+    assert of(events, "manifests.mended") == []
+    run.write(b="")
+
+    assert len(of(events, "manifests.mended")) == 1
+
+
+def test_a_reference_that_leads_nowhere_is_told_with_its_place(events: list[Any]) -> None:
+    run = Run()
+
+    run.write(route=ROUTE)
+
+    (told,) = of(events, "manifest")
+    assert told["told"].startswith("route:5:")
+    assert "There is no Gateway default/eg" in told["told"]
+    assert [str(finding) for finding in run.log.findings()] == [told["told"]]
+
+
+def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: list[Any]) -> None:
+    """Though the resource that refers to it is not touched."""
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE)
+    assert of(events, "manifest") == []
+
+    run.write(gateway=None)
+    assert len(of(events, "manifest")) == 1
+    run.write(gateway=gateway(http("web")))
+    assert run.log.findings() == ()
+    run.write(gateway=None)
+
+    assert len(of(events, "manifest")) == 2
+
+
+def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")))
+
+    run.write(gateway=gateway(http("other")))
+
+    told = [(e["files"], e["resources"], e["changed"]) for e in of(events, "manifests.loaded")]
+    assert told == [(2, 2, 2), (1, 2, 1)]
+
+
+def turn(n: int = 0, *, bad: bool = True) -> Turn:
+    problem = Problem("spec.parentRefs[0]", "It does not exist.", "BackendNotFound")
+    trouble = Trouble("parent eg", "ResolvedRefs", "False", problem, "error")
+    return Turn(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), trouble, bad)
+
+
+def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE)
+
+    run.log.turns([turn()])
+
+    assert of(events, "status.degraded") == [
+        {
+            "event": "status.degraded",
+            "log_level": "warning",
+            "resource": str(SHOP),
+            "condition": "ResolvedRefs",
+            "status": "False",
+            "reason": "BackendNotFound",
+            "message": "It does not exist.",
+            "field": "spec.parentRefs[0]",
+            "at": "route:5:21",
+        }
+    ]
+
+
+def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
+    """Of what came by a call there is no place to tell."""
+    Run().log.turns([turn(bad=False)])
+
+    (told,) = of(events, "status.recovered")
+    assert (told["log_level"], told["resource"], told["condition"]) == ("info", str(SHOP), "ResolvedRefs")
+    assert "at" not in told
+
+
+def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list[Any]) -> None:
+    """A backend that thousands share is missing: the terminal stays readable."""
+    Run().log.turns([turn(n) for n in range(1, 5001)])
+
+    assert len(of(events, "status.degraded")) == MOST_TOLD
+    (more,) = of(events, "status.more")
+    assert more["count"] == 5000 - MOST_TOLD
+
+
+def test_where_listeners_can_be_asked_is_told_once_for_as_long_as_they_can(events: list[Any]) -> None:
+    log = Run().log
+
+    log.serving(("http://a",))
+    log.serving(("http://a", "http://b"))
+    log.serving(("http://b",))
+    log.serving(("http://a", "http://b"))
+
+    assert [event["url"] for event in of(events, "gateway.serving")] == ["http://a", "http://b", "http://a"]
+
+
+def test_a_bug_that_was_contained_is_told_once(events: list[Any]) -> None:
+    log, failed = Run().log, Failed("plan", "(x)", "a1b2", "KeyError: 'x'", "Traceback")
+
+    log.failures([failed])
+    log.failures([failed])
+
+    (told,) = of(events, "core.failed")
+    assert (told["query"], told["id"]) == ("plan", "a1b2")
