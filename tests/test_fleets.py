@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -114,6 +116,22 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
 
 
 @pytest.mark.envoy
+async def test_a_refusal_is_not_mended_by_the_end_of_envoy() -> None:
+    """Nor by its crash: whoever has the port has it still."""
+    with structlog.testing.capture_logs() as events, taken() as (port, _):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(port))
+            first = laptop.report()["gateways"][0]["envoy"]["pid"]
+
+            os.kill(first, signal.SIGKILL)
+            await until_told(events, "envoy.ended")
+            await until_told(events, "envoy.ready", times=2)
+
+    assert "status.recovered" not in {event["event"] for event in events}
+    assert sum(event["event"] == "status.degraded" for event in events) == 1
+
+
+@pytest.mark.envoy
 async def test_a_listener_is_open_to_this_machine_alone() -> None:
     """Somebody who tries a gateway in a café does not open it to the café."""
     port = free_port()
@@ -178,14 +196,12 @@ spec: {spec}
 """
 
 
-async def until_told(events: list[Any], name: str) -> dict[str, Any]:
-    """The first event of that name."""
-    async with asyncio.timeout(10):
-        while True:
-            for event in events:
-                if event["event"] == name:
-                    return event
+async def until_told(events: list[Any], name: str, times: int = 1) -> dict[str, Any]:
+    """The last event of that name, once there are so many."""
+    async with asyncio.timeout(15):
+        while len(told := [event for event in events if event["event"] == name]) < times:
             await asyncio.sleep(0.01)
+    return told[-1]
 
 
 @pytest.mark.envoy

@@ -184,9 +184,9 @@ class Fleets:
     def urls(self) -> tuple[str, ...]:
         """Where HTTP listeners can be asked that Envoys have in force."""
         told: dict[str, None] = {}
-        for name, fleet in self._fleets.items():
+        for fleet in self._fleets.values():
             if fleet.process.state is State.READY:
-                told |= dict.fromkeys(self._urls_of(name, fleet))
+                told |= dict.fromkeys(self._urls_of(fleet))
         return tuple(told)
 
     def report(self) -> list[dict[str, Any]]:
@@ -326,28 +326,27 @@ class Fleets:
             self._ads.retry(name, one.type_url, one.name)
 
     def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> Facts:
-        rejections = [r for r in self._ads.quarantine(name) if r.type_url != ROUTE]
+        rejections = (r for r in self._ads.quarantine(name) if r.type_url != ROUTE)
         told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
         told += [f"{r.route}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
-        members = self._members(fleet.gateway) if rejections else {}
-        refused = tuple(
-            RefusedListener(member.name, "PortUnavailable" if fleet.is_port(r) else "Invalid", fleet.words(r))
-            for r in rejections
-            if r.type_url == LISTENER
-            for member in members.get(r.name, ())
-        )
+        refused = fleet.refused_listeners()
+        members = self._members(fleet.gateway) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return Facts(
             serving=int(serving),
             addresses=self._hosts(fleet.gateway) if serving else (),
             refusals=tuple(told),
-            refused_listeners=refused,
+            refused_listeners=tuple(
+                RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
+                for name, why in sorted(refused.items())
+                for member in members.get(name, ())
+            ),
         )
 
-    def _urls_of(self, name: str, fleet: _Fleet) -> Iterator[str]:
-        refused = {r.name for r in self._ads.quarantine(name) if r.type_url == LISTENER}
+    def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
         members = self._members(fleet.gateway)
-        serving = {member for name in fleet.listening - refused for member in members.get(name, ())}
+        taken = fleet.listening - fleet.refused_listeners().keys()
+        serving = {member for name in taken for member in members.get(name, ())}
         (host, *_) = self._hosts(fleet.gateway)
         for listener in self._judged(listeners, fleet.gateway):
             if listener.id in serving:
@@ -394,6 +393,7 @@ class _Fleet:
         self.listening: set[str] = set()
         """Names of the listeners that it has in force."""
         self.refused: dict[tuple[str, str], _Refused] = {}
+        """By type and name; it stays while Envoy is away, so that what holds on is not told as mended."""
 
     async def ready(self) -> None:
         """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` when it never will."""
@@ -401,6 +401,10 @@ class _Fleet:
         await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
         if not self.stop.is_set():
             await self.process.ready()
+
+    def refused_listeners(self) -> dict[str, _Refused]:
+        """Envoy's listeners that it did not take as they are, by name."""
+        return {name: why for (type_url, name), why in self.refused.items() if type_url == LISTENER}
 
     def words(self, rejection: Rejection) -> str:
         """Why a resource is refused, in words for a user where there are such."""
