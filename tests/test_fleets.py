@@ -199,7 +199,7 @@ spec: {spec}
 async def until_told(events: list[Any], name: str, times: int = 1) -> dict[str, Any]:
     """The last event of that name, once there are so many."""
     async with asyncio.timeout(15):
-        while len(told := [event for event in events if event["event"] == name]) < times:
+        while len(told := [e for e in events if e["event"] == name]) < times:  # noqa: ASYNC110 - a list
             await asyncio.sleep(0.01)
     return told[-1]
 

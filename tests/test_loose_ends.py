@@ -84,7 +84,7 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
 def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
     held = {resource.ref: resource for resource in read(ROUTE)}
 
-    ((_, problem),) = loose_ends(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
+    ((_, problem, _),) = loose_ends(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
 
     assert (
         problem.message == "Gateway default/eg is not in force: it is written at eg.yaml:3:1, with an error."

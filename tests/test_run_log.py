@@ -117,7 +117,7 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
 
 def turn(n: int = 0, *, bad: bool = True) -> Turn:
     problem = Problem("spec.parentRefs[0]", "It does not exist.", "BackendNotFound")
-    trouble = Trouble("parent eg", "ResolvedRefs", "False", problem, "error")
+    trouble = Trouble("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
     return Turn(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), trouble, bad)
 
 
@@ -140,6 +140,25 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
             "at": "route:5:21",
         }
     ]
+
+
+def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> None:
+    """One slip is told once, at the field where it is made."""
+    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
+    shop = (
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: shop}\n"
+        "spec: {endpoints: [{ip: {address: 127.0.0.1, port: 1}}]}"
+    )
+    route = ROUTE.replace("}]}", f"}}], rules: [{{backendRefs: [{backend}]}}]}}")
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), shop=shop, route=route)
+
+    run.log.turns([turn()])
+
+    assert of(events, "manifest") == []
+    (told,) = of(events, "status.degraded")
+    assert "Did you mean 'shop'?" in told["hint"]
+    column = 1 + route.splitlines()[4].index("'shopp'")
+    assert told["at"] == f"route:5:{column}"
 
 
 def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from moongate.loose_ends import loose_ends
+from moongate.loose_ends import EMPTY, MISSING, loose_ends
 from moongate.sources.folder import NOWHERE, Finding
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moongate.engine import Failed
     from moongate.problem import Problem
     from moongate.report.troubles import Turn
+    from moongate.sources.documents import Place
     from moongate.sources.folder import Folder, Severity
 
 _log = structlog.get_logger("moongate")
@@ -24,6 +25,8 @@ MOST_TOLD: Final = 20
 """Conditions that are told after one change; of the others, how many there are."""
 
 _LOOSE_ENDS = "loose ends"
+_TOLD_BY_STATUS = frozenset({MISSING, EMPTY})
+"""Reasons of references that a condition tells of, too: what may have been meant goes with that."""
 
 
 class RunLog:
@@ -37,6 +40,7 @@ class RunLog:
         self._held = held
         self._folders: list[Folder] = []
         self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._hints: tuple[Finding, ...] = ()
         self._failures: set[str] = set()
         self._urls: tuple[str, ...] = ()
 
@@ -52,7 +56,7 @@ class RunLog:
     def findings(self) -> tuple[Finding, ...]:
         """What there is to tell about manifests now: their faults, and all references that lead nowhere."""
         faults = (f for source, told in self._findings.items() if source != _LOOSE_ENDS for f in told)
-        return (*faults, *(self.finding(*end) for end in loose_ends(self._held, self._held)))
+        return (*faults, *self._loose_ends(self._held))
 
     def faults(self, source: str, findings: tuple[Finding, ...]) -> None:
         """Tell what is new among all the findings of a source."""
@@ -75,10 +79,11 @@ class RunLog:
             files: how many were read.
             resources: how many there are now.
         """
-        known = (f.resource for f in self._findings.get(_LOOSE_ENDS, ()) if f.resource is not None)
+        known = (f.resource for f in (*self._findings.get(_LOOSE_ENDS, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource.
-        looked_at = self._held if None in batch.values() else dict.fromkeys((*known, *batch))
-        self.faults(_LOOSE_ENDS, tuple(self.finding(*end) for end in loose_ends(self._held, looked_at)))
+        ends = self._loose_ends(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
+        self._hints = tuple(f for f in ends if f.problem.reason in _TOLD_BY_STATUS)
+        self.faults(_LOOSE_ENDS, tuple(f for f in ends if f.problem.reason not in _TOLD_BY_STATUS))
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
     def turns(self, turns: Sequence[Turn]) -> None:
@@ -90,6 +95,9 @@ class RunLog:
                 fields["field"] = problem.path
             if at := str(self.finding(ref, problem, "warning").place):
                 fields["at"] = at
+            hint = next((h for h in self._hints if h.resource == ref), None)
+            if bad and hint is not None:
+                fields |= {"hint": hint.problem.message, "at": str(hint.place)}
             if bad:
                 fields |= {"status": trouble.status, "reason": problem.reason, "message": problem.message}
                 _log.warning("status.degraded", **fields)
@@ -97,6 +105,13 @@ class RunLog:
                 _log.info("status.recovered", **fields)
         if len(turns) > MOST_TOLD:
             _log.warning("status.more", count=len(turns) - MOST_TOLD, see="moongate status")
+
+    def _loose_ends(self, refs: Iterable[Ref]) -> tuple[Finding, ...]:
+        return tuple(self.finding(*e) for e in loose_ends(self._held, refs, faulty=self._faulty_place))
+
+    def _faulty_place(self, ref: Ref) -> Place | None:
+        places = (folder.faulty_place(ref) for folder in self._folders)
+        return next((place for place in places if place is not None), None)
 
     def serving(self, urls: tuple[str, ...]) -> None:
         """Tell where listeners can be asked that could not be before."""

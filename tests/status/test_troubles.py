@@ -56,9 +56,10 @@ def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
 def test_a_route_is_told_at_each_of_its_parents() -> None:
     found = {(t.part, t.condition): t for t in told("HTTPRoute", gateway(http("web")), ROUTE)}
 
-    assert found["parent eg/web", "ResolvedRefs"].problem.path == "spec.parentRefs[0]"
-    assert found["parent eg/web", "ResolvedRefs"].problem.reason == "BackendNotFound"
-    assert found["parent eg/none", "Accepted"].problem.path == "spec.parentRefs[1]"
+    missing, nowhere = found["parent eg/web", "ResolvedRefs"], found["parent eg/none", "Accepted"]
+    assert (missing.at, missing.problem.path) == ("spec.parentRefs[0]", "spec.rules[0].backendRefs[0]")
+    assert missing.problem.reason == "BackendNotFound"
+    assert (nowhere.at, nowhere.problem.path) == ("spec.parentRefs[1]", "spec.parentRefs[1]")
 
 
 def test_a_policy_is_told_at_its_targets() -> None:
