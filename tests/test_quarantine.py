@@ -12,7 +12,7 @@ from msgspec import structs
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
-from moongate.quarantine import Refusal, RouteQuarantine
+from moongate.quarantine import MOST_TRIES, Refusal, RouteQuarantine
 from moongate.world import World
 from moongate.xds.wire import CLUSTER, ROUTE
 from tests import worlds
@@ -271,6 +271,33 @@ def test_a_fleet_that_is_gone_is_forgotten() -> None:
     envoy.quarantine.forget(worlds.EG)
 
     assert envoy.quarantine.refusals() == ()
+
+
+def test_a_table_that_is_gone_is_forgotten() -> None:
+    """Its routes may be served elsewhere, and nobody is to be told that they are refused."""
+    envoy = Refusing("/a", REFUSED)
+    envoy.settle()
+
+    envoy.world.apply({worlds.EG: worlds.gateway(worlds.http_listener("renamed"))})
+    envoy.world.pull()
+    envoy.quarantine.review()
+
+    assert envoy.world.resource(worlds.EG, ROUTE, TABLE) is None
+    assert envoy.quarantine.refusals() == ()
+
+
+def test_a_search_that_is_over_counts_for_nothing_in_the_next() -> None:
+    """However often a good route changes together with a bad one, it is not taken for one."""
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+
+    for n in range(3 * MOST_TRIES):
+        envoy.apply(0, "/a" if n % 2 else "/other")
+        envoy.edit(1, REFUSED)
+        assert envoy.refused() == {1}
+        envoy.edit(1, "/b")
+
+    assert envoy.refused() == set()
 
 
 @pytest.mark.slow

@@ -130,13 +130,21 @@ class RouteQuarantine:
         trial.tries = Counter({key: n for key, n in trial.tries.items() if key in trial.withheld})
         trial.released = False
         mended = trial.forget_mended()
-        return trial.release() if trial.queue else mended
+        if trial.queue:
+            return trial.release()
+        trial.tries.clear()  # the search is over
+        return mended
 
     def review(self) -> bool:
         """Forget refusals of routes that are gone, or have another version by now. True if there were some.
 
-        A route without a last good form can go without a change of the table, so no Envoy tells of it.
+        A route without a last good form can go without a change of the table, so no Envoy tells of it; nor
+        does one tell that a table is gone.
         """
+        for gateway, name in [
+            key for key in self._trials if self._world.resource(key[0], ROUTE, key[1]) is None
+        ]:
+            self._drop(gateway, name)
         moved = [trial.forget_mended() for trial in self._trials.values()]
         for (gateway, name), trial in self._trials.items():
             # What was released made no difference (its route was edited meanwhile), so nobody will answer.
@@ -181,11 +189,14 @@ class RouteQuarantine:
 
     def forget(self, gateway: Ref) -> None:
         """The fleet is gone, or starts anew: nothing is known of it any more."""
-        for key in [key for key in self._trials if key[0] == gateway]:
-            trial = self._trials.pop(key)
-            routes = {s.route for s in trial.withheld.values()}
-            trial.withheld.clear()
-            trial.write(routes)
+        for _, name in [key for key in self._trials if key[0] == gateway]:
+            self._drop(gateway, name)
+
+    def _drop(self, gateway: Ref, name: str) -> None:
+        trial = self._trials.pop((gateway, name))
+        routes = {s.route for s in trial.withheld.values()}
+        trial.withheld.clear()
+        trial.write(routes)
 
     def _trial(self, gateway: Ref, name: str) -> _Trial:
         return self._trials.setdefault((gateway, name), _Trial(self._world, gateway, name))
