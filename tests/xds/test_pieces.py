@@ -83,6 +83,18 @@ def test_a_last_good_form_that_was_guarded_otherwise_is_shut() -> None:
     assert [(r.match.path_separated_prefix, r.direct_response.status) for r in sent(core)] == [("/old", 500)]
 
 
+def test_what_is_only_suspected_stays_as_it_was_though_it_was_guarded_otherwise() -> None:
+    """Envoy has that in force during the search; a policy beside a bad route must not shut all others."""
+    core = core_of()
+    good = piece_of(core, OLD)
+    suspected = piece_of(core, f"{NEW}, {CORS}")
+
+    put(core, {suspected: StandIn(good, culprit=False)})
+
+    [told] = sent(core)
+    assert (told.match.path_separated_prefix, told.route.cluster) == ("/old", "service/default/old/80/http")
+
+
 def test_what_one_table_does_without_another_may_have() -> None:
     """The same route, the same bytes: but what one port's table was refused for may lie elsewhere in it."""
     core = core_of()

@@ -51,8 +51,9 @@ class StandIn(Struct, frozen=True):
 
     Args:
         last_good: its last form that an Envoy took, if there was one.
-        culprit: whether it is known to be at fault, and not only suspected. Where there is no last good form,
-            a culprit answers 500; what is suspected is left out, as it was before it came.
+        culprit: whether it is known to be at fault, and not only suspected. What is suspected is as it was
+            before: in its last good form, which Envoy still has in force, or left out. A culprit answers 500
+            where there is no last good form, or where that lets through what it would not.
     """
 
     last_good: Piece | None
@@ -72,7 +73,7 @@ def in_force(db: Db, listener: ListenerId, route: Ref, pieces: tuple[Piece, ...]
         if stand_in is None:
             yield each
         elif stand_in.last_good is not None:
-            yield _kept(each, stand_in.last_good)
+            yield (_kept if stand_in.culprit else _as_before)(each, stand_in.last_good)
         elif stand_in.culprit and version((shut := closed(each)).body) not in kept_out:
             yield shut
 
@@ -93,6 +94,10 @@ def closed(of: Piece) -> Piece:
     return of._replace(body=piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())
 
 
+def _as_before(suspected: Piece, last_good: Piece) -> Piece:
+    return suspected._replace(body=last_good.body, clusters=last_good.clusters)
+
+
 def _kept(refused: Piece, last_good: Piece) -> Piece:
     """The last good form, as far as it does not let through what the refused one would not.
 
@@ -102,5 +107,4 @@ def _kept(refused: Piece, last_good: Piece) -> Piece:
     new, old = (VirtualHost.FromString(each.body).routes[0] for each in (refused, last_good))
     guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
     open_ = guarded and (old.HasField("direct_response") or not new.HasField("direct_response"))
-    told = last_good if open_ else closed(last_good)
-    return refused._replace(body=told.body, clusters=told.clusters)
+    return _as_before(refused, last_good if open_ else closed(last_good))
