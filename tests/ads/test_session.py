@@ -490,6 +490,68 @@ def test_a_cluster_that_leaves_keeps_its_endpoints_until_routes_have_switched(se
     """)
 
 
+def test_a_route_table_that_comes_back_goes_before_its_listener(served: Conversation) -> None:
+    """While an older listener drains with it, Envoy keeps it, and a new listener would serve it as it was."""
+    served.says("""
+        == L-l R-r
+        << L -l
+        >> L ack
+        .. 5
+        << R -r
+        >> R ack
+        == C+b=1 E+b=1 L+l=2 R+r=2
+        << C b=1
+        >> E +b
+        << E b=1
+        >> C ack
+        >> E ack
+        << R r=2
+        >> R ack
+        << L l=2
+    """)
+
+
+def test_a_route_table_that_comes_back_in_time_goes_before_its_listener(served: Conversation) -> None:
+    served.says("""
+        == L-l R-r L+m=1
+        << L m=1 -l
+        >> L ack
+        == L+l=2 L-m R+r=2
+        << R r=2
+        >> R ack
+        << L l=2 -m
+    """)
+
+
+def test_a_listener_does_not_wait_for_a_table_that_is_refused(served: Conversation) -> None:
+    served.says("""
+        == L-l R-r L+m=1
+        << L m=1 -l
+        >> L ack
+        == L+l=2 L-m R+r=2
+        << R r=2
+        >> R nack no
+        << L l=2 -m
+    """)
+
+
+def test_a_cluster_that_goes_before_its_endpoints_were_sent_gets_them_all_the_same(
+    served: Conversation,
+) -> None:
+    """The routes that were cut for it are under way, and warm with nobody in it, it would answer 503."""
+    served.says("""
+        == E+a=2
+        << E a=2
+        == C+a=2 C+b=1 E+b=1
+        << C a=2 b=1
+        == C-a E-a C-b E-b
+        >> E ack +b
+        << E a=2 b=1
+        >> E ack
+        >> C ack
+    """)
+
+
 def test_endpoints_leave_after_their_clusters(served: Conversation) -> None:
     """Envoy drops its subscription with the cluster, so mostly they need not be removed at all."""
     served.says("""

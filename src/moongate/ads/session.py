@@ -18,6 +18,7 @@ acknowledged" is one comparison.
 * listeners, routes: *staged* as of some edit, sent when clusters and endpoints are acknowledged up to that
   edit. What is staged keeps its bytes: under a flood of new clusters routes still move on, one cut after the
   other.
+* a route table that comes back goes before the listeners, for Envoy may have kept it as it was.
 * what is gone is *doomed*; when listeners and routes are acknowledged up to the edit that dropped it, it
   *lingers* for requests and retries that still hold the old route; then it is removed. Coming back in time
   cancels that.
@@ -263,7 +264,7 @@ class Session:
         if channel.dirty and (not channel.staged or made >= self._snapshot.seq):
             self._stage(channel)
         batch = _Batch()
-        if channel.staged and made >= channel.staged_seq:
+        if channel.staged and made >= channel.staged_seq and not self._awaits_return(channel):
             batch = channel.staged.take()
 
         self._arm(channel, now)
@@ -276,6 +277,19 @@ class Session:
             return batch
         return None
 
+    def _awaits_return(self, channel: _Channel) -> bool:
+        """Whether a listener has to wait for a route table that was gone and is back.
+
+        Envoy keeps a table while an older listener drains with it, whatever it was told, and would give it to
+        the new listener as it was, instead of letting that wait for its routes.
+        """
+        routes = self._channels.get(ROUTE)
+        if channel.type_url != LISTENER or routes is None:
+            return False
+        return bool(routes.returning) or any(
+            routes.was_gone(name) and self._snapshot.get(ROUTE, name) is not None for name in routes.dirty
+        )
+
     def _stage(self, channel: _Channel) -> None:
         """Settle what each dirty name means now. The channel is at rest, so ``held`` is what Envoy has."""
         staged = channel.staged
@@ -283,6 +297,8 @@ class Session:
         channel.staged_seq = self._snapshot.seq
         for name in sorted(channel.dirty):
             staged.drop(name)
+            returns = channel.was_gone(name)
+            channel.returning.discard(name)
             channel.spare(name)
             resource = self._snapshot.get(channel.type_url, name)
             held = channel.held.get(name)
@@ -293,10 +309,16 @@ class Session:
                         self._acknowledged(channel, {name: resource}, ())
                 elif refused is None or refused.version != resource.version:
                     staged.news[name] = resource
+                    if returns:
+                        channel.returning.add(name)
                 continue
             channel.rejected.pop(name, None)
             if held is None and name in channel.names:
-                staged.gone.append(name)  # Envoy waits for an answer
+                if (last := self._warming_with(channel, name)) is not None:
+                    staged.news[name] = last
+                    channel.doomed[name] = self._snapshot.seq
+                else:
+                    staged.gone.append(name)  # Envoy waits for an answer
             elif held not in (None, _ABSENT):
                 if channel.type_url == LISTENER:
                     staged.gone.append(name)  # part of the switch: its address may be needed by another
@@ -307,6 +329,17 @@ class Session:
         channel.dirty.clear()
         if not staged:
             staged.oldest = inf
+
+    def _warming_with(self, channel: _Channel, name: str) -> XdsResource | None:
+        """The endpoints that a cluster had when it was sent, while Envoy warms it.
+
+        Without them a cluster that has gone meanwhile would be warm with nobody in it, and routes that are
+        under way, or were there before, still send requests to it.
+        """
+        clusters = self._channels.get(CLUSTER)
+        if channel.type_url != ENDPOINT or clusters is None or clusters.flight is None:
+            return None
+        return clusters.flight.endpoints.get(name)
 
     def _recut(self) -> None:
         """Take back what waits for clusters, since one of them came and went before it could be sent.
@@ -355,6 +388,8 @@ class Session:
         nonce = str(self._nonces)
         channel.flight = _Flight(nonce=nonce, batch=batch, sent_at=now)
         if channel.type_url == CLUSTER and not batch.applied:
+            assignments = self._snapshot.of(ENDPOINT)
+            channel.flight.endpoints = {n: assignments[n] for n in batch.news if n in assignments}
             self._warm(channel, batch.news.values())
         response_head = DeltaDiscoveryResponse(
             type_url=channel.type_url, nonce=nonce, removed_resources=batch.gone
@@ -448,6 +483,7 @@ class Session:
 
     def _reject(self, channel: _Channel, resource: XdsResource, words: str, oldest: float) -> None:
         channel.rejected[resource.name] = _Refused(resource.version, words, oldest)
+        channel.returning.discard(resource.name)
         self.facts.append(self._nacked(channel, resource.name, resource.version, words))
 
     def _lapse(self, now: float) -> None:
@@ -526,6 +562,8 @@ class _Flight(Struct):
     nonce: str
     batch: _Batch
     sent_at: float
+    endpoints: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
+    """Those that the clusters of the batch had, of the same name, when it was sent."""
 
 
 class _Refused(Struct):
@@ -558,6 +596,8 @@ class _Channel(Struct):
     lingering: dict[str, float] = field(default_factory=dict[str, float])
     """To be removed at this time. Earliest first."""
     rejected: dict[str, _Refused] = field(default_factory=dict[str, _Refused])
+    returning: set[str] = field(default_factory=set[str])
+    """What was gone and is back, and is not acknowledged yet."""
     greet: bool = False
     """The client asked for everything and was told nothing yet."""
 
@@ -579,6 +619,7 @@ class _Channel(Struct):
         self.spare(name)
         self.held.pop(name, None)
         self.rejected.pop(name, None)
+        self.returning.discard(name)
         self.dirty.discard(name)
         self.staged.drop(name)
         for batch in (*self.retries, *([self.flight.batch] if self.flight else [])):
@@ -588,11 +629,17 @@ class _Channel(Struct):
         flying = self.flight.batch.news if self.flight else {}
         return {*self.held, *self.dirty, *self.staged.news, *self.rejected, *flying}
 
+    def was_gone(self, name: str) -> bool:
+        """Whether the fleet was without ``name``, though Envoy may have kept it."""
+        gone = name in self.doomed or name in self.lingering or self.held.get(name) == _ABSENT
+        return gone or name in self.returning
+
     def take(self, batch: _Batch) -> None:
         """Note that Envoy has what ``batch`` says."""
         for name, resource in batch.news.items():
             self.held[name] = resource.version
             self.rejected.pop(name, None)
+            self.returning.discard(name)
         for name in batch.gone:
             if name in self.names:
                 self.held[name] = _ABSENT
