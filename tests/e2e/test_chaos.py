@@ -24,6 +24,7 @@ import pytest
 from msgspec import Struct
 
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.gateways import BIND, LOCALHOST
 from moongate.run import Laptop
 from moongate.world import World
 from moongate.xds.messages import message
@@ -307,7 +308,10 @@ async def play(site: Site, tmp_path: Path, seed: int) -> None:
     assert load.failures() == {}
     assert strangers(load.answers, states) == []
     assert site.laptop.world.failures() == {}
-    cold = World.of(site.laptop.world.store.held().values(), EnvoyGateway.shipped().on_host())
+    cold = World(EnvoyGateway.shipped().on_host())
+    cold.write(BIND, LOCALHOST)
+    cold.apply(site.laptop.world.store.held())
+    cold.pull()
     assert site.laptop.world.everything() == cold.everything()
     wanted = wants(cold)
     async with asyncio.timeout(DEADLINE_S):
