@@ -158,6 +158,7 @@ def test_with_merge_backends_the_weight_of_a_backend_alone_is_not_that_of_its_lo
 
 
 GONE = "{name: gone, port: 80}"
+OTHER = "{name: other, port: 80}"
 HEAVY = "{name: shop, port: 80, weight: 7}"
 
 
@@ -175,6 +176,20 @@ def test_names_are_in_the_cluster_and_have_no_load_assignment() -> None:
     [locality] = message.load_assignment.endpoints
     assert locality.lb_endpoints[0].endpoint.address.socket_address.address == "a.example.com"
     assert load_assignment(core.db, keys(core)[message.name]) is None
+
+
+def test_a_backend_that_turns_into_a_name_is_left_out_until_its_rule_is_planned_anew() -> None:
+    """Endpoints do not wait for that, and Envoy refuses a load assignment with a name in it."""
+    core = Core(gateway(http("web")), service(), service("other"), http_route(rule("", SHOP, OTHER)))
+    [key] = keys(core).values()
+
+    core.delete("EndpointSlice", "default", "other-ipv4")
+    core.apply(endpoints("other", "a.example.com", type_="FQDN"))
+
+    found = load_assignment(core.db, key)
+    assert found is not None
+    told = ClusterLoadAssignment.FromString(found.body)
+    assert [len(locality.lb_endpoints) for locality in told.endpoints] == [1, 0]
 
 
 def test_http2_is_spoken_where_the_port_says_so() -> None:

@@ -80,7 +80,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     usable = [b for b in backends if b.problem is None]
     if usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key.name, members))
+        message.load_assignment.CopyFrom(_assignment(db, key.name, members, of_names=True))
     else:
         _discover(message)
     http = HttpProtocolOptions()
@@ -102,7 +102,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
-    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key.name, members)))
+    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key.name, members, of_names=False)))
 
 
 @query
@@ -278,14 +278,16 @@ def _describes(db: Db, key: ClusterKey) -> bytes:
     return metadata(key.route, _section(db, key), _route_annotations(db, key.route))
 
 
-def _assignment(db: Db, name: str, members: list[Member]) -> ClusterLoadAssignment:
+def _assignment(db: Db, name: str, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
+    # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
+    # member until its rule was planned anew, and endpoints do not wait for that; Envoy refuses a mixture.
     message = ClusterLoadAssignment(cluster_name=name)
     for at, locality_name, weight, routed in members:
         judged = backend(db, at, routed)
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight
-        if judged.problem is not None or judged.empty:
+        if judged.problem is not None or judged.empty or judged.dns is not of_names:
             continue
         locality.priority = 1 if judged.fallback else 0
         locality.metadata.MergeFromString(metadata(at.ref, at.section))
