@@ -8,13 +8,14 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moongate import engine
 from moongate.engine import CLEAN, SUSPECT, Contained, Db, Failed, Root, query
 
 # -- cells and queries -------------------------------------------------------
@@ -755,6 +756,25 @@ def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same() -> N
     assert (root.value, db.counts["tells_nth"]) == ("odd", 2_000)
 
 
+def test_an_urgent_write_finds_roots_near_by_whatever_was_in_doubt_before() -> None:
+    """As when a slice was written together with routes, which are still recomputed, and then alone."""
+    db = Db()
+    for cell in "ab":
+        db.put(cell, 1)
+    root = db.observe(told, "a", eager=True)
+    db.observe(told, "b", eager=True)
+    settle_all(db)
+    for cell in "ab":
+        db.put(cell, 2)
+
+    db.put("a", 3, urgent=True)
+    assert db.next_urgent() is root
+    db.put("a", 4, urgent=True)
+    list(db.settle(root))
+
+    assert (root.value, db.next_urgent()) == ("even", None)
+
+
 def test_painting_can_stop_and_is_finished_by_who_asks() -> None:
     db = Db()
     roots = [db.observe(tells_nth, n) for n in range(1_000)]
@@ -979,6 +999,7 @@ edits = st.one_of(
     st.tuples(st.just("release"), st.integers(0, 6), st.none()),
     st.tuples(st.just("observe"), st.integers(0, 13), st.integers(0, 2)),
     st.tuples(st.just("paint"), st.none(), st.none()),
+    st.tuples(st.just("settle"), st.none(), st.none()),
     st.tuples(st.just("collect"), st.none() | st.just(1), st.none()),
 )
 
@@ -988,14 +1009,29 @@ def like(value: Any) -> Any:
     return (value.query, value.args, value.id, value.error) if isinstance(value, Failed) else value
 
 
-@settings(max_examples=5 * settings().max_examples)  # they are small, and so is what hides between slices
-@given(programs(), st.lists(edits, max_size=40))
-def test_incremental_equals_from_scratch(program: Program, history: list[tuple[str, Any, Any]]) -> None:
-    """After any history, however it was cut in slices, each answer is that of a fresh database."""
+@settings(max_examples=10 * settings().max_examples)  # they are small, and so is what hides between slices
+@given(programs(), st.lists(edits, max_size=40), st.sampled_from([1, 3, engine.STRIDE]))
+def test_incremental_equals_from_scratch(
+    program: Program, history: list[tuple[str, Any, Any]], stride: int
+) -> None:
+    """Whenever all is settled, however it was cut in slices, each answer is that of a fresh database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "STRIDE", stride)  # or nothing this small would be painted in parts
+        _play(program, history)
+
+
+def _play(program: Program, history: list[tuple[str, Any, Any]]) -> None:
     db, run = Db(), compiled(program)
     cells: dict[int, int | None] = {}
     roots: dict[int, Root[int]] = {len(program) - 1: db.observe(run, len(program) - 1)}
-    settle_all(db)
+
+    def check_roots() -> None:
+        settle_all(db)
+        check_invariants(db)
+        assert all(node.paint == CLEAN for node in db._roots)
+        assert {n: like(root.value) for n, root in roots.items()} == answers(run, fresh(cells), roots)
+
+    check_roots()
     settling: Iterator[None] = iter(())
     for what, which, value in history:
         match what:
@@ -1009,7 +1045,8 @@ def test_incremental_equals_from_scratch(program: Program, history: list[tuple[s
                         settling = db.settle(root)
                 settling = iter(()) if value else settling
             case "ask":
-                run.attempt(db, which % len(program))
+                n = which % len(program)
+                assert answers(run, db, [n]) == answers(run, fresh(cells), [n])
             case "observe":
                 n = which % len(program)
                 roots.setdefault(n, db.observe(run, n, rank=value, eager=which != n))
@@ -1018,23 +1055,17 @@ def test_incremental_equals_from_scratch(program: Program, history: list[tuple[s
                     db.release(root)
             case "paint":
                 next(db.paint(), None)
+            case "settle":
+                check_roots()
             case _:
                 db.collect(which)
         check_invariants(db)
 
-    settle_all(db)
-    check_invariants(db)
-    fresh = Db()
-    for cell, value in cells.items():
-        fresh.put(cell, value)
-    assert {n: like(root.value) for n, root in roots.items()} == {
-        n: like(run.attempt(fresh, n)) for n in roots
-    }
-    assert [like(run.attempt(db, n)) for n in range(len(program))] == [
-        like(run.attempt(fresh, n)) for n in range(len(program))
-    ]
+    check_roots()
+    other = fresh(cells)
+    assert answers(run, db, range(len(program))) == answers(run, other, range(len(program)))
     assert {key: like(value) for key, value in db.failures.items()} == {
-        key: like(value) for key, value in fresh.failures.items()
+        key: like(value) for key, value in other.failures.items()
     }
 
     for root in roots.values():
@@ -1043,6 +1074,18 @@ def test_incremental_equals_from_scratch(program: Program, history: list[tuple[s
     db.collect()
     assert len(db) == sum(1 for value in cells.values() if value is not None)
     assert (db.next_dirty(), db.failures) == (None, {})
+
+
+def fresh(cells: Mapping[int, int | None]) -> Db:
+    """A database that knows nothing but these cells."""
+    db = Db()
+    for cell, value in cells.items():
+        db.put(cell, value)
+    return db
+
+
+def answers(run: Any, db: Db, asked: Iterable[int]) -> dict[int, Any]:
+    return {n: like(run.attempt(db, n)) for n in asked}
 
 
 def check_invariants(db: Db) -> None:

@@ -202,8 +202,9 @@ class Db:
             key: which cell.
             value: what it holds from now on.
             urgent: whether the eager roots that this puts in doubt go before all others. That is meant for
-                roots near by: only as many readers are followed as a moment allows, and only as far as
-                nothing is in doubt for another reason. Who reads a reader of the cell is always found.
+                roots near by: only as many readers are followed as a moment allows, and above the direct
+                ones only as far as nothing is in doubt for another reason. Who reads a reader of the cell is
+                always found.
         """
         assert not self._running, "a query must not write"
         node = self._cells.get(key)
@@ -346,7 +347,8 @@ class Db:
         Never further, for what is painted while a query runs is forgotten when that ends.
         """
         for reader in node.readers:
-            if reader.paint == CLEAN:
+            # What was in doubt before has its readers painted, or noted; but these may have to be urgent now.
+            if reader.paint == CLEAN or urgent:
                 above.append(reader)
             reader.paint = STALE
             if reader.observed:
