@@ -72,6 +72,12 @@ class Refusing:
         self.world.pull()
         self._answer()
 
+    def version(self) -> str:
+        """That of the table as it should be."""
+        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        assert resource is not None
+        return resource.version
+
     def refused(self) -> set[int]:
         """The routes that are told to be refused, by number."""
         return {int(refusal.route.name[1:]) for refusal in self.quarantine.refusals()}
@@ -262,6 +268,46 @@ def test_an_answer_to_an_older_version_counts_for_nothing() -> None:
     assert not envoy.quarantine.refused(worlds.EG, TABLE, "of yesterday", WORDS)
     assert not envoy.quarantine.acknowledged(worlds.EG, TABLE, "of yesterday")
     assert envoy.quarantine.refusals() == ()
+
+
+def test_an_answer_that_comes_while_the_table_is_another_counts_once_it_is_back() -> None:
+    """Envoy is not sent again what it has answered, so nobody would tell it another time."""
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    envoy.apply(1, REFUSED)
+    envoy.world.pull()
+    sent = envoy.version()
+    envoy.apply(1, "/c")
+    envoy.world.pull()
+
+    assert not envoy.quarantine.refused(worlds.EG, TABLE, sent, WORDS)
+    assert not envoy.quarantine.review()
+    envoy.apply(1, REFUSED)
+    envoy.world.pull()
+
+    assert envoy.version() == sent
+    assert envoy.quarantine.review()
+    assert envoy.refused() == {1}
+
+
+def test_an_acknowledgement_counts_too_once_the_table_is_back() -> None:
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    envoy.apply(0, "/good")
+    envoy.world.pull()
+    sent = envoy.version()
+    envoy.apply(0, "/other")
+    envoy.world.pull()
+
+    envoy.quarantine.acknowledged(worlds.EG, TABLE, sent)
+    envoy.apply(0, "/good")
+    envoy.world.pull()
+    envoy.quarantine.review()
+    envoy.apply(1, REFUSED)
+    envoy.world.pull()
+    envoy.quarantine.refused(worlds.EG, TABLE, envoy.version(), WORDS)
+
+    assert envoy.refused() == {1}, "the other one is known to be good"
 
 
 def test_a_fleet_that_is_gone_is_forgotten() -> None:

@@ -14,6 +14,8 @@ Facts
 -----
 * parts of a table that did not change are the same object, so comparing two versions costs what differs
 * an entry holds for one version of a route: an edit of the route is a new version, and is tried at once
+* an answer may come when the table is another already; should it become again what was answered, nothing is
+  sent to Envoy, and so nothing answered: the answer is kept until then
 """
 
 from __future__ import annotations
@@ -112,17 +114,26 @@ class _Trial:
             self._world.write(withheld(self._gateway, self._table, route), held or None)
 
 
+class _Answer(NamedTuple):
+    version: str
+    refusal: str | None
+    """Envoy's words, or ``None`` when it took that version."""
+
+
 class RouteQuarantine:
     """Takes what Envoys answer about route configurations, and writes what must stay out of force."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._trials: dict[tuple[Ref, str], _Trial] = {}
+        self._answers: dict[tuple[Ref, str], _Answer] = {}
+        """The last answer about each table that was another when it came."""
 
     def acknowledged(self, gateway: Ref, name: str, acknowledged: str) -> bool:
         """An Envoy has a version in force. True if the world is to be settled again."""
         if not self._is_current(gateway, name, acknowledged):
-            return False
+            return self._keep(gateway, name, _Answer(acknowledged, None))
+        self._answers.pop((gateway, name), None)
         trial = self._trial(gateway, name)
         trial.good = self._world.route_parts(gateway, name)
         trial.good_version = acknowledged
@@ -136,16 +147,21 @@ class RouteQuarantine:
         return mended
 
     def review(self) -> bool:
-        """Forget refusals of routes that are gone, or have another version by now. True if there were some.
+        """Hear answers that count by now, and forget refusals of what is gone or has another version.
+
+        True if the world is to be settled again.
 
         A route without a last good form can go without a change of the table, so no Envoy tells of it; nor
         does one tell that a table is gone.
         """
         for gateway, name in [
-            key for key in self._trials if self._world.resource(key[0], ROUTE, key[1]) is None
+            key
+            for key in {**self._trials, **self._answers}
+            if self._world.resource(key[0], ROUTE, key[1]) is None
         ]:
             self._drop(gateway, name)
-        moved = [trial.forget_mended() for trial in self._trials.values()]
+        moved = [self._hear(*key, answer) for key, answer in list(self._answers.items())]
+        moved += [trial.forget_mended() for trial in self._trials.values()]
         for (gateway, name), trial in self._trials.items():
             # What was released made no difference (its route was edited meanwhile), so nobody will answer.
             if trial.queue and trial.released and self._is_current(gateway, name, trial.good_version):
@@ -155,7 +171,8 @@ class RouteQuarantine:
     def refused(self, gateway: Ref, name: str, refused: str, message: str) -> bool:
         """An Envoy refused a version. True if the world is to be settled again."""
         if not self._is_current(gateway, name, refused):
-            return False
+            return self._keep(gateway, name, _Answer(refused, message))
+        self._answers.pop((gateway, name), None)
         trial = self._trial(gateway, name)
         suspects = list(_differing(trial.good, self._world.route_parts(gateway, name)))
         if not suspects:
@@ -189,14 +206,29 @@ class RouteQuarantine:
 
     def forget(self, gateway: Ref) -> None:
         """The fleet is gone, or starts anew: nothing is known of it any more."""
-        for _, name in [key for key in self._trials if key[0] == gateway]:
+        for _, name in [key for key in {**self._trials, **self._answers} if key[0] == gateway]:
             self._drop(gateway, name)
 
     def _drop(self, gateway: Ref, name: str) -> None:
-        trial = self._trials.pop((gateway, name))
+        self._answers.pop((gateway, name), None)
+        trial = self._trials.pop((gateway, name), None)
+        if trial is None:
+            return
         routes = {s.route for s in trial.withheld.values()}
         trial.withheld.clear()
         trial.write(routes)
+
+    def _keep(self, gateway: Ref, name: str, answer: _Answer) -> bool:
+        """Keep an answer for the case that it counts later; ``False``, for there is nothing to settle now."""
+        self._answers[gateway, name] = answer
+        return False
+
+    def _hear(self, gateway: Ref, name: str, answer: _Answer) -> bool:
+        if not self._is_current(gateway, name, answer.version):
+            return False
+        if answer.refusal is None:
+            return self.acknowledged(gateway, name, answer.version)
+        return self.refused(gateway, name, answer.version, answer.refusal)
 
     def _trial(self, gateway: Ref, name: str) -> _Trial:
         return self._trials.setdefault((gateway, name), _Trial(self._world, gateway, name))
