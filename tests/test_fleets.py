@@ -116,6 +116,23 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
 
 
 @pytest.mark.envoy
+async def test_a_refused_listener_that_is_gone_is_no_longer_told() -> None:
+    """Envoy never had it, so there is nothing to remove, and nothing that Envoy would answer."""
+    free = free_port()
+    with structlog.testing.capture_logs() as events, taken() as (port, _):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(free, port))
+            refused = conditions(laptop)["Programmed"]
+
+            await laptop.apply(opened(free))
+            programmed = conditions(laptop)["Programmed"]
+
+    assert (refused["status"], refused["reason"]) == ("False", "Invalid")
+    assert (programmed["status"], programmed["reason"]) == ("True", "Programmed")
+    assert "status.recovered" in {event["event"] for event in events}
+
+
+@pytest.mark.envoy
 async def test_a_refusal_is_not_mended_by_the_end_of_envoy() -> None:
     """Nor by its crash: whoever has the port has it still."""
     with structlog.testing.capture_logs() as events, taken() as (port, _):

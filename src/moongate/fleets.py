@@ -113,7 +113,12 @@ class Fleets:
             if gateway is not None:
                 self._start(name, gateway)
         for name in changes.put.keys() | changes.gone.keys():
-            self._ads.publish(name, changes.put.get(name, ()), changes.gone.get(name, ()))
+            gone = changes.gone.get(name, ())
+            self._ads.publish(name, changes.put.get(name, ()), gone)
+            if (fleet := self._fleets.get(name)) is not None:
+                # Envoy is not told to remove what it never took, so it does not answer.
+                for key in gone:
+                    fleet.refused.pop(key, None)
         for name, gateway in changes.fleets.items():
             if gateway is None:
                 self._stop(name)
@@ -128,7 +133,7 @@ class Fleets:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
-            taken = [r for r in self._ads.quarantine(name) if fleet.is_port(r)]
+            taken = [r for r in self._refused_by(name, fleet) if fleet.is_port(r)]
             if taken and not fleet.retrying:
                 fleet.retrying = True
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
@@ -165,14 +170,14 @@ class Fleets:
 
     def rejections(self) -> list[Rejection]:
         """All that Envoys refuse just now, by fleet, type and name."""
-        return [r for name in sorted(self._fleets) for r in self._ads.quarantine(name)]
+        return [r for name, fleet in sorted(self._fleets.items()) for r in self._refused_by(name, fleet)]
 
     def unbound(self) -> list[str]:
         """Why ports cannot be bound, for each that cannot."""
         return [
             fleet.words(r)
             for name, fleet in sorted(self._fleets.items())
-            for r in self._ads.quarantine(name)
+            for r in self._refused_by(name, fleet)
             if fleet.is_port(r)
         ]
 
@@ -283,11 +288,11 @@ class Fleets:
         fleet = self._fleets.get(fact.fleet)
         if fleet is None:
             return
-        wrote = False
+        wrote = mended = False
         match fact:
             case Acknowledged():
                 for name, version in fact.versions:
-                    fleet.refused.pop((fact.type_url, name), None)
+                    mended |= fleet.refused.pop((fact.type_url, name), None) is not None
                     if fact.type_url == ROUTE:
                         wrote |= self._quarantine.acknowledged(fleet.gateway, name, version)
                 if fact.type_url == LISTENER:
@@ -301,8 +306,12 @@ class Fleets:
                 pass
         if wrote:
             self._wrote()
-        elif not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:
+        elif mended or not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:
             self._moved()
+
+    def _refused_by(self, name: str, fleet: _Fleet) -> Iterator[Rejection]:
+        """What a fleet refuses of what it should have; a stream notices later what is gone."""
+        return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
 
     def _tell_refusal(self, fleet: _Fleet, fact: Nacked) -> None:
         key = (fact.type_url, fact.name)
@@ -326,7 +335,7 @@ class Fleets:
             self._ads.retry(name, one.type_url, one.name)
 
     def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> Facts:
-        rejections = (r for r in self._ads.quarantine(name) if r.type_url != ROUTE)
+        rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
         told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
         told += [f"{r.route}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
         refused = fleet.refused_listeners()
