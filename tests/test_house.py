@@ -130,6 +130,16 @@ def test_the_contracts_name_the_whole_core() -> None:
     assert named["queries know no clock and no chance"] == core - {"moongate.engine"}
 
 
+def test_the_code_map_has_all_there_is() -> None:
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    table = architecture.partition("## Code map")[2].partition("\n## ")[0]
+    places = set(re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE))
+    told = {name for place in places for name in re.findall(r"`(\w+)/?`", place)}
+    parts = {path.relative_to(SRC).parts[0].removesuffix(".py") for path in MODULES}
+
+    assert parts - told <= {"__init__", "__main__"}
+
+
 @pytest.mark.parametrize("tree", ["src", "tests", "tools"])
 def test_no_module_is_a_drawer(tree: str) -> None:
     """If it has no name, it has no home: such modules collect what nobody looks for there."""
