@@ -14,10 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
 from moongate.api.base import Ref
 from moongate.infra.process import EnvoyFailedError
 from moongate.run import Laptop
+from moongate.world import Changes
+from moongate.xds.wire import CLUSTER, XdsResource, encode
 from tests.core import gateway, http
 from tests.ports import free_port
 
@@ -130,6 +133,19 @@ async def test_a_refused_listener_that_is_gone_is_no_longer_told() -> None:
     assert (refused["status"], refused["reason"]) == ("False", "Invalid")
     assert (programmed["status"], programmed["reason"]) == ("True", "Programmed")
     assert "status.recovered" in {event["event"] for event in events}
+
+
+@pytest.mark.envoy
+async def test_a_refused_cluster_that_is_mended_is_no_longer_told() -> None:
+    """Also where its acknowledgement is the last that is heard."""
+    async with Laptop() as laptop:
+        await laptop.apply(opened(free_port()))
+        for type_, status in ((Cluster.EDS, "False"), (Cluster.STATIC, "True")):
+            cluster = XdsResource.of(CLUSTER, "odd", encode(Cluster(name="odd", type=type_)))
+            laptop.fleets.publish(Changes({"default/eg": (cluster,)}, {}, {}, {}))
+            async with asyncio.timeout(5):
+                while conditions(laptop)["Programmed"]["status"] != status:  # noqa: ASYNC110 - a document
+                    await asyncio.sleep(0.01)
 
 
 @pytest.mark.envoy

@@ -407,7 +407,7 @@ class Laptop:
                 self._published = applied
             else:
                 self._wake.set()
-            self._notify()
+            self._moved.set()
             await asyncio.sleep(0)
 
     @property
@@ -435,9 +435,6 @@ class Laptop:
         while not claim():
             self._moved.clear()
             await self._moved.wait()
-
-    def _notify(self) -> None:
-        self._moved.set()
 
     # -- what is told -------------------------------------------------------
 
