@@ -25,6 +25,7 @@ from moongate.run import REPORTED_AT_ONCE, Laptop, LaptopOptions, ManifestError,
 from moongate.sources.files import Files
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
+from tests.e2e.conftest import admitted
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -144,6 +145,24 @@ async def test_the_report_travels_over_a_socket(folder: Path) -> None:
 
     assert told["version"] == 1
     assert [r["kind"] for r in told["resources"]] == ["GatewayClass"]
+
+
+@pytest.mark.envoy
+async def test_who_waits_does_not_wait_for_what_others_write_meanwhile() -> None:
+    async with Laptop() as running:
+        await running.apply(app(free_port(), 1))
+
+        async def write() -> None:
+            for n in range(10_000):
+                running.put(admitted(m.local("up", 1 + n % 2)))
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(write())
+            await running.apply([m.local("up", 3)])
+
+            assert not writing.done()
+            writing.cancel()
 
 
 @pytest.mark.envoy

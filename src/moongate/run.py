@@ -206,14 +206,15 @@ class Laptop:
         self._run = RunDirectory(run_dir)
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
-        self._applied = self._published = 0
+        self._applied = self._published = self._corrected = self._turns = 0
+        self._turning = False
         self.fleets = Fleets(
             self.world,
             self._run,
             binary=envoy_binary(envoy),
             access_log=access_log,
             moved=self._wake.set,
-            wrote=self._wrote,
+            wrote=self._corrects,
         )
         built_in = laptop_class(shipped)
         self._base: dict[Ref, Resource] = {built_in.ref: built_in}
@@ -310,19 +311,24 @@ class Laptop:
             TimeoutError: not in time.
             EnvoyFailedError: an Envoy cannot run.
         """
-        wanted = self._applied
         async with asyncio.timeout(timeout_s):
             while True:
-                await self._until(partial(self._has_published, wanted))
-                seen = self._published
+                # What others put in force meanwhile is not waited for, but what comes of Envoy's answers is.
+                applied, corrected = self._applied, self._corrected
+                await self._until(partial(self._has_published, applied))
                 await self.fleets.served()
-                await self._until(lambda: self._settled)
-                if self._published == seen:
+                # The pump has still to see those answers; a turn that began before them does not.
+                await self._until(
+                    partial(self._has_turned, self._turns + self._turning + self._wake.is_set())
+                )
+                if self._corrected == corrected:
                     return
-                wanted = self._applied
 
     def _has_published(self, applied: int) -> bool:
         return self._published >= applied
+
+    def _has_turned(self, turns: int) -> bool:
+        return self._turns >= turns
 
     async def failed(self, *, ports: bool = False) -> Exception:
         """Why this cannot go on, once it cannot: ``EnvoyFailedError``.
@@ -387,6 +393,7 @@ class Laptop:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._turning = True
             others = self.world.settle()
             while True:
                 # Each has a slice of its own: endpoints wait for no one, and a flood of them stops no one.
@@ -407,12 +414,15 @@ class Laptop:
                 self._published = applied
             else:
                 self._wake.set()
+            self._turns += 1
+            self._turning = False
             self._moved.set()
             await asyncio.sleep(0)
 
-    @property
-    def _settled(self) -> bool:
-        return self._published == self._applied and not self._wake.is_set()
+    def _corrects(self) -> None:
+        """What an Envoy answered was written into cells."""
+        self._corrected += 1
+        self._wrote()
 
     def _wrote(self) -> None:
         """Something was written into cells: the world is to be settled."""
