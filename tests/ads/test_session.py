@@ -535,6 +535,34 @@ def test_a_listener_does_not_wait_for_a_table_that_is_refused(served: Conversati
     """)
 
 
+def test_a_listener_does_not_wait_for_a_table_that_comes_back_as_it_was(served: Conversation) -> None:
+    """Nothing is sent for the table, so there is no answer that the listener could wait for."""
+    served.says("""
+        == L-l R-r L+m=1
+        << L m=1 -l
+        >> L ack
+        == L+l=2 L-m R+r=1
+        << L l=2 -m
+    """)
+
+
+def test_a_listener_does_not_wait_for_a_table_that_becomes_as_it_was_while_clusters_warm(
+    served: Conversation,
+) -> None:
+    served.says("""
+        == L-l R-r L+m=1
+        << L m=1 -l
+        >> L ack
+        == C+a=2 L+l=2 R+r=2
+        << C a=2
+        << E a=1
+        == R+r=1
+        >> C ack
+        >> E ack
+        << L l=2
+    """)
+
+
 def test_a_cluster_that_goes_before_its_endpoints_were_sent_gets_them_all_the_same(
     served: Conversation,
 ) -> None:

@@ -261,10 +261,9 @@ class Session:
             return channel.retries.popleft()
 
         made = self._done(_MAKE) if channel.type_url in _SWITCH else inf
-        if channel.dirty and (not channel.staged or made >= self._snapshot.seq):
-            self._stage(channel)
+        self._restage(channel, made)
         batch = _Batch()
-        if channel.staged and made >= channel.staged_seq and not self._awaits_return(channel):
+        if channel.staged and made >= channel.staged_seq and not self._awaits_return(channel, made):
             batch = channel.staged.take()
 
         self._arm(channel, now)
@@ -277,7 +276,7 @@ class Session:
             return batch
         return None
 
-    def _awaits_return(self, channel: _Channel) -> bool:
+    def _awaits_return(self, channel: _Channel, made: float) -> bool:
         """Whether a listener has to wait for a route table that was gone and is back.
 
         Envoy keeps a table while an older listener drains with it, whatever it was told, and would give it to
@@ -286,9 +285,17 @@ class Session:
         routes = self._channels.get(ROUTE)
         if channel.type_url != LISTENER or routes is None:
             return False
+        if routes.flight is None and not routes.retries:
+            # A table that is back as Envoy holds it is not sent, so there would be no answer to wait for.
+            self._restage(routes, made)
         return bool(routes.returning) or any(
             routes.was_gone(name) and self._snapshot.get(ROUTE, name) is not None for name in routes.dirty
         )
+
+    def _restage(self, channel: _Channel, made: float) -> None:
+        """Stage what is dirty, unless it would hold up what is staged. The channel is at rest."""
+        if channel.dirty and (not channel.staged or made >= self._snapshot.seq):
+            self._stage(channel)
 
     def _stage(self, channel: _Channel) -> None:
         """Settle what each dirty name means now. The channel is at rest, so ``held`` is what Envoy has."""
