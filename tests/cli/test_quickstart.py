@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -39,6 +40,7 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
         assert answers[0].json()["upstream"] == "apple"
         assert (answers[1].json()["upstream"], answers[1].json()["path"]) == ("banana", "/split")
         assert answers[3].headers["location"] == f"http://localhost:{port}/banana/new"
+        assert listening_at(port) == {"127.0.0.1"}
         assert await running.ended_by(signal.SIGINT) == 0
 
     assert left_in(tmp_path) == []
@@ -70,17 +72,39 @@ def test_what_it_serves_has_no_fault() -> None:
     assert {c["status"] for c in conditions} == {"True"}
 
 
-def test_a_port_that_is_taken_is_told(command: Command) -> None:
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen(1)
+@pytest.mark.envoy
+@pytest.mark.slow
+async def test_it_is_opened_to_the_network_when_asked(tmp_path: Path) -> None:
+    port = free_port()
+    async with Moongate("quickstart", "--bind", "0.0.0.0", "--port", port, "--run-dir", tmp_path) as running:
+        await running.says("Ctrl-C ends it all")
 
-        ended = command("quickstart", "--port", taken.getsockname()[1])
+        assert listening_at(port) == {"0.0.0.0"}
+
+
+@pytest.mark.parametrize("bind", ["localhost", "0.0.0.0", "::1"])
+def test_a_port_that_is_taken_is_told(command: Command, bind: str) -> None:
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    with socket.create_server((bind, 0), family=family) as taken:
+        ended = command("quickstart", "--bind", bind, "--port", taken.getsockname()[1])
 
     assert ended.code == 1
     assert "is taken" in ended.err
     assert "--port" in ended.err
     assert ended.err.count("\n") == 1
+
+
+def test_an_address_to_listen_on_must_be_one(command: Command) -> None:
+    ended = command("quickstart", "--bind", "here")
+
+    assert ended.code == 2
+    assert "The address is 'here'" in ended.err
+
+
+def listening_at(port: int) -> set[str]:
+    """The addresses at which somebody listens on a port."""
+    found = psutil.net_connections("tcp")
+    return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
 
 
 def json_conditions(status: object) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from moongate.cli.mistakes import REFUSED, Mistake
 from moongate.cli.printing import called, say
-from moongate.cli.run import EnvoyBinary, LogFormat, RunDir, checked_port
+from moongate.cli.run import Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,7 @@ def quickstart(
         int | None, Parameter(help="The port to listen on; the first free one from 8080 on, unless given.")
     ] = None,
     show: Annotated[bool, Parameter(negative="", help="Print the manifests that are served, too.")] = False,
+    bind: Bind = "localhost",
     envoy: EnvoyBinary = None,
     run_dir: RunDir = None,
     log_format: LogFormat = "auto",
@@ -46,13 +47,14 @@ def quickstart(
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
     checked_port(port)
-    chosen = _free_port() if port is None else _checked_free(port)
-    asyncio.run(_served(chosen, show=show, envoy=envoy, run_dir=run_dir, log_format=log_format))
+    checked_address(bind)
+    chosen = _free_port(bind) if port is None else _checked_free(bind, port)
+    asyncio.run(_served(chosen, show=show, bind=bind, envoy=envoy, run_dir=run_dir, log_format=log_format))
     return 0
 
 
 async def _served(
-    port: int, *, show: bool, envoy: EnvoyBinary, run_dir: RunDir, log_format: LogFormat
+    port: int, *, show: bool, bind: str, envoy: EnvoyBinary, run_dir: RunDir, log_format: LogFormat
 ) -> None:
     from moongate.cli.upstreams import upstream
     from moongate.report.logs import configure
@@ -66,14 +68,17 @@ async def _served(
             say(text)
 
         def served(running: Laptop) -> None:
-            _greet(port, run_dir)
+            _greet(bind, port, run_dir)
 
-        options = LaptopOptions(documents=(text,), envoy=envoy, run_dir=run_dir, log_format=log_format)
+        options = LaptopOptions(
+            documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir, log_format=log_format
+        )
         await laptop(options, served=served)
 
 
-def _greet(port: int, run_dir: Path | None) -> None:
-    url = f"http://localhost:{port}"
+def _greet(bind: str, port: int, run_dir: Path | None) -> None:
+    host = "localhost" if bind == "0.0.0.0" else f"[{bind}]" if ":" in bind else bind  # noqa: S104 - compared
+    url = f"http://{host}:{port}"
     status = f"{called()} status" + (f" --run-dir {shlex.quote(str(run_dir))}" if run_dir is not None else "")
     calls = {
         f"curl {url}/": "apple answers",
@@ -83,7 +88,8 @@ def _greet(port: int, run_dir: Path | None) -> None:
         status: "what is in force",
     }
     width = max(map(len, calls))
-    say(f"\nA gateway listens on {url}. In another terminal:\n")
+    alone = ", for this machine alone" if bind == "localhost" else ""
+    say(f"\nA gateway listens on {url}{alone}. In another terminal:\n")
     for call, answer in calls.items():
         say(f"    {call:{width}}   # {answer}")
     say("\nCtrl-C ends it all.\n")
@@ -157,21 +163,21 @@ spec:
 # --- ports ----------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
+def _free_port(bind: str) -> int:
     for port in range(FIRST_PORT, FIRST_PORT + _PORTS_TRIED):
-        if _fault_of(port) is None:
+        if _fault_of(bind, port) is None:
             return port
     last = FIRST_PORT + _PORTS_TRIED - 1
     raise Mistake(f"All ports from {FIRST_PORT} to {last} are taken; name a free one with --port.", REFUSED)
 
 
-def _checked_free(port: int) -> int:
-    fault = _fault_of(port)
+def _checked_free(bind: str, port: int) -> int:
+    fault = _fault_of(bind, port)
     if fault is not None:
         from moongate.infra.ports import explain_bind_failure
 
         # In the words that Envoy would have for it.
-        told = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': {fault}")
+        told = explain_bind_failure(f"cannot bind '{bind}:{port}': {fault}")
         raise Mistake(
             (told or f"Port {port} cannot be had: {fault}.").replace(
                 "set the listener's port to a free one", "name a free one with --port"
@@ -181,13 +187,13 @@ def _checked_free(port: int) -> int:
     return port
 
 
-def _fault_of(port: int) -> str | None:
+def _fault_of(bind: str, port: int) -> str | None:
     """Why a port cannot be listened on; ``None`` if it can."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as probe:
         # Connections that have just ended do not keep Envoy from listening, either.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104  as Envoy will
+            probe.bind((bind, port))
             probe.listen(1)
         except OSError as error:
             return error.strerror or str(error)
