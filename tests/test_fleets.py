@@ -116,6 +116,7 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
     assert f"Port {port} is taken by" in of_taken["message"]
     assert (of_gateway["status"], of_gateway["reason"]) == ("False", "Invalid")
     assert told == ["PortUnavailable"]
+    assert "envoy.refused" not in {event["event"] for event in events}, "it would say the same"
 
 
 @pytest.mark.envoy

@@ -318,7 +318,8 @@ class Fleets:
         before = fleet.refused.get(key)
         port = explain_bind_failure(fact.message)
         refused = fleet.refused[key] = _Refused(port or fact.message, port is not None)
-        if refused != before:
+        # A listener without its port is told by its condition, which has a place in the manifests.
+        if refused != before and not refused.port:
             _log.warning(
                 "envoy.refused",
                 gateway=fact.fleet,
