@@ -115,8 +115,8 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
     assert told == [(2, 2, 2), (1, 2, 1)]
 
 
-def turn(n: int = 0, *, bad: bool = True) -> Turn:
-    problem = Problem("spec.parentRefs[0]", "It does not exist.", "BackendNotFound")
+def turn(n: int = 0, *, bad: bool = True, told: str = "It does not exist.") -> Turn:
+    problem = Problem("spec.parentRefs[0]", told, "BackendNotFound")
     trouble = Trouble("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
     return Turn(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), trouble, bad)
 
@@ -140,6 +140,13 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
             "at": "route:5:21",
         }
     ]
+
+
+def test_a_condition_of_several_references_is_told_in_one_line(events: list[Any]) -> None:
+    Run().log.turns([turn(told="It does not exist.\nspec.rules[1]: Nor does this.")])
+
+    (told,) = of(events, "status.degraded")
+    assert told["message"] == "It does not exist. spec.rules[1]: Nor does this."
 
 
 def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> None:

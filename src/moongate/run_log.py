@@ -99,7 +99,9 @@ class RunLog:
             if bad and hint is not None:
                 fields |= {"hint": hint.problem.message, "at": str(hint.place)}
             if bad:
-                fields |= {"status": trouble.status, "reason": problem.reason, "message": problem.message}
+                # A condition may tell of several references, each in a line of its own.
+                message = problem.message.replace("\n", " ")
+                fields |= {"status": trouble.status, "reason": problem.reason, "message": message}
                 _log.warning("status.degraded", **fields)
             else:
                 _log.info("status.recovered", **fields)
