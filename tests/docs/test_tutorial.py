@@ -102,7 +102,7 @@ class Reader:
         return seen
 
     def _serve(self, command: str, shown: list[str]) -> list[str]:
-        """Events and URLs, as shown; the rest of a line of the log differs."""
+        """The log, as shown; times and process ids differ."""
         process = self._stack.enter_context(
             running(f"exec {self._ours(command)} --log-format text", self._folder)
         )
@@ -130,10 +130,9 @@ class Reader:
         return re.sub(r"\bmoongate (?=run|status|validate|version)", f"{sys.executable} -m moongate ", script)
 
 
-def _event(line: str) -> tuple[str, ...]:
-    found = re.search(r"\] (\S+)", line)
-    url = re.search(r"url=\S+", line)
-    return (found[1] if found else line, url[0] if url else "")
+def _event(line: str) -> list[str]:
+    """A line of the log without its time, and without what differs from run to run."""
+    return re.sub(r"^\S+ |\b(pid|ms)=\d+", r"\1", line).split()
 
 
 @contextmanager
