@@ -59,7 +59,7 @@ def test_references_that_lead_somewhere_are_not_told() -> None:
             "gatewayClassName: envoy",
             (
                 "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass envoy."
-                " Did you mean 'eg'? This Gateway is not served."
+                " The only GatewayClass there is 'eg'. This Gateway is not served."
             ),
         ),
     ],

@@ -119,9 +119,10 @@ class _Known:
         if to.kind == Service.KIND and Ref(Backend.KIND, to.namespace, to.name) in self._held:
             return f" Did you mean the Backend of this name? Then say group: {ENVOY_GROUP} and kind: Backend."
         names = self._names.get(to[:2], [])
-        close = difflib.get_close_matches(to.name, names, 1, 0.5) or (names if len(names) == 1 else [])
-        if close:
+        if close := difflib.get_close_matches(to.name, names, 1, 0.5):
             return f" Did you mean {close[0]!r}?"
+        if len(names) == 1:
+            return f" The only {to.kind} there is {names[0]!r}."
         if to.kind == Service.KIND:
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
         return ""

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from moongate.report.logs import LogFormat
     from moongate.sources.folder import Finding
     from moongate.world import Changes
 
@@ -74,7 +73,6 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         bind: where listeners are opened, as ``Laptop`` has it.
         envoy: the Envoy to run, instead of that of the wheel.
         run_dir: where sockets and other files of the run go.
-        log_format: how to log.
     """
 
     paths: tuple[str, ...] = ()
@@ -84,7 +82,6 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     bind: str = LOCALHOST
     envoy: Path | None = None
     run_dir: Path | None = None
-    log_format: LogFormat = "auto"
 
 
 class ManifestError(ValueError):

@@ -70,9 +70,7 @@ async def _served(
         def served(running: Laptop) -> None:
             _greet(bind, port, run_dir)
 
-        options = LaptopOptions(
-            documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir, log_format=log_format
-        )
+        options = LaptopOptions(documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir)
         await laptop(options, served=served)
 
 

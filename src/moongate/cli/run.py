@@ -95,7 +95,6 @@ def run(
         bind=bind,
         envoy=envoy,
         run_dir=run_dir,
-        log_format=log_format,
     )
     try:
         asyncio.run(laptop(options))
