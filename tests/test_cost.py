@@ -132,7 +132,7 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
         **one("attachments", "plan", "route_clusters", "route_pieces", "route_status"),
         **one("host_pieces", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
-        **one("match_keys", "overlapped_by"),
+        **one("overlapped_by"),
         "overlaps": 2,  # with the former path, and with the new one
     }  # fmt: skip
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}

@@ -61,9 +61,8 @@ def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]
 
 
 def _by_path(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
-    paths = {match.path.key for rule in route.spec.rules for match in rule.matches or (HTTPRouteMatch(),)}
     for gateway, host in _named(route):
-        for path in paths:
+        for path in paths(route):
             yield (gateway, host, path), route.ref
 
 
@@ -99,6 +98,12 @@ class Attachment(Struct, frozen=True):
     gateway: Ref
     hosts: tuple[tuple[ListenerId, tuple[str, ...]], ...]
     problem: Problem | None = None
+
+
+def paths(route: HTTPRoute) -> tuple[tuple[str, str], ...]:
+    """The paths that a route matches on, each once, as ``HTTPPathMatch.key`` has them."""
+    matches = (match for rule in route.spec.rules for match in rule.matches or (HTTPRouteMatch(),))
+    return tuple(dict.fromkeys(match.path.key for match in matches))
 
 
 @query

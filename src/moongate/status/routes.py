@@ -14,7 +14,7 @@ from moongate.api.base import Condition, ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
-from moongate.attach.routes import attachments, routes_on
+from moongate.attach.routes import attachments, paths, routes_on
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
@@ -168,12 +168,11 @@ def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condi
         told.append(
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
-    paths = dict.fromkeys(path for path, _ in match_keys(db, route.ref))
     others = {
         other
         for listener, hosts in attachment.hosts
         for host in hosts
-        for path in paths
+        for path in paths(route)
         for other in overlapped_by(db, listener, host, path, route.ref)
     }
     if others:
