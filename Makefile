@@ -27,7 +27,7 @@ test: $(READY)
 
 # Tests come last, so that pytest's summary is what CI shows last.
 check: lint layers types
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test
 
 lint: $(READY)
 	$(BIN)/ruff check .

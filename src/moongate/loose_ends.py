@@ -230,10 +230,12 @@ def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
 
 
 def _effect(ref: Ref, reason: str) -> str:
-    match ref.kind, reason:
-        case SecurityPolicy.KIND, "TargetNotFound":
+    if reason != REASON:
+        return ""
+    match ref.kind:
+        case SecurityPolicy.KIND:
             return " Nothing is guarded by this reference."
-        case Gateway.KIND, "TargetNotFound":
+        case Gateway.KIND:
             return " This Gateway is not served."
         case _:
             return ""

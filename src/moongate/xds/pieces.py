@@ -67,7 +67,7 @@ def withheld(gateway: Ref, table: str, route: Ref) -> tuple[str, Ref, str, Ref]:
 
 def in_force(db: Db, listener: ListenerId, route: Ref, pieces: tuple[Piece, ...]) -> Iterator[Piece]:
     """The pieces of a route, with stand-ins for those that its table does without."""
-    kept_out: dict[str, StandIn] = db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
+    kept_out = _kept_out(db, listener, route)
     for each in pieces:
         stand_in = kept_out.get(version(each.body)) if kept_out else None
         if stand_in is None:
@@ -80,10 +80,13 @@ def in_force(db: Db, listener: ListenerId, route: Ref, pieces: tuple[Piece, ...]
 
 def kept_clusters(db: Db, listener: ListenerId, route: Ref) -> Iterator[ClusterKey]:
     """What the last good forms that stand in for a route's pieces send requests to."""
-    kept_out: dict[str, StandIn] = db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
-    for stand_in in kept_out.values():
+    for stand_in in _kept_out(db, listener, route).values():
         if stand_in.last_good is not None:
             yield from stand_in.last_good.clusters
+
+
+def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, StandIn]:
+    return db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
 
 
 def closed(of: Piece) -> Piece:

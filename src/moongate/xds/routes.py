@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
     from moongate.engine import Db
+    from moongate.policies import Judgement
     from moongate.xds.route_filters import RuleFilters
 
 IN_ORDER: Final = 64
@@ -264,8 +265,14 @@ def _rule_route(
 @query
 def _listener_failed(db: Db, listener: ListenerId) -> bool:
     """Whether a listener's own policy cannot be built: it may be what keeps strangers out."""
+    policy = _of_clients(db, listener)
+    return policy is not None and policy.failed
+
+
+def _of_clients(db: Db, listener: ListenerId) -> Judgement | None:
+    """The ClientTrafficPolicy of a listener, if it is in force there."""
     policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
-    return policy is not None and policy.failed and port_conflict(db, listener) is None
+    return policy if policy is not None and port_conflict(db, listener) is None else None
 
 
 def _forward(
@@ -332,10 +339,8 @@ def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> Non
 
 @query
 def _listener_idle(db: Db, listener: ListenerId) -> bool:
-    policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
-    if policy is None or port_conflict(db, listener) is not None:
-        return False
-    own: Any = getattr(policy.spec, "timeout", None)
+    policy = _of_clients(db, listener)
+    own: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
     return own is not None and own.http is not None and own.http.stream_idle_timeout is not None
 
 
