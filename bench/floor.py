@@ -35,7 +35,7 @@ from moongate.report.logs import configure
 from moongate.run import loading
 from moongate.sources.files import Files
 from moongate.world import World
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, encode, piece
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, encode, message_field
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -102,7 +102,7 @@ class BareServer:
         self._nonces += 1
         head = DeltaDiscoveryResponse(type_url=type_url, nonce=str(self._nonces), removed_resources=gone)
         tag = DeltaDiscoveryResponse.RESOURCES_FIELD_NUMBER
-        return encode(head) + b"".join(piece(tag, resource.wire()) for resource in news)
+        return encode(head) + b"".join(message_field(tag, resource.wire()) for resource in news)
 
     async def _write(self, context: Any) -> None:
         while True:

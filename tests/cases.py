@@ -6,7 +6,7 @@ Each ``##`` section of a page with such blocks is one case. Its ``yaml input`` b
 an object that is there already is replaced. Every other block, ``yaml WHAT PATH``, must equal that part of
 the result; nothing else is compared, so that a page stays short and survives.
 
-Facts
+EnvoyState
 -----
 * WHAT is ``listeners``, ``routes``, ``clusters``, ``endpoints`` or ``secrets``, as protobuf's JSON has them;
   or ``status``; or ``problems``, a list of ``{resource, path, message}``

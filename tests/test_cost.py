@@ -129,8 +129,8 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
 
     assert_alike(costs)
     assert costs[0].runs == {
-        **one("attachments", "plan", "route_clusters", "route_pieces", "route_status"),
-        **one("host_pieces", "virtual_host", "host_part", "route_configuration"),
+        **one("attachments", "rule_destination", "route_clusters", "route_entries_of", "route_status"),
+        **one("host_entries", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
         **one("overlapped_by"),
         "overlaps": 2,  # with the former path, and with the new one
@@ -154,7 +154,7 @@ def test_one_of_many_routes_of_a_hostname_costs_no_more_than_one_of_few() -> Non
     costs = [cost(world, shared(7, "/edited")) for world in worlds_]
 
     assert costs[0].runs == costs[1].runs
-    assert (costs[0].runs["route_pieces"], costs[0].runs["host_pieces"]) == (1, 1)
+    assert (costs[0].runs["route_entries_of"], costs[0].runs["host_entries"]) == (1, 1)
 
 
 def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
@@ -165,7 +165,14 @@ def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
         cost(world, *(each.ref for each in new))
 
     assert_alike(costs)
-    built_once = {"attachments", "plan", "route_pieces", "cluster", "load_assignment", "route_configuration"}
+    built_once = {
+        "attachments",
+        "rule_destination",
+        "route_entries_of",
+        "cluster",
+        "load_assignment",
+        "route_configuration",
+    }
     assert {name: costs[0].runs[name] for name in built_once} == one(*built_once)
     assert max(costs[0].runs.values()) == 2, "at most once on each listener"
     assert costs[0].put.keys() == {
@@ -240,9 +247,16 @@ def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> N
     """Each route carries its retries, so each is built again: once, and nothing but routes is sent."""
     told = cost(many, retries(2))
 
-    assert told.runs["judgement"] == 1
-    assert told.runs["route_pieces"] == 1_001
-    assert {"claims", "attachments", "applied", "endpoints", "route_status", "listener"}.isdisjoint(told.runs)
+    assert told.runs["effective_policy"] == 1
+    assert told.runs["route_entries_of"] == 1_001
+    assert {
+        "policy_attachments",
+        "attachments",
+        "applied",
+        "endpoints",
+        "route_status",
+        "listener",
+    }.isdisjoint(told.runs)
     assert told.put.keys() == {
         ("RouteConfiguration", "default/eg/http"),
         ("RouteConfiguration", "default/eg/https"),

@@ -11,10 +11,10 @@ import structlog
 from moongate.api.base import Ref, Resource
 from moongate.engine import Failed
 from moongate.problem import Problem
-from moongate.report.troubles import Turn
+from moongate.report.transitions import Transition
 from moongate.run_log import MOST_TOLD, RunLog
 from moongate.sources.folder import Folder
-from moongate.status.troubles import Trouble
+from moongate.status.degraded import Degradation
 from tests.core import GATEWAY_CLASS, gateway, http
 
 ROUTE = """
@@ -115,17 +115,17 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
     assert told == [(2, 2, 2), (1, 2, 1)]
 
 
-def turn(n: int = 0, *, bad: bool = True, told: str = "It does not exist.") -> Turn:
+def turn(n: int = 0, *, bad: bool = True, told: str = "It does not exist.") -> Transition:
     problem = Problem("spec.parentRefs[0]", told, "BackendNotFound")
-    trouble = Trouble("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
-    return Turn(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), trouble, bad)
+    degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
+    return Transition(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
 
 def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
     run = Run()
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE)
 
-    run.log.turns([turn()])
+    run.log.transitions([turn()])
 
     assert of(events, "status.degraded") == [
         {
@@ -143,7 +143,7 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
 
 
 def test_a_condition_of_several_references_is_told_in_one_line(events: list[Any]) -> None:
-    Run().log.turns([turn(told="It does not exist.\nspec.rules[1]: Nor does this.")])
+    Run().log.transitions([turn(told="It does not exist.\nspec.rules[1]: Nor does this.")])
 
     (told,) = of(events, "status.degraded")
     assert told["message"] == "It does not exist. spec.rules[1]: Nor does this."
@@ -159,7 +159,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
     route = ROUTE.replace("}]}", f"}}], rules: [{{backendRefs: [{backend}]}}]}}")
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), shop=shop, route=route)
 
-    run.log.turns([turn()])
+    run.log.transitions([turn()])
 
     assert of(events, "manifest") == []
     (told,) = of(events, "status.degraded")
@@ -170,7 +170,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
 
 def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
     """Of what came by a call there is no place to tell."""
-    Run().log.turns([turn(bad=False)])
+    Run().log.transitions([turn(bad=False)])
 
     (told,) = of(events, "status.recovered")
     assert (told["log_level"], told["resource"], told["condition"]) == ("info", str(SHOP), "ResolvedRefs")
@@ -179,7 +179,7 @@ def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
 
 def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list[Any]) -> None:
     """A backend that thousands share is missing: the terminal stays readable."""
-    Run().log.turns([turn(n) for n in range(1, 5001)])
+    Run().log.transitions([turn(n) for n in range(1, 5001)])
 
     assert len(of(events, "status.degraded")) == MOST_TOLD
     (more,) = of(events, "status.more")

@@ -7,7 +7,7 @@ have goes to the ADS server. What Envoys make of it comes back as deliveries: a 
 into quarantine, and a port that is taken is asked for again, as nobody tells when it is free. ``facts`` and
 ``refusals`` are what of this stands in statuses.
 
-Facts
+EnvoyState
 -----
 * two Envoys of one Gateway would share files, ports and a name in xDS: the one that drains goes first
 * an Envoy takes log levels while it runs; its other options hold from its start
@@ -23,7 +23,7 @@ import httpx
 import structlog
 from msgspec import Struct
 
-from moongate.ads.delivery import Acknowledged, Connected, Delivery, Disconnected, Nacked
+from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
 from moongate.attach.gateways import bind_addresses, proxy
 from moongate.attach.listeners import envoy_listeners, listeners
@@ -32,7 +32,7 @@ from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
 from moongate.quarantine import RouteQuarantine
-from moongate.status.gateways import Facts, RefusedListener
+from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from moongate.ads.delivery import Rejection, Tally
+    from moongate.ads.events import Counters, Rejection
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Query
     from moongate.infra.rundir import RunDirectory
@@ -181,7 +181,7 @@ class Fleets:
             if fleet.is_port(r)
         ]
 
-    def facts(self) -> dict[Ref, Facts]:
+    def facts(self) -> dict[Ref, EnvoyState]:
         """What is known of each Gateway's Envoy."""
         refusals = self.refusals()
         return {fleet.gateway: self._facts_of(name, fleet, refusals) for name, fleet in self._fleets.items()}
@@ -199,9 +199,9 @@ class Fleets:
         return [fleet.report(name) for name, fleet in sorted(self._fleets.items())]
 
     @property
-    def tallies(self) -> dict[str, Tally]:
+    def counters(self) -> dict[str, Counters]:
         """What was sent and answered since the start, by type URL."""
-        return self._ads.tallies
+        return self._ads.counters
 
     # -- one fleet ----------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Fleets:
 
     # -- what Envoys say ----------------------------------------------------
 
-    def _delivered(self, fact: Delivery) -> None:
+    def _delivered(self, fact: Event) -> None:
         fleet = self._fleets.get(fact.fleet)
         if fleet is None:
             return
@@ -335,14 +335,14 @@ class Fleets:
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
 
-    def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> Facts:
+    def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> EnvoyState:
         rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
         told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
         told += [f"{r.route}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
         refused = fleet.refused_listeners()
         members = self._members(fleet.gateway) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
-        return Facts(
+        return EnvoyState(
             serving=int(serving),
             addresses=self._hosts(fleet.gateway) if serving else (),
             refusals=tuple(told),

@@ -33,7 +33,7 @@ def rule(route: Ref, index: int) -> str:
     return f"{route.kind.lower()}/{route.namespace}/{route.name}/rule/{index}"
 
 
-def lasting_rule(route: Ref, identity: str) -> str:
+def stable_rule(route: Ref, identity: str) -> str:
     """What ``rule`` names by its index, named by what it is: no other rule takes it over when rules move."""
     return f"{route.kind.lower()}/{route.namespace}/{route.name}/rule/{identity}"
 

@@ -7,8 +7,8 @@ has acknowledged is good; what differs from that in a version it refused is susp
 culprit. Several are withheld together (their last good form stays in force, or nothing where there was
 none), and released again half by half: what is acknowledged is good, what is refused is halved once more.
 
-The facts go into cells that ``xds.pieces`` reads, so the rest of the table goes on changing meanwhile; what
-stands in for a culprit is told there.
+The facts go into cells that ``xds.route_entries`` reads, so the rest of the table goes on changing meanwhile.
+That module says what stands in for a culprit.
 
 Facts
 -----
@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moongate.xds.pieces import StandIn, withheld
+from moongate.xds.route_entries import Fallback, withheld
 from moongate.xds.wire import ROUTE, version
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.world import World
-    from moongate.xds.pieces import Piece
+    from moongate.xds.route_entries import RouteEntry
     from moongate.xds.routes import Part
 
 
@@ -56,7 +56,7 @@ class Refusal(NamedTuple):
 class _Suspect(NamedTuple):
     route: Ref
     version: str
-    last_good: Piece | None
+    last_good: RouteEntry | None
 
 
 class _Trial:
@@ -94,7 +94,7 @@ class _Trial:
         mended = [
             (key, suspect.route)
             for key, (suspect, _) in self.culprits.items()
-            if key not in self._world.piece_versions(suspect.route)
+            if key not in self._world.entry_versions(suspect.route)
         ]
         for key, _ in mended:
             del self.culprits[key]
@@ -107,7 +107,7 @@ class _Trial:
         """Write what is kept out of some routes into their cells."""
         for route in routes:
             held = {
-                s.version: StandIn(s.last_good, s.version in self.culprits)
+                s.version: Fallback(s.last_good, s.version in self.culprits)
                 for s in self.withheld.values()
                 if s.route == route
             }
@@ -239,7 +239,7 @@ class RouteQuarantine:
 
 
 def _differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[_Suspect]:
-    """The pieces of ``now`` that are not in ``good``, each with its last good form."""
+    """The entries of ``now`` that are not in ``good``, each with its last good form."""
     before = good or (None,) * len(now)
     pairs = zip(before, now, strict=False) if len(before) == len(now) else ((None, part) for part in now)
     for old, new in pairs:
@@ -250,12 +250,12 @@ def _differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[_Suspe
             was = known.get(host.name)
             if was is not None and was.body == host.body:
                 continue
-            forms = {_which(p): p for p in was.pieces} if was is not None else {}
-            for piece in host.pieces:
-                last_good = forms.get(_which(piece))
-                if last_good is None or last_good.body != piece.body:
-                    yield _Suspect(piece.route, version(piece.body), last_good)
+            forms = {_which(p): p for p in was.entries} if was is not None else {}
+            for entry in host.entries:
+                last_good = forms.get(_which(entry))
+                if last_good is None or last_good.body != entry.body:
+                    yield _Suspect(entry.route, version(entry.body), last_good)
 
 
-def _which(piece: Piece) -> tuple[object, ...]:
-    return (piece.route, piece.rank[-3:])
+def _which(entry: RouteEntry) -> tuple[object, ...]:
+    return (entry.route, entry.rank[-3:])

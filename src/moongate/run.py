@@ -381,7 +381,7 @@ class Laptop:
             "runs": dict(self.world.db.counts),
             "seconds": dict(self.world.db.seconds),
             "nodes": len(self.world.db),
-            "sent": {t: msgspec.to_builtins(tally) for t, tally in self.fleets.tallies.items()},
+            "sent": {t: msgspec.to_builtins(counters) for t, counters in self.fleets.counters.items()},
         }
 
     # -- the pump -----------------------------------------------------------
@@ -435,7 +435,7 @@ class Laptop:
     def _observe_facts(self) -> None:
         self.fleets.look()
         self.statuses.observe(self.fleets.facts(), self.fleets.refusals())
-        self._log.turns(self.statuses.turns())
+        self._log.transitions(self.statuses.transitions())
         self._log.serving(self.urls())
 
     async def _until(self, claim: Callable[[], bool]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from moongate.loose_ends import EMPTY, MISSING, loose_ends
+from moongate.dangling import EMPTY, MISSING, dangling_references
 from moongate.sources.folder import NOWHERE, Finding
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moongate.api.base import Ref, Resource
     from moongate.engine import Failed
     from moongate.problem import Problem
-    from moongate.report.troubles import Turn
+    from moongate.report.transitions import Transition
     from moongate.sources.documents import Place
     from moongate.sources.folder import Folder, Severity
 
@@ -56,7 +56,7 @@ class RunLog:
     def findings(self) -> tuple[Finding, ...]:
         """What there is to tell about manifests now: their faults, and all references that lead nowhere."""
         faults = (f for source, told in self._findings.items() if source != _LOOSE_ENDS for f in told)
-        return (*faults, *self._loose_ends(self._held))
+        return (*faults, *self._dangling(self._held))
 
     def faults(self, source: str, findings: tuple[Finding, ...]) -> None:
         """Tell what is new among all the findings of a source."""
@@ -81,16 +81,16 @@ class RunLog:
         """
         known = (f.resource for f in (*self._findings.get(_LOOSE_ENDS, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource.
-        ends = self._loose_ends(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
+        ends = self._dangling(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
         self._hints = tuple(f for f in ends if f.problem.reason in _TOLD_BY_STATUS)
         self.faults(_LOOSE_ENDS, tuple(f for f in ends if f.problem.reason not in _TOLD_BY_STATUS))
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
-    def turns(self, turns: Sequence[Turn]) -> None:
+    def transitions(self, transitions: Sequence[Transition]) -> None:
         """Tell conditions that turned."""
-        for ref, trouble, bad in turns[:MOST_TOLD]:
-            problem = trouble.problem
-            fields = {"resource": str(ref), "condition": trouble.condition}
+        for ref, degradation, bad in transitions[:MOST_TOLD]:
+            problem = degradation.problem
+            fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
                 fields["field"] = problem.path
             if at := str(self.finding(ref, problem, "warning").place):
@@ -101,15 +101,17 @@ class RunLog:
             if bad:
                 # A condition may tell of several references, each in a line of its own.
                 message = problem.message.replace("\n", " ")
-                fields |= {"status": trouble.status, "reason": problem.reason, "message": message}
+                fields |= {"status": degradation.status, "reason": problem.reason, "message": message}
                 _log.warning("status.degraded", **fields)
             else:
                 _log.info("status.recovered", **fields)
-        if len(turns) > MOST_TOLD:
-            _log.warning("status.more", count=len(turns) - MOST_TOLD, see="moongate status")
+        if len(transitions) > MOST_TOLD:
+            _log.warning("status.more", count=len(transitions) - MOST_TOLD, see="moongate status")
 
-    def _loose_ends(self, refs: Iterable[Ref]) -> tuple[Finding, ...]:
-        return tuple(self.finding(*e) for e in loose_ends(self._held, refs, faulty=self._faulty_place))
+    def _dangling(self, refs: Iterable[Ref]) -> tuple[Finding, ...]:
+        return tuple(
+            self.finding(*e) for e in dangling_references(self._held, refs, faulty=self._faulty_place)
+        )
 
     def _faulty_place(self, ref: Ref) -> Place | None:
         places = (folder.faulty_place(ref) for folder in self._folders)

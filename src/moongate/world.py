@@ -10,9 +10,9 @@ Endpoints do not wait for all that: what a Service, an EndpointSlice or a Backen
 settled and taken alone (``urgent``) in the midst of a recomputation. When all else is settled, what is taken
 is whole although endpoints may still wait: clusters that are new never do without theirs.
 
-What a fleet of Envoys has is a set of *resources*, each a query of its own. *Rosters* say which: per shard of
-routes, so that a route that comes or goes costs its shard. The world observes both and counts who names what;
-a resource that nobody names any more leaves the fleet.
+What a fleet of Envoys has is a set of *resources*, each a query of its own. *Inventories* say which: per
+shard of routes, so that a route that comes or goes costs its shard. The world observes both and counts who
+names what; a resource that nobody names any more leaves the fleet.
 
 A resource whose query failed keeps its last bytes in force, and so do those of a Gateway that is rejected.
 """
@@ -36,15 +36,15 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach import backends, gateways, grants, policies, routes
 from moongate.attach.listeners import route_configurations
 from moongate.engine import STRIDE, Db, Failed
-from moongate.policies import POLICY_KINDS, judgement
+from moongate.policies import POLICY_KINDS, effective_policy
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import SHARDS, Index, Store
 from moongate.xds import clusters, destinations, listeners, local, secrets
-from moongate.xds.pieces import closed
-from moongate.xds.routes import host_part, route_configuration, route_pieces
+from moongate.xds.route_entries import fail_closed
+from moongate.xds.routes import host_part, route_configuration, route_entries_of
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ STATUSES: Final[Mapping[str, Query[..., Any]]] = {
 ENDPOINT_KINDS: Final = frozenset({EndpointSlice.KIND, Service.KIND, Backend.KIND})
 """What endpoints come from. A batch of these alone waits for nothing else."""
 
-_ROSTER, _RESOURCE, _STATUS = 1, 2, 3
+_INVENTORY, _RESOURCE, _STATUS = 1, 2, 3
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
-"""An entry of a roster: type URL and name of a resource, and the query call that builds it."""
+"""An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
 
 
 class Changes(Struct, frozen=True):
@@ -150,7 +150,7 @@ class World:
         self._gone: dict[str, dict[tuple[str, str], None]] = {}
         self._came: dict[str, Ref | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
-        self.observe(gateways.managed_gateways, (), _ROSTER, self._gateways)
+        self.observe(gateways.managed_gateways, (), _INVENTORY, self._gateways)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -287,14 +287,14 @@ class World:
         parts = (host_part.attempt(self.db, member, n) for member in members for n in range(SHARDS))
         return tuple(p for p in parts if not isinstance(p, Failed))
 
-    def piece_versions(self, route: Ref) -> frozenset[str]:
-        """The versions of a route's pieces, wherever served: as its manifest would have them, and closed."""
+    def entry_versions(self, route: Ref) -> frozenset[str]:
+        """The versions of a route's entries, wherever served: as its manifest has them, and closed."""
         found: set[str] = set()
         for attachment in routes.attachments(self.db, route):
             for listener, _ in attachment.hosts:
-                told = route_pieces.attempt(self.db, listener, route)
+                told = route_entries_of.attempt(self.db, listener, route)
                 if not isinstance(told, Failed):
-                    found.update(version(form.body) for p in told for form in (p, closed(p)))
+                    found.update(version(form.body) for p in told for form in (p, fail_closed(p)))
         return frozenset(found)
 
     def statuses(self) -> Mapping[Ref, Struct]:
@@ -305,7 +305,7 @@ class World:
         """What is wrong inside policies that are in force, with paths into their manifests."""
         policy_kinds = {kind.KIND for kind in POLICY_KINDS}
         for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
-            found = judgement.attempt(self.db, ref, None)
+            found = effective_policy.attempt(self.db, ref, None)
             if found is not None and not isinstance(found, Failed):
                 yield from ((ref, problem) for problem in found.problems)
 
@@ -413,27 +413,27 @@ class _Entry:
 
 
 class _Fleet:
-    """The rosters and resources of one Gateway's Envoys."""
+    """The inventories and resources of one Gateway's Envoys."""
 
     def __init__(self, world: World, gateway: Ref) -> None:
         self.resources: dict[tuple[str, str], _Entry] = {}
         self._world = world
         self._gateway = gateway
         self._name = names.fleet(gateway)
-        self._rosters: dict[Root[Any], dict[tuple[str, str], _Call]] = {}
+        self._inventories: dict[Root[Any], dict[tuple[str, str], _Call]] = {}
         self._passed_over: dict[Root[Any], None] = {}
-        self._rejection = world.observe(gateways.rejection, (gateway,), _ROSTER, self._accepted)
-        self._roster(listeners.listener_names, (gateway,), self._listeners)
-        self._roster(route_configurations, (gateway,), self._route_configurations)
-        self._roster(secrets.secret_refs, (gateway,), self._secrets)
+        self._rejection = world.observe(gateways.rejection, (gateway,), _INVENTORY, self._accepted)
+        self._inventory(listeners.listener_names, (gateway,), self._listeners)
+        self._inventory(route_configurations, (gateway,), self._route_configurations)
+        self._inventory(secrets.secret_refs, (gateway,), self._secrets)
         for part in range(SHARDS):
-            self._roster(destinations.cluster_keys, (gateway, part), self._clusters)
+            self._inventory(destinations.cluster_keys, (gateway, part), self._clusters)
         self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
         self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
 
     def close(self) -> None:
         """End the fleet: nothing of it is observed or told any more."""
-        for root in (self._rejection, *self._rosters):
+        for root in (self._rejection, *self._inventories):
             self._world.release(root)
         for key, entry in self.resources.items():
             if entry.root is not None:
@@ -473,14 +473,14 @@ class _Fleet:
             yield CLUSTER, key.name, clusters.cluster, (key,)
             yield ENDPOINT, key.name, clusters.load_assignment, (key,)
 
-    def _roster(self, query: Query[..., Any], args: tuple[Any, ...], named: Callable[[Any], Any]) -> None:
+    def _inventory(self, query: Query[..., Any], args: tuple[Any, ...], named: Callable[[Any], Any]) -> None:
         def handle(root: Root[Any]) -> None:
             value = root.value
             if value is None or isinstance(value, Failed) or self._passes_over(root):
                 return
-            before = self._rosters[root]
+            before = self._inventories[root]
             after = {(t, n): (q, a) for t, n, q, a in named(value)}
-            self._rosters[root] = after
+            self._inventories[root] = after
             for key, (resource, at) in after.items():
                 if before.get(key) != (resource, at):
                     self._use(key, resource, at)
@@ -488,8 +488,8 @@ class _Fleet:
                 if after.get(key) != used:
                     self._leave(key)
 
-        root = self._world.observe(query, args, _ROSTER, handle)
-        self._rosters[root] = {}
+        root = self._world.observe(query, args, _INVENTORY, handle)
+        self._inventories[root] = {}
 
     def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
         entry = self.resources.setdefault(key, _Entry())

@@ -136,7 +136,7 @@ async def test_a_restarted_server_sends_nothing_that_envoy_has(tmp_path: Path, w
                 await again.settled("eg", DEADLINE_SECONDS)
                 await web.answers("one")
 
-                sent = {type_url: tally.resources for type_url, tally in again.tallies.items()}
+                sent = {type_url: counters.resources for type_url, counters in again.counters.items()}
                 assert sent == {ENDPOINT: 1}
 
 
@@ -214,7 +214,7 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
         ads.publish("other", direct(other, "0"))
         await ads.settled("eg", DEADLINE_SECONDS)
         await ads.settled("other", DEADLINE_SECONDS)
-        before = ads.tallies[ROUTE].responses
+        before = ads.counters[ROUTE].responses
 
         stopped.stop()
         for i in range(1, 201):
@@ -226,7 +226,7 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
         await ads.settled("eg", DEADLINE_SECONDS)
 
         await web.answers("200 " + "x" * 1000)
-        assert ads.tallies[ROUTE].responses - before <= 3
+        assert ads.counters[ROUTE].responses - before <= 3
 
 
 async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> None:
@@ -240,7 +240,7 @@ async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> N
         ads.publish("eg", direct(web))
         await ads.settled("eg", DEADLINE_SECONDS)
 
-        assert ads.tallies[LISTENER].acks == 2
+        assert ads.counters[LISTENER].acks == 2
 
 
 async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: Web) -> None:

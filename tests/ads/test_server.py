@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from moongate.ads.delivery import Acknowledged, Connected, Delivery, Disconnected, Nacked
+from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import SERVICE, AdsServer
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, XdsResource
@@ -67,14 +67,14 @@ class Client:
         await self.ask(response.type_url, response_nonce=response.nonce, error_detail={"message": words})
 
 
-class Facts:
+class EnvoyState:
     """What the server told, to be waited for."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self.tell = self._queue.put_nowait
 
-    async def next(self) -> Delivery:
+    async def next(self) -> Event:
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await self._queue.get()
 
@@ -126,7 +126,7 @@ async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Pa
 
 
 async def test_a_stream_of_an_unknown_fleet_waits_until_it_appears(socket: Path) -> None:
-    facts = Facts()
+    facts = EnvoyState()
     async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
         assert await facts.next() == Connected(fleet="eg", node="one")
@@ -144,7 +144,7 @@ def snapshots() -> int:
 
 async def test_of_gateways_that_are_gone_nothing_is_kept(socket: Path) -> None:
     """Some go before an Envoy came, some while one is connected, and some were never more than asked for."""
-    facts = Facts()
+    facts = EnvoyState()
     before = snapshots()
     async with AdsServer(socket, facts.tell) as ads:
         for n in range(100):
@@ -169,7 +169,7 @@ async def test_of_gateways_that_are_gone_nothing_is_kept(socket: Path) -> None:
 
 async def test_a_fleet_that_is_published_empty_is_kept_for_its_envoys(socket: Path) -> None:
     """Without an answer they would not start."""
-    facts = Facts()
+    facts = EnvoyState()
     async with AdsServer(socket, facts.tell) as ads:
         ads.publish("eg")
         for _ in range(2):
@@ -181,7 +181,7 @@ async def test_a_fleet_that_is_published_empty_is_kept_for_its_envoys(socket: Pa
 
 
 async def test_facts_travel_up(socket: Path) -> None:
-    facts = Facts()
+    facts = EnvoyState()
     one, two = endpoints("a"), endpoints("b")
     async with AdsServer(socket, facts.tell) as ads:
         ads.publish("eg", [one])
@@ -234,7 +234,7 @@ async def test_an_envoy_that_has_not_asked_for_listeners_is_not_settled(socket: 
 
 
 async def test_leaving_the_server_ends_its_streams(socket: Path) -> None:
-    facts = Facts()
+    facts = EnvoyState()
     async with AsyncExitStack() as clients:
         async with AdsServer(socket, facts.tell):
             client = await clients.enter_async_context(Client(socket))
@@ -265,7 +265,7 @@ async def test_the_socket_is_for_its_owner_only(socket: Path) -> None:
 
 
 async def test_a_client_that_half_closes_is_let_go(socket: Path) -> None:
-    facts = Facts()
+    facts = EnvoyState()
     async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
         await facts.next()
@@ -278,14 +278,14 @@ async def test_a_client_that_half_closes_is_let_go(socket: Path) -> None:
 async def test_a_client_that_dies_in_the_middle_of_a_response_is_let_go_quietly(
     socket: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    facts = Facts()
+    facts = EnvoyState()
     async with AdsServer(socket, facts.tell) as ads:
         ads.publish("eg", [endpoints("a", bytes(32 << 20))])
         for _ in range(5):
             async with Client(socket) as client:
                 await client.ask(ENDPOINT, resource_names_subscribe=["a"])
                 assert isinstance(await facts.next(), Connected)
-                await until(lambda: ads.tallies[ENDPOINT].responses if ENDPOINT in ads.tallies else 0)
+                await until(lambda: ads.counters[ENDPOINT].responses if ENDPOINT in ads.counters else 0)
             assert isinstance(await facts.next(), Disconnected)
 
     assert caplog.records == []

@@ -24,7 +24,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from moongate.ads.delivery import Acknowledged, Delivery, Nacked, Tally
+from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
@@ -38,9 +38,9 @@ class Conversation:
 
     def __init__(self, snapshot: Snapshot | None = None) -> None:
         self.snapshot = Snapshot() if snapshot is None else snapshot
-        self.tallies: dict[str, Tally] = {}
+        self.counters: dict[str, Counters] = {}
         self.session = Session(
-            "eg", "envoy-1", self.snapshot, self.tallies, linger_seconds=5, patience_seconds=30
+            "eg", "envoy-1", self.snapshot, self.counters, linger_seconds=5, patience_seconds=30
         )
         self.now = 0.0
         self.nonces: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Conversation:
     def says(self, script: str) -> None:
         assert self.play(script) == dedent(script).strip()
 
-    def facts(self) -> list[Delivery]:
+    def facts(self) -> list[Event]:
         facts = list(self.session.facts)
         self.session.facts.clear()
         return facts
@@ -1032,9 +1032,9 @@ def test_it_counts_what_was_sent_and_answered(served: Conversation) -> None:
         >> C nack no
     """)
 
-    tally = served.tallies[CLUSTER]
-    assert (tally.responses, tally.resources, tally.acks, tally.nacks) == (4, 5, 2, 2)
-    assert tally.bytes > 0
+    counters = served.counters[CLUSTER]
+    assert (counters.responses, counters.resources, counters.acks, counters.nacks) == (4, 5, 2, 2)
+    assert counters.bytes > 0
 
 
 def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -> None:

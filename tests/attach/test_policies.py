@@ -1,9 +1,17 @@
-"""Who claims what, and which policy holds for a request."""
+"""Which policies are attached to what, and which policy holds for a request."""
 
 from __future__ import annotations
 
 from moongate.api.base import ListenerId, Ref
-from moongate.attach.policies import Applied, Target, applied, applied_to_listener, claims, holder, targets
+from moongate.attach.policies import (
+    Applied,
+    Target,
+    applied,
+    applied_to_listener,
+    policy_attachments,
+    targets,
+    winner,
+)
 from tests.core import EG, Core, gateway, http
 
 KIND = "BackendTrafficPolicy"
@@ -78,8 +86,8 @@ def test_the_oldest_policy_holds_and_among_equals_the_first_by_name() -> None:
         policy("b", GATEWAY, created="2025-01-02T00:00:00Z"),
     )
 
-    assert claims(core.db, KIND, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
-    assert holder(core.db, KIND, EG, "") == ref("z")
+    assert policy_attachments(core.db, KIND, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
+    assert winner(core.db, KIND, EG, "") == ref("z")
 
 
 def test_a_policy_that_merges_names_its_parent() -> None:
@@ -106,15 +114,15 @@ def test_a_selector_claims_what_has_the_labels() -> None:
     )
 
     assert targets(core.db, ref("by-label")) == (Target(SHOP, ""),)
-    assert holder(core.db, KIND, SHOP, "") == ref("by-label")
-    assert holder(core.db, KIND, Ref("HTTPRoute", "default", "other"), "") is None
+    assert winner(core.db, KIND, SHOP, "") == ref("by-label")
+    assert winner(core.db, KIND, Ref("HTTPRoute", "default", "other"), "") is None
 
 
 def test_a_selector_reaches_other_namespaces_only_with_a_grant() -> None:
     """Otherwise anybody could put a policy on anybody's routes."""
     selector = "[{kind: HTTPRoute, namespaces: {from: All}}]"
     core = Core(gateway(http("http")), route(), policy("far", namespace="ops", targetSelectors=selector))
-    assert holder(core.db, KIND, SHOP, "") is None
+    assert winner(core.db, KIND, SHOP, "") is None
 
     core.apply("""
         apiVersion: gateway.networking.k8s.io/v1beta1
@@ -125,13 +133,13 @@ def test_a_selector_reaches_other_namespaces_only_with_a_grant() -> None:
           to: [{group: gateway.networking.k8s.io, kind: HTTPRoute}]
     """)
 
-    assert holder(core.db, KIND, SHOP, "") == ref("far", "ops")
+    assert winner(core.db, KIND, SHOP, "") == ref("far", "ops")
 
 
 def test_a_reference_never_leaves_its_namespace() -> None:
     core = Core(gateway(http("http")), route(), policy("far", ROUTE, namespace="ops"))
 
-    assert holder(core.db, KIND, SHOP, "") is None
+    assert winner(core.db, KIND, SHOP, "") is None
 
 
 def test_editing_what_a_policy_sets_disturbs_nobody_who_is_attached() -> None:
@@ -144,7 +152,7 @@ def test_editing_what_a_policy_sets_disturbs_nobody_who_is_attached() -> None:
         applied(core.db, KIND, HTTP, SHOP, "pay")
         applied_to_listener(core.db, KIND, HTTP)
 
-    assert ran == {"_aims": 1}
+    assert ran == {"_targeting": 1}
 
 
 def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
@@ -166,4 +174,4 @@ def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
 
     assert set(after) - set(before) == {Target(Ref("HTTPRoute", "default", "new"), "")}
     assert came == dict.fromkeys(("targets", "selected", "labels", "granted", "_age"), 1)
-    assert edited == {"_aims": 1}
+    assert edited == {"_targeting": 1}

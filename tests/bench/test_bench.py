@@ -137,6 +137,6 @@ def test_a_tiny_run_prints_all_rows(tmp_path: Path) -> None:
     ):
         assert row in ran.stdout
     (size,) = msgspec.json.decode(file.read_bytes(), type=Report).sizes
-    assert size.changed.functions["route_pieces"] == 1
+    assert size.changed.functions["route_entries_of"] == 1
     assert size.endpoint.functions["load_assignment"] == 1
     assert size.endpoint.bytes < size.changed.bytes

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from moongate.cli.forwarding import forwarding
-from moongate.cli.mistakes import Mistake
+from moongate.cli.usage_errors import UsageError
 from moongate.sources.folder import Folder
 
 
@@ -15,13 +15,13 @@ from moongate.sources.folder import Folder
     "upstream", ["localhost", "localhost:", ":80", "localhost:http", "localhost:0", "a:70000"]
 )
 def test_an_upstream_that_is_none_is_told(upstream: str) -> None:
-    with pytest.raises(Mistake, match="it must be HOST:PORT"):
+    with pytest.raises(UsageError, match="it must be HOST:PORT"):
         forwarding(upstream, 8080, "default")
 
 
 def test_an_upstream_with_a_scheme_is_told_how_to_write_it() -> None:
     """The most natural thing to paste is a URL."""
-    with pytest.raises(Mistake, match="such as localhost:3000"):
+    with pytest.raises(UsageError, match="such as localhost:3000"):
         forwarding("http://localhost:3000/", 8080, "default")
 
 

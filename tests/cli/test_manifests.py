@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moongate.cli.manifests import existing, statuses, translated
-from moongate.cli.mistakes import Mistake
+from moongate.cli.usage_errors import UsageError
 from tests.cli.conftest import SHOP
 
 
@@ -49,5 +49,5 @@ spec:
 
 
 def test_a_path_must_be_there() -> None:
-    with pytest.raises(Mistake, match="There is no file or folder '/nowhere'"):
+    with pytest.raises(UsageError, match="There is no file or folder '/nowhere'"):
         existing(["/nowhere"])

@@ -8,7 +8,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsCertificate
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import GenericSecret, Secret
 
 from moongate.cli.redaction import REDACTED, redacted
-from moongate.xds.visiting import unpacked
+from moongate.xds.walk import unpacked
 from moongate.xds.wire import packed
 
 KEY = DataSource(inline_bytes=b"a private key")

@@ -23,7 +23,7 @@ def to_service(name: str, port: int = 80, namespace: str = "") -> str:
     return f"backendRefs: [{{name: {name}, port: {port}{more}}}]"
 
 
-async def shares(site: Site, host: str, count: int = 200) -> Counter[str]:
+async def weighted_clusters(site: Site, host: str, count: int = 200) -> Counter[str]:
     """Who answered, and with what else than 200, of so many requests."""
     told: Counter[str] = Counter()
     for _ in range(count):
@@ -90,7 +90,7 @@ async def test_a_rule_without_backends_answers_500(site: Site) -> None:
 async def test_weights_share_the_requests(site: Site) -> None:
     await site.apply(m.route("weights", f"[{{{m.to('one=3', 'two=1', 'three=0')}}}]"))
 
-    told = await shares(site, "weights.test", 400)
+    told = await weighted_clusters(site, "weights.test", 400)
 
     assert told["three"] == 0
     assert 230 < told["one"] < 370
@@ -100,7 +100,7 @@ async def test_weights_share_the_requests(site: Site) -> None:
 async def test_a_broken_backend_costs_its_share_and_no_more(site: Site) -> None:
     await site.apply(m.route("half", f"[{{{m.to('one=1', 'not-there=1')}}}]"))
 
-    told = await shares(site, "half.test")
+    told = await weighted_clusters(site, "half.test")
 
     assert set(told) == {"one", "500"}
     assert 50 < told["500"] < 150
@@ -110,7 +110,7 @@ async def test_an_empty_backend_costs_its_share_and_no_more(site: Site) -> None:
     refs = "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: one}, {name: hollow, port: 80}]"
     await site.apply(m.service("hollow"), m.endpoint_slice("hollow", 0), m.route("hollow", f"[{{{refs}}}]"))
 
-    told = await shares(site, "hollow.test")
+    told = await weighted_clusters(site, "hollow.test")
 
     assert set(told) == {"one", "503"}
     assert 50 < told["503"] < 150
@@ -140,7 +140,7 @@ async def test_a_backend_on_a_unix_socket_is_reached(site: Site) -> None:
 async def test_a_backend_of_several_endpoints_uses_all(site: Site) -> None:
     await site.apply(m.local("both", site.one.port, site.two.port), m.route("both", f"[{{{m.to('both')}}}]"))
 
-    assert set(await shares(site, "both.test", 60)) == {"one", "two"}
+    assert set(await weighted_clusters(site, "both.test", 60)) == {"one", "two"}
 
 
 async def test_a_backend_that_speaks_http2_in_clear_text_is_spoken_to_so(site: Site) -> None:

@@ -10,7 +10,7 @@ from moongate.api.shared import SecretObjectReference
 from moongate.engine import Db
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
-from moongate.policies import judgement
+from moongate.policies import effective_policy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy, SecurityPolicySpec
 from moongate.problem import Problem
 from moongate.store import Store
@@ -32,7 +32,7 @@ def failed(wide: SecurityPolicySpec, narrow: SecurityPolicySpec) -> bool:
         for ref, spec in ((WIDE, wide), (NARROW, narrow))
     ]
     Store(db, ()).apply({policy.ref: policy for policy in policies})
-    judged = judgement(db, NARROW, WIDE)
+    judged = effective_policy(db, NARROW, WIDE)
     assert judged is not None
     return judged.failed
 
@@ -78,7 +78,7 @@ def test_a_stand_in_for_a_manifest_with_faults_lets_nobody_pass() -> None:
     db = Db()
     Store(db, ()).apply({policy.ref: policy for policy in (wide, narrow)})
 
-    for judged in (judgement(db, WIDE, None), judgement(db, NARROW, WIDE)):
+    for judged in (effective_policy(db, WIDE, None), effective_policy(db, NARROW, WIDE)):
         assert judged is not None
         assert judged.failed
         assert fault in judged.problems

@@ -7,12 +7,12 @@ from typing import Any
 from moongate.api.base import Ref, Resource
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
-from moongate.status.gateways import Facts
+from moongate.status.gateways import EnvoyState
 from moongate.world import World
 from tests import worlds
 
 ROUTE = Ref("HTTPRoute", "default", "r0")
-SERVING = Facts(serving=1, addresses=("127.0.0.1",))
+SERVING = EnvoyState(serving=1, addresses=("127.0.0.1",))
 
 
 class Told:
@@ -62,7 +62,7 @@ def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
     told.time = "2026-02-02T00:00:00Z"
 
     told.apply(worlds.endpoint_slice(0))
-    told.statuses.observe({worlds.EG: Facts(serving=1, addresses=("127.0.0.2",))}, ())
+    told.statuses.observe({worlds.EG: EnvoyState(serving=1, addresses=("127.0.0.2",))}, ())
 
     assert told.conditions(worlds.EG)["Programmed"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
     assert told.conditions(ROUTE)["Accepted"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
@@ -84,14 +84,14 @@ def test_a_gateway_is_programmed_once_an_envoy_serves_it() -> None:
     told = Told()
     assert told.conditions(worlds.EG)["Programmed"]["status"] == "True"
 
-    told.statuses.observe({worlds.EG: Facts(serving=0)}, ())
+    told.statuses.observe({worlds.EG: EnvoyState(serving=0)}, ())
 
     assert told.conditions(worlds.EG)["Programmed"]["status"] == "False"
 
 
 def test_what_envoy_refuses_is_told_on_the_gateway_and_on_the_route() -> None:
     told = Told()
-    facts = Facts(serving=1, addresses=("127.0.0.1",), refusals=("a listener: no such port",))
+    facts = EnvoyState(serving=1, addresses=("127.0.0.1",), refusals=("a listener: no such port",))
 
     told.statuses.observe({worlds.EG: facts}, [Refusal(worlds.EG, ROUTE, "no such header")])
 

@@ -10,7 +10,7 @@ import pytest
 from moongate.api.base import Condition, Ref
 from moongate.api.gateway import Gateway
 from moongate.status.gateways import (
-    Facts,
+    EnvoyState,
     RefusedListener,
     class_status,
     gateway_status,
@@ -34,14 +34,14 @@ CIRCLE = ENVOY_PROXY.replace(
     "{filterOrder: [{name: envoy.filters.http.cors, before: envoy.filters.http.fault}, "
     "{name: envoy.filters.http.cors, after: envoy.filters.http.fault}]}",
 )
-UP = Facts(serving=1, addresses=("127.0.0.1",))
+UP = EnvoyState(serving=1, addresses=("127.0.0.1",))
 
 
 def verdicts(conditions: tuple[Condition, ...]) -> dict[str, str]:
     return {c.type: c.reason if c.status == "True" else f"!{c.reason}" for c in conditions}
 
 
-def lived(text: str, facts: Facts) -> dict[str, str]:
+def lived(text: str, facts: EnvoyState) -> dict[str, str]:
     core = Core(text)
     status = gateway_status(core.db, EG)
     [spec] = read(text)
@@ -180,13 +180,13 @@ def test_a_gateway_is_accepted_as_its_listeners_are(listeners: list[str], expect
     ("facts", "expected"),
     [
         (UP, "Programmed"),
-        (Facts(serving=0), "!AddressNotAssigned"),
-        (Facts(serving=0, addresses=("127.0.0.1",)), "!NoResources"),
+        (EnvoyState(serving=0), "!AddressNotAssigned"),
+        (EnvoyState(serving=0, addresses=("127.0.0.1",)), "!NoResources"),
         (msgspec.structs.replace(UP, refusals=("cannot bind 0.0.0.0:80",)), "!Invalid"),
     ],
     ids=["serving", "no-address", "starting", "port-taken"],
 )
-def test_a_gateway_is_programmed_once_an_envoy_serves_it(facts: Facts, expected: str) -> None:
+def test_a_gateway_is_programmed_once_an_envoy_serves_it(facts: EnvoyState, expected: str) -> None:
     assert lived(gateway(http("web")), facts)["Programmed"] == expected
 
 
@@ -203,7 +203,7 @@ def test_sixteen_addresses_are_listed() -> None:
     assert status is not None
     assert isinstance(spec, Gateway)
 
-    told = live(status, spec, Facts(serving=1, addresses=tuple(f"10.0.0.{n}" for n in range(20))))
+    told = live(status, spec, EnvoyState(serving=1, addresses=tuple(f"10.0.0.{n}" for n in range(20))))
 
     assert len(told.addresses) == 16
 

@@ -16,7 +16,7 @@ from moongate.api.shared import LabelSelector
 from moongate.attach.backends import Target
 from moongate.engine import Failed
 from moongate.store import get
-from moongate.xds.destinations import Plan, all_cluster_keys, plan, route_clusters
+from moongate.xds.destinations import Destination, all_cluster_keys, route_clusters, rule_destination
 from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, https
 from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
 
@@ -34,37 +34,43 @@ GRANT = """
 """
 
 
-def planned(*manifests: str, given: dict[str, Any] | None = None, config: EnvoyGateway = IN_CLUSTER) -> Plan:
+def destination(
+    *manifests: str, given: dict[str, Any] | None = None, config: EnvoyGateway = IN_CLUSTER
+) -> Destination:
     """The plan of the only rule of route ``shop`` on listener ``web``."""
     core = Core(
         gateway(http("web")), service(), EMPTY, *manifests, http_route(given or rule()), config=config
     )
-    return plan(core.db, WEB, route_ref(), 0)
+    return rule_destination(core.db, WEB, route_ref(), 0)
 
 
-def clusters(found: Plan) -> list[tuple[str, int]]:
-    return [(share.key.name, share.weight) for share in found.shares if share.routable]
+def clusters(found: Destination) -> list[tuple[str, int]]:
+    return [
+        (weighted_cluster.key.name, weighted_cluster.weight)
+        for weighted_cluster in found.weighted_clusters
+        if weighted_cluster.routable
+    ]
 
 
-def reasons(found: Plan) -> list[str]:
+def reasons(found: Destination) -> list[str]:
     return [p.reason for p in found.unresolved]
 
 
 def test_a_rule_has_one_cluster_named_by_its_index() -> None:
-    found = planned()
+    found = destination()
 
     assert clusters(found) == [("httproute/default/shop/rule/0", 1)]
     assert (found.status, found.weighted, found.mirrors) == (0, False, ())
 
 
 def test_backends_share_the_cluster_of_their_rule() -> None:
-    found = planned(given=rule("", SHOP, "{name: shop, port: 80, weight: 3}"))
+    found = destination(given=rule("", SHOP, "{name: shop, port: 80, weight: 3}"))
 
     assert clusters(found) == [("httproute/default/shop/rule/0", 4)]
 
 
 def test_with_merge_backends_a_cluster_is_named_after_its_backend() -> None:
-    found = planned(config=ON_HOST)
+    found = destination(config=ON_HOST)
 
     assert clusters(found) == [("service/default/shop/80/http", 1)]
 
@@ -83,11 +89,11 @@ SELECTIVE = EnvoyGateway(
 
 def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() -> None:
     """It would get more than its share of the requests."""
-    found = planned(
+    found = destination(
         labelled("shared"), given=rule("", SHOP, "{name: shared, port: 80, weight: 3}"), config=SELECTIVE
     )
 
-    [own, shared] = found.shares
+    [own, shared] = found.weighted_clusters
     assert (shared.key.name, shared.weight) == ("service/default/shared/80/http", 3)
     assert own.key.name.endswith("/backend/0")
     assert (own.weight, own.key.members) == (1, ((0, Target("", "Service", "default", "shop", 80)),))
@@ -96,10 +102,10 @@ def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() 
 @pytest.mark.parametrize("backends", [(EMPTIED,), (EMPTIED, SHOP)])
 def test_no_rule_uses_the_shared_cluster_of_a_backend_that_was_emptied(backends: tuple[str, ...]) -> None:
     """So it leaves with its last endpoint, and Envoy keeps its endpoints until the routes have switched."""
-    found = planned(given=rule("", *backends), config=ON_HOST)
+    found = destination(given=rule("", *backends), config=ON_HOST)
 
     assert "service/default/empty/80/http" not in {key.name for key in found.clusters()}
-    assert [s.key.name for s in found.shares if s.routable] == ["service/default/shop/80/http"][
+    assert [s.key.name for s in found.weighted_clusters if s.routable] == ["service/default/shop/80/http"][
         : len(backends) - 1
     ]
 
@@ -117,7 +123,11 @@ SLOW = """
 def own(*rules: dict[str, Any]) -> list[str]:
     """The names of the clusters of a route's rules, where a policy keeps these from sharing any."""
     core = Core(gateway(http("web")), service(), service("more"), SLOW, http_route(*rules), config=ON_HOST)
-    return [key.name for n in range(len(rules)) for key in plan(core.db, WEB, route_ref(), n).clusters()]
+    return [
+        key.name
+        for n in range(len(rules))
+        for key in rule_destination(core.db, WEB, route_ref(), n).clusters()
+    ]
 
 
 MORE = "{name: more, port: 80}"
@@ -162,7 +172,7 @@ def test_with_merge_backends_rules_that_differ_in_weights_only_have_clusters_of_
 def test_backends_with_filters_have_clusters_of_their_own() -> None:
     modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [X]}}"
 
-    found = planned(given=rule("", SHOP, f"{{name: shop, port: 80, filters: [{modifier}]}}"))
+    found = destination(given=rule("", SHOP, f"{{name: shop, port: 80, filters: [{modifier}]}}"))
 
     assert clusters(found) == [
         ("httproute/default/shop/rule/0/backend/0", 1),
@@ -173,7 +183,7 @@ def test_backends_with_filters_have_clusters_of_their_own() -> None:
 def test_names_and_addresses_have_clusters_of_their_own() -> None:
     named = service("named", "") + "---\n" + endpoints("named", "a.example.com", type_="FQDN")
 
-    found = planned(named, given=rule("", SHOP, "{name: named, port: 80}"))
+    found = destination(named, given=rule("", SHOP, "{name: named, port: 80}"))
 
     assert len(clusters(found)) == 2
 
@@ -188,18 +198,18 @@ def test_names_and_addresses_have_clusters_of_their_own() -> None:
     ],
 )
 def test_a_rule_that_has_nowhere_to_send_answers_for_itself(backends: tuple[str, ...], status: int) -> None:
-    found = planned(given=rule("", *backends))
+    found = destination(given=rule("", *backends))
 
-    assert (found.status, found.shares) == (status, ())
+    assert (found.status, found.weighted_clusters) == (status, ())
 
 
 def test_a_rule_without_backends_answers_500() -> None:
-    assert planned(given={"backendRefs": []}).status == 500
+    assert destination(given={"backendRefs": []}).status == 500
 
 
 @pytest.mark.parametrize(("other", "empty"), [(GONE, False), ("{name: empty, port: 80}", True)])
 def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, empty: bool) -> None:
-    found = planned(given=rule("", SHOP, other))
+    found = destination(given=rule("", SHOP, other))
 
     assert found.status == 0
     assert clusters(found) == [("httproute/default/shop/rule/0/backend/0", 1)]
@@ -207,7 +217,7 @@ def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, empty: b
 
 
 def test_a_backend_without_endpoints_is_no_reference_that_fails() -> None:
-    found = planned(given=rule("", "{name: empty, port: 80}"))
+    found = destination(given=rule("", "{name: empty, port: 80}"))
 
     assert found.unresolved == ()
     assert [p.reason for p in found.without_endpoints] == ["EndpointsNotFound"]
@@ -217,21 +227,21 @@ def test_a_backend_elsewhere_needs_a_grant() -> None:
     there = service("shop", namespace="other")
     given = rule("", "{name: shop, namespace: other, port: 80}")
 
-    assert reasons(planned(there, given=given)) == ["RefNotPermitted"]
-    assert reasons(planned(there, GRANT, given=given)) == []
+    assert reasons(destination(there, given=given)) == ["RefNotPermitted"]
+    assert reasons(destination(there, GRANT, given=given)) == []
 
 
 @pytest.mark.parametrize("group", ["apps", "example.com"])
 def test_a_kind_that_no_backend_has_is_told_before_a_missing_grant(group: str) -> None:
     given = rule("", f"{{group: {group}, kind: Pod, name: shop, namespace: other, port: 80}}")
 
-    assert reasons(planned(given=given)) == ["InvalidKind"]
+    assert reasons(destination(given=given)) == ["InvalidKind"]
 
 
 def test_a_mirror_has_a_cluster_of_its_own() -> None:
     mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
 
-    found = planned(given=rule(mirror))
+    found = destination(given=rule(mirror))
 
     assert [(n, key.name) for n, key in found.mirrors] == [(0, "httproute/default/shop/rule/0-mirror-0")]
     assert [key.name for key in found.clusters()] == [
@@ -251,7 +261,7 @@ def test_a_mirror_that_leads_nowhere_fails_its_rule_unless_it_only_lacks_endpoin
         f"filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: {backend}, port: 80}}}}}}]"
     )
 
-    found = planned(given=rule(mirror))
+    found = destination(given=rule(mirror))
 
     assert (found.status, found.mirrors, reasons(found)) == (status, (), reason)
 
@@ -269,7 +279,7 @@ def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
     if "Redirect" in fields:
         given["backendRefs"] = []
 
-    assert planned(given=given).clusters() == ()
+    assert destination(given=given).clusters() == ()
 
 
 def test_a_listener_that_is_not_served_causes_no_clusters() -> None:
@@ -303,16 +313,16 @@ def test_a_route_whose_clusters_cannot_be_told_does_not_take_those_of_others_alo
 def test_what_is_not_there_has_no_plan() -> None:
     core = Core(gateway(http("web")), http_route())
 
-    assert plan(core.db, WEB, route_ref("gone"), 0).status == 500
-    assert plan(core.db, ListenerId(EG, "web"), route_ref(), 7).status == 500
+    assert rule_destination(core.db, WEB, route_ref("gone"), 0).status == 500
+    assert rule_destination(core.db, ListenerId(EG, "web"), route_ref(), 7).status == 500
 
 
 def test_endpoints_that_change_do_not_change_a_plan() -> None:
     core = Core(gateway(http("web")), service(), http_route())
-    before = plan(core.db, WEB, route_ref(), 0)
+    before = rule_destination(core.db, WEB, route_ref(), 0)
 
     core.apply(service("shop", "10.0.0.9"))
     with core.ran() as ran:
-        assert plan(core.db, WEB, route_ref(), 0) is before
+        assert rule_destination(core.db, WEB, route_ref(), 0) is before
 
-    assert "plan" not in ran
+    assert "rule_destination" not in ran

@@ -10,7 +10,7 @@ from msgspec import convert
 from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
 from moongate.api.httproutefilter import HTTPCookieMatch, HTTPRouteMatchFilter
 from moongate.xds.matches import Match, matcher, matches, overlap_key, precedence, unbuildable
-from moongate.xds.wire import encode, piece
+from moongate.xds.wire import encode, message_field
 from tests.routes import as_dict
 
 
@@ -66,7 +66,9 @@ def test_cookies_are_matched_in_a_field_that_the_messages_do_not_have() -> None:
     """Field 17 of ``RouteMatch``: name, then a ``StringMatcher`` whose first field is ``exact``."""
     message = matcher(Match(0, HTTPRouteMatch(), COOKIE.cookies))
 
-    assert encode(message).endswith(piece(17, piece(1, b"tier") + piece(2, piece(1, b"gold"))))
+    assert encode(message).endswith(
+        message_field(17, message_field(1, b"tier") + message_field(2, message_field(1, b"gold")))
+    )
 
 
 def test_a_rule_without_matches_matches_everything_as_number_minus_one() -> None:

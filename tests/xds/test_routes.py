@@ -243,7 +243,7 @@ def test_one_edited_route_is_encoded_again_and_no_other() -> None:
     with core.ran() as ran:
         table(core)
 
-    assert ran["route_pieces"] == 1
+    assert ran["route_entries_of"] == 1
 
 
 def test_there_is_no_table_of_a_name_that_no_listener_has() -> None:

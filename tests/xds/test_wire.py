@@ -17,7 +17,7 @@ names = st.text(max_size=300)
 @given(st.integers(min_value=16, max_value=2**29 - 1), st.binary(max_size=300))
 def test_a_piece_is_a_field_that_protobuf_reads(field: int, payload: bytes) -> None:
     """Field numbers above 15 and lengths above 127 take more than one byte; unknown fields are kept."""
-    body = wire.piece(field, payload)
+    body = wire.message_field(field, payload)
 
     assert wire.encode(Empty.FromString(body)) == body
 
@@ -27,10 +27,12 @@ def test_pieces_joined_are_the_whole_encoded(host: str, routes: list[str]) -> No
     """So one changed route costs one encoding, and its parent a join."""
     whole = VirtualHost(name=host, routes=[Route(name=name) for name in routes])
 
-    head = wire.encode(VirtualHost(name=host))
-    pieces = [wire.piece(VirtualHost.ROUTES_FIELD_NUMBER, wire.encode(Route(name=name))) for name in routes]
+    field_header = wire.encode(VirtualHost(name=host))
+    pieces = [
+        wire.message_field(VirtualHost.ROUTES_FIELD_NUMBER, wire.encode(Route(name=name))) for name in routes
+    ]
 
-    assert head + b"".join(pieces) == wire.encode(whole)
+    assert field_header + b"".join(pieces) == wire.encode(whole)
 
 
 def test_the_order_of_map_keys_does_not_show() -> None:

@@ -1,6 +1,6 @@
 """The delta ADS server: carries bytes between grpcio and sessions, decides nothing.
 
-Facts
+EnvoyState
 -----
 * one thread: all methods belong to the event loop that entered the server
 * a stream writes one response at a time and awaits its room on the wire, so a stopped Envoy costs one
@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
-from moongate.ads.delivery import Connected, Delivery, Disconnected, Rejection, Tally
+from moongate.ads.events import Connected, Counters, Disconnected, Event, Rejection
 from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
 
@@ -50,7 +50,7 @@ class AdsServer:
     def __init__(
         self,
         socket: Path,
-        tell: Callable[[Delivery], None] | None = None,
+        tell: Callable[[Event], None] | None = None,
         *,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -61,7 +61,7 @@ class AdsServer:
             socket: where to listen. A dead socket file of that name is replaced.
             tell: called with each fact, in order, from the event loop. It must neither block nor raise.
         """
-        self.tallies: dict[str, Tally] = {}
+        self.counters: dict[str, Counters] = {}
         """What was sent and answered since the start, by type URL."""
         self._socket = socket
         self._tell = tell
@@ -172,7 +172,7 @@ class AdsServer:
             first.node.cluster,
             first.node.id,
             of.snapshot,
-            self.tallies,
+            self.counters,
             linger_seconds=self._linger_seconds,
             patience_seconds=self._patience_seconds,
         )
@@ -223,7 +223,7 @@ class AdsServer:
         while session.facts:
             self._say(session.facts.popleft())
 
-    def _say(self, fact: Delivery) -> None:
+    def _say(self, fact: Event) -> None:
         if self._tell is not None:
             self._tell(fact)
 

@@ -19,9 +19,9 @@ acknowledged" is one comparison.
   edit. What is staged keeps its bytes: under a flood of new clusters routes still move on, one cut after the
   other.
 * a route table that comes back goes before the listeners, for Envoy may have kept it as it was.
-* what is gone is *doomed*; when listeners and routes are acknowledged up to the edit that dropped it, it
-  *lingers* for requests and retries that still hold the old route; then it is removed. Coming back in time
-  cancels that.
+* what is gone is *pending removal*; when listeners and routes are acknowledged up to the edit that dropped
+  it, it *lingers* for requests and retries that still hold the old route; then it is removed. Coming back in
+  time cancels that.
 
 A NACK names its culprit, or the batch is sent again in halves until one resource is alone. The culprit is
 *rejected*: that version is not sent again on this stream, and holds nobody up, except that nothing is removed
@@ -55,8 +55,8 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from google.protobuf.message import DecodeError
 from msgspec import Struct, field
 
-from moongate.ads.delivery import Acknowledged, Delivery, Nacked, Tally
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, head
+from moongate.ads.events import Acknowledged, Counters, Event, Nacked
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, field_header
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -96,17 +96,17 @@ class Session:
         fleet: str,
         node: str,
         snapshot: Snapshot,
-        tallies: dict[str, Tally] | None = None,
+        counters: dict[str, Counters] | None = None,
         *,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.fleet = fleet
         self.node = node
-        self.facts: deque[Delivery] = deque()
+        self.facts: deque[Event] = deque()
         """What became known, oldest first. The caller takes them out."""
         self._snapshot = snapshot
-        self._tallies = {} if tallies is None else tallies
+        self._tallies = {} if counters is None else counters
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._channels: dict[str, _Channel] = {}
@@ -143,7 +143,7 @@ class Session:
         """
         if not self._snapshot.seq:
             return None
-        self._lapse(now)
+        self._time_out(now)
         for channel in self._in_order():
             if channel.flight is None and (batch := self._due(channel, now)) is not None:
                 return self._send(channel, batch, now)
@@ -214,7 +214,7 @@ class Session:
         }
         if request.type_url == ENDPOINT:
             self._warming.clear()
-        channel.greet = channel.wildcard and not channel.held
+        channel.initial_pending = channel.wildcard and not channel.held
         for name in (*channel.names, *channel.held, *self._matching(channel)):
             channel.mark(name, self._snapshot.seq)
 
@@ -223,7 +223,7 @@ class Session:
 
     def _subscribe(self, channel: _Channel, name: str) -> None:
         if name == "*":
-            channel.wildcard = channel.greet = True
+            channel.wildcard = channel.initial_pending = True
             for match in self._matching(channel):
                 channel.mark(match, self._snapshot.seq)
             return
@@ -270,9 +270,9 @@ class Session:
         if channel.type_url == CLUSTER or not self._removing_clusters(now):
             batch.gone.extend(channel.expired(now))
 
-        if batch or (channel.greet and not channel.staged):
+        if batch or (channel.initial_pending and not channel.staged):
             # A wildcard without matches is answered with emptiness: Envoy waits to hear of its clusters.
-            channel.greet = False
+            channel.initial_pending = False
             return batch
         return None
 
@@ -306,7 +306,7 @@ class Session:
             staged.drop(name)
             returns = channel.was_gone(name)
             channel.returning.discard(name)
-            channel.spare(name)
+            channel.cancel_removal(name)
             resource = self._snapshot.get(channel.type_url, name)
             held = channel.held.get(name)
             refused = channel.rejected.get(name)
@@ -323,14 +323,14 @@ class Session:
             if held is None and name in channel.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
-                    channel.doomed[name] = self._snapshot.seq
+                    channel.pending_removal[name] = self._snapshot.seq
                 else:
                     staged.gone.append(name)  # Envoy waits for an answer
             elif held not in (None, _ABSENT):
                 if channel.type_url == LISTENER:
                     staged.gone.append(name)  # part of the switch: its address may be needed by another
                 else:
-                    channel.doomed[name] = self._snapshot.seq
+                    channel.pending_removal[name] = self._snapshot.seq
             elif channel.type_url == CLUSTER:
                 self._recut()
         channel.dirty.clear()
@@ -361,8 +361,8 @@ class Session:
                 channel.dirty.update(cut.news, cut.gone)
 
     def _arm(self, channel: _Channel, now: float) -> None:
-        """Let what is doomed linger, once nothing in force refers to it."""
-        if not channel.doomed:
+        """Let what is pending removal linger, once nothing in force refers to it."""
+        if not channel.pending_removal:
             return
         if any(self._awaits(type_url) for type_url in _SWITCH):
             return  # it has just connected, and has still to say what its listeners and routes are
@@ -371,10 +371,10 @@ class Session:
             if type_url in self._channels:
                 # A refused version leaves an older one in force, which may refer to anything it ever did.
                 switched = min(switched, self._channels[type_url].refused_since() - 1)
-        for name, seq in list(channel.doomed.items()):
+        for name, seq in list(channel.pending_removal.items()):
             if seq > switched:
                 break
-            del channel.doomed[name]
+            del channel.pending_removal[name]
             channel.lingering[name] = now + self._linger_seconds
 
     def _removing_clusters(self, now: float) -> bool:
@@ -405,14 +405,14 @@ class Session:
         parts = [encode(response_head)]
         for resource in batch.news.values():
             wire = resource.wire()
-            parts += (head(tag, len(wire)), wire)
+            parts += (field_header(tag, len(wire)), wire)
         response = b"".join(parts)
 
-        tally = self._tally(channel)
-        tally.responses += 1
-        tally.resources += len(batch.news)
-        tally.removals += len(batch.gone)
-        tally.bytes += len(response)
+        counters = self._counters_of(channel)
+        counters.responses += 1
+        counters.resources += len(batch.news)
+        counters.removals += len(batch.gone)
+        counters.bytes += len(response)
         return response
 
     def _warm(self, clusters: _Channel, news: Iterable[XdsResource]) -> None:
@@ -438,18 +438,18 @@ class Session:
     def _answered(self, channel: _Channel, request: DeltaDiscoveryRequest) -> None:
         flight = channel.flight
         if flight is None or flight.nonce != request.response_nonce:
-            lapsed = channel.lapsed.pop(request.response_nonce, None)
-            if lapsed is not None and request.HasField("error_detail"):
-                self._refused_late(channel, lapsed.batch, request.error_detail.message)
-            elif lapsed is not None:
-                self._tally(channel).acks += 1
-                self._acknowledged(channel, lapsed.batch.news, lapsed.batch.gone)
+            timed_out = channel.timed_out.pop(request.response_nonce, None)
+            if timed_out is not None and request.HasField("error_detail"):
+                self._refused_late(channel, timed_out.batch, request.error_detail.message)
+            elif timed_out is not None:
+                self._counters_of(channel).acks += 1
+                self._acknowledged(channel, timed_out.batch.news, timed_out.batch.gone)
             return
         channel.flight = None
         if request.HasField("error_detail"):
             self._refused(channel, flight.batch, request.error_detail.message)
         else:
-            self._tally(channel).acks += 1
+            self._counters_of(channel).acks += 1
             channel.take(flight.batch)
             self._acknowledged(channel, flight.batch.news, flight.batch.gone)
 
@@ -459,7 +459,7 @@ class Session:
         Where Envoy names culprits it has applied the rest, but it cuts long messages off, and a NACK proves
         nothing: the rest is sent again to be acknowledged, which Envoy takes as no change.
         """
-        self._tally(channel).nacks += 1
+        self._counters_of(channel).nacks += 1
         culprits = _culprits(message, batch.news)
         batch.applied = bool(culprits)
         if culprits:
@@ -474,8 +474,8 @@ class Session:
             channel.take(batch)
 
     def _refused_late(self, channel: _Channel, batch: _Batch, message: str) -> None:
-        """Take the refusal of a flight that has lapsed: what changed since has gone its own way."""
-        self._tally(channel).nacks += 1
+        """Take the refusal of a flight that has timed out: what changed since has gone its own way."""
+        self._counters_of(channel).nacks += 1
         culprits = _culprits(message, batch.news)
         for name, resource in batch.news.items():
             if channel.held.get(name) == resource.version:
@@ -493,7 +493,7 @@ class Session:
         channel.returning.discard(resource.name)
         self.facts.append(self._nacked(channel, resource.name, resource.version, words))
 
-    def _lapse(self, now: float) -> None:
+    def _time_out(self, now: float) -> None:
         """Stop waiting for a cluster that warms without end: its mended version would wait with it.
 
         Only when Envoy was heard of since. A client that is silent on all types is slow, not warming.
@@ -502,9 +502,9 @@ class Session:
         if channel is None or channel.flight is None or self._heard_at <= channel.flight.sent_at:
             return
         if now >= channel.flight.sent_at + self._patience_seconds:
-            lapsed, channel.flight = channel.flight, None
-            channel.lapsed[lapsed.nonce] = lapsed
-            channel.take(lapsed.batch)
+            timed_out, channel.flight = channel.flight, None
+            channel.timed_out[timed_out.nonce] = timed_out
+            channel.take(timed_out.batch)
 
     def _acknowledged(self, channel: _Channel, news: dict[str, XdsResource], gone: Iterable[str]) -> None:
         if news or gone:
@@ -529,8 +529,8 @@ class Session:
             message=message,
         )
 
-    def _tally(self, channel: _Channel) -> Tally:
-        return self._tallies.setdefault(channel.type_url, Tally())
+    def _counters_of(self, channel: _Channel) -> Counters:
+        return self._tallies.setdefault(channel.type_url, Counters())
 
 
 class _Batch(Struct):
@@ -594,18 +594,18 @@ class _Channel(Struct):
     staged_seq: int = 0
     """The edit as of which ``staged`` is true."""
     flight: _Flight | None = None
-    lapsed: dict[str, _Flight] = field(default_factory=dict[str, _Flight])
+    timed_out: dict[str, _Flight] = field(default_factory=dict[str, _Flight])
     """Flights that nobody waits for any more, by nonce: their answers may still come."""
     retries: deque[_Batch] = field(default_factory=deque[_Batch])
     """Parts of refused batches."""
-    doomed: dict[str, int] = field(default_factory=dict[str, int])
+    pending_removal: dict[str, int] = field(default_factory=dict[str, int])
     """Gone from the snapshot at this edit, which listeners and routes have still to follow. Oldest first."""
     lingering: dict[str, float] = field(default_factory=dict[str, float])
     """To be removed at this time. Earliest first."""
     rejected: dict[str, _Refused] = field(default_factory=dict[str, _Refused])
     returning: set[str] = field(default_factory=set[str])
     """What was gone and is back, and is not acknowledged yet."""
-    greet: bool = False
+    initial_pending: bool = False
     """The client asked for everything and was told nothing yet."""
 
     def wants(self, name: str) -> bool:
@@ -616,14 +616,14 @@ class _Channel(Struct):
             self.dirty_since = seq
         self.dirty.add(name)
 
-    def spare(self, name: str) -> None:
+    def cancel_removal(self, name: str) -> None:
         """Cancel the removal of ``name``."""
-        self.doomed.pop(name, None)
+        self.pending_removal.pop(name, None)
         self.lingering.pop(name, None)
 
     def forget(self, name: str) -> None:
         """Know nothing about ``name`` any more."""
-        self.spare(name)
+        self.cancel_removal(name)
         self.held.pop(name, None)
         self.rejected.pop(name, None)
         self.returning.discard(name)
@@ -638,7 +638,7 @@ class _Channel(Struct):
 
     def was_gone(self, name: str) -> bool:
         """Whether the fleet was without ``name``, though Envoy may have kept it."""
-        gone = name in self.doomed or name in self.lingering or self.held.get(name) == _ABSENT
+        gone = name in self.pending_removal or name in self.lingering or self.held.get(name) == _ABSENT
         return gone or name in self.returning
 
     def take(self, batch: _Batch) -> None:

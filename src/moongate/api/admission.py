@@ -25,9 +25,9 @@ from msgspec import Struct
 from msgspec import inspect as types
 
 from moongate.api.base import Model, Resource, Rule
+from moongate.api.diagnostics import bounded, did_you_mean, exact, shown, wrong
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.rules import Ruleset, ruleset
-from moongate.api.words import bounded, did_you_mean, exact, shown, wrong
 from moongate.problem import Problem
 
 M = TypeVar("M", bound=Model)

@@ -27,10 +27,10 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.core import Namespace, Secret
+from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
-from moongate.api.words import did_you_mean
 from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
 from moongate.attach.gateways import config, managed, proxy, rejection
 from moongate.attach.grants import granted

@@ -2,10 +2,11 @@
 
 Theory of operation
 ===================
-A policy *claims* targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
-``claims`` lists who claims a target, the oldest first; the first to claim a section holds it, later ones
-conflict. For traffic, ``applied`` walks the levels from the most specific to the least (rule, route,
-listener, Gateway) and answers the first holder, with the parent that it merges into, if it asks to merge.
+A policy *attaches* to targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
+``policy_attachments`` lists the policies attached to a target, the oldest first. The first to attach to a
+section wins it, later ones conflict. For traffic, ``applied`` walks the levels from the most specific to the
+least (rule, route, listener, Gateway) and answers with the first winner, and with the parent that it merges
+into, if it asks to merge.
 
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.
@@ -15,9 +16,9 @@ Rules
 1. Targets by reference are in the policy's namespace. Targets by selector may be elsewhere; each then needs
    a ReferenceGrant in its namespace, and is passed over in silence without one.
 2. A target that does not exist, or is somebody else's, is none of ours: no status.
-3. A policy that cannot be built still holds what it claims: it fails, it does not step aside.
+3. A policy that cannot be built still holds what it attaches to: it fails, it does not step aside.
 
-Source: GEP-713 and GEP-2648; the reference's order of claims.
+Source: GEP-713 and GEP-2648; the reference's order of attachment.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ class Policy(Resource, frozen=True, kw_only=True):
 
 
 class Target(NamedTuple):
-    """What a policy claims: a resource, and the listener or rule of it, "" for the whole."""
+    """What a policy attaches to: a resource, and the listener or rule of it, "" for the whole."""
 
     ref: Ref
     section: str
 
 
-class _Aims(Struct, frozen=True):
-    """What of a policy decides on its claims: its settings may change without anybody asking whose it is.
+class _Targeting(Struct, frozen=True):
+    """The part of a policy that decides what it attaches to; its settings may change without re-running that.
 
     Args:
         age: sorts the oldest first.
@@ -117,49 +118,49 @@ TARGETABLE: Index[Resource, Ref] = Index("policy-targetable", TARGET_KINDS, _by_
 
 
 @query
-def claims(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
-    """Who claims a target: ``(section, policy)``, the oldest policy first; section "" for the whole."""
+def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
+    """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
     told: list[tuple[tuple[str, str, str], int, str, Ref]] = []
     refs = {*find(db, TARGETS, (kind, target)), *find(db, SELECTORS, (kind, target.kind))}
     for ref in refs:
-        aims = _aims(db, ref)
-        if aims is None:
+        targeting = _targeting(db, ref)
+        if targeting is None:
             continue
-        sections = [t.section for t in aims.named if t.ref == target]
-        if "" not in sections and any(_picks(db, ref, s, target) for s in aims.selectors):
+        sections = [t.section for t in targeting.named if t.ref == target]
+        if "" not in sections and any(_picks(db, ref, s, target) for s in targeting.selectors):
             sections.insert(0, "")
-        told += [(aims.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
+        told += [(targeting.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
     return tuple((section, ref) for _, _, section, ref in sorted(told))
 
 
 @query
-def holder(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
+def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
     """The policy that holds a target or one section of it: the first to claim it."""
-    return next((policy for at, policy in claims(db, kind, target) if at == section), None)
+    return next((policy for at, policy in policy_attachments(db, kind, target) if at == section), None)
 
 
 @query
 def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
-    """What a policy claims: by selector, the oldest target first, then by reference in the spec's order."""
-    aims = _aims(db, policy)
-    if aims is None:
+    """What a policy attaches to: by selector, the oldest first, then by reference in the spec's order."""
+    targeting = _targeting(db, policy)
+    if targeting is None:
         return ()
-    parts = range(SHARDS) if aims.selectors else ()
+    parts = range(SHARDS) if targeting.selectors else ()
     chosen = sorted((_age(db, ref), Target(ref, "")) for part in parts for ref in selected(db, policy, part))
-    return tuple(dict.fromkeys([*(t for _, t in chosen), *aims.named]))
+    return tuple(dict.fromkeys([*(t for _, t in chosen), *targeting.named]))
 
 
 @query
 def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
     """What the selectors of a policy pick in one shard of its targets, sorted."""
-    aims = _aims(db, policy)
-    if aims is None:
+    targeting = _targeting(db, policy)
+    if targeting is None:
         return ()
     return tuple(
         sorted(
             {
                 ref
-                for selector in aims.selectors
+                for selector in targeting.selectors
                 for ref in find(db, TARGETABLE, (selector.kind, part))
                 if _picks(db, policy, selector, ref)
             }
@@ -171,7 +172,7 @@ def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
     """The policy that holds for a listener: its own, else its Gateway's."""
     for section in (listener.name, ""):
-        if (policy := holder(db, kind, listener.gateway, section)) is not None:
+        if (policy := winner(db, kind, listener.gateway, section)) is not None:
             return Applied(policy, None)
     return None
 
@@ -179,7 +180,7 @@ def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | No
 @query
 def applied_to_gateway(db: Db, kind: str, gateway: Ref) -> Applied | None:
     """The policy that holds for a Gateway as a whole."""
-    policy = holder(db, kind, gateway, "")
+    policy = winner(db, kind, gateway, "")
     return Applied(policy, None) if policy is not None else None
 
 
@@ -194,7 +195,7 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
         route: the route.
         rule: the rule's name, "" for one without.
     """
-    claimed = claims(db, kind, route)
+    claimed = policy_attachments(db, kind, route)
     if claimed:
         for section in (rule, "") if rule else ("",):
             policy = next((p for at, p in claimed if at == section), None)
@@ -229,7 +230,7 @@ def labels(db: Db, ref: Ref) -> tuple[tuple[str, str], ...] | None:
 
 
 @query
-def _aims(db: Db, policy: Ref) -> _Aims | None:
+def _targeting(db: Db, policy: Ref) -> _Targeting | None:
     found: Policy | None = db.read(policy)
     if found is None:
         return None
@@ -238,7 +239,7 @@ def _aims(db: Db, policy: Ref) -> _Aims | None:
         for t in _references(found.spec)
         if t.group == GATEWAY_GROUP
     )
-    return _Aims(found.age, named, found.spec.target_selectors)
+    return _Targeting(found.age, named, found.spec.target_selectors)
 
 
 @query

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.api.shared import ParentReference
-from moongate.api.words import did_you_mean
 from moongate.attach.gateways import managed
 from moongate.attach.listeners import Attachable, attachable, selects
 from moongate.engine import Failed, query

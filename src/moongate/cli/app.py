@@ -2,7 +2,7 @@
 
 Rules
 =====
-1. A command answers with its exit code. What a user can mend is a ``Mistake`` and told in one line.
+1. A command answers with its exit code. What a user can mend is a ``UsageError`` and told in one line.
 2. What is left is a bug: one line as well, and the traceback for whoever asks for it.
 3. Nothing that is slow to import is imported before a command runs, so that help is quick.
 """
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, cast
 from cyclopts import App, CycloptsError
 
 from moongate.cli.manifests import STDIN_TOKEN
-from moongate.cli.mistakes import INTERRUPTED, REFUSED, USAGE, Mistake
 from moongate.cli.printing import called, complain
 from moongate.cli.quickstart import quickstart
 from moongate.cli.run import run
 from moongate.cli.status import status
 from moongate.cli.translate import translate
+from moongate.cli.usage_errors import INTERRUPTED, REFUSED, USAGE, UsageError
 from moongate.cli.validate import validate
 from moongate.cli.version import version
 
@@ -122,7 +122,7 @@ def _told_by(error: Exception) -> tuple[str, int] | None:
         if len(inner) != 1:
             return None
         (error,) = inner
-    if isinstance(error, Mistake):
+    if isinstance(error, UsageError):
         return error.message, error.code
     for name, module, code in _TOLD:
         # An error can only be of a class whose module was imported.

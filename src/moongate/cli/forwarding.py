@@ -6,22 +6,22 @@ import json
 from ipaddress import ip_address
 from typing import Any
 
-from moongate.cli.mistakes import Mistake
+from moongate.cli.usage_errors import UsageError
 
 
 def forwarding(upstream: str, port: int, namespace: str) -> str:
     """Manifests of a Gateway that sends everything to one upstream.
 
     Raises:
-        Mistake: ``upstream`` is not ``HOST:PORT``.
+        UsageError: ``upstream`` is not ``HOST:PORT``.
     """
     if "://" in upstream:
         bare = upstream.partition("://")[2].rstrip("/")
-        raise Mistake(f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as {bare}.")
+        raise UsageError(f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as {bare}.")
     host, _, upstream_port = upstream.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not upstream_port.isdecimal() or not 0 < int(upstream_port) < 65536:
-        raise Mistake(f"The upstream is {upstream!r}; it must be HOST:PORT, such as localhost:3000.")
+        raise UsageError(f"The upstream is {upstream!r}; it must be HOST:PORT, such as localhost:3000.")
     if host == "localhost":
         host = "127.0.0.1"
     try:

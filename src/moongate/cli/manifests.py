@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from msgspec import Struct
 
-from moongate.cli.mistakes import Mistake
+from moongate.cli.usage_errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,14 +61,14 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     """Read manifests and translate them, as a moongate that starts now would.
 
     Raises:
-        Mistake: a path or the configuration cannot be taken.
+        UsageError: a path or the configuration cannot be taken.
     """
     given = existing(paths)
     configuration = read_configuration(config) if config is not None else None
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.gateways import laptop_class
-    from moongate.loose_ends import loose_ends
+    from moongate.dangling import dangling_references
     from moongate.sources.files import Files
     from moongate.world import World
 
@@ -80,7 +80,7 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     world = World.of(resources.values(), in_force)
     told = [finding for finding in loaded.findings if finding.severity != "info"]
     held = world.store.held()
-    ends = loose_ends(held, held, faulty=files.folder.faulty_place)
+    ends = dangling_references(held, held, faulty=files.folder.faulty_place)
     loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.finding(*e) for e in ends}
     # A reference that leads nowhere is told once, with what may have been meant.
     status = [f for f in status_findings(world, files) if (f.resource, f.problem.path) not in loose]
@@ -97,15 +97,16 @@ def existing(paths: Iterable[str]) -> list[str]:
     """The paths as the loader takes them.
 
     Raises:
-        Mistake: there is no such file, or standard input is a terminal where nobody would know what to type.
+        UsageError: there is no such file, or standard input is a terminal, where nobody would know what to
+            type.
     """
     given = ["-" if path == STDIN_TOKEN else path for path in paths]
     for path in given:
         if path == "-" and sys.stdin.isatty():
-            raise Mistake("'-' reads manifests from standard input, which is this terminal; pipe them in.")
+            raise UsageError("'-' reads manifests from standard input, which is this terminal; pipe them in.")
         if path != "-" and not Path(path).exists():
             where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
-            raise Mistake(f"There is no file or folder {path!r}{where}; name one that holds manifests.")
+            raise UsageError(f"There is no file or folder {path!r}{where}; name one that holds manifests.")
     return given
 
 
@@ -113,7 +114,7 @@ def read_configuration(path: Path) -> EnvoyGateway:
     """The EnvoyGateway configuration of a file.
 
     Raises:
-        Mistake: there is none, or it has faults; all of them are named.
+        UsageError: there is none, or it has faults; all of them are named.
     """
     from moongate.api.admission import admit_configuration
     from moongate.sources.documents import Malformed, Place, parsed_yaml, position
@@ -123,15 +124,17 @@ def read_configuration(path: Path) -> EnvoyGateway:
         document = parsed_yaml(text)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
-        raise Mistake(f"The configuration {str(path)!r} cannot be read: {why}.") from None
+        raise UsageError(f"The configuration {str(path)!r} cannot be read: {why}.") from None
     except Malformed as fault:
-        raise Mistake(f"{Place(str(path), fault.line, fault.column)}: {fault.message}") from None
+        raise UsageError(f"{Place(str(path), fault.line, fault.column)}: {fault.message}") from None
     if not isinstance(document, dict):
-        raise Mistake(f"{path}: The configuration must be an object with apiVersion and kind: EnvoyGateway.")
+        raise UsageError(
+            f"{path}: The configuration must be an object with apiVersion and kind: EnvoyGateway."
+        )
     body: dict[str, Any] = {key: value for key, value in document.items() if key != "metadata"}  # pyright: ignore[reportUnknownVariableType]
     found, problems = admit_configuration(body)
     if found is None:
-        raise Mistake(
+        raise UsageError(
             "\n".join(f"{Place(str(path), *position(text, p.path))}: {p.path}: {p.message}" for p in problems)
         )
     return found
@@ -143,7 +146,7 @@ def read_configuration(path: Path) -> EnvoyGateway:
 def statuses(world: World) -> list[dict[str, Any]]:
     """All statuses as documents, sorted. Whether Envoys run is not known here, so that is left out."""
     from moongate.api.gateway import Gateway
-    from moongate.status.gateways import Facts, GatewayStatus, live
+    from moongate.status.gateways import EnvoyState, GatewayStatus, live
     from moongate.translation import status_documents
 
     held = world.store.held()
@@ -154,7 +157,7 @@ def statuses(world: World) -> list[dict[str, Any]]:
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             import msgspec
 
-            seen = live(status, resource, Facts(serving=0))
+            seen = live(status, resource, EnvoyState(serving=0))
             known = tuple(c for c in seen.conditions if c.type != "Programmed")
             document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
         told.append(document)
@@ -162,15 +165,15 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 
 def status_findings(world: World, files: Files) -> Iterator[Finding]:
-    """What statuses tell of trouble, each at the field that it is about."""
-    from moongate.status.troubles import troubles
+    """What statuses tell of degradation, each at the field that it is about."""
+    from moongate.status.degraded import degradations
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
         summed_up = _summed_up(world, held[ref])
-        for trouble in troubles(held[ref], status):
-            for fault in summed_up.get((trouble.at, trouble.condition)) or (trouble.problem,):
-                yield files.folder.finding(ref, fault, trouble.severity)
+        for degradation in degradations(held[ref], status):
+            for fault in summed_up.get((degradation.at, degradation.condition)) or (degradation.problem,):
+                yield files.folder.finding(ref, fault, degradation.severity)
 
 
 def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moongate.cli.mistakes import REFUSED, Mistake
 from moongate.cli.printing import called, say
 from moongate.cli.run import Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
+from moongate.cli.usage_errors import REFUSED, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +166,9 @@ def _free_port(bind: str) -> int:
         if _fault_of(bind, port) is None:
             return port
     last = FIRST_PORT + _PORTS_TRIED - 1
-    raise Mistake(f"All ports from {FIRST_PORT} to {last} are taken; name a free one with --port.", REFUSED)
+    raise UsageError(
+        f"All ports from {FIRST_PORT} to {last} are taken; name a free one with --port.", REFUSED
+    )
 
 
 def _checked_free(bind: str, port: int) -> int:
@@ -176,7 +178,7 @@ def _checked_free(bind: str, port: int) -> int:
 
         # In the words that Envoy would have for it.
         told = explain_bind_failure(f"cannot bind '{bind}:{port}': {fault}")
-        raise Mistake(
+        raise UsageError(
             (told or f"Port {port} cannot be had: {fault}.").replace(
                 "set the listener's port to a free one", "name a free one with --port"
             ),

@@ -12,7 +12,7 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from google.protobuf.message import Message
 from udpa.annotations.sensitive_pb2 import sensitive
 
-from moongate.xds.visiting import parts, visit
+from moongate.xds.walk import parts, visit
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FieldDescriptor

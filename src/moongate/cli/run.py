@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from moongate.cli.forwarding import forwarding
 from moongate.cli.manifests import Config, Namespace, existing, read_configuration
-from moongate.cli.mistakes import REFUSED, Mistake
+from moongate.cli.usage_errors import REFUSED, UsageError
 
 LogFormat = Annotated[
     Literal["auto", "text", "json"],
@@ -68,11 +68,11 @@ def run(
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
     if not paths and to is None:
-        raise Mistake(
+        raise UsageError(
             "There is nothing to serve; name files or folders of manifests, or an upstream with --to."
         )
     if port is not None and to is None:
-        raise Mistake(
+        raise UsageError(
             "--port goes with --to. Manifests say the port themselves: "
             f"set spec.listeners[].port of the Gateway to {port}, and leave --port out."
         )
@@ -99,23 +99,23 @@ def run(
     try:
         asyncio.run(laptop(options))
     except PortError as error:
-        raise Mistake(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
+        raise UsageError(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
     return 0
 
 
 def checked_port(port: int | None) -> None:
-    """Raises ``Mistake`` for what cannot be a port."""
+    """Raises ``UsageError`` for what cannot be a port."""
     if port is not None and not 0 < port < 65536:
-        raise Mistake(f"The port is {port}; it must be one of 1 to 65535.")
+        raise UsageError(f"The port is {port}; it must be one of 1 to 65535.")
 
 
 def checked_address(bind: str) -> None:
-    """Raises ``Mistake`` for what cannot be listened on."""
+    """Raises ``UsageError`` for what cannot be listened on."""
     if bind == "localhost":
         return
     try:
         ip_address(bind)
     except ValueError:
-        raise Mistake(
+        raise UsageError(
             f"The address is {bind!r}; it must be localhost or an IP address, such as 0.0.0.0 for all."
         ) from None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from cyclopts import Parameter
 
-from moongate.cli.mistakes import REFUSED, USAGE, Mistake
 from moongate.cli.printing import called, say, say_document, say_table
+from moongate.cli.usage_errors import REFUSED, USAGE, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +72,7 @@ def _chosen(given: Path | None) -> Path:
     """The socket of the one run that is meant.
 
     Raises:
-        Mistake: there is none, or more than one.
+        UsageError: there is none, or more than one.
     """
     from moongate.infra.rundir import runs
 
@@ -81,10 +81,10 @@ def _chosen(given: Path | None) -> Path:
     found = [folder for folder in runs(given) if (folder / SOCKET).exists()]
     if not found:
         where = f" in {str(given)!r}" if given is not None else ""
-        raise Mistake(f"No moongate is running{where}; start one with `{called()} run PATH`.", REFUSED)
+        raise UsageError(f"No moongate is running{where}; start one with `{called()} run PATH`.", REFUSED)
     if len(found) > 1:
         listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in found)
-        raise Mistake(f"{len(found)} moongates are running; choose one of them:{listed}", USAGE)
+        raise UsageError(f"{len(found)} moongates are running; choose one of them:{listed}", USAGE)
     return found[0] / SOCKET
 
 
@@ -94,7 +94,7 @@ def _known_by(path: Path) -> str:
     since = f"since {started:%Y-%m-%d %H:%M:%S}"
     try:
         pid, told = _asked(path, patience_s=_PATIENCE_WITH_EACH_S)
-    except Mistake:
+    except UsageError:
         return f"{since}, does not answer"
     gateways = filter(_SELECTS["gateways"], told.get("resources", ()))
     ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
@@ -125,16 +125,16 @@ def _asked(path: Path, *, patience_s: float = _PATIENCE_S) -> tuple[int, Documen
             while chunk := connection.recv(1 << 16):
                 said += chunk
     except TimeoutError:
-        raise Mistake(f"The moongate of {path.parent} does not answer; is it stopped?", REFUSED) from None
+        raise UsageError(f"The moongate of {path.parent} does not answer; is it stopped?", REFUSED) from None
     except OSError as error:
         why = error.strerror or str(error)
-        raise Mistake(f"The moongate of {path.parent} cannot be asked: {why}.", REFUSED) from None
+        raise UsageError(f"The moongate of {path.parent} cannot be asked: {why}.", REFUSED) from None
     try:
         told = json.loads(said)
     except ValueError:
-        raise Mistake(f"The moongate of {path.parent} broke off; it may be ending.", REFUSED) from None
+        raise UsageError(f"The moongate of {path.parent} broke off; it may be ending.", REFUSED) from None
     if told.get("version") != 1:
-        raise Mistake(
+        raise UsageError(
             f"The moongate of {path.parent} tells its status in version {told.get('version')}, "
             "this one reads version 1; use the same release of both.",
             REFUSED,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from moongate.cli.manifests import Config, Namespace, Paths, statuses, translated
-from moongate.cli.mistakes import REFUSED
 from moongate.cli.printing import Output, say, say_document
+from moongate.cli.usage_errors import REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from moongate.cli.manifests import Config, Namespace, Paths, translated
-from moongate.cli.mistakes import REFUSED
 from moongate.cli.printing import say
+from moongate.cli.usage_errors import REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -39,7 +39,7 @@ from google.protobuf.message import Message
 
 from moongate.infra.binary import EnvoyMissingError
 from moongate.infra.bootstrap import bootstrap
-from moongate.xds.visiting import visit
+from moongate.xds.walk import visit
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ M = TypeVar("M")
 POLICY_KINDS: Final = (ClientTrafficPolicy, BackendTrafficPolicy, SecurityPolicy)
 
 
-class Judgement(Struct, frozen=True):
+class EffectivePolicy(Struct, frozen=True):
     """A policy spec after merging, and what is wrong with it.
 
     Args:
@@ -83,7 +83,7 @@ class Judgement(Struct, frozen=True):
 
 
 @query
-def judgement(db: Db, owner: Ref, parent: Ref | None) -> Judgement | None:
+def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy | None:
     """One policy, merged into ``parent`` if there is one, checked. ``None`` when the policy is gone."""
     found: Policy | None = db.read(owner)
     base: Policy | None = db.read(parent) if parent is not None else None
@@ -99,7 +99,7 @@ def judgement(db: Db, owner: Ref, parent: Ref | None) -> Judgement | None:
         # balancer. Features go by the type, as they do in the reference; what was wrong before stays wrong.
         written = {*_faults(found.spec), *_faults(base.spec)}
         faults = tuple(fault for fault in faults if fault in written)
-    told = Judgement(spec, owner, parent if base is not None else None, own, ())
+    told = EffectivePolicy(spec, owner, parent if base is not None else None, own, ())
     problems: list[Problem] = []
     wire_names = {f.name: f.encode_name for f in structs.fields(spec)}
     malformed = {re.split(r"[.[]", fault.path, maxsplit=1)[0] for fault in faults}
@@ -115,7 +115,7 @@ def judgement(db: Db, owner: Ref, parent: Ref | None) -> Judgement | None:
         problems += policy.faults if isinstance(policy, FaultySecurityPolicy) else ()
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += map(no_effect, unbuilt(structs.replace(found, spec=spec)))
-    return Judgement(spec, owner, told.parent, own, tuple(problems), tuple(faulty))
+    return EffectivePolicy(spec, owner, told.parent, own, tuple(problems), tuple(faulty))
 
 
 def _without_targets(spec: PolicyTargetReferences) -> PolicyTargetReferences:
@@ -128,22 +128,22 @@ def _faults(spec: PolicyTargetReferences) -> tuple[Problem, ...]:
     return checked(type(spec), to_builtins(spec))[1]
 
 
-def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> Judgement | None:
+def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> EffectivePolicy | None:
     """What holds for a listener."""
     return _judged(db, applied_to_listener(db, kind, listener))
 
 
-def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> Judgement | None:
+def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> EffectivePolicy | None:
     """What holds for a Gateway as a whole."""
     return _judged(db, applied_to_gateway(db, kind, gateway))
 
 
 def effective_route_policy(
     db: Db, kind: str, listener: ListenerId, route: Ref, rule: str
-) -> Judgement | None:
+) -> EffectivePolicy | None:
     """What holds for a rule of a route (``rule`` is its name, "" for none), as a listener serves it."""
     return _judged(db, applied(db, kind, listener, route, rule))
 
 
-def _judged(db: Db, found: Applied | None) -> Judgement | None:
-    return None if found is None else judgement(db, found.owner, found.parent)
+def _judged(db: Db, found: Applied | None) -> EffectivePolicy | None:
+    return None if found is None else effective_policy(db, found.owner, found.parent)

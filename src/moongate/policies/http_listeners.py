@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from moongate import names
 from moongate.attach.listeners import envoy_listeners
-from moongate.attach.policies import holder
+from moongate.attach.policies import winner
 from moongate.engine import query
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.problem import Problem
@@ -36,7 +36,7 @@ def sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
 @query
 def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why the ClientTrafficPolicy that names a listener cannot hold for it; ``None`` when it can."""
-    if holder(db, ClientTrafficPolicy.KIND, listener.gateway, listener.name) is None:
+    if winner(db, ClientTrafficPolicy.KIND, listener.gateway, listener.name) is None:
         return None
     others = sharing(db, listener)
     if not others:

@@ -5,7 +5,7 @@ Theory of operation
 The core tells statuses without times and without knowing whether an Envoy runs. Here both are added:
 facts about fleets are laid over the statuses of their Gateways and of the routes behind a refusal, and each
 condition gets the time at which its ``status`` last moved. Documents are kept, so that asking costs nothing;
-``turns`` tells which conditions turned bad or well again, for the log.
+``transitions`` tells which conditions turned bad or well again, for the log.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from msgspec import structs
 
 from moongate.api.base import Condition, Ref
 from moongate.api.gateway import Gateway
-from moongate.report.troubles import Troubles
+from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
-from moongate.status.gateways import Facts, GatewayStatus, live
+from moongate.status.gateways import EnvoyState, GatewayStatus, live
 from moongate.status.routes import RouteStatus
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Resource
     from moongate.quarantine import Refusal
-    from moongate.report.troubles import Turn
+    from moongate.report.transitions import Transition
 
-NO_FACTS = Facts(serving=0)
+NO_FACTS = EnvoyState(serving=0)
 
 
 def now() -> str:
@@ -52,10 +52,10 @@ class Statuses:
         self._resources = resources
         self._clock = clock
         self._core: dict[Ref, Struct] = {}
-        self._facts: dict[Ref, Facts] = {}
+        self._facts: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
         self._documents: dict[Ref, dict[str, Any]] = {}
-        self._troubles = Troubles()
+        self._troubles = Transitions()
 
     def update(self, statuses: Mapping[Ref, Struct | None]) -> None:
         """Take what the core says anew; ``None`` where it has nothing to say any more."""
@@ -68,7 +68,7 @@ class Statuses:
                 self._core[ref] = status
                 self._render(ref)
 
-    def observe(self, facts: Mapping[Ref, Facts], refusals: Iterable[Refusal]) -> None:
+    def observe(self, facts: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
         """Take what is known of fleets, by Gateway, and of refused routes: all of it, each time."""
         refused: dict[Ref, list[str]] = {}
         for one in refusals:
@@ -89,9 +89,9 @@ class Statuses:
         """One of them."""
         return self._documents.get(ref)
 
-    def turns(self) -> list[Turn]:
+    def transitions(self) -> list[Transition]:
         """Conditions that turned bad, or well again, since this was last asked."""
-        return self._troubles.turns()
+        return self._troubles.transitions()
 
     def _render(self, ref: Ref) -> None:
         resource = self._resources.get(ref)

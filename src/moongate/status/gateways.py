@@ -113,7 +113,7 @@ class RefusedListener(NamedTuple):
     message: str
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class EnvoyState(Struct, frozen=True, kw_only=True):
     """What is known of a Gateway's Envoys.
 
     Args:
@@ -208,7 +208,7 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     )
 
 
-def live(status: GatewayStatus, spec: Gateway, facts: Facts) -> GatewayStatus:
+def live(status: GatewayStatus, spec: Gateway, facts: EnvoyState) -> GatewayStatus:
     """A Gateway's status with what is known of its Envoys: addresses, ``Accepted`` and ``Programmed``.
 
     A listener that Envoy did not take is valid, and not programmed.
@@ -230,7 +230,7 @@ def live(status: GatewayStatus, spec: Gateway, facts: Facts) -> GatewayStatus:
     )
 
 
-def _as_taken(listener: ListenerStatus, facts: Facts, generation: int) -> ListenerStatus:
+def _as_taken(listener: ListenerStatus, facts: EnvoyState, generation: int) -> ListenerStatus:
     refused = next((r for r in facts.refused_listeners if r.name == listener.name), None)
     if refused is None:
         return listener
@@ -255,7 +255,7 @@ def _holds(listener: ListenerStatus, type_: str) -> bool:
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
 
 
-def _programmed(accepted: Condition, spec: Gateway, facts: Facts) -> Condition:
+def _programmed(accepted: Condition, spec: Gateway, facts: EnvoyState) -> Condition:
     generation = spec.metadata.generation
     if any(a.type == "Hostname" for a in spec.spec.addresses):
         message = "spec.addresses asks for a hostname, which cannot be assigned."

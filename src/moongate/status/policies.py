@@ -38,15 +38,15 @@ from moongate.attach.policies import (
     Policy,
     Target,
     applied,
-    claims,
-    holder,
+    policy_attachments,
     section_names,
     selected,
     targets,
+    winner,
 )
 from moongate.attach.routes import attachments
 from moongate.engine import query
-from moongate.policies import judgement
+from moongate.policies import effective_policy
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.http_listeners import port_conflict
@@ -259,7 +259,7 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
         has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
         message = f"{target.ref} has no {what} named {target.section!r}{has}."
         return Problem("", message, "TargetNotFound")
-    first = holder(db, policy.kind, target.ref, target.section)
+    first = winner(db, policy.kind, target.ref, target.section)
     if first is None or first == policy:
         return None
     named = f"{what.capitalize()} {target.section} of {target.ref}" if target.section else str(target.ref)
@@ -268,7 +268,7 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
 
 def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
     """What is wrong with a policy's settings, each field told once."""
-    judged = judgement(db, policy, parent)
+    judged = effective_policy(db, policy, parent)
     if judged is None:
         return []
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
@@ -278,7 +278,7 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
     """The sections of a target that policies hold, sorted."""
     sections = section_names(db, target) or ()
-    return sorted({at for at, _ in claims(db, kind, target) if at in sections})
+    return sorted({at for at, _ in policy_attachments(db, kind, target) if at in sections})
 
 
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
@@ -306,11 +306,11 @@ def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
     if not listeners:
         return None
     rules = section_names(db, route) or ()
-    held = {at for at, _ in claims(db, kind, route) if not at or at in rules}
+    held = {at for at, _ in policy_attachments(db, kind, route) if not at or at in rules}
     if not held:
         return None
     merged = {
-        at.name if holder(db, kind, gateway, at.name) is not None else ""
+        at.name if winner(db, kind, gateway, at.name) is not None else ""
         for at in listeners
         for section in held
         if _parent(db, kind, at, Target(route, section)) is not None

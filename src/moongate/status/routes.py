@@ -19,7 +19,7 @@ from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
 from moongate.store import get
-from moongate.xds.destinations import plan
+from moongate.xds.destinations import rule_destination
 from moongate.xds.matches import matches, overlap_key, unbuildable
 from moongate.xds.route_filters import read_filters
 
@@ -139,9 +139,9 @@ def faults(db: Db, route: HTTPRoute, attachment: Attachment) -> Faults:
             continue
         filters = read_filters(db, route.ref, rule)
         refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
-        planned = plan(db, at, route.ref, index)
-        unresolved += planned.unresolved
-        without += planned.without_endpoints
+        destination = rule_destination(db, at, route.ref, index)
+        unresolved += destination.unresolved
+        without += destination.without_endpoints
     return Faults(tuple(refused), tuple(map(_told, unresolved)), tuple(without))
 
 

@@ -31,7 +31,7 @@ from moongate.engine import query
 from moongate.features.base import ClusterEdit
 from moongate.policies import (
     BackendTrafficPolicy,
-    Judgement,
+    EffectivePolicy,
     effective_gateway_policy,
     effective_route_policy,
 )
@@ -180,7 +180,7 @@ def _weighted(db: Db, key: ClusterKey) -> list[tuple[int, Target, int]]:
     return [(n, at, weight) for (n, at), weight in zip(key.members, told, strict=False)]
 
 
-def _policy(db: Db, key: ClusterKey) -> Judgement | None:
+def _policy(db: Db, key: ClusterKey) -> EffectivePolicy | None:
     """The BackendTrafficPolicy that shapes a cluster: the Gateway's for a shared one, else its rule's."""
     kind = BackendTrafficPolicy.KIND
     if key.route is None:
@@ -280,7 +280,7 @@ def _describes(db: Db, key: ClusterKey) -> bytes:
 
 def _assignment(db: Db, name: str, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
     # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
-    # member until its rule was planned anew, and endpoints do not wait for that; Envoy refuses a mixture.
+    # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
     message = ClusterLoadAssignment(cluster_name=name)
     for at, locality_name, weight, routed in members:
         judged = backend(db, at, routed)

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``plan`` judges the backendRefs of one rule as one listener serves it. It names the clusters that the rule
-needs by ``ClusterKey``, from which ``clusters`` builds them; it says nothing of endpoints, so that those may
-come and go without disturbing routes.
+``rule_destination`` judges the backendRefs of one rule as one listener serves it. It names the clusters that
+the rule needs by ``ClusterKey``, from which ``clusters`` builds them. It reads no endpoints, so those come and
+go without disturbing routes.
 
 Three kinds of cluster
 ======================
@@ -31,7 +31,7 @@ from moongate.attach.backends import Backend, Target, backend, kind_problem, tar
 from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
 from moongate.attach.listeners import envoy_listeners
-from moongate.attach.policies import applied, applied_to_gateway, claims, labels
+from moongate.attach.policies import applied, applied_to_gateway, labels, policy_attachments
 from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import Failed, query
 from moongate.policies import (
@@ -42,7 +42,7 @@ from moongate.policies import (
 from moongate.problem import Problem
 from moongate.store import SHARDS, find, get
 from moongate.xds.matches import unbuildable
-from moongate.xds.pieces import kept_clusters
+from moongate.xds.route_entries import kept_clusters
 from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
 from moongate.xds.wire import version
 
@@ -84,7 +84,7 @@ class ClusterKey(NamedTuple):
     members: tuple[tuple[int, Target], ...] | None = None
 
 
-class Share(Struct, frozen=True):
+class WeightedCluster(Struct, frozen=True):
     """One cluster of a rule.
 
     Args:
@@ -100,12 +100,12 @@ class Share(Struct, frozen=True):
     routable: bool = True
 
 
-class Plan(Struct, frozen=True):
+class Destination(Struct, frozen=True):
     """What becomes of the requests of a rule.
 
     Args:
         status: 0 to forward them, else the status that is answered.
-        shares: the clusters to forward to.
+        weighted_clusters: the clusters to forward to.
         weighted: whether the clusters are named with weights even if there is only one.
         unavailable: the weight of backends that are broken or empty.
         empty: whether any of them is empty (answered 503) rather than broken (500).
@@ -115,7 +115,7 @@ class Plan(Struct, frozen=True):
     """
 
     status: int
-    shares: tuple[Share, ...] = ()
+    weighted_clusters: tuple[WeightedCluster, ...] = ()
     weighted: bool = False
     unavailable: int = 0
     empty: bool = False
@@ -124,18 +124,20 @@ class Plan(Struct, frozen=True):
     without_endpoints: tuple[Problem, ...] = ()
 
     def clusters(self) -> tuple[ClusterKey, ...]:
-        return tuple(dict.fromkeys([*(s.key for s in self.shares), *(key for _, key in self.mirrors)]))
+        return tuple(
+            dict.fromkeys([*(s.key for s in self.weighted_clusters), *(key for _, key in self.mirrors)])
+        )
 
 
 @query
-def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
+def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> Destination:
     """What becomes of the requests of one rule, as one listener serves it."""
     found = get(db, HTTPRoute, route)
     if found is None or index >= len(found.spec.rules):
-        return Plan(500)
+        return Destination(500)
     rule = found.spec.rules[index]
     if unbuildable(rule) is not None:
-        return Plan(500)
+        return Destination(500)
     gateway = listener.gateway
     to_service = rule_to_service(db, listener, route, rule.name or "")
     filters = read_filters(db, route, rule)
@@ -144,7 +146,7 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
     without: list[Problem] = [*mirror_empty]
     apart = _must_stay_apart(db, listener, route, rule, to_service)
     own: list[tuple[int, HTTPBackendRef, Backend]] = []
-    shared: list[Share] = []
+    shared: list[WeightedCluster] = []
     broken = lacking = valid = 0
     for n, ref in enumerate(rule.backend_refs):
         at = target(ref, route.namespace)
@@ -166,14 +168,14 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
                 key = ClusterKey(
                     names.merged_backend(at.ref, at.port, judged.protocol), gateway, at, None, -1, -1
                 )
-                shared.append(Share(key, ref.weight, n))
+                shared.append(WeightedCluster(key, ref.weight, n))
                 continue
         own.append((n, ref, judged))
     unlike = _mixed([b for _, _, b in own])
     each = bool(broken or lacking or any(ref.filters for _, ref, _ in own) or unlike or (own and shared))
     if each:
-        shares = [
-            Share(
+        weighted_clusters = [
+            WeightedCluster(
                 _own(db, gateway, found, index, n),
                 ref.weight,
                 n,
@@ -182,10 +184,12 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
             for n, ref, b in own
         ]
     elif own:
-        shares = [Share(_own(db, gateway, found, index), sum(ref.weight for _, ref, _ in own), -1)]
+        weighted_clusters = [
+            WeightedCluster(_own(db, gateway, found, index), sum(ref.weight for _, ref, _ in own), -1)
+        ]
     else:
-        shares = []
-    shares += shared
+        weighted_clusters = []
+    weighted_clusters += shared
     if filters.failed or mirror_faults:
         status = 500
     elif valid:
@@ -193,10 +197,10 @@ def plan(db: Db, listener: ListenerId, route: Ref, index: int) -> Plan:
     else:
         status = 503 if lacking and not broken else 500
     forwards = status == 0 and filters.forwards
-    return Plan(
+    return Destination(
         status,
-        tuple(shares) if forwards else (),
-        weighted=each or len(shares) > 1,
+        tuple(weighted_clusters) if forwards else (),
+        weighted=each or len(weighted_clusters) > 1,
         unavailable=broken + lacking,
         empty=lacking > 0,
         mirrors=mirrors if forwards else (),
@@ -220,7 +224,7 @@ def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> Clu
         nth = sum(named_members(route, earlier) == (section, members) for earlier in range(index))
     else:
         nth, members = 0, ((n, target(route.spec.rules[index].backend_refs[n], route.metadata.namespace)),)
-    name = names.lasting_rule(route.ref, _identity(section, members, nth))
+    name = names.stable_rule(route.ref, _identity(section, members, nth))
     return ClusterKey(_of(name, n), gateway, None, route.ref, nth, n, section, members)
 
 
@@ -251,7 +255,7 @@ def route_clusters(db: Db, gateway: Ref, route: Ref) -> tuple[ClusterKey, ...]:
     keys: dict[ClusterKey, None] = {}
     for listener in served_on(db, gateway, route):
         for index in range(len(found.spec.rules)):
-            keys.update(dict.fromkeys(plan(db, listener, route, index).clusters()))
+            keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
         keys.update(dict.fromkeys(kept_clusters(db, listener, route)))
     return tuple(keys)
 
@@ -304,7 +308,7 @@ def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) ->
 
 
 def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
-    return any(owner == policy for _, owner in claims(db, BTP, route))
+    return any(owner == policy for _, owner in policy_attachments(db, BTP, route))
 
 
 def _must_stay_apart(
@@ -380,7 +384,7 @@ def _mirrors(
                 name = names.mirror(names.rule(route, index), mirror.index)
                 key = ClusterKey(name, gateway, at, route, index, -1)
             else:
-                name = names.mirror(names.lasting_rule(route, _identity(section, at)), mirror.index)
+                name = names.mirror(names.stable_rule(route, _identity(section, at)), mirror.index)
                 key = ClusterKey(name, gateway, at, route, 0, -1, section, ())
             keys.append((mirror.index, key))
     return tuple(keys), faults, empty

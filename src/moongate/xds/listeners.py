@@ -52,7 +52,7 @@ from moongate.attach.gateways import ALL_IPV6, bind_addresses, managed, on_host,
 from moongate.attach.listeners import EnvoyListener, envoy_listeners, listener_at
 from moongate.engine import query
 from moongate.features.base import ListenerEdit
-from moongate.policies import Judgement, effective_gateway_policy, effective_listener_policy
+from moongate.policies import EffectivePolicy, effective_gateway_policy, effective_listener_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.xds.access_logs import access_logs
 from moongate.xds.filters import http_filters
@@ -150,7 +150,7 @@ def _chain(
     return chain
 
 
-def _policy(db: Db, members: tuple[ListenerId, ...]) -> Judgement | None:
+def _policy(db: Db, members: tuple[ListenerId, ...]) -> EffectivePolicy | None:
     """The ClientTrafficPolicy of a chain: of the first member whose own is not refused, or the Gateway's."""
     for member in members:
         if port_conflict(db, member) is None:
@@ -158,7 +158,7 @@ def _policy(db: Db, members: tuple[ListenerId, ...]) -> Judgement | None:
     return effective_gateway_policy(db, "ClientTrafficPolicy", members[0].gateway)
 
 
-def _apply_policy(policy: Judgement | None, edit: ListenerEdit) -> None:
+def _apply_policy(policy: EffectivePolicy | None, edit: ListenerEdit) -> None:
     if policy is None:
         return
     if edit.tls is not None:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from moongate.api.httproute import HTTPHeaderMatch, HTTPPathMatch, HTTPRouteMatch
 from moongate.api.httproutefilter import HTTPCookieMatch
 from moongate.regex import regex_fault
-from moongate.xds.wire import encode, piece
+from moongate.xds.wire import encode, message_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,8 +148,8 @@ def _cookie(given: HTTPCookieMatch) -> bytes:
     """An encoded entry of ``RouteMatch.cookies``, which Envoy knows, but not the messages that we have."""
     compared = StringMatcher()
     _compare(compared, given.type, given.value)
-    name = piece(_COOKIE_NAME, given.name.encode())
-    return piece(_COOKIES, name + piece(_COOKIE_STRING_MATCH, encode(compared)))
+    name = message_field(_COOKIE_NAME, given.name.encode())
+    return message_field(_COOKIES, name + message_field(_COOKIE_STRING_MATCH, encode(compared)))
 
 
 def _path(message: RouteMatch, path: HTTPPathMatch) -> None:

@@ -2,11 +2,11 @@
 
 Theory of operation
 ===================
-``route_pieces`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` orders and joins
-those of a hostname, ``host_part`` the virtual hosts of a shard, ``route_configuration`` the shards. On the
-wire a repeated field is its entries one after another, so joining is concatenation: one edited route among
-thousands costs one encoding and a few joins. A hostname may have thousands of routes, too: its pieces are
-put in order per shard of routes, and what is in order already is merged.
+``route_entries_of`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` orders and
+joins those of a hostname, ``host_part`` the virtual hosts of a shard, ``route_configuration`` the shards. On
+the wire a repeated field is its entries one after another, so joining is concatenation: one edited route
+among thousands costs one encoding and a few joins. A hostname may have thousands of routes, too: its entries
+are sorted per shard of routes, and sorted parts are merged.
 
 Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 """
@@ -39,11 +39,11 @@ from moongate.policies import (
 )
 from moongate.policies.http_listeners import port_conflict
 from moongate.store import SHARDS, get
-from moongate.xds.destinations import Plan, plan
+from moongate.xds.destinations import Destination, rule_destination
 from moongate.xds.filters import rule_features
 from moongate.xds.matches import matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import metadata, shown
-from moongate.xds.pieces import Piece, in_force
+from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.route_filters import (
     apply_direct_response,
     apply_headers,
@@ -52,13 +52,13 @@ from moongate.xds.route_filters import (
     read_filters,
     redirect_action,
 )
-from moongate.xds.wire import ROUTE, XdsResource, encode, packed, piece
+from moongate.xds.wire import ROUTE, XdsResource, encode, message_field, packed
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
     from moongate.engine import Db
-    from moongate.policies import Judgement
+    from moongate.policies import EffectivePolicy
     from moongate.xds.route_filters import RuleFilters
 
 IN_ORDER: Final = 64
@@ -78,13 +78,13 @@ class Host(Struct, frozen=True):
         rank: of its first route; ``()`` when it has none.
         name: in xDS.
         body: the encoded entry of ``RouteConfiguration.virtual_hosts``; empty when it has no route.
-        pieces: what it was joined from.
+        entries: what it was joined from.
     """
 
     rank: tuple[Any, ...]
     name: str
     body: bytes
-    pieces: tuple[Piece, ...]
+    entries: tuple[RouteEntry, ...]
 
 
 class Part(Struct, frozen=True):
@@ -95,13 +95,13 @@ class Part(Struct, frozen=True):
 
 
 @query
-def route_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]:
+def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
     """The Envoy routes of an HTTPRoute on a listener, one per rule, match and hostname."""
     found = get(db, HTTPRoute, route)
     served = attached_hosts(db, route, listener)
     if found is None or not served:
         return ()
-    told: list[Piece] = []
+    told: list[RouteEntry] = []
     in_order = proxy(db, listener.gateway).spec.preserve_route_order
     for index, rule in enumerate(found.spec.rules):
         told += _rule_pieces(db, listener, found, index, rule, served, in_order=bool(in_order))
@@ -109,10 +109,10 @@ def route_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]:
 
 
 @query
-def closed_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]:
+def closed_entries(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
     """The matches of an HTTPRoute whose Envoy routes cannot be built, each answered with 500."""
     found = get(db, HTTPRoute, route)
-    told: list[Piece] = []
+    told: list[RouteEntry] = []
     if found is None:
         return ()
     for index, rule in enumerate(found.spec.rules):
@@ -122,41 +122,41 @@ def closed_pieces(db: Db, listener: ListenerId, route: Ref) -> tuple[Piece, ...]
             rank = (precedence(match), *found.age, index, match.index, match.preflight)
             for host in attached_hosts(db, route, listener):
                 message.name = names.route(names.rule(route, index), match.index, host)
-                body = piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
-                told.append(Piece(rank, host, route, body))
+                body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
+                told.append(RouteEntry(rank, host, route, body))
     return tuple(told)
 
 
 @query
-def host_pieces(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Piece, ...]:
+def host_entries(db: Db, listener: ListenerId, host: str, part: int) -> tuple[RouteEntry, ...]:
     """What one shard of routes has under a hostname, in force and sorted."""
-    pieces: list[Piece] = []
+    entries: list[RouteEntry] = []
     for route in routes_at(db, listener, host, part):
-        told = route_pieces.attempt(db, listener, route)
+        told = route_entries_of.attempt(db, listener, route)
         if isinstance(told, Failed):
             # Whatever failed may be what keeps strangers out.
-            told = closed_pieces.attempt(db, listener, route)
+            told = closed_entries.attempt(db, listener, route)
         if isinstance(told, Failed):
             continue
-        pieces += in_force(db, listener, route, tuple(p for p in told if p.host == host))
-    return tuple(sorted(pieces, key=_RANK))
+        entries += in_force(db, listener, route, tuple(p for p in told if p.host == host))
+    return tuple(sorted(entries, key=_RANK))
 
 
 @query
 def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     """One virtual host, its routes in Gateway API precedence."""
-    parts = [host_pieces(db, listener, host, n) for n in shards_at(db, listener, host)]
-    pieces = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
+    parts = [host_entries(db, listener, host, n) for n in shards_at(db, listener, host)]
+    entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
-    if not pieces and not reserved(db, listener, host):
+    if not entries and not reserved(db, listener, host):
         return Host((), name, b"", ())
     head = VirtualHost(name=name, domains=[host])
     head.metadata.MergeFromString(
         metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
     )
-    body = encode(head) + b"".join([p.body for p in pieces])
-    entry = piece(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
-    return Host(pieces[0].rank if pieces else (), name, entry, pieces)
+    body = encode(head) + b"".join([p.body for p in entries])
+    entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
+    return Host(entries[0].rank if entries else (), name, entry, entries)
 
 
 @query
@@ -202,13 +202,13 @@ def _rule_pieces(
     served: tuple[str, ...],
     *,
     in_order: bool,
-) -> list[Piece]:
+) -> list[RouteEntry]:
     if unbuildable(rule) is not None:
         return []
     ref = route.ref
     filters = read_filters(db, ref, rule)
-    planned = plan(db, listener, ref, index)
-    base = _rule_route(db, listener, ref, rule, filters, planned)
+    destination = rule_destination(db, listener, ref, index)
+    base = _rule_route(db, listener, ref, rule, filters, destination)
     of_rule = names.rule(ref, index)
     policies = [effective_route_policy(db, k, listener, ref, rule.name or "") for k in ROUTE_POLICIES]
     shaped = tuple(
@@ -217,9 +217,9 @@ def _rule_pieces(
         if p is not None and p.owner.kind == BackendTrafficPolicy.KIND and not p.failed
     )
     described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
-    tail = piece(Route.METADATA_FIELD_NUMBER, described)
-    clusters = planned.clusters()
-    told: list[Piece] = []
+    tail = message_field(Route.METADATA_FIELD_NUMBER, described)
+    clusters = destination.clusters()
+    told: list[RouteEntry] = []
     for match in matches(rule, filters.matches, cors=filters.cors is not None):
         message = Route()
         message.CopyFrom(base)
@@ -229,13 +229,18 @@ def _rule_pieces(
         rank = ((), *place) if in_order else (precedence(match), *place)
         for host in served:
             message.name = names.route(of_rule, match.index, host, preflight=match.preflight)
-            body = piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
-            told.append(Piece(rank, host, ref, body, clusters))
+            body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
+            told.append(RouteEntry(rank, host, ref, body, clusters))
     return told
 
 
 def _rule_route(
-    db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule, filters: RuleFilters, planned: Plan
+    db: Db,
+    listener: ListenerId,
+    route: Ref,
+    rule: HTTPRouteRule,
+    filters: RuleFilters,
+    destination: Destination,
 ) -> Route:
     """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config."""
     message = Route()
@@ -251,10 +256,10 @@ def _rule_route(
         apply_direct_response(message, filters.direct)
     elif filters.redirect is not None:
         message.redirect.SetInParent()
-    elif planned.status:
-        message.direct_response.status = planned.status
+    elif destination.status:
+        message.direct_response.status = destination.status
     else:
-        _forward(db, listener, route, rule, message, filters, planned)
+        _forward(db, listener, route, rule, message, filters, destination)
     for feature, effective in rule_features(db, listener, route, rule):
         if (filter_ := feature.http_filter) is not None:
             config = filter_.route(db, effective)
@@ -269,7 +274,7 @@ def _listener_failed(db: Db, listener: ListenerId) -> bool:
     return policy is not None and policy.failed
 
 
-def _of_clients(db: Db, listener: ListenerId) -> Judgement | None:
+def _of_clients(db: Db, listener: ListenerId) -> EffectivePolicy | None:
     """The ClientTrafficPolicy of a listener, if it is in force there."""
     policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
     return policy if policy is not None and port_conflict(db, listener) is None else None
@@ -282,22 +287,25 @@ def _forward(
     rule: HTTPRouteRule,
     message: Route,
     filters: RuleFilters,
-    planned: Plan,
+    destination: Destination,
 ) -> None:
     action = message.route
-    _destination(action, rule, planned)
+    _apply_destination(action, rule, destination)
     action.upgrade_configs.add(upgrade_type="websocket")
-    shares = dict(planned.mirrors)
+    weighted_clusters = dict(destination.mirrors)
     for mirror in filters.mirrors:
-        if (key := shares.get(mirror.index)) is not None:
+        if (key := weighted_clusters.get(mirror.index)) is not None:
             policy = action.request_mirror_policies.add(
                 cluster=key.name, disable_shadow_host_suffix_append=True
             )
-            share = policy.runtime_fraction.default_value
+            weighted_cluster = policy.runtime_fraction.default_value
             if mirror.millionths is None:
-                share.numerator, share.denominator = 100, share.HUNDRED
+                weighted_cluster.numerator, weighted_cluster.denominator = 100, weighted_cluster.HUNDRED
             else:
-                share.numerator, share.denominator = mirror.millionths, share.MILLION
+                weighted_cluster.numerator, weighted_cluster.denominator = (
+                    mirror.millionths,
+                    weighted_cluster.MILLION,
+                )
     edit = RouteEdit(message, rule, listener_idle=_listener_idle(db, listener))
     timeout.native(edit)
     if (native := retry.native(rule)) is not None:
@@ -307,21 +315,21 @@ def _forward(
             feature.route(edit, effective)
 
 
-def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> None:
-    if not planned.weighted:
-        action.cluster = planned.shares[0].key.name
+def _apply_destination(action: RouteAction, rule: HTTPRouteRule, destination: Destination) -> None:
+    if not destination.weighted:
+        action.cluster = destination.weighted_clusters[0].key.name
         return
     clusters = action.weighted_clusters.clusters
-    if planned.unavailable:
-        clusters.add(name=names.INVALID_CLUSTER).weight.value = planned.unavailable
-    for share in planned.shares:
-        if not share.routable:
+    if destination.unavailable:
+        clusters.add(name=names.INVALID_CLUSTER).weight.value = destination.unavailable
+    for weighted_cluster in destination.weighted_clusters:
+        if not weighted_cluster.routable:
             continue
-        entry = clusters.add(name=share.key.name)
-        entry.weight.value = share.weight
-        if share.backend < 0:
+        entry = clusters.add(name=weighted_cluster.key.name)
+        entry.weight.value = weighted_cluster.weight
+        if weighted_cluster.backend < 0:
             continue
-        given = rule.backend_refs[share.backend].filters
+        given = rule.backend_refs[weighted_cluster.backend].filters
         add, remove = header_options(f.request_header_modifier for f in given if f.request_header_modifier)
         entry.request_headers_to_add.extend(add)
         entry.request_headers_to_remove.extend(remove)
@@ -333,7 +341,7 @@ def _destination(action: RouteAction, rule: HTTPRouteRule, planned: Plan) -> Non
                 entry.host_rewrite_literal = f.url_rewrite.hostname
     # Envoy answers one status for all that a missing cluster would have got.
     action.cluster_not_found_response_code = (
-        RouteAction.SERVICE_UNAVAILABLE if planned.empty else RouteAction.INTERNAL_SERVER_ERROR
+        RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
     )
 
 

@@ -4,7 +4,7 @@ Theory of operation
 ===================
 In the protobuf wire format a repeated message field is nothing but its entries one after another,
 each as tag, length, payload; and two encodings of parts of one message, joined, are an encoding of
-the merged message. So a parent never re-encodes its children: ``message = own fields + piece + piece``.
+the merged message. So a parent never re-encodes its children: ``message = own fields + entry + entry``.
 Changing one route re-encodes one route and joins the rest.
 
 Rule: this is the only module that calls ``SerializeToString``; it always asks for a deterministic one.
@@ -31,13 +31,13 @@ ENDPOINT = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
-def piece(field: int, payload: bytes) -> bytes:
+def message_field(field: int, payload: bytes) -> bytes:
     """One entry of a repeated (or the value of a singular) message field."""
-    return head(field, len(payload)) + payload
+    return field_header(field, len(payload)) + payload
 
 
 @lru_cache(maxsize=4096)  # lengths are much the same among thousands of resources
-def head(field: int, length: int) -> bytes:
+def field_header(field: int, length: int) -> bytes:
     """What stands before the ``length`` bytes of a message field, or of a string."""
     return _varint(field << 3 | 2) + _varint(length)
 
@@ -72,15 +72,15 @@ class XdsResource(Struct, frozen=True):
     def wire(self) -> bytes:
         """``envoy.service.discovery.v3.Resource``: 1 version, 2 Any, 3 name."""
         # Joined once, for a body may have megabytes: adding up pieces copies it each time.
-        any_head = _type_url(self.type_url) + head(2, len(self.body))
+        any_head = _type_url(self.type_url) + field_header(2, len(self.body))
         any_length = len(any_head) + len(self.body)
         return b"".join(
             (
-                piece(1, self.version.encode()),
-                head(2, any_length),
+                message_field(1, self.version.encode()),
+                field_header(2, any_length),
                 any_head,
                 self.body,
-                piece(3, self.name.encode()),
+                message_field(3, self.name.encode()),
             )
         )
 
@@ -88,7 +88,7 @@ class XdsResource(Struct, frozen=True):
 @cache
 def _type_url(type_url: str) -> bytes:
     """Field 1 of ``google.protobuf.Any``."""
-    return piece(1, type_url.encode())
+    return message_field(1, type_url.encode())
 
 
 def _varint(n: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moongate.api.base import Condition, Ref
-from moongate.report.troubles import Troubles
+from moongate.report.transitions import Transitions
 from moongate.status.gateways import GatewayStatus, ListenerStatus
 from tests import worlds
 
@@ -14,8 +14,8 @@ def said(type_: str, status: str, reason: str = "Invalid", message: str = "No.")
     return Condition(type=type_, status=status, reason=reason, message=message, observed_generation=1)
 
 
-class Told(Troubles):
-    """Troubles of one Gateway."""
+class Told(Transitions):
+    """Transitions of one Gateway."""
 
     def see(self, *conditions: Condition, **listeners: tuple[Condition, ...]) -> list[str]:
         """Look at a status, and tell what turned."""
@@ -28,8 +28,8 @@ class Told(Troubles):
 
     def told(self) -> list[str]:
         return [
-            f"{'-' if bad else '+'} {trouble.condition} {trouble.problem.path}: {trouble.problem.message}"
-            for _, trouble, bad in self.turns()
+            f"{'-' if bad else '+'} {it.condition} {it.problem.path}: {it.problem.message}"
+            for _, it, bad in self.transitions()
         ]
 
 
@@ -105,12 +105,12 @@ def test_an_overlap_that_works_as_written_is_not_told() -> None:
 
 
 def test_turns_are_told_by_resource() -> None:
-    told = Troubles()
+    told = Transitions()
     for name in ("b", "a"):
         other = worlds.gateway(name=name)
         told.look(other.ref, other, GatewayStatus(conditions=(said("Accepted", "False"),)))
 
-    assert [turn.resource for turn in told.turns()] == [
+    assert [turn.resource for turn in told.transitions()] == [
         Ref("Gateway", "default", "a"),
         Ref("Gateway", "default", "b"),
     ]

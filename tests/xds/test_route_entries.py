@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from moongate.api.base import ListenerId
 from moongate.xds.destinations import route_clusters
-from moongate.xds.pieces import Piece, StandIn, closed, withheld
-from moongate.xds.routes import route_pieces
+from moongate.xds.route_entries import Fallback, RouteEntry, fail_closed, withheld
+from moongate.xds.routes import route_entries_of
 from moongate.xds.wire import version
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
@@ -21,22 +21,22 @@ def core_of() -> Core:
     return Core(gateway(http("web"), http("alt", port=8080)), service(), service("old"), config=ON_HOST)
 
 
-def put(core: Core, stand_ins: dict[Piece, StandIn]) -> None:
-    held = {version(of.body): stand_in for of, stand_in in stand_ins.items()}
+def put(core: Core, stand_ins: dict[RouteEntry, Fallback]) -> None:
+    held = {version(of.body): fallback for of, fallback in stand_ins.items()}
     core.db.put(withheld(EG, TABLE, route_ref()), held)
 
 
-def piece_of(core: Core, *rules: str) -> Piece:
+def piece_of(core: Core, *rules: str) -> RouteEntry:
     """The first piece of the route, as it has those rules from now on."""
     core.apply(http_route(*(rule(f"{{{each}}}") for each in rules)))
-    return route_pieces(core.db, WEB, route_ref())[0]
+    return route_entries_of(core.db, WEB, route_ref())[0]
 
 
 def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
     core = core_of()
     good, bad = piece_of(core, OLD), piece_of(core, NEW)
 
-    put(core, {bad: StandIn(good, culprit=True)})
+    put(core, {bad: Fallback(good, culprit=True)})
 
     assert [r.match.path_separated_prefix for r in sent(core)] == ["/old"]
     assert [key.name for key in route_clusters(core.db, EG, route_ref())] == [
@@ -48,7 +48,7 @@ def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
 def test_what_is_only_suspected_is_left_out_if_it_never_was_good() -> None:
     core = core_of()
 
-    put(core, {piece_of(core, NEW): StandIn(None, culprit=False)})
+    put(core, {piece_of(core, NEW): Fallback(None, culprit=False)})
 
     assert sent(core) == []
 
@@ -57,7 +57,7 @@ def test_a_culprit_that_never_was_good_answers_500() -> None:
     """Its requests are not for a wider route, that may be somebody else's."""
     core = core_of()
 
-    put(core, {piece_of(core, NEW): StandIn(None, culprit=True)})
+    put(core, {piece_of(core, NEW): Fallback(None, culprit=True)})
 
     [route] = sent(core)
     assert (route.match.path_separated_prefix, route.direct_response.status) == ("/new", 500)
@@ -67,7 +67,7 @@ def test_a_culprit_whose_match_is_at_fault_is_left_out() -> None:
     core = core_of()
     bad = piece_of(core, NEW)
 
-    put(core, {bad: StandIn(None, culprit=True), closed(bad): StandIn(None, culprit=True)})
+    put(core, {bad: Fallback(None, culprit=True), fail_closed(bad): Fallback(None, culprit=True)})
 
     assert sent(core) == []
 
@@ -78,7 +78,7 @@ def test_a_last_good_form_that_was_guarded_otherwise_is_shut() -> None:
     good = piece_of(core, OLD)
     bad = piece_of(core, f"{NEW}, {CORS}")
 
-    put(core, {bad: StandIn(good, culprit=True)})
+    put(core, {bad: Fallback(good, culprit=True)})
 
     assert [(r.match.path_separated_prefix, r.direct_response.status) for r in sent(core)] == [("/old", 500)]
 
@@ -89,7 +89,7 @@ def test_what_is_only_suspected_stays_as_it_was_though_it_was_guarded_otherwise(
     good = piece_of(core, OLD)
     suspected = piece_of(core, f"{NEW}, {CORS}")
 
-    put(core, {suspected: StandIn(good, culprit=False)})
+    put(core, {suspected: Fallback(good, culprit=False)})
 
     [told] = sent(core)
     assert (told.match.path_separated_prefix, told.route.cluster) == ("/old", "service/default/old/80/http")
@@ -99,10 +99,10 @@ def test_what_one_table_does_without_another_may_have() -> None:
     """The same route, the same bytes: but what one port's table was refused for may lie elsewhere in it."""
     core = core_of()
     bad = piece_of(core, NEW)
-    [same] = route_pieces(core.db, ALT, route_ref())
+    [same] = route_entries_of(core.db, ALT, route_ref())
     assert same.body == bad.body
 
-    put(core, {bad: StandIn(None, culprit=False)})
+    put(core, {bad: Fallback(None, culprit=False)})
 
     assert sent(core) == []
     assert [r.match.path_separated_prefix for r in sent(core, "default/eg/alt")] == ["/new"]
@@ -110,7 +110,7 @@ def test_what_one_table_does_without_another_may_have() -> None:
 
 def test_a_shut_form_matches_what_the_piece_did_and_needs_no_cluster() -> None:
     core = core_of()
-    shut = closed(piece_of(core, NEW))
+    shut = fail_closed(piece_of(core, NEW))
 
     assert shut.clusters == ()
-    assert closed(shut) == shut
+    assert fail_closed(shut) == shut

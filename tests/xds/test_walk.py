@@ -8,7 +8,7 @@ from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from moongate.xds.visiting import unpacked, visit
+from moongate.xds.walk import unpacked, visit
 from moongate.xds.wire import packed
 
 

@@ -1,4 +1,4 @@
-"""What statuses tell of trouble, each at the field that it is about.
+"""Conditions that say that something is degraded, each at the field that it is about.
 
 Source: Gateway API, types and reasons of conditions; the reference for those that it adds.
 """
@@ -37,13 +37,13 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("OverlappingTLSConfig", "True"): "warning",
     ("Warning", "True"): "warning",
 }
-"""Conditions that tell of trouble, (type, status) → how bad it is."""
+"""Conditions that mean degradation, (type, status) → how bad it is."""
 
 _LED_BY_A_PATH = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
 
 
-class Trouble(Struct, frozen=True):
-    """One condition that tells of trouble.
+class Degradation(Struct, frozen=True):
+    """One condition that means degradation.
 
     Args:
         part: what of the resource it is about: a listener, a parent, an ancestor; "" for all of it.
@@ -62,8 +62,8 @@ class Trouble(Struct, frozen=True):
     severity: Severity
 
 
-def troubles(resource: Resource, status: Struct) -> Iterator[Trouble]:
-    """What a resource's status tells of trouble.
+def degradations(resource: Resource, status: Struct) -> Iterator[Degradation]:
+    """The degradations in a resource's status.
 
     ``Programmed`` only says that others tell why, if there are others; so it is told alone.
     """
@@ -77,7 +77,7 @@ def troubles(resource: Resource, status: Struct) -> Iterator[Trouble]:
             field, message = (led[1], led[2]) if led else (at, condition.message)
             problem = Problem(field, message, condition.reason)
             severity = SEVERITIES[condition.type, condition.status]
-            yield Trouble(part, at, condition.type, condition.status, problem, severity)
+            yield Degradation(part, at, condition.type, condition.status, problem, severity)
 
 
 def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:

@@ -44,7 +44,7 @@ class Nacked(Struct, frozen=True, kw_only=True):
     """Envoy's own words."""
 
 
-Delivery: TypeAlias = Connected | Disconnected | Acknowledged | Nacked
+Event: TypeAlias = Connected | Disconnected | Acknowledged | Nacked
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class Rejection(Struct, frozen=True, kw_only=True):
     """The Envoys that refused it, sorted."""
 
 
-class Tally(Struct):
+class Counters(Struct):
     """What went over the wire for one type, since the server was made."""
 
     responses: int = 0

@@ -10,7 +10,7 @@ from moongate.api.base import ObjectMeta, Ref
 from moongate.attach.policies import Policy
 from moongate.engine import Db
 from moongate.features import client_timeout
-from moongate.policies import Judgement, judgement
+from moongate.policies import EffectivePolicy, effective_policy
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy, ClientTrafficPolicySpec
 from moongate.store import Store
@@ -21,7 +21,7 @@ GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"
 ROUTE = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}
 
 
-def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> Judgement:
+def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> EffectivePolicy:
     """What holds where a route's policy merges into its Gateway's."""
     specs = {
         WIDE: {"targetRefs": [GATEWAY]} | wide,
@@ -37,15 +37,17 @@ def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> Judgement:
     return judged(*policies, owner=NARROW, parent=WIDE)
 
 
-def judged(*policies: Policy | BackendTrafficPolicy, owner: Ref, parent: Ref | None = None) -> Judgement:
+def judged(
+    *policies: Policy | BackendTrafficPolicy, owner: Ref, parent: Ref | None = None
+) -> EffectivePolicy:
     db = Db()
     Store(db, ()).apply({policy.ref: policy for policy in policies})
-    found = judgement(db, owner, parent)
+    found = effective_policy(db, owner, parent)
     assert found is not None
     return found
 
 
-def settings(given: Judgement) -> dict[str, Any]:
+def settings(given: EffectivePolicy) -> dict[str, Any]:
     return msgspec.to_builtins(given.spec)
 
 

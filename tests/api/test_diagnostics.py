@@ -12,9 +12,9 @@ from msgspec import inspect as types
 from moongate.api.admission import checked
 from moongate.api.backend import IPEndpoint
 from moongate.api.base import DurationStr, Model
+from moongate.api.diagnostics import did_you_mean, shown
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.shared import HeaderValue, Hostname, Quantity
-from moongate.api.words import did_you_mean, shown
 from moongate.features.cors import CORS
 from moongate.kinds import KINDS
 

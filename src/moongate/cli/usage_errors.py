@@ -10,7 +10,7 @@ INTERRUPTED = 130
 """Exit code: ended by Ctrl-C, as shells have it."""
 
 
-class Mistake(Exception):  # noqa: N818  it is the user's, or the machine's
+class UsageError(Exception):
     """Something that a user can mend.
 
     Args:

@@ -49,7 +49,7 @@ class _Reference(NamedTuple):
     reason: str = MISSING
 
 
-class LooseEnd(NamedTuple):
+class DanglingReference(NamedTuple):
     """A reference that leads nowhere, or a resource that nobody refers to.
 
     It is an error where somebody relies on it: in a SecurityPolicy, or where requests fail for it.
@@ -60,12 +60,12 @@ class LooseEnd(NamedTuple):
     severity: Literal["error", "warning"]
 
 
-def loose_ends(
+def dangling_references(
     held: Mapping[Ref, Resource],
     refs: Iterable[Ref],
     *,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
-) -> Iterator[LooseEnd]:
+) -> Iterator[DanglingReference]:
     """What some resources refer to that is not there.
 
     Args:
@@ -96,9 +96,9 @@ def loose_ends(
                 yield _loose(ref, Problem(path, told, EMPTY))
 
 
-def _loose(ref: Ref, problem: Problem) -> LooseEnd:
+def _loose(ref: Ref, problem: Problem) -> DanglingReference:
     severe = ref.kind == SecurityPolicy.KIND or problem.reason == MISSING
-    return LooseEnd(ref, problem, "error" if severe else "warning")
+    return DanglingReference(ref, problem, "error" if severe else "warning")
 
 
 _BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"

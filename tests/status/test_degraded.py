@@ -1,12 +1,12 @@
-"""Troubles that statuses tell, at the field that each is about."""
+"""Degradations in statuses, each at the field that it is about."""
 
 from __future__ import annotations
 
 import pytest
 
 from moongate.api.base import Condition
+from moongate.status.degraded import Degradation, degradations
 from moongate.status.gateways import GatewayStatus, ListenerStatus
-from moongate.status.troubles import Trouble, troubles
 from moongate.world import World
 from tests import worlds
 from tests.core import GATEWAY_CLASS, gateway, http, https, read
@@ -30,27 +30,31 @@ spec:
 """
 
 
-def told(kind: str, *manifests: str) -> list[Trouble]:
-    """The troubles of all resources of a kind."""
+def told(kind: str, *manifests: str) -> list[Degradation]:
+    """The degradations of all resources of a kind."""
     resources = [resource for text in (GATEWAY_CLASS, *manifests) for resource in read(text)]
     world = World.of(resources)
     held = world.store.held()
     return [
-        trouble
+        degradation
         for ref, status in sorted(world.statuses().items())
         if ref.kind == kind
-        for trouble in troubles(held[ref], status)
+        for degradation in degradations(held[ref], status)
     ]
 
 
 def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
     """And not that it is therefore not programmed."""
-    (trouble,) = told("Gateway", gateway(http("web"), https("tls", "nowhere")))
+    (degradation,) = told("Gateway", gateway(http("web"), https("tls", "nowhere")))
 
-    assert (trouble.part, trouble.condition, trouble.status) == ("listener tls", "ResolvedRefs", "False")
-    assert trouble.problem.path == "spec.listeners[1]"
-    assert "default/nowhere does not exist" in trouble.problem.message
-    assert trouble.severity == "error"
+    assert (degradation.part, degradation.condition, degradation.status) == (
+        "listener tls",
+        "ResolvedRefs",
+        "False",
+    )
+    assert degradation.problem.path == "spec.listeners[1]"
+    assert "default/nowhere does not exist" in degradation.problem.message
+    assert degradation.severity == "error"
 
 
 def test_a_route_is_told_at_each_of_its_parents() -> None:
@@ -63,18 +67,18 @@ def test_a_route_is_told_at_each_of_its_parents() -> None:
 
 
 def test_a_policy_is_told_at_its_targets() -> None:
-    trouble, *_ = told("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
+    degradation, *_ = told("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
 
-    assert trouble.part.startswith("ancestor ")
-    assert trouble.condition == "Accepted"
-    assert "nowhere" in trouble.problem.message
+    assert degradation.part.startswith("ancestor ")
+    assert degradation.condition == "Accepted"
+    assert "nowhere" in degradation.problem.message
 
 
 @pytest.mark.parametrize("others", [False, True])
 def test_not_programmed_is_told_where_nothing_else_tells_why(others: bool) -> None:
     conditions = [_condition("Programmed")] + ([_condition("ResolvedRefs")] if others else [])
 
-    found = [t.condition for t in troubles(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
+    found = [t.condition for t in degradations(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
 
     assert found == (["ResolvedRefs"] if others else ["Programmed"])
 
@@ -85,9 +89,9 @@ def test_a_status_that_is_older_than_its_resource_is_told_all_the_same() -> None
         name="gone", supported_kinds=(), attached_routes=0, conditions=(_condition("Accepted"),)
     )
 
-    (trouble,) = troubles(worlds.gateway(), GatewayStatus(listeners=(gone,)))
+    (degradation,) = degradations(worlds.gateway(), GatewayStatus(listeners=(gone,)))
 
-    assert trouble.problem.path == "spec.listeners"
+    assert degradation.problem.path == "spec.listeners"
 
 
 def _condition(type_: str) -> Condition:

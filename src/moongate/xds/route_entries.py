@@ -2,12 +2,12 @@
 
 Theory of operation
 ===================
-A table of routes is taken or refused as a whole, so a piece that was refused must not stay in it. Its last
-good form is put in its place, with the clusters that this form needs. A piece that never was good answers
+A table of routes is taken or refused as a whole, so an entry that was refused must not stay in it. Its last
+good form is put in its place, with the clusters that this form needs. A entry that never was good answers
 500, for what it matches is not meant for a wider route; only if Envoy refuses that as well, so that it is the
-match that is at fault, the piece is left out.
+match that is at fault, the entry is left out.
 
-Which pieces were refused is found outside (``quarantine``) and read from cells.
+Which entries were refused is found outside (``quarantine``) and read from cells.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from msgspec import Struct
 
 from moongate.attach.listeners import table_of
-from moongate.xds.wire import encode, piece, version
+from moongate.xds.wire import encode, message_field, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moongate.xds.destinations import ClusterKey
 
 
-class Piece(NamedTuple):
+class RouteEntry(NamedTuple):
     """One Envoy route; sorts by precedence.
 
     Args:
@@ -46,8 +46,8 @@ class Piece(NamedTuple):
     clusters: tuple[ClusterKey, ...] = ()
 
 
-class StandIn(Struct, frozen=True):
-    """What becomes of a piece that is kept out of a table.
+class Fallback(Struct, frozen=True):
+    """What becomes of an entry that is kept out of a table.
 
     Args:
         last_good: its last form that an Envoy took, if there was one.
@@ -56,52 +56,54 @@ class StandIn(Struct, frozen=True):
             where there is no last good form, or where that lets through what it would not.
     """
 
-    last_good: Piece | None
+    last_good: RouteEntry | None
     culprit: bool
 
 
 def withheld(gateway: Ref, table: str, route: Ref) -> tuple[str, Ref, str, Ref]:
-    """The cell with what is kept out of a table of a fleet: ``{version of a piece: StandIn}``, or absent."""
+    """The cell with what is kept out of a table of a fleet: ``{version of entry: Fallback}``, or absent."""
     return ("withheld", gateway, table, route)
 
 
-def in_force(db: Db, listener: ListenerId, route: Ref, pieces: tuple[Piece, ...]) -> Iterator[Piece]:
-    """The pieces of a route, with stand-ins for those that its table does without."""
+def in_force(
+    db: Db, listener: ListenerId, route: Ref, entries: tuple[RouteEntry, ...]
+) -> Iterator[RouteEntry]:
+    """The entries of a route, with stand-ins for those that its table does without."""
     kept_out = _kept_out(db, listener, route)
-    for each in pieces:
-        stand_in = kept_out.get(version(each.body)) if kept_out else None
-        if stand_in is None:
+    for each in entries:
+        fallback = kept_out.get(version(each.body)) if kept_out else None
+        if fallback is None:
             yield each
-        elif stand_in.last_good is not None:
-            yield (_kept if stand_in.culprit else _as_before)(each, stand_in.last_good)
-        elif stand_in.culprit and version((shut := closed(each)).body) not in kept_out:
+        elif fallback.last_good is not None:
+            yield (_kept if fallback.culprit else _as_before)(each, fallback.last_good)
+        elif fallback.culprit and version((shut := fail_closed(each)).body) not in kept_out:
             yield shut
 
 
 def kept_clusters(db: Db, listener: ListenerId, route: Ref) -> Iterator[ClusterKey]:
-    """What the last good forms that stand in for a route's pieces send requests to."""
-    for stand_in in _kept_out(db, listener, route).values():
-        if stand_in.last_good is not None:
-            yield from stand_in.last_good.clusters
+    """What the last good forms that stand in for a route's entries send requests to."""
+    for fallback in _kept_out(db, listener, route).values():
+        if fallback.last_good is not None:
+            yield from fallback.last_good.clusters
 
 
-def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, StandIn]:
+def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
     return db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
 
 
-def closed(of: Piece) -> Piece:
-    """The piece with nothing left but its match, answered with 500."""
+def fail_closed(of: RouteEntry) -> RouteEntry:
+    """The entry with nothing left but its match, answered with 500."""
     message = VirtualHost.FromString(of.body).routes[0]
     shut = Route(name=message.name, match=message.match, metadata=message.metadata)
     shut.direct_response.status = 500
-    return of._replace(body=piece(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())
+    return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())
 
 
-def _as_before(suspected: Piece, last_good: Piece) -> Piece:
+def _as_before(suspected: RouteEntry, last_good: RouteEntry) -> RouteEntry:
     return suspected._replace(body=last_good.body, clusters=last_good.clusters)
 
 
-def _kept(refused: Piece, last_good: Piece) -> Piece:
+def _kept(refused: RouteEntry, last_good: RouteEntry) -> RouteEntry:
     """The last good form, as far as it does not let through what the refused one would not.
 
     What a policy adds to a route is its per-filter configuration. Where that differs, the requests of the
@@ -110,4 +112,4 @@ def _kept(refused: Piece, last_good: Piece) -> Piece:
     new, old = (VirtualHost.FromString(each.body).routes[0] for each in (refused, last_good))
     guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
     open_ = guarded and (old.HasField("direct_response") or not new.HasField("direct_response"))
-    return _as_before(refused, last_good if open_ else closed(last_good))
+    return _as_before(refused, last_good if open_ else fail_closed(last_good))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moongate.loose_ends import MOST_QUESTIONS, loose_ends
+from moongate.dangling import MOST_QUESTIONS, dangling_references
 from tests.core import GATEWAY_CLASS, gateway, http, read
 
 ROUTE = """
@@ -28,7 +28,9 @@ SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
 
 def told(*manifests: str) -> list[str]:
     held = {resource.ref: resource for text in manifests for resource in read(text)}
-    return [f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in loose_ends(held, held)]
+    return [
+        f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in dangling_references(held, held)
+    ]
 
 
 def test_references_that_lead_somewhere_are_not_told() -> None:
@@ -84,7 +86,7 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
 def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
     held = {resource.ref: resource for resource in read(ROUTE)}
 
-    ((_, problem, _),) = loose_ends(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
+    ((_, problem, _),) = dangling_references(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
 
     assert (
         problem.message == "Gateway default/eg is not in force: it is written at eg.yaml:3:1, with an error."
