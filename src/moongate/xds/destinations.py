@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 ``rule_destination`` judges the backendRefs of one rule as one listener serves it. It names the clusters that
-the rule needs by ``ClusterKey``, from which ``clusters`` builds them. It reads no endpoints, so those come and
-go without disturbing routes.
+the rule needs by ``ClusterKey``, from which ``clusters`` builds them. It reads no endpoints, so those come
+and go without disturbing routes.
 
 Three kinds of cluster
 ======================
