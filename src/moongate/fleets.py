@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import bind_addresses, proxy
-from moongate.attach.listeners import envoy_listeners, listeners
+from moongate.attach.listeners import listeners
 from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure

@@ -34,7 +34,7 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRoute
 from moongate.attach import backends, gateways, grants, policies, routes
-from moongate.attach.listeners import route_configurations
+from moongate.attach.envoy_listeners import route_configurations
 from moongate.engine import STRIDE, Db, Failed
 from moongate.policies import POLICY_KINDS, effective_policy
 from moongate.status.backends import backend_status

@@ -9,15 +9,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from moongate.api.base import ListenerId, Ref
 from moongate.api.shared import LabelSelector
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import (
     attachable,
-    envoy_listeners,
     listeners,
     namespace_labels,
-    route_configurations,
     selects,
 )
-from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
+from tests.core import EG, Core, gateway, http, https, tls_secret
 
 
 def verdicts(core: Core) -> dict[str, dict[str, str]]:
@@ -263,30 +262,6 @@ def test_overlapping_hostnames_are_only_told() -> None:
 
     assert verdicts(core)["narrow"] == FINE | {"OverlappingTLSConfig": "OverlappingHostnames"}
     assert not listeners(core.db, EG)[1].http1_only
-
-
-def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_port() -> None:
-    core = Core(
-        gateway(http("a", "x.io"), http("b", "y.io"), https("c", "c", hostname="x.io"), https("d", "d")),
-        tls_secret("c", "x.io"),
-        tls_secret("d", "y.io"),
-    )
-
-    assert [(e.name, e.container_port, len(e.members), e.tls) for e in envoy_listeners(core.db, EG)] == [
-        ("default/eg/a", 10080, 2, False),
-        ("default/eg/c", 10443, 2, True),
-    ]
-    assert [(table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG)] == [
-        ("default/eg/a", ["a", "b"]),
-        ("default/eg/c", ["c"]),
-        ("default/eg/d", ["d"]),
-    ]
-
-
-def test_on_a_host_envoy_listens_on_the_listeners_own_port() -> None:
-    core = Core(gateway(http("web")), config=ON_HOST)
-
-    assert envoy_listeners(core.db, EG)[0].container_port == 80
 
 
 def test_relabelling_a_namespace_changes_what_is_selected_and_no_listener() -> None:

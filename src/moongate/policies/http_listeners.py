@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate import names
-from moongate.attach.listeners import envoy_listeners
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.policies import winner
 from moongate.engine import query
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy

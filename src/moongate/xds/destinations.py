@@ -28,9 +28,9 @@ from moongate import names
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.backends import Backend, Target, backend, kind_problem, target
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
-from moongate.attach.listeners import envoy_listeners
 from moongate.attach.policies import applied, applied_to_gateway, labels, policy_attachments
 from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import Failed, query

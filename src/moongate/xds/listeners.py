@@ -48,8 +48,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate import names
+from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
 from moongate.attach.gateways import ALL_IPV6, bind_addresses, managed, on_host, proxy, rejection
-from moongate.attach.listeners import EnvoyListener, envoy_listeners, listener_at
+from moongate.attach.listeners import listener_at
 from moongate.engine import query
 from moongate.features.base import ListenerEdit
 from moongate.policies import EffectivePolicy, effective_gateway_policy, effective_listener_policy

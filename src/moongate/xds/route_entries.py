@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from msgspec import Struct
 
-from moongate.attach.listeners import table_of
+from moongate.attach.envoy_listeners import table_of
 from moongate.xds.wire import encode, message_field, version
 
 if TYPE_CHECKING:

@@ -25,8 +25,9 @@ from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.gateways import proxy
-from moongate.attach.listeners import attachable, route_configurations
+from moongate.attach.listeners import attachable
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.features import retry, timeout

@@ -1,0 +1,30 @@
+"""How listeners share Envoy's ports, filter chains and route configurations."""
+
+from __future__ import annotations
+
+from moongate.attach.envoy_listeners import envoy_listeners, route_configurations
+from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
+
+
+def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_port() -> None:
+    core = Core(
+        gateway(http("a", "x.io"), http("b", "y.io"), https("c", "c", hostname="x.io"), https("d", "d")),
+        tls_secret("c", "x.io"),
+        tls_secret("d", "y.io"),
+    )
+
+    assert [(e.name, e.container_port, len(e.members), e.tls) for e in envoy_listeners(core.db, EG)] == [
+        ("default/eg/a", 10080, 2, False),
+        ("default/eg/c", 10443, 2, True),
+    ]
+    assert [(table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG)] == [
+        ("default/eg/a", ["a", "b"]),
+        ("default/eg/c", ["c"]),
+        ("default/eg/d", ["d"]),
+    ]
+
+
+def test_on_a_host_envoy_listens_on_the_listeners_own_port() -> None:
+    core = Core(gateway(http("web")), config=ON_HOST)
+
+    assert envoy_listeners(core.db, EG)[0].container_port == 80
