@@ -13,7 +13,7 @@ from moongate.api.base import ListenerId, Ref
 from moongate.xds.routes import route_configuration
 from tests.core import EG, Core
 
-WEB = ListenerId(EG, "web")
+WEB = ListenerId(EG, EG, "web")
 """The listener that most tests have, of the Gateway that ``tests.core.gateway`` makes."""
 
 

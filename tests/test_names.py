@@ -11,7 +11,7 @@ ROUTE = Ref("HTTPRoute", "default", "backend")
 
 def test_the_names_are_those_of_the_reference() -> None:
     """The quickstart of Envoy Gateway, resource by resource: an EnvoyPatchPolicy must find them here too."""
-    listener = ListenerId(GATEWAY, "http")
+    listener = ListenerId(GATEWAY, GATEWAY, "http")
     rule = names.rule(ROUTE, 0)
 
     assert names.fleet(GATEWAY) == "default/eg"
@@ -21,6 +21,15 @@ def test_the_names_are_those_of_the_reference() -> None:
     assert names.route(rule, 0, "www.example.com") == f"{rule}/match/0/www_example_com"
     assert names.backend(rule, 1) == f"{rule}/backend/1"
     assert names.mirror(rule, 2) == f"{rule}-mirror-2"
+
+
+def test_a_listener_of_a_listener_set_is_named_by_its_gateway_and_its_set() -> None:
+    """A set may have a listener of the same name as the Gateway, or as another set."""
+    listener_set = Ref("ListenerSet", "shops", "more")
+    listener = ListenerId(GATEWAY, listener_set, "http")
+
+    assert names.listener(listener) == "default/eg/shops/more/http"
+    assert names.virtual_host(listener, "a.io") == "default/eg/shops/more/http/a_io"
 
 
 def test_a_merged_backend_is_named_after_itself() -> None:

@@ -19,13 +19,14 @@ def fleet(gateway: Ref) -> str:
     return f"{gateway.namespace}/{gateway.name}"
 
 
-def listener(given: ListenerId) -> str:
+def listener(of: ListenerId) -> str:
     """A listener, its plain-HTTP route configuration, its filter chain."""
-    return f"{given.gateway.namespace}/{given.gateway.name}/{given.name}"
+    owners = dict.fromkeys((of.gateway, of.owner))
+    return "/".join((*(f"{ref.namespace}/{ref.name}" for ref in owners), of.name))
 
 
-def virtual_host(given: ListenerId, host: str) -> str:
-    return f"{listener(given)}/{underscored(host)}"
+def virtual_host(of: ListenerId, host: str) -> str:
+    return f"{listener(of)}/{underscored(host)}"
 
 
 def rule(route: Ref, index: int) -> str:
@@ -58,8 +59,8 @@ def merged_backend(target: Ref, port: int, protocol: str) -> str:
     return f"{name}/{protocol.lower()}" if protocol else name
 
 
-def secret(given: Ref) -> str:
-    return f"{given.namespace}/{given.name}"
+def secret(ref: Ref) -> str:
+    return f"{ref.namespace}/{ref.name}"
 
 
 def underscored(host: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from moongate.api.base import ListenerId, Ref
+from moongate.api.base import ListenerId
 from moongate.api.shared import LabelSelector
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import (
@@ -311,7 +311,7 @@ def test_an_edit_of_one_gateway_does_not_judge_another() -> None:
     assert ran.get("listeners", 0) == 0
 
 
-def test_a_listener_is_named_by_its_gateway_and_name() -> None:
+def test_a_gateway_owns_the_listeners_of_its_spec() -> None:
     core = Core(gateway(http("web")))
 
-    assert listeners(core.db, EG)[0].id == ListenerId(Ref("Gateway", "default", "eg"), "web")
+    assert listeners(core.db, EG)[0].id == ListenerId(gateway=EG, owner=EG, name="web")

@@ -15,7 +15,7 @@ from moongate.attach.policies import (
 from tests.core import EG, Core, gateway, http
 
 KIND = "BackendTrafficPolicy"
-HTTP = ListenerId(EG, "http")
+HTTP = ListenerId(EG, EG, "http")
 SHOP = Ref("HTTPRoute", "default", "shop")
 
 
@@ -51,6 +51,20 @@ GATEWAY = "kind: Gateway, name: eg"
 LISTENER = "kind: Gateway, name: eg, sectionName: http"
 ROUTE = "kind: HTTPRoute, name: shop"
 RULE = "kind: HTTPRoute, name: shop, sectionName: pay"
+
+
+def test_a_listener_of_a_set_takes_the_policy_of_its_set_and_never_that_of_a_gateways_listener() -> None:
+    """Both may have a listener of one name; the set's own listener, the set, then the Gateway decide."""
+    core = Core(gateway(http("http")), policy("of-listener", LISTENER), policy("of-gateway", GATEWAY))
+    listener = ListenerId(EG, Ref("ListenerSet", "default", "more"), "http")
+
+    assert applied_to_listener(core.db, KIND, listener) == Applied(ref("of-gateway"), None)
+
+    core.apply(policy("of-set", "kind: ListenerSet, name: more"))
+    assert applied_to_listener(core.db, KIND, listener) == Applied(ref("of-set"), None)
+
+    core.apply(policy("of-its-listener", "kind: ListenerSet, name: more, sectionName: http"))
+    assert applied_to_listener(core.db, KIND, listener) == Applied(ref("of-its-listener"), None)
 
 
 def test_the_most_specific_policy_holds() -> None:

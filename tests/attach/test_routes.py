@@ -24,6 +24,8 @@ from moongate.store import SHARDS, get
 from tests.core import EG, Core, gateway, http, https
 from tests.routes import WEB, http_route, route_ref, rule
 
+OWN = ListenerId(EG, EG, "own")
+
 
 def refusal(core: Core) -> str | None:
     [only] = attachments(core.db, route_ref())
@@ -68,7 +70,7 @@ def test_a_route_without_hostnames_takes_the_listeners() -> None:
     core = Core(gateway(http("web", "*.example.com"), http("any", port=81)), http_route())
 
     assert attached_hosts(core.db, route_ref(), WEB) == ("*.example.com",)
-    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "any")) == ("*",)
+    assert attached_hosts(core.db, route_ref(), ListenerId(EG, EG, "any")) == ("*",)
 
 
 def test_hostnames_are_narrowed_to_the_listener() -> None:
@@ -88,7 +90,7 @@ def test_a_hostname_belongs_to_the_listener_that_names_it() -> None:
     )
 
     assert attached_hosts(core.db, route_ref(), WEB) == ("b.example.com",)
-    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "own")) == ("a.example.com",)
+    assert attached_hosts(core.db, route_ref(), OWN) == ("a.example.com",)
 
 
 @pytest.mark.parametrize("wide", ["", "*.com"])
@@ -100,7 +102,10 @@ def test_a_hostname_belongs_to_the_narrowest_listener_that_covers_it(wide: str) 
     )
 
     assert attached_hosts(core.db, route_ref(), WEB) == ("a.com",)
-    assert attached_hosts(core.db, route_ref(), ListenerId(EG, "own")) == ("*.b.example.com", "a.example.com")
+    assert attached_hosts(core.db, route_ref(), OWN) == (
+        "*.b.example.com",
+        "a.example.com",
+    )
 
 
 def test_a_listener_that_takes_no_route_of_a_namespace_keeps_its_hostnames_from_the_others() -> None:

@@ -51,7 +51,7 @@ def world(*resources: Resource) -> Db:
 
 def test_a_policy_of_one_listener_among_several_of_a_port_is_refused() -> None:
     db = world(gateway(a=8080, b=8080), policy("a"))
-    problem = port_conflict(db, ListenerId(GATEWAY, "a"))
+    problem = port_conflict(db, ListenerId(GATEWAY, GATEWAY, "a"))
 
     assert problem is not None
     assert "shares its port, and so its connections, with default/gateway/b" in problem.message
@@ -60,16 +60,16 @@ def test_a_policy_of_one_listener_among_several_of_a_port_is_refused() -> None:
 def test_its_neighbour_has_no_conflict_of_its_own() -> None:
     db = world(gateway(a=8080, b=8080), policy("a"))
 
-    assert port_conflict(db, ListenerId(GATEWAY, "b")) is None
+    assert port_conflict(db, ListenerId(GATEWAY, GATEWAY, "b")) is None
 
 
 def test_a_policy_of_a_listener_alone_on_its_port_holds() -> None:
     db = world(gateway(a=8080, b=8081), policy("a"))
 
-    assert port_conflict(db, ListenerId(GATEWAY, "a")) is None
+    assert port_conflict(db, ListenerId(GATEWAY, GATEWAY, "a")) is None
 
 
 def test_a_policy_of_the_whole_gateway_holds_for_all_listeners_of_a_port() -> None:
     db = world(gateway(a=8080, b=8080), policy(None))
 
-    assert port_conflict(db, ListenerId(GATEWAY, "a")) is None
+    assert port_conflict(db, ListenerId(GATEWAY, GATEWAY, "a")) is None

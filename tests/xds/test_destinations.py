@@ -314,7 +314,7 @@ def test_what_is_not_there_has_no_plan() -> None:
     core = Core(gateway(http("web")), http_route())
 
     assert rule_destination(core.db, WEB, route_ref("gone"), 0).status == 500
-    assert rule_destination(core.db, ListenerId(EG, "web"), route_ref(), 7).status == 500
+    assert rule_destination(core.db, ListenerId(EG, EG, "web"), route_ref(), 7).status == 500
 
 
 def test_endpoints_that_change_do_not_change_a_plan() -> None:

@@ -49,7 +49,7 @@ def test_listeners_that_share_a_connection_manager_have_what_any_of_them_uses() 
     core = Core(both, service(), http_route(rule(CORS), parent="{name: eg, sectionName: alt}"))
 
     assert chain(core) == []
-    assert chain(core, WEB, ListenerId(EG, "alt")) == ["envoy.filters.http.cors"]
+    assert chain(core, WEB, ListenerId(EG, EG, "alt")) == ["envoy.filters.http.cors"]
 
 
 def test_a_route_whose_filters_cannot_be_read_leaves_the_others_theirs() -> None:

@@ -10,7 +10,7 @@ from moongate.xds.wire import version
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
 
-ALT = ListenerId(EG, "alt")
+ALT = ListenerId(EG, EG, "alt")
 TABLE = "default/eg/web"
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 OLD = "matches: [{path: {value: /old}}], backendRefs: [{name: old, port: 80}]"

@@ -92,9 +92,16 @@ class Ref(NamedTuple):
 
 
 class ListenerId(NamedTuple):
-    """Which listener: the Gateway it works for, and its name there."""
+    """Which listener.
+
+    Args:
+        gateway: the Gateway whose Envoys serve it.
+        owner: the resource whose spec has it: the Gateway itself, or a ListenerSet that adds to it.
+        name: its name in that spec; an owner has each name once.
+    """
 
     gateway: Ref
+    owner: Ref
     name: str
 
 

@@ -111,7 +111,7 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     found = get(db, Gateway, gateway)
     if found is None or not managed(db, gateway) or rejection(db, gateway) is not None:
         return ()
-    drafts = [_Draft(ListenerId(gateway, spec.name), spec) for spec in found.spec.listeners]
+    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in found.spec.listeners]
     for draft in drafts:
         _judge_alone(db, draft, found)
     shift = _shift(db, gateway)

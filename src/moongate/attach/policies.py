@@ -170,9 +170,10 @@ def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
 
 @query
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
-    """The policy that holds for a listener: its own, else its Gateway's."""
-    for section in (listener.name, ""):
-        if (policy := winner(db, kind, listener.gateway, section)) is not None:
+    """The policy that holds for a listener: its own, else that of its owner, else its Gateway's."""
+    levels = ((listener.owner, listener.name), (listener.owner, ""), (listener.gateway, ""))
+    for target, section in dict.fromkeys(levels):
+        if (policy := winner(db, kind, target, section)) is not None:
             return Applied(policy, None)
     return None
 

@@ -310,7 +310,7 @@ def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
         case "Selector":
             return listener.selector is not None and selects(db, listener.selector, namespace)
         case _:
-            return namespace == listener.id.gateway.namespace
+            return namespace == listener.id.owner.namespace
 
 
 def _hosts_on(

@@ -36,7 +36,7 @@ def sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
 @query
 def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why the ClientTrafficPolicy that names a listener cannot hold for it; ``None`` when it can."""
-    if winner(db, ClientTrafficPolicy.KIND, listener.gateway, listener.name) is None:
+    if winner(db, ClientTrafficPolicy.KIND, listener.owner, listener.name) is None:
         return None
     others = sharing(db, listener)
     if not others:

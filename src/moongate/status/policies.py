@@ -210,7 +210,7 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, 
     if policy.kind != ClientTrafficPolicy.KIND:
         _note_overrides(db, policy, target, draft)
     elif section:
-        conflict = port_conflict(db, ListenerId(gateway, section))
+        conflict = port_conflict(db, ListenerId(gateway, gateway, section))
         draft.hold([conflict] if conflict is not None else [])
     elif sections := _claimed_sections(db, policy.kind, gateway):
         draft.overridden[f"Other {PLURAL[policy.kind]} override these sections: {_listed(sections)}."] = None
@@ -236,7 +236,7 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, st
             draft.hold(problems)
             if parent is None:
                 continue
-            below = _at(drafts, *listener)
+            below = _at(drafts, listener.owner, listener.name)
             for problem in problems:
                 below.refuse(problem)
             if all(problem.reason == NOT_SUPPORTED for problem in problems):

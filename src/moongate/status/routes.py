@@ -131,7 +131,8 @@ def faults(db: Db, route: HTTPRoute, attachment: Attachment) -> Faults:
     refused: list[tuple[int, Problem]] = []
     unresolved: list[Problem] = []
     without: list[Problem] = []
-    at = attachment.hosts[0][0] if attachment.hosts else ListenerId(attachment.gateway, "")
+    gateway = attachment.gateway
+    at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
     for index, rule in enumerate(route.spec.rules):
         if (fault := unbuildable(rule)) is not None:
             told = f"Failed to process route rule {index}: {fault}."
