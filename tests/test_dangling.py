@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from moongate.attach.policies import Policy
 from moongate.dangling import MOST_QUESTIONS, dangling_references
+from moongate.policies import POLICY_KINDS
 from tests.core import GATEWAY_CLASS, gateway, http, read
 
 ROUTE = """
@@ -69,6 +71,20 @@ def test_references_that_lead_somewhere_are_not_told() -> None:
 def test_a_slip_in_a_reference_is_told(right: str, wrong: str, expected: str) -> None:
     """A password guard with a typo would guard nothing, and everything would look fine."""
     assert told(*(text.replace(right, wrong) for text in SOUND)) == [expected]
+
+
+@pytest.mark.parametrize("kind", POLICY_KINDS, ids=lambda kind: kind.KIND)
+def test_a_target_that_is_not_there_is_told_for_each_kind_of_policy(kind: type[Policy]) -> None:
+    policy = f"""
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: {kind.KIND}
+metadata: {{name: settings, namespace: default}}
+spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: ge}}]}}
+"""
+
+    [message] = told(GATEWAY_CLASS, gateway(http("http")), policy)
+
+    assert "spec.targetRefs[0].name: There is no Gateway default/ge. Did you mean 'eg'?" in message
 
 
 def test_the_users_of_a_password_guard_are_looked_for() -> None:

@@ -70,6 +70,23 @@ def test_a_manifest_that_an_api_server_would_refuse_is_told_and_translated_as_fa
     ]
 
 
+def test_a_filter_that_is_moved_nowhere_is_a_fault_of_its_entry() -> None:
+    """The rule that the entry breaks may be younger than the object: it is translated all the same."""
+    proxy = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: own, namespace: default}
+spec: {filterOrder: [{name: envoy.filters.http.cors}]}
+"""
+    named = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "own"}}
+
+    result = translate(documents(GATEWAY_CLASS, gateway(http("web"), infrastructure=named), proxy))
+
+    assert {(ref.name, problem.path) for ref, problem in result.problems} == {("own", "spec.filterOrder[0]")}
+    conditions = next(s for s in result.status if s["kind"] == "Gateway")["status"]["conditions"]
+    assert [c["reason"] for c in conditions if c["type"] == "Accepted"] == ["InvalidParameters"]
+
+
 def test_a_configuration_changes_what_is_made() -> None:
     """Without ``mergeBackends`` a cluster is one of its rule."""
     clusters = "type.googleapis.com/envoy.config.cluster.v3.Cluster"

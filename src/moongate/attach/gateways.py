@@ -172,9 +172,11 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
     if found is None:
         return ()
     after: dict[str, set[str]] = {}
-    for move in found.spec.filter_order:
+    for n, move in enumerate(found.spec.filter_order):
         first, last = (move.name, move.before) if move.before is not None else (move.after, move.name)
-        assert first is not None, "a filter is moved by before or by after"
+        if first is None:
+            message = f"The entry for {move.name} says neither before nor after which filter it is moved."
+            return (Problem(f"spec.filterOrder[{n}]", message, "InvalidParameters"),)
         after.setdefault(last, set()).add(first)
     try:
         TopologicalSorter(after).prepare()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-POLICY_KINDS: Final = (ClientTrafficPolicy, BackendTrafficPolicy, SecurityPolicy)
+POLICY_KINDS: Final[tuple[type[Policy], ...]] = (ClientTrafficPolicy, BackendTrafficPolicy, SecurityPolicy)
 
 
 class EffectivePolicy(Struct, frozen=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from moongate.api.base import ENVOY_GROUP, Resource, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
 from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.attach.policies import Policy
 from moongate.features.circuit_breaker import CircuitBreaker
 from moongate.features.fault_injection import FaultInjection
 from moongate.features.load_balancer import LoadBalancer
@@ -104,7 +105,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     routing_type: Literal["Service", "Endpoint"] | None = None
 
 
-class BackendTrafficPolicy(Resource, frozen=True, kw_only=True):
+class BackendTrafficPolicy(Policy, frozen=True, kw_only=True):
     """How requests reach their backends."""
 
     GROUP: ClassVar[str] = ENVOY_GROUP
