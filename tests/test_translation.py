@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import functools
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -85,6 +89,32 @@ spec: {filterOrder: [{name: envoy.filters.http.cors}]}
     assert {(ref.name, problem.path) for ref, problem in result.problems} == {("own", "spec.filterOrder[0]")}
     conditions = next(s for s in result.status if s["kind"] == "Gateway")["status"]["conditions"]
     assert [c["reason"] for c in conditions if c["type"] == "Accepted"] == ["InvalidParameters"]
+
+
+@pytest.mark.parametrize("wrong", [[], {"a": 1}, 1.5], ids=str)
+def test_a_value_of_a_wrong_type_fails_no_translation(wrong: Any) -> None:
+    """No version of an API had it, so the object cannot be older than the rule: it is left out."""
+    for number, document in enumerate(WHOLE):
+        body = {
+            key: value for key, value in document.items() if key not in ("apiVersion", "kind", "metadata")
+        }
+        for *above, last in paths(body):
+            manifests = copy.deepcopy(WHOLE)
+            functools.reduce(operator.getitem, above, manifests[number])[last] = wrong
+
+            translate(manifests)
+
+
+def paths(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Paths of all that is below a value."""
+    entries: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        entries = cast("dict[str, Any]", value).items()
+    elif isinstance(value, list):
+        entries = enumerate(cast("list[Any]", value))
+    for key, below in entries:
+        yield (key,)
+        yield from ((key, *path) for path in paths(below))
 
 
 def test_a_configuration_changes_what_is_made() -> None:

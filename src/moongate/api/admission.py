@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, Union, cast
 
 import msgspec
 from msgspec import Struct
@@ -105,11 +105,14 @@ def _discreet(fault: Problem) -> Problem:
 
 
 def _made(kind: type[R], document: dict[str, Any]) -> R | None:
-    """The object without a look at what its values may be; ``None`` where not even the shape is right."""
+    """The object, whatever its values are; ``None`` where not even their types are right.
+
+    A rule may be younger than an object, a type is not: queries rely on it.
+    """
     plan = _plan(kind)
     try:
         made: R = plan.made(plan.filled(document))
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (msgspec.ValidationError, TypeError):
         return None
     return made
 
@@ -207,6 +210,7 @@ class _Leaf:
     def __init__(self, type_: types.Type) -> None:
         self.type = type_
         self.exact = exact(type_)
+        self.bare = _bare(type_)
 
     fills = judges = hides = False
     """Whether the walk of that name has anything to do here or below."""
@@ -220,7 +224,7 @@ class _Leaf:
             yield Problem("", message)
 
     def made(self, value: Any) -> Any:
-        return value
+        return msgspec.convert(value, self.bare)
 
     def judged(self, value: Any) -> list[Problem]:
         """A newline at the end, which ``$`` of Python lets pass and that of RE2 does not."""
@@ -263,7 +267,7 @@ class _List:
                 yield problem.under(f"[{index}]")
 
     def made(self, value: Any) -> Any:
-        return tuple(self.item.made(entry) for entry in value)
+        return tuple(self.item.made(entry) for entry in msgspec.convert(value, list[Any]))
 
     def judged(self, value: Any) -> list[Problem]:
         problems: list[Problem] = []
@@ -321,7 +325,8 @@ class _Map:
                 yield problem.under(f"[{key}]")
 
     def made(self, value: Any) -> Any:
-        return {key: self.item.made(entry) for key, entry in value.items()}
+        entries = msgspec.convert(value, dict[str, Any])
+        return {key: self.item.made(entry) for key, entry in entries.items()}
 
     def judged(self, value: Any) -> list[Problem]:
         entries = cast("dict[str, Any]", value).items()
@@ -417,10 +422,14 @@ class _Plan:
         return f" It is a field of {right}: put it there, further to the right." if right else ""
 
     def made(self, value: Any) -> Any:
-        fields = {
-            name: self.fields[wire].made(value[wire]) for name, wire in self.names.items() if wire in value
-        }
-        return self.cls(**fields)
+        entries = msgspec.convert(value, dict[str, Any])
+        return self.cls(
+            **{
+                name: self.fields[wire].made(entries[wire])
+                for name, wire in self.names.items()
+                if wire in entries
+            }
+        )
 
     def judged(self, value: Any) -> list[Problem]:
         problems: list[Problem] = []
@@ -483,6 +492,31 @@ def _node(type_: types.Type) -> _Node:
     if isinstance(type_, types.DictType):
         return _Map(type_)
     return _Leaf(given)
+
+
+def _bare(type_: types.Type) -> Any:
+    """The type of a scalar, without what limits its values."""
+    match type_:
+        case types.Metadata():
+            return _bare(type_.type)
+        case types.UnionType():
+            return Union[tuple(_bare(part) for part in type_.types)]  # noqa: UP007 - their number is not known
+        case types.LiteralType():
+            return Union[tuple(type(value) for value in type_.values)]  # noqa: UP007
+        case types.StrType():
+            return str
+        case types.IntType():
+            return int
+        case types.FloatType():
+            return float
+        case types.BoolType():
+            return bool
+        case types.BytesType():
+            return bytes
+        case types.NoneType():
+            return None
+        case _:
+            return Any
 
 
 def _extra(type_: types.Type) -> dict[str, Any]:
