@@ -73,13 +73,15 @@ class Site:
         client: httpx.AsyncClient | None = None,
         **more: Any,
     ) -> httpx.Response:
-        """One request to the gateway, over a connection of its own unless ``client`` keeps some."""
+        """One request to the gateway: over a connection that is open, but over a new one with TLS."""
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port or self.port}{path}"
-        given = {"host": host, **(headers or {})}
-        extensions = {"sni_hostname": host} if tls else {}
-        return await (client or self.client).request(
-            method, url, headers=given, extensions=extensions, **more
-        )
+        sent = {"host": host, **(headers or {})}
+        extensions: dict[str, str] = {}
+        if tls:
+            # The client takes connections for alike that were opened for several names.
+            sent["connection"] = "close"
+            extensions["sni_hostname"] = host
+        return await (client or self.client).request(method, url, headers=sent, extensions=extensions, **more)
 
     async def reached(self, host: str, path: str = "/", **more: Any) -> Request:
         """What the backend got of one request; it must have answered 200."""
@@ -126,13 +128,8 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]
     async with AsyncExitStack() as stack:
         authority = Authority()
         client = await stack.enter_async_context(
-            httpx.AsyncClient(
-                verify=authority.client_context(),
-                timeout=DEADLINE_S,
-                trust_env=False,
-                # A listener whose filters change leaves its connections with the former ones for a while.
-                limits=httpx.Limits(max_keepalive_connections=0),
-            )
+            # Its connections stay open from test to test, as those of users do when manifests change.
+            httpx.AsyncClient(verify=authority.client_context(), timeout=DEADLINE_S, trust_env=False)
         )
         laptop = await stack.enter_async_context(Laptop())
         at = Site(laptop, client, authority)

@@ -32,6 +32,8 @@ BACKENDS = 6
 RATE = 650
 AT_LEAST = 500
 PACE_S = 0.05
+SHA_OF_TEST = "{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\n"
+FAULT = "faultInjection: {abort: {httpStatus: 503, percentage: 0}}"
 SWITCH_S = 0.1
 """Envoy acknowledges from its main thread; its workers, and answers under way, may be so much behind."""
 
@@ -262,19 +264,37 @@ async def test_no_request_fails_while_filters_of_the_listener_come_and_go(site: 
     assert load.rate >= AT_LEAST
 
 
-async def test_a_connection_from_before_a_filter_came_is_closed_after_one_more_answer(site: Site) -> None:
-    """A policy that keeps strangers out does not wait for them to leave by themselves."""
+async def test_a_connection_from_before_a_policy_is_asked_for_a_password_at_once(site: Site) -> None:
+    """It stays open, too: the filter stood in its chain already."""
     async with httpx.AsyncClient(trust_env=False) as client:
         await site.apply(m.route("before", f"[{{{m.to('one')}}}]"))
         assert await site.status("before.test", client=client) == 200
 
         await site.apply(
             m.policy("SecurityPolicy", "before", "basicAuth: {users: {name: users}}", "HTTPRoute/before"),
-            m.secret("users", _htpasswd="ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\n"),
+            m.secret("users", _htpasswd=f"ann:{SHA_OF_TEST}"),
         )
 
-        assert (await site.ask("before.test", client=client)).headers.get("connection") == "close"
-        assert await site.status("before.test", client=client) == 401
+        answer = await site.ask("before.test", client=client)
+        assert (answer.status_code, answer.headers.get("connection")) == (401, None)
+
+
+async def test_a_connection_whose_chain_lacks_a_filter_is_closed_after_500(site: Site) -> None:
+    """What has to be set in the chain is not there on a connection of an older one: nobody passes there."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await site.apply(m.route("older", f"[{{{m.to('one')}}}]"))
+        assert await site.status("older.test", client=client) == 200
+
+        auth = "basicAuth: {users: {name: users}, forwardUsernameHeader: x-user}"
+        await site.apply(
+            m.policy("SecurityPolicy", "older", auth, "HTTPRoute/older"),
+            m.secret("users", _htpasswd=f"ann:{SHA_OF_TEST}"),
+        )
+
+        answer = await site.ask("older.test", client=client, auth=("ann", "test"))
+        assert (answer.status_code, answer.headers.get("connection")) == (500, "close")
+        assert await site.status("older.test", client=client, auth=("ann", "test")) == 200
+        assert await site.status("older.test", client=client) == 401
 
 
 async def test_a_websocket_stays_open_through_200_unrelated_changes(site: Site) -> None:
@@ -295,14 +315,41 @@ async def test_a_websocket_stays_open_through_200_unrelated_changes(site: Site) 
                     assert await socket.recv() == str(n)
 
 
+async def test_a_policy_does_not_touch_the_listener(site: Site) -> None:
+    """Neither the first of its kind, nor a changed one, nor other users."""
+    await site.apply(
+        m.route("calm", f"[{{{m.to('one')}}}]"), m.secret("calm", _htpasswd=f"ann:{SHA_OF_TEST}")
+    )
+    of_gateway = m.policy("SecurityPolicy", "other", "basicAuth: {users: {name: calm}}", "Gateway/gateway")
+    before = listener_changes(site)
+
+    for policy in (
+        m.policy("SecurityPolicy", "calm", "basicAuth: {users: {name: calm}}", "HTTPRoute/calm"),
+        m.secret("calm", _htpasswd=f"bob:{SHA_OF_TEST}"),
+        m.policy("SecurityPolicy", "calm", "cors: {allowOrigins: ['https://a.test']}", "HTTPRoute/calm"),
+        of_gateway,
+        m.policy("BackendTrafficPolicy", "calm", FAULT, "HTTPRoute/calm"),
+    ):
+        await site.apply(policy)
+
+    assert await site.status("calm.test") == 200, "the policy of the route replaces that of the Gateway"
+    assert listener_changes(site) == before
+    await site.delete(of_gateway)
+
+
 async def test_a_websocket_outlives_a_change_of_its_listener(site: Site) -> None:
-    """The first policy with a filter of its own makes another listener; what is open there is not cut off."""
+    """What is open there is not cut off: it has the old listener's settings until it ends by itself."""
     async with websocket_echo() as port:
         await site.apply(m.local("talk", port), m.route("talk", f"[{{{m.to('talk')}}}]"))
         async with connect("ws://talk.test/", host="127.0.0.1", port=site.port) as socket:
             before = listener_changes(site)
-            abort = "faultInjection: {abort: {httpStatus: 503, percentage: 0}}"
-            await site.apply(m.policy("BackendTrafficPolicy", "first", abort, "HTTPRoute/talk"))
+            policy = m.policy(
+                "ClientTrafficPolicy",
+                "talk",
+                "timeout: {http: {requestReceivedTimeout: 9s}}",
+                "Gateway/gateway",
+            )
+            await site.apply(policy)
             assert listener_changes(site) > before
 
             # Longer than Envoy waits for requests when it is to end.
@@ -311,6 +358,7 @@ async def test_a_websocket_outlives_a_change_of_its_listener(site: Site) -> None
                 async with asyncio.timeout(5):
                     assert await socket.recv() == str(n)
                 await asyncio.sleep(1)
+        await site.delete(policy)
 
 
 def listener_changes(site: Site) -> int:

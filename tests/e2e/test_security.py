@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
+import httpx
 import pytest
 
 from tests.e2e import manifests as m
@@ -70,14 +71,16 @@ async def test_a_password_is_asked_for(site: Site) -> None:
     basic = "basicAuth: {users: {name: users}, forwardUsernameHeader: x-user}"
     await site.apply(m.route("basic", f"[{{{m.to('one')}}}]"), users, on("HTTPRoute/basic", "basic", basic))
 
-    assert await site.status("basic.test") == 401
-    assert await site.status("basic.test", auth=("ann", "wrong")) == 401
-    assert (await site.reached("basic.test", auth=("ann", "secret"))).header("x-user") == "ann"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        ann, bob = ("ann", "secret"), ("bob", "other")
+        assert await site.status("basic.test", client=client) == 401
+        assert await site.status("basic.test", client=client, auth=("ann", "wrong")) == 401
+        assert (await site.reached("basic.test", client=client, auth=ann)).header("x-user") == "ann"
 
-    await site.apply(m.secret("users", _htpasswd=htpasswd(bob="other")))
+        await site.apply(m.secret("users", _htpasswd=htpasswd(bob="other")))
 
-    assert await site.status("basic.test", auth=("ann", "secret")) == 401
-    assert await site.status("basic.test", auth=("bob", "other")) == 200
+        assert await site.status("basic.test", client=client, auth=ann) == 401
+        assert await site.status("basic.test", client=client, auth=bob) == 200
 
 
 async def test_a_policy_that_cannot_be_built_fails_closed(site: Site) -> None:

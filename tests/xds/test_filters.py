@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from msgspec import structs
 
 from moongate.api.base import ListenerId
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.envoy_listeners import route_configurations
 from moongate.engine import Failed
 from moongate.store import get
-from moongate.xds.filters import filters_of, http_filters
-from tests.core import EG, Core, gateway, http
+from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
+from moongate.xds.route_entries import fail_closed
+from moongate.xds.routes import route_entries_of
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
 from tests.routes import WEB, http_route, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
@@ -24,8 +32,34 @@ POLICY = """
 """
 
 
+AUTH = """
+    apiVersion: gateway.envoyproxy.io/v1alpha1
+    kind: SecurityPolicy
+    metadata: {name: NAME, namespace: default}
+    spec:
+      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: ROUTE}]
+      basicAuth: {users: {name: users}HEADER}
+"""
+USERS = secret("users", {".htpasswd": b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}, type_="Opaque")
+STANDING = ["envoy.filters.http.fault", "envoy.filters.http.cors", "envoy.filters.http.basic_auth"]
+
+
+def auth(name: str, route: str = "shop", header: str = "") -> str:
+    said = f", forwardUsernameHeader: {header}" if header else ""
+    return AUTH.replace("NAME", name).replace("ROUTE", route).replace("HEADER", said)
+
+
 def chain(core: Core, *listeners: ListenerId) -> list[str]:
-    return [HttpFilter.FromString(body).name for body in http_filters(core.db, listeners or (WEB,))]
+    return [one.name for one in http_filters(core.db, "chain", listeners or (WEB,))]
+
+
+def stable(*manifests: str) -> Core:
+    return Core(gateway(http("web")), service(), USERS, *manifests, config=ON_HOST)
+
+
+def routes(core: Core) -> list[Route]:
+    entries = route_entries_of(core.db, WEB, route_ref())
+    return [route for entry in entries for route in VirtualHost.FromString(entry.body).routes]
 
 
 def test_a_filter_that_no_route_uses_is_not_in_the_chain() -> None:
@@ -60,3 +94,118 @@ def test_a_route_whose_filters_cannot_be_read_leaves_the_others_theirs() -> None
 
     assert isinstance(filters_of.attempt(core.db, WEB, route_ref("broken")), Failed)
     assert chain(core) == ["envoy.filters.http.cors"]
+
+
+def test_in_a_stable_chain_filters_stand_before_anyone_uses_them() -> None:
+    """So neither the first policy nor a changed one touches a listener, and connections live on."""
+    core = stable(http_route())
+
+    assert chain(core) == STANDING
+    with core.ran() as ran:
+        core.apply(auth("staff"), http_route(rule(CORS), name="more"))
+        assert chain(core) == STANDING
+    assert "http_filters" not in ran
+
+
+def test_the_filters_that_stand_in_a_stable_chain_do_nothing_by_themselves() -> None:
+    filters = http_filters(stable(http_route()).db, "chain", (WEB,))
+
+    assert all(HttpFilter.FromString(one.body).disabled for one in filters)
+    assert not any(one.bound for one in filters)
+    assert mark(filters) is None
+
+
+def test_what_a_route_cannot_carry_is_bound_to_the_chain() -> None:
+    """Policies that agree on it share the instance, whatever else they say."""
+    core = stable(
+        http_route(),
+        http_route(name="more"),
+        http_route(name="other"),
+        auth("one", "shop", "x-user"),
+        auth("two", "more", "x-user"),
+        auth("three", "other", "x-name"),
+    )
+
+    bound = [one for one in http_filters(core.db, "chain", (WEB,)) if one.bound]
+
+    assert len(bound) == 2
+    headers = {unpacked(one.body).forward_username_header for one in bound}
+    assert headers == {"x-user", "x-name"}
+    assert not any(b"ann" in one.body for one in bound), "users come with the routes"
+
+
+def test_a_route_that_relies_on_a_bound_filter_is_closed_to_connections_without_it() -> None:
+    """Such a connection came by an older chain, or by one that Envoy refused to change."""
+    core = stable(http_route(), auth("staff", "shop", "x-user"))
+    (name,) = [one.name for one in http_filters(core.db, "chain", (WEB,)) if one.bound]
+
+    first, second = routes(core)
+
+    (state,) = first.match.filter_state
+    assert (state.key, state.string_match.contains) == (MARK, f"|{name}|")
+    assert name in first.typed_per_filter_config
+    assert first.HasField("route")
+    assert second.direct_response.status == 500
+    assert not second.match.filter_state
+    del first.match.filter_state[:]
+    assert second.match == first.match
+
+
+def test_a_chain_marks_its_connections_with_the_filters_that_are_bound_to_it() -> None:
+    core = stable(http_route(), auth("staff", "shop", "x-user"))
+    filters = http_filters(core.db, "chain", (WEB,))
+    marking = mark(filters)
+    assert marking is not None
+    config = SetFilterState()
+    marking.typed_config.Unpack(config)
+
+    (value,) = config.on_new_connection
+    (name,) = [one.name for one in filters if one.bound]
+
+    assert value.object_key == MARK
+    assert value.format_string.text_format_source.inline_string == f"|{name}|"
+
+
+def test_a_closed_entry_takes_all_connections() -> None:
+    """An entry that is refused is answered with 500, whether a connection is marked or not."""
+    core = stable(http_route(), auth("staff", "shop", "x-user"))
+    (entry,) = route_entries_of(core.db, WEB, route_ref())
+
+    (closed,) = VirtualHost.FromString(fail_closed(entry).body).routes
+
+    assert closed.direct_response.status == 500
+    assert not closed.match.filter_state
+
+
+def test_a_filter_that_lingers_stays_in_the_chain_though_no_route_needs_it() -> None:
+    core = stable(http_route(), auth("staff", "shop", "x-user"))
+    before = http_filters(core.db, "chain", (WEB,))
+    core.db.put(lingering(EG, "chain"), tuple(one for one in before if one.bound))
+    core.delete("SecurityPolicy", "default", "staff")
+
+    assert http_filters(core.db, "chain", (WEB,)) == before
+
+    core.db.put(lingering(EG, "chain"), None)
+
+    assert chain(core) == STANDING
+
+
+@pytest.mark.parametrize("config", [ON_HOST, IN_CLUSTER], ids=["stable", "reference"])
+def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway) -> None:
+    """Envoy refused the listener that has it; without the filter everybody would pass."""
+    policies = (auth("staff", "shop", "x-user"), auth("more", "more"))
+    manifests = (service(), USERS, http_route(), http_route(name="more"), *policies)
+    core = Core(gateway(http("web")), *manifests, config=config)
+    (table,) = route_configurations(core.db, EG)
+    lacking = tuple(one.name for one in needed_filters(core.db, (WEB,)) if "more" not in one.name)
+    core.db.put(missing(EG, table.name), lacking)
+
+    assert {route.direct_response.status for route in routes(core)} == {500}
+    entry, *_ = route_entries_of(core.db, WEB, route_ref("more"))
+    assert VirtualHost.FromString(entry.body).routes[0].HasField("route")
+
+
+def unpacked(body: bytes) -> BasicAuth:
+    config = BasicAuth()
+    HttpFilter.FromString(body).typed_config.Unpack(config)
+    return config

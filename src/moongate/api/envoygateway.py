@@ -16,7 +16,12 @@ from moongate.api.shared import SecretObjectReference
 CONTROLLER_NAME = "gateway.envoyproxy.io/gatewayclass-controller"
 """The controller that a GatewayClass must name unless the configuration says otherwise."""
 
-RuntimeFlag = Literal["XDSNameSchemeV2", "EndpointSliceIndex", "PerResourceSystemCASecret"]
+RuntimeFlag = Literal[
+    "XDSNameSchemeV2",
+    "EndpointSliceIndex",
+    "PerResourceSystemCASecret",
+    "StableFilterChains",  # ours: HTTP filters stand in every chain, and routes switch them on
+]
 LogLevel = Literal["debug", "info", "warn", "error"]
 LogComponent = Literal[
     "default",
@@ -218,6 +223,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                 ),
             ),
             extension_apis=ExtensionAPIs(enable_backend=True, enable_envoy_patch_policy=True),
+            runtime_flags=RuntimeFlags(enabled=("StableFilterChains",)),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
         )
 

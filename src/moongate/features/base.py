@@ -105,14 +105,22 @@ class ListenerEdit(Struct):
 
 
 class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
-    """An HTTP filter in the chain of every listener on which a route uses it.
+    """An HTTP filter of the chains of listeners.
+
+    As in the reference, a filter is in the chain of a listener on which a route uses it. With stable chains
+    (runtime flag ``StableFilterChains``) a filter that has ``stable`` stands in every chain from the start,
+    disabled, and routes carry the rest of its configuration: neither the first policy nor a changed one
+    touches a listener.
 
     Args:
         name: Envoy's filter type, ``envoy.filters.http.cors``.
         per_policy: one instance per policy, named ``<type>/<policy kind>/<namespace>/<name>``.
         disabled: off in the chain, so that only routes with a config of their own run it.
-        chain: its config in the chain.
+        chain: its config in the chain, as the reference has it.
         route: its config on a route (``typed_per_filter_config``).
+        stable: the part of its config that no route can carry, of a field's value; of ``None``, which is no
+            value, it is that of the instance which stands in every chain. Values with equal parts share an
+            instance. ``None`` instead of a function where routes can carry nothing. It holds no secrets.
     """
 
     name: str
@@ -120,9 +128,10 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     disabled: bool = False
     chain: Callable[[Db, Effective[M]], Message]
     route: Callable[[Db, Effective[M]], Message]
+    stable: Callable[[M | None], Message] | None = None
 
     def instance(self, owner: Ref) -> str:
-        """The filter's name in the chain, and the key of its config on routes."""
+        """The filter's name in the chain, and the key of its config on routes, as the reference has it."""
         return (
             f"{self.name}/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
             if self.per_policy

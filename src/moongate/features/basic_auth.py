@@ -32,6 +32,8 @@ from moongate.store import get
 
 KEY = ".htpasswd"
 """The key of the Secret."""
+_NOBODY = b"# users come with each route"
+"""An htpasswd without users; Envoy refuses an empty one."""
 SHA1_SIZE = 20
 """Bytes of a SHA-1 digest."""
 
@@ -119,6 +121,12 @@ def _chain(db: Db, basic_auth: Effective[BasicAuth]) -> Filter:
     )
 
 
+def _stable(basic_auth: BasicAuth | None) -> Filter:
+    """The header with the user's name stands in the chain alone; users come with each route."""
+    header = basic_auth.forward_username_header if basic_auth is not None else None
+    return Filter(users=DataSource(inline_bytes=_NOBODY), forward_username_header=header or "")
+
+
 def _route(db: Db, basic_auth: Effective[BasicAuth]) -> BasicAuthPerRoute:
     return BasicAuthPerRoute(users=_users(db, basic_auth))
 
@@ -129,6 +137,11 @@ FEATURE = Feature(
     model=BasicAuth,
     check=check,
     http_filter=HttpFilter(
-        name="envoy.filters.http.basic_auth", per_policy=True, disabled=True, chain=_chain, route=_route
+        name="envoy.filters.http.basic_auth",
+        per_policy=True,
+        disabled=True,
+        chain=_chain,
+        route=_route,
+        stable=_stable,
     ),
 )

@@ -60,7 +60,11 @@ def from_filter(given: HTTPCORSFilter) -> CORS:
     )
 
 
-def _chain(db: Db, cors: Effective[CORS]) -> Cors:
+def _chain(_db: Db, _cors: Effective[CORS]) -> Cors:
+    return Cors()
+
+
+def _stable(_cors: CORS | None) -> Cors:
     return Cors()
 
 
@@ -96,5 +100,5 @@ FEATURE = Feature(
     kind="SecurityPolicy",
     field="cors",
     model=CORS,
-    http_filter=HttpFilter(name="envoy.filters.http.cors", chain=_chain, route=_route),
+    http_filter=HttpFilter(name="envoy.filters.http.cors", chain=_chain, route=_route, stable=_stable),
 )

@@ -90,6 +90,10 @@ def chain(_db: Db, _fault: Effective[FaultInjection]) -> HTTPFault:
     return HTTPFault()
 
 
+def stable(_fault: FaultInjection | None) -> HTTPFault:
+    return HTTPFault()
+
+
 def route(_db: Db, fault: Effective[FaultInjection]) -> HTTPFault:
     config = HTTPFault()
     delay, abort = fault.value.delay, fault.value.abort
@@ -115,5 +119,5 @@ FEATURE = Feature(
     field="fault_injection",
     model=FaultInjection,
     check=check,
-    http_filter=HttpFilter(name="envoy.filters.http.fault", chain=chain, route=route),
+    http_filter=HttpFilter(name="envoy.filters.http.fault", chain=chain, route=route, stable=stable),
 )

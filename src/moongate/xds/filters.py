@@ -1,92 +1,213 @@
-"""The HTTP filters of a listener's chain: those that some route on it uses, in the order of the table.
+"""The HTTP filters of a listener's chain, in the order of the table of features.
 
-A filter that no route uses is not there, as in the reference; so the first use of a feature changes the
-listener, and later ones do not.
+Theory of operation
+===================
+As in the reference, a filter is in a chain while a route on it uses the filter; so the first use of a feature
+changes the listener. A route and its chain then change at different times, and connections that are open keep
+the chain that they came by. What this means for who may pass is settled in three ways:
+
+* With *stable chains* (in the configuration that moongate ships) one disabled instance of each filter that
+  routes can configure stands in every chain from the start. Nothing about the chain changes then.
+* A filter that has to be configured in the chain is *bound* to it. With stable chains the chain marks its
+  connections with the bound filters that it has (``mark``), and a route that relies on one matches only
+  connections with that mark; all others it answers with 500. So it cannot matter in which order Envoy learns
+  of listener and routes, whether it takes both, nor how old a connection is.
+* A filter leaves a chain only after the routes that relied on it: until then it *lingers*. And while a chain
+  does not have a filter (Envoy refused the listener), routes that rely on it answer 500. Both are facts about
+  Envoys, which ``chain_transitions`` writes into cells.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
+from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.gateways import config
 from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
 from moongate.features import FEATURES, cors
 from moongate.features.base import Effective
 from moongate.policies import POLICY_KINDS, effective_route_policy
 from moongate.store import SHARDS, find, get
-from moongate.xds.wire import encode, packed
+from moongate.xds.wire import encode, packed, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from google.protobuf.any_pb2 import Any as AnyMessage
 
     from moongate.api.base import ListenerId, Ref
     from moongate.api.httproute import HTTPRouteRule
     from moongate.engine import Db
     from moongate.features.base import Feature
 
+MARK: Final = "moongate.filters"
+"""The filter state of a connection that names the bound filters of its chain, each between two bars."""
+
 _ROUTE_POLICIES = tuple(kind.KIND for kind in POLICY_KINDS if kind.KIND != "ClientTrafficPolicy")
 
 
-class Used(NamedTuple):
-    """A filter that a route uses; sorts in the order of the chain.
+class ChainFilter(NamedTuple):
+    """An HTTP filter of a chain; sorts in the order of the chain.
 
     Args:
         order: position of the feature in the table.
-        name: the instance.
+        name: the instance; the key of its config on routes.
         body: the encoded ``HttpFilter``.
+        bound: whether the chain carries a part of its config that routes rely on.
     """
 
     order: int
     name: str
     body: bytes
+    bound: bool
+
+
+def lingering(gateway: Ref, chain: str) -> tuple[str, Ref, str]:
+    """The cell with the filters that a chain keeps although no route needs them: a tuple, or absent."""
+    return ("lingering-filters", gateway, chain)
+
+
+def missing(gateway: Ref, chain: str) -> tuple[str, Ref, str]:
+    """The cell with the names of the filters that a chain should have and has not: a tuple, or absent."""
+    return ("missing-filters", gateway, chain)
 
 
 @query
-def http_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[bytes, ...]:
-    """Encoded ``HttpFilter`` entries for listeners that share a connection manager, the router excluded."""
-    used: dict[str, Used] = {}
+def stable_chains(db: Db) -> bool:
+    """Whether filters stand in every chain, whoever uses them."""
+    return config(db).runtime_flags.on("StableFilterChains")
+
+
+@query
+def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The HTTP filters of the chain that some listeners share, the router excluded."""
+    filters = {one.name: one for one in db.read(lingering(members[0].gateway, chain)) or ()}
+    filters |= {one.name: one for one in needed_filters(db, members)}
+    if stable_chains(db):
+        filters |= {one.name: one for one in _standing().values()}
+    return tuple(sorted(filters.values()))
+
+
+@query
+def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The filters that have to be in a chain because some route on its listeners uses them, sorted."""
+    needed: dict[str, ChainFilter] = {}
     for listener in members:
         for part in range(SHARDS):
             for one in filters_in(db, listener, part):
-                used.setdefault(one.name, one)
-    return tuple(one.body for one in sorted(used.values()))
+                needed.setdefault(one.name, one)
+    return tuple(sorted(needed.values()))
 
 
 @query
-def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[Used, ...]:
-    """The filters that the routes of one shard use on a listener, each once, sorted.
+def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ...]:
+    """The filters that the routes of one shard need on a listener, each once, sorted.
 
     A route that cannot be judged is left out; it has no filters, as it is not served.
     """
-    used: dict[str, Used] = {}
+    needed: dict[str, ChainFilter] = {}
     for route in find(db, ROUTES, (listener.gateway, part)):
-        found = filters_of.attempt(db, listener, route)
-        for one in () if isinstance(found, Failed) else found:
-            used.setdefault(one.name, one)
-    return tuple(sorted(used.values()))
+        filters = filters_of.attempt(db, listener, route)
+        for one in () if isinstance(filters, Failed) else filters:
+            needed.setdefault(one.name, one)
+    return tuple(sorted(needed.values()))
 
 
 @query
-def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[Used, ...]:
-    """The filters that one route uses on a listener, sorted."""
-    found = get(db, HTTPRoute, route)
-    if found is None or not attached_hosts(db, route, listener):
+def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, ...]:
+    """The filters that have to be in the chain of a listener for one route, sorted.
+
+    Those that stand in every chain are not among them.
+    """
+    resource = get(db, HTTPRoute, route)
+    if resource is None or not attached_hosts(db, route, listener):
         return ()
-    used: dict[str, Used] = {}
-    for rule in found.spec.rules:
+    needed: dict[str, ChainFilter] = {}
+    for rule in resource.spec.rules:
         for feature, effective in rule_features(db, listener, route, rule):
-            if (filter_ := feature.http_filter) is None:
-                continue
-            name = filter_.instance(effective.owner)
-            if name not in used:
-                message = HttpFilter(
-                    name=name, typed_config=packed(filter_.chain(db, effective)), disabled=filter_.disabled
+            one = chain_filter(db, feature, effective)
+            if one is not None and (one.bound or not stable_chains(db)):
+                needed.setdefault(one.name, one)
+    return tuple(sorted(needed.values()))
+
+
+def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
+    """The filter that a feature needs in the chain; ``None`` when it is none."""
+    http_filter = feature.http_filter
+    if http_filter is None:
+        return None
+    order = FEATURES.index(feature)
+    if not stable_chains(db):
+        name = http_filter.instance(effective.owner)
+        chain = packed(http_filter.chain(db, effective))
+        body = encode(HttpFilter(name=name, typed_config=chain, disabled=http_filter.disabled))
+        return ChainFilter(order, name, body, bound=False)
+    if http_filter.stable is None:
+        return _bound(order, http_filter.instance(effective.owner), packed(http_filter.chain(db, effective)))
+    chain = packed(http_filter.stable(effective.value))
+    standing = _standing()[order]
+    if chain == packed(http_filter.stable(None)):
+        return standing
+    return _bound(order, standing.name, chain)
+
+
+def _bound(order: int, stem: str, chain: AnyMessage) -> ChainFilter:
+    # Its name says what it is, so that it is added or removed, and never replaced under a route.
+    name = f"{stem}/{version(chain.value)[:8]}"
+    body = encode(HttpFilter(name=name, typed_config=chain, disabled=True))
+    return ChainFilter(order, name, body, bound=True)
+
+
+@cache
+def _standing() -> Mapping[int, ChainFilter]:
+    """What stands in every stable chain, by the position of the feature."""
+    return {
+        order: ChainFilter(
+            order,
+            feature.http_filter.name,
+            encode(
+                HttpFilter(
+                    name=feature.http_filter.name,
+                    typed_config=packed(feature.http_filter.stable(None)),
+                    disabled=True,
                 )
-                used[name] = Used(FEATURES.index(feature), name, encode(message))
-    return tuple(sorted(used.values()))
+            ),
+            bound=False,
+        )
+        for order, feature in enumerate(FEATURES)
+        if feature.http_filter is not None and feature.http_filter.stable is not None
+    }
+
+
+def mark(filters: tuple[ChainFilter, ...]) -> Filter | None:
+    """The network filter that notes on a connection which bound filters its chain has; ``None`` for none."""
+    bound = [one.name for one in filters if one.bound]
+    if not bound:
+        return None
+    value = FilterStateValue(
+        object_key=MARK,
+        factory_key="envoy.string",
+        format_string=SubstitutionFormatString(
+            text_format_source=DataSource(inline_string=f"|{'|'.join(bound)}|")
+        ),
+    )
+    return Filter(name=MARK, typed_config=packed(SetFilterState(on_new_connection=[value])))
+
+
+def has_mark(name: str) -> FilterStateMatcher:
+    """What a connection must have for a route that relies on a bound filter."""
+    return FilterStateMatcher(key=MARK, string_match=StringMatcher(contains=f"|{name}|"))
 
 
 def rule_features(

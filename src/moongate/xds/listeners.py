@@ -56,7 +56,7 @@ from moongate.features.base import ListenerEdit
 from moongate.policies import EffectivePolicy, effective_gateway_policy, effective_listener_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.xds.access_logs import access_logs
-from moongate.xds.filters import http_filters
+from moongate.xds.filters import http_filters, mark
 from moongate.xds.wire import LISTENER, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -135,8 +135,11 @@ def _chain(
     _apply_policy(_policy(db, members), ListenerEdit(message, chain, hcm, tls, stat_prefix, first))
     own = list(hcm.http_filters)
     del hcm.http_filters[:]
-    hcm.http_filters.extend(HttpFilter.FromString(body) for body in http_filters(db, members))
+    filters = http_filters(db, name, members)
+    hcm.http_filters.extend(HttpFilter.FromString(one.body) for one in filters)
     hcm.http_filters.extend(own)
+    if (marking := mark(filters)) is not None:
+        chain.filters.insert(len(chain.filters) - 1, marking)
     chain.filters[-1].typed_config.CopyFrom(packed(hcm))
     if tls is not None:
         chain.transport_socket.CopyFrom(

@@ -93,7 +93,8 @@ def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
 
 def fail_closed(of: RouteEntry) -> RouteEntry:
     """The entry with nothing left but its match, answered with 500."""
-    message = VirtualHost.FromString(of.body).routes[0]
+    # The last: of a route for some connections, and one for all others, that has the match alone.
+    message = VirtualHost.FromString(of.body).routes[-1]
     shut = Route(name=message.name, match=message.match, metadata=message.metadata)
     shut.direct_response.status = 500
     return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())

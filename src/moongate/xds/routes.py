@@ -25,7 +25,7 @@ from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.envoy_listeners import route_configurations, table_of
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
@@ -41,7 +41,7 @@ from moongate.policies import (
 from moongate.policies.http_listeners import port_conflict
 from moongate.store import SHARDS, get
 from moongate.xds.destinations import Destination, rule_destination
-from moongate.xds.filters import rule_features
+from moongate.xds.filters import chain_filter, has_mark, missing, rule_features
 from moongate.xds.matches import matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
     from moongate.engine import Db
     from moongate.policies import EffectivePolicy
+    from moongate.xds.filters import ChainFilter
     from moongate.xds.route_filters import RuleFilters
 
 IN_ORDER: Final = 64
@@ -209,7 +210,7 @@ def _rule_pieces(
     ref = route.ref
     filters = read_filters(db, ref, rule)
     destination = rule_destination(db, listener, ref, index)
-    base = _rule_route(db, listener, ref, rule, filters, destination)
+    base, bound = _rule_route(db, listener, ref, rule, filters, destination)
     of_rule = names.rule(ref, index)
     policies = [effective_route_policy(db, k, listener, ref, rule.name or "") for k in ROUTE_POLICIES]
     shaped = tuple(
@@ -231,6 +232,8 @@ def _rule_pieces(
         for host in served:
             message.name = names.route(of_rule, match.index, host, preflight=match.preflight)
             body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
+            if bound:
+                body = _for_marked(message, bound, tail)
             told.append(RouteEntry(rank, host, ref, body, clusters))
     return told
 
@@ -242,16 +245,26 @@ def _rule_route(
     rule: HTTPRouteRule,
     filters: RuleFilters,
     destination: Destination,
-) -> Route:
-    """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config."""
+) -> tuple[Route, tuple[str, ...]]:
+    """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config.
+
+    With it come the names of the filters that the chain has to have for it.
+    """
     message = Route()
     apply_headers(message, filters)
+    lacking = db.read(missing(listener.gateway, table_of(db, listener))) or ()
+    used: list[ChainFilter] = []
+    for feature, effective in rule_features(db, listener, route, rule):
+        if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:
+            config = feature.http_filter.route(db, effective)
+            message.typed_per_filter_config[one.name].CopyFrom(packed(config))
+            used.append(one)
     failed = _listener_failed(db, listener) or any(
         (policy := effective_route_policy(db, kind, listener, route, rule.name or "")) is not None
         and policy.failed
         for kind in ROUTE_POLICIES
     )
-    if failed or filters.failed:
+    if failed or filters.failed or any(one.name in lacking for one in used):
         message.direct_response.status = 500
     elif filters.direct is not None:
         apply_direct_response(message, filters.direct)
@@ -261,11 +274,17 @@ def _rule_route(
         message.direct_response.status = destination.status
     else:
         _forward(db, listener, route, rule, message, filters, destination)
-    for feature, effective in rule_features(db, listener, route, rule):
-        if (filter_ := feature.http_filter) is not None:
-            config = filter_.route(db, effective)
-            message.typed_per_filter_config[filter_.instance(effective.owner)].CopyFrom(packed(config))
-    return message
+    return message, tuple(one.name for one in used if one.bound)
+
+
+def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
+    """The route for connections whose chain has its bound filters, and after it 500 for all others."""
+    number = VirtualHost.ROUTES_FIELD_NUMBER
+    marked, unmarked = Route(), Route(name=f"{message.name}/filter-missing", match=message.match)
+    marked.CopyFrom(message)
+    marked.match.filter_state.extend(has_mark(name) for name in bound)
+    unmarked.direct_response.status = 500
+    return message_field(number, encode(marked) + tail) + message_field(number, encode(unmarked))
 
 
 @query
