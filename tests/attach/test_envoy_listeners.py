@@ -13,9 +13,16 @@ def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_por
         tls_secret("d", "y.io"),
     )
 
-    assert [(e.name, e.container_port, len(e.members), e.tls) for e in envoy_listeners(core.db, EG)] == [
-        ("default/eg/a", 10080, 2, False),
-        ("default/eg/c", 10443, 2, True),
+    plain, tls = envoy_listeners(core.db, EG)
+
+    assert (plain.name, plain.container_port) == ("default/eg/a", 10080)
+    assert (tls.name, tls.container_port) == ("default/eg/c", 10443)
+    assert [(g.kind, g.name, g.stat_prefix, [m.name for m in g.members]) for g in plain.groups] == [
+        ("HTTP", "default/eg/a", "http-10080", ["a", "b"])
+    ]
+    assert [(g.kind, g.name, g.stat_prefix, [m.name for m in g.members]) for g in tls.groups] == [
+        ("HTTPS", "default/eg/c", "https-10443", ["c"]),
+        ("HTTPS", "default/eg/d", "https-10443", ["d"]),
     ]
     assert [(table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG)] == [
         ("default/eg/a", ["a", "b"]),

@@ -19,14 +19,11 @@ from moongate.features.client_ip_detection import (
     XForwardedForSettings,
     check,
 )
-from tests.features.listeners import OWNER, plain
+from tests.features.listeners import OWNER, manager_with
 
 
 def edited(detection: ClientIPDetectionSettings) -> HttpConnectionManager:
-    edit = plain()
-    assert FEATURE.listener is not None
-    FEATURE.listener(edit, Effective(detection, OWNER))
-    return edit.hcm
+    return manager_with(FEATURE, detection)
 
 
 def xff(settings: XForwardedForSettings) -> XffConfig:

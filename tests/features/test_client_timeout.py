@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
 
-from moongate.features.base import Effective, ListenerEdit
 from moongate.features.client_timeout import FEATURE, ClientTimeout, HTTPClientTimeout, TCPClientTimeout
-from tests.features.listeners import OWNER, plain
-
-
-def edited(timeout: ClientTimeout, *, first: bool = True) -> ListenerEdit:
-    edit = plain()
-    edit.first = first
-    assert FEATURE.listener is not None
-    FEATURE.listener(edit, Effective(timeout, OWNER))
-    return edit
+from tests.features.listeners import chain_with, listener_with, manager_with, plain
 
 
 def test_each_time_limit_of_http_lands_where_envoy_looks_for_it() -> None:
@@ -24,7 +15,7 @@ def test_each_time_limit_of_http_lands_where_envoy_looks_for_it() -> None:
         stream_idle_timeout="3s",
         request_headers_received_timeout="4s500ms",
     )
-    hcm = edited(ClientTimeout(http=http)).hcm
+    hcm = manager_with(FEATURE, ClientTimeout(http=http))
 
     assert hcm.request_timeout == Duration(seconds=1)
     assert hcm.common_http_protocol_options.idle_timeout == Duration(seconds=2)
@@ -33,34 +24,24 @@ def test_each_time_limit_of_http_lands_where_envoy_looks_for_it() -> None:
 
 
 def test_each_time_limit_of_connections_lands_where_envoy_looks_for_it() -> None:
-    edit = edited(
-        ClientTimeout(tcp=TCPClientTimeout(tls_handshake_timeout="5s", connection_inspection_timeout="6s"))
-    )
+    tcp = TCPClientTimeout(tls_handshake_timeout="5s", connection_inspection_timeout="6s")
+    timeout = ClientTimeout(tcp=tcp)
 
-    assert edit.chain.transport_socket_connect_timeout == Duration(seconds=5)
-    assert edit.listener.listener_filters_timeout == Duration(seconds=6)
+    chain = chain_with(FEATURE, timeout).message
+    assert chain.transport_socket_connect_timeout == Duration(seconds=5)
+    assert listener_with(FEATURE, timeout).listener_filters_timeout == Duration(seconds=6)
 
 
 def test_a_limit_of_zero_is_told_to_envoy_which_takes_it_for_none() -> None:
     """Left out, it would mean Envoy's default of five minutes."""
-    hcm = edited(ClientTimeout(http=HTTPClientTimeout(stream_idle_timeout="0s"))).hcm
+    hcm = manager_with(FEATURE, ClientTimeout(http=HTTPClientTimeout(stream_idle_timeout="0s")))
 
     assert hcm.HasField("stream_idle_timeout")
 
 
 def test_what_is_not_set_stays_at_the_default() -> None:
-    before = plain()
-    edit = edited(ClientTimeout(tcp=TCPClientTimeout(), http=HTTPClientTimeout()))
+    timeout = ClientTimeout(tcp=TCPClientTimeout(), http=HTTPClientTimeout())
 
-    assert (edit.listener, edit.chain, edit.hcm) == (before.listener, before.chain, before.hcm)
-
-
-def test_what_belongs_to_the_whole_listener_comes_from_its_first_chain() -> None:
-    """Two HTTPS listeners of a port share the Envoy listener."""
-    timeout = ClientTimeout(
-        tcp=TCPClientTimeout(tls_handshake_timeout="5s", connection_inspection_timeout="6s")
-    )
-    edit = edited(timeout, first=False)
-
-    assert not edit.listener.HasField("listener_filters_timeout")
-    assert edit.chain.transport_socket_connect_timeout == Duration(seconds=5)
+    assert chain_with(FEATURE, timeout) == plain()
+    assert listener_with(FEATURE, timeout) == listener_with(FEATURE, None)
+    assert manager_with(FEATURE, timeout) == manager_with(FEATURE, None)

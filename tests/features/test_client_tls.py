@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 
 from moongate.engine import Db
-from moongate.features.base import Effective, ListenerEdit
+from moongate.features.base import Effective
 from moongate.features.client_tls import (
     FEATURE,
     ClientTLSSettings,
@@ -20,32 +19,17 @@ from moongate.features.client_tls import (
     TLSVersion,
     check,
 )
-from moongate.xds.wire import packed
-from tests.features.listeners import OWNER, https, plain
-
-
-def apply(edit: ListenerEdit, tls: ClientTLSSettings) -> None:
-    assert FEATURE.listener is not None
-    FEATURE.listener(edit, Effective(tls, OWNER))
+from tests.features.listeners import OWNER, chain_with, https, plain
 
 
 def edited(tls: ClientTLSSettings) -> DownstreamTlsContext:
-    edit = https()
-    apply(edit, tls)
-    assert edit.tls is not None
-    return edit.tls
+    context = chain_with(FEATURE, tls, https()).tls
+    assert context is not None
+    return context
 
 
 def common(tls: ClientTLSSettings) -> CommonTlsContext:
     return edited(tls).common_tls_context
-
-
-def inspector(edit: ListenerEdit) -> TlsInspector:
-    [found] = edit.listener.listener_filters
-    config = TlsInspector()
-    assert found.name == "envoy.filters.listener.tls_inspector"
-    assert found.typed_config.Unpack(config)
-    return config
 
 
 def test_a_policy_that_says_nothing_of_versions_still_pins_them() -> None:
@@ -108,33 +92,25 @@ def test_sessions_may_be_resumed_by_ticket_or_by_id() -> None:
 
 
 def test_fingerprints_bring_the_inspector_that_computes_them() -> None:
+    inspector = chain_with(FEATURE, ClientTLSSettings(fingerprints=("JA3",)), https()).inspector
+
+    assert inspector is not None
+    assert inspector.enable_ja3_fingerprinting.value
+    assert not inspector.HasField("enable_ja4_fingerprinting")
+
+
+def test_an_inspector_that_is_there_because_of_server_names_computes_fingerprints_too() -> None:
     edit = https()
-    apply(edit, ClientTLSSettings(fingerprints=("JA3",)))
-    config = inspector(edit)
+    edit.inspector = TlsInspector()
+    chain_with(FEATURE, ClientTLSSettings(fingerprints=("JA4",)), edit)
 
-    assert config.enable_ja3_fingerprinting.value
-    assert not config.HasField("enable_ja4_fingerprinting")
-
-
-def test_chains_of_one_port_get_each_fingerprint_that_any_asks_for() -> None:
-    """They share the inspector, which may be there already because of server names."""
-    edit = https()
-    edit.listener.listener_filters.append(
-        ListenerFilter(name="envoy.filters.listener.tls_inspector", typed_config=packed(TlsInspector()))
-    )
-    apply(edit, ClientTLSSettings(fingerprints=("JA3",)))
-    apply(edit, ClientTLSSettings(fingerprints=("JA4",)))
-    config = inspector(edit)
-
-    assert config.enable_ja3_fingerprinting.value
-    assert config.enable_ja4_fingerprinting.value
+    assert edit.inspector.enable_ja4_fingerprinting.value
 
 
 def test_a_listener_without_tls_is_left_alone() -> None:
-    edit = plain()
-    apply(edit, ClientTLSSettings(min_version="1.3", fingerprints=("JA3",)))
+    tls = ClientTLSSettings(min_version="1.3", fingerprints=("JA3",))
 
-    assert edit.listener == plain().listener
+    assert chain_with(FEATURE, tls) == plain()
 
 
 def test_a_cipher_that_envoy_does_not_know_is_a_problem() -> None:

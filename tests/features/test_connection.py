@@ -9,17 +9,9 @@ from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 i
 from google.protobuf.duration_pb2 import Duration
 
 from moongate.engine import Db
-from moongate.features.base import Effective, ListenerEdit
+from moongate.features.base import Effective
 from moongate.features.connection import FEATURE, ClientConnection, ConnectionLimit, check
-from tests.features.listeners import HCM, OWNER, plain
-
-
-def edited(connection: ClientConnection, *, first: bool = True) -> ListenerEdit:
-    edit = plain()
-    edit.first = first
-    assert FEATURE.listener is not None
-    FEATURE.listener(edit, Effective(connection, OWNER))
-    return edit
+from tests.features.listeners import OWNER, chain_with, listener_with, manager_with, plain
 
 
 def problems(connection: ClientConnection) -> list[str]:
@@ -27,11 +19,12 @@ def problems(connection: ClientConnection) -> list[str]:
 
 
 def test_connections_over_the_limit_are_held_back_before_http_sees_them() -> None:
-    edit = edited(ClientConnection(connection_limit=ConnectionLimit(value=3, close_delay="10s")))
+    limit = ConnectionLimit(value=3, close_delay="10s")
+    [first] = chain_with(FEATURE, ClientConnection(connection_limit=limit)).message.filters
     config = ConnectionLimitFilter()
-    edit.chain.filters[0].typed_config.Unpack(config)
+    first.typed_config.Unpack(config)
 
-    assert [f.name for f in edit.chain.filters] == ["envoy.filters.network.connection_limit", HCM]
+    assert first.name == "envoy.filters.network.connection_limit"
     assert config.max_connections.value == 3
     assert config.delay == Duration(seconds=10)
     assert config.stat_prefix == "http-8080"
@@ -41,26 +34,27 @@ def test_the_age_of_connections_and_requests_is_limited() -> None:
     limit = ConnectionLimit(
         max_connection_duration="300s", max_requests_per_connection=100, max_stream_duration="200s"
     )
-    edit = edited(ClientConnection(connection_limit=limit))
-    options = edit.hcm.common_http_protocol_options
+    connection = ClientConnection(connection_limit=limit)
+    options = manager_with(FEATURE, connection).common_http_protocol_options
 
     assert options.max_connection_duration == Duration(seconds=300)
     assert options.max_requests_per_connection.value == 100
     assert options.max_stream_duration == Duration(seconds=200)
-    assert [f.name for f in edit.chain.filters] == [HCM]
+    assert chain_with(FEATURE, connection) == plain()
 
 
 def test_old_http1_connections_end_with_a_response_and_not_between_two() -> None:
     limit = ConnectionLimit(max_connection_duration="300s")
+    hcm = manager_with(FEATURE, ClientConnection(connection_limit=limit))
 
-    assert edited(ClientConnection(connection_limit=limit)).hcm.http1_safe_max_connection_duration
+    assert hcm.http1_safe_max_connection_duration
 
 
 @pytest.mark.parametrize(("given", "size"), [("50M", 50_000_000), ("32Ki", 32768), (65536, 65536)])
 def test_the_buffer_of_a_connection_has_the_size_that_is_asked_for(given: str | int, size: int) -> None:
-    edit = edited(ClientConnection(buffer_limit=given))
+    listener = listener_with(FEATURE, ClientConnection(buffer_limit=given))
 
-    assert edit.listener.per_connection_buffer_limit_bytes.value == size
+    assert listener.per_connection_buffer_limit_bytes.value == size
 
 
 @pytest.mark.parametrize("given", ["100G", "4Gi", -1, 2**32])
@@ -73,15 +67,17 @@ def test_a_buffer_just_below_that_is_none() -> None:
 
 
 def test_a_policy_about_connections_keeps_the_defaults_that_it_does_not_change() -> None:
-    before, edit = plain(), edited(ClientConnection())
+    connection = ClientConnection()
 
-    assert (edit.listener, edit.chain, edit.hcm) == (before.listener, before.chain, before.hcm)
+    assert chain_with(FEATURE, connection) == plain()
+    assert listener_with(FEATURE, connection) == listener_with(FEATURE, None)
+    assert manager_with(FEATURE, connection) == manager_with(FEATURE, None)
 
 
 def test_zero_accepts_all_connections_that_wait() -> None:
-    edit = edited(ClientConnection(max_accept_per_socket_event=0))
+    listener = listener_with(FEATURE, ClientConnection(max_accept_per_socket_event=0))
 
-    assert not edit.listener.HasField("max_connections_to_accept_per_socket_event")
+    assert not listener.HasField("max_connections_to_accept_per_socket_event")
 
 
 def test_negative_counts_are_problems() -> None:
@@ -89,13 +85,3 @@ def test_negative_counts_are_problems() -> None:
     given = ClientConnection(max_accept_per_socket_event=-1, connection_limit=limit)
 
     assert problems(given) == ["maxAcceptPerSocketEvent", "connectionLimit.maxRequestsPerConnection"]
-
-
-def test_what_belongs_to_the_whole_listener_comes_from_its_first_chain() -> None:
-    """Two HTTPS listeners of a port share the Envoy listener, but each counts its own connections."""
-    limit = ConnectionLimit(value=3)
-    given = ClientConnection(buffer_limit="1Mi", max_accept_per_socket_event=5, connection_limit=limit)
-    edit = edited(given, first=False)
-
-    assert edit.listener == plain().listener
-    assert len(edit.chain.filters) == 2

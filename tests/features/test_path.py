@@ -7,16 +7,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
-from moongate.features.base import Effective
 from moongate.features.path import FEATURE, EscapedSlashesAction, PathSettings
-from tests.features.listeners import OWNER, plain
+from tests.features.listeners import manager_with
 
 
 def edited(path: PathSettings) -> HttpConnectionManager:
-    edit = plain()
-    assert FEATURE.listener is not None
-    FEATURE.listener(edit, Effective(path, OWNER))
-    return edit.hcm
+    return manager_with(FEATURE, path)
 
 
 def test_nothing_set_merges_slashes_and_redirects_escaped_ones() -> None:

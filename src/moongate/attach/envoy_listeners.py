@@ -1,10 +1,11 @@
-"""How ready listeners share Envoy's listeners and route configurations.
+"""How ready listeners share Envoy's listeners, filter chains and route configurations.
 
 Theory of operation
 ===================
-Envoy has one listener for a port. Nothing tells plaintext HTTP connections of a port apart before their first
-request, so all HTTP listeners of a port share one filter chain and one route configuration; each HTTPS
-listener has its own, chosen by the hostname in the TLS handshake.
+Envoy has one listener for a port, and chooses a filter chain for each connection. What a chain is made of
+depends on what its listeners speak (``ChainKind``). Nothing tells plaintext HTTP connections of a port apart
+before their first request, so all HTTP listeners of a port share one chain and one route configuration. An
+HTTPS listener has its own, chosen by the hostname in the TLS handshake.
 
 Source: the reference's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.
 """
@@ -19,34 +20,49 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.base import ListenerId
 from moongate.attach.gateways import config
-from moongate.attach.listeners import HTTP, Listener, listeners
+from moongate.attach.listeners import ChainKind, Listener, listeners
 from moongate.engine import query
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moongate.api.base import Ref
     from moongate.engine import Db
+
+
+class ChainGroup(NamedTuple):
+    """Listeners of a port that Envoy serves by the same filter chains.
+
+    Args:
+        kind: what its chains are made of.
+        name: of its HTTP filter chain, and of its route configuration.
+        stat_prefix: what the names of its statistics begin with.
+        members: in the order of the spec, at least one.
+    """
+
+    kind: ChainKind
+    name: str
+    stat_prefix: str
+    members: tuple[ListenerId, ...]
 
 
 class EnvoyListener(Struct, frozen=True):
     """Listeners of one port that share an Envoy listener.
 
     Args:
-        name: the resource's name, which is also the route configuration's where there is no TLS.
-        chain: name of the filter chain for all members, where there is no TLS.
-        port: the listeners' own.
+        name: the resource's name.
         container_port: where Envoy listens.
-        stat_port: the port that statistics are named after.
-        members: in the order of the spec, at least one.
-        tls: each member has a filter chain and a route configuration of its own; else they share one.
+        groups: in the order of the spec, at least one.
     """
 
     name: str
-    chain: str
-    port: int
     container_port: int
-    stat_port: int
-    members: tuple[ListenerId, ...]
-    tls: bool
+    groups: tuple[ChainGroup, ...]
+
+    @property
+    def members(self) -> tuple[ListenerId, ...]:
+        """All listeners of the port that are served."""
+        return tuple(member for group in self.groups for member in group.members)
 
 
 class RouteTable(NamedTuple):
@@ -58,41 +74,29 @@ class RouteTable(NamedTuple):
 
 @query
 def envoy_listeners(db: Db, gateway: Ref) -> tuple[EnvoyListener, ...]:
-    """How the ready HTTP and HTTPS listeners of a Gateway share Envoy listeners, by first member."""
+    """How the ready listeners of a Gateway share Envoy's, by first member."""
     ports: dict[int, list[Listener]] = defaultdict(list)
     for each in listeners(db, gateway):
-        if each.ready and each.protocol in HTTP:
+        if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
-    told: list[EnvoyListener] = []
-    for members in ports.values():
-        first = members[0]
-        own = names.listener(first.id)
-        told.append(
-            EnvoyListener(
-                name=f"tcp-{first.port}" if by_port else own,
-                chain=f"http-{first.port}" if by_port else own,
-                port=first.port,
-                container_port=first.container_port,
-                stat_port=first.port if by_port else first.container_port,
-                members=tuple(m.id for m in members),
-                tls=first.protocol == "HTTPS",
-            )
+    return tuple(
+        EnvoyListener(
+            f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),
+            members[0].container_port,
+            tuple(_groups(members, by_port=by_port)),
         )
-    return tuple(told)
+        for members in ports.values()
+    )
 
 
 @query
 def route_configurations(db: Db, gateway: Ref) -> tuple[RouteTable, ...]:
     """The route configurations of a Gateway: one for an HTTPS listener, one for the HTTP ones of a port."""
     return tuple(
-        table
+        RouteTable(group.name, group.members)
         for envoy in envoy_listeners(db, gateway)
-        for table in (
-            [RouteTable(names.listener(member), (member,)) for member in envoy.members]
-            if envoy.tls
-            else [RouteTable(envoy.chain, envoy.members)]
-        )
+        for group in envoy.groups
     )
 
 
@@ -101,3 +105,18 @@ def table_of(db: Db, listener: ListenerId) -> str:
     """The name of the route configuration with a listener's routes; "" when Envoy does not serve it."""
     tables = route_configurations(db, listener.gateway)
     return next((table.name for table in tables if listener in table.members), "")
+
+
+def _groups(members: list[Listener], *, by_port: bool) -> Iterator[ChainGroup]:
+    together: dict[ListenerId | None, list[Listener]] = defaultdict(list)
+    for each in members:
+        together[None if each.chain_kind == "HTTP" else each.id].append(each)
+    for first, *others in together.values():
+        assert first.chain_kind is not None, "only listeners that Envoy can serve are grouped"
+        port = first.port if by_port else first.container_port
+        yield ChainGroup(
+            kind=first.chain_kind,
+            name=f"http-{port}" if by_port and first.chain_kind == "HTTP" else names.listener(first.id),
+            stat_prefix=f"{first.chain_kind.lower()}-{port}",
+            members=tuple(each.id for each in (first, *others)),
+        )

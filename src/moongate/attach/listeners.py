@@ -20,7 +20,7 @@ Source: Gateway API, ``Listener`` and GEP-3567 (overlapping TLS); the reference 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -38,15 +38,18 @@ from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from moongate.api.shared import LabelSelectorRequirement, SecretObjectReference
     from moongate.engine import Db
 
 K = TypeVar("K")
 
-HTTP: Final = ("HTTP", "HTTPS")
-"""Protocols whose listeners reach Envoy so far."""
+ChainKind = Literal["HTTP", "HTTPS"]
+"""What the filter chains of a listener are made of."""
+
+CHAIN_KINDS: Final[Mapping[str, ChainKind]] = {"HTTP": "HTTP", "HTTPS": "HTTPS"}
+"""By protocol; listeners of other protocols do not reach Envoy yet."""
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 """The label that each namespace has, with its name."""
@@ -63,6 +66,7 @@ class Listener(Struct, frozen=True):
     Args:
         id: which it is.
         protocol: as written.
+        chain_kind: what Envoy serves it with; ``None`` when it cannot serve the protocol yet.
         port: as written.
         container_port: where Envoy listens.
         hostname: "" for any.
@@ -80,6 +84,7 @@ class Listener(Struct, frozen=True):
 
     id: ListenerId
     protocol: str
+    chain_kind: ChainKind | None
     port: int
     container_port: int
     hostname: str
@@ -409,7 +414,7 @@ def _conclude(draft: _Draft) -> None:
 
 
 def _programmed(draft: _Draft) -> str:
-    if draft.spec.protocol in HTTP:
+    if draft.spec.protocol in CHAIN_KINDS:
         return "The listener is sent to Envoy."
     return f"The listener is valid; routes of protocol {draft.spec.protocol} are not served by this version."
 
@@ -456,6 +461,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
     return Listener(
         id=draft.id,
         protocol=draft.spec.protocol,
+        chain_kind=CHAIN_KINDS.get(draft.spec.protocol),
         port=draft.spec.port,
         container_port=_container_port(draft.spec.port, shift),
         hostname=draft.hostname,

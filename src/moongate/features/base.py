@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
     from envoy.config.route.v3.route_components_pb2 import Route
+    from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
     from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
         HttpConnectionManager,
     )
@@ -83,25 +84,22 @@ class ClusterEdit(Struct):
     backends: int = 1
 
 
-class ListenerEdit(Struct):
-    """What a ``listener`` hook works on: one filter chain with its HTTP connection manager.
+class ChainEdit(Struct):
+    """What a ``filter_chain`` hook works on: how the connections of one filter chain are taken.
 
     Args:
-        listener: the Envoy listener; shared by all chains of a port.
-        chain: the filter chain, default or by SNI; network filters go in front of the last one.
-        hcm: the connection manager; packed into the chain after all hooks ran.
-        tls: the TLS context of the chain, ``None`` on a plaintext listener.
+        message: changed in place. The translation adds the connection manager after the network filters that
+            hooks append.
+        tls: the TLS context of the chain; ``None`` on a plaintext listener.
         stat_prefix: that of the connection manager, for filters that count under the same name.
-        first: the chain is the first of its Envoy listener; what belongs to the listener as a whole (buffers,
-            listener filters' time) is taken from it alone, so that the order of chains does not matter.
+        inspector: what the TLS inspector must find out for this chain; ``None`` when the chain needs none.
+            All chains of a port share one inspector, which finds out what any of them needs.
     """
 
-    listener: Listener
-    chain: FilterChain
-    hcm: HttpConnectionManager
+    message: FilterChain
     tls: DownstreamTlsContext | None
     stat_prefix: str
-    first: bool = True
+    inspector: TlsInspector | None = None
 
 
 class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
@@ -150,7 +148,10 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True):
         http_filter: an HTTP filter, with its per-route config.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
-        listener: settings on a listener, filter chain, connection manager or TLS context.
+        listener: settings on an Envoy listener, which all filter chains of a port share. The policy of its
+            first chain decides, so the order of the others does not matter.
+        filter_chain: settings on a filter chain or its TLS context.
+        connection_manager: settings on an HTTP connection manager.
     """
 
     kind: str
@@ -160,7 +161,9 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True):
     http_filter: HttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
-    listener: Callable[[ListenerEdit, Effective[M]], None] | None = None
+    listener: Callable[[Listener, Effective[M]], None] | None = None
+    filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
+    connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
 
     def of(self, spec: Any) -> M | None:
         """The field in a policy's spec."""

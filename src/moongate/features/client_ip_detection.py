@@ -14,6 +14,9 @@ from typing import Annotated, ClassVar
 
 from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 from envoy.extensions.http.original_ip_detection.custom_header.v3.custom_header_pb2 import CustomHeaderConfig
 from envoy.extensions.http.original_ip_detection.xff.v3.xff_pb2 import XffConfig
 from envoy.type.v3.http_status_pb2 import Forbidden, HttpStatus
@@ -23,7 +26,7 @@ from msgspec import Meta, field
 from moongate.api.base import Model, Rule, form
 from moongate.api.shared import CIDR, Int32
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.features.base import Effective, Feature
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -98,23 +101,23 @@ def check(db: Db, detection: Effective[ClientIPDetectionSettings]) -> Iterator[P
             )
 
 
-def _listener(edit: ListenerEdit, detection: Effective[ClientIPDetectionSettings]) -> None:
+def _connection_manager(hcm: HttpConnectionManager, detection: Effective[ClientIPDetectionSettings]) -> None:
     spec = detection.value
     xff = spec.x_forwarded_for
     if spec.custom_header is not None:
-        _extension(edit, "custom_header", _custom_header(spec.custom_header))
+        _extension(hcm, "custom_header", _custom_header(spec.custom_header))
     elif xff is not None and xff.num_trusted_hops != 0:
-        _extension(edit, "xff", _xff(xff))
+        _extension(hcm, "xff", _xff(xff))
     else:
         # Envoy's extension trusts one proxy at least, so without any it is not asked.
-        edit.hcm.use_remote_address.value = True
-        edit.hcm.skip_xff_append = xff is not None and bool(xff.disable_x_forwarded_for_append)
+        hcm.use_remote_address.value = True
+        hcm.skip_xff_append = xff is not None and bool(xff.disable_x_forwarded_for_append)
 
 
-def _extension(edit: ListenerEdit, name: str, config: CustomHeaderConfig | XffConfig) -> None:
+def _extension(hcm: HttpConnectionManager, name: str, config: CustomHeaderConfig | XffConfig) -> None:
     # Envoy refuses detection extensions together with use_remote_address.
-    edit.hcm.use_remote_address.value = False
-    edit.hcm.original_ip_detection_extensions.append(
+    hcm.use_remote_address.value = False
+    hcm.original_ip_detection_extensions.append(
         TypedExtensionConfig(
             name=f"envoy.extensions.http.original_ip_detection.{name}", typed_config=packed(config)
         )
@@ -157,5 +160,5 @@ FEATURE = Feature(
     field="client_ip_detection",
     model=ClientIPDetectionSettings,
     check=check,
-    listener=_listener,
+    connection_manager=_connection_manager,
 )

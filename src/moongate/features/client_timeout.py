@@ -8,8 +8,13 @@ Cases:       client_timeout.md beside this file: its reference page and its gold
 
 from __future__ import annotations
 
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+
 from moongate.api.base import DurationStr, Model, milliseconds
-from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.features.base import ChainEdit, Effective, Feature
 
 
 class TCPClientTimeout(Model, frozen=True, kw_only=True):
@@ -42,26 +47,39 @@ class ClientTimeout(Model, frozen=True, kw_only=True):
     http: HTTPClientTimeout | None = None
 
 
-def _listener(edit: ListenerEdit, timeout: Effective[ClientTimeout]) -> None:
-    tcp, http = timeout.value.tcp, timeout.value.http
-    if tcp is not None:
-        if tcp.tls_handshake_timeout is not None:
-            edit.chain.transport_socket_connect_timeout.FromMilliseconds(
-                milliseconds(tcp.tls_handshake_timeout)
-            )
-        if tcp.connection_inspection_timeout is not None and edit.first:
-            edit.listener.listener_filters_timeout.FromMilliseconds(
-                milliseconds(tcp.connection_inspection_timeout)
-            )
-    if http is not None:
-        for given, field in (
-            (http.request_received_timeout, edit.hcm.request_timeout),
-            (http.request_headers_received_timeout, edit.hcm.request_headers_timeout),
-            (http.idle_timeout, edit.hcm.common_http_protocol_options.idle_timeout),
-            (http.stream_idle_timeout, edit.hcm.stream_idle_timeout),
-        ):
-            if given is not None:
-                field.FromMilliseconds(milliseconds(given))
+def _listener(listener: Listener, timeout: Effective[ClientTimeout]) -> None:
+    tcp = timeout.value.tcp
+    if tcp is not None and tcp.connection_inspection_timeout is not None:
+        limit = milliseconds(tcp.connection_inspection_timeout)
+        listener.listener_filters_timeout.FromMilliseconds(limit)
 
 
-FEATURE = Feature(kind="ClientTrafficPolicy", field="timeout", model=ClientTimeout, listener=_listener)
+def _filter_chain(edit: ChainEdit, timeout: Effective[ClientTimeout]) -> None:
+    tcp = timeout.value.tcp
+    if tcp is not None and tcp.tls_handshake_timeout is not None:
+        limit = milliseconds(tcp.tls_handshake_timeout)
+        edit.message.transport_socket_connect_timeout.FromMilliseconds(limit)
+
+
+def _connection_manager(hcm: HttpConnectionManager, timeout: Effective[ClientTimeout]) -> None:
+    http = timeout.value.http
+    if http is None:
+        return
+    for limit, field in (
+        (http.request_received_timeout, hcm.request_timeout),
+        (http.request_headers_received_timeout, hcm.request_headers_timeout),
+        (http.idle_timeout, hcm.common_http_protocol_options.idle_timeout),
+        (http.stream_idle_timeout, hcm.stream_idle_timeout),
+    ):
+        if limit is not None:
+            field.FromMilliseconds(milliseconds(limit))
+
+
+FEATURE = Feature(
+    kind="ClientTrafficPolicy",
+    field="timeout",
+    model=ClientTimeout,
+    listener=_listener,
+    filter_chain=_filter_chain,
+    connection_manager=_connection_manager,
+)

@@ -18,20 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Final, Literal
 
-from envoy.config.listener.v3.listener_components_pb2 import ListenerFilter
-from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 
 from moongate.api.base import Model, Rule, Unbuilt
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.features.base import ChainEdit, Effective, Feature
 from moongate.problem import Problem
-from moongate.xds.wire import packed
 
 TLSVersion = Literal["Auto", "1.0", "1.1", "1.2", "1.3"]
-
-TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 
 _VERSIONS: Final = {
     "Auto": TlsParameters.TLS_AUTO,
@@ -132,7 +127,7 @@ def check(db: Db, tls: Effective[ClientTLSSettings]) -> Iterator[Problem]:
             )
 
 
-def _listener(edit: ListenerEdit, tls: Effective[ClientTLSSettings]) -> None:
+def _filter_chain(edit: ChainEdit, tls: Effective[ClientTLSSettings]) -> None:
     if edit.tls is None:
         return
     spec, common = tls.value, edit.tls.common_tls_context
@@ -154,26 +149,13 @@ def _listener(edit: ListenerEdit, tls: Effective[ClientTLSSettings]) -> None:
         edit.tls.disable_stateless_session_resumption = True
     edit.tls.disable_stateful_session_resumption = resumption.stateful is None
     if spec.fingerprints:
-        _fingerprint(edit.listener, spec.fingerprints)
-
-
-def _fingerprint(listener: Listener, kinds: tuple[str, ...]) -> None:
-    """All chains of a port share one inspector, so it computes what any of them asks for."""
-    inspector = next((f for f in listener.listener_filters if f.name == TLS_INSPECTOR), None)
-    config = TlsInspector()
-    if inspector is None:
-        inspector = ListenerFilter(name=TLS_INSPECTOR)
-        listener.listener_filters.append(inspector)
-        inspector = listener.listener_filters[-1]
-    else:
-        inspector.typed_config.Unpack(config)
-    if "JA3" in kinds:
-        config.enable_ja3_fingerprinting.value = True
-    if "JA4" in kinds:
-        config.enable_ja4_fingerprinting.value = True
-    inspector.typed_config.CopyFrom(packed(config))
+        inspector = edit.inspector = edit.inspector or TlsInspector()
+        if "JA3" in spec.fingerprints:
+            inspector.enable_ja3_fingerprinting.value = True
+        if "JA4" in spec.fingerprints:
+            inspector.enable_ja4_fingerprinting.value = True
 
 
 FEATURE = Feature(
-    kind="ClientTrafficPolicy", field="tls", model=ClientTLSSettings, check=check, listener=_listener
+    kind="ClientTrafficPolicy", field="tls", model=ClientTLSSettings, check=check, filter_chain=_filter_chain
 )

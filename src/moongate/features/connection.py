@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import (
     ConnectionLimit as ConnectionLimitFilter,
+)
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
 )
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
@@ -21,7 +25,7 @@ from msgspec import Meta
 from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, milliseconds
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.features.base import ChainEdit, Effective, Feature
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -94,41 +98,51 @@ def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
         )
 
 
-def _listener(edit: ListenerEdit, connection: Effective[ClientConnection]) -> None:
+def _listener(listener: Listener, connection: Effective[ClientConnection]) -> None:
     spec = connection.value
-    if edit.first:
-        if spec.buffer_limit is not None:
-            edit.listener.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
-        if spec.max_accept_per_socket_event:
-            edit.listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
-        else:
-            edit.listener.ClearField("max_connections_to_accept_per_socket_event")
-    if spec.connection_limit is not None:
-        _limit(edit, spec.connection_limit)
+    if spec.buffer_limit is not None:
+        listener.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
+    if spec.max_accept_per_socket_event:
+        listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
+    else:
+        listener.ClearField("max_connections_to_accept_per_socket_event")
 
 
-def _limit(edit: ListenerEdit, limit: ConnectionLimit) -> None:
-    options = edit.hcm.common_http_protocol_options
+def _filter_chain(edit: ChainEdit, connection: Effective[ClientConnection]) -> None:
+    limit = connection.value.connection_limit
+    if limit is None or limit.value is None:
+        return
+    config = ConnectionLimitFilter(
+        stat_prefix=edit.stat_prefix, max_connections=UInt64Value(value=limit.value)
+    )
+    if limit.close_delay is not None:
+        config.delay.FromMilliseconds(milliseconds(limit.close_delay))
+    edit.message.filters.append(
+        Filter(name="envoy.filters.network.connection_limit", typed_config=packed(config))
+    )
+
+
+def _connection_manager(hcm: HttpConnectionManager, connection: Effective[ClientConnection]) -> None:
+    limit = connection.value.connection_limit
+    if limit is None:
+        return
+    options = hcm.common_http_protocol_options
     if limit.max_connection_duration is not None:
         options.max_connection_duration.FromMilliseconds(milliseconds(limit.max_connection_duration))
         # HTTP/1 clients are told by "Connection: close" with a response, not cut off between two.
-        edit.hcm.http1_safe_max_connection_duration = True
+        hcm.http1_safe_max_connection_duration = True
     if limit.max_requests_per_connection is not None:
         options.max_requests_per_connection.value = limit.max_requests_per_connection
     if limit.max_stream_duration is not None:
         options.max_stream_duration.FromMilliseconds(milliseconds(limit.max_stream_duration))
-    if limit.value is not None:
-        config = ConnectionLimitFilter(
-            stat_prefix=edit.stat_prefix, max_connections=UInt64Value(value=limit.value)
-        )
-        if limit.close_delay is not None:
-            config.delay.FromMilliseconds(milliseconds(limit.close_delay))
-        edit.chain.filters.insert(
-            len(edit.chain.filters) - 1,
-            Filter(name="envoy.filters.network.connection_limit", typed_config=packed(config)),
-        )
 
 
 FEATURE = Feature(
-    kind="ClientTrafficPolicy", field="connection", model=ClientConnection, check=check, listener=_listener
+    kind="ClientTrafficPolicy",
+    field="connection",
+    model=ClientConnection,
+    check=check,
+    listener=_listener,
+    filter_chain=_filter_chain,
+    connection_manager=_connection_manager,
 )

@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 
 from moongate.api.base import Model
-from moongate.features.base import Effective, Feature, ListenerEdit
+from moongate.features.base import Effective, Feature
 
 EscapedSlashesAction = Literal["KeepUnchanged", "RejectRequest", "UnescapeAndForward", "UnescapeAndRedirect"]
 
@@ -36,11 +36,16 @@ class PathSettings(Model, frozen=True, kw_only=True):
     """Keep ``//`` as it is; otherwise it becomes ``/``."""
 
 
-def _listener(edit: ListenerEdit, path: Effective[PathSettings]) -> None:
-    edit.hcm.merge_slashes = not path.value.disable_merge_slashes
-    edit.hcm.path_with_escaped_slashes_action = _ACTIONS[
+def _connection_manager(hcm: HttpConnectionManager, path: Effective[PathSettings]) -> None:
+    hcm.merge_slashes = not path.value.disable_merge_slashes
+    hcm.path_with_escaped_slashes_action = _ACTIONS[
         path.value.escaped_slashes_action or "UnescapeAndRedirect"
     ]
 
 
-FEATURE = Feature(kind="ClientTrafficPolicy", field="path", model=PathSettings, listener=_listener)
+FEATURE = Feature(
+    kind="ClientTrafficPolicy",
+    field="path",
+    model=PathSettings,
+    connection_manager=_connection_manager,
+)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 @query
 def sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
-    """The other plaintext HTTP listeners that are served on a listener's port; none for a TLS listener."""
+    """The other listeners whose connections Envoy takes by the same filter chain."""
     for envoy in envoy_listeners(db, listener.gateway):
-        if listener in envoy.members and not envoy.tls:
-            return tuple(member for member in envoy.members if member != listener)
+        for group in envoy.groups:
+            if listener in group.members:
+                return tuple(member for member in group.members if member != listener)
     return ()
 
 

@@ -15,7 +15,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as Secre
 from moongate import names
 from moongate.api.core import Secret
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem
-from moongate.attach.listeners import HTTP, listeners
+from moongate.attach.listeners import listeners
 from moongate.engine import query
 from moongate.store import get
 from moongate.xds.wire import SECRET, XdsResource, encode
@@ -31,7 +31,7 @@ def secret_refs(db: Db, gateway: Ref) -> tuple[Ref, ...]:
     served = {
         ref
         for each in listeners(db, gateway)
-        if each.ready and each.protocol in HTTP
+        if each.ready and each.chain_kind is not None
         for ref in each.certificates
     }
     return tuple(sorted(served))

@@ -1,0 +1,141 @@
+"""The filter chains of HTTP and HTTPS listeners: TLS and a connection manager, with safe defaults.
+
+Theory of operation
+===================
+A chain's settings are those of the ClientTrafficPolicy that holds for its listeners, written by the hooks of
+features over the defaults below. Certificates and routes are named, not held: a rotated certificate or an
+edited route does not change a listener, so Envoy keeps its connections.
+
+Source: the reference's defaults, chosen after Envoy's "Configuring Envoy as an edge proxy".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, HttpProtocolOptions
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+    Rds,
+)
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from moongate import names
+from moongate.attach.listeners import listener_at
+from moongate.engine import query
+from moongate.features.base import ChainEdit
+from moongate.xds.access_logs import access_logs
+from moongate.xds.filter_chains import ChainEntry, ChainPart, client_policy, entry, over_ads, settings
+from moongate.xds.filters import http_filters, mark
+from moongate.xds.wire import packed
+
+if TYPE_CHECKING:
+    from moongate.api.base import Ref
+    from moongate.attach.envoy_listeners import ChainGroup
+    from moongate.attach.listeners import Listener
+    from moongate.engine import Db
+
+HCM: Final = "envoy.filters.network.http_connection_manager"
+ROUTER: Final = "envoy.filters.http.router"
+
+
+@query
+def http_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
+    """The chain of plaintext listeners: of all connections to their port."""
+    edit = ChainEdit(FilterChain(name=group.name), None, group.stat_prefix)
+    return (ChainPart.of(_chain(db, group, edit)),)
+
+
+@query
+def https_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
+    """The chain of one TLS listener: of the connections that ask for its hostname."""
+    [member] = group.members
+    listener = listener_at(db, member)
+    assert listener is not None, "a group is of listeners that there are"
+    edit = ChainEdit(FilterChain(name=group.name), _tls(listener), group.stat_prefix)
+    if listener.hostname:
+        edit.message.filter_chain_match.server_names.append(listener.hostname)
+        edit.inspector = TlsInspector()
+    return (ChainPart.of(_chain(db, group, edit)),)
+
+
+def _chain(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainEntry:
+    gateway = group.members[0].gateway
+    policy = client_policy(db, group.members)
+    hcm = _connection_manager(db, gateway, group)
+    if policy is not None and edit.tls is not None:
+        edit.tls.common_tls_context.tls_params.CopyFrom(
+            TlsParameters(
+                tls_minimum_protocol_version=TlsParameters.TLSv1_2,
+                tls_maximum_protocol_version=TlsParameters.TLSv1_3,
+            )
+        )
+    for feature, effective in settings(policy):
+        if feature.filter_chain is not None:
+            feature.filter_chain(edit, effective)
+        if feature.connection_manager is not None:
+            feature.connection_manager(hcm, effective)
+    filters = http_filters(db, group.name, group.members)
+    hcm.http_filters.extend(HttpFilter.FromString(one.body) for one in filters)
+    hcm.http_filters.append(router(access_logs(db, gateway, "Upstream")))
+    if (marking := mark(filters)) is not None:
+        edit.message.filters.append(marking)
+    edit.message.filters.append(Filter(name=HCM, typed_config=packed(hcm)))
+    return entry(edit, group.members[0].owner, default=edit.tls is None)
+
+
+def _connection_manager(db: Db, gateway: Ref, group: ChainGroup) -> HttpConnectionManager:
+    return HttpConnectionManager(
+        stat_prefix=group.stat_prefix,
+        rds=Rds(config_source=over_ads(), route_config_name=group.name),
+        access_log=[AccessLog.FromString(body) for body in access_logs(db, gateway, "Route")],
+        # The upstream's Server header is none of our business.
+        server_header_transformation=HttpConnectionManager.PASS_THROUGH,
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=UInt32Value(value=100),
+            initial_stream_window_size=UInt32Value(value=64 * 1024),
+            initial_connection_window_size=UInt32Value(value=1024 * 1024),
+        ),
+        use_remote_address=BoolValue(value=True),
+        normalize_path=BoolValue(value=True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManager.UNESCAPE_AND_REDIRECT,
+        common_http_protocol_options=HttpProtocolOptions(
+            headers_with_underscores_action=HttpProtocolOptions.HeadersWithUnderscoresAction.REJECT_REQUEST
+        ),
+    )
+
+
+def router(logs: tuple[bytes, ...] = ()) -> HttpFilter:
+    """The last HTTP filter of a chain, which sends a request on.
+
+    Args:
+        logs: encoded ``AccessLog`` entries that it writes.
+    """
+    config = Router(suppress_envoy_headers=True, upstream_log=[AccessLog.FromString(body) for body in logs])
+    if logs:
+        config.upstream_log_options.flush_upstream_log_on_upstream_stream = True
+    return HttpFilter(name=ROUTER, typed_config=packed(config))
+
+
+def _tls(listener: Listener) -> DownstreamTlsContext:
+    return DownstreamTlsContext(
+        common_tls_context=CommonTlsContext(
+            alpn_protocols=("http/1.1",) if listener.http1_only else ("h2", "http/1.1"),
+            tls_certificate_sds_secret_configs=[
+                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads())
+                for ref in listener.certificates
+            ],
+        ),
+        # Resumed sessions outlive a change of certificates or of client validation.
+        disable_stateless_session_resumption=True,
+        disable_stateful_session_resumption=True,
+    )

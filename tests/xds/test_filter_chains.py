@@ -1,0 +1,83 @@
+"""Filter chains are built one by one, and joined into the listener that they share."""
+
+from __future__ import annotations
+
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+
+from moongate.xds.listeners import listener, listener_parts
+from tests.core import EG, Core, gateway, https, tls_secret
+from tests.listeners import client_traffic_policy, manager, sent
+
+LISTENER = "default/eg/a"
+
+
+def two_tls_listeners(*policies: str) -> Core:
+    return Core(
+        gateway(https("a", "a", hostname="a.test"), https("b", "b", hostname="b.test")),
+        tls_secret("a", "a.test"),
+        tls_secret("b", "b.test"),
+        *policies,
+    )
+
+
+def test_the_inspector_of_a_port_finds_out_what_any_chain_needs() -> None:
+    """All chains share it: one asks for JA3 fingerprints, the other for JA4, and both for server names."""
+    core = two_tls_listeners(
+        client_traffic_policy("tls: {fingerprints: [JA3]}", section="a", name="one"),
+        client_traffic_policy("tls: {fingerprints: [JA4]}", section="b", name="other"),
+    )
+    [inspector] = sent(core, LISTENER).listener_filters
+    config = TlsInspector()
+
+    assert inspector.name == "envoy.filters.listener.tls_inspector"
+    assert inspector.typed_config.Unpack(config)
+    assert config.enable_ja3_fingerprinting.value
+    assert config.enable_ja4_fingerprinting.value
+
+
+def test_what_chains_share_is_set_by_the_policy_of_the_first() -> None:
+    """Buffers and time limits of inspection belong to the port; a limit of connections to each chain."""
+    core = two_tls_listeners(
+        client_traffic_policy("connection: {bufferLimit: 1Mi, connectionLimit: {value: 1}}", "a", "one"),
+        client_traffic_policy(
+            "connection: {bufferLimit: 2Mi, connectionLimit: {value: 2}}\n"
+            "          timeout: {tcp: {connectionInspectionTimeout: 2s, tlsHandshakeTimeout: 2s}}",
+            "b",
+            "other",
+        ),
+    )
+    message = sent(core, LISTENER)
+
+    assert message.per_connection_buffer_limit_bytes.value == 2**20
+    assert not message.HasField("listener_filters_timeout")
+    assert [len(chain.filters) for chain in message.filter_chains] == [2, 2]
+    assert message.filter_chains[1].transport_socket_connect_timeout.seconds == 2
+
+
+def test_a_changed_chain_is_encoded_alone_and_joined_with_the_others() -> None:
+    """Nothing of the other chains is built again, nor of what they share."""
+    core = two_tls_listeners()
+    before = listener(core.db, EG, LISTENER)
+    kept = listener_parts(core.db, EG, LISTENER)[0]
+
+    core.apply(client_traffic_policy("path: {disableMergeSlashes: true}", section="b"))
+    with core.ran() as ran:
+        after = listener(core.db, EG, LISTENER)
+
+    assert after != before
+    assert (ran["https_chains"], ran["listener_parts"], ran["listener"]) == (1, 1, 1)
+    assert "listener_head" not in ran
+    assert listener_parts(core.db, EG, LISTENER)[0] is kept
+    assert [manager(chain).merge_slashes for chain in sent(core, LISTENER).filter_chains] == [True, False]
+
+
+def test_entries_say_what_they_are_made_from() -> None:
+    """Whoever finds that Envoy refuses one of them can name it, and tell whose it is."""
+    core = two_tls_listeners()
+    entries = [entry for part in listener_parts(core.db, EG, LISTENER) for entry in part.entries]
+
+    assert [(entry.name, entry.origin) for entry in entries] == [("default/eg/a", EG), ("default/eg/b", EG)]
+
+
+def test_a_listener_that_is_not_served_has_no_chains() -> None:
+    assert listener_parts(two_tls_listeners().db, EG, "default/eg/other") == ()
