@@ -1,0 +1,226 @@
+"""A program of its own: callers with and without credentials, who note every answer while policies change.
+
+It asks over connections of all kinds: new ones, old ones that are busy, old ones that are mostly idle, over
+HTTP/1.1 and HTTP/2. It reads a plan from its first argument, asks, prints a line when all connections are
+open, goes on until standard input is closed, and then writes what became of each request to a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from itertools import cycle, product
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import msgspec
+from hpack import Decoder, Encoder
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+KINDS = ("new", "http1", "http2", "idle1", "idle2")
+"""New connections for each request; busy ones of HTTP/1.1 and HTTP/2; idle ones of both."""
+
+IDLE_EVERY = 40
+"""An idle connection asks so many times less often."""
+
+
+class Plan(msgspec.Struct):
+    """What to ask.
+
+    Args:
+        port: of the gateway, on loopback.
+        hosts: whom to ask for.
+        credentials: caller → value of the header ``authorization``; "" for none.
+        pause_s: between two requests of a busy connection.
+        result: the file to write.
+    """
+
+    port: int
+    hosts: list[str]
+    credentials: dict[str, str]
+    pause_s: float
+    result: str
+
+
+class Answer(NamedTuple):
+    """What became of one request.
+
+    Args:
+        sent: when, on the clock that is common to all processes of a machine.
+        received: when its status was known, or that there is none.
+        host: who was asked for.
+        caller: who asked.
+        kind: over which kind of connection.
+        status: 0 when there was no answer.
+        opened: when the connection was opened.
+        error: why there was no answer.
+    """
+
+    sent: float
+    received: float
+    host: str
+    caller: str
+    kind: str
+    status: int
+    opened: float
+    error: str = ""
+
+
+class Http1:
+    """One connection of HTTP/1.1."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened = monotonic()
+        self._reader, self._writer = reader, writer
+
+    async def ask(self, host: str, authorization: str) -> tuple[int, bool]:
+        """The status of one request, and whether the connection stays open."""
+        said = f"authorization: {authorization}\r\n" if authorization else ""
+        self._writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n{said}\r\n".encode())
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:-2])}
+        await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return int(lines[0].split(" ")[1]), headers.get("connection") != "close"
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Http2:
+    """One connection of HTTP/2, known to be so beforehand; one request at a time.
+
+    Frame by frame: a library that keeps the state of a connection takes GOAWAY for its end, but the answer of
+    a request that is under way may follow it.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened = monotonic()
+        self._reader, self._writer = reader, writer
+        self._encoder, self._decoder = Encoder(), Decoder()
+        self._stream = -1
+        self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
+
+    async def ask(self, host: str, authorization: str) -> tuple[int, bool]:
+        """The status of one request, and whether the connection stays open."""
+        self._stream += 2
+        headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", host)]
+        headers += [("authorization", authorization)] if authorization else []
+        asking = HeadersFrame(
+            self._stream, self._encoder.encode(headers), flags=["END_HEADERS", "END_STREAM"]
+        )
+        self._writer.write(asking.serialize())
+        status, ended, stays = 0, False, True
+        while not ended:
+            frame = await self._frame()
+            match frame:
+                case HeadersFrame(stream_id=self._stream):
+                    fields = self._decoder.decode(frame.data, raw=True)
+                    status = next((int(value) for name, value in fields if name == b":status"), status)
+                    ended = "END_STREAM" in frame.flags
+                case DataFrame(stream_id=self._stream):
+                    ended = "END_STREAM" in frame.flags
+                    if frame.data and not ended:
+                        self._writer.write(_room(0, len(frame.data)) + _room(self._stream, len(frame.data)))
+                    elif frame.data:
+                        self._writer.write(_room(0, len(frame.data)))
+                case RstStreamFrame(stream_id=self._stream):
+                    raise EOFError(f"the stream was reset: {frame.error_code}")
+                case GoAwayFrame():
+                    stays = False
+                    if frame.last_stream_id < self._stream:
+                        raise EOFError("the request came after GOAWAY")
+                case SettingsFrame() if "ACK" not in frame.flags:
+                    self._writer.write(SettingsFrame(0, flags=["ACK"]).serialize())
+                case PingFrame() if "ACK" not in frame.flags:
+                    self._writer.write(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
+                case _:
+                    pass
+        return status, stays
+
+    async def _frame(self) -> Frame:
+        frame, length = Frame.parse_frame_header(memoryview(await self._reader.readexactly(9)))
+        frame.parse_body(memoryview(await self._reader.readexactly(length)))
+        return frame
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _room(stream: int, octets: int) -> bytes:
+    return WindowUpdateFrame(stream, octets).serialize()
+
+
+class Callers:
+    """All connections, and what they were answered."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.answers: list[Answer] = []
+        self._plan = plan
+        self._waiting = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for kind in KINDS:
+                # One connection for each host and caller where it is to be idle, else two that ask for all.
+                pairs = list(product(self._plan.hosts, self._plan.credentials))
+                shares = [[pair] for pair in pairs] if kind.startswith("idle") else [pairs, pairs[::-1]]
+                self._waiting += len(shares)
+                for share in shares:
+                    tasks.create_task(self._call(kind, share, stop))
+
+    async def _call(self, kind: str, pairs: list[tuple[str, str]], stop: asyncio.Event) -> None:
+        connection: Http1 | Http2 | None = None
+        pause_s = self._plan.pause_s * (IDLE_EVERY if kind.startswith("idle") else 1)
+        opened_once = False
+        for host, caller in cycle(pairs):
+            if stop.is_set():
+                break
+            sent, status, error, opened, stays = monotonic(), 0, "", 0.0, False
+            try:
+                async with asyncio.timeout(10):
+                    if connection is None:
+                        streams = await asyncio.open_connection("127.0.0.1", self._plan.port)
+                        connection = Http2(*streams) if kind.endswith("2") else Http1(*streams)
+                        sent = monotonic()
+                    opened = connection.opened
+                    status, stays = await connection.ask(host, self._plan.credentials[caller])
+            except (OSError, EOFError, TimeoutError, ValueError) as failure:
+                error = repr(failure)
+            if not opened_once:
+                opened_once = True
+                self._waiting -= 1
+                if not self._waiting:
+                    print(flush=True)  # noqa: T201 - what the parent waits for
+            self.answers.append(Answer(sent, monotonic(), host, caller, kind, status, opened, error))
+            if connection is not None and (not stays or kind == "new"):
+                connection.close()
+                connection = None
+            await asyncio.sleep(pause_s)
+        if connection is not None:
+            connection.close()
+
+
+async def main(plan: Plan) -> None:
+    loop = asyncio.get_running_loop()
+    stdin = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    callers, stop = Callers(plan), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(callers.run(stop))
+        await stdin.read()
+        stop.set()
+    Path(plan.result).write_bytes(msgspec.json.encode(callers.answers))  # noqa: ASYNC240 - nothing else is left
+
+
+if __name__ == "__main__":
+    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Plan)))

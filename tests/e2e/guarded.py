@@ -1,0 +1,113 @@
+"""The harness of every feature that says who may pass: what is asked while policies change, and what may be.
+
+A test says, for each configuration that it puts in force, who may pass to which host. ``Watch`` knows from
+when to when each of them may be in force: from being given to moongate until ``served()`` has returned for
+the next. A request that was under way then may be answered by any of these, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from tests.e2e import callers
+from tests.e2e.callers import Answer, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from pathlib import Path
+
+SWITCH_S = 0.1
+"""Envoy acknowledges from its main thread; its workers, and answers under way, may be so much behind."""
+
+Passing = dict[str, frozenset[str]]
+"""Host → the callers who may pass."""
+
+
+class _Phase(NamedTuple):
+    passing: Passing
+    begun: float
+    ended: float
+
+
+class Watch:
+    """Callers under way, and what came of it when they have ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, result: Path) -> None:
+        self.answers: list[Answer] = []
+        self._process, self._result = process, result
+        self._phases: list[_Phase] = []
+
+    async def begin(self, passing: Passing) -> None:
+        """Return when all their connections are open; ``passing`` is in force."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await self._process.stdout.readline()
+        self._phases.append(_Phase(passing, 0.0, float("inf")))
+
+    @asynccontextmanager
+    async def change(self, passing: Passing) -> AsyncGenerator[None]:
+        """Another configuration is put in force in the block; when it is left, nothing else is."""
+        begun = monotonic()
+        yield
+        self._phases[-1] = self._phases[-1]._replace(ended=monotonic() + SWITCH_S)
+        self._phases.append(_Phase(passing, begun, float("inf")))
+
+    async def end(self) -> None:
+        """Stop asking, and read what became of the requests."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        async with asyncio.timeout(30):
+            assert await self._process.wait() == 0
+        self.answers = msgspec.json.decode(self._result.read_bytes(), type=list[Answer])
+
+    def strangers(self) -> list[Answer]:
+        """Requests that passed although no configuration that may have been in force lets them."""
+        return [a for a, may, _ in self._judged() if a.status == 200 and not may]
+
+    def shut_out(self) -> Counter[tuple[str, int, str]]:
+        """Requests that did not pass although each configuration lets them: by kind, status and error."""
+        return Counter(
+            (a.kind, a.status, a.error) for a, _, must in self._judged() if a.status != 200 and must
+        )
+
+    def _judged(self) -> list[tuple[Answer, bool, bool]]:
+        """Each answer, with whether some configuration lets it pass, and whether all do."""
+        judged: list[tuple[Answer, bool, bool]] = []
+        first = 0
+        for answer in sorted(self.answers, key=lambda a: a.sent):
+            while self._phases[first].ended < answer.sent:
+                first += 1
+            lets: list[bool] = []
+            for phase in self._phases[first:]:
+                if phase.begun > answer.received:
+                    break
+                lets.append(answer.caller in phase.passing[answer.host])
+            judged.append((answer, any(lets), all(lets)))
+        return judged
+
+
+@asynccontextmanager
+async def watching(
+    folder: Path, port: int, hosts: list[str], credentials: Mapping[str, str], *, pause_s: float = 0.004
+) -> AsyncGenerator[Watch]:
+    """Callers in a process of their own, from ``begin`` to ``end``."""
+    result = folder / "answers.json"
+    plan = Plan(port, hosts, dict(credentials), pause_s, str(result))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, callers.__file__, msgspec.json.encode(plan).decode()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Watch(process, result)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
