@@ -111,21 +111,24 @@ def key_bytes(key: Key) -> bytes:
 def certificate(key: Key, *domains: str, common_name: str = "", days: int = 30) -> bytes:
     """A self-signed certificate in PEM, valid from yesterday on."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
+    made = builder(key, days=days).subject_name(name).issuer_name(name)
+    if domains:
+        sans = x509.SubjectAlternativeName([x509.DNSName(domain) for domain in domains])
+        made = made.add_extension(sans, critical=False)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return made.sign(key, algorithm).public_bytes(Encoding.PEM)
+
+
+def builder(key: Key, *, days: int = 30) -> x509.CertificateBuilder:
+    """A certificate of nobody, valid from yesterday on."""
     now = datetime.now(UTC)  # noqa: TID251 - a certificate has dates
-    builder = (
+    return (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=days))
     )
-    if domains:
-        sans = x509.SubjectAlternativeName([x509.DNSName(domain) for domain in domains])
-        builder = builder.add_extension(sans, critical=False)
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-    return builder.sign(key, algorithm).public_bytes(Encoding.PEM)
 
 
 def secret(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings, strategies
 
 from moongate.api.base import Ref
-from moongate.attach.certificates import NOW, Certificate, Fault, out_of_date
+from moongate.attach.certificates import NOW, Certificate, Fault, out_of_date, reading
 from moongate.attach.certificates import certificate as certificate_in
+from tests.certificates import Odd, pem
 from tests.core import Core, certificate, key_bytes, new_key, secret, tls_secret
 
 CERT = Ref("Secret", "default", "cert")
 KEY = new_key()
 CHAIN = certificate(KEY, "x.io", "*.y.io")
+DER_KEY = KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 def test_a_certificate_stands_for_its_dns_names() -> None:
@@ -29,7 +33,7 @@ def test_without_dns_names_it_stands_for_its_common_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "words"),
     [
         pytest.param({}, "has no tls.crt", id="empty"),
         pytest.param({"tls.crt": CHAIN}, "has no tls.key", id="no-key"),
@@ -41,14 +45,94 @@ def test_without_dns_names_it_stands_for_its_common_name() -> None:
         pytest.param({"tls.crt": CHAIN, "tls.key": key_bytes(new_key())}, "does not belong", id="other-key"),
     ],
 )
-def test_a_secret_that_cannot_be_served_says_why(data: dict[str, bytes], told: str) -> None:
+def test_a_secret_that_cannot_be_served_says_why(data: dict[str, bytes], words: str) -> None:
     core = Core(secret("cert", data))
 
-    found = certificate_in(core.db, CERT)
+    fault = certificate_in(core.db, CERT)
 
-    assert isinstance(found, Fault)
-    assert told in found.told
-    assert not leaks(found.told, data.get("tls.key", b""))
+    assert isinstance(fault, Fault)
+    assert words in fault.message
+    assert not leaks(fault.message, data.get("tls.key", b""))
+
+
+ODD = Odd.of(KEY)
+
+
+@pytest.mark.parametrize(
+    ("der", "words"),
+    [
+        pytest.param(
+            ODD.duplicate_extension(), "with two extensions of the same kind", id="duplicate-extension"
+        ),
+        pytest.param(
+            ODD.unknown_version(), "of a version of X.509 that does not exist", id="unknown-version"
+        ),
+        pytest.param(
+            ODD.edi_party_name(), "an alternative name of a kind that is not known", id="edi-party-name"
+        ),
+        pytest.param(ODD.broken_name(), "has extensions in tls.crt that cannot be read", id="broken-name"),
+        pytest.param(
+            ODD.broken_subject(), "has a subject in tls.crt that cannot be read", id="broken-subject"
+        ),
+        pytest.param(ODD.unknown_key(), "whose kind of key is not known", id="unknown-key"),
+    ],
+)
+def test_a_certificate_that_breaks_the_standard_is_a_fault_of_its_secret_alone(
+    der: bytes, words: str
+) -> None:
+    """The library raises something else for each of them, and not all of it is a ``ValueError``."""
+    core = Core(secret("cert", {"tls.crt": pem(der), "tls.key": key_bytes(KEY)}))
+
+    fault = certificate_in(core.db, CERT)
+
+    assert isinstance(fault, Fault)
+    assert words in fault.message
+
+
+@settings(max_examples=50, deadline=None)
+@given(strategies.data())
+def test_a_secret_is_judged_whatever_it_holds_and_its_key_is_not_repeated(
+    data: strategies.DataObject,
+) -> None:
+    """Bytes of a certificate and of its key are changed at random."""
+    crt, key = (altered(data, der) for der in (ODD.der, DER_KEY))
+    held = {"tls.crt": pem(crt), "tls.key": pem(key, "PRIVATE KEY")}
+    core = Core(secret("cert", held))
+
+    judged = certificate_in(core.db, CERT)
+    out_of_date(core.db, CERT)
+
+    assert isinstance(judged, Certificate | Fault)
+    assert not isinstance(judged, Fault) or not leaks(judged.message, held["tls.key"])
+
+
+def altered(data: strategies.DataObject, der: bytes) -> bytes:
+    changed = bytearray(der)
+    places = strategies.integers(0, len(der) - 1)
+    for place, value in data.draw(
+        strategies.dictionaries(places, strategies.integers(0, 255), max_size=3)
+    ).items():
+        changed[place] = value
+    return bytes(changed)
+
+
+class Panic(BaseException):
+    """As the library's part in Rust raises it: no ``Exception``."""
+
+
+def test_a_panic_of_the_library_is_a_fault_and_does_not_end_the_process() -> None:
+    def panics() -> None:
+        raise Panic("with the key in its words")
+
+    assert reading(panics, "cannot be read.") == Fault("cannot be read.")
+
+
+def test_whoever_ends_the_process_does_so_while_a_certificate_is_read_too() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reading(interrupted, "cannot be read.")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +158,7 @@ def test_a_secret_of_another_type_is_not_served() -> None:
     assert certificate_in(core.db, CERT) == Fault("is of type Opaque; it must be of type kubernetes.io/tls.")
 
 
-def test_time_counts_once_somebody_tells_it() -> None:
+def test_time_counts_once_somebody_says_it() -> None:
     core = Core(tls_secret("cert", "x.io"))
     unknown = out_of_date(core.db, CERT)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-from moongate.api.base import ListenerId
+from moongate.api.base import ListenerId, Ref
 from moongate.api.shared import LabelSelector
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import (
@@ -182,26 +181,6 @@ def test_client_certificates_that_are_asked_for_keep_the_listener_closed() -> No
     assert [each.ready for each in listeners(core.db, EG)] == [False, True]
 
 
-def test_certificates_are_served_in_the_order_of_the_listener() -> None:
-    """Two certificates for a name are fine when the kinds of their keys differ."""
-    weak = rsa.generate_private_key(65537, 2048)
-    core = Core(
-        gateway(https("a", "two", "one")), tls_secret("one", "x.io"), tls_secret("two", "x.io", key=weak)
-    )
-
-    [listener] = listeners(core.db, EG)
-
-    assert [ref.name for ref in listener.certificates] == ["two", "one"]
-    assert verdicts(core) == {"a": FINE}
-
-
-def test_a_second_certificate_of_a_kind_for_a_name_is_left_out() -> None:
-    core = Core(gateway(https("a", "one", "two")), tls_secret("one", "x.io"), tls_secret("two", "x.io"))
-
-    assert [ref.name for ref in listeners(core.db, EG)[0].certificates] == ["one"]
-    assert verdicts(core) == {"a": FINE | {"ResolvedRefs": "!PartiallyInvalidCertificateRef"}}
-
-
 def test_a_listener_without_a_usable_certificate_is_accepted_but_not_served() -> None:
     core = Core(gateway(https("a", "gone")))
     told = {"Accepted": "Accepted", "Programmed": "!Invalid", "ResolvedRefs": "!InvalidCertificateRef"}
@@ -298,6 +277,36 @@ def test_a_rotated_certificate_disturbs_no_route_and_no_listener() -> None:
 
     assert after == before
     assert "listeners" not in ran
+
+
+def test_a_listener_that_moongate_fails_to_judge_costs_no_other_listener() -> None:
+    """Its own status says so, and Envoy keeps what it has of it: a bug of ours takes nothing away."""
+    core = Core(
+        gateway(https("a", "broken", hostname="a.test"), https("b", "cert", hostname="b.test")),
+        tls_secret("cert", "b.test"),
+    )
+    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+
+    failed, sound = listeners(core.db, EG)
+
+    assert verdicts(core)["b"] == FINE
+    assert verdicts(core)["a"] == {
+        "Accepted": "Accepted",
+        "Programmed": "!Pending",
+        "ResolvedRefs": "!Pending",
+    }
+    assert {c.type: c.status for c in failed.conditions}["ResolvedRefs"] == "Unknown"
+    assert next(iter(core.db.failures.values())).id in failed.conditions[1].message
+    assert failed.ready
+    assert sound.ready
+
+
+def test_a_fault_that_is_known_counts_although_moongate_fails_to_judge_the_rest() -> None:
+    core = Core(gateway(https("a", "broken", port=80), http("b")))
+    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+
+    assert verdicts(core)["a"] == lost("ProtocolConflict")
+    assert not listeners(core.db, EG)[0].ready
 
 
 def test_an_edit_of_one_gateway_does_not_judge_another() -> None:

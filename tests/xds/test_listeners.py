@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from moongate.api.base import Ref
 from moongate.attach.gateways import BIND
+from moongate.engine import Failed
 from moongate.xds.listeners import listener, listener_names
-from tests.core import EG, ON_HOST, Core, gateway, http, tls_secret
+from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
 from tests.listeners import manager, sent
 
 
@@ -49,6 +51,19 @@ def test_a_listener_takes_all_addresses_that_it_is_opened_on() -> None:
     first, second = message.address, message.additional_addresses[0].address
     assert (first.socket_address.address, first.socket_address.port_value) == ("192.0.2.7", 10080)
     assert (second.socket_address.address, second.socket_address.port_value) == ("2001:db8::7", 10080)
+
+
+def test_a_port_with_a_listener_that_cannot_be_judged_stays_as_it_was() -> None:
+    """Without its chain, a wider one would take its connections. Other ports are built as ever."""
+    core = Core(
+        gateway(https("a", "broken", hostname="a.io"), https("wide", "cert"), https("b", "cert", port=8443)),
+        tls_secret("cert", "x.io"),
+    )
+    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+
+    assert listener_names(core.db, EG)[1:] == ("default/eg/a", "default/eg/b")
+    assert isinstance(listener.attempt(core.db, EG, "default/eg/a"), Failed)
+    assert sent(core, "default/eg/b").filter_chains[0].name == "default/eg/b"
 
 
 PROXY = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "both"}}

@@ -82,3 +82,14 @@ def test_a_secret_that_is_gone_has_nothing_left() -> None:
 
     assert secret_refs(core.db, EG) == ()
     assert not sent(core).HasField("tls_certificate")
+
+
+def test_secrets_of_a_listener_that_cannot_be_judged_stay_with_envoy() -> None:
+    """moongate failed, so which of them Envoy serves is not known; none of them is taken away for it."""
+    core = Core(
+        gateway(https("a", "broken", hostname="a.io"), https("b", "cert", hostname="b.io", port=8443)),
+        tls_secret("cert", "x.io"),
+    )
+    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+
+    assert secret_refs(core.db, EG) == (Ref("Secret", "default", "broken"), CERT)

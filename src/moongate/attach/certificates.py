@@ -6,7 +6,10 @@ Facts
 * Envoy refuses a whole secret for a key that does not belong to the certificate, an RSA key under 2048 bits,
   a curve that it does not know, or a key that is neither RSA nor ECDSA; the listener would then never open.
   So each of these is found here, before Envoy sees it.
-* What is said about a Secret never holds any of its data: messages reach statuses and logs.
+* Messages about a Secret never hold any of its data, for they reach statuses and logs. What the library that
+  reads certificates says of them may hold some, so it is never repeated.
+* That library raises many things about odd input, some of which are no ``ValueError``, and its part in Rust
+  may panic. All of it is a fault of the one Secret.
 
 Source: Envoy, ``source/common/tls/server_context_impl.cc``; Kubernetes, type ``kubernetes.io/tls``.
 """
@@ -18,14 +21,14 @@ import binascii
 import re
 import textwrap
 import warnings
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 from moongate.api.core import Secret
@@ -33,6 +36,8 @@ from moongate.engine import query
 from moongate.store import get
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cryptography.hazmat.primitives.asymmetric.types import (
         CertificatePublicKeyTypes,
         PrivateKeyTypes,
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.engine import Db
+
+T = TypeVar("T")
 
 NOW: Final = "now"
 """A cell with the time, in seconds since 1970. Whoever has a clock moves it when a certificate's time comes
@@ -72,37 +79,46 @@ class Certificate(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """Why a Secret cannot be served: the rest of a sentence that begins with its name."""
+    """Why a Secret cannot be served.
 
-    told: str
+    Args:
+        message: the rest of a sentence that begins with the Secret's name.
+    """
+
+    message: str
 
 
 @query
-def certificate(db: Db, secret: Ref) -> Certificate | Fault:
+def certificate(db: Db, ref: Ref) -> Certificate | Fault:
     """The certificate in a Secret, its time not looked at, or what is wrong with the Secret.
 
     A renewed certificate for the same names is an equal answer.
     """
-    found = get(db, Secret, secret)
-    if found is None:
+    secret = get(db, Secret, ref)
+    if secret is None:
         return Fault("does not exist.")
-    if found.type != TLS_SECRET:
-        return Fault(f"is of type {found.type}; it must be of type {TLS_SECRET}.")
-    for entry in (CERTIFICATE, KEY):
-        if not found.data.get(entry):
-            return Fault(f"has no {entry}; it must hold {CERTIFICATE} and {KEY}.")
-    chain = _chain(found)
+    if secret.type != TLS_SECRET:
+        return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
+    for name in (CERTIFICATE, KEY):
+        if not secret.data.get(name):
+            return Fault(f"has no {name}; it must hold {CERTIFICATE} and {KEY}.")
+    chain = _chain(secret)
     if isinstance(chain, Fault):
         return chain
-    key = _private_key(found)
+    key = _private_key(secret)
     if isinstance(key, Fault):
         return key
-    leaf = chain[0]
-    try:
-        public = leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return Fault(f"has a certificate in {CERTIFICATE} whose kind of key is not known; use RSA or ECDSA.")
-    if _spki(public) != _spki(key.public_key()):
+    leaf = chain[0].certificate
+    unknown = f"has a certificate in {CERTIFICATE} whose kind of key is not known; use RSA or ECDSA."
+    public = reading(leaf.public_key, unknown)
+    if isinstance(public, Fault):
+        return public
+    of_certificate = reading(lambda: _spki(public), unknown)
+    of_key = reading(lambda: _spki(key.public_key()), f"holds a private key in {KEY} that cannot be read.")
+    for one in (of_certificate, of_key):
+        if isinstance(one, Fault):
+            return one
+    if of_certificate != of_key:
         return Fault(f"has a {KEY} that does not belong to the certificate in {CERTIFICATE}.")
     return _judged(leaf, public)
 
@@ -123,15 +139,11 @@ def out_of_date(db: Db, secret: Ref) -> Fault | None:
 
 
 @query
-def _validity(db: Db, secret: Ref) -> tuple[tuple[int, int], ...]:
+def _validity(db: Db, ref: Ref) -> tuple[tuple[int, int], ...]:
     """First and last second of each certificate of the chain."""
-    found = get(db, Secret, secret)
-    chain = _chain(found) if found is not None else ()
-    if isinstance(chain, Fault):
-        return ()
-    return tuple(
-        (int(c.not_valid_before_utc.timestamp()), int(c.not_valid_after_utc.timestamp())) for c in chain
-    )
+    secret = get(db, Secret, ref)
+    chain = _chain(secret) if secret is not None else ()
+    return () if isinstance(chain, Fault) else tuple((each.first, each.last) for each in chain)
 
 
 def chain_pem(secret: Secret) -> bytes:
@@ -156,45 +168,94 @@ def _judged(leaf: x509.Certificate, public: CertificatePublicKeyTypes) -> Certif
         algorithm = "ECDSA"
     else:
         return Fault(f"has a key in {KEY} that is neither RSA nor ECDSA, which is all that Envoy serves.")
+    sans = reading(lambda: _dns_names(leaf), f"has extensions in {CERTIFICATE} that cannot be read.")
+    if isinstance(sans, Fault):
+        return sans
+    names = reading(lambda: _common_names(leaf), f"has a subject in {CERTIFICATE} that cannot be read.")
+    if isinstance(names, Fault):
+        return names
+    return Certificate(algorithm, sans, sans or names[:1])
+
+
+def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
     try:
-        found = leaf.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
-        assert isinstance(found, x509.SubjectAlternativeName)
-        sans = tuple(found.get_values_for_type(x509.DNSName))
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        sans = ()
-    except ValueError:
-        return Fault(f"has extensions in {CERTIFICATE} that cannot be read.")
+        return ()
+    return tuple(names.get_values_for_type(x509.DNSName))
+
+
+def _common_names(leaf: x509.Certificate) -> tuple[str, ...]:
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return Certificate(algorithm, sans, sans or tuple(str(n.value) for n in names[:1] if n.value))
+    return tuple(str(name.value) for name in names if name.value)
 
 
-def _chain(secret: Secret) -> tuple[x509.Certificate, ...] | Fault:
+class _Member(NamedTuple):
+    """A certificate of a chain, with the first and the last second of its time."""
+
+    certificate: x509.Certificate
+    first: int
+    last: int
+
+
+def _chain(secret: Secret) -> tuple[_Member, ...] | Fault:
     blocks = _blocks(secret.data.get(CERTIFICATE, b""))
     if not blocks:
         return Fault(f"holds no PEM block in {CERTIFICATE}.")
-    chain: list[x509.Certificate] = []
-    for n, (_, der) in enumerate(blocks):
-        try:
-            with warnings.catch_warnings():
-                # A serial number of 0 or less breaks RFC 5280, and is served by Envoy all the same.
-                warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-                chain.append(x509.load_der_x509_certificate(der))
-        except ValueError:
-            return Fault(f"holds something in block {n + 1} of {CERTIFICATE} that is not a certificate.")
+    chain: list[_Member] = []
+    for n, (_, der) in enumerate(blocks, start=1):
+        none = f"holds something in block {n} of {CERTIFICATE} that is not a certificate."
+        member = reading(partial(_member, der), none)
+        if isinstance(member, Fault):
+            return member
+        chain.append(member)
     return tuple(chain)
+
+
+def _member(der: bytes) -> _Member:
+    with warnings.catch_warnings():
+        # A serial number of 0 or less breaks RFC 5280, and is served by Envoy all the same.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        read = x509.load_der_x509_certificate(der)
+    first, last = read.not_valid_before_utc, read.not_valid_after_utc
+    return _Member(read, int(first.timestamp()), int(last.timestamp()))
 
 
 def _private_key(secret: Secret) -> PrivateKeyTypes | Fault:
     blocks = _blocks(secret.data.get(KEY, b""))
     if not blocks:
         return Fault(f"holds no PEM block in {KEY}.")
-    found = next(((label, der) for label, der in blocks if label in _KEY_LABELS), None)
-    if found is None:
+    ders = [der for label, der in blocks if label in _KEY_LABELS]
+    if not ders:
         return Fault(f"holds no private key in {KEY} that is PKCS1, PKCS8 or EC.")
+    unreadable = f"holds a private key in {KEY} that cannot be read."
+    return reading(lambda: load_der_private_key(ders[0], password=None), unreadable)
+
+
+_FAULTS: Final[Mapping[type[Exception], str]] = {
+    x509.DuplicateExtension: f"has a certificate in {CERTIFICATE} with two extensions of the same kind.",
+    x509.InvalidVersion: f"has a certificate in {CERTIFICATE} of a version of X.509 that does not exist.",
+    x509.UnsupportedGeneralNameType: (
+        f"has a certificate in {CERTIFICATE} with an alternative name of a kind that is not known."
+    ),
+}
+"""What is wrong, where the library's exception says more than that something cannot be read."""
+
+
+def reading(read: Callable[[], T], fault: str) -> T | Fault:
+    """What the library makes of a user's bytes, or a fault.
+
+    Args:
+        read: one step of reading them.
+        fault: what is wrong when the step fails, as ``Fault`` has it.
+    """
     try:
-        return load_der_private_key(found[1], password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return Fault(f"holds a private key in {KEY} that cannot be read.")
+        return read()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception, and must not end the process
+        words = (message for kind, message in _FAULTS.items() if isinstance(error, kind))
+        return Fault(next(words, fault))
 
 
 def _spki(key: PublicKeyTypes) -> bytes:
@@ -203,13 +264,13 @@ def _spki(key: PublicKeyTypes) -> bytes:
 
 def _blocks(data: bytes) -> list[tuple[str, bytes]]:
     """(label, DER) of each PEM block; those that are no base64, or encrypted, are passed over."""
-    found: list[tuple[str, bytes]] = []
+    blocks: list[tuple[str, bytes]] = []
     for label, body in _BLOCK.findall(data):
         try:
-            found.append((label.decode(), base64.b64decode(b"".join(body.split()), validate=True)))
+            blocks.append((label.decode(), base64.b64decode(b"".join(body.split()), validate=True)))
         except binascii.Error:
             continue
-    return found
+    return blocks
 
 
 def _pem(label: str, der: bytes) -> bytes:

@@ -25,22 +25,21 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
-from moongate.api.core import Namespace, Secret
+from moongate.api.core import Namespace
 from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
-from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
 from moongate.attach.gateways import config, managed, proxy, rejection
-from moongate.attach.grants import granted
-from moongate.engine import query
+from moongate.attach.listener_certificates import listener_certificates
+from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from moongate.api.shared import LabelSelectorRequirement, SecretObjectReference
+    from moongate.api.shared import LabelSelectorRequirement
     from moongate.engine import Db
 
 K = TypeVar("K")
@@ -73,9 +72,8 @@ class Listener(Struct, frozen=True):
         kinds: (group, kind) of the routes that it takes; a subset of what its protocol allows.
         from_: ``All``, ``Same`` or ``Selector``: namespaces whose routes may attach.
         selector: their labels, for ``Selector``.
-        certificates: Secrets to serve, in order.
         conditions: in the order in which they are told.
-        ready: whether Envoy is to serve it.
+        ready: whether Envoy is to serve it, or, where moongate failed to judge it, to go on as before.
         http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
             hostname of another listener, as a certificate covers both.
         certificate_faults: why a certificate is not served, each at its reference, with a path within the
@@ -91,7 +89,6 @@ class Listener(Struct, frozen=True):
     kinds: tuple[tuple[str, str], ...]
     from_: str
     selector: LabelSelector | None
-    certificates: tuple[Ref, ...]
     conditions: tuple[Condition, ...]
     ready: bool
     http1_only: bool
@@ -167,20 +164,17 @@ class _Draft:
         self.id = id_
         self.spec = spec
         self.kinds: tuple[tuple[str, str], ...] = ()
-        self.certificates: tuple[Ref, ...] = ()
         self.certificate_faults: tuple[Problem, ...] = ()
         self.sans: tuple[str, ...] = ()
         self.sound = True
+        self.ready = False
+        self.failure: Failed | None = None
         self.http1_only = False
         self.conditions: dict[str, tuple[str, str, str]] = {}
 
     @property
     def hostname(self) -> str:
         return self.spec.hostname or ""
-
-    @property
-    def ready(self) -> bool:
-        return self.conditions.get("Programmed", ("",))[0] == "True"
 
     def tell(self, type_: str, status: str, reason: str, message: str) -> None:
         self.conditions[type_] = (status, reason, message)
@@ -286,7 +280,7 @@ def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
     elif not tls.certificate_refs:
         draft.fault("tls.certificateRefs is empty; mode Terminate needs at least one certificate.")
     else:
-        _judge_certificates(db, draft, gateway, tls.certificate_refs)
+        _judge_certificates(db, draft)
     if protocol == "HTTPS" and _validates_clients(gateway, draft.spec.port):
         # Open without the check that was asked for would be worse than closed.
         told = (
@@ -305,50 +299,23 @@ def _validates_clients(gateway: Gateway, port: int) -> bool:
     return of_port.validation is not None
 
 
-def _judge_certificates(
-    db: Db, draft: _Draft, gateway: Gateway, refs: tuple[SecretObjectReference, ...]
-) -> None:
-    """Take the certificates that can be served; two for one name must differ in the kind of their key."""
-    served: dict[Ref, Certificate] = {}
-    faults: list[Problem] = []
-    held: dict[tuple[str, str], Ref] = {}
-    for i, given in enumerate(refs):
-        path = f"tls.certificateRefs[{i}]"
-        target = Ref(Secret.KIND, given.namespace or gateway.metadata.namespace, given.name)
-        if (given.group, given.kind) != ("", Secret.KIND):
-            told = (
-                f"{given.group or 'core'}/{given.kind} is not served; it must be a Secret of the core group."
-            )
-            faults.append(Problem(path, told, "InvalidCertificateRef"))
-            continue
-        if not granted(db, GATEWAY_GROUP, Gateway.KIND, gateway.metadata.namespace, "", target):
-            told = f"No ReferenceGrant in namespace {target.namespace} lets this Gateway use {target}."
-            faults.append(Problem(path, told, "RefNotPermitted"))
-            continue
-        found = out_of_date(db, target) or certificate(db, target)
-        if isinstance(found, Fault):
-            faults.append(Problem(path, f"{target} {found.told}", "InvalidCertificateRef"))
-            continue
-        domains = dict.fromkeys(found.domains)
-        clash = next((d for d in domains if (found.algorithm, d) in held), None)
-        if clash is not None:
-            told = f"{target} is a second {found.algorithm} certificate for {clash}, after "
-            faults.append(Problem(path, f"{told}{held[found.algorithm, clash]}.", "InvalidCertificateRef"))
-            continue
-        held |= dict.fromkeys(((found.algorithm, d) for d in domains), target)
-        served[target] = found
-    draft.certificates = tuple(served)
-    draft.sans = tuple(san for each in served.values() for san in each.sans)
-    draft.certificate_faults = tuple(faults)
+def _judge_certificates(db: Db, draft: _Draft) -> None:
+    certificates = listener_certificates.attempt(db, draft.id)
+    if isinstance(certificates, Failed):
+        draft.failure = certificates
+        return
+    draft.sans = certificates.sans
+    draft.certificate_faults = faults = certificates.faults
     if not faults:
         return
-    told = " ".join(f"{fault.path}: {fault.message}" for fault in faults)
-    if served:
-        draft.tell("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", f"Served without some: {told}")
+    messages = " ".join(f"{fault.path}: {fault.message}" for fault in faults)
+    if certificates.served:
+        message = f"Served without some: {messages}"
+        draft.tell("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", message)
         return
     reasons = {fault.reason for fault in faults}
     reason = "RefNotPermitted" if reasons == {"RefNotPermitted"} else "InvalidCertificateRef"
-    draft.fault(f"No certificate can be served: {told}", reason, "ResolvedRefs")
+    draft.fault(f"No certificate can be served: {messages}", reason, "ResolvedRefs")
 
 
 def _protocol_conflicts(drafts: list[_Draft]) -> None:
@@ -399,18 +366,32 @@ def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
 
 
 def _conclude(draft: _Draft) -> None:
-    """Fill in what follows from what was found."""
-    found = {type_: reason for type_, (_, reason, _) in draft.conditions.items()}
-    partly = found == {"ResolvedRefs": "PartiallyInvalidCertificateRef"}
-    closed = found == {"ResolvedRefs": "InvalidCertificateRef"}
-    if not found or partly or closed:
+    """Fill in the conditions that follow from the others."""
+    reasons = {type_: reason for type_, (_, reason, _) in draft.conditions.items()}
+    partly = reasons == {"ResolvedRefs": "PartiallyInvalidCertificateRef"}
+    closed = reasons == {"ResolvedRefs": "InvalidCertificateRef"}
+    if not reasons or partly or closed:
         draft.tell("Accepted", "True", "Accepted", "The listener is valid.")
-    if not found or partly:
+    if not reasons and draft.failure is not None:
+        _conclude_failed(draft, draft.failure)
+    elif not reasons or partly:
+        draft.ready = True
         draft.tell("Programmed", "True", "Programmed", _programmed(draft))
-    elif "Programmed" not in found:
+    elif "Programmed" not in reasons:
         draft.tell("Programmed", "False", "Invalid", "Not served; the other conditions tell why.")
-    if "ResolvedRefs" not in found:
+    if "ResolvedRefs" not in draft.conditions:
         draft.tell("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
+
+
+def _conclude_failed(draft: _Draft, failure: Failed) -> None:
+    """Nothing is taken from Envoy because moongate failed to judge it: what is not known is not "none"."""
+    message = (
+        f"moongate failed to judge the certificates of this listener (failure {failure.id} in its log). "
+        "Until that is mended, Envoy keeps what it has of it."
+    )
+    draft.ready = True
+    draft.tell("Programmed", "False", "Pending", message)
+    draft.tell("ResolvedRefs", "Unknown", "Pending", message)
 
 
 def _programmed(draft: _Draft) -> str:
@@ -468,7 +449,6 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         kinds=draft.kinds,
         from_=where.from_,
         selector=where.selector,
-        certificates=draft.certificates,
         conditions=tuple(_conditions(draft, generation)),
         ready=draft.ready,
         http1_only=draft.http1_only,

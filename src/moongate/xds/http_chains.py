@@ -29,6 +29,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate import names
+from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.engine import query
 from moongate.features.base import ChainEdit
@@ -40,7 +41,6 @@ from moongate.xds.wire import packed
 if TYPE_CHECKING:
     from moongate.api.base import Ref
     from moongate.attach.envoy_listeners import ChainGroup
-    from moongate.attach.listeners import Listener
     from moongate.engine import Db
 
 HCM: Final = "envoy.filters.network.http_connection_manager"
@@ -60,7 +60,9 @@ def https_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
     [member] = group.members
     listener = listener_at(db, member)
     assert listener is not None, "a group is of listeners that there are"
-    edit = ChainEdit(FilterChain(name=group.name), _tls(listener), group.stat_prefix)
+    certificates = listener_certificates(db, member).served
+    alpn = ("http/1.1",) if listener.http1_only else ("h2", "http/1.1")
+    edit = ChainEdit(FilterChain(name=group.name), _tls(certificates, alpn), group.stat_prefix)
     if listener.hostname:
         edit.message.filter_chain_match.server_names.append(listener.hostname)
         edit.inspector = TlsInspector()
@@ -126,13 +128,12 @@ def router(logs: tuple[bytes, ...] = ()) -> HttpFilter:
     return HttpFilter(name=ROUTER, typed_config=packed(config))
 
 
-def _tls(listener: Listener) -> DownstreamTlsContext:
+def _tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:
     return DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
-            alpn_protocols=("http/1.1",) if listener.http1_only else ("h2", "http/1.1"),
+            alpn_protocols=alpn,
             tls_certificate_sds_secret_configs=[
-                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads())
-                for ref in listener.certificates
+                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads()) for ref in certificates
             ],
         ),
         # Resumed sessions outlive a change of certificates or of client validation.

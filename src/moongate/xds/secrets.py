@@ -13,45 +13,50 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsCertificate
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as SecretMessage
 
 from moongate import names
+from moongate.api.base import Ref
 from moongate.api.core import Secret
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem
+from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.attach.listeners import listeners
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.store import get
 from moongate.xds.wire import SECRET, XdsResource, encode
 
 if TYPE_CHECKING:
-    from moongate.api.base import Ref
+    from moongate.api.base import ListenerId
     from moongate.engine import Db
 
 
 @query
 def secret_refs(db: Db, gateway: Ref) -> tuple[Ref, ...]:
     """The Secrets whose certificates a Gateway's ready listeners serve, each once, sorted."""
-    served = {
-        ref
-        for each in listeners(db, gateway)
-        if each.ready and each.chain_kind is not None
-        for ref in each.certificates
-    }
-    return tuple(sorted(served))
+    served = [each.id for each in listeners(db, gateway) if each.ready and each.chain_kind is not None]
+    return tuple(sorted({ref for listener in served for ref in _certificates_of(db, listener)}))
+
+
+def _certificates_of(db: Db, listener: ListenerId) -> tuple[Ref, ...]:
+    certificates = listener_certificates.attempt(db, listener)
+    if not isinstance(certificates, Failed):
+        return certificates.served
+    # Which of them Envoy serves is not known, so it keeps all that the listener may use.
+    return tuple(ref for ref in certificate_refs(db, listener) if isinstance(ref, Ref))
 
 
 @query
 def secret(db: Db, gateway: Ref, ref: Ref) -> XdsResource:
     """A certificate with its key; an empty one when the Secret is gone, until the listeners let go of it."""
-    found = get(db, Secret, ref)
+    resource = get(db, Secret, ref)
     message = SecretMessage(name=names.secret(ref))
-    if found is not None:
-        message.tls_certificate.CopyFrom(_certificate(found))
+    if resource is not None:
+        message.tls_certificate.CopyFrom(_tls_certificate(resource))
     return XdsResource.of(SECRET, message.name, encode(message))
 
 
-def _certificate(found: Secret) -> TlsCertificate:
+def _tls_certificate(secret: Secret) -> TlsCertificate:
     certificate = TlsCertificate(
-        certificate_chain=DataSource(inline_bytes=chain_pem(found)),
-        private_key=DataSource(inline_bytes=key_pem(found)),
+        certificate_chain=DataSource(inline_bytes=chain_pem(secret)),
+        private_key=DataSource(inline_bytes=key_pem(secret)),
     )
-    if staple := found.data.get(OCSP_STAPLE):
+    if staple := secret.data.get(OCSP_STAPLE):
         certificate.ocsp_staple.inline_bytes = staple
     return certificate

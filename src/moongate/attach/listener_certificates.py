@@ -1,0 +1,88 @@
+"""Which certificates a listener serves, of those that its ``tls.certificateRefs`` name.
+
+Source: Gateway API, ``ListenerTLSConfig`` and ReferenceGrant; the reference for two certificates of one name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.core import Secret
+from moongate.api.gateway import Gateway
+from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
+from moongate.attach.grants import granted
+from moongate.engine import query
+from moongate.problem import Problem
+from moongate.store import get
+
+if TYPE_CHECKING:
+    from moongate.api.base import ListenerId
+    from moongate.api.shared import SecretObjectReference
+    from moongate.engine import Db
+
+
+class ListenerCertificates(Struct, frozen=True):
+    """The certificates of one listener.
+
+    Args:
+        served: Secrets to serve, in order.
+        sans: the DNS names of their certificates.
+        faults: why the others are not served, each at its reference, with a path within the listener.
+    """
+
+    served: tuple[Ref, ...]
+    sans: tuple[str, ...]
+    faults: tuple[Problem, ...]
+
+
+@query
+def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
+    """The certificates that a listener serves; two for one name must differ in the kind of their key."""
+    served: dict[Ref, Certificate] = {}
+    faults: list[Problem] = []
+    held: dict[tuple[str, str], Ref] = {}
+    for n, target in enumerate(certificate_refs(db, listener)):
+        path = f"tls.certificateRefs[{n}]"
+        if isinstance(target, Problem):
+            faults.append(target.under(path))
+            continue
+        judged = out_of_date(db, target) or certificate(db, target)
+        if isinstance(judged, Fault):
+            faults.append(Problem(path, f"{target} {judged.message}", "InvalidCertificateRef"))
+            continue
+        domains = dict.fromkeys(judged.domains)
+        clash = next((d for d in domains if (judged.algorithm, d) in held), None)
+        if clash is not None:
+            first = held[judged.algorithm, clash]
+            message = f"{target} is a second {judged.algorithm} certificate for {clash}, after {first}."
+            faults.append(Problem(path, message, "InvalidCertificateRef"))
+            continue
+        held |= dict.fromkeys(((judged.algorithm, d) for d in domains), target)
+        served[target] = judged
+    sans = tuple(san for each in served.values() for san in each.sans)
+    return ListenerCertificates(tuple(served), sans, tuple(faults))
+
+
+@query
+def certificate_refs(db: Db, listener: ListenerId) -> tuple[Ref | Problem, ...]:
+    """The Secret behind each certificateRef of a listener, or why the listener may not use it."""
+    gateway = get(db, Gateway, listener.owner)
+    specs = gateway.spec.listeners if gateway is not None else ()
+    tls = next((spec.tls for spec in specs if spec.name == listener.name), None)
+    return tuple(
+        _target(db, listener.owner, ref) for ref in (tls.certificate_refs if tls is not None else ())
+    )
+
+
+def _target(db: Db, owner: Ref, ref: SecretObjectReference) -> Ref | Problem:
+    if (ref.group, ref.kind) != ("", Secret.KIND):
+        message = f"{ref.group or 'core'}/{ref.kind} is not served; it must be a Secret of the core group."
+        return Problem("", message, "InvalidCertificateRef")
+    target = Ref(Secret.KIND, ref.namespace or owner.namespace, ref.name)
+    if not granted(db, GATEWAY_GROUP, owner.kind, owner.namespace, "", target):
+        message = f"No ReferenceGrant in namespace {target.namespace} lets this {owner.kind} use {target}."
+        return Problem("", message, "RefNotPermitted")
+    return target
