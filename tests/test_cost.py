@@ -263,6 +263,17 @@ def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> N
     }
 
 
+def test_a_setting_of_clusters_disturbs_no_route(many: World) -> None:
+    """What a policy says of clusters is no part of what routes are built from, nor of where they lead."""
+    cost(many, retries(1))
+    more = cost(many, gateway_policy(retry={"numRetries": 1}, circuitBreaker={"maxConnections": 7}))
+    less = cost(many, retries(1))
+
+    for change in (more, less):
+        assert {type_ for type_, _ in change.put} == {"Cluster"}
+        assert {"route_entries_of", "rule_destination", "filters_of"}.isdisjoint(change.runs)
+
+
 def test_a_rotated_certificate_is_sent_alone(many: World, some: World) -> None:
     """The listener names it and does not hold it, so that connections live on."""
     costs = [cost(world, tls_certificate(1)) for world in (many, some)]

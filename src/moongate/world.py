@@ -36,7 +36,8 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach import backends, gateways, grants, policies, routes
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.engine import STRIDE, Db, Failed
-from moongate.policies import POLICY_KINDS, effective_policy
+from moongate.policies import POLICY_KINDS
+from moongate.policies.effective import effective_policy
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status

@@ -17,10 +17,12 @@ from moongate.api.admission import checked
 from moongate.api.base import Model, Ref
 from moongate.api.httproute import HTTPRouteRule
 from moongate.engine import Db
-from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit
+from moongate.features.base import ClusterEdit, Effective, Feature, ListenerFacts, RouteEdit
+from moongate.policies.effective import RuleSettings, laid_over
 from moongate.problem import Problem
 
 OWNER = Ref("BackendTrafficPolicy", "default", "backends")
+ROUTE = Ref("HTTPRoute", "default", "shop")
 
 M = TypeVar("M", bound=Model)
 
@@ -52,14 +54,15 @@ def on_route(
     rule: HTTPRouteRule | None = None,
     action: RouteAction | None = None,
     *,
-    listener_idle: bool = False,
+    listener: ListenerFacts | None = None,
 ) -> dict[str, Any]:
-    """What a route is after the feature's hook."""
+    """What a route is after the feature's hook, where a rule has settings of its own or not."""
     assert feature.route is not None
-    edit = RouteEdit(
-        Route(route=action or RouteAction()), rule or HTTPRouteRule(), listener_idle=listener_idle
-    )
-    feature.route(edit, effective(feature, spec))
+    edit = RouteEdit(Route(route=action or RouteAction()), listener or ListenerFacts())
+    policy = RuleSettings(((feature, effective(feature, spec)),), (OWNER,), failed=False)
+    for built, setting in laid_over(policy, ROUTE, rule or HTTPRouteRule()).features:
+        if built is feature:
+            feature.route(edit, setting)
     return plain(edit.message)
 
 

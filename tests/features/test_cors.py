@@ -9,10 +9,10 @@ import pytest
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import CorsPolicy
 
 from moongate.api.base import Ref
-from moongate.api.httproute import HTTPCORSFilter
+from moongate.api.httproute import HTTPCORSFilter, HTTPRouteFilter, HTTPRouteRule
 from moongate.engine import Db
 from moongate.features.base import Effective
-from moongate.features.cors import CORS, FEATURE, Origin, from_filter
+from moongate.features.cors import CORS, FEATURE, Origin, native
 
 OWNER = Ref("SecurityPolicy", "default", "browsers")
 
@@ -89,8 +89,11 @@ def test_a_filter_of_a_route_says_the_same_in_seconds() -> None:
         max_age=123456,
     )
 
-    assert route(from_filter(given)).max_age == "123456"
-    assert from_filter(given) == CORS(
+    cors = native(HTTPRouteRule(filters=(HTTPRouteFilter(type="CORS", cors=given),)))
+
+    assert cors is not None
+    assert route(cors).max_age == "123456"
+    assert cors == CORS(
         allow_origins=("https://a.example",),
         allow_methods=("GET",),
         allow_headers=("x-a",),

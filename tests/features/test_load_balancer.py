@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
 
-from moongate.api.httproute import HTTPRouteRule
 from moongate.engine import Db
 from moongate.features.base import Effective, RouteEdit
 from moongate.features.load_balancer import FEATURE, ConsistentHash, LoadBalancer
@@ -183,7 +182,7 @@ def test_settings_of_another_type_have_no_effect() -> None:
     merged = Effective(LoadBalancer(type="RoundRobin", consistent_hash=other), OWNER)
     assert FEATURE.check is not None
     assert FEATURE.route is not None
-    edit = RouteEdit(Route(route=RouteAction()), HTTPRouteRule())
+    edit = RouteEdit(Route(route=RouteAction()))
 
     FEATURE.route(edit, merged)
 

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from moongate.api.httproute import HTTPRouteRetry, HTTPRouteRule, HTTPRouteTimeouts
+from moongate.features.base import ListenerFacts
 from moongate.features.timeout import FEATURE
 from tests.features.backends import faults, on_cluster, on_route
 
 
-def action(http: dict[str, Any], rule: HTTPRouteRule | None = None, *, listener_idle: bool = False) -> Any:
-    return on_route(FEATURE, {"http": http}, rule, listener_idle=listener_idle).get("route")
+def action(
+    http: dict[str, Any], rule: HTTPRouteRule | None = None, *, listener: ListenerFacts | None = None
+) -> Any:
+    return on_route(FEATURE, {"http": http}, rule, listener=listener).get("route")
 
 
 def test_a_request_timeout_keeps_the_stream_from_idling_out_before_it() -> None:
@@ -33,7 +36,7 @@ def test_the_policys_stream_idle_timeout_wins_over_what_would_be_derived() -> No
 
 
 def test_the_listeners_stream_idle_timeout_is_left_alone() -> None:
-    assert action({"requestTimeout": "18s"}, listener_idle=True) == {"timeout": "18s"}
+    assert action({"requestTimeout": "18s"}, listener=ListenerFacts(stream_idle=True)) == {"timeout": "18s"}
 
 
 @pytest.mark.parametrize(

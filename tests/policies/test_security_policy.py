@@ -10,7 +10,7 @@ from moongate.api.shared import SecretObjectReference
 from moongate.engine import Db
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
-from moongate.policies import effective_policy
+from moongate.policies.effective import effective_policy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy, SecurityPolicySpec
 from moongate.problem import Problem
 from moongate.store import Store

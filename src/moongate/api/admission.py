@@ -131,6 +131,14 @@ def unbuilt(resource: Model) -> Iterator[str]:
     return _plan(type(resource)).unbuilt(resource)
 
 
+@functools.cache
+def unbuilt_cluster_settings(model: type[Model]) -> frozenset[str]:
+    """The fields (Python names) of a model that are declared as ``UnbuiltClusterSetting``."""
+    info = types.type_info(model)
+    assert isinstance(info, types.StructType)
+    return frozenset(field.name for field in info.fields if _extra(field.type).get("shapes_clusters"))
+
+
 def _kind(
     document: Mapping[str, Any], kinds: Mapping[tuple[str, str], type[Resource]]
 ) -> type[Resource] | Problem:

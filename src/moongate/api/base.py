@@ -65,6 +65,10 @@ def form(pattern: str, words: str, *, low: int | None = None, high: int | None =
 Unbuilt = Annotated[Any, Meta(extra={"unbuilt": True})]
 """A field of the reference that is accepted but has no effect yet; its status says so."""
 
+UnbuiltClusterSetting = Annotated[Any, Meta(extra={"unbuilt": True, "shapes_clusters": True})]
+"""An ``Unbuilt`` field that shapes clusters in the reference. A rule that sets it has clusters of its own
+already now, so that their names stay when the field is built."""
+
 
 def unique_by(*keys: str) -> Meta:
     """Annotation of a list that is a map or a set in the CRD (``x-kubernetes-list-type``).

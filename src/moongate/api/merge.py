@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from msgspec import structs
 
 from moongate.api.base import Model
 from moongate.api.shared import Fraction
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 S = TypeVar("S", bound=Model)
 
@@ -28,43 +25,60 @@ def merge(base: S | None, over: S, merge_type: str | None) -> S:
     Only what ``over`` sets counts: a field at its default is taken from ``base``. So a field whose default
     somebody may want to write over another value has ``None`` in its place, in what can be merged.
     """
+    return merge_traced(base, over, merge_type)[0]
+
+
+def merge_traced(base: S | None, over: S, merge_type: str | None) -> tuple[S, tuple[str, ...]]:
+    """``merge``, and what of the result came from ``base``: paths in wire names, ``a.b`` and ``a.list[0]``.
+
+    A path stands for all that is below it.
+    """
     if base is None or merge_type in (None, "Replace"):
-        return over
-    return _merged(base, over, _by_type if merge_type == "StrategicMerge" else _replaced)
+        return over, ()
+    inherited: list[str] = []
+    merged = _merged(base, over, "", inherited, by_type=merge_type == "StrategicMerge")
+    return merged, tuple(inherited)
 
 
-def _merged(
-    base: Any, over: Any, lists: Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
-) -> Any:
+def _merged(base: Any, over: Any, path: str, inherited: list[str], *, by_type: bool) -> Any:
     # A fraction is one value: half of it means nothing with half of another.
     if type(base) is not type(over) or not isinstance(over, Model) or isinstance(over, Fraction):
         return over
     changed: dict[str, Any] = {}
     for field in structs.fields(type(over)):
         mine, theirs = getattr(over, field.name), getattr(base, field.name)
-        if mine == (field.default_factory() if callable(field.default_factory) else field.default):
+        at = f"{path}.{field.encode_name}" if path else field.encode_name
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if mine == default:
             changed[field.name] = theirs
-        elif isinstance(mine, tuple) and isinstance(theirs, tuple):
-            changed[field.name] = lists(cast("tuple[Any, ...]", theirs), cast("tuple[Any, ...]", mine))
+            if theirs != default:
+                inherited.append(at)
+        elif by_type and _has_merge_key(mine, theirs):
+            changed[field.name] = _by_type(theirs, mine, at, inherited)
         else:
-            changed[field.name] = _merged(theirs, mine, lists)
+            changed[field.name] = _merged(theirs, mine, at, inherited, by_type=by_type)
     return structs.replace(over, **changed)
 
 
-def _replaced(_base: tuple[Any, ...], over: tuple[Any, ...]) -> tuple[Any, ...]:
-    return over
+def _has_merge_key(over: Any, base: Any) -> bool:
+    """Whether two values are lists that merge by ``type``."""
+    if not isinstance(over, tuple) or not isinstance(base, tuple):
+        return False
+    entries = cast("tuple[Any, ...]", over + base)
+    return all(type(entry).__name__ in _MERGE_BY_TYPE for entry in entries)
 
 
-def _by_type(base: tuple[Any, ...], over: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Lists with the merge key ``type``; the order is that of the patch, then what only the base has."""
-    if not all(
-        isinstance(i, Model) and hasattr(i, "type") and type(i).__name__ in _MERGE_BY_TYPE
-        for i in base + over
-    ):
-        return over
-    known = {i.type: i for i in base}
-    merged = tuple(_merged(known.pop(i.type, None), i, _by_type) for i in over)
-    return merged + tuple(known.values())
+def _by_type(
+    base: tuple[Any, ...], over: tuple[Any, ...], path: str, inherited: list[str]
+) -> tuple[Any, ...]:
+    """The order is that of ``over``, then what only ``base`` has."""
+    known = {entry.type: entry for entry in base}
+    merged = [
+        _merged(known.pop(entry.type, None), entry, f"{path}[{n}]", inherited, by_type=True)
+        for n, entry in enumerate(over)
+    ]
+    inherited += [f"{path}[{len(over) + n}]" for n in range(len(known))]
+    return (*merged, *known.values())
 
 
 _MERGE_BY_TYPE = frozenset({"Compression", "ProtocolUpgradeConfig"})

@@ -23,7 +23,7 @@ Source: GEP-713 and GEP-2648; the reference's order of attachment.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -48,6 +48,12 @@ ROUTE_KINDS: Final = (HTTPRoute.KIND,)
 
 class Policy(Resource, frozen=True, kw_only=True):
     """Base of the policy kinds; they differ in their spec and in what they may target."""
+
+    PLURAL: ClassVar[str] = ""
+    OF_LISTENERS: ClassVar[bool] = False
+    """It is about connections of clients, so it holds for listeners and never for a route."""
+    GUARDS: ClassVar[bool] = False
+    """It says who may pass, so nobody passes where it cannot be built."""
 
     spec: PolicyTargetReferences
 
@@ -185,7 +191,6 @@ def applied_to_gateway(db: Db, kind: str, gateway: Ref) -> Applied | None:
     return Applied(policy, None) if policy is not None else None
 
 
-@query
 def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> Applied | None:
     """The policy that holds for a rule of a route, as a listener serves it.
 
@@ -202,7 +207,7 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
             policy = next((p for at, p in claimed if at == section), None)
             if policy is None:
                 continue
-            if not _merges(db, policy):
+            if not merges(db, policy):
                 return Applied(policy, None)
             above = applied_to_listener(db, kind, listener)
             return Applied(policy, above.owner if above is not None else None)
@@ -250,7 +255,8 @@ def _age(db: Db, ref: Ref) -> tuple[str, str, str]:
 
 
 @query
-def _merges(db: Db, policy: Ref) -> bool:
+def merges(db: Db, policy: Ref) -> bool:
+    """Whether a policy asks to merge with what is above it."""
     found: Policy | None = db.read(policy)
     return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
 

@@ -48,12 +48,31 @@ class Effective(Struct, Generic[M], frozen=True):
 
     Args:
         value: the field, as its model.
-        owner: the policy that contributed the field; names of filters and secrets derive from it, and
-            references in ``value`` are resolved in its namespace.
+        owner: the policy that the field is of, or the route whose rule has it; names of filters and secrets
+            derive from it.
+        others: what below the field somebody else contributed: paths (wire names) with their owners.
     """
 
     value: M
     owner: Ref
+    others: tuple[tuple[str, Ref], ...] = ()
+
+    def owner_of(self, path: str) -> Ref:
+        """Who contributed what is at a path below the field: a reference is resolved in its namespace."""
+        for other, owner in self.others:
+            if path == other or path.startswith((f"{other}.", f"{other}[")):
+                return owner
+        return self.owner
+
+
+class ListenerFacts(Struct, frozen=True):
+    """What ``route`` hooks have to know of the listener that a route is built for.
+
+    Args:
+        stream_idle: its policy limits how long a stream may stand still.
+    """
+
+    stream_idle: bool = False
 
 
 class RouteEdit(Struct):
@@ -61,13 +80,11 @@ class RouteEdit(Struct):
 
     Args:
         message: changed in place. Hooks run only for routes that forward to a backend.
-        rule: the HTTPRoute rule behind it; where the Gateway API has the same setting, the rule's own wins.
-        listener_idle: the listener's ClientTrafficPolicy sets a stream idle timeout of its own.
+        listener: what the policy of its listener says.
     """
 
     message: Route
-    rule: HTTPRouteRule
-    listener_idle: bool = False
+    listener: ListenerFacts = ListenerFacts()
 
 
 class ClusterEdit(Struct):
@@ -137,14 +154,29 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
         )
 
 
-class Feature(Struct, Generic[M], frozen=True, kw_only=True):
-    """One field of a policy kind.
+class Native(Struct, Generic[M], frozen=True, kw_only=True):
+    """What a rule of a route can say itself instead of a policy.
+
+    Args:
+        read: what a rule says, as a value of the field; ``None`` when it says nothing of it.
+        merges: what a policy says besides still holds. Otherwise nothing of it is mixed in.
+    """
+
+    read: Callable[[HTTPRouteRule], M | None]
+    merges: bool = False
+
+
+class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
+    """One field of a policy kind, and all that it means.
 
     Args:
         kind: the policy kind, ``SecurityPolicy``.
         field: the Python name of the field in its spec, ``basic_auth``.
         model: the Struct of the field.
         check: faults that the types cannot say, paths relative to the field; reads references through ``db``.
+        native: the rule's own field or filter that wins over the policy's.
+        one_cluster: whether a value has its meaning only where all backends of a rule share one cluster.
+        listener_facts: what ``route`` hooks of other features have to know of a value of a listener's policy.
         http_filter: an HTTP filter, with its per-route config.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
@@ -158,12 +190,20 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True):
     field: str
     model: type[M]
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
+    native: Native[M] | None = None
+    one_cluster: Callable[[M], bool] | None = None
+    listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
     http_filter: HttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
+
+    @property
+    def shapes_rules(self) -> bool:
+        """Whether Envoy's routes, or the filters that they use, are made of it."""
+        return self.http_filter is not None or self.route is not None
 
     def of(self, spec: Any) -> M | None:
         """The field in a policy's spec."""

@@ -12,9 +12,10 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from msgspec import structs
 
 from moongate.api.base import DurationStr, Model, milliseconds
-from moongate.features.base import ChainEdit, Effective, Feature
+from moongate.features.base import ChainEdit, Effective, Feature, ListenerFacts
 
 
 class TCPClientTimeout(Model, frozen=True, kw_only=True):
@@ -75,6 +76,11 @@ def _connection_manager(hcm: HttpConnectionManager, timeout: Effective[ClientTim
             field.FromMilliseconds(milliseconds(limit))
 
 
+def _facts(facts: ListenerFacts, timeout: ClientTimeout) -> ListenerFacts:
+    limited = timeout.http is not None and timeout.http.stream_idle_timeout is not None
+    return structs.replace(facts, stream_idle=limited)
+
+
 FEATURE = Feature(
     kind="ClientTrafficPolicy",
     field="timeout",
@@ -82,4 +88,5 @@ FEATURE = Feature(
     listener=_listener,
     filter_chain=_filter_chain,
     connection_manager=_connection_manager,
+    listener_facts=_facts,
 )

@@ -17,9 +17,9 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate.api.base import DurationStr, Model, form, milliseconds
-from moongate.api.httproute import HTTPCORSFilter
+from moongate.api.httproute import HTTPRouteRule
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, HttpFilter
+from moongate.features.base import Effective, Feature, HttpFilter, Native
 
 Origin = Annotated[
     str,
@@ -48,15 +48,18 @@ class CORS(Model, frozen=True, kw_only=True):
     allow_credentials: bool | None = None
 
 
-def from_filter(given: HTTPCORSFilter) -> CORS:
-    """Gateway API's own shape: the same fields, but ``maxAge`` in whole seconds."""
+def native(rule: HTTPRouteRule) -> CORS | None:
+    """What a filter of the rule says: the same fields, but ``maxAge`` in whole seconds."""
+    own = next((f.cors for f in rule.filters if f.cors is not None), None)
+    if own is None:
+        return None
     return CORS(
-        allow_origins=given.allow_origins,
-        allow_methods=given.allow_methods,
-        allow_headers=given.allow_headers,
-        expose_headers=given.expose_headers,
-        max_age=f"{given.max_age}s",
-        allow_credentials=given.allow_credentials,
+        allow_origins=own.allow_origins,
+        allow_methods=own.allow_methods,
+        allow_headers=own.allow_headers,
+        expose_headers=own.expose_headers,
+        max_age=f"{own.max_age}s",
+        allow_credentials=own.allow_credentials,
     )
 
 
@@ -100,5 +103,6 @@ FEATURE = Feature(
     kind="SecurityPolicy",
     field="cors",
     model=CORS,
+    native=Native(read=native),
     http_filter=HttpFilter(name="envoy.filters.http.cors", chain=_chain, route=_route, stable=_stable),
 )

@@ -225,6 +225,11 @@ def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
                 )
 
 
+def one_cluster(balancer: LoadBalancer) -> bool:
+    """A hash leads to the same endpoint only among the endpoints of one cluster."""
+    return balancer.type == "ConsistentHash"
+
+
 def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
     given = balancer.value
     if hashed := _hashed(given):
@@ -399,6 +404,7 @@ FEATURE = Feature(
     field="load_balancer",
     model=LoadBalancer,
     check=check,
+    one_cluster=one_cluster,
     route=route,
     cluster=cluster,
 )

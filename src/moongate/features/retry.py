@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from moongate.api.base import DurationStr, Model, milliseconds
 from moongate.api.shared import Int32
-from moongate.features.base import Effective, Feature, RouteEdit, duration
+from moongate.features.base import Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -85,22 +85,21 @@ class Retry(Model, frozen=True, kw_only=True):
     per_retry: PerRetryPolicy | None = None
 
 
-def native(rule: HTTPRouteRule) -> RetryPolicy | None:
+def native(rule: HTTPRouteRule) -> Retry | None:
     """What the HTTPRoute's own ``retry`` says, with ``timeouts.backendRequest`` as the time of each try."""
     own = rule.retry
     if own is None:
         return None
-    policy = _standard()
-    if own.attempts is not None:
-        policy.num_retries.value = own.attempts
-    if own.codes:
-        policy.retriable_status_codes[:] = own.codes
-    if rule.timeouts is not None and rule.timeouts.backend_request is not None:
-        policy.per_try_timeout.CopyFrom(duration(rule.timeouts.backend_request))
     # Envoy refuses a base of zero; no pause at all cannot be had, so its own short one stays.
-    if own.backoff is not None and milliseconds(own.backoff) > 0:
-        policy.retry_back_off.base_interval.CopyFrom(duration(own.backoff))
-    return policy
+    pause = own.backoff if own.backoff is not None and milliseconds(own.backoff) > 0 else None
+    return Retry(
+        num_retries=own.attempts,
+        retry_on=RetryOn(http_status_codes=own.codes),
+        per_retry=PerRetryPolicy(
+            timeout=rule.timeouts.backend_request if rule.timeouts is not None else None,
+            back_off=BackOffPolicy(base_interval=pause),
+        ),
+    )
 
 
 def check(_db: Db, retry: Effective[Retry]) -> Iterator[Problem]:
@@ -125,8 +124,7 @@ def check(_db: Db, retry: Effective[Retry]) -> Iterator[Problem]:
 
 
 def route(edit: RouteEdit, retry: Effective[Retry]) -> None:
-    if edit.rule.retry is None:
-        edit.message.route.retry_policy.CopyFrom(_policy(retry.value))
+    edit.message.route.retry_policy.CopyFrom(_policy(retry.value))
 
 
 def _policy(retry: Retry) -> RetryPolicy:
@@ -182,5 +180,6 @@ FEATURE = Feature(
     field="retry",
     model=Retry,
     check=check,
+    native=Native(read=native),
     route=route,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.base import DurationStr, Model, milliseconds
-from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, duration
+from moongate.features.base import ClusterEdit, Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -62,16 +62,22 @@ def check(_db: Db, timeout: Effective[Timeout]) -> Iterator[Problem]:
         )
 
 
-def native(edit: RouteEdit) -> None:
-    """What the HTTPRoute's own ``timeouts`` say; where a policy has more to say, ``route`` says it."""
-    _limit(edit, _own_request_timeout(edit.rule), None)
+def native(rule: HTTPRouteRule) -> Timeout | None:
+    """What the HTTPRoute's own ``timeouts`` say."""
+    request = _own_request_timeout(rule)
+    return None if request is None else Timeout(http=HTTPTimeout(request_timeout=request))
 
 
 def route(edit: RouteEdit, timeout: Effective[Timeout]) -> None:
     http = timeout.value.http
     if http is None:
         return
-    _limit(edit, _own_request_timeout(edit.rule) or http.request_timeout, http.stream_idle_timeout)
+    action, request = edit.message.route, http.request_timeout
+    if request is not None:
+        action.timeout.CopyFrom(duration(request))
+    idle = http.stream_idle_timeout or (None if edit.listener.stream_idle else _derived_idle(request))
+    if idle is not None:
+        action.idle_timeout.CopyFrom(duration(idle))
     if http.max_stream_duration is not None:
         longest = edit.message.route.max_stream_duration.max_stream_duration
         longest.CopyFrom(duration(http.max_stream_duration))
@@ -92,21 +98,12 @@ def cluster(edit: ClusterEdit, timeout: Effective[Timeout]) -> None:
         )
 
 
-def _limit(edit: RouteEdit, request: DurationStr | None, idle: DurationStr | None) -> None:
-    action = edit.message.route
-    if request is not None:
-        action.timeout.CopyFrom(duration(request))
-    idle = idle or (None if edit.listener_idle else _derived_idle(request))
-    if idle is not None:
-        action.idle_timeout.CopyFrom(duration(idle))
-
-
 def _own_request_timeout(rule: HTTPRouteRule) -> DurationStr | None:
     own = rule.timeouts
     if own is None:
         return None
-    # With retries it is the time of one try (retry.native); without, one try is the whole request, and a try
-    # without a limit leaves the limit of the request.
+    # With retries it is the time of one try, which is the retry's; without, one try is the whole request, and
+    # a try without a limit leaves the limit of the request.
     each = own.backend_request if rule.retry is None else None
     return each if each is not None and (milliseconds(each) or own.request is None) else own.request
 
@@ -124,6 +121,7 @@ FEATURE = Feature(
     field="timeout",
     model=Timeout,
     check=check,
+    native=Native(read=native, merges=True),
     route=route,
     cluster=cluster,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.circuit_breaker import CircuitBreaker
@@ -82,20 +82,20 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
 
     load_balancer: LoadBalancer | None = None
     retry: Retry | None = None
-    proxy_protocol: Unbuilt | None = None
-    tcp_keepalive: Unbuilt | None = None
-    health_check: Unbuilt | None = None
+    proxy_protocol: UnbuiltClusterSetting | None = None
+    tcp_keepalive: UnbuiltClusterSetting | None = None
+    health_check: UnbuiltClusterSetting | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
-    connection: Unbuilt | None = None
-    dns: Unbuilt | None = None
-    http2: Unbuilt | None = None
+    connection: UnbuiltClusterSetting | None = None
+    dns: UnbuiltClusterSetting | None = None
+    http2: UnbuiltClusterSetting | None = None
     merge_type: MergeType | None = None
     rate_limit: Unbuilt | None = None
     bandwidth_limit: Unbuilt | None = None
     fault_injection: FaultInjection | None = None
-    admission_control: Unbuilt | None = None
-    use_client_protocol: Unbuilt | None = None
+    admission_control: UnbuiltClusterSetting | None = None
+    use_client_protocol: UnbuiltClusterSetting | None = None
     compression: Unbuilt | None = None
     compressor: Unbuilt | None = None
     response_override: Unbuilt | None = None
@@ -111,5 +111,6 @@ class BackendTrafficPolicy(Policy, frozen=True, kw_only=True):
     GROUP: ClassVar[str] = ENVOY_GROUP
     VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
     KIND: ClassVar[str] = "BackendTrafficPolicy"
+    PLURAL: ClassVar[str] = "BackendTrafficPolicies"
 
     spec: BackendTrafficPolicySpec

@@ -62,5 +62,7 @@ class ClientTrafficPolicy(Policy, frozen=True, kw_only=True):
     GROUP: ClassVar[str] = ENVOY_GROUP
     VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
     KIND: ClassVar[str] = "ClientTrafficPolicy"
+    PLURAL: ClassVar[str] = "ClientTrafficPolicies"
+    OF_LISTENERS: ClassVar[bool] = True
 
     spec: ClientTrafficPolicySpec

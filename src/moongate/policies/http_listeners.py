@@ -16,12 +16,15 @@ from moongate import names
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.policies import winner
 from moongate.engine import query
+from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.effective import effective_listener_policy
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.engine import Db
+    from moongate.policies.effective import EffectivePolicy
 
 
 @query
@@ -48,3 +51,26 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
         f"Listener {names.listener(listener)} shares its port, and so its connections, with {told}; a "
         "ClientTrafficPolicy for one of them would hold for all. Target the Gateway, or give each a port.",
     )
+
+
+def client_policy(db: Db, listener: ListenerId) -> EffectivePolicy | None:
+    """The ClientTrafficPolicy of a listener, if it is in force there."""
+    policy = effective_listener_policy(db, ClientTrafficPolicy.KIND, listener)
+    return policy if policy is not None and port_conflict(db, listener) is None else None
+
+
+@query
+def listener_failed(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener's own policy cannot be built: it may be what keeps strangers out."""
+    policy = client_policy(db, listener)
+    return policy is not None and policy.failed
+
+
+@query
+def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
+    """What routes have to know of a listener's policy."""
+    policy, facts = client_policy(db, listener), ListenerFacts()
+    for feature, effective in policy.features() if policy is not None else ():
+        if feature.listener_facts is not None:
+            facts = feature.listener_facts(facts, effective.value)
+    return facts

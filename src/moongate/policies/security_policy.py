@@ -80,6 +80,8 @@ class SecurityPolicy(Policy, frozen=True, kw_only=True):
     GROUP: ClassVar[str] = ENVOY_GROUP
     VERSIONS: ClassVar[tuple[str, ...]] = ("v1alpha1",)
     KIND: ClassVar[str] = "SecurityPolicy"
+    PLURAL: ClassVar[str] = "SecurityPolicies"
+    GUARDS: ClassVar[bool] = True
 
     spec: SecurityPolicySpec
 

@@ -46,9 +46,9 @@ from moongate.attach.policies import (
 )
 from moongate.attach.routes import attachments
 from moongate.engine import query
-from moongate.policies import effective_policy
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.effective import effective_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem

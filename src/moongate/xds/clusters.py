@@ -29,12 +29,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.backends import Backend, Target, backend, endpoints, target
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
-from moongate.policies import (
-    BackendTrafficPolicy,
-    EffectivePolicy,
-    effective_gateway_policy,
-    effective_route_policy,
-)
+from moongate.policies.effective import cluster_settings, gateway_policies, rule_policies
 from moongate.store import get
 from moongate.xds.destinations import ClusterKey, named_members, rule_to_service, served_on, to_service
 from moongate.xds.metadata import metadata, shown
@@ -42,6 +37,7 @@ from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
     from moongate.attach.backends import Endpoint
+    from moongate.attach.policies import Applied
     from moongate.engine import Db
 
 BUFFER_LIMIT: Final = 32768
@@ -72,7 +68,6 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if not members:
         return None
-    policy = _policy(db, key)
     backends = [backend(db, at, routed) for at, _, _, routed in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if key.route is None or key.target is None:  # a mirror's says nothing
@@ -84,11 +79,10 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     else:
         _discover(message)
     http = HttpProtocolOptions()
-    if policy is not None:
-        edit = ClusterEdit(message, http, len(members))
-        for feature, effective in policy.features():
-            if feature.cluster is not None and not policy.faults_of(feature):
-                feature.cluster(edit, effective)
+    edit = ClusterEdit(message, http, len(members))
+    for feature, effective in cluster_settings(db, _policies(db, key)):
+        if feature.cluster is not None:
+            feature.cluster(edit, effective)
     _speak(message, http, usable)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -180,15 +174,12 @@ def _weighted(db: Db, key: ClusterKey) -> list[tuple[int, Target, int]]:
     return [(n, at, weight) for (n, at), weight in zip(key.members, told, strict=False)]
 
 
-def _policy(db: Db, key: ClusterKey) -> EffectivePolicy | None:
-    """The BackendTrafficPolicy that shapes a cluster: the Gateway's for a shared one, else its rule's."""
-    kind = BackendTrafficPolicy.KIND
+def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
+    """The policies that shape a cluster: the Gateway's for a shared one, else its rule's."""
     if key.route is None:
-        return effective_gateway_policy(db, kind, key.gateway)
+        return gateway_policies(db, key.gateway)
     listener = _listener_of(db, key.gateway, key.route)
-    if listener is None:
-        return None
-    return effective_route_policy(db, kind, listener, key.route, _section(db, key))
+    return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
 def _listener_of(db: Db, gateway: Ref, route: Ref) -> ListenerId | None:

@@ -31,14 +31,11 @@ from moongate.attach.backends import Backend, Target, backend, kind_problem, tar
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
-from moongate.attach.policies import applied, applied_to_gateway, labels, policy_attachments
+from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import Failed, query
-from moongate.policies import (
-    BackendTrafficPolicy,
-    effective_gateway_policy,
-    effective_route_policy,
-)
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.policies.effective import routing_type, shapes_clusters, wants_one_cluster
 from moongate.problem import Problem
 from moongate.store import SHARDS, find, get
 from moongate.xds.matches import unbuildable
@@ -51,12 +48,6 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 BTP: Final = BackendTrafficPolicy.KIND
-
-CLUSTER_FIELDS: Final = frozenset({
-    "load_balancer", "proxy_protocol", "health_check", "circuit_breaker", "timeout", "tcp_keepalive",
-    "connection", "http2", "dns", "admission_control", "use_client_protocol",
-})  # fmt: skip
-"""BackendTrafficPolicy fields that shape a cluster: set below the Gateway, they forbid sharing one."""
 
 
 class ClusterKey(NamedTuple):
@@ -289,16 +280,16 @@ def all_cluster_keys(db: Db, gateway: Ref) -> tuple[ClusterKey, ...]:
 @query
 def to_service(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
-    policy = effective_gateway_policy(db, BTP, gateway)
-    routing = getattr(policy.spec, "routing_type", None) if policy is not None else None
+    policy = applied_to_gateway(db, BTP, gateway)
+    routing = routing_type(db, policy) if policy is not None else None
     return (routing or proxy(db, gateway).spec.routing_type) == "Service"
 
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
     """Whether the requests of a rule go to cluster IPs instead of endpoints."""
-    policy = effective_route_policy(db, BTP, listener, route, rule_name)
+    policy = applied(db, BTP, listener, route, rule_name)
     if policy is not None:
-        routing = getattr(policy.spec, "routing_type", None)
+        routing = routing_type(db, policy)
         if routing is not None:
             return routing == "Service"
         if _is_of_route(db, policy.owner, route):
@@ -318,24 +309,20 @@ def _must_stay_apart(
     gateway = listener.gateway
     if proxy(db, gateway).spec.merge_backends is None or routed_to_service != to_service(db, gateway):
         return True
+    of_gateway = applied_to_gateway(db, BTP, gateway)
     if len(rule.backend_refs) > 1:
         if any(
             _judge(db, route, r, target(r, route.namespace), routed_to_service).fallback
             for r in rule.backend_refs
         ):
             return True
-        of_gateway = effective_gateway_policy(db, BTP, gateway)
-        balancer = getattr(of_gateway.spec, "load_balancer", None) if of_gateway is not None else None
-        if balancer is not None and balancer.type == "ConsistentHash":
+        if of_gateway is not None and wants_one_cluster(db, of_gateway):
             return True
-    holds = applied(db, BTP, listener, route, rule.name or "")
-    if holds is None or holds == applied_to_gateway(db, BTP, gateway):
+    policy = applied(db, BTP, listener, route, rule.name or "")
+    if policy is None or policy == of_gateway:
         return False
-    policy = effective_route_policy(db, BTP, listener, route, rule.name or "")
-    if policy is None:
-        return False
-    replaces = _is_of_route(db, holds.owner, route) and getattr(policy.spec, "merge_type", None) is None
-    return replaces or bool(CLUSTER_FIELDS.intersection(policy.own))
+    replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner)
+    return replaces or shapes_clusters(db, policy)
 
 
 def _selected(db: Db, gateway: Ref, at: Target) -> bool:

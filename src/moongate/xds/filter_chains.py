@@ -17,7 +17,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
 
-from moongate.policies import effective_gateway_policy, effective_listener_policy
+from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.xds.wire import encode, message_field, packed
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import ChainEdit, Effective, Feature
-    from moongate.policies import EffectivePolicy
+    from moongate.policies.effective import EffectivePolicy
 
 TLS_SOCKET: Final = "envoy.transport_sockets.tls"
 
@@ -100,9 +100,7 @@ def client_policy(db: Db, members: tuple[ListenerId, ...]) -> EffectivePolicy | 
 
 def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
     """The features of a policy that are in force."""
-    for feature, effective in policy.features() if policy is not None else ():
-        if policy is not None and not policy.faults_of(feature):
-            yield feature, effective
+    return policy.features() if policy is not None else iter(())
 
 
 def over_ads() -> ConfigSource:

@@ -35,26 +35,22 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import config
 from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
-from moongate.features import FEATURES, cors
-from moongate.features.base import Effective
-from moongate.policies import POLICY_KINDS, effective_route_policy
+from moongate.features import FEATURES
+from moongate.policies.effective import effective_rule
 from moongate.store import SHARDS, find, get
 from moongate.xds.wire import encode, packed, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from moongate.api.base import ListenerId, Ref
-    from moongate.api.httproute import HTTPRouteRule
     from moongate.engine import Db
-    from moongate.features.base import Feature
+    from moongate.features.base import Effective, Feature
 
 MARK: Final = "moongate.filters"
 """The filter state of a connection that names the bound filters of its chain, each between two bars."""
-
-_ROUTE_POLICIES = tuple(kind.KIND for kind in POLICY_KINDS if kind.KIND != "ClientTrafficPolicy")
 
 
 class ChainFilter(NamedTuple):
@@ -135,7 +131,7 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
         return ()
     needed: dict[str, ChainFilter] = {}
     for rule in resource.spec.rules:
-        for feature, effective in rule_features(db, listener, route, rule):
+        for feature, effective in effective_rule(db, listener, route, rule).features:
             one = chain_filter(db, feature, effective)
             if one is not None and (one.bound or not stable_chains(db)):
                 needed.setdefault(one.name, one)
@@ -208,24 +204,3 @@ def mark(filters: tuple[ChainFilter, ...]) -> Filter | None:
 def has_mark(name: str) -> FilterStateMatcher:
     """What a connection must have for a route that relies on a bound filter."""
     return FilterStateMatcher(key=MARK, string_match=StringMatcher(contains=f"|{name}|"))
-
-
-def rule_features(
-    db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule
-) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
-    """The features that hold for a rule, from its policies and its own filters, in the order of the table.
-
-    A field with a fault is left out; what that means for the rule is for ``routes`` to say.
-    """
-    own_cors = next((f.cors for f in rule.filters if f.cors is not None), None)
-    if own_cors is not None:
-        yield cors.FEATURE, Effective(cors.from_filter(own_cors), route)
-    for kind in _ROUTE_POLICIES:
-        policy = effective_route_policy(db, kind, listener, route, rule.name or "")
-        if policy is None:
-            continue
-        for feature, effective in policy.features():
-            if feature is cors.FEATURE and own_cors is not None:
-                continue
-            if not policy.faults_of(feature):
-                yield feature, effective

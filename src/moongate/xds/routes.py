@@ -30,18 +30,13 @@ from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
-from moongate.features import retry, timeout
 from moongate.features.base import RouteEdit
-from moongate.policies import (
-    POLICY_KINDS,
-    BackendTrafficPolicy,
-    effective_listener_policy,
-    effective_route_policy,
-)
-from moongate.policies.http_listeners import port_conflict
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.policies.effective import effective_rule
+from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import SHARDS, get
 from moongate.xds.destinations import Destination, rule_destination
-from moongate.xds.filters import chain_filter, has_mark, missing, rule_features
+from moongate.xds.filters import chain_filter, has_mark, missing
 from moongate.xds.matches import matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
@@ -59,7 +54,7 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
     from moongate.engine import Db
-    from moongate.policies import EffectivePolicy
+    from moongate.policies.effective import RuleSettings
     from moongate.xds.filters import ChainFilter
     from moongate.xds.route_filters import RuleFilters
 
@@ -69,8 +64,6 @@ shard: their order means nothing to Envoy, and sorting thousands for one that ch
 tells."""
 
 _RANK: Final = attrgetter("rank")
-
-ROUTE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if kind.KIND != "ClientTrafficPolicy")
 
 
 class Host(Struct, frozen=True):
@@ -210,14 +203,10 @@ def _rule_pieces(
     ref = route.ref
     filters = read_filters(db, ref, rule)
     destination = rule_destination(db, listener, ref, index)
-    base, bound = _rule_route(db, listener, ref, rule, filters, destination)
+    settings = effective_rule(db, listener, ref, rule)
+    base, bound = _rule_route(db, listener, rule, filters, destination, settings)
     of_rule = names.rule(ref, index)
-    policies = [effective_route_policy(db, k, listener, ref, rule.name or "") for k in ROUTE_POLICIES]
-    shaped = tuple(
-        p.owner
-        for p in policies
-        if p is not None and p.owner.kind == BackendTrafficPolicy.KIND and not p.failed
-    )
+    shaped = tuple(policy for policy in settings.owners if policy.kind == BackendTrafficPolicy.KIND)
     described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
     tail = message_field(Route.METADATA_FIELD_NUMBER, described)
     clusters = destination.clusters()
@@ -241,10 +230,10 @@ def _rule_pieces(
 def _rule_route(
     db: Db,
     listener: ListenerId,
-    route: Ref,
     rule: HTTPRouteRule,
     filters: RuleFilters,
     destination: Destination,
+    settings: RuleSettings,
 ) -> tuple[Route, tuple[str, ...]]:
     """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config.
 
@@ -254,16 +243,12 @@ def _rule_route(
     apply_headers(message, filters)
     lacking = db.read(missing(listener.gateway, table_of(db, listener))) or ()
     used: list[ChainFilter] = []
-    for feature, effective in rule_features(db, listener, route, rule):
+    for feature, effective in settings.features:
         if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:
             config = feature.http_filter.route(db, effective)
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
-    failed = _listener_failed(db, listener) or any(
-        (policy := effective_route_policy(db, kind, listener, route, rule.name or "")) is not None
-        and policy.failed
-        for kind in ROUTE_POLICIES
-    )
+    failed = settings.failed or listener_failed(db, listener)
     if failed or filters.failed or any(one.name in lacking for one in used):
         message.direct_response.status = 500
     elif filters.direct is not None:
@@ -273,7 +258,7 @@ def _rule_route(
     elif destination.status:
         message.direct_response.status = destination.status
     else:
-        _forward(db, listener, route, rule, message, filters, destination)
+        _forward(db, listener, rule, message, filters, destination, settings)
     return message, tuple(one.name for one in used if one.bound)
 
 
@@ -287,27 +272,14 @@ def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
     return message_field(number, encode(marked) + tail) + message_field(number, encode(unmarked))
 
 
-@query
-def _listener_failed(db: Db, listener: ListenerId) -> bool:
-    """Whether a listener's own policy cannot be built: it may be what keeps strangers out."""
-    policy = _of_clients(db, listener)
-    return policy is not None and policy.failed
-
-
-def _of_clients(db: Db, listener: ListenerId) -> EffectivePolicy | None:
-    """The ClientTrafficPolicy of a listener, if it is in force there."""
-    policy = effective_listener_policy(db, "ClientTrafficPolicy", listener)
-    return policy if policy is not None and port_conflict(db, listener) is None else None
-
-
 def _forward(
     db: Db,
     listener: ListenerId,
-    route: Ref,
     rule: HTTPRouteRule,
     message: Route,
     filters: RuleFilters,
     destination: Destination,
+    settings: RuleSettings,
 ) -> None:
     action = message.route
     _apply_destination(action, rule, destination)
@@ -326,11 +298,8 @@ def _forward(
                     mirror.millionths,
                     weighted_cluster.MILLION,
                 )
-    edit = RouteEdit(message, rule, listener_idle=_listener_idle(db, listener))
-    timeout.native(edit)
-    if (native := retry.native(rule)) is not None:
-        action.retry_policy.CopyFrom(native)
-    for feature, effective in rule_features(db, listener, route, rule):
+    edit = RouteEdit(message, listener_facts(db, listener))
+    for feature, effective in settings.features:
         if feature.route is not None:
             feature.route(edit, effective)
 
@@ -363,13 +332,6 @@ def _apply_destination(action: RouteAction, rule: HTTPRouteRule, destination: De
     action.cluster_not_found_response_code = (
         RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
     )
-
-
-@query
-def _listener_idle(db: Db, listener: ListenerId) -> bool:
-    policy = _of_clients(db, listener)
-    own: Any = getattr(policy.spec, "timeout", None) if policy is not None else None
-    return own is not None and own.http is not None and own.http.stream_idle_timeout is not None
 
 
 def _finish(

@@ -7,17 +7,36 @@ from typing import Any
 import msgspec
 
 from moongate.api.base import ObjectMeta, Ref
+from moongate.api.httproute import HTTPRouteRule, HTTPRouteTimeouts
 from moongate.attach.policies import Policy
 from moongate.engine import Db
-from moongate.features import client_timeout
-from moongate.policies import EffectivePolicy, effective_policy
+from moongate.features import client_timeout, timeout
+from moongate.features.base import Effective
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy, BackendTrafficPolicySpec
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy, ClientTrafficPolicySpec
+from moongate.policies.effective import (
+    EffectivePolicy,
+    RuleSettings,
+    effective_policy,
+    effective_rule,
+    laid_over,
+)
 from moongate.store import Store
+from tests.core import Core, gateway, http
+from tests.routes import WEB, http_route
 
 WIDE = Ref("BackendTrafficPolicy", "default", "wide")
 NARROW = Ref("BackendTrafficPolicy", "default", "narrow")
 GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
+SHOP = Ref("HTTPRoute", "default", "shop")
+GATEWAY_POLICY = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: wide, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]
+  retry: {numRetries: 3}
+"""
 ROUTE = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}
 
 
@@ -37,9 +56,7 @@ def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> EffectivePolicy:
     return judged(*policies, owner=NARROW, parent=WIDE)
 
 
-def judged(
-    *policies: Policy | BackendTrafficPolicy, owner: Ref, parent: Ref | None = None
-) -> EffectivePolicy:
+def judged(*policies: Policy, owner: Ref, parent: Ref | None = None) -> EffectivePolicy:
     db = Db()
     Store(db, ()).apply({policy.ref: policy for policy in policies})
     found = effective_policy(db, owner, parent)
@@ -119,4 +136,48 @@ def test_a_field_that_the_schema_refuses_is_not_built() -> None:
     found = judged(given, owner=given.ref)
 
     assert "spec.timeout.http.requestReceivedTimeout" in {problem.path for problem in found.problems}
-    assert found.faults_of(client_timeout.FEATURE)
+    assert [feature for feature, _ in found.features()] == []
+
+
+def test_owners_are_known_leaf_by_leaf() -> None:
+    """A merged field is of both policies, and a reference in it may be meant in the namespace of either."""
+    policy = merged(
+        {"timeout": {"http": {"requestTimeout": "5s"}, "tcp": {"connectTimeout": "1s"}}, "retry": {}},
+        {"timeout": {"http": {"streamIdleTimeout": "7s"}}, "circuitBreaker": {"maxConnections": 1}},
+    )
+    owners = {feature.field: effective for feature, effective in policy.features()}
+
+    assert {field: effective.owner for field, effective in owners.items()} == {
+        "timeout": NARROW,
+        "retry": WIDE,
+        "circuit_breaker": NARROW,
+    }
+    paths = ("http.streamIdleTimeout", "http.requestTimeout", "tcp", "tcp.connectTimeout")
+    assert [owners["timeout"].owner_of(path) for path in paths] == [NARROW, WIDE, WIDE, WIDE]
+
+
+def test_a_rules_own_timeout_is_the_routes_and_the_rest_stays_the_policys() -> None:
+    spec = {"http": {"requestTimeout": "5s", "streamIdleTimeout": "7s"}}
+    policy = Effective(msgspec.convert(spec, timeout.Timeout), WIDE)
+    rule = HTTPRouteRule(timeouts=HTTPRouteTimeouts(request="1s"))
+
+    below = RuleSettings(((timeout.FEATURE, policy),), (WIDE,), failed=False)
+    [(_, effective)] = laid_over(below, SHOP, rule).features
+
+    assert msgspec.to_builtins(effective.value) == {
+        "http": {"requestTimeout": "1s", "streamIdleTimeout": "7s"}
+    }
+    assert effective.owner_of("http.requestTimeout") == SHOP
+    assert effective.owner_of("http.streamIdleTimeout") == WIDE
+
+
+def test_routes_without_policies_of_their_own_share_one_answer() -> None:
+    """5,000 routes under one Gateway's policy: it is merged, checked and cut once."""
+    core = Core(gateway(http("web")), *(http_route(name=f"r{n}") for n in range(9)), GATEWAY_POLICY)
+    rule = HTTPRouteRule()
+
+    with core.ran() as ran:
+        answers = [effective_rule(core.db, WEB, Ref("HTTPRoute", "default", f"r{n}"), rule) for n in range(9)]
+
+    assert len({id(answer) for answer in answers}) == 1
+    assert (ran["effective_policy"], ran["rule_settings"], ran["rule_policies"]) == (1, 1, 9)

@@ -1,0 +1,292 @@
+"""What policies say of a rule, a cluster or a listener once they are merged, and which policy says it.
+
+Theory of operation
+===================
+``attach.policies`` names the policies that apply. ``effective_policy`` merges and checks their specs, once
+for each pair of policies, however many routes they hold for.
+
+Builders do not read that answer but the part of it that they build from: ``rule_settings`` has what routes
+and filters are made of, ``cluster_settings`` what clusters are made of. Each is computed once for each set of
+policies, so thousands of routes under one policy share one answer; and an edit of a policy re-runs a builder
+only where the builder's part differs.
+
+Where a rule has a field or a filter of its own for what a policy says, it wins: ``effective_rule`` lays it
+over the settings of the policies, as the feature says (``Feature.native``).
+
+Owners are known leaf by leaf: a field that was merged belongs to one policy, and what stands below it may
+belong to the other (``Effective.owner_of``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct, structs, to_builtins
+
+from moongate.api.admission import NOT_SUPPORTED, checked, no_effect, unbuilt, unbuilt_cluster_settings
+from moongate.api.base import Ref
+from moongate.api.merge import merge_traced
+from moongate.api.policy import PolicyTargetReferences
+from moongate.attach.policies import (
+    Applied,
+    Policy,
+    applied,
+    applied_to_gateway,
+    applied_to_listener,
+    policy_attachments,
+)
+from moongate.engine import query
+from moongate.features import FEATURES
+from moongate.features.base import Effective, Feature
+from moongate.policies import POLICY_KINDS
+from moongate.policies.security_policy import FaultySecurityPolicy
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from moongate.api.base import ListenerId
+    from moongate.api.httproute import HTTPRouteRule
+    from moongate.engine import Db
+
+M = TypeVar("M")
+
+Settings = tuple[tuple[Feature[Any], Effective[Any]], ...]
+"""Features with their values, in the order of the table."""
+
+RULE_POLICIES: Final = tuple(kind.KIND for kind in POLICY_KINDS if not kind.OF_LISTENERS)
+"""The kinds of policies that may hold for a rule of a route."""
+
+
+class EffectivePolicy(Struct, frozen=True):
+    """A policy spec after merging, and what is wrong with it.
+
+    Args:
+        spec: the merged spec.
+        owner: the more specific policy.
+        parent: the policy that it merged into, if any.
+        inherited: paths (wire names) of what the parent contributed.
+        own: fields (Python names) that the owner sets itself.
+        problems: all faults; paths start at the policy's root (``spec.cors.allowOrigins``).
+        faulty: fields (Python names) with a fault of their own, which are not built.
+        failed: whether requests must be refused rather than let through without what the policy asks for.
+    """
+
+    spec: PolicyTargetReferences
+    owner: Ref
+    parent: Ref | None = None
+    inherited: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    faulty: tuple[str, ...] = ()
+    failed: bool = False
+
+    def effective(self, feature: Feature[M]) -> Effective[M] | None:
+        """The feature's field with the policy that it came from; ``None`` when it is not set."""
+        value = feature.of(self.spec)
+        if value is None:
+            return None
+        if self.parent is None or not self.inherited:
+            return Effective(value, self.owner)
+        field = _wire_name(self.spec, feature.field)
+        if field in self.inherited:
+            return Effective(value, self.parent)
+        below = (path.removeprefix(f"{field}.") for path in self.inherited if path.startswith(f"{field}."))
+        return Effective(value, self.owner, tuple((path, self.parent) for path in below))
+
+    def settings(self) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
+        """The features that are set, in the order of the table; those with a fault are among them."""
+        for feature in FEATURES:
+            if feature.kind == self.owner.kind and (effective := self.effective(feature)) is not None:
+                yield feature, effective
+
+    def features(self) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
+        """The features that are built: set, and without a fault."""
+        return ((f, effective) for f, effective in self.settings() if f.field not in self.faulty)
+
+
+class RuleSettings(Struct, frozen=True):
+    """What holds for the requests of a rule.
+
+    Args:
+        features: what its routes and filters are made of.
+        owners: the policies that are in force: those that failed are not among them.
+        failed: whether its requests must be refused.
+    """
+
+    features: Settings
+    owners: tuple[Ref, ...]
+    failed: bool
+
+
+@query
+def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy | None:
+    """One policy, merged into ``parent`` if there is one, checked. ``None`` when the policy is gone."""
+    policy: Policy | None = db.read(owner)
+    base: Policy | None = db.read(parent) if parent is not None else None
+    if policy is None:
+        return None
+    spec, inherited = policy.spec, ()
+    own = tuple(f for f in spec.__struct_fields__ if getattr(spec, f) not in (None, ()))
+    if base is not None:
+        below = _without_targets(base.spec)
+        spec, inherited = merge_traced(below, spec, getattr(spec, "merge_type", None))
+    merged = EffectivePolicy(spec, owner, parent if base is not None else None, inherited, own)
+    faults = _faults(spec)
+    if base is not None:
+        # Merging brings together what no rule allows in one policy, such as the settings of two types of load
+        # balancer. Features go by the type, as they do in the reference; what was wrong before stays wrong.
+        written = {*_faults(policy.spec), *_faults(base.spec)}
+        faults = tuple(fault for fault in faults if fault in written)
+    malformed = {re.split(r"[.[]", fault.path, maxsplit=1)[0] for fault in faults}
+    faulty = [f.name for f in structs.fields(spec) if f.encode_name in malformed]
+    problems: list[Problem] = []
+    for feature, effective in merged.settings():
+        if feature.check is None or feature.field in faulty:
+            continue
+        if of_feature := list(feature.check(db, effective)):
+            faulty.append(feature.field)
+            problems += [p.under(f"spec.{_wire_name(spec, feature.field)}") for p in of_feature]
+    problems += [fault.under("spec") for fault in faults]
+    for each in (policy, base):
+        problems += each.faults if isinstance(each, FaultySecurityPolicy) else ()
+    # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
+    problems += map(no_effect, unbuilt(structs.replace(policy, spec=spec)))
+    return structs.replace(
+        merged,
+        problems=tuple(problems),
+        faulty=tuple(faulty),
+        failed=any(policy.GUARDS or problem.reason != NOT_SUPPORTED for problem in problems),
+    )
+
+
+def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> EffectivePolicy | None:
+    """What holds for a listener."""
+    return _effective(db, applied_to_listener(db, kind, listener))
+
+
+def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> EffectivePolicy | None:
+    """What holds for a Gateway as a whole."""
+    return _effective(db, applied_to_gateway(db, kind, gateway))
+
+
+def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule) -> RuleSettings:
+    """What holds for the requests of a rule as a listener serves it."""
+    policies = rule_policies(db, listener, route, rule.name or "")
+    return laid_over(rule_settings(db, policies), route, rule)
+
+
+def laid_over(settings: RuleSettings, route: Ref, rule: HTTPRouteRule) -> RuleSettings:
+    """The settings of policies with what a rule says itself, which wins."""
+    natives = [(feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None]
+    if all(value is None for _, value in natives):
+        return settings
+    features = dict(settings.features)
+    for feature, value in natives:
+        if value is not None:
+            features[feature] = _over(features.get(feature), feature, value, route)
+    return structs.replace(settings, features=tuple(sorted(features.items(), key=_place)))
+
+
+@query
+def rule_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
+    """The policies that hold for a rule (``rule`` is its name, "" for none) as a listener serves it."""
+    if not any(policy_attachments(db, kind, route) for kind in RULE_POLICIES):
+        return listener_policies(db, listener)  # the same answer for all routes without policies of their own
+    return _present(applied(db, kind, listener, route, rule) for kind in RULE_POLICIES)
+
+
+@query
+def listener_policies(db: Db, listener: ListenerId) -> tuple[Applied, ...]:
+    """The policies that hold for the rules of a listener where nothing below the listener says otherwise."""
+    return _present(applied_to_listener(db, kind, listener) for kind in RULE_POLICIES)
+
+
+@query
+def gateway_policies(db: Db, gateway: Ref) -> tuple[Applied, ...]:
+    """The policies that hold for all rules of a Gateway where nothing below it says otherwise."""
+    return _present(applied_to_gateway(db, kind, gateway) for kind in RULE_POLICIES)
+
+
+@query
+def rule_settings(db: Db, policies: tuple[Applied, ...]) -> RuleSettings:
+    """What some policies say of routes and their filters."""
+    merged = _all(db, policies)
+    features = [each for policy in merged for each in policy.features() if each[0].shapes_rules]
+    return RuleSettings(
+        tuple(sorted(features, key=_place)),
+        tuple(policy.owner for policy in merged if not policy.failed),
+        failed=any(policy.failed for policy in merged),
+    )
+
+
+@query
+def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
+    """What some policies say of clusters."""
+    merged = _all(db, policies)
+    features = (each for policy in merged for each in policy.features() if each[0].cluster is not None)
+    return tuple(sorted(features, key=_place))
+
+
+@query
+def routing_type(db: Db, policy: Applied) -> str | None:
+    """``Service`` or ``Endpoint``: where a policy sends requests to; ``None`` when it does not say."""
+    merged = _effective(db, policy)
+    return getattr(merged.spec, "routing_type", None) if merged is not None else None
+
+
+@query
+def shapes_clusters(db: Db, policy: Applied) -> bool:
+    """Whether the owner of a policy itself sets a field that shapes clusters."""
+    merged = _effective(db, policy)
+    if merged is None:
+        return False
+    shaping = {f.field for f in FEATURES if f.kind == policy.owner.kind and f.cluster is not None}
+    return not shaping.union(unbuilt_cluster_settings(type(merged.spec))).isdisjoint(merged.own)
+
+
+@query
+def wants_one_cluster(db: Db, policy: Applied) -> bool:
+    """Whether a policy has its meaning only where all backends of a rule share one cluster."""
+    merged = _effective(db, policy)
+    settings = merged.settings() if merged is not None else ()
+    return any(f.one_cluster is not None and f.one_cluster(effective.value) for f, effective in settings)
+
+
+def _effective(db: Db, policy: Applied | None) -> EffectivePolicy | None:
+    return None if policy is None else effective_policy(db, policy.owner, policy.parent)
+
+
+def _all(db: Db, policies: tuple[Applied, ...]) -> list[EffectivePolicy]:
+    merged = (effective_policy(db, owner, parent) for owner, parent in policies)
+    return [policy for policy in merged if policy is not None]
+
+
+def _present(policies: Iterable[Applied | None]) -> tuple[Applied, ...]:
+    return tuple(policy for policy in policies if policy is not None)
+
+
+def _over(below: Effective[Any] | None, feature: Feature[Any], value: Any, route: Ref) -> Effective[Any]:
+    if below is None or feature.native is None or not feature.native.merges:
+        return Effective(value, route)
+    merged, inherited = merge_traced(below.value, value, "JSONMerge")
+    return Effective(merged, route, tuple((path, below.owner_of(path)) for path in inherited))
+
+
+def _place(setting: tuple[Feature[Any], Effective[Any]]) -> int:
+    return FEATURES.index(setting[0])
+
+
+def _wire_name(spec: PolicyTargetReferences, field: str) -> str:
+    return next(f.encode_name for f in structs.fields(spec) if f.name == field)
+
+
+def _without_targets(spec: PolicyTargetReferences) -> PolicyTargetReferences:
+    """A spec's settings: what a policy targets is its own, and nobody merges into that."""
+    return structs.replace(spec, target_ref=None, target_refs=(), target_selectors=())
+
+
+def _faults(spec: PolicyTargetReferences) -> tuple[Problem, ...]:
+    """What the schema refuses in a spec that came by a way that does not check, such as before a rule."""
+    return checked(type(spec), to_builtins(spec))[1]
