@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from moongate.api.base import Ref, Resource
+from msgspec import structs
+
+from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
 from moongate.status.gateways import EnvoyState
 from moongate.world import World
 from tests import worlds
+from tests.strategies import resource
 
 ROUTE = Ref("HTTPRoute", "default", "r0")
 SERVING = EnvoyState(serving=1, addresses=("127.0.0.1",))
 
 
-class Told:
+class Scene:
     """The statuses of a World with one Gateway and one route, and the clock that stamps them."""
 
     def __init__(self) -> None:
@@ -38,7 +41,7 @@ class Told:
 
 
 def test_a_document_names_what_it_is_about() -> None:
-    document = Told().statuses.document(worlds.EG)
+    document = Scene().statuses.document(worlds.EG)
 
     assert document is not None
     assert document["apiVersion"] == "gateway.networking.k8s.io/v1"
@@ -47,9 +50,9 @@ def test_a_document_names_what_it_is_about() -> None:
 
 
 def test_documents_are_sorted_and_one_for_each_resource_with_a_status() -> None:
-    told = Told().statuses.documents()
+    documents = Scene().statuses.documents()
 
-    assert [(d["kind"], d["metadata"]["name"]) for d in told] == [
+    assert [(d["kind"], d["metadata"]["name"]) for d in documents] == [
         ("Gateway", "eg"),
         ("GatewayClass", "eg"),
         ("HTTPRoute", "r0"),
@@ -57,71 +60,150 @@ def test_documents_are_sorted_and_one_for_each_resource_with_a_status() -> None:
 
 
 def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
-    """Also when its message changes: the time tells since when, not when it was last looked at."""
-    told = Told()
-    told.time = "2026-02-02T00:00:00Z"
+    """Also when its message changes: the time says since when, not when it was last looked at."""
+    scene = Scene()
+    scene.time = "2026-02-02T00:00:00Z"
 
-    told.apply(worlds.endpoint_slice(0))
-    told.statuses.observe({worlds.EG: EnvoyState(serving=1, addresses=("127.0.0.2",))}, ())
+    scene.apply(worlds.endpoint_slice(0))
+    scene.statuses.observe({worlds.EG: EnvoyState(serving=1, addresses=("127.0.0.2",))}, ())
 
-    assert told.conditions(worlds.EG)["Programmed"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
-    assert told.conditions(ROUTE)["Accepted"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+    assert scene.conditions(worlds.EG)["Programmed"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+    assert scene.conditions(ROUTE)["Accepted"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
 
 
-def test_a_condition_has_the_time_at_which_its_status_moved() -> None:
-    told = Told()
-    assert told.conditions(ROUTE)["ResolvedRefs"]["status"] == "True"
-    told.time = "2026-02-02T00:00:00Z"
+def test_a_condition_has_the_time_at_which_its_status_changed() -> None:
+    scene = Scene()
+    assert scene.conditions(ROUTE)["ResolvedRefs"]["status"] == "True"
+    scene.time = "2026-02-02T00:00:00Z"
 
-    told.apply(gone=(worlds.service(0).ref,))
+    scene.apply(gone=(worlds.service(0).ref,))
 
-    assert told.conditions(ROUTE)["ResolvedRefs"]["status"] == "False"
-    assert told.conditions(ROUTE)["ResolvedRefs"]["lastTransitionTime"] == "2026-02-02T00:00:00Z"
-    assert told.conditions(ROUTE)["Accepted"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+    assert scene.conditions(ROUTE)["ResolvedRefs"]["status"] == "False"
+    assert scene.conditions(ROUTE)["ResolvedRefs"]["lastTransitionTime"] == "2026-02-02T00:00:00Z"
+    assert scene.conditions(ROUTE)["Accepted"]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
 
 
 def test_a_gateway_is_programmed_once_an_envoy_serves_it() -> None:
-    told = Told()
-    assert told.conditions(worlds.EG)["Programmed"]["status"] == "True"
+    scene = Scene()
+    assert scene.conditions(worlds.EG)["Programmed"]["status"] == "True"
 
-    told.statuses.observe({worlds.EG: EnvoyState(serving=0)}, ())
+    scene.statuses.observe({worlds.EG: EnvoyState(serving=0)}, ())
 
-    assert told.conditions(worlds.EG)["Programmed"]["status"] == "False"
+    assert scene.conditions(worlds.EG)["Programmed"]["status"] == "False"
 
 
-def test_what_envoy_refuses_is_told_on_the_gateway_and_on_the_route() -> None:
-    told = Told()
+def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
+    scene = Scene()
     facts = EnvoyState(serving=1, addresses=("127.0.0.1",), refusals=("a listener: no such port",))
 
-    told.statuses.observe({worlds.EG: facts}, [Refusal(worlds.EG, ROUTE, "no such header")])
+    scene.statuses.observe({worlds.EG: facts}, [Refusal(worlds.EG, ROUTE, "no such header")])
 
-    assert "no such port" in told.conditions(worlds.EG)["Programmed"]["message"]
-    assert told.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
-    assert "no such header" in told.conditions(ROUTE)["Programmed"]["message"]
+    assert "no such port" in scene.conditions(worlds.EG)["Programmed"]["message"]
+    assert scene.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
+    assert "no such header" in scene.conditions(ROUTE)["Programmed"]["message"]
 
 
-def test_a_refusal_that_ends_is_no_longer_told() -> None:
-    """Observing tells all there is, each time."""
-    told = Told()
-    told.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG, ROUTE, "no such header")])
+def test_a_refusal_that_ends_leaves_the_status() -> None:
+    """What is observed is all there is, each time."""
+    scene = Scene()
+    scene.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG, ROUTE, "no such header")])
 
-    told.statuses.observe({worlds.EG: SERVING}, ())
+    scene.statuses.observe({worlds.EG: SERVING}, ())
 
-    assert "Programmed" not in told.conditions(ROUTE)
+    assert "Programmed" not in scene.conditions(ROUTE)
 
 
 def test_a_refusal_outlives_what_the_core_says_anew() -> None:
-    told = Told()
-    told.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG, ROUTE, "no such header")])
+    scene = Scene()
+    scene.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG, ROUTE, "no such header")])
 
-    told.apply(gone=(worlds.service(0).ref,))
+    scene.apply(gone=(worlds.service(0).ref,))
 
-    assert told.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
+    assert scene.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
 
 
 def test_a_resource_that_is_deleted_has_no_status() -> None:
-    told = Told()
+    scene = Scene()
 
-    told.apply(gone=(ROUTE,))
+    scene.apply(gone=(ROUTE,))
 
-    assert told.statuses.document(ROUTE) is None
+    assert scene.statuses.document(ROUTE) is None
+
+
+def times(document: dict[str, Any] | None, parts: str, name: str) -> dict[str, str]:
+    """When the condition ``Accepted`` last changed, by what the part that has it is about."""
+    assert document is not None
+    return {
+        entry["name"] if name == "name" else entry[name].get("sectionName", ""): condition[
+            "lastTransitionTime"
+        ]
+        for entry in document["status"][parts]
+        for condition in entry["conditions"]
+        if condition["type"] == "Accepted"
+    }
+
+
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
+
+
+def test_a_listener_keeps_its_times_wherever_it_stands() -> None:
+    """Listeners that go or come before it move it in the list, and change nothing about it."""
+    scene = Scene()
+    listeners = [worlds.http_listener(name, port) for name, port in (("a", 80), ("b", 81), ("c", 82))]
+    scene.apply(worlds.gateway(*listeners))
+    scene.time = NEW
+
+    scene.apply(worlds.gateway(listeners[2], worlds.http_listener("new", 90), listeners[1]))
+
+    document = scene.statuses.document(worlds.EG)
+    assert times(document, "listeners", "name") == {"c": OLD, "new": NEW, "b": OLD}
+
+
+def test_a_listener_that_comes_back_has_its_times_from_then() -> None:
+    scene = Scene()
+    scene.apply(worlds.gateway(worlds.http_listener("a"), worlds.http_listener("b", 81)))
+    scene.apply(worlds.gateway(worlds.http_listener("a")))
+    scene.time = NEW
+
+    scene.apply(worlds.gateway(worlds.http_listener("b", 81), worlds.http_listener("a")))
+
+    assert times(scene.statuses.document(worlds.EG), "listeners", "name") == {"b": NEW, "a": OLD}
+
+
+def test_a_parent_keeps_its_times_wherever_it_stands() -> None:
+    scene = Scene()
+    scene.apply(worlds.gateway(worlds.http_listener("a"), worlds.http_listener("b", 81)))
+    scene.apply(at_sections("a", "b"))
+    scene.time = NEW
+
+    scene.apply(at_sections("b"))
+    scene.apply(at_sections("a", "b"))
+
+    assert times(scene.statuses.document(ROUTE), "parents", "parentRef") == {"a": NEW, "b": OLD}
+
+
+def at_sections(*names: str) -> Resource:
+    """The route with a parentRef for each of some listeners."""
+    route = worlds.route(0)
+    refs = tuple(structs.replace(route.spec.parent_refs[0], section_name=name) for name in names)
+    return structs.replace(route, spec=structs.replace(route.spec, parent_refs=refs))
+
+
+def test_an_ancestor_of_a_policy_keeps_its_times_wherever_it_stands() -> None:
+    scene = Scene()
+    scene.apply(worlds.gateway(worlds.http_listener("a"), worlds.http_listener("b", 81)))
+    scene.apply(retries("b"))
+    scene.time = NEW
+
+    scene.apply(retries("a", "b"))
+
+    policy = scene.statuses.document(retries().ref)
+    assert times(policy, "ancestors", "ancestorRef") == {"a": NEW, "b": OLD}
+
+
+def retries(*sections: str) -> Resource:
+    """A policy for some listeners of the Gateway."""
+    target = {"group": GATEWAY_GROUP, "kind": worlds.EG.kind, "name": worlds.EG.name}
+    refs = [target | {"sectionName": section} for section in sections or ("a",)]
+    spec = {"targetRefs": refs, "retry": {"numRetries": 1}}
+    return resource("BackendTrafficPolicy", "default", "retries", {"spec": spec})

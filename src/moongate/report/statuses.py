@@ -2,21 +2,23 @@
 
 Theory of operation
 ===================
-The core tells statuses without times and without knowing whether an Envoy runs. Here both are added:
-facts about fleets are laid over the statuses of their Gateways and of the routes behind a refusal, and each
-condition gets the time at which its ``status`` last moved. Documents are kept, so that asking costs nothing;
-``transitions`` tells which conditions turned bad or well again, for the log.
+The core makes statuses without times and without knowing whether an Envoy runs. Here both are added: facts
+about fleets are laid over the statuses of their Gateways and of the routes behind a refusal, and each
+condition gets the time at which its ``status`` last changed. A condition is known by its type, and the part
+of a status that has it by what it is about (a listener, a parent, an ancestor), never by its place in a list.
+Documents are kept, so that asking costs nothing; ``transitions`` says which conditions turned bad or well
+again, for the log.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 from msgspec import structs
 
-from moongate.api.base import Condition, Ref
+from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
@@ -24,7 +26,7 @@ from moongate.status.gateways import EnvoyState, GatewayStatus, live
 from moongate.status.routes import RouteStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from msgspec import Struct
 
@@ -55,7 +57,7 @@ class Statuses:
         self._facts: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
         self._documents: dict[Ref, dict[str, Any]] = {}
-        self._troubles = Transitions()
+        self._transitions = Transitions()
 
     def update(self, statuses: Mapping[Ref, Struct | None]) -> None:
         """Take what the core says anew; ``None`` where it has nothing to say any more."""
@@ -63,22 +65,20 @@ class Statuses:
             if status is None:
                 self._core.pop(ref, None)
                 self._documents.pop(ref, None)
-                self._troubles.forget(ref)
+                self._transitions.forget(ref)
             else:
                 self._core[ref] = status
                 self._render(ref)
 
     def observe(self, facts: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
         """Take what is known of fleets, by Gateway, and of refused routes: all of it, each time."""
-        refused: dict[Ref, list[str]] = {}
-        for one in refusals:
-            refused.setdefault(one.route, []).append(f"Envoy of {one.gateway} refuses it: {one.message}")
-        touched = {g for g in facts.keys() | self._facts.keys() if facts.get(g) != self._facts.get(g)}
-        touched |= {
-            r for r in refused.keys() | self._refusals.keys() if refused.get(r) != self._refusals.get(r)
-        }
-        self._facts, self._refusals = dict(facts), refused
-        for ref in touched & self._core.keys():
+        messages: dict[Ref, list[str]] = {}
+        for refusal in refusals:
+            message = f"Envoy of {refusal.gateway} refuses it: {refusal.message}"
+            messages.setdefault(refusal.route, []).append(message)
+        changed = {*_differing(facts, self._facts), *_differing(messages, self._refusals)}
+        self._facts, self._refusals = dict(facts), messages
+        for ref in changed & self._core.keys():
             self._render(ref)
 
     def documents(self) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class Statuses:
 
     def transitions(self) -> list[Transition]:
         """Conditions that turned bad, or well again, since this was last asked."""
-        return self._troubles.transitions()
+        return self._transitions.transitions()
 
     def _render(self, ref: Ref) -> None:
         resource = self._resources.get(ref)
@@ -99,11 +99,11 @@ class Statuses:
             return
         kind = type(resource)
         overlaid = self._overlaid(ref, resource, self._core[ref])
-        self._troubles.look(ref, resource, overlaid)
+        self._transitions.look(ref, resource, overlaid)
         # By way of JSON: to_builtins would leave tuples, which are not what a document has.
         status = msgspec.json.decode(msgspec.json.encode(overlaid))
         before = self._documents.get(ref)
-        _stamp(status, before["status"] if before is not None else None, self._clock())
+        _stamp(status, before["status"] if before is not None else {}, self._clock())
         metadata: dict[str, Any] = {"name": ref.name}
         if ref.namespace:
             metadata["namespace"] = ref.namespace
@@ -118,48 +118,57 @@ class Statuses:
     def _overlaid(self, ref: Ref, resource: Resource, status: Struct) -> Struct:
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             return live(status, resource, self._facts.get(ref, NO_FACTS))
-        refused = self._refusals.get(ref)
-        if isinstance(status, RouteStatus) and refused:
-            told = condition(
-                "Programmed", "False", "Refused", " ".join(refused), resource.metadata.generation
+        messages = self._refusals.get(ref)
+        if isinstance(status, RouteStatus) and messages:
+            refused = condition(
+                "Programmed", "False", "Refused", " ".join(messages), resource.metadata.generation
             )
-            return structs.replace(status, parents=tuple(_with(p, told) for p in status.parents))
+            parents = (structs.replace(p, conditions=(*p.conditions, refused)) for p in status.parents)
+            return structs.replace(status, parents=tuple(parents))
         return status
 
 
-def _with(parent: Any, told: Condition) -> Any:
-    return structs.replace(parent, conditions=(*parent.conditions, told))
+def _differing(one: Mapping[Ref, Any], other: Mapping[Ref, Any]) -> Iterator[Ref]:
+    """The keys under which two mappings hold different values."""
+    return (ref for ref in one.keys() | other.keys() if one.get(ref) != other.get(ref))
 
 
-def _stamp(status: Any, before: Any, time: str) -> None:
-    """Give each condition its ``lastTransitionTime``: that from before, while its status has not moved.
+def _stamp(status: dict[str, Any], before: dict[str, Any], time: str) -> None:
+    """Give each condition its ``lastTransitionTime``: the one it had, unless its ``status`` changed.
 
     Args:
         status: a status as plain data, or a part of one; changed in place.
-        before: the same part as it was told before, with times.
-        time: what a condition gets that has moved.
+        before: the same part as it was, with times; empty when there was none.
+        time: what a condition gets that is new or has changed.
     """
-    if isinstance(status, list):
-        items, old = cast("list[Any]", status), cast("list[Any]", before or [])
-        for n, item in enumerate(items):
-            if item.keys() >= _CONDITION:
-                same = next((o for o in old if _same(o, item)), None)
-                item["lastTransitionTime"] = time if same is None else same["lastTransitionTime"]
-            else:
-                _stamp(item, old[n] if n < len(old) else None, time)
-    elif isinstance(status, dict):
-        known = cast("dict[str, Any]", before or {})
-        for key, value in cast("dict[str, Any]", status).items():
-            if isinstance(value, dict) or (isinstance(value, list) and _objects(cast("list[Any]", value))):
-                _stamp(value, known.get(key), time)
+    for key, value in status.items():
+        if isinstance(value, dict):
+            _stamp(cast("dict[str, Any]", value), before.get(key, {}), time)
+        elif isinstance(value, list):
+            entries, known = cast("list[Any]", value), before.get(key, [])
+            for entry in entries:
+                if isinstance(entry, dict):
+                    _stamp_entry(cast("dict[str, Any]", entry), known, time)
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one["type"] == other["type"] and one["status"] == other["status"]
+def _stamp_entry(entry: dict[str, Any], known: list[dict[str, Any]], time: str) -> None:
+    about = _identity(entry)
+    nothing: dict[str, Any] = {}
+    before = next((other for other in known if _identity(other) == about), nothing)
+    if entry.keys() >= _CONDITION:
+        kept = before.get("status") == entry["status"]
+        entry["lastTransitionTime"] = before["lastTransitionTime"] if kept else time
+    else:
+        _stamp(entry, before, time)
 
 
-def _objects(items: list[Any]) -> bool:
-    return all(isinstance(item, dict) for item in items)
+def _identity(entry: dict[str, Any]) -> dict[str, Any]:
+    """What an entry of a list in a status is about."""
+    return {key: entry[key] for key in _IDENTITY if key in entry}
 
 
-_CONDITION = {"type", "status", "reason"}
+_IDENTITY: Final = ("type", "name", "parentRef", "ancestorRef", "controllerName")
+"""The fields by which the entries of lists are known: conditions, listeners, parents, ancestors."""
+
+_CONDITION: Final = {"type", "status", "reason"}
+"""Fields that conditions have, and no other entries."""
