@@ -28,6 +28,7 @@ from moongate.ads.server import AdsServer
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import bind_addresses, proxy
 from moongate.attach.listeners import listeners
+from moongate.chain_transitions import ChainTransitions
 from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
@@ -85,6 +86,7 @@ class Fleets:
         self._moved = moved
         self._wrote = wrote
         self._quarantine = RouteQuarantine(world)
+        self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
         self._tasks = asyncio.TaskGroup()
@@ -114,9 +116,11 @@ class Fleets:
             if gateway is not None:
                 self._start(name, gateway)
         for name in changes.put.keys() | changes.gone.keys():
-            gone = changes.gone.get(name, ())
-            self._ads.publish(name, changes.put.get(name, ()), gone)
+            put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
             if (fleet := self._fleets.get(name)) is not None:
+                self._transitions.handed_out(fleet.gateway, put)
+            self._ads.publish(name, put, gone)
+            if fleet is not None:
                 # Envoy is not told to remove what it never took, so it does not answer.
                 for key in gone:
                     fleet.refused.pop(key, None)
@@ -126,7 +130,7 @@ class Fleets:
 
     def look(self) -> None:
         """Do what follows from the facts, now that the world is settled."""
-        if self._quarantine.review():
+        if any((self._quarantine.review(), self._transitions.review())):
             self._wrote()
         for name, fleet in self._fleets.items():
             options = self._options(fleet.gateway)
@@ -223,6 +227,7 @@ class Fleets:
             moved=self._moved,
         )
         self._ads.publish(name)
+        self._transitions.start(gateway)
         fleet = self._fleets[name] = _Fleet(gateway, process, options)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
@@ -239,6 +244,7 @@ class Fleets:
         fleet = self._fleets.pop(name, None)
         if fleet is not None:
             self._quarantine.forget(fleet.gateway)
+            self._transitions.end(fleet.gateway)
             self._ending[name] = fleet
             fleet.stop.set()
 
@@ -296,6 +302,9 @@ class Fleets:
                     mended |= fleet.refused.pop((fact.type_url, name), None) is not None
                     if fact.type_url == ROUTE:
                         wrote |= self._quarantine.acknowledged(fleet.gateway, name, version)
+                    wrote |= self._transitions.acknowledged(
+                        fleet.gateway, fact.node, fact.type_url, name, version
+                    )
                 if fact.type_url == LISTENER:
                     fleet.listening |= {name for name, _ in fact.versions}
                     fleet.listening -= set(fact.gone)
@@ -303,8 +312,12 @@ class Fleets:
                 self._tell_refusal(fleet, fact)
                 if fact.type_url == ROUTE:
                     wrote = self._quarantine.refused(fleet.gateway, fact.name, fact.version, fact.message)
-            case Connected() | Disconnected():
-                pass
+                elif fact.type_url == LISTENER:
+                    wrote = self._transitions.refused(fleet.gateway, fact.node, fact.name, fact.version)
+            case Connected():
+                self._transitions.connected(fleet.gateway, fact.node)
+            case Disconnected():
+                wrote = self._transitions.disconnected(fleet.gateway, fact.node)
         if wrote:
             self._wrote()
         elif mended or not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:

@@ -88,7 +88,8 @@ STATUSES: Final[Mapping[str, Query[..., Any]]] = {
 ENDPOINT_KINDS: Final = frozenset({EndpointSlice.KIND, Service.KIND, Backend.KIND})
 """What endpoints come from. A batch of these alone waits for nothing else."""
 
-_INVENTORY, _RESOURCE, _STATUS = 1, 2, 3
+INVENTORY, _RESOURCE, _STATUS = 1, 2, 3
+"""Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
@@ -151,7 +152,7 @@ class World:
         self._gone: dict[str, dict[tuple[str, str], None]] = {}
         self._came: dict[str, Ref | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
-        self.observe(gateways.managed_gateways, (), _INVENTORY, self._gateways)
+        self.observe(gateways.managed_gateways, (), INVENTORY, self._gateways)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -423,7 +424,7 @@ class _Fleet:
         self._name = names.fleet(gateway)
         self._inventories: dict[Root[Any], dict[tuple[str, str], _Call]] = {}
         self._passed_over: dict[Root[Any], None] = {}
-        self._rejection = world.observe(gateways.rejection, (gateway,), _INVENTORY, self._accepted)
+        self._rejection = world.observe(gateways.rejection, (gateway,), INVENTORY, self._accepted)
         self._inventory(listeners.listener_names, (gateway,), self._listeners)
         self._inventory(route_configurations, (gateway,), self._route_configurations)
         self._inventory(secrets.secret_refs, (gateway,), self._secrets)
@@ -489,7 +490,7 @@ class _Fleet:
                 if after.get(key) != used:
                     self._leave(key)
 
-        root = self._world.observe(query, args, _INVENTORY, handle)
+        root = self._world.observe(query, args, INVENTORY, handle)
         self._inventories[root] = {}
 
     def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from msgspec import Struct
 
@@ -177,3 +178,34 @@ async def test_nobody_passes_on_a_connection_whose_chain_lacks_a_filter(
 
     assert watch.strangers() == []
     assert {status for _, status, _ in watch.shut_out()} <= {500}
+
+
+async def test_nobody_passes_while_envoy_refuses_the_listener_with_the_filter(site: Site) -> None:
+    """Envoy refuses one more address for a listener that is open, and keeps the former listener."""
+    port, ann = free_port(), ("ann", "ann")
+    proxy = {"apiVersion": m.ENVOY, "kind": "EnvoyProxy", "metadata": {"name": "family"}, "spec": {}}
+    both = {**proxy, "spec": {"ipFamily": "DualStack"}}
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "family"}
+    listeners = f"[{{name: http, port: {port}, protocol: HTTP}}]"
+    gateway = m.gateway("refused", listeners, infrastructure={"parametersRef": ref})
+    await site.apply(
+        *(proxy, gateway, secret_of("one", frozenset({"ann"}))),
+        m.route("refused", f"[{{{m.to('one')}}}]", parents="[{name: refused}]"),
+    )
+    async with httpx.AsyncClient(trust_env=False) as old, httpx.AsyncClient(trust_env=False) as new:
+        assert await site.status("refused.test", port=port, client=old) == 200
+
+        policy = Policy("HTTPRoute/refused", "one", "x-user", merges=False)
+        await site.apply(both, policy.document("refused"))
+
+        assert [r.name for r in site.laptop.fleets.rejections()] == ["default/refused/http"]
+        for client in (old, new):
+            assert await site.status("refused.test", port=port, client=client) == 500
+            assert await site.status("refused.test", port=port, client=client, auth=ann) == 500
+
+    await site.apply(proxy)
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert await site.status("refused.test", port=port, client=client) == 401
+        assert await site.status("refused.test", port=port, client=client, auth=ann) == 200
+    await site.delete(gateway)

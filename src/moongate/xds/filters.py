@@ -32,6 +32,7 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.gateways import config
 from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
@@ -93,6 +94,12 @@ def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[C
     if stable_chains(db):
         filters |= {one.name: one for one in _standing().values()}
     return tuple(sorted(filters.values()))
+
+
+@query
+def chain_filters(db: Db, gateway: Ref) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
+    """The filters that routes need in each HTTP chain of a fleet: ``(chain, filters)``."""
+    return tuple((name, needed_filters(db, members)) for name, members in route_configurations(db, gateway))
 
 
 @query

@@ -1,0 +1,230 @@
+"""Keeping filter chains and routes in step: no route is in force without the filters that it relies on.
+
+Theory of operation
+===================
+Routes rely on filters in the chain of their listener, and the two change at different times. So a chain grows
+before its routes switch, and shrinks after they have:
+
+1. Routes begin to need another filter. The chain that is handed out has the new one, and still the one that
+   no route needs any more: that one *lingers*.
+2. Envoy has the listener, and then the routes (``ads.session`` sends them in this order).
+3. Every Envoy of the fleet has acknowledged the routes. What lingers leaves the chain.
+
+Envoy may refuse the listener. Its chains then stay as they were, and a filter that they never had is
+*missing*: the routes that rely on it answer 500 until Envoy takes a listener that has it.
+
+Both are facts about Envoys. They go into cells, which ``xds.filters`` and ``xds.routes`` read.
+
+Facts
+-----
+* a filter that changes under its name replaces the former one; it cannot linger. With stable chains a filter
+  that carries configuration is named by what it carries, so it never changes
+* an Envoy that is away keeps what it has, and nobody waits for it; stable chains protect it all the same
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias
+
+from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.engine import Failed
+from moongate.world import INVENTORY
+from moongate.xds.filters import chain_filters, http_filters, lingering, missing
+from moongate.xds.wire import LISTENER, ROUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moongate.api.base import ListenerId, Ref
+    from moongate.engine import Root
+    from moongate.world import World
+    from moongate.xds.filters import ChainFilter
+    from moongate.xds.wire import XdsResource
+
+Names: TypeAlias = frozenset[str]
+
+
+class _Chain:
+    """What is known of one chain, which has the name of its route configuration."""
+
+    def __init__(self) -> None:
+        self.needed: dict[str, ChainFilter] = {}
+        """By name, the filters that routes need as they are written now."""
+        self.relied: dict[str, ChainFilter] = {}
+        """By name, the filters that some route relies on which an Envoy may have in force."""
+        self.handed_out = False
+        """Whether routes that need no more than ``needed`` are handed out."""
+        self.in_force: dict[str, Names] = {}
+        """Node → the filters that its chain has."""
+        self.lacking: dict[str, Names] = {}
+        """Node → the filters that its chain should have; none once it takes the listener."""
+
+
+class _Fleet:
+    """The chains of one fleet, and what its Envoys have said."""
+
+    def __init__(self, root: Root[tuple[tuple[str, tuple[ChainFilter, ...]], ...]]) -> None:
+        self.root = root
+        self.chains: dict[str, _Chain] = {}
+        self.tables: dict[str, dict[str, str]] = {}
+        """Connected node → route configuration → the version that it has in force."""
+        self.listeners: defaultdict[str, dict[str, dict[str, Names]]] = defaultdict(dict)
+        """Listener → version that was handed out → chain → its filters. Only what may still be answered."""
+
+
+class ChainTransitions:
+    """Takes what is handed out and what Envoys answer, and writes what lingers and what is missing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._fleets: dict[Ref, _Fleet] = {}
+
+    def start(self, gateway: Ref) -> None:
+        """A fleet has come."""
+        root = self._world.observe(
+            chain_filters, (gateway,), INVENTORY, lambda root: self._needs(gateway, root.value)
+        )
+        self._fleets[gateway] = _Fleet(root)
+
+    def end(self, gateway: Ref) -> None:
+        """A fleet is gone: nothing is known of it any more."""
+        fleet = self._fleets.pop(gateway, None)
+        if fleet is None:
+            return
+        self._world.release(fleet.root)
+        for name in fleet.chains:
+            self._world.write(lingering(gateway, name), None)
+            self._world.write(missing(gateway, name), None)
+
+    def handed_out(self, gateway: Ref, put: Iterable[XdsResource]) -> None:
+        """These resources of the settled world are handed out to a fleet, as they differ."""
+        fleet = self._fleets.get(gateway)
+        changed = {resource.name: resource.version for resource in put if resource.type_url == LISTENER}
+        if fleet is None or not changed:
+            return
+        envoys = envoy_listeners.attempt(self._world.db, gateway)
+        for envoy in () if isinstance(envoys, Failed) else envoys:
+            if (version := changed.get(envoy.name)) is not None:
+                names = {group.name: self._filters(group.name, group.members) for group in envoy.groups}
+                fleet.listeners[envoy.name][version] = names
+                for name in names:
+                    fleet.chains.setdefault(name, _Chain())
+
+    def review(self) -> bool:
+        """All that differs is handed out. True if the world is to be settled again."""
+        for fleet in self._fleets.values():
+            for chain in fleet.chains.values():
+                chain.handed_out = True
+        return any(
+            [self._shrink(gateway, fleet) for gateway, fleet in self._fleets.items()]  # noqa: C419 - all of them
+        )
+
+    def connected(self, gateway: Ref, node: str) -> None:
+        """An Envoy has opened its stream."""
+        if (fleet := self._fleets.get(gateway)) is not None:
+            fleet.tables.setdefault(node, {})
+
+    def disconnected(self, gateway: Ref, node: str) -> bool:
+        """An Envoy's stream has ended. True if the world is to be settled again."""
+        fleet = self._fleets.get(gateway)
+        if fleet is None:
+            return False
+        fleet.tables.pop(node, None)
+        wrote = False
+        for name, chain in fleet.chains.items():
+            chain.in_force.pop(node, None)
+            if chain.lacking.pop(node, None):
+                wrote |= self._write_missing(gateway, name, chain)
+        return self._shrink(gateway, fleet) or wrote
+
+    def acknowledged(self, gateway: Ref, node: str, type_url: str, name: str, version: str) -> bool:
+        """An Envoy has a version of some resource in force. True if the world is to be settled again."""
+        fleet = self._fleets.get(gateway)
+        if fleet is None:
+            return False
+        if type_url == ROUTE:
+            fleet.tables.setdefault(node, {})[name] = version
+            return self._shrink(gateway, fleet)
+        return type_url == LISTENER and self._took(gateway, fleet, node, name, version)
+
+    def refused(self, gateway: Ref, node: str, listener: str, version: str) -> bool:
+        """An Envoy has refused a listener. True if the world is to be settled again."""
+        fleet = self._fleets.get(gateway)
+        wrote = False
+        for name, filters in fleet.listeners[listener].get(version, {}).items() if fleet is not None else ():
+            assert fleet is not None, "there is nothing to look at without a fleet"
+            chain = fleet.chains.get(name)
+            # Without a former chain nobody can connect, so nobody can pass.
+            if chain is not None and (in_force := chain.in_force.get(node)) is not None:
+                chain.lacking[node] = filters - in_force
+                wrote |= self._write_missing(gateway, name, chain)
+        return wrote
+
+    def versions_known(self) -> int:
+        """How many versions of listeners may still be answered."""
+        return sum(len(known) for fleet in self._fleets.values() for known in fleet.listeners.values())
+
+    def _needs(
+        self, gateway: Ref, chains: tuple[tuple[str, tuple[ChainFilter, ...]], ...] | Failed | None
+    ) -> None:
+        """Let what routes no longer need linger. Called before the listeners are built."""
+        if chains is None or isinstance(chains, Failed):
+            return
+        fleet = self._fleets[gateway]
+        needs = {name: {one.name: one for one in filters} for name, filters in chains}
+        for name in [name for name in fleet.chains if name not in needs]:
+            del fleet.chains[name]
+            self._world.write(lingering(gateway, name), None)
+            self._world.write(missing(gateway, name), None)
+        for name, needed in needs.items():
+            chain = fleet.chains.setdefault(name, _Chain())
+            if needed == chain.needed:
+                continue
+            chain.needed, chain.handed_out = needed, False
+            chain.relied |= needed
+            self._write_lingering(gateway, name, chain)
+
+    def _shrink(self, gateway: Ref, fleet: _Fleet) -> bool:
+        """Drop what lingers where the routes that are in force everywhere need it no more."""
+        wrote = False
+        for name, chain in fleet.chains.items():
+            if (
+                chain.handed_out
+                and len(chain.relied) > len(chain.needed)
+                and self._switched(fleet, gateway, name)
+            ):
+                chain.relied = dict(chain.needed)
+                wrote |= self._write_lingering(gateway, name, chain)
+        return wrote
+
+    def _switched(self, fleet: _Fleet, gateway: Ref, table: str) -> bool:
+        """Whether each connected Envoy, and at least one, has a route configuration as it was handed out."""
+        resource = self._world.resource(gateway, ROUTE, table)
+        version = resource.version if resource is not None else None
+        return bool(fleet.tables) and all(held.get(table) == version for held in fleet.tables.values())
+
+    def _write_lingering(self, gateway: Ref, name: str, chain: _Chain) -> bool:
+        rest = tuple(sorted(one for key, one in chain.relied.items() if key not in chain.needed))
+        return self._world.write(lingering(gateway, name), rest or None)
+
+    def _write_missing(self, gateway: Ref, name: str, chain: _Chain) -> bool:
+        lacking = frozenset[str]().union(*chain.lacking.values())
+        return self._world.write(missing(gateway, name), tuple(sorted(lacking)) or None)
+
+    def _took(self, gateway: Ref, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
+        versions = fleet.listeners[listener]
+        wrote = False
+        for name, filters in versions.get(version, {}).items():
+            if (chain := fleet.chains.get(name)) is not None:
+                chain.in_force[node] = filters
+                if chain.lacking.pop(node, None):
+                    wrote |= self._write_missing(gateway, name, chain)
+        if version in versions:
+            for older in list(versions)[: list(versions).index(version)]:
+                del versions[older]
+        return wrote
+
+    def _filters(self, chain: str, members: tuple[ListenerId, ...]) -> Names:
+        filters = http_filters.attempt(self._world.db, chain, members)
+        return frozenset() if isinstance(filters, Failed) else frozenset(one.name for one in filters)

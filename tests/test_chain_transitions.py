@@ -1,0 +1,242 @@
+"""Filter chains and routes in step, over a World and Envoys that answer when a test says so: no process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+
+from moongate.api.base import Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.chain_transitions import ChainTransitions
+from moongate.world import World
+from moongate.xds.wire import LISTENER, ROUTE
+from tests import worlds
+from tests.core import ON_HOST, read
+
+NAME = "default/eg/http"
+"""Of the listener, of its chain and of its table."""
+AUTH = """
+    apiVersion: gateway.envoyproxy.io/v1alpha1
+    kind: SecurityPolicy
+    metadata: {{name: {name}, namespace: default}}
+    spec:
+      targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r0}}]
+      basicAuth: {{users: {{name: users}}, forwardUsernameHeader: {header}}}
+"""
+USERS = """
+    apiVersion: v1
+    kind: Secret
+    metadata: {name: users, namespace: default}
+    stringData: {.htpasswd: "ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}
+"""
+REFERENCE = EnvoyGateway()
+
+
+class Fleet:
+    """A World whose differences are handed out, and what Envoys of it would be sent."""
+
+    def __init__(self, config: EnvoyGateway = ON_HOST) -> None:
+        self.world = World(config)
+        self.transitions = ChainTransitions(self.world)
+        self.world.apply({each.ref: each for each in (*worlds.routes_with_services(1), *read(USERS))})
+        self.settle()
+
+    def put(self, text: str, *gone: str) -> None:
+        """Put a policy in force, take others out in the same batch, and hand out what differs."""
+        batch: dict[Ref, Resource | None] = dict.fromkeys(Ref("SecurityPolicy", "default", n) for n in gone)
+        self.world.apply(batch | {each.ref: each for each in read(text)})
+        self.settle()
+
+    def settle(self) -> None:
+        changes = self.world.pull()
+        if worlds.EG in changes.fleets.values():
+            self.transitions.start(worlds.EG)
+        put = changes.put.get(NAME.rpartition("/")[0], ())
+        self.transitions.handed_out(worlds.EG, put)
+        if self.transitions.review():
+            self.settle()
+
+    def acknowledge(self, node: str, *types: str) -> None:
+        """An Envoy takes what it should have, of some types, in the order of the stream."""
+        for type_url in types:
+            if self.transitions.acknowledged(worlds.EG, node, type_url, NAME, self.version(type_url)):
+                self.settle()
+
+    def refuse(self, node: str) -> None:
+        """An Envoy refuses the listener as it should have it."""
+        if self.transitions.refused(worlds.EG, node, NAME, self.version(LISTENER)):
+            self.settle()
+
+    def version(self, type_url: str) -> str:
+        resource = self.world.resource(worlds.EG, type_url, NAME)
+        assert resource is not None
+        return resource.version
+
+    def message(self, type_url: str, of: Any) -> Any:
+        resource = self.world.resource(worlds.EG, type_url, NAME)
+        assert resource is not None
+        return of.FromString(resource.body)
+
+    def chain(self) -> set[str]:
+        """The filters of the chain that carry configuration, as it is handed out."""
+        manager = HttpConnectionManager()
+        self.message(LISTENER, Listener).default_filter_chain.filters[-1].typed_config.Unpack(manager)
+        names = {
+            each.name for each in manager.http_filters if each.name.startswith("envoy.filters.http.basic")
+        }
+        return names - {"envoy.filters.http.basic_auth"}
+
+    def routes(self) -> list[Any]:
+        return list(self.message(ROUTE, RouteConfiguration).virtual_hosts[0].routes)
+
+    def relied(self) -> set[str]:
+        """The filters that routes name, as they are handed out."""
+        return {name for route in self.routes() for name in route.typed_per_filter_config}
+
+
+both = pytest.mark.parametrize("config", [ON_HOST, REFERENCE], ids=["stable", "reference"])
+
+
+@both
+def test_a_chain_grows_before_its_routes_switch_and_shrinks_after_them(config: EnvoyGateway) -> None:
+    """Otherwise there would be moments in which a route relies on a filter that is not there."""
+    fleet = Fleet(config)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    before = fleet.chain()
+
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+
+    after = fleet.relied()
+    assert fleet.chain() == before | after
+    fleet.acknowledge("a", LISTENER)
+    assert fleet.chain() == before | after
+    fleet.acknowledge("a", ROUTE)
+    assert fleet.chain() == after
+    assert before.isdisjoint(after)
+
+
+@both
+def test_a_filter_lingers_until_each_envoy_has_switched(config: EnvoyGateway) -> None:
+    fleet = Fleet(config)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    for node in ("a", "b"):
+        fleet.transitions.connected(worlds.EG, node)
+        fleet.acknowledge(node, LISTENER, ROUTE)
+    before = fleet.chain()
+
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    fleet.acknowledge("a", LISTENER, ROUTE)
+
+    assert before < fleet.chain()
+    fleet.acknowledge("b", LISTENER, ROUTE)
+    assert before.isdisjoint(fleet.chain())
+
+
+def test_nobody_waits_for_an_envoy_that_is_gone() -> None:
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    for node in ("a", "b"):
+        fleet.acknowledge(node, LISTENER, ROUTE)
+    before = fleet.chain()
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    fleet.acknowledge("a", LISTENER, ROUTE)
+
+    assert fleet.transitions.disconnected(worlds.EG, "b")
+    fleet.settle()
+
+    assert before.isdisjoint(fleet.chain())
+
+
+def test_an_answer_about_former_routes_ends_nothing() -> None:
+    """It may come while the chain has still to be built anew."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    former = fleet.version(ROUTE)
+    before = fleet.chain()
+
+    fleet.world.apply({each.ref: each for each in read(AUTH.format(name="one", header="x-two"))})
+    steps = fleet.world.settle()
+    while fleet.chain() == before:
+        next(steps)
+        assert not fleet.transitions.acknowledged(worlds.EG, "a", ROUTE, NAME, former)
+    for _ in steps:
+        assert not fleet.transitions.acknowledged(worlds.EG, "a", ROUTE, NAME, former)
+    fleet.settle()
+
+    assert before < fleet.chain()
+
+
+@both
+def test_routes_are_closed_while_envoy_refuses_the_listener_with_their_filter(
+    config: EnvoyGateway,
+) -> None:
+    """The chain that it keeps would let everybody pass."""
+    fleet = Fleet(config)
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+
+    assert fleet.routes()[0].route.cluster
+    fleet.refuse("a")
+
+    assert {route.direct_response.status for route in fleet.routes()} == {500}
+    fleet.acknowledge("a", LISTENER)
+    assert fleet.routes()[0].route.cluster
+
+
+def test_one_envoy_of_several_that_refuses_the_listener_is_enough_to_close_its_routes() -> None:
+    fleet = Fleet(REFERENCE)
+    for node in ("a", "b"):
+        fleet.acknowledge(node, LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.refuse("a")
+
+    fleet.acknowledge("b", LISTENER)
+
+    assert {route.direct_response.status for route in fleet.routes()} == {500}
+    assert fleet.transitions.disconnected(worlds.EG, "a")
+    fleet.settle()
+    assert fleet.routes()[0].route.cluster
+
+
+def test_routes_of_a_listener_that_never_was_need_not_be_closed() -> None:
+    """Nobody can connect to it."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+
+    fleet.refuse("a")
+
+    assert fleet.routes()[0].route.cluster
+
+
+def test_a_fleet_that_ends_leaves_nothing_behind() -> None:
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    fleet.refuse("a")
+
+    fleet.transitions.end(worlds.EG)
+    fleet.world.pull()
+
+    assert fleet.chain() == fleet.relied()
+    cold = World.of(fleet.world.store.held().values(), ON_HOST)
+    assert fleet.world.everything() == cold.everything()
+
+
+def test_versions_that_no_envoy_can_answer_any_more_are_forgotten() -> None:
+    """A gateway that runs for months has millions of them."""
+    fleet = Fleet()
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    for n in range(20):
+        fleet.put(AUTH.format(name="one", header=f"x-{n}"))
+        fleet.acknowledge("a", LISTENER, ROUTE, LISTENER)
+
+    assert fleet.transitions.versions_known() <= 2
