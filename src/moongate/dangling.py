@@ -21,7 +21,8 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.backends import SERVICE_NAME, kind_problem, target
 from moongate.attach.gateways import LAPTOP_CLASS
 from moongate.attach.policies import Policy
-from moongate.policies.security_policy import SecurityPolicy
+from moongate.policies import POLICY_KINDS
+from moongate.policies.references import references
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ EMPTY = "EndpointsNotFound"
 
 MOST_QUESTIONS = 100
 """How many missing names one call looks for among those known: with more, whole files are absent."""
+
+
+_GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
 
 
 class _Reference(NamedTuple):
@@ -97,7 +101,7 @@ def dangling_references(
 
 
 def _loose(ref: Ref, problem: Problem) -> DanglingReference:
-    severe = ref.kind == SecurityPolicy.KIND or problem.reason == MISSING
+    severe = ref.kind in _GUARDS or problem.reason == MISSING
     return DanglingReference(ref, problem, "error" if severe else "warning")
 
 
@@ -172,11 +176,7 @@ def _references(resource: Resource | None) -> Iterator[_Reference]:
         case HTTPRoute():
             yield from _of_route(resource)
         case Policy():
-            if isinstance(resource, SecurityPolicy) and resource.spec.basic_auth is not None:
-                users = resource.spec.basic_auth.users
-                if (users.group, users.kind) == ("", Secret.KIND):
-                    to = Ref(Secret.KIND, users.namespace or resource.metadata.namespace, users.name)
-                    yield _Reference("spec.basicAuth.users.name", to)
+            yield from (_Reference(path, to) for path, to in references(resource))
             if resource.spec.target_ref is not None:
                 yield _aimed(resource, "spec.targetRef", resource.spec.target_ref)
             else:
@@ -232,10 +232,6 @@ def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
 def _effect(ref: Ref, reason: str) -> str:
     if reason != REASON:
         return ""
-    match ref.kind:
-        case SecurityPolicy.KIND:
-            return " Nothing is guarded by this reference."
-        case Gateway.KIND:
-            return " This Gateway is not served."
-        case _:
-            return ""
+    if ref.kind in _GUARDS:
+        return " Nothing is guarded by this reference."
+    return " This Gateway is not served." if ref.kind == Gateway.KIND else ""

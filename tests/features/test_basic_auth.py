@@ -13,7 +13,8 @@ from moongate.api.shared import SecretObjectReference
 from moongate.attach.grants import GRANTS
 from moongate.engine import Db
 from moongate.features.base import Effective
-from moongate.features.basic_auth import FEATURE, BasicAuth, check
+from moongate.features.basic_auth import FEATURE, BasicAuth
+from moongate.policies.effective import feature_problems
 from moongate.store import Store
 
 OWNER = Ref("SecurityPolicy", "default", "staff")
@@ -45,8 +46,8 @@ def grant(
 
 
 def told(db: Db, given: BasicAuth = USERS) -> list[str]:
-    """What ``check`` has to say."""
-    return [problem.message for problem in check(db, Effective(given, OWNER))]
+    """What is wrong with the field."""
+    return [problem.message for problem in feature_problems(db, FEATURE, Effective(given, OWNER))]
 
 
 def test_good_entries_are_given_to_envoy_as_they_are() -> None:
@@ -103,7 +104,7 @@ def test_only_a_secret_may_hold_passwords(kind: str, group: str) -> None:
     given = BasicAuth(users=SecretObjectReference(group=group, kind=kind, name="users"))
     [message] = told(world(users(b"alice:" + HASH)), given)
 
-    assert "are read from a Secret" in message
+    assert message.endswith("; it must name a Secret.")
 
 
 def test_a_secret_of_another_namespace_needs_a_grant_there() -> None:

@@ -128,7 +128,19 @@ def no_effect(path: str) -> Problem:
 
 def unbuilt(resource: Model) -> Iterator[str]:
     """Field paths of all that is set in a resource, is accepted, and has no effect yet."""
-    return _plan(type(resource)).unbuilt(resource)
+    return (path for path, _, value in _plan(type(resource)).marked(resource, "unbuilt") if value is not None)
+
+
+def deprecated(resource: Model) -> Iterator[tuple[str, str]]:
+    """Field paths of all that is set in a resource and deprecated, each with the path to write instead."""
+    for path, successors, value in _plan(type(resource)).marked(resource, "deprecated"):
+        for below, (instead, only_if_true) in successors.items():
+            at, found = path, value
+            for name in below.split(".") if below else ():
+                at = f"{at}.{name}"
+                found = cast("dict[str, Any]", found).get(name) if isinstance(found, dict) else None
+            if found is True or (found not in (None, (), []) and not only_if_true):
+                yield at, f"{at.rpartition('.')[0]}.{instead}"
 
 
 @functools.cache
@@ -240,8 +252,8 @@ class _Leaf:
             return []
         return list(self.faults(value))
 
-    def unbuilt(self, value: Any) -> Iterator[str]:
-        del value
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
+        """Fields whose type has a mark (``Meta(extra=...)``): path, what the mark says, the field's value."""
         return iter(())
 
 
@@ -295,10 +307,10 @@ class _List:
                 what = ", ".join(f"{n} {entry.get(n)!r}" for n in self.keys) if self.keys else shown(entry)
                 yield Problem(f"[{index}]", f"The entry repeats {what} of [{first}]; each may stand once.")
 
-    def unbuilt(self, value: Any) -> Iterator[str]:
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
         for index, entry in enumerate(value or ()):
-            for path in self.item.unbuilt(entry):
-                yield f"[{index}].{path}"
+            for path, *rest in self.item.marked(entry, mark):
+                yield f"[{index}].{path}", *rest
 
 
 class _Map:
@@ -340,10 +352,10 @@ class _Map:
         entries = cast("dict[str, Any]", value).items()
         return [problem.under(f"[{key}]") for key, entry in entries for problem in self.item.judged(entry)]
 
-    def unbuilt(self, value: Any) -> Iterator[str]:
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
         for key, entry in cast("dict[str, Any]", value or {}).items():
-            for path in self.item.unbuilt(entry):
-                yield f"[{key}].{path}"
+            for path, *rest in self.item.marked(entry, mark):
+                yield f"[{key}].{path}", *rest
 
 
 class _Plan:
@@ -360,15 +372,15 @@ class _Plan:
         self.closed = info.forbid_unknown_fields
         self.fields: dict[str, _Node] = {}
         self.required = [f.encode_name for f in info.fields if f.required]
-        self.unbuilt_fields: list[tuple[str, str]] = []
+        self.marks: list[tuple[str, str, dict[str, Any]]] = []
         self.defaults: list[tuple[str, Any]] = []
         names: dict[str, str] = {}
         self.names = names
         for field in info.fields:
             wire = names[field.name] = field.encode_name
             node = self.fields[wire] = _node(field.type)
-            if _extra(field.type).get("unbuilt"):
-                self.unbuilt_fields.append((field.name, wire))
+            if extra := _extra(field.type):
+                self.marks.append((field.name, wire, extra))
             default = _default(field)
             if default is not None:
                 self.defaults.append((wire, node.filled(default)))
@@ -462,15 +474,15 @@ class _Plan:
                     problems += [problem.under(wire) for problem in below]
         return problems
 
-    def unbuilt(self, value: Any) -> Iterator[str]:
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
         if value is None:
             return
-        for name, wire in self.unbuilt_fields:
-            if getattr(value, name) is not None:
-                yield wire
+        for name, wire, extra in self.marks:
+            if mark in extra:
+                yield wire, extra[mark], getattr(value, name)
         for name, wire, node in self.hiding:
-            for path in node.unbuilt(getattr(value, name)):
-                yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}"
+            for path, *rest in node.marked(getattr(value, name), mark):
+                yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest
 
 
 _Node = _Leaf | _List | _Map | _Plan

@@ -70,6 +70,18 @@ UnbuiltClusterSetting = Annotated[Any, Meta(extra={"unbuilt": True, "shapes_clus
 already now, so that their names stay when the field is built."""
 
 
+def deprecated(instead: str, *below: str, only_if_true: bool = False) -> Meta:
+    """Annotation of a field that is deprecated; a status says so where it is set.
+
+    Args:
+        instead: the field beside it that says the same.
+        below: the paths of what is deprecated below a field that is ``Unbuilt`` and so has no Struct. Without
+            any it is the field itself.
+        only_if_true: to set it to false says the same as not to set it.
+    """
+    return Meta(extra={"deprecated": dict.fromkeys(below or ("",), (instead, only_if_true))})
+
+
 def unique_by(*keys: str) -> Meta:
     """Annotation of a list that is a map or a set in the CRD (``x-kubernetes-list-type``).
 

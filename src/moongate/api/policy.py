@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import field
 
-from moongate.api.base import GATEWAY_GROUP, Model, Rule
+from moongate.api.base import GATEWAY_GROUP, Model, Rule, deprecated
 from moongate.api.shared import (
     Group,
     Kind,
@@ -78,7 +78,7 @@ class PolicyTargetReferences(Model, frozen=True, kw_only=True):
         ),
     )
 
-    target_ref: PolicyTargetReference | None = None
+    target_ref: Annotated[PolicyTargetReference | None, deprecated("targetRefs")] = None
     """Deprecated: ``targetRefs`` with one entry says the same."""
     target_refs: tuple[PolicyTargetReference, ...] = ()
     target_selectors: tuple[TargetSelector, ...] = ()

@@ -10,7 +10,8 @@ Rules
 =====
 1. A feature never imports another feature; what two share is here or in ``attach``.
 2. Hooks change the message they are given, or return one; they read only through ``db``.
-3. A hook is called only when its field is set in the effective policy, and only when ``check`` found nothing.
+3. A hook is called only when its field is set in the effective policy, and only when neither its references
+   nor ``check`` have a fault.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
 
+from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
+from moongate.api.core import Secret, Service
+from moongate.api.serviceimport import ServiceImport
+from moongate.attach.backends import Target
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from moongate.api.httproute import HTTPRouteRule
+    from moongate.api.shared import BackendObjectReference, SecretObjectReference
     from moongate.engine import Db
 
 M = TypeVar("M")
@@ -154,6 +160,42 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
         )
 
 
+class Reference(Struct, frozen=True):
+    """What a value names: another resource.
+
+    Args:
+        path: where, below the field: ``users``.
+        target: as written; its namespace is "" when that is not said.
+        kinds: the (group, kind) pairs that are accepted there.
+    """
+
+    path: str
+    target: Target
+    kinds: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def to_secret(cls, path: str, given: SecretObjectReference) -> Reference:
+        """A reference to a Secret."""
+        target = Target(given.group, given.kind, given.namespace or "", given.name, 0)
+        return cls(path, target, (("", Secret.KIND),))
+
+    @classmethod
+    def to_backend(cls, path: str, given: BackendObjectReference) -> Reference:
+        """A reference to what answers requests."""
+        target = Target(given.group, given.kind, given.namespace or "", given.name, given.port or 0)
+        kinds = (Service, ServiceImport, Backend)
+        return cls(path, target, tuple((kind.GROUP, kind.KIND) for kind in kinds))
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it names a kind that has a meaning there."""
+        return (self.target.group, self.target.kind) in self.kinds
+
+    def target_from(self, owner: Ref) -> Target:
+        """What it means in a policy."""
+        return self.target._replace(namespace=self.target.namespace or owner.namespace)
+
+
 class Native(Struct, Generic[M], frozen=True, kw_only=True):
     """What a rule of a route can say itself instead of a policy.
 
@@ -173,7 +215,9 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         kind: the policy kind, ``SecurityPolicy``.
         field: the Python name of the field in its spec, ``basic_auth``.
         model: the Struct of the field.
-        check: faults that the types cannot say, paths relative to the field; reads references through ``db``.
+        references: the resources that a value names. ``check`` is called only when each may be named and is
+            there.
+        check: faults that the types cannot say, paths relative to the field.
         native: the rule's own field or filter that wins over the policy's.
         one_cluster: whether a value has its meaning only where all backends of a rule share one cluster.
         listener_facts: what ``route`` hooks of other features have to know of a value of a listener's policy.
@@ -189,6 +233,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     kind: str
     field: str
     model: type[M]
+    references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     native: Native[M] | None = None
     one_cluster: Callable[[M], bool] | None = None

@@ -21,12 +21,11 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth as Filter
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
-from moongate.api.base import ENVOY_GROUP, Model, Ref
+from moongate.api.base import Model, Ref
 from moongate.api.core import Secret
 from moongate.api.shared import SecretObjectReference
-from moongate.attach.grants import granted
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, HttpFilter
+from moongate.features.base import Effective, Feature, HttpFilter, Reference
 from moongate.problem import Problem
 from moongate.store import get
 
@@ -47,27 +46,14 @@ class BasicAuth(Model, frozen=True, kw_only=True):
     """Header in which the backend finds the user's name."""
 
 
+def references(basic_auth: BasicAuth) -> Iterator[Reference]:
+    yield Reference.to_secret("users", basic_auth.users)
+
+
 def check(db: Db, basic_auth: Effective[BasicAuth]) -> Iterator[Problem]:
-    """Whether the Secret may be read, is there, and holds entries that Envoy takes."""
-    given = basic_auth.value.users
-    if given.group or given.kind != Secret.KIND:
-        kind = f"{given.group}/{given.kind}" if given.group else given.kind
-        yield Problem("users", f"users names a {kind}; user names and passwords are read from a Secret.")
-        return
+    """Whether the Secret holds entries that Envoy takes."""
     ref = _secret(basic_auth)
-    # Before existence: without a grant, nobody learns what Secrets another namespace has.
-    if not granted(db, ENVOY_GROUP, "SecurityPolicy", basic_auth.owner.namespace, "", ref):
-        yield Problem(
-            "users",
-            f"{ref} is in another namespace; no ReferenceGrant there allows a SecurityPolicy of namespace "
-            f"{basic_auth.owner.namespace} to refer to it.",
-        )
-        return
-    found = get(db, Secret, ref)
-    if found is None:
-        yield Problem("users", f"There is no {ref}.")
-        return
-    entries = _entries(found)
+    entries = _users(db, basic_auth)
     if not entries.strip():
         yield Problem(
             "users", f"{ref} has nothing under the key {KEY}; it must hold lines user:{{SHA}}digest."
@@ -99,24 +85,19 @@ def _fault(line: bytes) -> str | None:
 
 
 def _secret(basic_auth: Effective[BasicAuth]) -> Ref:
-    given = basic_auth.value.users
-    return Ref(Secret.KIND, given.namespace or basic_auth.owner.namespace, given.name)
+    return Reference.to_secret("users", basic_auth.value.users).target_from(basic_auth.owner_of("users")).ref
 
 
-def _entries(secret: Secret) -> bytes:
+def _users(db: Db, basic_auth: Effective[BasicAuth]) -> bytes:
+    secret = get(db, Secret, _secret(basic_auth))
+    entries = secret.data.get(KEY, b"") if secret is not None else b""
     # Envoy counts a carriage return or a blank at the end of a line as part of the digest.
-    return b"\n".join(line.strip() for line in secret.data.get(KEY, b"").split(b"\n"))
-
-
-def _users(db: Db, basic_auth: Effective[BasicAuth]) -> DataSource:
-    found = get(db, Secret, _secret(basic_auth))
-    assert found is not None, "hooks run only after check found the Secret"
-    return DataSource(inline_bytes=_entries(found))
+    return b"\n".join(line.strip() for line in entries.split(b"\n"))
 
 
 def _chain(db: Db, basic_auth: Effective[BasicAuth]) -> Filter:
     return Filter(
-        users=_users(db, basic_auth),
+        users=DataSource(inline_bytes=_users(db, basic_auth)),
         forward_username_header=basic_auth.value.forward_username_header or "",
     )
 
@@ -128,13 +109,14 @@ def _stable(basic_auth: BasicAuth | None) -> Filter:
 
 
 def _route(db: Db, basic_auth: Effective[BasicAuth]) -> BasicAuthPerRoute:
-    return BasicAuthPerRoute(users=_users(db, basic_auth))
+    return BasicAuthPerRoute(users=DataSource(inline_bytes=_users(db, basic_auth)))
 
 
 FEATURE = Feature(
     kind="SecurityPolicy",
     field="basic_auth",
     model=BasicAuth,
+    references=references,
     check=check,
     http_filter=HttpFilter(
         name="envoy.filters.http.basic_auth",

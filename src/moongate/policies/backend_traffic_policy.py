@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting, deprecated
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.circuit_breaker import CircuitBreaker
@@ -96,7 +96,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     fault_injection: FaultInjection | None = None
     admission_control: UnbuiltClusterSetting | None = None
     use_client_protocol: UnbuiltClusterSetting | None = None
-    compression: Unbuilt | None = None
+    compression: Annotated[Unbuilt, deprecated("compressor")] | None = None
     compressor: Unbuilt | None = None
     response_override: Unbuilt | None = None
     http_upgrade: Unbuilt | None = None

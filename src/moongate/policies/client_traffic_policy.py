@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import field
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
 from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
@@ -40,12 +40,12 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     )
 
     tcp_keepalive: Unbuilt | None = None
-    enable_proxy_protocol: Unbuilt | None = None
+    enable_proxy_protocol: Annotated[Unbuilt, deprecated("proxyProtocol")] | None = None
     proxy_protocol: Unbuilt | None = None
     client_ip_detection: ClientIPDetectionSettings | None = field(default=None, name="clientIPDetection")
     tls: ClientTLSSettings | None = None
     path: PathSettings | None = None
-    headers: Unbuilt | None = None
+    headers: Annotated[Unbuilt, deprecated("requestID", "preserveXRequestID")] | None = None
     timeout: ClientTimeout | None = None
     connection: ClientConnection | None = None
     http1: Unbuilt | None = None

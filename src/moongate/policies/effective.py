@@ -22,7 +22,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from msgspec import Struct, structs, to_builtins
+import msgspec
+from msgspec import Struct, structs
 
 from moongate.api.admission import NOT_SUPPORTED, checked, no_effect, unbuilt, unbuilt_cluster_settings
 from moongate.api.base import Ref
@@ -40,6 +41,7 @@ from moongate.engine import query
 from moongate.features import FEATURES
 from moongate.features.base import Effective, Feature
 from moongate.policies import POLICY_KINDS
+from moongate.policies.references import reference_problems
 from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
 
@@ -143,9 +145,7 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
     faulty = [f.name for f in structs.fields(spec) if f.encode_name in malformed]
     problems: list[Problem] = []
     for feature, effective in merged.settings():
-        if feature.check is None or feature.field in faulty:
-            continue
-        if of_feature := list(feature.check(db, effective)):
+        if feature.field not in faulty and (of_feature := feature_problems(db, feature, effective)):
             faulty.append(feature.field)
             problems += [p.under(f"spec.{_wire_name(spec, feature.field)}") for p in of_feature]
     problems += [fault.under("spec") for fault in faults]
@@ -159,6 +159,12 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
         faulty=tuple(faulty),
         failed=any(policy.GUARDS or problem.reason != NOT_SUPPORTED for problem in problems),
     )
+
+
+def feature_problems(db: Db, feature: Feature[M], effective: Effective[M]) -> list[Problem]:
+    """What is wrong with a field; paths start below it."""
+    problems = list(reference_problems(db, feature, effective))
+    return problems or list(feature.check(db, effective) if feature.check is not None else ())
 
 
 def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> EffectivePolicy | None:
@@ -289,4 +295,5 @@ def _without_targets(spec: PolicyTargetReferences) -> PolicyTargetReferences:
 
 def _faults(spec: PolicyTargetReferences) -> tuple[Problem, ...]:
     """What the schema refuses in a spec that came by a way that does not check, such as before a rule."""
-    return checked(type(spec), to_builtins(spec))[1]
+    # Through JSON, so that lists are lists: of tuples the entries would get no defaults.
+    return checked(type(spec), msgspec.json.decode(msgspec.json.encode(spec)))[1]

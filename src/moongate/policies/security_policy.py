@@ -7,9 +7,9 @@ fails, also when its parent asks for it, and routes of a policy that fails answe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.basic_auth import BasicAuth
@@ -70,7 +70,9 @@ class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
     basic_auth: BasicAuth | None = None
     jwt: Unbuilt | None = None
     oidc: Unbuilt | None = None
-    ext_auth: Unbuilt | None = None
+    ext_auth: Annotated[Unbuilt, deprecated("backendRefs", "grpc.backendRef", "http.backendRef")] | None = (
+        None
+    )
     authorization: Unbuilt | None = None
 
 

@@ -22,12 +22,12 @@ Source: Gateway API, ``PolicyStatus`` and GEP-713; the reference's reasons, scop
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from moongate.api.admission import NOT_SUPPORTED
+from moongate.api.admission import NOT_SUPPORTED, deprecated
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.gateways import controller_name, managed, rejection
@@ -46,11 +46,9 @@ from moongate.attach.policies import (
 )
 from moongate.attach.routes import attachments
 from moongate.engine import query
-from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
-from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.policies.http_listeners import port_conflict
-from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem
 from moongate.status.conditions import condition, told
 from moongate.store import SHARDS, find
@@ -63,33 +61,7 @@ if TYPE_CHECKING:
 MAX_ANCESTORS: Final = 16
 """Ancestors that a policy's status may list."""
 
-PLURAL: Final = {
-    ClientTrafficPolicy.KIND: "ClientTrafficPolicies",
-    BackendTrafficPolicy.KIND: "BackendTrafficPolicies",
-    SecurityPolicy.KIND: "SecurityPolicies",
-}
-
-DEPRECATED: Final = {
-    ClientTrafficPolicy.KIND: {
-        "spec.enableProxyProtocol": "spec.proxyProtocol",
-        "spec.headers.preserveXRequestID": "spec.headers.requestID",
-        "spec.targetRef": "spec.targetRefs",
-        "spec.tls.clientValidation.optional": "spec.tls.clientValidation.mode",
-    },
-    BackendTrafficPolicy.KIND: {
-        "spec.compression": "spec.compressor",
-        "spec.targetRef": "spec.targetRefs",
-    },
-    SecurityPolicy.KIND: {
-        "spec.extAuth.grpc.backendRef": "spec.extAuth.grpc.backendRefs",
-        "spec.extAuth.http.backendRef": "spec.extAuth.http.backendRefs",
-        "spec.targetRef": "spec.targetRefs",
-    },
-}
-"""Policy kind → deprecated field → the field to write instead; sorted."""
-
-_ONLY_WHEN_TRUE: Final = ("spec.tls.clientValidation.optional",)
-"""Deprecated fields whose False says the same as not to set them."""
+_KINDS: Final = {kind.KIND: kind for kind in POLICY_KINDS}
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -140,16 +112,16 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
     for target in sorted(targets(db, policy), key=_level):
         if target.ref.kind == Gateway.KIND:
             _judge_gateway(db, policy, target, drafts)
-        elif target.ref.kind in ROUTE_KINDS and policy.kind != ClientTrafficPolicy.KIND:
+        elif target.ref.kind in ROUTE_KINDS and not _KINDS[policy.kind].OF_LISTENERS:
             _judge_route(db, policy, target, drafts)
     if not drafts:
         return None
-    name, generation, deprecated = controller_name(db), found.metadata.generation, _deprecated(found)
+    name, generation, warning = controller_name(db), found.metadata.generation, _deprecated(found)
     ancestors = [
         AncestorStatus(
             ancestor_ref=_ancestor(gateway, section),
             controller_name=name,
-            conditions=tuple(_conditions(draft, deprecated, generation)),
+            conditions=tuple(_conditions(draft, warning, generation)),
         )
         for (gateway, section), draft in drafts.items()
     ]
@@ -207,18 +179,18 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, 
         draft.refuse(refusal)
         return
     draft.hold(_problems(db, policy, None))
-    if policy.kind != ClientTrafficPolicy.KIND:
+    if not _KINDS[policy.kind].OF_LISTENERS:
         _note_overrides(db, policy, target, draft)
     elif section:
         conflict = port_conflict(db, ListenerId(gateway, gateway, section))
         draft.hold([conflict] if conflict is not None else [])
     elif sections := _claimed_sections(db, policy.kind, gateway):
-        draft.overridden[f"Other {PLURAL[policy.kind]} override these sections: {_listed(sections)}."] = None
+        draft.overridden[f"{_others(policy.kind)} override these sections: {_listed(sections)}."] = None
 
 
 def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:
     route, section = target
-    others = f"Other {PLURAL[policy.kind]}"
+    others = _others(policy.kind)
     refusal = _refusal(db, policy, target)
     rules = _claimed_sections(db, policy.kind, route) if not section else []
     for attachment in attachments(db, route):
@@ -283,7 +255,7 @@ def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
 
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
     gateway, section = target
-    others = f"Other {PLURAL[policy.kind]}"
+    others = _others(policy.kind)
     below = [o for part in range(SHARDS) for o in overrides(db, policy.kind, gateway, part)]
     merged = [_name(o.route) for o in below if section in o.merged]
     routes = [
@@ -318,6 +290,10 @@ def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
     return Override(route, tuple(sorted(at.name for at in listeners)), tuple(sorted(merged)))
 
 
+def _others(kind: str) -> str:
+    return f"Other {_KINDS[kind].PLURAL}"
+
+
 def _name(ref: Ref) -> str:
     return f"{ref.namespace}/{ref.name}"
 
@@ -336,7 +312,7 @@ def _ancestor(gateway: Ref, section: str) -> AncestorRef:
     )
 
 
-def _conditions(draft: _Draft, deprecated: str, generation: int) -> Iterator[Condition]:
+def _conditions(draft: _Draft, warning: str, generation: int) -> Iterator[Condition]:
     if draft.faults:
         # What keeps the policy from a target weighs more than what is wrong with its settings.
         faults = sorted(draft.faults, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
@@ -348,29 +324,13 @@ def _conditions(draft: _Draft, deprecated: str, generation: int) -> Iterator[Con
         yield condition("Merged", "True", "Merged", " ".join(draft.merged), generation)
     if draft.overridden:
         yield condition("Overridden", "True", "Overridden", " ".join(draft.overridden), generation)
-    if deprecated and draft.held:
-        yield condition("Warning", "True", "DeprecatedField", deprecated, generation)
+    if warning and draft.held:
+        yield condition("Warning", "True", "DeprecatedField", warning, generation)
 
 
 def _deprecated(policy: Policy) -> str:
     """Which deprecated fields a policy sets and what to write instead, "" for none."""
-    document: dict[str, Any] = msgspec.to_builtins(policy)
-    return "; ".join(
-        f"{path} is deprecated: write {instead}"
-        for path, instead in DEPRECATED[policy.KIND].items()
-        if _sets(document, path)
-    )
-
-
-def _sets(document: dict[str, Any], path: str) -> bool:
-    value: Any = document
-    for name in path.split("."):
-        if not isinstance(value, dict):
-            return False
-        value = cast("dict[str, Any]", value).get(name)
-    if path in _ONLY_WHEN_TRUE:
-        return value is True
-    return value is not None and value != []
+    return "; ".join(f"{path} is deprecated: write {instead}" for path, instead in sorted(deprecated(policy)))
 
 
 def _cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[AncestorStatus]:

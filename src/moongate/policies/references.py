@@ -1,0 +1,68 @@
+"""What policies refer to, as their features say it: who may, whether it is there, where it is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+
+from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.attach.backends import backend, kind_problem
+from moongate.attach.grants import granted
+from moongate.engine import query
+from moongate.features import FEATURES
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.attach.policies import Policy
+    from moongate.engine import Db
+    from moongate.features.base import Effective, Feature, Reference
+
+
+def references(policy: Policy) -> Iterator[tuple[str, Ref]]:
+    """What the settings of a policy refer to, as written: the field path of the name, and the resource."""
+    wire_names = {f.name: f.encode_name for f in structs.fields(policy.spec)}
+    for feature in FEATURES:
+        if feature.kind != policy.KIND or feature.references is None:
+            continue
+        value = feature.of(policy.spec)
+        for reference in feature.references(value) if value is not None else ():
+            if reference.accepted:
+                path = f"spec.{wire_names[feature.field]}.{reference.path}.name"
+                yield path, reference.target_from(policy.ref).ref
+
+
+def reference_problems(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Iterator[Problem]:
+    """What is wrong with the references of a field; paths start below the field."""
+    for reference in feature.references(effective.value) if feature.references is not None else ():
+        problem = _problem(db, feature.kind, effective.owner_of(reference.path), reference)
+        if problem is not None:
+            yield problem
+
+
+def _problem(db: Db, kind: str, owner: Ref, reference: Reference) -> Problem | None:
+    path, target = reference.path, reference.target_from(owner)
+    if not reference.accepted:
+        name = f"{target.group}/{target.kind}" if target.group else target.kind
+        *others, last = (kind for _, kind in reference.kinds)
+        right = f"{', '.join(others)} or {last}" if others else last
+        return Problem(path, f"{path.rpartition('.')[2]} names a {name}; it must name a {right}.")
+    # Before existence: without a grant, nobody learns what another namespace has.
+    if not granted(db, ENVOY_GROUP, kind, owner.namespace, target.group, target.ref):
+        return Problem(
+            path,
+            f"{target.ref} is in another namespace; no ReferenceGrant there allows a {kind} of namespace "
+            f"{owner.namespace} to refer to it.",
+        )
+    if kind_problem(target) is None:
+        problem = backend(db, target, False).problem
+        return Problem(path, f"{problem.message.rstrip('.')}.") if problem is not None else None
+    return None if _exists(db, target.ref) else Problem(path, f"There is no {target.ref}.")
+
+
+@query
+def _exists(db: Db, ref: Ref) -> bool:
+    """A query of its own, so that an edit of the resource does not disturb who only asks for this."""
+    return db.read(ref) is not None
