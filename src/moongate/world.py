@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.engine import Query, Root
     from moongate.problem import Problem
+    from moongate.xds.cluster_keys import ClusterKey
     from moongate.xds.routes import Part
 
 INDEXES: Final[tuple[Index[Any, Any], ...]] = (
@@ -470,7 +471,7 @@ class _Fleet:
         for ref in value:
             yield SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)
 
-    def _clusters(self, value: tuple[destinations.ClusterKey, ...]) -> Iterator[Named]:
+    def _clusters(self, value: tuple[ClusterKey, ...]) -> Iterator[Named]:
         for key in value:
             yield CLUSTER, key.name, clusters.cluster, (key,)
             yield ENDPOINT, key.name, clusters.load_assignment, (key,)

@@ -8,8 +8,9 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
+from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, load_assignment
-from moongate.xds.destinations import ClusterKey, route_clusters
+from moongate.xds.destinations import route_clusters
 from moongate.xds.metadata import NAMESPACE
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import SHOP, as_dict, endpoints, http_route, route_ref, rule, service
@@ -152,7 +153,7 @@ def test_with_merge_backends_the_weight_of_a_backend_alone_is_not_that_of_its_lo
         config=ON_HOST,
     )  # fmt: skip
 
-    keys = [key for key in route_clusters(core.db, EG, route_ref()) if key.backend == 1]
+    keys = [key for key in route_clusters(core.db, EG, route_ref()) if key.name.endswith("/backend/1")]
 
     assert [localities(core, key) for key in keys] == [[1]]
 

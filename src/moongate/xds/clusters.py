@@ -1,4 +1,4 @@
-"""Clusters and their load assignments, from ``ClusterKey``s.
+"""Clusters and their load assignments, each from its key.
 
 Theory of operation
 ===================
@@ -31,7 +31,8 @@ from moongate.engine import query
 from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, gateway_policies, rule_policies
 from moongate.store import get
-from moongate.xds.destinations import ClusterKey, named_members, rule_to_service, served_on, to_service
+from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, RuleCluster, StableRule
+from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
 from moongate.xds.metadata import metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from moongate.attach.backends import Endpoint
     from moongate.attach.policies import Applied
     from moongate.engine import Db
+    from moongate.xds.cluster_keys import ClusterKey
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
@@ -70,8 +72,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         return None
     backends = [backend(db, at, routed) for at, _, _, routed in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
-    if key.route is None or key.target is None:  # a mirror's says nothing
-        message.metadata.MergeFromString(_describes(db, key))
+    _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     if usable and all(b.dns for b in usable):
         _resolve(message)
@@ -109,19 +110,14 @@ def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...
 
 
 @query
-def weights(db: Db, key: ClusterKey) -> tuple[int, ...]:
-    """The weights of the backends of a cluster whose key says what its rule is; none when that is gone."""
-    assert key.route is not None, "a cluster without a route has no rule"
-    assert key.members is not None, "this key says its rule's index"
-    found = get(db, HTTPRoute, key.route)
-    if found is None:
+def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
+    """The weights of a rule's members; none when the rule is gone."""
+    found = get(db, HTTPRoute, route)
+    index = None if found is None else index_of(found, rule)
+    if found is None or index is None:
         return ()
-    rules = range(len(found.spec.rules))
-    alike = [n for n in rules if named_members(found, n) == (key.section, key.members)]
-    if key.rule >= len(alike):
-        return ()
-    refs = found.spec.rules[alike[key.rule]].backend_refs
-    return tuple(refs[n].weight for n, _ in key.members)
+    refs = found.spec.rules[index].backend_refs
+    return tuple(refs[n].weight for n, _ in rule.members)
 
 
 @query
@@ -130,12 +126,9 @@ def _rule_name(db: Db, route: Ref, rule: int) -> str:
     return "" if found is None or rule >= len(found.spec.rules) else found.spec.rules[rule].name or ""
 
 
-def _section(db: Db, key: ClusterKey) -> str:
+def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
     """The name of the rule that a cluster belongs to."""
-    if key.members is not None:
-        return key.section
-    assert key.route is not None, "a cluster without a route has no rule"
-    return _rule_name(db, key.route, key.rule)
+    return key.rule.name if isinstance(key.rule, StableRule) else _rule_name(db, key.route, key.rule)
 
 
 @query
@@ -146,15 +139,13 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member]:
     """The backends of a cluster; none when what it was built from is gone."""
-    if key.route is None:
-        if key.target is None:
-            return []
+    if isinstance(key, BackendCluster):
         return [Member(key.target, key.name, 1, to_service(db, key.gateway))]
     listener = _listener_of(db, key.gateway, key.route)
     if listener is None:
         return []
     routed = rule_to_service(db, listener, key.route, _section(db, key))
-    if key.target is not None:
+    if isinstance(key, MirrorCluster):
         return [Member(key.target, names.backend(key.name, -1), 1, routed)]
     own = key.name.removesuffix(names.backend("", key.backend))
     return [
@@ -164,19 +155,19 @@ def _members(db: Db, key: ClusterKey) -> list[Member]:
     ]
 
 
-def _weighted(db: Db, key: ClusterKey) -> list[tuple[int, Target, int]]:
+def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
     """The backends of a rule's cluster, each with the index of its backendRef and its weight."""
-    if key.members is None:
-        assert key.route is not None, "a shared cluster has no rule"
+    if not isinstance(key.rule, StableRule):
         return [(n, at, weight) for n, (at, weight) in enumerate(rule_members(db, key.route, key.rule))]
+    members = key.rule.members
     # A locality alone has all, whatever its weight.
-    told = (1,) if len(key.members) == 1 else weights(db, key)
-    return [(n, at, weight) for (n, at), weight in zip(key.members, told, strict=False)]
+    shares = (1,) if len(members) == 1 else weights(db, key.route, key.rule)
+    return [(n, at, weight) for (n, at), weight in zip(members, shares, strict=False)]
 
 
 def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     """The policies that shape a cluster: the Gateway's for a shared one, else its rule's."""
-    if key.route is None:
+    if isinstance(key, BackendCluster):
         return gateway_policies(db, key.gateway)
     listener = _listener_of(db, key.gateway, key.route)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
@@ -262,11 +253,16 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
 
 
-def _describes(db: Db, key: ClusterKey) -> bytes:
-    if key.route is None and key.target is not None:
-        return metadata(key.target.ref, key.target.section)
-    assert key.route is not None, "a cluster belongs to a backend or to a rule"
-    return metadata(key.route, _section(db, key), _route_annotations(db, key.route))
+def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
+    """Name a cluster's backend or rule in its metadata; a mirror's has none."""
+    match key:
+        case BackendCluster():
+            message.metadata.MergeFromString(metadata(key.target.ref, key.target.section))
+        case RuleCluster():
+            annotations = _route_annotations(db, key.route)
+            message.metadata.MergeFromString(metadata(key.route, _section(db, key), annotations))
+        case MirrorCluster():
+            pass
 
 
 def _assignment(db: Db, name: str, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:

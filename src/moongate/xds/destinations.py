@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 ``rule_destination`` judges the backendRefs of one rule as one listener serves it. It names the clusters that
-the rule needs by ``ClusterKey``, from which ``clusters`` builds them. It reads no endpoints, so those come
-and go without disturbing routes.
+the rule needs by their keys; ``clusters`` builds them. It reads no endpoints, so those come and go without
+disturbing routes.
 
 Three kinds of cluster
 ======================
@@ -20,7 +20,7 @@ Source: the reference's rules for what a broken or empty backend answers (500 an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -38,6 +38,7 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import routing_type, shapes_clusters, wants_one_cluster
 from moongate.problem import Problem
 from moongate.store import SHARDS, find, get
+from moongate.xds.cluster_keys import BackendCluster, ClusterKey, MirrorCluster, RuleCluster, StableRule
 from moongate.xds.matches import unbuildable
 from moongate.xds.route_entries import kept_clusters
 from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
@@ -48,31 +49,6 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 BTP: Final = BackendTrafficPolicy.KIND
-
-
-class ClusterKey(NamedTuple):
-    """What a cluster is built from.
-
-    Args:
-        name: its name in xDS.
-        gateway: the fleet it belongs to.
-        target: the backend, for a shared one and for a mirror's.
-        route: the route, for one that belongs to a rule; ``None`` for a shared one.
-        rule: index of the rule; where the key says what the rule is, that among the rules which are alike.
-        backend: index of the backendRef that it serves alone, -1 for all of the rule or for a mirror.
-        section: the rule's name, where the key says what the rule is.
-        members: its backends, each with the index of its backendRef, where the key says what the rule is;
-            empty for a mirror. Weights are no part of it: they may change while Envoy routes by the name.
-    """
-
-    name: str
-    gateway: Ref
-    target: Target | None
-    route: Ref | None
-    rule: int
-    backend: int
-    section: str = ""
-    members: tuple[tuple[int, Target], ...] | None = None
 
 
 class WeightedCluster(Struct, frozen=True):
@@ -110,7 +86,7 @@ class Destination(Struct, frozen=True):
     weighted: bool = False
     unavailable: int = 0
     empty: bool = False
-    mirrors: tuple[tuple[int, ClusterKey], ...] = ()
+    mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
 
@@ -156,9 +132,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         else:
             valid += ref.weight
             if not apart and not ref.filters and _selected(db, gateway, at):
-                key = ClusterKey(
-                    names.merged_backend(at.ref, at.port, judged.protocol), gateway, at, None, -1, -1
-                )
+                key = BackendCluster(names.merged_backend(at.ref, at.port, judged.protocol), gateway, at)
                 shared.append(WeightedCluster(key, ref.weight, n))
                 continue
         own.append((n, ref, judged))
@@ -200,33 +174,37 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     )
 
 
-def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> ClusterKey:
-    """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1.
-
-    By index, as in the reference, a cluster passes to another rule's backends when rules move, while Envoy
-    routes by it. With ``mergeBackends`` a cluster is known by the rule's name and by where it sends to; of
-    rules that are alike in this, each has its own, for the weights that they may differ in.
-    """
+def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> RuleCluster:
+    """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1."""
     if proxy(db, gateway).spec.merge_backends is None:
-        name = names.rule(route.ref, index)
-        return ClusterKey(_of(name, n), gateway, None, route.ref, index, n)
-    section, members = named_members(route, index)
-    if n < 0:
-        nth = sum(named_members(route, earlier) == (section, members) for earlier in range(index))
-    else:
-        nth, members = 0, ((n, target(route.spec.rules[index].backend_refs[n], route.metadata.namespace)),)
-    name = names.stable_rule(route.ref, _identity(section, members, nth))
-    return ClusterKey(_of(name, n), gateway, None, route.ref, nth, n, section, members)
+        return RuleCluster(_named(names.rule(route.ref, index), n), gateway, route.ref, index, n)
+    rule = stable_rule(route, index)
+    if n >= 0:
+        rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
+    name = names.stable_rule(route.ref, _identity(*rule))
+    return RuleCluster(_named(name, n), gateway, route.ref, rule, n)
 
 
-def named_members(route: HTTPRoute, index: int) -> tuple[str, tuple[tuple[int, Target], ...]]:
-    """What a rule is: its name, and its backends that have a weight, with the index of each backendRef."""
+def stable_rule(route: HTTPRoute, index: int) -> StableRule:
+    """What a rule is: its name, its backends that have a weight, and its index among rules like it."""
+    rule = _unnumbered(route, index)
+    return rule._replace(nth=sum(_unnumbered(route, earlier) == rule for earlier in range(index)))
+
+
+def index_of(route: HTTPRoute, rule: StableRule) -> int | None:
+    """Where a rule stands in its route; ``None`` when it is gone."""
+    alike = [n for n in range(len(route.spec.rules)) if _unnumbered(route, n) == rule._replace(nth=0)]
+    return alike[rule.nth] if rule.nth < len(alike) else None
+
+
+def _unnumbered(route: HTTPRoute, index: int) -> StableRule:
     rule = route.spec.rules[index]
     refs = enumerate(rule.backend_refs)
-    return rule.name or "", tuple((n, target(r, route.metadata.namespace)) for n, r in refs if r.weight)
+    members = tuple((n, target(ref, route.metadata.namespace)) for n, ref in refs if ref.weight)
+    return StableRule(rule.name or "", members)
 
 
-def _of(rule: str, n: int) -> str:
+def _named(rule: str, n: int) -> str:
     return names.backend(rule, n) if n >= 0 else rule
 
 
@@ -353,9 +331,9 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
 
 def _mirrors(
     db: Db, gateway: Ref, of: HTTPRoute, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
-) -> tuple[tuple[tuple[int, ClusterKey], ...], list[Problem], list[Problem]]:
+) -> tuple[tuple[tuple[int, MirrorCluster], ...], list[Problem], list[Problem]]:
     route, section = of.ref, of.spec.rules[index].name or ""
-    keys: list[tuple[int, ClusterKey]] = []
+    keys: list[tuple[int, MirrorCluster]] = []
     faults: list[Problem] = []
     empty: list[Problem] = []
     for mirror in mirrors:
@@ -369,10 +347,10 @@ def _mirrors(
         else:
             if proxy(db, gateway).spec.merge_backends is None:
                 name = names.mirror(names.rule(route, index), mirror.index)
-                key = ClusterKey(name, gateway, at, route, index, -1)
+                key = MirrorCluster(name, gateway, route, index, at)
             else:
                 name = names.mirror(names.stable_rule(route, _identity(section, at)), mirror.index)
-                key = ClusterKey(name, gateway, at, route, 0, -1, section, ())
+                key = MirrorCluster(name, gateway, route, StableRule(section), at)
             keys.append((mirror.index, key))
     return tuple(keys), faults, empty
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
-    from moongate.xds.destinations import ClusterKey
+    from moongate.xds.cluster_keys import ClusterKey
 
 
 class RouteEntry(NamedTuple):

@@ -1,0 +1,89 @@
+"""What a cluster is built from: a backend, a rule or one backendRef of it, or a mirror.
+
+Theory of operation
+===================
+A key says enough for ``clusters`` to build the cluster and its endpoints. Whatever sends requests somewhere
+names the keys of what it needs, as ``destinations`` does for rules. The name in xDS is a part of the key: two
+keys of one fleet with the same name must be equal, or two clusters would contend for it.
+
+With ``mergeBackends`` a rule is known by what it is (``StableRule``), otherwise by its index, as in the
+reference. An index passes to another rule when rules move, and with it the cluster, while Envoy still routes
+by its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from moongate.api.base import Ref
+    from moongate.attach.backends import Target
+
+
+class StableRule(NamedTuple):
+    """A rule of a route, known by what it is.
+
+    Args:
+        name: the rule's name, "" for none.
+        members: the backends that the cluster is for, each with the index of its backendRef; none for a
+            mirror's. Weights are no part of it: they may change while Envoy routes by the name.
+        nth: its index among the rules of the route that have the same name and members: each of them has a
+            cluster of its own, for the weights that they may differ in.
+    """
+
+    name: str
+    members: tuple[tuple[int, Target], ...] = ()
+    nth: int = 0
+
+
+class BackendCluster(NamedTuple):
+    """The cluster that all rules share which send to a backend.
+
+    Args:
+        name: its name in xDS.
+        gateway: the fleet it belongs to.
+        target: the backend.
+    """
+
+    name: str
+    gateway: Ref
+    target: Target
+
+
+class RuleCluster(NamedTuple):
+    """The cluster of a rule, or of one of its backendRefs.
+
+    Args:
+        name: its name in xDS.
+        gateway: the fleet it belongs to.
+        route: the route.
+        rule: the rule, by its index or by what it is.
+        backend: index of the backendRef that it serves alone, -1 for all of the rule.
+    """
+
+    name: str
+    gateway: Ref
+    route: Ref
+    rule: int | StableRule
+    backend: int = -1
+
+
+class MirrorCluster(NamedTuple):
+    """The cluster of a mirror of a rule.
+
+    Args:
+        name: its name in xDS.
+        gateway: the fleet it belongs to.
+        route: the route.
+        rule: the rule, by its index or by what it is.
+        target: where copies go.
+    """
+
+    name: str
+    gateway: Ref
+    route: Ref
+    rule: int | StableRule
+    target: Target
+
+
+ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster
