@@ -5,7 +5,7 @@ Facts
 * A serving chain is ordered: one member that cannot be read, or is out of date, spoils the Secret.
 * Envoy refuses a whole secret for a key that does not belong to the certificate, an RSA key under 2048 bits,
   a curve that it does not know, or a key that is neither RSA nor ECDSA; the listener would then never open.
-  So each of these is found here, before Envoy sees it.
+  So moongate looks for each of these before Envoy gets the Secret.
 * Messages about a Secret never hold any of its data, for they reach statuses and logs. What the library that
   reads certificates says of them may hold some, so it is never repeated.
 * That library raises many things about odd input, some of which are no ``ValueError``, and its part in Rust

@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 Envoy has one listener for a port, and chooses a filter chain for each connection. What a chain is made of
-depends on what its listeners speak (``ChainKind``). Nothing tells plaintext HTTP connections of a port apart
-before their first request, so all HTTP listeners of a port share one chain and one route configuration. An
+depends on what its listeners speak (``ChainKind``). Plaintext HTTP connections of a port are all alike
+until their first request, so all HTTP listeners of a port share one chain and one route configuration. An
 HTTPS listener has its own, chosen by the hostname in the TLS handshake.
 
 Source: the reference's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.

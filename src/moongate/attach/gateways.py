@@ -28,22 +28,22 @@ CONFIG = "config"
 """The cell of the EnvoyGateway configuration."""
 BIND = "bind"
 """The cell of where listeners are opened: an IP address or ``LOCALHOST``; ``None`` is everywhere."""
-ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless told otherwise
+ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """This machine alone, unless a Gateway's ``spec.addresses`` name where it is to be opened."""
 
 
-def _by_controller(given: GatewayClass) -> Iterator[tuple[str, Ref]]:
-    yield given.spec.controller_name, given.ref
+def _by_controller(gateway_class: GatewayClass) -> Iterator[tuple[str, Ref]]:
+    yield gateway_class.spec.controller_name, gateway_class.ref
 
 
 def _by_class(gateway: Gateway) -> Iterator[tuple[str, Ref]]:
     yield gateway.spec.gateway_class_name, gateway.ref
 
 
-def _by_proxy(given: GatewayClass | Gateway) -> Iterator[tuple[Ref, Ref]]:
-    if (proxy := _proxy_of(given)) is not None:
-        yield proxy, given.ref
+def _by_proxy(user: GatewayClass | Gateway) -> Iterator[tuple[Ref, Ref]]:
+    if (proxy := _proxy_of(user)) is not None:
+        yield proxy, user.ref
 
 
 CLASSES = Index("classes", (GatewayClass,), _by_controller)
@@ -54,16 +54,16 @@ PROXY_USERS = Index("proxy-users", (GatewayClass, Gateway), _by_proxy)
 """EnvoyProxy → the GatewayClasses and Gateways that name it in ``parametersRef``."""
 
 
-def laptop_class(given: EnvoyGateway) -> GatewayClass:
+def laptop_class(configuration: EnvoyGateway) -> GatewayClass:
     """The GatewayClass that a laptop has without its being defined."""
-    spec = GatewayClassSpec(controller_name=given.gateway.controller_name)
+    spec = GatewayClassSpec(controller_name=configuration.gateway.controller_name)
     return GatewayClass(metadata=ObjectMeta(name=LAPTOP_CLASS), spec=spec)
 
 
 def config(db: Db) -> EnvoyGateway:
     """The EnvoyGateway configuration in force."""
-    found: EnvoyGateway | None = db.read(CONFIG)
-    return found if found is not None else EnvoyGateway.shipped()
+    configured: EnvoyGateway | None = db.read(CONFIG)
+    return configured if configured is not None else EnvoyGateway.shipped()
 
 
 @query
@@ -94,10 +94,10 @@ def managed_gateways(db: Db) -> tuple[Ref, ...]:
 @query
 def managed(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway exists and its class is ours."""
-    found = get(db, Gateway, gateway)
-    return found is not None and Ref(GatewayClass.KIND, "", found.spec.gateway_class_name) in managed_classes(
-        db
-    )
+    resource = get(db, Gateway, gateway)
+    if resource is None:
+        return False
+    return Ref(GatewayClass.KIND, "", resource.spec.gateway_class_name) in managed_classes(db)
 
 
 @query
@@ -109,8 +109,8 @@ def bind_addresses(db: Db, gateway: Ref) -> tuple[str, ...]:
         return (ALL_IPV6 if family in ("IPv6", "DualStack") else ALL_IPV4,)
     if bind != LOCALHOST:
         return (bind,)
-    found = get(db, Gateway, gateway)
-    asked = found.spec.addresses if found is not None else ()
+    resource = get(db, Gateway, gateway)
+    asked = resource.spec.addresses if resource is not None else ()
     own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
     return own or _LOOPBACKS[family]
 
@@ -119,7 +119,7 @@ class Proxy(Struct, frozen=True):
     """The EnvoyProxy settings of one Gateway, all levels taken together.
 
     Args:
-        spec: what holds; the defaults where nothing is given.
+        spec: what is in force; the defaults where nothing is set.
         problems: references that lead nowhere; with any, the Gateway is not accepted.
     """
 
@@ -135,12 +135,12 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     the second. Unset replaces the lower level as a whole, but for ``mergeBackends``: where a level does not
     set it, the next one does.
     """
-    found = get(db, Gateway, gateway)
+    resource = get(db, Gateway, gateway)
     default = config(db).envoy_proxy
-    if found is None:
+    if resource is None:
         return Proxy(default or EnvoyProxySpec())
-    of_class, class_problems = class_proxy(db, found.spec.gateway_class_name)
-    of_gateway, gateway_problems = _of_gateway(db, found)
+    of_class, class_problems = class_proxy(db, resource.spec.gateway_class_name)
+    of_gateway, gateway_problems = _of_gateway(db, resource)
     spec, governs = of_class, of_class.merge_type if of_class else None
     if of_gateway is not None:
         spec = merge(of_class, of_gateway, of_gateway.merge_type)
@@ -150,29 +150,31 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
     if gateway_problems or of_gateway:
         return Proxy(spec, gateway_problems)
-    name = found.spec.gateway_class_name
-    told = (f"GatewayClass {name} has an error at {p.path}: {p.message}" for p in class_problems)
-    return Proxy(spec, tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in told))
+    name = resource.spec.gateway_class_name
+    messages = (f"GatewayClass {name} has an error at {p.path}: {p.message}" for p in class_problems)
+    return Proxy(
+        spec, tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)
+    )
 
 
 @query
 def class_proxy(db: Db, class_name: str) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
     """The EnvoyProxy that a GatewayClass names in ``parametersRef``."""
-    found = get(db, GatewayClass, Ref(GatewayClass.KIND, "", class_name))
-    if found is None or found.spec.parameters_ref is None:
+    resource = get(db, GatewayClass, Ref(GatewayClass.KIND, "", class_name))
+    if resource is None or resource.spec.parameters_ref is None:
         return None, ()
-    ref = found.spec.parameters_ref
-    return _named(db, "spec.parametersRef", f"{ref.group}/{ref.kind}", _proxy_of(found))
+    ref = resource.spec.parameters_ref
+    return _named(db, "spec.parametersRef", f"{ref.group}/{ref.kind}", _proxy_of(resource))
 
 
 @query
 def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
     """What is wrong with an EnvoyProxy beyond its schema; with any, nobody who names it is accepted."""
-    found = get(db, EnvoyProxy, envoy_proxy)
-    if found is None:
+    resource = get(db, EnvoyProxy, envoy_proxy)
+    if resource is None:
         return ()
     after: dict[str, set[str]] = {}
-    for n, move in enumerate(found.spec.filter_order):
+    for n, move in enumerate(resource.spec.filter_order):
         first, last = (move.name, move.before) if move.before is not None else (move.after, move.name)
         if first is None:
             message = f"The entry for {move.name} says neither before nor after which filter it is moved."
@@ -182,29 +184,31 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
         TopologicalSorter(after).prepare()
     except CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
-        told = f"The filters of filterOrder are moved in a circle: {circle}."
-        return (Problem("spec.filterOrder", told, "InvalidParameters"),)
+        message = f"The filters of filterOrder are moved in a circle: {circle}."
+        return (Problem("spec.filterOrder", message, "InvalidParameters"),)
     return ()
 
 
 @query
 def rejection(db: Db, gateway: Ref) -> Problem | None:
     """Why nothing is made of a Gateway as it now stands; what was made of it before stays in force."""
-    found = get(db, Gateway, gateway)
-    if found is None:
+    resource = get(db, Gateway, gateway)
+    if resource is None:
         return None
     settings = proxy(db, gateway)
     if settings.problems:
         return settings.problems[0]
-    of_class, _ = class_proxy(db, found.spec.gateway_class_name)
+    of_class, _ = class_proxy(db, resource.spec.gateway_class_name)
     shared = of_class if of_class is not None else config(db).envoy_proxy
     if shared is not None and shared.merge_gateways and settings.spec.merge_backends is not None:
-        told = "mergeGateways and mergeBackends are both in force; they exclude each other."
-        return Problem("spec", told, "InvalidParameters")
-    for i, address in enumerate(found.spec.addresses):
+        message = "mergeGateways and mergeBackends are both in force; they exclude each other."
+        return Problem("spec", message, "InvalidParameters")
+    for i, address in enumerate(resource.spec.addresses):
         if address.type not in ("IPAddress", "Hostname"):
-            told = f"An address of type {address.type} is not served; it must be an IPAddress or a Hostname."
-            return Problem(f"spec.addresses[{i}]", told, "UnsupportedAddress")
+            message = (
+                f"An address of type {address.type} is not served; it must be an IPAddress or a Hostname."
+            )
+            return Problem(f"spec.addresses[{i}]", message, "UnsupportedAddress")
     return None
 
 
@@ -219,8 +223,8 @@ def access_log_problem(db: Db, gateway: Ref) -> Problem | None:
                 cel.compile(expression)
             except ValueError:
                 path = f"spec.telemetry.accessLog.settings[{i}].matches[{j}]"
-                told = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
-                return Problem(path, told, "InvalidParameters")
+                message = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
+                return Problem(path, message, "InvalidParameters")
     return None
 
 
@@ -240,14 +244,14 @@ def _of_gateway(db: Db, gateway: Gateway) -> tuple[EnvoyProxySpec | None, tuple[
     return _named(db, "spec.infrastructure.parametersRef", f"{ref.group}/{ref.kind}", _proxy_of(gateway))
 
 
-def _proxy_of(given: GatewayClass | Gateway) -> Ref | None:
+def _proxy_of(user: GatewayClass | Gateway) -> Ref | None:
     """The EnvoyProxy that ``parametersRef`` names; ``None`` when it names none, or something else."""
-    if isinstance(given, GatewayClass):
-        ref = given.spec.parameters_ref
+    if isinstance(user, GatewayClass):
+        ref = user.spec.parameters_ref
         namespace = (ref.namespace if ref is not None else None) or "default"
     else:
-        ref = given.spec.infrastructure.parameters_ref if given.spec.infrastructure else None
-        namespace = given.metadata.namespace
+        ref = user.spec.infrastructure.parameters_ref if user.spec.infrastructure else None
+        namespace = user.metadata.namespace
     if ref is None or (ref.group, ref.kind) != (ENVOY_GROUP, EnvoyProxy.KIND):
         return None
     return Ref(EnvoyProxy.KIND, namespace, ref.name)
@@ -257,11 +261,11 @@ def _named(
     db: Db, path: str, what: str, ref: Ref | None
 ) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
     if ref is None:
-        told = f"{what} has no meaning here; it must be {ENVOY_GROUP}/{EnvoyProxy.KIND}."
-        return None, (Problem(path, told, "InvalidParameters"),)
-    found = get(db, EnvoyProxy, ref)
-    if found is None:
+        message = f"{what} has no meaning here; it must be {ENVOY_GROUP}/{EnvoyProxy.KIND}."
+        return None, (Problem(path, message, "InvalidParameters"),)
+    resource = get(db, EnvoyProxy, ref)
+    if resource is None:
         return None, (Problem(path, f"{ref} does not exist.", "InvalidParameters"),)
     if problems := proxy_problems(db, ref):
         return None, tuple(Problem(path, f"{ref} is not valid. {p.message}", p.reason) for p in problems)
-    return found.spec, ()
+    return resource.spec, ()

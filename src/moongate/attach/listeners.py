@@ -37,7 +37,7 @@ from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from moongate.api.shared import LabelSelectorRequirement
     from moongate.engine import Db
@@ -46,9 +46,6 @@ K = TypeVar("K")
 
 ChainKind = Literal["HTTP", "HTTPS"]
 """What the filter chains of a listener are made of."""
-
-CHAIN_KINDS: Final[Mapping[str, ChainKind]] = {"HTTP": "HTTP", "HTTPS": "HTTPS"}
-"""By protocol; listeners of other protocols do not reach Envoy yet."""
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 """The label that each namespace has, with its name."""
@@ -72,7 +69,7 @@ class Listener(Struct, frozen=True):
         kinds: (group, kind) of the routes that it takes; a subset of what its protocol allows.
         from_: ``All``, ``Same`` or ``Selector``: namespaces whose routes may attach.
         selector: their labels, for ``Selector``.
-        conditions: in the order in which they are told.
+        conditions: in the order in which a status lists them.
         ready: whether Envoy is to serve it, or, where moongate failed to judge it, to go on as before.
         http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
             hostname of another listener, as a certificate covers both.
@@ -110,12 +107,12 @@ class Attachable(Struct, frozen=True):
 @query
 def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     """The listeners of a Gateway, in the order of its spec; none if it is not ours, or is rejected."""
-    found = get(db, Gateway, gateway)
-    if found is None or not managed(db, gateway) or rejection(db, gateway) is not None:
+    resource = get(db, Gateway, gateway)
+    if resource is None or not managed(db, gateway) or rejection(db, gateway) is not None:
         return ()
-    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in found.spec.listeners]
+    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in resource.spec.listeners]
     for draft in drafts:
-        _judge_alone(db, draft, found)
+        _judge_alone(db, draft, resource)
     shift = _shift(db, gateway)
     sound = [d for d in drafts if d.sound]
     _protocol_conflicts(sound)
@@ -126,7 +123,7 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     for draft in drafts:
         _conclude(draft)
     _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
-    return tuple(_listener(d, found.metadata.generation, shift) for d in drafts)
+    return tuple(_listener(d, resource.metadata.generation, shift) for d in drafts)
 
 
 @query
@@ -146,14 +143,14 @@ def listener_at(db: Db, listener: ListenerId) -> Listener | None:
 
 @query
 def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
-    """The labels of a namespace, sorted. One that nobody declared exists, too, with its name as label."""
-    found = get(db, Namespace, Ref(Namespace.KIND, "", namespace))
-    labels = found.metadata.labels if found is not None else {}
+    """The labels of a namespace, sorted. A namespace that nobody declared has its name as its only label."""
+    resource = get(db, Namespace, Ref(Namespace.KIND, "", namespace))
+    labels = resource.metadata.labels if resource is not None else {}
     return tuple(sorted((labels | {NAMESPACE_LABEL: namespace}).items()))
 
 
 def selects(db: Db, selector: LabelSelector, namespace: str) -> bool:
-    """Whether a selector picks a namespace; it reads the namespace's labels."""
+    """Whether a selector matches a namespace; it reads the namespace's labels."""
     return selector.selects(dict(namespace_labels(db, namespace)))
 
 
@@ -176,17 +173,17 @@ class _Draft:
     def hostname(self) -> str:
         return self.spec.hostname or ""
 
-    def tell(self, type_: str, status: str, reason: str, message: str) -> None:
+    def set_condition(self, type_: str, status: str, reason: str, message: str) -> None:
         self.conditions[type_] = (status, reason, message)
 
     def fault(self, message: str, reason: str = "Invalid", type_: str = "Programmed") -> None:
-        """A fault of its own spec."""
+        """The listener's own spec has a fault."""
         self.sound = False
-        self.tell(type_, "False", reason, message)
+        self.set_condition(type_, "False", reason, message)
 
-    def lose(self, reason: str, message: str) -> None:
-        """A fault that lies between it and others."""
-        self.tell("Conflicted", "True", reason, message)
+    def conflict(self, reason: str, message: str) -> None:
+        """The listener cannot be served together with others."""
+        self.set_condition("Conflicted", "True", reason, message)
 
 
 def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
@@ -194,11 +191,11 @@ def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
     _judge_namespaces(draft)
     allowed = _kinds(spec)
     if allowed is None:
-        told = (
+        message = (
             f"Protocol {spec.protocol} is not served; it must be HTTP, HTTPS, TLS, TCP or UDP."
             f"{did_you_mean(spec.protocol, PROTOCOLS)}"
         )
-        draft.fault(told, "UnsupportedProtocol", "Accepted")
+        draft.fault(message, "UnsupportedProtocol", "Accepted")
         return
     _judge_kinds(draft, allowed)
     _judge_tls(db, draft, gateway)
@@ -207,7 +204,7 @@ def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
 
 
 def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
-    """Kinds of routes that a protocol allows; ``None`` for an unknown one."""
+    """Kinds of routes that a listener's protocol allows; ``None`` for an unknown protocol."""
     match spec.protocol:
         case "HTTP" | "HTTPS":
             return ("HTTPRoute", "GRPCRoute")
@@ -222,6 +219,17 @@ def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
             return None
 
 
+def _chain_kind(spec: ListenerSpec) -> ChainKind | None:
+    """What Envoy serves a listener with; ``None`` when it does not reach Envoy yet."""
+    match spec.protocol:
+        case "HTTP":
+            return "HTTP"
+        case "HTTPS":
+            return "HTTPS"
+        case _:
+            return None
+
+
 def _judge_namespaces(draft: _Draft) -> None:
     where = draft.spec.allowed_routes.namespaces
     if where.from_ != "Selector":
@@ -231,8 +239,8 @@ def _judge_namespaces(draft: _Draft) -> None:
         draft.fault(f"{path} is missing; from: Selector needs one.")
         return
     for requirement in where.selector.match_expressions:
-        if (told := _selector_fault(requirement)) is not None:
-            draft.fault(f"{path}: {told}")
+        if (fault := _selector_fault(requirement)) is not None:
+            draft.fault(f"{path}: {fault}")
 
 
 def _selector_fault(requirement: LabelSelectorRequirement) -> str | None:
@@ -256,11 +264,11 @@ def _judge_kinds(draft: _Draft, allowed: tuple[str, ...]) -> None:
     draft.kinds = tuple((k.group, k.kind) for k in wanted if k.group == GATEWAY_GROUP and k.kind in allowed)
     other = [f"{k.group}/{k.kind}" for k in wanted if (k.group, k.kind) not in draft.kinds]
     if other:
-        told = (
+        message = (
             f"A listener of protocol {draft.spec.protocol} does not take {', '.join(other)}; "
             f"it takes {', '.join(allowed)} of {GATEWAY_GROUP}."
         )
-        draft.fault(told, "InvalidRouteKinds", "ResolvedRefs")
+        draft.fault(message, "InvalidRouteKinds", "ResolvedRefs")
 
 
 def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
@@ -272,8 +280,10 @@ def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
     if tls is None:
         draft.fault(f"A listener of protocol {protocol} needs tls.")
     elif tls.mode == "Passthrough" and protocol == "HTTPS":
-        told = "tls.mode is Passthrough; HTTPS is served with Terminate only. Use protocol TLS to pass it on."
-        draft.fault(told, "UnsupportedTLSMode")
+        message = (
+            "tls.mode is Passthrough; HTTPS is served with Terminate only. Use protocol TLS to pass it on."
+        )
+        draft.fault(message, "UnsupportedTLSMode")
     elif tls.mode == "Passthrough":
         if tls.certificate_refs:
             draft.fault("tls.mode is Passthrough, so certificateRefs have no use; the backend has them.")
@@ -282,13 +292,13 @@ def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
     else:
         _judge_certificates(db, draft)
     if protocol == "HTTPS" and _validates_clients(gateway, draft.spec.port):
-        # Open without the check that was asked for would be worse than closed.
-        told = (
+        # A closed listener is better than one that is open without the check that the user asked for.
+        message = (
             "The Gateway's tls.frontend asks for certificates of clients, which are not checked yet; "
             "until they are, this listener stays closed."
         )
-        draft.fault(told)
-        draft.tell("Accepted", "False", "UnsupportedValue", told)
+        draft.fault(message)
+        draft.set_condition("Accepted", "False", "UnsupportedValue", message)
 
 
 def _validates_clients(gateway: Gateway, port: int) -> bool:
@@ -311,7 +321,7 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     messages = " ".join(f"{fault.path}: {fault.message}" for fault in faults)
     if certificates.served:
         message = f"Served without some: {messages}"
-        draft.tell("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", message)
+        draft.set_condition("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", message)
         return
     reasons = {fault.reason for fault in faults}
     reason = "RefNotPermitted" if reasons == {"RefNotPermitted"} else "InvalidCertificateRef"
@@ -322,13 +332,13 @@ def _protocol_conflicts(drafts: list[_Draft]) -> None:
     for port, members in _grouped(drafts, lambda d: d.spec.port).items():
         others = [d for d in members if d.spec.protocol != "UDP"]
         if len({_transport(d) for d in others}) > 1:
-            told = f"Port {port} is asked for with protocols that exclude each other, by {_named(others)}."
+            message = f"Port {port} is asked for with protocols that exclude each other, by {_named(others)}."
             for draft in others:
-                draft.lose("ProtocolConflict", told)
+                draft.conflict("ProtocolConflict", message)
 
 
 def _transport(draft: _Draft) -> str:
-    """HTTPS and TLS share a port: the hostname in the handshake tells them apart."""
+    """Listeners of different transports exclude each other. HTTPS and TLS do not: the hostname decides."""
     return "TLS" if draft.spec.protocol == "HTTPS" else draft.spec.protocol
 
 
@@ -336,16 +346,18 @@ def _hostname_conflicts(drafts: list[_Draft]) -> None:
     apart = [d for d in drafts if d.spec.protocol not in ("TCP", "UDP") and "Conflicted" not in d.conditions]
     for (port, hostname), members in _grouped(apart, lambda d: (d.spec.port, d.hostname)).items():
         if len(members) > 1:
-            told = f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(members)}."
+            message = (
+                f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(members)}."
+            )
             for draft in members:
-                draft.lose("HostnameConflict", told)
+                draft.conflict("HostnameConflict", message)
 
 
 def _port_conflicts(drafts: Iterable[_Draft]) -> None:
     for port, (first, *later) in _grouped(drafts, lambda d: d.spec.port).items():
         for draft in later:
-            told = f"Port {port} is taken by listener {first.id.name}, of the same protocol."
-            draft.lose("ProtocolConflict", told)
+            message = f"Port {port} is taken by listener {first.id.name}, of the same protocol."
+            draft.conflict("ProtocolConflict", message)
 
 
 def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
@@ -358,11 +370,11 @@ def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
         at = _container_port(port, shift)
         other = taken.setdefault((draft.spec.protocol == "UDP", at), port)
         if other != port:
-            told = (
+            message = (
                 f"Envoy would listen on port {at} for it, as it does for a listener of port {other} already."
             )
-            draft.tell("Accepted", "False", "PortUnavailable", told)
-            draft.tell("Programmed", "False", "PortUnavailable", told)
+            draft.set_condition("Accepted", "False", "PortUnavailable", message)
+            draft.set_condition("Programmed", "False", "PortUnavailable", message)
 
 
 def _conclude(draft: _Draft) -> None:
@@ -371,59 +383,62 @@ def _conclude(draft: _Draft) -> None:
     partly = reasons == {"ResolvedRefs": "PartiallyInvalidCertificateRef"}
     closed = reasons == {"ResolvedRefs": "InvalidCertificateRef"}
     if not reasons or partly or closed:
-        draft.tell("Accepted", "True", "Accepted", "The listener is valid.")
+        draft.set_condition("Accepted", "True", "Accepted", "The listener is valid.")
     if not reasons and draft.failure is not None:
         _conclude_failed(draft, draft.failure)
     elif not reasons or partly:
         draft.ready = True
-        draft.tell("Programmed", "True", "Programmed", _programmed(draft))
+        draft.set_condition("Programmed", "True", "Programmed", _programmed(draft))
     elif "Programmed" not in reasons:
-        draft.tell("Programmed", "False", "Invalid", "Not served; the other conditions tell why.")
+        draft.set_condition("Programmed", "False", "Invalid", "Not served; the other conditions say why.")
     if "ResolvedRefs" not in draft.conditions:
-        draft.tell("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
+        draft.set_condition("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
 
 
 def _conclude_failed(draft: _Draft, failure: Failed) -> None:
-    """Nothing is taken from Envoy because moongate failed to judge it: what is not known is not "none"."""
+    """Envoy keeps what it has of a listener that could not be judged."""
     message = (
         f"moongate failed to judge the certificates of this listener (failure {failure.id} in its log). "
         "Until that is mended, Envoy keeps what it has of it."
     )
     draft.ready = True
-    draft.tell("Programmed", "False", "Pending", message)
-    draft.tell("ResolvedRefs", "Unknown", "Pending", message)
+    draft.set_condition("Programmed", "False", "Pending", message)
+    draft.set_condition("ResolvedRefs", "Unknown", "Pending", message)
 
 
 def _programmed(draft: _Draft) -> str:
-    if draft.spec.protocol in CHAIN_KINDS:
+    if _chain_kind(draft.spec) is not None:
         return "The listener is sent to Envoy."
     return f"The listener is valid; routes of protocol {draft.spec.protocol} are not served by this version."
 
 
 def _overlaps(drafts: list[_Draft]) -> None:
-    """Tell which HTTPS listeners of a port a client may confuse; certificates weigh more than hostnames."""
+    """Note for each HTTPS listener of a port whether clients may take it for another one.
+
+    An overlap of certificates counts before one of hostnames.
+    """
     for draft in drafts:
         others = [d for d in drafts if d is not draft and d.spec.port == draft.spec.port]
         clash = next(((a, b, d) for d in others for a in draft.sans for b in d.sans if _overlap(a, b)), None)
         if clash is not None:
             mine, theirs, other = clash
             draft.http1_only = True
-            told = (
+            message = (
                 f"The certificate's name {mine} overlaps with {theirs} of listener {other.id.name}. So that "
                 "browsers do not send requests for one over a connection of the other, HTTP/2 is not offered "
                 "unless a ClientTrafficPolicy sets alpnProtocols."
             )
-            draft.tell("OverlappingTLSConfig", "True", "OverlappingCertificates", told)
+            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingCertificates", message)
         elif other := next((d for d in others if _overlap(draft.hostname, d.hostname)), None):
-            told = (
+            message = (
                 f"The hostname {draft.hostname or '(any)'} overlaps with {other.hostname or '(any)'} of "
                 f"listener {other.id.name}."
             )
-            draft.tell("OverlappingTLSConfig", "True", "OverlappingHostnames", told)
+            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingHostnames", message)
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether some name is meant by both; ``*`` stands for one label, as in certificates, "" for any name."""
+    """Whether both stand for some name. ``*`` is one label, as in certificates; "" is any name."""
     if one == other or not one or not other:
         return True
     return _covers(one, other) or _covers(other, one)
@@ -442,7 +457,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
     return Listener(
         id=draft.id,
         protocol=draft.spec.protocol,
-        chain_kind=CHAIN_KINDS.get(draft.spec.protocol),
+        chain_kind=_chain_kind(draft.spec),
         port=draft.spec.port,
         container_port=_container_port(draft.spec.port, shift),
         hostname=draft.hostname,

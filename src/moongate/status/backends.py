@@ -13,7 +13,7 @@ from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, Condition, Ref
 from moongate.attach.backends import Target, backend
 from moongate.engine import query
-from moongate.status.conditions import condition, told, unsupported
+from moongate.status.conditions import condition, summary, unsupported
 from moongate.store import get
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ class BackendStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 @query
 def backend_status(db: Db, ref: Ref) -> BackendStatus | None:
-    """``Accepted``: whether the Backend is sound and can be used as it asks; ``None`` when it is gone.
+    """Whether a Backend can be used as its spec asks (``Accepted``); ``None`` when it does not exist.
 
-    It does not say whether anybody uses it, or whether its endpoints answer.
+    The status does not say whether anybody uses it, or whether its endpoints answer.
     """
-    found = get(db, Backend, ref)
-    if found is None:
+    resource = get(db, Backend, ref)
+    if resource is None:
         return None
-    generation = found.metadata.generation
+    generation = resource.metadata.generation
     problem = backend(db, Target(ENVOY_GROUP, ref.kind, ref.namespace, ref.name, 0), False).problem
-    # An address that routes cannot reach from here is no fault of the Backend: other users may.
+    # An address that no route can reach from here is no fault of the Backend: others may reach it.
     if problem is None or problem.reason == "UnsupportedAddressType":
         accepted = condition("Accepted", "True", "Accepted", "The Backend can be used.", generation)
     else:
-        accepted = condition("Accepted", "False", "Invalid", told([problem]), generation)
-    # What is refused for such a field says so already.
-    return BackendStatus(conditions=(accepted, *(unsupported(found) if accepted.status == "True" else ())))
+        accepted = condition("Accepted", "False", "Invalid", summary([problem]), generation)
+    # A Backend that is refused for such a field says so already.
+    return BackendStatus(conditions=(accepted, *(unsupported(resource) if accepted.status == "True" else ())))

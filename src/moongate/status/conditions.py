@@ -1,4 +1,4 @@
-"""Conditions from what was found, in the form that an API server takes."""
+"""Conditions, in the form that an API server takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def condition(type_: str, status: str, reason: str, message: str, generation: in
         type_: ``Accepted``.
         status: ``True`` or ``False``.
         reason: one word, in the reference's vocabulary.
-        message: told as ``sentence`` has it.
+        message: put into the form of ``sentence``.
         generation: ``metadata.generation`` of the resource that was judged.
     """
     return Condition(
@@ -36,14 +36,14 @@ def accepted(problems: Sequence[Problem], generation: int, *, message: str = "Ac
     """The ``Accepted`` condition of a resource.
 
     Args:
-        problems: all that was found, in the order of the spec. The first names the reason; every message is
-            told, so that a user mends all at once.
+        problems: all of them, in the order of the spec. The first gives the reason. Every message is in
+            the condition, so that a user can mend all at once.
         generation: ``metadata.generation`` of the resource that was judged.
         message: what to say when there is none.
     """
     if not problems:
         return condition("Accepted", "True", "Accepted", message, generation)
-    return condition("Accepted", "False", problems[0].reason, told(problems), generation)
+    return condition("Accepted", "False", problems[0].reason, summary(problems), generation)
 
 
 def unsupported(resource: Resource) -> tuple[Condition, ...]:
@@ -51,10 +51,10 @@ def unsupported(resource: Resource) -> tuple[Condition, ...]:
     problems = tuple(map(no_effect, unbuilt(resource)))
     if not problems:
         return ()
-    return (condition("Warning", "True", NOT_SUPPORTED, told(problems), resource.metadata.generation),)
+    return (condition("Warning", "True", NOT_SUPPORTED, summary(problems), resource.metadata.generation),)
 
 
-def told(problems: Sequence[Problem]) -> str:
+def summary(problems: Sequence[Problem]) -> str:
     """Problems in one text, each with its path unless the message begins with it."""
     return " ".join(
         p.message if not p.path or p.message.startswith(p.path) else f"{p.path}: {p.message}"

@@ -65,7 +65,7 @@ class Degradation(Struct, frozen=True):
 def degradations(resource: Resource, status: Struct) -> Iterator[Degradation]:
     """The degradations in a resource's status.
 
-    ``Programmed`` only says that others tell why, if there are others; so it is told alone.
+    ``Programmed`` is left out where another condition of the same part is an error, for it says no more then.
     """
     for part, at, conditions in _parts(resource, status):
         bad = [c for c in conditions if (c.type, c.status) in SEVERITIES]

@@ -50,7 +50,7 @@ from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.problem import Problem
-from moongate.status.conditions import condition, told
+from moongate.status.conditions import condition, summary
 from moongate.store import SHARDS, find
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _conditions(draft: _Draft, warning: str, generation: int) -> Iterator[Condit
         # What keeps the policy from a target weighs more than what is wrong with its settings.
         faults = sorted(draft.faults, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
         reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
-        yield condition("Accepted", "False", reason, told(faults), generation)
+        yield condition("Accepted", "False", reason, summary(faults), generation)
     elif draft.told:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
     if draft.merged:

@@ -4,7 +4,7 @@ Facts
 =====
 * A setting without a type logs requests in the connection manager, and connections that no route took
   (flag ``NR``) in the listener.
-* Envoy writes what it is told in the order of the list: text first, then JSON, as the reference orders them.
+* Envoy writes its logs in the order of the list: text first, then JSON, as the reference orders them.
 
 Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
 """
@@ -78,13 +78,13 @@ _DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(pa
 def access_logs(db: Db, gateway: Ref, place: Place) -> tuple[bytes, ...]:
     """Encoded ``AccessLog`` entries of a Gateway for one place, in order.
 
-    None when logs are off, and when a condition of them cannot be read: the Gateway's status tells.
+    There are none when logs are off, or when a condition of one cannot be read; the Gateway's status says so.
     """
     telemetry = proxy(db, gateway).spec.telemetry
-    given = telemetry.access_log if telemetry is not None else None
-    if (given is not None and given.disable) or access_log_problem(db, gateway) is not None:
+    spec = telemetry.access_log if telemetry is not None else None
+    if (spec is not None and spec.disable) or access_log_problem(db, gateway) is not None:
         return ()
-    settings = (given.settings if given is not None else ()) or _DEFAULT
+    settings = (spec.settings if spec is not None else ()) or _DEFAULT
     logs = [
         (not _is_text(setting), encode(_access_log(setting, sink.file, place)))
         for setting in settings
@@ -125,20 +125,20 @@ def _is_text(setting: AccessLogSettings) -> bool:
 
 
 def _format(setting: AccessLogSettings) -> SubstitutionFormatString:
-    given = setting.format
-    text = (given.text or "") if given is not None and _is_text(setting) else None
+    asked = setting.format
+    text = (asked.text or "") if asked is not None and _is_text(setting) else None
     if text is not None:
-        told = SubstitutionFormatString(text_format_source=DataSource(inline_string=text))
+        log_format = SubstitutionFormatString(text_format_source=DataSource(inline_string=text))
         operators = text
     else:
-        fields = (given.json if given is not None else None) or DEFAULT_FIELDS
-        told = SubstitutionFormatString(json_format=Struct())
-        told.json_format.update(fields)
+        fields = (asked.json if asked is not None else None) or DEFAULT_FIELDS
+        log_format = SubstitutionFormatString(json_format=Struct())
+        log_format.json_format.update(fields)
         operators = "".join(fields.values())
     if "%REQ_WITHOUT_QUERY" in operators:
-        told.formatters.append(
+        log_format.formatters.append(
             TypedExtensionConfig(
                 name="envoy.formatter.req_without_query", typed_config=packed(ReqWithoutQuery())
             )
         )
-    return told
+    return log_format

@@ -99,7 +99,7 @@ def _connection_manager(db: Db, gateway: Ref, group: ChainGroup) -> HttpConnecti
         stat_prefix=group.stat_prefix,
         rds=Rds(config_source=over_ads(), route_config_name=group.name),
         access_log=[AccessLog.FromString(body) for body in access_logs(db, gateway, "Route")],
-        # The upstream's Server header is none of our business.
+        # The Server header of the upstream is passed on as it is.
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         http2_protocol_options=Http2ProtocolOptions(
             max_concurrent_streams=UInt32Value(value=100),
