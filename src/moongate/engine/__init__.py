@@ -67,12 +67,15 @@ _ABSENT: Final[Any] = object()
 class Failed(Struct, frozen=True):
     """The value of a query that raised.
 
+    It says what kind of exception was raised and where, and never the text of the exception: that may quote
+    what the query had read, and among the inputs are secrets.
+
     Args:
         query: name of the query that raised first; failures above it carry the same one.
-        args: its arguments, as text.
-        id: a short name for this failure, the same wherever it is told: status, log, console.
-        error: the exception in one line.
-        trace: the traceback, for the log.
+        args: its arguments, as text. They are keys, so they are no secrets.
+        id: a short name for this failure, the same wherever it is shown: status, log, console.
+        error: the type of the exception, and where it was raised.
+        trace: the frames it came through, for the log.
     """
 
     query: str
@@ -192,6 +195,9 @@ class Db:
         """Seconds spent in a query's own code so far (what it called is counted there), by query name."""
         self.failures: dict[str, Failed] = {}
         """Failures in force, by the call that failed; only those where they began."""
+        self._failed: dict[Node, Failed] = {}
+        self.failing = 0
+        """Grows whenever a call begins to fail, fails otherwise, or fails no more."""
 
     # -- cells ------------------------------------------------------------
 
@@ -336,8 +342,16 @@ class Db:
                     self._orphans[gone] = None
         node.reads = tuple(reads)
 
+    def failed_calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
+        """The arguments of each call that fails just now, with its failure, which may have begun below it."""
+        return ((node.key[1], failed) for node, failed in self._failed.items())
+
     def _note_failure(self, node: Node, value: Any) -> None:
+        self.failing += 1
         self.failures.pop(repr(node), None)
+        self._failed.pop(node, None)
+        if value.__class__ is Failed:
+            self._failed[node] = value
         if value.__class__ is Failed and value.query == node.key[0].name and value.args == repr(node.key[1]):
             self.failures[repr(node)] = value
 
@@ -494,7 +508,7 @@ class Db:
             del held[node.key]
             dropped += 1
             if node.value.__class__ is Failed:
-                self.failures.pop(repr(node), None)
+                self._note_failure(node, None)
             for read in node.reads:
                 read.readers.pop(node, None)
                 if not read.readers and not read.observed:
@@ -526,9 +540,25 @@ def _is_query_key(key: Any) -> bool:
 
 
 def _failure(name: str, args: tuple[Any, ...], error: Exception) -> Failed:
-    text = f"{type(error).__name__}: {error}"
-    told = "".join(traceback.format_exception(error))
     if isinstance(error, Cycle):
-        told = text  # where the circle was entered is chance, and where it was closed, too
+        # Its text holds keys alone. Where the circle was entered is chance, and where it was closed, too.
+        text = trace = f"{type(error).__name__}: {error}"
+    else:
+        *_, raised = traceback.extract_tb(error.__traceback__)
+        file = raised.filename.rpartition("/")[2]
+        text = f"{type(error).__name__} in {raised.name} ({file}:{raised.lineno})"
+        trace = "\n".join(_frames(error))
     digest = hashlib.blake2b(f"{name}{args!r}{text}".encode(), digest_size=4).hexdigest()
-    return Failed(name, repr(args), digest, text, told)
+    return Failed(name, repr(args), digest, text, trace)
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    """The frames that an exception came through, after those of the exceptions that it was raised for."""
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = before or error
+    for each in reversed(chain):
+        yield type(each).__name__
+        yield "".join(traceback.format_tb(each.__traceback__))
