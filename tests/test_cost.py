@@ -129,7 +129,8 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
 
     assert_alike(costs)
     assert costs[0].runs == {
-        **one("attachments", "rule_destination", "route_clusters", "route_entries_of", "route_status"),
+        **one("attachments", "attachments_at", "rule_destination", "route_clusters", "route_entries_of"),
+        **one("route_status"),
         **one("host_entries", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
         **one("overlapped_by"),
@@ -228,8 +229,8 @@ def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> N
         cost(world, namespace("other", team="a"))
 
     assert_alike(costs)
-    assert {name: costs[0].runs[name] for name in ("namespace_labels", "attachments")} == one(
-        "namespace_labels", "attachments"
+    assert {name: costs[0].runs[name] for name in ("namespace_labels", "attachments_at")} == one(
+        "namespace_labels", "attachments_at"
     )
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/https")}
     assert costs[0].statuses == {Ref("HTTPRoute", "other", f"r{VISITOR}"), EG}
@@ -239,7 +240,7 @@ def test_a_label_that_nobody_selects_by_costs_one_look(many: World) -> None:
     told = cost(many, namespace("other", team="a", colour="red"))
     cost(many, namespace("other", team="a"))
 
-    assert told.runs == one("namespace_labels", "attachments")
+    assert told.runs == one("namespace_labels", "attachments_at")
     assert told.put == {}
 
 

@@ -89,6 +89,8 @@ class Fleets:
         self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
+        self._answers: dict[tuple[str, Ref], tuple[Any, ...]] = {}
+        """What queries about Gateways last answered."""
         self._tasks = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
 
@@ -245,6 +247,7 @@ class Fleets:
         if fleet is not None:
             self._quarantine.forget(fleet.gateway)
             self._transitions.end(fleet.gateway)
+            self._answers = {key: answer for key, answer in self._answers.items() if key[1] != fleet.gateway}
             self._ending[name] = fleet
             fleet.stop.set()
 
@@ -388,9 +391,12 @@ class Fleets:
         return tuple(dict.fromkeys(reached)) or ("127.0.0.1",)
 
     def _judged(self, judge: Query[[Ref], tuple[T, ...]], gateway: Ref) -> tuple[T, ...]:
-        """The answer of a query of the world; nothing if it failed, which is told elsewhere."""
+        """The answer of a query of the world; while it fails, the last one, as Envoys have that in force."""
         answer = judge.attempt(self._world.db, gateway)
-        return () if isinstance(answer, Failed) else answer
+        if isinstance(answer, Failed):
+            return self._answers.get((judge.name, gateway), ())
+        self._answers[judge.name, gateway] = answer
+        return answer
 
 
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be asked, not to listen

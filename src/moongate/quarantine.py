@@ -94,7 +94,7 @@ class _Trial:
         mended = [
             (key, suspect.route)
             for key, (suspect, _) in self.culprits.items()
-            if key not in self._world.entry_versions(suspect.route)
+            if (versions := self._world.entry_versions(suspect.route)) is not None and key not in versions
         ]
         for key, _ in mended:
             del self.culprits[key]

@@ -14,7 +14,14 @@ What a fleet of Envoys has is a set of *resources*, each a query of its own. *In
 shard of routes, so that a route that comes or goes costs its shard. The world observes both and counts who
 names what; a resource that nobody names any more leaves the fleet.
 
-A resource whose query failed keeps its last bytes in force, and so do those of a Gateway that is rejected.
+A failure is not an emptiness. A resource whose query failed keeps its last bytes in force. An inventory that
+failed keeps all that it named, and one of which a part failed keeps what it named of that part. What was
+never built stays away, and what needs it stays closed: a listener waits for its routes and certificates, and
+no request passes to a cluster that Envoy does not know.
+
+The Envoys of a Gateway that is rejected keep all they have.
+
+Statuses say what failed: see ``status.failures``. Nothing here raises because a query failed.
 """
 
 from __future__ import annotations
@@ -38,6 +45,7 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.engine import STRIDE, Db, Failed
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
+from moongate.status import failures
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 
     from moongate.api.envoygateway import EnvoyGateway
+    from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Query, Root
     from moongate.problem import Problem
     from moongate.xds.cluster_keys import ClusterKey
@@ -145,7 +154,13 @@ class World:
         self._handlers: dict[Root[Any], Callable[[Root[Any]], None]] = {}
         self._fleets: dict[Ref, _Fleet] = {}
         self._statuses: dict[Ref, Root[Any]] = {}
-        self._told: dict[Ref, Struct | None] = {}
+        self._judged: dict[Ref, Struct | None] = {}
+        """Statuses as their queries last told them."""
+        self._judged_anew: dict[Ref, None] = {}
+        self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
+        self._failing = 0
+        self._shown: dict[Ref, Struct] = {}
+        """Statuses as they were handed out: with what fails."""
         self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
         self.takes = 0
         """How often all that differs was taken."""
@@ -245,6 +260,7 @@ class World:
         if urgent:
             return Changes(endpoints, {}, {}, {})
         self.takes += 1
+        self._show_statuses()
         put = {fleet: tuple(news.values()) for fleet, news in self._put.items() if news}
         changes = Changes(
             {fleet: put.get(fleet, ()) + endpoints.get(fleet, ()) for fleet in put | endpoints},
@@ -285,24 +301,32 @@ class World:
 
     def joined_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
         """The parts of a route configuration; to be asked for when it has just been settled."""
-        table = next((t for t in route_configurations(self.db, gateway) if t.name == name), None)
-        members = table.members if table is not None else ()
+        tables = route_configurations.attempt(self.db, gateway)
+        if isinstance(tables, Failed):
+            return ()
+        members = next((table.members for table in tables if table.name == name), ())
         parts = (host_part.attempt(self.db, member, n) for member in members for n in range(SHARDS))
         return tuple(p for p in parts if not isinstance(p, Failed))
 
-    def entry_versions(self, route: Ref) -> frozenset[str]:
-        """The versions of a route's entries, wherever served: as its manifest has them, and closed."""
-        found: set[str] = set()
-        for attachment in routes.attachments(self.db, route):
-            for listener, _ in attachment.hosts:
-                told = route_entries_of.attempt(self.db, listener, route)
-                if not isinstance(told, Failed):
-                    found.update(version(form.body) for p in told for form in (p, fail_closed(p)))
-        return frozenset(found)
+    def entry_versions(self, route: Ref) -> frozenset[str] | None:
+        """The versions of a route's entries, wherever served: as its manifest has them, and closed.
+
+        ``None`` when they cannot be told just now.
+        """
+        versions: set[str] = set()
+        attachments = routes.attachments.attempt(self.db, route)
+        if isinstance(attachments, Failed):
+            return None
+        for listener in (listener for each in attachments for listener, _ in each.hosts):
+            entries = route_entries_of.attempt(self.db, listener, route)
+            if isinstance(entries, Failed):
+                return None
+            versions.update(version(form.body) for entry in entries for form in (entry, fail_closed(entry)))
+        return frozenset(versions)
 
     def statuses(self) -> Mapping[Ref, Struct]:
-        """All statuses that there are."""
-        return {ref: status for ref, status in self._told.items() if status is not None}
+        """All statuses that there are, as last handed out."""
+        return self._shown
 
     def problems(self) -> Iterator[tuple[Ref, Problem]]:
         """What is wrong inside policies that are in force, with paths into their manifests."""
@@ -381,22 +405,44 @@ class World:
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
-            value = root.value
-            if not isinstance(value, Failed) and value != self._told.get(ref):
-                self._told[ref] = value
-                self._status_news[ref] = value
+            if not isinstance(root.value, Failed):
+                self._judged[ref] = root.value
+                self._judged_anew[ref] = None
 
         return handle
+
+    def _show_statuses(self) -> None:
+        """Note the statuses that differ from those handed out, with what fails just now."""
+        concerned = self._concerned
+        if self.db.failing != self._failing:
+            self._failing = self.db.failing
+            self._concerned = failures.concerned(self.db)
+        held = self.store.held()
+        for ref in self._judged_anew | dict.fromkeys((*concerned, *self._concerned)):
+            status = self._judged.get(ref)
+            failed = self._concerned.get(ref)
+            # Without a status it is not ours, unless it is the status that failed.
+            if failed and ref in held and (status or isinstance(self._statuses[ref].value, Failed)):
+                status = failures.with_failures(self.db, held[ref], status, failed)
+            if status != self._shown.get(ref):
+                self._status_news[ref] = status
+                if status is None:
+                    del self._shown[ref]
+                else:
+                    self._shown[ref] = status
+        self._judged_anew.clear()
 
     def _forget_status(self, ref: Ref) -> None:
         root = self._statuses.pop(ref, None)
         if root is not None:
             self.release(root)
-            if self._told.pop(ref, None) is not None:
-                self._status_news[ref] = None
+            self._judged.pop(ref, None)
+            self._judged_anew[ref] = None
 
 
-_Call = tuple["Query[..., Any]", tuple[Any, ...]]
+_Call: TypeAlias = "tuple[Query[..., Any], tuple[Any, ...]]"
+_Part: TypeAlias = "tuple[Hashable, Iterable[Named] | None]"
+_Parts: TypeAlias = "Mapping[Hashable, Mapping[tuple[str, str], _Call]]"
 
 
 class _Entry:
@@ -423,7 +469,8 @@ class _Fleet:
         self._world = world
         self._gateway = gateway
         self._name = names.fleet(gateway)
-        self._inventories: dict[Root[Any], dict[tuple[str, str], _Call]] = {}
+        self._inventories: dict[Root[Any], _Parts] = {}
+        """What each inventory names, by part."""
         self._passed_over: dict[Root[Any], None] = {}
         self._rejection = world.observe(gateways.rejection, (gateway,), INVENTORY, self._accepted)
         self._inventory(listeners.listener_names, (gateway,), self._listeners)
@@ -454,42 +501,62 @@ class _Fleet:
 
     def _passes_over(self, root: Root[Any]) -> bool:
         """Whether the Gateway is rejected as a whole: its Envoys then keep what they have."""
-        if gateways.rejection(self._world.db, self._gateway) is None:
+        # Should that fail, nobody knows whether it is, so they keep it as well.
+        if gateways.rejection.attempt(self._world.db, self._gateway) is None:
             return False
         self._passed_over[root] = None
         return True
 
-    def _listeners(self, value: tuple[str, ...]) -> Iterator[Named]:
-        for name in value:
-            yield LISTENER, name, listeners.listener, (self._gateway, name)
+    def _listeners(self, value: tuple[str, ...]) -> Iterator[_Part]:
+        yield "", [(LISTENER, name, listeners.listener, (self._gateway, name)) for name in value]
 
-    def _route_configurations(self, value: tuple[Any, ...]) -> Iterator[Named]:
-        for table in value:
-            yield ROUTE, table.name, route_configuration, (self._gateway, table.name)
+    def _route_configurations(self, value: tuple[RouteTable, ...]) -> Iterator[_Part]:
+        yield "", [(ROUTE, table.name, route_configuration, (self._gateway, table.name)) for table in value]
 
-    def _secrets(self, value: tuple[Ref, ...]) -> Iterator[Named]:
-        for ref in value:
-            yield SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)
+    def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
+        yield "", [(SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)) for ref in value]
 
-    def _clusters(self, value: tuple[ClusterKey, ...]) -> Iterator[Named]:
-        for key in value:
-            yield CLUSTER, key.name, clusters.cluster, (key,)
-            yield ENDPOINT, key.name, clusters.load_assignment, (key,)
+    def _clusters(self, value: tuple[tuple[Ref, tuple[ClusterKey, ...] | None], ...]) -> Iterator[_Part]:
+        for route, keys in value:
+            yield (
+                route,
+                None
+                if keys is None
+                else [
+                    named
+                    for key in keys
+                    for named in (
+                        (CLUSTER, key.name, clusters.cluster, (key,)),
+                        (ENDPOINT, key.name, clusters.load_assignment, (key,)),
+                    )
+                ],
+            )
 
-    def _inventory(self, query: Query[..., Any], args: tuple[Any, ...], named: Callable[[Any], Any]) -> None:
+    def _inventory(
+        self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
+    ) -> None:
+        """Have all that an inventory names, as long as it does so.
+
+        Args:
+            query: the inventory.
+            args: its arguments.
+            parts: takes its value apart. A part that failed is ``None``, and what it named stays.
+        """
+
         def handle(root: Root[Any]) -> None:
             value = root.value
             if value is None or isinstance(value, Failed) or self._passes_over(root):
                 return
             before = self._inventories[root]
-            after = {(t, n): (q, a) for t, n, q, a in named(value)}
+            after: _Parts = {
+                part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
+                for part, named in parts(value)
+            }
             self._inventories[root] = after
-            for key, (resource, at) in after.items():
-                if before.get(key) != (resource, at):
-                    self._use(key, resource, at)
-            for key, used in before.items():
-                if after.get(key) != used:
-                    self._leave(key)
+            for key, call in _without(after, before):
+                self._use(key, *call)
+            for key, _ in _without(before, after):
+                self._leave(key)
 
         root = self._world.observe(query, args, INVENTORY, handle)
         self._inventories[root] = {}
@@ -534,6 +601,14 @@ class _Fleet:
                 self._world.put_resource(self._name, value, urgent=root.urgent and told and _serves(value))
 
         return handle
+
+
+def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], _Call]]:
+    """What some parts name and others do not, or by another call."""
+    for part, named in one.items():
+        known = other.get(part, {})
+        if named is not known:
+            yield from ((key, call) for key, call in named.items() if known.get(key) != call)
 
 
 def _serves(assignment: XdsResource) -> bool:

@@ -118,7 +118,7 @@ def test_a_listener_that_takes_no_route_of_a_namespace_keeps_its_hostnames_from_
     assert attached_hosts(core.db, route_ref(namespace="other"), WEB) == ("a.com",)
 
 
-def test_a_route_that_cannot_be_judged_is_left_out_and_the_others_stay() -> None:
+def test_a_route_that_cannot_be_judged_is_not_counted_and_the_others_stay() -> None:
     core = Core(gateway(http("web", "*.com")), http_route(), http_route(name="broken", hostnames=("a.com",)))
     broken = get(core.db, HTTPRoute, route_ref("broken"))
     assert broken is not None
@@ -127,7 +127,24 @@ def test_a_route_that_cannot_be_judged_is_left_out_and_the_others_stay() -> None
     assert isinstance(attachments.attempt(core.db, route_ref("broken")), Failed)
     assert attached_count(core.db, WEB) == 1
     assert all_routes(core, "*.com") == (route_ref(),)
-    assert all_routes(core, "a.com") == ()
+
+
+def test_a_route_that_cannot_be_judged_is_among_those_of_its_hostname() -> None:
+    """So its requests are refused, instead of falling to a route with a wider match."""
+    core = Core(
+        gateway(
+            http("web"), http("all", port=81).replace("}", ", allowedRoutes: {namespaces: {from: All}}}")
+        ),
+        http_route(name="broken", hostnames=("a.com",)),
+        http_route(name="broken", namespace="other", hostnames=("a.com",)),
+    )
+    refs = [route_ref("broken"), route_ref("broken", namespace="other")]
+    for ref in refs:
+        broken = get(core.db, HTTPRoute, ref)
+        assert broken is not None
+        core.db.put(ref, structs.replace(broken, spec=structs.replace(broken.spec, parent_refs=(None,))))
+
+    assert all_routes(core, "a.com") == (refs[0],), "the listener takes none of another namespace"
 
 
 def test_listeners_that_share_a_hostname_do_not_take_it_from_a_route_without() -> None:
@@ -261,7 +278,7 @@ def test_an_edited_match_disturbs_no_attachment() -> None:
     with core.ran() as ran:
         assert attached_count(core.db, WEB) == 2
 
-    assert ran == {"attachments": 1}
+    assert ran == {"attachments_at": 1}
 
 
 def test_a_gateway_of_another_namespace_is_found_by_its_namespace() -> None:

@@ -15,9 +15,9 @@ from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector
 from moongate.attach.backends import Target
 from moongate.engine import Failed
-from moongate.store import get
+from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
-from moongate.xds.destinations import Destination, all_cluster_keys, route_clusters, rule_destination
+from moongate.xds.destinations import Destination, cluster_keys, route_clusters, rule_destination
 from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, https
 from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
 
@@ -307,9 +307,11 @@ def test_a_route_whose_clusters_cannot_be_told_does_not_take_those_of_others_alo
     core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
 
     assert isinstance(route_clusters.attempt(core.db, EG, broken.ref), Failed)
-    assert {key.name for key in all_cluster_keys(core.db, EG)} == {
-        "httproute/default/r0/rule/0",
-        "httproute/default/r2/rule/0",
+    needed = dict(each for part in range(SHARDS) for each in cluster_keys(core.db, EG, part))
+    assert {route.name: keys and [key.name for key in keys] for route, keys in needed.items()} == {
+        "r0": ["httproute/default/r0/rule/0"],
+        "r1": None,
+        "r2": ["httproute/default/r2/rule/0"],
     }
 
 

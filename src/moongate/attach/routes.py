@@ -22,7 +22,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed
-from moongate.attach.listeners import Attachable, attachable, selects
+from moongate.attach.listeners import Attachable, attachable, namespace_labels, selects
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import SHARDS, Index, find, get, shard
@@ -109,25 +109,41 @@ def paths(route: HTTPRoute) -> tuple[tuple[str, str], ...]:
 @query
 def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
     """The parentRefs of a route that name a Gateway of ours, in the order of the spec."""
-    found = get(db, HTTPRoute, route)
-    if found is None:
+    resource = get(db, HTTPRoute, route)
+    if resource is None:
         return ()
-    told: list[Attachment] = []
-    for parent in found.spec.parent_refs:
-        gateway = _gateway(parent, route.namespace)
-        if gateway is not None and managed(db, gateway):
-            told.append(_judge(db, route, found.spec.hostnames, parent, gateway))
-    return tuple(told)
+    gateways = [_gateway(parent, route.namespace) for parent in resource.spec.parent_refs]
+    judged = {
+        gateway: iter(attachments_at(db, route, gateway)) for gateway in gateways if gateway is not None
+    }
+    in_order = (next(judged[gateway], None) for gateway in gateways if gateway is not None)
+    return tuple(attachment for attachment in in_order if attachment is not None)
 
 
 @query
+def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
+    """The parentRefs of a route that name one Gateway, in the order of the spec; none if that is not ours.
+
+    What is served at one Gateway reads this alone, so that whatever keeps another from being judged is no
+    matter here.
+    """
+    resource = get(db, HTTPRoute, route)
+    if resource is None or not managed(db, gateway):
+        return ()
+    return tuple(
+        _judge(db, route, resource.spec.hostnames, parent, gateway)
+        for parent in resource.spec.parent_refs
+        if _gateway(parent, route.namespace) == gateway
+    )
+
+
 def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
     """The hostnames under which a listener serves a route, sorted; empty when it does not."""
-    hosts: set[str] = set()
-    for attachment in attachments(db, route):
-        for at, names in attachment.hosts:
-            if at == listener:
-                hosts.update(names)
+    return _hosts_at(attachments_at(db, route, listener.gateway), listener)
+
+
+def _hosts_at(attachments: tuple[Attachment, ...], listener: ListenerId) -> tuple[str, ...]:
+    hosts = {host for each in attachments for at, names in each.hosts if at == listener for host in names}
     return tuple(sorted(hosts))
 
 
@@ -135,13 +151,13 @@ def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
 def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
     """The routes of one shard that a listener takes; twice in the list when two parentRefs lead there.
 
-    A route that cannot be judged is left out: the fault is its own, and not that of its neighbours.
+    A route that cannot be judged is left out, for this is only counted; its own status says so.
     """
     taken: list[Ref] = []
     for route in find(db, ROUTES, (listener.gateway, part)):
-        if isinstance(told := attachments.attempt(db, route), Failed):
-            continue
-        taken += [route for attachment in told for at, _ in attachment.hosts if at == listener]
+        judged = attachments_at.attempt(db, route, listener.gateway)
+        if not isinstance(judged, Failed):
+            taken += [route for attachment in judged for at, _ in attachment.hosts if at == listener]
     return tuple(taken)
 
 
@@ -182,15 +198,16 @@ def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
 def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     """The routes of one shard that a listener serves under a hostname, sorted.
 
-    One that cannot be judged is left out.
+    One that cannot be judged is among them if it may be served there: its requests are to be refused, rather
+    than fall to another route that may let them pass.
     """
-    return _found(db, ROUTES_BY_HOSTNAME, listener, host, part)
+    return _found(db, ROUTES_BY_HOSTNAME, listener, host, part, also_unjudged=True)
 
 
 def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) -> list[Ref]:
     """The routes that a listener serves under a hostname and that match on a path, sorted.
 
-    One that cannot be judged is left out.
+    One that cannot be judged is left out: this is for statuses, and its own says so.
 
     Args:
         db: the database.
@@ -260,16 +277,36 @@ def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
 
 
 def _found(
-    db: Db, index: Index[HTTPRoute, Ref], listener: ListenerId, host: str, more: Hashable
+    db: Db,
+    index: Index[HTTPRoute, Ref],
+    listener: ListenerId,
+    host: str,
+    more: Hashable,
+    *,
+    also_unjudged: bool = False,
 ) -> list[Ref]:
     written = _written(db, listener, host)
     candidates = {r for name in written for r in find(db, index, (listener.gateway, name, more))}
-    return sorted(r for r in candidates if _served(db, r, listener, host))
+    routes: list[Ref] = []
+    for route in sorted(candidates):
+        judged = attachments_at.attempt(db, route, listener.gateway)
+        if isinstance(judged, Failed):
+            taken = also_unjudged and _is_open_to(db, listener, route)
+        else:
+            taken = host in _hosts_at(judged, listener)
+        if taken:
+            routes.append(route)
+    return routes
 
 
-def _served(db: Db, route: Ref, listener: ListenerId, host: str) -> bool:
-    served = attached_hosts.attempt(db, route, listener)
-    return not isinstance(served, Failed) and host in served
+def _is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
+    """Whether a listener takes routes of a kind and namespace; also when that cannot be told."""
+    own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
+    if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
+        return False
+    if own.from_ == "Selector" and isinstance(namespace_labels.attempt(db, route.namespace), Failed):
+        return True
+    return _allows(db, own, route.namespace)
 
 
 def _unmatched(parent: ParentReference, listeners: tuple[Attachable, ...]) -> str:

@@ -158,7 +158,8 @@ def statuses(world: World) -> list[dict[str, Any]]:
             import msgspec
 
             seen = live(status, resource, EnvoyState(serving=0))
-            known = tuple(c for c in seen.conditions if c.type != "Programmed")
+            # Without an Envoy nothing is programmed; but that a part of it failed is to be seen.
+            known = tuple(c for c in seen.conditions if c.type != "Programmed" or c in status.conditions)
             document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
         told.append(document)
     return told
@@ -166,11 +167,15 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 def status_findings(world: World, files: Files) -> Iterator[Finding]:
     """What statuses tell of degradation, each at the field that it is about."""
+    from moongate.engine import Contained
     from moongate.status.degraded import degradations
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
-        summed_up = _summed_up(world, held[ref])
+        try:
+            summed_up = _summed_up(world, held[ref])
+        except Contained:
+            summed_up = {}  # A query failed, and the status says so; its conditions are shown as they are.
         for degradation in degradations(held[ref], status):
             for fault in summed_up.get((degradation.at, degradation.condition)) or (degradation.problem,):
                 yield files.folder.finding(ref, fault, degradation.severity)

@@ -123,7 +123,10 @@ class Statuses:
             refused = condition(
                 "Programmed", "False", "Refused", " ".join(messages), resource.metadata.generation
             )
-            parents = (structs.replace(p, conditions=(*p.conditions, refused)) for p in status.parents)
+            parents = (
+                structs.replace(p, conditions=(*(c for c in p.conditions if c.type != refused.type), refused))
+                for p in status.parents
+            )
             return structs.replace(status, parents=tuple(parents))
         return status
 

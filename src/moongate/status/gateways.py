@@ -211,7 +211,8 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
 def live(status: GatewayStatus, spec: Gateway, facts: EnvoyState) -> GatewayStatus:
     """A Gateway's status with what is known of its Envoys: addresses, ``Accepted`` and ``Programmed``.
 
-    A listener that Envoy did not take is valid, and not programmed.
+    A listener that Envoy did not take is valid, and not programmed. What the translation says of
+    ``Programmed`` stays: that a part of it failed.
 
     Args:
         status: what the translation knows.
@@ -221,7 +222,7 @@ def live(status: GatewayStatus, spec: Gateway, facts: EnvoyState) -> GatewayStat
     given = {c.type: c for c in status.conditions}
     generation = spec.metadata.generation
     given.setdefault("Accepted", _accepted(status, generation))
-    given["Programmed"] = _programmed(given["Accepted"], spec, facts)
+    given.setdefault("Programmed", _programmed(given["Accepted"], spec, facts))
     return structs.replace(
         status,
         addresses=tuple(Address(value=a) for a in facts.addresses[:MAX_ADDRESSES]),

@@ -32,12 +32,12 @@ from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
-from moongate.attach.routes import ROUTES, attachments
+from moongate.attach.routes import ROUTES, attachments_at
 from moongate.engine import Failed, query
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import routing_type, shapes_clusters, wants_one_cluster
 from moongate.problem import Problem
-from moongate.store import SHARDS, find, get
+from moongate.store import find, get
 from moongate.xds.cluster_keys import BackendCluster, ClusterKey, MirrorCluster, RuleCluster, StableRule
 from moongate.xds.matches import unbuildable
 from moongate.xds.route_entries import kept_clusters
@@ -233,26 +233,21 @@ def route_clusters(db: Db, gateway: Ref, route: Ref) -> tuple[ClusterKey, ...]:
 def served_on(db: Db, gateway: Ref, route: Ref) -> tuple[ListenerId, ...]:
     """The listeners of a Gateway that Envoy serves and that take a route, in the order of its parentRefs."""
     ready = {member for each in envoy_listeners(db, gateway) for member in each.members}
-    taken = (at for a in attachments(db, route) if a.gateway == gateway for at, _ in a.hosts)
+    taken = (at for attachment in attachments_at(db, route, gateway) for at, _ in attachment.hosts)
     return tuple(dict.fromkeys(at for at in taken if at in ready))
 
 
 @query
-def cluster_keys(db: Db, gateway: Ref, part: int) -> tuple[ClusterKey, ...]:
-    """The clusters that the routes of one shard need in a fleet, each once.
+def cluster_keys(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ClusterKey, ...] | None], ...]:
+    """The clusters that each route of one shard needs in a fleet.
 
-    A route whose clusters cannot be told has none: its requests are answered with 500 meanwhile.
+    ``None`` is for a route that cannot be judged just now: the fleet keeps those that it has for it. To a
+    cluster that is not there nothing passes.
     """
-    keys: dict[ClusterKey, None] = {}
-    for route in find(db, ROUTES, (gateway, part)):
-        told = route_clusters.attempt(db, gateway, route)
-        keys.update(dict.fromkeys(() if isinstance(told, Failed) else told))
-    return tuple(keys)
-
-
-def all_cluster_keys(db: Db, gateway: Ref) -> tuple[ClusterKey, ...]:
-    """The clusters of a fleet's routes, each once, by shard. Not a query: for whoever wants all at once."""
-    return tuple(dict.fromkeys(key for part in range(SHARDS) for key in cluster_keys(db, gateway, part)))
+    needed = (
+        (route, route_clusters.attempt(db, gateway, route)) for route in find(db, ROUTES, (gateway, part))
+    )
+    return tuple((route, None if isinstance(keys, Failed) else keys) for route, keys in needed)
 
 
 @query

@@ -36,8 +36,8 @@ from moongate.policies.effective import effective_rule
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import SHARDS, get
 from moongate.xds.destinations import Destination, rule_destination
-from moongate.xds.filters import chain_filter, has_mark, missing
-from moongate.xds.matches import matcher, matches, precedence, unbuildable
+from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
+from moongate.xds.matches import Match, matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.route_filters import (
@@ -104,22 +104,26 @@ def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEnt
 
 
 @query
-def closed_entries(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
-    """The matches of an HTTPRoute whose Envoy routes cannot be built, each answered with 500."""
-    found = get(db, HTTPRoute, route)
-    told: list[RouteEntry] = []
-    if found is None:
+def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple[RouteEntry, ...]:
+    """The matches of an HTTPRoute under a hostname, each answered with 500: what it means cannot be built.
+
+    It does not read whether the listener takes the route, as that may be what cannot be told.
+    """
+    resource = get(db, HTTPRoute, route)
+    if resource is None:
         return ()
-    for index, rule in enumerate(found.spec.rules):
+    in_order = proxy(db, listener.gateway).spec.preserve_route_order
+    entries: list[RouteEntry] = []
+    for index, rule in enumerate(resource.spec.rules):
         for match in matches(rule, (), cors=False) if unbuildable(rule) is None else ():
-            message = Route(match=matcher(match))
+            message = Route(
+                name=names.route(names.rule(route, index), match.index, host), match=matcher(match)
+            )
             message.direct_response.status = 500
-            rank = (precedence(match), *found.age, index, match.index, match.preflight)
-            for host in attached_hosts(db, route, listener):
-                message.name = names.route(names.rule(route, index), match.index, host)
-                body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
-                told.append(RouteEntry(rank, host, route, body))
-    return tuple(told)
+            rank = _rank(resource, index, match, in_order=bool(in_order))
+            body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
+            entries.append(RouteEntry(rank, host, route, body))
+    return tuple(entries)
 
 
 @query
@@ -127,13 +131,14 @@ def host_entries(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Ro
     """What one shard of routes has under a hostname, in force and sorted."""
     entries: list[RouteEntry] = []
     for route in routes_at(db, listener, host, part):
-        told = route_entries_of.attempt(db, listener, route)
-        if isinstance(told, Failed):
+        built = route_entries_of.attempt(db, listener, route)
+        if isinstance(built, Failed):
             # Whatever failed may be what keeps strangers out.
-            told = closed_entries.attempt(db, listener, route)
-        if isinstance(told, Failed):
+            built = closed_entries.attempt(db, listener, route, host)
+        if isinstance(built, Failed):
+            # Not even what it matches can be told. A rule that Envoy could not match on is left out as well.
             continue
-        entries += in_force(db, listener, route, tuple(p for p in told if p.host == host))
+        entries += in_force(db, listener, route, tuple(each for each in built if each.host == host))
     return tuple(sorted(entries, key=_RANK))
 
 
@@ -205,6 +210,9 @@ def _rule_pieces(
     destination = rule_destination(db, listener, ref, index)
     settings = effective_rule(db, listener, ref, rule)
     base, bound = _rule_route(db, listener, rule, filters, destination, settings)
+    if base.typed_per_filter_config:
+        # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
+        filters_of(db, listener, ref)
     of_rule = names.rule(ref, index)
     shaped = tuple(policy for policy in settings.owners if policy.kind == BackendTrafficPolicy.KIND)
     described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
@@ -216,8 +224,7 @@ def _rule_pieces(
         message.CopyFrom(base)
         _finish(db, listener, message, filters, match.given)
         message.match.CopyFrom(matcher(match))
-        place = (*route.age, index, match.index, match.preflight)
-        rank = ((), *place) if in_order else (precedence(match), *place)
+        rank = _rank(route, index, match, in_order=in_order)
         for host in served:
             message.name = names.route(of_rule, match.index, host, preflight=match.preflight)
             body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
@@ -225,6 +232,11 @@ def _rule_pieces(
                 body = _for_marked(message, bound, tail)
             told.append(RouteEntry(rank, host, ref, body, clusters))
     return told
+
+
+def _rank(route: HTTPRoute, index: int, match: Match, *, in_order: bool) -> tuple[Any, ...]:
+    place = (*route.age, index, match.index, match.preflight)
+    return ((), *place) if in_order else (precedence(match), *place)
 
 
 def _rule_route(

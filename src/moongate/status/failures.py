@@ -1,0 +1,235 @@
+"""What statuses say while a query fails: a bug of moongate is shown at the resources that it concerns.
+
+Theory of operation
+===================
+A query that raises is contained, and so are those that its failure reached. ``concerned`` finds the resources
+behind such calls, and ``with_failures`` says so on their statuses, with the id under which the log has more.
+Both are no queries: what fails is a fact about queries, and not one of their inputs.
+
+Rules
+=====
+1. The arguments of a call say whom it concerns. Of several resources the most specific count: that a route
+   cannot be built on a listener is no matter of the listener's Gateway.
+2. What concerns no resource by its arguments concerns those who read it, for the failure reaches them. If it
+   reaches no call about a resource, it is about all: the GatewayClasses say so.
+3. A status that cannot be told any more stays as it was last; only the failure is added. One that never could
+   be told says nothing but the failure.
+4. The text of an exception is never shown: it may quote a secret.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
+
+from moongate.api.backend import Backend
+from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.envoyproxy import EnvoyProxy
+from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.httproute import HTTPRoute
+from moongate.attach.backends import Target
+from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
+from moongate.attach.policies import targets
+from moongate.engine import Failed
+from moongate.policies import POLICY_KINDS
+from moongate.status.backends import BackendStatus
+from moongate.status.conditions import condition
+from moongate.status.gateways import AncestorRef as ProxyAncestorRef
+from moongate.status.gateways import EnvoyProxyStatus, GatewayClassStatus, GatewayStatus, ProxyAncestor
+from moongate.status.policies import AncestorRef, AncestorStatus, PolicyStatus
+from moongate.status.routes import ParentStatus, RouteStatus
+from moongate.store import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from msgspec import Struct
+
+    from moongate.api.base import Condition, Resource
+    from moongate.api.shared import ParentReference
+    from moongate.engine import Db
+
+INTERNAL: Final = "InternalError"
+"""The reason of conditions that say so."""
+
+MOST_NAMED: Final = 5
+"""Failures that one condition names."""
+
+_LEVELS: Final[tuple[frozenset[str], ...]] = (
+    frozenset(kind.KIND for kind in POLICY_KINDS),
+    frozenset({HTTPRoute.KIND}),
+    frozenset({Backend.KIND}),
+    frozenset({EnvoyProxy.KIND}),
+    frozenset({Gateway.KIND}),
+    frozenset({GatewayClass.KIND}),
+)
+"""Kinds that have a status, the most specific first."""
+
+
+def concerned(db: Db) -> Mapping[Ref, tuple[Failed, ...]]:
+    """The resources that failures concern, each with its failures by id."""
+    by_ref: dict[Ref, dict[str, Failed]] = {}
+    of_all: dict[str, Failed] = {}
+    for args, failed in db.failed_calls():
+        owners = _owners(args)
+        for ref in owners:
+            by_ref.setdefault(ref, {})[failed.id] = failed
+        if not owners:
+            of_all[failed.id] = failed
+    for by_id in by_ref.values():
+        for id_ in by_id:
+            of_all.pop(id_, None)
+    for ref in _classes(db) if of_all else ():
+        by_ref.setdefault(ref, {}).update(of_all)
+    return {ref: tuple(failed for _, failed in sorted(by_id.items())) for ref, by_id in by_ref.items()}
+
+
+def with_failures(
+    db: Db, resource: Resource, status: Struct | None, failures: Sequence[Failed]
+) -> Struct | None:
+    """A status that says what of its resource failed; ``None`` when the resource is not ours.
+
+    Args:
+        db: where to look who is ours.
+        resource: what the status is of.
+        status: as it was last told; ``None`` if it never could be told.
+        failures: at least one.
+    """
+    named = ", ".join(failed.id for failed in failures[:MOST_NAMED])
+    more = f" and {len(failures) - MOST_NAMED} more" if len(failures) > MOST_NAMED else ""
+    message = (
+        f"Internal error {named}{more}: a part of this could not be computed. What was in force of that part "
+        "before stays in force where that is safe; otherwise it is closed. This is a bug of moongate; its "
+        "log says more under this id."
+    )
+    generation = resource.metadata.generation
+    kept_out = condition("Programmed", "False", INTERNAL, message, generation)
+    refused = condition("Accepted", "False", INTERNAL, message, generation)
+    match status if status is not None else _bare(db, resource):
+        case GatewayStatus() as gateway:
+            # Whether it is accepted is not known if nothing else is.
+            added = (kept_out,) if status is not None else (refused, kept_out)
+            return structs.replace(gateway, conditions=_replaced(gateway.conditions, *added))
+        case RouteStatus() as route:
+            added = (kept_out,) if status is not None else (refused, kept_out)
+            parents = (
+                structs.replace(parent, conditions=_replaced(parent.conditions, *added))
+                for parent in route.parents
+            )
+            return RouteStatus(parents=tuple(parents))
+        case PolicyStatus() | EnvoyProxyStatus() as policy:
+            ancestors: Any = (
+                structs.replace(ancestor, conditions=_replaced(ancestor.conditions, refused))
+                for ancestor in policy.ancestors
+            )
+            return structs.replace(policy, ancestors=tuple(ancestors))
+        case BackendStatus() | GatewayClassStatus() as other:
+            return structs.replace(other, conditions=_replaced(other.conditions, refused))
+        case _:
+            return None
+
+
+def _owners(args: Any) -> tuple[Ref, ...]:
+    """The most specific of the resources that are arguments of a call."""
+    refs = dict.fromkeys(_refs(args))
+    levels = (tuple(ref for ref in refs if ref.kind in kinds) for kinds in _LEVELS)
+    return next((owners for owners in levels if owners), ())
+
+
+def _refs(key: Any) -> Iterator[Ref]:
+    if isinstance(key, Ref):
+        yield key
+    elif isinstance(key, Target):
+        yield key.ref
+    elif isinstance(key, tuple):
+        for each in key:  # pyright: ignore[reportUnknownVariableType] - a key: its parts are keys, or scalars
+            yield from _refs(each)
+
+
+def _replaced(conditions: tuple[Condition, ...], *by: Condition) -> tuple[Condition, ...]:
+    types = {each.type for each in by}
+    return (*(each for each in conditions if each.type not in types), *by)
+
+
+def _bare(db: Db, resource: Resource) -> Struct | None:
+    """A status without a condition; ``None`` when the resource is not ours, as far as that can be told."""
+    ref = resource.ref
+    match resource:
+        case Gateway() | GatewayClass() if not _is_ours(db, ref):
+            return None
+        case Gateway():
+            return GatewayStatus()
+        case GatewayClass():
+            return GatewayClassStatus(conditions=())
+        case Backend():
+            return BackendStatus(conditions=())
+        case HTTPRoute():
+            name = _controller(db)
+            parents = [
+                ParentStatus(parent_ref=parent, controller_name=name, conditions=())
+                for parent, gateway in _parents(resource)
+                if _is_ours(db, gateway)
+            ]
+            return RouteStatus(parents=tuple(parents)) if parents else None
+        case EnvoyProxy():
+            users = [
+                ProxyAncestorRef(
+                    group=GATEWAY_GROUP, kind=user.kind, namespace=user.namespace, name=user.name
+                )
+                for user in find(db, PROXY_USERS, ref)
+                if _is_ours(db, user)
+            ]
+            proxies = tuple(ProxyAncestor(ancestor_ref=user, conditions=()) for user in users)
+            return EnvoyProxyStatus(ancestors=proxies) if proxies else None
+        case _:
+            name = _controller(db)
+            policies = tuple(
+                AncestorStatus(
+                    ancestor_ref=AncestorRef(
+                        group=GATEWAY_GROUP, kind=at.kind, namespace=at.namespace, name=at.name
+                    ),
+                    controller_name=name,
+                    conditions=(),
+                )
+                for at in dict.fromkeys(_ancestors(db, ref))
+                if _is_ours(db, at)
+            )
+            return PolicyStatus(ancestors=policies) if policies else None
+
+
+def _ancestors(db: Db, policy: Ref) -> Iterator[Ref]:
+    """The Gateways above what a policy targets, as far as it can be told."""
+    chosen = targets.attempt(db, policy)
+    for target in () if isinstance(chosen, Failed) else chosen:
+        resource = db.read(target.ref)
+        if isinstance(resource, HTTPRoute):
+            yield from (gateway for _, gateway in _parents(resource))
+        else:
+            yield target.ref
+
+
+def _parents(route: HTTPRoute) -> Iterator[tuple[ParentReference, Ref]]:
+    for parent in route.spec.parent_refs:
+        yield parent, Ref(parent.kind, parent.namespace or route.metadata.namespace, parent.name)
+
+
+def _is_ours(db: Db, ref: Ref) -> bool:
+    """Whether a Gateway or GatewayClass is known to be ours; else somebody else may answer for it."""
+    match ref.kind:
+        case Gateway.KIND:
+            return managed.attempt(db, ref) is True
+        case GatewayClass.KIND:
+            return ref in _classes(db)
+        case _:
+            return False
+
+
+def _classes(db: Db) -> tuple[Ref, ...]:
+    classes = managed_classes.attempt(db)
+    return () if isinstance(classes, Failed) else classes
+
+
+def _controller(db: Db) -> str:
+    name = controller_name.attempt(db)
+    return "" if isinstance(name, Failed) else name

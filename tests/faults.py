@@ -1,0 +1,68 @@
+"""Queries that raise when they are told to: bugs of moongate, for tests of how they are contained.
+
+While ``faulty`` is open, each query reads one cell more, and raises where that says so. So a fault is an
+input like any other: it comes and goes with a write, and two worlds with the same faults must agree.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+
+from moongate.engine import Db, Query
+from moongate.world import World
+
+Call = tuple[Query[..., Any], tuple[Any, ...]]
+When = Literal["before", "after"]
+"""Whether a query raises before it has read anything, or after it has read all."""
+
+
+SECRET = "hunter2"
+"""The text of all exceptions here. It is to be found nowhere, for real ones may quote a secret."""
+
+
+class Fault(Exception):  # noqa: N818 - its name is told in statuses
+    """What a query raises that was told to."""
+
+
+@contextmanager
+def faulty() -> Generator[None]:
+    """Let ``put_fault`` have a meaning."""
+    with pytest.MonkeyPatch.context() as patch:
+        queries: list[Query[..., Any]] = [each for each in gc.get_objects() if isinstance(each, Query)]
+        for each in queries:
+            patch.setattr(each, "fn", _raising(each))
+        yield
+
+
+def put_fault(world: World, call: Call, when: When | None) -> None:
+    """Make a query call of a world raise from now on, or no more."""
+    world.write(_cell(*call), when)
+
+
+def calls(world: World) -> Sequence[Call]:
+    """The query calls that a world holds, in the order in which they were first made."""
+    return list(world.db._memos)  # pyright: ignore[reportPrivateUsage] - nobody else would want it
+
+
+def _raising(query: Query[..., Any]) -> Callable[..., Any]:
+    fn = query.fn
+
+    def raising(db: Db, *args: Any) -> Any:
+        when = db.read(_cell(query, args))
+        if when == "before":
+            raise Fault(SECRET)
+        value = fn(db, *args)
+        if when == "after":
+            raise Fault(SECRET)
+        return value
+
+    return raising
+
+
+def _cell(query: Query[..., Any], args: tuple[Any, ...]) -> Any:
+    return ("fault", query, args)

@@ -1,0 +1,231 @@
+"""What a query that fails costs: its own part, and nothing else. And that statuses say so.
+
+A failure is a bug of moongate, so no world that works has one; ``tests.faults`` makes queries fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from moongate.api.base import ListenerId, Ref
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import ParentReference
+from moongate.attach.gateways import managed_classes, proxy
+from moongate.attach.listeners import listeners
+from moongate.attach.routes import attachments_at
+from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
+from moongate.world import World
+from moongate.xds.destinations import route_clusters
+from moongate.xds.filters import filters_of
+from moongate.xds.wire import CLUSTER, ROUTE
+from tests.faults import SECRET, Call, When, calls, faulty, put_fault
+from tests.strategies import BASE, Batch, configs, histories
+from tests.test_law import assert_same, flat, held_after, world
+from tests.worlds import EG, route, routes_with_services
+
+law = settings(max_examples=max(10, settings().max_examples // 6))
+
+Keys = set[tuple[str, tuple[str, str]]]
+
+
+@law
+@given(configs, histories, st.integers(0, 6), st.integers(0, 1 << 30), st.sampled_from(get_args(When)))
+def test_a_query_that_fails_costs_what_it_concerns(
+    config: EnvoyGateway | None, history: list[Batch], healthy: int, which: int, when: When
+) -> None:
+    """Whatever fails at whatever time: nothing is withdrawn, no other Gateway notices, and it is mended."""
+    with faulty():
+        warm, twin = world(config), world(config)
+        for batch in history[:healthy]:
+            play(batch, warm, twin)
+        call = calls(warm)[which % len(calls(warm))]
+        kept = keys(warm)
+        put_fault(warm, call, when)
+        for batch in [{}, *history[healthy:]]:
+            play(batch, warm, twin)
+            kept &= keys(twin)
+            assert_contained(warm, twin)
+            assert kept <= keys(warm), "a resource left because of a failure"
+            assert_others_alike(warm, twin, call)
+        put_fault(warm, call, None)
+        warm.pull()
+
+        assert_same(warm, World.of(held_after([BASE, *history]), config))
+
+
+@law
+@given(configs, histories, st.integers(0, 1 << 30), st.sampled_from(get_args(When)))
+def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
+    config: EnvoyGateway | None, history: list[Batch], which: int, when: When
+) -> None:
+    """No request is answered by another route than without the failure, unless by 500."""
+    with faulty():
+        resources = held_after([BASE, *history])
+        twin = World.of(resources, config)
+        call = calls(twin)[which % len(calls(twin))]
+        cold = World(config)
+        cold.apply({each.ref: each for each in resources})
+        put_fault(cold, call, when)
+        cold.pull()
+
+        assert_contained(cold, twin)
+        assert_others_alike(cold, twin, call)
+        assert keys(cold) <= keys(twin)
+        for fleet, resources_of in flat(cold).items():
+            for key, resource in resources_of.items():
+                if key[0] == ROUTE:
+                    assert_as_closed(resource.body, flat(twin)[fleet][key].body)
+        put_fault(cold, call, None)
+        cold.pull()
+        assert_same(cold, twin)
+
+
+def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
+    """Its Envoys keep what they have, whatever is asked of it; that it cannot be told is no rejection."""
+    with faulty():
+        warm = world(None)
+        before = flat(warm)
+        one, other = (Ref(Gateway.KIND, namespace, "eg") for namespace in ("default", "other"))
+        put_fault(warm, (proxy, (one,)), "before")
+        warm.apply({ref: None for ref in BASE if ref.kind == "HTTPRoute"})
+        warm.pull()
+
+        assert flat(warm)["default/eg"] == before["default/eg"]
+        assert len(flat(warm)["other/eg"]) < len(before["other/eg"])
+        (failed,) = warm.failures().values()
+        assert failed.id in str(warm.statuses()[one])
+        assert INTERNAL not in str(warm.statuses()[other])
+
+
+def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:
+    with faulty():
+        warm = World.of(routes_with_services(3))
+        before = flat(warm)
+        put_fault(warm, (listeners, (EG,)), "after")
+        changes = warm.pull()
+
+        assert (changes.put, changes.gone, flat(warm)) == ({}, {}, before)
+
+
+def test_a_gateway_whose_listeners_fail_does_not_take_a_route_from_another() -> None:
+    """The route is attached to both."""
+    with faulty():
+        both = tuple(ParentReference(name="eg", namespace=namespace) for namespace in ("default", "other"))
+        shared = BASE[Ref("HTTPRoute", "other", "r0")]
+        assert isinstance(shared, HTTPRoute)
+        shared = structs.replace(shared, spec=structs.replace(shared.spec, parent_refs=both))
+        warm = world(None, BASE | {shared.ref: shared})
+        before = flat(warm)
+        put_fault(warm, (listeners, (EG,)), "after")
+        warm.pull()
+
+        assert flat(warm) == before
+
+
+def test_a_route_that_fails_answers_500_and_keeps_its_clusters() -> None:
+    """Its neighbours, and all that may be edited meanwhile, are no matter of it."""
+    with faulty():
+        warm = World.of(routes_with_services(3))
+        before = flat(warm)["default/eg"]
+        put_fault(warm, (attachments_at, (route(1).ref, EG)), "before")
+        put_fault(warm, (route_clusters, (EG, route(1).ref)), "before")
+        warm.apply({route(2).ref: None})
+        warm.pull()
+
+        after = flat(warm)["default/eg"]
+        assert {name for type_url, name in before.keys() - after.keys() if type_url == CLUSTER} == {
+            "service/default/s2/8080/http"
+        }
+        table = routes_of(after[ROUTE, "default/eg/http"].body)
+        assert [each.direct_response.status for each in table.values()] == [0, 500]
+        assert str(warm.statuses()[route(1).ref]).count(INTERNAL) == 1
+        assert INTERNAL not in str({r: s for r, s in warm.statuses().items() if r != route(1).ref})
+
+
+def test_a_route_is_closed_while_the_filters_of_its_chain_cannot_be_told() -> None:
+    """What it says to a filter means nothing where there is none."""
+    with faulty():
+        warm = world(EnvoyGateway())
+        guarded = Ref("HTTPRoute", "default", "r0")
+        listener = ListenerId(EG, EG, "web")
+        put_fault(warm, (filters_of, (listener, guarded)), "before")
+        warm.pull()
+
+        table = routes_of(flat(warm)["default/eg"][ROUTE, "default/eg/web"].body)
+        assert {
+            each.direct_response.status for name, each in table.items() if "httproute/default/r0/" in name
+        } == {500}
+
+
+def play(batch: Batch, *worlds: World) -> None:
+    for each in worlds:
+        each.apply(batch)
+        each.pull()
+
+
+def keys(of: World) -> Keys:
+    return {(fleet, key) for fleet, resources in flat(of).items() for key in resources}
+
+
+def assert_contained(of: World, twin: World) -> None:
+    """Nothing that a driver calls raises, and statuses say what failed, but nothing that was read."""
+    assert of.settled
+    list(of.problems())
+    for ref in of.store.held():
+        if ref.kind == "HTTPRoute":
+            of.entry_versions(ref)
+    statuses = of.statuses()
+    assert SECRET not in f"{statuses} {of.failures()}"
+    by_ref = concerned(of.db)
+    for ref, status in statuses.items():
+        assert (INTERNAL in str(status)) == (ref in by_ref)
+    for ref in by_ref.keys() & twin.statuses().keys():
+        if ref not in statuses:
+            # Statuses of policies list what is above their targets, which is what could not be found.
+            assert getattr(of.store.held()[ref], "spec").target_selectors  # noqa: B009 - of any policy
+            continue
+        assert all(failed.id in str(statuses[ref]) for failed in by_ref[ref][:MOST_NAMED])
+    if managed_classes.attempt(twin.db):
+        assert {f.id for f in of.failures().values()} == {f.id for fs in by_ref.values() for f in fs}
+
+
+def assert_others_alike(of: World, twin: World, call: Call) -> None:
+    """The Gateways that a failing call does not name have what they would have; if it names any."""
+    named = {f"{ref.namespace}/{ref.name}" for ref in refs(call[1]) if ref.kind == Gateway.KIND}
+    if named:
+        one, other = flat(of), flat(twin)
+        assert {f: r for f, r in one.items() if f not in named} == {
+            f: r for f, r in other.items() if f not in named
+        }
+
+
+def refs(key: Any) -> Iterator[Ref]:
+    if isinstance(key, Ref):
+        yield key
+    elif isinstance(key, tuple):
+        for each in key:  # pyright: ignore[reportUnknownVariableType] - arguments of queries are anything
+            yield from refs(each)
+
+
+def assert_as_closed(one: bytes, other: bytes) -> None:
+    """A table has the routes of another in the same order, each as it is there or answered with 500."""
+    routes, meant = routes_of(one), routes_of(other)
+    assert [name for name in meant if "cors-preflight" not in name] == [
+        name for name in routes if "cors-preflight" not in name
+    ]
+    for name, each in routes.items():
+        assert each == meant[name] or each.direct_response.status == 500, name
+
+
+def routes_of(table: bytes) -> dict[str, Route]:
+    hosts = RouteConfiguration.FromString(table).virtual_hosts
+    return {f"{host.name} {route.name}": route for host in hosts for route in host.routes}
