@@ -133,18 +133,23 @@ def test_all_but_endpoints_is_whole_while_endpoints_wait(
 def test_undoing_an_edit_restores_the_bytes(
     config: EnvoyGateway | None, history: list[Batch], edit: Batch
 ) -> None:
-    """There is nothing in a world but what follows from its resources."""
+    """There is nothing in a world but what follows from its resources.
+
+    And what a rejected Gateway keeps: if it was acceptable with the edit, its Envoys have what was made of it
+    then.
+    """
     held = BASE | {ref: each for batch in history for ref, each in batch.items()}
     warm = world(config, held)
-    before, nodes = warm.everything(), len(warm.db)
+    fresh, nodes = world(config, held), len(warm.db)
 
     warm.apply(edit)
     warm.pull()
     warm.apply({ref: held.get(ref) for ref in edit})
     changes = warm.pull()
 
-    assert warm.everything() == before
-    assert len(warm.db) == nodes, "an edit that was undone leaves nothing behind"
+    left = len(warm.db) - nodes
+    assert_same(warm, fresh)
+    assert not left or rejected_gateways(warm), "an edit that was undone leaves nothing behind"
     assert not changes.fleets or any(ref.kind in {"Gateway", "GatewayClass"} for ref in edit)
 
 
@@ -290,14 +295,25 @@ def test_the_base_of_all_histories_works() -> None:
     }  # fmt: skip
 
 
+def test_a_gateway_that_is_rejected_again_keeps_what_it_had_in_between() -> None:
+    """It does not matter that it was rejected before: what was made of it last stays in force."""
+    sound, rejected = _sound_and_rejected()
+    warm = world(None, BASE | {rejected.ref: rejected})
+    assert not flat(warm)["default/eg"]
+
+    warm.apply({sound.ref: sound})
+    warm.pull()
+    accepted = flat(warm)["default/eg"]
+    warm.apply({rejected.ref: rejected})
+    warm.pull()
+
+    assert accepted
+    assert flat(warm)["default/eg"] == accepted
+
+
 def test_what_a_rejected_gateway_kept_goes_with_the_rejection() -> None:
     """Its Envoys keep all while it is rejected, and nothing longer: also what ended in the meantime."""
-    ep = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "gone"}
-    spec = {"gatewayClassName": "eg", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}
-    sound = resource("Gateway", "default", "eg", {"spec": spec})
-    rejected = resource(
-        "Gateway", "default", "eg", {"spec": {**spec, "infrastructure": {"parametersRef": ep}}}
-    )
+    sound, rejected = _sound_and_rejected()
     held: Batch = BASE | {sound.ref: sound}
     routes: Batch = {ref: None for ref in BASE if ref.kind == "HTTPRoute"}
     warm = world(None, held)
@@ -310,6 +326,17 @@ def test_what_a_rejected_gateway_kept_goes_with_the_rejection() -> None:
     warm.apply({sound.ref: sound})
     warm.pull()
     assert_same(warm, world(None, held | routes))
+
+
+def _sound_and_rejected() -> tuple[Resource, Resource]:
+    """A Gateway, and the same with a reference that leads nowhere."""
+    ep = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "gone"}
+    spec = {"gatewayClassName": "eg", "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}
+    sound = resource("Gateway", "default", "eg", {"spec": spec})
+    rejected = resource(
+        "Gateway", "default", "eg", {"spec": {**spec, "infrastructure": {"parametersRef": ep}}}
+    )
+    return sound, rejected
 
 
 def test_a_backend_that_changes_hands_within_a_batch_keeps_its_cluster() -> None:
