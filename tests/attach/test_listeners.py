@@ -292,8 +292,8 @@ def test_a_listener_that_moongate_fails_to_judge_costs_no_other_listener() -> No
     assert verdicts(core)["b"] == FINE
     assert verdicts(core)["a"] == {
         "Accepted": "Accepted",
-        "Programmed": "!Pending",
-        "ResolvedRefs": "!Pending",
+        "Programmed": "!InternalError",
+        "ResolvedRefs": "!InternalError",
     }
     assert {c.type: c.status for c in failed.conditions}["ResolvedRefs"] == "Unknown"
     assert next(iter(core.db.failures.values())).id in failed.conditions[1].message

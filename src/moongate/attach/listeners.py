@@ -402,8 +402,8 @@ def _conclude_failed(draft: _Draft, failure: Failed) -> None:
         "Until that is mended, Envoy keeps what it has of it."
     )
     draft.ready = True
-    draft.set_condition("Programmed", "False", "Pending", message)
-    draft.set_condition("ResolvedRefs", "Unknown", "Pending", message)
+    draft.set_condition("Programmed", "False", "InternalError", message)
+    draft.set_condition("ResolvedRefs", "Unknown", "InternalError", message)
 
 
 def _programmed(draft: _Draft) -> str:
