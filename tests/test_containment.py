@@ -20,13 +20,15 @@ from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed_classes, proxy
+from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listeners
 from moongate.attach.routes import attachments_at
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.world import World
 from moongate.xds.destinations import route_clusters
 from moongate.xds.filters import filters_of
-from moongate.xds.wire import CLUSTER, ROUTE
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
 from tests.strategies import BASE, Batch, configs, histories
 from tests.test_law import assert_same, flat, held_after, world
@@ -104,6 +106,25 @@ def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
         (failed,) = warm.failures().values()
         assert failed.id in str(warm.statuses()[one])
         assert INTERNAL not in str(warm.statuses()[other])
+
+
+def test_a_listener_whose_certificates_cannot_be_judged_keeps_its_port_while_others_change() -> None:
+    """Envoy keeps what it has of it, and its certificate. A listener of another port may even leave."""
+    with faulty():
+        warm = world(None)
+        before = flat(warm)["default/eg"]
+        gateway = BASE[EG]
+        assert isinstance(gateway, Gateway)
+        [secured] = [each for each in gateway.spec.listeners if each.protocol == "HTTPS"]
+        put_fault(warm, (listener_certificates, (ListenerId(EG, EG, secured.name),)), "before")
+        fewer = tuple(each for each in gateway.spec.listeners if each.protocol != "HTTP")
+        warm.apply({EG: structs.replace(gateway, spec=structs.replace(gateway.spec, listeners=fewer))})
+        warm.pull()
+
+        after = flat(warm)["default/eg"]
+        kept = [(LISTENER, "default/eg/tls"), (ROUTE, "default/eg/tls"), (SECRET_TYPE, "default/cert")]
+        assert [after[key] for key in kept] == [before[key] for key in kept]
+        assert (LISTENER, "default/eg/web") not in after
 
 
 def test_a_gateway_whose_listeners_fail_keeps_its_clusters_beside_its_routes() -> None:

@@ -3,8 +3,8 @@
 Theory of operation
 ===================
 ``gateway_status`` is what the translation knows: the listeners with their conditions, and why a Gateway is
-rejected. Whether Envoy runs, and where, is no input of a query; ``live`` adds it, given the facts, just
-before a status is shown or written.
+rejected. Whether Envoy runs, and where, is no input of a query; ``live`` adds such facts just before a status
+is shown or written.
 
 Source: Gateway API, ``GatewayStatus``; Envoy Gateway, ``EnvoyProxyStatus``.
 """
@@ -134,10 +134,10 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
 @query
 def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     """The status of a Gateway as far as the translation knows it; ``None`` when it is not ours."""
-    found = get(db, Gateway, gateway)
-    if found is None or not managed(db, gateway):
+    resource = get(db, Gateway, gateway)
+    if resource is None or not managed(db, gateway):
         return None
-    generation = found.metadata.generation
+    generation = resource.metadata.generation
     problem = rejection(db, gateway)
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
@@ -145,7 +145,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     return GatewayStatus(
         conditions=(
             *((accepted([problem], generation),) if problem is not None else ()),
-            *unsupported(found),
+            *unsupported(resource),
         ),
         listeners=tuple(
             ListenerStatus(
@@ -162,12 +162,12 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
 @query
 def class_status(db: Db, gateway_class: Ref) -> GatewayClassStatus | None:
     """The status of a GatewayClass; ``None`` when it is not ours."""
-    found = get(db, GatewayClass, gateway_class)
-    if found is None or gateway_class not in managed_classes(db):
+    resource = get(db, GatewayClass, gateway_class)
+    if resource is None or gateway_class not in managed_classes(db):
         return None
     _, problems = class_proxy(db, gateway_class.name)
     message = "The GatewayClass is served by this controller."
-    return GatewayClassStatus(conditions=(accepted(problems, found.metadata.generation, message=message),))
+    return GatewayClassStatus(conditions=(accepted(problems, resource.metadata.generation, message=message),))
 
 
 @query
@@ -176,8 +176,8 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
 
     ``None`` when there is none. Gateways that only inherit it from their class have no entry.
     """
-    found = get(db, EnvoyProxy, envoy_proxy)
-    if found is None:
+    resource = get(db, EnvoyProxy, envoy_proxy)
+    if resource is None:
         return None
     ancestors = [
         ref
@@ -186,12 +186,12 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     ]
     if not ancestors:
         return None
-    generation = found.metadata.generation
+    generation = resource.metadata.generation
     conditions = [
         accepted(proxy_problems(db, envoy_proxy), generation, message="The EnvoyProxy is in force.")
     ]
-    conditions += unsupported(found)
-    deprecated = getattr(found.spec, "lua_validation", None) is not None
+    conditions += unsupported(resource)
+    deprecated = getattr(resource.spec, "lua_validation", None) is not None
     if deprecated:
         message = "spec.luaValidation is deprecated; use spec.lua.validationType."
         conditions.append(condition("Warning", "True", "DeprecatedField", message, generation))
@@ -219,14 +219,14 @@ def live(status: GatewayStatus, spec: Gateway, facts: EnvoyState) -> GatewayStat
         spec: the Gateway that it is about.
         facts: what is known of its Envoys.
     """
-    given = {c.type: c for c in status.conditions}
+    conditions = {c.type: c for c in status.conditions}
     generation = spec.metadata.generation
-    given.setdefault("Accepted", _accepted(status, generation))
-    given.setdefault("Programmed", _programmed(given["Accepted"], spec, facts))
+    conditions.setdefault("Accepted", _accepted(status, generation))
+    conditions.setdefault("Programmed", _programmed(conditions["Accepted"], spec, facts))
     return structs.replace(
         status,
         addresses=tuple(Address(value=a) for a in facts.addresses[:MAX_ADDRESSES]),
-        conditions=tuple(given.values()),
+        conditions=tuple(conditions.values()),
         listeners=tuple(_as_taken(each, facts, generation) for each in status.listeners),
     )
 
@@ -235,14 +235,13 @@ def _as_taken(listener: ListenerStatus, facts: EnvoyState, generation: int) -> L
     refused = next((r for r in facts.refused_listeners if r.name == listener.name), None)
     if refused is None:
         return listener
-    told = condition("Programmed", "False", refused.reason, refused.message, generation)
-    return structs.replace(
-        listener, conditions=tuple(told if c.type == "Programmed" else c for c in listener.conditions)
-    )
+    programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
+    conditions = tuple(programmed if c.type == "Programmed" else c for c in listener.conditions)
+    return structs.replace(listener, conditions=conditions)
 
 
 def _accepted(status: GatewayStatus, generation: int) -> Condition:
-    refused = sorted(each.name for each in status.listeners if not _holds(each, "Accepted"))
+    refused = sorted(each.name for each in status.listeners if not _is_true(each, "Accepted"))
     if not refused:
         return condition(
             "Accepted", "True", "Accepted", "The Gateway is served by this controller.", generation
@@ -252,7 +251,7 @@ def _accepted(status: GatewayStatus, generation: int) -> Condition:
     return condition("Accepted", str(some), "ListenersNotValid", message, generation)
 
 
-def _holds(listener: ListenerStatus, type_: str) -> bool:
+def _is_true(listener: ListenerStatus, type_: str) -> bool:
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
 
 
