@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway
 from moongate.attach.gateways import CONFIG
 from moongate.engine import Db
-from moongate.kinds import KINDS
+from moongate.kinds import KINDS, ref_of
 from moongate.policies import POLICY_KINDS
 from moongate.store import Store
 from moongate.world import INDEXES
@@ -55,7 +56,7 @@ class Core:
         self._store.apply({resource.ref: resource for text in manifests for resource in read(text)})
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
-        self._store.apply({Ref(kind, namespace, name): None})
+        self._store.apply({ref_of(kind, namespace, name): None})
 
     @contextmanager
     def ran(self) -> Generator[dict[str, int]]:
@@ -83,7 +84,7 @@ def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
     return yaml.safe_dump(document)
 
 
-EG = Ref("Gateway", "default", "eg")
+EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that ``gateway`` makes."""
 
 

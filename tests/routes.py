@@ -10,6 +10,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.base import ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
 from moongate.xds.routes import route_configuration
 from tests.core import EG, Core
 
@@ -54,7 +55,7 @@ def http_route(
 
 
 def route_ref(name: str = "shop", namespace: str = "default") -> Ref:
-    return Ref("HTTPRoute", namespace, name)
+    return Ref.of(HTTPRoute, namespace, name)
 
 
 def service(

@@ -18,7 +18,7 @@ from msgspec import structs
 
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.kinds import KINDS
+from moongate.kinds import KINDS, ref_of
 from tests.core import certificate, key_bytes, new_key
 from tests.worlds import CONTROLLER
 
@@ -408,7 +408,7 @@ def deletes(draw: st.DrawFn) -> tuple[Ref, None]:
     """The end of a resource, which may not be there."""
     kind, names, _ = draw(st.sampled_from(PLACES))
     namespace = "" if _SCOPED[kind] else draw(st.sampled_from(NAMESPACES))
-    return Ref(kind, namespace, draw(st.sampled_from(names))), None
+    return ref_of(kind, namespace, draw(st.sampled_from(names))), None
 
 
 batches: st.SearchStrategy[Batch] = st.lists(

@@ -14,6 +14,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.chain_transitions import ChainTransitions
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.world import World
 from moongate.xds.wire import LISTENER, ROUTE
 from tests import worlds
@@ -49,7 +50,7 @@ class Fleet:
 
     def put(self, text: str, *gone: str) -> None:
         """Put a policy in force, take others out in the same batch, and hand out what differs."""
-        batch: dict[Ref, Resource | None] = dict.fromkeys(Ref("SecurityPolicy", "default", n) for n in gone)
+        batch: dict[Ref, Resource | None] = dict.fromkeys(Ref.of(SecurityPolicy, "default", n) for n in gone)
         self.world.apply(batch | {each.ref: each for each in read(text)})
         self.settle()
 

@@ -96,7 +96,7 @@ def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
     with faulty():
         warm = world(None)
         before = flat(warm)
-        one, other = (Ref(Gateway.KIND, namespace, "eg") for namespace in ("default", "other"))
+        one, other = (Ref.of(Gateway, namespace, "eg") for namespace in ("default", "other"))
         put_fault(warm, (proxy, (one,)), "before")
         warm.apply({ref: None for ref in BASE if ref.kind == "HTTPRoute"})
         warm.pull()
@@ -141,7 +141,7 @@ def test_a_gateway_whose_listeners_fail_does_not_take_a_route_from_another() -> 
     """The route is attached to both."""
     with faulty():
         both = tuple(ParentReference(name="eg", namespace=namespace) for namespace in ("default", "other"))
-        shared = BASE[Ref("HTTPRoute", "other", "r0")]
+        shared = BASE[Ref.of(HTTPRoute, "other", "r0")]
         assert isinstance(shared, HTTPRoute)
         shared = structs.replace(shared, spec=structs.replace(shared.spec, parent_refs=both))
         warm = world(None, BASE | {shared.ref: shared})
@@ -176,7 +176,7 @@ def test_a_route_is_closed_while_the_filters_of_its_chain_cannot_be_told() -> No
     """What it says to a filter means nothing where there is none."""
     with faulty():
         warm = world(EnvoyGateway())
-        guarded = Ref("HTTPRoute", "default", "r0")
+        guarded = Ref.of(HTTPRoute, "default", "r0")
         listener = ListenerId(EG, EG, "web")
         put_fault(warm, (filters_of, (listener, guarded)), "before")
         warm.pull()

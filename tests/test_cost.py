@@ -181,7 +181,7 @@ def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
         ("Cluster", "service/default/s5000/8080/http"),
         ("ClusterLoadAssignment", "service/default/s5000/8080/http"),
     }
-    assert costs[0].statuses == {Ref("HTTPRoute", "default", "r5000"), EG}
+    assert costs[0].statuses == {Ref.of(HTTPRoute, "default", "r5000"), EG}
 
 
 def test_deleting_a_route_builds_nothing(many: World, some: World) -> None:
@@ -233,7 +233,7 @@ def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> N
         "namespace_labels", "attachments_at"
     )
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/https")}
-    assert costs[0].statuses == {Ref("HTTPRoute", "other", f"r{VISITOR}"), EG}
+    assert costs[0].statuses == {Ref.of(HTTPRoute, "other", f"r{VISITOR}"), EG}
 
 
 def test_a_label_that_nobody_selects_by_costs_one_look(many: World) -> None:

@@ -17,6 +17,7 @@ import structlog
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
 from moongate.api.base import Ref
+from moongate.api.gateway import Gateway
 from moongate.infra.process import EnvoyFailedError
 from moongate.run import Laptop
 from moongate.world import Changes
@@ -24,7 +25,7 @@ from moongate.xds.wire import CLUSTER, XdsResource, encode
 from tests.core import gateway, http
 from tests.ports import free_port
 
-EG = Ref("Gateway", "default", "eg")
+EG = Ref.of(Gateway, "default", "eg")
 
 
 def opened(*ports: int, **spec: Any) -> str:

@@ -4,7 +4,7 @@ from moongate.kinds import KINDS, OWN_GROUPS, READ, UNBUILT_KINDS
 
 
 def test_a_kind_name_means_one_kind() -> None:
-    """A ``Ref`` has no group, so two kinds of one name could not be told apart."""
+    """The metadata in Envoy's configuration has no group, so there the name alone must do."""
     assert len({kind.KIND for kind in READ}) == len(READ)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import rejection
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource
@@ -341,7 +342,7 @@ def _sound_and_rejected() -> tuple[Resource, Resource]:
 
 def test_a_backend_that_changes_hands_within_a_batch_keeps_its_cluster() -> None:
     """One shard of routes lets go of the cluster, another takes it up: Envoy sees neither."""
-    routes = [found for ref, found in BASE.items() if ref == Ref("HTTPRoute", "default", "r0")]
+    routes = [found for ref, found in BASE.items() if ref == Ref.of(HTTPRoute, "default", "r0")]
     assert routes[0] is not None
     only = {ref: each for ref, each in BASE.items() if ref.kind != "HTTPRoute"} | {routes[0].ref: routes[0]}
     warm = world(None, only)

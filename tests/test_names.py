@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from moongate import names
-from moongate.api.base import ListenerId, Ref
+from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.core import Service
+from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRoute
 
-GATEWAY = Ref("Gateway", "default", "eg")
-ROUTE = Ref("HTTPRoute", "default", "backend")
+GATEWAY = Ref.of(Gateway, "default", "eg")
+ROUTE = Ref.of(HTTPRoute, "default", "backend")
 
 
 def test_the_names_are_those_of_the_reference() -> None:
@@ -25,7 +28,7 @@ def test_the_names_are_those_of_the_reference() -> None:
 
 def test_a_listener_of_a_listener_set_is_named_by_its_gateway_and_its_set() -> None:
     """A set may have a listener of the same name as the Gateway, or as another set."""
-    listener_set = Ref("ListenerSet", "shops", "more")
+    listener_set = Ref("ListenerSet", "shops", "more", GATEWAY_GROUP)
     listener = ListenerId(GATEWAY, listener_set, "http")
 
     assert names.listener(listener) == "default/eg/shops/more/http"
@@ -34,7 +37,7 @@ def test_a_listener_of_a_listener_set_is_named_by_its_gateway_and_its_set() -> N
 
 def test_a_merged_backend_is_named_after_itself() -> None:
     """No rule's index is in it, so moving a rule gives no cluster another meaning."""
-    app = Ref("Service", "default", "app")
+    app = Ref.of(Service, "default", "app")
 
     assert names.merged_backend(app, 8080, "HTTP") == "service/default/app/8080/http"
     assert names.merged_backend(app, 8080, "") == "service/default/app/8080"

@@ -62,7 +62,7 @@ class Refusing:
 
     def apply(self, n: int, path: str | None) -> None:
         """Give a route another path, or delete it, and leave Envoy behind."""
-        ref = Ref(HTTPRoute.KIND, "default", f"r{n}")
+        ref = Ref.of(HTTPRoute, "default", f"r{n}")
         self.world.apply({ref: None if path is None else worlds.route(n, path, kind=Backend.KIND)})
 
     def step(self) -> None:
@@ -126,7 +126,7 @@ def test_a_refused_route_is_told_with_the_words_of_envoy() -> None:
 
     envoy.settle()
 
-    assert envoy.quarantine.refusals() == (Refusal(worlds.EG, Ref(HTTPRoute.KIND, "default", "r1"), WORDS),)
+    assert envoy.quarantine.refusals() == (Refusal(worlds.EG, Ref.of(HTTPRoute, "default", "r1"), WORDS),)
     assert envoy.serves == {host(0): "/a"}
 
 

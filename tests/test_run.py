@@ -17,8 +17,11 @@ import psutil
 import pytest
 import structlog
 
+from moongate.api.backend import Backend
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway, GatewayController
+from moongate.api.gateway import GatewayClass
+from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import controller_name
 from moongate.infra.ports import PortError
 from moongate.run import REPORTED_AT_ONCE, Laptop, LaptopOptions, ManifestError, laptop
@@ -96,7 +99,7 @@ async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None
             with pytest.raises(ManifestError, match="port"):
                 await running.apply(manifests)
 
-            assert Ref("Backend", "default", "up") not in running.world.store.held()
+            assert Ref.of(Backend, "default", "up") not in running.world.store.held()
 
 
 async def test_text_that_is_no_yaml_is_told(folder: Path) -> None:
@@ -113,7 +116,7 @@ async def test_a_gateway_class_is_there_without_being_defined(folder: Path) -> N
         "metadata": {"name": "moongate"},
         "spec": {"controllerName": "example.com/other"},
     }
-    ref = Ref("GatewayClass", "", "moongate")
+    ref = Ref.of(GatewayClass, "", "moongate")
     async with Laptop(run_dir=folder) as running:
         held: Any = running.world.store.held
         before = held()[ref].spec.controller_name
@@ -264,7 +267,7 @@ async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its
 
             async with following(running, Files((str(manifests), str(backend)))):
                 await running.loaded.wait()
-                await until(lambda: running.statuses.document(Ref("HTTPRoute", "default", "app")))
+                await until(lambda: running.statuses.document(Ref.of(HTTPRoute, "default", "app")))
                 assert turned("status.degraded", "status.recovered") == []
 
                 gateway, _, route = app(8080, 1).split("\n---\n")

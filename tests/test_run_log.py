@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from moongate.api.base import Ref, Resource
+from moongate.api.httproute import HTTPRoute
 from moongate.engine import Failed
 from moongate.problem import Problem
 from moongate.report.transitions import Transition
@@ -23,7 +24,7 @@ kind: HTTPRoute
 metadata: {name: shop, namespace: default}
 spec: {parentRefs: [{name: eg}]}
 """
-SHOP = Ref("HTTPRoute", "default", "shop")
+SHOP = Ref.of(HTTPRoute, "default", "shop")
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
 def turn(n: int = 0, *, bad: bool = True, told: str = "It does not exist.") -> Transition:
     problem = Problem("spec.parentRefs[0]", told, "BackendNotFound")
     degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
-    return Transition(Ref("HTTPRoute", "default", f"shop-{n}" if n else "shop"), degradation, bad)
+    return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
 
 def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:

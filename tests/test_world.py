@@ -8,6 +8,7 @@ from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.httproute import HTTPRoute
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE
 from tests.strategies import resource
@@ -219,7 +220,7 @@ def test_a_flood_of_endpoints_does_not_stop_the_rest() -> None:
 
 def test_a_status_goes_with_its_resource() -> None:
     world = small()
-    gone = Ref("HTTPRoute", "default", "r0")
+    gone = Ref.of(HTTPRoute, "default", "r0")
 
     world.apply({gone: None})
 

@@ -35,7 +35,7 @@ from moongate.api.httproute import (
 from moongate.api.shared import LabelSelector, ParentReference
 
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
-EG = Ref(Gateway.KIND, "default", "eg")
+EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that all routes name."""
 
 

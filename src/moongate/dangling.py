@@ -79,7 +79,7 @@ def dangling_references(
     """
     known = _Known(held)
     for ref in refs:
-        if ref.kind == EnvoyProxy.KIND and ref in held and ref not in known.parameters:
+        if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
             told = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
             yield _loose(ref, Problem("metadata.name", told, UNUSED))
         for path, to, reason in _references(held.get(ref)):
@@ -91,10 +91,10 @@ def dangling_references(
                     else f"{to} is not in force: it is written at {place}, with an error."
                 )
                 yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
-            elif to.kind == GatewayClass.KIND and known.of_others(to):
+            elif to.is_a(GatewayClass) and known.of_others(to):
                 told = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
                 yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
-            elif to.kind == Service.KIND and known.without_slices(to):
+            elif to.is_a(Service) and known.without_slices(to):
                 label = f"{SERVICE_NAME}: {to.name}"
                 told = f"{to} has no endpoints: add an EndpointSlice with the label {label}, or {_BACKEND}."
                 yield _loose(ref, Problem(path, told, EMPTY))
@@ -120,20 +120,20 @@ class _Known:
         self._asked += 1
         if self._asked > MOST_QUESTIONS:
             return ""
-        if to.kind == Service.KIND and Ref(Backend.KIND, to.namespace, to.name) in self._held:
+        if to.is_a(Service) and Ref.of(Backend, to.namespace, to.name) in self._held:
             return f" Did you mean the Backend of this name? Then say group: {ENVOY_GROUP} and kind: Backend."
-        names = self._names.get(to[:2], [])
+        names = self._names.get((to.group, to.kind, to.namespace), [])
         if close := difflib.get_close_matches(to.name, names, 1, 0.5):
             return f" Did you mean {close[0]!r}?"
         if len(names) == 1:
             return f" The only {to.kind} there is {names[0]!r}."
-        if to.kind == Service.KIND:
+        if to.is_a(Service):
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
         return ""
 
     def of_others(self, gateway_class: Ref) -> bool:
         """Whether a GatewayClass is not served here; the class of a laptop shows the controller's name."""
-        ours, given = self._held.get(Ref(GatewayClass.KIND, "", LAPTOP_CLASS)), self._held[gateway_class]
+        ours, given = self._held.get(Ref.of(GatewayClass, "", LAPTOP_CLASS)), self._held[gateway_class]
         if not isinstance(ours, GatewayClass) or not isinstance(given, GatewayClass):
             return False
         return given.spec.controller_name != ours.spec.controller_name
@@ -144,19 +144,19 @@ class _Known:
         assert isinstance(found, Service)
         if found.spec.type == "ExternalName" or found.spec.cluster_ip not in ("", "None", None):
             return False
-        return service[1:] not in self._sliced
+        return (service.namespace, service.name) not in self._sliced
 
     @cached_property
     def parameters(self) -> frozenset[Ref]:
         """The EnvoyProxies that are in use."""
         users = (each for each in self._held.values() if isinstance(each, GatewayClass | Gateway))
-        return frozenset(to for each in users for _, to, _ in _references(each) if to.kind == EnvoyProxy.KIND)
+        return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
     @cached_property
-    def _names(self) -> dict[tuple[str, str], list[str]]:
-        found: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for kind, namespace, name in self._held:
-            found[kind, namespace].append(name)
+    def _names(self) -> dict[tuple[str, str, str], list[str]]:
+        found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for ref in self._held:
+            found[ref.group, ref.kind, ref.namespace].append(ref.name)
         return found
 
     @cached_property
@@ -187,7 +187,7 @@ def _references(resource: Resource | None) -> Iterator[_Reference]:
 
 
 def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
-    name = Ref(GatewayClass.KIND, "", gateway.spec.gateway_class_name)
+    name = Ref.of(GatewayClass, "", gateway.spec.gateway_class_name)
     yield _Reference("spec.gatewayClassName", name, REASON)
     infrastructure = gateway.spec.infrastructure
     if infrastructure is not None and infrastructure.parameters_ref is not None:
@@ -196,19 +196,19 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
     for n, listener in enumerate(gateway.spec.listeners):
         for m, given in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
             if (given.group, given.kind) == ("", Secret.KIND):
-                to = Ref(Secret.KIND, given.namespace or gateway.metadata.namespace, given.name)
+                to = Ref.of(Secret, given.namespace or gateway.metadata.namespace, given.name)
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
 
 
 def _parameters(path: str, given: LocalObjectReference, namespace: str) -> Iterator[_Reference]:
     if (given.group, given.kind) == (ENVOY_GROUP, EnvoyProxy.KIND):
-        yield _Reference(f"{path}.name", Ref(EnvoyProxy.KIND, namespace, given.name))
+        yield _Reference(f"{path}.name", Ref.of(EnvoyProxy, namespace, given.name))
 
 
 def _of_route(route: HTTPRoute) -> Iterator[_Reference]:
     for n, parent in enumerate(route.spec.parent_refs):
         if (parent.group, parent.kind) == (GATEWAY_GROUP, Gateway.KIND):
-            to = Ref(Gateway.KIND, parent.namespace or route.metadata.namespace, parent.name)
+            to = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
             yield _Reference(f"spec.parentRefs[{n}].name", to, REASON)
     for n, rule in enumerate(route.spec.rules):
         for m, given in enumerate(rule.backend_refs):
@@ -226,7 +226,7 @@ def _backend(route: HTTPRoute, path: str, given: BackendObjectReference) -> Iter
 
 
 def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
-    return _Reference(f"{path}.name", Ref(at.kind, policy.metadata.namespace, at.name), REASON)
+    return _Reference(f"{path}.name", Ref(at.kind, policy.metadata.namespace, at.name, at.group), REASON)
 
 
 def _effect(ref: Ref, reason: str) -> str:
@@ -234,4 +234,4 @@ def _effect(ref: Ref, reason: str) -> str:
         return ""
     if ref.kind in _GUARDS:
         return " Nothing is guarded by this reference."
-    return " This Gateway is not served." if ref.kind == Gateway.KIND else ""
+    return " This Gateway is not served." if ref.is_a(Gateway) else ""

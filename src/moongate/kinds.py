@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moongate.api.backend import Backend
-from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Resource
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
@@ -34,6 +34,8 @@ READ: tuple[type[Resource], ...] = (
 KINDS: Mapping[tuple[str, str], type[Resource]] = {(kind.GROUP, kind.KIND): kind for kind in READ}
 """(group, kind) → its type, for every kind that is read."""
 
+_GROUPS: Mapping[str, str] = {kind.KIND: kind.GROUP for kind in READ}
+
 UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
     {
         (GATEWAY_GROUP, "GRPCRoute"),
@@ -55,3 +57,14 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 
 OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 """Groups all of whose kinds are known; another kind of them is a slip."""
+
+
+def ref_of(kind: str, namespace: str, name: str) -> Ref:
+    """The reference to a resource whose group is not written (in the metadata of Envoy's configuration, say).
+
+    Args:
+        kind: the name of a kind that is read.
+        namespace: "" for cluster-scoped kinds.
+        name: unique in its namespace.
+    """
+    return Ref(kind, namespace, name, _GROUPS[kind])

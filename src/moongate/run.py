@@ -34,7 +34,7 @@ from moongate.infra.access_log import AccessLog
 from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
-from moongate.kinds import KINDS
+from moongate.kinds import KINDS, ref_of
 from moongate.report.statuses import Statuses
 from moongate.run_log import RunLog
 from moongate.sources.files import Files
@@ -271,7 +271,7 @@ class Laptop:
     def put(self, batch: Mapping[Ref, Resource | None]) -> None:
         """Put a batch in force; returns at once."""
         given = {ref: self._base.get(ref) if new is None else new for ref, new in batch.items()}
-        if any(ref.kind == Secret.KIND for ref in given):
+        if any(ref.is_a(Secret) for ref in given):
             # Certificates are judged when they come. One that expires later stays in force: a warning in a
             # browser is better than a closed port.
             self.world.write(NOW, int(time()))
@@ -467,7 +467,7 @@ class Laptop:
     def _described(self, document: dict[str, Any]) -> dict[str, Any]:
         """A status with the part of the spec that a table shows beside it."""
         metadata = document["metadata"]
-        ref = Ref(document["kind"], metadata.get("namespace", ""), metadata["name"])
+        ref = ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
         resource = self.world.store.held().get(ref)
         spec = getattr(resource, "spec", None)
         return document if spec is None else {**document, "spec": msgspec.to_builtins(spec)}

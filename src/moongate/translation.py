@@ -65,15 +65,15 @@ def translate(
     written: dict[Ref, Mapping[str, Any]] = {}
     problems: list[tuple[Ref, Problem]] = []
     for document in documents:
-        group = str(document.get("apiVersion", "")).rpartition("/")[0]
-        if (group, document.get("kind")) not in KINDS:
+        kind = (str(document.get("apiVersion", "")).rpartition("/")[0], str(document.get("kind")))
+        if kind not in KINDS:
             continue
         admission = admit(document, KINDS, namespace=namespace, tolerant=True)
         if admission.resource is not None:
             resources[admission.resource.ref] = admission.resource
             written[admission.resource.ref] = document
         metadata: Mapping[str, Any] = document.get("metadata") or {}
-        ref = Ref(str(document["kind"]), metadata.get("namespace") or namespace, str(metadata.get("name")))
+        ref = Ref.of(KINDS[kind], metadata.get("namespace") or namespace, str(metadata.get("name")))
         problems += [(ref, problem) for problem in admission.problems]
     world = World.of(resources.values(), configuration(config))
     return Translation(

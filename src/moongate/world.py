@@ -85,17 +85,17 @@ INDEXES: Final[tuple[Index[Any, Any], ...]] = (
 )
 """All indexes of the store; who reads one declares it beside the reading."""
 
-STATUSES: Final[Mapping[str, Query[..., Any]]] = {
-    GatewayClass.KIND: class_status,
-    Gateway.KIND: gateway_status,
-    HTTPRoute.KIND: route_status,
-    Backend.KIND: backend_status,
-    EnvoyProxy.KIND: proxy_status,
-    **{kind.KIND: policy_status for kind in POLICY_KINDS},
+STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
+    GatewayClass: class_status,
+    Gateway: gateway_status,
+    HTTPRoute: route_status,
+    Backend: backend_status,
+    EnvoyProxy: proxy_status,
+    **dict.fromkeys(POLICY_KINDS, policy_status),
 }
 """Kinds that have a status, with the query that tells it."""
 
-ENDPOINT_KINDS: Final = frozenset({EndpointSlice.KIND, Service.KIND, Backend.KIND})
+ENDPOINT_KINDS: Final = (EndpointSlice, Service, Backend)
 """What endpoints come from. A batch of these alone waits for nothing else."""
 
 INVENTORY, _RESOURCE, _STATUS = 1, 2, 3
@@ -183,15 +183,12 @@ class World:
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
         # What comes together goes together: a route may be about to leave what its endpoints lose.
-        changed = self.store.apply(batch, urgent=all(ref.kind in ENDPOINT_KINDS for ref in batch))
+        changed = self.store.apply(batch, urgent=all(any(map(ref.is_a, ENDPOINT_KINDS)) for ref in batch))
         for ref, resource in batch.items():
-            tells = STATUSES.get(ref.kind)
-            if tells is None:
-                continue
             if resource is None:
                 self._forget_status(ref)
-            elif ref not in self._statuses:
-                self._statuses[ref] = self.observe(tells, (ref,), _STATUS, self._status(ref))
+            elif ref not in self._statuses and (status := STATUSES.get(type(resource))) is not None:
+                self._statuses[ref] = self.observe(status, (ref,), _STATUS, self._status(ref))
         return changed
 
     def configure(self, config: EnvoyGateway) -> bool:

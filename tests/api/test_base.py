@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from moongate.api.base import ObjectMeta, Ref, Resource, milliseconds
+from moongate.api.gateway import GatewayClass
+from moongate.api.httproute import HTTPRoute
 
 
 @pytest.mark.parametrize(
@@ -43,8 +45,24 @@ def test_the_oldest_comes_first_then_the_name() -> None:
 
 
 def test_a_reference_reads_as_people_write_it() -> None:
-    assert str(Ref("HTTPRoute", "default", "shop")) == "HTTPRoute default/shop"
-    assert str(Ref("GatewayClass", "", "eg")) == "GatewayClass eg"
+    assert str(Ref.of(HTTPRoute, "default", "shop")) == "HTTPRoute default/shop"
+    assert str(Ref.of(GatewayClass, "", "eg")) == "GatewayClass eg"
+
+
+def test_a_reference_knows_its_group() -> None:
+    """Kubernetes has kinds of one name in several groups."""
+    other = Ref("HTTPRoute", "default", "shop", "other.example.com")
+
+    assert Ref.of(HTTPRoute, "default", "shop").is_a(HTTPRoute)
+    assert not other.is_a(HTTPRoute)
+    assert other != Ref.of(HTTPRoute, "default", "shop")
+
+
+def test_references_sort_by_kind_namespace_and_name() -> None:
+    """Statuses stand in this order, whatever the groups are called."""
+    first = Ref("HTTPRoute", "default", "a", "z.example.com")
+
+    assert sorted([Ref.of(HTTPRoute, "default", "b"), first]) == [first, Ref.of(HTTPRoute, "default", "b")]
 
 
 def aged(name: str, time: str) -> Resource:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from moongate.api.base import Ref
+from moongate.api.core import Service
+from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import BackendObjectReference
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, kind_problem, target
 from tests.core import ON_HOST, Core
@@ -190,15 +192,18 @@ def test_a_backend_that_asks_for_tls_gets_nothing_in_the_clear() -> None:
 
 def test_the_kind_alone_decides_what_a_reference_means() -> None:
     """As in the reference: manifests that leave the group out go on working."""
-    assert kind_problem(Target("", "ServiceImport", "default", "shop", 80)) is None
+    named = Target("", "ServiceImport", "default", "shop", 80)
+
+    assert kind_problem(named) is None
+    assert named.ref == Ref.of(ServiceImport, "default", "shop")
 
 
 def test_a_target_is_in_the_namespace_of_who_names_it_unless_it_says_otherwise() -> None:
     ref = BackendObjectReference(name="shop", port=80)
 
     assert target(ref, "here") == Target("", "Service", "here", "shop", 80)
-    assert target(BackendObjectReference(name="shop", namespace="there"), "here").ref == Ref(
-        "Service", "there", "shop"
+    assert target(BackendObjectReference(name="shop", namespace="there"), "here").ref == Ref.of(
+        Service, "there", "shop"
     )
 
 

@@ -8,12 +8,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings, strategies
 
 from moongate.api.base import Ref
+from moongate.api.core import Secret
 from moongate.attach.certificates import NOW, Certificate, Fault, out_of_date, reading
 from moongate.attach.certificates import certificate as certificate_in
 from tests.certificates import Odd, pem
 from tests.core import Core, certificate, key_bytes, new_key, secret, tls_secret
 
-CERT = Ref("Secret", "default", "cert")
+CERT = Ref.of(Secret, "default", "cert")
 KEY = new_key()
 CHAIN = certificate(KEY, "x.io", "*.y.io")
 DER_KEY = KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from moongate.api.base import Ref
+from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.shared import LocalObjectReference
 from moongate.attach.extension_filters import Extension, extension, route_filter
 from tests.core import Core
 
-FILTER = Ref("HTTPRouteFilter", "default", "extra")
+FILTER = Ref.of(HTTPRouteFilter, "default", "extra")
 
 
 def route_filter_manifest(spec: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 from msgspec import structs
 
 from moongate.api.base import Ref
-from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
+from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec, MergeBackends
+from moongate.api.gateway import Gateway
 from moongate.attach.gateways import (
     BIND,
     LOCALHOST,
@@ -44,7 +45,7 @@ def test_a_gateway_is_ours_when_its_class_names_our_controller() -> None:
     core = Core(gateway(http("web")), gateway(http("web"), name="b").replace("Name: eg", "Name: other"))
 
     assert managed_gateways(core.db) == (EG,)
-    assert not managed(core.db, Ref("Gateway", "default", "b"))
+    assert not managed(core.db, Ref.of(Gateway, "default", "b"))
 
 
 def test_the_configuration_says_whether_envoy_runs_on_this_host() -> None:
@@ -104,7 +105,7 @@ def test_a_circle_of_filters_is_told_as_a_circle() -> None:
     )
     core = Core(envoy_proxy("own", moves))
 
-    [problem] = proxy_problems(core.db, Ref("EnvoyProxy", "default", "own"))
+    [problem] = proxy_problems(core.db, Ref.of(EnvoyProxy, "default", "own"))
 
     assert problem.path == "spec.filterOrder"
     assert problem.message.count(" -> ") == 2

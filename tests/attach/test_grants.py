@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.core import Secret
 from moongate.attach.grants import granted
 from tests.core import Core
 
-CERT = Ref("Secret", "vault", "cert")
+CERT = Ref.of(Secret, "vault", "cert")
 
 
 def grant(name: str, kind: str = "Gateway", to: str = '{group: "", kind: Secret}') -> str:
@@ -23,7 +24,7 @@ def grant(name: str, kind: str = "Gateway", to: str = '{group: "", kind: Secret}
 
 
 def test_within_a_namespace_no_grant_is_needed() -> None:
-    assert granted(Core().db, GATEWAY_GROUP, "Gateway", "vault", "", CERT)
+    assert granted(Core().db, GATEWAY_GROUP, "Gateway", "vault", CERT)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,13 @@ def test_within_a_namespace_no_grant_is_needed() -> None:
 def test_across_namespaces_a_grant_must_say_so(given: tuple[str, ...], *, allowed: bool) -> None:
     core = Core(*given)
 
-    assert granted(core.db, GATEWAY_GROUP, "Gateway", "default", "", CERT) is allowed
+    assert granted(core.db, GATEWAY_GROUP, "Gateway", "default", CERT) is allowed
 
 
 def test_a_grant_that_is_taken_back_is_no_grant() -> None:
     core = Core(grant("a"))
-    before = granted(core.db, GATEWAY_GROUP, "Gateway", "default", "", CERT)
+    before = granted(core.db, GATEWAY_GROUP, "Gateway", "default", CERT)
 
     core.delete("ReferenceGrant", "vault", "a")
 
-    assert (before, granted(core.db, GATEWAY_GROUP, "Gateway", "default", "", CERT)) == (True, False)
+    assert (before, granted(core.db, GATEWAY_GROUP, "Gateway", "default", CERT)) == (True, False)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from moongate.api.base import ListenerId, Ref
+from moongate.api.core import Secret
 from moongate.api.shared import LabelSelector
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import (
@@ -285,7 +286,7 @@ def test_a_listener_that_moongate_fails_to_judge_costs_no_other_listener() -> No
         gateway(https("a", "broken", hostname="a.test"), https("b", "cert", hostname="b.test")),
         tls_secret("cert", "b.test"),
     )
-    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+    core.db.put(Ref.of(Secret, "default", "broken"), "no Secret: reading it raises")
 
     failed, sound = listeners(core.db, EG)
 
@@ -303,7 +304,7 @@ def test_a_listener_that_moongate_fails_to_judge_costs_no_other_listener() -> No
 
 def test_a_fault_that_is_known_counts_although_moongate_fails_to_judge_the_rest() -> None:
     core = Core(gateway(https("a", "broken", port=80), http("b")))
-    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+    core.db.put(Ref.of(Secret, "default", "broken"), "no Secret: reading it raises")
 
     assert verdicts(core)["a"] == lost("ProtocolConflict")
     assert not listeners(core.db, EG)[0].ready

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moongate.api.base import ListenerId, Ref
+from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import (
     Applied,
     Target,
@@ -12,11 +13,12 @@ from moongate.attach.policies import (
     targets,
     winner,
 )
+from moongate.kinds import ref_of
 from tests.core import EG, Core, gateway, http
 
 KIND = "BackendTrafficPolicy"
 HTTP = ListenerId(EG, EG, "http")
-SHOP = Ref("HTTPRoute", "default", "shop")
+SHOP = Ref.of(HTTPRoute, "default", "shop")
 
 
 def policy(name: str, *targets: str, created: str = "", namespace: str = "default", **spec: str) -> str:
@@ -44,7 +46,7 @@ spec:
 
 
 def ref(name: str, namespace: str = "default") -> Ref:
-    return Ref(KIND, namespace, name)
+    return ref_of(KIND, namespace, name)
 
 
 GATEWAY = "kind: Gateway, name: eg"
@@ -56,7 +58,7 @@ RULE = "kind: HTTPRoute, name: shop, sectionName: pay"
 def test_a_listener_of_a_set_takes_the_policy_of_its_set_and_never_that_of_a_gateways_listener() -> None:
     """Both may have a listener of one name; the set's own listener, the set, then the Gateway decide."""
     core = Core(gateway(http("http")), policy("of-listener", LISTENER), policy("of-gateway", GATEWAY))
-    listener = ListenerId(EG, Ref("ListenerSet", "default", "more"), "http")
+    listener = ListenerId(EG, Ref("ListenerSet", "default", "more", GATEWAY_GROUP), "http")
 
     assert applied_to_listener(core.db, KIND, listener) == Applied(ref("of-gateway"), None)
 
@@ -129,7 +131,7 @@ def test_a_selector_claims_what_has_the_labels() -> None:
 
     assert targets(core.db, ref("by-label")) == (Target(SHOP, ""),)
     assert winner(core.db, KIND, SHOP, "") == ref("by-label")
-    assert winner(core.db, KIND, Ref("HTTPRoute", "default", "other"), "") is None
+    assert winner(core.db, KIND, Ref.of(HTTPRoute, "default", "other"), "") is None
 
 
 def test_a_selector_reaches_other_namespaces_only_with_a_grant() -> None:
@@ -186,6 +188,6 @@ def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
     with core.ran() as edited:
         targets(core.db, ref("by-label"))
 
-    assert set(after) - set(before) == {Target(Ref("HTTPRoute", "default", "new"), "")}
+    assert set(after) - set(before) == {Target(Ref.of(HTTPRoute, "default", "new"), "")}
     assert came == dict.fromkeys(("targets", "selected", "labels", "granted", "_age"), 1)
     assert edited == {"_targeting": 1}

@@ -284,4 +284,4 @@ def test_an_edited_match_disturbs_no_attachment() -> None:
 def test_a_gateway_of_another_namespace_is_found_by_its_namespace() -> None:
     core = Core(gateway(http("web")), http_route(parent="{name: eg}", namespace="other"))
 
-    assert attachments(core.db, Ref("HTTPRoute", "other", "shop")) == ()
+    assert attachments(core.db, Ref.of(HTTPRoute, "other", "shop")) == ()

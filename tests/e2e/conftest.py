@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from moongate.api.admission import admit
 from moongate.api.base import Ref
-from moongate.kinds import KINDS
+from moongate.kinds import KINDS, ref_of
 from moongate.run import Laptop
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo, Request
@@ -119,7 +119,7 @@ async def until(claim: Callable[[], bool], *, pause_s: float = 0.01) -> None:
 
 def reference(document: dict[str, Any]) -> Ref:
     metadata = document["metadata"]
-    return Ref(document["kind"], metadata.get("namespace", ""), metadata["name"])
+    return ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

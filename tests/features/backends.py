@@ -15,14 +15,15 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate.api.admission import checked
 from moongate.api.base import Model, Ref
-from moongate.api.httproute import HTTPRouteRule
+from moongate.api.httproute import HTTPRoute, HTTPRouteRule
 from moongate.engine import Db
 from moongate.features.base import ClusterEdit, Effective, Feature, ListenerFacts, RouteEdit
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import RuleSettings, laid_over
 from moongate.problem import Problem
 
-OWNER = Ref("BackendTrafficPolicy", "default", "backends")
-ROUTE = Ref("HTTPRoute", "default", "shop")
+OWNER = Ref.of(BackendTrafficPolicy, "default", "backends")
+ROUTE = Ref.of(HTTPRoute, "default", "shop")
 
 M = TypeVar("M", bound=Model)
 

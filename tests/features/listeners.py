@@ -14,8 +14,9 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate.api.base import Ref
 from moongate.features.base import ChainEdit, Effective, Feature
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 
-OWNER = Ref("ClientTrafficPolicy", "default", "clients")
+OWNER = Ref.of(ClientTrafficPolicy, "default", "clients")
 
 
 def plain() -> ChainEdit:

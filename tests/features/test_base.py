@@ -8,6 +8,7 @@ from moongate.api.base import Ref
 from moongate.features import FEATURES
 from moongate.features.base import duration
 from moongate.policies import POLICY_KINDS
+from moongate.policies.security_policy import SecurityPolicy
 
 
 def test_every_feature_is_a_field_of_its_policy() -> None:
@@ -19,7 +20,7 @@ def test_every_feature_is_a_field_of_its_policy() -> None:
 
 def test_a_filter_per_policy_is_named_after_its_policy() -> None:
     """Two policies must not share a filter whose settings are those of one of them."""
-    policy = Ref("SecurityPolicy", "shop", "staff")
+    policy = Ref.of(SecurityPolicy, "shop", "staff")
     names = {f.field: f.http_filter.instance(policy) for f in FEATURES if f.http_filter is not None}
 
     assert names["basic_auth"] == "envoy.filters.http.basic_auth/securitypolicy/shop/staff"

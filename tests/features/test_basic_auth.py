@@ -15,9 +15,10 @@ from moongate.engine import Db
 from moongate.features.base import Effective
 from moongate.features.basic_auth import FEATURE, BasicAuth
 from moongate.policies.effective import feature_problems
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.store import Store
 
-OWNER = Ref("SecurityPolicy", "default", "staff")
+OWNER = Ref.of(SecurityPolicy, "default", "staff")
 HASH = b"{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="
 USERS = BasicAuth(users=SecretObjectReference(name="users"))
 ELSEWHERE = BasicAuth(users=SecretObjectReference(name="users", namespace="vault"))

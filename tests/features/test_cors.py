@@ -13,8 +13,9 @@ from moongate.api.httproute import HTTPCORSFilter, HTTPRouteFilter, HTTPRouteRul
 from moongate.engine import Db
 from moongate.features.base import Effective
 from moongate.features.cors import CORS, FEATURE, Origin, native
+from moongate.policies.security_policy import SecurityPolicy
 
-OWNER = Ref("SecurityPolicy", "default", "browsers")
+OWNER = Ref.of(SecurityPolicy, "default", "browsers")
 
 
 def route(cors: CORS) -> CorsPolicy:

@@ -17,6 +17,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.duration_pb2 import Duration
 
 from moongate.api.base import Ref
+from moongate.api.httproute import HTTPRoute
 from moongate.infra.binary import EnvoyMissingError, envoy_binary
 from moongate.infra.dry_run import MOST, envoy_version, refusals
 from moongate.world import World
@@ -61,7 +62,7 @@ def test_the_one_refused_route_of_many_is_found(binary: Path) -> None:
     (refused,) = refusals(binary, FLEET, translated(gateway(http("http", port=8080)), *routes))
 
     assert (refused.what, refused.names) == ("route", ("httproute/default/r17/rule/0/match/0/*",))
-    assert resources_of(refused.metadata) == ((Ref("HTTPRoute", "default", "r17"), ""),)
+    assert resources_of(refused.metadata) == ((Ref.of(HTTPRoute, "default", "r17"), ""),)
     assert "NOSUCH" in refused.words
 
 

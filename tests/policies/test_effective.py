@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from moongate.api.base import ObjectMeta, Ref
-from moongate.api.httproute import HTTPRouteRule, HTTPRouteTimeouts
+from moongate.api.httproute import HTTPRoute, HTTPRouteRule, HTTPRouteTimeouts
 from moongate.attach.policies import Policy
 from moongate.engine import Db
 from moongate.features import client_timeout, timeout
@@ -25,10 +25,10 @@ from moongate.store import Store
 from tests.core import Core, gateway, http
 from tests.routes import WEB, http_route
 
-WIDE = Ref("BackendTrafficPolicy", "default", "wide")
-NARROW = Ref("BackendTrafficPolicy", "default", "narrow")
+WIDE = Ref.of(BackendTrafficPolicy, "default", "wide")
+NARROW = Ref.of(BackendTrafficPolicy, "default", "narrow")
 GATEWAY = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
-SHOP = Ref("HTTPRoute", "default", "shop")
+SHOP = Ref.of(HTTPRoute, "default", "shop")
 GATEWAY_POLICY = """
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: BackendTrafficPolicy
@@ -177,7 +177,9 @@ def test_routes_without_policies_of_their_own_share_one_answer() -> None:
     rule = HTTPRouteRule()
 
     with core.ran() as ran:
-        answers = [effective_rule(core.db, WEB, Ref("HTTPRoute", "default", f"r{n}"), rule) for n in range(9)]
+        answers = [
+            effective_rule(core.db, WEB, Ref.of(HTTPRoute, "default", f"r{n}"), rule) for n in range(9)
+        ]
 
     assert len({id(answer) for answer in answers}) == 1
     assert (ran["effective_policy"], ran["rule_settings"], ran["rule_policies"]) == (1, 1, 9)

@@ -14,7 +14,7 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy, ClientT
 from moongate.policies.http_listeners import port_conflict
 from moongate.store import Index, Store
 
-GATEWAY = Ref("Gateway", "default", "gateway")
+GATEWAY = Ref.of(Gateway, "default", "gateway")
 
 
 def gateway(**ports: int) -> Gateway:

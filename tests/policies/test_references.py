@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from moongate.api.base import Ref, Resource
+from moongate.api.core import Secret, Service
 from moongate.dangling import dangling_references
 from moongate.engine import Db
 from moongate.policies.effective import effective_policy
@@ -116,8 +117,8 @@ def test_a_reference_is_meant_in_the_namespace_of_who_wrote_it() -> None:
 
 def test_references_are_known_with_their_places() -> None:
     assert list(references(trial(jwt=KEYS | backend_refs(kind="Gateway", name="no-backend")))) == [
-        ("spec.jwt.keys.name", Ref("Secret", "default", "keys")),
-        ("spec.jwt.backendRefs[0].name", Ref("Service", "default", "shop")),
+        ("spec.jwt.keys.name", Ref.of(Secret, "default", "keys")),
+        ("spec.jwt.backendRefs[0].name", Ref.of(Service, "default", "shop")),
     ]
 
 

@@ -20,8 +20,8 @@ MEANT = {
     ".spec.cors.allowOrigins[]: pattern": "takes the same strings, but in linear time",
     ".spec.mergeType: enum": "the reference's code knows these alone",
 }
-WIDE = Ref("SecurityPolicy", "default", "wide")
-NARROW = Ref("SecurityPolicy", "default", "narrow")
+WIDE = Ref.of(SecurityPolicy, "default", "wide")
+NARROW = Ref.of(SecurityPolicy, "default", "narrow")
 
 
 def failed(wide: SecurityPolicySpec, narrow: SecurityPolicySpec) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import structs
 
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.httproute import HTTPRoute
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
 from moongate.status.gateways import EnvoyState
@@ -14,7 +15,7 @@ from moongate.world import World
 from tests import worlds
 from tests.strategies import resource
 
-ROUTE = Ref("HTTPRoute", "default", "r0")
+ROUTE = Ref.of(HTTPRoute, "default", "r0")
 SERVING = EnvoyState(serving=1, addresses=("127.0.0.1",))
 
 

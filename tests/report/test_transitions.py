@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moongate.api.base import Condition, Ref
+from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.gateways import GatewayStatus, ListenerStatus
 from tests import worlds
@@ -111,6 +112,6 @@ def test_degradations_are_reported_by_resource() -> None:
         scene.look(other.ref, other, GatewayStatus(conditions=(said("Accepted", "False"),)))
 
     assert [turn.resource for turn in scene.transitions()] == [
-        Ref("Gateway", "default", "a"),
-        Ref("Gateway", "default", "b"),
+        Ref.of(Gateway, "default", "a"),
+        Ref.of(Gateway, "default", "b"),
     ]

@@ -12,12 +12,13 @@ import pytest
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
+from moongate.api.core import Namespace
 from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
 from tests.sources.manifests import backend, stream
 
 DEADLINE = 10.0
-A, B = Ref("Backend", "default", "a"), Ref("Backend", "default", "b")
+A, B = Ref.of(Backend, "default", "a"), Ref.of(Backend, "default", "b")
 
 
 def port(resource: Resource | None) -> int | None:
@@ -83,7 +84,7 @@ class TestLoad:
 
         loaded = load([tmp_path])
 
-        assert set(loaded.batch) == {A, B, Ref("Namespace", "", "c")}
+        assert set(loaded.batch) == {A, B, Ref.of(Namespace, "", "c")}
         assert loaded.findings == ()
 
     @pytest.mark.parametrize("name", [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", ".git/a.yaml"])

@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.api.backend import Backend
-from moongate.api.base import Ref, Resource
+from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.core import EndpointSlice, Namespace
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.documents import Place
 from moongate.sources.folder import STDIN, Finding, Folder, Unreadable
 from tests.sources.manifests import backend, stream
 
-A, B, C = (Ref("Backend", "default", name) for name in "abc")
+A, B, C = (Ref.of(Backend, "default", name) for name in "abc")
 
 
 def port(resource: Resource | None) -> int:
@@ -88,7 +89,7 @@ class TestBatches:
 
         folder.update("a.yaml", stream(backend("a"), slice_))
 
-        assert set(folder.resources) == {Ref("Backend", "shop", "a"), Ref("EndpointSlice", "shop", "s")}
+        assert set(folder.resources) == {Ref.of(Backend, "shop", "a"), Ref.of(EndpointSlice, "shop", "s")}
 
     def test_lists_are_read_through(self) -> None:
         items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in ("x", "y")]
@@ -97,14 +98,14 @@ class TestBatches:
 
         folder.update("a.json", json.dumps({"apiVersion": "v1", "kind": "List", "items": [items[0], nested]}))
 
-        assert set(folder.resources) == {Ref("Namespace", "", "x"), Ref("Namespace", "", "y")}
+        assert set(folder.resources) == {Ref.of(Namespace, "", "x"), Ref.of(Namespace, "", "y")}
 
     def test_the_list_of_one_kind_gives_it_to_its_items(self) -> None:
         folder = Folder()
 
         folder.update("a.yaml", "apiVersion: v1\nkind: NamespaceList\nitems:\n- metadata: {name: x}\n")
 
-        assert set(folder.resources) == {Ref("Namespace", "", "x")}
+        assert set(folder.resources) == {Ref.of(Namespace, "", "x")}
 
     def test_standard_input_may_be_json(self) -> None:
         folder = Folder()
@@ -215,7 +216,7 @@ class TestFindings:
         )
 
         assert (only(folder).severity, only(folder).place) == ("warning", Place("f.yaml", 2, 7))
-        assert only(folder).resource == Ref(kind, "default", "x")
+        assert only(folder).resource == Ref(kind, "default", "x", GATEWAY_GROUP)
 
     def test_a_kind_that_a_gateway_has_no_use_for_is_passed_over(self) -> None:
         folder = Folder()
@@ -454,7 +455,7 @@ def test_a_field_without_effect_is_told_where_it_stands() -> None:
     assert str(finding).startswith("proxy.yaml:5:18: EnvoyProxy default/custom: spec.mergeGateways:")
 
 
-LOCKED = Ref("SecurityPolicy", "default", "locked")
+LOCKED = Ref.of(SecurityPolicy, "default", "locked")
 ORIGINS = "cors: {allowOrigins: ['https://a.test']}"
 SLIP = "cors: {allowOriginz: ['https://a.test']}"
 

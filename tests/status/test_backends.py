@@ -14,7 +14,7 @@ from moongate.store import Store
 from moongate.world import INDEXES
 from tests.core import ON_HOST, Core
 
-BACKEND = Ref("Backend", "default", "app")
+BACKEND = Ref.of(Backend, "default", "app")
 ENABLED = EnvoyGateway(extension_apis=ExtensionAPIs(enable_backend=True))
 """In a cluster, with Backends switched on."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from moongate.api.base import Condition, Ref
 from moongate.attach.gateways import managed_gateways
+from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
 from moongate.status.gateways import gateway_status
 from moongate.world import STATUSES, World
@@ -55,13 +56,13 @@ def conditions(status: Any) -> list[Condition]:
     return [each for part in parts for each in part.conditions]
 
 
-@pytest.mark.parametrize("ref", [ref for ref in ALL if ref.kind in STATUSES], ids=str)
+@pytest.mark.parametrize("ref", [ref for ref in ALL if KINDS[ref.group, ref.kind] in STATUSES], ids=str)
 def test_a_status_that_could_never_be_told_says_why(ref: Ref) -> None:
     """It is that of a resource of ours, so nobody else would say anything."""
     with faulty():
         world = World()
         world.apply(ALL)
-        put_fault(world, (STATUSES[ref.kind], (ref,)), "before")
+        put_fault(world, (STATUSES[KINDS[ref.group, ref.kind]], (ref,)), "before")
         world.pull()
 
         (failed,) = world.failures().values()
@@ -70,14 +71,14 @@ def test_a_status_that_could_never_be_told_says_why(ref: Ref) -> None:
         assert all(failed.id in each.message for each in shown)
 
 
-@pytest.mark.parametrize("ref", [ref for ref in ALL if ref.kind in STATUSES], ids=str)
+@pytest.mark.parametrize("ref", [ref for ref in ALL if KINDS[ref.group, ref.kind] in STATUSES], ids=str)
 def test_a_status_keeps_what_it_said_beside_the_failure(ref: Ref) -> None:
     with faulty():
         world = World()
         world.apply(ALL)
         world.pull()
         before = conditions(world.statuses()[ref])
-        put_fault(world, (STATUSES[ref.kind], (ref,)), "before")
+        put_fault(world, (STATUSES[KINDS[ref.group, ref.kind]], (ref,)), "before")
         world.pull()
 
         shown = conditions(world.statuses()[ref])
@@ -95,8 +96,8 @@ def test_nothing_is_said_of_what_is_not_ours() -> None:
         world = World()
         world.apply(ALL | {foreign.ref: foreign})
         for ref in ALL:
-            if ref.kind in STATUSES:
-                put_fault(world, (STATUSES[ref.kind], (ref,)), "before")
+            if KINDS[ref.group, ref.kind] in STATUSES:
+                put_fault(world, (STATUSES[KINDS[ref.group, ref.kind]], (ref,)), "before")
         world.pull()
 
         assert {ref.kind for ref in world.statuses()} == {"Backend"}

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from moongate.api.base import Condition, Ref
-from moongate.api.gateway import Gateway
+from moongate.api.envoyproxy import EnvoyProxy
+from moongate.api.gateway import Gateway, GatewayClass
 from moongate.status.gateways import (
     EnvoyState,
     RefusedListener,
@@ -19,8 +20,8 @@ from moongate.status.gateways import (
 )
 from tests.core import EG, Core, gateway, http, https, read
 
-CLASS = Ref("GatewayClass", "", "eg")
-PROXY = Ref("EnvoyProxy", "default", "proxy")
+CLASS = Ref.of(GatewayClass, "", "eg")
+PROXY = Ref.of(EnvoyProxy, "default", "proxy")
 NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "proxy"}}
 
 ENVOY_PROXY = """

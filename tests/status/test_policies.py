@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from moongate.api.base import Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
 from tests.core import EG, Core, gateway, http
 
@@ -93,7 +95,7 @@ spec:
 def status(core: Core, manifest: str) -> PolicyStatus | None:
     document = yaml.safe_load(manifest)
     metadata = document["metadata"]
-    return policy_status(core.db, Ref(document["kind"], metadata["namespace"], metadata["name"]))
+    return policy_status(core.db, ref_of(document["kind"], metadata["namespace"], metadata["name"]))
 
 
 def told(core: Core, manifest: str) -> dict[str, dict[str, str]]:
@@ -421,4 +423,4 @@ def test_overrides_are_told_once_however_many_policies_a_route_has() -> None:
     )
     found = [o for part in range(64) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
 
-    assert found == [(Ref("HTTPRoute", "default", "shop"), ("a", "b"), ())]
+    assert found == [(Ref.of(HTTPRoute, "default", "shop"), ("a", "b"), ())]

@@ -38,7 +38,7 @@ def book(name: str, *authors: str) -> Book:
 
 
 def ref(name: str) -> Ref:
-    return Ref("Book", "", name)
+    return Ref.of(Book, "", name)
 
 
 @query
@@ -50,6 +50,20 @@ def store(*books: Book) -> Store:
     made = Store(Db(), (BOOKS, AUTHORS))
     made.apply({each.ref: each for each in books})
     return made
+
+
+class OtherBook(Book, frozen=True, kw_only=True):
+    GROUP: ClassVar[str] = "other.example.com"
+
+
+def test_kinds_of_one_name_in_two_groups_are_two_kinds() -> None:
+    other = OtherBook(metadata=ObjectMeta(name="a"), authors=("y",))
+    held = store(book("a", "x"), other)
+
+    assert get(held.db, Book, ref("a")) == book("a", "x")
+    assert get(held.db, OtherBook, Ref.of(OtherBook, "", "a")) == other
+    assert find(held.db, BOOKS, "x") == (ref("a"),)
+    assert find(held.db, BOOKS, "y") == ()
 
 
 def test_a_resource_is_read_by_its_ref() -> None:

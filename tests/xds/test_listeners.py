@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moongate.api.base import Ref
+from moongate.api.core import Secret
 from moongate.attach.gateways import BIND
 from moongate.engine import Failed
 from moongate.xds.listeners import listener, listener_names
@@ -59,7 +60,7 @@ def test_a_port_with_a_listener_that_cannot_be_judged_stays_as_it_was() -> None:
         gateway(https("a", "broken", hostname="a.io"), https("wide", "cert"), https("b", "cert", port=8443)),
         tls_secret("cert", "x.io"),
     )
-    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+    core.db.put(Ref.of(Secret, "default", "broken"), "no Secret: reading it raises")
 
     assert listener_names(core.db, EG)[1:] == ("default/eg/a", "default/eg/b")
     assert isinstance(listener.attempt(core.db, EG, "default/eg/a"), Failed)

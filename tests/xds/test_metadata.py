@@ -6,9 +6,11 @@ from envoy.config.core.v3.base_pb2 import Metadata
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.base import Ref
+from moongate.api.httproute import HTTPRoute
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.xds.metadata import NAMESPACE, metadata, shown
 
-ROUTE = Ref("HTTPRoute", "default", "shop")
+ROUTE = Ref.of(HTTPRoute, "default", "shop")
 
 
 def read(encoded: bytes) -> object:
@@ -24,7 +26,7 @@ def test_it_names_the_resource_and_its_section() -> None:
 
 
 def test_it_names_the_policies_that_shaped_the_resource() -> None:
-    policy = Ref("BackendTrafficPolicy", "default", "calm")
+    policy = Ref.of(BackendTrafficPolicy, "default", "calm")
 
     told = read(metadata(ROUTE, policies=(policy,)))
 

@@ -6,13 +6,14 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from moongate.api.base import Ref
 from moongate.attach.listeners import listeners
+from moongate.kinds import ref_of
 from moongate.status.gateways import gateway_status
 from moongate.xds.listeners import listener, listener_names
 from moongate.xds.secrets import secret, secret_refs
 from tests import core as made
 from tests.core import EG, Core, certificate, gateway, http, https, key_bytes, new_key, tls_secret
 
-CERT = Ref("Secret", "default", "cert")
+CERT = ref_of("Secret", "default", "cert")
 
 
 def sent(core: Core, ref: Ref = CERT) -> Secret:
@@ -90,6 +91,6 @@ def test_secrets_of_a_listener_that_cannot_be_judged_stay_with_envoy() -> None:
         gateway(https("a", "broken", hostname="a.io"), https("b", "cert", hostname="b.io", port=8443)),
         tls_secret("cert", "x.io"),
     )
-    core.db.put(Ref("Secret", "default", "broken"), "no Secret: reading it raises")
+    core.db.put(ref_of("Secret", "default", "broken"), "no Secret: reading it raises")
 
-    assert secret_refs(core.db, EG) == (Ref("Secret", "default", "broken"), CERT)
+    assert secret_refs(core.db, EG) == (ref_of("Secret", "default", "broken"), CERT)

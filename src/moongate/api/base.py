@@ -97,11 +97,28 @@ SET = unique_by()
 
 
 class Ref(NamedTuple):
-    """Which resource: kind, namespace ("" for cluster-scoped kinds) and name."""
+    """Which resource.
+
+    Args:
+        kind: one of several kinds of that name; the group says which.
+        namespace: "" for cluster-scoped kinds.
+        name: unique in its namespace.
+        group: "" for the core of Kubernetes. It comes last, so that references sort by kind, namespace, name.
+    """
 
     kind: str
     namespace: str
     name: str
+    group: str
+
+    @classmethod
+    def of(cls, kind: type[Resource], namespace: str, name: str) -> Ref:
+        """The reference to a resource of a kind that is known as a type."""
+        return cls(kind.KIND, namespace, name, kind.GROUP)
+
+    def is_a(self, kind: type[Resource]) -> bool:
+        """Whether it refers to a resource of this kind."""
+        return self.kind == kind.KIND and self.group == kind.GROUP
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
@@ -160,7 +177,7 @@ class Resource(Model, frozen=True, kw_only=True):
 
     @property
     def ref(self) -> Ref:
-        return Ref(self.KIND, self.metadata.namespace, self.metadata.name)
+        return Ref(self.KIND, self.metadata.namespace, self.metadata.name, self.GROUP)
 
     @property
     def age(self) -> tuple[str, str, str]:

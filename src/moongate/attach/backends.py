@@ -40,6 +40,8 @@ IMPORT_NAME = "multicluster.kubernetes.io/service-name"
 
 _GROUPS: Final = ("", MULTICLUSTER_GROUP, ENVOY_GROUP)
 _KINDS: Final = (Service.KIND, ServiceImport.KIND, BackendResource.KIND)
+_GROUP_OF: Final = {kind.KIND: kind.GROUP for kind in (Service, ServiceImport, BackendResource)}
+"""The group of each kind of backend, whatever group a reference to it names."""
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
@@ -48,9 +50,9 @@ _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 def _by_service(endpoints: EndpointSlice) -> Iterator[tuple[Ref, Ref]]:
     labels, namespace = endpoints.metadata.labels, endpoints.metadata.namespace
     if name := labels.get(SERVICE_NAME):
-        yield Ref(Service.KIND, namespace, name), endpoints.ref
+        yield Ref.of(Service, namespace, name), endpoints.ref
     elif name := labels.get(IMPORT_NAME):
-        yield Ref(ServiceImport.KIND, namespace, name), endpoints.ref
+        yield Ref.of(ServiceImport, namespace, name), endpoints.ref
 
 
 SLICES = Index("endpoint-slices", (EndpointSlice,), _by_service)
@@ -68,7 +70,7 @@ class Target(NamedTuple):
 
     @property
     def ref(self) -> Ref:
-        return Ref(self.kind, self.namespace, self.name)
+        return Ref(self.kind, self.namespace, self.name, _GROUP_OF.get(self.kind, self.group))
 
     @property
     def section(self) -> str:

@@ -84,7 +84,7 @@ def extension(db: Db, given: LocalObjectReference, namespace: str) -> Extension:
             f"it must be an {HTTPRouteFilter.KIND} of {ENVOY_GROUP}."
         )
         return Extension(refused=Problem("", told, "UnsupportedValue"))
-    return route_filter(db, Ref(HTTPRouteFilter.KIND, namespace, given.name))
+    return route_filter(db, Ref.of(HTTPRouteFilter, namespace, given.name))
 
 
 @query
@@ -171,7 +171,7 @@ def _body(db: Db, namespace: str, given: CustomResponseBody) -> bytes | str:
         return (given.inline or "").encode()
     if given.value_ref is None:
         return "directResponse.body of type ValueRef needs valueRef"
-    ref = Ref(ConfigMap.KIND, namespace, given.value_ref.name)
+    ref = Ref.of(ConfigMap, namespace, given.value_ref.name)
     found = get(db, ConfigMap, ref)
     if found is None:
         return f"its body is in {ref}, which does not exist"

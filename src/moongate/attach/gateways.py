@@ -97,7 +97,7 @@ def managed(db: Db, gateway: Ref) -> bool:
     resource = get(db, Gateway, gateway)
     if resource is None:
         return False
-    return Ref(GatewayClass.KIND, "", resource.spec.gateway_class_name) in managed_classes(db)
+    return Ref.of(GatewayClass, "", resource.spec.gateway_class_name) in managed_classes(db)
 
 
 @query
@@ -160,7 +160,7 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
 @query
 def class_proxy(db: Db, class_name: str) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:
     """The EnvoyProxy that a GatewayClass names in ``parametersRef``."""
-    resource = get(db, GatewayClass, Ref(GatewayClass.KIND, "", class_name))
+    resource = get(db, GatewayClass, Ref.of(GatewayClass, "", class_name))
     if resource is None or resource.spec.parameters_ref is None:
         return None, ()
     ref = resource.spec.parameters_ref
@@ -254,7 +254,7 @@ def _proxy_of(user: GatewayClass | Gateway) -> Ref | None:
         namespace = user.metadata.namespace
     if ref is None or (ref.group, ref.kind) != (ENVOY_GROUP, EnvoyProxy.KIND):
         return None
-    return Ref(EnvoyProxy.KIND, namespace, ref.name)
+    return Ref.of(EnvoyProxy, namespace, ref.name)
 
 
 def _named(

@@ -24,7 +24,7 @@ GRANTS = Index("grants", (ReferenceGrant,), _by_namespace)
 
 
 @query
-def granted(db: Db, group: str, kind: str, namespace: str, to_group: str, to: Ref) -> bool:
+def granted(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
     """Whether resources of a group and kind in ``namespace`` may refer to ``to``.
 
     True within one namespace. Several grants in the target's namespace add up.
@@ -42,7 +42,7 @@ def granted(db: Db, group: str, kind: str, namespace: str, to_group: str, to: Re
             f.group == group and f.kind == kind and f.namespace == namespace for f in grant.spec.from_
         )
         goes = any(
-            t.group == to_group and t.kind == to.kind and t.name in (None, "", to.name) for t in grant.spec.to
+            t.group == to.group and t.kind == to.kind and t.name in (None, "", to.name) for t in grant.spec.to
         )
         if comes and goes:
             return True

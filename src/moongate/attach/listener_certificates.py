@@ -81,8 +81,8 @@ def _target(db: Db, owner: Ref, ref: SecretObjectReference) -> Ref | Problem:
     if (ref.group, ref.kind) != ("", Secret.KIND):
         message = f"{ref.group or 'core'}/{ref.kind} is not served; it must be a Secret of the core group."
         return Problem("", message, "InvalidCertificateRef")
-    target = Ref(Secret.KIND, ref.namespace or owner.namespace, ref.name)
-    if not granted(db, GATEWAY_GROUP, owner.kind, owner.namespace, "", target):
+    target = Ref.of(Secret, ref.namespace or owner.namespace, ref.name)
+    if not granted(db, GATEWAY_GROUP, owner.kind, owner.namespace, target):
         message = f"No ReferenceGrant in namespace {target.namespace} lets this {owner.kind} use {target}."
         return Problem("", message, "RefNotPermitted")
     return target

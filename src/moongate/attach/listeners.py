@@ -144,7 +144,7 @@ def listener_at(db: Db, listener: ListenerId) -> Listener | None:
 @query
 def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
     """The labels of a namespace, sorted. A namespace that nobody declared has its name as its only label."""
-    resource = get(db, Namespace, Ref(Namespace.KIND, "", namespace))
+    resource = get(db, Namespace, Ref.of(Namespace, "", namespace))
     labels = resource.metadata.labels if resource is not None else {}
     return tuple(sorted((labels | {NAMESPACE_LABEL: namespace}).items()))
 

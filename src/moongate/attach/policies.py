@@ -30,7 +30,7 @@ from msgspec import Struct
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
-from moongate.api.policy import PolicyTargetReference, PolicyTargetReferences, TargetSelector
+from moongate.api.policy import PolicyTargetReferences, TargetSelector
 from moongate.attach.grants import granted
 from moongate.attach.listeners import selects
 from moongate.engine import query
@@ -92,9 +92,8 @@ class Applied(NamedTuple):
 
 
 def _by_target(policy: Policy) -> Iterator[tuple[tuple[str, Ref], Ref]]:
-    for given in _references(policy.spec):
-        if given.group == GATEWAY_GROUP:
-            yield (policy.KIND, Ref(given.kind, policy.metadata.namespace, given.name)), policy.ref
+    for target in _targets(policy.spec, policy.metadata.namespace):
+        yield (policy.KIND, target.ref), policy.ref
 
 
 def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], Ref]]:
@@ -103,10 +102,8 @@ def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], Ref]]:
 
 
 def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
-    for given in _references(policy.spec):
-        if given.group == GATEWAY_GROUP:
-            target = Ref(given.kind, policy.metadata.namespace, given.name)
-            yield (policy.KIND, given.kind, shard(str(target))), target
+    for target, _ in _targets(policy.spec, policy.metadata.namespace):
+        yield (policy.KIND, target.kind, shard(str(target))), target
 
 
 def _by_kind(resource: Resource) -> Iterator[tuple[tuple[str, int], Ref]]:
@@ -240,11 +237,7 @@ def _targeting(db: Db, policy: Ref) -> _Targeting | None:
     found: Policy | None = db.read(policy)
     if found is None:
         return None
-    named = tuple(
-        Target(Ref(t.kind, policy.namespace, t.name), t.section_name or "")
-        for t in _references(found.spec)
-        if t.group == GATEWAY_GROUP
-    )
+    named = tuple(_targets(found.spec, policy.namespace))
     return _Targeting(found.age, named, found.spec.target_selectors)
 
 
@@ -261,12 +254,14 @@ def merges(db: Db, policy: Ref) -> bool:
     return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
 
 
-def _references(spec: PolicyTargetReferences) -> tuple[PolicyTargetReference, ...]:
-    return (spec.target_ref,) if spec.target_ref is not None else spec.target_refs
+def _targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:
+    for at in (spec.target_ref,) if spec.target_ref is not None else spec.target_refs:
+        if at.group == GATEWAY_GROUP:
+            yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")
 
 
 def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
-    if selector.group != GATEWAY_GROUP or selector.kind != target.kind:
+    if selector.group != target.group or selector.kind != target.kind:
         return False
     where = selector.namespaces
     if where is None or where.from_ == "Same":
@@ -279,4 +274,4 @@ def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
     has = labels(db, target)
     if has is None or not selector.selector.selects(dict(has)):
         return False
-    return granted(db, ENVOY_GROUP, policy.kind, policy.namespace, GATEWAY_GROUP, target)
+    return granted(db, ENVOY_GROUP, policy.kind, policy.namespace, target)

@@ -369,4 +369,4 @@ def _isolates(other: str, host: str, own: str) -> bool:
 def _gateway(parent: ParentReference, namespace: str) -> Ref | None:
     if parent.group != GATEWAY_GROUP or parent.kind != Gateway.KIND:
         return None
-    return Ref(Gateway.KIND, parent.namespace or namespace, parent.name)
+    return Ref.of(Gateway, parent.namespace or namespace, parent.name)

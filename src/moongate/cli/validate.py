@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from moongate.api.core import Secret
 from moongate.cli.manifests import Config, Namespace, Paths, translated
 from moongate.cli.printing import say
 from moongate.cli.usage_errors import REFUSED
@@ -137,9 +138,9 @@ def _named(found: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Re
             yield ref, f"spec.rules[{rule[1]}]" if rule is not None and ref.kind.endswith("Route") else ""
     if refused.what == "secret":
         namespace, _, name = refused.names[0].partition("/")
-        yield Ref("Secret", namespace, name), ""
+        yield Ref.of(Secret, namespace, name), ""
     namespace, _, name = fleet.partition("/")
-    yield Ref("Gateway", namespace, name), ""
+    yield Ref.of(Gateway, namespace, name), ""
 
 
 _RULE = re.compile(r"/rule/(\d+)(?:/|$)")

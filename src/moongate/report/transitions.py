@@ -98,7 +98,7 @@ has these as events of the Envoy, and the listener or route that was refused has
 
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
-    if degradation.condition == "Programmed" and not degradation.part and ref.kind == Gateway.KIND:
+    if degradation.condition == "Programmed" and not degradation.part and ref.is_a(Gateway):
         return degradation.problem.reason not in _OF_ENVOY
     return degradation.condition not in _REPORTED_ELSEWHERE
 

@@ -398,7 +398,7 @@ class Folder:
 _NAMED = 5
 """Resources that a message names before it says "…"."""
 
-CONFIGURATION = Ref(EnvoyGateway.KIND, "", "")
+CONFIGURATION = Ref(EnvoyGateway.KIND, "", "", EnvoyGateway.GROUP)
 """Stands for the configuration among resources; there can be one only."""
 
 
@@ -565,7 +565,9 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[_Ent
     name = meta.get("name")
     found = KINDS.get((group, kind))
     within = "" if found is not None and found.CLUSTER_SCOPED else meta.get("namespace") or namespace
-    named = Ref(kind, within, name) if isinstance(name, str) and isinstance(within, str) and name else None
+    named = (
+        Ref(kind, within, name, group) if isinstance(name, str) and isinstance(within, str) and name else None
+    )
     if found is not None:
         resource, problems = admission.admit(document, KINDS, namespace=namespace)
         closed = _closed(document, problems, namespace) if resource is None else None

@@ -211,18 +211,17 @@ def _ancestors(db: Db, policy: Ref) -> Iterator[Ref]:
 
 def _parents(route: HTTPRoute) -> Iterator[tuple[ParentReference, Ref]]:
     for parent in route.spec.parent_refs:
-        yield parent, Ref(parent.kind, parent.namespace or route.metadata.namespace, parent.name)
+        yield (
+            parent,
+            Ref(parent.kind, parent.namespace or route.metadata.namespace, parent.name, parent.group),
+        )
 
 
 def _is_ours(db: Db, ref: Ref) -> bool:
     """Whether a Gateway or GatewayClass is known to be ours; else somebody else may answer for it."""
-    match ref.kind:
-        case Gateway.KIND:
-            return managed.attempt(db, ref) is True
-        case GatewayClass.KIND:
-            return ref in _classes(db)
-        case _:
-            return False
+    if ref.is_a(Gateway):
+        return managed.attempt(db, ref) is True
+    return ref.is_a(GatewayClass) and ref in _classes(db)
 
 
 def _classes(db: Db) -> tuple[Ref, ...]:

@@ -182,7 +182,7 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     ancestors = [
         ref
         for ref in find(db, PROXY_USERS, envoy_proxy)
-        if (managed(db, ref) if ref.kind == Gateway.KIND else ref in managed_classes(db))
+        if (managed(db, ref) if ref.is_a(Gateway) else ref in managed_classes(db))
     ]
     if not ancestors:
         return None

@@ -110,7 +110,7 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
         return None
     drafts: dict[tuple[Ref, str], _Draft] = {}
     for target in sorted(targets(db, policy), key=_level):
-        if target.ref.kind == Gateway.KIND:
+        if target.ref.is_a(Gateway):
             _judge_gateway(db, policy, target, drafts)
         elif target.ref.kind in ROUTE_KINDS and not _KINDS[policy.kind].OF_LISTENERS:
             _judge_route(db, policy, target, drafts)
@@ -167,7 +167,7 @@ def _at(drafts: dict[tuple[Ref, str], _Draft], gateway: Ref, section: str) -> _D
 
 def _level(target: Target) -> int:
     """The most specific first, so that ancestors are told in the order of precedence."""
-    return 2 * (target.ref.kind == Gateway.KIND) + (not target.section)
+    return 2 * target.ref.is_a(Gateway) + (not target.section)
 
 
 def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:

@@ -59,7 +59,7 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
 
 def get(db: Db, kind: type[R], ref: Ref) -> R | None:
     """One resource, ``None`` when there is none of that name."""
-    assert ref.kind == kind.KIND, f"{ref} is not a {kind.KIND}"
+    assert ref.kind == kind.KIND and ref.group == kind.GROUP, f"{ref} is not a {kind.KIND}"
     return db.read(ref)
 
 
@@ -80,10 +80,10 @@ class Store:
         self.db = db
         self._held: dict[Ref, Resource] = {}
         self._buckets: dict[tuple[str, str, Hashable], Counter[Any]] = {}
-        self._by_kind: dict[str, list[Index[Any, Any]]] = {}
+        self._by_kind: dict[tuple[str, str], list[Index[Any, Any]]] = {}
         for index in indexes:
             for kind in index.kinds:
-                self._by_kind.setdefault(kind.KIND, []).append(index)
+                self._by_kind.setdefault((kind.GROUP, kind.KIND), []).append(index)
 
     def apply(self, batch: Mapping[Ref, Resource | None], *, urgent: bool = False) -> bool:
         """Put a batch in force, with urgent writes or others. True if anything differs from before.
@@ -98,7 +98,7 @@ class Store:
             if old == new:
                 continue
             changed = True
-            for index in self._by_kind.get(ref.kind, ()):
+            for index in self._by_kind.get((ref.group, ref.kind), ()):
                 self._move(index, old, new, touched)
             if new is None:
                 del self._held[ref]

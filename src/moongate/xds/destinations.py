@@ -318,7 +318,7 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
     """A backend as a route sees it, which may not even be allowed to look."""
     if (problem := kind_problem(at)) is not None:
         return Backend(problem=problem)
-    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.group, at.ref):
+    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
         told = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
         return Backend(problem=Problem("", told, "RefNotPermitted"))
     return backend(db, at, routed_to_service)

@@ -15,6 +15,7 @@ from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2
 from moongate import names
 from moongate.api.base import Ref
 from moongate.api.core import Service
+from moongate.api.gateway import Gateway
 from moongate.attach.backends import Target, endpoints
 from moongate.attach.gateways import on_host, proxy
 from moongate.engine import query
@@ -35,7 +36,7 @@ _NAMESPACE = "gateway.envoyproxy.io/owning-gateway-namespace"
 def _by_owner(service: Service) -> Iterator[tuple[Ref, Ref]]:
     labels = service.metadata.labels
     if _NAME in labels and _NAMESPACE in labels:
-        yield Ref("Gateway", labels[_NAMESPACE], labels[_NAME]), service.ref
+        yield Ref.of(Gateway, labels[_NAMESPACE], labels[_NAME]), service.ref
 
 
 FLEET_SERVICES = Index("fleet-services", (Service,), _by_owner)

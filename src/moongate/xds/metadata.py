@@ -9,6 +9,7 @@ from envoy.config.core.v3.base_pb2 import Metadata
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.base import Ref
+from moongate.kinds import ref_of
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ def resources_of(told: Metadata | None) -> tuple[tuple[Ref, str], ...]:
         return ()
     document = MessageToDict(told.filter_metadata[NAMESPACE])
     return tuple(
-        (Ref(one["kind"], one.get("namespace", ""), one["name"]), one.get("sectionName", ""))
+        (ref_of(one["kind"], one.get("namespace", ""), one["name"]), one.get("sectionName", ""))
         for one in document.get("resources", ())
     )
