@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.child import answer_commands, tell
 from moongate.report.logs import configure
-from moongate.run import LaptopOptions, laptop
+from moongate.run import LaptopOptions, run_laptop
 
 if TYPE_CHECKING:
     from moongate.run import Laptop
@@ -41,7 +41,7 @@ async def _run(paths: tuple[str, ...]) -> None:
         profiler.dump_stats(to)
         return to
 
-    await laptop(LaptopOptions(paths=paths), served=served)
+    await run_laptop(LaptopOptions(paths=paths), served=served)
 
 
 if __name__ == "__main__":

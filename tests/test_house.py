@@ -33,7 +33,6 @@ OUTSIDE_THE_CORE = {
     "infra",
     "report",
     "run",
-    "run_log",
     "sources",
 }
 """Parts that may do I/O. All others are the core, also those that do not exist yet."""

@@ -58,7 +58,7 @@ async def _served(
 ) -> None:
     from moongate.cli.upstreams import upstream
     from moongate.report.logs import configure
-    from moongate.run import LaptopOptions, laptop
+    from moongate.run import LaptopOptions, run_laptop
 
     configure(log_format)
     async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ async def _served(
             _greet(bind, port, run_dir)
 
         options = LaptopOptions(documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir)
-        await laptop(options, served=served)
+        await run_laptop(options, served=served)
 
 
 def _greet(bind: str, port: int, run_dir: Path | None) -> None:

@@ -84,7 +84,7 @@ def run(
 
     from moongate.infra.ports import OTHER_PORT, PortError
     from moongate.report.logs import configure
-    from moongate.run import LaptopOptions, laptop
+    from moongate.run import LaptopOptions, run_laptop
 
     configure(log_format)
     options = LaptopOptions(
@@ -97,7 +97,7 @@ def run(
         run_dir=run_dir,
     )
     try:
-        asyncio.run(laptop(options))
+        asyncio.run(run_laptop(options))
     except PortError as error:
         raise UsageError(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
     return 0

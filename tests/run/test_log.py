@@ -13,7 +13,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.engine import Failed
 from moongate.problem import Problem
 from moongate.report.transitions import Transition
-from moongate.run_log import MOST_TOLD, RunLog
+from moongate.run.log import MOST_TOLD, RunLog
 from moongate.sources.folder import Folder
 from moongate.status.degraded import Degradation
 from tests.core import GATEWAY_CLASS, gateway, http

@@ -1,0 +1,129 @@
+"""A gateway that runs on this machine until it is told to stop: what ``moongate run`` starts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import Struct
+
+from moongate.attach.gateways import LOCALHOST
+from moongate.infra.access_log import AccessLog
+from moongate.run.laptop import Laptop
+from moongate.sources.files import Files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from moongate.api.envoygateway import EnvoyGateway
+
+_log = structlog.get_logger("moongate")
+
+
+class LaptopOptions(Struct, frozen=True, kw_only=True):
+    """The options of ``moongate run``.
+
+    Args:
+        paths: files and folders with manifests; "-" is standard input.
+        documents: manifests as text, besides those in ``paths``. Without any path nothing can change, so a
+            port that is taken ends the run.
+        namespace: of resources that name none.
+        config: the EnvoyGateway configuration, instead of the one among the manifests.
+        bind: where listeners are opened, as ``Laptop`` has it.
+        envoy: the Envoy to run, instead of that of the wheel.
+        run_dir: where sockets and other files of the run go.
+    """
+
+    paths: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    namespace: str = "default"
+    config: EnvoyGateway | None = None
+    bind: str = LOCALHOST
+    envoy: Path | None = None
+    run_dir: Path | None = None
+
+
+async def run_laptop(
+    options: LaptopOptions, *, served: Callable[[Laptop], None] = lambda _laptop: None
+) -> None:
+    """Run a gateway on this machine until it is told to stop (SIGINT, SIGTERM).
+
+    Args:
+        options: what to serve, and how.
+        served: called once, when the Envoys have what the manifests say.
+
+    Raises:
+        PortError: a port cannot be had, and there is no path whose change could mend it.
+        EnvoyMissingError, EnvoyFailedError, NoRunDirectoryError: the machine lacks what is needed.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with AccessLog() as access_log:
+        async with Laptop(
+            config=options.config,
+            namespace=options.namespace,
+            bind=options.bind,
+            envoy=options.envoy,
+            run_dir=options.run_dir,
+            access_log=access_log.write,
+        ) as running:
+
+            def on_signal() -> None:
+                if stop.is_set():
+                    running.hurry()
+                else:
+                    _log.info("gateway.stopping")
+                    stop.set()
+
+            # The handlers stay until the Envoys are gone: a second signal hurries.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, on_signal)
+            await _serve(running, options, stop, served)
+    _log.info("gateway.stopped")
+
+
+async def _serve(
+    running: Laptop, options: LaptopOptions, stop: asyncio.Event, served: Callable[[Laptop], None]
+) -> None:
+    for n, text in enumerate(options.documents):
+        running.take_text(f"<document {n + 1}>", text)
+    async with asyncio.TaskGroup() as tasks:
+        jobs = [tasks.create_task(_announce(running, served))]
+        if options.paths:
+            jobs.append(tasks.create_task(running.follow(Files(options.paths, namespace=options.namespace))))
+        failed = tasks.create_task(running.failed(ports=not options.paths))
+        stopped = tasks.create_task(stop.wait())
+        await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*jobs, failed, stopped):
+            task.cancel()
+    if not failed.cancelled():
+        raise failed.result()
+
+
+async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
+    with loading():
+        await running.loaded.wait()
+        with suppress(TimeoutError):
+            await running.served(timeout_s=60)
+    served(running)
+
+
+@contextmanager
+def loading() -> Generator[None]:
+    """Keep the garbage collector from the objects of the first load: they live as long as the process.
+
+    To look through them again and again while they grow in number is a third of the time of a load of
+    thousands of routes.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.set_threshold(*before)

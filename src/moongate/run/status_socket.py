@@ -1,0 +1,103 @@
+"""What ``moongate status`` reads: a report of all that is known, over a Unix socket, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from moongate.kinds import ref_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+    from pathlib import Path
+
+    from moongate.fleets import Fleets
+    from moongate.report.statuses import Statuses
+    from moongate.run.log import RunLog
+    from moongate.world import World
+
+RESOURCES_AT_ONCE: Final = 100
+"""Resources that are encoded before the event loop has its turn: some milliseconds."""
+
+
+class StatusReport(Struct, frozen=True):
+    """The report of a gateway, put together from those who know its parts."""
+
+    world: World
+    fleets: Fleets
+    statuses: Statuses
+    log: RunLog
+
+    def as_data(self) -> dict[str, Any]:
+        """The whole report, as plain data."""
+        return {**self._head(), "resources": [self._with_spec(d) for d in self.statuses.documents()]}
+
+    def encoded(self) -> Iterator[bytes]:
+        """The same as JSON, in parts that take some milliseconds each: endpoints do not wait for it."""
+        yield msgspec.json.encode(self._head()).removesuffix(b"}") + b',"resources":['
+        comma = b""
+        documents = self.statuses.documents()
+        for n in range(0, len(documents), RESOURCES_AT_ONCE):
+            some = documents[n : n + RESOURCES_AT_ONCE]
+            encoded = msgspec.json.encode([self._with_spec(d) for d in some])
+            yield comma + encoded[1:-1]
+            comma = b","
+        yield b"]}"
+
+    def figures(self) -> dict[str, Any]:
+        """Counts for metrics and benchmarks: runs and seconds by query, what was sent by type."""
+        return {
+            "runs": dict(self.world.db.counts),
+            "seconds": dict(self.world.db.seconds),
+            "nodes": len(self.world.db),
+            "sent": {t: msgspec.to_builtins(counters) for t, counters in self.fleets.counters.items()},
+        }
+
+    def _head(self) -> dict[str, Any]:
+        """The report without its resources, which may be thousands."""
+        return {
+            "version": 1,
+            "gateways": self.fleets.report(),
+            "findings": [str(f) for f in self.log.findings() if f.severity != "info"],
+            "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
+            "failures": [
+                {"query": f.query, "args": f.args, "id": f.id, "error": f.error}
+                for f in self.world.failures().values()
+            ],
+            "figures": self.figures(),
+        }
+
+    def _with_spec(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A status with the spec of its resource, parts of which a table shows beside it."""
+        metadata = document["metadata"]
+        ref = ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
+        resource = self.world.store.held().get(ref)
+        spec = getattr(resource, "spec", None)
+        return document if spec is None else {**document, "spec": msgspec.to_builtins(spec)}
+
+
+@asynccontextmanager
+async def status_socket(path: Path, report: StatusReport) -> AsyncGenerator[None]:
+    """Answer each connection with the report of that moment. Only the same user can connect."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            for part in report.encoded():
+                writer.write(part)
+                await writer.drain()
+                # An empty buffer drains without giving way.
+                await asyncio.sleep(0)
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_unix_server(answer, path)
+    path.chmod(0o600)  # noqa: ASYNC240 - one socket, at the start
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()

@@ -1,0 +1,117 @@
+"""The pump: a write becomes changes that are handed out; who waits for it waits for no more than that."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from moongate.run.pump import Outlet, Pump
+from moongate.world import Changes, World
+from moongate.xds.wire import CLUSTER, ENDPOINT
+from tests import worlds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from moongate.api.base import Resource
+
+
+class Running:
+    """A world with a pump, and what was handed out, in order; no Envoy."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.pump = Pump(self.world)
+        self.turns: list[Changes] = []
+        self.endpoints: list[tuple[int, Changes]] = []
+        self.outlet = Outlet(self._endpoints, self.turns.append, self.observe)
+        self.to_correct: list[Resource] = []
+        self.to_write: list[Resource] = []
+
+    def _endpoints(self, changes: Changes) -> None:
+        """Keep what is handed out between two slices, with the turns before; then write, as a source may."""
+        if changes.put:
+            self.endpoints.append((len(self.turns), changes))
+        while self.to_write:
+            self.put(self.to_write.pop())
+
+    def observe(self) -> None:
+        """Write what an Envoy's answer would lead to, once."""
+        while self.to_correct:
+            self.world.apply({(resource := self.to_correct.pop()).ref: resource})
+            self.pump.on_answer()
+
+    def put(self, *resources: Resource) -> None:
+        self.world.apply({resource.ref: resource for resource in resources})
+        self.pump.on_write()
+
+    async def settled(self) -> None:
+        async with asyncio.timeout(10):
+            await self.pump.settled(_at_once)
+
+    def clusters(self) -> set[str]:
+        """Names of the clusters that were handed out."""
+        return {
+            r.name for turn in self.turns for put in turn.put.values() for r in put if r.type_url == CLUSTER
+        }
+
+
+async def _at_once() -> None:
+    """No Envoy has anything to acknowledge."""
+
+
+@asynccontextmanager
+async def running() -> AsyncGenerator[Running]:
+    run = Running()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(run.pump.run(run.outlet))
+        yield run
+        task.cancel()
+
+
+async def test_what_was_written_is_handed_out_when_it_is_settled() -> None:
+    async with running() as run:
+        run.put(*worlds.routes_with_services(2))
+        await run.settled()
+
+        assert len(run.clusters()) == 2
+
+
+async def test_nothing_runs_while_nothing_is_written() -> None:
+    async with running() as run:
+        run.put(*worlds.routes_with_services(1))
+        await run.settled()
+        turns = len(run.turns)
+
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+        assert len(run.turns) == turns
+
+
+async def test_what_comes_of_an_answer_is_waited_for() -> None:
+    """An Envoy refuses a route, the quarantine withholds it: a caller sees the end of that."""
+    async with running() as run:
+        *_, last = worlds.routes_with_services(2)
+        run.put(*(r for r in worlds.routes_with_services(2) if r is not last))
+        run.to_correct.append(last)
+        await run.settled()
+
+        assert run.world.store.held()[last.ref] == last
+        assert run.world.settled
+
+
+async def test_endpoints_that_come_during_a_turn_are_handed_out_before_its_end() -> None:
+    async with running() as run:
+        run.put(*worlds.routes_with_services(200))
+        await run.settled()
+        before = len(run.turns)
+
+        run.put(*(worlds.route(n, "/other") for n in range(200)))
+        run.to_write.append(worlds.endpoint_slice(7, last_octet=99))
+        await run.settled()
+
+    ((turns, changes),) = run.endpoints
+    assert turns == before, "the turn was still on"
+    assert {r.type_url for put in changes.put.values() for r in put} == {ENDPOINT}
