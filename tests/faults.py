@@ -33,6 +33,7 @@ class Fault(Exception):  # noqa: N818 - its name is told in statuses
 def faulty() -> Generator[None]:
     """Let ``put_fault`` have a meaning."""
     with pytest.MonkeyPatch.context() as patch:
+        gc.unfreeze()  # a pump that ran in this process has hidden the modules' objects from the next line
         queries: list[Query[..., Any]] = [each for each in gc.get_objects() if isinstance(each, Query)]
         for each in queries:
             patch.setattr(each, "fn", _raising(each))
