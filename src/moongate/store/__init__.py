@@ -59,7 +59,7 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
 
 def get(db: Db, kind: type[R], ref: Ref) -> R | None:
     """One resource, ``None`` when there is none of that name."""
-    assert ref.kind == kind.KIND and ref.group == kind.GROUP, f"{ref} is not a {kind.KIND}"
+    assert (ref.kind, ref.group) == (kind.KIND, kind.GROUP), f"{ref} is not a {kind.KIND}"
     return db.read(ref)
 
 
