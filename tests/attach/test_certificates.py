@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -167,6 +169,24 @@ def test_time_counts_once_somebody_says_it() -> None:
 
     assert unknown is None
     assert out_of_date(core.db, CERT) == Fault("holds the certificate in tls.crt that has expired.")
+
+
+@pytest.mark.parametrize(
+    ("days", "fault"),
+    [
+        pytest.param(-2, Fault("holds the certificate in tls.crt that is not valid yet."), id="too-early"),
+        pytest.param(0, None, id="in-time"),
+        pytest.param(29, None, id="in-time-to-the-end"),
+        pytest.param(31, Fault("holds the certificate in tls.crt that has expired."), id="too-late"),
+    ],
+)
+def test_a_certificate_has_its_time(days: int, fault: Fault | None) -> None:
+    """Certificates of these tests are valid from yesterday on, for 30 days from now."""
+    core = Core(tls_secret("cert", "x.io"))
+    now = datetime.now(UTC) + timedelta(days=days)  # noqa: TID251 - a certificate has dates
+    core.db.put(NOW, int(now.timestamp()))
+
+    assert out_of_date(core.db, CERT) == fault
 
 
 def leaks(text: str, key: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.attach.envoy_listeners import envoy_listeners, route_configurations
 from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
 
@@ -35,3 +36,18 @@ def test_on_a_host_envoy_listens_on_the_listeners_own_port() -> None:
     core = Core(gateway(http("web")), config=ON_HOST)
 
     assert envoy_listeners(core.db, EG)[0].container_port == 80
+
+
+def test_names_may_follow_the_port_instead_of_the_first_listener() -> None:
+    """Scheme ``XDSNameSchemeV2``: ports are those of the listeners, and HTTPS chains keep their names."""
+    config = EnvoyGateway(runtime_flags=RuntimeFlags(enabled=("XDSNameSchemeV2",)))
+    core = Core(gateway(http("a"), https("c", "c")), tls_secret("c", "x.io"), config=config)
+
+    plain, tls = envoy_listeners(core.db, EG)
+
+    assert (plain.name, plain.groups[0].name, plain.groups[0].stat_prefix) == ("tcp-80", "http-80", "http-80")
+    assert (tls.name, tls.groups[0].name, tls.groups[0].stat_prefix) == (
+        "tcp-443",
+        "default/eg/c",
+        "https-443",
+    )

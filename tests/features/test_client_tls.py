@@ -6,6 +6,7 @@ import pytest
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
+from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate.engine import Db
 from moongate.features.base import Effective
@@ -101,9 +102,10 @@ def test_fingerprints_bring_the_inspector_that_computes_them() -> None:
 
 def test_an_inspector_that_is_there_because_of_server_names_computes_fingerprints_too() -> None:
     edit = https()
-    edit.inspector = TlsInspector()
+    edit.inspector = TlsInspector(max_client_hello_size=UInt32Value(value=4096))
     chain_with(FEATURE, ClientTLSSettings(fingerprints=("JA4",)), edit)
 
+    assert edit.inspector.max_client_hello_size.value == 4096
     assert edit.inspector.enable_ja4_fingerprinting.value
 
 

@@ -59,7 +59,7 @@ def test_a_rotated_certificate_changes_its_secret_and_no_listener() -> None:
     assert "listener" not in ran
 
 
-def test_no_key_is_told_in_a_listener_or_a_status() -> None:
+def test_no_key_is_in_a_listener_or_a_status() -> None:
     """Not by what works, and not by what does not."""
     key = new_key()
     data = {"tls.crt": certificate(key, "x.io"), "tls.key": key_bytes(key)}
@@ -70,10 +70,10 @@ def test_no_key_is_told_in_a_listener_or_a_status() -> None:
         made.secret("bad", broken),
     )
 
-    told = repr(listeners(core.db, EG)) + repr(gateway_status(core.db, EG))
+    texts = repr(listeners(core.db, EG)) + repr(gateway_status(core.db, EG))
 
-    assert "does not belong" in told
-    assert not any(line in told for line in key_bytes(key).decode().splitlines())
+    assert "does not belong" in texts
+    assert not any(line in texts for line in key_bytes(key).decode().splitlines())
 
 
 def test_a_secret_that_is_gone_has_nothing_left() -> None:
