@@ -149,7 +149,7 @@ def _configuration() -> Iterator[str]:
 _GATEWAY = {
     "gateway.controllerName": "Which GatewayClasses are served. The class `moongate`, which every laptop has, names the default.",
     "extensionApis.enableBackend": "Whether Backends may be used.",
-    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). `StableFilterChains`, a flag of moongate alone, keeps HTTP filters in every chain. The other flags change nothing.",
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). Two flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it. The other flags change nothing.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }

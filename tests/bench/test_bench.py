@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from bench.envoy_cost import FORMS
 from bench.figures import Leak, Report, Series, Size, p50, p99, shown, verdicts
 from bench.scene import Scene
 from moongate.sources.files import load
@@ -140,3 +141,14 @@ def test_a_tiny_run_prints_all_rows(tmp_path: Path) -> None:
     assert size.changed.functions["route_entries_of"] == 1
     assert size.endpoint.functions["load_assignment"] == 1
     assert size.endpoint.bytes < size.changed.bytes
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+def test_the_price_of_what_stands_in_a_route_can_be_measured() -> None:
+    """Few routes, few changes: that it runs and prints a line for each form."""
+    words = [sys.executable, "-m", "bench.envoy_cost", "--routes", "20", "--changes", "1", "--rounds", "1"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + len(FORMS)

@@ -7,6 +7,7 @@ from typing import Any
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from msgspec import structs
 
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, load_assignment
@@ -62,7 +63,9 @@ def test_a_cluster_has_safe_defaults_and_says_which_route_it_is_for() -> None:
 
 
 def test_a_merged_cluster_says_which_backend_it_is_for() -> None:
-    core = Core(gateway(http("web")), service(), http_route(), config=ON_HOST)
+    flags = ON_HOST.runtime_flags.without("MetadataWhereRead")
+    config = structs.replace(ON_HOST, runtime_flags=flags)
+    core = Core(gateway(http("web")), service(), http_route(), config=config)
 
     message = sent(core, "service/default/shop/80/http")
 

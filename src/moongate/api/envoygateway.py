@@ -21,6 +21,7 @@ RuntimeFlag = Literal[
     "EndpointSliceIndex",
     "PerResourceSystemCASecret",
     "StableFilterChains",  # ours: HTTP filters stand in every chain, and routes switch them on
+    "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
 ]
 LogLevel = Literal["debug", "info", "warn", "error"]
 LogComponent = Literal[
@@ -138,6 +139,10 @@ class RuntimeFlags(Model, frozen=True, kw_only=True):
         """Whether the flag is on: as listed, else as it is by default."""
         return flag not in self.disabled and (flag in self.enabled or flag == "EndpointSliceIndex")
 
+    def without(self, flag: RuntimeFlag) -> RuntimeFlags:
+        """The same with a flag off."""
+        return structs.replace(self, disabled=(*self.disabled, flag))
+
 
 class RedisTLS(Model, frozen=True, kw_only=True):
     """The certificate that Redis is shown."""
@@ -223,7 +228,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                 ),
             ),
             extension_apis=ExtensionAPIs(enable_backend=True, enable_envoy_patch_policy=True),
-            runtime_flags=RuntimeFlags(enabled=("StableFilterChains",)),
+            runtime_flags=RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead")),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
         )
 

@@ -89,6 +89,9 @@ def _counted(number: int, what: str) -> str:
 
 
 def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str]:
+    from msgspec import structs
+
+    from moongate.attach.gateways import config
     from moongate.infra.binary import envoy_binary
     from moongate.infra.dry_run import MOST, envoy_version, refusals
 
@@ -96,6 +99,11 @@ def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str
     version = envoy_version(binary)
     findings: list[Finding] = []
     more = ""
+    # What Envoy refuses is known by its metadata, which it takes in any case.
+    configuration = config(found.world.db)
+    flags = configuration.runtime_flags.without("MetadataWhereRead")
+    found.world.configure(structs.replace(configuration, runtime_flags=flags))
+    found.world.pull()
     for fleet, resources in sorted(found.world.xds().items()):
         refused = refusals(binary, fleet, resources)
         findings += (_finding(found, fleet, one) for one in refused)

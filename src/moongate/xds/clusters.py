@@ -33,7 +33,7 @@ from moongate.policies.effective import cluster_settings, gateway_policies, rule
 from moongate.store import get
 from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, RuleCluster, StableRule
 from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
-from moongate.xds.metadata import metadata, shown
+from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -72,11 +72,12 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         return None
     backends = [backend(db, at, routed) for at, _, _, routed in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
-    _describe(db, key, message)
+    if "cluster" in holders(db, key.gateway):
+        _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     if usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key.name, members, of_names=True))
+        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
     else:
         _discover(message)
     http = HttpProtocolOptions()
@@ -97,7 +98,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
-    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key.name, members, of_names=False)))
+    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
 
 
 @query
@@ -265,10 +266,11 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
             pass
 
 
-def _assignment(db: Db, name: str, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
+def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
     # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
     # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
-    message = ClusterLoadAssignment(cluster_name=name)
+    message = ClusterLoadAssignment(cluster_name=key.name)
+    described = "endpoint" in holders(db, key.gateway)
     for at, locality_name, weight, routed in members:
         judged = backend(db, at, routed)
         locality = message.endpoints.add()
@@ -277,7 +279,8 @@ def _assignment(db: Db, name: str, members: list[Member], *, of_names: bool) -> 
         if judged.problem is not None or judged.empty or judged.dns is not of_names:
             continue
         locality.priority = 1 if judged.fallback else 0
-        locality.metadata.MergeFromString(metadata(at.ref, at.section))
+        if described:
+            locality.metadata.MergeFromString(metadata(at.ref, at.section))
         for endpoint in endpoints(db, at, routed):
             add_endpoint(locality, endpoint)
     return message

@@ -21,7 +21,7 @@ from moongate.attach.gateways import on_host, proxy
 from moongate.engine import query
 from moongate.store import Index, find, get
 from moongate.xds.clusters import add_endpoint, eds_cluster
-from moongate.xds.metadata import metadata
+from moongate.xds.metadata import holders, metadata
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def local_cluster(db: Db, gateway: Ref) -> XdsResource | None:
     if at is None:
         return None
     message = eds_cluster(names.fleet(gateway))
-    message.metadata.MergeFromString(metadata(at.ref, str(at.port)))
+    if "cluster" in holders(db, gateway):
+        message.metadata.MergeFromString(metadata(at.ref, str(at.port)))
     policy = LeastRequest()
     policy.locality_lb_config.zone_aware_lb_config.min_cluster_size.value = 1
     balancing = LoadBalancingPolicy()
@@ -73,7 +74,8 @@ def local_assignment(db: Db, gateway: Ref) -> XdsResource | None:
     for zone in sorted({e.zone for e in found}):
         locality = message.endpoints.add()
         locality.locality.zone = zone
-        locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
+        if "endpoint" in holders(db, gateway):
+            locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
         for endpoint in found:
             if endpoint.zone == zone:
                 add_endpoint(locality, endpoint)

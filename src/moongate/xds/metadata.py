@@ -1,22 +1,63 @@
-"""``filter_metadata["envoy-gateway"]``: which resource an xDS object stands for, for access logs to show."""
+"""``filter_metadata["envoy-gateway"]``: which resource an xDS object stands for, for access logs to show.
+
+Envoy reads it again with each table that changes, and of a table of thousands it is most of the work. So in
+the configuration that moongate ships (runtime flag ``MetadataWhereRead``) it is there only where something of
+the configuration reads it. Without the flag it is everywhere, as in the reference.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from envoy.config.core.v3.base_pb2 import Metadata
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.base import Ref
+from moongate.attach.gateways import config, proxy
+from moongate.engine import query
 from moongate.kinds import ref_of
 from moongate.xds.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from moongate.api.envoyproxy import EnvoyProxySpec
+    from moongate.engine import Db
+
 NAMESPACE = "envoy-gateway"
 _ANNOTATIONS = "gateway.envoyproxy.io/"
+
+Holder = Literal["route", "virtual_host", "cluster", "endpoint"]
+"""What has metadata; ``endpoint`` is a locality of endpoints."""
+
+_READ_BY: Final[Mapping[Holder, tuple[str, str]]] = {
+    "route": ("METADATA(ROUTE", "route_metadata"),
+    "virtual_host": ("METADATA(VIRTUAL_HOST", "virtual_host_metadata"),
+    "cluster": ("METADATA(CLUSTER", "cluster_metadata"),
+    "endpoint": ("METADATA(UPSTREAM_HOST", "upstream_host_metadata"),
+}
+"""How formats of access logs, and CEL expressions, name it."""
+
+
+@query
+def holders(db: Db, gateway: Ref) -> tuple[Holder, ...]:
+    """What is to have metadata in the fleet of a Gateway."""
+    if not config(db).runtime_flags.on("MetadataWhereRead"):
+        return tuple(_READ_BY)
+    said = _expressions(proxy(db, gateway).spec)
+    return tuple(holder for holder, names in _READ_BY.items() if any(name in said for name in names))
+
+
+def _expressions(spec: EnvoyProxySpec) -> str:
+    """All formats and conditions of access logs."""
+    logs = spec.telemetry.access_log if spec.telemetry is not None else None
+    parts: list[str] = []
+    for setting in logs.settings if logs is not None and not logs.disable else ():
+        parts += setting.matches
+        if setting.format is not None:
+            parts += (setting.format.text or "", *(setting.format.json or {}).values())
+    return "\n".join(parts)
 
 
 def shown(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

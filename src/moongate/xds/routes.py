@@ -38,7 +38,7 @@ from moongate.store import SHARDS, get
 from moongate.xds.destinations import Destination, rule_destination
 from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
 from moongate.xds.matches import Match, matcher, matches, precedence, unbuildable
-from moongate.xds.metadata import metadata, shown
+from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.route_filters import (
     apply_direct_response,
@@ -151,9 +151,10 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     if not entries and not reserved(db, listener, host):
         return Host((), name, b"", ())
     head = VirtualHost(name=name, domains=[host])
-    head.metadata.MergeFromString(
-        metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
-    )
+    if "virtual_host" in holders(db, listener.gateway):
+        head.metadata.MergeFromString(
+            metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
+        )
     body = encode(head) + b"".join([p.body for p in entries])
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
     return Host(entries[0].rank if entries else (), name, entry, entries)
@@ -214,9 +215,7 @@ def _rule_pieces(
         # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
         filters_of(db, listener, ref)
     of_rule = names.rule(ref, index)
-    shaped = tuple(policy for policy in settings.owners if policy.kind == BackendTrafficPolicy.KIND)
-    described = metadata(ref, rule.name or "", shown(route.metadata.annotations), shaped)
-    tail = message_field(Route.METADATA_FIELD_NUMBER, described)
+    tail = _metadata(route, rule, settings) if "route" in holders(db, listener.gateway) else b""
     clusters = destination.clusters()
     told: list[RouteEntry] = []
     for match in matches(rule, filters.matches, cors=filters.cors is not None):
@@ -237,6 +236,13 @@ def _rule_pieces(
 def _rank(route: HTTPRoute, index: int, match: Match, *, in_order: bool) -> tuple[Any, ...]:
     place = (*route.age, index, match.index, match.preflight)
     return ((), *place) if in_order else (precedence(match), *place)
+
+
+def _metadata(route: HTTPRoute, rule: HTTPRouteRule, settings: RuleSettings) -> bytes:
+    """The encoded field of an Envoy route that names its rule and the policies which shaped it."""
+    shaped = tuple(policy for policy in settings.owners if policy.kind == BackendTrafficPolicy.KIND)
+    described = metadata(route.ref, rule.name or "", shown(route.metadata.annotations), shaped)
+    return message_field(Route.METADATA_FIELD_NUMBER, described)
 
 
 def _rule_route(
