@@ -25,7 +25,7 @@ from moongate.attach.listeners import listeners
 from moongate.attach.routes import attachments_at
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.world import World
-from moongate.xds.destinations import route_clusters
+from moongate.xds.destinations import route_resources
 from moongate.xds.filters import filters_of
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 from moongate.xds.wire import SECRET as SECRET_TYPE
@@ -158,7 +158,7 @@ def test_a_route_that_fails_answers_500_and_keeps_its_clusters() -> None:
         warm = World.of(routes_with_services(3))
         before = flat(warm)["default/eg"]
         put_fault(warm, (attachments_at, (route(1).ref, EG)), "before")
-        put_fault(warm, (route_clusters, (EG, route(1).ref)), "before")
+        put_fault(warm, (route_resources, (EG, route(1).ref)), "before")
         warm.apply({route(2).ref: None})
         warm.pull()
 

@@ -59,6 +59,16 @@ def merged_backend(target: Ref, port: int, protocol: str) -> str:
     return f"{name}/{protocol.lower()}" if protocol else name
 
 
+def policy_cluster(owner: Ref, what: str, index: int) -> str:
+    """A cluster that a field of a policy needs; ``what`` is the field's own word for it, like ``extauth``."""
+    return f"{owner.kind.lower()}/{owner.namespace}/{owner.name}/{what}/{index}"
+
+
+def host_cluster(host: str, port: int) -> str:
+    """The cluster of a host that policies name by URL."""
+    return f"{underscored(host)}_{port}"
+
+
 def secret(ref: Ref) -> str:
     return f"{ref.namespace}/{ref.name}"
 

@@ -52,6 +52,7 @@ from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import SHARDS, Index, Store
 from moongate.xds import clusters, destinations, listeners, local, secrets
+from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.routes import host_part, route_configuration, route_entries_of
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Query, Root
     from moongate.problem import Problem
-    from moongate.xds.cluster_keys import ClusterKey
+    from moongate.xds.cluster_keys import ResourceKey
     from moongate.xds.routes import Part
 
 INDEXES: Final[tuple[Index[Any, Any], ...]] = (
@@ -474,7 +475,7 @@ class _Fleet:
         self._inventory(route_configurations, (gateway,), self._route_configurations)
         self._inventory(secrets.secret_refs, (gateway,), self._secrets)
         for part in range(SHARDS):
-            self._inventory(destinations.cluster_keys, (gateway, part), self._clusters)
+            self._inventory(destinations.resource_keys, (gateway, part), self._clusters)
         self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
         self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
 
@@ -513,21 +514,9 @@ class _Fleet:
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)) for ref in value]
 
-    def _clusters(self, value: tuple[tuple[Ref, tuple[ClusterKey, ...] | None], ...]) -> Iterator[_Part]:
+    def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
         for route, keys in value:
-            yield (
-                route,
-                None
-                if keys is None
-                else [
-                    named
-                    for key in keys
-                    for named in (
-                        (CLUSTER, key.name, clusters.cluster, (key,)),
-                        (ENDPOINT, key.name, clusters.load_assignment, (key,)),
-                    )
-                ],
-            )
+            yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
 
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
@@ -598,6 +587,15 @@ class _Fleet:
                 self._world.put_resource(self._name, value, urgent=root.urgent and told and _serves(value))
 
         return handle
+
+
+def _built_from(key: ResourceKey) -> Iterator[Named]:
+    """The resources that a key stands for."""
+    if isinstance(key, PolicySecret):
+        yield SECRET, key.name, secrets.policy_secret, (key,)
+    else:
+        yield CLUSTER, key.name, clusters.cluster, (key,)
+        yield ENDPOINT, key.name, clusters.load_assignment, (key,)
 
 
 def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], _Call]]:

@@ -12,16 +12,26 @@ from typing import Any
 import msgspec
 import pytest
 
+from moongate import names
 from moongate.api.base import Model, ObjectMeta
 from moongate.api.shared import BackendRef, SecretObjectReference
+from moongate.engine import Db
 from moongate.features import FEATURES
-from moongate.features.base import Feature, Reference
+from moongate.features.base import (
+    Effective,
+    ExtraBackend,
+    ExtraCluster,
+    ExtraSecret,
+    Feature,
+    Reference,
+)
 from moongate.policies.security_policy import SecurityPolicy, SecurityPolicySpec
 
 
 class Trial(Model, frozen=True, kw_only=True):
     keys: SecretObjectReference | None = None
     backend_refs: tuple[BackendRef, ...] = ()
+    host: str = ""
 
 
 class TrialSpec(SecurityPolicySpec, frozen=True, kw_only=True):
@@ -51,7 +61,35 @@ def _references(value: Trial) -> Iterator[Reference]:
         yield Reference.to_backend(f"backendRefs[{n}]", ref)
 
 
-FEATURE = Feature(kind="SecurityPolicy", field="jwt", model=Trial, references=_references)
+def _clusters(_db: Db, trial: Effective[Trial]) -> Iterator[ExtraCluster]:
+    if trial.value.backend_refs:
+        owner = trial.owner_of("backendRefs")
+        targets = (Reference.to_backend("", ref).target_from(owner) for ref in trial.value.backend_refs)
+        backends = tuple(
+            ExtraBackend(target, ref.weight, fallback=bool(ref.fallback))
+            for target, ref in zip(targets, trial.value.backend_refs, strict=True)
+        )
+        yield ExtraCluster(names.policy_cluster(owner, "trial", 0), backends, http2=True)
+    if trial.value.host:
+        host = trial.value.host
+        yield ExtraCluster(names.host_cluster(host, 443), host=host, port=443, tls=True)
+
+
+def _secrets(_db: Db, trial: Effective[Trial]) -> Iterator[ExtraSecret]:
+    if trial.value.keys is not None:
+        owner = trial.owner_of("keys")
+        secret = Reference.to_secret("keys", trial.value.keys).target_from(owner).ref
+        yield ExtraSecret(f"trial/{owner.namespace}/{owner.name}", secret, "key")
+
+
+FEATURE = Feature(
+    kind="SecurityPolicy",
+    field="jwt",
+    model=Trial,
+    references=_references,
+    clusters=_clusters,
+    secrets=_secrets,
+)
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
 from moongate.status.gateways import gateway_status
 from moongate.world import STATUSES, World
-from moongate.xds.destinations import cluster_keys
+from moongate.xds.destinations import resource_keys
 from tests.faults import faulty, put_fault
 from tests.strategies import BASE, Batch, resource
 from tests.worlds import EG, routes_with_services
@@ -127,7 +127,7 @@ def test_many_failures_are_named_up_to_a_number() -> None:
     with faulty():
         warm = World.of(routes_with_services(1))
         for part in range(MOST_NAMED + 3):
-            put_fault(warm, (cluster_keys, (EG, part)), "before")
+            put_fault(warm, (resource_keys, (EG, part)), "before")
         warm.pull()
 
         assert "and 3 more" in str(warm.statuses()[EG])

@@ -9,9 +9,9 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from msgspec import structs
 
-from moongate.xds.cluster_keys import ClusterKey
+from moongate.xds.cluster_keys import ClusterKey, PolicySecret
 from moongate.xds.clusters import cluster, load_assignment
-from moongate.xds.destinations import route_clusters
+from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import SHOP, as_dict, endpoints, http_route, route_ref, rule, service
@@ -21,7 +21,8 @@ MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: sho
 
 
 def keys(core: Core) -> dict[str, ClusterKey]:
-    return {key.name: key for key in route_clusters(core.db, EG, route_ref())}
+    needed = route_resources(core.db, EG, route_ref())
+    return {key.name: key for key in needed if not isinstance(key, PolicySecret)}
 
 
 def sent(core: Core, name: str = "httproute/default/shop/rule/0") -> Cluster:
@@ -124,13 +125,13 @@ def test_with_merge_backends_weights_that_change_are_sent_as_endpoints() -> None
     core = Core(
         gateway(http("web")), service(), service("more"), APART, http_route(weighted(9, 1)), config=ON_HOST
     )
-    [key] = route_clusters(core.db, EG, route_ref())
+    [key] = keys(core).values()
     before = cluster(core.db, key)
     assert localities(core, key) == [9, 1]
 
     core.apply(http_route(weighted(5, 5)))
 
-    assert route_clusters(core.db, EG, route_ref()) == (key,)
+    assert [*keys(core).values()] == [key]
     assert localities(core, key) == [5, 5]
     assert cluster(core.db, key) == before
 
@@ -138,13 +139,13 @@ def test_with_merge_backends_weights_that_change_are_sent_as_endpoints() -> None
 def test_with_merge_backends_each_of_two_rules_that_are_alike_has_its_weights() -> None:
     rules = weighted(9, 1), weighted(2, 8)
     core = Core(gateway(http("web")), service(), service("more"), APART, http_route(*rules), config=ON_HOST)
-    first, second = route_clusters(core.db, EG, route_ref())
+    first, second = keys(core).values()
 
     assert (localities(core, first), localities(core, second)) == ([9, 1], [2, 8])
 
     core.apply(http_route(rules[1]))
 
-    assert route_clusters(core.db, EG, route_ref()) == (first,)
+    assert [*keys(core).values()] == [first]
     assert localities(core, first) == [2, 8]
     assert load_assignment(core.db, second) is None
 
@@ -156,9 +157,9 @@ def test_with_merge_backends_the_weight_of_a_backend_alone_is_not_that_of_its_lo
         config=ON_HOST,
     )  # fmt: skip
 
-    keys = [key for key in route_clusters(core.db, EG, route_ref()) if key.name.endswith("/backend/1")]
+    second = [key for name, key in keys(core).items() if name.endswith("/backend/1")]
 
-    assert [localities(core, key) for key in keys] == [[1]]
+    assert [localities(core, key) for key in second] == [[1]]
 
 
 GONE = "{name: gone, port: 80}"

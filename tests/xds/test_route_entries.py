@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moongate.api.base import ListenerId
-from moongate.xds.destinations import route_clusters
+from moongate.xds.destinations import route_resources
 from moongate.xds.route_entries import Fallback, RouteEntry, fail_closed, withheld
 from moongate.xds.routes import route_entries_of
 from moongate.xds.wire import version
@@ -39,7 +39,7 @@ def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
     put(core, {bad: Fallback(good, culprit=True)})
 
     assert [r.match.path_separated_prefix for r in sent(core)] == ["/old"]
-    assert [key.name for key in route_clusters(core.db, EG, route_ref())] == [
+    assert [key.name for key in route_resources(core.db, EG, route_ref())] == [
         "service/default/shop/80/http",  # what the manifest says now
         "service/default/old/80/http",
     ]
@@ -112,5 +112,5 @@ def test_a_shut_form_matches_what_the_piece_did_and_needs_no_cluster() -> None:
     core = core_of()
     shut = fail_closed(piece_of(core, NEW))
 
-    assert shut.clusters == ()
+    assert shut.needs == ()
     assert fail_closed(shut) == shut

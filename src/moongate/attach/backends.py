@@ -180,7 +180,7 @@ def backend_problem(db: Db, found: BackendResource) -> Problem | None:
         path = f"spec.endpoints[{n}]"
         if endpoint.fqdn is not None:
             name = endpoint.fqdn.hostname
-            if _is_ip(name):
+            if is_ip(name):
                 return Problem(
                     f"{path}.fqdn", f"{name!r} is an IP address; put it under ip.", "InvalidAddress"
                 )
@@ -191,7 +191,7 @@ def backend_problem(db: Db, found: BackendResource) -> Problem | None:
                 told = f"{name!r} has only one label; a name outside this host has at least two."
                 return Problem(f"{path}.fqdn", told, "InvalidAddress")
         if endpoint.ip is not None:
-            if not _is_ip(endpoint.ip.address):
+            if not is_ip(endpoint.ip.address):
                 told = f"{endpoint.ip.address!r} is not an IP address."
                 return Problem(f"{path}.ip", told, "InvalidAddress")
             if ipaddress.ip_address(endpoint.ip.address).is_loopback and not on_host(db):
@@ -330,7 +330,8 @@ def _is_websocket(app_protocol: str | None) -> bool:
     return app_protocol is not None and app_protocol.rpartition("/")[2] in ("ws", "wss")
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """Whether a text is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

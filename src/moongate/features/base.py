@@ -17,7 +17,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
@@ -196,6 +196,55 @@ class Reference(Struct, frozen=True):
         return self.target._replace(namespace=self.target.namespace or owner.namespace)
 
 
+class ExtraBackend(NamedTuple):
+    """A backend of an ``ExtraCluster``.
+
+    Args:
+        target: as ``Reference.target_from`` answers it.
+        weight: its share of the requests; none at 0.
+        fallback: whether it is for when the others are unhealthy.
+    """
+
+    target: Target
+    weight: int = 1
+    fallback: bool = False
+
+
+class ExtraCluster(NamedTuple):
+    """A cluster that a feature needs besides those that routes lead to, such as that of an identity provider.
+
+    Args:
+        name: its name in xDS (``names.policy_cluster``, ``names.host_cluster``). It says all that the cluster
+            is made of: two of one name must be equal, whoever needs them.
+        backends: where its requests go.
+        host: name or IP address to send to instead, for a feature that is given a URL.
+        port: that of the host.
+        tls: whether the host is spoken to by TLS; its certificate must then be for ``host``.
+        http2: whether its backends speak HTTP/2 whatever else is said of them, as those of gRPC do.
+    """
+
+    name: str
+    backends: tuple[ExtraBackend, ...] = ()
+    host: str = ""
+    port: int = 0
+    tls: bool = False
+    http2: bool = False
+
+
+class ExtraSecret(NamedTuple):
+    """A secret that Envoy fetches (SDS) because a feature's configuration names it.
+
+    Args:
+        name: its name in xDS; two of one name must be equal.
+        secret: the Secret that holds it.
+        key: under which key.
+    """
+
+    name: str
+    secret: Ref
+    key: str
+
+
 class Native(Struct, Generic[M], frozen=True, kw_only=True):
     """What a rule of a route can say itself instead of a policy.
 
@@ -219,6 +268,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
             there.
         check: faults that the types cannot say, paths relative to the field.
         native: the rule's own field or filter that wins over the policy's.
+        clusters: the clusters that a value needs besides those of routes.
+        secrets: the secrets that Envoy must be able to fetch for a value.
         one_cluster: whether a value has its meaning only where all backends of a rule share one cluster.
         listener_facts: what ``route`` hooks of other features have to know of a value of a listener's policy.
         http_filter: an HTTP filter, with its per-route config.
@@ -236,6 +287,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     native: Native[M] | None = None
+    clusters: Callable[[Db, Effective[M]], Iterable[ExtraCluster]] | None = None
+    secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None
     one_cluster: Callable[[M], bool] | None = None
     listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
     http_filter: HttpFilter[M] | None = None

@@ -39,7 +39,7 @@ from moongate.attach.policies import (
 )
 from moongate.engine import query
 from moongate.features import FEATURES
-from moongate.features.base import Effective, Feature
+from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import reference_problems
 from moongate.policies.security_policy import FaultySecurityPolicy
@@ -233,6 +233,18 @@ def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
     merged = _all(db, policies)
     features = (each for policy in merged for each in policy.features() if each[0].cluster is not None)
     return tuple(sorted(features, key=_place))
+
+
+@query
+def extra_resources(db: Db, policies: tuple[Applied, ...]) -> tuple[ExtraCluster | ExtraSecret, ...]:
+    """The clusters and secrets that some policies need besides those of routes and listeners, each once."""
+    extra: dict[ExtraCluster | ExtraSecret, None] = {}
+    for feature, effective in (each for policy in _all(db, policies) for each in policy.features()):
+        if feature.clusters is not None:
+            extra.update(dict.fromkeys(feature.clusters(db, effective)))
+        if feature.secrets is not None:
+            extra.update(dict.fromkeys(feature.secrets(db, effective)))
+    return tuple(extra)
 
 
 @query

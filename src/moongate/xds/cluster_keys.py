@@ -1,4 +1,4 @@
-"""What a cluster is built from: a backend, a rule or one backendRef of it, or a mirror.
+"""What a cluster is built from: a backend, a rule or one backendRef of it, a mirror, or what a policy needs.
 
 Theory of operation
 ===================
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from moongate.api.base import Ref
     from moongate.attach.backends import Target
+    from moongate.features.base import ExtraCluster, ExtraSecret
 
 
 class StableRule(NamedTuple):
@@ -86,4 +87,41 @@ class MirrorCluster(NamedTuple):
     target: Target
 
 
-ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster
+class PolicyCluster(NamedTuple):
+    """A cluster that a feature of a policy needs.
+
+    Args:
+        gateway: the fleet it belongs to.
+        cluster: what it is made of.
+    """
+
+    gateway: Ref
+    cluster: ExtraCluster
+
+    @property
+    def name(self) -> str:
+        """Its name in xDS."""
+        return self.cluster.name
+
+
+class PolicySecret(NamedTuple):
+    """A secret that a feature of a policy needs.
+
+    Args:
+        gateway: the fleet it belongs to.
+        secret: where it stands.
+    """
+
+    gateway: Ref
+    secret: ExtraSecret
+
+    @property
+    def name(self) -> str:
+        """Its name in xDS."""
+        return self.secret.name
+
+
+ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster
+
+ResourceKey: TypeAlias = ClusterKey | PolicySecret
+"""What a route may need to be there: a cluster with its endpoints, or a secret."""

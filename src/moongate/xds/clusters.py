@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
+from envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
@@ -21,30 +22,41 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
 from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+    TlsParameters,
+)
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.api.base import ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
-from moongate.attach.backends import Backend, Target, backend, endpoints, target
+from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, gateway_policies, rule_policies
 from moongate.store import get
-from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, RuleCluster, StableRule
+from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, PolicyCluster, RuleCluster, StableRule
 from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from moongate.attach.backends import Endpoint
     from moongate.attach.policies import Applied
     from moongate.engine import Db
+    from moongate.features.base import ExtraCluster
     from moongate.xds.cluster_keys import ClusterKey
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
+SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""Where Envoy finds the certificates of authorities that all trust."""
+TLS_SOCKET: Final = "envoy.transport_sockets.tls"
+_HTTP2: Final = Backend(protocol="HTTP2")
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -56,21 +68,25 @@ class Member(NamedTuple):
         locality: the name of its locality.
         weight: that of the locality.
         to_service: sent to the Service's cluster IP.
+        fallback: for when the others are unhealthy, whatever the backend itself says.
     """
 
     target: Target
     locality: str
     weight: int
     to_service: bool
+    fallback: bool = False
 
 
 @query
 def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     """The cluster of a key; ``None`` when what it was built from is gone."""
+    if isinstance(key, PolicyCluster) and key.cluster.host:
+        return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.cluster)))
     members = _members(db, key)
     if not members:
         return None
-    backends = [backend(db, at, routed) for at, _, _, routed in members]
+    backends = [backend(db, at, routed) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.gateway):
         _describe(db, key, message)
@@ -85,7 +101,8 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
-    _speak(message, http, usable)
+    spoken = [*usable, _HTTP2] if isinstance(key, PolicyCluster) and key.cluster.http2 else usable
+    _speak(message, http, spoken)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
 
@@ -95,7 +112,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if not members:
         return None
-    usable = [b for b in (backend(db, at, routed) for at, _, _, routed in members) if b.problem is None]
+    usable = [b for b in (backend(db, at, routed) for at, _, _, routed, _ in members) if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
     return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
@@ -142,6 +159,12 @@ def _members(db: Db, key: ClusterKey) -> list[Member]:
     """The backends of a cluster; none when what it was built from is gone."""
     if isinstance(key, BackendCluster):
         return [Member(key.target, key.name, 1, to_service(db, key.gateway))]
+    if isinstance(key, PolicyCluster):
+        return [
+            Member(each.target, names.backend(key.name, n), each.weight, False, each.fallback)
+            for n, each in enumerate(key.cluster.backends)
+            if each.weight
+        ]
     listener = _listener_of(db, key.gateway, key.route)
     if listener is None:
         return []
@@ -167,9 +190,11 @@ def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
 
 
 def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
-    """The policies that shape a cluster: the Gateway's for a shared one, else its rule's."""
+    """The policies that shape a cluster: the Gateway's for a shared one, its rule's, or none."""
     if isinstance(key, BackendCluster):
         return gateway_policies(db, key.gateway)
+    if isinstance(key, PolicyCluster):
+        return ()
     listener = _listener_of(db, key.gateway, key.route)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
@@ -219,6 +244,41 @@ def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
     return message
 
 
+def _of_host(made_of: ExtraCluster) -> Cluster:
+    """The cluster of one host, which is resolved unless it is an IP address."""
+    message = _base(made_of.name)
+    if is_ip(made_of.host):
+        message.type = Cluster.STATIC
+    else:
+        _resolve(message)
+    message.load_assignment.cluster_name = made_of.name
+    locality = message.load_assignment.endpoints.add()
+    locality.locality.region = names.backend(made_of.name, -1)
+    locality.load_balancing_weight.value = 1
+    add_endpoint(locality, Endpoint(made_of.host, made_of.port))
+    _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
+    if made_of.tls:
+        socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(made_of.host)))
+        message.transport_socket.CopyFrom(socket)
+    return message
+
+
+def _trusting(host: str) -> UpstreamTlsContext:
+    """TLS with a host of the internet: its certificate must be for it, from an authority that all trust."""
+    kind = SubjectAltNameMatcher.IP_ADDRESS if is_ip(host) else SubjectAltNameMatcher.DNS
+    validation = CertificateValidationContext(
+        trusted_ca=DataSource(filename=SYSTEM_AUTHORITIES),
+        match_typed_subject_alt_names=[
+            SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=host))
+        ],
+    )
+    versions = TlsParameters(tls_maximum_protocol_version=TlsParameters.TLSv1_3)
+    return UpstreamTlsContext(
+        sni="" if is_ip(host) else host,
+        common_tls_context=CommonTlsContext(tls_params=versions, validation_context=validation),
+    )
+
+
 def _lookup_family(families: tuple[str, ...]) -> Cluster.DnsLookupFamily:
     match families:
         case ("IPv4",):
@@ -255,14 +315,14 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
 
 
 def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
-    """Name a cluster's backend or rule in its metadata; a mirror's has none."""
+    """Name a cluster's backend or rule in its metadata; others have none."""
     match key:
         case BackendCluster():
             message.metadata.MergeFromString(metadata(key.target.ref, key.target.section))
         case RuleCluster():
             annotations = _route_annotations(db, key.route)
             message.metadata.MergeFromString(metadata(key.route, _section(db, key), annotations))
-        case MirrorCluster():
+        case MirrorCluster() | PolicyCluster():
             pass
 
 
@@ -271,14 +331,14 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
     message = ClusterLoadAssignment(cluster_name=key.name)
     described = "endpoint" in holders(db, key.gateway)
-    for at, locality_name, weight, routed in members:
+    for at, locality_name, weight, routed, fallback in members:
         judged = backend(db, at, routed)
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight
         if judged.problem is not None or judged.empty or judged.dns is not of_names:
             continue
-        locality.priority = 1 if judged.fallback else 0
+        locality.priority = 1 if fallback or judged.fallback else 0
         if described:
             locality.metadata.MergeFromString(metadata(at.ref, at.section))
         for endpoint in endpoints(db, at, routed):

@@ -34,13 +34,29 @@ from moongate.attach.grants import granted
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.routes import ROUTES, attachments_at
 from moongate.engine import Failed, query
+from moongate.features.base import ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
-from moongate.policies.effective import routing_type, shapes_clusters, wants_one_cluster
+from moongate.policies.effective import (
+    extra_resources,
+    routing_type,
+    rule_policies,
+    shapes_clusters,
+    wants_one_cluster,
+)
 from moongate.problem import Problem
 from moongate.store import find, get
-from moongate.xds.cluster_keys import BackendCluster, ClusterKey, MirrorCluster, RuleCluster, StableRule
+from moongate.xds.cluster_keys import (
+    BackendCluster,
+    ClusterKey,
+    MirrorCluster,
+    PolicyCluster,
+    PolicySecret,
+    ResourceKey,
+    RuleCluster,
+    StableRule,
+)
 from moongate.xds.matches import unbuildable
-from moongate.xds.route_entries import kept_clusters
+from moongate.xds.route_entries import kept_resources
 from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
 from moongate.xds.wire import version
 
@@ -213,20 +229,32 @@ def _identity(*of: Any) -> str:
 
 
 @query
-def route_clusters(db: Db, gateway: Ref, route: Ref) -> tuple[ClusterKey, ...]:
-    """The clusters that a route needs in a fleet, over all listeners and rules.
+def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]:
+    """The clusters that a route needs in a fleet, over all listeners and rules, and the secrets.
 
     Those of forms that stand in for what Envoy refused are among them.
     """
     found = get(db, HTTPRoute, route)
     if found is None:
         return ()
-    keys: dict[ClusterKey, None] = {}
+    keys: dict[ResourceKey, None] = {}
     for listener in served_on(db, gateway, route):
-        for index in range(len(found.spec.rules)):
+        for index, rule in enumerate(found.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
-        keys.update(dict.fromkeys(kept_clusters(db, listener, route)))
+            keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
+        keys.update(dict.fromkeys(kept_resources(db, listener, route)))
     return tuple(keys)
+
+
+def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
+    """What the policies of a rule need besides its destination."""
+    extra = extra_resources(db, rule_policies(db, listener, route, rule))
+    return tuple(
+        PolicyCluster(listener.gateway, each)
+        if isinstance(each, ExtraCluster)
+        else PolicySecret(listener.gateway, each)
+        for each in extra
+    )
 
 
 @query
@@ -238,14 +266,14 @@ def served_on(db: Db, gateway: Ref, route: Ref) -> tuple[ListenerId, ...]:
 
 
 @query
-def cluster_keys(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ClusterKey, ...] | None], ...]:
-    """The clusters that each route of one shard needs in a fleet.
+def resource_keys(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
+    """The clusters, and the secrets of policies, that each route of one shard needs in a fleet.
 
     ``None`` is for a route that cannot be judged just now: the fleet keeps those that it has for it. To a
     cluster that is not there nothing passes.
     """
     needed = (
-        (route, route_clusters.attempt(db, gateway, route)) for route in find(db, ROUTES, (gateway, part))
+        (route, route_resources.attempt(db, gateway, route)) for route in find(db, ROUTES, (gateway, part))
     )
     return tuple((route, None if isinstance(keys, Failed) else keys) for route, keys in needed)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
-    from moongate.xds.cluster_keys import ClusterKey
+    from moongate.xds.cluster_keys import ResourceKey
 
 
 class RouteEntry(NamedTuple):
@@ -36,14 +36,14 @@ class RouteEntry(NamedTuple):
         host: the hostname it is served under.
         route: the HTTPRoute behind it.
         body: the encoded entry of ``VirtualHost.routes``.
-        clusters: what it sends requests to.
+        needs: the clusters that it sends requests to, and what else its policies need.
     """
 
     rank: tuple[Any, ...]
     host: str
     route: Ref
     body: bytes
-    clusters: tuple[ClusterKey, ...] = ()
+    needs: tuple[ResourceKey, ...] = ()
 
 
 class Fallback(Struct, frozen=True):
@@ -80,11 +80,11 @@ def in_force(
             yield shut
 
 
-def kept_clusters(db: Db, listener: ListenerId, route: Ref) -> Iterator[ClusterKey]:
+def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[ResourceKey]:
     """What the last good forms that stand in for a route's entries send requests to."""
     for fallback in _kept_out(db, listener, route).values():
         if fallback.last_good is not None:
-            yield from fallback.last_good.clusters
+            yield from fallback.last_good.needs
 
 
 def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
@@ -97,11 +97,11 @@ def fail_closed(of: RouteEntry) -> RouteEntry:
     message = VirtualHost.FromString(of.body).routes[-1]
     shut = Route(name=message.name, match=message.match, metadata=message.metadata)
     shut.direct_response.status = 500
-    return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), clusters=())
+    return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), needs=())
 
 
 def _as_before(suspected: RouteEntry, last_good: RouteEntry) -> RouteEntry:
-    return suspected._replace(body=last_good.body, clusters=last_good.clusters)
+    return suspected._replace(body=last_good.body, needs=last_good.needs)
 
 
 def _kept(refused: RouteEntry, last_good: RouteEntry) -> RouteEntry:

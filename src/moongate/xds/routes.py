@@ -35,7 +35,7 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import effective_rule
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import SHARDS, get
-from moongate.xds.destinations import Destination, rule_destination
+from moongate.xds.destinations import Destination, of_policies, rule_destination
 from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
 from moongate.xds.matches import Match, matcher, matches, precedence, unbuildable
 from moongate.xds.metadata import holders, metadata, shown
@@ -216,7 +216,7 @@ def _rule_pieces(
         filters_of(db, listener, ref)
     of_rule = names.rule(ref, index)
     tail = _metadata(route, rule, settings) if "route" in holders(db, listener.gateway) else b""
-    clusters = destination.clusters()
+    needs = destination.clusters() + of_policies(db, listener, ref, rule.name or "")
     told: list[RouteEntry] = []
     for match in matches(rule, filters.matches, cors=filters.cors is not None):
         message = Route()
@@ -229,7 +229,7 @@ def _rule_pieces(
             body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
             if bound:
                 body = _for_marked(message, bound, tail)
-            told.append(RouteEntry(rank, host, ref, body, clusters))
+            told.append(RouteEntry(rank, host, ref, body, needs))
     return told
 
 

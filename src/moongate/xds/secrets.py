@@ -25,6 +25,7 @@ from moongate.xds.wire import SECRET, XdsResource, encode
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.engine import Db
+    from moongate.xds.cluster_keys import PolicySecret
 
 
 @query
@@ -49,6 +50,17 @@ def secret(db: Db, gateway: Ref, ref: Ref) -> XdsResource:
     message = SecretMessage(name=names.secret(ref))
     if resource is not None:
         message.tls_certificate.CopyFrom(_tls_certificate(resource))
+    return XdsResource.of(SECRET, message.name, encode(message))
+
+
+@query
+def policy_secret(db: Db, key: PolicySecret) -> XdsResource:
+    """A secret that a feature needs; an empty one when it is gone, until the policies let go of it."""
+    resource = get(db, Secret, key.secret.secret)
+    message = SecretMessage(name=key.name)
+    message.generic_secret.secret.inline_bytes = (
+        resource.data.get(key.secret.key, b"") if resource is not None else b""
+    )
     return XdsResource.of(SECRET, message.name, encode(message))
 
 
