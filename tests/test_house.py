@@ -96,6 +96,45 @@ def test_a_feature_is_in_the_table(path: Path) -> None:
     assert path.stem in named, f"no table in features/__init__.py has a line {path.stem}.…"
 
 
+def test_nobody_else_knows_a_single_feature() -> None:
+    """One module, one page, two lines: whoever else knows a feature would have to be changed with it.
+
+    What others need of features they ask of all of them, by the hooks in ``features/base.py``.
+    """
+    fields = {field for path in FEATURES for field in fields_of(path)}
+    stems = {path.stem for path in FEATURES}
+    knowing = [
+        f"{path.relative_to(ROOT)}:{line}: {what}"
+        for path in MODULES
+        if path.parent != SRC / "features" and not path.match("policies/*_policy.py")
+        for line, what in features_named(parsed(path), stems, fields)
+    ]
+
+    assert fields >= {"cors", "timeout", "tls"}
+    assert knowing == []
+
+
+def test_the_search_for_knowers_of_features_finds_them() -> None:
+    text = """
+from moongate.features import FEATURES, cors
+from moongate.features.retry import FEATURE
+import moongate.features.timeout
+from moongate.policies import POLICY_KINDS
+policy.spec.basic_auth
+getattr(policy.spec, "timeout", None)
+Problem("spec.basicAuth.users", "")
+rule.timeout
+"""
+    found = [
+        line
+        for line, _ in features_named(
+            ast.parse(text), {"cors", "retry", "timeout"}, {"basic_auth", "timeout"}
+        )
+    ]
+
+    assert found == [2, 3, 4, 6, 7, 8]
+
+
 def test_every_page_belongs_to_a_feature() -> None:
     """A page without its module documents what is not there."""
     pages = {page.stem for page in (SRC / "features").glob("*.md")}
@@ -247,6 +286,48 @@ def tracked() -> tuple[Path, ...]:
 
 def place(path: Path, node: ast.expr) -> str:
     return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def fields_of(path: Path) -> Iterator[str]:
+    """The fields of the features that a module defines."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Feature":
+            yield from (ast.literal_eval(k.value) for k in node.keywords if k.arg == "field")
+
+
+def features_named(module: ast.Module, stems: set[str], fields: set[str]) -> Iterator[tuple[int, str]]:
+    """Lines that name a feature by its module, or its field in the spec of a policy."""
+    wire_names = {re.sub("_(.)", lambda match: match[1].upper(), field) for field in fields}
+    below_spec = re.compile(rf"spec\.({'|'.join(wire_names)})\b")
+    of_policies = any(
+        isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moongate.policies")
+        for node in ast.walk(module)
+    )
+    for node in ast.walk(module):
+        match node:
+            case ast.Import(names=names):
+                yield from modules_named(node, [alias.name for alias in names], stems)
+            case ast.ImportFrom(module=str(package), names=names):
+                modules = [package, *(f"{package}.{alias.name}" for alias in names)]
+                yield from modules_named(node, modules, stems)
+            case ast.Attribute(value=ast.Attribute(attr="spec"), attr=field):
+                if of_policies and field in fields:
+                    yield node.lineno, f"reads spec.{field}"
+            case ast.Call(func=ast.Name("getattr"), args=[_, ast.Constant(value=field), *_]):
+                if field in fields:
+                    yield node.lineno, f"reads {field}"
+            case ast.Constant(value=str(text)):
+                if of_policies and below_spec.match(text):
+                    yield node.lineno, f"says {text}"
+            case _:
+                pass
+
+
+def modules_named(node: ast.stmt, imported: list[str], stems: set[str]) -> Iterator[tuple[int, str]]:
+    """The line of an import, if it is one of a feature's module."""
+    parts = (name.split(".") for name in imported)
+    if any(len(part) > 2 and part[:2] == ["moongate", "features"] and part[2] in stems for part in parts):
+        yield node.lineno, f"imports {imported[-1]}"
 
 
 def is_package(path: Path) -> bool:

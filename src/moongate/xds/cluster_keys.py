@@ -91,34 +91,28 @@ class PolicyCluster(NamedTuple):
     """A cluster that a feature of a policy needs.
 
     Args:
+        name: its name in xDS.
         gateway: the fleet it belongs to.
-        cluster: what it is made of.
+        made_of: where its requests go, and how.
     """
 
+    name: str
     gateway: Ref
-    cluster: ExtraCluster
-
-    @property
-    def name(self) -> str:
-        """Its name in xDS."""
-        return self.cluster.name
+    made_of: ExtraCluster
 
 
 class PolicySecret(NamedTuple):
     """A secret that a feature of a policy needs.
 
     Args:
+        name: its name in xDS.
         gateway: the fleet it belongs to.
-        secret: where it stands.
+        found_in: the Secret that holds it.
     """
 
+    name: str
     gateway: Ref
-    secret: ExtraSecret
-
-    @property
-    def name(self) -> str:
-        """Its name in xDS."""
-        return self.secret.name
+    found_in: ExtraSecret
 
 
 ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster

@@ -81,8 +81,8 @@ class Member(NamedTuple):
 @query
 def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     """The cluster of a key; ``None`` when what it was built from is gone."""
-    if isinstance(key, PolicyCluster) and key.cluster.host:
-        return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.cluster)))
+    if isinstance(key, PolicyCluster) and key.made_of.host:
+        return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.made_of)))
     members = _members(db, key)
     if not members:
         return None
@@ -101,7 +101,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
-    spoken = [*usable, _HTTP2] if isinstance(key, PolicyCluster) and key.cluster.http2 else usable
+    spoken = [*usable, _HTTP2] if isinstance(key, PolicyCluster) and key.made_of.http2 else usable
     _speak(message, http, spoken)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -162,7 +162,7 @@ def _members(db: Db, key: ClusterKey) -> list[Member]:
     if isinstance(key, PolicyCluster):
         return [
             Member(each.target, names.backend(key.name, n), each.weight, False, each.fallback)
-            for n, each in enumerate(key.cluster.backends)
+            for n, each in enumerate(key.made_of.backends)
             if each.weight
         ]
     listener = _listener_of(db, key.gateway, key.route)

@@ -250,9 +250,9 @@ def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Re
     """What the policies of a rule need besides its destination."""
     extra = extra_resources(db, rule_policies(db, listener, route, rule))
     return tuple(
-        PolicyCluster(listener.gateway, each)
+        PolicyCluster(each.name, listener.gateway, each)
         if isinstance(each, ExtraCluster)
-        else PolicySecret(listener.gateway, each)
+        else PolicySecret(each.name, listener.gateway, each)
         for each in extra
     )
 

@@ -56,10 +56,10 @@ def secret(db: Db, gateway: Ref, ref: Ref) -> XdsResource:
 @query
 def policy_secret(db: Db, key: PolicySecret) -> XdsResource:
     """A secret that a feature needs; an empty one when it is gone, until the policies let go of it."""
-    resource = get(db, Secret, key.secret.secret)
+    resource = get(db, Secret, key.found_in.secret)
     message = SecretMessage(name=key.name)
     message.generic_secret.secret.inline_bytes = (
-        resource.data.get(key.secret.key, b"") if resource is not None else b""
+        resource.data.get(key.found_in.key, b"") if resource is not None else b""
     )
     return XdsResource.of(SECRET, message.name, encode(message))
 
