@@ -12,6 +12,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from google.protobuf.json_format import MessageToDict
 
 from moongate.api.base import Ref, Resource
+from moongate.api.httproute import HTTPRoute
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, SECRET, XdsResource
 from tests.core import GATEWAY_CLASS, gateway, http, read, secret
@@ -89,7 +90,7 @@ def test_a_policy_of_the_gateway_needs_them_once_for_all_routes() -> None:
     assert named(built) == {(CLUSTER, OWN), (ENDPOINT, OWN), (CLUSTER, ISSUER), (SECRET, KEYS)}
 
     with built.ran() as ran:
-        built.apply({Ref("HTTPRoute", "default", "other"): None})
+        built.apply({Ref.of(HTTPRoute, "default", "other"): None})
         built.pull()
 
     assert named(built) == {(CLUSTER, OWN), (ENDPOINT, OWN), (CLUSTER, ISSUER), (SECRET, KEYS)}
