@@ -235,3 +235,56 @@ async def test_a_policy_that_cannot_be_built_answers_500(site: Site) -> None:
     port = await listening(site, "broken", "tls: {ciphers: [NONE-SUCH]}")
 
     assert await site.status("broken.test", port=port) == 500
+
+
+async def test_a_listener_that_changes_lets_the_connections_of_others_on_its_port_live(site: Site) -> None:
+    """Both are filter chains of one Envoy listener, which gets a new one of the two and keeps the other."""
+    port = free_port()
+    tls = "protocol: HTTPS, tls: {certificateRefs: [{name: chains}]}"
+    await site.apply(
+        site.authority.sign("kept.chains.test", "changed.chains.test").secret("chains"),
+        m.gateway(
+            "chains",
+            f"[{{name: kept, port: {port}, hostname: kept.chains.test, {tls}}},"
+            f" {{name: changed, port: {port}, hostname: changed.chains.test, {tls}}}]",
+        ),
+        m.route("chains", f"[{{{m.to('one')}}}]", parents="[{name: chains}]", hostnames=("*.chains.test",)),
+    )
+    async with (
+        connection(site, port, "kept.chains.test") as kept,
+        connection(site, port, "changed.chains.test") as changed,
+    ):
+        assert await closes(kept, "kept.chains.test") is False
+        assert await closes(changed, "changed.chains.test") is False
+
+        idle = "timeout: {http: {idleTimeout: 90s}}"
+        await site.apply(m.policy("ClientTrafficPolicy", "chains", idle, "Gateway/chains/changed"))
+
+        assert await closes(kept, "kept.chains.test") is False
+        assert await closes(changed, "changed.chains.test") is True
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connection(site: Site, port: int, name: str) -> AsyncGenerator[Connection]:
+    """A TLS connection that asks for ``name``."""
+    context = site.authority.client_context("http/1.1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def closes(over: Connection, host: str) -> bool:
+    """Whether Envoy answers a request over an open connection, and says that it was the last one there."""
+    reader, writer = over
+    writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200")
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.partition(b":")[2]))
+    return b"connection: close" in head
