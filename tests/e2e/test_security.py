@@ -11,6 +11,7 @@ import pytest
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
 from tests.ports import free_port
+from tests.unbuilt import PROTECTIONS
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -103,10 +104,10 @@ async def test_a_policy_that_cannot_be_built_fails_closed(site: Site) -> None:
 
 
 async def test_a_policy_that_asks_for_what_is_not_built_yet_fails_closed(site: Site) -> None:
-    jwt = "jwt: {providers: [{name: x, remoteJWKS: {uri: 'https://issuer.test/keys'}}]}"
-    await site.apply(m.route("jwt", f"[{{{m.to('one')}}}]"), on("HTTPRoute/jwt", "jwt", jwt))
+    asking = f"{PROTECTIONS[0]}: {{}}"
+    await site.apply(m.route("asks", f"[{{{m.to('one')}}}]"), on("HTTPRoute/asks", "asks", asking))
 
-    assert await site.status("jwt.test") == 500
+    assert await site.status("asks.test") == 500
 
 
 async def test_a_policy_of_the_gateway_holds_for_all_its_routes_but_those_with_their_own(site: Site) -> None:

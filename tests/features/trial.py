@@ -93,9 +93,11 @@ FEATURE = Feature(
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the feature into the table, wherever that is read."""
-    readers = (
-        m for name, m in sys.modules.items() if name.startswith("moongate.") and hasattr(m, "FEATURES")
+    """Put the feature into the table, wherever that is read; if its field has one, in its place."""
+    others = (
+        feature for feature in FEATURES if (feature.kind, feature.field) != (FEATURE.kind, FEATURE.field)
     )
-    for module in readers:
-        monkeypatch.setattr(module, "FEATURES", (*FEATURES, FEATURE))
+    table = (*others, FEATURE)
+    ours = [module for name, module in sys.modules.items() if name.startswith("moongate.")]
+    for module in (each for each in ours if hasattr(each, "FEATURES")):
+        monkeypatch.setattr(module, "FEATURES", table)

@@ -15,6 +15,7 @@ from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPoli
 from moongate.problem import Problem
 from moongate.store import Store
 from tests.api.crds import differences
+from tests.unbuilt import PROTECTIONS
 
 MEANT = {
     ".spec.cors.allowOrigins[]: pattern": "takes the same strings, but in linear time",
@@ -43,11 +44,11 @@ def test_security_policy_mirrors_its_crd() -> None:
     assert differences(SecurityPolicy, crd, MEANT) == []
 
 
-@pytest.mark.parametrize("name", ["apiKeyAuth", "csrf", "jwt", "oidc", "extAuth", "authorization"])
+@pytest.mark.parametrize("name", PROTECTIONS)
 def test_a_protection_that_is_not_built_refuses_rather_than_lets_through(name: str) -> None:
-    given = msgspec.convert({name: {}}, SecurityPolicySpec)
+    asking = msgspec.convert({name: {}}, SecurityPolicySpec)
 
-    assert failed(SecurityPolicySpec(), given)
+    assert failed(SecurityPolicySpec(), asking)
 
 
 def test_a_fault_of_what_was_merged_in_refuses_too() -> None:
@@ -58,12 +59,13 @@ def test_a_fault_of_what_was_merged_in_refuses_too() -> None:
     assert failed(wide, narrow)
 
 
-def test_a_protection_that_is_not_built_and_was_merged_in_refuses_too() -> None:
-    """Otherwise a route leaves its Gateway's JWT behind by adding CORS."""
-    wide = SecurityPolicySpec(jwt={"providers": [{"name": "a"}]})
+@pytest.mark.parametrize("name", PROTECTIONS)
+def test_a_protection_that_is_not_built_and_was_merged_in_refuses_too(name: str) -> None:
+    """Otherwise a route leaves its Gateway's protection behind by adding CORS."""
+    asking = msgspec.convert({name: {}}, SecurityPolicySpec)
     narrow = SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS())
 
-    assert failed(wide, narrow)
+    assert failed(asking, narrow)
 
 
 def test_a_stand_in_for_a_manifest_with_faults_lets_nobody_pass() -> None:

@@ -14,6 +14,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
 from tests.core import EG, Core, gateway, http
+from tests.unbuilt import PROTECTIONS
 
 ALL = "{name: %s, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
 TWO = gateway(http("a", port=8081), http("b", port=8082))
@@ -324,13 +325,12 @@ def test_a_setting_that_is_wrong_is_told_with_its_path() -> None:
 
 def test_a_security_policy_fails_for_what_its_parent_asks_and_nobody_enforces() -> None:
     """Merging is no way around a check that is not built: the route answers 500, and this says why."""
-    jwt = {"providers": [{"name": "p", "remoteJWKS": {"uri": "https://issuer.example.com/keys"}}]}
-    parent = security("parent", "Gateway/eg", jwt=jwt)
+    parent = security("parent", "Gateway/eg", **{PROTECTIONS[0]: {}})
     given = security("own", "HTTPRoute/shop", mergeType="StrategicMerge")
     core = Core(TWO, route("shop", "eg/a"), parent, given)
 
     assert told(core, given)["eg/a"]["Accepted"] == "!Invalid"
-    assert "spec.jwt" in message(core, given, "Accepted")
+    assert f"spec.{PROTECTIONS[0]}" in message(core, given, "Accepted")
 
 
 def test_deprecated_fields_are_told_with_their_successors() -> None:

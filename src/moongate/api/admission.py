@@ -144,11 +144,11 @@ def deprecated(resource: Model) -> Iterator[tuple[str, str]]:
 
 
 @functools.cache
-def unbuilt_cluster_settings(model: type[Model]) -> frozenset[str]:
-    """The fields (Python names) of a model that are declared as ``UnbuiltClusterSetting``."""
+def marked_fields(model: type[Model], mark: str) -> tuple[str, ...]:
+    """The fields (Python names) of a model whose type has a mark, such as ``unbuilt``."""
     info = types.type_info(model)
     assert isinstance(info, types.StructType)
-    return frozenset(field.name for field in info.fields if _extra(field.type).get("shapes_clusters"))
+    return tuple(field.name for field in info.fields if mark in _extra(field.type))
 
 
 def _kind(

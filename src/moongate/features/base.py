@@ -9,7 +9,7 @@ a hook that a feature does not need stays ``None``. There is no registration and
 Rules
 =====
 1. A feature never imports another feature; what two share is here or in ``attach``.
-2. Hooks change the message they are given, or return one; they read only through ``db``.
+2. Hooks change the message that is their argument, or return one; they read only through ``db``.
 3. A hook is called only when its field is set in the effective policy, and only when neither its references
    nor ``check`` have a fault.
 """
@@ -174,15 +174,15 @@ class Reference(Struct, frozen=True):
     kinds: tuple[tuple[str, str], ...]
 
     @classmethod
-    def to_secret(cls, path: str, given: SecretObjectReference) -> Reference:
+    def to_secret(cls, path: str, ref: SecretObjectReference) -> Reference:
         """A reference to a Secret."""
-        target = Target(given.group, given.kind, given.namespace or "", given.name, 0)
+        target = Target(ref.group, ref.kind, ref.namespace or "", ref.name, 0)
         return cls(path, target, (("", Secret.KIND),))
 
     @classmethod
-    def to_backend(cls, path: str, given: BackendObjectReference) -> Reference:
+    def to_backend(cls, path: str, ref: BackendObjectReference) -> Reference:
         """A reference to what answers requests."""
-        target = Target(given.group, given.kind, given.namespace or "", given.name, given.port or 0)
+        target = Target(ref.group, ref.kind, ref.namespace or "", ref.name, ref.port or 0)
         kinds = (Service, ServiceImport, Backend)
         return cls(path, target, tuple((kind.GROUP, kind.KIND) for kind in kinds))
 
@@ -217,7 +217,7 @@ class ExtraCluster(NamedTuple):
         name: its name in xDS (``names.policy_cluster``, ``names.host_cluster``). It says all that the cluster
             is made of: two of one name must be equal, whoever needs them.
         backends: where its requests go.
-        host: name or IP address to send to instead, for a feature that is given a URL.
+        host: name or IP address to send to instead, for a feature whose value is a URL.
         port: that of the host.
         tls: whether the host is spoken to by TLS; its certificate must then be for ``host``.
         http2: whether its backends speak HTTP/2 whatever else is said of them, as those of gRPC do.
@@ -308,7 +308,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         return getattr(spec, self.field)
 
 
-def duration(given: DurationStr) -> Duration:
+def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as protobuf's."""
-    seconds, rest = divmod(milliseconds(given), 1000)
+    seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)

@@ -7,7 +7,7 @@ Cases:       basic_auth.md beside this file: its reference page and its golden t
 
 Rules
 =====
-1. No message, name or exception holds anything that stands in the Secret: entries are told by line number.
+1. No message, name or exception holds what stands in the Secret: an entry is named by its line number.
 2. What Envoy would refuse is refused here, or one bad entry would hold up the whole listener.
 """
 

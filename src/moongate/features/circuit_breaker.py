@@ -75,37 +75,37 @@ def check(_db: Db, breaker: Effective[CircuitBreaker]) -> Iterator[Problem]:
 
 
 def cluster(edit: ClusterEdit, breaker: Effective[CircuitBreaker]) -> None:
-    given = breaker.value
+    spec = breaker.value
     breakers = edit.message.circuit_breakers
     # The first thresholds are those of the default priority, which all requests have.
     limits = breakers.thresholds[0] if breakers.thresholds else breakers.thresholds.add()
-    if given.max_connections is not None:
-        limits.max_connections.value = given.max_connections
-    if given.max_pending_requests is not None:
-        limits.max_pending_requests.value = given.max_pending_requests
-    if given.max_parallel_requests is not None:
-        limits.max_requests.value = given.max_parallel_requests
-    if given.max_parallel_retries is not None:
-        limits.max_retries.value = given.max_parallel_retries
-    if given.retry_budget is not None:
-        _budget(limits, given.retry_budget)
-    if given.per_endpoint is not None:
-        most = given.per_endpoint.max_connections
+    if spec.max_connections is not None:
+        limits.max_connections.value = spec.max_connections
+    if spec.max_pending_requests is not None:
+        limits.max_pending_requests.value = spec.max_pending_requests
+    if spec.max_parallel_requests is not None:
+        limits.max_requests.value = spec.max_parallel_requests
+    if spec.max_parallel_retries is not None:
+        limits.max_retries.value = spec.max_parallel_retries
+    if spec.retry_budget is not None:
+        _budget(limits, spec.retry_budget)
+    if spec.per_endpoint is not None:
+        most = spec.per_endpoint.max_connections
         breakers.per_host_thresholds.append(
             CircuitBreakers.Thresholds(
                 max_connections=UInt32Value(value=_MAX_CONNECTIONS_PER_ENDPOINT if most is None else most)
             )
         )
-    if given.max_requests_per_connection is not None:
+    if spec.max_requests_per_connection is not None:
         edit.http.common_http_protocol_options.max_requests_per_connection.value = (
-            given.max_requests_per_connection
+            spec.max_requests_per_connection
         )
 
 
-def _budget(limits: CircuitBreakers.Thresholds, given: RetryBudget) -> None:
-    share = given.percent
+def _budget(limits: CircuitBreakers.Thresholds, budget: RetryBudget) -> None:
+    share = budget.percent
     limits.retry_budget.budget_percent.value = share.numerator / share.denominator * 100
-    least = given.min_retry_concurrency
+    least = budget.min_retry_concurrency
     if least is not None and least != _ENVOY_MIN_RETRY_CONCURRENCY:
         limits.retry_budget.min_retry_concurrency.value = least
 

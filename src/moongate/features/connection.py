@@ -129,7 +129,7 @@ def _connection_manager(hcm: HttpConnectionManager, connection: Effective[Client
     options = hcm.common_http_protocol_options
     if limit.max_connection_duration is not None:
         options.max_connection_duration.FromMilliseconds(milliseconds(limit.max_connection_duration))
-        # HTTP/1 clients are told by "Connection: close" with a response, not cut off between two.
+        # HTTP/1 clients get "Connection: close" with a response, and are not cut off between two.
         hcm.http1_safe_max_connection_duration = True
     if limit.max_requests_per_connection is not None:
         options.max_requests_per_connection.value = limit.max_requests_per_connection

@@ -61,7 +61,7 @@ class QueryParam(Model, frozen=True, kw_only=True):
 
 
 class Cookie(Model, frozen=True, kw_only=True):
-    """A cookie, which the gateway sets when a request has none and ``ttl`` is given."""
+    """A cookie. With a ``ttl``, the gateway sets it when a request has none."""
 
     name: str
     ttl: DurationStr | None = None
@@ -212,12 +212,12 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
 
 
 def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
-    given = balancer.value
-    if hashed := _hashed(given):
+    spec = balancer.value
+    if hashed := _hashed(spec):
         for problem in _check_hash(hashed):
             yield problem.under("consistentHash")
-    if given.endpoint_override is not None:
-        for index, source in enumerate(given.endpoint_override.extract_from):
+    if spec.endpoint_override is not None:
+        for index, source in enumerate(spec.endpoint_override.extract_from):
             if not source.header:
                 yield Problem(
                     f"endpointOverride.extractFrom[{index}]",
@@ -231,8 +231,8 @@ def one_cluster(balancer: LoadBalancer) -> bool:
 
 
 def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
-    given = balancer.value
-    if hashed := _hashed(given):
+    spec = balancer.value
+    if hashed := _hashed(spec):
         action = edit.message.route
         action.hash_policy.extend(_hash_policies(hashed))
         # Else the choice among the backends is by chance, and only that among a backend's endpoints is not.
@@ -240,7 +240,7 @@ def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
             action.weighted_clusters.use_hash_policy.value = True
     # The reference removes them for policies that target routes only, by an oversight; they tell clients as
     # much when the policy targets a Gateway.
-    if given.type == "BackendUtilization" and not _utilized(given).keep_response_headers:
+    if spec.type == "BackendUtilization" and not _utilized(spec).keep_response_headers:
         removed = edit.message.response_headers_to_remove
         removed.extend(name for name in _ORCA_HEADERS if name not in removed)
 
@@ -248,33 +248,33 @@ def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
 def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
     if edit.message.cluster_type.name == "envoy.clusters.dynamic_forward_proxy":
         return  # its endpoints are what requests ask for; there is nothing to choose
-    given = balancer.value
-    if given.type == "DynamicModule":
+    spec = balancer.value
+    if spec.type == "DynamicModule":
         return
-    override = given.endpoint_override
-    built = _policy(given) if override is None else _override(given, override)
+    override = spec.endpoint_override
+    built = _policy(spec) if override is None else _override(spec, override)
     edit.message.load_balancing_policy.CopyFrom(built)
 
 
-def _hashed(given: LoadBalancer) -> ConsistentHash | None:
+def _hashed(spec: LoadBalancer) -> ConsistentHash | None:
     """The settings of the type; a merge may have left those of another type beside it."""
-    return given.consistent_hash if given.type == "ConsistentHash" else None
+    return spec.consistent_hash if spec.type == "ConsistentHash" else None
 
 
-def _utilized(given: LoadBalancer) -> BackendUtilization:
-    return given.backend_utilization or BackendUtilization()
+def _utilized(spec: LoadBalancer) -> BackendUtilization:
+    return spec.backend_utilization or BackendUtilization()
 
 
-def _check_hash(given: ConsistentHash) -> Iterator[Problem]:
-    size = given.table_size
+def _check_hash(hashed: ConsistentHash) -> Iterator[Problem]:
+    size = hashed.table_size
     if size is not None and not _is_prime(size):
         yield Problem("tableSize", f"tableSize is {size}; it must be a prime number, such as 65537.")
     # The CRD does not ask for a name, Envoy does.
     named: dict[str, Header | Cookie | QueryParam | None] = {
-        "header": given.header,
-        **{f"headers[{index}]": header for index, header in enumerate(given.headers)},
-        "cookie": given.cookie,
-        **{f"queryParams[{index}]": parameter for index, parameter in enumerate(given.query_params)},
+        "header": hashed.header,
+        **{f"headers[{index}]": header for index, header in enumerate(hashed.headers)},
+        "cookie": hashed.cookie,
+        **{f"queryParams[{index}]": parameter for index, parameter in enumerate(hashed.query_params)},
     }
     for path, entry in named.items():
         if entry is not None and not entry.name:
@@ -285,41 +285,41 @@ def _is_prime(number: int) -> bool:
     return number >= 2 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
 
 
-def _hash_policies(given: ConsistentHash) -> Iterator[HashPolicy]:
-    match given.type:
+def _hash_policies(hashed: ConsistentHash) -> Iterator[HashPolicy]:
+    match hashed.type:
         case "SourceIP":
             policy = HashPolicy()
             policy.connection_properties.source_ip = True
             yield policy
         case "Header" | "Headers":
-            for header in given.headers if given.header is None else (given.header,):
+            for header in hashed.headers if hashed.header is None else (hashed.header,):
                 yield HashPolicy(header=HashPolicy.Header(header_name=header.name))
         case "Cookie":
-            if given.cookie is not None:
-                yield HashPolicy(cookie=_cookie(given.cookie))
+            if hashed.cookie is not None:
+                yield HashPolicy(cookie=_cookie(hashed.cookie))
         case "QueryParams":
-            for parameter in given.query_params:
+            for parameter in hashed.query_params:
                 yield HashPolicy(query_parameter=HashPolicy.QueryParameter(name=parameter.name))
 
 
-def _cookie(given: Cookie) -> HashPolicy.Cookie:
+def _cookie(cookie: Cookie) -> HashPolicy.Cookie:
     built = HashPolicy.Cookie(
-        name=given.name,
+        name=cookie.name,
         attributes=[
             HashPolicy.CookieAttribute(name=name, value=value)
-            for name, value in sorted(given.attributes.items())
+            for name, value in sorted(cookie.attributes.items())
         ],
     )
-    if given.ttl is not None:
-        built.ttl.CopyFrom(duration(given.ttl))
+    if cookie.ttl is not None:
+        built.ttl.CopyFrom(duration(cookie.ttl))
     return built
 
 
-def _policy(given: LoadBalancer) -> LoadBalancingPolicy:
+def _policy(spec: LoadBalancer) -> LoadBalancingPolicy:
     locality = LocalityLbConfig(locality_weighted_lb_config=LocalityLbConfig.LocalityWeightedLbConfig())
-    match given.type:
+    match spec.type:
         case "ConsistentHash":
-            maglev, hashed = Maglev(), _hashed(given)
+            maglev, hashed = Maglev(), _hashed(spec)
             if hashed is not None and hashed.table_size is not None:
                 maglev.table_size.value = hashed.table_size
             return _named("maglev", maglev)
@@ -327,19 +327,19 @@ def _policy(given: LoadBalancer) -> LoadBalancingPolicy:
             return _named("random", Random(locality_lb_config=locality))
         case "RoundRobin":
             round_robin = RoundRobin(locality_lb_config=locality)
-            _slow_start(round_robin, given.slow_start)
+            _slow_start(round_robin, spec.slow_start)
             return _named("round_robin", round_robin)
         case "BackendUtilization":
-            return _utilization(given)
+            return _utilization(spec)
         case "LeastRequest" | "DynamicModule":
             least_request = LeastRequest(locality_lb_config=locality)
-            _slow_start(least_request, given.slow_start)
+            _slow_start(least_request, spec.slow_start)
             return _named("least_request", least_request)
 
 
-def _utilization(given: LoadBalancer) -> LoadBalancingPolicy:
+def _utilization(spec: LoadBalancer) -> LoadBalancingPolicy:
     built = weighted.ClientSideWeightedRoundRobin()
-    settings = _utilized(given)
+    settings = _utilized(spec)
     for target, period in (
         (built.blackout_period, settings.blackout_period),
         (built.weight_expiration_period, settings.weight_expiration_period),
@@ -347,8 +347,8 @@ def _utilization(given: LoadBalancer) -> LoadBalancingPolicy:
     ):
         if period is not None and milliseconds(period) > 0:
             target.CopyFrom(duration(period))
-    if given.slow_start is not None and milliseconds(given.slow_start.window) > 0:
-        _slow_start(built, given.slow_start)
+    if spec.slow_start is not None and milliseconds(spec.slow_start.window) > 0:
+        _slow_start(built, spec.slow_start)
     if settings.error_utilization_penalty_percent is not None:
         built.error_utilization_penalty.value = settings.error_utilization_penalty_percent / 100
     built.metric_names_for_computing_utilization.extend(settings.metric_names_for_computing_utilization)
@@ -357,32 +357,32 @@ def _utilization(given: LoadBalancer) -> LoadBalancingPolicy:
     return _named("client_side_weighted_round_robin", built)
 
 
-def _out_of_band(built: weighted.ClientSideWeightedRoundRobin, given: OutOfBandReporting) -> None:
+def _out_of_band(built: weighted.ClientSideWeightedRoundRobin, reporting: OutOfBandReporting) -> None:
     built.enable_oob_load_report.value = True
-    if given.reporting_period is not None:
-        built.oob_reporting_period.CopyFrom(duration(given.reporting_period))
+    if reporting.reporting_period is not None:
+        built.oob_reporting_period.CopyFrom(duration(reporting.reporting_period))
 
 
 def _slow_start(
-    built: RoundRobin | LeastRequest | weighted.ClientSideWeightedRoundRobin, given: SlowStart | None
+    built: RoundRobin | LeastRequest | weighted.ClientSideWeightedRoundRobin, slow_start: SlowStart | None
 ) -> None:
-    if given is not None:
-        built.slow_start_config.slow_start_window.CopyFrom(duration(given.window))
+    if slow_start is not None:
+        built.slow_start_config.slow_start_window.CopyFrom(duration(slow_start.window))
 
 
-def _override(given: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
+def _override(spec: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
     bare: dict[Type, LoadBalancingPolicy] = {
         "ConsistentHash": _named("maglev", Maglev()),
         "LeastRequest": _named("least_request", LeastRequest()),
         "Random": _named("random", Random()),
         "RoundRobin": _named("round_robin", RoundRobin()),
-        "BackendUtilization": _utilization(given),
+        "BackendUtilization": _utilization(spec),
     }
     built = OverrideHost(
         override_host_sources=[
             OverrideHost.OverrideHostSource(header=source.header or "") for source in override.extract_from
         ],
-        fallback_policy=bare[given.type],
+        fallback_policy=bare[spec.type],
     )
     return _named("override_host", built)
 

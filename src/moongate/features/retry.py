@@ -51,7 +51,7 @@ _ENVOY_BASE_INTERVAL: DurationStr = "25ms"
 
 
 class RetryOn(Model, frozen=True, kw_only=True):
-    """What counts as a failure. When given, no status code is retried that is not listed."""
+    """What counts as a failure. When it is set, only the listed status codes are retried."""
 
     triggers: tuple[Trigger, ...] = ()
     http_status_codes: tuple[Annotated[int, Meta(ge=100, le=599)], ...] = ()
@@ -149,8 +149,8 @@ def _policy(retry: Retry) -> RetryPolicy:
     return policy
 
 
-def _back_off(policy: RetryPolicy, given: BackOffPolicy) -> None:
-    base, longest = given.base_interval, given.max_interval
+def _back_off(policy: RetryPolicy, back_off: BackOffPolicy) -> None:
+    base, longest = back_off.base_interval, back_off.max_interval
     if longest is not None:
         policy.retry_back_off.max_interval.CopyFrom(duration(longest))
         # Envoy takes no maximum without a base, and no base above the maximum.

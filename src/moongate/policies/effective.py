@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from moongate.api.admission import NOT_SUPPORTED, checked, no_effect, unbuilt, unbuilt_cluster_settings
+from moongate.api.admission import NOT_SUPPORTED, checked, marked_fields, no_effect, unbuilt
 from moongate.api.base import Ref
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
@@ -261,7 +261,7 @@ def shapes_clusters(db: Db, policy: Applied) -> bool:
     if merged is None:
         return False
     shaping = {f.field for f in FEATURES if f.kind == policy.owner.kind and f.cluster is not None}
-    return not shaping.union(unbuilt_cluster_settings(type(merged.spec))).isdisjoint(merged.own)
+    return not shaping.union(marked_fields(type(merged.spec), "shapes_clusters")).isdisjoint(merged.own)
 
 
 @query

@@ -45,10 +45,10 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
     others = sharing(db, listener)
     if not others:
         return None
-    told = ", ".join(names.listener(other) for other in others)
+    sharers = ", ".join(names.listener(other) for other in others)
     return Problem(
         "spec.targetRefs",
-        f"Listener {names.listener(listener)} shares its port, and so its connections, with {told}; a "
+        f"Listener {names.listener(listener)} shares its port, and so its connections, with {sharers}; a "
         "ClientTrafficPolicy for one of them would hold for all. Target the Gateway, or give each a port.",
     )
 

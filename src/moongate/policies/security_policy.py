@@ -91,7 +91,7 @@ class SecurityPolicy(Policy, frozen=True, kw_only=True):
 class FaultySecurityPolicy(SecurityPolicy, frozen=True, kw_only=True):
     """Stands in for a manifest with faults that never was without: nobody passes where it holds.
 
-    Who may pass cannot be told from it, not even that nobody need be kept out; only its targets are sound.
+    It does not say who may pass, nor that everybody may; only its targets are sound.
 
     Args:
         faults: what is wrong with the manifest.
