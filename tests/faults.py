@@ -46,8 +46,8 @@ def put_fault(world: World, call: Call, when: When | None) -> None:
 
 
 def calls(world: World) -> Sequence[Call]:
-    """The query calls that a world holds, in the order in which they were first made."""
-    return list(world.db._memos)  # pyright: ignore[reportPrivateUsage] - nobody else would want it
+    """The query calls that a world holds, always in the same order."""
+    return list(world.db.calls())
 
 
 def _raising(query: Query[..., Any]) -> Callable[..., Any]:

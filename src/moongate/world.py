@@ -213,10 +213,10 @@ class World:
             yield from self._settle(self.db.next_urgent)
             return
         while True:
-            yield from self.db.paint()
+            yield from self.db.propagate()
             if self.db.next_dirty() is not None:
-                # What is written in between is painted first, in slices.
-                yield from self._settle(lambda: None if self.db.unpainted else self.db.next_dirty())
+                # What is written in between is propagated first, in slices.
+                yield from self._settle(lambda: self.db.next_dirty() if self.db.propagated else None)
             elif self.db.collect(STRIDE):
                 yield
             else:
@@ -412,8 +412,8 @@ class World:
     def _show_statuses(self) -> None:
         """Note the statuses that differ from those handed out, with what fails just now."""
         concerned = self._concerned
-        if self.db.failing != self._failing:
-            self._failing = self.db.failing
+        if self.db.failures_version != self._failing:
+            self._failing = self.db.failures_version
             self._concerned = failures.concerned(self.db)
         held = self.store.held()
         for ref in self._judged_anew | dict.fromkeys((*concerned, *self._concerned)):
@@ -494,7 +494,7 @@ class _Fleet:
         """Look again at what was passed over while the Gateway was rejected."""
         if root.value is None:
             for each in self._passed_over:
-                self._world.db.tell_again(each)
+                self._world.db.requeue(each)
             self._passed_over.clear()
 
     def _passes_over(self, root: Root[Any]) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moongate.api.base import ObjectMeta, Ref, Resource
 from moongate.engine import Db, query
-from moongate.store import SHARDS, Index, Store, find, get, shard
+from moongate.store import Index, Store, find, get
 
 
 class Book(Resource, frozen=True, kw_only=True):
@@ -153,12 +153,6 @@ def test_an_empty_store_holds_no_cell() -> None:
     held.db.collect()
 
     assert (len(held.db), dict(held.held())) == (0, {})
-
-
-def test_a_shard_is_the_same_in_every_process() -> None:
-    """Or two control planes would send different bytes for the same resources."""
-    assert [shard("a"), shard("HTTPRoute default/r0")] == [3, 46]
-    assert all(0 <= shard(str(n)) < SHARDS for n in range(1_000))
 
 
 books = st.builds(book, st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from("xyz"))

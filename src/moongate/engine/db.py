@@ -1,0 +1,383 @@
+"""The engine: pure functions over tracked reads, recomputed where what they read has changed.
+
+Theory of operation
+===================
+A *cell* holds an input. A *query* is a pure function of its arguments and of what it reads through ``db``.
+Reading records an edge. Writing a cell marks its direct readers STALE and everything above them SUSPECT, and
+each marked node notes which of its reads is in doubt; nothing runs then. What is above may be most of the
+graph, so it is marked later, in slices, and at the latest when somebody asks.
+
+Asking for a query's value settles it. CLEAN answers at once. SUSPECT first settles the reads that are in
+doubt (those only, so the bookkeeping grows with the change and not with the fan-in) and re-runs only if one
+of their values really changed. STALE re-runs. A re-run that yields an equal value leaves its readers alone:
+salsa calls this backdating.
+
+Settling walks an explicit stack and can stop after every run (``Db.settle`` is a generator), so a long
+recomputation is cut in slices: whoever drives it may write cells and settle other nodes in between, or never
+come back. A doubt is struck out only once it is settled, so nothing is lost with the stack.
+
+An *urgent* write marks what is near by at once, and the *eager* roots there queue apart, for ``next_urgent``:
+they wait neither for those that are in doubt for other reasons nor for their marks.
+
+A query that raises is contained: its value is a ``Failed``. Reading it from another query raises
+``Contained`` there, so the failure travels up as a value until somebody reads with ``attempt``.
+
+A query that reads itself, through others or not, fails with ``Cycle``, as do all on the circle.
+
+Invariant
+---------
+What a CLEAN node read last is CLEAN, and has the value that was read; or it has still to be marked, and then
+what puts it in doubt waits in ``propagation``.
+
+Facts
+-----
+* one thread: call it from the event loop that owns it, never from two
+* equality is ``==``, so results must be values: frozen Structs, tuples, bytes, str, int
+* a read in doubt may be settled although the re-run will no longer want it (a deleted route, say): queries
+  answer for things that are gone, so this costs a run and never a wrong answer
+* what nobody observes or reads any more is dropped by ``collect``
+* no step walks all that there is: not all roots, not all readers of a node for one of them
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from moongate.engine.failures import Contained, Cycle, Failed, FailuresInForce, failure
+from moongate.engine.nodes import ABSENT, CLEAN, RUNNING, STALE, SUSPECT, Node
+from moongate.engine.propagation import STRIDE, Propagation
+from moongate.engine.roots import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+
+    from moongate.engine.queries import Query
+    from moongate.engine.roots import Root
+
+T = TypeVar("T")
+
+
+class Db:
+    """Cells, memos and the edges between them.
+
+    Args:
+        clock: seconds, monotonic; only for the figures in ``seconds``.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._cells: dict[Hashable, Node] = {}
+        self._memos: dict[Query[..., Any], dict[tuple[Any, ...], Node]] = {}
+        self._running: list[Node] = []
+        self._reads: dict[Node, None] = {}
+        """What the innermost running query has read so far."""
+        self._roots = Roots()
+        self._propagation = Propagation(self._roots)
+        self._failures = FailuresInForce()
+        self._orphans: dict[Node, None] = {}
+        self._circles: dict[Node, Failed] = {}
+        self._clock = clock
+        self._nested = 0.0
+        self.counts: Counter[str] = Counter()
+        """Runs so far, by query name."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """Seconds spent in a query's own code so far (what it called is counted there), by query name."""
+
+    # -- cells ------------------------------------------------------------
+
+    def put(self, key: Hashable, value: Any, *, urgent: bool = False) -> bool:
+        """Write an input; ``None`` is the same as absent. True if that was a change.
+
+        Args:
+            key: which cell.
+            value: what it holds from now on.
+            urgent: whether the eager roots that this puts in doubt go before all others. That is meant for
+                roots near by: only as many readers are followed as a moment allows, and above the direct
+                ones only as far as nothing is in doubt for another reason. Who reads a reader of the cell is
+                always found.
+        """
+        assert not self._running, "a query must not write"
+        node = self._cells.get(key)
+        if node is None:
+            if value is not None:
+                self._cells[key] = Node(None, key, value, CLEAN)
+            return value is not None
+        if node.value == value:
+            return False
+        node.value = value
+        if urgent:
+            self._propagation.changed_urgently(node)
+        else:
+            self._propagation.changed(node)
+        if value is None and not node.readers:
+            del self._cells[key]
+        return True
+
+    def read(self, key: Hashable) -> Any:
+        """The value of a cell, ``None`` when absent (and the reader learns when it appears)."""
+        node = self._cells.get(key)
+        if not self._running:
+            return None if node is None else node.value
+        if node is None:
+            node = self._cells[key] = Node(None, key, None, CLEAN)
+        self._reads[node] = None
+        return node.value
+
+    # -- queries ----------------------------------------------------------
+
+    def value_of(self, query: Query[..., T], args: tuple[Any, ...]) -> T | Failed:
+        """Settle a query call, record the read, answer its value."""
+        if not self._running:
+            self._propagation.finish()
+        node = self._node(query, args)
+        state = node.state
+        if state == STALE and not node.suspects:
+            self._run(node)
+        elif state in {STALE, SUSPECT}:
+            for _ in self._settle(node):
+                pass
+        if self._running:
+            self._reads[node] = None
+            if state == RUNNING:
+                raise self._cycle(node)
+        elif not node.readers and not node.observed:
+            self._orphans[node] = None
+        return node.value
+
+    def _node(self, query: Query[..., Any], args: tuple[Any, ...]) -> Node:
+        memos = self._memos.get(query)
+        if memos is None:
+            memos = self._memos[query] = {}
+        node = memos.get(args)
+        if node is None:
+            node = memos[args] = Node(query, args, ABSENT, STALE)
+        return node
+
+    def _settle(self, root: Node) -> Iterator[None]:
+        """Bring ``root`` to CLEAN, stopping after each run, and now and then between two."""
+        stack, on_stack = [root], {root}
+        looks = 0
+        while stack:
+            looks += 1
+            if looks % STRIDE == 0:
+                yield
+            node = stack[-1]
+            suspects = node.suspects
+            if node.state == CLEAN:
+                on_stack.discard(stack.pop())
+            elif suspects:
+                # The last one, and taken by popitem: to find the first, or to find the last of a dict whose
+                # end was deleted, Python walks over all that are gone.
+                read = next(reversed(suspects))
+                if read.state == CLEAN:
+                    suspects.popitem()
+                elif read in on_stack or read.state == RUNNING:
+                    # A circle, or what once was a part of one: only a run can tell.
+                    suspects.popitem()
+                    node.state = STALE
+                else:
+                    stack.append(read)
+                    on_stack.add(read)
+            elif node.state == SUSPECT:
+                node.state = CLEAN
+                node.suspects = None
+            else:
+                self._run(node)
+                yield
+
+    def _run(self, node: Node) -> None:
+        query, args, before = node.query, node.key, node.value
+        assert query is not None
+        outer, self._reads = self._reads, {}
+        clock, nested = self._clock, self._nested
+        self._nested = 0.0
+        started = clock() if clock else 0.0
+        self._running.append(node)
+        node.state = RUNNING
+        try:
+            value = query.fn(self, *args)
+        except Contained as contained:
+            value = contained.failed
+        except Exception as error:  # noqa: BLE001 - whatever a query raises is contained, that is the point
+            value = failure(query.name, args, error)
+        finally:
+            node.state = STALE
+            self._running.pop()
+            reads, self._reads = self._reads, outer
+        if (circle := self._circles.pop(node, None)) is not None:
+            value = circle
+        if clock:
+            took = clock() - started
+            self.seconds[query.name] += took - self._nested
+            self._nested = nested + took
+        self.counts[query.name] += 1
+        self._rewire(node, reads)
+        # No write can happen during a run and each read was settled before it was read, so whatever an
+        # edge of the run before this one has put in doubt meanwhile is already accounted for.
+        node.state = CLEAN
+        node.suspects = None
+        if before.__class__ is Failed or value.__class__ is Failed:
+            self._failures.note(node, value)
+        if before is ABSENT or value != before:
+            node.value = value
+            self._propagation.changed(node)
+
+    def _rewire(self, node: Node, reads: dict[Node, None]) -> None:
+        before = node.reads
+        node.reads = now = tuple(reads)
+        if now == before:
+            return
+        for read in now:
+            read.add_reader(node)
+        for read in before:
+            if read not in reads:
+                self._drop_edge(read, node)
+
+    def _drop_edge(self, read: Node, reader: Node) -> None:
+        read.drop_reader(reader)
+        if not read.readers and not read.observed:
+            self._orphans[read] = None
+
+    def _cycle(self, node: Node) -> Cycle:
+        """What to raise for a read that closes a circle.
+
+        All on it fail, and alike: wherever the circle was entered, and also those who read by ``attempt``.
+        """
+        circle = self._running[self._running.index(node) :]
+        first = min(range(len(circle)), key=lambda n: repr(circle[n]))
+        circle = circle[first:] + circle[:first]
+        cycle = Cycle("queries read each other in a circle: " + " -> ".join(map(repr, [*circle, circle[0]])))
+        assert circle[0].query is not None
+        failed = failure(circle[0].query.name, circle[0].key, cycle)
+        for member in circle:
+            other = self._circles.get(member, failed)
+            self._circles[member] = min(failed, other, key=lambda f: f.error)
+        return cycle
+
+    # -- roots ------------------------------------------------------------
+
+    def observe(self, query: Query[..., T], *args: Any, rank: int = 0, eager: bool = False) -> Root[T]:
+        """Keep a query call alive and be told, through ``next_dirty``, when its value is in doubt.
+
+        A new root counts as in doubt. Observing twice gives the same root, which one ``release`` ends.
+
+        Args:
+            query: what to observe.
+            args: its arguments.
+            rank: what matters more has a lower one.
+            eager: whether ``next_urgent`` names it when an urgent write puts it in doubt. The first value is
+                never urgent, nor one after ``None``.
+        """
+        return self._roots.add(self._node(query, args), rank, eager=eager)
+
+    def release(self, root: Root[Any]) -> None:
+        """Stop observing; ``collect`` drops what only this root read."""
+        if root in self._roots:
+            self._roots.remove(root)
+            if not root.node.readers:
+                self._orphans[root.node] = None
+
+    def requeue(self, root: Root[Any]) -> None:
+        """Have ``next_dirty`` name a root though it may be settled: its observer wants another look."""
+        if root in self._roots:
+            self._roots.enqueue(root)
+
+    def next_urgent(self) -> Root[Any] | None:
+        """The first of the eager roots that an urgent write has put in doubt."""
+        return self._roots.next_urgent()
+
+    def next_dirty(self) -> Root[Any] | None:
+        """Of all others in doubt, the one that matters most; among equals, the first that came into it.
+
+        Marks what has not been marked yet: call ``propagate`` before to have that in slices.
+        """
+        self._propagation.finish()
+        return self._roots.next_dirty()
+
+    def propagate(self) -> Iterator[None]:
+        """Mark what writes have put in doubt and have not marked yet, stopping now and then."""
+        return self._propagation.slices()
+
+    @property
+    def propagated(self) -> bool:
+        """Whether all is marked that writes have put in doubt."""
+        return not self._propagation.waiting
+
+    def settle(self, root: Root[Any]) -> Iterator[None]:
+        """Settle a root, stopping so that the caller can do something else: after each run at the latest."""
+        urgent = self._roots.is_urgent(root)
+        while root.node.state != CLEAN or not (urgent or self.propagated):
+            if not urgent:
+                yield from self.propagate()
+            yield from self._settle(root.node)
+        self._roots.dequeue(root)
+        root.urgent, root.valued = urgent, root.value is not None
+
+    def collect(self, most: int | None = None) -> int:
+        """Drop what nobody observes or reads any more, ``most`` nodes of it; how many that was."""
+        dropped = 0
+        while self._orphans and dropped != most:
+            node, _ = self._orphans.popitem()
+            if not node.readers and not node.observed and self._forget(node):
+                dropped += 1
+        return dropped
+
+    def _forget(self, node: Node) -> bool:
+        """Drop a node that has no readers; False if there is nothing to drop."""
+        if node.query is None:
+            if node.value is not None or self._cells.get(node.key) is not node:
+                return False
+            del self._cells[node.key]
+            return True
+        memos = self._memos.get(node.query, {})
+        if memos.get(node.key) is not node:
+            return False
+        del memos[node.key]
+        if not memos:
+            del self._memos[node.query]
+        if node.value.__class__ is Failed:
+            self._failures.note(node, None)
+        for read in node.reads:
+            self._drop_edge(read, node)
+        node.reads = ()
+        # Should a settle that stopped half-way come back to it, there is nothing left to do.
+        node.state = CLEAN
+        node.suspects = None
+        return True
+
+    # -- answers about itself ----------------------------------------------
+
+    def __len__(self) -> int:
+        """Nodes held: cells and memoized calls."""
+        return len(self._cells) + sum(map(len, self._memos.values()))
+
+    @property
+    def failures(self) -> Mapping[str, Failed]:
+        """Failures in force, by the call that failed; only those where they began."""
+        return self._failures.origins
+
+    @property
+    def failures_version(self) -> int:
+        """Another number whenever a call has begun to fail, fails otherwise, or fails no more."""
+        return self._failures.version
+
+    def failed_calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
+        """The arguments of each call that fails just now, with its failure, which may have begun below it."""
+        return self._failures.calls()
+
+    def calls(self) -> Iterator[tuple[Query[..., Any], tuple[Any, ...]]]:
+        """All calls that are memoized: query and arguments."""
+        return ((query, args) for query, memos in self._memos.items() for args in memos)
+
+    def reads(self, query: Query[..., Any], *args: Any) -> tuple[str, ...]:
+        """What a call read when it last ran, in that order, as text."""
+        node = self._memos.get(query, {}).get(args)
+        return () if node is None else tuple(map(repr, node.reads))
+
+    def graph(self) -> Mapping[str, tuple[str, ...]]:
+        """Who read what: each memoized call with its reads, as text."""
+        return {
+            repr(node): tuple(map(repr, node.reads))
+            for memos in self._memos.values()
+            for node in memos.values()
+        }

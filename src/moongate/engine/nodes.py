@@ -1,0 +1,74 @@
+"""The graph that the engine works on: cells and memoized calls, with their edges.
+
+A process of thousands of Gateways holds a million nodes, so each is as small as it can be: edges are tuples
+as long as there are few, and empty ones are all the same tuple.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from moongate.engine.queries import Query
+
+CLEAN: Final = 0
+"""Its value is right, as far as changes have been propagated."""
+SUSPECT: Final = 1
+"""Something that it read may have another value now."""
+STALE: Final = 2
+"""It has to run."""
+RUNNING: Final = 3
+
+ABSENT: Final[Any] = object()
+"""The value of a call that has not run yet."""
+
+_FEW: Final = 4
+"""Readers up to which a tuple is as fast as a dict; it is a fifth of the size."""
+
+
+class Node:
+    """A cell or a memoized query call.
+
+    Args:
+        query: the query, ``None`` for a cell.
+        key: the key of the cell, or the arguments of the call.
+        value: what it holds.
+        state: CLEAN, SUSPECT, STALE or RUNNING; a cell is always CLEAN.
+    """
+
+    __slots__ = ("key", "observed", "query", "readers", "reads", "state", "suspects", "value")
+
+    def __init__(self, query: Query[..., Any] | None, key: Any, value: Any, state: int) -> None:
+        self.query = query
+        self.key = key
+        self.value = value
+        self.state = state
+        self.observed = False
+        self.reads: tuple[Node, ...] = ()
+        """What the call read when it last ran, in that order."""
+        self.readers: tuple[Node, ...] | dict[Node, None] = ()
+        """The calls that have this among their reads, in the order in which they first had it."""
+        self.suspects: dict[Node, None] | None = None
+        """The reads that may have another value now."""
+
+    def add_reader(self, reader: Node) -> None:
+        readers = self.readers
+        if isinstance(readers, dict):
+            readers[reader] = None
+        elif reader not in readers:
+            if len(readers) < _FEW:
+                self.readers = (*readers, reader)
+            else:
+                self.readers = dict.fromkeys((*readers, reader))
+
+    def drop_reader(self, reader: Node) -> None:
+        readers = self.readers
+        if isinstance(readers, dict):
+            readers.pop(reader, None)
+            if not readers:
+                self.readers = ()
+        else:
+            self.readers = tuple(each for each in readers if each is not reader)
+
+    def __repr__(self) -> str:
+        return f"cell {self.key!r}" if self.query is None else f"{self.query.name}{self.key!r}"

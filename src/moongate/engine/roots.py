@@ -1,0 +1,97 @@
+"""Roots: the calls that somebody outside observes, queued while their values are in doubt."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from moongate.engine.nodes import ABSENT
+
+if TYPE_CHECKING:
+    from moongate.engine.failures import Failed
+    from moongate.engine.nodes import Node
+
+T = TypeVar("T")
+
+
+class Root(Generic[T]):
+    """A query call that somebody outside observes; the ``Db`` names it while its value is in doubt."""
+
+    __slots__ = ("eager", "node", "rank", "urgent", "valued")
+
+    def __init__(self, node: Node, rank: int, *, eager: bool) -> None:
+        self.node = node
+        self.rank = rank
+        self.eager = eager
+        self.urgent = False
+        """Whether it was last settled because of an urgent write."""
+        self.valued = False
+        """Whether it had a value, and not ``None``, when it was last settled to the end."""
+
+    @property
+    def value(self) -> T | Failed | None:
+        """The value as last settled, ``None`` before the first time; it does not settle."""
+        value = self.node.value
+        return None if value is ABSENT else value
+
+
+class Roots:
+    """All roots, and the queues of those in doubt: an urgent one, and one for each rank."""
+
+    def __init__(self) -> None:
+        self._roots: dict[Node, Root[Any]] = {}
+        # Ordered, because the first of a plain dict is found by walking over all that were taken before it.
+        self._urgent: OrderedDict[Root[Any], None] = OrderedDict()
+        self._dirty: dict[int, OrderedDict[Root[Any], None]] = {}
+
+    def __contains__(self, root: Root[Any]) -> bool:
+        return self._roots.get(root.node) is root
+
+    def add(self, node: Node, rank: int, *, eager: bool) -> Root[Any]:
+        """The root of a node, a new one where there is none; a new one is queued."""
+        root = self._roots.get(node)
+        if root is None:
+            root = self._roots[node] = Root(node, rank, eager=eager)
+            node.observed = True
+            # Also one that was computed long ago: this observer has not seen it.
+            self.enqueue(root)
+        return root
+
+    def remove(self, root: Root[Any]) -> None:
+        """Forget a root."""
+        del self._roots[root.node]
+        root.node.observed = False
+        self.dequeue(root)
+
+    def enqueue_node(self, node: Node, *, urgent: bool = False) -> None:
+        """Queue the root of an observed node."""
+        self.enqueue(self._roots[node], urgent=urgent)
+
+    def enqueue(self, root: Root[Any], *, urgent: bool = False) -> None:
+        """Queue a root, where it is not queued yet; an urgent one that is eager goes before all others."""
+        if root in self._urgent:
+            return
+        if urgent and root.eager and root.valued:
+            self.dequeue(root)
+            self._urgent[root] = None
+        else:
+            self._dirty.setdefault(root.rank, OrderedDict())[root] = None
+
+    def dequeue(self, root: Root[Any]) -> None:
+        """Take a root out of whatever queue it is in."""
+        self._urgent.pop(root, None)
+        if (queue := self._dirty.get(root.rank)) is not None:
+            queue.pop(root, None)
+
+    def is_urgent(self, root: Root[Any]) -> bool:
+        """Whether a root is in the urgent queue."""
+        return root in self._urgent
+
+    def next_urgent(self) -> Root[Any] | None:
+        """The first of the urgent queue."""
+        return next(iter(self._urgent), None)
+
+    def next_dirty(self) -> Root[Any] | None:
+        """The first of the other queues: of the lowest rank that has any."""
+        waiting = [rank for rank, queue in self._dirty.items() if queue]
+        return next(iter(self._dirty[min(waiting)])) if waiting else None

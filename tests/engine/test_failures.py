@@ -1,0 +1,136 @@
+"""Queries that raise: contained, known, and gone with their reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.engine import Contained, Db, Failed, query
+from tests.engine.arithmetic import (
+    inverse,
+    percent,
+    percent_or_none,
+    settle_all,
+)
+
+
+def failed(db: Db) -> Failed:
+    value = percent.attempt(db, "a")
+    assert isinstance(value, Failed)
+    return value
+
+
+def test_a_failure_is_a_value_that_names_where_it_began() -> None:
+    db = Db()
+    db.put("a", 0)
+    failure = failed(db)
+
+    assert (failure.query, failure.args) == ("inverse", "('a',)")
+    assert failure.error.startswith("ZeroDivisionError in inverse (arithmetic.py:")
+    assert "return 1 / db.read(cell)" in failure.trace
+
+
+def test_a_failure_quotes_nothing_that_was_read() -> None:
+    """Exceptions do, those behind them too, and among the inputs are passwords."""
+
+    @query
+    def parsed(db: Db) -> int:
+        try:
+            return int(db.read("password"))
+        except ValueError as error:
+            raise RuntimeError(f"cannot use {db.read('password')}") from error
+
+    db = Db()
+    db.put("password", "hunter2")
+    failure = parsed.attempt(db)
+
+    assert isinstance(failure, Failed)
+    assert "hunter2" not in str(failure)
+    assert "ValueError" in failure.trace
+
+
+def test_all_that_a_failure_reached_is_known() -> None:
+    """Each call with its arguments: who shows failures finds those they concern."""
+    db = Db()
+    assert (list(db.failed_calls()), db.failures_version) == ([], 0)
+    db.put("a", 0)
+    percent_or_none(db, "a")
+
+    failed_calls = list(db.failed_calls())
+    before = db.failures_version
+    db.put("a", 4)
+    percent_or_none(db, "a")
+
+    assert [(args, each.query) for args, each in failed_calls] == [(("a",), "inverse")] * 2
+    assert list(db.failed_calls()) == []
+    assert db.failures_version > before
+
+
+def test_a_failure_has_the_same_id_wherever_it_is_shown() -> None:
+    db = Db()
+    db.put("a", 0)
+    below = inverse.attempt(db, "a")
+
+    assert isinstance(below, Failed)
+    assert failed(db).id == below.id
+
+
+def test_a_failed_query_raises_for_who_calls_it() -> None:
+    db = Db()
+    db.put("a", 0)
+
+    with pytest.raises(Contained, match=r"inverse\('a',\) failed: ZeroDivisionError in inverse "):
+        percent(db, "a")
+
+
+def test_an_attempt_ends_the_failure() -> None:
+    db = Db()
+    db.put("a", 0)
+
+    assert percent_or_none(db, "a") is None
+
+
+def test_a_failure_ends_when_its_reason_does() -> None:
+    db = Db()
+    db.put("a", 0)
+    percent_or_none(db, "a")
+
+    db.put("a", 4)
+
+    assert percent_or_none(db, "a") == 25
+
+
+def test_failures_in_force_are_listed_where_they_began() -> None:
+    db = Db()
+    db.put("a", 0)
+    percent_or_none(db, "a")
+    assert list(db.failures) == ["inverse('a',)"]
+
+    db.put("a", 4)
+    percent_or_none(db, "a")
+
+    assert db.failures == {}
+
+
+def test_a_failure_that_nobody_reads_any_more_is_not_listed() -> None:
+    db = Db()
+    db.put("a", 0)
+    root = db.observe(percent_or_none, "a")
+    settle_all(db)
+
+    db.release(root)
+    db.collect()
+
+    assert db.failures == {}
+
+
+def test_an_equal_failure_stops_the_wave() -> None:
+    db = Db()
+    db.put("a", 0)
+    percent_or_none(db, "a")
+    db.counts.clear()
+
+    db.put("a", 0.0)
+    db.put("b", 1)
+    percent_or_none(db, "a")
+
+    assert db.counts == {}

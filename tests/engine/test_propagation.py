@@ -1,0 +1,86 @@
+"""What a change puts in doubt is marked in slices, and what is urgent at once."""
+
+from __future__ import annotations
+
+from moongate.engine import Db, query
+from tests.engine.arithmetic import (
+    doubled,
+    numbered,
+    parity,
+    settle_all,
+)
+
+
+def test_an_urgent_root_is_settled_while_others_are_still_to_be_marked() -> None:
+    """What follows from a cell that thousands read is marked in slices, too."""
+    db = Db()
+
+    @query
+    def among_many(db: Db, n: int) -> int:
+        return doubled(db, f"c{n}") + doubled(db, "all")
+
+    for n in range(1_000):
+        db.observe(among_many, n, eager=True)
+    settle_all(db)
+    db.put("all", 1)
+    marking = db.propagate()
+    next(marking)
+    assert not db.propagated
+    db.counts.clear()
+
+    db.put("c7", 1, urgent=True)
+    root = db.next_urgent()
+    assert root is not None
+    steps = len(list(db.settle(root)))
+
+    assert (root.value, steps) == (4, 3)
+    assert db.counts == {"doubled": 2, "among_many": 1}
+    assert not db.propagated
+
+
+def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same() -> None:
+    """Thousands of readers of readers are left to be marked in slices."""
+    db = Db()
+    for n in range(1_000):
+        db.observe(numbered, n)
+    root = db.observe(parity, "a", eager=True)
+    settle_all(db)
+    db.put("a", 1, urgent=True)
+    assert not db.propagated
+
+    assert db.next_urgent() is root
+    list(db.settle(root))
+    settle_all(db)
+    assert (root.value, db.counts["numbered"]) == ("odd", 2_000)
+
+
+def test_an_urgent_write_finds_roots_near_by_whatever_was_in_doubt_before() -> None:
+    """As when a slice was written together with routes, which are still recomputed, and then alone."""
+    db = Db()
+    for cell in "ab":
+        db.put(cell, 1)
+    root = db.observe(parity, "a", eager=True)
+    db.observe(parity, "b", eager=True)
+    settle_all(db)
+    for cell in "ab":
+        db.put(cell, 2)
+
+    db.put("a", 3, urgent=True)
+    assert db.next_urgent() is root
+    db.put("a", 4, urgent=True)
+    list(db.settle(root))
+
+    assert (root.value, db.next_urgent()) == ("even", None)
+
+
+def test_propagation_can_stop_and_is_finished_by_who_asks() -> None:
+    db = Db()
+    roots = [db.observe(numbered, n) for n in range(1_000)]
+    settle_all(db)
+    db.put("a", 1)
+    assert sum(1 for _ in db.propagate()) > 1
+    assert numbered(db, 7) == "odd 7"
+    db.put("a", 2)
+    next(db.propagate())
+
+    assert numbered(db, 7) == roots[7].value == "even 7"
