@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
+# How many examples Hypothesis tries; tests/conftest.py has the profiles.
+export HYPOTHESIS_PROFILE ?= default
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint layers types bench clean

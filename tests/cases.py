@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ class Expected(Struct, frozen=True):
 
     @property
     def value(self) -> Any:
-        return yaml.safe_load(self.body)
+        return yaml.load(self.body, yaml.CSafeLoader)
 
 
 class Case(Struct, frozen=True):
@@ -74,8 +75,13 @@ class Case(Struct, frozen=True):
 
     def documents(self) -> list[Document]:
         """The prelude with the case's inputs laid on it."""
-        given = [*yaml.safe_load_all(PRELUDE.read_text("utf-8")), *yaml.safe_load_all(self.inputs)]
+        given = [*_prelude(), *yaml.load_all(self.inputs, yaml.CSafeLoader)]
         return list({_identity(document): document for document in given if document}.values())
+
+
+@cache
+def _prelude() -> list[Document]:
+    return list(yaml.load_all(PRELUDE.read_text("utf-8"), yaml.CSafeLoader))
 
 
 def read(page: Path) -> Iterator[Case]:

@@ -1,10 +1,12 @@
 """What all tests share: ``--accept``, which takes what moongate answers as what a page expects.
 
-How hard Hypothesis tries is told by HYPOTHESIS_PROFILE: ``default`` for every day, ``ci``, ``nightly``.
+HYPOTHESIS_PROFILE says how many examples Hypothesis tries: ``quick`` unless it says otherwise, ``default`` in
+``make test``, and ``ci`` or ``nightly`` for a long search.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,10 +17,23 @@ from hypothesis import HealthCheck, settings
 from tests.cases import Expected, rewrite
 
 # No deadline: a slow machine is no bug of ours, and tests do not judge by the clock.
+settings.register_profile("quick", max_examples=12, deadline=None)
 settings.register_profile("default", max_examples=60, deadline=None)
 settings.register_profile("ci", max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nightly", parent=settings.get_profile("ci"), max_examples=5_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+gc.disable()  # until all modules are imported
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from the modules: they stay, and there are many objects in them."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(50_000, 50, 100)
+
 
 Accept = Callable[[Expected, Any], None]
 

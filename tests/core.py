@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from textwrap import dedent
 from typing import Any
 
@@ -66,11 +67,25 @@ class Core:
         counts.update(self.db.counts - before)
 
 
-def read(text: str) -> Iterator[Resource]:
-    for document in yaml.safe_load_all(dedent(text)):
-        admission = admit(document, ALL_KINDS, namespace="default")
-        assert admission.resource is not None, admission.problems
-        yield admission.resource
+@cache
+def read(text: str) -> tuple[Resource, ...]:
+    """The resources of a YAML text; many tests have the same, and resources are values."""
+    admissions = [
+        admit(document, ALL_KINDS, namespace="default")
+        for document in yaml.load_all(dedent(text), yaml.CSafeLoader)
+    ]
+    assert all(each.resource is not None for each in admissions), [each.problems for each in admissions]
+    return tuple(each.resource for each in admissions if each.resource is not None)
+
+
+def load(text: str) -> Any:
+    """One YAML document, as plain data."""
+    return yaml.load(text, yaml.CSafeLoader)
+
+
+def dump(document: Any) -> str:
+    """A document as YAML text."""
+    return yaml.dump(document, Dumper=yaml.CSafeDumper)
 
 
 def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
@@ -79,9 +94,9 @@ def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
         "metadata": {"name": name, "namespace": "default", "generation": 7},
-        "spec": {"gatewayClassName": "eg", "listeners": [yaml.safe_load(each) for each in listeners], **spec},
+        "spec": {"gatewayClassName": "eg", "listeners": [load(each) for each in listeners], **spec},
     }
-    return yaml.safe_dump(document)
+    return dump(document)
 
 
 EG = Ref.of(Gateway, "default", "eg")
@@ -142,7 +157,7 @@ def secret(
         "type": type_,
         "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
     }
-    return yaml.safe_dump(document)
+    return dump(document)
 
 
 def tls_secret(name: str, *domains: str, key: Key | None = None, namespace: str = "default") -> str:

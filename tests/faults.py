@@ -6,9 +6,10 @@ input like any other: it comes and goes with a write, and two worlds with the sa
 
 from __future__ import annotations
 
-import gc
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import pytest
@@ -33,11 +34,19 @@ class Fault(Exception):  # noqa: N818 - its name is told in statuses
 def faulty() -> Generator[None]:
     """Let ``put_fault`` have a meaning."""
     with pytest.MonkeyPatch.context() as patch:
-        gc.unfreeze()  # a pump that ran in this process has hidden the modules' objects from the next line
-        queries: list[Query[..., Any]] = [each for each in gc.get_objects() if isinstance(each, Query)]
-        for each in queries:
+        for each in _queries():
             patch.setattr(each, "fn", _raising(each))
         yield
+
+
+@cache
+def _queries() -> tuple[Query[..., Any], ...]:
+    """All queries that there are: each stands in a module."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("moongate.")]
+    queries: list[Query[..., Any]] = [
+        each for module in modules for each in vars(module).values() if isinstance(each, Query)
+    ]
+    return tuple(dict.fromkeys(queries))
 
 
 def put_fault(world: World, call: Call, when: When | None) -> None:

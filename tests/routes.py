@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.json_format import MessageToDict
@@ -12,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from moongate.api.base import ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.xds.routes import route_configuration
-from tests.core import EG, Core
+from tests.core import EG, Core, dump, load
 
 WEB = ListenerId(EG, EG, "web")
 """The listener that most tests have, of the Gateway that ``tests.core.gateway`` makes."""
@@ -20,8 +19,8 @@ WEB = ListenerId(EG, EG, "web")
 
 def rule(text: str = "", *backends: str) -> dict[str, Any]:
     """A rule: YAML of its fields, and its backendRefs, each YAML too; one to Service ``shop`` for none."""
-    given: dict[str, Any] = yaml.safe_load(text) or {}
-    return {"backendRefs": [yaml.safe_load(each) for each in backends or (SHOP,)], **given}
+    given: dict[str, Any] = load(text) or {}
+    return {"backendRefs": [load(each) for each in backends or (SHOP,)], **given}
 
 
 SHOP = "{name: shop, port: 80}"
@@ -40,11 +39,11 @@ def http_route(
     if created:
         metadata["creationTimestamp"] = created
     spec = {
-        "parentRefs": [yaml.safe_load(parent)],
+        "parentRefs": [load(parent)],
         "hostnames": list(hostnames),
         "rules": list(rules) or [rule()],
     }
-    return yaml.safe_dump(
+    return dump(
         {
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "HTTPRoute",
@@ -70,7 +69,7 @@ def service(
         port: YAML of what its port has besides.
         spec: what the Service has besides.
     """
-    more: dict[str, Any] = yaml.safe_load(port) or {}
+    more: dict[str, Any] = load(port) or {}
     ports = [{"name": "http", "port": 80, "targetPort": 8080, **more}]
     found: dict[str, Any] = {
         "apiVersion": "v1",
@@ -79,9 +78,7 @@ def service(
         "spec": {"clusterIP": "10.96.0.1", "ports": ports, **spec},
     }
     given = addresses or ("10.0.0.1",)
-    return yaml.safe_dump(found) + (
-        "" if given == ("",) else "---\n" + endpoints(name, *given, namespace=namespace)
-    )
+    return dump(found) + ("" if given == ("",) else "---\n" + endpoints(name, *given, namespace=namespace))
 
 
 def endpoints(
@@ -97,7 +94,7 @@ def endpoints(
         label: the label that names the Service; that of Kubernetes for none.
         fields: what each endpoint has besides.
     """
-    return yaml.safe_dump(
+    return dump(
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",

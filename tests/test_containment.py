@@ -34,7 +34,7 @@ from tests.strategies import BASE, Batch, configs, histories
 from tests.test_law import assert_same, flat, held_after, world
 from tests.worlds import EG, route, routes_with_services
 
-law = settings(max_examples=max(10, settings().max_examples // 6))
+law = settings(max_examples=max(4, settings().max_examples // 6))
 
 Keys = set[tuple[str, tuple[str, str]]]
 

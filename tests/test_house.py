@@ -65,7 +65,7 @@ def test_only_the_wire_module_serializes() -> None:
         place(path, node)
         for path in MODULES
         if path != SRC / "xds" / "wire.py"
-        for node in ast.walk(parsed(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and node.attr in {"SerializeToString", "SerializePartialToString"}
     ]
 
@@ -147,7 +147,7 @@ def test_a_module_of_queries_imports_nothing_impure() -> None:
     found = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in MODULES
-        if any(is_query(node) for node in ast.walk(parsed(path)))
+        if any(is_query(node) for node in nodes(path))
         for name in imported(path)
         if name.partition(".")[0] in IMPURE
     }
@@ -263,6 +263,12 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a module's tree."""
+    return tuple(ast.walk(parsed(path)))
+
+
+@cache
 def text_of(path: Path) -> str:
     """The text of a file; "" for one that is not text."""
     try:
@@ -290,7 +296,7 @@ def place(path: Path, node: ast.expr) -> str:
 
 def fields_of(path: Path) -> Iterator[str]:
     """The fields of the features that a module defines."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Feature":
             yield from (ast.literal_eval(k.value) for k in node.keywords if k.arg == "field")
 
@@ -343,7 +349,7 @@ def is_query(node: ast.AST) -> bool:
 
 
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         match node:
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
@@ -354,7 +360,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def does_something(path: Path) -> bool:
-    return any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in ast.walk(parsed(path)))
+    return any(isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) for node in nodes(path))
 
 
 def homes_of(path: Path) -> list[str]:

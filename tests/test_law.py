@@ -21,7 +21,7 @@ from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource
 from tests.strategies import BASE, Batch, batches, configs, deletes, histories, renamed, resource
 
-law = settings(max_examples=max(10, settings().max_examples // 6))
+law = settings(max_examples=max(4, settings().max_examples // 6))
 
 Xds = dict[str, dict[tuple[str, str], XdsResource]]
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
-from tests.core import EG, Core, gateway, http
+from tests.core import EG, Core, dump, gateway, http, load
 from tests.unbuilt import PROTECTIONS
 
 ALL = "{name: %s, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
@@ -37,7 +36,7 @@ def policy(
     if created:
         metadata["creationTimestamp"] = created
     api = "gateway.envoyproxy.io/v1alpha1"
-    return yaml.safe_dump({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec})
+    return dump({"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec})
 
 
 def reference(target: Target) -> dict[str, str]:
@@ -80,7 +79,7 @@ def route(
             "rules": [{"name": rule, "matches": matches} for rule in rules] or [{"matches": matches}],
         },
     }
-    return yaml.safe_dump(document)
+    return dump(document)
 
 
 GRANT = """
@@ -94,7 +93,7 @@ spec:
 
 
 def status(core: Core, manifest: str) -> PolicyStatus | None:
-    document = yaml.safe_load(manifest)
+    document = load(manifest)
     metadata = document["metadata"]
     return policy_status(core.db, ref_of(document["kind"], metadata["namespace"], metadata["name"]))
 
