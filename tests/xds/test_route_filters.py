@@ -11,8 +11,6 @@ from msgspec import convert
 
 from moongate.api.httproute import (
     HTTPBackendRef,
-    HTTPHeader,
-    HTTPHeaderFilter,
     HTTPPathMatch,
     HTTPPathModifier,
     HTTPRequestRedirectFilter,
@@ -20,6 +18,7 @@ from moongate.api.httproute import (
     HTTPRouteRule,
     HTTPURLRewriteFilter,
 )
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter
 from moongate.xds.route_filters import (
     Rewrite,
     RuleFilters,

@@ -6,29 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import (
-    GATEWAY_GROUP,
-    SET,
-    DurationStr,
-    Model,
-    Resource,
-    Rule,
-    Unbuilt,
-    form,
-    unique_by,
-)
-from moongate.api.shared import (
-    BackendObjectReference,
-    Fraction,
-    HeaderName,
-    HeaderValue,
-    Hostname,
-    LocalObjectReference,
-    ParentReference,
-    PortNumber,
-    PreciseHostname,
-    SectionName,
-)
+from moongate.api.base import SET, DurationStr, Model, Rule, form, unique_by
+from moongate.api.route import RequestBackendRef, RequestRoute, RequestRouteSpec, RequestRule, RouteFilter
+from moongate.api.shared import BackendObjectReference, HeaderName, HeaderValue, PortNumber, PreciseHostname
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 CORSMethod = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"]
@@ -131,36 +111,6 @@ class HTTPRouteMatch(Model, frozen=True, kw_only=True):
     headers: Annotated[tuple[HTTPHeaderMatch, ...], Meta(max_length=16), unique_by("name")] = ()
     query_params: Annotated[tuple[HTTPQueryParamMatch, ...], Meta(max_length=16), unique_by("name")] = ()
     method: Method | None = None
-
-
-class HTTPHeader(Model, frozen=True, kw_only=True):
-    """A header and its value."""
-
-    name: HeaderName
-    value: HeaderValue
-
-
-class HTTPHeaderFilter(Model, frozen=True, kw_only=True):
-    """Changes of headers: ``set`` replaces, ``add`` appends, ``remove`` takes away."""
-
-    set: Annotated[tuple[HTTPHeader, ...], Meta(max_length=16), unique_by("name")] = ()
-    add: Annotated[tuple[HTTPHeader, ...], Meta(max_length=16), unique_by("name")] = ()
-    remove: Annotated[tuple[str, ...], Meta(max_length=16), SET] = ()
-
-
-class HTTPRequestMirrorFilter(Model, frozen=True, kw_only=True):
-    """A copy of (a share of) the requests goes to another backend, whose answer is dropped."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!(has(self.percent) && has(self.fraction))",
-            "Set percent or fraction, not both.",
-        ),
-    )
-
-    backend_ref: BackendObjectReference
-    percent: Annotated[int, Meta(ge=0, le=100)] | None = None
-    fraction: Fraction | None = None
 
 
 class HTTPPathModifier(Model, frozen=True, kw_only=True):
@@ -299,8 +249,8 @@ class HTTPExternalAuthFilter(Model, frozen=True, kw_only=True):
     forward_body: ForwardBodyConfig | None = None
 
 
-class HTTPRouteFilter(Model, frozen=True, kw_only=True):
-    """One step on a request's or response's way; the field that ``type`` names holds its settings."""
+class HTTPRouteFilter(RouteFilter, frozen=True, kw_only=True):
+    """A filter of an HTTPRoute."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -310,30 +260,6 @@ class HTTPRouteFilter(Model, frozen=True, kw_only=True):
         Rule(
             "!(!has(self.cors) && self.type == 'CORS')",
             "type CORS needs cors.",
-        ),
-        Rule(
-            "!(has(self.requestHeaderModifier) && self.type != 'RequestHeaderModifier')",
-            "requestHeaderModifier is set, so type must be RequestHeaderModifier.",
-        ),
-        Rule(
-            "!(!has(self.requestHeaderModifier) && self.type == 'RequestHeaderModifier')",
-            "type RequestHeaderModifier needs requestHeaderModifier.",
-        ),
-        Rule(
-            "!(has(self.responseHeaderModifier) && self.type != 'ResponseHeaderModifier')",
-            "responseHeaderModifier is set, so type must be ResponseHeaderModifier.",
-        ),
-        Rule(
-            "!(!has(self.responseHeaderModifier) && self.type == 'ResponseHeaderModifier')",
-            "type ResponseHeaderModifier needs responseHeaderModifier.",
-        ),
-        Rule(
-            "!(has(self.requestMirror) && self.type != 'RequestMirror')",
-            "requestMirror is set, so type must be RequestMirror.",
-        ),
-        Rule(
-            "!(!has(self.requestMirror) && self.type == 'RequestMirror')",
-            "type RequestMirror needs requestMirror.",
         ),
         Rule(
             "!(has(self.requestRedirect) && self.type != 'RequestRedirect')",
@@ -350,14 +276,6 @@ class HTTPRouteFilter(Model, frozen=True, kw_only=True):
         Rule(
             "!(!has(self.urlRewrite) && self.type == 'URLRewrite')",
             "type URLRewrite needs urlRewrite.",
-        ),
-        Rule(
-            "!(has(self.extensionRef) && self.type != 'ExtensionRef')",
-            "extensionRef is set, so type must be ExtensionRef.",
-        ),
-        Rule(
-            "!(!has(self.extensionRef) && self.type == 'ExtensionRef')",
-            "type ExtensionRef needs extensionRef.",
         ),
         Rule(
             "!(has(self.externalAuth) && self.type != 'ExternalAuth')",
@@ -379,12 +297,8 @@ class HTTPRouteFilter(Model, frozen=True, kw_only=True):
         "CORS",
         "ExternalAuth",
     ]
-    request_header_modifier: HTTPHeaderFilter | None = None
-    response_header_modifier: HTTPHeaderFilter | None = None
-    request_mirror: HTTPRequestMirrorFilter | None = None
     request_redirect: HTTPRequestRedirectFilter | None = None
     url_rewrite: HTTPURLRewriteFilter | None = None
-    extension_ref: LocalObjectReference | None = None
     cors: HTTPCORSFilter | None = None
     external_auth: HTTPExternalAuthFilter | None = None
 
@@ -412,12 +326,11 @@ _FILTER_RULES = (
 """What holds for the filters of a rule and for those of a backendRef."""
 
 
-class HTTPBackendRef(BackendObjectReference, frozen=True, kw_only=True):
-    """A backend, its share of the requests, and filters for these alone."""
+class HTTPBackendRef(RequestBackendRef, frozen=True, kw_only=True):
+    """A backend of an HTTPRoute."""
 
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"filters": _FILTER_RULES}
 
-    weight: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
     filters: Filters = ()
 
 
@@ -444,7 +357,7 @@ class HTTPRouteRetry(Model, frozen=True, kw_only=True):
     backoff: DurationStr | None = None
 
 
-class HTTPRouteRule(Model, frozen=True, kw_only=True):
+class HTTPRouteRule(RequestRule, frozen=True, kw_only=True):
     """Requests that match any of ``matches`` go through the filters to the backends."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -492,44 +405,17 @@ class HTTPRouteRule(Model, frozen=True, kw_only=True):
     )
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"filters": _FILTER_RULES}
 
-    name: SectionName | None = None
     matches: Annotated[tuple[HTTPRouteMatch, ...], Meta(max_length=64)] = (HTTPRouteMatch(),)
     filters: Filters = ()
     backend_refs: Annotated[tuple[HTTPBackendRef, ...], Meta(max_length=16)] = ()
     timeouts: HTTPRouteTimeouts | None = None
     retry: HTTPRouteRetry | None = None
-    session_persistence: Unbuilt | None = None
 
 
-class HTTPRouteSpec(Model, frozen=True, kw_only=True):
-    """Parents, hostnames and rules of a route."""
+class HTTPRouteSpec(RequestRouteSpec, frozen=True, kw_only=True):
+    """Parents, hostnames and rules of an HTTPRoute."""
 
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-        "parent_refs": (
-            Rule(
-                "self.all(p1, self.all(p2, p1.group == p2.group && p1.kind == p2.kind && "
-                "p1.name == p2.name && (((!has(p1.__namespace__) || p1.__namespace__ == "
-                "'') && (!has(p2.__namespace__) || p2.__namespace__ == '')) || "
-                "(has(p1.__namespace__) && has(p2.__namespace__) && p1.__namespace__ == "
-                "p2.__namespace__)) ? ((!has(p1.sectionName) || p1.sectionName == '') == "
-                "(!has(p2.sectionName) || p2.sectionName == '') && (!has(p1.port) || "
-                "p1.port == 0) == (!has(p2.port) || p2.port == 0)): true))",
-                "Two parentRefs to one parent must both have a sectionName or port, or neither.",
-            ),
-            Rule(
-                "self.all(p1, self.exists_one(p2, p1.group == p2.group && p1.kind == "
-                "p2.kind && p1.name == p2.name && (((!has(p1.__namespace__) || "
-                "p1.__namespace__ == '') && (!has(p2.__namespace__) || p2.__namespace__ "
-                "== '')) || (has(p1.__namespace__) && has(p2.__namespace__) && "
-                "p1.__namespace__ == p2.__namespace__ )) && (((!has(p1.sectionName) || "
-                "p1.sectionName == '') && (!has(p2.sectionName) || p2.sectionName == "
-                "'')) || ( has(p1.sectionName) && has(p2.sectionName) && p1.sectionName "
-                "== p2.sectionName)) && (((!has(p1.port) || p1.port == 0) && "
-                "(!has(p2.port) || p2.port == 0)) || (has(p1.port) && has(p2.port) && "
-                "p1.port == p2.port))))",
-                "Two parentRefs to one parent must differ in sectionName or port.",
-            ),
-        ),
         "rules": (
             Rule(
                 "(self.size() > 0 ? self[0].matches.size() : 0) + (self.size() > 1 ? "
@@ -548,23 +434,15 @@ class HTTPRouteSpec(Model, frozen=True, kw_only=True):
                 "self[15].matches.size() : 0) <= 128",
                 "The rules have more than 128 matches together; divide them among several routes.",
             ),
-            Rule(
-                "self.all(l1, !has(l1.name) || self.exists_one(l2, has(l2.name) && l1.name == l2.name))",
-                "Two rules have the same name.",
-            ),
         ),
     }
 
-    parent_refs: Annotated[tuple[ParentReference, ...], Meta(max_length=32)] = ()
-    hostnames: Annotated[tuple[Hostname, ...], Meta(max_length=16)] = ()
     rules: Annotated[tuple[HTTPRouteRule, ...], Meta(min_length=1, max_length=16)] = (HTTPRouteRule(),)
-    use_default_gateways: Unbuilt | None = None
 
 
-class HTTPRoute(Resource, frozen=True, kw_only=True):
+class HTTPRoute(RequestRoute, frozen=True, kw_only=True):
     """Routing of HTTP requests."""
 
-    GROUP: ClassVar[str] = GATEWAY_GROUP
     VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v1beta1")
     KIND: ClassVar[str] = "HTTPRoute"
 

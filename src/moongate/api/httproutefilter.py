@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt, form
-from moongate.api.httproute import HTTPHeaderFilter
+from moongate.api.route import HTTPHeaderFilter
 from moongate.api.shared import LocalObjectReference
 
 

@@ -17,7 +17,6 @@ from msgspec import Struct
 
 from moongate.api.base import ENVOY_GROUP, Ref
 from moongate.api.core import ConfigMap
-from moongate.api.httproute import HTTPHeader, HTTPHeaderFilter
 from moongate.api.httproutefilter import (
     HTTPDirectResponseFilter,
     HTTPHostnameModifier,
@@ -26,6 +25,7 @@ from moongate.api.httproutefilter import (
     PathRegex,
     ReplaceRegexMatch,
 )
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.regex import regex_fault

@@ -25,12 +25,11 @@ from msgspec import Struct, structs
 
 from moongate.api.httproute import (
     HTTPCORSFilter,
-    HTTPHeader,
-    HTTPHeaderFilter,
     HTTPPathModifier,
     HTTPRequestRedirectFilter,
 )
 from moongate.api.httproutefilter import HTTPHostnameModifier, HTTPRouteMatchFilter, ReplaceRegexMatch
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter
 from moongate.api.shared import BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
 from moongate.problem import Problem
