@@ -7,9 +7,10 @@ from typing import Any
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.json_format import MessageToDict
+from msgspec import convert
 
 from moongate.api.base import ListenerId, Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.xds.routes import route_configuration
 from tests.core import EG, Core, dump, load
 
@@ -124,3 +125,17 @@ def sent(core: Core, name: str = "default/eg/web") -> list[Route]:
 
 def as_dict(message: Any) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def made(**fields: Any) -> HTTPRouteMatch:
+    """A match from its wire form."""
+
+    return convert(fields, HTTPRouteMatch)
+
+
+def path(value: str, kind: str = "PathPrefix") -> HTTPRouteMatch:
+    return made(path={"type": kind, "value": value})
+
+
+def header(name: str, kind: str = "Exact") -> dict[str, str]:
+    return {"name": name, "type": kind, "value": "v"}

@@ -17,7 +17,7 @@ from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Secret, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import RequestRule, Route
 from moongate.attach.backends import SERVICE_NAME, kind_problem, target
 from moongate.attach.gateways import LAPTOP_CLASS
 from moongate.attach.policies import Policy
@@ -173,7 +173,7 @@ def _references(resource: Resource | None) -> Iterator[_Reference]:
                 yield from _parameters("spec.parametersRef", resource.spec.parameters_ref, namespace)
         case Gateway():
             yield from _of_gateway(resource)
-        case HTTPRoute():
+        case Route():
             yield from _of_route(resource)
         case Policy():
             yield from (_Reference(path, to) for path, to in references(resource))
@@ -205,7 +205,7 @@ def _parameters(path: str, given: LocalObjectReference, namespace: str) -> Itera
         yield _Reference(f"{path}.name", Ref.of(EnvoyProxy, namespace, given.name))
 
 
-def _of_route(route: HTTPRoute) -> Iterator[_Reference]:
+def _of_route(route: Route) -> Iterator[_Reference]:
     for n, parent in enumerate(route.spec.parent_refs):
         if (parent.group, parent.kind) == (GATEWAY_GROUP, Gateway.KIND):
             to = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
@@ -213,13 +213,13 @@ def _of_route(route: HTTPRoute) -> Iterator[_Reference]:
     for n, rule in enumerate(route.spec.rules):
         for m, given in enumerate(rule.backend_refs):
             yield from _backend(route, f"spec.rules[{n}].backendRefs[{m}]", given)
-        for m, used in enumerate(rule.filters):
+        for m, used in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
             if used.request_mirror is not None:
                 path = f"spec.rules[{n}].filters[{m}].requestMirror.backendRef"
                 yield from _backend(route, path, used.request_mirror.backend_ref)
 
 
-def _backend(route: HTTPRoute, path: str, given: BackendObjectReference) -> Iterator[_Reference]:
+def _backend(route: Route, path: str, given: BackendObjectReference) -> Iterator[_Reference]:
     at = target(given, route.metadata.namespace)
     if kind_problem(at) is None:
         yield _Reference(f"{path}.name", at.ref)

@@ -9,15 +9,15 @@ from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
-from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.serviceimport import ServiceImport
+from moongate.attach.route_kinds import ROUTE_KINDS, ROUTE_TYPES
 from moongate.policies import POLICY_KINDS
 
 READ: tuple[type[Resource], ...] = (
     GatewayClass,
     Gateway,
-    HTTPRoute,
+    *ROUTE_TYPES,
     HTTPRouteFilter,
     ReferenceGrant,
     Namespace,
@@ -38,10 +38,7 @@ _GROUPS: Mapping[str, str] = {kind.KIND: kind.GROUP for kind in READ}
 
 UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
     {
-        (GATEWAY_GROUP, "GRPCRoute"),
-        (GATEWAY_GROUP, "TLSRoute"),
-        (GATEWAY_GROUP, "TCPRoute"),
-        (GATEWAY_GROUP, "UDPRoute"),
+        *((GATEWAY_GROUP, kind.name) for kind in ROUTE_KINDS),
         (GATEWAY_GROUP, "ListenerSet"),
         (GATEWAY_GROUP, "BackendTLSPolicy"),
         ("gateway.networking.x-k8s.io", "XListenerSet"),

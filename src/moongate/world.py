@@ -39,9 +39,9 @@ from moongate.api.base import Ref, Resource
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.api.httproute import HTTPRoute
 from moongate.attach import backends, gateways, grants, policies, routes
 from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
@@ -89,7 +89,7 @@ INDEXES: Final[tuple[Index[Any, Any], ...]] = (
 STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     GatewayClass: class_status,
     Gateway: gateway_status,
-    HTTPRoute: route_status,
+    **dict.fromkeys(ROUTE_TYPES, route_status),
     Backend: backend_status,
     EnvoyProxy: proxy_status,
     **dict.fromkeys(POLICY_KINDS, policy_status),

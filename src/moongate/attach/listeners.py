@@ -32,6 +32,7 @@ from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
 from moongate.attach.gateways import config, managed, proxy, rejection
 from moongate.attach.listener_certificates import listener_certificates
+from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import get
@@ -205,18 +206,10 @@ def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
 
 def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
     """Kinds of routes that a listener's protocol allows; ``None`` for an unknown protocol."""
-    match spec.protocol:
-        case "HTTP" | "HTTPS":
-            return ("HTTPRoute", "GRPCRoute")
-        case "TLS":
-            through = spec.tls is not None and spec.tls.mode == "Passthrough"
-            return ("TLSRoute",) if through else ("TCPRoute", "TLSRoute")
-        case "TCP":
-            return ("TCPRoute",)
-        case "UDP":
-            return ("UDPRoute",)
-        case _:
-            return None
+    if spec.protocol not in PROTOCOLS:
+        return None
+    passthrough = spec.protocol == "TLS" and spec.tls is not None and spec.tls.mode == "Passthrough"
+    return kinds_for(spec.protocol, passthrough=passthrough)
 
 
 def _chain_kind(spec: ListenerSpec) -> ChainKind | None:

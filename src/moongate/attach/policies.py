@@ -29,10 +29,11 @@ from msgspec import Struct
 
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
 from moongate.api.gateway import Gateway
-from moongate.api.httproute import HTTPRoute
 from moongate.api.policy import PolicyTargetReferences, TargetSelector
+from moongate.api.route import Route
 from moongate.attach.grants import granted
 from moongate.attach.listeners import selects
+from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import query
 from moongate.store import SHARDS, Index, find, shard
 
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
     from moongate.engine import Db
 
-TARGET_KINDS: Final = (Gateway, HTTPRoute)
+TARGET_KINDS: Final = (Gateway, *ROUTE_TYPES)
 """Kinds that a policy of ours may target."""
-ROUTE_KINDS: Final = (HTTPRoute.KIND,)
+ROUTE_KINDS: Final = tuple(route.KIND for route in ROUTE_TYPES)
 
 
 class Policy(Resource, frozen=True, kw_only=True):
@@ -220,7 +221,7 @@ def section_names(db: Db, target: Ref) -> tuple[str, ...] | None:
     resource: Resource | None = db.read(target)
     if isinstance(resource, Gateway):
         return tuple(listener.name for listener in resource.spec.listeners)
-    if isinstance(resource, HTTPRoute):
+    if isinstance(resource, Route):
         return tuple(rule.name for rule in resource.spec.rules if rule.name)
     return None
 

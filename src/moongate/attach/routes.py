@@ -7,7 +7,7 @@ Gateway for one that changed. ``attachments`` judges one route against the liste
 reads ``attachable``, which leaves out all that cannot matter to a route, so that a rotated certificate
 or an edited match disturbs nobody: the result is equal, and the wave stops there.
 
-Source: Gateway API, HTTPRoute ``parentRefs`` and ``hostnames``; GEP-3155 for what a status says.
+Source: Gateway API, ``parentRefs`` and ``hostnames`` of routes; GEP-3155 for what a status says.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from msgspec import Struct
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
-from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
+from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed
 from moongate.attach.listeners import Attachable, attachable, namespace_labels, selects
+from moongate.attach.matches import EVERYTHING
+from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, written_matches
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import SHARDS, Index, find, get, shard
@@ -36,51 +38,53 @@ ANY = "*"
 """The hostname of a virtual host that takes what no other does."""
 
 
-def _by_parent(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], Ref]]:
+def _by_parent(route: Route) -> Iterator[tuple[tuple[Ref, int], Ref]]:
     for parent in route.spec.parent_refs:
         if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
             yield (gateway, shard(str(route.ref))), route.ref
 
 
-def _named(route: HTTPRoute) -> Iterator[tuple[Ref, str]]:
+def _named(route: RequestRoute) -> Iterator[tuple[Ref, str]]:
     for parent in route.spec.parent_refs:
         if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
-            for host in route.spec.hostnames or ("",):
+            for host in route.hostnames or ("",):
                 yield gateway, host
 
 
-def _hostnames(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, int], str]]:
+def _hostnames(route: RequestRoute) -> Iterator[tuple[tuple[Ref, int], str]]:
     for gateway, host in _named(route):
         yield (gateway, shard(host)), host
 
 
-def _by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]:
+def _by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]:
     part = shard(str(route.ref))
     for gateway, host in _named(route):
         yield (gateway, host, part), route.ref
 
 
-def _by_path(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
+def _by_path(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
     for gateway, host in _named(route):
         for path in paths(route):
             yield (gateway, host, path), route.ref
 
 
-def _shards_by_hostname(route: HTTPRoute) -> Iterator[tuple[tuple[Ref, str], int]]:
+def _shards_by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str], int]]:
     part = shard(str(route.ref))
     for gateway, host in _named(route):
         yield (gateway, host), part
 
 
-ROUTES = Index("routes", (HTTPRoute,), _by_parent)
+ROUTES: Index[Route, Ref] = Index("routes", ROUTE_TYPES, _by_parent)
 """(Gateway, shard of the route) → routes that name it as parent."""
-HOSTNAMES = Index("hostnames", (HTTPRoute,), _hostnames)
+HOSTNAMES: Index[RequestRoute, str] = Index("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
 """(Gateway, shard of the hostname) → hostnames as written in routes that name it; "" for none."""
-SHARDS_BY_HOSTNAME = Index("shards-by-hostname", (HTTPRoute,), _shards_by_hostname)
+SHARDS_BY_HOSTNAME: Index[RequestRoute, int] = Index(
+    "shards-by-hostname", REQUEST_ROUTE_TYPES, _shards_by_hostname
+)
 """(Gateway, hostname as written) → shards of the routes that name it: most hostnames have few routes."""
-ROUTES_BY_HOSTNAME = Index("routes-by-hostname", (HTTPRoute,), _by_hostname)
+ROUTES_BY_HOSTNAME: Index[RequestRoute, Ref] = Index("routes-by-hostname", REQUEST_ROUTE_TYPES, _by_hostname)
 """(Gateway, hostname as written, shard of the route) → routes."""
-ROUTES_BY_PATH = Index("routes-by-path", (HTTPRoute,), _by_path)
+ROUTES_BY_PATH: Index[RequestRoute, Ref] = Index("routes-by-path", REQUEST_ROUTE_TYPES, _by_path)
 """(Gateway, hostname as written, key of a path) → routes with a match on that path."""
 
 
@@ -100,16 +104,16 @@ class Attachment(Struct, frozen=True):
     problem: Problem | None = None
 
 
-def paths(route: HTTPRoute) -> tuple[tuple[str, str], ...]:
+def paths(route: RequestRoute) -> tuple[tuple[str, str], ...]:
     """The paths that a route matches on, each once, as ``HTTPPathMatch.key`` has them."""
-    matches = (match for rule in route.spec.rules for match in rule.matches or (HTTPRouteMatch(),))
-    return tuple(dict.fromkeys(match.path.key for match in matches))
+    written = (written_matches(route.KIND, rule) or (EVERYTHING,) for rule in route.spec.rules)
+    return tuple(dict.fromkeys(match.path.key for matches in written for match in matches))
 
 
 @query
 def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
     """The parentRefs of a route that name a Gateway of ours, in the order of the spec."""
-    resource = get(db, HTTPRoute, route)
+    resource = get(db, Route, route)
     if resource is None:
         return ()
     gateways = [_gateway(parent, route.namespace) for parent in resource.spec.parent_refs]
@@ -127,11 +131,11 @@ def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
     What is served at one Gateway reads this alone, so that whatever keeps another from being judged is no
     matter here.
     """
-    resource = get(db, HTTPRoute, route)
+    resource = get(db, Route, route)
     if resource is None or not managed(db, gateway):
         return ()
     return tuple(
-        _judge(db, route, resource.spec.hostnames, parent, gateway)
+        _judge(db, route, resource.hostnames, parent, gateway)
         for parent in resource.spec.parent_refs
         if _gateway(parent, route.namespace) == gateway
     )
@@ -278,7 +282,7 @@ def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
 
 def _found(
     db: Db,
-    index: Index[HTTPRoute, Ref],
+    index: Index[RequestRoute, Ref],
     listener: ListenerId,
     host: str,
     more: Hashable,

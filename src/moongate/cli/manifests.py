@@ -184,7 +184,7 @@ def status_findings(world: World, files: Files) -> Iterator[Finding]:
 def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
     """Part of a status and condition → the faults that the condition sums up, each at its own field."""
     from moongate.api.gateway import Gateway
-    from moongate.api.httproute import HTTPRoute
+    from moongate.api.route import Route
     from moongate.attach.listeners import listeners
     from moongate.attach.routes import attachments
     from moongate.status.routes import faults
@@ -196,7 +196,7 @@ def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[
             for listener in listeners(world.db, resource.ref):
                 at = f"spec.listeners[{positions[listener.id.name]}]"
                 told[at, "ResolvedRefs"] = tuple(p.under(at) for p in listener.certificate_faults)
-        case HTTPRoute():
+        case Route():
             refs = list(resource.spec.parent_refs)
             for attachment in attachments(world.db, resource.ref):
                 at = f"spec.parentRefs[{refs.index(attachment.parent)}]"

@@ -153,11 +153,10 @@ class _State(NamedTuple):
     message: str
 
 
-_ROUTES = frozenset({"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
 _SELECTS: dict[str, Callable[[Document], bool]] = {
     "gateways": lambda r: r["kind"] == "Gateway",
     "listeners": lambda r: r["kind"] == "Gateway",
-    "routes": lambda r: r["kind"] in _ROUTES,
+    "routes": lambda r: r["kind"].endswith("Route"),
     "policies": lambda r: r["kind"].endswith("Policy"),
 }
 

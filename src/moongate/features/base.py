@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
-    from moongate.api.httproute import HTTPRouteRule
+    from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
     from moongate.engine import Db
 
@@ -253,7 +253,7 @@ class Native(Struct, Generic[M], frozen=True, kw_only=True):
         merges: what a policy says besides still holds. Otherwise nothing of it is mixed in.
     """
 
-    read: Callable[[HTTPRouteRule], M | None]
+    read: Callable[[RouteRule], M | None]
     merges: bool = False
 
 

@@ -18,6 +18,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate.api.base import DurationStr, Model, form, milliseconds
 from moongate.api.httproute import HTTPRouteRule
+from moongate.api.route import RouteRule
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Native
 
@@ -48,9 +49,10 @@ class CORS(Model, frozen=True, kw_only=True):
     allow_credentials: bool | None = None
 
 
-def native(rule: HTTPRouteRule) -> CORS | None:
+def native(rule: RouteRule) -> CORS | None:
     """What a filter of the rule says: the same fields, but ``maxAge`` in whole seconds."""
-    own = next((f.cors for f in rule.filters if f.cors is not None), None)
+    filters = rule.filters if isinstance(rule, HTTPRouteRule) else ()
+    own = next((f.cors for f in filters if f.cors is not None), None)
     if own is None:
         return None
     return CORS(

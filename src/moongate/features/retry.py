@@ -19,6 +19,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import Meta
 
 from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.httproute import HTTPRouteRule
 from moongate.api.shared import Int32
 from moongate.features.base import Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
@@ -27,7 +28,7 @@ from moongate.xds.wire import packed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moongate.api.httproute import HTTPRouteRule
+    from moongate.api.route import RouteRule
     from moongate.engine import Db
 
 Trigger = Literal[
@@ -85,10 +86,9 @@ class Retry(Model, frozen=True, kw_only=True):
     per_retry: PerRetryPolicy | None = None
 
 
-def native(rule: HTTPRouteRule) -> Retry | None:
+def native(rule: RouteRule) -> Retry | None:
     """What the HTTPRoute's own ``retry`` says, with ``timeouts.backendRequest`` as the time of each try."""
-    own = rule.retry
-    if own is None:
+    if not isinstance(rule, HTTPRouteRule) or (own := rule.retry) is None:
         return None
     # Envoy refuses a base of zero; no pause at all cannot be had, so its own short one stays.
     pause = own.backoff if own.backoff is not None and milliseconds(own.backoff) > 0 else None

@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.httproute import HTTPRouteRule
 from moongate.features.base import ClusterEdit, Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moongate.api.httproute import HTTPRouteRule
+    from moongate.api.route import RouteRule
     from moongate.engine import Db
 
 _HOUR: DurationStr = "1h"
@@ -62,9 +63,9 @@ def check(_db: Db, timeout: Effective[Timeout]) -> Iterator[Problem]:
         )
 
 
-def native(rule: HTTPRouteRule) -> Timeout | None:
+def native(rule: RouteRule) -> Timeout | None:
     """What the HTTPRoute's own ``timeouts`` say."""
-    request = _own_request_timeout(rule)
+    request = _own_request_timeout(rule) if isinstance(rule, HTTPRouteRule) else None
     return None if request is None else Timeout(http=HTTPTimeout(request_timeout=request))
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from moongate.api.base import ListenerId
-    from moongate.api.httproute import HTTPRouteRule
+    from moongate.api.route import RouteRule
     from moongate.engine import Db
 
 M = TypeVar("M")
@@ -177,13 +177,13 @@ def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> EffectivePolicy
     return _effective(db, applied_to_gateway(db, kind, gateway))
 
 
-def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule) -> RuleSettings:
+def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: RouteRule) -> RuleSettings:
     """What holds for the requests of a rule as a listener serves it."""
     policies = rule_policies(db, listener, route, rule.name or "")
     return laid_over(rule_settings(db, policies), route, rule)
 
 
-def laid_over(settings: RuleSettings, route: Ref, rule: HTTPRouteRule) -> RuleSettings:
+def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettings:
     """The settings of policies with what a rule says itself, which wins."""
     natives = [(feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None]
     if all(value is None for _, value in natives):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from msgspec import Struct
 
 from moongate.api.gateway import Gateway
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import Route
 from moongate.problem import Problem
 from moongate.status.gateways import GatewayStatus
 from moongate.status.policies import PolicyStatus
@@ -89,7 +89,7 @@ def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Seque
             for listener in status.listeners:
                 at = _entry("spec.listeners", listeners, listener.name)
                 yield f"listener {listener.name}", at, listener.conditions
-        case HTTPRoute(), RouteStatus():
+        case Route(), RouteStatus():
             refs = list(resource.spec.parent_refs)
             for parent in status.parents:
                 ref = parent.parent_ref

@@ -27,10 +27,11 @@ from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
 from moongate.attach.policies import targets
+from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import Failed
 from moongate.policies import POLICY_KINDS
 from moongate.status.backends import BackendStatus
@@ -58,7 +59,7 @@ MOST_NAMED: Final = 5
 
 _LEVELS: Final[tuple[frozenset[str], ...]] = (
     frozenset(kind.KIND for kind in POLICY_KINDS),
-    frozenset({HTTPRoute.KIND}),
+    frozenset(route.KIND for route in ROUTE_TYPES),
     frozenset({Backend.KIND}),
     frozenset({EnvoyProxy.KIND}),
     frozenset({Gateway.KIND}),
@@ -164,7 +165,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
             return GatewayClassStatus(conditions=())
         case Backend():
             return BackendStatus(conditions=())
-        case HTTPRoute():
+        case Route():
             name = _controller(db)
             parents = [
                 ParentStatus(parent_ref=parent, controller_name=name, conditions=())
@@ -203,13 +204,13 @@ def _ancestors(db: Db, policy: Ref) -> Iterator[Ref]:
     chosen = targets.attempt(db, policy)
     for target in () if isinstance(chosen, Failed) else chosen:
         resource = db.read(target.ref)
-        if isinstance(resource, HTTPRoute):
+        if isinstance(resource, Route):
             yield from (gateway for _, gateway in _parents(resource))
         else:
             yield target.ref
 
 
-def _parents(route: HTTPRoute) -> Iterator[tuple[ParentReference, Ref]]:
+def _parents(route: Route) -> Iterator[tuple[ParentReference, Ref]]:
     for parent in route.spec.parent_refs:
         yield (
             parent,

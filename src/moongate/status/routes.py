@@ -1,4 +1,4 @@
-"""The status of an HTTPRoute: one entry per parentRef that is ours, in the order of the spec.
+"""The status of a route: one entry per parentRef that is ours, in the order of the spec.
 
 Source: Gateway API, RouteParentStatus; GEP-1364; the reference's reasons.
 """
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from moongate.api.base import Condition, ListenerId, Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
+from moongate.attach.matches import matches, overlap_key, unbuildable
+from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import attachments, paths, routes_on
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
 from moongate.store import get
 from moongate.xds.destinations import rule_destination
-from moongate.xds.matches import matches, overlap_key, unbuildable
 from moongate.xds.route_filters import read_filters
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Faults(Struct, frozen=True):
 @query
 def route_status(db: Db, route: Ref) -> RouteStatus | None:
     """What we say of a route; ``None`` when none of its parents is ours."""
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     if found is None:
         return None
     name = controller_name(db)
@@ -80,12 +81,14 @@ def route_status(db: Db, route: Ref) -> RouteStatus | None:
 @query
 def match_keys(db: Db, route: Ref) -> tuple[tuple[tuple[str, str], str], ...]:
     """What a route matches on: per match its path, and all of it as text."""
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     if found is None:
         return ()
-    filtered = [(rule, read_filters(db, route, rule).matches) for rule in found.spec.rules]
-    all_ = ((m.given.path.key, overlap_key(m)) for rule, more in filtered for m in matches(rule, more))
-    return tuple(dict.fromkeys(all_))
+    keys: dict[tuple[tuple[str, str], str], None] = {}
+    for rule in found.spec.rules:
+        for match in matches(written_matches(route.kind, rule), read_filters(db, route, rule).matches):
+            keys[match.path.key, overlap_key(match)] = None
+    return tuple(keys)
 
 
 @query
@@ -126,7 +129,7 @@ def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
     return [] if isinstance(told, Failed) else [key for of, key in told if of == path]
 
 
-def faults(db: Db, route: HTTPRoute, attachment: Attachment) -> Faults:
+def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
     """What is wrong with the rules of a route as one of its parents takes it."""
     refused: list[tuple[int, Problem]] = []
     unresolved: list[Problem] = []
@@ -134,7 +137,7 @@ def faults(db: Db, route: HTTPRoute, attachment: Attachment) -> Faults:
     gateway = attachment.gateway
     at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
     for index, rule in enumerate(route.spec.rules):
-        if (fault := unbuildable(rule)) is not None:
+        if (fault := unbuildable(written_matches(route.KIND, rule))) is not None:
             told = f"Failed to process route rule {index}: {fault}."
             refused.append((index, Problem(f"spec.rules[{index}]", told, "UnsupportedValue")))
             continue
@@ -150,7 +153,7 @@ def _told(fault: Problem) -> Problem:
     return Problem(fault.path, sentence(fault.message), fault.reason)
 
 
-def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condition, ...]:
+def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition, ...]:
     generation = route.metadata.generation
     problem = attachment.problem
     found = faults(db, route, attachment)
@@ -169,17 +172,21 @@ def _conditions(db: Db, route: HTTPRoute, attachment: Attachment) -> tuple[Condi
         told.append(
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
-    others = {
-        other
-        for listener, hosts in attachment.hosts
-        for host in hosts
-        for path in paths(route)
-        for other in overlapped_by(db, listener, host, path, route.ref)
-    }
-    if others:
+    if others := _overlapping(db, route, attachment):
         message = f"Some rules match the same requests as rules of {_named(others)}."
         told.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
     return (*told, *unsupported(route))
+
+
+def _overlapping(db: Db, route: Route, attachment: Attachment) -> set[Ref]:
+    """The first of the routes with rules that match the same requests as rules of a route."""
+    return {
+        other
+        for listener, hosts in attachment.hosts
+        for host in hosts
+        for path in (paths(route) if isinstance(route, RequestRoute) else ())
+        for other in overlapped_by(db, listener, host, path, route.ref)
+    }
 
 
 def _named(others: set[Ref]) -> str:
@@ -187,9 +194,7 @@ def _named(others: set[Ref]) -> str:
     return f"{first} and others" if len(others) > MAX_NAMED else first
 
 
-def _accepted(
-    route: HTTPRoute, refused: Sequence[tuple[int, Problem]], generation: int
-) -> tuple[Condition, ...]:
+def _accepted(route: Route, refused: Sequence[tuple[int, Problem]], generation: int) -> tuple[Condition, ...]:
     accepted = condition("Accepted", "True", "Accepted", "Route is accepted", generation)
     if not refused:
         return (accepted,)

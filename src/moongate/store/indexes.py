@@ -41,9 +41,17 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
 
 
 def get(db: Db, kind: type[R], ref: Ref) -> R | None:
-    """One resource, ``None`` when there is none of that name."""
-    assert (ref.kind, ref.group) == (kind.KIND, kind.GROUP), f"{ref} is not a {kind.KIND}"
-    return db.read(ref)
+    """One resource, ``None`` when there is none of that name.
+
+    Args:
+        db: where to read.
+        kind: its type, or a base of several kinds.
+        ref: which one.
+    """
+    resource = db.read(ref)
+    assert ref.is_a(kind) or not kind.KIND, f"{ref} is not a {kind.KIND}"
+    assert resource is None or isinstance(resource, kind), f"{ref} is not a {kind.__name__}"
+    return resource
 
 
 def find(db: Db, index: Index[Any, V], key: Hashable) -> tuple[V, ...]:

@@ -33,7 +33,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.api.base import ListenerId, Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import Route
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
@@ -121,7 +121,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
 @query
 def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...]:
     """The backends of a rule with their weights: the part of a route that its clusters depend on."""
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     if found is None or rule >= len(found.spec.rules):
         return ()
     return tuple((target(ref, route.namespace), ref.weight) for ref in found.spec.rules[rule].backend_refs)
@@ -130,7 +130,7 @@ def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...
 @query
 def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
     """The weights of a rule's members; none when the rule is gone."""
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     index = None if found is None else index_of(found, rule)
     if found is None or index is None:
         return ()
@@ -140,7 +140,7 @@ def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
 
 @query
 def _rule_name(db: Db, route: Ref, rule: int) -> str:
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     return "" if found is None or rule >= len(found.spec.rules) else found.spec.rules[rule].name or ""
 
 
@@ -151,7 +151,7 @@ def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
 
 @query
 def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     return () if found is None else shown(found.metadata.annotations)
 
 

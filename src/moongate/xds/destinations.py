@@ -26,12 +26,14 @@ from msgspec import Struct
 
 from moongate import names
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import Route
 from moongate.attach.backends import Backend, Target, backend, kind_problem, target
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
+from moongate.attach.matches import unbuildable
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
+from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import ROUTES, attachments_at
 from moongate.engine import Failed, query
 from moongate.features.base import ExtraCluster
@@ -55,13 +57,18 @@ from moongate.xds.cluster_keys import (
     RuleCluster,
     StableRule,
 )
-from moongate.xds.matches import unbuildable
 from moongate.xds.route_entries import kept_resources
-from moongate.xds.route_filters import Mirror, backend_filter_fault, backend_filter_problem, read_filters
+from moongate.xds.route_filters import (
+    Mirror,
+    backend_filter_fault,
+    backend_filter_problem,
+    backend_filters,
+    read_filters,
+)
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
-    from moongate.api.httproute import HTTPBackendRef, HTTPRouteRule
+    from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.engine import Db
 
 BTP: Final = BackendTrafficPolicy.KIND
@@ -115,11 +122,11 @@ class Destination(Struct, frozen=True):
 @query
 def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> Destination:
     """What becomes of the requests of one rule, as one listener serves it."""
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     if found is None or index >= len(found.spec.rules):
         return Destination(500)
     rule = found.spec.rules[index]
-    if unbuildable(rule) is not None:
+    if unbuildable(written_matches(route.kind, rule)) is not None:
         return Destination(500)
     gateway = listener.gateway
     to_service = rule_to_service(db, listener, route, rule.name or "")
@@ -128,7 +135,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     unresolved = [*(fault.under(f"spec.rules[{index}]") for fault in filters.unresolved), *mirror_faults]
     without: list[Problem] = [*mirror_empty]
     apart = _must_stay_apart(db, listener, route, rule, to_service)
-    own: list[tuple[int, HTTPBackendRef, Backend]] = []
+    own: list[tuple[int, RouteBackendRef, Backend]] = []
     shared: list[WeightedCluster] = []
     broken = lacking = valid = 0
     for n, ref in enumerate(rule.backend_refs):
@@ -147,13 +154,14 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
             lacking += ref.weight
         else:
             valid += ref.weight
-            if not apart and not ref.filters and _selected(db, gateway, at):
+            if not apart and not backend_filters(ref) and _selected(db, gateway, at):
                 key = BackendCluster(names.merged_backend(at.ref, at.port, judged.protocol), gateway, at)
                 shared.append(WeightedCluster(key, ref.weight, n))
                 continue
         own.append((n, ref, judged))
     unlike = _mixed([b for _, _, b in own])
-    each = bool(broken or lacking or any(ref.filters for _, ref, _ in own) or unlike or (own and shared))
+    filtered = any(backend_filters(ref) for _, ref, _ in own)
+    each = bool(broken or lacking or filtered or unlike or (own and shared))
     if each:
         weighted_clusters = [
             WeightedCluster(
@@ -190,7 +198,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     )
 
 
-def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> RuleCluster:
+def _own(db: Db, gateway: Ref, route: Route, index: int, n: int = -1) -> RuleCluster:
     """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1."""
     if proxy(db, gateway).spec.merge_backends is None:
         return RuleCluster(_named(names.rule(route.ref, index), n), gateway, route.ref, index, n)
@@ -201,19 +209,19 @@ def _own(db: Db, gateway: Ref, route: HTTPRoute, index: int, n: int = -1) -> Rul
     return RuleCluster(_named(name, n), gateway, route.ref, rule, n)
 
 
-def stable_rule(route: HTTPRoute, index: int) -> StableRule:
+def stable_rule(route: Route, index: int) -> StableRule:
     """What a rule is: its name, its backends that have a weight, and its index among rules like it."""
     rule = _unnumbered(route, index)
     return rule._replace(nth=sum(_unnumbered(route, earlier) == rule for earlier in range(index)))
 
 
-def index_of(route: HTTPRoute, rule: StableRule) -> int | None:
+def index_of(route: Route, rule: StableRule) -> int | None:
     """Where a rule stands in its route; ``None`` when it is gone."""
     alike = [n for n in range(len(route.spec.rules)) if _unnumbered(route, n) == rule._replace(nth=0)]
     return alike[rule.nth] if rule.nth < len(alike) else None
 
 
-def _unnumbered(route: HTTPRoute, index: int) -> StableRule:
+def _unnumbered(route: Route, index: int) -> StableRule:
     rule = route.spec.rules[index]
     refs = enumerate(rule.backend_refs)
     members = tuple((n, target(ref, route.metadata.namespace)) for n, ref in refs if ref.weight)
@@ -234,7 +242,7 @@ def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]
 
     Those of forms that stand in for what Envoy refused are among them.
     """
-    found = get(db, HTTPRoute, route)
+    found = get(db, Route, route)
     if found is None:
         return ()
     keys: dict[ResourceKey, None] = {}
@@ -304,7 +312,7 @@ def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
 
 
 def _must_stay_apart(
-    db: Db, listener: ListenerId, route: Ref, rule: HTTPRouteRule, routed_to_service: bool
+    db: Db, listener: ListenerId, route: Ref, rule: RouteRule, routed_to_service: bool
 ) -> bool:
     """Whether the backends of a rule may not use shared clusters."""
     gateway = listener.gateway
@@ -333,7 +341,7 @@ def _selected(db: Db, gateway: Ref, at: Target) -> bool:
     return merging.selector.selects(dict(labels(db, at.ref) or ()))
 
 
-def _judge(db: Db, route: Ref, ref: HTTPBackendRef, at: Target, routed_to_service: bool) -> Backend:
+def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool) -> Backend:
     if (problem := backend_filter_problem(ref)) is not None:
         return Backend(problem=problem)
     judged = _permitted(db, route, at, routed_to_service)
@@ -353,7 +361,7 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
 
 
 def _mirrors(
-    db: Db, gateway: Ref, of: HTTPRoute, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
+    db: Db, gateway: Ref, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
 ) -> tuple[tuple[tuple[int, MirrorCluster], ...], list[Problem], list[Problem]]:
     route, section = of.ref, of.spec.rules[index].name or ""
     keys: list[tuple[int, MirrorCluster]] = []

@@ -31,7 +31,7 @@ from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 i
 from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import Route
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.gateways import config
 from moongate.attach.routes import ROUTES, attached_hosts
@@ -133,7 +133,7 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
 
     Those that stand in every chain are not among them.
     """
-    resource = get(db, HTTPRoute, route)
+    resource = get(db, Route, route)
     if resource is None or not attached_hosts(db, route, listener):
         return ()
     needed: dict[str, ChainFilter] = {}

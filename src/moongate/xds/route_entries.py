@@ -34,7 +34,7 @@ class RouteEntry(NamedTuple):
     Args:
         rank: Gateway API precedence, then age and name of the route, then rule and match.
         host: the hostname it is served under.
-        route: the HTTPRoute behind it.
+        route: the route of the API behind it.
         body: the encoded entry of ``VirtualHost.routes``.
         needs: the clusters that it sends requests to, and what else its policies need.
     """

@@ -27,9 +27,10 @@ from moongate.api.httproute import (
     HTTPCORSFilter,
     HTTPPathModifier,
     HTTPRequestRedirectFilter,
+    HTTPRouteFilter,
 )
 from moongate.api.httproutefilter import HTTPHostnameModifier, HTTPRouteMatchFilter, ReplaceRegexMatch
-from moongate.api.route import HTTPHeader, HTTPHeaderFilter
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter, RequestBackendRef, RequestRule, RouteFilter
 from moongate.api.shared import BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
 from moongate.problem import Problem
@@ -39,12 +40,10 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.api.httproute import (
-        HTTPBackendRef,
         HTTPPathMatch,
-        HTTPRouteFilter,
-        HTTPRouteRule,
         HTTPURLRewriteFilter,
     )
+    from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -133,10 +132,10 @@ class RuleFilters(Struct, frozen=True):
         return not self.failed and self.direct is None and self.redirect is None
 
 
-def read_filters(db: Db, route: Ref, rule: HTTPRouteRule) -> RuleFilters:
-    """Judge the filters of a rule."""
+def read_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
+    """Judge the filters of a rule; there are none where a route looks at no requests."""
     draft = _Draft(db, route)
-    for n, given in enumerate(rule.filters):
+    for n, given in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
         if not draft.add(n, given):
             break
     return draft.judged()
@@ -159,9 +158,10 @@ class _Draft:
         self._refused: list[Problem] = []
         self._unresolved: list[Problem] = []
 
-    def add(self, n: int, given: HTTPRouteFilter) -> bool:
+    def add(self, n: int, given: RouteFilter) -> bool:
         """Read one more; False if those after it are never reached."""
         path = f"filters[{n}]"
+        of_http = given if isinstance(given, HTTPRouteFilter) else None
         match given.type:
             case "RequestHeaderModifier":
                 if (headers := given.request_header_modifier) is not None:
@@ -169,19 +169,19 @@ class _Draft:
             case "ResponseHeaderModifier":
                 if (headers := given.response_header_modifier) is not None:
                     self._response.append(self._headers(f"{path}.responseHeaderModifier", headers))
-            case "RequestRedirect":
-                if (redirect := given.request_redirect) is not None:
+            case "RequestRedirect" if of_http is not None:
+                if (redirect := of_http.request_redirect) is not None:
                     self._redirects(f"{path}.requestRedirect", redirect)
-            case "URLRewrite":
-                if (rewrite := given.url_rewrite) is not None:
+            case "URLRewrite" if of_http is not None:
+                if (rewrite := of_http.url_rewrite) is not None:
                     self._rewrites(f"{path}.urlRewrite", rewrite)
             case "RequestMirror":
                 if (mirror := given.request_mirror) is not None:
                     share = _millionths(mirror.percent, mirror.fraction)
                     if share != 0:
                         self._mirrors.append(Mirror(n, mirror.backend_ref, share))
-            case "CORS":
-                self._cors = given.cors or self._cors
+            case "CORS" if of_http is not None:
+                self._cors = of_http.cors or self._cors
             case "ExtensionRef" if given.extension_ref is not None:
                 return self._extend(path, extension(self._db, given.extension_ref, self._route.namespace))
             case _:
@@ -274,10 +274,20 @@ class _Draft:
         return given.response is None
 
 
-def backend_filter_problem(ref: HTTPBackendRef) -> Problem | None:
+def backend_filters(ref: RouteBackendRef) -> tuple[RouteFilter, ...]:
+    """The filters of a backendRef; there are none where a route looks at no requests."""
+    return ref.filters if isinstance(ref, RequestBackendRef) else ()
+
+
+def rewrite_of(given: RouteFilter) -> HTTPURLRewriteFilter | None:
+    """What a filter says of host and path, if it can."""
+    return given.url_rewrite if isinstance(given, HTTPRouteFilter) else None
+
+
+def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
     """Why no backendRef can have filters like these, if so: judged before what it names."""
-    for given in ref.filters:
-        rewrite = given.url_rewrite
+    for given in backend_filters(ref):
+        rewrite = rewrite_of(given)
         if given.type == "URLRewrite" and rewrite is not None and rewrite.path is not None:
             told = "urlRewrite.path is not supported within a backendRef; a rule can have it"
             return Problem("", told, "UnsupportedRefValue")
@@ -287,16 +297,14 @@ def backend_filter_problem(ref: HTTPBackendRef) -> Problem | None:
     return None
 
 
-def backend_filter_fault(ref: HTTPBackendRef) -> Problem | None:
+def backend_filter_fault(ref: RouteBackendRef) -> Problem | None:
     """What is wrong with the filters of a backendRef, if anything: judged after what it names."""
-    for given in ref.filters:
+    for given in backend_filters(ref):
         faults: list[str] = []
         for headers in (given.request_header_modifier, given.response_header_modifier):
             faults += _header_faults(headers) if headers is not None else ()
-        if (
-            given.url_rewrite is not None
-            and (fault := _hostname_fault(given.url_rewrite.hostname)) is not None
-        ):
+        rewrite = rewrite_of(given)
+        if rewrite is not None and (fault := _hostname_fault(rewrite.hostname)) is not None:
             faults.append(fault)
         if faults:
             return Problem("", faults[0].removesuffix("."), "InvalidBackendFilters")

@@ -2,7 +2,7 @@
 
 Theory of operation
 ===================
-``route_entries_of`` encodes the Envoy routes of one HTTPRoute on one listener; ``virtual_host`` orders and
+``route_entries_of`` encodes the Envoy routes of one route on one listener; ``virtual_host`` orders and
 joins those of a hostname, ``host_part`` the virtual hosts of a shard, ``route_configuration`` the shards. On
 the wire a repeated field is its entries one after another, so joining is concatenation: one edited route
 among thousands costs one encoding and a few joins. A hostname may have thousands of routes, too: its entries
@@ -24,10 +24,12 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
-from moongate.api.httproute import HTTPRoute
+from moongate.api.route import RequestRoute
 from moongate.attach.envoy_listeners import route_configurations, table_of
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable
+from moongate.attach.matches import matches, precedence, unbuildable
+from moongate.attach.route_kinds import order, route_kind, written_matches
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.features.base import RouteEdit
@@ -37,7 +39,7 @@ from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import SHARDS, get
 from moongate.xds.destinations import Destination, of_policies, rule_destination
 from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
-from moongate.xds.matches import Match, matcher, matches, precedence, unbuildable
+from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.route_filters import (
@@ -47,12 +49,14 @@ from moongate.xds.route_filters import (
     header_options,
     read_filters,
     redirect_action,
+    rewrite_of,
 )
 from moongate.xds.wire import ROUTE, XdsResource, encode, message_field, packed
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
-    from moongate.api.httproute import HTTPRouteMatch, HTTPRouteRule
+    from moongate.api.route import RequestRule
+    from moongate.attach.matches import Match
     from moongate.engine import Db
     from moongate.policies.effective import RuleSettings
     from moongate.xds.filters import ChainFilter
@@ -91,8 +95,8 @@ class Part(Struct, frozen=True):
 
 @query
 def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
-    """The Envoy routes of an HTTPRoute on a listener, one per rule, match and hostname."""
-    found = get(db, HTTPRoute, route)
+    """The Envoy routes of a route on a listener, one per rule, match and hostname."""
+    found = get(db, RequestRoute, route)
     served = attached_hosts(db, route, listener)
     if found is None or not served:
         return ()
@@ -105,17 +109,17 @@ def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEnt
 
 @query
 def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple[RouteEntry, ...]:
-    """The matches of an HTTPRoute under a hostname, each answered with 500: what it means cannot be built.
+    """The matches of a route under a hostname, each answered with 500: what it means cannot be built.
 
     It does not read whether the listener takes the route, as that may be what cannot be told.
     """
-    resource = get(db, HTTPRoute, route)
+    resource = get(db, RequestRoute, route)
     if resource is None:
         return ()
     in_order = proxy(db, listener.gateway).spec.preserve_route_order
     entries: list[RouteEntry] = []
     for index, rule in enumerate(resource.spec.rules):
-        for match in matches(rule, (), cors=False) if unbuildable(rule) is None else ():
+        for match in _plain_matches(resource, rule):
             message = Route(
                 name=names.route(names.rule(route, index), match.index, host), match=matcher(match)
             )
@@ -197,20 +201,21 @@ def _head(name: str) -> RouteConfiguration:
 def _rule_pieces(
     db: Db,
     listener: ListenerId,
-    route: HTTPRoute,
+    route: RequestRoute,
     index: int,
-    rule: HTTPRouteRule,
+    rule: RequestRule,
     served: tuple[str, ...],
     *,
     in_order: bool,
 ) -> list[RouteEntry]:
-    if unbuildable(rule) is not None:
+    written = written_matches(route.KIND, rule)
+    if unbuildable(written) is not None:
         return []
     ref = route.ref
     filters = read_filters(db, ref, rule)
     destination = rule_destination(db, listener, ref, index)
     settings = effective_rule(db, listener, ref, rule)
-    base, bound = _rule_route(db, listener, rule, filters, destination, settings)
+    base, bound = _rule_route(db, listener, route.KIND, rule, filters, destination, settings)
     if base.typed_per_filter_config:
         # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
         filters_of(db, listener, ref)
@@ -218,10 +223,10 @@ def _rule_pieces(
     tail = _metadata(route, rule, settings) if "route" in holders(db, listener.gateway) else b""
     needs = destination.clusters() + of_policies(db, listener, ref, rule.name or "")
     told: list[RouteEntry] = []
-    for match in matches(rule, filters.matches, cors=filters.cors is not None):
+    for match in matches(written, filters.matches, cors=filters.cors is not None):
         message = Route()
         message.CopyFrom(base)
-        _finish(db, listener, message, filters, match.given)
+        _finish(db, listener, message, filters, match)
         message.match.CopyFrom(matcher(match))
         rank = _rank(route, index, match, in_order=in_order)
         for host in served:
@@ -233,12 +238,18 @@ def _rule_pieces(
     return told
 
 
-def _rank(route: HTTPRoute, index: int, match: Match, *, in_order: bool) -> tuple[Any, ...]:
-    place = (*route.age, index, match.index, match.preflight)
+def _plain_matches(route: RequestRoute, rule: RequestRule) -> list[Match]:
+    """What a rule matches on without its filters; nothing when Envoy could not match on it."""
+    written = written_matches(route.KIND, rule)
+    return matches(written) if unbuildable(written) is None else []
+
+
+def _rank(route: RequestRoute, index: int, match: Match, *, in_order: bool) -> tuple[Any, ...]:
+    place = (order(route.KIND), *route.age, index, match.index, match.preflight)
     return ((), *place) if in_order else (precedence(match), *place)
 
 
-def _metadata(route: HTTPRoute, rule: HTTPRouteRule, settings: RuleSettings) -> bytes:
+def _metadata(route: RequestRoute, rule: RequestRule, settings: RuleSettings) -> bytes:
     """The encoded field of an Envoy route that names its rule and the policies which shaped it."""
     shaped = tuple(policy for policy in settings.owners if policy.kind == BackendTrafficPolicy.KIND)
     described = metadata(route.ref, rule.name or "", shown(route.metadata.annotations), shaped)
@@ -248,7 +259,8 @@ def _metadata(route: HTTPRoute, rule: HTTPRouteRule, settings: RuleSettings) -> 
 def _rule_route(
     db: Db,
     listener: ListenerId,
-    rule: HTTPRouteRule,
+    kind: str,
+    rule: RequestRule,
     filters: RuleFilters,
     destination: Destination,
     settings: RuleSettings,
@@ -276,7 +288,7 @@ def _rule_route(
     elif destination.status:
         message.direct_response.status = destination.status
     else:
-        _forward(db, listener, rule, message, filters, destination, settings)
+        _forward(db, listener, kind, rule, message, filters, destination, settings)
     return message, tuple(one.name for one in used if one.bound)
 
 
@@ -293,7 +305,8 @@ def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
 def _forward(
     db: Db,
     listener: ListenerId,
-    rule: HTTPRouteRule,
+    kind: str,
+    rule: RequestRule,
     message: Route,
     filters: RuleFilters,
     destination: Destination,
@@ -301,7 +314,8 @@ def _forward(
 ) -> None:
     action = message.route
     _apply_destination(action, rule, destination)
-    action.upgrade_configs.add(upgrade_type="websocket")
+    for protocol in route_kind(kind).upgrades:
+        action.upgrade_configs.add(upgrade_type=protocol)
     weighted_clusters = dict(destination.mirrors)
     for mirror in filters.mirrors:
         if (key := weighted_clusters.get(mirror.index)) is not None:
@@ -322,7 +336,7 @@ def _forward(
             feature.route(edit, effective)
 
 
-def _apply_destination(action: RouteAction, rule: HTTPRouteRule, destination: Destination) -> None:
+def _apply_destination(action: RouteAction, rule: RequestRule, destination: Destination) -> None:
     if not destination.weighted:
         action.cluster = destination.weighted_clusters[0].key.name
         return
@@ -344,17 +358,16 @@ def _apply_destination(action: RouteAction, rule: HTTPRouteRule, destination: De
         entry.response_headers_to_add.extend(add)
         entry.response_headers_to_remove.extend(remove)
         for f in given:
-            if f.url_rewrite is not None and f.url_rewrite.hostname is not None:
-                entry.host_rewrite_literal = f.url_rewrite.hostname
+            rewrite = rewrite_of(f)
+            if rewrite is not None and rewrite.hostname is not None:
+                entry.host_rewrite_literal = rewrite.hostname
     # Envoy answers one status for all that a missing cluster would have got.
     action.cluster_not_found_response_code = (
         RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
     )
 
 
-def _finish(
-    db: Db, listener: ListenerId, message: Route, filters: RuleFilters, match: HTTPRouteMatch
-) -> None:
+def _finish(db: Db, listener: ListenerId, message: Route, filters: RuleFilters, match: Match) -> None:
     """What depends on the match: rewrites of its prefix."""
     if message.HasField("redirect") and filters.redirect is not None:
         message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _port(db, listener)))

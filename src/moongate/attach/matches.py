@@ -1,0 +1,165 @@
+"""What a rule matches on, which match is tried first, and what makes two of them equal.
+
+Theory of operation
+===================
+What a rule says (``RequestMatch``) is multiplied with the matches of its filters (cookies). Each product is
+one ``Match``, from which one Envoy route is made; and a second one, where a CORS filter must see the
+preflights of a match whose method would keep them out.
+
+Source: Gateway API, HTTPRouteMatch (precedence).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+
+from moongate.api.httproute import HTTPHeaderMatch, HTTPPathMatch, HTTPRouteMatch
+from moongate.api.httproutefilter import HTTPCookieMatch
+from moongate.regex import regex_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from moongate.api.httproutefilter import HTTPRouteMatchFilter
+
+_PATHS: Final = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
+"""Types of paths in the order in which they are tried."""
+
+_PREFLIGHT: Final = (
+    HTTPHeaderMatch(name="origin", type="RegularExpression", value=".*"),
+    HTTPHeaderMatch(name="access-control-request-method", type="RegularExpression", value=".*"),
+)
+
+
+class Comparison(Protocol):
+    """How a header, a query parameter or a cookie, found by its name, is compared."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> str:
+        """``Exact``, ``RegularExpression`` or ``Suffix``."""
+        ...
+
+    @property
+    def value(self) -> str: ...
+
+
+class RequestMatch(Protocol):
+    """What a rule says of a request: all of it must be so."""
+
+    @property
+    def path(self) -> HTTPPathMatch: ...
+
+    @property
+    def method(self) -> str | None: ...
+
+    @property
+    def headers(self) -> Sequence[Comparison]: ...
+
+    @property
+    def query_params(self) -> Sequence[Comparison]: ...
+
+
+EVERYTHING: Final[RequestMatch] = HTTPRouteMatch()
+"""What a rule means that says nothing."""
+
+
+class Match(Struct, frozen=True):
+    """One way to match a rule.
+
+    Args:
+        index: its number in the rule; -1 for a rule that matches everything because it says nothing.
+        written: what the rule says.
+        cookies: what its filter says besides.
+        preflight: it stands for the CORS preflights of ``written``: same path and query, but method OPTIONS.
+    """
+
+    index: int
+    written: RequestMatch
+    cookies: tuple[HTTPCookieMatch, ...] = ()
+    preflight: bool = False
+
+    @property
+    def path(self) -> HTTPPathMatch:
+        return self.written.path
+
+    @property
+    def method(self) -> str | None:
+        return "OPTIONS" if self.preflight else self.written.method
+
+    @property
+    def added_headers(self) -> Sequence[Comparison]:
+        """Headers that are compared besides those that the rule names."""
+        return _PREFLIGHT if self.preflight else ()
+
+    @property
+    def headers(self) -> Sequence[Comparison]:
+        """All headers that are compared."""
+        return (*self.written.headers, *self.added_headers)
+
+
+def matches(
+    written: Sequence[RequestMatch], filtered: Sequence[HTTPRouteMatchFilter] = (), *, cors: bool = False
+) -> list[Match]:
+    """The ways to match a rule, in order.
+
+    Args:
+        written: what the rule says.
+        filtered: what its filters ask for besides; one of them must match, too.
+        cors: the rule has a CORS filter.
+    """
+    own = written or ((EVERYTHING,) if filtered else ())
+    cookies = [each.cookies for each in filtered] or [()]
+    ways: list[Match] = []
+    for index, (match, also) in enumerate((match, also) for match in own for also in cookies):
+        ways.append(Match(index, match, also))
+        # Browsers send no cookies with a preflight.
+        if cors and match.method not in (None, "OPTIONS") and not also:
+            ways.append(Match(index, match, preflight=True))
+    return ways or [Match(-1, EVERYTHING)]
+
+
+def precedence(match: Match) -> tuple[int, ...]:
+    """Sorts matches of a hostname, the one to be tried first being the least."""
+    path, headers, params = match.path, match.headers, match.written.query_params
+    length = 0 if path.type == "PathPrefix" and path.value == "/" else len(path.value)
+    return (
+        _PATHS.get(path.type, len(_PATHS)),
+        -length,
+        int(match.method is None),
+        -len(headers),
+        -_exact(headers),
+        -len(match.cookies),
+        -_exact(match.cookies),
+        -len(params),
+        -_exact(params),
+    )
+
+
+def unbuildable(written: Iterable[RequestMatch]) -> str | None:
+    """Why a rule can have no Envoy route, if so: it is dropped, and answers as if it were not there."""
+    for match in written:
+        patterns = [match.path.value] if match.path.type == "RegularExpression" else []
+        patterns += [m.value for m in (*match.headers, *match.query_params) if m.type == "RegularExpression"]
+        for pattern in patterns:
+            if (fault := regex_fault(pattern)) is not None:
+                return fault
+    return None
+
+
+def overlap_key(match: Match) -> str:
+    """What tells two matches apart, as text: routes with an equal one on a hostname overlap."""
+    headers = sorted((m.name.lower(), m.type, m.value) for m in match.headers)
+    others = [
+        sorted((m.name, m.type, m.value) for m in each)
+        for each in (match.written.query_params, match.cookies)
+    ]
+    return repr((match.path.key, match.method, headers, others))
+
+
+def _exact(comparisons: Iterable[Comparison]) -> int:
+    return sum(1 for each in comparisons if each.type == "Exact")

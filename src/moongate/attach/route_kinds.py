@@ -1,0 +1,106 @@
+"""The kinds of routes, and what each of them means: the one place that knows them apart.
+
+Theory of operation
+===================
+Everything else knows a ``Route``: its parents, hostnames, rules and backends. Where kinds differ, the
+difference is a field of ``RouteKind``, and whoever needs it asks for the row of the route's kind. A kind of
+routes of requests has ``matches``: it becomes Envoy routes in a table. The other kinds have none: they become
+filter chains.
+
+Adding one: its module in ``api``, a function that says what its rules match on, and what its row lacks here.
+
+Source: Gateway API, the kinds that each listener protocol supports; the reference for what a kind brings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from moongate.api.httproute import HTTPRoute
+from moongate.api.route import RequestRoute, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moongate.api.route import RouteRule
+    from moongate.attach.matches import RequestMatch
+
+
+class RouteKind(Struct, frozen=True, kw_only=True):
+    """A kind of routes.
+
+    Args:
+        name: the kind.
+        protocols: what a listener must speak to take its routes.
+        passthrough: whether a TLS listener may take them that does not end TLS itself.
+        type: the resource; ``None`` for a kind that is known and not built yet.
+        matches: what a rule matches on, in its order; ``None`` for a kind that looks at no requests.
+        upgrades: the protocols that a request may ask to be upgraded to.
+    """
+
+    name: str
+    protocols: tuple[str, ...]
+    passthrough: bool = False
+    type: type[Route] | None = None
+    matches: Callable[[Any], tuple[RequestMatch, ...]] | None = None
+    upgrades: tuple[str, ...] = ()
+
+
+ROUTE_KINDS: Final = (
+    RouteKind(
+        name=HTTPRoute.KIND,
+        protocols=("HTTP", "HTTPS"),
+        type=HTTPRoute,
+        matches=lambda rule: rule.matches,
+        upgrades=("websocket",),
+    ),
+    RouteKind(name="GRPCRoute", protocols=("HTTP", "HTTPS")),
+    RouteKind(name="TCPRoute", protocols=("TCP", "TLS")),
+    RouteKind(name="TLSRoute", protocols=("TLS",), passthrough=True),
+    RouteKind(name="UDPRoute", protocols=("UDP",)),
+)
+"""All kinds. Of two routes that match alike, the one whose kind comes first wins, whichever is older."""
+
+_KINDS: Final = {kind.name: kind for kind in ROUTE_KINDS}
+_ORDER: Final = {kind.name: n for n, kind in enumerate(ROUTE_KINDS)}
+
+ROUTE_TYPES: Final[tuple[type[Route], ...]] = tuple(
+    kind.type for kind in ROUTE_KINDS if kind.type is not None
+)
+"""The kinds that are built."""
+REQUEST_ROUTE_TYPES: Final[tuple[type[RequestRoute], ...]] = tuple(
+    route for route in ROUTE_TYPES if issubclass(route, RequestRoute)
+)
+"""Those of them that look at requests."""
+
+
+def route_kind(name: str) -> RouteKind:
+    """The row of a kind."""
+    return _KINDS[name]
+
+
+def order(name: str) -> int:
+    """The place of a kind among all."""
+    return _ORDER[name]
+
+
+def kinds_for(protocol: str, *, passthrough: bool) -> tuple[str, ...]:
+    """The kinds whose routes a listener can take.
+
+    Args:
+        protocol: what it speaks.
+        passthrough: whether it is a TLS listener that does not end TLS itself.
+    """
+    return tuple(
+        kind.name
+        for kind in ROUTE_KINDS
+        if protocol in kind.protocols and (kind.passthrough or not passthrough)
+    )
+
+
+def written_matches(kind: str, rule: RouteRule) -> tuple[RequestMatch, ...]:
+    """What a rule of a route of some kind matches on, in its order."""
+    matches = route_kind(kind).matches
+    return () if matches is None else matches(rule)

@@ -1,0 +1,108 @@
+"""What a rule matches on, and which match is tried first."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.api.httproute import HTTPRouteMatch
+from moongate.api.httproutefilter import HTTPCookieMatch, HTTPRouteMatchFilter
+from moongate.attach.matches import EVERYTHING, Match, matches, overlap_key, precedence, unbuildable
+from tests.routes import header, made, path
+
+COOKIE = HTTPRouteMatchFilter(cookies=(HTTPCookieMatch(name="tier", value="gold"),))
+
+
+def test_a_rule_without_matches_matches_everything_as_number_minus_one() -> None:
+    [only] = matches(())
+
+    assert only == Match(-1, EVERYTHING)
+
+
+def test_cookies_of_a_filter_multiply_the_matches() -> None:
+    other = HTTPRouteMatchFilter(cookies=(HTTPCookieMatch(name="tier", value="silver"),))
+    written = (path("/a"), path("/b"))
+
+    ways = matches(written, (COOKIE, other))
+
+    assert [(m.index, m.path.value, m.cookies[0].value) for m in ways] == [
+        (0, "/a", "gold"),
+        (1, "/a", "silver"),
+        (2, "/b", "gold"),
+        (3, "/b", "silver"),
+    ]
+
+
+def test_cookies_also_narrow_a_rule_without_matches() -> None:
+    [only] = matches((), (COOKIE,))
+
+    assert (only.index, only.cookies) == (0, COOKIE.cookies)
+
+
+def test_a_match_with_a_method_has_a_preflight_beside_it_where_cors_is_asked_for() -> None:
+    written = (made(method="GET", headers=[header("x")]), made(method="OPTIONS"), path("/"))
+
+    ways = matches(written, cors=True)
+
+    assert [(m.index, m.preflight) for m in ways] == [(0, False), (0, True), (1, False), (2, False)]
+    assert (ways[1].method, [h.name for h in ways[1].headers]) == (
+        "OPTIONS",
+        ["x", "origin", "access-control-request-method"],
+    )
+
+
+def test_no_preflight_goes_with_cookies_for_browsers_send_none() -> None:
+    written = (made(method="GET"),)
+
+    assert [m.preflight for m in matches(written, (COOKIE,), cors=True)] == [False]
+
+
+def test_precedence_is_the_gateway_apis() -> None:
+    """Exact, then regular expressions, then prefixes; longer first; method; headers; cookies; parameters."""
+    in_order = [
+        Match(0, path("/a", "Exact")),
+        Match(0, path("/a.*", "RegularExpression")),
+        Match(0, path("/abc")),
+        Match(0, path("/a")),
+        Match(0, made(method="GET")),
+        Match(0, made(headers=[header("a"), header("b")])),
+        Match(0, made(headers=[header("a")])),
+        Match(0, made(headers=[header("a", "RegularExpression")])),
+        Match(0, HTTPRouteMatch(), COOKIE.cookies),
+        Match(0, made(queryParams=[header("a"), header("b")])),
+        Match(0, made(queryParams=[header("a")])),
+        Match(0, HTTPRouteMatch()),
+    ]
+
+    mixed = [*in_order[5:], *in_order[:5]]
+    assert sorted(mixed, key=precedence) == in_order
+
+
+def test_a_preflight_comes_before_what_it_stands_beside() -> None:
+    one, preflight = matches((made(method="GET"),), cors=True)
+
+    assert precedence(preflight) < precedence(one)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        path("(", "RegularExpression"),
+        made(headers=[{"name": "x", "type": "RegularExpression", "value": "("}]),
+        made(queryParams=[{"name": "x", "type": "RegularExpression", "value": "("}]),
+    ],
+)
+def test_a_rule_with_a_pattern_that_envoy_would_refuse_cannot_be_built(given: HTTPRouteMatch) -> None:
+    assert unbuildable((given,)) is not None
+
+
+def test_a_pattern_is_only_one_where_the_type_says_so() -> None:
+    assert unbuildable((path("/("),)) is None
+
+
+def test_matches_that_take_the_same_requests_have_the_same_key() -> None:
+    one = made(path={"value": "/a/"}, headers=[header("X"), header("y")])
+    same = made(path={"value": "/a"}, headers=[header("y"), header("x")])
+
+    assert overlap_key(Match(0, one)) == overlap_key(Match(3, same))
+    assert overlap_key(Match(0, one)) != overlap_key(Match(0, one, COOKIE.cookies))
+    assert overlap_key(Match(0, path("/a", "Exact"))) != overlap_key(Match(0, path("/a")))
