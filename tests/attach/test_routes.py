@@ -108,6 +108,17 @@ def test_a_hostname_belongs_to_the_narrowest_listener_that_covers_it(wide: str) 
     )
 
 
+def test_a_hostname_of_a_listener_is_its_own_on_its_port_only() -> None:
+    """Who asks another port does not mean that listener."""
+    core = Core(
+        gateway(http("web"), http("own", hostname="a.example.com", port=81)),
+        http_route(hostnames=("a.example.com",)),
+    )
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("a.example.com",)
+    assert attached_hosts(core.db, route_ref(), OWN) == ("a.example.com",)
+
+
 def test_a_listener_that_takes_no_route_of_a_namespace_keeps_its_hostnames_from_the_others() -> None:
     everyone = "{name: web, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
     core = Core(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from moongate.xds.routes import IN_ORDER, route_configuration
-from tests.core import EG, Core, gateway, http
-from tests.routes import SHOP, as_dict, http_route, rule, sent, service, table
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxySpec
+from moongate.xds.routes import IN_ORDER, closed_entries, route_configuration, route_entries_of
+from tests.core import EG, IN_CLUSTER, Core, gateway, http
+from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 
@@ -70,6 +72,34 @@ def test_among_equals_the_oldest_route_wins_then_namespace_and_name() -> None:
     )
 
     assert [r.route.cluster.split("/")[2] for r in sent(core)] == ["z", "a", "b"]
+
+
+KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))
+
+
+def test_an_envoy_proxy_can_keep_the_order_in_which_rules_are_written() -> None:
+    """The oldest route first, then its rules, then their matches, whatever they match on."""
+    core = Core(
+        gateway(http("web")),
+        service(),
+        http_route(rule(path("/abc")), name="a", created="2025-01-01T00:00:00Z"),
+        http_route(rule(path("/")), rule(path("/ab")), name="z", created="2024-01-01T00:00:00Z"),
+        config=KEEP_ORDER,
+    )
+
+    assert [r.match.path_separated_prefix or r.match.prefix for r in sent(core)] == ["/", "/ab", "/abc"]
+
+
+@pytest.mark.parametrize("config", [IN_CLUSTER, KEEP_ORDER])
+def test_what_stands_in_for_a_route_that_cannot_be_built_stands_in_its_place(config: EnvoyGateway) -> None:
+    core = Core(
+        gateway(http("web")), service(), http_route(rule(path("/")), rule(path("/ab"))), config=config
+    )
+
+    built = route_entries_of(core.db, WEB, route_ref())
+    closed = closed_entries(core.db, WEB, route_ref(), "*")
+
+    assert [entry.rank for entry in closed] == [entry.rank for entry in built]
 
 
 def test_few_virtual_hosts_are_in_the_order_of_their_first_routes() -> None:
