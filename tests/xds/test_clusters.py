@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from msgspec import structs
 
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.xds.cluster_keys import ClusterKey, PolicySecret
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
-from tests.core import EG, ON_HOST, Core, gateway, http
-from tests.routes import SHOP, as_dict, endpoints, http_route, route_ref, rule, service
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.routes import SHOP, as_dict, endpoints, http_route, let_kind_differ, route_ref, rule, service
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
@@ -238,3 +240,26 @@ def test_a_cluster_whose_route_is_gone_is_gone() -> None:
 
     assert cluster(core.db, key) is None
     assert load_assignment(core.db, key) is None
+
+
+@pytest.mark.parametrize("protocol", ["", "appProtocol: kubernetes.io/ws"])
+@pytest.mark.parametrize("config", [IN_CLUSTER, ON_HOST])
+def test_a_kind_of_routes_can_decide_what_is_spoken_to_its_backends(
+    monkeypatch: pytest.MonkeyPatch, protocol: str, config: EnvoyGateway
+) -> None:
+    """Whatever a backend says itself, be it in a cluster of its own, in that of a rule or of a mirror."""
+    let_kind_differ(monkeypatch, upstream="GRPC")
+    core = Core(gateway(http("web")), service(port=protocol), http_route(rule(MIRROR)), config=config)
+
+    clusters = [sent(core, name) for name in keys(core)]
+
+    assert len(clusters) == 2
+    assert all("http2_protocol_options" in http_options(each)["explicit_http_config"] for each in clusters)
+
+
+def test_a_shared_cluster_is_named_by_what_is_spoken_to_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routes of different kinds may want different protocols of one backend."""
+    let_kind_differ(monkeypatch, upstream="GRPC")
+    core = Core(gateway(http("web")), service(), http_route(), config=ON_HOST)
+
+    assert list(keys(core)) == ["service/default/shop/80/grpc"]

@@ -19,7 +19,7 @@ from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.routes import route_entries_of
 from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
-from tests.routes import WEB, http_route, route_ref, rule, service
+from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 POLICY = """
@@ -55,6 +55,18 @@ def chain(core: Core, *listeners: ListenerId) -> list[str]:
 
 def stable(*manifests: str) -> Core:
     return Core(gateway(http("web")), service(), USERS, *manifests, config=ON_HOST)
+
+
+def test_the_filters_of_a_kind_stand_after_those_of_features_while_a_route_of_it_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_kind_differ(monkeypatch, filters=(("envoy.filters.http.last", BasicAuth),))
+    core = Core(gateway(http("web")), service(), http_route(rule(CORS)))
+
+    assert chain(core) == ["envoy.filters.http.cors", "envoy.filters.http.last"]
+
+    core.delete("HTTPRoute", "default", "shop")
+    assert chain(core) == []
 
 
 def routes(core: Core) -> list[Route]:

@@ -8,6 +8,7 @@ import pytest
 
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec
+from moongate.attach.route_kinds import order
 from moongate.xds.routes import IN_ORDER, closed_entries, route_configuration, route_entries_of
 from tests.core import EG, IN_CLUSTER, Core, gateway, http
 from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
@@ -72,6 +73,16 @@ def test_among_equals_the_oldest_route_wins_then_namespace_and_name() -> None:
     )
 
     assert [r.route.cluster.split("/")[2] for r in sent(core)] == ["z", "a", "b"]
+
+
+def test_a_routes_kind_is_weighed_after_its_match_and_before_its_age() -> None:
+    """So routes of two kinds that match alike, and have the same age and name, have an order, too."""
+    core = Core(gateway(http("web")), service(), http_route(created="2025-01-01T00:00:00Z"))
+
+    [entry] = route_entries_of(core.db, WEB, route_ref())
+
+    assert entry.rank[1:3] == (order("HTTPRoute"), "2025-01-01T00:00:00Z")
+    assert order("HTTPRoute") < order("GRPCRoute")
 
 
 KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))

@@ -16,7 +16,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import ENVOY_GROUP, Ref
@@ -122,6 +122,10 @@ class Backend(Struct, frozen=True):
     fallback: bool = False
     families: tuple[str, ...] = ()
     problem: Problem | None = None
+
+    def speaking(self, protocol: Protocol | None) -> Backend:
+        """The backend as it is spoken to in a protocol, whatever it says itself; ``None`` leaves it that."""
+        return self if protocol is None else structs.replace(self, protocol=protocol, http1=False)
 
 
 def target(given: BackendObjectReference, namespace: str) -> Target:

@@ -24,7 +24,10 @@ from moongate.api.route import RequestRoute, Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from google.protobuf.message import Message
+
     from moongate.api.route import RouteRule
+    from moongate.attach.backends import Protocol
     from moongate.attach.matches import RequestMatch
 
 
@@ -37,7 +40,10 @@ class RouteKind(Struct, frozen=True, kw_only=True):
         passthrough: whether a TLS listener may take them that does not end TLS itself.
         type: the resource; ``None`` for a kind that is known and not built yet.
         matches: what a rule matches on, in its order; ``None`` for a kind that looks at no requests.
+        upstream: the protocol that its backends speak, whatever they say themselves.
         upgrades: the protocols that a request may ask to be upgraded to.
+        filters: HTTP filters that a chain has while it serves such routes, each as the name of its type with
+            what makes its configuration. They come after those of features.
     """
 
     name: str
@@ -45,7 +51,9 @@ class RouteKind(Struct, frozen=True, kw_only=True):
     passthrough: bool = False
     type: type[Route] | None = None
     matches: Callable[[Any], tuple[RequestMatch, ...]] | None = None
+    upstream: Protocol | None = None
     upgrades: tuple[str, ...] = ()
+    filters: tuple[tuple[str, Callable[[], Message]], ...] = ()
 
 
 ROUTE_KINDS: Final = (

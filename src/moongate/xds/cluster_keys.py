@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from moongate.api.base import Ref
-    from moongate.attach.backends import Target
+    from moongate.attach.backends import Protocol, Target
     from moongate.features.base import ExtraCluster, ExtraSecret
 
 
@@ -44,11 +44,13 @@ class BackendCluster(NamedTuple):
         name: its name in xDS.
         gateway: the fleet it belongs to.
         target: the backend.
+        protocol: what is spoken to it.
     """
 
     name: str
     gateway: Ref
     target: Target
+    protocol: Protocol
 
 
 class RuleCluster(NamedTuple):

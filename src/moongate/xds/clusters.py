@@ -35,6 +35,7 @@ from moongate import names
 from moongate.api.base import ListenerId, Ref
 from moongate.api.route import Route
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
+from moongate.attach.route_kinds import route_kind
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, gateway_policies, rule_policies
@@ -86,7 +87,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if not members:
         return None
-    backends = [backend(db, at, routed) for at, _, _, routed, _ in members]
+    backends = [_spoken_to(key, backend(db, at, routed)) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.gateway):
         _describe(db, key, message)
@@ -101,8 +102,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
-    spoken = [*usable, _HTTP2] if isinstance(key, PolicyCluster) and key.made_of.http2 else usable
-    _speak(message, http, spoken)
+    _speak(message, http, usable)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
 
@@ -298,6 +298,17 @@ def _resolve(message: Cluster) -> None:
     dns.dns_lookup_family = cast("DnsLookupFamily", DnsLookupFamily.Value(family))
     message.cluster_type.name = "envoy.cluster.dns"
     message.cluster_type.typed_config.CopyFrom(packed(dns))
+
+
+def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
+    """A backend with the protocol that the requests of a cluster ask for."""
+    match key:
+        case BackendCluster():
+            return of if of.protocol == key.protocol else of.speaking(key.protocol)
+        case RuleCluster() | MirrorCluster():
+            return of.speaking(route_kind(key.route.kind).upstream)
+        case PolicyCluster():
+            return of.speaking("HTTP2" if key.made_of.http2 else None)
 
 
 def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:

@@ -33,7 +33,7 @@ from moongate.attach.gateways import proxy
 from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
-from moongate.attach.route_kinds import written_matches
+from moongate.attach.route_kinds import route_kind, written_matches
 from moongate.attach.routes import ROUTES, attachments_at
 from moongate.engine import Failed, query
 from moongate.features.base import ExtraCluster
@@ -155,7 +155,8 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         else:
             valid += ref.weight
             if not apart and not backend_filters(ref) and _selected(db, gateway, at):
-                key = BackendCluster(names.merged_backend(at.ref, at.port, judged.protocol), gateway, at)
+                name = names.merged_backend(at.ref, at.port, judged.protocol)
+                key = BackendCluster(name, gateway, at, judged.protocol)
                 shared.append(WeightedCluster(key, ref.weight, n))
                 continue
         own.append((n, ref, judged))
@@ -357,7 +358,7 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
     if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
         told = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
         return Backend(problem=Problem("", told, "RefNotPermitted"))
-    return backend(db, at, routed_to_service)
+    return backend(db, at, routed_to_service).speaking(route_kind(route.kind).upstream)
 
 
 def _mirrors(

@@ -34,6 +34,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from moongate.api.route import Route
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.gateways import config
+from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
 from moongate.features import FEATURES
@@ -42,9 +43,10 @@ from moongate.store import SHARDS, find, get
 from moongate.xds.wire import encode, packed, version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from google.protobuf.any_pb2 import Any as AnyMessage
+    from google.protobuf.message import Message
 
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
@@ -136,13 +138,25 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
     resource = get(db, Route, route)
     if resource is None or not attached_hosts(db, route, listener):
         return ()
-    needed: dict[str, ChainFilter] = {}
+    needed = {one.name: one for one in _of_kind(route_kind(route.kind).filters)}
     for rule in resource.spec.rules:
         for feature, effective in effective_rule(db, listener, route, rule).features:
             one = chain_filter(db, feature, effective)
             if one is not None and (one.bound or not stable_chains(db)):
                 needed.setdefault(one.name, one)
     return tuple(sorted(needed.values()))
+
+
+@cache
+def _of_kind(filters: tuple[tuple[str, Callable[[], Message]], ...]) -> tuple[ChainFilter, ...]:
+    """The filters that a kind of routes brings, after those of features."""
+    bodies = (
+        (name, encode(HttpFilter(name=name, typed_config=packed(config())))) for name, config in filters
+    )
+    return tuple(
+        ChainFilter(order, name, body, bound=False)
+        for order, (name, body) in enumerate(bodies, start=len(FEATURES))
+    )
 
 
 def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
