@@ -9,7 +9,8 @@ Facts
 -----
 * a rule that cannot be evaluated counts as broken, as it does for an API server
 * rules that compare with ``oldSelf`` are about an update, which a manifest is not; they are passed over
-* answers are remembered by the part of ``self`` that the rules name, in a store of bounded size
+* answers are remembered by the part of ``self`` that the rules read (``projection``), in a store of bounded
+  size: most objects differ in what no rule reads
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import cel
 import msgspec
 from cel.stdlib import add_stdlib_to_context
 
+from moongate.api.projection import projection
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ MEMORABLE = 512
 """Bytes of ``self`` up to which an answer is worth remembering."""
 
 _ESCAPED = re.compile(r"\.__([a-z]+)__\b")
-_FIELD = re.compile(r"\bself\.([A-Za-z_]\w*)(?!\w*\()")
-_WHOLE = re.compile(r"\bself\b(?!\.)|\bself\.\w+\(")
 _LIBRARY = re.compile(
     r"\.(split|trim|substring|lowerAscii|upperAscii|replace|indexOf|join)\(|\bis(IP|CIDR)\("
 )
@@ -50,9 +50,8 @@ class Ruleset:
         self.rules = rules
         # Kubernetes escapes a field named like a CEL keyword, ``__namespace__``; this CEL needs no escape.
         self.texts = tuple(_ESCAPED.sub(r".\1", " ".join(rule.expression.split())) for rule in rules)
-        joined = " && ".join(f"({text})" for text in self.texts)
-        self.named = None if _WHOLE.search(joined) else frozenset(_FIELD.findall(joined))
-        self.joined = joined
+        self.joined = " && ".join(f"({text})" for text in self.texts)
+        self.reads = projection(self.joined)
         self.remembered: dict[bytes, bool] = {}
 
     @functools.cached_property
@@ -65,13 +64,11 @@ class Ruleset:
 
     def broken(self, value: Any) -> list[Problem]:
         """A problem for each rule that does not hold."""
-        if self.named is not None:
-            named = self.named
-            value = {key: entry for key, entry in value.items() if key in named}
-        key = _encoder.encode(value)
+        part = self.reads.part(value)
+        key = _encoder.encode(part)
         held = self.remembered.get(key)
         if held is None:
-            held = self.program(value)
+            held = self.program(part)
             if len(key) <= MEMORABLE:
                 if len(self.remembered) >= MEMORY:
                     self.remembered.clear()
@@ -81,7 +78,7 @@ class Ruleset:
         return [
             Problem("", rule.message)
             for rule, program in zip(self.rules, self.programs, strict=True)
-            if not program(value)
+            if not program(part)
         ]
 
 
@@ -115,20 +112,20 @@ def _program(expression: str) -> Callable[[Any], bool]:
     return holds
 
 
-def _is_ip(given: str) -> bool:
+def _is_ip(text: str) -> bool:
     try:
-        ipaddress.ip_address(given)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
-    return "%" not in given
+    return "%" not in text
 
 
-def _is_cidr(given: str) -> bool:
+def _is_cidr(text: str) -> bool:
     try:
-        ipaddress.ip_network(given, strict=False)
+        ipaddress.ip_network(text, strict=False)
     except ValueError:
         return False
-    return "/" in given
+    return "/" in text
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
