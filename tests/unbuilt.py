@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from moongate.api.admission import marked_fields
+from moongate.api.marks import marked_fields
 from moongate.policies.security_policy import SecurityPolicySpec
 
 PROTECTIONS = tuple(

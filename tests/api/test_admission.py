@@ -9,88 +9,10 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from msgspec import Meta
 
-from moongate.api.admission import admit, admit_configuration, checked, unbuilt
-from moongate.api.backend import Backend
-from moongate.api.base import SET, Model, Resource, Rule
-from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
+from moongate.api.admission import admit, admit_configuration, checked
+from moongate.api.base import Model, Rule
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.envoyproxy import EnvoyProxy
-from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
-from moongate.api.httproute import HTTPPathMatch, HTTPRoute, HTTPRouteMatch
-
-KINDS: dict[tuple[str, str], type[Resource]] = {
-    (kind.GROUP, kind.KIND): kind
-    for kind in (
-        Backend,
-        ConfigMap,
-        EndpointSlice,
-        EnvoyProxy,
-        Gateway,
-        GatewayClass,
-        HTTPRoute,
-        Namespace,
-        ReferenceGrant,
-        Secret,
-        Service,
-    )
-}
-
-GATEWAY_API = "gateway.networking.k8s.io/v1"
-
-
-def manifest(kind: str, version: str = GATEWAY_API, /, name: str = "it", **rest: Any) -> dict[str, Any]:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **rest}
-
-
-def route(**rule: Any) -> dict[str, Any]:
-    return manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}], "rules": [rule]})
-
-
-def gateway(*listeners: dict[str, Any], **spec: Any) -> dict[str, Any]:
-    return manifest("Gateway", spec={"gatewayClassName": "eg", "listeners": list(listeners), **spec})
-
-
-def problems(document: dict[str, Any]) -> dict[str, str]:
-    """Path → message, of a document that is refused; each path once."""
-    admission = admit(document, KINDS, namespace="default")
-    assert (admission.resource is None) == bool(admission.problems)
-    found = {problem.path: problem.message for problem in admission.problems}
-    assert len(found) == len(admission.problems)
-    return found
-
-
-def admitted(document: dict[str, Any]) -> Any:
-    admission = admit(document, KINDS, namespace="default")
-    assert admission.problems == ()
-    return admission.resource
-
-
-def test_a_route_gets_the_defaults_of_its_crd() -> None:
-    found = admitted(manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}))
-
-    assert found.spec.parent_refs[0].kind == "Gateway"
-    assert found.spec.rules[0].matches == (HTTPRouteMatch(path=HTTPPathMatch(type="PathPrefix", value="/")),)
-
-
-def test_a_default_within_an_object_applies_when_the_object_is_there() -> None:
-    found = admitted(route(matches=[{"path": {"value": "/a"}}], backendRefs=[{"name": "a", "port": 80}]))
-
-    assert found.spec.rules[0].matches[0].path == HTTPPathMatch(type="PathPrefix", value="/a")
-    assert found.spec.rules[0].backend_refs[0].weight == 1
-
-
-def test_rules_see_defaults_and_not_what_is_absent() -> None:
-    """A redirect of a prefix needs one PathPrefix match: the default is one."""
-    replaced = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}
-
-    admitted(route(filters=[{"type": "RequestRedirect", "requestRedirect": replaced}]))
-
-
-def test_a_null_is_as_if_it_were_not_there() -> None:
-    found = admitted(route(name=None, matches=None, backendRefs=[{"name": "a", "port": 80, "weight": None}]))
-
-    assert found.spec.rules[0].backend_refs[0].weight == 1
-    assert found.spec.rules[0].matches == (HTTPRouteMatch(),)
+from tests.api.manifests import KINDS, admitted, gateway, manifest, problems, route
 
 
 def test_the_document_is_left_as_it_was() -> None:
@@ -155,69 +77,6 @@ def test_what_a_document_is_must_be_clear(document: dict[str, Any], path: str, w
     assert words in problems(document)[path]
 
 
-def test_every_fault_of_the_schema_is_told_at_once() -> None:
-    found = problems(
-        route(
-            matchs=[],
-            matches=[{"path": {"type": "Prefix", "value": 1}, "method": "get"}],
-            backendRefs=[{"name": "a", "port": "80"}, {"port": 70000}, 3],
-            timeouts={"request": "1 hour"},
-        )
-    )
-
-    rule = "spec.rules[0]"
-    assert found == {
-        f"{rule}.matchs": "There is no field 'matchs' here. Did you mean 'matches'?",
-        f"{rule}.matches[0].path.type": (
-            "The value is 'Prefix'; it must be one of Exact, PathPrefix, RegularExpression. "
-            "Did you mean 'PathPrefix'?"
-        ),
-        f"{rule}.matches[0].path.value": "The value is 1; it must be a string, in quotes.",
-        f"{rule}.matches[0].method": (
-            "The value is 'get'; it must be one of "
-            "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE. "
-            "Did you mean 'GET'?"
-        ),
-        f"{rule}.backendRefs[0].port": "The value is '80'; it must be a whole number, without quotes.",
-        f"{rule}.backendRefs[1].name": "name is missing; it is required.",
-        f"{rule}.backendRefs[1].port": "70000 is out of range; it must be between 1 and 65535.",
-        f"{rule}.backendRefs[2]": "The value is 3; it must be an object.",
-        f"{rule}.timeouts.request": (
-            "The value is '1 hour'; it must be a duration, such as '600s', '10m' or '1h30m'."
-        ),
-    }
-
-
-def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
-    """Blanks are easily lost."""
-    document = manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}, rules=[], replicas=1)
-
-    assert problems(document) == {
-        "rules": "There is no field 'rules' here. It is a field of spec: put it there, further to the right.",
-        "replicas": "There is no field 'replicas' here.",
-    }
-
-
-def test_every_broken_rule_is_told_at_once() -> None:
-    found = problems(
-        route(
-            matches=[{"path": {"value": "x"}}],
-            filters=[{"type": "CORS"}, {"type": "URLRewrite", "urlRewrite": {}, "cors": {}}],
-            backendRefs=[{"name": "a"}],
-            timeouts={"request": "1s", "backendRequest": "1500ms"},
-        )
-    )
-
-    rule = "spec.rules[0]"
-    assert found.keys() == {
-        f"{rule}.matches[0].path",
-        f"{rule}.filters[0]",
-        f"{rule}.filters[1]",
-        f"{rule}.backendRefs[0]",
-        f"{rule}.timeouts",
-    }
-
-
 def test_a_rule_reads_a_field_whose_name_is_a_word_of_cel() -> None:
     """``namespace`` is one; two parents of different namespaces are not the same parent."""
     twice = manifest("HTTPRoute", spec={"parentRefs": [{"name": "a", "namespace": ns} for ns in ("b", "c")]})
@@ -225,12 +84,6 @@ def test_a_rule_reads_a_field_whose_name_is_a_word_of_cel() -> None:
     twice["spec"]["parentRefs"][1]["namespace"] = "b"
 
     assert problems(twice).keys() == {"spec.parentRefs"}
-
-
-def test_a_rule_about_a_list_is_told_at_the_list() -> None:
-    tls = {"name": "tls", "port": 1, "protocol": "TLS"}
-
-    assert problems(gateway(tls)) == {"spec.listeners": "A listener of protocol TLS needs tls with a mode."}
 
 
 def test_a_rule_about_a_map_reads_its_keys() -> None:
@@ -248,44 +101,6 @@ def test_one_alternative_that_cannot_be_evaluated_does_not_break_a_rule() -> Non
 
     admitted(gateway(https | {"tls": {"options": {"example.com/a": "b"}}}))
     assert problems(gateway(https | {"tls": {}})).keys() == {"spec.listeners[0].tls"}
-
-
-def test_rules_of_entries_and_of_base_classes_hold_too() -> None:
-    class Base(Model, frozen=True, kw_only=True):
-        RULES: ClassVar[tuple[Rule, ...]] = (Rule("self.low <= self.high", "low is above high."),)
-
-        low: int = 0
-        high: int = 9
-
-    class Derived(Base, frozen=True, kw_only=True):
-        FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-            "words[]": (Rule("self.lowerAscii() != 'host'", "Not that one."),)
-        }
-
-        words: Annotated[tuple[str, ...], SET] = ()
-
-    _, found = checked(Derived, {"low": 10, "words": ["a", "HOST", "a"]})
-
-    assert [(problem.path, problem.message) for problem in found] == [
-        ("", "low is above high."),
-        ("words[1]", "Not that one."),
-        ("words[2]", "The entry repeats 'a' of [0]; each may stand once."),
-    ]
-
-
-def test_entries_of_a_list_that_is_a_map_have_different_keys() -> None:
-    headers = [{"name": "a", "value": value} for value in ("1", "2")]
-
-    assert problems(route(matches=[{"headers": headers}])) == {
-        "spec.rules[0].matches[0].headers[1]": "The entry repeats name 'a' of [0]; each may stand once."
-    }
-
-
-def test_a_newline_at_the_end_does_not_slip_through_a_pattern() -> None:
-    """``$`` of Python would let it pass; in a header, Envoy would then refuse the whole configuration."""
-    found = problems(route(matches=[{"headers": [{"name": "a", "value": "b\n"}]}]))
-
-    assert found.keys() == {"spec.rules[0].matches[0].headers[0].value"}
 
 
 def test_an_address_is_judged_by_its_type() -> None:
@@ -310,30 +125,6 @@ def test_a_secret_is_never_quoted_in_a_message() -> None:
     assert found == {"data[key]": "The value is not a string in base64."}
 
 
-def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
-    found = admitted(
-        manifest(
-            "EnvoyProxy",
-            "gateway.envoyproxy.io/v1alpha1",
-            spec={
-                "bootstrap": {"value": "x", "anything": None},
-                "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": {}}]}]}},
-            },
-        )
-    )
-
-    assert found.spec.bootstrap == {"value": "x", "anything": None}
-    assert list(unbuilt(found)) == ["spec.bootstrap", "spec.telemetry.accessLog.settings[0].sinks[0].als"]
-
-
-def test_rules_look_at_fields_that_are_not_built() -> None:
-    both: dict[str, Any] = {"mergeGateways": True, "mergeBackends": {}}
-
-    assert problems(manifest("EnvoyProxy", "gateway.envoyproxy.io/v1alpha1", spec=both)) == {
-        "spec": "mergeGateways and mergeBackends exclude each other."
-    }
-
-
 def test_the_configuration_is_judged_like_a_resource() -> None:
     head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
 
@@ -344,16 +135,6 @@ def test_the_configuration_is_judged_like_a_resource() -> None:
     assert read is not None
     assert read.extension_apis == EnvoyGateway().extension_apis
     assert [problem.path for problem in found] == ["extensionAPIs"]
-
-
-def test_a_typed_field_that_is_not_built_is_told_too() -> None:
-    head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
-    limit = {"backend": {"type": "Redis", "redis": {"url": "redis:6379"}}}
-
-    read, _ = admit_configuration(head | {"rateLimit": limit})
-
-    assert read is not None
-    assert list(unbuilt(read)) == ["rateLimit"]
 
 
 def test_an_object_is_judged_anew_when_only_a_part_that_no_rule_names_changes() -> None:

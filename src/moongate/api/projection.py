@@ -57,8 +57,9 @@ class Projection(Struct, frozen=True):
 
     def _part(self, value: Any, use: int) -> Any:
         if isinstance(value, dict):
-            # Entries of an object are its keys, so it is a map whose names say nothing to the expression.
-            return value if use == ENTRIES else self._fields(cast("dict[str, Any]", value))
+            entries = cast("dict[str, Any]", value)
+            # Whoever asks for the entries of an object asks for its keys: it is a map, and no field is known.
+            return entries if use == ENTRIES else self._fields(entries)
         if isinstance(value, list):
             return [self._part(entry, FIELDS) for entry in cast("list[Any]", value)]
         return value

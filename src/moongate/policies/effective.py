@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from moongate.api.admission import NOT_SUPPORTED, checked, marked_fields, no_effect, unbuilt
+from moongate.api.admission import checked
 from moongate.api.base import Ref
+from moongate.api.marks import NOT_SUPPORTED, marked_fields, no_effect, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.policies import (

@@ -29,7 +29,7 @@ from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
-from moongate.api import admission
+from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
@@ -617,7 +617,7 @@ def _closed(
 
 def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[_Entry]:
     """What is set and known but not built yet: said, so that nobody relies on it."""
-    if problems := tuple(map(admission.no_effect, admission.unbuilt(model))):
+    if problems := tuple(map(marks.no_effect, marks.unbuilt(model))):
         yield _Entry(at, None, None, problems, "warning", named)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from moongate.api.admission import NOT_SUPPORTED, no_effect, unbuilt
 from moongate.api.base import Condition
+from moongate.api.marks import NOT_SUPPORTED, no_effect, unbuilt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

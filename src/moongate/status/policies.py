@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from moongate.api.admission import NOT_SUPPORTED, deprecated
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.marks import NOT_SUPPORTED, deprecated
 from moongate.attach.gateways import controller_name, managed, rejection
 from moongate.attach.policies import (
     ROUTE_KINDS,

@@ -1,0 +1,46 @@
+"""Fields with a mark in their type: those that have no effect yet, and those that are deprecated."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, cast
+
+from msgspec import inspect as types
+
+from moongate.api.base import Model
+from moongate.api.plans import extra_of, plan
+from moongate.problem import Problem
+
+NOT_SUPPORTED = "NotSupported"
+"""Reason of what is said about fields that have no effect yet."""
+
+
+def no_effect(path: str) -> Problem:
+    """What is said about a field of ``unbuilt``."""
+    return Problem(path, f"{path} is not supported by this version and has no effect.", NOT_SUPPORTED)
+
+
+def unbuilt(resource: Model) -> Iterator[str]:
+    """Field paths of all that is set in a resource, is accepted, and has no effect yet."""
+    return (path for path, _, value in plan(type(resource)).marked(resource, "unbuilt") if value is not None)
+
+
+def deprecated(resource: Model) -> Iterator[tuple[str, str]]:
+    """Field paths of all that is set in a resource and deprecated, each with the path to write instead."""
+    for path, successors, value in plan(type(resource)).marked(resource, "deprecated"):
+        for below, (instead, only_if_true) in successors.items():
+            at, entry = path, value
+            for name in below.split(".") if below else ():
+                at = f"{at}.{name}"
+                entry = cast("dict[str, Any]", entry).get(name) if isinstance(entry, dict) else None
+            if entry is True or (entry not in (None, (), []) and not only_if_true):
+                yield at, f"{at.rpartition('.')[0]}.{instead}"
+
+
+@functools.cache  # bounded by the number of models
+def marked_fields(model: type[Model], mark: str) -> tuple[str, ...]:
+    """The fields (Python names) of a model whose type has a mark, such as ``unbuilt``."""
+    info = types.type_info(model)
+    assert isinstance(info, types.StructType)
+    return tuple(field.name for field in info.fields if mark in extra_of(field.type))

@@ -1,0 +1,377 @@
+"""What the walks of admission have to do for the objects of a Struct: its *plan*, which is made once.
+
+Theory of operation
+===================
+A plan knows the fields of a Struct by wire name: which of them have defaults, which lead to Structs below,
+and which rules it carries. Each walk visits only the parts in which it has something to do:
+
+- *filled* drops nulls and puts in the defaults of the CRD; the document is left as it is.
+- *faults* finds all that is wrong with the types, each with its path, the value and what would be right.
+- *judged* asks the CEL rules, and whether entries of lists differ where they must.
+- *made* builds the object whatever its values are, as long as their types are right.
+- *marked* finds what is set of the fields with a mark (``Meta(extra=…)``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Union, cast
+
+import msgspec
+from msgspec import Struct
+from msgspec import inspect as types
+
+from moongate.api.base import Rule
+from moongate.api.diagnostics import bounded, did_you_mean, exact, shown, wrong
+from moongate.api.rules import ruleset
+from moongate.problem import Problem
+
+
+class Leaf:
+    """A value without parts that need a look: scalars, and what is not ours to judge."""
+
+    def __init__(self, type_: types.Type) -> None:
+        self.type = type_
+        self.exact = exact(type_)
+        self.bare = _bare(type_)
+        self.judges = self.exact is not None
+
+    # Whether the walk of that name has anything to do here or below, and which marks stand below.
+    fills = False
+    marks: frozenset[str] = frozenset()
+
+    def filled(self, value: Any) -> Any:
+        return value
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        message = wrong(self.type, value)
+        if message:
+            yield Problem("", message)
+
+    def made(self, value: Any) -> Any:
+        return msgspec.convert(value, self.bare)
+
+    def judged(self, value: Any) -> list[Problem]:
+        """A newline at the end, which ``$`` of Python lets pass and that of RE2 does not."""
+        if self.exact is None or not isinstance(value, str) or value[-1:] != "\n":
+            return []
+        return list(self.faults(value))
+
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
+        """Fields whose type has a mark (``Meta(extra=...)``): path, what the mark says, the field's value."""
+        return iter(())
+
+
+class List:
+    """A list; its entries must differ in ``keys`` (or altogether, when that is empty) unless it is None."""
+
+    def __init__(self, type_: types.VarTupleType, keys: tuple[str, ...] | None) -> None:
+        self.type = type_
+        self.keys = keys
+        self.item = _node(type_.item_type)
+        self.fills = self.item.fills
+        self.judges = keys is not None or self.item.judges
+        self.marks = self.item.marks
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        fill = self.item.filled
+        return [fill(entry) for entry in cast("list[Any]", value)]
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, list | tuple):
+            yield Problem("", f"The value is {shown(value)}; it must be a list.")
+            return
+        entries = cast("list[Any]", value)
+        message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        if message:
+            yield Problem("", f"The list has {message}")
+        for index, entry in enumerate(entries):
+            for problem in self.item.faults(entry):
+                yield problem.under(f"[{index}]")
+
+    def made(self, value: Any) -> Any:
+        return tuple(self.item.made(entry) for entry in msgspec.convert(value, list[Any]))
+
+    def judged(self, value: Any) -> list[Problem]:
+        problems: list[Problem] = []
+        if self.item.judges:
+            for index, entry in enumerate(value):
+                problems += [problem.under(f"[{index}]") for problem in self.item.judged(entry)]
+        if self.keys is not None and len(value) > 1:
+            problems += self._repeated(value)
+        return problems
+
+    def _repeated(self, value: list[Any]) -> Iterator[Problem]:
+        seen: dict[Any, int] = {}
+        for index, entry in enumerate(value):
+            key = tuple(entry.get(name) for name in self.keys) if self.keys else entry
+            first = seen.setdefault(key, index)
+            if first != index:
+                what = ", ".join(f"{n} {entry.get(n)!r}" for n in self.keys) if self.keys else shown(entry)
+                yield Problem(f"[{index}]", f"The entry repeats {what} of [{first}]; each may stand once.")
+
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
+        for index, entry in enumerate(value or ()):
+            for path, *rest in self.item.marked(entry, mark):
+                yield f"[{index}].{path}", *rest
+
+
+class Map:
+    """A map of strings to values."""
+
+    def __init__(self, type_: types.DictType) -> None:
+        self.type = type_
+        self.key = _node(type_.key_type)
+        self.item = _node(type_.value_type)
+        self.fills = self.item.fills
+        self.judges = self.item.judges
+        self.marks = self.item.marks
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fill = self.item.filled
+        return {key: fill(entry) for key, entry in cast("dict[str, Any]", value).items()}
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, dict):
+            yield Problem("", f"The value is {shown(value)}; it must be an object.")
+            return
+        entries = cast("dict[Any, Any]", value)
+        message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
+        if message:
+            yield Problem("", f"The object has {message}")
+        for key, entry in entries.items():
+            for problem in self.key.faults(key):
+                yield Problem(f"[{key}]", f"Of the key: {problem.message}", problem.reason)
+            for problem in self.item.faults(entry):
+                yield problem.under(f"[{key}]")
+
+    def made(self, value: Any) -> Any:
+        entries = msgspec.convert(value, dict[str, Any])
+        return {key: self.item.made(entry) for key, entry in entries.items()}
+
+    def judged(self, value: Any) -> list[Problem]:
+        entries = cast("dict[str, Any]", value).items()
+        return [problem.under(f"[{key}]") for key, entry in entries for problem in self.item.judged(entry)]
+
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
+        for key, entry in cast("dict[str, Any]", value or {}).items():
+            for path, *rest in self.item.marked(entry, mark):
+                yield f"[{key}].{path}", *rest
+
+
+class Plan:
+    """A Struct: what the walks have to do for its objects."""
+
+    def __init__(self, cls: type[Struct]) -> None:
+        info = types.type_info(cls)
+        assert isinstance(info, types.StructType)
+        self.cls = cls
+        self.closed = info.forbid_unknown_fields
+        self.fields: dict[str, Node] = {field.encode_name: _node(field.type) for field in info.fields}
+        self.names = {field.name: field.encode_name for field in info.fields}
+        self.required = [field.encode_name for field in info.fields if field.required]
+        self.defaults: list[tuple[str, Any]] = [
+            (field.encode_name, self.fields[field.encode_name].filled(default))
+            for field in info.fields
+            if (default := _default(field)) is not None
+        ]
+        self.rules = ruleset(_inherited(cls, "RULES"))
+        self.field_rules = [
+            (self.names[key.removesuffix("[]")], key.endswith("[]"), rules)
+            for key, own in _inherited_by_field(cls).items()
+            if (rules := ruleset(own)) is not None
+        ]
+        self.marked_fields = [
+            (f.name, f.encode_name, extra) for f in info.fields if (extra := extra_of(f.type))
+        ]
+        unbuilt = {wire for _, wire, extra in self.marked_fields if extra.get("unbuilt")}
+
+        self.filling = [(wire, node) for wire, node in self.fields.items() if node.fills]
+        self.judging = [(wire, node) for wire, node in self.fields.items() if node.judges]
+        # What stands in a field that has no effect has none either; the field itself is enough to name.
+        self.marking = [
+            (name, wire, self.fields[wire])
+            for name, wire in self.names.items()
+            if wire not in unbuilt and self.fields[wire].marks
+        ]
+        self.fills = True  # nulls are dropped of any object
+        self.judges = bool(self.rules or self.field_rules or self.judging)
+        self.marks = frozenset(mark for _, _, extra in self.marked_fields for mark in extra) | frozenset(
+            mark for _, _, node in self.marking for mark in node.marks
+        )
+
+    def filled(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        entries = cast("dict[str, Any]", value).items()
+        whole = {key: entry for key, entry in entries if entry is not None}
+        for wire, node in self.filling:
+            entry = whole.get(wire)
+            if entry is not None:
+                whole[wire] = node.filled(entry)
+        for wire, default in self.defaults:
+            if wire not in whole:
+                whole[wire] = default
+        return whole
+
+    def faults(self, value: Any) -> Iterator[Problem]:
+        if not isinstance(value, dict):
+            yield Problem("", f"The value is {shown(value)}; it must be an object.")
+            return
+        entries = cast("dict[Any, Any]", value)
+        for key, entry in entries.items():
+            node = self.fields.get(key)
+            if node is not None:
+                for problem in node.faults(entry):
+                    yield problem.under(key)
+            elif self.closed:
+                free = [wire for wire in self.fields if wire not in entries]
+                meant = (
+                    did_you_mean(str(key), free)
+                    or did_you_mean(str(key), list(self.fields))
+                    or self._belongs(str(key))
+                )
+                yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
+        for wire in self.required:
+            if wire not in entries:
+                yield Problem(wire, f"{wire} is missing; it is required.")
+
+    def _belongs(self, key: str) -> str:
+        """Where a field stands that was put one level too high: its lines lack some blanks."""
+        below = ((wire, node) for wire, node in self.fields.items() if isinstance(node, Plan))
+        right = next((wire for wire, node in below if key in node.fields), None)
+        return f" It is a field of {right}: put it there, further to the right." if right else ""
+
+    def made(self, value: Any) -> Any:
+        entries = msgspec.convert(value, dict[str, Any])
+        return self.cls(
+            **{
+                name: self.fields[wire].made(entries[wire])
+                for name, wire in self.names.items()
+                if wire in entries
+            }
+        )
+
+    def judged(self, value: Any) -> list[Problem]:
+        problems: list[Problem] = []
+        if self.rules is not None:
+            problems += self.rules.broken(value)
+        for wire, each, rules in self.field_rules:
+            if wire not in value:
+                continue
+            entry = value[wire]
+            if each:
+                below = cast("dict[str, Any]", entry).items() if isinstance(entry, dict) else enumerate(entry)
+                for key, item in below:
+                    problems += [problem.under(f"{wire}[{key}]") for problem in rules.broken(item)]
+            else:
+                problems += [problem.under(wire) for problem in rules.broken(entry)]
+        for wire, node in self.judging:
+            if wire in value:
+                below = node.judged(value[wire])
+                if below:
+                    problems += [problem.under(wire) for problem in below]
+        return problems
+
+    def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
+        if value is None:
+            return
+        for name, wire, extra in self.marked_fields:
+            if mark in extra:
+                yield wire, extra[mark], getattr(value, name)
+        for name, wire, node in self.marking:
+            if mark in node.marks:
+                for path, *rest in node.marked(getattr(value, name), mark):
+                    yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest
+
+
+Node = Leaf | List | Map | Plan
+
+
+@functools.cache  # bounded by the number of Struct types
+def plan(cls: type[Struct]) -> Plan:
+    return Plan(cls)
+
+
+def _node(type_: types.Type) -> Node:
+    extra, whole = extra_of(type_), type_
+    while isinstance(type_, types.Metadata):
+        type_ = type_.type
+    if isinstance(type_, types.UnionType):
+        parts = [part for part in type_.types if not isinstance(part, types.NoneType)]
+        if len(parts) == 1:
+            return _node(types.Metadata(type=parts[0], extra=extra))
+    if isinstance(type_, types.StructType):
+        return plan(type_.cls)
+    if isinstance(type_, types.VarTupleType):
+        return List(type_, extra.get("unique_by"))
+    if isinstance(type_, types.DictType):
+        return Map(type_)
+    return Leaf(whole)
+
+
+def _bare(type_: types.Type) -> Any:
+    """The type of a scalar, without what limits its values."""
+    match type_:
+        case types.Metadata():
+            return _bare(type_.type)
+        case types.UnionType():
+            return Union[tuple(_bare(part) for part in type_.types)]  # noqa: UP007 - their number is not known
+        case types.LiteralType():
+            return Union[tuple(type(value) for value in type_.values)]  # noqa: UP007
+        case types.StrType():
+            return str
+        case types.IntType():
+            return int
+        case types.FloatType():
+            return float
+        case types.BoolType():
+            return bool
+        case types.BytesType():
+            return bytes
+        case types.NoneType():
+            return None
+        case _:
+            return Any
+
+
+def extra_of(type_: types.Type) -> dict[str, Any]:
+    """What ``Meta(extra=...)`` says of a type, or of the one alternative to None."""
+    match type_:
+        case types.Metadata():
+            return extra_of(type_.type) | cast("dict[str, Any]", type_.extra or {})  # pyright: ignore[reportUnknownMemberType]
+        case types.UnionType():
+            parts = [part for part in type_.types if not isinstance(part, types.NoneType)]
+            return extra_of(parts[0]) if len(parts) == 1 else {}
+        case _:
+            return {}
+
+
+def _default(field: types.Field) -> Any:
+    """A field's default as plain data, or None when an absent field stays absent."""
+    if field.default is not msgspec.NODEFAULT:
+        value = field.default
+    elif field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    else:
+        return None
+    if value is None or value in ((), {}):
+        return None
+    return msgspec.json.decode(msgspec.json.encode(value))  # ``to_builtins`` would leave tuples
+
+
+def _inherited(cls: type, name: str) -> tuple[Rule, ...]:
+    return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get(name, ()))
+
+
+def _inherited_by_field(cls: type) -> dict[str, tuple[Rule, ...]]:
+    by_field: dict[str, tuple[Rule, ...]] = {}
+    for base in reversed(cls.__mro__):
+        for key, rules in base.__dict__.get("FIELD_RULES", {}).items():
+            by_field[key] = by_field.get(key, ()) + rules
+    return by_field

@@ -1,0 +1,33 @@
+"""Fields that have no effect yet, and those that are deprecated."""
+
+from __future__ import annotations
+
+from moongate.api.admission import admit_configuration
+from moongate.api.marks import unbuilt
+from tests.api.manifests import admitted, manifest
+
+
+def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
+    found = admitted(
+        manifest(
+            "EnvoyProxy",
+            "gateway.envoyproxy.io/v1alpha1",
+            spec={
+                "bootstrap": {"value": "x", "anything": None},
+                "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": {}}]}]}},
+            },
+        )
+    )
+
+    assert found.spec.bootstrap == {"value": "x", "anything": None}
+    assert list(unbuilt(found)) == ["spec.bootstrap", "spec.telemetry.accessLog.settings[0].sinks[0].als"]
+
+
+def test_a_typed_field_that_is_not_built_is_told_too() -> None:
+    head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
+    limit = {"backend": {"type": "Redis", "redis": {"url": "redis:6379"}}}
+
+    read, _ = admit_configuration(head | {"rateLimit": limit})
+
+    assert read is not None
+    assert list(unbuilt(read)) == ["rateLimit"]

@@ -1,0 +1,153 @@
+"""The walks over a document: its defaults, the faults of its types, and its rules."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from moongate.api.admission import checked
+from moongate.api.base import SET, Model, Rule
+from moongate.api.httproute import HTTPPathMatch, HTTPRouteMatch
+from tests.api.manifests import admitted, gateway, manifest, problems, route
+
+
+def test_a_route_gets_the_defaults_of_its_crd() -> None:
+    found = admitted(manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}))
+
+    assert found.spec.parent_refs[0].kind == "Gateway"
+    assert found.spec.rules[0].matches == (HTTPRouteMatch(path=HTTPPathMatch(type="PathPrefix", value="/")),)
+
+
+def test_a_default_within_an_object_applies_when_the_object_is_there() -> None:
+    found = admitted(route(matches=[{"path": {"value": "/a"}}], backendRefs=[{"name": "a", "port": 80}]))
+
+    assert found.spec.rules[0].matches[0].path == HTTPPathMatch(type="PathPrefix", value="/a")
+    assert found.spec.rules[0].backend_refs[0].weight == 1
+
+
+def test_rules_see_defaults_and_not_what_is_absent() -> None:
+    """A redirect of a prefix needs one PathPrefix match: the default is one."""
+    replaced = {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}
+
+    admitted(route(filters=[{"type": "RequestRedirect", "requestRedirect": replaced}]))
+
+
+def test_a_null_is_as_if_it_were_not_there() -> None:
+    found = admitted(route(name=None, matches=None, backendRefs=[{"name": "a", "port": 80, "weight": None}]))
+
+    assert found.spec.rules[0].backend_refs[0].weight == 1
+    assert found.spec.rules[0].matches == (HTTPRouteMatch(),)
+
+
+def test_every_fault_of_the_schema_is_told_at_once() -> None:
+    found = problems(
+        route(
+            matchs=[],
+            matches=[{"path": {"type": "Prefix", "value": 1}, "method": "get"}],
+            backendRefs=[{"name": "a", "port": "80"}, {"port": 70000}, 3],
+            timeouts={"request": "1 hour"},
+        )
+    )
+
+    rule = "spec.rules[0]"
+    assert found == {
+        f"{rule}.matchs": "There is no field 'matchs' here. Did you mean 'matches'?",
+        f"{rule}.matches[0].path.type": (
+            "The value is 'Prefix'; it must be one of Exact, PathPrefix, RegularExpression. "
+            "Did you mean 'PathPrefix'?"
+        ),
+        f"{rule}.matches[0].path.value": "The value is 1; it must be a string, in quotes.",
+        f"{rule}.matches[0].method": (
+            "The value is 'get'; it must be one of "
+            "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE. "
+            "Did you mean 'GET'?"
+        ),
+        f"{rule}.backendRefs[0].port": "The value is '80'; it must be a whole number, without quotes.",
+        f"{rule}.backendRefs[1].name": "name is missing; it is required.",
+        f"{rule}.backendRefs[1].port": "70000 is out of range; it must be between 1 and 65535.",
+        f"{rule}.backendRefs[2]": "The value is 3; it must be an object.",
+        f"{rule}.timeouts.request": (
+            "The value is '1 hour'; it must be a duration, such as '600s', '10m' or '1h30m'."
+        ),
+    }
+
+
+def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
+    """Blanks are easily lost."""
+    document = manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}, rules=[], replicas=1)
+
+    assert problems(document) == {
+        "rules": "There is no field 'rules' here. It is a field of spec: put it there, further to the right.",
+        "replicas": "There is no field 'replicas' here.",
+    }
+
+
+def test_every_broken_rule_is_told_at_once() -> None:
+    found = problems(
+        route(
+            matches=[{"path": {"value": "x"}}],
+            filters=[{"type": "CORS"}, {"type": "URLRewrite", "urlRewrite": {}, "cors": {}}],
+            backendRefs=[{"name": "a"}],
+            timeouts={"request": "1s", "backendRequest": "1500ms"},
+        )
+    )
+
+    rule = "spec.rules[0]"
+    assert found.keys() == {
+        f"{rule}.matches[0].path",
+        f"{rule}.filters[0]",
+        f"{rule}.filters[1]",
+        f"{rule}.backendRefs[0]",
+        f"{rule}.timeouts",
+    }
+
+
+def test_a_rule_about_a_list_is_told_at_the_list() -> None:
+    tls = {"name": "tls", "port": 1, "protocol": "TLS"}
+
+    assert problems(gateway(tls)) == {"spec.listeners": "A listener of protocol TLS needs tls with a mode."}
+
+
+def test_rules_of_entries_and_of_base_classes_hold_too() -> None:
+    class Base(Model, frozen=True, kw_only=True):
+        RULES: ClassVar[tuple[Rule, ...]] = (Rule("self.low <= self.high", "low is above high."),)
+
+        low: int = 0
+        high: int = 9
+
+    class Derived(Base, frozen=True, kw_only=True):
+        FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+            "words[]": (Rule("self.lowerAscii() != 'host'", "Not that one."),)
+        }
+
+        words: Annotated[tuple[str, ...], SET] = ()
+
+    _, found = checked(Derived, {"low": 10, "words": ["a", "HOST", "a"]})
+
+    assert [(problem.path, problem.message) for problem in found] == [
+        ("", "low is above high."),
+        ("words[1]", "Not that one."),
+        ("words[2]", "The entry repeats 'a' of [0]; each may stand once."),
+    ]
+
+
+def test_entries_of_a_list_that_is_a_map_have_different_keys() -> None:
+    headers = [{"name": "a", "value": value} for value in ("1", "2")]
+
+    assert problems(route(matches=[{"headers": headers}])) == {
+        "spec.rules[0].matches[0].headers[1]": "The entry repeats name 'a' of [0]; each may stand once."
+    }
+
+
+def test_a_newline_at_the_end_does_not_slip_through_a_pattern() -> None:
+    """``$`` of Python would let it pass; in a header, Envoy would then refuse the whole configuration."""
+    found = problems(route(matches=[{"headers": [{"name": "a", "value": "b\n"}]}]))
+
+    assert found.keys() == {"spec.rules[0].matches[0].headers[0].value"}
+
+
+def test_rules_look_at_fields_that_are_not_built() -> None:
+    both: dict[str, Any] = {"mergeGateways": True, "mergeBackends": {}}
+
+    assert problems(manifest("EnvoyProxy", "gateway.envoyproxy.io/v1alpha1", spec=both)) == {
+        "spec": "mergeGateways and mergeBackends exclude each other."
+    }
