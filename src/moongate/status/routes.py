@@ -17,12 +17,12 @@ from moongate.attach.gateways import controller_name
 from moongate.attach.matches import matches, overlap_key, unbuildable
 from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import attachments, paths, routes_on
+from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
 from moongate.store import get
 from moongate.xds.destinations import rule_destination
-from moongate.xds.route_filters import read_filters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,7 +86,7 @@ def match_keys(db: Db, route: Ref) -> tuple[tuple[tuple[str, str], str], ...]:
         return ()
     keys: dict[tuple[tuple[str, str], str], None] = {}
     for rule in found.spec.rules:
-        for match in matches(written_matches(route.kind, rule), read_filters(db, route, rule).matches):
+        for match in matches(written_matches(route.kind, rule), rule_filters(db, route, rule).matches):
             keys[match.path.key, overlap_key(match)] = None
     return tuple(keys)
 
@@ -141,7 +141,7 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
             told = f"Failed to process route rule {index}: {fault}."
             refused.append((index, Problem(f"spec.rules[{index}]", told, "UnsupportedValue")))
             continue
-        filters = read_filters(db, route.ref, rule)
+        filters = rule_filters(db, route.ref, rule)
         refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
         destination = rule_destination(db, at, route.ref, index)
         unresolved += destination.unresolved

@@ -35,6 +35,13 @@ from moongate.attach.matches import unbuildable
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
 from moongate.attach.routes import ROUTES, attachments_at
+from moongate.attach.rule_filters import (
+    Mirror,
+    backend_filter_fault,
+    backend_filter_problem,
+    backend_filters,
+    rule_filters,
+)
 from moongate.engine import Failed, query
 from moongate.features.base import ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
@@ -58,13 +65,6 @@ from moongate.xds.cluster_keys import (
     StableRule,
 )
 from moongate.xds.route_entries import kept_resources
-from moongate.xds.route_filters import (
-    Mirror,
-    backend_filter_fault,
-    backend_filter_problem,
-    backend_filters,
-    read_filters,
-)
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         return Destination(500)
     gateway = listener.gateway
     to_service = rule_to_service(db, listener, route, rule.name or "")
-    filters = read_filters(db, route, rule)
+    filters = rule_filters(db, route, rule)
     mirrors, mirror_faults, mirror_empty = _mirrors(db, gateway, found, index, filters.mirrors, to_service)
     unresolved = [*(fault.under(f"spec.rules[{index}]") for fault in filters.unresolved), *mirror_faults]
     without: list[Problem] = [*mirror_empty]

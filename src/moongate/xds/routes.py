@@ -31,6 +31,7 @@ from moongate.attach.listeners import attachable
 from moongate.attach.matches import matches, precedence, unbuildable
 from moongate.attach.route_kinds import order, route_kind, written_matches
 from moongate.attach.routes import attached_hosts, hosts, reserved, routes_at, shards_at
+from moongate.attach.rule_filters import rewrite_of, rule_filters
 from moongate.engine import Failed, query
 from moongate.features.base import RouteEdit
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
@@ -47,9 +48,7 @@ from moongate.xds.route_filters import (
     apply_headers,
     apply_rewrite,
     header_options,
-    read_filters,
     redirect_action,
-    rewrite_of,
 )
 from moongate.xds.wire import ROUTE, XdsResource, encode, message_field, packed
 
@@ -57,10 +56,10 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.api.route import RequestRule
     from moongate.attach.matches import Match
+    from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
     from moongate.policies.effective import RuleSettings
     from moongate.xds.filters import ChainFilter
-    from moongate.xds.route_filters import RuleFilters
 
 IN_ORDER: Final = 64
 """Up to so many virtual hosts stand in the reference's order: that of their first route. Above, it is by
@@ -212,7 +211,7 @@ def _rule_pieces(
     if unbuildable(written) is not None:
         return []
     ref = route.ref
-    filters = read_filters(db, ref, rule)
+    filters = rule_filters(db, ref, rule)
     destination = rule_destination(db, listener, ref, index)
     settings = effective_rule(db, listener, ref, rule)
     base, bound = _rule_route(db, listener, route.KIND, rule, filters, destination, settings)

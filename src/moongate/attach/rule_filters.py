@@ -1,0 +1,377 @@
+"""The filters of a rule, judged: what is valid of them, and what is wrong under which condition.
+
+Theory of operation
+===================
+``rule_filters`` judges the filters of a rule once and builds nothing; ``xds.route_filters`` applies what is
+valid to Envoy routes. A filter with a fault makes its rule answer 500 and is told in the status; the other
+rules of the route go on.
+
+Filters are read in order. One that answers by itself, or that cannot be honoured at all, ends the reading:
+what stands after it would never be reached.
+
+Source: Gateway API, HTTPRouteFilter; the reference's combination rules.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, structs
+
+from moongate.api.httproute import (
+    HTTPCORSFilter,
+    HTTPPathModifier,
+    HTTPRequestRedirectFilter,
+    HTTPRouteFilter,
+)
+from moongate.api.httproutefilter import HTTPHostnameModifier, HTTPRouteMatchFilter, ReplaceRegexMatch
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter, RequestBackendRef, RequestRule, RouteFilter
+from moongate.api.shared import BackendObjectReference, Fraction
+from moongate.attach.extension_filters import DirectResponse, extension
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import Ref
+    from moongate.api.httproute import HTTPURLRewriteFilter
+    from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.attach.extension_filters import Extension
+    from moongate.engine import Db
+
+REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
+FULL_PATH: Final = "ReplaceFullPath"
+PREFIX: Final = "ReplacePrefixMatch"
+"""Types of a path modifier."""
+
+_HEADER_VALUE = re.compile(r"[!-~]+([\t ]?[!-~]+)*")
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+
+
+class Mirror(Struct, frozen=True):
+    """One mirror of a rule.
+
+    Args:
+        index: position of the filter in the rule; part of the mirror's cluster name.
+        backend: where copies go.
+        millionths: share of the requests that are copied, 1 .. 1_000_000; all for ``None``.
+    """
+
+    index: int
+    backend: BackendObjectReference
+    millionths: int | None
+
+
+class Rewrite(Struct, frozen=True):
+    """Host and path as the backend sees them, all filters of a rule taken together.
+
+    Args:
+        hostname: a literal host.
+        path: a literal path, or beginning of it.
+        host: where the host is taken from, as an HTTPRouteFilter says it.
+        regex: what is replaced in the path, as an HTTPRouteFilter says it.
+        append_x_forwarded_host: whether a rewritten host is passed on as well; it is for ``None``.
+    """
+
+    hostname: str | None = None
+    path: HTTPPathModifier | None = None
+    host: HTTPHostnameModifier | None = None
+    regex: ReplaceRegexMatch | None = None
+    append_x_forwarded_host: bool | None = None
+
+
+class RuleFilters(Struct, frozen=True):
+    """The filters of a rule, judged.
+
+    Args:
+        request: header changes on the way in, in order; only what is valid of them.
+        response: header changes on the way out, likewise.
+        direct: answered by Envoy itself.
+        redirect: answered instead of forwarding.
+        rewrite: host and path as the backend sees them.
+        mirrors: where copies go.
+        cors: the rule's own CORS settings.
+        matches: what requests must have besides what the rule's matches say; any one of them.
+        refused: faults that make the rule unacceptable: condition ``Accepted``.
+        unresolved: references that lead nowhere: condition ``ResolvedRefs``.
+    """
+
+    request: tuple[HTTPHeaderFilter, ...] = ()
+    response: tuple[HTTPHeaderFilter, ...] = ()
+    direct: DirectResponse | None = None
+    redirect: HTTPRequestRedirectFilter | None = None
+    rewrite: Rewrite | None = None
+    mirrors: tuple[Mirror, ...] = ()
+    cors: HTTPCORSFilter | None = None
+    matches: tuple[HTTPRouteMatchFilter, ...] = ()
+    refused: tuple[Problem, ...] = ()
+    unresolved: tuple[Problem, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the rule answers 500 for a filter that cannot be honoured."""
+        return bool(self.refused or self.unresolved)
+
+    @property
+    def forwards(self) -> bool:
+        """Whether requests go on to a backend, as far as filters are concerned."""
+        return not self.failed and self.direct is None and self.redirect is None
+
+
+def rule_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
+    """Judge the filters of a rule; there are none where a route looks at no requests."""
+    draft = _Draft(db, route)
+    for n, each in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
+        if not draft.add(n, each):
+            break
+    return draft.judged()
+
+
+class _Draft:
+    """The filters of a rule that were read so far."""
+
+    def __init__(self, db: Db, route: Ref) -> None:
+        self._db = db
+        self._route = route
+        self._request: list[HTTPHeaderFilter] = []
+        self._response: list[HTTPHeaderFilter] = []
+        self._direct: DirectResponse | None = None
+        self._redirect: HTTPRequestRedirectFilter | None = None
+        self._rewrite: Rewrite | None = None
+        self._mirrors: list[Mirror] = []
+        self._cors: HTTPCORSFilter | None = None
+        self._matches: tuple[HTTPRouteMatchFilter, ...] = ()
+        self._refused: list[Problem] = []
+        self._unresolved: list[Problem] = []
+
+    def add(self, n: int, route_filter: RouteFilter) -> bool:
+        """Read one more; False if those after it are never reached."""
+        path = f"filters[{n}]"
+        of_http = route_filter if isinstance(route_filter, HTTPRouteFilter) else None
+        match route_filter.type:
+            case "RequestHeaderModifier":
+                if (headers := route_filter.request_header_modifier) is not None:
+                    self._request.append(self._headers(f"{path}.requestHeaderModifier", headers))
+            case "ResponseHeaderModifier":
+                if (headers := route_filter.response_header_modifier) is not None:
+                    self._response.append(self._headers(f"{path}.responseHeaderModifier", headers))
+            case "RequestMirror":
+                if (mirror := route_filter.request_mirror) is not None:
+                    share = _millionths(mirror.percent, mirror.fraction)
+                    if share != 0:
+                        self._mirrors.append(Mirror(n, mirror.backend_ref, share))
+            case "ExtensionRef" if (ref := route_filter.extension_ref) is not None:
+                return self._extend(path, extension(self._db, ref, self._route.namespace))
+            case "RequestRedirect" if of_http is not None:
+                if (redirect := of_http.request_redirect) is not None:
+                    self._redirects(f"{path}.requestRedirect", redirect)
+            case "URLRewrite" if of_http is not None:
+                if (rewrite := of_http.url_rewrite) is not None:
+                    self._rewrites(f"{path}.urlRewrite", rewrite)
+            case "CORS" if of_http is not None:
+                self._cors = of_http.cors or self._cors
+            case "ExtensionRef":
+                self._refuse(path, "A filter of type ExtensionRef needs extensionRef.")
+                return False
+            case _:
+                self._refuse(path, f"The filter type {route_filter.type!r} is not supported.")
+                return False
+        return True
+
+    def judged(self) -> RuleFilters:
+        if self._mirrors and (self._direct is not None or self._redirect is not None):
+            other = "a direct response" if self._direct is not None else "requestRedirect"
+            message = f"requestMirror cannot go with {other}: what is not forwarded is not copied."
+            self._refused.append(Problem("filters", message, "IncompatibleFilters"))
+        return RuleFilters(
+            request=tuple(self._request),
+            response=tuple(self._response),
+            direct=self._direct,
+            redirect=self._redirect,
+            rewrite=self._rewrite,
+            mirrors=tuple(self._mirrors),
+            cors=self._cors,
+            matches=self._matches,
+            refused=tuple(self._refused),
+            unresolved=tuple(self._unresolved),
+        )
+
+    def _refuse(self, path: str, message: str) -> None:
+        self._refused.append(Problem(path, message, "UnsupportedValue"))
+
+    def _headers(self, path: str, headers: HTTPHeaderFilter) -> HTTPHeaderFilter:
+        for fault in _header_faults(headers):
+            self._refuse(path, fault)
+        return _valid_headers(headers)
+
+    def _redirects(self, path: str, redirect: HTTPRequestRedirectFilter) -> None:
+        if self._redirect is not None:
+            self._refuse(path, "A rule can have one requestRedirect filter, not several.")
+        elif (fault := _redirect_fault(redirect)) is not None:
+            self._refuse(path, fault)
+        else:
+            self._redirect = redirect
+
+    def _rewrites(self, path: str, rewrite: HTTPURLRewriteFilter) -> None:
+        before = self._rewrite or Rewrite()
+        several = before.hostname is not None or before.path is not None
+        clash = (rewrite.hostname is not None and before.host is not None) or (
+            rewrite.path is not None and before.regex is not None
+        )
+        if (several and (rewrite.hostname is not None or rewrite.path is not None)) or clash:
+            self._refuse(path, "Host and path can each be rewritten by one filter of a rule, not by several.")
+        elif (fault := _hostname_fault(rewrite.hostname) or _path_fault(rewrite.path)) is not None:
+            self._refuse(path, fault)
+        else:
+            self._rewrite = structs.replace(
+                before, hostname=rewrite.hostname or before.hostname, path=rewrite.path or before.path
+            )
+
+    def _extend(self, path: str, extra: Extension) -> bool:
+        if extra.unresolved is not None:
+            self._unresolved.append(extra.unresolved.under(path))
+            return False
+        if extra.refused is not None:
+            self._refused.append(extra.refused.under(path))
+            return False
+        if extra.matches and self._matches:
+            self._refuse(path, "One HTTPRouteFilter of a rule can have matches, not several.")
+            return True
+        self._matches = extra.matches or self._matches
+        before = self._rewrite or Rewrite()
+        rewrites = extra.hostname is not None or extra.path is not None
+        clash = (extra.hostname is not None and before.hostname is not None) or (
+            extra.path is not None and before.path is not None
+        )
+        if (rewrites and (before.host is not None or before.regex is not None)) or clash:
+            self._refuse(path, "Host and path can each be rewritten by one filter of a rule, not by several.")
+            return True
+        if rewrites or extra.append_x_forwarded_host is not None:
+            append = extra.append_x_forwarded_host
+            self._rewrite = structs.replace(
+                before,
+                host=extra.hostname or before.host,
+                regex=extra.path or before.regex,
+                append_x_forwarded_host=before.append_x_forwarded_host if append is None else append,
+            )
+        if extra.response is not None:
+            self._direct = extra.response
+            self._response += [_valid_headers(headers) for headers in extra.response.headers]
+        return extra.response is None
+
+
+def backend_filters(ref: RouteBackendRef) -> tuple[RouteFilter, ...]:
+    """The filters of a backendRef; there are none where a route looks at no requests."""
+    return ref.filters if isinstance(ref, RequestBackendRef) else ()
+
+
+def rewrite_of(route_filter: RouteFilter) -> HTTPURLRewriteFilter | None:
+    """What a filter says of host and path, if it can."""
+    return route_filter.url_rewrite if isinstance(route_filter, HTTPRouteFilter) else None
+
+
+def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
+    """Why no backendRef can have filters like these, if so: judged before what it names."""
+    for each in backend_filters(ref):
+        rewrite = rewrite_of(each)
+        if each.type == "URLRewrite" and rewrite is not None and rewrite.path is not None:
+            message = "urlRewrite.path is not supported within a backendRef; a rule can have it"
+            return Problem("", message, "UnsupportedRefValue")
+        if each.type not in ("RequestHeaderModifier", "ResponseHeaderModifier", "URLRewrite"):
+            message = f"the filter {each.type} is not supported within a backendRef"
+            return Problem("", message, "UnsupportedRefValue")
+    return None
+
+
+def backend_filter_fault(ref: RouteBackendRef) -> Problem | None:
+    """What is wrong with the filters of a backendRef, if anything: judged after what it names."""
+    for each in backend_filters(ref):
+        faults: list[str] = []
+        for headers in (each.request_header_modifier, each.response_header_modifier):
+            faults += _header_faults(headers) if headers is not None else ()
+        rewrite = rewrite_of(each)
+        if rewrite is not None and (fault := _hostname_fault(rewrite.hostname)) is not None:
+            faults.append(fault)
+        if faults:
+            return Problem("", faults[0].removesuffix("."), "InvalidBackendFilters")
+    return None
+
+
+def _header_faults(headers: HTTPHeaderFilter) -> Iterator[str]:
+    for header in (*headers.add, *headers.set):
+        if not _nameable(header.name):
+            yield _unnameable(header.name)
+        elif not _HEADER_VALUE.fullmatch(header.value):
+            yield f"The header {header.name!r} has the value {header.value!r}, which no header may have."
+    for name in headers.remove:
+        if not _nameable(name):
+            yield _unnameable(name)
+
+
+def _valid_headers(changes: HTTPHeaderFilter) -> HTTPHeaderFilter:
+    def valid(headers: tuple[HTTPHeader, ...]) -> tuple[HTTPHeader, ...]:
+        return tuple(h for h in headers if _nameable(h.name) and _HEADER_VALUE.fullmatch(h.value))
+
+    removed = tuple(name for name in changes.remove if _nameable(name))
+    return HTTPHeaderFilter(add=valid(changes.add), set=valid(changes.set), remove=removed)
+
+
+def _nameable(name: str) -> bool:
+    return bool(name) and name.lower() != "host" and "/" not in name and ":" not in name
+
+
+def _unnameable(name: str) -> str:
+    if not name:
+        return "A header needs a name."
+    return (
+        f"The header {name!r} cannot be changed here: names with '/' or ':' are not headers,"
+        " and Host is changed with urlRewrite."
+    )
+
+
+def _redirect_fault(redirect: HTTPRequestRedirectFilter) -> str | None:
+    if redirect.scheme not in (None, "http", "https"):
+        return f"scheme is {redirect.scheme!r}; it must be http or https."
+    if redirect.status_code not in REDIRECT_STATUSES:
+        statuses = ", ".join(map(str, REDIRECT_STATUSES))
+        return f"statusCode is {redirect.status_code}; it must be one of {statuses}."
+    return _hostname_fault(redirect.hostname) or _path_type_fault(redirect.path)
+
+
+def _hostname_fault(hostname: str | None) -> str | None:
+    if hostname is None:
+        return None
+    if not _DNS_NAME.fullmatch(hostname) or len(hostname) > 253:
+        return f"hostname is {hostname!r}; it must be a DNS name in lower case."
+    try:
+        ipaddress.ip_address(hostname)
+    except ValueError:
+        return None
+    return f"hostname is {hostname!r}, an IP address; it must be a DNS name."
+
+
+def _path_type_fault(path: HTTPPathModifier | None) -> str | None:
+    if path is None or path.type in (FULL_PATH, PREFIX):
+        return None
+    return f"path.type is {path.type!r}; it must be {FULL_PATH} or {PREFIX}."
+
+
+def _path_fault(path: HTTPPathModifier | None) -> str | None:
+    if path is None:
+        return None
+    if (fault := _path_type_fault(path)) is not None:
+        return fault
+    values = {FULL_PATH: path.replace_full_path, PREFIX: path.replace_prefix_match}
+    wanted = "replaceFullPath" if path.type == FULL_PATH else "replacePrefixMatch"
+    if values.pop(path.type) is None or any(value is not None for value in values.values()):
+        return f"path.type is {path.type}, so {wanted} must be set, and nothing else."
+    return None
+
+
+def _millionths(percent: int | None, fraction: Fraction | None) -> int | None:
+    if fraction is not None:
+        return fraction.numerator * 1_000_000 // max(fraction.denominator, 1)
+    return percent * 10_000 if percent is not None else None

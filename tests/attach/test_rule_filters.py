@@ -1,0 +1,179 @@
+"""What of a rule's filters is valid, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import convert
+
+from moongate.api.httproute import (
+    HTTPBackendRef,
+    HTTPPathModifier,
+    HTTPRequestRedirectFilter,
+    HTTPRouteFilter,
+    HTTPRouteRule,
+    HTTPURLRewriteFilter,
+)
+from moongate.api.route import HTTPHeaderFilter
+from moongate.attach.rule_filters import (
+    RuleFilters,
+    backend_filter_fault,
+    backend_filter_problem,
+    rule_filters,
+)
+from tests.core import Core, load
+from tests.filters import EXTRA, header, judged, url_rewrite
+from tests.routes import route_ref
+
+ADDS = "{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: X, value: '1'}]}}"
+MIRROR = "{type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}}}"
+REDIRECT = "{type: RequestRedirect, requestRedirect: {hostname: example.com}}"
+
+
+def test_header_filters_are_kept_in_order() -> None:
+    found = judged(ADDS, "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Y]}}")
+
+    assert [f.add[0].name for f in found.request] == ["X"]
+    assert [f.remove for f in found.response] == [("Y",)]
+    assert not found.failed
+
+
+@pytest.mark.parametrize("name", ["host", "Host", "a/b", "a:b", ""])
+def test_a_header_that_cannot_be_changed_is_left_out_and_told(name: str) -> None:
+    """The valid ones of the filter still apply, to the 500 that the rule answers then."""
+    found = _read_loose(HTTPHeaderFilter(add=(header(name, "x"), header("Good", "y"))))
+
+    assert [h.name for f in found.request for h in f.add] == ["Good"]
+    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+
+
+def test_a_header_with_a_value_that_none_may_have_is_left_out() -> None:
+    found = _read_loose(HTTPHeaderFilter(set=(header("X", "bad\n"), header("Y", ""))))
+
+    assert found.request == (HTTPHeaderFilter(),)
+    assert len(found.refused) == 2
+
+
+def test_a_filter_that_changes_no_header_is_no_fault() -> None:
+    assert not _read_loose(HTTPHeaderFilter()).failed
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_filters_cannot_both_rewrite_the_host(first: bool) -> None:
+    filters = [EXTRA, url_rewrite("{hostname: a.example.com}")]
+    extra = "{urlRewrite: {hostname: {type: Backend}}}"
+
+    found = judged(*(filters if first else filters[::-1]), extra=extra)
+
+    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+
+
+def test_a_direct_response_ends_the_reading_of_filters() -> None:
+    found = judged(EXTRA, ADDS, extra="{directResponse: {statusCode: 404, contentType: text/plain}}")
+
+    assert found.direct is not None
+    assert found.request == ()
+    assert [h.value for f in found.response for h in f.set] == ["text/plain"]
+    assert not found.forwards
+
+
+@pytest.mark.parametrize("other", [REDIRECT, EXTRA])
+def test_what_is_not_forwarded_cannot_be_mirrored(other: str) -> None:
+    found = judged(MIRROR, other, extra="{directResponse: {statusCode: 404}}")
+
+    assert [p.reason for p in found.refused] == ["IncompatibleFilters"]
+
+
+def test_a_route_filter_that_does_not_exist_is_unresolved() -> None:
+    found = judged(EXTRA, ADDS)
+
+    assert [p.path for p in found.unresolved] == ["filters[0]"]
+    assert found.refused == ()
+    assert found.request == ()
+
+
+def test_a_filter_that_is_not_supported_is_refused() -> None:
+    auth = (
+        "{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: auth, port: 80}, http: {}}}"
+    )
+
+    found = judged(auth)
+
+    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+
+
+@pytest.mark.parametrize(
+    ("share", "millionths"),
+    [
+        ("", [None]),
+        ("percent: 20,", [200_000]),
+        ("percent: 0,", []),
+        ("fraction: {numerator: 1, denominator: 3},", [333_333]),
+        ("fraction: {numerator: 5},", [50_000]),
+    ],
+)
+def test_a_mirror_may_copy_a_share(share: str, millionths: list[int | None]) -> None:
+    mirror = f"{{type: RequestMirror, requestMirror: {{{share} backendRef: {{name: copy, port: 80}}}}}}"
+
+    assert [m.millionths for m in judged(mirror).mirrors] == millionths
+
+
+@pytest.mark.parametrize("hostname", ["-bad.example.com", "1.2.3.4", "Upper.example.com", "a..b"])
+def test_a_host_that_is_no_dns_name_is_refused(hostname: str) -> None:
+    """Also where an older object has it."""
+    rewrite = HTTPRouteFilter(type="URLRewrite", url_rewrite=HTTPURLRewriteFilter(hostname=hostname))
+
+    found = rule_filters(Core().db, route_ref(), HTTPRouteRule(filters=(rewrite,)))
+
+    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+    assert found.rewrite is None
+
+
+def test_values_out_of_their_range_are_told_and_do_no_harm() -> None:
+    """An object may be older than the enum that it breaks."""
+    odd: Any = "Odd"
+    code: Any = 666
+    filters = (
+        HTTPRouteFilter(type="RequestRedirect", request_redirect=HTTPRequestRedirectFilter(status_code=code)),
+        HTTPRouteFilter(type="RequestRedirect", request_redirect=HTTPRequestRedirectFilter(scheme=odd)),
+        HTTPRouteFilter(type="URLRewrite", url_rewrite=HTTPURLRewriteFilter(path=HTTPPathModifier(type=odd))),
+        HTTPRouteFilter(
+            type="URLRewrite", url_rewrite=HTTPURLRewriteFilter(path=HTTPPathModifier(type="ReplaceFullPath"))
+        ),
+        HTTPRouteFilter(type=odd),
+    )
+
+    found = rule_filters(Core().db, route_ref(), HTTPRouteRule(filters=filters))
+
+    assert len(found.refused) == len(filters)
+    assert found.redirect is None
+
+
+def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
+    for each in (
+        MIRROR,
+        REDIRECT,
+        EXTRA,
+        url_rewrite("{path: {type: ReplaceFullPath, replaceFullPath: /x}}"),
+    ):
+        ref = convert({"name": "shop", "filters": [load(each)]}, HTTPBackendRef)
+        problem = backend_filter_problem(ref)
+        assert problem is not None
+        assert problem.reason == "UnsupportedRefValue"
+
+
+def test_a_fault_in_a_filter_of_a_backend_ref_is_told() -> None:
+    ref = convert({"name": "shop", "filters": [load(url_rewrite("{hostname: 1.2.3.4}"))]}, HTTPBackendRef)
+
+    assert backend_filter_problem(ref) is None
+    fault = backend_filter_fault(ref)
+    assert fault is not None
+    assert fault.reason == "InvalidBackendFilters"
+
+
+def _read_loose(given: HTTPHeaderFilter) -> RuleFilters:
+    rule = HTTPRouteRule(
+        filters=(HTTPRouteFilter(type="RequestHeaderModifier", request_header_modifier=given),)
+    )
+    return rule_filters(Core().db, route_ref(), rule)
