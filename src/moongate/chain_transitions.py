@@ -13,7 +13,7 @@ before its routes switch, and shrinks after they have:
 Envoy may refuse the listener. Its chains then stay as they were, and a filter that they never had is
 *missing*: the routes that rely on it answer 500 until Envoy takes a listener that has it.
 
-Both are facts about Envoys. They go into cells, which ``xds.filters`` and ``xds.routes`` read.
+Both are facts about Envoys. They go into cells, which ``xds.filters`` and ``xds.rule_routes`` read.
 
 Facts
 -----

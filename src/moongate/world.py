@@ -54,7 +54,8 @@ from moongate.store import SHARDS, Index, Store
 from moongate.xds import clusters, destinations, listeners, local, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.route_entries import fail_closed
-from moongate.xds.routes import host_part, route_configuration, route_entries_of
+from moongate.xds.routes import host_part, route_configuration
+from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
 
 if TYPE_CHECKING:

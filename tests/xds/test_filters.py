@@ -17,7 +17,7 @@ from moongate.engine import Failed
 from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
 from moongate.xds.route_entries import fail_closed
-from moongate.xds.routes import route_entries_of
+from moongate.xds.rule_routes import route_entries_of
 from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
 from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, service
 

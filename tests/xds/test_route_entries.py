@@ -5,7 +5,7 @@ from __future__ import annotations
 from moongate.api.base import ListenerId
 from moongate.xds.destinations import route_resources
 from moongate.xds.route_entries import Fallback, RouteEntry, fail_closed, withheld
-from moongate.xds.routes import route_entries_of
+from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import version
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, rule, sent, service

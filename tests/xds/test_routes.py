@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec
-from moongate.attach.route_kinds import order
-from moongate.xds.routes import IN_ORDER, closed_entries, route_configuration, route_entries_of
-from tests.core import EG, IN_CLUSTER, Core, gateway, http
-from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
+from moongate.xds.routes import IN_ORDER, route_configuration
+from tests.core import EG, Core, gateway, http
+from tests.routes import http_route, rule, sent, service, table
 
-CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
-
-
-def core_of(*rules: dict[str, Any], extra: str = "") -> Core:
-    manifest = f"""
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: HTTPRouteFilter
-        metadata: {{name: extra, namespace: default}}
-        spec: {extra}
-    """
-    return Core(gateway(http("web")), service(), http_route(*rules), *([manifest] if extra else []))
+KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))
 
 
 def path(value: str) -> str:
     return f"matches: [{{path: {{value: {value}}}}}]"
-
-
-def test_a_route_is_named_by_its_rule_match_and_host() -> None:
-    core = Core(gateway(http("web")), service(), http_route(hostnames=("a.example.com",)))
-
-    [host] = table(core).virtual_hosts
-    [route] = host.routes
-
-    assert (host.name, list(host.domains)) == ("default/eg/web/a_example_com", ["a.example.com"])
-    assert route.name == "httproute/default/shop/rule/0/match/0/a_example_com"
-    assert route.route.cluster == "httproute/default/shop/rule/0"
-    assert route.route.upgrade_configs[0].upgrade_type == "websocket"
-
-
-def test_a_route_says_which_rule_it_stands_for() -> None:
-    [route] = sent(core_of(rule("name: checkout")))
-
-    assert as_dict(route.metadata)["filter_metadata"]["envoy-gateway"] == {
-        "resources": [
-            {"kind": "HTTPRoute", "name": "shop", "namespace": "default", "sectionName": "checkout"}
-        ]
-    }
 
 
 def test_routes_of_a_host_are_in_order_of_precedence_over_all_http_routes() -> None:
@@ -75,19 +38,6 @@ def test_among_equals_the_oldest_route_wins_then_namespace_and_name() -> None:
     assert [r.route.cluster.split("/")[2] for r in sent(core)] == ["z", "a", "b"]
 
 
-def test_a_routes_kind_is_weighed_after_its_match_and_before_its_age() -> None:
-    """So routes of two kinds that match alike, and have the same age and name, have an order, too."""
-    core = Core(gateway(http("web")), service(), http_route(created="2025-01-01T00:00:00Z"))
-
-    [entry] = route_entries_of(core.db, WEB, route_ref())
-
-    assert entry.rank[1:3] == (order("HTTPRoute"), "2025-01-01T00:00:00Z")
-    assert order("HTTPRoute") < order("GRPCRoute")
-
-
-KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))
-
-
 def test_an_envoy_proxy_can_keep_the_order_in_which_rules_are_written() -> None:
     """The oldest route first, then its rules, then their matches, whatever they match on."""
     core = Core(
@@ -99,18 +49,6 @@ def test_an_envoy_proxy_can_keep_the_order_in_which_rules_are_written() -> None:
     )
 
     assert [r.match.path_separated_prefix or r.match.prefix for r in sent(core)] == ["/", "/ab", "/abc"]
-
-
-@pytest.mark.parametrize("config", [IN_CLUSTER, KEEP_ORDER])
-def test_what_stands_in_for_a_route_that_cannot_be_built_stands_in_its_place(config: EnvoyGateway) -> None:
-    core = Core(
-        gateway(http("web")), service(), http_route(rule(path("/")), rule(path("/ab"))), config=config
-    )
-
-    built = route_entries_of(core.db, WEB, route_ref())
-    closed = closed_entries(core.db, WEB, route_ref(), "*")
-
-    assert [entry.rank for entry in closed] == [entry.rank for entry in built]
 
 
 def test_few_virtual_hosts_are_in_the_order_of_their_first_routes() -> None:
@@ -133,149 +71,6 @@ def test_many_virtual_hosts_are_all_there() -> None:
     assert sorted(host.domains[0] for host in table(core).virtual_hosts) == sorted(names)
 
 
-def test_shares_are_weights_and_what_cannot_be_used_keeps_its_own() -> None:
-    [route] = sent(core_of(rule("", SHOP, "{name: gone, port: 80, weight: 3}")))
-
-    assert as_dict(route.route.weighted_clusters)["clusters"] == [
-        {"name": "invalid-backend-cluster", "weight": 3},
-        {"name": "httproute/default/shop/rule/0/backend/0", "weight": 1},
-    ]
-    assert as_dict(route.route)["cluster_not_found_response_code"] == "INTERNAL_SERVER_ERROR"
-
-
-def test_filters_of_a_backend_are_on_its_share() -> None:
-    filters = (
-        "[{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X, value: '1'}]}},"
-        " {type: URLRewrite, urlRewrite: {hostname: a.example.com}}]"
-    )
-    [route] = sent(core_of(rule("", f"{{name: shop, port: 80, filters: {filters}}}")))
-
-    [share] = route.route.weighted_clusters.clusters
-    assert share.request_headers_to_add[0].header.key == "X"
-    assert share.host_rewrite_literal == "a.example.com"
-
-
-def test_headers_of_a_rule_are_changed_whatever_the_rule_does() -> None:
-    given = rule(
-        "{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [X]}},"
-        " {type: RequestRedirect, requestRedirect: {hostname: a.example.com}}], backendRefs: []}"
-    )
-
-    [route] = sent(core_of(given))
-
-    assert list(route.response_headers_to_remove) == ["X"]
-    assert route.redirect.host_redirect == "a.example.com"
-
-
-def test_a_rule_with_a_filter_that_cannot_be_honoured_answers_500() -> None:
-    gone = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: gone}"
-
-    [route] = sent(core_of(rule(f"filters: [{{type: ExtensionRef, extensionRef: {gone}}}]")))
-
-    assert route.direct_response.status == 500
-
-
-def test_a_direct_response_has_its_body_and_headers() -> None:
-    extra = "{directResponse: {statusCode: 404, contentType: text/plain, body: {type: Inline, inline: gone}}}"
-    ref = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: extra}"
-
-    [route] = sent(core_of(rule(f"filters: [{{type: ExtensionRef, extensionRef: {ref}}}]"), extra=extra))
-
-    assert route.direct_response.status == 404
-    assert route.direct_response.body_format.text_format_source.inline_bytes == b"gone"
-    assert route.response_headers_to_add[0].header.value == "text/plain"
-
-
-def test_a_rule_that_cannot_be_built_is_left_out_and_the_others_stay() -> None:
-    broken = rule("matches: [{path: {type: RegularExpression, value: '('}}]")
-
-    assert [r.match.path_separated_prefix for r in sent(core_of(broken, rule(path("/a"))))] == ["/a"]
-
-
-def test_a_preflight_of_a_match_with_a_method_has_a_route_of_its_own() -> None:
-    """Else the method would keep it from the CORS filter; all else that holds for the rule holds for it."""
-    preflight, route = sent(core_of(rule("matches: [{method: GET}]\n" + CORS)))
-
-    assert preflight.name == "httproute/default/shop/rule/0/match/0/cors-preflight/*"
-    assert [h.name for h in preflight.match.headers] == [":method", "origin", "access-control-request-method"]
-    assert preflight.route == route.route
-    assert preflight.typed_per_filter_config == route.typed_per_filter_config
-    assert "envoy.filters.http.cors" in route.typed_per_filter_config
-
-
-@pytest.mark.parametrize(
-    ("timeouts", "expected"),
-    [
-        ("{request: 5s}", {"timeout": "5s", "idle_timeout": "3600s"}),
-        ("{request: 2h}", {"timeout": "7200s", "idle_timeout": "7200s"}),
-        ("{request: 0s}", {"timeout": "0s", "idle_timeout": "0s"}),
-        ("{request: 5s, backendRequest: 2s}", {"timeout": "2s", "idle_timeout": "3600s"}),
-    ],
-)
-def test_timeouts_of_a_rule_hold_and_an_idle_stream_outlives_them(
-    timeouts: str, expected: dict[str, str]
-) -> None:
-    [route] = sent(core_of(rule(f"timeouts: {timeouts}")))
-
-    found = as_dict(route.route)
-    assert {key: found[key] for key in expected} == expected
-
-
-@pytest.mark.parametrize(("neighbour", "idle"), [((), ""), ((http("other", hostname="b.test"),), "3600s")])
-def test_only_a_listeners_policy_in_force_keeps_an_idle_stream_its_own(
-    neighbour: tuple[str, ...], idle: str
-) -> None:
-    """A policy for one of several listeners of a port is refused, and so is its stream idle timeout."""
-    policy = """
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: ClientTrafficPolicy
-        metadata: {name: web, namespace: default}
-        spec:
-          targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg, sectionName: web}]
-          timeout: {http: {streamIdleTimeout: 9m}}
-    """
-    parent = "{name: eg, namespace: default, sectionName: web}"
-    core = Core(
-        gateway(http("web", hostname="a.test"), *neighbour),
-        service(),
-        policy,
-        http_route(rule("timeouts: {request: 10m}"), parent=parent),
-    )
-
-    [route] = [r for host in table(core).virtual_hosts for r in host.routes]
-
-    assert as_dict(route.route).get("idle_timeout", "") == idle
-
-
-def test_retries_of_a_rule_are_its_own() -> None:
-    [route] = sent(core_of(rule("{retry: {attempts: 4}, timeouts: {request: 5s, backendRequest: 2s}}")))
-
-    assert route.route.retry_policy.num_retries.value == 4
-    assert route.route.retry_policy.per_try_timeout.seconds == 2
-    assert route.route.timeout.seconds == 5
-
-
-@pytest.mark.parametrize(
-    ("share", "fraction"),
-    [("", {"numerator": 100}), ("percent: 20,", {"numerator": 200_000, "denominator": "MILLION"})],
-)
-def test_a_mirror_copies_its_share(share: str, fraction: dict[str, Any]) -> None:
-    mirror = f"{{type: RequestMirror, requestMirror: {{{share} backendRef: {{name: shop, port: 80}}}}}}"
-
-    [route] = sent(core_of(rule(f"filters: [{mirror}]")))
-
-    [policy] = route.route.request_mirror_policies
-    assert as_dict(policy.runtime_fraction.default_value) == fraction
-
-
-def test_redirects_without_a_port_follow_the_listener() -> None:
-    given = rule("{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}], backendRefs: []}")
-    core = Core(gateway(http("web"), http("alt", port=8080)), http_route(given))
-
-    assert [r.redirect.port_redirect for r in sent(core)] == [0]
-    assert [r.redirect.port_redirect for r in sent(core, "default/eg/alt")] == [8080]
-
-
 def test_one_edited_route_is_encoded_again_and_no_other() -> None:
     core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(20)))
     table(core)
@@ -288,4 +83,4 @@ def test_one_edited_route_is_encoded_again_and_no_other() -> None:
 
 
 def test_there_is_no_table_of_a_name_that_no_listener_has() -> None:
-    assert route_configuration(core_of().db, EG, "default/eg/gone") is None
+    assert route_configuration(Core(gateway(http("web"))).db, EG, "default/eg/gone") is None

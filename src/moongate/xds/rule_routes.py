@@ -1,0 +1,271 @@
+"""The Envoy routes of one route of the Gateway API on one listener: one per rule, match and hostname.
+
+Theory of operation
+===================
+What all Envoy routes of a rule have in common is built once: where requests go, headers, the configuration
+of filters, timeouts. Each match of the rule then gets a copy with its matcher and the rewrites that depend on
+the match, and each hostname a copy of that with its name.
+
+A rule answers 500 where what it asks for cannot be had: policies or filters that cannot be built, or filters
+that its chain has not got yet. A rule with a pattern that Envoy would refuse has no Envoy route at all.
+
+Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
+
+from moongate import names
+from moongate.api.route import RequestRoute
+from moongate.attach.envoy_listeners import table_of
+from moongate.attach.gateways import proxy
+from moongate.attach.listeners import attachable
+from moongate.attach.matches import matches, precedence, unbuildable
+from moongate.attach.route_kinds import order, route_kind, written_matches
+from moongate.attach.routes import attached_hosts
+from moongate.attach.rule_filters import rewrite_of, rule_filters
+from moongate.engine import query
+from moongate.features.base import RouteEdit
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.policies.effective import effective_rule
+from moongate.policies.http_listeners import listener_facts, listener_failed
+from moongate.store import get
+from moongate.xds.destinations import of_policies, rule_destination
+from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
+from moongate.xds.matches import matcher
+from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.route_entries import RouteEntry
+from moongate.xds.route_filters import (
+    apply_direct_response,
+    apply_headers,
+    apply_rewrite,
+    header_options,
+    redirect_action,
+)
+from moongate.xds.wire import encode, message_field, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import ListenerId, Ref
+    from moongate.api.route import RequestRule
+    from moongate.attach.matches import Match
+    from moongate.attach.rule_filters import Mirror, RuleFilters
+    from moongate.engine import Db
+    from moongate.policies.effective import RuleSettings
+    from moongate.xds.destinations import Destination
+    from moongate.xds.filters import ChainFilter
+
+
+class _ServedRule(NamedTuple):
+    """A rule as a listener serves it, with all that its Envoy routes are built from."""
+
+    listener: ListenerId
+    route: RequestRoute
+    rule: RequestRule
+    filters: RuleFilters
+    destination: Destination
+    settings: RuleSettings
+
+
+@query
+def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
+    """The Envoy routes of a route on a listener, one per rule, match and hostname."""
+    resource = get(db, RequestRoute, route)
+    hosts = attached_hosts(db, route, listener)
+    if resource is None or not hosts:
+        return ()
+    return tuple(
+        entry
+        for index in range(len(resource.spec.rules))
+        for entry in _rule_entries(db, listener, resource, index, hosts)
+    )
+
+
+@query
+def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple[RouteEntry, ...]:
+    """The matches of a route under a hostname, each answered with 500: what it means cannot be built.
+
+    It does not read whether the listener takes the route, as that may be what cannot be judged.
+    """
+    resource = get(db, RequestRoute, route)
+    if resource is None:
+        return ()
+    in_order = _in_order(db, listener)
+    entries: list[RouteEntry] = []
+    for index, rule in enumerate(resource.spec.rules):
+        written = written_matches(resource.KIND, rule)
+        for match in matches(written) if unbuildable(written) is None else ():
+            message = Route(
+                name=names.route(names.rule(route, index), match.index, host), match=matcher(match)
+            )
+            message.direct_response.status = 500
+            body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
+            entries.append(RouteEntry(_rank(resource, index, match, in_order=in_order), host, route, body))
+    return tuple(entries)
+
+
+def _rule_entries(
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+) -> Iterator[RouteEntry]:
+    rule, ref = route.spec.rules[index], route.ref
+    written = written_matches(route.KIND, rule)
+    if unbuildable(written) is not None:
+        return
+    served = _ServedRule(
+        listener,
+        route,
+        rule,
+        rule_filters(db, ref, rule),
+        rule_destination(db, listener, ref, index),
+        effective_rule(db, listener, ref, rule),
+    )
+    base, bound = _common_route(db, served)
+    if base.typed_per_filter_config:
+        # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
+        filters_of(db, listener, ref)
+    rule_name, in_order = names.rule(ref, index), _in_order(db, listener)
+    tail = _metadata(served) if "route" in holders(db, listener.gateway) else b""
+    needs = served.destination.clusters() + of_policies(db, listener, ref, rule.name or "")
+    for match in matches(written, served.filters.matches, cors=served.filters.cors is not None):
+        message = Route()
+        message.CopyFrom(base)
+        _apply_match(db, served, message, match)
+        rank = _rank(route, index, match, in_order=in_order)
+        for host in hosts:
+            message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
+            body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
+            if bound:
+                body = _for_marked(message, bound, tail)
+            yield RouteEntry(rank, host, ref, body, needs)
+
+
+def _in_order(db: Db, listener: ListenerId) -> bool:
+    """Whether rules stay in the order in which they are written."""
+    return bool(proxy(db, listener.gateway).spec.preserve_route_order)
+
+
+def _rank(route: RequestRoute, index: int, match: Match, *, in_order: bool) -> tuple[Any, ...]:
+    place = (order(route.KIND), *route.age, index, match.index, match.preflight)
+    return ((), *place) if in_order else (precedence(match), *place)
+
+
+def _metadata(served: _ServedRule) -> bytes:
+    """The encoded field of an Envoy route that names its rule and the policies which shaped it."""
+    route, rule = served.route, served.rule
+    shaped = tuple(policy for policy in served.settings.owners if policy.kind == BackendTrafficPolicy.KIND)
+    described = metadata(route.ref, rule.name or "", shown(route.metadata.annotations), shaped)
+    return message_field(Route.METADATA_FIELD_NUMBER, described)
+
+
+def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
+    """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config.
+
+    With it come the names of the bound filters that a connection's chain must have for it.
+    """
+    listener, filters, settings = served.listener, served.filters, served.settings
+    message = Route()
+    apply_headers(message, filters)
+    absent = db.read(missing(listener.gateway, table_of(db, listener))) or ()
+    used: list[ChainFilter] = []
+    for feature, effective in settings.features:
+        if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:
+            config = feature.http_filter.route(db, effective)
+            message.typed_per_filter_config[one.name].CopyFrom(packed(config))
+            used.append(one)
+    failed = settings.failed or listener_failed(db, listener)
+    if failed or filters.failed or any(one.name in absent for one in used):
+        message.direct_response.status = 500
+    elif filters.direct is not None:
+        apply_direct_response(message, filters.direct)
+    elif filters.redirect is not None:
+        message.redirect.SetInParent()
+    elif served.destination.status:
+        message.direct_response.status = served.destination.status
+    else:
+        _forward(db, served, message)
+    return message, tuple(one.name for one in used if one.bound)
+
+
+def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
+    """The route for connections whose chain has its bound filters, and after it 500 for all others."""
+    number = VirtualHost.ROUTES_FIELD_NUMBER
+    marked, unmarked = Route(), Route(name=f"{message.name}/filter-missing", match=message.match)
+    marked.CopyFrom(message)
+    marked.match.filter_state.extend(has_mark(name) for name in bound)
+    unmarked.direct_response.status = 500
+    return message_field(number, encode(marked) + tail) + message_field(number, encode(unmarked))
+
+
+def _forward(db: Db, served: _ServedRule, message: Route) -> None:
+    action = message.route
+    _apply_destination(action, served.rule, served.destination)
+    for protocol in route_kind(served.route.KIND).upgrades:
+        action.upgrade_configs.add(upgrade_type=protocol)
+    copies = dict(served.destination.mirrors)
+    for mirror in served.filters.mirrors:
+        if (key := copies.get(mirror.index)) is not None:
+            _add_mirror(action, mirror, key.name)
+    edit = RouteEdit(message, listener_facts(db, served.listener))
+    for feature, effective in served.settings.features:
+        if feature.route is not None:
+            feature.route(edit, effective)
+
+
+def _add_mirror(action: RouteAction, mirror: Mirror, cluster: str) -> None:
+    policy = action.request_mirror_policies.add(cluster=cluster, disable_shadow_host_suffix_append=True)
+    share = policy.runtime_fraction.default_value
+    if mirror.millionths is None:
+        share.numerator, share.denominator = 100, share.HUNDRED
+    else:
+        share.numerator, share.denominator = mirror.millionths, share.MILLION
+
+
+def _apply_destination(action: RouteAction, rule: RequestRule, destination: Destination) -> None:
+    if not destination.weighted:
+        action.cluster = destination.weighted_clusters[0].key.name
+        return
+    clusters = action.weighted_clusters.clusters
+    if destination.unavailable:
+        clusters.add(name=names.INVALID_CLUSTER).weight.value = destination.unavailable
+    for weighted_cluster in destination.weighted_clusters:
+        if not weighted_cluster.routable:
+            continue
+        entry = clusters.add(name=weighted_cluster.key.name)
+        entry.weight.value = weighted_cluster.weight
+        if weighted_cluster.backend < 0:
+            continue
+        filters = rule.backend_refs[weighted_cluster.backend].filters
+        requests = (f.request_header_modifier for f in filters if f.request_header_modifier is not None)
+        responses = (f.response_header_modifier for f in filters if f.response_header_modifier is not None)
+        add, remove = header_options(requests)
+        entry.request_headers_to_add.extend(add)
+        entry.request_headers_to_remove.extend(remove)
+        add, remove = header_options(responses)
+        entry.response_headers_to_add.extend(add)
+        entry.response_headers_to_remove.extend(remove)
+        for rewrite in map(rewrite_of, filters):
+            if rewrite is not None and rewrite.hostname is not None:
+                entry.host_rewrite_literal = rewrite.hostname
+    # Envoy has one status for all requests whose cluster is missing.
+    action.cluster_not_found_response_code = (
+        RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
+    )
+
+
+def _apply_match(db: Db, served: _ServedRule, message: Route, match: Match) -> None:
+    """What depends on the match: the matcher, and rewrites of a prefix."""
+    filters = served.filters
+    if message.HasField("redirect") and filters.redirect is not None:
+        message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _port(db, served.listener)))
+    elif message.HasField("route") and filters.rewrite is not None:
+        apply_rewrite(message.route, filters.rewrite, match.path)
+    message.match.CopyFrom(matcher(match))
+
+
+@query
+def _port(db: Db, listener: ListenerId) -> int:
+    return next((a.port for a in attachable(db, listener.gateway) if a.id == listener), 0)
