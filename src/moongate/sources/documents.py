@@ -22,6 +22,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import yaml
@@ -338,13 +339,16 @@ class _Values:
                 )
             key = name.value
             if name.tag == _PLAIN:
+                key = _plain_key(key)
+                if key is None:
+                    raise _at(name, "The key is empty; put it in quotes if that is meant.")
                 if key == "<<":
                     merged.append(entry)
                     continue
-                key = self._key(name)
             if key in pairs:
                 raise _at(name, _twice(key))
-            pairs[key] = self.value(entry, depth)
+            # Most entries are such scalars; a call for each would cost more than all the rest.
+            pairs[key] = _scalar(entry.value) if entry.tag == _PLAIN else self.value(entry, depth)
         for entry in merged:
             for source in entry.value if type(entry) is SequenceNode else [entry]:
                 if type(source) is not MappingNode:
@@ -352,14 +356,6 @@ class _Values:
                 # What stands in the object itself wins, then what was merged first.
                 pairs = self.value(source, depth) | pairs
         return pairs
-
-    def _key(self, name: ScalarNode) -> str:
-        value = _scalar(name.value)
-        if isinstance(value, str):
-            return sys.intern(value)
-        if value is None:
-            raise _at(name, "The key is empty; put it in quotes if that is meant.")
-        return str(value).lower() if isinstance(value, bool) else name.value
 
     def _tagged(self, node: ScalarNode, tag: str) -> Any:
         match tag.removeprefix("tag:yaml.org,2002:"):
@@ -408,6 +404,17 @@ def _scalar(text: str) -> Any:
     number = float(text)
     # On its way through JSON, as kubectl sends it, a whole number loses its point.
     return int(number) if abs(number) < 2**53 and number.is_integer() else number
+
+
+@lru_cache(maxsize=4096)
+def _plain_key(text: str) -> str | None:
+    """The key that a plain scalar means; ``None`` if it is empty. Most keys are the fields of a few kinds."""
+    value = _scalar(text)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return sys.intern(value)
+    return str(value).lower() if isinstance(value, bool) else text
 
 
 def _at(node: Node, message: str) -> Malformed:
