@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import structlog
 
 from moongate.infra.ports import PortError
 from moongate.run import Laptop, LaptopOptions, run_laptop
+from moongate.run.standalone import loading
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 from tests.run.conftest import app, sockets, who
@@ -67,3 +69,17 @@ async def test_a_port_that_is_taken_ends_a_run_without_files(folder: Path) -> No
                 await run_laptop(LaptopOptions(documents=(app(port, 1),), run_dir=folder))
 
     assert {"gateway.serving", "gateway.stopping"}.isdisjoint(event["event"] for event in events)
+
+
+def test_the_first_load_is_not_searched_for_garbage() -> None:
+    """Neither while it is built nor later: what it has made lives as long as the process."""
+    collections = [generation["collections"] for generation in gc.get_stats()]
+    frozen = gc.get_freeze_count()
+
+    with loading():
+        world = [[n] for n in range(100_000)]
+        assert [generation["collections"] for generation in gc.get_stats()] == collections
+
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= frozen + len(world)
+    gc.unfreeze()

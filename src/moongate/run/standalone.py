@@ -117,13 +117,12 @@ async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
 def loading() -> Generator[None]:
     """Keep the garbage collector from the objects of the first load: they live as long as the process.
 
-    To look through them again and again while they grow in number is a third of the time of a load of
-    thousands of routes.
+    To look through them again and again while they grow in number costs a tenth of a load of thousands of
+    routes, or much more if it is done as often as by default.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 100)
+    gc.disable()
     try:
         yield
         gc.freeze()
     finally:
-        gc.set_threshold(*before)
+        gc.enable()
