@@ -443,9 +443,10 @@ class _Document:
         self.text = text
         self.entries = entries
         self.malformed = malformed
-        self.faulty = malformed is not None or any(entry.problems for entry in entries)
+        faulty = [entry for entry in entries if entry.problems]
+        self.faulty = malformed is not None or bool(faulty)
         self.broken = malformed is not None or any(
-            entry.problems and entry.severity == "error" and entry.ref is None for entry in entries
+            entry.severity == "error" and entry.ref is None for entry in faulty
         )
         self._positions: dict[tuple[str, bool], tuple[int, int]] = {}
 

@@ -15,7 +15,6 @@ change then rebuilds one small bucket and re-runs one small query, not a walk ov
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ class Store:
     def __init__(self, db: Db, indexes: Iterable[Index[Any, Any]]) -> None:
         self.db = db
         self._held: dict[Ref, Resource] = {}
-        self._buckets: dict[tuple[str, str, Hashable], Counter[Any]] = {}
+        self._buckets: dict[tuple[str, str, Hashable], dict[Any, int]] = {}
+        """Cell of an index → value → how many resources contribute it."""
         self._by_kind: dict[tuple[str, str], list[Index[Any, Any]]] = {}
         for index in indexes:
             for kind in index.kinds:
@@ -86,10 +86,14 @@ class Store:
         for entries, step in ((before - after, -1), (after - before, 1)):
             for key, value in entries:
                 cell = ("index", index.name, key)
-                bucket = self._buckets.setdefault(cell, Counter())
-                bucket[value] += step
-                if bucket[value] == 0:
+                bucket = self._buckets.get(cell)
+                if bucket is None:
+                    bucket = self._buckets[cell] = {}
+                count = bucket.get(value, 0) + step
+                if count == 0:
                     del bucket[value]
                     touched[cell] = None
-                elif bucket[value] == step:
+                    continue
+                bucket[value] = count
+                if count == step:
                     touched[cell] = None
