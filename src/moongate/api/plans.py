@@ -77,8 +77,9 @@ class List:
     def filled(self, value: Any) -> Any:
         if not isinstance(value, list):
             return value
+        entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
         fill = self.item.filled
-        return [fill(entry) for entry in cast("list[Any]", value)]
+        return [fill(entry) for entry in entries]
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, list | tuple):
@@ -208,8 +209,8 @@ class Plan:
     def filled(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        entries = cast("dict[str, Any]", value).items()
-        whole = {key: entry for key, entry in entries if entry is not None}
+        entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
+        whole = {key: entry for key, entry in entries.items() if entry is not None}
         for wire, node in self.filling:
             entry = whole.get(wire)
             if entry is not None:

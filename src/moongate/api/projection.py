@@ -17,7 +17,7 @@ Rules
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct
 
@@ -57,11 +57,12 @@ class Projection(Struct, frozen=True):
 
     def _part(self, value: Any, use: int) -> Any:
         if isinstance(value, dict):
-            entries = cast("dict[str, Any]", value)
+            entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
             # Whoever asks for the entries of an object asks for its keys: it is a map, and no field is known.
             return entries if use == ENTRIES else self._fields(entries)
         if isinstance(value, list):
-            return [self._part(entry, FIELDS) for entry in cast("list[Any]", value)]
+            listed: list[Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
+            return [self._part(entry, FIELDS) for entry in listed]
         return value
 
     def _fields(self, value: dict[str, Any]) -> dict[str, Any]:
