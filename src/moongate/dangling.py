@@ -80,27 +80,28 @@ def dangling_references(
     known = _Known(held)
     for ref in refs:
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
-            told = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
-            yield _loose(ref, Problem("metadata.name", told, UNUSED))
+            message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
+            yield _dangling(ref, Problem("metadata.name", message, UNUSED))
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
                 place = faulty(to)
-                told = (
+                message = (
                     f"There is no {to}.{known.question(to)}"
                     if place is None
                     else f"{to} is not in force: it is written at {place}, with an error."
                 )
-                yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
+                yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
             elif to.is_a(GatewayClass) and known.of_others(to):
-                told = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
-                yield _loose(ref, Problem(path, f"{told}{_effect(ref, reason)}", reason))
+                message = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
+                yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
             elif to.is_a(Service) and known.without_slices(to):
                 label = f"{SERVICE_NAME}: {to.name}"
-                told = f"{to} has no endpoints: add an EndpointSlice with the label {label}, or {_BACKEND}."
-                yield _loose(ref, Problem(path, told, EMPTY))
+                remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
+                message = f"{to} has no endpoints: {remedy}."
+                yield _dangling(ref, Problem(path, message, EMPTY))
 
 
-def _loose(ref: Ref, problem: Problem) -> DanglingReference:
+def _dangling(ref: Ref, problem: Problem) -> DanglingReference:
     severe = ref.kind in _GUARDS or problem.reason == MISSING
     return DanglingReference(ref, problem, "error" if severe else "warning")
 
@@ -133,16 +134,16 @@ class _Known:
 
     def of_others(self, gateway_class: Ref) -> bool:
         """Whether a GatewayClass is not served here; the class of a laptop shows the controller's name."""
-        ours, given = self._held.get(Ref.of(GatewayClass, "", LAPTOP_CLASS)), self._held[gateway_class]
-        if not isinstance(ours, GatewayClass) or not isinstance(given, GatewayClass):
+        ours, other = self._held.get(Ref.of(GatewayClass, "", LAPTOP_CLASS)), self._held[gateway_class]
+        if not isinstance(ours, GatewayClass) or not isinstance(other, GatewayClass):
             return False
-        return given.spec.controller_name != ours.spec.controller_name
+        return other.spec.controller_name != ours.spec.controller_name
 
     def without_slices(self, service: Ref) -> bool:
         """Whether a Service lacks the EndpointSlice that it needs, having no address of a cluster either."""
-        found = self._held[service]
-        assert isinstance(found, Service)
-        if found.spec.type == "ExternalName" or found.spec.cluster_ip not in ("", "None", None):
+        resource = self._held[service]
+        assert isinstance(resource, Service)
+        if resource.spec.type == "ExternalName" or resource.spec.cluster_ip not in ("", "None", None):
             return False
         return (service.namespace, service.name) not in self._sliced
 
@@ -154,10 +155,10 @@ class _Known:
 
     @cached_property
     def _names(self) -> dict[tuple[str, str, str], list[str]]:
-        found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for ref in self._held:
-            found[ref.group, ref.kind, ref.namespace].append(ref.name)
-        return found
+            names[ref.group, ref.kind, ref.namespace].append(ref.name)
+        return names
 
     @cached_property
     def _sliced(self) -> frozenset[tuple[str, str | None]]:
@@ -194,15 +195,15 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
     for n, listener in enumerate(gateway.spec.listeners):
-        for m, given in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
-            if (given.group, given.kind) == ("", Secret.KIND):
-                to = Ref.of(Secret, given.namespace or gateway.metadata.namespace, given.name)
+        for m, ref in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
+            if (ref.group, ref.kind) == ("", Secret.KIND):
+                to = Ref.of(Secret, ref.namespace or gateway.metadata.namespace, ref.name)
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
 
 
-def _parameters(path: str, given: LocalObjectReference, namespace: str) -> Iterator[_Reference]:
-    if (given.group, given.kind) == (ENVOY_GROUP, EnvoyProxy.KIND):
-        yield _Reference(f"{path}.name", Ref.of(EnvoyProxy, namespace, given.name))
+def _parameters(path: str, ref: LocalObjectReference, namespace: str) -> Iterator[_Reference]:
+    if (ref.group, ref.kind) == (ENVOY_GROUP, EnvoyProxy.KIND):
+        yield _Reference(f"{path}.name", Ref.of(EnvoyProxy, namespace, ref.name))
 
 
 def _of_route(route: Route) -> Iterator[_Reference]:
@@ -211,16 +212,16 @@ def _of_route(route: Route) -> Iterator[_Reference]:
             to = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
             yield _Reference(f"spec.parentRefs[{n}].name", to, REASON)
     for n, rule in enumerate(route.spec.rules):
-        for m, given in enumerate(rule.backend_refs):
-            yield from _backend(route, f"spec.rules[{n}].backendRefs[{m}]", given)
+        for m, ref in enumerate(rule.backend_refs):
+            yield from _backend(route, f"spec.rules[{n}].backendRefs[{m}]", ref)
         for m, used in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
             if used.request_mirror is not None:
                 path = f"spec.rules[{n}].filters[{m}].requestMirror.backendRef"
                 yield from _backend(route, path, used.request_mirror.backend_ref)
 
 
-def _backend(route: Route, path: str, given: BackendObjectReference) -> Iterator[_Reference]:
-    at = target(given, route.metadata.namespace)
+def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_Reference]:
+    at = target(ref, route.metadata.namespace)
     if kind_problem(at) is None:
         yield _Reference(f"{path}.name", at.ref)
 

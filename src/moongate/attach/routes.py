@@ -335,12 +335,15 @@ def _judge(
     open_to = [a for a in named if (GATEWAY_GROUP, route.kind) in a.kinds and _allows(db, a, route.namespace)]
     if not open_to:
         names = ", ".join(a.id.name for a in named)
-        told = f"No listener of those meant ({names}) takes an {route.kind} of namespace {route.namespace}."
-        return Attachment(parent, gateway, (), Problem("", told, "NotAllowedByListeners"))
+        message = (
+            f"None of the listeners that are meant ({names}) takes routes of kind {route.kind} "
+            f"from namespace {route.namespace}."
+        )
+        return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
     taken = [(a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, listeners))]
     if not taken:
-        told = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
-        return Attachment(parent, gateway, (), Problem("", told, "NoMatchingListenerHostname"))
+        message = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
+        return Attachment(parent, gateway, (), Problem("", message, "NoMatchingListenerHostname"))
     return Attachment(parent, gateway, tuple(taken))
 
 

@@ -67,25 +67,25 @@ class Faults(Struct, frozen=True):
 @query
 def route_status(db: Db, route: Ref) -> RouteStatus | None:
     """What we say of a route; ``None`` when none of its parents is ours."""
-    found = get(db, Route, route)
-    if found is None:
+    resource = get(db, Route, route)
+    if resource is None:
         return None
     name = controller_name(db)
-    told = [
-        ParentStatus(parent_ref=a.parent, controller_name=name, conditions=_conditions(db, found, a))
+    parents = [
+        ParentStatus(parent_ref=a.parent, controller_name=name, conditions=_conditions(db, resource, a))
         for a in attachments(db, route)
     ]
-    return RouteStatus(parents=tuple(told[:MAX_PARENTS])) if told else None
+    return RouteStatus(parents=tuple(parents[:MAX_PARENTS])) if parents else None
 
 
 @query
 def match_keys(db: Db, route: Ref) -> tuple[tuple[tuple[str, str], str], ...]:
     """What a route matches on: per match its path, and all of it as text."""
-    found = get(db, Route, route)
-    if found is None:
+    resource = get(db, Route, route)
+    if resource is None:
         return ()
     keys: dict[tuple[tuple[str, str], str], None] = {}
-    for rule in found.spec.rules:
+    for rule in resource.spec.rules:
         for match in matches(written_matches(route.kind, rule), rule_filters(db, route, rule).matches):
             keys[match.path.key, overlap_key(match)] = None
     return tuple(keys)
@@ -118,15 +118,15 @@ def overlapped_by(
 
     Those to be named, and one more if there is.
     """
-    told = dict(overlaps(db, listener, host, path))
-    own = _match_keys(db, route, path) if told else []
-    others = {other for key in own for other in told.get(key, ())}
+    sharing = dict(overlaps(db, listener, host, path))
+    own = _match_keys(db, route, path) if sharing else []
+    others = {other for key in own for other in sharing.get(key, ())}
     return tuple(nsmallest(MAX_NAMED + 1, others - {route}))
 
 
 def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
-    told = match_keys.attempt(db, route)
-    return [] if isinstance(told, Failed) else [key for of, key in told if of == path]
+    keys = match_keys.attempt(db, route)
+    return [] if isinstance(keys, Failed) else [key for of, key in keys if of == path]
 
 
 def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
@@ -138,44 +138,44 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
     at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
     for index, rule in enumerate(route.spec.rules):
         if (fault := unbuildable(written_matches(route.KIND, rule))) is not None:
-            told = f"Failed to process route rule {index}: {fault}."
-            refused.append((index, Problem(f"spec.rules[{index}]", told, "UnsupportedValue")))
+            message = f"Failed to process route rule {index}: {fault}."
+            refused.append((index, Problem(f"spec.rules[{index}]", message, "UnsupportedValue")))
             continue
         filters = rule_filters(db, route.ref, rule)
         refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
         destination = rule_destination(db, at, route.ref, index)
         unresolved += destination.unresolved
         without += destination.without_endpoints
-    return Faults(tuple(refused), tuple(map(_told, unresolved)), tuple(without))
+    return Faults(tuple(refused), tuple(map(_as_sentence, unresolved)), tuple(without))
 
 
-def _told(fault: Problem) -> Problem:
+def _as_sentence(fault: Problem) -> Problem:
     return Problem(fault.path, sentence(fault.message), fault.reason)
 
 
 def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition, ...]:
     generation = route.metadata.generation
     problem = attachment.problem
-    found = faults(db, route, attachment)
-    unresolved, without = found.unresolved, found.without_endpoints
-    told = list(_accepted(route, found.refused, generation))
+    of_rules = faults(db, route, attachment)
+    unresolved, without = of_rules.unresolved, of_rules.without_endpoints
+    conditions = list(_accepted(route, of_rules.refused, generation))
     if problem is not None:
-        told = [c for c in told if c.type != "Accepted"]
-        told.append(condition("Accepted", "False", problem.reason, problem.message, generation))
+        conditions = [c for c in conditions if c.type != "Accepted"]
+        conditions.append(condition("Accepted", "False", problem.reason, problem.message, generation))
     if unresolved:
         message = "\n".join(dict.fromkeys(f"{fault.path}: {fault.message}" for fault in unresolved))
-        told.append(condition("ResolvedRefs", "False", _reasons(unresolved), message, generation))
+        conditions.append(condition("ResolvedRefs", "False", _reasons(unresolved), message, generation))
     else:
         message = "Resolved all the Object references for the Route"
-        told.append(condition("ResolvedRefs", "True", "ResolvedRefs", message, generation))
+        conditions.append(condition("ResolvedRefs", "True", "ResolvedRefs", message, generation))
     if without:
-        told.append(
+        conditions.append(
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
     if others := _overlapping(db, route, attachment):
         message = f"Some rules match the same requests as rules of {_named(others)}."
-        told.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
-    return (*told, *unsupported(route))
+        conditions.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
+    return (*conditions, *unsupported(route))
 
 
 def _overlapping(db: Db, route: Route, attachment: Attachment) -> set[Ref]:
@@ -198,19 +198,19 @@ def _accepted(route: Route, refused: Sequence[tuple[int, Problem]], generation: 
     accepted = condition("Accepted", "True", "Accepted", "Route is accepted", generation)
     if not refused:
         return (accepted,)
-    told = [fault for _, fault in refused]
+    problems = [fault for _, fault in refused]
     rules = sorted({index for index, _ in refused})
     if len(rules) == len(route.spec.rules):
-        return (condition("Accepted", "False", _reasons(told), _messages(told), generation),)
+        return (condition("Accepted", "False", _reasons(problems), _messages(problems), generation),)
     dropped = " ".join(map(str, rules))
-    message = f"Dropped Rule(s) [{dropped}]: {_messages(told)}"
-    return (accepted, condition("PartiallyInvalid", "True", _reasons(told), message, generation))
+    message = f"Dropped Rule(s) [{dropped}]: {_messages(problems)}"
+    return (accepted, condition("PartiallyInvalid", "True", _reasons(problems), message, generation))
 
 
-def _reasons(found: Iterable[Problem]) -> str:
+def _reasons(problems: Iterable[Problem]) -> str:
     """Several reasons on one condition are joined, as the reference does."""
-    return ",".join(sorted({f.reason for f in found}))
+    return ",".join(sorted({f.reason for f in problems}))
 
 
-def _messages(found: Iterable[Problem]) -> str:
-    return "\n".join(dict.fromkeys(f.message for f in found))
+def _messages(problems: Iterable[Problem]) -> str:
+    return "\n".join(dict.fromkeys(f.message for f in problems))

@@ -121,27 +121,29 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
 @query
 def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...]:
     """The backends of a rule with their weights: the part of a route that its clusters depend on."""
-    found = get(db, Route, route)
-    if found is None or rule >= len(found.spec.rules):
+    resource = get(db, Route, route)
+    if resource is None or rule >= len(resource.spec.rules):
         return ()
-    return tuple((target(ref, route.namespace), ref.weight) for ref in found.spec.rules[rule].backend_refs)
+    return tuple((target(ref, route.namespace), ref.weight) for ref in resource.spec.rules[rule].backend_refs)
 
 
 @query
 def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
     """The weights of a rule's members; none when the rule is gone."""
-    found = get(db, Route, route)
-    index = None if found is None else index_of(found, rule)
-    if found is None or index is None:
+    resource = get(db, Route, route)
+    index = None if resource is None else index_of(resource, rule)
+    if resource is None or index is None:
         return ()
-    refs = found.spec.rules[index].backend_refs
+    refs = resource.spec.rules[index].backend_refs
     return tuple(refs[n].weight for n, _ in rule.members)
 
 
 @query
 def _rule_name(db: Db, route: Ref, rule: int) -> str:
-    found = get(db, Route, route)
-    return "" if found is None or rule >= len(found.spec.rules) else found.spec.rules[rule].name or ""
+    resource = get(db, Route, route)
+    return (
+        "" if resource is None or rule >= len(resource.spec.rules) else resource.spec.rules[rule].name or ""
+    )
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
@@ -151,8 +153,8 @@ def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
 
 @query
 def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
-    found = get(db, Route, route)
-    return () if found is None else shown(found.metadata.annotations)
+    resource = get(db, Route, route)
+    return () if resource is None else shown(resource.metadata.annotations)
 
 
 def _members(db: Db, key: ClusterKey) -> list[Member]:
@@ -211,18 +213,18 @@ def eds_cluster(name: str) -> Cluster:
     return message
 
 
-def add_endpoint(locality: LocalityLbEndpoints, given: Endpoint) -> None:
+def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> None:
     """Put an endpoint into a locality; all weigh the same there."""
     entry: LbEndpoint = locality.lb_endpoints.add()
     entry.load_balancing_weight.value = 1
-    if given.port:
-        entry.endpoint.address.socket_address.address = given.address
-        entry.endpoint.address.socket_address.port_value = given.port
+    if endpoint.port:
+        entry.endpoint.address.socket_address.address = endpoint.address
+        entry.endpoint.address.socket_address.port_value = endpoint.port
     else:
-        entry.endpoint.address.pipe.path = given.address
-    if given.hostname:
-        entry.endpoint.hostname = given.hostname
-    if given.draining:
+        entry.endpoint.address.pipe.path = endpoint.address
+    if endpoint.hostname:
+        entry.endpoint.hostname = endpoint.hostname
+    if endpoint.draining:
         entry.health_status = HealthStatus.DRAINING
 
 

@@ -20,7 +20,7 @@ Source: the reference's rules for what a broken or empty backend answers (500 an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -119,84 +119,104 @@ class Destination(Struct, frozen=True):
         )
 
 
+class _RuleBackend(NamedTuple):
+    """One backendRef of a rule, judged, with its place in the rule."""
+
+    place: int
+    ref: RouteBackendRef
+    target: Target
+    backend: Backend
+
+    @property
+    def usable(self) -> bool:
+        return self.backend.problem is None and not self.backend.empty
+
+
 @query
 def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> Destination:
     """What becomes of the requests of one rule, as one listener serves it."""
-    found = get(db, Route, route)
-    if found is None or index >= len(found.spec.rules):
+    resource = get(db, Route, route)
+    if resource is None or index >= len(resource.spec.rules):
         return Destination(500)
-    rule = found.spec.rules[index]
+    rule, at_rule = resource.spec.rules[index], f"spec.rules[{index}]"
     if unbuildable(written_matches(route.kind, rule)) is not None:
         return Destination(500)
     gateway = listener.gateway
     to_service = rule_to_service(db, listener, route, rule.name or "")
     filters = rule_filters(db, route, rule)
-    mirrors, mirror_faults, mirror_empty = _mirrors(db, gateway, found, index, filters.mirrors, to_service)
-    unresolved = [*(fault.under(f"spec.rules[{index}]") for fault in filters.unresolved), *mirror_faults]
-    without: list[Problem] = [*mirror_empty]
-    apart = _must_stay_apart(db, listener, route, rule, to_service)
-    own: list[tuple[int, RouteBackendRef, Backend]] = []
-    shared: list[WeightedCluster] = []
-    broken = lacking = valid = 0
+    mirrors, faults, without_endpoints = _mirrors(db, gateway, resource, index, filters.mirrors, to_service)
+    unresolved = [*(fault.under(at_rule) for fault in filters.unresolved), *faults]
+    weighted: list[_RuleBackend] = []
     for n, ref in enumerate(rule.backend_refs):
         at = target(ref, route.namespace)
         judged = _judge(db, route, ref, at, to_service)
+        path = f"{at_rule}.backendRefs[{n}]"
         if judged.problem is not None:
-            unresolved.append(judged.problem.under(f"spec.rules[{index}].backendRefs[{n}]"))
+            unresolved.append(judged.problem.under(path))
         elif judged.empty:
-            told = f"{at.ref} has no endpoints."
-            without.append(Problem(f"spec.rules[{index}].backendRefs[{n}]", told, "EndpointsNotFound"))
-        if ref.weight == 0:
-            continue
-        if judged.problem is not None:
-            broken += ref.weight
-        elif judged.empty:
-            lacking += ref.weight
-        else:
-            valid += ref.weight
-            if not apart and not backend_filters(ref) and _selected(db, gateway, at):
-                name = names.merged_backend(at.ref, at.port, judged.protocol)
-                key = BackendCluster(name, gateway, at, judged.protocol)
-                shared.append(WeightedCluster(key, ref.weight, n))
-                continue
-        own.append((n, ref, judged))
-    unlike = _mixed([b for _, _, b in own])
-    filtered = any(backend_filters(ref) for _, ref, _ in own)
-    each = bool(broken or lacking or filtered or unlike or (own and shared))
-    if each:
-        weighted_clusters = [
-            WeightedCluster(
-                _own(db, gateway, found, index, n),
-                ref.weight,
-                n,
-                routable=b.problem is None and not b.empty,
-            )
-            for n, ref, b in own
-        ]
-    elif own:
-        weighted_clusters = [
-            WeightedCluster(_own(db, gateway, found, index), sum(ref.weight for _, ref, _ in own), -1)
-        ]
-    else:
-        weighted_clusters = []
-    weighted_clusters += shared
-    if filters.failed or mirror_faults:
+            without_endpoints.append(Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound"))
+        if ref.weight:
+            weighted.append(_RuleBackend(n, ref, at, judged))
+    broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
+    unusable = sum(each.ref.weight for each in weighted if not each.usable)
+    clusters, by_weight = _weighted_clusters(db, listener, resource, index, weighted, to_service)
+    if filters.failed or faults:
         status = 500
-    elif valid:
+    elif any(each.usable for each in weighted):
         status = 0
     else:
-        status = 503 if lacking and not broken else 500
+        status = 503 if unusable and not broken else 500
     forwards = status == 0 and filters.forwards
     return Destination(
         status,
-        tuple(weighted_clusters) if forwards else (),
-        weighted=each or len(weighted_clusters) > 1,
-        unavailable=broken + lacking,
-        empty=lacking > 0,
+        clusters if forwards else (),
+        weighted=by_weight,
+        unavailable=unusable,
+        empty=unusable > broken,
         mirrors=mirrors if forwards else (),
         unresolved=tuple(unresolved),
-        without_endpoints=tuple(without),
+        without_endpoints=tuple(without_endpoints),
     )
+
+
+def _weighted_clusters(
+    db: Db,
+    listener: ListenerId,
+    route: Route,
+    index: int,
+    backends: list[_RuleBackend],
+    routed_to_service: bool,
+) -> tuple[tuple[WeightedCluster, ...], bool]:
+    """The clusters of a rule's backends, and whether Envoy is to choose among them by weight."""
+    gateway, rule = listener.gateway, route.spec.rules[index]
+    apart = _must_stay_apart(db, listener, route.ref, rule, routed_to_service)
+    own: list[_RuleBackend] = []
+    shared: list[WeightedCluster] = []
+    for each in backends:
+        if not each.usable or apart or backend_filters(each.ref) or not _selected(db, gateway, each.target):
+            own.append(each)
+            continue
+        at, protocol = each.target, each.backend.protocol
+        key = BackendCluster(names.merged_backend(at.ref, at.port, protocol), gateway, at, protocol)
+        shared.append(WeightedCluster(key, each.ref.weight, each.place))
+    one_by_one = (
+        any(not each.usable or backend_filters(each.ref) for each in own)
+        or _mixed([each.backend for each in own])
+        or bool(own and shared)
+    )
+    if one_by_one:
+        clusters = [
+            WeightedCluster(
+                _own(db, gateway, route, index, each.place), each.ref.weight, each.place, routable=each.usable
+            )
+            for each in own
+        ]
+    elif own:
+        clusters = [WeightedCluster(_own(db, gateway, route, index), sum(b.ref.weight for b in own), -1)]
+    else:
+        clusters = []
+    clusters += shared
+    return tuple(clusters), one_by_one or len(clusters) > 1
 
 
 def _own(db: Db, gateway: Ref, route: Route, index: int, n: int = -1) -> RuleCluster:
@@ -243,12 +263,12 @@ def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]
 
     Those of forms that stand in for what Envoy refused are among them.
     """
-    found = get(db, Route, route)
-    if found is None:
+    resource = get(db, Route, route)
+    if resource is None:
         return ()
     keys: dict[ResourceKey, None] = {}
     for listener in served_on(db, gateway, route):
-        for index, rule in enumerate(found.spec.rules):
+        for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
         keys.update(dict.fromkeys(kept_resources(db, listener, route)))
@@ -356,8 +376,8 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
     if (problem := kind_problem(at)) is not None:
         return Backend(problem=problem)
     if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
-        told = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
-        return Backend(problem=Problem("", told, "RefNotPermitted"))
+        message = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
+        return Backend(problem=Problem("", message, "RefNotPermitted"))
     return backend(db, at, routed_to_service).speaking(route_kind(route.kind).upstream)
 
 
