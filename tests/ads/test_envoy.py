@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.route.v3.route_components_pb2 import RouteMatch
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
 from moongate.ads.server import AdsServer
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
 from tests.ads.laptop import (
     DEADLINE_SECONDS,
     Envoy,
@@ -28,8 +32,6 @@ from tests.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
-
-    from moongate.xds.wire import XdsResource
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
@@ -271,6 +273,24 @@ async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: We
         await ads.settled("eg", DEADLINE_SECONDS)
 
         assert ads.quarantine("eg") == ()
+
+
+async def test_nothing_of_a_refused_configuration_is_shown(tmp_path: Path, web: Web) -> None:
+    """Envoy quotes the whole table that it refuses, with the passwords that stand in it."""
+    users = BasicAuthPerRoute(users=DataSource(inline_bytes=b"alice:{SHA}canary"))
+    table = RouteConfiguration(name="r")
+    route = table.virtual_hosts.add(name="v", domains=["*"]).routes.add(match=RouteMatch(prefix="/"))
+    route.direct_response.status = 7
+    route.typed_per_filter_config["envoy.filters.http.basic_auth"].CopyFrom(packed(users))
+    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish("eg", [listener("l", web.port, "r"), XdsResource.of(ROUTE, "r", encode(table))])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        [rejection] = ads.quarantine("eg")
+
+    assert rejection.message == (
+        "DirectResponseActionValidationError.Status: value must be inside range [200, 600)"
+    )
 
 
 async def test_what_envoy_cannot_even_read_is_found_among_many(tmp_path: Path, web: Web) -> None:

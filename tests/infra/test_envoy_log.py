@@ -68,3 +68,23 @@ def test_a_nack_is_noise_here(component: str, message: str) -> None:
     text = entry("error", component, message)
 
     assert folded(text) == []
+
+
+def test_what_envoy_quotes_of_a_configuration_is_left_out() -> None:
+    """It has password digests and keys in it."""
+    quote = 'goo.gle/debugonly  \nusers {\n  inline_bytes: "canary"\n}\n'
+    words = f"add/update failed: {quote}: Proto constraint validation failed (Route.Name: is empty)"
+
+    (shown,) = folded(entry("warning", "upstream", words))
+
+    assert shown.message == "add/update failed: Proto constraint validation failed (Route.Name: is empty)"
+
+
+def test_an_entry_without_an_end_is_left_out_after_its_first_line() -> None:
+    """A quote of megabytes may come in pieces, of which the later ones have no mark."""
+    long = entry("warning", "config", "rejected: goo.gle/debugonly\n" + "canary\n" * 200_000)
+    pieces = [long[at : at + 65536] for at in range(0, len(long), 65536)]
+
+    told = folded(*pieces, entry("info", "main", "It goes on."))
+
+    assert told == [Entry("warning", "config", "rejected"), Entry("info", "main", "It goes on.")]

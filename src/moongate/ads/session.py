@@ -56,6 +56,7 @@ from google.protobuf.message import DecodeError
 from msgspec import Struct, field
 
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
+from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, field_header
 
 if TYPE_CHECKING:
@@ -489,9 +490,10 @@ class Session:
                 channel.mark(name, self._snapshot.seq)
 
     def _reject(self, channel: _Channel, resource: XdsResource, words: str, oldest: float) -> None:
-        channel.rejected[resource.name] = _Refused(resource.version, words, oldest)
+        why = reason(words)
+        channel.rejected[resource.name] = _Refused(resource.version, why, oldest)
         channel.returning.discard(resource.name)
-        self.facts.append(self._nacked(channel, resource.name, resource.version, words))
+        self.facts.append(self._nacked(channel, resource.name, resource.version, why))
 
     def _time_out(self, now: float) -> None:
         """Stop waiting for a cluster that warms without end: its mended version would wait with it.

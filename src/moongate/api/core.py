@@ -147,6 +147,10 @@ class Secret(LooseResource, frozen=True, kw_only=True):
             f"Secret({self.metadata.namespace}/{self.metadata.name}, {self.type}, keys={sorted(self.data)})"
         )
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        name = f"{self.metadata.namespace}/{self.metadata.name}"
+        return [("name", name), ("type", self.type), ("keys", sorted(self.data))]
+
     @classmethod
     def stored(cls, document: dict[str, Any]) -> dict[str, Any]:
         """``stringData`` is folded into ``data``, over entries of the same key."""

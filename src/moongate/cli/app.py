@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, cast
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None, commands: App = app) -> int:
             complain(told[0])
             return told[1]
         complain(
-            f"Internal error, {type(error).__name__}: {_first_line(error)} This is a bug of moongate: "
+            f"Internal error, {type(error).__name__} in {_place_of(error)}. This is a bug of moongate: "
             "please report it with what the same command says with --debug."
         )
         return REFUSED
@@ -108,6 +109,12 @@ def _spelled(tokens: list[str]) -> list[str]:
 def _help_for(tokens: Sequence[str]) -> str:
     named = next((token for token in tokens if token in COMMANDS), None)
     return f"{called()} {named} --help" if named else f"{called()} --help"
+
+
+def _place_of(error: Exception) -> str:
+    """Where an error was raised. Its text is not shown: it may quote a secret."""
+    *_, raised = traceback.extract_tb(error.__traceback__)
+    return f"{raised.name} ({raised.filename.rpartition('/')[2]}:{raised.lineno})"
 
 
 def _first_line(error: Exception) -> str:

@@ -39,6 +39,7 @@ from google.protobuf.message import Message
 
 from moongate.infra.binary import EnvoyMissingError
 from moongate.infra.bootstrap import bootstrap
+from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
 
@@ -52,7 +53,6 @@ MOST = 20
 """Refusals that are looked for in one fleet: each takes some runs of Envoy."""
 
 _PATIENCE_S = 120.0
-_DEBUG = re.compile(r"goo\.gle/debug\w+\s*")
 _VERSION = re.compile(r"version: \w+/([^/]+)/")
 
 
@@ -296,12 +296,6 @@ def _culprits(
 
 def _words(said: str, file: Path) -> str:
     """The reason alone, on one line: without the dump of the whole that Envoy puts before it."""
-    _, _, reason = said.partition(f"error initializing configuration '{file}': ")
-    _, constraint, rest = reason.rpartition("Proto constraint validation failed (")
-    if constraint:
-        causes = rest.strip().removesuffix(")").split(" | caused by ")
-        reason = causes[-1]
-    elif (debug := _DEBUG.search(reason)) is not None:
-        reason = reason[: debug.start()] + " " + reason[debug.end() :]
-    told = " ".join((reason or said).split())
-    return told if told.endswith(".") else f"{told}."
+    _, _, refusal = said.partition(f"error initializing configuration '{file}': ")
+    words = " ".join(reason(refusal or said).split())
+    return words if words.endswith(".") else f"{words}."

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from moongate.xds.refusals import unquoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -38,8 +40,9 @@ _NOISE = (
     ("config", re.compile(r"listener '.*' failed to bind")),
     ("upstream", re.compile(r"lds: listener '.*' config rejected")),
 )
-# More than this without an end is no entry; it is passed on as it is.
+# An entry that has more without an end is passed on as far as its first line, and the rest is left out.
 _MOST_BYTES = 1 << 20
+_LONGEST_LINE = 1000
 
 
 class Entry(Struct, frozen=True):
@@ -56,10 +59,14 @@ class LogFolder:
     def __init__(self) -> None:
         self._rest = b""
         self._last = ""
+        self._left_out = False
+        """Whether the rest is the middle of an entry that was too long."""
 
     def feed(self, chunk: bytes) -> Iterator[Entry]:
         """The entries that ``chunk`` completes."""
         self._rest += chunk
+        if self._left_out and not self._skip():
+            return
         while (begin := self._rest.find(_BEGIN)) >= 0:
             yield from self._outside(self._rest[:begin])
             end = self._rest.find(_END, begin)
@@ -69,7 +76,20 @@ class LogFolder:
             yield from self._entry(self._rest[begin + 1 : end])
             self._rest = self._rest[end + len(_END) :]
         if len(self._rest) > _MOST_BYTES:
-            yield from self.end()
+            self._left_out = self._rest.startswith(_BEGIN)
+            if self._left_out:
+                line, self._rest = self._rest.partition(b"\n")[0], b""
+                yield from self._entry(line[1:_LONGEST_LINE])
+            else:
+                yield from self.end()
+
+    def _skip(self) -> bool:
+        """Leave out what comes until the entry ends. True when it has."""
+        _, end, after = self._rest.partition(_END)
+        # An end may come in two pieces.
+        self._rest = after if end else self._rest[-len(_END) + 1 :]
+        self._left_out = not end
+        return bool(end)
 
     def end(self) -> Iterator[Entry]:
         """What is left when Envoy has closed its log."""
@@ -77,8 +97,9 @@ class LogFolder:
         yield from self._outside(rest)
 
     def _entry(self, raw: bytes) -> Iterator[Entry]:
-        level, component, message = [*raw.decode(errors="replace").split(_FIELD.decode(), 2), "", ""][:3]
-        self._last = message
+        level, component, words = [*raw.decode(errors="replace").split(_FIELD.decode(), 2), "", ""][:3]
+        self._last = words
+        message = unquoted(words)
         if not any(component == name and pattern.search(message) for name, pattern in _NOISE):
             yield Entry(_LEVELS.get(level, "info"), component, message)
 
@@ -87,4 +108,4 @@ class LogFolder:
         message = raw.decode(errors="replace").partition("Brief USAGE:")[0].strip()
         # It says the error that ends it twice: as an entry, then bare.
         if message and message not in self._last:
-            yield Entry("warning", "stderr", message)
+            yield Entry("warning", "stderr", unquoted(message))

@@ -15,11 +15,10 @@ from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.listener.v3.listener_pb2 import Listener
 from google.protobuf.duration_pb2 import Duration
-from msgspec import Struct
 
 from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
 from moongate.policies.http_listeners import port_conflict
-from moongate.xds.wire import encode, message_field, packed
+from moongate.xds.wire import Encoded, encode, message_field, packed, sized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +47,11 @@ class ChainEntry(NamedTuple):
     body: bytes
     inspector: bytes | None
 
+    def __repr__(self) -> str:
+        return sized(self, self._fields)
 
-class ChainPart(Struct, frozen=True):
+
+class ChainPart(Encoded, frozen=True):
     """Some filter chains of a listener: as such, and joined."""
 
     entries: tuple[ChainEntry, ...]

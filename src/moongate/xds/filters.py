@@ -40,7 +40,7 @@ from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_rule
 from moongate.store import SHARDS, find, get
-from moongate.xds.wire import encode, packed, version
+from moongate.xds.wire import encode, packed, sized, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +70,9 @@ class ChainFilter(NamedTuple):
     name: str
     body: bytes
     bound: bool
+
+    def __repr__(self) -> str:
+        return sized(self, self._fields)
 
 
 def lingering(gateway: Ref, chain: str) -> tuple[str, Ref, str]:

@@ -18,7 +18,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from msgspec import Struct
 
 from moongate.attach.envoy_listeners import table_of
-from moongate.xds.wire import encode, message_field, version
+from moongate.xds.wire import encode, message_field, sized, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,9 @@ class RouteEntry(NamedTuple):
     route: Ref
     body: bytes
     needs: tuple[ResourceKey, ...] = ()
+
+    def __repr__(self) -> str:
+        return sized(self, self._fields)
 
 
 class Fallback(Struct, frozen=True):

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from msgspec import Struct
 
 from moongate import names
 from moongate.api.base import Ref
@@ -29,7 +28,7 @@ from moongate.store import SHARDS, get
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.rule_routes import closed_entries, route_entries_of
-from moongate.xds.wire import ROUTE, XdsResource, encode, message_field
+from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
@@ -43,7 +42,7 @@ tells."""
 _RANK: Final = attrgetter("rank")
 
 
-class Host(Struct, frozen=True):
+class Host(Encoded, frozen=True):
     """One virtual host.
 
     Args:
@@ -59,7 +58,7 @@ class Host(Struct, frozen=True):
     entries: tuple[RouteEntry, ...]
 
 
-class Part(Struct, frozen=True):
+class Part(Encoded, frozen=True):
     """The virtual hosts of one shard: as such, and joined."""
 
     hosts: tuple[Host, ...]

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.message import Message
 
 TYPE_PREFIX = "type.googleapis.com/"
@@ -57,7 +59,33 @@ def version(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-class XdsResource(Struct, frozen=True):
+class Encoded(Struct, frozen=True):
+    """Base of values that hold encoded messages: of these their repr has the sizes alone.
+
+    In messages are keys and passwords, and a repr may end up in a log.
+    """
+
+    def __repr__(self) -> str:
+        return sized(self, self.__struct_fields__)
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [(name, _shown(getattr(self, name))) for name in self.__struct_fields__]
+
+
+def sized(value: object, names: Iterable[str]) -> str:
+    """The repr of an object with these fields, bytes by their sizes; for named tuples, which have no base."""
+    return f"{type(value).__name__}({', '.join(f'{name}={_shown(getattr(value, name))}' for name in names)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, frozenset):
+        return f"<{len(cast('frozenset[object]', value))} entries>"
+    return repr(value)
+
+
+class XdsResource(Encoded, frozen=True):
     """What a client is sent: a name and an encoded message, never a ``Message``."""
 
     type_url: str

@@ -1,0 +1,179 @@
+"""Nothing that may end up in a log, a status, a terminal or an error message holds what stands in a Secret.
+
+Canaries stand in all places that hold secrets; then all is looked through that a program could show.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from rich.pretty import pretty_repr
+
+import moongate
+from moongate.api.core import ConfigMap
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.extension_filters import DirectResponse
+from moongate.cli import main
+from moongate.run import Laptop
+from moongate.sources.folder import Folder
+from moongate.world import World
+from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key
+from tests.routes import http_route, service
+from tests.run.conftest import until
+
+KEY = new_key()
+DIGEST = base64.b64encode(b"c4n4ry" + bytes(14))
+CANARIES = ("c4n4ry", DIGEST.decode(), key_bytes(KEY).decode().splitlines()[1])
+"""A word, an entry of an htpasswd file, a line of a private key."""
+
+
+TLS = "kubernetes.io/tls"
+
+
+def secret(name: str, **data: Any) -> str:
+    return dump({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, **data})
+
+
+def based(**data: bytes) -> dict[str, str]:
+    return {key.replace("_", "."): base64.b64encode(value).decode() for key, value in data.items()}
+
+
+def policy(name: str, users: str, route: str) -> str:
+    return f"""
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {{name: {name}}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {route}}}]
+  basicAuth: {{users: {{name: {users}}}}}
+"""
+
+
+SOUND = "\n---\n".join(
+    (
+        GATEWAY_CLASS,
+        gateway(
+            https("tls", "cert", port=8443), http("web", port=8080), https("bad", "not-a-key", port=9443)
+        ),
+        *(service(), http_route(), http_route(name="other")),
+        secret("cert", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=key_bytes(KEY))),
+        secret("not-a-key", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=b"c4n4ry")),
+        secret("users", data={".htpasswd": base64.b64encode(b"alice:{SHA}" + DIGEST).decode()}),
+        secret("bad-users", stringData={".htpasswd": "alice:c4n4ry\nc4n4ry"}),
+        policy("auth", "users", "shop"),
+        policy("bad-auth", "bad-users", "other"),
+    )
+)
+FAULTY = (
+    secret("a", data={"key": "c4n4ry!"}),
+    secret("b", data=["c4n4ry"]),
+    secret("c", data="c4n4ry"),
+    secret("d", stringData={"key": ["c4n4ry"]}),
+    secret("f", type=["c4n4ry"], data={"key": 1}),
+    secret("g", data={"key": "c4n4ry"}, immutable="c4n4ry"),
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: 'c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: i}\nstringData:\n  key: {{ c4n4ry }}",
+)
+"""Documents that are refused, each for another reason."""
+
+
+def assert_secret(*shown: object) -> None:
+    for each in shown:
+        text = each if isinstance(each, str) else f"{each!r} {pretty_repr(each)}"
+        assert [canary for canary in CANARIES if canary in text] == [], text[:2000]
+
+
+def values(world: World) -> Iterator[object]:
+    """The values of all queries and cells but bare bytes, which nobody shows."""
+    db: Any = world.db
+    for nodes in (db._cells, *db._memos.values()):
+        yield from nodes.values()
+        yield from (node.value for node in nodes.values() if not isinstance(node.value, bytes))
+
+
+@pytest.mark.parametrize("config", [EnvoyGateway.shipped(), EnvoyGateway()], ids=["shipped", "reference"])
+def test_nothing_in_a_world_shows_a_secret(config: EnvoyGateway) -> None:
+    """No resource, no change, no resource of xDS, no status, no value of any query."""
+    folder = Folder()
+    batch = folder.update("all.yaml", SOUND)
+    world = World(config)
+    world.apply(batch)
+    changes = world.pull()
+
+    assert any(CANARIES[2].encode() in r.body for put in changes.put.values() for r in put), "they are sent"
+    assert_secret(batch, changes, world.xds(), world.statuses(), [*world.problems()], folder.findings())
+    assert_secret(*values(world))
+
+
+def test_no_fault_of_a_manifest_quotes_a_secret() -> None:
+    for text in FAULTY:
+        folder = Folder()
+        folder.update("secret.yaml", text)
+
+        assert folder.findings()
+        assert_secret(folder.findings(), *map(str, folder.findings()))
+
+
+def test_commands_show_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifests = tmp_path / "all.yaml"
+    manifests.write_text("\n---\n".join((SOUND, *FAULTY[:-2])))
+    for command in (["translate"], ["translate", "--output", "json"], ["validate"]):
+        main([*command, str(manifests)])
+
+        shown = capsys.readouterr()
+        assert_secret(shown.out, shown.err)
+        assert shown.out + shown.err
+
+
+def test_a_translation_shows_no_secret_but_in_its_messages() -> None:
+    found = moongate.translate(msgspec.yaml.decode(text) for text in SOUND.split("\n---\n"))
+
+    assert_secret([*found.status], [*found.problems])
+
+
+async def test_a_run_logs_and_reports_no_secret() -> None:
+    with TemporaryDirectory(prefix="mg-", dir="/tmp") as folder, structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=Path(folder), envoy=Path("/bin/true")) as running:
+            running.take_text("all", "\n---\n".join((SOUND, *FAULTY[:-2])))
+            await until(lambda: len(running.statuses.documents()) > 4)
+            report = b"".join(running.status.encoded()).decode()
+
+    assert "other" in report
+    assert_secret(report, events)
+
+
+PUBLIC = {
+    ConfigMap,  # for what everybody may read
+    DirectResponse,  # an answer to everybody
+}
+
+
+def test_a_value_with_bytes_shows_their_size_alone() -> None:
+    """All Structs with a field of bytes have a repr of their own; in bytes are messages, in these secrets."""
+    for module in pkgutil.walk_packages(moongate.__path__, "moongate."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+    plain = {
+        cls
+        for cls in structs(msgspec.Struct)
+        if cls.__module__.startswith("moongate.") and cls.__repr__ is msgspec.Struct.__repr__
+        if any("bytes" in str(annotation) for annotation in cls.__annotations__.values())
+    }
+
+    assert plain == PUBLIC
+
+
+def structs(cls: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from structs(each)
