@@ -15,6 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.duration_pb2 import Duration
+from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
@@ -133,9 +134,13 @@ def test_what_is_no_envoy_has_no_version() -> None:
         envoy_version(Path("/bin/true"))
 
 
+WITH_METADATA = structs.replace(ON_HOST, runtime_flags=ON_HOST.runtime_flags.without("MetadataWhereRead"))
+"""As ``validate`` has it: the metadata of what Envoy refuses says where that comes from."""
+
+
 def translated(*manifests: str) -> Resources:
     resources = [one for text in (GATEWAY_CLASS, BACKEND, *manifests) for one in read(text)]
-    return World.of(resources, ON_HOST).xds()[FLEET]
+    return World.of(resources, WITH_METADATA).xds()[FLEET]
 
 
 def route(name: str, value: str) -> str:
