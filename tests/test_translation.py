@@ -140,3 +140,40 @@ def test_manifests_without_a_namespace_are_where_the_caller_says() -> None:
     found = translate([class_, *rest], namespace="shop")
 
     assert "shop/eg" in found.xds
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    ["\ud800", 2**70, -1, None, "", "\x00", "x" * 70_000, [None], {1: 2}, float("nan"), object(), b"x"],
+    ids=lambda value: repr(value)[:20],
+)
+def test_no_value_anywhere_ends_a_translation(absurd: Any) -> None:
+    """Not in what says whom a manifest is about either; and nothing fails within."""
+    for number, document in enumerate(WHOLE):
+        for *above, last in paths(document):
+            manifests = copy.deepcopy(WHOLE)
+            functools.reduce(operator.getitem, above, manifests[number])[last] = absurd
+
+            result = translate(manifests)
+
+            assert "nternal error" not in str(result.status)
+
+
+def test_text_that_cannot_be_written_is_a_fault_of_its_field() -> None:
+    """JSON can escape half of a character, which no status and no message to Envoy could hold."""
+    manifests = copy.deepcopy(WHOLE)
+    manifests[-1]["spec"]["hostnames"] = ["a", "\ud800"]
+
+    result = translate(manifests)
+
+    assert [(ref.name, problem.path) for ref, problem in result.problems] == [("shop", "spec.hostnames[1]")]
+
+
+def test_thousands_of_entries_are_faults_and_no_wait() -> None:
+    """Each is named once, where its list is too long."""
+    manifests = copy.deepcopy(WHOLE)
+    manifests[-1]["spec"]["rules"] *= 2_000
+
+    assert ("shop", "spec.rules") in [
+        (ref.name, problem.path) for ref, problem in translate(manifests).problems
+    ]

@@ -8,7 +8,7 @@ import msgspec
 from google.protobuf.message import Message
 from msgspec import Struct
 
-from moongate.api.admission import admit, admit_configuration, checked
+from moongate.api.admission import admit, admit_configuration, checked, identity
 from moongate.api.base import Ref
 from moongate.api.shared import ParentReference
 from moongate.kinds import KINDS
@@ -72,8 +72,7 @@ def translate(
         if admission.resource is not None:
             resources[admission.resource.ref] = admission.resource
             written[admission.resource.ref] = document
-        metadata: Mapping[str, Any] = document.get("metadata") or {}
-        ref = Ref.of(KINDS[kind], metadata.get("namespace") or namespace, str(metadata.get("name")))
+        ref = identity(document, KINDS[kind], namespace)
         problems += [(ref, problem) for problem in admission.problems]
     world = World.of(resources.values(), configuration(config))
     return Translation(

@@ -67,3 +67,8 @@ def test_references_sort_by_kind_namespace_and_name() -> None:
 
 def aged(name: str, time: str) -> Resource:
     return Resource(metadata=ObjectMeta(name=name, creation_timestamp=time))
+
+
+def test_a_duration_without_end_is_the_longest_that_can_be_said() -> None:
+    """An object may be older than the rule for its durations; Envoy takes no number of any size."""
+    assert milliseconds("99999h99999h99999h99999h") == milliseconds("9" * 5000 + "h") == 1_439_985_600_000

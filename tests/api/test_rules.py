@@ -41,3 +41,12 @@ def test_answers_are_remembered_up_to_a_bound() -> None:
         assert broken(rules, {"size": size, "of": "no rule's concern"}) == []
     assert len(rules.remembered) == 1
     assert broken(Ruleset((Rule("self.name == 'a'", "no"),)), {"name": "x" * MEMORABLE}) == ["no"]
+
+
+def test_a_value_of_a_strange_type_is_judged_without_being_remembered() -> None:
+    """Fields whose type nobody has declared may hold anything."""
+    rules = Ruleset((Rule("size(self.all) > 0", "all is empty."),))
+
+    assert broken(rules, {"all": [2**70]}) == []
+    assert broken(rules, {"all": [object()]}) == ["all is empty."]
+    assert rules.remembered == {}

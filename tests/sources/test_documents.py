@@ -197,6 +197,19 @@ class TestFaults:
     def test_what_has_no_bottom_is_refused(self, text: str) -> None:
         assert "deeper than 200 levels" in fault(text)[2]
 
+    @pytest.mark.parametrize(
+        "half", [r"\ud800", r"a\uDFFF", r"\ud83d\ude00\ud83d", r"\\\ud83d", r"\ude00\ud83d"]
+    )
+    def test_half_a_character_is_refused_where_it_stands(self, half: str) -> None:
+        """No status and no message to Envoy could hold it."""
+        line, column, message = fault(f'{{"a":\n "{half}"}}', is_json=True)
+
+        assert (line, "half of a surrogate pair" in message) == (2, True)
+        assert column >= 3
+
+    def test_whole_characters_and_what_looks_like_an_escape_are_not(self) -> None:
+        assert parsed_json(r'["\ud83d\ude00", "\\ud800", "\u00e9"]') == ["\U0001f600", r"\ud800", "é"]
+
     def test_json_without_a_bottom_is_refused(self) -> None:
         assert "deeper than 200 levels" in fault("[" * 100_000, is_json=True)[2]
 

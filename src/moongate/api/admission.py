@@ -13,12 +13,12 @@ A document goes through three walks; ``plans`` has ours, and ``diagnostics`` wha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from moongate.api.base import Model, Resource
+from moongate.api.base import Model, Ref, Resource
 from moongate.api.diagnostics import did_you_mean, shown
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.plans import plan
@@ -54,6 +54,8 @@ def admit(
         tolerant: answer the resource besides its faults, as far as its shape allows: an object that is in a
             cluster already may be older than the rule that it breaks.
     """
+    if (fault := _no_text(document)) is not None:
+        return Admission(None, (fault,))
     kind = _kind(document, kinds)
     if isinstance(kind, Problem):
         return Admission(None, (kind,))
@@ -72,8 +74,22 @@ def admit(
     return Admission(value, faults)
 
 
+def identity(document: Mapping[str, Any], kind: type[Resource], namespace: str) -> Ref:
+    """What a document of a kind is about, as far as it says so: its name is "" where it has none."""
+    metadata = document.get("metadata")
+    meta: dict[str, Any] = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
+    name, within = meta.get("name"), meta.get("namespace")
+    return Ref.of(
+        kind,
+        "" if kind.CLUSTER_SCOPED else within if within and isinstance(within, str) else namespace,
+        name if isinstance(name, str) else "",
+    )
+
+
 def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | None, tuple[Problem, ...]]:
     """The configuration that a document says, or all that is wrong with it."""
+    if (fault := _no_text(document)) is not None:
+        return None, (fault,)
     version = f"{EnvoyGateway.GROUP}/{EnvoyGateway.VERSION}"
     for key, right in (("apiVersion", version), ("kind", EnvoyGateway.KIND)):
         if document.get(key) != right:
@@ -91,6 +107,47 @@ def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[P
         return None, tuple(steps.faults(whole)) or (Problem("", f"{error}."),)
     problems = steps.judged(whole)
     return (None, tuple(problems)) if problems else (value, ())
+
+
+def _no_text(document: Mapping[str, Any]) -> Problem | None:
+    """A string that is no text, if there is one: half of a surrogate pair, which JSON can write.
+
+    No status, log or message to Envoy could hold it.
+    """
+    try:
+        msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        path = _path_of_no_text(document)
+        return Problem(path, f"{path or 'The document'} holds half of a surrogate pair, which is no text.")
+    except (TypeError, ValueError, RecursionError):
+        pass  # whatever else cannot be written has a wrong type, and is found as that
+    return None
+
+
+def _path_of_no_text(value: object) -> str:
+    """Where the first string stands that is no text; the object, if it is one of its keys."""
+    if isinstance(value, Mapping):
+        below = [(str(key), entry) for key, entry in cast("Mapping[object, object]", value).items()]
+        if not all(map(_is_text, (key for key, _ in below))):
+            return ""
+    elif isinstance(value, list | tuple):
+        below = [(f"[{n}]", entry) for n, entry in enumerate(cast("Sequence[object]", value))]
+    else:
+        return ""
+    for key, entry in below:
+        if not _is_text(entry):
+            return Problem(_path_of_no_text(entry), "").under(key).path
+    return ""
+
+
+def _is_text(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return False
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return True
 
 
 def _discreet(fault: Problem) -> Problem:

@@ -206,6 +206,7 @@ DurationStr = Annotated[
 """GEP-2257 duration: one to four number-unit pairs, "1h30m", "250ms"."""
 
 _UNITS = {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+_LONGEST = 4 * 99_999 * _UNITS["h"]
 _PART = re.compile(r"(\d+)(ms|h|m|s)")
 
 
@@ -216,13 +217,13 @@ def milliseconds(duration: DurationStr) -> int:
     5400000
 
     Args:
-        duration: already matched by ``DurationStr``. "0s" is legal and means *off* to most callers,
-            so they must test for 0 themselves.
+        duration: "0s" is legal and means *off* to most callers, so they must test for 0 themselves. What
+            is not of the form of ``DurationStr`` counts as far as it can be read.
 
     Returns:
-        0 .. 1_439_985_600_000.
+        0 .. 1_439_985_600_000, which ``DurationStr`` can say at the most.
 
     Source:
         GEP-2257, "Gateway API Duration Format".
     """
-    return sum(int(n) * _UNITS[unit] for n, unit in _PART.findall(duration))
+    return min(sum(int(n[-20:]) * _UNITS[unit] for n, unit in _PART.findall(duration)), _LONGEST)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Union, cast
+from typing import Annotated, Any, Union, cast
 
 import msgspec
 from msgspec import Struct
@@ -327,8 +327,12 @@ def _bare(type_: types.Type) -> Any:
             return Union[tuple(type(value) for value in type_.values)]  # noqa: UP007
         case types.StrType():
             return str
-        case types.IntType():
-            return int
+        case types.IntType(ge=ge, le=le):
+            # Limits may be younger than an object, but not these: an integer of the API has 32 bits unless
+            # its limits go beyond, does not turn from negative to positive, and a port has 16 bits.
+            low = 0 if ge is not None and ge >= 0 else -(2**31)
+            high = le if le == 2**16 - 1 else max(le or 0, 2**31 - 1)
+            return Annotated[int, msgspec.Meta(ge=low, le=high)]
         case types.FloatType():
             return float
         case types.BoolType():

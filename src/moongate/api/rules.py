@@ -65,11 +65,14 @@ class Ruleset:
     def broken(self, value: Any) -> list[Problem]:
         """A problem for each rule that does not hold."""
         part = self.reads.part(value)
-        key = _encoder.encode(part)
-        held = self.remembered.get(key)
+        try:
+            key = _encoder.encode(part)
+        except (TypeError, ValueError, OverflowError):
+            key = None  # a value that nobody has looked at has a type of its own
+        held = self.remembered.get(key) if key is not None else None
         if held is None:
             held = self.program(part)
-            if len(key) <= MEMORABLE:
+            if key is not None and len(key) <= MEMORABLE:
                 if len(self.remembered) >= MEMORY:
                     self.remembered.clear()
                 self.remembered[key] = held

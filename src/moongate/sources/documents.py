@@ -173,6 +173,11 @@ def parsed_json(text: str) -> Any:
     Raises:
         Malformed
     """
+    for escape in _ESCAPES.finditer(text) if "\\u" in text else ():
+        if escape["half"]:
+            line = text.count("\n", 0, escape.start()) + 1
+            column = escape.start() - text.rfind("\n", 0, escape.start())
+            raise Malformed(f"{escape[0]} is half of a surrogate pair, which is no text.", line, column)
     try:
         return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
@@ -256,6 +261,11 @@ def _markers(text: str) -> Iterator[int]:
 
 _DIRECTIVES = re.compile(r"(?:\.\.\.[^\n]*\n)?(?:%[^\n]*\n|[ \t]*(?:#[^\n]*)?\r?\n)*")
 _VISIBLE = re.compile(r"\S")
+_SURROGATE = r"\\u[dD][%s][0-9a-fA-F]{2}"
+_ESCAPES = re.compile(
+    rf"\\\\|{_SURROGATE % '89abAB'}{_SURROGATE % 'c-fC-F'}|(?P<half>{_SURROGATE % '89a-fA-F'})"
+)
+"""Escapes of JSON: a backslash, a pair of surrogates, and half of one, which is no text."""
 _AFTER = frozenset(("", " ", "\t", "\r", "\n"))
 
 
