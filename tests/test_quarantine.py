@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -12,12 +14,13 @@ from msgspec import structs
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
-from moongate.quarantine import MOST_TRIES, Refusal, RouteQuarantine
+from moongate.quarantine import MOST_TRIES, Quarantine, Refusal
 from moongate.world import World
 from moongate.xds.wire import CLUSTER, ROUTE
 from tests import worlds
 
 TABLE = "default/eg/http"
+NODE = "envoy-1"
 WORDS = "Envoy does not like it."
 REFUSED = "/refused"
 """A path that the Envoy of these tests refuses."""
@@ -42,7 +45,7 @@ class Refusing:
                 *(worlds.route(n, path, kind=Backend.KIND) for n, path in enumerate(paths)),
             ]
         )
-        self.quarantine = RouteQuarantine(self.world)
+        self.quarantine = Quarantine(self.world)
         self.serves: dict[str, str] = {}
         self.answers = 0
         self.refuses_all = False
@@ -80,7 +83,7 @@ class Refusing:
 
     def refused(self) -> set[int]:
         """The routes that are told to be refused, by number."""
-        return {int(refusal.route.name[1:]) for refusal in self.quarantine.refusals()}
+        return {int(refusal.origin.name[1:]) for refusal in self.quarantine.refusals()}
 
     def clusters(self) -> set[str]:
         """The backends that there are clusters of."""
@@ -94,13 +97,15 @@ class Refusing:
         assert self.answers < 1000, "the search does not come to an end"
         table = RouteConfiguration.FromString(resource.body)
         found = {h.domains[0]: _told(h.routes[0]) for h in table.virtual_hosts}
-        disliked = {REFUSED, f"{REFUSED}!", DISLIKED} & set(found.values())
-        if disliked or (self.refuses_all and found):
-            return self.quarantine.refused(worlds.EG, TABLE, resource.version, WORDS)
+        if self.refuses(set(found.values())) or (self.refuses_all and found):
+            return self.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, resource.version, WORDS)
         self.serves = found
         # Twice the same is acknowledged twice, but there is nothing new in it.
         changed, self._held = resource.version != self._held, resource.version
-        return self.quarantine.acknowledged(worlds.EG, TABLE, resource.version) or changed
+        return self.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, resource.version) or changed
+
+    def refuses(self, paths: set[str]) -> bool:
+        return bool({REFUSED, f"{REFUSED}!", DISLIKED} & paths)
 
 
 def _told(route: Route) -> str:
@@ -265,8 +270,8 @@ def test_a_refused_route_that_comes_back_is_tried_again() -> None:
 def test_an_answer_to_an_older_version_counts_for_nothing() -> None:
     envoy = Refusing("/a")
 
-    assert not envoy.quarantine.refused(worlds.EG, TABLE, "of yesterday", WORDS)
-    assert not envoy.quarantine.acknowledged(worlds.EG, TABLE, "of yesterday")
+    assert not envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, "of yesterday", WORDS)
+    assert not envoy.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, "of yesterday")
     assert envoy.quarantine.refusals() == ()
 
 
@@ -280,7 +285,7 @@ def test_an_answer_that_comes_while_the_table_is_another_counts_once_it_is_back(
     envoy.apply(1, "/c")
     envoy.world.pull()
 
-    assert not envoy.quarantine.refused(worlds.EG, TABLE, sent, WORDS)
+    assert not envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, sent, WORDS)
     assert not envoy.quarantine.review()
     envoy.apply(1, REFUSED)
     envoy.world.pull()
@@ -299,13 +304,13 @@ def test_an_acknowledgement_counts_too_once_the_table_is_back() -> None:
     envoy.apply(0, "/other")
     envoy.world.pull()
 
-    envoy.quarantine.acknowledged(worlds.EG, TABLE, sent)
+    envoy.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, sent)
     envoy.apply(0, "/good")
     envoy.world.pull()
     envoy.quarantine.review()
     envoy.apply(1, REFUSED)
     envoy.world.pull()
-    envoy.quarantine.refused(worlds.EG, TABLE, envoy.version(), WORDS)
+    envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, envoy.version(), WORDS)
 
     assert envoy.refused() == {1}, "the other one is known to be good"
 
@@ -344,6 +349,143 @@ def test_a_search_that_is_over_counts_for_nothing_in_the_next() -> None:
         envoy.edit(1, "/b")
 
     assert envoy.refused() == set()
+
+
+class Several(Refusing):
+    """Envoys of one fleet, each with paths of its own that it refuses; they answer in turns."""
+
+    def __init__(self, refuses: dict[str, set[str]], *paths: str) -> None:
+        super().__init__(*paths)
+        self.dislikes = refuses
+        self.tables: dict[str, dict[str, str]] = {node: {} for node in refuses}
+        self.silent: set[str] = set()
+        for node in refuses:
+            self.quarantine.connected(worlds.EG, node)
+        self.answered = dict.fromkeys(refuses, "")
+
+    def _answer(self) -> bool:
+        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        assert resource is not None
+        moved = False
+        for node in sorted(self.dislikes.keys() - self.silent):
+            if self.answered[node] == resource.version:
+                continue  # nothing is sent twice
+            self.answered[node] = resource.version
+            self.answers += 1
+            assert self.answers < 1000, "the search does not come to an end"
+            table = RouteConfiguration.FromString(resource.body)
+            paths = {host.domains[0]: _told(host.routes[0]) for host in table.virtual_hosts}
+            about = (worlds.EG, node, ROUTE, TABLE, resource.version)
+            if self.dislikes[node] & set(paths.values()):
+                moved |= self.quarantine.refused(*about, WORDS)
+            else:
+                self.tables[node] = paths
+                moved |= self.quarantine.acknowledged(*about)
+        return moved
+
+
+def test_one_route_is_found_whichever_envoys_refuse_it() -> None:
+    """Envoys of one fleet may be of several versions, and answer one after the other."""
+    for refuses in (
+        {"a": {REFUSED}, "b": {REFUSED}},
+        {"a": {REFUSED}, "b": set[str]()},
+        {"a": set[str](), "b": {REFUSED}, "c": {REFUSED}},
+    ):
+        envoys = Several(refuses, *(REFUSED if n == 5 else f"/{n}" for n in range(64)))
+
+        envoys.settle()
+
+        assert envoys.refused() == {5}
+        for table in envoys.tables.values():
+            assert table.pop(host(5), None) in (None, f"{REFUSED}!")
+            assert len(table) == 63
+
+
+def test_what_each_of_several_envoys_refuses_is_out_of_force_for_all() -> None:
+    """They share a configuration."""
+    envoys = Several({"a": {"/3"}, "b": {"/4"}, "c": set()}, *(f"/{n}" for n in range(32)))
+
+    envoys.settle()
+
+    assert envoys.refused() == {3, 4}
+    assert envoys.tables["a"] == envoys.tables["b"] == envoys.tables["c"]
+
+
+def test_a_new_envoy_that_refuses_what_others_have_takes_nothing_from_them() -> None:
+    """It has no routes, so it is not ready; the others go on."""
+    envoys = Several({"a": set()}, *(f"/{n}" for n in range(8)))
+    envoys.settle()
+
+    envoys.dislikes["old"] = {"/3"}
+    envoys.answered["old"] = ""
+    envoys.quarantine.connected(worlds.EG, "old")
+    envoys.settle()
+
+    assert envoys.refused() == set()
+    assert len(envoys.tables["a"]) == 8
+
+
+def test_an_envoy_that_is_silent_decides_nothing_until_it_is_gone() -> None:
+    envoys = Several({"a": {REFUSED}, "b": {REFUSED}}, *(f"/{n}" for n in range(8)))
+    envoys.settle()
+    envoys.apply(2, REFUSED)
+    envoys.apply(3, "/other")
+    envoys.silent = {"b"}
+    envoys.settle()
+
+    assert envoys.refused() == set()
+    assert envoys.quarantine.disconnected(worlds.EG, "b")
+    envoys.settle()
+
+    assert envoys.refused() == {2}
+    assert envoys.tables["a"][host(3)] == "/other"
+
+
+def test_nothing_is_kept_for_each_envoy_while_all_agree() -> None:
+    """A fleet may have hundreds of Envoys, and thousands of tables."""
+    envoys = Several({f"e{n}": set[str]() for n in range(50)}, "/a", "/b")
+    envoys.settle()
+    envoys.edit(0, "/c")
+
+    assert envoys.quarantine.facts_kept() == 0
+
+
+def test_routes_that_are_refused_only_together_stay_out_after_a_bounded_search() -> None:
+    """No single one is at fault, so none can be found; nobody tries for ever."""
+
+    class Couple(Refusing):
+        def refuses(self, paths: set[str]) -> bool:
+            return {"/one", "/other"} <= paths
+
+    envoy = Couple("/one", "/other", *(f"/{n}" for n in range(6)))
+
+    envoy.settle()
+
+    assert envoy.refused() <= {0, 1}
+    assert envoy.answers <= 6 * MOST_TRIES
+    assert len(envoy.serves) >= 6
+
+
+def test_a_first_refusal_costs_what_there_is_to_search() -> None:
+    """Not its square: 5,000 routes are common, and the event loop waits meanwhile."""
+    costs: list[int] = []
+    for count in (100, 200):
+        envoy = Refusing(*(f"/{n}" for n in range(count - 1)), REFUSED)
+        envoy.world.pull()
+        writes = 0
+        write = envoy.world.write
+
+        def counted(key: object, value: object) -> bool:
+            nonlocal writes
+            writes += 1 + len(cast("dict[str, object]", value or {}))
+            return write(key, value)  # noqa: B023 - it is called in this turn only
+
+        envoy.world.write = counted  # pyright: ignore[reportAttributeAccessIssue]
+        envoy.settle()
+        assert envoy.refused() == {count - 1}
+        costs.append(writes)
+
+    assert costs[1] < 2.5 * costs[0]
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
-from moongate.quarantine import RouteQuarantine
+from moongate.quarantine import Quarantine
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
@@ -85,7 +85,7 @@ class Fleets:
         self._access_log = access_log
         self._moved = moved
         self._wrote = wrote
-        self._quarantine = RouteQuarantine(world)
+        self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
@@ -304,7 +304,7 @@ class Fleets:
                 for name, version in fact.versions:
                     mended |= fleet.refused.pop((fact.type_url, name), None) is not None
                     if fact.type_url == ROUTE:
-                        wrote |= self._quarantine.acknowledged(fleet.gateway, name, version)
+                        wrote |= self._quarantine.acknowledged(fleet.gateway, fact.node, ROUTE, name, version)
                     wrote |= self._transitions.acknowledged(
                         fleet.gateway, fact.node, fact.type_url, name, version
                     )
@@ -314,13 +314,17 @@ class Fleets:
             case Nacked():
                 self._tell_refusal(fleet, fact)
                 if fact.type_url == ROUTE:
-                    wrote = self._quarantine.refused(fleet.gateway, fact.name, fact.version, fact.message)
+                    wrote = self._quarantine.refused(
+                        fleet.gateway, fact.node, ROUTE, fact.name, fact.version, fact.message
+                    )
                 elif fact.type_url == LISTENER:
                     wrote = self._transitions.refused(fleet.gateway, fact.node, fact.name, fact.version)
             case Connected():
                 self._transitions.connected(fleet.gateway, fact.node)
+                self._quarantine.connected(fleet.gateway, fact.node)
             case Disconnected():
                 wrote = self._transitions.disconnected(fleet.gateway, fact.node)
+                wrote |= self._quarantine.disconnected(fleet.gateway, fact.node)
         if wrote:
             self._wrote()
         elif mended or not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:
@@ -355,7 +359,7 @@ class Fleets:
     def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> EnvoyState:
         rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
         told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
-        told += [f"{r.route}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
+        told += [f"{r.origin}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
         refused = fleet.refused_listeners()
         members = self._members(fleet.gateway) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))

@@ -289,13 +289,18 @@ class World:
         entry = fleet.resources.get((type_url, name)) if fleet is not None else None
         return entry.held if entry is not None else None
 
-    def route_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
-        """What a route configuration, as last settled, was joined from.
+    def names_resource(self, gateway: Ref, type_url: str, name: str) -> bool:
+        """Whether a fleet is to have a resource of that name, as last settled."""
+        fleet = self._fleets.get(gateway)
+        return fleet is not None and (type_url, name) in fleet.resources
+
+    def parts(self, gateway: Ref, type_url: str, name: str) -> tuple[Part, ...]:
+        """What a joined resource, as last settled, was joined from.
 
         A part that did not change is the same object.
         """
         fleet = self._fleets.get(gateway)
-        entry = fleet.resources.get((ROUTE, name)) if fleet is not None else None
+        entry = fleet.resources.get((type_url, name)) if fleet is not None else None
         return entry.parts if entry is not None else ()
 
     def joined_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
@@ -307,7 +312,7 @@ class World:
         parts = (host_part.attempt(self.db, member, n) for member in members for n in range(SHARDS))
         return tuple(p for p in parts if not isinstance(p, Failed))
 
-    def entry_versions(self, route: Ref) -> frozenset[str] | None:
+    def route_forms(self, route: Ref) -> frozenset[str] | None:
         """The versions of a route's entries, wherever served: as its manifest has them, and closed.
 
         ``None`` when they cannot be told just now.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from moongate.api.base import ListenerId
 from moongate.xds.destinations import route_resources
-from moongate.xds.route_entries import Fallback, RouteEntry, fail_closed, withheld
+from moongate.xds.fallbacks import Fallback, withheld
+from moongate.xds.route_entries import RouteEntry, fail_closed
 from moongate.xds.rule_routes import route_entries_of
-from moongate.xds.wire import version
+from moongate.xds.wire import ROUTE, version
 from tests.core import EG, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
 
@@ -23,7 +24,7 @@ def core_of() -> Core:
 
 def put(core: Core, stand_ins: dict[RouteEntry, Fallback]) -> None:
     held = {version(of.body): fallback for of, fallback in stand_ins.items()}
-    core.db.put(withheld(EG, TABLE, route_ref()), held)
+    core.db.put(withheld(EG, ROUTE, TABLE, route_ref()), held)
 
 
 def piece_of(core: Core, *rules: str) -> RouteEntry:

@@ -75,7 +75,7 @@ class Statuses:
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = f"Envoy of {refusal.gateway} refuses it: {refusal.message}"
-            messages.setdefault(refusal.route, []).append(message)
+            messages.setdefault(refusal.origin, []).append(message)
         changed = {*_differing(facts, self._facts), *_differing(messages, self._refusals)}
         self._facts, self._refusals = dict(facts), messages
         for ref in changed & self._core.keys():

@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 A table of routes is taken or refused as a whole, so an entry that was refused must not stay in it. Its last
-good form is put in its place, with the clusters that this form needs. A entry that never was good answers
+good form is put in its place, with the clusters that this form needs. An entry that never was good answers
 500, for what it matches is not meant for a wider route; only if Envoy refuses that as well, so that it is the
 match that is at fault, the entry is left out.
 
@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
-from msgspec import Struct
 
 from moongate.attach.envoy_listeners import table_of
-from moongate.xds.wire import encode, message_field, sized, version
+from moongate.xds.fallbacks import withheld
+from moongate.xds.wire import ROUTE, encode, message_field, sized, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
     from moongate.xds.cluster_keys import ResourceKey
+    from moongate.xds.fallbacks import Fallback
 
 
 class RouteEntry(NamedTuple):
@@ -47,25 +48,6 @@ class RouteEntry(NamedTuple):
 
     def __repr__(self) -> str:
         return sized(self, self._fields)
-
-
-class Fallback(Struct, frozen=True):
-    """What becomes of an entry that is kept out of a table.
-
-    Args:
-        last_good: its last form that an Envoy took, if there was one.
-        culprit: whether it is known to be at fault, and not only suspected. What is suspected is as it was
-            before: in its last good form, which Envoy still has in force, or left out. A culprit answers 500
-            where there is no last good form, or where that lets through what it would not.
-    """
-
-    last_good: RouteEntry | None
-    culprit: bool
-
-
-def withheld(gateway: Ref, table: str, route: Ref) -> tuple[str, Ref, str, Ref]:
-    """The cell with what is kept out of a table of a fleet: ``{version of entry: Fallback}``, or absent."""
-    return ("withheld", gateway, table, route)
 
 
 def in_force(
@@ -91,7 +73,7 @@ def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[Resourc
 
 
 def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
-    return db.read(withheld(listener.gateway, table_of(db, listener), route)) or {}
+    return db.read(withheld(listener.gateway, ROUTE, table_of(db, listener), route)) or {}
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:

@@ -25,12 +25,15 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.routes import hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.store import SHARDS, get
+from moongate.xds.fallbacks import Suspect
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
 from moongate.xds.rule_routes import closed_entries, route_entries_of
-from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field
+from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field, version
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moongate.api.base import ListenerId
     from moongate.engine import Db
 
@@ -131,3 +134,32 @@ def route_configuration(db: Db, gateway: Ref, name: str) -> XdsResource | None:
 
 def _head(name: str) -> RouteConfiguration:
     return RouteConfiguration(name=name, ignore_port_in_host_matching=True)
+
+
+def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[Suspect]:
+    """The entries of a table that are not in another, each with its form there.
+
+    Args:
+        good: the parts of the other, which Envoy took.
+        now: the parts of the table. One that did not change is the same object in both.
+    """
+    before = good or (None,) * len(now)
+    pairs = zip(before, now, strict=False) if len(before) == len(now) else ((None, part) for part in now)
+    for old, new in pairs:
+        if old is new:
+            continue
+        known = {host.name: host for host in old.hosts} if old is not None else {}
+        for host in new.hosts:
+            was = known.get(host.name)
+            if was is not None and was.body == host.body:
+                continue
+            forms = {_place(entry): entry for entry in was.entries} if was is not None else {}
+            for entry in host.entries:
+                last_good = forms.get(_place(entry))
+                if last_good is None or last_good.body != entry.body:
+                    yield Suspect(entry.route, version(entry.body), last_good, entry.route)
+
+
+def _place(entry: RouteEntry) -> tuple[object, ...]:
+    """What stays of an entry when it changes."""
+    return (entry.route, entry.rank[-3:])
