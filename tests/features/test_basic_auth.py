@@ -158,3 +158,15 @@ def test_every_bad_entry_is_told_at_once() -> None:
 def test_a_policy_and_its_effective_value_hold_no_password() -> None:
     """They are logged and shown; the Secret is read only where protobuf is made."""
     assert HASH.decode() not in repr(Effective(USERS, OWNER)) + repr(FEATURE)
+
+
+@pytest.mark.parametrize("header", ["x user", "x\nuser", ":path", "x-us\u00e9r", "x,y"])
+def test_a_header_that_cannot_be_one_fails_the_policy_and_not_the_listener(header: str) -> None:
+    basic_auth = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header=header)
+    effective = Effective(basic_auth, OWNER)
+    assert FEATURE.check is not None
+
+    (problem,) = FEATURE.check(world(users(b"alice:" + HASH)), effective)
+
+    assert problem.path == "forwardUsernameHeader"
+    assert repr(header) in problem.message

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 
 from envoy.config.core.v3.base_pb2 import DataSource
@@ -33,6 +34,8 @@ KEY = ".htpasswd"
 """The key of the Secret."""
 _NOBODY = b"# users come with each route"
 """An htpasswd without users; Envoy refuses an empty one."""
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110, token. Envoy refuses a listener with some other names, and with it all other changes of it."""
 SHA1_SIZE = 20
 """Bytes of a SHA-1 digest."""
 
@@ -51,7 +54,13 @@ def references(basic_auth: BasicAuth) -> Iterator[Reference]:
 
 
 def check(db: Db, basic_auth: Effective[BasicAuth]) -> Iterator[Problem]:
-    """Whether the Secret holds entries that Envoy takes."""
+    """Whether the Secret holds entries that Envoy takes, and the header can be one."""
+    header = basic_auth.value.forward_username_header
+    if header and not _HEADER.fullmatch(header):
+        yield Problem(
+            "forwardUsernameHeader",
+            f"forwardUsernameHeader is {header!r}; a header's name is letters, digits and hyphens.",
+        )
     ref = _secret(basic_auth)
     entries = _users(db, basic_auth)
     if not entries.strip():
