@@ -203,7 +203,7 @@ def assert_contained(of: World, twin: World) -> None:
     list(of.problems())
     for ref in of.store.held():
         if ref.kind == "HTTPRoute":
-            of.entry_versions(ref)
+            of.route_forms(ref)
     statuses = of.statuses()
     assert SECRET not in f"{statuses} {of.failures()}"
     by_ref = concerned(of.db)

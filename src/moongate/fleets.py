@@ -3,11 +3,11 @@
 Theory of operation
 ===================
 ``publish`` takes what differs in the world: fleets start and end with their Gateways, and what they should
-have goes to the ADS server. What Envoys make of it comes back as deliveries: a route that is refused goes
-into quarantine, and a port that is taken is asked for again, as nobody tells when it is free. ``facts`` and
+have goes to the ADS server. What Envoys make of it comes back as events: a route that is refused goes into
+quarantine, and a port that is taken is asked for again, as nobody tells when it is free. ``envoy_states`` and
 ``refusals`` are what of this stands in statuses.
 
-EnvoyState
+Facts
 -----
 * two Envoys of one Gateway would share files, ports and a name in xDS: the one that drains goes first
 * an Envoy takes log levels while it runs; its other options hold from its start
@@ -65,8 +65,8 @@ class Fleets:
         run: the folder for sockets and files; entered before this is.
         binary: the Envoy to run.
         access_log: takes Envoy's access log, whole lines; must not block.
-        moved: called when there are other facts.
-        wrote: called when facts were written into cells of the world, which is to be settled then.
+        on_change: called when something is known about Envoys that was not known before.
+        on_write: called when something was written into cells of the world, which is to be settled then.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class Fleets:
         *,
         binary: Path,
         access_log: Callable[[bytes], None],
-        moved: Callable[[], None],
-        wrote: Callable[[], None],
+        on_change: Callable[[], None],
+        on_write: Callable[[], None],
     ) -> None:
         self._world = world
         self._run = run
         self._binary = binary
         self._access_log = access_log
-        self._moved = moved
-        self._wrote = wrote
+        self._on_change = on_change
+        self._on_write = on_write
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
@@ -96,7 +96,7 @@ class Fleets:
 
     async def __aenter__(self) -> Self:
         """Listen for Envoys; they come by ``publish``."""
-        self._ads = AdsServer(self._run.socket("xds"), self._delivered)
+        self._ads = AdsServer(self._run.socket("xds"), self._take_event)
         await self._stack.enter_async_context(self._ads)
         await self._tasks.__aenter__()
         return self
@@ -107,33 +107,36 @@ class Fleets:
         async with self._stack:
             for fleet in self._fleets.values():
                 fleet.stop.set()
-            # Not told of the error: the group would cut the Envoys off, and they are to drain.
+            # The error is kept from the group, which would cut the Envoys off; they are to drain.
             await self._tasks.__aexit__(None, None, None)
 
     # -- in -----------------------------------------------------------------
 
     def publish(self, changes: Changes) -> None:
-        """Start the fleets that came, hand out what differs, end the fleets that went."""
+        """Start the fleets that came, end the fleets that went, and hand out what differs to the others.
+
+        An Envoy that is to end is not emptied first: it serves what is under way with what it has.
+        """
         for name, gateway in changes.fleets.items():
             if gateway is not None:
                 self._start(name, gateway)
-        for name in changes.put.keys() | changes.gone.keys():
-            put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
-            if (fleet := self._fleets.get(name)) is not None:
-                self._transitions.handed_out(fleet.gateway, put)
-            self._ads.publish(name, put, gone)
-            if fleet is not None:
-                # Envoy is not told to remove what it never took, so it does not answer.
-                for key in gone:
-                    fleet.refused.pop(key, None)
-        for name, gateway in changes.fleets.items():
-            if gateway is None:
+            else:
                 self._stop(name)
+        for name in changes.put.keys() | changes.gone.keys():
+            fleet = self._fleets.get(name)
+            if fleet is None:
+                continue
+            put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
+            self._transitions.handed_out(fleet.gateway, put)
+            self._ads.publish(name, put, gone)
+            # Envoy is not sent the removal of what it never took, so it does not answer.
+            for key in gone:
+                fleet.refused.pop(key, None)
 
     def look(self) -> None:
-        """Do what follows from the facts, now that the world is settled."""
+        """Do what follows from the events, now that the world is settled."""
         if any((self._quarantine.review(), self._transitions.review())):
-            self._wrote()
+            self._on_write()
         for name, fleet in self._fleets.items():
             options = self._options(fleet.gateway)
             if options is not None and options != fleet.options:
@@ -188,18 +191,18 @@ class Fleets:
             if fleet.is_port(r)
         ]
 
-    def facts(self) -> dict[Ref, EnvoyState]:
+    def envoy_states(self) -> dict[Ref, EnvoyState]:
         """What is known of each Gateway's Envoy."""
         refusals = self.refusals()
-        return {fleet.gateway: self._facts_of(name, fleet, refusals) for name, fleet in self._fleets.items()}
+        return {fleet.gateway: self._state_of(name, fleet, refusals) for name, fleet in self._fleets.items()}
 
     def urls(self) -> tuple[str, ...]:
         """Where HTTP listeners can be asked that Envoys have in force."""
-        told: dict[str, None] = {}
+        urls: dict[str, None] = {}
         for fleet in self._fleets.values():
             if fleet.process.state is State.READY:
-                told |= dict.fromkeys(self._urls_of(fleet))
-        return tuple(told)
+                urls |= dict.fromkeys(self._urls_of(fleet))
+        return tuple(urls)
 
     def report(self) -> list[dict[str, Any]]:
         """What ``moongate status`` shows of each, as plain data."""
@@ -226,7 +229,7 @@ class Fleets:
             ),
             options=options,
             access_log=self._access_log,
-            moved=self._moved,
+            on_change=self._on_change,
         )
         self._ads.publish(name)
         self._transitions.start(gateway)
@@ -245,6 +248,7 @@ class Fleets:
     def _stop(self, name: str) -> None:
         fleet = self._fleets.pop(name, None)
         if fleet is not None:
+            self._ads.end(name)
             self._quarantine.forget(fleet.gateway)
             self._transitions.end(fleet.gateway)
             self._answers = {key: answer for key, answer in self._answers.items() if key[1] != fleet.gateway}
@@ -294,58 +298,60 @@ class Fleets:
 
     # -- what Envoys say ----------------------------------------------------
 
-    def _delivered(self, fact: Event) -> None:
-        fleet = self._fleets.get(fact.fleet)
+    def _take_event(self, event: Event) -> None:
+        fleet = self._fleets.get(event.fleet)
         if fleet is None:
             return
         wrote = mended = False
-        match fact:
+        match event:
             case Acknowledged():
-                for name, version in fact.versions:
-                    mended |= fleet.refused.pop((fact.type_url, name), None) is not None
-                    if fact.type_url == ROUTE:
-                        wrote |= self._quarantine.acknowledged(fleet.gateway, fact.node, ROUTE, name, version)
+                for name, version in event.versions:
+                    mended |= fleet.refused.pop((event.type_url, name), None) is not None
+                    if event.type_url == ROUTE:
+                        wrote |= self._quarantine.acknowledged(
+                            fleet.gateway, event.envoy, ROUTE, name, version
+                        )
                     wrote |= self._transitions.acknowledged(
-                        fleet.gateway, fact.node, fact.type_url, name, version
+                        fleet.gateway, event.envoy, event.type_url, name, version
                     )
-                if fact.type_url == LISTENER:
-                    fleet.listening |= {name for name, _ in fact.versions}
-                    fleet.listening -= set(fact.gone)
+                if event.type_url == LISTENER:
+                    fleet.listening |= {name for name, _ in event.versions}
+                    fleet.listening -= set(event.gone)
             case Nacked():
-                self._tell_refusal(fleet, fact)
-                if fact.type_url == ROUTE:
+                self._note_refusal(fleet, event)
+                if event.type_url == ROUTE:
                     wrote = self._quarantine.refused(
-                        fleet.gateway, fact.node, ROUTE, fact.name, fact.version, fact.message
+                        fleet.gateway, event.envoy, ROUTE, event.name, event.version, event.message
                     )
-                elif fact.type_url == LISTENER:
-                    wrote = self._transitions.refused(fleet.gateway, fact.node, fact.name, fact.version)
+                elif event.type_url == LISTENER:
+                    wrote = self._transitions.refused(fleet.gateway, event.envoy, event.name, event.version)
             case Connected():
-                self._transitions.connected(fleet.gateway, fact.node)
-                self._quarantine.connected(fleet.gateway, fact.node)
+                self._transitions.connected(fleet.gateway, event.envoy)
+                self._quarantine.connected(fleet.gateway, event.envoy)
             case Disconnected():
-                wrote = self._transitions.disconnected(fleet.gateway, fact.node)
-                wrote |= self._quarantine.disconnected(fleet.gateway, fact.node)
+                wrote = self._transitions.disconnected(fleet.gateway, event.envoy)
+                wrote |= self._quarantine.disconnected(fleet.gateway, event.envoy)
         if wrote:
-            self._wrote()
-        elif mended or not isinstance(fact, Acknowledged) or fact.type_url != CLUSTER:
-            self._moved()
+            self._on_write()
+        elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
+            self._on_change()
 
     def _refused_by(self, name: str, fleet: _Fleet) -> Iterator[Rejection]:
         """What a fleet refuses of what it should have; a stream notices later what is gone."""
         return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
 
-    def _tell_refusal(self, fleet: _Fleet, fact: Nacked) -> None:
-        key = (fact.type_url, fact.name)
+    def _note_refusal(self, fleet: _Fleet, event: Nacked) -> None:
+        key = (event.type_url, event.name)
         before = fleet.refused.get(key)
-        port = explain_bind_failure(fact.message)
-        refused = fleet.refused[key] = _Refused(port or fact.message, port is not None)
-        # A listener without its port is told by its condition, which has a place in the manifests.
+        port = explain_bind_failure(event.message)
+        refused = fleet.refused[key] = _Refused(port or event.message, port is not None)
+        # The condition of a listener says that its port is taken, and has a place in the manifests.
         if refused != before and not refused.port:
             _log.warning(
                 "envoy.refused",
-                gateway=fact.fleet,
-                type=fact.type_url.rpartition(".")[2],
-                name=fact.name,
+                gateway=event.fleet,
+                type=event.type_url.rpartition(".")[2],
+                name=event.name,
                 message=refused.words,
             )
 
@@ -356,17 +362,17 @@ class Fleets:
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
 
-    def _facts_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> EnvoyState:
+    def _state_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> EnvoyState:
         rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
-        told = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
-        told += [f"{r.origin}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
+        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
+        messages += [f"{r.origin}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
         refused = fleet.refused_listeners()
         members = self._members(fleet.gateway) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
             addresses=self._hosts(fleet.gateway) if serving else (),
-            refusals=tuple(told),
+            refusals=tuple(messages),
             refused_listeners=tuple(
                 RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
                 for name, why in sorted(refused.items())
@@ -407,7 +413,7 @@ _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be
 
 
 class _Refused(Struct, frozen=True):
-    """What was told of last for a resource, so that a port that stays taken is not told again and again."""
+    """Why a resource is refused, as it was last logged: what stays so is not logged again."""
 
     words: str
     port: bool
@@ -427,7 +433,7 @@ class _Fleet:
         self.listening: set[str] = set()
         """Names of the listeners that it has in force."""
         self.refused: dict[tuple[str, str], _Refused] = {}
-        """By type and name; it stays while Envoy is away, so that what holds on is not told as mended."""
+        """By type and name; kept while Envoy is away, so a refusal that lasts is not reported as mended."""
 
     async def ready(self) -> None:
         """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` when it never will."""

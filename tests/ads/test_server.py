@@ -67,12 +67,12 @@ class Client:
         await self.ask(response.type_url, response_nonce=response.nonce, error_detail={"message": words})
 
 
-class EnvoyState:
-    """What the server told, to be waited for."""
+class Events:
+    """What the server reported, to be waited for."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
-        self.tell = self._queue.put_nowait
+        self.put = self._queue.put_nowait
 
     async def next(self) -> Event:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -126,10 +126,10 @@ async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Pa
 
 
 async def test_a_stream_of_an_unknown_fleet_waits_until_it_appears(socket: Path) -> None:
-    facts = EnvoyState()
-    async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
+    events = Events()
+    async with AdsServer(socket, events.put) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
-        assert await facts.next() == Connected(fleet="eg", node="one")
+        assert await events.next() == Connected(fleet="eg", node="one", stream=1)
 
         ads.publish("eg")
 
@@ -142,48 +142,71 @@ def snapshots() -> int:
     return sum(isinstance(each, Snapshot) for each in gc.get_objects())
 
 
-async def test_of_gateways_that_are_gone_nothing_is_kept(socket: Path) -> None:
-    """Some go before an Envoy came, some while one is connected, and some were never more than asked for."""
-    facts = EnvoyState()
+async def test_of_fleets_that_have_ended_nothing_is_kept(socket: Path) -> None:
+    """Some end before an Envoy came, some while one is connected, and some were never more than asked for."""
+    events = Events()
     before = snapshots()
-    async with AdsServer(socket, facts.tell) as ads:
+    async with AdsServer(socket, events.put) as ads:
         for n in range(100):
             fleet = f"eg-{n}"
             ads.publish(fleet, [endpoints("a"), endpoints("b")])
             if n % 10:
-                ads.publish(fleet, gone=[(ENDPOINT, "a"), (ENDPOINT, "b")])
+                ads.end(fleet)
                 continue
             async with Client(socket, fleet=fleet) as client:
                 await client.ask(ENDPOINT, resource_names_subscribe=["a"])
                 await client.acknowledge(await client.answer())
-                ads.publish(fleet, gone=[(ENDPOINT, "a"), (ENDPOINT, "b")])
-                assert isinstance(await facts.next(), Connected)
-                assert isinstance(await facts.next(), Acknowledged)
-            assert isinstance(await facts.next(), Disconnected)
-        ads.publish("never-sent", gone=[(ENDPOINT, "a")])
+                assert isinstance(await events.next(), Connected)
+                assert isinstance(await events.next(), Acknowledged)
+                ads.end(fleet)
+            assert isinstance(await events.next(), Disconnected)
+        ads.end("never published")
         with suppress(TimeoutError):
             await ads.settled("stranger", 0.01)
 
         await until(lambda: snapshots() <= before)
 
 
-async def test_a_fleet_that_is_published_empty_is_kept_for_its_envoys(socket: Path) -> None:
-    """Without an answer they would not start."""
-    facts = EnvoyState()
-    async with AdsServer(socket, facts.tell) as ads:
-        ads.publish("eg")
+@pytest.mark.parametrize("gone", [[], [(ENDPOINT, "a")]], ids=["from the start", "by and by"])
+async def test_a_fleet_without_resources_is_kept_for_its_envoys(
+    socket: Path, gone: list[tuple[str, str]]
+) -> None:
+    """A Gateway may have no listener that is ready. Without an answer its Envoy would wait for ever."""
+    events = Events()
+    async with AdsServer(socket, events.put) as ads:
+        ads.publish("eg", [endpoints("a")] if gone else [])
+        ads.publish("eg", gone=gone)
         for _ in range(2):
             async with Client(socket) as client:
                 await client.ask(CLUSTER)
 
                 assert (await client.answer()).type_url == CLUSTER
-            assert [type(await facts.next()) for _ in range(2)] == [Connected, Disconnected]
+            assert [type(await events.next()) for _ in range(2)] == [Connected, Disconnected]
 
 
-async def test_facts_travel_up(socket: Path) -> None:
-    facts = EnvoyState()
+async def test_an_envoy_of_a_fleet_that_has_ended_keeps_what_it_has(socket: Path) -> None:
+    """It serves what is under way until it is ended; a fleet of the same name starts anew, with another."""
+    async with AdsServer(socket) as ads, Client(socket) as old, Client(socket) as new:
+        ads.publish("eg", [endpoints("a")])
+        await old.ask(ENDPOINT, resource_names_subscribe=["a", "b"])
+        await old.acknowledge(await old.answer())
+
+        ads.end("eg")
+        assert ads.nodes("eg") == ()
+
+        ads.publish("eg", [endpoints("b")])
+        await new.ask(ENDPOINT, resource_names_subscribe=["a", "b"])
+        answer = await new.answer()
+        assert (names(answer), [*answer.removed_resources]) == (["b"], ["a"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await old.call.read()
+
+
+async def test_events_name_fleet_node_and_stream(socket: Path) -> None:
+    events = Events()
     one, two = endpoints("a"), endpoints("b")
-    async with AdsServer(socket, facts.tell) as ads:
+    async with AdsServer(socket, events.put) as ads:
         ads.publish("eg", [one])
         async with Client(socket) as client:
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
@@ -191,14 +214,22 @@ async def test_facts_travel_up(socket: Path) -> None:
             ads.publish("eg", [two])
             await client.ask(ENDPOINT, resource_names_subscribe=["b"])
             await client.refuse(await client.answer(), "no")
-            told = [await facts.next() for _ in range(3)]
-        told.append(await facts.next())
+            reported = [await events.next() for _ in range(3)]
+        reported.append(await events.next())
 
-    assert told == [
-        Connected(fleet="eg", node="one"),
-        Acknowledged(fleet="eg", node="one", type_url=ENDPOINT, versions=(("a", one.version),)),
-        Nacked(fleet="eg", node="one", type_url=ENDPOINT, name="b", version=two.version, message="no"),
-        Disconnected(fleet="eg", node="one"),
+    assert reported == [
+        Connected(fleet="eg", node="one", stream=1),
+        Acknowledged(fleet="eg", node="one", stream=1, type_url=ENDPOINT, versions=(("a", one.version),)),
+        Nacked(
+            fleet="eg",
+            node="one",
+            stream=1,
+            type_url=ENDPOINT,
+            name="b",
+            version=two.version,
+            message="no",
+        ),
+        Disconnected(fleet="eg", node="one", stream=1),
     ]
 
 
@@ -213,6 +244,33 @@ async def test_quarantine_names_every_envoy_that_refuses(socket: Path) -> None:
         [rejection] = ads.quarantine("eg")
 
     assert (rejection.name, rejection.message, rejection.nodes) == ("a", "no", ("one", "two"))
+
+
+async def test_two_envoys_with_one_node_id_are_two(socket: Path) -> None:
+    """What one of them has says nothing about the other."""
+    events = Events()
+    first, second = endpoints("a"), endpoints("a", b"2")
+    async with AdsServer(socket, events.put) as ads, Client(socket) as one, Client(socket) as two:
+        ads.publish("eg", [first])
+        for client in (one, two):
+            await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+            await client.acknowledge(await client.answer())
+        await ads.settled("eg", DEADLINE_SECONDS)
+        ads.publish("eg", [second])
+        await one.acknowledge(await one.answer())
+        await two.refuse(await two.answer(), "no")
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        holders = ads.holders("eg", ENDPOINT, "a")
+        [rejection] = ads.quarantine("eg")
+
+    reported = [await events.next() for _ in range(8)]
+    assert {event.envoy for event in reported} == {"one#1", "one#2"}
+    assert rejection.nodes == ("one",)
+    assert [(holder.node, holder.version) for holder in holders] == [
+        ("one", second.version),
+        ("one", first.version),
+    ]
 
 
 async def test_settled_waits_for_an_envoy(socket: Path) -> None:
@@ -234,14 +292,14 @@ async def test_an_envoy_that_has_not_asked_for_listeners_is_not_settled(socket: 
 
 
 async def test_leaving_the_server_ends_its_streams(socket: Path) -> None:
-    facts = EnvoyState()
+    events = Events()
     async with AsyncExitStack() as clients:
-        async with AdsServer(socket, facts.tell):
+        async with AdsServer(socket, events.put):
             client = await clients.enter_async_context(Client(socket))
             await client.ask(CLUSTER)
-            await facts.next()
+            await events.next()
 
-        assert await facts.next() == Disconnected(fleet="eg", node="one")
+        assert await events.next() == Disconnected(fleet="eg", node="one", stream=1)
         assert not [task for task in asyncio.all_tasks() if "AdsServer" in repr(task)]
 
 
@@ -265,28 +323,28 @@ async def test_the_socket_is_for_its_owner_only(socket: Path) -> None:
 
 
 async def test_a_client_that_half_closes_is_let_go(socket: Path) -> None:
-    facts = EnvoyState()
-    async with AdsServer(socket, facts.tell) as ads, Client(socket) as client:
+    events = Events()
+    async with AdsServer(socket, events.put) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
-        await facts.next()
+        await events.next()
         await client.call.done_writing()
 
-        assert await facts.next() == Disconnected(fleet="eg", node="one")
+        assert await events.next() == Disconnected(fleet="eg", node="one", stream=1)
         assert ads.nodes("eg") == ()
 
 
 async def test_a_client_that_dies_in_the_middle_of_a_response_is_let_go_quietly(
     socket: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    facts = EnvoyState()
-    async with AdsServer(socket, facts.tell) as ads:
+    events = Events()
+    async with AdsServer(socket, events.put) as ads:
         ads.publish("eg", [endpoints("a", bytes(32 << 20))])
         for _ in range(5):
             async with Client(socket) as client:
                 await client.ask(ENDPOINT, resource_names_subscribe=["a"])
-                assert isinstance(await facts.next(), Connected)
+                assert isinstance(await events.next(), Connected)
                 await until(lambda: ads.counters[ENDPOINT].responses if ENDPOINT in ads.counters else 0)
-            assert isinstance(await facts.next(), Disconnected)
+            assert isinstance(await events.next(), Disconnected)
 
     assert caplog.records == []
 

@@ -69,10 +69,10 @@ class Conversation:
     def says(self, script: str) -> None:
         assert self.play(script) == dedent(script).strip()
 
-    def facts(self) -> list[Event]:
-        facts = list(self.session.facts)
-        self.session.facts.clear()
-        return facts
+    def events(self) -> list[Event]:
+        events = list(self.session.events)
+        self.session.events.clear()
+        return events
 
     def refused(self) -> dict[str, str]:
         """Name → content of what is in quarantine."""
@@ -173,7 +173,7 @@ COLD_START = """
 def served(envoy: Conversation) -> Conversation:
     """An Envoy that has cluster a, its endpoints, listener l and route configuration r."""
     envoy.play(COLD_START)
-    envoy.facts()
+    envoy.events()
     return envoy
 
 
@@ -371,6 +371,30 @@ def test_routes_are_not_cut_where_their_cluster_came_and_went(served: Conversati
     """)
 
 
+def test_what_is_cut_anew_is_as_old_as_it_was(served: Conversation) -> None:
+    """Otherwise its first edit would count as served, and what that edit dropped would go too early."""
+    served.says("""
+        == C+b=1 E+b=1 R+r=to-b C-a E-a
+        << C b=1
+        >> E +b
+        << E b=1
+        >> E ack
+        == C+c=1
+        == C-c
+        >> C ack
+        << R r=to-b
+        .. 60
+    """)
+    first = served.snapshot.seq - 2
+
+    assert not served.session.settled(first)
+    served.says("""
+        >> R ack
+        .. 5
+        << C -a
+    """)
+
+
 def test_the_newest_routes_are_sent_when_nothing_holds_them(served: Conversation) -> None:
     served.says("""
         == C+b=1 R+r=2
@@ -399,10 +423,10 @@ def test_a_cluster_leaves_a_while_after_the_routes_did(served: Conversation) -> 
 
 def test_wake_at_is_when_the_linger_ends(served: Conversation) -> None:
     served.play("== R+r=2 C-a E-a")
-    assert served.session.wake_at() is None
+    assert served.session.wake_at(served.now) is None
 
     served.play(">> R ack")
-    assert served.session.wake_at() == 5
+    assert served.session.wake_at(served.now) == 5
 
 
 def test_what_is_due_behind_an_answer_wakes_nobody(served: Conversation) -> None:
@@ -414,15 +438,35 @@ def test_what_is_due_behind_an_answer_wakes_nobody(served: Conversation) -> None
         == C+b=1
         .. 2
     """)
-    assert served.session.wake_at() is None, "b is warming, so nothing is said about clusters"
+    assert served.session.wake_at(served.now) is None, "b is warming, so nothing is said about clusters"
 
     served.says("""
         >> C ack
         << C -a
     """)
-    assert served.session.wake_at() is None, "endpoints leave after their cluster"
+    assert served.session.wake_at(served.now) is None, "endpoints leave after their cluster"
 
     served.says("""
+        >> C ack
+        << E -a
+    """)
+
+
+def test_endpoints_that_left_before_their_cluster_wake_nobody_while_it_waits(served: Conversation) -> None:
+    """Endpoints are due at 5, and wait for the cluster, which waits for an answer about another."""
+    served.play("""
+        == E-a
+        .. 1
+        == C-a
+        == C+b=1
+        .. 6
+    """)
+
+    assert served.session.wake_at(served.now) is None
+
+    served.says("""
+        >> C ack
+        << C -a
         >> C ack
         << E -a
     """)
@@ -608,13 +652,13 @@ def test_a_cluster_that_never_warms_does_not_hold_routes_forever(served: Convers
 
 def test_wake_at_is_when_patience_with_a_warming_cluster_ends(served: Conversation) -> None:
     served.play("== C+b=1")
-    assert served.session.wake_at() is None
+    assert served.session.wake_at(served.now) is None
 
     served.play("""
         .. 1
         >> S +missing
     """)
-    assert served.session.wake_at() == 30
+    assert served.session.wake_at(served.now) == 30
 
 
 def test_a_silent_envoy_is_slow_not_warming(served: Conversation) -> None:
@@ -796,7 +840,7 @@ def test_envoys_words_are_told_of_each_culprit(served: Conversation) -> None:
         >> L nack Error adding/updating listener(s) z: cannot bind '127.0.0.1:80': in use|x: no|
     """)
 
-    told = [(fact.name, fact.message) for fact in served.facts() if isinstance(fact, Nacked)]
+    told = [(event.name, event.message) for event in served.events() if isinstance(event, Nacked)]
     assert told == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
 
 
@@ -859,7 +903,7 @@ def test_undoing_what_was_refused_ends_the_quarantine_without_sending(served: Co
     """)
 
     assert served.refused() == {}
-    last = served.facts()[-1]
+    last = served.events()[-1]
     assert isinstance(last, Acknowledged)
     assert [name for name, _ in last.versions] == ["r"]
 
@@ -887,6 +931,37 @@ def test_clusters_of_the_last_good_routes_stay_while_the_new_ones_are_refused(se
         >> R ack
         .. 5
         << C -a
+    """)
+
+
+def test_clusters_of_the_last_good_routes_stay_however_often_new_ones_are_refused(
+    served: Conversation,
+) -> None:
+    """What is in force is older than the first refusal, not than the last. Found by the law."""
+    served.says("""
+        == R+r=bad C-a E-a
+        << R r=bad
+        >> R nack missing ]
+        == R+r=worse
+        << R r=worse
+        >> R nack missing ]
+        .. 60
+    """)
+
+
+def test_a_retry_does_not_forget_how_old_is_what_is_in_force(served: Conversation) -> None:
+    served.play("""
+        == R+r=bad C-a E-a
+        >> R nack missing ]
+        == S+s=1
+    """)
+    served.session.retry(ROUTE, "r")
+
+    served.says("""
+        == S+t=1
+        << R r=bad
+        >> R nack missing ]
+        .. 60
     """)
 
 
@@ -1013,10 +1088,11 @@ def test_an_ack_tells_versions_and_removals(served: Conversation) -> None:
         >> L ack
     """)
 
-    assert served.facts() == [
+    assert served.events() == [
         Acknowledged(
             fleet="eg",
             node="envoy-1",
+            stream=0,
             type_url=LISTENER,
             versions=(("m", resource("L", "m", "1").version),),
             gone=("l",),

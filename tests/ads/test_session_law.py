@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moongate.ads.session import PATIENCE_SECONDS, Session
+from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
 
@@ -51,17 +52,49 @@ class World:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """Worlds whose routes refer to clusters that exist, and whose clusters have endpoints."""
+    """Worlds whose routes refer to clusters that exist, and whose clusters mostly have endpoints."""
     content = st.integers(1, REFUSED)
     clusters = draw(st.dictionaries(st.sampled_from(CLUSTERS), content, min_size=1))
     names = sorted(clusters)
-    endpoints = {name: draw(content) for name in names}
+    endpoints = {name: draw(content) for name in names if draw(st.integers(0, 3))}
     routes = {name: (draw(st.sampled_from(names)), draw(content)) for name in ROUTES}
     return World(clusters, endpoints, routes)
 
 
-def steps(*others: str) -> st.SearchStrategy[list[World | str]]:
-    return st.lists(st.one_of(worlds(), *map(st.just, ("read", "wait", *others))), max_size=40)
+@dataclass(frozen=True)
+class Edit:
+    """One cluster, or one cluster's endpoints, changes or goes alone. A cluster that a route uses stays."""
+
+    type_url: str
+    name: str
+    what: int
+    """The content; 0 for none."""
+
+    def of(self, world: World) -> World:
+        if self.type_url == ENDPOINT:
+            return replace(world, endpoints=self._edited(world.endpoints))
+        if not self.what and self.name in {cluster for cluster, _ in world.routes.values()}:
+            return world
+        return replace(world, clusters=self._edited(world.clusters))
+
+    def _edited(self, those: Mapping[str, int]) -> dict[str, int]:
+        edited = {**those, self.name: self.what}
+        return {name: what for name, what in edited.items() if what}
+
+
+def steps(*others: str) -> st.SearchStrategy[list[World | Edit | str]]:
+    content = st.sampled_from((0, 0, 1, 2, REFUSED))
+    edits = st.builds(Edit, st.sampled_from((CLUSTER, ENDPOINT)), st.sampled_from(CLUSTERS), content)
+    # Answers come more often than changes, or hardly any change would ever be through.
+    words = st.sampled_from(("read",) * 4 + ("read all",) * 2 + ("wait", "wait long", *others))
+    one = st.one_of(worlds(), edits, words, words).map(lambda step: [step])
+    several = st.lists(one | st.sampled_from(CLUSTERS).map(_leaves), min_size=10, max_size=50)
+    return several.map(lambda parts: [step for part in parts for step in part])
+
+
+def _leaves(name: str) -> list[World | Edit | str]:
+    """A cluster goes after its endpoints, while another is on its way."""
+    return [Edit(ENDPOINT, name, 0), "wait", Edit(CLUSTER, name, 0), Edit(CLUSTER, "new", 1), "wait long"]
 
 
 @dataclass
@@ -122,7 +155,7 @@ class Client:
     def listen(self) -> None:
         while (response := self.session.next(self.now)) is not None:
             self.inbox.append(DeltaDiscoveryResponse.FromString(response))
-        due = self.session.wake_at()
+        due = self.session.wake_at(self.now)
         assert due is None or due > self.now, "it has nothing to say, and asks to be woken at once"
 
     def read(self) -> None:
@@ -201,7 +234,7 @@ class Client:
 @settings(max_examples=300, deadline=None)
 @given(steps("reconnect"))
 def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
-    history: list[World | str],
+    history: list[World | Edit | str],
 ) -> None:
     converse(history)
 
@@ -209,14 +242,16 @@ def test_no_route_is_ever_without_its_warm_cluster_and_in_the_end_all_is_there(
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(steps("warm slowly", "warm at once"))
-def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(history: list[World | str]) -> None:
+def test_in_the_end_all_is_there_also_where_clusters_warmed_for_too_long(
+    history: list[World | Edit | str],
+) -> None:
     """What is not waited for any more may be refused later than what came after it."""
     converse(history, hurried=True)
 
 
-def converse(history: list[World | str], *, hurried: bool = False) -> None:
+def converse(history: list[World | Edit | str], *, hurried: bool = False) -> None:
     snapshot = Snapshot()
-    patience = 5 if hurried else PATIENCE_SECONDS
+    patience = 5 if hurried else inf
 
     def session() -> Session:
         return Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
@@ -227,12 +262,18 @@ def converse(history: list[World | str], *, hurried: bool = False) -> None:
 
     for step in history:
         match step:
-            case World():
-                before, world = world.resources(), step
+            case World() | Edit():
+                before = world.resources()
+                world = step if isinstance(step, World) else step.of(world)
                 after = world.resources()
                 client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
+            case "read all":
+                while client.inbox:
+                    client.read()
             case "wait":
-                client.now += 3
+                client.now += 1
+            case "wait long":
+                client.now += 6
             case "reconnect":
                 client.reconnect(session())
             case "warm slowly" | "warm at once":

@@ -56,6 +56,24 @@ async def test_a_killed_envoy_comes_back_with_the_same_configuration(site: Site)
     assert (await site.reached("killed.test")).by == "one"
 
 
+async def test_an_envoy_whose_gateway_is_empty_comes_back_ready(site: Site) -> None:
+    """Its last listener has lost its certificate. Envoy waits for an answer, also where that is empty."""
+    port = free_port()
+    tls = "tls: {certificateRefs: [{name: none}]}"
+    await site.apply(m.gateway("emptied", f"[{{name: http, port: {port}, protocol: HTTP}}]"))
+    await site.apply(m.gateway("emptied", f"[{{name: http, port: {port}, protocol: HTTPS, {tls}}}]"))
+    before = envoy_of(site.laptop, "default/emptied")
+
+    os.kill(before["pid"], signal.SIGKILL)
+    await until(lambda: envoy_of(site.laptop, "default/emptied")["restarts"] > before["restarts"])
+    await site.laptop.served()
+    assert envoy_of(site.laptop, "default/emptied")["state"] == "ready"
+
+    await site.apply(m.gateway("emptied", f"[{{name: http, port: {port}, protocol: HTTP}}]"))
+    assert await site.status("nobody.test", port=port) == 404
+    await site.delete(m.gateway("emptied", "[]"))
+
+
 async def test_a_change_made_while_envoy_is_down_is_served_when_it_is_back(site: Site) -> None:
     await site.apply(m.route("down", f"[{{{m.to('one')}}}]"))
 

@@ -1,4 +1,8 @@
-"""What became of what was sent: facts that travel from the stream to statuses, metrics and the console."""
+"""What became of what was sent: events that travel from the streams to statuses, metrics and the console.
+
+Every event names the fleet, the node and the stream. A node is what the transport says who the Envoy is; two
+Envoys may have the same one. A stream is one connection of one Envoy: its number is never given twice.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +11,39 @@ from typing import TypeAlias
 from msgspec import Struct
 
 
-class Connected(Struct, frozen=True, kw_only=True):
+class _OfStream(Struct, frozen=True, kw_only=True):
+    """What all events say."""
+
+    fleet: str
+    node: str
+    stream: int
+
+    @property
+    def envoy(self) -> str:
+        """Tells the Envoys of a fleet apart, also those with one node id. Another stream is another Envoy."""
+        return f"{self.node}#{self.stream}"
+
+
+class Connected(_OfStream, frozen=True, kw_only=True):
     """An Envoy opened its stream."""
 
-    fleet: str
-    node: str
 
-
-class Disconnected(Struct, frozen=True, kw_only=True):
+class Disconnected(_OfStream, frozen=True, kw_only=True):
     """An Envoy's stream ended; what it holds stays in force there."""
 
-    fleet: str
-    node: str
 
-
-class Acknowledged(Struct, frozen=True, kw_only=True):
+class Acknowledged(_OfStream, frozen=True, kw_only=True):
     """An Envoy has these versions in force, and no longer has these names."""
 
-    fleet: str
-    node: str
     type_url: str
     versions: tuple[tuple[str, str], ...]
     """(name, version), by name."""
     gone: tuple[str, ...] = ()
 
 
-class Nacked(Struct, frozen=True, kw_only=True):
+class Nacked(_OfStream, frozen=True, kw_only=True):
     """An Envoy refused one version of one resource. What it had under that name before stays in force."""
 
-    fleet: str
-    node: str
     type_url: str
     name: str
     version: str
@@ -55,7 +62,16 @@ class Rejection(Struct, frozen=True, kw_only=True):
     version: str
     message: str
     nodes: tuple[str, ...]
-    """The Envoys that refused it, sorted."""
+    """The Envoys that refused it, sorted: one entry for each stream."""
+
+
+class Holder(Struct, frozen=True, kw_only=True):
+    """What one connected Envoy has acknowledged under one name."""
+
+    node: str
+    stream: int
+    version: str | None
+    """None when it has nothing, or nothing that it acknowledged on this stream, or had when it connected."""
 
 
 class Counters(Struct):

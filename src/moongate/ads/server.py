@@ -1,6 +1,6 @@
 """The delta ADS server: carries bytes between grpcio and sessions, decides nothing.
 
-EnvoyState
+Facts
 -----
 * one thread: all methods belong to the event loop that entered the server
 * a stream writes one response at a time and awaits its room on the wire, so a stopped Envoy costs one
@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
-from moongate.ads.events import Connected, Counters, Disconnected, Event, Rejection
+from moongate.ads.events import Connected, Counters, Disconnected, Event, Holder, Rejection
 from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
 
@@ -50,7 +50,7 @@ class AdsServer:
     def __init__(
         self,
         socket: Path,
-        tell: Callable[[Event], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
         *,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -59,12 +59,13 @@ class AdsServer:
 
         Args:
             socket: where to listen. A dead socket file of that name is replaced.
-            tell: called with each fact, in order, from the event loop. It must neither block nor raise.
+            on_event: called with each event, in order, from the event loop. It must neither block nor raise.
         """
         self.counters: dict[str, Counters] = {}
         """What was sent and answered since the start, by type URL."""
         self._socket = socket
-        self._tell = tell
+        self._on_event = on_event
+        self._streams = 0
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._fleets: dict[str, _Fleet] = {}
@@ -90,41 +91,51 @@ class AdsServer:
     def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
         """Change what the Envoys of ``fleet`` should have.
 
-        The first call makes the fleet exist, even if empty. One that loses its last resource ends with its
-        last Envoy.
+        The first call makes the fleet exist, even if empty; it exists until ``end``, whatever it loses.
         """
-        gone = tuple(gone)
         of = self._fleet(fleet)
+        of.published = True
         touched = of.snapshot.apply(put, gone)
-        of.wanted = bool(of.snapshot) or not gone
         for stream in of.streams:
             stream.session.touch(touched)
             stream.wake.set()
-        of.moved()
-        self._end_if_over(fleet, of)
+        of.notify()
+
+    def end(self, fleet: str) -> None:
+        """Forget a fleet.
+
+        Envoys that are connected keep what they have, and hear of nothing more. One that connects later waits
+        until the fleet is published again.
+        """
+        self._fleets.pop(fleet, None)
 
     def retry(self, fleet: str, type_url: str, name: str) -> None:
         """Send a resource again that Envoys refuse, such as a listener whose port was taken."""
-        found = self._fleets.get(fleet)
-        for stream in found.streams if found else ():
+        for stream in self._streams_of(fleet):
             stream.session.retry(type_url, name)
             stream.wake.set()
 
     def nodes(self, fleet: str) -> tuple[str, ...]:
         """The ids of the connected Envoys, sorted."""
-        found = self._fleets.get(fleet)
-        return tuple(sorted(s.session.node for s in found.streams)) if found else ()
+        return tuple(sorted(stream.session.node for stream in self._streams_of(fleet)))
+
+    def holders(self, fleet: str, type_url: str, name: str) -> tuple[Holder, ...]:
+        """What each connected Envoy has acknowledged under a name, by node and stream."""
+        sessions = (stream.session for stream in self._streams_of(fleet))
+        return tuple(
+            Holder(node=session.node, stream=session.stream, version=session.held(type_url, name))
+            for session in sorted(sessions, key=lambda session: (session.node, session.stream))
+        )
 
     def quarantine(self, fleet: str) -> tuple[Rejection, ...]:
         """What connected Envoys refuse just now, by type and name.
 
         An entry ends when a newer version is acknowledged, or the resource is gone.
         """
-        nodes: dict[tuple[str, str, str, str], set[str]] = {}
-        found = self._fleets.get(fleet)
-        for stream in found.streams if found else ():
+        nodes: dict[tuple[str, str, str, str], list[str]] = {}
+        for stream in self._streams_of(fleet):
             for no in stream.session.rejections():
-                nodes.setdefault((no.type_url, no.name, no.version, no.message), set()).add(no.node)
+                nodes.setdefault((no.type_url, no.name, no.version, no.message), []).append(no.node)
         return tuple(
             Rejection(type_url=key[0], name=key[1], version=key[2], message=key[3], nodes=tuple(sorted(who)))
             for key, who in sorted(nodes.items())
@@ -140,24 +151,28 @@ class AdsServer:
         """
         of = self._fleet(fleet)
         seq = max(of.snapshot.seq, 1)
-        moved = asyncio.Event()
-        of.watchers.add(moved)
+        changed = asyncio.Event()
+        of.watchers.add(changed)
         try:
             async with asyncio.timeout(timeout_seconds):
                 while not (of.streams and all(s.session.settled(seq) for s in of.streams)):
-                    moved.clear()
-                    await moved.wait()
+                    changed.clear()
+                    await changed.wait()
         finally:
-            of.watchers.discard(moved)
-            self._end_if_over(fleet, of)
+            of.watchers.discard(changed)
+            self._forget_if_unknown(fleet, of)
 
     def _fleet(self, name: str) -> _Fleet:
         return self._fleets.setdefault(name, _Fleet())
 
-    def _end_if_over(self, name: str, of: _Fleet) -> None:
-        """Forget a fleet that has nothing, and that nobody waits for."""
-        if not (of.wanted or of.streams or of.watchers):
-            self._fleets.pop(name, None)
+    def _streams_of(self, fleet: str) -> list[_Stream]:
+        of = self._fleets.get(fleet)
+        return of.streams if of is not None else []
+
+    def _forget_if_unknown(self, name: str, of: _Fleet) -> None:
+        """Forget a fleet that nobody has published and nobody waits for."""
+        if self._fleets.get(name) is of and not (of.published or of.streams or of.watchers):
+            del self._fleets[name]
 
     async def _stream(
         self,
@@ -168,17 +183,19 @@ class AdsServer:
         if first is None:
             return
         of = self._fleet(first.node.cluster)
+        self._streams += 1
         session = Session(
             first.node.cluster,
             first.node.id,
             of.snapshot,
             self.counters,
+            stream=self._streams,
             linger_seconds=self._linger_seconds,
             patience_seconds=self._patience_seconds,
         )
         stream = _Stream(session)
         of.streams.append(stream)
-        self._say(Connected(fleet=session.fleet, node=session.node))
+        self._tell(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
         session.receive(first, _now())
         try:
             async with asyncio.TaskGroup() as group:
@@ -186,7 +203,7 @@ class AdsServer:
                 async for request in requests:
                     session.receive(request, _now())
                     self._report(session)  # here too: the writer may wait for a slow Envoy's room
-                    of.moved()
+                    of.notify()
                     stream.wake.set()
                 # Not cancelled: grpcio cannot end a call while a write of it is pending.
                 stream.open = False
@@ -195,9 +212,9 @@ class AdsServer:
                 raise asyncio.CancelledError  # with nobody left, sending a status would raise
         finally:
             of.streams.remove(stream)
-            of.moved()
-            self._end_if_over(session.fleet, of)
-            self._say(Disconnected(fleet=session.fleet, node=session.node))
+            of.notify()
+            self._forget_if_unknown(session.fleet, of)
+            self._tell(Disconnected(fleet=session.fleet, node=session.node, stream=session.stream))
 
     async def _write(
         self, stream: _Stream, of: _Fleet, context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any]
@@ -212,20 +229,20 @@ class AdsServer:
                     stream.lost = True
                     return
             self._report(session)
-            of.moved()
+            of.notify()
             try:
-                async with asyncio.timeout_at(session.wake_at()):
+                async with asyncio.timeout_at(session.wake_at(_now())):
                     await stream.wake.wait()
             except TimeoutError:
                 pass  # something has lingered long enough
 
     def _report(self, session: Session) -> None:
-        while session.facts:
-            self._say(session.facts.popleft())
+        while session.events:
+            self._tell(session.events.popleft())
 
-    def _say(self, fact: Event) -> None:
-        if self._tell is not None:
-            self._tell(fact)
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
 
 
 class _Stream:
@@ -239,12 +256,13 @@ class _Stream:
 class _Fleet:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
-        self.wanted = False
-        """Whether it is published: not so a stranger's name, and that of a Gateway that is gone."""
+        self.published = False
+        """Whether it was ever published: the name that an Envoy came with may be unknown."""
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
 
-    def moved(self) -> None:
+    def notify(self) -> None:
+        """Let those look again who wait for what Envoys answer."""
         for watcher in self.watchers:
             watcher.set()
 

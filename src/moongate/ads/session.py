@@ -30,8 +30,8 @@ which its last good version may still use.
 Rules
 -----
 1. Everything that decides what a client is sent lives in this file.
-2. Requests come in as messages, time as an argument in seconds; responses go out as bytes, facts as
-   ``facts``.
+2. Requests come in as messages, time as an argument in seconds; responses go out as bytes, what became
+   of them as ``events``.
 3. The cost of a change is the change: names are looked up, types are never scanned, but once at the first
    request.
 
@@ -83,7 +83,7 @@ _MAKE = (CLUSTER, ENDPOINT)
 _SWITCH = (LISTENER, ROUTE)
 
 _ABSENT = ""
-"""Held in place of a version: Envoy was told that the name does not exist."""
+"""Held in place of a version: Envoy knows that the name does not exist."""
 
 _UNKNOWN = "?"
 """Held in place of a version: Envoy may or may not have it, so whatever is true must be said."""
@@ -99,15 +99,17 @@ class Session:
         snapshot: Snapshot,
         counters: dict[str, Counters] | None = None,
         *,
+        stream: int = 0,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.fleet = fleet
         self.node = node
-        self.facts: deque[Event] = deque()
+        self.stream = stream
+        self.events: deque[Event] = deque()
         """What became known, oldest first. The caller takes them out."""
         self._snapshot = snapshot
-        self._tallies = {} if counters is None else counters
+        self._counters = {} if counters is None else counters
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._channels: dict[str, _Channel] = {}
@@ -150,15 +152,18 @@ class Session:
                 return self._send(channel, batch, now)
         return None
 
-    def wake_at(self) -> float | None:
-        """When ``next`` may have something to say though nothing was received or touched; None for never."""
+    def wake_at(self, now: float) -> float | None:
+        """When ``next`` may have something to say though nothing was received or touched; None for never.
+
+        To be asked when ``next`` has nothing to say at ``now``; the answer is later than that.
+        """
         # What is due while its channel, or its clusters that leave first, wait for an answer waits with them.
         times = [
             due
             for channel in self._channels.values()
             if channel.flight is None
             for due in channel.next_due()
-            if channel.type_url == CLUSTER or not self._removing_clusters(due)
+            if channel.type_url == CLUSTER or not self._removing_clusters(max(due, now))
         ]
         clusters = self._channels.get(CLUSTER)
         if clusters is not None and clusters.flight is not None and self._heard_at > clusters.flight.sent_at:
@@ -177,8 +182,15 @@ class Session:
     def retry(self, type_url: str, name: str) -> None:
         """Give a refused resource another chance, though it did not change: what it met with may be gone."""
         channel = self._channels.get(type_url)
-        if channel is not None and channel.rejected.pop(name, None) is not None:
+        if channel is not None and (refused := channel.rejected.get(name)) is not None:
+            refused.again = True
             self.touch([(type_url, name)])
+
+    def held(self, type_url: str, name: str) -> str | None:
+        """The version that Envoy has acknowledged, or had when it connected; None when there is none."""
+        channel = self._channels.get(type_url)
+        version = None if channel is None else channel.held.get(name)
+        return None if version in (_ABSENT, _UNKNOWN) else version
 
     def rejections(self) -> Iterator[Nacked]:
         """What this Envoy refuses of what the fleet should have."""
@@ -242,7 +254,7 @@ class Session:
         channel.names.discard(name)
         channel.forget(name)
         if channel.wildcard:
-            # The client forgot the name although the wildcard may match it, so it wants to be told.
+            # The client forgot the name although the wildcard may match it, so it must hear of it again.
             channel.held[name] = _UNKNOWN
             channel.mark(name, self._snapshot.seq)
 
@@ -280,8 +292,8 @@ class Session:
     def _awaits_return(self, channel: _Channel, made: float) -> bool:
         """Whether a listener has to wait for a route table that was gone and is back.
 
-        Envoy keeps a table while an older listener drains with it, whatever it was told, and would give it to
-        the new listener as it was, instead of letting that wait for its routes.
+        An older listener that drains with a table keeps it in Envoy, also when it was removed. Envoy would
+        give it to the new listener as it was, instead of letting that wait for its routes.
         """
         routes = self._channels.get(ROUTE)
         if channel.type_url != LISTENER or routes is None:
@@ -315,7 +327,7 @@ class Session:
                 if resource.version == held:
                     if channel.rejected.pop(name, None):
                         self._acknowledged(channel, {name: resource}, ())
-                elif refused is None or refused.version != resource.version:
+                elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
                     if returns:
                         channel.returning.add(name)
@@ -491,9 +503,12 @@ class Session:
 
     def _reject(self, channel: _Channel, resource: XdsResource, words: str, oldest: float) -> None:
         why = reason(words)
-        channel.rejected[resource.name] = _Refused(resource.version, why, oldest)
+        # What is in force is as old as the first of the versions in a row that were refused.
+        before = channel.rejected.get(resource.name)
+        since = oldest if before is None else min(before.seq, oldest)
+        channel.rejected[resource.name] = _Refused(resource.version, why, since)
         channel.returning.discard(resource.name)
-        self.facts.append(self._nacked(channel, resource.name, resource.version, why))
+        self.events.append(self._nacked(channel, resource.name, resource.version, why))
 
     def _time_out(self, now: float) -> None:
         """Stop waiting for a cluster that warms without end: its mended version would wait with it.
@@ -511,10 +526,11 @@ class Session:
     def _acknowledged(self, channel: _Channel, news: dict[str, XdsResource], gone: Iterable[str]) -> None:
         if news or gone:
             versions = tuple(sorted((name, resource.version) for name, resource in news.items()))
-            self.facts.append(
+            self.events.append(
                 Acknowledged(
                     fleet=self.fleet,
                     node=self.node,
+                    stream=self.stream,
                     type_url=channel.type_url,
                     versions=versions,
                     gone=tuple(gone),
@@ -525,6 +541,7 @@ class Session:
         return Nacked(
             fleet=self.fleet,
             node=self.node,
+            stream=self.stream,
             type_url=channel.type_url,
             name=name,
             version=version,
@@ -532,7 +549,7 @@ class Session:
         )
 
     def _counters_of(self, channel: _Channel) -> Counters:
-        return self._tallies.setdefault(channel.type_url, Counters())
+        return self._counters.setdefault(channel.type_url, Counters())
 
 
 class _Batch(Struct):
@@ -579,7 +596,9 @@ class _Refused(Struct):
     version: str
     message: str
     seq: float
-    """The oldest edit that the refused batch carried."""
+    """The oldest edit whose version was refused since the last one that is in force."""
+    again: bool = False
+    """To be sent again though it did not change."""
 
 
 class _Channel(Struct):
@@ -608,7 +627,7 @@ class _Channel(Struct):
     returning: set[str] = field(default_factory=set[str])
     """What was gone and is back, and is not acknowledged yet."""
     initial_pending: bool = False
-    """The client asked for everything and was told nothing yet."""
+    """The client asked for everything and was not answered yet."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names

@@ -1,6 +1,6 @@
 """What one fleet of Envoys should have, and how it changed.
 
-A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions are told the
+A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions learn the
 touched keys and look nothing else up.
 """
 

@@ -99,7 +99,7 @@ class EnvoyProcess:
         options: arguments, and how long to drain; ``configure`` changes them.
         access_log: takes whole lines of Envoy's standard output; must not block.
         backoff: pauses between restarts.
-        moved: called when ``state`` has changed.
+        on_change: called when ``state`` has changed.
 
     Attributes:
         state: what it does now.
@@ -118,7 +118,7 @@ class EnvoyProcess:
         options: EnvoyOptions = EnvoyOptions(),  # noqa: B008 - frozen
         access_log: Callable[[bytes], None] = lambda _lines: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
-        moved: Callable[[], None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.gateway = gateway
         self.state = State.STARTING
@@ -131,7 +131,7 @@ class EnvoyProcess:
         self._options = options
         self._access_log = access_log
         self._backoff = backoff
-        self._moved = moved
+        self._on_change = on_change
         self._log = _log.bind(gateway=gateway)
         self._group = asyncio.TaskGroup()
         self._changed = asyncio.Event()
@@ -335,7 +335,7 @@ class EnvoyProcess:
         self.state = state
         self._changed.set()
         self._changed = asyncio.Event()
-        self._moved()
+        self._on_change()
 
 
 async def _live(admin: Admin) -> bool:

@@ -80,8 +80,8 @@ class Laptop:
             self._run,
             binary=envoy_binary(envoy),
             access_log=access_log,
-            moved=self._pump.wake,
-            wrote=self._pump.on_answer,
+            on_change=self._pump.wake,
+            on_write=self._pump.on_answer,
         )
         built_in = laptop_class(shipped)
         self._base: dict[Ref, Resource] = {built_in.ref: built_in}
@@ -233,7 +233,7 @@ class Laptop:
 
     def _observe(self) -> None:
         self.fleets.look()
-        self.statuses.observe(self.fleets.facts(), self.fleets.refusals())
+        self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
         self._log.serving(self.urls())
 
