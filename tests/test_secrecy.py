@@ -110,7 +110,7 @@ def test_nothing_in_a_world_shows_a_secret(config: EnvoyGateway) -> None:
     changes = world.pull()
 
     assert any(CANARIES[2].encode() in r.body for put in changes.put.values() for r in put), "they are sent"
-    assert_secret(batch, changes, world.xds(), world.statuses(), [*world.problems()], folder.findings())
+    assert_secret(batch, changes, world.xds(), world.statuses(), [*world.problems()], folder.diagnostics())
     assert_secret(*values(world))
 
 
@@ -119,8 +119,8 @@ def test_no_fault_of_a_manifest_quotes_a_secret() -> None:
         folder = Folder()
         folder.update("secret.yaml", text)
 
-        assert folder.findings()
-        assert_secret(folder.findings(), *map(str, folder.findings()))
+        assert folder.diagnostics()
+        assert_secret(folder.diagnostics(), *map(str, folder.diagnostics()))
 
 
 def test_commands_show_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ def test_manifests_of_the_scene_have_no_faults(tmp_path: Path) -> None:
 
     loaded = load([scene.gateway("gateway", 8080), scene.apps])
 
-    assert loaded.findings == ()
+    assert loaded.diagnostics == ()
     assert sum(ref.kind == "HTTPRoute" for ref in loaded.batch) == 4
 
 

@@ -32,7 +32,7 @@ def test_what_forwards_to_an_upstream_is_sound(upstream: str) -> None:
 
     batch = folder.update("to", forwarding(upstream, 8080, "any"))
 
-    assert folder.findings() == ()
+    assert folder.diagnostics() == ()
     assert sorted(map(str, batch)) == ["Backend any/to", "Gateway any/to", "HTTPRoute any/to"]
 
 

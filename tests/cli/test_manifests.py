@@ -42,10 +42,10 @@ spec:
 
     found = translated([str(tmp_path)], config=None, namespace="default")
 
-    (finding,) = found.errors
-    assert finding.place.file == f"{tmp_path}/policy.yaml"
-    assert finding.place.line > 4
-    assert "nowhere" in finding.problem.message
+    (diagnostic,) = found.errors
+    assert diagnostic.place.file == f"{tmp_path}/policy.yaml"
+    assert diagnostic.place.line > 4
+    assert "nowhere" in diagnostic.problem.message
 
 
 def test_a_path_must_be_there() -> None:

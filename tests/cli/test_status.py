@@ -96,7 +96,7 @@ KIND             NAMESPACE   NAME     TARGET           ANCESTOR    ACCEPTED   RE
 SecurityPolicy   default     strict   HTTPRoute/shop   infra/web   False      Invalid   \
 spec.cors: \\x1b[2Jis empty.
 
-FINDINGS
+DIAGNOSTICS
 shop.yaml:3:1: HTTPRoute default/shop: spec: is wrong.
 """
 
@@ -105,8 +105,8 @@ async def test_tables_tell_what_is_in_force_and_why_something_is_not(
     command: Command, tmp_path: Path
 ) -> None:
     """Nothing is cut or wrapped, and what manifests say cannot command the terminal."""
-    findings = ["shop.yaml:3:1: HTTPRoute default/shop: spec: is wrong."]
-    async with running(tmp_path, [GATEWAY, ROUTE, POLICY], findings):
+    diagnostics = ["shop.yaml:3:1: HTTPRoute default/shop: spec: is wrong."]
+    async with running(tmp_path, [GATEWAY, ROUTE, POLICY], diagnostics):
         ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
 
     assert ended.out == TABLES
@@ -175,7 +175,7 @@ async def test_a_run_that_breaks_off_is_told(command: Command, tmp_path: Path) -
 async def running(
     base: Path,
     resources: list[dict[str, Any]] | None,
-    findings: list[str] | None = None,
+    diagnostics: list[str] | None = None,
     failures: list[dict[str, str]] | None = None,
 ) -> AsyncGenerator[Path]:
     """A run that tells these resources on its socket; nothing when there are none."""
@@ -183,7 +183,7 @@ async def running(
         "version": 1,
         "gateways": [],
         "resources": resources,
-        "findings": findings or [],
+        "diagnostics": diagnostics or [],
         "rejections": [],
         "failures": failures or [],
         "figures": {},

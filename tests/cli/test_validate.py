@@ -11,15 +11,15 @@ def test_sound_manifests_are_said_to_be_sound(command: Command, shop: Path) -> N
     assert command("validate", shop) == (0, "5 resources: nothing is wrong.\n", "")
 
 
-def test_each_finding_has_its_place_and_severity(command: Command, tmp_path: Path) -> None:
+def test_each_diagnostic_has_its_place_and_severity(command: Command, tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(SHOP.replace("parentRefs", "parentRef"))
     line = line_of(SHOP, "  parentRefs:")
 
     ended = command("validate", tmp_path)
 
-    finding, summary = ended.out.splitlines()
+    diagnostic, summary = ended.out.splitlines()
     assert ended.code == 1
-    assert finding.startswith(
+    assert diagnostic.startswith(
         f"{tmp_path}/shop.yaml:{line}:3: error: HTTPRoute default/shop: spec.parentRef: "
     )
     assert summary == "4 resources: 1 error, 0 warnings."
@@ -63,13 +63,13 @@ def test_what_only_envoy_refuses_is_told_at_the_rule_it_comes_from(command: Comm
     assert command("validate", tmp_path).code == 0
     ended = command("validate", tmp_path, "--envoy")
 
-    finding, _ = ended.out.splitlines()
+    diagnostic, _ = ended.out.splitlines()
     assert ended.code == 1
-    assert finding.startswith(
+    assert diagnostic.startswith(
         f"{tmp_path}/refused.yaml:9:5: error: HTTPRoute default/refused: spec.rules[1]: "
     )
-    assert "'httproute/default/refused/rule/1/match/0/refused_example_com'" in finding
-    assert "NOSUCH" in finding
+    assert "'httproute/default/refused/rule/1/match/0/refused_example_com'" in diagnostic
+    assert "NOSUCH" in diagnostic
 
 
 def test_another_envoy_must_be_one(command: Command, shop: Path) -> None:
@@ -80,7 +80,7 @@ def test_another_envoy_must_be_one(command: Command, shop: Path) -> None:
     assert ended.err.count("\n") == 1
 
 
-def findings(command: Command, folder: Path, text: str) -> list[str]:
+def diagnostics(command: Command, folder: Path, text: str) -> list[str]:
     """What is said of manifests, without the folder's name and the summary."""
     (folder / "shop.yaml").write_text(text)
     told = command("validate", folder).out.splitlines()
@@ -167,7 +167,7 @@ def test_a_backend_that_cannot_be_used_is_told_where_it_is_named(
     command: Command, tmp_path: Path, reference: str, column: int, told: str
 ) -> None:
     """A route names many; its parentRefs, whose status says so, are the wrong place to look."""
-    told_of = findings(command, tmp_path, SHOP.replace(TO_SHOP, reference) + BACKEND)
+    told_of = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, reference) + BACKEND)
 
     assert told_of == [f"{LINE}:{column}: {told}"]
 
@@ -177,7 +177,7 @@ def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Comman
     text = SHOP.replace(TO_SHOP, TO_CART) + BACKEND.replace("127.0.0.1", "localhost")
     at = line_of(text, "metadata: {name: cart}")
 
-    route, backend = findings(command, tmp_path, text)
+    route, backend = diagnostics(command, tmp_path, text)
 
     assert route == (
         f"{LINE}:59: error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
@@ -194,7 +194,7 @@ def test_a_certificate_is_told_where_it_is_named(command: Command, tmp_path: Pat
     text = SHOP.replace("  listeners:", f"  listeners:\n{listener}")
     line = line_of(text, listener)
 
-    missing, unfit = findings(command, tmp_path, f"{text}\n{secret}")
+    missing, unfit = diagnostics(command, tmp_path, f"{text}\n{secret}")
 
     assert missing.startswith(f"{line}:")
     assert missing.endswith(
@@ -209,7 +209,7 @@ def test_a_listener_that_is_not_served_is_told_with_the_reason(command: Command,
     twins = "  listeners:\n  - {name: one, port: 9090, protocol: TCP}\n"
     text = SHOP.replace("  listeners:", f"{twins}  - {{name: two, port: 9090, protocol: HTTP}}")
 
-    told = findings(command, tmp_path, text)
+    told = diagnostics(command, tmp_path, text)
 
     assert not [line for line in told if "the other conditions" in line]
     assert any("Port 9090 is asked for with protocols that exclude each other" in line for line in told)
@@ -235,4 +235,4 @@ def test_a_name_that_is_nearly_right_is_asked_for(
 ) -> None:
     assert right in SHOP
 
-    assert any(line.endswith(told) for line in findings(command, tmp_path, SHOP.replace(right, wrong)))
+    assert any(line.endswith(told) for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))

@@ -106,7 +106,7 @@ def faults(files: dict[str, str]) -> list[str]:
     folder = Folder()
     for path, text in files.items():
         folder.update(path, text)
-    told = [str(finding) for finding in folder.findings() if finding.severity != "info"]
+    told = [str(diagnostic) for diagnostic in folder.diagnostics() if diagnostic.severity != "info"]
     given = [document for text in files.values() for document in documents(text)]
     translated = translate([gateway_class(), *given, *certificates(given)])
     told += [f"{ref}: {problem.path}: {problem.message}" for ref, problem in translated.problems]

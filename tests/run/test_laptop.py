@@ -117,14 +117,14 @@ async def test_a_file_with_a_fault_leaves_the_last_good_form_in_force(folder: Pa
         async with following(running, Files((str(folder),))):
             await running.loaded.wait()
             manifests.write_text("kind: [")
-            await until(lambda: [f for f in running.findings() if f.severity == "error"])
+            await until(lambda: [f for f in running.diagnostics() if f.severity == "error"])
             await running.served()
             assert await who(port) == "one"
 
             manifests.write_text(app(port, two.port))
             await until(lambda: is_(port, "two"))
 
-            assert [f for f in running.findings() if f.severity == "error"] == []
+            assert [f for f in running.diagnostics() if f.severity == "error"] == []
 
 
 async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its_end(folder: Path) -> None:
@@ -185,11 +185,11 @@ async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folde
             gateway.unlink()
             await until(lambda: any("There is no Gateway" in e.get("told", "") for e in events))
             told = [e["told"] for e in events if e["event"] == "manifest"]
-            findings = running.report()["findings"]
+            diagnostics = running.report()["diagnostics"]
 
     (told,) = (line for line in told if "There is no Gateway" in line)
     assert told.startswith(f"{route}:1:")
-    assert told in findings
+    assert told in diagnostics
 
 
 async def test_the_configuration_that_was_given_goes_before_the_one_among_the_manifests(folder: Path) -> None:

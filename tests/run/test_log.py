@@ -50,7 +50,7 @@ class Run:
                 del self.held[ref]
             else:
                 self.held[ref] = resource
-        self.log.faults("files", self.folder.findings())
+        self.log.faults("files", self.folder.diagnostics())
         self.log.loaded(batch, files=len(files), resources=len(self.folder))
 
 
@@ -88,7 +88,7 @@ def test_a_reference_that_leads_nowhere_is_told_with_its_place(events: list[Any]
     (told,) = of(events, "manifest")
     assert told["told"].startswith("route:5:")
     assert "There is no Gateway default/eg" in told["told"]
-    assert [str(finding) for finding in run.log.findings()] == [told["told"]]
+    assert [str(diagnostic) for diagnostic in run.log.diagnostics()] == [told["told"]]
 
 
 def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: list[Any]) -> None:
@@ -100,7 +100,7 @@ def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: l
     run.write(gateway=None)
     assert len(of(events, "manifest")) == 1
     run.write(gateway=gateway(http("web")))
-    assert run.log.findings() == ()
+    assert run.log.diagnostics() == ()
     run.write(gateway=None)
 
     assert len(of(events, "manifest")) == 2

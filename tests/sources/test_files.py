@@ -85,7 +85,7 @@ class TestLoad:
         loaded = load([tmp_path])
 
         assert set(loaded.batch) == {A, B, Ref.of(Namespace, "", "c")}
-        assert loaded.findings == ()
+        assert loaded.diagnostics == ()
 
     @pytest.mark.parametrize("name", [".a.yaml", ".a.yaml.swp", "a.yaml~", "#a.yaml#", ".git/a.yaml"])
     def test_what_is_hidden_or_an_editors_is_not_read(self, tmp_path: Path, name: str) -> None:
@@ -102,14 +102,14 @@ class TestLoad:
     def test_a_file_that_is_named_twice_is_read_once(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a"))
 
-        assert load([tmp_path / "a.yaml", tmp_path]).findings == ()
+        assert load([tmp_path / "a.yaml", tmp_path]).diagnostics == ()
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_folders_may_overlap(self, tmp_path: Path, order: int) -> None:
         (tmp_path / "sub").mkdir()
         (tmp_path / "sub" / "a.yaml").write_text(backend("a"))
 
-        assert load([tmp_path, tmp_path / "sub"][::order]).findings == ()
+        assert load([tmp_path, tmp_path / "sub"][::order]).diagnostics == ()
 
     def test_links_that_lead_up_do_not_lead_astray(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a"))
@@ -127,28 +127,30 @@ class TestLoad:
         assert [str(load([path]).errors[0].place) for path in ("m", ".", "m/a.yaml")] == ["m/a.yaml:9:15"] * 3
 
     def test_a_path_that_does_not_exist_is_an_error(self, tmp_path: Path) -> None:
-        (finding,) = load([tmp_path / "nowhere"]).errors
+        (diagnostic,) = load([tmp_path / "nowhere"]).errors
 
         assert (
-            str(finding)
+            str(diagnostic)
             == f"{tmp_path}/nowhere: There is no such file or folder; it is read as soon as there is."
         )
 
     def test_an_empty_folder_says_what_to_put_there(self, tmp_path: Path) -> None:
-        (finding,) = load([tmp_path]).findings
+        (diagnostic,) = load([tmp_path]).diagnostics
 
-        assert finding.severity == "warning"
-        assert str(finding).startswith(
+        assert diagnostic.severity == "warning"
+        assert str(diagnostic).startswith(
             f"{tmp_path}: The folder has no manifests, which are files that end in"
         )
-        assert "moongate quickstart --show" in str(finding)
+        assert "moongate quickstart --show" in str(diagnostic)
 
     def test_a_file_that_is_no_utf8_is_told_where(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")
 
-        (finding,) = load([tmp_path]).findings
+        (diagnostic,) = load([tmp_path]).diagnostics
 
-        assert str(finding) == f"{tmp_path}/a.yaml:2:4: The byte 0xff is not UTF-8; save the file as UTF-8."
+        assert (
+            str(diagnostic) == f"{tmp_path}/a.yaml:2:4: The byte 0xff is not UTF-8; save the file as UTF-8."
+        )
 
     def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbf" + backend("a").encode())
@@ -263,7 +265,7 @@ class TestWatch:
         assert broken.batch == {}
         assert broken.errors[0].effect.startswith("The last good state of 1 resource")
         assert watched.last is not None
-        assert watched.last.findings == ()
+        assert watched.last.diagnostics == ()
 
     async def test_folders_come_and_go(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a"))

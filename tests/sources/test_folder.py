@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.api.backend import Backend
-from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.base import Ref, Resource
 from moongate.api.core import EndpointSlice, Namespace
-from moongate.kinds import UNBUILT_KINDS
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
-from moongate.sources.documents import Place
-from moongate.sources.folder import STDIN, Finding, Folder, Unreadable
+from moongate.sources.chunks import Place
+from moongate.sources.diagnostics import Diagnostic
+from moongate.sources.folder import STDIN, Folder, Unreadable
 from tests.sources.manifests import backend, stream
 
 A, B, C = (Ref.of(Backend, "default", name) for name in "abc")
@@ -29,9 +29,9 @@ def ports(folder: Folder) -> dict[str, int]:
     return {ref.name: port(resource) for ref, resource in folder.resources.items()}
 
 
-def only(folder: Folder) -> Finding:
-    (finding,) = folder.findings()
-    return finding
+def only(folder: Folder) -> Diagnostic:
+    (diagnostic,) = folder.diagnostics()
+    return diagnostic
 
 
 class TestBatches:
@@ -41,7 +41,7 @@ class TestBatches:
         batch = folder.update("a.yaml", stream(backend("a"), backend("b")))
 
         assert set(batch) == {A, B}
-        assert folder.findings() == ()
+        assert folder.diagnostics() == ()
 
     def test_an_edit_brings_what_it_changes_and_parses_nothing_else(self) -> None:
         documents = [backend(f"b{n}") for n in range(500)]
@@ -131,117 +131,7 @@ class TestBatches:
         assert folder.configuration.gateway.controller_name == "example.com/mine"
 
 
-class TestFindings:
-    @pytest.mark.parametrize(
-        ("text", "told"),
-        [
-            pytest.param(
-                backend("a", "many"),
-                "9:15: Backend default/a: spec.endpoints[0].ip.port: The value is 'many'; it must be a whole "
-                "number. It is not in force until this is mended.",
-                id="wrong type",
-            ),
-            pytest.param(
-                backend("a").replace("endpoints", "endpoint"),
-                "6:3: Backend default/a: spec.endpoint: There is no field 'endpoint' here. Did you mean "
-                "'endpoints'? It is not in force until this is mended.",
-                id="unknown field",
-            ),
-            pytest.param(
-                backend("a").replace("        port: 8080\n", ""),
-                "7:7: Backend default/a: spec.endpoints[0].ip.port: port is missing; it is required. "
-                "It is not in force until this is mended.",
-                id="missing field",
-            ),
-            pytest.param(
-                backend("A"),
-                "4:9: Backend default/A: metadata.name: The name is 'A'; it must have 1 to 253 characters of "
-                "a-z, 0-9, '-', '.', beginning and ending with a letter or digit. "
-                "It is not in force until this is mended.",
-                id="name",
-            ),
-            pytest.param(
-                backend("a").replace("kind: Backend", "kind: Backand"),
-                "2:7: Backand default/a: kind: 'Backand' of 'gateway.envoyproxy.io/v1alpha1' is not a kind "
-                "that is read here. Did you mean 'Backend'?",
-                id="unknown kind",
-            ),
-            pytest.param(
-                "kind: Service\n",
-                "1:1: apiVersion: apiVersion is missing; a manifest says what it is in apiVersion and kind.",
-                id="no apiVersion",
-            ),
-            pytest.param(
-                "- a\n",
-                "1:1: The document is a list; a manifest is an object with apiVersion and kind. "
-                "Put `---` between resources.",
-                id="list",
-            ),
-            pytest.param(
-                "kind: List\napiVersion: v1\nitems:\n"
-                "- apiVersion: v1\n  kind: Namespace\n  metadata:\n    name: X\n",
-                "7:11: Namespace X: items[0].metadata.name: The name is 'X'; it must have 1 to 63 characters "
-                "of a-z, 0-9, '-', beginning and ending with a letter or digit. "
-                "It is not in force until this is mended.",
-                id="in a list",
-            ),
-        ],
-    )
-    def test_a_fault_is_told_with_its_place(self, text: str, told: str) -> None:
-        folder = Folder()
-
-        assert folder.update("f.yaml", text) == {}
-        assert str(only(folder)) == f"f.yaml:{told}"
-        assert only(folder).severity == "error"
-
-    def test_lines_count_in_the_file(self) -> None:
-        folder = Folder()
-
-        folder.update("f.yaml", stream("# first\n", backend("a"), backend("b", "many")))
-
-        assert only(folder).place == Place("f.yaml", 21, 15)
-
-    def test_columns_count_in_the_file_where_json_values_share_a_line(self) -> None:
-        folder = Folder()
-
-        folder.update("f.json", '{"apiVersion": "v1", "kind": "List", "items": []} {"a": 1, "a": 2}')
-
-        assert only(folder).place == Place("f.json", 1, 60)
-
-    @pytest.mark.parametrize("kind", sorted(kind for group, kind in UNBUILT_KINDS if group == GATEWAY_GROUP))
-    def test_a_kind_that_is_not_built_yet_is_told(self, kind: str) -> None:
-        folder = Folder()
-
-        folder.update(
-            "f.yaml", f"apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: x}}\n"
-        )
-
-        assert (only(folder).severity, only(folder).place) == ("warning", Place("f.yaml", 2, 7))
-        assert only(folder).resource == Ref(kind, "default", "x", GATEWAY_GROUP)
-
-    def test_a_kind_that_a_gateway_has_no_use_for_is_passed_over(self) -> None:
-        folder = Folder()
-
-        folder.update("f.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n")
-
-        assert only(folder).severity == "info"
-
-    def test_a_kind_in_a_wrong_group_is_told(self) -> None:
-        folder = Folder()
-
-        folder.update("f.yaml", "apiVersion: networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\n")
-
-        assert only(folder).severity == "warning"
-        assert "'gateway.networking.k8s.io'" in only(folder).problem.message
-
-    def test_a_misspelt_core_kind_is_an_error(self) -> None:
-        folder = Folder()
-
-        folder.update("f.yaml", "apiVersion: v1\nkind: Sevice\nmetadata: {name: x}\n")
-
-        assert only(folder).severity == "error"
-        assert "Did you mean 'Service'?" in only(folder).problem.message
-
+class TestPlaces:
     def test_what_is_only_written_with_a_fault_has_a_place(self) -> None:
         """Others may refer to it: it is not missing."""
         folder = Folder()
@@ -300,7 +190,7 @@ class TestLastGoodState:
         folder.update("a.yaml", "kind: [ [")
 
         assert folder.update("a.yaml", backend("a")) == {B: None}
-        assert folder.findings() == ()
+        assert folder.diagnostics() == ()
 
     def test_what_is_kept_for_a_broken_file_goes_with_the_file(self) -> None:
         folder = Folder()
@@ -363,7 +253,7 @@ class TestRepetition:
 
         assert set(folder.update("b.yaml", None)) == {A}
         assert ports(folder) == {"a": 2}
-        assert folder.findings() == ()
+        assert folder.diagnostics() == ()
 
     def test_editing_the_one_in_force_stays_with_it(self) -> None:
         folder = Folder()
@@ -415,7 +305,7 @@ def test_after_any_history_the_batches_add_up_to_what_is_in_force(
 
     for edit in history:
         held |= folder.update_many(edit)
-        folder.findings()
+        folder.diagnostics()
 
     assert {ref: new for ref, new in held.items() if new is not None} == folder.resources
 
@@ -432,28 +322,9 @@ def test_without_faults_and_repetitions_history_does_not_matter(history: list[di
     fresh = Folder()
     fresh.update_many(files)
 
-    if not fresh.findings():
+    if not fresh.diagnostics():
         assert folder.resources == fresh.resources
-        assert folder.findings() == ()
-
-
-def test_a_field_without_effect_is_told_where_it_stands() -> None:
-    """It is in force for the rest, so only a warning keeps its author from relying on it."""
-    folder = Folder()
-
-    batch = folder.update(
-        "proxy.yaml",
-        "apiVersion: gateway.envoyproxy.io/v1alpha1\n"
-        "kind: EnvoyProxy\n"
-        "metadata: {name: custom}\n"
-        "spec:\n"
-        "  mergeGateways: true\n",
-    )
-
-    (finding,) = folder.findings()
-    assert len(batch) == 1
-    assert finding.severity == "warning"
-    assert str(finding).startswith("proxy.yaml:5:18: EnvoyProxy default/custom: spec.mergeGateways:")
+        assert folder.diagnostics() == ()
 
 
 LOCKED = Ref.of(SecurityPolicy, "default", "locked")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from moongate.api.base import Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.problem import Problem
+    from moongate.sources.diagnostics import Diagnostic
     from moongate.sources.files import Files
-    from moongate.sources.folder import Finding
     from moongate.world import World
 
 STDIN_TOKEN = "<stdin>"  # noqa: S105  no password
@@ -42,19 +42,19 @@ class Translated(Struct, frozen=True):
     Args:
         world: settled.
         files: knows where everything is written.
-        findings: faults of the manifests, then of what they say together; each once, sorted by place.
+        diagnostics: faults of the manifests, then of what they say together; each once, sorted by place.
         passed_over: how many documents a gateway has no use for.
     """
 
     world: World
     files: Files
-    findings: tuple[Finding, ...]
+    diagnostics: tuple[Diagnostic, ...]
     passed_over: int
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that keep something out of force."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """The diagnostics that keep something out of force."""
+        return tuple(diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error")
 
 
 def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> Translated:
@@ -78,18 +78,18 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     built_in = laptop_class(in_force)
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World.of(resources.values(), in_force)
-    told = [finding for finding in loaded.findings if finding.severity != "info"]
+    told = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
     held = world.store.held()
     ends = dangling_references(held, held, faulty=files.folder.faulty_place)
-    loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.finding(*e) for e in ends}
+    loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.diagnostic(*e) for e in ends}
     # A reference that leads nowhere is told once, with what may have been meant.
-    status = [f for f in status_findings(world, files) if (f.resource, f.problem.path) not in loose]
+    status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in loose]
     found = dict.fromkeys((*told, *status, *loose.values(), *_bugs(world)))
     return Translated(
         world,
         files,
-        tuple(sorted(found, key=lambda finding: finding.place)),
-        len(loaded.findings) - len(told),
+        tuple(sorted(found, key=lambda diagnostic: diagnostic.place)),
+        len(loaded.diagnostics) - len(told),
     )
 
 
@@ -117,7 +117,9 @@ def read_configuration(path: Path) -> EnvoyGateway:
         UsageError: there is none, or it has faults; all of them are named.
     """
     from moongate.api.admission import admit_configuration
-    from moongate.sources.documents import Malformed, Place, parsed_yaml, position
+    from moongate.sources.chunks import Place
+    from moongate.sources.positions import position
+    from moongate.sources.yaml_documents import Malformed, parsed_yaml
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -165,7 +167,7 @@ def statuses(world: World) -> list[dict[str, Any]]:
     return told
 
 
-def status_findings(world: World, files: Files) -> Iterator[Finding]:
+def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     """What statuses tell of degradation, each at the field that it is about."""
     from moongate.engine import Contained
     from moongate.status.degraded import degradations
@@ -178,7 +180,7 @@ def status_findings(world: World, files: Files) -> Iterator[Finding]:
             summed_up = {}  # A query failed, and the status says so; its conditions are shown as they are.
         for degradation in degradations(held[ref], status):
             for fault in summed_up.get((degradation.at, degradation.condition)) or (degradation.problem,):
-                yield files.folder.finding(ref, fault, degradation.severity)
+                yield files.folder.diagnostic(ref, fault, degradation.severity)
 
 
 def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
@@ -210,14 +212,14 @@ def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[
     return told
 
 
-def _bugs(world: World) -> Iterator[Finding]:
+def _bugs(world: World) -> Iterator[Diagnostic]:
     """What moongate itself could not compute; the rest of the translation goes on around it."""
     from moongate.problem import Problem
-    from moongate.sources.documents import Place
-    from moongate.sources.folder import Finding
+    from moongate.sources.chunks import Place
+    from moongate.sources.diagnostics import Diagnostic
 
     for failed in world.failures().values():
         message = (
             f"Internal error in {failed.query} ({failed.id}): {failed.error}. This is a bug of moongate."
         )
-        yield Finding(Place("", 0, 0), None, Problem("", message, "Internal"))
+        yield Diagnostic(Place("", 0, 0), None, Problem("", message, "Internal"))

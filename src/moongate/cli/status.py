@@ -48,7 +48,7 @@ def status(
 
         moongate status
         moongate status --of routes
-        moongate status -o json | jq '.findings'
+        moongate status -o json | jq '.diagnostics'
 
     Exits 0 when everything is in force, 1 when something is not, or when no
     moongate runs, 2 on bad usage.
@@ -62,7 +62,7 @@ def status(
             told["resources"] = [r for r in resources if _SELECTS[of](r)]
         say_document(told, output)
     troubled = any(_trouble(conditions) for r in resources for conditions in _all_conditions(r["status"]))
-    return REFUSED if troubled or told.get("findings") or told.get("failures") else 0
+    return REFUSED if troubled or told.get("diagnostics") or told.get("failures") else 0
 
 
 # --- which run ------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _say_tables(told: Document, resources: Sequence[Document], of: Of) -> None:
     if not shown:
         say("Nothing is served: there is no Gateway, no route and no policy.")
     if of == "all":
-        _say_lines("FINDINGS", told.get("findings", ()))
+        _say_lines("DIAGNOSTICS", told.get("diagnostics", ()))
         _say_lines(
             "INTERNAL ERRORS",
             (f"{f['query']} ({f['id']}): {f['error']}. This is a bug." for f in told.get("failures", ())),

@@ -44,8 +44,8 @@ def translate(
     """
     found = translated(paths, config=config, namespace=namespace)
     say_document(_told(found.world, of), output)
-    for finding in found.findings:
-        say(str(finding), stderr=True)
+    for diagnostic in found.diagnostics:
+        say(str(diagnostic), stderr=True)
     return REFUSED if found.errors else 0
 
 

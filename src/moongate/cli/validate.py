@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moongate.api.base import Ref
     from moongate.cli.manifests import Translated
     from moongate.infra.dry_run import Refused
-    from moongate.sources.folder import Finding
+    from moongate.sources.diagnostics import Diagnostic
 
 
 def validate(
@@ -43,7 +43,7 @@ def validate(
     conflicts. With --envoy, Envoy builds the resulting configuration and says
     what it does not take; nothing is bound or connected to.
 
-    One line is printed for each finding, as
+    One line is printed for each diagnostic, as
     FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: what is wrong; then a summary.
 
     For example:
@@ -56,22 +56,23 @@ def validate(
     2 on bad usage.
     """
     found = translated(paths, config=config, namespace=namespace)
-    findings = list(found.findings)
+    diagnostics = list(found.diagnostics)
     judged = ""
     if envoy or envoy_binary is not None:
         told, judged = _by_envoy(found, envoy_binary)
-        findings += told
-    for finding in sorted(findings, key=lambda finding: finding.place):
-        say(_line(finding))
-    errors = sum(finding.severity == "error" for finding in findings)
-    say(_summary(found, errors, len(findings) - errors) + judged)
+        diagnostics += told
+    for diagnostic in sorted(diagnostics, key=lambda diagnostic: diagnostic.place):
+        say(_line(diagnostic))
+    errors = sum(diagnostic.severity == "error" for diagnostic in diagnostics)
+    say(_summary(found, errors, len(diagnostics) - errors) + judged)
     return REFUSED if errors else 0
 
 
-def _line(finding: Finding) -> str:
-    parts = [finding.severity, str(finding.resource or ""), finding.problem.path, finding.problem.message]
-    told = ": ".join(part for part in (str(finding.place), *parts) if part)
-    return f"{told} {finding.effect}" if finding.effect else told
+def _line(diagnostic: Diagnostic) -> str:
+    problem = diagnostic.problem
+    parts = [diagnostic.severity, str(diagnostic.resource or ""), problem.path, problem.message]
+    line = ": ".join(part for part in (str(diagnostic.place), *parts) if part)
+    return f"{line} {diagnostic.effect}" if diagnostic.effect else line
 
 
 def _summary(found: Translated, errors: int, warnings: int) -> str:
@@ -88,7 +89,7 @@ def _counted(number: int, what: str) -> str:
 # --- Envoy's view ---------------------------------------------------------------------------------
 
 
-def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str]:
+def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Diagnostic], str]:
     from msgspec import structs
 
     from moongate.attach.gateways import config
@@ -97,7 +98,7 @@ def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str
 
     binary = envoy_binary(given)
     version = envoy_version(binary)
-    findings: list[Finding] = []
+    diagnostics: list[Diagnostic] = []
     more = ""
     # What Envoy refuses is known by its metadata, which it takes in any case.
     configuration = config(found.world.db)
@@ -106,18 +107,18 @@ def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Finding], str
     found.world.pull()
     for fleet, resources in sorted(found.world.xds().items()):
         refused = refusals(binary, fleet, resources)
-        findings += (_finding(found, fleet, one) for one in refused)
+        diagnostics += (_diagnostic(found, fleet, one) for one in refused)
         if len(refused) == MOST:
             more = " There may be more that Envoy refuses: it was not asked further."
     if not found.world.xds():
-        return findings, f" Envoy {version} had nothing to judge: no Gateway is served."
-    return findings, more or ("" if findings else f" Envoy {version} takes all of it.")
+        return diagnostics, f" Envoy {version} had nothing to judge: no Gateway is served."
+    return diagnostics, more or ("" if diagnostics else f" Envoy {version} takes all of it.")
 
 
-def _finding(found: Translated, fleet: str, refused: Refused) -> Finding:
+def _diagnostic(found: Translated, fleet: str, refused: Refused) -> Diagnostic:
     from moongate.problem import Problem
-    from moongate.sources.documents import Place
-    from moongate.sources.folder import Finding
+    from moongate.sources.chunks import Place
+    from moongate.sources.diagnostics import Diagnostic
 
     named = f"{refused.what} {', '.join(map(repr, refused.names))} of {fleet}"
     together = " together" if len(refused.names) > 1 else ""
@@ -125,8 +126,8 @@ def _finding(found: Translated, fleet: str, refused: Refused) -> Finding:
     for resource, path in _named(found, fleet, refused):
         place = found.files.folder.place(resource, path)
         if place is not None:
-            return Finding(place, resource, Problem(path, message, "Refused"))
-    return Finding(Place("", 0, 0), None, Problem("", message, "Refused"))
+            return Diagnostic(place, resource, Problem(path, message, "Refused"))
+    return Diagnostic(Place("", 0, 0), None, Problem("", message, "Refused"))
 
 
 def _named(found: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Ref, str]]:

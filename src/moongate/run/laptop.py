@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from moongate.sources.diagnostics import Diagnostic
     from moongate.sources.files import Files
-    from moongate.sources.folder import Finding
     from moongate.world import Changes
 
 
@@ -150,7 +150,7 @@ class Laptop:
     def take_text(self, name: str, text: str) -> None:
         """Put the manifests of a text in force; their faults are logged, as those of a file are."""
         batch = self._texts.update(name, text)
-        self._log.faults("text", self._texts.findings())
+        self._log.faults("text", self._texts.diagnostics())
         self.put(batch)
         self.loaded.set()
 
@@ -158,7 +158,7 @@ class Laptop:
         """Put the manifests of files in force, and whatever they become, until cancelled."""
         self._log.places_from(files.folder)
         async for loaded in files.watch():
-            self._log.faults("files", loaded.findings)
+            self._log.faults("files", loaded.diagnostics)
             config = self._config or loaded.configuration or EnvoyGateway.shipped()
             if self.world.configure(config.on_host()):
                 self._pump.on_write()
@@ -202,9 +202,9 @@ class Laptop:
         """Where the listeners that Envoys have in force can be asked on this machine."""
         return self.fleets.urls()
 
-    def findings(self) -> tuple[Finding, ...]:
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What there is to tell about manifests."""
-        return self._log.findings()
+        return self._log.diagnostics()
 
     def hurry(self) -> None:
         """Let a drain that is under way, or is to come, end at once."""
@@ -243,7 +243,7 @@ class Laptop:
         if isinstance(manifests, str):
             folder = Folder(namespace=self._namespace)
             batch = folder.update("<manifests>", manifests)
-            faults = [str(f) for f in folder.findings() if f.severity == "error"]
+            faults = [str(f) for f in folder.diagnostics() if f.severity == "error"]
             if faults:
                 raise ManifestError("\n".join(faults))
             return batch

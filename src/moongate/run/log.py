@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from moongate.dangling import EMPTY, MISSING, dangling_references
-from moongate.sources.folder import NOWHERE, Finding
+from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moongate.engine import Failed
     from moongate.problem import Problem
     from moongate.report.transitions import Transition
-    from moongate.sources.documents import Place
+    from moongate.sources.chunks import Place
     from moongate.sources.folder import Folder, Severity
 
 _log = structlog.get_logger("moongate")
@@ -39,8 +39,8 @@ class RunLog:
     def __init__(self, held: Mapping[Ref, Resource]) -> None:
         self._held = held
         self._folders: list[Folder] = []
-        self._findings: dict[str, tuple[Finding, ...]] = {}
-        self._hints: tuple[Finding, ...] = ()
+        self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
+        self._hints: tuple[Diagnostic, ...] = ()
         self._failures: set[str] = set()
         self._urls: tuple[str, ...] = ()
 
@@ -48,27 +48,27 @@ class RunLog:
         """Have what is told of the resources of a folder name their place."""
         self._folders.append(folder)
 
-    def finding(self, ref: Ref, problem: Problem, severity: Severity) -> Finding:
-        """A finding with its place, if the resource comes from a folder."""
-        found = (folder.finding(ref, problem, severity) for folder in self._folders if ref in folder)
-        return next(found, Finding(NOWHERE, ref, problem, severity))
+    def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
+        """A diagnostic with its place, if the resource comes from a folder."""
+        found = (folder.diagnostic(ref, problem, severity) for folder in self._folders if ref in folder)
+        return next(found, Diagnostic(NOWHERE, ref, problem, severity))
 
-    def findings(self) -> tuple[Finding, ...]:
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
         """What there is to tell about manifests now: their faults, and all references that lead nowhere."""
-        faults = (f for source, told in self._findings.items() if source != _LOOSE_ENDS for f in told)
+        faults = (f for source, told in self._diagnostics.items() if source != _LOOSE_ENDS for f in told)
         return (*faults, *self._dangling(self._held))
 
-    def faults(self, source: str, findings: tuple[Finding, ...]) -> None:
-        """Tell what is new among all the findings of a source."""
-        known = self._findings.get(source, ())
-        self._findings[source] = findings
+    def faults(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
+        """Tell what is new among all the diagnostics of a source."""
+        known = self._diagnostics.get(source, ())
+        self._diagnostics[source] = diagnostics
         # Not by place: that moves with every line before it.
         before = {(f.resource, f.problem, f.place.file) for f in known}
-        for finding in findings:
-            if (finding.resource, finding.problem, finding.place.file) not in before:
-                tell = {"error": _log.error, "warning": _log.warning}.get(finding.severity, _log.debug)
-                tell("manifest", told=str(finding))
-        if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in findings):
+        for diagnostic in diagnostics:
+            if (diagnostic.resource, diagnostic.problem, diagnostic.place.file) not in before:
+                tell = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
+                tell("manifest", told=str(diagnostic))
+        if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in diagnostics):
             _log.info("manifests.mended")
 
     def loaded(self, batch: Mapping[Ref, Resource | None], *, files: int, resources: int) -> None:
@@ -79,7 +79,7 @@ class RunLog:
             files: how many were read.
             resources: how many there are now.
         """
-        known = (f.resource for f in (*self._findings.get(_LOOSE_ENDS, ()), *self._hints) if f.resource)
+        known = (f.resource for f in (*self._diagnostics.get(_LOOSE_ENDS, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource.
         ends = self._dangling(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
         self._hints = tuple(f for f in ends if f.problem.reason in _TOLD_BY_STATUS)
@@ -93,7 +93,7 @@ class RunLog:
             fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
                 fields["field"] = problem.path
-            if at := str(self.finding(ref, problem, "warning").place):
+            if at := str(self.diagnostic(ref, problem, "warning").place):
                 fields["at"] = at
             hint = next((h for h in self._hints if h.resource == ref), None)
             if bad and hint is not None:
@@ -108,9 +108,9 @@ class RunLog:
         if len(transitions) > MOST_TOLD:
             _log.warning("status.more", count=len(transitions) - MOST_TOLD, see="moongate status")
 
-    def _dangling(self, refs: Iterable[Ref]) -> tuple[Finding, ...]:
+    def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
         return tuple(
-            self.finding(*e) for e in dangling_references(self._held, refs, faulty=self._faulty_place)
+            self.diagnostic(*e) for e in dangling_references(self._held, refs, faulty=self._faulty_place)
         )
 
     def _faulty_place(self, ref: Ref) -> Place | None:

@@ -62,7 +62,7 @@ class StatusReport(Struct, frozen=True):
         return {
             "version": 1,
             "gateways": self.fleets.report(),
-            "findings": [str(f) for f in self.log.findings() if f.severity != "info"],
+            "diagnostics": [str(f) for f in self.log.diagnostics() if f.severity != "info"],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
             "failures": [
                 {"query": f.query, "args": f.args, "id": f.id, "error": f.error}

@@ -38,8 +38,9 @@ from msgspec import Struct
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.problem import Problem
-from moongate.sources.documents import Place
-from moongate.sources.folder import STDIN, Finding, Folder, Unreadable
+from moongate.sources.chunks import Place
+from moongate.sources.diagnostics import Diagnostic
+from moongate.sources.folder import STDIN, Folder, Unreadable
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """Endings of the files that are read in folders."""
@@ -76,22 +77,22 @@ class Loaded(Struct, frozen=True):
 
     Args:
         batch: new states of resources, None for those that are gone; everything, the first time.
-        findings: all there is to tell now, not only about what changed.
+        diagnostics: all there is to tell now, not only about what changed.
         configuration: the EnvoyGateway among the manifests, if there is one.
         files: those that were read for this.
         parsed: documents that had to be parsed for this.
     """
 
     batch: Mapping[Ref, Resource | None]
-    findings: tuple[Finding, ...]
+    diagnostics: tuple[Diagnostic, ...]
     configuration: EnvoyGateway | None
     files: tuple[str, ...]
     parsed: int
 
     @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings that keep something out of force."""
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """The diagnostics that keep something out of force."""
+        return tuple(diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error")
 
 
 def load(paths: Iterable[str | Path], *, namespace: str = "default") -> Loaded:
@@ -119,7 +120,7 @@ class Files:
         self.folder = Folder(namespace=namespace)
         self._listing = _Listing()
         self._unsettled: dict[str, _Unsettled] = {}
-        self._told: tuple[tuple[Finding, ...], EnvoyGateway | None] | None = None
+        self._told: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
 
     def load(self) -> Loaded:
         """Everything, as it is now."""
@@ -234,9 +235,11 @@ class Files:
             yield
 
     def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
-        findings = (*self._listing.findings(), *self.folder.findings())
-        self._told = (findings, self.folder.configuration)
-        return Loaded(batch, findings, self.folder.configuration, tuple(files), self.folder.parsed - parsed)
+        diagnostics = (*self._listing.diagnostics(), *self.folder.diagnostics())
+        self._told = (diagnostics, self.folder.configuration)
+        return Loaded(
+            batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
+        )
 
 
 class _Unsettled(NamedTuple):
@@ -348,12 +351,12 @@ class _Listing:
         self.folders: list[str] = []
         self.watched: frozenset[str] = frozenset()
 
-    def findings(self) -> Iterator[Finding]:
+    def diagnostics(self) -> Iterator[Diagnostic]:
         for path in self.missing:
             problem = Problem(
                 "", "There is no such file or folder; it is read as soon as there is.", "NotFound"
             )
-            yield Finding(Place(path, 0, 0), None, problem)
+            yield Diagnostic(Place(path, 0, 0), None, problem)
         for root in self.folders:
             # Of paths that overlap, the first has the files.
             within = os.path.realpath(root)
@@ -366,7 +369,7 @@ class _Listing:
                     "A Gateway of class moongate, an HTTPRoute and a Backend make a beginning; "
                     "`moongate quickstart --show` prints some."
                 )
-                yield Finding(Place(root, 0, 0), None, Problem("", message, "Empty"), "warning")
+                yield Diagnostic(Place(root, 0, 0), None, Problem("", message, "Empty"), "warning")
 
 
 def _listed(paths: Iterable[str]) -> _Listing:

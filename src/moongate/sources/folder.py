@@ -15,59 +15,28 @@ Theory of operation
 ``stage`` cuts a file into documents and looks each text up among those already read, so that only what was
 edited is parsed and admitted. ``commit`` compares the staged files with what they replace, document by
 document, and decides anew for the resources that either defines. Remembered texts are those of the files that
-are loaded, and no more. Places are worked out when a finding is asked for, never before.
+are loaded, and no more. Places are worked out when a diagnostic is asked for, never before.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from msgspec import Struct
-
-from moongate.api import admission, marks
-from moongate.api.base import Model, Ref, Resource
+from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
-from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
-from moongate.sources import documents
-from moongate.sources.documents import Chunk, Malformed, Place
-
-Severity = Literal["error", "warning", "info"]
-"""``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
-
-NOWHERE = Place("", 0, 0)
-"""The place of what stands in no file."""
+from moongate.sources import chunks as cutting
+from moongate.sources.chunks import Chunk, Place
+from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity
+from moongate.sources.manifests import CONFIGURATION, Document, Entry, read_document
 
 STDIN = "<stdin>"
 """The file name of what came from standard input."""
-
-
-class Finding(Struct, frozen=True):
-    """Something to tell about a manifest.
-
-    Args:
-        place: where to look; for a fault, the value that is wrong.
-        resource: None when the text does not say which it is.
-        problem: its path is that within the document; ``items[3].spec`` in a list.
-        effect: what is in force meanwhile, a full sentence; "" when there is nothing to say.
-    """
-
-    place: Place
-    resource: Ref | None
-    problem: Problem
-    severity: Severity = "error"
-    effect: str = ""
-
-    def __str__(self) -> str:
-        parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
-        told = ": ".join(part for part in parts if part)
-        return f"{told} {self.effect}" if self.effect else told
 
 
 class Unreadable(NamedTuple):
@@ -91,7 +60,7 @@ class Folder:
         """Documents parsed so far: what the changes have cost."""
         self._files: dict[str, _File] = {}
         self._staged: dict[str, _File | None] = {}
-        self._read: WeakValueDictionary[tuple[str, bool], _Document] = WeakValueDictionary()
+        self._read: WeakValueDictionary[tuple[str, bool], Document] = WeakValueDictionary()
         self._definitions: dict[Ref, list[_Definition]] = {}
         self._faulty: set[str] = set()
         self._repeated: set[Ref] = set()
@@ -136,12 +105,12 @@ class Folder:
             return
         text = text.removeprefix("\ufeff")
         if path.endswith(".json") or (path == STDIN and text.lstrip()[:1] == "{"):
-            chunks = list(documents.values(text))
+            chunks = list(cutting.values(text))
             read = yield from self._documents(chunks, is_json=True)
             self._staged[path] = _File(path, tuple(chunks), tuple(read))
             return
         old = self._staged.get(path) or self._files.get(path) or _File(path, (), ())
-        cut = documents.recut(text, old.chunks)
+        cut = cutting.recut(text, old.chunks)
         middle = yield from self._documents(cut.middle, is_json=False)
         tail = old.chunks[len(old.chunks) - cut.tail :]
         if cut.moved:
@@ -152,12 +121,14 @@ class Folder:
             (*old.documents[: cut.head], *middle, *old.documents[len(old.documents) - cut.tail :]),
         )
 
-    def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[None, None, list[_Document]]:
-        found: list[_Document] = []
+    def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[None, None, list[Document]]:
+        found: list[Document] = []
         for chunk in chunks:
             document = self._read.get((chunk.text, is_json))
             if document is None:
-                document = self._read[chunk.text, is_json] = _document(chunk.text, is_json, self.namespace)
+                document = self._read[chunk.text, is_json] = read_document(
+                    chunk.text, is_json, self.namespace
+                )
                 self.parsed += 1
                 yield
             found.append(document)
@@ -233,18 +204,18 @@ class Folder:
             if not isinstance(held.resource, EnvoyGateway)
         }
 
-    def findings(self) -> tuple[Finding, ...]:
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All there is to tell at present, sorted by place."""
-        told: list[Finding] = []
+        told: list[Diagnostic] = []
         for path in self._faulty:
             told += self._of_file(self._files[path])
         for ref in self._repeated:
             told += self._of_repetition(ref)
-        return tuple(sorted(told, key=lambda finding: finding.place))
+        return tuple(sorted(told, key=lambda diagnostic: diagnostic.place))
 
-    def finding(self, ref: Ref, problem: Problem, severity: Severity) -> Finding:
-        """A finding about a resource in force, at its place if it has one here."""
-        return Finding(self.place(ref, problem.path) or NOWHERE, ref, problem, severity)
+    def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
+        """A diagnostic about a resource in force, at its place if it has one here."""
+        return Diagnostic(self.place(ref, problem.path) or NOWHERE, ref, problem, severity)
 
     def place(self, ref: Ref, path: str = "") -> Place | None:
         """Where a resource that is in force is written, or a field of it; None if there is none such.
@@ -324,7 +295,7 @@ class Folder:
 
     # --- telling ----------------------------------------------------------------------------------
 
-    def _of_file(self, file: _File) -> Iterator[Finding]:
+    def _of_file(self, file: _File) -> Iterator[Diagnostic]:
         effect = ""
         if file.broken:
             kept = sorted(ref for ref in file.retained if ref in self._held and ref not in self._definitions)
@@ -336,13 +307,13 @@ class Folder:
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
-            yield Finding(place, None, problem, effect=effect)
+            yield Diagnostic(place, None, problem, effect=effect)
         for number in file.faulty:
             chunk, document = file.chunks[number], file.documents[number]
             if document.malformed is not None:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
-                yield Finding(chunk.place(file.path, at.line, at.column), None, problem, effect=effect)
+                yield Diagnostic(chunk.place(file.path, at.line, at.column), None, problem, effect=effect)
                 effect = ""
             for entry in document.entries:
                 own = ""
@@ -353,7 +324,7 @@ class Folder:
                 for index, problem in enumerate(entry.problems):
                     place = chunk.place(file.path, *document.position(entry, problem))
                     told = problem.under(entry.at) if entry.at and problem.path else problem
-                    yield Finding(place, entry.named, told, entry.severity, "" if index else own)
+                    yield Diagnostic(place, entry.named, told, entry.severity, "" if index else own)
 
     def _effect(self, ref: Ref) -> str:
         held = self._held.get(ref)
@@ -365,7 +336,7 @@ class Folder:
             return ""
         return "Its last good state stays in force."
 
-    def _of_repetition(self, ref: Ref) -> Iterator[Finding]:
+    def _of_repetition(self, ref: Ref) -> Iterator[Diagnostic]:
         known = sorted(self._definitions[ref], key=self._order)
         held = self._held.get(ref)
         ruling = 0
@@ -386,7 +357,7 @@ class Folder:
                 continue
             at = f"{definition.entry.at}.metadata.name" if definition.entry.at else "metadata.name"
             message = f"{ref} is defined twice: here and at {places[ruling]}. Keep one of the two."
-            yield Finding(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
+            yield Diagnostic(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
 
     def _place(self, definition: _Definition, path: str, occurrence: int = 0) -> Place:
         file = self._files[definition.file]
@@ -397,9 +368,6 @@ class Folder:
 
 _NAMED = 5
 """Resources that a message names before it says "…"."""
-
-CONFIGURATION = Ref(EnvoyGateway.KIND, "", "", EnvoyGateway.GROUP)
-"""Stands for the configuration among resources; there can be one only."""
 
 
 def _first(known: Iterable[_Definition]) -> _Held | None:
@@ -413,54 +381,6 @@ def _first(known: Iterable[_Definition]) -> _Held | None:
     return held
 
 
-# --- what a text says -----------------------------------------------------------------------------
-
-
-class _Entry(Struct, frozen=True, eq=False):
-    """One resource of a document, as it is written there.
-
-    Args:
-        at: ``items[3]`` in a list, "" for the document itself.
-        ref: the resource whose state this decides; None for what is no resource to us.
-        resource: None when there are faults.
-        named: the name to show.
-        closed: what is in force instead of a SecurityPolicy with faults that has no last good state.
-    """
-
-    at: str
-    ref: Ref | None
-    resource: Resource | EnvoyGateway | None = None
-    problems: tuple[Problem, ...] = ()
-    severity: Severity = "error"
-    named: Ref | None = None
-    closed: FaultySecurityPolicy | None = None
-
-
-class _Document:
-    """What a text says, wherever it stands; compared by identity."""
-
-    def __init__(self, text: str, entries: tuple[_Entry, ...], malformed: Malformed | None = None) -> None:
-        self.text = text
-        self.entries = entries
-        self.malformed = malformed
-        faulty = [entry for entry in entries if entry.problems]
-        self.faulty = malformed is not None or bool(faulty)
-        self.broken = malformed is not None or any(
-            entry.severity == "error" and entry.ref is None for entry in faulty
-        )
-        self._positions: dict[tuple[str, bool], tuple[int, int]] = {}
-
-    def position(self, entry: _Entry, problem: Problem) -> tuple[int, int]:
-        """Line and column in the text."""
-        path = problem.under(entry.at).path if entry.at else problem.path
-        path = path.removesuffix(".")
-        named = problem.message.startswith(("There is no field", "Of the key:"))
-        found = self._positions.get((path, named))
-        if found is None:
-            found = self._positions[path, named] = documents.position(self.text, path, key=named)
-        return found
-
-
 class _File:
     """One file, as it is."""
 
@@ -468,7 +388,7 @@ class _File:
         self,
         path: str,
         chunks: tuple[Chunk, ...],
-        read: tuple[_Document, ...],
+        read: tuple[Document, ...],
         unreadable: Unreadable | None = None,
     ) -> None:
         self.path = path
@@ -481,9 +401,9 @@ class _File:
         """Resources that the file defined before it broke, and does not define now."""
 
     @cached_property
-    def numbers(self) -> dict[_Document, list[int]]:
+    def numbers(self) -> dict[Document, list[int]]:
         """Document → where among the file's documents it is; more than once, if the same text is."""
-        found: dict[_Document, list[int]] = {}
+        found: dict[Document, list[int]] = {}
         for number, document in enumerate(self.documents):
             found.setdefault(document, []).append(number)
         return found
@@ -491,8 +411,8 @@ class _File:
 
 class _Definition(NamedTuple):
     file: str
-    document: _Document
-    entry: _Entry
+    document: Document
+    entry: Entry
 
 
 class _Held(NamedTuple):
@@ -502,7 +422,7 @@ class _Held(NamedTuple):
     file: str
 
 
-def _difference(old: _File, new: _File) -> tuple[list[_Document], list[_Document]]:
+def _difference(old: _File, new: _File) -> tuple[list[Document], list[Document]]:
     """Documents that go and that come, each as often as it does."""
     before, after = old.documents, new.documents
     head = 0
@@ -520,122 +440,3 @@ def _difference(old: _File, new: _File) -> tuple[list[_Document], list[_Document
         return list(gone), list(come)
     many, others = Counter(gone), Counter(come)
     return list((many - others).elements()), list((others - many).elements())
-
-
-def _document(text: str, is_json: bool, namespace: str) -> _Document:
-    try:
-        value = documents.parsed_json(text) if is_json else documents.parsed_yaml(text)
-    except Malformed as malformed:
-        return _Document(text, (), malformed)
-    if value is None:
-        return _Document(text, ())
-    if not isinstance(value, dict):
-        message = "A manifest is an object with apiVersion and kind"
-        if isinstance(value, list):
-            message = (
-                f"The document is a list; {message[0].lower()}{message[1:]}. Put `---` between resources"
-            )
-        else:
-            message = f"The document is {_short(value)}; {message[0].lower()}{message[1:]}"
-        return _Document(text, (_Entry("", None, None, (Problem("", f"{message}."),)),))
-    return _Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
-
-
-def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[_Entry]:
-    version, kind = document.get("apiVersion"), document.get("kind")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items"), list):
-        for number, item in enumerate(cast("list[Any]", document["items"])):
-            below = f"{at}.items[{number}]" if at else f"items[{number}]"
-            if isinstance(item, dict):
-                # The lists of one kind, as an API server sends them, do not repeat it in each item.
-                given = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
-                yield from _entries(given | cast("dict[str, Any]", item), below, namespace)
-            elif item is not None:
-                problem = Problem(
-                    "", f"The entry is {_short(item)}; it must be a resource, with apiVersion and kind."
-                )
-                yield _Entry(below, None, None, (problem,))
-        return
-    if not isinstance(version, str) or not isinstance(kind, str):
-        yield _Entry(at, None, None, admission.admit(document, KINDS, namespace=namespace).problems)
-        return
-
-    group = version.rpartition("/")[0]
-    metadata = document.get("metadata")
-    meta = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
-    name = meta.get("name")
-    found = KINDS.get((group, kind))
-    within = "" if found is not None and found.CLUSTER_SCOPED else meta.get("namespace") or namespace
-    named = (
-        Ref(kind, within, name, group) if isinstance(name, str) and isinstance(within, str) and name else None
-    )
-    if found is not None:
-        resource, problems = admission.admit(document, KINDS, namespace=namespace)
-        closed = _closed(document, problems, namespace) if resource is None else None
-        yield _Entry(at, named, resource, problems, "error", named, closed)
-        if resource is not None:
-            yield from _without_effect(at, resource, named)
-    elif (group, kind) == (EnvoyGateway.GROUP, EnvoyGateway.KIND):
-        body = {key: value for key, value in document.items() if key != "metadata"}
-        configuration, problems = admission.admit_configuration(body)
-        yield _Entry(at, CONFIGURATION, configuration, problems, "error", named)
-        if configuration is not None:
-            yield from _without_effect(at, configuration, named)
-    elif (group, kind) in UNBUILT_KINDS:
-        problem = Problem("kind", f"{kind} is not built yet: this resource has no effect.", "Unsupported")
-        yield _Entry(at, None, None, (problem,), "warning", named)
-    elif group in OWN_GROUPS or _slip(group, kind):
-        yield _Entry(
-            at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "error", named
-        )
-    elif any(kind == known for _, known in KINDS):
-        yield _Entry(
-            at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "warning", named
-        )
-    else:
-        problem = Problem(
-            "kind", f"A gateway has no use for a {kind} of {version}: it is passed over.", "Ignored"
-        )
-        yield _Entry(at, None, None, (problem,), "info", named)
-
-
-def _closed(
-    document: dict[str, Any], faults: tuple[Problem, ...], namespace: str
-) -> FaultySecurityPolicy | None:
-    """A stand-in for a SecurityPolicy with faults, so that they are not an open door; None for other kinds.
-
-    Also None where the fault is in what it targets: nobody knows then what to close.
-    """
-    if document.get("kind") != SecurityPolicy.KIND or not isinstance(document.get("spec"), dict):
-        return None
-    spec = cast("dict[str, Any]", document["spec"])
-    targets = {name: spec[name] for name in ("targetRef", "targetRefs", "targetSelectors") if name in spec}
-    sound = admission.admit(document | {"spec": targets}, KINDS, namespace=namespace).resource
-    if not isinstance(sound, SecurityPolicy):
-        return None
-    return FaultySecurityPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)
-
-
-def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[_Entry]:
-    """What is set and known but not built yet: said, so that nobody relies on it."""
-    if problems := tuple(map(marks.no_effect, marks.unbuilt(model))):
-        yield _Entry(at, None, None, problems, "warning", named)
-
-
-def _slip(group: str, kind: str) -> bool:
-    """Whether a kind of a group that others share with us is one of ours, misspelt."""
-    ours = [known for held, known in KINDS if held == group]
-    return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
-
-
-def _short(value: object) -> str:
-    match value:
-        case None:
-            return "empty"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            shown = repr(value)
-            return shown if len(shown) <= 60 else f"{shown[:60]}…"

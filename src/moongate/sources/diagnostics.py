@@ -1,0 +1,39 @@
+"""What is to be told about manifests, each with its place."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from moongate.api.base import Ref
+from moongate.problem import Problem
+from moongate.sources.chunks import Place
+
+Severity = Literal["error", "warning", "info"]
+"""``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
+
+NOWHERE = Place("", 0, 0)
+"""The place of what stands in no file."""
+
+
+class Diagnostic(Struct, frozen=True):
+    """Something to tell about a manifest.
+
+    Args:
+        place: where to look; for a fault, the value that is wrong.
+        resource: None when the text does not say which it is.
+        problem: its path is that within the document; ``items[3].spec`` in a list.
+        effect: what is in force meanwhile, a full sentence; "" when there is nothing to say.
+    """
+
+    place: Place
+    resource: Ref | None
+    problem: Problem
+    severity: Severity = "error"
+    effect: str = ""
+
+    def __str__(self) -> str:
+        parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
+        told = ": ".join(part for part in parts if part)
+        return f"{told} {self.effect}" if self.effect else told

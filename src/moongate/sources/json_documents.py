@@ -1,0 +1,96 @@
+"""The value of a JSON document, as plain data."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from yaml.nodes import MappingNode, SequenceNode
+
+from moongate.sources.yaml_documents import DEEPEST, HELM, Malformed, composed, repeated_key
+
+
+def parsed_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        Malformed
+    """
+    for escape in _ESCAPES.finditer(text) if "\\u" in text else ():
+        if escape["half"]:
+            line = text.count("\n", 0, escape.start()) + 1
+            column = escape.start() - text.rfind("\n", 0, escape.start())
+            raise Malformed(f"{escape[0]} is half of a surrogate pair, which is no text.", line, column)
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise _json_fault(text, error) from None
+    except RecursionError:
+        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
+    except _TwiceError as error:
+        line, column = _second(text, error.key)
+        raise Malformed(repeated_key(error.key), line, column) from None
+
+
+_SURROGATE = r"\\u[dD][%s][0-9a-fA-F]{2}"
+_ESCAPES = re.compile(
+    rf"\\\\|{_SURROGATE % '89abAB'}{_SURROGATE % 'c-fC-F'}|(?P<half>{_SURROGATE % '89a-fA-F'})"
+)
+"""Escapes of JSON: a backslash, a pair of surrogates, and half of one, which is no text."""
+
+
+class _TwiceError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _TwiceError(key)
+            seen.add(key)
+    return found
+
+
+def _json_fault(text: str, error: json.JSONDecodeError) -> Malformed:
+    before = text[: error.pos].rstrip()
+    after = text[error.pos :].lstrip()[:1]
+    message = f"This is not JSON: {error.msg[0].lower()}{error.msg[1:]}."
+    if before.endswith(",") and after in {"}", "]"}:
+        at = len(before) - 1
+        return Malformed(
+            f"This is not JSON: a ',' stands before the closing '{after}'; remove it.",
+            text.count("\n", 0, at) + 1,
+            at - text.rfind("\n", 0, at),
+        )
+    if "{{" in text[error.pos - 1 : error.pos + 2]:
+        message = HELM
+    elif not after:
+        message = "This is not JSON: it ends before its last bracket is closed."
+    elif after == "'":
+        message = 'This is not JSON: strings stand in double quotes ("), not single ones.'
+    return Malformed(message, error.lineno, error.colno)
+
+
+def _second(text: str, key: str) -> tuple[int, int]:
+    """Where a key stands a second time; JSON is YAML, so the tree knows."""
+    try:
+        node = composed(text)
+    except Malformed:
+        return 1, 1
+    queue = [node] if node is not None else []
+    while queue:
+        node = queue.pop()
+        if isinstance(node, MappingNode):
+            named = [name for name, _ in node.value if name.value == key]
+            if len(named) > 1:
+                return named[1].start_mark.line + 1, named[1].start_mark.column + 1
+            queue += [entry for _, entry in node.value]
+        elif isinstance(node, SequenceNode):
+            queue += node.value
+    return 1, 1

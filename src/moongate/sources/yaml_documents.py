@@ -1,0 +1,278 @@
+"""The value of a YAML document, as plain data.
+
+Facts
+-----
+* scalars mean what they mean to ``kubectl``: ``yes`` and ``on`` are booleans, ``1e3`` and ``089`` numbers,
+  times and ``12:30`` strings; keys are always strings
+* a key that stands twice is an error, as is a document that is mostly aliases of aliases
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from functools import lru_cache
+from typing import Any
+
+import yaml
+from yaml._yaml import CParser
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
+
+DEEPEST = 200
+"""Levels of nesting; the deepest field of any kind is above 20."""
+
+HELM = (
+    "This is a template of Helm, not a manifest: '{{' is for Helm to fill in. "
+    "Render it first, with `helm template`, and load what it prints."
+)
+"""What is said of a template."""
+
+EXPANDED = 200_000
+"""Values that a document with aliases may come to."""
+
+
+class Malformed(Exception):  # noqa: N818  it is data for a diagnostic, caught by who asked
+    """A text that is no document.
+
+    Args:
+        message: what was found and what would be right.
+        line: within the chunk, from 1.
+        column: from 1.
+    """
+
+    def __init__(self, message: str, line: int, column: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.column = column
+
+
+def parsed_yaml(text: str) -> Any:
+    """The value of a YAML text that holds one document; None when there is only white space and comments.
+
+    Raises:
+        Malformed
+    """
+    node = composed(text)
+    if node is None:
+        return None
+    try:
+        return _Values(text).value(node, 0)
+    except RecursionError:
+        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
+
+
+_PLAIN = "plain"
+
+
+class _Composer(CParser):
+    """libyaml's composer. Tags are left as they stand, or ``plain`` for a scalar that is to be looked at."""
+
+    def __init__(self, text: str) -> None:
+        CParser.__init__(self, text)
+
+    def resolve(self, kind: type[Node], value: str | None, implicit: Any) -> str:
+        return _PLAIN if kind is ScalarNode and implicit[0] else ""
+
+    def descend_resolver(self, current_node: Node | None, current_index: Any) -> None:
+        pass
+
+    def ascend_resolver(self) -> None:
+        pass
+
+
+def composed(text: str) -> Node | None:
+    """The tree of a document, with the places of its nodes; ``None`` if there is nothing in it."""
+    if text.startswith("..."):
+        # The end of the document before; blanks keep what follows in its place.
+        text = "   " + text[3:]
+    try:
+        return _Composer(text).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        raise _yaml_fault(text, error) from None
+    except ReaderError as error:
+        # libyaml tells an offset in bytes.
+        before = text.encode()[: error.position].decode(errors="replace")
+        raise Malformed(
+            f"There is a character that YAML does not allow, {error.character!r}."
+            if isinstance(error.character, str)
+            else f"There is a character that YAML does not allow, U+{error.character:04X}.",
+            before.count("\n") + 1,
+            len(before) - (before.rfind("\n") + 1) + 1,
+        ) from None
+    except RecursionError:
+        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
+
+
+class _Values:
+    """Turns the nodes of one document into plain data."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._left = EXPANDED if "*" in text else sys.maxsize
+
+    def value(self, node: Node, depth: int) -> Any:
+        tag = node.tag
+        if type(node) is ScalarNode:
+            if tag == _PLAIN:
+                return _scalar(node.value)
+            return node.value if not tag else self._tagged(node, tag)
+        self._left -= len(node.value) + 1
+        if self._left < 0:
+            raise _at(node, f"The aliases of this document come to more than {EXPANDED} values.")
+        if depth > DEEPEST:
+            raise _at(node, f"The document is nested deeper than {DEEPEST} levels.")
+        if type(node) is SequenceNode:
+            if tag and tag != "tag:yaml.org,2002:seq":
+                raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+            return [self.value(entry, depth + 1) for entry in node.value]
+        assert type(node) is MappingNode
+        if tag and tag != "tag:yaml.org,2002:map":
+            raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+        return self._mapping(node, depth + 1)
+
+    def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
+        pairs: dict[str, Any] = {}
+        merged: list[Node] = []
+        for name, entry in node.value:
+            if type(name) is not ScalarNode:
+                raise _at(
+                    name, HELM if "{{" in self._text else "A key must be a string, not a list or an object."
+                )
+            key = name.value
+            if name.tag == _PLAIN:
+                key = _plain_key(key)
+                if key is None:
+                    raise _at(name, "The key is empty; put it in quotes if that is meant.")
+                if key == "<<":
+                    merged.append(entry)
+                    continue
+            if key in pairs:
+                raise _at(name, repeated_key(key))
+            # Most entries are such scalars; a call for each would cost more than all the rest.
+            pairs[key] = _scalar(entry.value) if entry.tag == _PLAIN else self.value(entry, depth)
+        for entry in merged:
+            for source in entry.value if type(entry) is SequenceNode else [entry]:
+                if type(source) is not MappingNode:
+                    raise _at(source, "'<<' takes in the fields of an object, or of each object of a list.")
+                # What stands in the object itself wins, then what was merged first.
+                pairs = self.value(source, depth) | pairs
+        return pairs
+
+    def _tagged(self, node: ScalarNode, tag: str) -> Any:
+        match tag.removeprefix("tag:yaml.org,2002:"):
+            case "str" | "!":
+                return node.value
+            case "int" | "float" | "bool" | "null":
+                return _scalar(node.value)
+            case _:
+                raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+
+
+_WORDS: dict[str, Any] = {
+    word: value
+    for value, words in (
+        (None, "~ null Null NULL"),
+        (True, "true True TRUE yes Yes YES on On ON"),
+        (False, "false False FALSE no No NO off Off OFF"),
+        (math.inf, ".inf .Inf .INF +.inf +.Inf +.INF"),
+        (-math.inf, "-.inf -.Inf -.INF"),
+        (math.nan, ".nan .NaN .NAN"),
+    )
+    for word in words.split()
+} | {"": None}
+_NUMERIC = frozenset("0123456789+-.")
+_INT = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+
+
+def _scalar(text: str) -> Any:
+    """What a plain scalar means."""
+    if text[:1] not in _NUMERIC:
+        return _WORDS.get(text, text)
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.match(text):
+        digits = text.replace("_", "")
+        bare = digits.lstrip("+-")
+        if len(bare) > 1 and bare[0] == "0" and bare[1] in "01234567":
+            digits = digits.replace("0", "0o", 1)
+        try:
+            return int(digits, 0)
+        except ValueError:
+            return text
+    if not _FLOAT.match(text):
+        return text
+    number = float(text)
+    # On its way through JSON, as kubectl sends it, a whole number loses its point.
+    return int(number) if abs(number) < 2**53 and number.is_integer() else number
+
+
+@lru_cache(maxsize=4096)
+def _plain_key(text: str) -> str | None:
+    """The key that a plain scalar means; ``None`` if it is empty. Most keys are the fields of a few kinds."""
+    value = _scalar(text)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return sys.intern(value)
+    return str(value).lower() if isinstance(value, bool) else text
+
+
+def _at(node: Node, message: str) -> Malformed:
+    return Malformed(message, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+_HINTS = (
+    (
+        "mapping values are not allowed",
+        "a second ':' stands on the line; put the value in quotes, or mend the indentation",
+    ),
+    (
+        "could not find expected ':'",
+        "a key without ':' and value stands on the line before, or a quote is not closed",
+    ),
+    ("did not find expected key", "this line is indented otherwise than its neighbours"),
+    ("did not find expected '-' indicator", "this line is indented otherwise than the list before it"),
+    ("did not find expected ',' or", "a ',' or a closing bracket is missing before this"),
+    ("found unexpected end of stream", "a quote or bracket is not closed"),
+    ("found undefined alias", "an alias (*name) needs its anchor (&name) above it, in the same document"),
+    ("cannot start any token", "a value that begins with this character must be in quotes"),
+    (
+        "found unknown escape character",
+        "in double quotes a backslash must be doubled; single quotes take it as it is",
+    ),
+    ("block sequence entries are not allowed", "a list begins on a line of its own, below its key"),
+)
+
+
+def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+    told = error.problem or "it is not YAML"
+    if "unexpected end of stream" in told and error.context_mark is not None:
+        # Where the quote opens says more than where the text ends.
+        line, column = error.context_mark.line, error.context_mark.column
+    lines = text.split("\n")
+    shown = lines[line] if line < len(lines) else ""
+    if "{{" in shown or (line and "{{" in lines[line - 1]):
+        return Malformed(HELM, line + 1, column + 1)
+    for number in (line, line - 1):
+        indent = (
+            lines[number][: len(lines[number]) - len(lines[number].lstrip())]
+            if 0 <= number < len(lines)
+            else ""
+        )
+        if "\t" in indent:
+            return Malformed(
+                "The line is indented with a tab; YAML takes spaces only.", number + 1, indent.index("\t") + 1
+            )
+    hint = next((hint for words, hint in _HINTS if words in told), "")
+    about = f" ({error.context})" if error.context and not hint else ""
+    return Malformed(f"This is not YAML: {told}{about}{': ' + hint if hint else ''}.", line + 1, column + 1)
+
+
+def repeated_key(key: str) -> str:
+    return f"The key {key!r} stands twice in one object; keep one of them."

@@ -1,0 +1,60 @@
+"""JSON is read as JSON, and its faults have a place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moongate.sources.json_documents import parsed_json
+from moongate.sources.yaml_documents import Malformed
+
+
+def fault(text: str) -> tuple[int, int, str]:
+    with pytest.raises(Malformed) as caught:
+        parsed_json(text)
+    return caught.value.line, caught.value.column, caught.value.message
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s, max_size=3)))
+def test_json_is_read_as_json_reads_it(value: Any) -> None:
+    assert parsed_json(json.dumps({"a": value})) == {"a": value}
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"a\uDFFF", r"\ud83d\ude00\ud83d", r"\\\ud83d", r"\ude00\ud83d"])
+def test_half_a_character_is_refused_where_it_stands(half: str) -> None:
+    """No status and no message to Envoy could hold it."""
+    line, column, message = fault(f'{{"a":\n "{half}"}}')
+
+    assert (line, "half of a surrogate pair" in message) == (2, True)
+    assert column >= 3
+
+
+def test_whole_characters_and_what_looks_like_an_escape_are_not() -> None:
+    assert parsed_json(r'["\ud83d\ude00", "\\ud800", "\u00e9"]') == ["\U0001f600", r"\ud800", "é"]
+
+
+def test_json_without_a_bottom_is_refused() -> None:
+    assert "deeper than 200 levels" in fault("[" * 100_000)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "words"),
+    [
+        ('{"a": 1,\n "b": [1, 2,],\n}', 2, 12, "',' stands before the closing ']'"),
+        ('{"a": 1,\n}', 1, 8, "',' stands before the closing '}'"),
+        ("{'a': 1}", 1, 2, "double quotes"),
+        ('{"a": 1', 1, 8, "last bracket"),
+        ('{"a": {{ .x }}}', 1, 8, "helm template"),
+        ('{"a": 1,\n "a": 2}', 2, 2, "'a' stands twice"),
+        ('{"a": flase}', 1, 7, "expecting value"),
+    ],
+)
+def test_a_fault_in_json_is_shown(text: str, line: int, column: int, words: str) -> None:
+    found = fault(text)
+
+    assert found[:2] == (line, column)
+    assert words in found[2]

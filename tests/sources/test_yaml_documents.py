@@ -1,0 +1,121 @@
+"""YAML means what it means to ``kubectl``, and its faults have a place."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.sources.yaml_documents import Malformed, parsed_yaml
+
+
+def fault(text: str) -> tuple[int, int, str]:
+    with pytest.raises(Malformed) as caught:
+        parsed_yaml(text)
+    return caught.value.line, caught.value.column, caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("yes", True),
+        ("off", False),
+        ("y", "y"),
+        ("~", None),
+        ("", None),
+        ("12", 12),
+        ("0x1F", 31),
+        ("0644", 420),
+        ("1_000", 1000),
+        ("089", 89),
+        ("1e3", 1000),
+        ("1e-3", 0.001),
+        ("-1.5", -1.5),
+        ("1.2.3", "1.2.3"),
+        ("12:30:45", "12:30:45"),
+        ("2024-01-02", "2024-01-02"),
+        ("2024-01-02T03:04:05Z", "2024-01-02T03:04:05Z"),
+        ("=", "="),
+        ("'12'", "12"),
+        ("!!str 12", "12"),
+        ("-x", "-x"),
+    ],
+)
+def test_a_scalar_means_what_it_means_to_kubectl(text: str, value: object) -> None:
+    found = parsed_yaml(f"a: {text}\n")["a"]
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_keys_are_strings() -> None:
+    assert parsed_yaml("80: a\non: b\n1.5: c\n") == {"80": "a", "true": "b", "1.5": "c"}
+
+
+def test_merged_keys_yield_to_those_of_the_object() -> None:
+    text = "base: &b {x: 1, y: 2}\nother: &o {y: 3, z: 4}\nall:\n  y: 0\n  <<: [*b, *o]\n"
+
+    assert parsed_yaml(text)["all"] == {"x": 1, "y": 0, "z": 4}
+
+
+def test_a_tab_is_shown_where_it_stands() -> None:
+    assert fault("spec:\n  a: 1\n\tb: 2\n") == (
+        3,
+        1,
+        "The line is indented with a tab; YAML takes spaces only.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("metadata:\n  name: {{ .Release.Name }}\n", 2, 10),
+        ("{{- if .Values.on }}\na: 1\n{{- end }}\n", 1, 3),
+        ("spec:\n  {{- toYaml .Values.x | nindent 2 }}\n  a: b\n", 2, 5),
+    ],
+)
+def test_a_helm_template_is_told_from_a_manifest(text: str, line: int, column: int) -> None:
+    found = fault(text)
+
+    assert found[:2] == (line, column)
+    assert "helm template" in found[2]
+
+
+def test_a_second_key_of_a_name_is_an_error() -> None:
+    assert fault("a:\n  b: 1\n  b: 2\n") == (
+        3,
+        3,
+        "The key 'b' stands twice in one object; keep one of them.",
+    )
+
+
+def test_a_second_colon_is_shown() -> None:
+    line, column, message = fault("a: 1\nb: c: d\n")
+
+    assert (line, column) == (2, 5)
+    assert "put the value in quotes" in message
+
+
+def test_an_open_quote_is_shown_where_it_opens() -> None:
+    assert fault('a: 1\nb: "c\nd: e\n')[:2] == (2, 4)
+
+
+def test_a_tag_that_constructs_is_refused() -> None:
+    line, column, message = fault("a: !!python/object:os.system x\n")
+
+    assert (line, column) == (1, 4)
+    assert "leave it out" in message
+
+
+def test_a_control_character_is_shown() -> None:
+    assert fault("ä: 1\nb: \x01\n") == (2, 4, "There is a character that YAML does not allow, U+0001.")
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+
+    assert "aliases" in fault("\n".join(lines))[2]
+
+
+@pytest.mark.parametrize("text", ["a: &a\n  b: *a\n", "a: &a\n  <<: *a\n", "[" * 900 + "]" * 900])
+def test_what_has_no_bottom_is_refused(text: str) -> None:
+    assert "deeper than 200 levels" in fault(text)[2]
