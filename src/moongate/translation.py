@@ -85,14 +85,14 @@ def translate(
     )
 
 
-def configuration(given: Mapping[str, Any] | None) -> EnvoyGateway | None:
+def configuration(document: Mapping[str, Any] | None) -> EnvoyGateway | None:
     """An EnvoyGateway configuration from its document. Raises ``ConfigurationError``."""
-    if given is None:
+    if document is None:
         return None
-    found, problems = admit_configuration(given)
-    if found is None:
+    config, problems = admit_configuration(document)
+    if config is None:
         raise ConfigurationError("\n".join(f"{p.path}: {p.message}" for p in problems))
-    return found
+    return config
 
 
 def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -116,9 +116,9 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
 
 
 def _as_written(status: Struct, document: Mapping[str, Any] | None) -> Any:
-    told = msgspec.to_builtins(status)
+    written = msgspec.to_builtins(status)
     if isinstance(status, RouteStatus) and document is not None:
-        given = {checked(ParentReference, ref)[0]: ref for ref in document["spec"].get("parentRefs") or ()}
-        for parent, entry in zip(status.parents, told["parents"], strict=True):
-            entry["parentRef"] = given.get(parent.parent_ref, entry["parentRef"])
-    return told
+        refs = {checked(ParentReference, ref)[0]: ref for ref in document["spec"].get("parentRefs") or ()}
+        for parent, entry in zip(status.parents, written["parents"], strict=True):
+            entry["parentRef"] = refs.get(parent.parent_ref, entry["parentRef"])
+    return written

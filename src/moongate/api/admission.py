@@ -180,18 +180,18 @@ def _kind(
     assert isinstance(version, str)
     assert isinstance(name, str)
     group, _, number = version.rpartition("/")
-    found = kinds.get((group, name))
-    if found is None:
+    known = kinds.get((group, name))
+    if known is None:
         groups = [g for g, k in kinds if k == name]
         if groups:
             right = " or ".join(sorted(repr(g or "v1") for g in groups))
             return Problem("apiVersion", f"There is no kind {name} in {version!r}; its group is {right}.")
         meant = did_you_mean(name, [k for _, k in kinds])
         return Problem("kind", f"{name!r} of {version!r} is not a kind that is read here.{meant}")
-    if number not in found.VERSIONS:
-        right = " or ".join(repr(f"{group}/{v}" if group else v) for v in found.VERSIONS)
+    if number not in known.VERSIONS:
+        right = " or ".join(repr(f"{group}/{v}" if group else v) for v in known.VERSIONS)
         return Problem("apiVersion", f"apiVersion of {name} is {version!r}; it must be {right}.")
-    return found
+    return known
 
 
 _KEPT = ("uid", "labels", "annotations", "generation")
@@ -199,10 +199,10 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 
-def _metadata(given: object, kind: type[Resource], namespace: str) -> tuple[dict[str, Any], list[Problem]]:
-    if not isinstance(given, dict):
-        return {}, [Problem("metadata", f"metadata is {shown(given)}; it must be an object with a name.")]
-    meta = cast("dict[str, Any]", given)
+def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(metadata, dict):
+        return {}, [Problem("metadata", f"metadata is {shown(metadata)}; it must be an object with a name.")]
+    meta = cast("dict[str, Any]", metadata)
     problems: list[Problem] = []
     kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
 

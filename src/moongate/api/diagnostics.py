@@ -27,9 +27,9 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             extra = cast("dict[str, Any]", type_.extra or {})  # pyright: ignore[reportUnknownMemberType]
             return wrong(type_.type, value, extra.get("form", form))
         case types.UnionType():
-            found = [wrong(part, value, form) for part in type_.types]
-            told = [message for message in found if message]
-            return None if len(told) < len(found) else told[0]
+            messages = [wrong(part, value, form) for part in type_.types]
+            faults = [message for message in messages if message]
+            return None if len(faults) < len(messages) else faults[0]
         case types.LiteralType():
             values = type_.values
             if any(value == right and type(value) is type(right) for right in values):
@@ -107,14 +107,14 @@ def _quoted(value: object) -> str:
     return ", in quotes" if isinstance(value, bool | int | float) else ""
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A question to follow a sentence, with the known name that is most like the one given; "" if none is."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to follow a sentence, with the known name that is most like the word; "" if none is."""
     names = list(known)
-    alike = [name for name in names if name.lower() == given.lower()]
-    close = alike or difflib.get_close_matches(given, names, n=1)
+    alike = [name for name in names if name.lower() == word.lower()]
+    close = alike or difflib.get_close_matches(word, names, n=1)
     if not close:
         # Another word for the same begins alike: "Regex", "RegularExpression".
-        begun = [name for name in names if len(given) > 2 and name.lower().startswith(given[:3].lower())]
+        begun = [name for name in names if len(word) > 2 and name.lower().startswith(word[:3].lower())]
         close = begun if len(begun) == 1 else []
     return f" Did you mean {close[0]!r}?" if close else ""
 

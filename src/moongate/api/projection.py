@@ -85,9 +85,9 @@ EVERYTHING = Projection(WHOLE, ())
 def projection(expression: str) -> Projection:
     """What an expression in CEL reads of ``self``."""
     text = _STRING.sub("''", expression)
-    if _OF_RESULT.search(text) or not all(_is_counted(text, found.end()) for found in _LISTED.finditer(text)):
+    if _OF_RESULT.search(text) or not all(_is_counted(text, macro.end()) for macro in _LISTED.finditer(text)):
         return EVERYTHING
-    binders = {found.start(1): found[1] for found in _BINDER.finditer(text)}
+    binders = {macro.start(1): macro[1] for macro in _BINDER.finditer(text)}
     variables = {"self", *binders.values()}
     uses: dict[str, int] = {}
     of_self = PRESENCE

@@ -119,7 +119,7 @@ _SUFFIXES: Mapping[str, Decimal] = {
 _QUANTITY = re.compile(r"([+-]?[0-9.]+)(?:[eE]([+-]?[0-9]+)|([KMGTPE]i|[numkMGTPE]|))\Z")
 
 
-def quantity(given: str | int) -> int:
+def quantity(value: str | int) -> int:
     """Size of a quantity in whole units, a fraction rounded up, as Kubernetes does.
 
     >>> quantity("32Ki")
@@ -128,7 +128,7 @@ def quantity(given: str | int) -> int:
     2
 
     Args:
-        given: matches ``Quantity``.
+        value: matches ``Quantity``.
 
     Raises:
         ValueError: it does not.
@@ -136,12 +136,12 @@ def quantity(given: str | int) -> int:
     Source:
         Kubernetes, "Resource units"; apimachinery ``resource.Quantity.Value``.
     """
-    if isinstance(given, int):
-        return given
-    found = _QUANTITY.match(given)
-    if found is None or (found[3] or "") not in _SUFFIXES:
-        raise ValueError(f"{given!r} is not a quantity such as '32Ki', '500m' or '10'.")
-    exact = Decimal(found[1]).scaleb(int(found[2] or 0)) * _SUFFIXES[found[3] or ""]
+    if isinstance(value, int):
+        return value
+    parts = _QUANTITY.match(value)
+    if parts is None or (parts[3] or "") not in _SUFFIXES:
+        raise ValueError(f"{value!r} is not a quantity such as '32Ki', '500m' or '10'.")
+    exact = Decimal(parts[1]).scaleb(int(parts[2] or 0)) * _SUFFIXES[parts[3] or ""]
     whole = int(exact)
     return whole + (exact > whole)
 

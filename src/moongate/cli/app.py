@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None, commands: App = app) -> int:
     except Exception as error:
         if debug:
             raise
-        if told := _told_by(error):
-            complain(told[0])
-            return told[1]
+        if explained := _explained(error):
+            complain(explained[0])
+            return explained[1]
         complain(
             f"Internal error, {type(error).__name__} in {_place_of(error)}. This is a bug of moongate: "
             "please report it with what the same command says with --debug."
@@ -122,7 +122,7 @@ def _first_line(error: Exception) -> str:
     return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
-def _told_by(error: Exception) -> tuple[str, int] | None:
+def _explained(error: Exception) -> tuple[str, int] | None:
     """Message and exit code of an error whose words were written for users; ``None`` for all others."""
     while isinstance(error, ExceptionGroup):
         inner = cast("ExceptionGroup[Exception]", error).exceptions
@@ -131,7 +131,7 @@ def _told_by(error: Exception) -> tuple[str, int] | None:
         (error,) = inner
     if isinstance(error, UsageError):
         return error.message, error.code
-    for name, module, code in _TOLD:
+    for name, module, code in _EXPLAINED:
         # An error can only be of a class whose module was imported.
         known = getattr(sys.modules.get(module), name, None)
         if known is not None and isinstance(error, known):
@@ -139,7 +139,7 @@ def _told_by(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-_TOLD = (
+_EXPLAINED = (
     ("ManifestError", "moongate.run", USAGE),
     ("EnvoyMissingError", "moongate.infra.binary", REFUSED),
     ("EnvoyFailedError", "moongate.infra.process", REFUSED),

@@ -63,7 +63,7 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     Raises:
         UsageError: a path or the configuration cannot be taken.
     """
-    given = existing(paths)
+    names = existing(paths)
     configuration = read_configuration(config) if config is not None else None
 
     from moongate.api.envoygateway import EnvoyGateway
@@ -72,24 +72,24 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     from moongate.sources.files import Files
     from moongate.world import World
 
-    files = Files(given, namespace=namespace)
+    files = Files(names, namespace=namespace)
     loaded = files.load()
     in_force = (configuration or loaded.configuration or EnvoyGateway.shipped()).on_host()
     built_in = laptop_class(in_force)
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World.of(resources.values(), in_force)
-    told = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
+    faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
     held = world.store.held()
     ends = dangling_references(held, held, faulty=files.folder.faulty_place)
     loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.diagnostic(*e) for e in ends}
     # A reference that leads nowhere is told once, with what may have been meant.
     status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in loose]
-    found = dict.fromkeys((*told, *status, *loose.values(), *_bugs(world)))
+    diagnostics = dict.fromkeys((*faults, *status, *loose.values(), *_bugs(world)))
     return Translated(
         world,
         files,
-        tuple(sorted(found, key=lambda diagnostic: diagnostic.place)),
-        len(loaded.diagnostics) - len(told),
+        tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place)),
+        len(loaded.diagnostics) - len(faults),
     )
 
 
@@ -100,14 +100,14 @@ def existing(paths: Iterable[str]) -> list[str]:
         UsageError: there is no such file, or standard input is a terminal, where nobody would know what to
             type.
     """
-    given = ["-" if path == STDIN_TOKEN else path for path in paths]
-    for path in given:
+    names = ["-" if path == STDIN_TOKEN else path for path in paths]
+    for path in names:
         if path == "-" and sys.stdin.isatty():
             raise UsageError("'-' reads manifests from standard input, which is this terminal; pipe them in.")
         if path != "-" and not Path(path).exists():
             where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
             raise UsageError(f"There is no file or folder {path!r}{where}; name one that holds manifests.")
-    return given
+    return names
 
 
 def read_configuration(path: Path) -> EnvoyGateway:
@@ -152,10 +152,10 @@ def statuses(world: World) -> list[dict[str, Any]]:
     from moongate.translation import status_documents
 
     held = world.store.held()
-    given = world.statuses()
-    told: list[dict[str, Any]] = []
-    for ref, document in zip(sorted(given), status_documents(world, {}), strict=True):
-        status, resource = given[ref], held[ref]
+    all_statuses = world.statuses()
+    documents: list[dict[str, Any]] = []
+    for ref, document in zip(sorted(all_statuses), status_documents(world, {}), strict=True):
+        status, resource = all_statuses[ref], held[ref]
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             import msgspec
 
@@ -163,8 +163,8 @@ def statuses(world: World) -> list[dict[str, Any]]:
             # Without an Envoy nothing is programmed; but that a part of it failed is to be seen.
             known = tuple(c for c in seen.conditions if c.type != "Programmed" or c in status.conditions)
             document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
-        told.append(document)
-    return told
+        documents.append(document)
+    return documents
 
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
@@ -191,25 +191,27 @@ def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[
     from moongate.attach.routes import attachments
     from moongate.status.routes import faults
 
-    told: dict[tuple[str, str], tuple[Problem, ...]] = {}
+    by_condition: dict[tuple[str, str], tuple[Problem, ...]] = {}
     match resource:
         case Gateway():
             positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
             for listener in listeners(world.db, resource.ref):
                 at = f"spec.listeners[{positions[listener.id.name]}]"
-                told[at, "ResolvedRefs"] = tuple(p.under(at) for p in listener.certificate_faults)
+                by_condition[at, "ResolvedRefs"] = tuple(p.under(at) for p in listener.certificate_faults)
         case Route():
             refs = list(resource.spec.parent_refs)
             for attachment in attachments(world.db, resource.ref):
                 at = f"spec.parentRefs[{refs.index(attachment.parent)}]"
-                found = faults(world.db, resource, attachment)
-                told[at, "PartiallyInvalid"] = refused = tuple(fault for _, fault in found.refused)
-                told[at, "Accepted"] = refused if attachment.problem is None else ()
-                told[at, "ResolvedRefs"] = found.unresolved
-                told[at, "BackendsAvailable"] = found.without_endpoints
+                route_faults = faults(world.db, resource, attachment)
+                by_condition[at, "PartiallyInvalid"] = refused = tuple(
+                    fault for _, fault in route_faults.refused
+                )
+                by_condition[at, "Accepted"] = refused if attachment.problem is None else ()
+                by_condition[at, "ResolvedRefs"] = route_faults.unresolved
+                by_condition[at, "BackendsAvailable"] = route_faults.without_endpoints
         case _:
             pass
-    return told
+    return by_condition
 
 
 def _bugs(world: World) -> Iterator[Diagnostic]:

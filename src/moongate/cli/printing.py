@@ -26,11 +26,13 @@ _GAP = "   "
 
 def called() -> str:
     """What to write for ``moongate`` in a shell, as this process shows: it may not be on the PATH."""
-    given = Path(sys.argv[0])
-    if given.parts[-2:] == ("moongate", "__main__.py"):
+    program = Path(sys.argv[0])
+    if program.parts[-2:] == ("moongate", "__main__.py"):
         return shlex.join([sys.orig_argv[0], "-m", "moongate"])
-    found = shutil.which("moongate")
-    if given.name != "moongate" or (found is not None and given.exists() and given.samefile(found)):
+    installed = shutil.which("moongate")
+    if program.name != "moongate" or (
+        installed is not None and program.exists() and program.samefile(installed)
+    ):
         return "moongate"
     return shlex.quote(sys.argv[0])
 
@@ -92,7 +94,7 @@ def harmless(text: str) -> str:
     >>> harmless("a\\x1b[2Jb")
     'a\\\\x1b[2Jb'
     """
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
 
 
 def _one_line(cell: str) -> str:

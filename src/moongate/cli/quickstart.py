@@ -177,9 +177,9 @@ def _checked_free(bind: str, port: int) -> int:
         from moongate.infra.ports import explain_bind_failure
 
         # In the words that Envoy would have for it.
-        told = explain_bind_failure(f"cannot bind '{bind}:{port}': {fault}")
+        explained = explain_bind_failure(f"cannot bind '{bind}:{port}': {fault}")
         raise UsageError(
-            (told or f"Port {port} cannot be had: {fault}.").replace(
+            (explained or f"Port {port} cannot be had: {fault}.").replace(
                 "set the listener's port to a free one", "name a free one with --port"
             ),
             REFUSED,

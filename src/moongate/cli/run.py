@@ -78,7 +78,7 @@ def run(
         )
     checked_port(port)
     checked_address(bind)
-    given = existing(paths or ())
+    names = existing(paths or ())
     documents = (forwarding(to, port or 8080, namespace),) if to is not None else ()
     configuration = read_configuration(config) if config is not None else None
 
@@ -88,7 +88,7 @@ def run(
 
     configure(log_format)
     options = LaptopOptions(
-        paths=tuple(given),
+        paths=tuple(names),
         documents=documents,
         namespace=namespace,
         config=configuration,

@@ -53,22 +53,22 @@ def status(
     Exits 0 when everything is in force, 1 when something is not, or when no
     moongate runs, 2 on bad usage.
     """
-    _, told = _asked(_chosen(run_dir))
-    resources: list[Document] = told.get("resources", [])
+    _, report = _asked(_chosen(run_dir))
+    resources: list[Document] = report.get("resources", [])
     if output == "table":
-        _say_tables(told, resources, of)
+        _say_tables(report, resources, of)
     else:
         if of != "all":
-            told["resources"] = [r for r in resources if _SELECTS[of](r)]
-        say_document(told, output)
+            report["resources"] = [r for r in resources if _SELECTS[of](r)]
+        say_document(report, output)
     troubled = any(_trouble(conditions) for r in resources for conditions in _all_conditions(r["status"]))
-    return REFUSED if troubled or told.get("diagnostics") or told.get("failures") else 0
+    return REFUSED if troubled or report.get("diagnostics") or report.get("failures") else 0
 
 
 # --- which run ------------------------------------------------------------------------------------
 
 
-def _chosen(given: Path | None) -> Path:
+def _chosen(run_dir: Path | None) -> Path:
     """The socket of the one run that is meant.
 
     Raises:
@@ -76,16 +76,16 @@ def _chosen(given: Path | None) -> Path:
     """
     from moongate.infra.rundir import runs
 
-    if given is not None and (given / SOCKET).exists():
-        return given / SOCKET
-    found = [folder for folder in runs(given) if (folder / SOCKET).exists()]
-    if not found:
-        where = f" in {str(given)!r}" if given is not None else ""
+    if run_dir is not None and (run_dir / SOCKET).exists():
+        return run_dir / SOCKET
+    running = [folder for folder in runs(run_dir) if (folder / SOCKET).exists()]
+    if not running:
+        where = f" in {str(run_dir)!r}" if run_dir is not None else ""
         raise UsageError(f"No moongate is running{where}; start one with `{called()} run PATH`.", REFUSED)
-    if len(found) > 1:
-        listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in found)
-        raise UsageError(f"{len(found)} moongates are running; choose one of them:{listed}", USAGE)
-    return found[0] / SOCKET
+    if len(running) > 1:
+        listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in running)
+        raise UsageError(f"{len(running)} moongates are running; choose one of them:{listed}", USAGE)
+    return running[0] / SOCKET
 
 
 def _known_by(path: Path) -> str:
@@ -93,10 +93,10 @@ def _known_by(path: Path) -> str:
     started = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     since = f"since {started:%Y-%m-%d %H:%M:%S}"
     try:
-        pid, told = _asked(path, patience_s=_PATIENCE_WITH_EACH_S)
+        pid, report = _asked(path, patience_s=_PATIENCE_WITH_EACH_S)
     except UsageError:
         return f"{since}, does not answer"
-    gateways = filter(_SELECTS["gateways"], told.get("resources", ()))
+    gateways = filter(_SELECTS["gateways"], report.get("resources", ()))
     ports = {listener["port"] for gateway in gateways for listener in gateway["spec"]["listeners"]}
     listed = f"port{'s' * (len(ports) > 1)} {', '.join(map(str, sorted(ports)))}" if ports else "no port"
     return f"pid {pid}, {since}, {listed}: {_command(pid)}"
@@ -130,16 +130,16 @@ def _asked(path: Path, *, patience_s: float = _PATIENCE_S) -> tuple[int, Documen
         why = error.strerror or str(error)
         raise UsageError(f"The moongate of {path.parent} cannot be asked: {why}.", REFUSED) from None
     try:
-        told = json.loads(said)
+        report = json.loads(said)
     except ValueError:
         raise UsageError(f"The moongate of {path.parent} broke off; it may be ending.", REFUSED) from None
-    if told.get("version") != 1:
+    if report.get("version") != 1:
         raise UsageError(
-            f"The moongate of {path.parent} tells its status in version {told.get('version')}, "
+            f"The moongate of {path.parent} reports its status in version {report.get('version')}, "
             "this one reads version 1; use the same release of both.",
             REFUSED,
         )
-    return pid, told
+    return pid, report
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ _LISTENER_COLUMNS = (
 )
 
 
-def _say_tables(told: Document, resources: Sequence[Document], of: Of) -> None:
+def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None:
     tables: dict[str, tuple[str, Callable[[Document], Iterator[tuple[str, ...]]]]] = {
         "gateways": ("NAMESPACE NAME CLASS ADDRESS PROGRAMMED REASON MESSAGE", _gateways),
         "listeners": (_LISTENER_COLUMNS, _listeners),
@@ -186,12 +186,12 @@ def _say_tables(told: Document, resources: Sequence[Document], of: Of) -> None:
     if not shown:
         say("Nothing is served: there is no Gateway, no route and no policy.")
     if of == "all":
-        _say_lines("DIAGNOSTICS", told.get("diagnostics", ()))
+        _say_lines("DIAGNOSTICS", report.get("diagnostics", ()))
         _say_lines(
             "INTERNAL ERRORS",
-            (f"{f['query']} ({f['id']}): {f['error']}. This is a bug." for f in told.get("failures", ())),
+            (f"{f['query']} ({f['id']}): {f['error']}. This is a bug." for f in report.get("failures", ())),
         )
-        _say_lines("REFUSED BY ENVOY", (f"{r['name']}: {r['message']}" for r in told.get("rejections", ())))
+        _say_lines("REFUSED BY ENVOY", (f"{r['name']}: {r['message']}" for r in report.get("rejections", ())))
 
 
 def _say_lines(title: str, lines: Iterable[str]) -> None:
@@ -202,9 +202,9 @@ def _say_lines(title: str, lines: Iterable[str]) -> None:
 
 
 def _gateways(resource: Document) -> Iterator[tuple[str, ...]]:
-    given = resource["status"]
-    addresses = ",".join(a["value"] for a in given.get("addresses", ()))
-    state = _state(given.get("conditions", ()), "Accepted", "Programmed")
+    status = resource["status"]
+    addresses = ",".join(a["value"] for a in status.get("addresses", ()))
+    state = _state(status.get("conditions", ()), "Accepted", "Programmed")
     spec = resource.get("spec", {})
     yield (
         *_name(resource),
@@ -280,14 +280,14 @@ def _reference(ref: Document, resource: Document) -> str:
 
 
 def _state(conditions: Iterable[Document], *types: str) -> _State:
-    given = {c["type"]: c for c in conditions}
-    bad = _trouble(given.values())
+    by_type = {c["type"]: c for c in conditions}
+    bad = _trouble(by_type.values())
     # "Programmed" follows from the others: their reasons are the better ones.
     telling = [c for c in bad if c["type"] != "Programmed"] or bad
-    first = given.get("Programmed") or given.get(types[0])
+    first = by_type.get("Programmed") or by_type.get(types[0])
     reason = ",".join(dict.fromkeys(c["reason"] for c in telling)) or (first["reason"] if first else "")
     return _State(
-        tuple(given[t]["status"] if t in given else "Unknown" for t in types),
+        tuple(by_type[t]["status"] if t in by_type else "Unknown" for t in types),
         reason,
         " ".join(dict.fromkeys(c["message"] for c in telling)),
     )
@@ -306,14 +306,14 @@ def _trouble(conditions: Iterable[Document]) -> list[Document]:
     ]
 
 
-def _all_conditions(given: Any) -> Iterator[list[Document]]:
+def _all_conditions(tree: Any) -> Iterator[list[Document]]:
     """Every list of conditions in a status."""
-    if isinstance(given, dict):
-        for key, value in cast("Document", given).items():
+    if isinstance(tree, dict):
+        for key, value in cast("Document", tree).items():
             if key == "conditions":
                 yield value
             else:
                 yield from _all_conditions(value)
-    elif isinstance(given, list):
-        for value in cast("list[Any]", given):
+    elif isinstance(tree, list):
+        for value in cast("list[Any]", tree):
             yield from _all_conditions(value)

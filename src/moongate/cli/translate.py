@@ -42,14 +42,14 @@ def translate(
 
     Exits 0 when everything was accepted, 1 when something was not, 2 on bad usage.
     """
-    found = translated(paths, config=config, namespace=namespace)
-    say_document(_told(found.world, of), output)
-    for diagnostic in found.diagnostics:
+    translation = translated(paths, config=config, namespace=namespace)
+    say_document(_selected(translation.world, of), output)
+    for diagnostic in translation.diagnostics:
         say(str(diagnostic), stderr=True)
-    return REFUSED if found.errors else 0
+    return REFUSED if translation.errors else 0
 
 
-def _told(world: World, of: Of) -> Any:
+def _selected(world: World, of: Of) -> Any:
     if of == "status":
         return statuses(world)
     if of == "all":

@@ -61,7 +61,7 @@ async def _answer(name: str, reader: asyncio.StreamReader, writer: asyncio.Strea
     if headers.get("expect", "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     length = await _body_length(reader, headers)
-    told = {
+    answer = {
         "upstream": name,
         "method": method,
         "path": path,
@@ -69,7 +69,7 @@ async def _answer(name: str, reader: asyncio.StreamReader, writer: asyncio.Strea
         "headers": headers,
         "body_bytes": length,
     }
-    body = json.dumps(told, indent=2).encode() + b"\n"
+    body = json.dumps(answer, indent=2).encode() + b"\n"
     keep = version != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
     writer.write(
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"

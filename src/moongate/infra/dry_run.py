@@ -88,10 +88,10 @@ def envoy_version(binary: Path) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvoyMissingError(f"{binary} does not run: {error}.") from None
-    found = _VERSION.search(done.stdout)
-    if found is None:
+    version = _VERSION.search(done.stdout)
+    if version is None:
         raise EnvoyMissingError(f"{binary} does not say that it is an Envoy; name one that does.")
-    return found[1]
+    return version[1]
 
 
 def refusals(
@@ -143,29 +143,31 @@ class _Trial:
             for h, host in enumerate(table.virtual_hosts)
             for r in range(len(host.routes))
         ]
-        words = self._run(secrets, clusters, listeners, spots)
-        if words is None:
+        whole = self._run(secrets, clusters, listeners, spots)
+        if whole is None:
             return
-        found = False
+        alone = False
         stages: tuple[tuple[str, list[str], Callable[[Sequence[str]], str | None]], ...] = (
             ("secret", secrets, lambda some: self._run(some, [], [], [])),
             ("cluster", clusters, lambda some: self._run(secrets, some, [], [])),
             ("listener", listeners, lambda some: self._run(secrets, clusters, some, [])),
         )
         for what, held, judge in stages:
-            for names, told in _culprits(tuple(held), judge):
-                found = True
-                yield Refused(what, names, self._metadata(what, names[0]), told)
+            for names, words in _culprits(tuple(held), judge):
+                alone = True
+                yield Refused(what, names, self._metadata(what, names[0]), words)
                 for name in names:
                     self._replace(what, name)
                     if what != "cluster":
                         held.remove(name)
-        for some, told in _culprits(tuple(spots), lambda some: self._run(secrets, clusters, listeners, some)):
-            found = True
+        for some, words in _culprits(
+            tuple(spots), lambda some: self._run(secrets, clusters, listeners, some)
+        ):
+            alone = True
             routes = [self._route(spot) for spot in some]
-            yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, told)
-        if not found:
-            yield Refused("configuration", (self._fleet,), None, words)
+            yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, words)
+        if not alone:
+            yield Refused("configuration", (self._fleet,), None, whole)
 
     def _replace(self, what: str, name: str) -> None:
         """Have what comes after judged without something, though it may name it."""
@@ -245,22 +247,22 @@ class _Trial:
         return tables
 
     def _made_static(self, tables: Mapping[str, RouteConfiguration]) -> Callable[[Message], None]:
-        def change(found: Message) -> None:
-            match found:
-                case HttpConnectionManager() if found.HasField("rds"):
-                    name = found.rds.route_config_name
-                    found.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
-                case SdsSecretConfig() if found.name in self._awaited:
-                    found.sds_config.path_config_source.path = os.devnull
+        def change(part: Message) -> None:
+            match part:
+                case HttpConnectionManager() if part.HasField("rds"):
+                    name = part.rds.route_config_name
+                    part.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
+                case SdsSecretConfig() if part.name in self._awaited:
+                    part.sds_config.path_config_source.path = os.devnull
                 case SdsSecretConfig():
-                    found.ClearField("sds_config")
-                case Cluster() if found.type == Cluster.EDS:
-                    found.type = Cluster.STATIC
-                    service = found.eds_cluster_config.service_name or found.name
-                    found.ClearField("eds_cluster_config")
-                    found.load_assignment.cluster_name = found.name
+                    part.ClearField("sds_config")
+                case Cluster() if part.type == Cluster.EDS:
+                    part.type = Cluster.STATIC
+                    service = part.eds_cluster_config.service_name or part.name
+                    part.ClearField("eds_cluster_config")
+                    part.load_assignment.cluster_name = part.name
                     if service in self._endpoints:
-                        found.load_assignment.CopyFrom(self._endpoints[service])
+                        part.load_assignment.CopyFrom(self._endpoints[service])
                 case _:
                     pass
 
@@ -271,8 +273,8 @@ def _all(resources: Mapping[str, Mapping[str, XdsResource]], url: str, kind: typ
     return {name: kind.FromString(one.body) for name, one in sorted(resources.get(url, {}).items())}
 
 
-def _put(into: M, given: M, change: Callable[[Message], None]) -> None:
-    into.CopyFrom(given)
+def _put(into: M, message: M, change: Callable[[Message], None]) -> None:
+    into.CopyFrom(message)
     visit(into, change)
 
 

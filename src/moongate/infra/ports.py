@@ -30,10 +30,10 @@ def explain_bind_failure(message: str) -> str | None:
     Args:
         message: Envoy's words, from a NACK or its log; they may hold more than the failure.
     """
-    found = _CANNOT_BIND.search(message)
-    if found is None:
+    failure = _CANNOT_BIND.search(message)
+    if failure is None:
         return None
-    address, port, why = found["address"], int(found["port"]), found["why"].lower()
+    address, port, why = failure["address"], int(failure["port"]), failure["why"].lower()
     if "permission denied" in why:
         return _privileged(port)
     if "address already in use" in why:
@@ -43,7 +43,7 @@ def explain_bind_failure(message: str) -> str | None:
             f"No interface of this machine has the address {address}, which --bind or the Gateway's "
             "spec.addresses name; use one that it has. --bind goes before spec.addresses."
         )
-    return f"Port {port} cannot be bound on {address}: {found['why'].strip().rstrip('.')}."
+    return f"Port {port} cannot be bound on {address}: {failure['why'].strip().rstrip('.')}."
 
 
 def _privileged(port: int) -> str:

@@ -157,13 +157,13 @@ def runs(base: Path | None = None) -> list[Path]:
     Args:
         base: where their folders are; all places that ``RunDirectory`` chooses from when ``None``.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for each in _candidates() if base is None else [base]:
         with contextlib.suppress(OSError, NoRunDirectoryError):
             # In a folder where others can write, they could answer in the place of a moongate.
             os.close(_open_folder(each))
-            found += (folder for folder in sorted(each.iterdir()) if _is_ours(folder) and _is_held(folder))
-    return list(dict.fromkeys(found))
+            folders += (folder for folder in sorted(each.iterdir()) if _is_ours(folder) and _is_held(folder))
+    return list(dict.fromkeys(folders))
 
 
 def _is_ours(folder: Path) -> bool:
@@ -233,11 +233,11 @@ def _locked_base(base: Path) -> Generator[None]:
 def _open_folder(path: Path) -> int:
     """A descriptor of the folder, after making sure that nobody else can write in it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    found = os.fstat(fd)
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+    owned = os.fstat(fd)
+    if owned.st_uid != os.getuid() or stat.S_IMODE(owned.st_mode) & 0o022:
         os.close(fd)
         raise NoRunDirectoryError(
-            f"{path} belongs to user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):o}; "
+            f"{path} belongs to user {owned.st_uid} with mode {stat.S_IMODE(owned.st_mode):o}; "
             "others could replace the sockets in it."
         )
     return fd

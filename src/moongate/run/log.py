@@ -126,10 +126,10 @@ class RunLog:
 
     def failures(self, failures: Iterable[Failed]) -> None:
         """Tell bugs of moongate that were contained; all there are, each time."""
-        told = {failed.id: failed for failed in failures}
-        for failed in told.values():
+        current = {failed.id: failed for failed in failures}
+        for failed in current.values():
             if failed.id not in self._failures:
                 _log.error(
                     "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
                 )
-        self._failures = set(told)
+        self._failures = set(current)

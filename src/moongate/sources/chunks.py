@@ -113,10 +113,10 @@ def values(text: str) -> Iterator[Chunk]:
     start = 0
     decoder = json.JSONDecoder()
     while True:
-        found = _VISIBLE.search(text, start)
-        if found is None:
+        visible = _VISIBLE.search(text, start)
+        if visible is None:
             return
-        start = found.start()
+        start = visible.start()
         line = text.count("\n", 0, start)
         column = start - (text.rfind("\n", 0, start) + 1)
         try:
@@ -133,9 +133,9 @@ def _markers(text: str) -> Iterator[int]:
     # A search for a fixed string: many times faster than a pattern, on the megabytes of a big file.
     dotted = text.startswith("...") or "\n..." in text
     if dotted:
-        for found in re.finditer(r"^(?:---|\.\.\.)(?=\s|\Z)", text, re.MULTILINE):
-            if found.start():
-                yield found.start()
+        for marker in re.finditer(r"^(?:---|\.\.\.)(?=\s|\Z)", text, re.MULTILINE):
+            if marker.start():
+                yield marker.start()
         yield len(text)
         return
     while (at := text.find("\n---", at)) >= 0:

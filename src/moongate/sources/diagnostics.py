@@ -35,5 +35,5 @@ class Diagnostic(Struct, frozen=True):
 
     def __str__(self) -> str:
         parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
-        told = ": ".join(part for part in parts if part)
-        return f"{told} {self.effect}" if self.effect else told
+        line = ": ".join(part for part in parts if part)
+        return f"{line} {self.effect}" if self.effect else line

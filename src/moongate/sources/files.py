@@ -120,7 +120,7 @@ class Files:
         self.folder = Folder(namespace=namespace)
         self._listing = _Listing()
         self._unsettled: dict[str, _Unsettled] = {}
-        self._told: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
+        self._reported: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
 
     def load(self) -> Loaded:
         """Everything, as it is now."""
@@ -174,9 +174,9 @@ class Files:
             self.folder.unstage(path)
         for path in self._unsettled.keys() - (losing - due):
             del self._unsettled[path]
-        told = self._told
+        reported = self._reported
         loaded = self._loaded(self.folder.commit(), read, parsed)
-        return loaded if loaded.batch or self._told != told else None
+        return loaded if loaded.batch or self._reported != reported else None
 
     def _meant(self, events: Iterable[str]) -> tuple[set[str], bool]:
         """The files that events are about, and whether all must be listed again to tell."""
@@ -236,7 +236,7 @@ class Files:
 
     def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
         diagnostics = (*self._listing.diagnostics(), *self.folder.diagnostics())
-        self._told = (diagnostics, self.folder.configuration)
+        self._reported = (diagnostics, self.folder.configuration)
         return Loaded(
             batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
         )
@@ -268,7 +268,7 @@ async def _bursts(
     Nothing runs while nothing happens: the kernel tells.
     """
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    news = asyncio.Event()
     with Inotify(sync_timeout=0) as inotify:
         try:
             for folder in sorted(folders):
@@ -278,24 +278,24 @@ async def _bursts(
             await asyncio.sleep(TICK)
             yield []
             return
-        loop.add_reader(inotify.fd, told.set)
+        loop.add_reader(inotify.fd, news.set)
         try:
             yield []
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(patience()):
-                        await told.wait()
-                yield await _burst(inotify, told)
+                        await news.wait()
+                yield await _burst(inotify, news)
         finally:
             loop.remove_reader(inotify.fd)
 
 
-async def _burst(inotify: Inotify, told: asyncio.Event) -> list[str]:
+async def _burst(inotify: Inotify, news: asyncio.Event) -> list[str]:
     """What has happened, and what goes on happening without a pause."""
     paths: dict[str, None] = {}
     until = time.monotonic() + LONGEST_BURST
-    while told.is_set():
-        told.clear()
+    while news.is_set():
+        news.clear()
         while (event := inotify.sync_get()) is not None:
             if event.mask & Mask.Q_OVERFLOW:
                 paths |= dict.fromkeys(str(watch.path) for watch in inotify.watches)
@@ -361,8 +361,8 @@ class _Listing:
             # Of paths that overlap, the first has the files.
             within = os.path.realpath(root)
             if not any(
-                found.root == root or os.path.commonpath((found.folder, within)) == within
-                for found in self.files.values()
+                file.root == root or os.path.commonpath((file.folder, within)) == within
+                for file in self.files.values()
             ):
                 message = (
                     f"The folder has no manifests, which are files that end in {', '.join(SUFFIXES)}. "
@@ -444,10 +444,10 @@ def _differing(before: _Listing, after: _Listing) -> set[str]:
     """Files to read again."""
     just_now = time.time_ns() - 1_000_000_000
     changed = before.files.keys() - after.files.keys()
-    for path, found in after.files.items():
+    for path, file in after.files.items():
         old = before.files.get(path)
-        assert found.stamp is not None
-        if old is None or old.stamp != found.stamp or found.stamp.modified_ns > just_now:
+        assert file.stamp is not None
+        if old is None or old.stamp != file.stamp or file.stamp.modified_ns > just_now:
             changed.add(path)
     return changed
 

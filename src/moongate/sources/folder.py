@@ -122,7 +122,7 @@ class Folder:
         )
 
     def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[None, None, list[Document]]:
-        found: list[Document] = []
+        read: list[Document] = []
         for chunk in chunks:
             document = self._read.get((chunk.text, is_json))
             if document is None:
@@ -131,8 +131,8 @@ class Folder:
                 )
                 self.parsed += 1
                 yield
-            found.append(document)
-        return found
+            read.append(document)
+        return read
 
     def losing(self) -> set[str]:
         """Staged files by which a resource would go that no staged file defines: deleted, or half-written."""
@@ -206,12 +206,12 @@ class Folder:
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All there is to tell at present, sorted by place."""
-        told: list[Diagnostic] = []
+        diagnostics: list[Diagnostic] = []
         for path in self._faulty:
-            told += self._of_file(self._files[path])
+            diagnostics += self._of_file(self._files[path])
         for ref in self._repeated:
-            told += self._of_repetition(ref)
-        return tuple(sorted(told, key=lambda diagnostic: diagnostic.place))
+            diagnostics += self._of_repetition(ref)
+        return tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place))
 
     def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
         """A diagnostic about a resource in force, at its place if it has one here."""
@@ -323,8 +323,8 @@ class Folder:
                     own = self._effect(entry.ref)
                 for index, problem in enumerate(entry.problems):
                     place = chunk.place(file.path, *document.position(entry, problem))
-                    told = problem.under(entry.at) if entry.at and problem.path else problem
-                    yield Diagnostic(place, entry.named, told, entry.severity, "" if index else own)
+                    seen_from_file = problem.under(entry.at) if entry.at and problem.path else problem
+                    yield Diagnostic(place, entry.named, seen_from_file, entry.severity, "" if index else own)
 
     def _effect(self, ref: Ref) -> str:
         held = self._held.get(ref)
@@ -403,10 +403,10 @@ class _File:
     @cached_property
     def numbers(self) -> dict[Document, list[int]]:
         """Document → where among the file's documents it is; more than once, if the same text is."""
-        found: dict[Document, list[int]] = {}
+        numbers: dict[Document, list[int]] = {}
         for number, document in enumerate(self.documents):
-            found.setdefault(document, []).append(number)
-        return found
+            numbers.setdefault(document, []).append(number)
+        return numbers
 
 
 class _Definition(NamedTuple):

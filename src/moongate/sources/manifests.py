@@ -62,10 +62,10 @@ class Document:
         path = problem.under(entry.at).path if entry.at else problem.path
         path = path.removesuffix(".")
         named = problem.message.startswith(("There is no field", "Of the key:"))
-        found = self._positions.get((path, named))
-        if found is None:
-            found = self._positions[path, named] = position(self.text, path, key=named)
-        return found
+        place = self._positions.get((path, named))
+        if place is None:
+            place = self._positions[path, named] = position(self.text, path, key=named)
+        return place
 
 
 def read_document(text: str, is_json: bool, namespace: str) -> Document:
@@ -94,8 +94,8 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
             below = f"{at}.items[{number}]" if at else f"items[{number}]"
             if isinstance(item, dict):
                 # The lists of one kind, as an API server sends them, do not repeat it in each item.
-                given = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
-                yield from _entries(given | cast("dict[str, Any]", item), below, namespace)
+                inherited = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
+                yield from _entries(inherited | cast("dict[str, Any]", item), below, namespace)
             elif item is not None:
                 problem = Problem(
                     "", f"The entry is {_short(item)}; it must be a resource, with apiVersion and kind."
@@ -110,12 +110,12 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
     metadata = document.get("metadata")
     meta = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
     name = meta.get("name")
-    found = KINDS.get((group, kind))
-    within = "" if found is not None and found.CLUSTER_SCOPED else meta.get("namespace") or namespace
+    known = KINDS.get((group, kind))
+    within = "" if known is not None and known.CLUSTER_SCOPED else meta.get("namespace") or namespace
     named = (
         Ref(kind, within, name, group) if isinstance(name, str) and isinstance(within, str) and name else None
     )
-    if found is not None:
+    if known is not None:
         resource, problems = admission.admit(document, KINDS, namespace=namespace)
         closed = _closed(document, problems, namespace) if resource is None else None
         yield Entry(at, named, resource, problems, "error", named, closed)

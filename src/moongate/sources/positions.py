@@ -50,10 +50,10 @@ def position(text: str, path: str, *, key: bool = False) -> tuple[int, int]:
 def _step(node: Node, path: str) -> tuple[Node | None, Node, str] | None:
     """The first step along a path: name (None for an entry of a list), value, and the path that is left."""
     if isinstance(node, SequenceNode):
-        found = re.match(r"\[(\d+)\]\.?", path)
-        if found is None or int(found[1]) >= len(node.value):
+        index = re.match(r"\[(\d+)\]\.?", path)
+        if index is None or int(index[1]) >= len(node.value):
             return None
-        return None, node.value[int(found[1])], path[found.end() :]
+        return None, node.value[int(index[1])], path[index.end() :]
     if not isinstance(node, MappingNode):
         return None
     # Keys may hold dots, so the longest that fits is the one; a map's key stands in brackets.

@@ -251,8 +251,8 @@ _HINTS = (
 def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line, mark.column) if mark is not None else (0, 0)
-    told = error.problem or "it is not YAML"
-    if "unexpected end of stream" in told and error.context_mark is not None:
+    problem = error.problem or "it is not YAML"
+    if "unexpected end of stream" in problem and error.context_mark is not None:
         # Where the quote opens says more than where the text ends.
         line, column = error.context_mark.line, error.context_mark.column
     lines = text.split("\n")
@@ -269,9 +269,11 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
             return Malformed(
                 "The line is indented with a tab; YAML takes spaces only.", number + 1, indent.index("\t") + 1
             )
-    hint = next((hint for words, hint in _HINTS if words in told), "")
+    hint = next((hint for words, hint in _HINTS if words in problem), "")
     about = f" ({error.context})" if error.context and not hint else ""
-    return Malformed(f"This is not YAML: {told}{about}{': ' + hint if hint else ''}.", line + 1, column + 1)
+    return Malformed(
+        f"This is not YAML: {problem}{about}{': ' + hint if hint else ''}.", line + 1, column + 1
+    )
 
 
 def repeated_key(key: str) -> str:
