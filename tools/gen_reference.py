@@ -143,7 +143,7 @@ def _configuration() -> Iterator[str]:
         yield f"| `{path}` | {meaning} |"
     yield f"\nAccepted and without effect so far: {_listed([*_unbuilt(_spec(EnvoyProxy)), *_PROXY_IDLE])}."
     yield "Nothing says so when they are set.\n"
-    yield "An EnvoyProxy that cannot be used is told in the status of those who name it, and what ran before goes on.\n"
+    yield "An EnvoyProxy that cannot be used is reported in the status of the resources that name it, and what ran before goes on.\n"
 
 
 _GATEWAY = {
@@ -160,8 +160,8 @@ _GATEWAY_IDLE = (
     "extensionApis.enableLua",
 )
 _PROXY = {
-    "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log tells of a change that waits for that.",
-    "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log tells of a change that waits for that.",
+    "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log says that a change waits for it.",
+    "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it.",
     "logging.level": "Levels by component; a change holds at once.",
     "ipFamily": "`IPv6` and `DualStack` listen on `::`, what is not set on `0.0.0.0`; on a laptop, unless "
     "`--bind 0.0.0.0` opens it, on loopback of the same family.",

@@ -183,13 +183,13 @@ async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folde
         ):
             await running.loaded.wait()
             gateway.unlink()
-            await until(lambda: any("There is no Gateway" in e.get("told", "") for e in events))
-            told = [e["told"] for e in events if e["event"] == "manifest"]
+            await until(lambda: any("There is no Gateway" in e.get("message", "") for e in events))
+            messages = [e["message"] for e in events if e["event"] == "manifest"]
             diagnostics = running.report()["diagnostics"]
 
-    (told,) = (line for line in told if "There is no Gateway" in line)
-    assert told.startswith(f"{route}:1:")
-    assert told in diagnostics
+    (message,) = (line for line in messages if "There is no Gateway" in line)
+    assert message.startswith(f"{route}:1:")
+    assert message in diagnostics
 
 
 async def test_the_configuration_that_was_given_goes_before_the_one_among_the_manifests(folder: Path) -> None:

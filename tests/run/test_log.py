@@ -13,7 +13,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.engine import Failed
 from moongate.problem import Problem
 from moongate.report.transitions import Transition
-from moongate.run.log import MOST_TOLD, RunLog
+from moongate.run.log import MOST_LOGGED, RunLog
 from moongate.sources.folder import Folder
 from moongate.status.degraded import Degradation
 from tests.core import GATEWAY_CLASS, gateway, http
@@ -66,7 +66,7 @@ def test_a_fault_is_told_once_wherever_it_moves_to(events: list[Any]) -> None:
 
     (told,) = of(events, "manifest")
     assert told["log_level"] == "error"
-    assert "parentRef" in told["told"]
+    assert "parentRef" in told["message"]
 
 
 def test_the_end_of_all_faults_is_told(events: list[Any]) -> None:
@@ -86,9 +86,9 @@ def test_a_reference_that_leads_nowhere_is_told_with_its_place(events: list[Any]
     run.write(route=ROUTE)
 
     (told,) = of(events, "manifest")
-    assert told["told"].startswith("route:5:")
-    assert "There is no Gateway default/eg" in told["told"]
-    assert [str(diagnostic) for diagnostic in run.log.diagnostics()] == [told["told"]]
+    assert told["message"].startswith("route:5:")
+    assert "There is no Gateway default/eg" in told["message"]
+    assert [str(diagnostic) for diagnostic in run.log.diagnostics()] == [told["message"]]
 
 
 def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: list[Any]) -> None:
@@ -182,9 +182,9 @@ def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list
     """A backend that thousands share is missing: the terminal stays readable."""
     Run().log.transitions([turn(n) for n in range(1, 5001)])
 
-    assert len(of(events, "status.degraded")) == MOST_TOLD
+    assert len(of(events, "status.degraded")) == MOST_LOGGED
     (more,) = of(events, "status.more")
-    assert more["count"] == 5000 - MOST_TOLD
+    assert more["count"] == 5000 - MOST_LOGGED
 
 
 def test_where_listeners_can_be_asked_is_told_once_for_as_long_as_they_can(events: list[Any]) -> None:

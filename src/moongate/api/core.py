@@ -164,7 +164,7 @@ class Secret(LooseResource, frozen=True, kw_only=True):
         rest = {key: value for key, value in document.items() if key != "stringData"}
         data = document.get("data")
         if data is not None and not isinstance(data, Mapping):
-            return rest  # its shape is judged later, and told
+            return rest  # its shape is judged later
         return rest | {"data": {**cast("Mapping[str, object]", data or {}), **coded}}
 
 

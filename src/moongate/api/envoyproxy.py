@@ -167,7 +167,7 @@ class ProxyAccessLog(Model, frozen=True, kw_only=True):
 
 
 class ProxyTelemetry(Model, frozen=True, kw_only=True):
-    """What a proxy tells about its work."""
+    """What a proxy reports about its work."""
 
     access_log: ProxyAccessLog | None = None
     tracing: Unbuilt | None = None

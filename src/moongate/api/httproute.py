@@ -191,13 +191,13 @@ class HTTPCORSFilter(Model, frozen=True, kw_only=True):
 
 
 class GRPCAuthConfig(Model, frozen=True, kw_only=True):
-    """What an authorization server that speaks gRPC is told."""
+    """What is sent to an authorization server that speaks gRPC."""
 
     allowed_headers: Annotated[tuple[str, ...], Meta(max_length=64), SET] = ()
 
 
 class HTTPAuthConfig(Model, frozen=True, kw_only=True):
-    """What an authorization server that speaks HTTP is told, and what of its answer is passed on."""
+    """What is sent to an authorization server that speaks HTTP, and what of its answer is passed on."""
 
     path: (
         Annotated[

@@ -2,7 +2,7 @@
 
 Rules
 =====
-1. A command answers with its exit code. What a user can mend is a ``UsageError`` and told in one line.
+1. A command answers with its exit code. What a user can mend is a ``UsageError``, shown in one line.
 2. What is left is a bug: one line as well, and the traceback for whoever asks for it.
 3. Nothing that is slow to import is imported before a command runs, so that help is quick.
 """

@@ -82,7 +82,7 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     held = world.store.held()
     ends = dangling_references(held, held, faulty=files.folder.faulty_place)
     loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.diagnostic(*e) for e in ends}
-    # A reference that leads nowhere is told once, with what may have been meant.
+    # A reference that leads nowhere is reported once, with what may have been meant.
     status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in loose]
     diagnostics = dict.fromkeys((*faults, *status, *loose.values(), *_bugs(world)))
     return Translated(
@@ -168,7 +168,7 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
-    """What statuses tell of degradation, each at the field that it is about."""
+    """The degraded conditions of all statuses, each at the field that it is about."""
     from moongate.engine import Contained
     from moongate.status.degraded import degradations
 

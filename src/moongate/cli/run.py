@@ -55,7 +55,7 @@ def run(
     """Serve manifests on this machine, until Ctrl-C.
 
     An Envoy is started for each Gateway, and kept in step with the files while
-    you edit them. A faulty edit leaves what was good in force, and is told.
+    you edit them. A faulty edit is reported, and what was good stays in force.
     Log and access log: standard error and standard output.
 
     For example, a folder; one upstream without any manifest:

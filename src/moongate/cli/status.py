@@ -23,7 +23,7 @@ Of = Literal["all", "gateways", "listeners", "routes", "policies"]
 Document = dict[str, Any]
 
 SOCKET = "status.sock"
-"""Where a run tells its status: a name in its folder."""
+"""The socket on which a run reports its status: a name in its folder."""
 _PATIENCE_S = 10.0
 _PATIENCE_WITH_EACH_S = 2.0
 
@@ -283,13 +283,13 @@ def _state(conditions: Iterable[Document], *types: str) -> _State:
     by_type = {c["type"]: c for c in conditions}
     bad = _trouble(by_type.values())
     # "Programmed" follows from the others: their reasons are the better ones.
-    telling = [c for c in bad if c["type"] != "Programmed"] or bad
+    shown = [c for c in bad if c["type"] != "Programmed"] or bad
     first = by_type.get("Programmed") or by_type.get(types[0])
-    reason = ",".join(dict.fromkeys(c["reason"] for c in telling)) or (first["reason"] if first else "")
+    reason = ",".join(dict.fromkeys(c["reason"] for c in shown)) or (first["reason"] if first else "")
     return _State(
         tuple(by_type[t]["status"] if t in by_type else "Unknown" for t in types),
         reason,
-        " ".join(dict.fromkeys(c["message"] for c in telling)),
+        " ".join(dict.fromkeys(c["message"] for c in shown)),
     )
 
 

@@ -30,7 +30,7 @@ def translate(
 ) -> int:
     """Print the statuses and xDS resources that manifests become, and start nothing.
 
-    xDS resources are told by fleet, that is, by Gateway. Private keys and
+    xDS resources are grouped by fleet, that is, by Gateway. Private keys and
     passwords are shown as [redacted]. Problems go to standard error, one a line,
     as FILE:LINE:COLUMN: RESOURCE: FIELD: what is wrong.
 

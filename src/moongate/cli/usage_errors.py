@@ -1,4 +1,4 @@
-"""What ends a command before it has done its work: told in one line, without a traceback."""
+"""What ends a command before it has done its work: it is shown in one line, without a traceback."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Theory of operation
 Envoy must never wait for whoever reads our output, nor may the event loop: it serves the
 configuration. So lines are handed to a thread, which writes them in big pieces. What it cannot get
 rid of in time is dropped and counted, beyond a few megabytes; and in a terminal only as many
-requests a second are put into words as an eye could follow, the rest is told as a number.
+requests a second are shown as an eye can follow; of the rest the number is shown.
 
 JSON is not looked into on its way.
 """
@@ -81,7 +81,7 @@ def render(line: bytes, terminal: bool) -> str:
 
     In a terminal: time, method, path, status, duration, what went wrong, route and backend. A long path is
     cut so that the line has 120 characters, if that leaves enough of it; one that the route rewrites is as
-    the backend got it, for Envoy tells no other. What is no JSON object (a text format that the user chose)
+    the backend got it, for Envoy logs no other. What is no JSON object (a text format that the user chose)
     stays as it is, as does all when it is no terminal.
     """
     line = line.rstrip(b"\n")
@@ -176,7 +176,7 @@ class AccessLog:
         while True:
             with self._news:
                 while not (self._pending or self._closed):
-                    # Wakes without news to tell what was left out, once the flood is over.
+                    # Wakes without news to show how much was left out, once the flood is over.
                     if not self._news.wait(1.0 if self._unshown else None):
                         break
                 if not self._pending and self._closed and not self._unshown:
@@ -239,7 +239,7 @@ def _line(entry: dict[str, Any]) -> str:
         path = text("x-envoy-origin-path") or text(":authority")
         words += [f"{_BOLD}{method:<4}{_PLAIN} {path}", f"{colour}{status}{_PLAIN}"]
     else:
-        # No HTTP: a TCP or TLS connection, told by where it came in and how much it carried.
+        # No HTTP: of a TCP or TLS connection, show where it came in and how much it carried.
         path = text("requested_server_name") or text("downstream_local_address")
         words.append(f"{_BOLD}TCP {_PLAIN} {path}")
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")

@@ -5,9 +5,9 @@ Theory of operation
 Envoy has a mode in which it builds its configuration, says the first thing that it does not take, and ends.
 The resources are put into one static bootstrap, as they would be with xDS: route configurations inside their
 listeners, endpoints inside their clusters. When it is refused, the parts are tried in turn: secrets alone,
-clusters, listeners without routes, then routes. Each time halves of halves tell which ones it is, so that
-one bad route among thousands is found in some twenty runs, of some 50 ms each. What is refused has a stand-in
-from then on, so that nobody is blamed for naming it.
+clusters, listeners without routes, then routes. Each time halves of halves are tried until the culprits are
+found: one bad route among thousands takes some twenty runs, of some 50 ms each. What is refused has a
+stand-in from then on, so that nobody is blamed for naming it.
 
 Facts
 -----
@@ -195,7 +195,7 @@ class _Trial:
     ) -> str | None:
         """Envoy's words to a part of the resources, ``None`` when it takes them."""
         config = self._static(secrets, clusters, listeners, spots)
-        # Envoy tells the format by the ending of the name.
+        # Envoy knows the format by the ending of the name.
         file = self._folder / "bootstrap.pb"
         file.touch(mode=0o600)
         file.write_bytes(encode(config))

@@ -1,6 +1,6 @@
 """Envoy's own log, folded into ours.
 
-Envoy is told to put a control character before and after each entry, so an entry is known whole
+Envoy is configured to put a control character before and after each entry, so an entry is known whole
 when its end comes, however many lines it has. What stands outside (a usage text, a word of the
 dynamic linker) is an entry without level.
 """
@@ -35,7 +35,7 @@ _LEVELS = {
 _NOISE = (
     # Our own SIGTERM.
     ("main", re.compile(r"caught ENVOY_SIGTERM")),
-    # A NACK: the stream's other end tells it, with the resources concerned.
+    # A NACK: the stream's other end reports it, with the resources concerned.
     ("config", re.compile(r"(gRPC|delta) config for \S+ rejected")),
     ("config", re.compile(r"listener '.*' failed to bind")),
     ("upstream", re.compile(r"lds: listener '.*' config rejected")),

@@ -3,7 +3,7 @@
 Facts
 -----
 * Envoy's words come back in the NACK of the listener: ``cannot bind '0.0.0.0:80': Permission denied``
-* /proc tells the holder of a port only for processes of the same user (or to root)
+* /proc shows the holder of a port only for processes of the same user (or to root)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PortError(Exception):
 
 
 def explain_bind_failure(message: str) -> str | None:
-    """What happened and what to do, in one or two sentences; None if ``message`` tells of no bind failure.
+    """What happened and what to do, in one or two sentences; None if ``message`` is about no bind failure.
 
     Args:
         message: Envoy's words, from a NACK or its log; they may hold more than the failure.

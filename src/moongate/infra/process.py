@@ -2,7 +2,7 @@
 
 Theory of operation
 ===================
-A supervisor task runs Envoy again and again until it is told to stop. One life of Envoy is: start
+A supervisor task runs Envoy again and again until it is stopped. One life of Envoy is: start
 (through ``launch``, so that the kernel ends Envoy with us), read what it writes, ask its admin
 socket until it is live, wait for its end. An end that nobody asked for is followed by another
 start, after a pause that doubles each time and falls back once Envoy has lived for a while.
@@ -105,7 +105,7 @@ class EnvoyProcess:
         state: what it does now.
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
-        last_words: the last error that Envoy told.
+        last_words: the last error that Envoy logged.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class EnvoyProcess:
     ) -> None:
         """Drain and end Envoy; a cancellation meanwhile ends it at once."""
         self._stopping.set()
-        # Not told of the error: the group would cancel the supervisor, and it is to drain.
+        # The error is kept from the group, which would cancel the supervisor; it is to drain.
         await self._group.__aexit__(None, None, None)
 
     async def ready(self) -> None:

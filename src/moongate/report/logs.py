@@ -24,7 +24,7 @@ def configure(form: LogFormat = "auto", *, debug: bool = False) -> None:
     Args:
         form: ``auto`` is ``text`` in a terminal and ``json`` elsewhere. A terminal gets colours, unless
             ``NO_COLOR`` is set.
-        debug: tell more.
+        debug: log more.
     """
     terminal = sys.stderr.isatty()
     text = form == "text" or (form == "auto" and terminal)
@@ -35,7 +35,7 @@ def configure(form: LogFormat = "auto", *, debug: bool = False) -> None:
     )
 
     def worth_it(_logger: object, method: str, event: EventDict) -> EventDict:
-        # How much Envoy tells is said by its own level, in the EnvoyProxy.
+        # How much Envoy logs is set by its own level, in the EnvoyProxy.
         if method == "debug" and not debug and event["event"] != ENVOY_LOG:
             raise structlog.DropEvent
         return event

@@ -203,7 +203,7 @@ class Laptop:
         return self.fleets.urls()
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What there is to tell about manifests."""
+        """All about manifests as they are now: faults, and references that lead nowhere."""
         return self._log.diagnostics()
 
     def hurry(self) -> None:

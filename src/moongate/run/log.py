@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("moongate")
 
-MOST_TOLD: Final = 20
-"""Conditions that are told after one change; of the others, how many there are."""
+MOST_LOGGED: Final = 20
+"""Conditions that are logged after one change; of the others only their number is."""
 
-_LOOSE_ENDS = "loose ends"
-_TOLD_BY_STATUS = frozenset({MISSING, EMPTY})
-"""Reasons of references that a condition tells of, too: what may have been meant goes with that."""
+_DANGLING = "dangling"
+_IN_STATUS = frozenset({MISSING, EMPTY})
+"""Reasons of dangling references that a condition names too; the condition is logged with the hint."""
 
 
 class RunLog:
-    """Knows what was told.
+    """Logs differences, so it remembers what it has logged.
 
     Args:
         held: all resources in force.
@@ -45,50 +45,50 @@ class RunLog:
         self._urls: tuple[str, ...] = ()
 
     def places_from(self, folder: Folder) -> None:
-        """Have what is told of the resources of a folder name their place."""
+        """Give the resources of a folder their places in what is logged."""
         self._folders.append(folder)
 
     def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
         """A diagnostic with its place, if the resource comes from a folder."""
-        found = (folder.diagnostic(ref, problem, severity) for folder in self._folders if ref in folder)
-        return next(found, Diagnostic(NOWHERE, ref, problem, severity))
+        placed = (folder.diagnostic(ref, problem, severity) for folder in self._folders if ref in folder)
+        return next(placed, Diagnostic(NOWHERE, ref, problem, severity))
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """What there is to tell about manifests now: their faults, and all references that lead nowhere."""
-        faults = (f for source, told in self._diagnostics.items() if source != _LOOSE_ENDS for f in told)
+        """All about manifests as they are now: their faults, and all references that lead nowhere."""
+        faults = (d for source, own in self._diagnostics.items() if source != _DANGLING for d in own)
         return (*faults, *self._dangling(self._held))
 
     def faults(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
-        """Tell what is new among all the diagnostics of a source."""
+        """Log what is new among all the diagnostics of a source."""
         known = self._diagnostics.get(source, ())
         self._diagnostics[source] = diagnostics
         # Not by place: that moves with every line before it.
         before = {(f.resource, f.problem, f.place.file) for f in known}
         for diagnostic in diagnostics:
             if (diagnostic.resource, diagnostic.problem, diagnostic.place.file) not in before:
-                tell = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
-                tell("manifest", told=str(diagnostic))
+                log = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
+                log("manifest", message=str(diagnostic))
         if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in diagnostics):
             _log.info("manifests.mended")
 
     def loaded(self, batch: Mapping[Ref, Resource | None], *, files: int, resources: int) -> None:
-        """Tell that a batch is in force, and which references lead nowhere since.
+        """Log that a batch is in force, and which references lead nowhere since.
 
         Args:
             batch: what differs from before.
             files: how many were read.
             resources: how many there are now.
         """
-        known = (f.resource for f in (*self._diagnostics.get(_LOOSE_ENDS, ()), *self._hints) if f.resource)
+        known = (f.resource for f in (*self._diagnostics.get(_DANGLING, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource.
         ends = self._dangling(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
-        self._hints = tuple(f for f in ends if f.problem.reason in _TOLD_BY_STATUS)
-        self.faults(_LOOSE_ENDS, tuple(f for f in ends if f.problem.reason not in _TOLD_BY_STATUS))
+        self._hints = tuple(f for f in ends if f.problem.reason in _IN_STATUS)
+        self.faults(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
-        """Tell conditions that turned."""
-        for ref, degradation, bad in transitions[:MOST_TOLD]:
+        """Log conditions that turned bad or good."""
+        for ref, degradation, bad in transitions[:MOST_LOGGED]:
             problem = degradation.problem
             fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
@@ -99,14 +99,14 @@ class RunLog:
             if bad and hint is not None:
                 fields |= {"hint": hint.problem.message, "at": str(hint.place)}
             if bad:
-                # A condition may tell of several references, each in a line of its own.
+                # A condition may name several references, each in a line of its own.
                 message = problem.message.replace("\n", " ")
                 fields |= {"status": degradation.status, "reason": problem.reason, "message": message}
                 _log.warning("status.degraded", **fields)
             else:
                 _log.info("status.recovered", **fields)
-        if len(transitions) > MOST_TOLD:
-            _log.warning("status.more", count=len(transitions) - MOST_TOLD, see="moongate status")
+        if len(transitions) > MOST_LOGGED:
+            _log.warning("status.more", count=len(transitions) - MOST_LOGGED, see="moongate status")
 
     def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
         return tuple(
@@ -118,14 +118,14 @@ class RunLog:
         return next((place for place in places if place is not None), None)
 
     def serving(self, urls: tuple[str, ...]) -> None:
-        """Tell where listeners can be asked that could not be before."""
+        """Log the addresses at which listeners answer that did not before."""
         for url in urls:
             if url not in self._urls:
                 _log.info("gateway.serving", url=url)
         self._urls = urls
 
     def failures(self, failures: Iterable[Failed]) -> None:
-        """Tell bugs of moongate that were contained; all there are, each time."""
+        """Log bugs of moongate that were contained and were not in force before; takes all that are now."""
         current = {failed.id: failed for failed in failures}
         for failed in current.values():
             if failed.id not in self._failures:

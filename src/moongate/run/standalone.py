@@ -1,4 +1,4 @@
-"""A gateway that runs on this machine until it is told to stop: what ``moongate run`` starts."""
+"""A gateway that runs on this machine until a signal ends it: what ``moongate run`` starts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
 async def run_laptop(
     options: LaptopOptions, *, served: Callable[[Laptop], None] = lambda _laptop: None
 ) -> None:
-    """Run a gateway on this machine until it is told to stop (SIGINT, SIGTERM).
+    """Run a gateway on this machine until a signal ends it (SIGINT, SIGTERM).
 
     Args:
         options: what to serve, and how.

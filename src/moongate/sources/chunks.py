@@ -90,7 +90,7 @@ def recut(text: str, old: Sequence[Chunk]) -> Recut:
             break
         end -= len(chunk.text)
         tail += 1
-    # Where a chunk ends is told by the marker after it, and the first of the tail may follow a directive.
+    # The marker after a chunk says where it ends, and the first of the tail may follow a directive.
     if head:
         head -= 1
         start -= len(old[head].text)

@@ -1,4 +1,4 @@
-"""What is to be told about manifests, each with its place."""
+"""Messages about manifests, each with its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOWHERE = Place("", 0, 0)
 
 
 class Diagnostic(Struct, frozen=True):
-    """Something to tell about a manifest.
+    """A message about a manifest: a fault, a warning, a note.
 
     Args:
         place: where to look; for a fault, the value that is wrong.

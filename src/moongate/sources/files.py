@@ -77,7 +77,7 @@ class Loaded(Struct, frozen=True):
 
     Args:
         batch: new states of resources, None for those that are gone; everything, the first time.
-        diagnostics: all there is to tell now, not only about what changed.
+        diagnostics: all about the files as they are now, not only about those that changed.
         configuration: the EnvoyGateway among the manifests, if there is one.
         files: those that were read for this.
         parsed: documents that had to be parsed for this.
@@ -179,7 +179,7 @@ class Files:
         return loaded if loaded.batch or self._reported != reported else None
 
     def _meant(self, events: Iterable[str]) -> tuple[set[str], bool]:
-        """The files that events are about, and whether all must be listed again to tell."""
+        """The files that events are about, and whether that needs a new listing of all."""
         listing = self._listing
         paths: set[str] = set()
         unsure = False
@@ -265,7 +265,7 @@ async def _bursts(
 ) -> AsyncGenerator[list[str], None]:
     """Paths that something happened to; empty at first, and when nothing did for ``patience`` seconds.
 
-    Nothing runs while nothing happens: the kernel tells.
+    The kernel reports events, so nothing runs while nothing happens.
     """
     loop = asyncio.get_running_loop()
     news = asyncio.Event()
@@ -274,7 +274,7 @@ async def _bursts(
             for folder in sorted(folders):
                 inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
         except (FileNotFoundError, NotADirectoryError):
-            # A folder went between listing and watching. To list again tells which, so not too fast.
+            # A folder went between listing and watching. A new listing shows which; wait, or this turns fast.
             await asyncio.sleep(TICK)
             yield []
             return
@@ -391,7 +391,7 @@ def _listed(paths: Iterable[str]) -> _Listing:
             continue
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             continue
-        # The folder around is watched as well: it tells when the path itself is moved or replaced.
+        # The folder around is watched as well: it has the events of a path that is moved or replaced.
         around, name = os.path.split(os.path.abspath(path))
         around = os.path.realpath(around)
         watched.add(around)

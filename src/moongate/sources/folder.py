@@ -205,7 +205,7 @@ class Folder:
         }
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All there is to tell at present, sorted by place."""
+        """All about the files as they are now, sorted by place."""
         diagnostics: list[Diagnostic] = []
         for path in self._faulty:
             diagnostics += self._of_file(self._files[path])
@@ -293,7 +293,7 @@ class Folder:
         at = definition.document.entries.index(definition.entry)
         return definition.file, file.numbers[definition.document][0], at
 
-    # --- telling ----------------------------------------------------------------------------------
+    # --- diagnostics -------------------------------------------------------------------------------
 
     def _of_file(self, file: _File) -> Iterator[Diagnostic]:
         effect = ""

@@ -93,7 +93,7 @@ def composed(text: str) -> Node | None:
     except yaml.MarkedYAMLError as error:
         raise _yaml_fault(text, error) from None
     except ReaderError as error:
-        # libyaml tells an offset in bytes.
+        # libyaml gives an offset in bytes.
         before = text.encode()[: error.position].decode(errors="replace")
         raise Malformed(
             f"There is a character that YAML does not allow, {error.character!r}."
