@@ -144,7 +144,7 @@ def test_manifests_without_a_namespace_are_where_the_caller_says() -> None:
 
 @pytest.mark.parametrize(
     "absurd",
-    ["\ud800", 2**70, -1, None, "", "\x00", "x" * 70_000, [None], {1: 2}, float("nan"), object(), b"x"],
+    ["\ud800", 2**70, None, "x" * 70_000, {1: 2}, float("nan"), object()],
     ids=lambda value: repr(value)[:20],
 )
 def test_no_value_anywhere_ends_a_translation(absurd: Any) -> None:
