@@ -20,11 +20,10 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-import cel
 import msgspec
-from cel.stdlib import add_stdlib_to_context
 
 from moongate.api.projection import projection
+from moongate.expressions import add_stdlib_to_context, cel
 from moongate.problem import Problem
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Final
 
-import cel
 from msgspec import Struct, structs
 
 from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref
@@ -14,6 +13,7 @@ from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
 from moongate.engine import query
+from moongate.expressions import cel
 from moongate.problem import Problem
 from moongate.store import Index, find, get
 
