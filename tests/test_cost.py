@@ -17,9 +17,11 @@ from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector, SecretObjectReference
+from moongate.attach.routes import route_shards
+from moongate.store import SHARDS, shard
 from moongate.world import Changes, World
 from tests.core import certificate, key_bytes, new_key
-from tests.strategies import resource
+from tests.strategies import renamed, resource
 from tests.worlds import (
     EG,
     endpoint_slice,
@@ -119,8 +121,8 @@ def many() -> World:
 
 @pytest.fixture(scope="module")
 def some() -> World:
-    """50 routes: to show that a cost is not of their number."""
-    return built(50)
+    """200 routes: to show that a cost is not of their number. Each shard has some, as among many."""
+    return built(200)
 
 
 def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World) -> None:
@@ -319,6 +321,53 @@ def test_endpoints_wait_for_no_recomputation(
         assert ran.counts().keys() >= {"endpoints", "load_assignment"}
         assert max(ran.counts().values()) <= 2, "to be sent to endpoints, and to be sent to cluster IPs"
         assert steps <= 8
+
+
+def small_gateway(n: int) -> list[Resource]:
+    """A Gateway with one route to one Service with one endpoint."""
+    own = renamed(gateway(), f"g{n}")
+    attached = route(n)
+    parents = (structs.replace(attached.spec.parent_refs[0], name=f"g{n}"),)
+    attached = structs.replace(attached, spec=structs.replace(attached.spec, parent_refs=parents))
+    return [own, attached, service(n), endpoint_slice(n)]
+
+
+def test_a_gateway_with_one_route_is_small() -> None:
+    """Shards are there for those with thousands, and exist only where there are routes."""
+    world = World.of([gateway_class(), *small_gateway(0)])
+    nodes, ran = len(world.db), world.db.counts.copy()
+
+    new = cost(world, *small_gateway(1))
+
+    assert len(world.db) - nodes <= 107
+    assert sum(new.runs.values()) <= 83
+    assert max(new.runs.values()) <= max(ran.values())
+
+
+def test_a_first_route_of_a_shard_costs_what_another_does_and_a_few_looks() -> None:
+    few, one_more = World.of(routes_with_services(2)), (route(2), service(2), endpoint_slice(2))
+    assert shard(str(route(2).ref)) not in route_shards(few.db, EG)
+
+    assert sum(cost(few, *one_more).runs.values()) <= 40
+
+
+@pytest.mark.parametrize("namespaces", [{}, {"from": "Same"}])
+def test_a_policy_with_selectors_disturbs_no_namespace_that_it_cannot_reach(
+    many: World, namespaces: dict[str, str]
+) -> None:
+    """Who may edit policies in a namespace of their own must not make thousands of routes be judged anew."""
+    selector = {"kind": "HTTPRoute", "matchLabels": {"no": "such"}}
+    if namespaces:
+        selector["namespaces"] = namespaces
+    spec = {"targetSelectors": [selector], "retry": {"numRetries": 1}}
+    policy = resource("BackendTrafficPolicy", "empty", "selective", {"spec": spec})
+
+    for edit in (policy, policy.ref):
+        runs = cost(many, edit).runs
+
+        assert "policy_attachments" not in runs
+        assert max(runs.values()) <= SHARDS
+        assert sum(runs.values()) <= 3 * SHARDS
 
 
 def test_nothing_is_kept_of_what_came_and_went(many: World) -> None:

@@ -50,7 +50,7 @@ from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
-from moongate.store import SHARDS, Index, Store
+from moongate.store import Store
 from moongate.xds import clusters, destinations, listeners, local, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.route_entries import fail_closed
@@ -65,17 +65,17 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Query, Root
     from moongate.problem import Problem
+    from moongate.store.store import AnyIndex
     from moongate.xds.cluster_keys import ResourceKey
     from moongate.xds.routes import Part
 
-INDEXES: Final[tuple[Index[Any, Any], ...]] = (
+INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.CLASSES,
     gateways.GATEWAYS,
     gateways.PROXY_USERS,
     grants.GRANTS,
     routes.ROUTES,
     routes.HOSTNAMES,
-    routes.SHARDS_BY_HOSTNAME,
     routes.ROUTES_BY_HOSTNAME,
     routes.ROUTES_BY_PATH,
     backends.SLICES,
@@ -309,7 +309,8 @@ class World:
         if isinstance(tables, Failed):
             return ()
         members = next((table.members for table in tables if table.name == name), ())
-        parts = (host_part.attempt(self.db, member, n) for member in members for n in range(SHARDS))
+        shards = ((member, part) for member in members for part in routes.host_shards(self.db, member))
+        parts = (host_part.attempt(self.db, member, part) for member, part in shards)
         return tuple(p for p in parts if not isinstance(p, Failed))
 
     def route_forms(self, route: Ref) -> frozenset[str] | None:
@@ -480,14 +481,15 @@ class _Fleet:
         self._inventory(listeners.listener_names, (gateway,), self._listeners)
         self._inventory(route_configurations, (gateway,), self._route_configurations)
         self._inventory(secrets.secret_refs, (gateway,), self._secrets)
-        for part in range(SHARDS):
-            self._inventory(destinations.resource_keys, (gateway, part), self._clusters)
+        self._shards: dict[int, Root[Any]] = {}
+        """The inventory of clusters of each shard that has routes."""
+        self._route_shards = world.observe(routes.route_shards, (gateway,), INVENTORY, self._shard)
         self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
         self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
 
     def close(self) -> None:
         """End the fleet: nothing of it is observed or told any more."""
-        for root in (self._rejection, *self._inventories):
+        for root in (self._rejection, self._route_shards, *self._inventories):
             self._world.release(root)
         for key, entry in self.resources.items():
             if entry.root is not None:
@@ -524,9 +526,25 @@ class _Fleet:
         for route, keys in value:
             yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
 
+    def _shard(self, root: Root[Any]) -> None:
+        """Have an inventory of clusters for each shard that has routes."""
+        shards = root.value
+        if shards is None or isinstance(shards, Failed) or self._passes_over(root):
+            return
+        for part in shards:
+            if part not in self._shards:
+                keys, args = destinations.resource_keys, (self._gateway, part)
+                self._shards[part] = self._inventory(keys, args, self._clusters)
+        for part in self._shards.keys() - {*shards}:
+            inventory = self._shards.pop(part)
+            self._world.release(inventory)
+            self._passed_over.pop(inventory, None)
+            for key, _ in _without(self._inventories.pop(inventory), {}):
+                self._leave(key)
+
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
-    ) -> None:
+    ) -> Root[Any]:
         """Have all that an inventory names, as long as it does so.
 
         Args:
@@ -552,6 +570,7 @@ class _Fleet:
 
         root = self._world.observe(query, args, INVENTORY, handle)
         self._inventories[root] = {}
+        return root
 
     def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
         entry = self.resources.setdefault(key, _Entry())

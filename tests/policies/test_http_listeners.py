@@ -12,7 +12,7 @@ from moongate.attach.policies import SELECTORS, TARGETS
 from moongate.engine import Db
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy, ClientTrafficPolicySpec
 from moongate.policies.http_listeners import port_conflict
-from moongate.store import Index, Store
+from moongate.store import Index, PartedIndex, Store
 
 GATEWAY = Ref.of(Gateway, "default", "gateway")
 
@@ -42,7 +42,7 @@ def world(*resources: Resource) -> Db:
         metadata=ObjectMeta(name="moongate"), spec=GatewayClassSpec(controller_name=CONTROLLER_NAME)
     )
     targets = Index(TARGETS.name, (ClientTrafficPolicy,), TARGETS.entries)
-    selectors = Index(SELECTORS.name, (ClientTrafficPolicy,), SELECTORS.entries)
+    selectors = PartedIndex(SELECTORS.name, (ClientTrafficPolicy,), SELECTORS.entries)
     db = Db()
     store = Store(db, (CLASSES, GATEWAYS, GRANTS, targets, selectors))
     store.apply({r.ref: r for r in (ours, *resources)})

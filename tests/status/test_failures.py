@@ -8,6 +8,7 @@ import pytest
 
 from moongate.api.base import Condition, Ref
 from moongate.attach.gateways import managed_gateways
+from moongate.attach.routes import route_shards
 from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
 from moongate.status.gateways import gateway_status
@@ -125,8 +126,8 @@ def test_what_concerns_no_resource_is_said_by_the_gateway_class() -> None:
 
 def test_many_failures_are_named_up_to_a_number() -> None:
     with faulty():
-        warm = World.of(routes_with_services(1))
-        for part in range(MOST_NAMED + 3):
+        warm = World.of(routes_with_services(3 * MOST_NAMED))
+        for part in route_shards(warm.db, EG)[: MOST_NAMED + 3]:
             put_fault(warm, (resource_keys, (EG, part)), "before")
         warm.pull()
 

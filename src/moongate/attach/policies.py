@@ -35,7 +35,7 @@ from moongate.attach.grants import granted
 from moongate.attach.listeners import selects
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import query
-from moongate.store import SHARDS, Index, find, shard
+from moongate.store import Index, PartedIndex, find, find_in, parts, shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 TARGET_KINDS: Final = (Gateway, *ROUTE_TYPES)
 """Kinds that a policy of ours may target."""
+EVERYWHERE: Final = ""
+"""Stands for all namespaces, where a policy selects in others than its own."""
 ROUTE_KINDS: Final = tuple(route.KIND for route in ROUTE_TYPES)
 
 
@@ -97,9 +99,10 @@ def _by_target(policy: Policy) -> Iterator[tuple[tuple[str, Ref], Ref]]:
         yield (policy.KIND, target.ref), policy.ref
 
 
-def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], Ref]]:
+def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], str, Ref]]:
     for selector in policy.spec.target_selectors:
-        yield (policy.KIND, selector.kind), policy.ref
+        only = policy.metadata.namespace if _stays(selector) else EVERYWHERE
+        yield (policy.KIND, selector.kind), only, policy.ref
 
 
 def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
@@ -107,25 +110,31 @@ def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]
         yield (policy.KIND, target.kind, shard(str(target))), target
 
 
-def _by_kind(resource: Resource) -> Iterator[tuple[tuple[str, int], Ref]]:
-    yield (resource.KIND, shard(str(resource.ref))), resource.ref
+def _by_kind(resource: Resource) -> Iterator[tuple[str, int, Ref]]:
+    ref = resource.ref
+    yield resource.KIND, shard(str(ref)), ref
 
 
 TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
 """(policy kind, target) → policies that name it."""
-SELECTORS: Index[Policy, Ref] = Index("policy-selectors", (), _by_selected_kind)
-"""(policy kind, target kind) → policies that select among it by labels."""
+SELECTORS: PartedIndex[Policy, str, Ref] = PartedIndex("policy-selectors", (), _by_selected_kind)
+"""(policy kind, target kind); namespace of the targets or EVERYWHERE → policies that select among them."""
 TARGETED: Index[Policy, Ref] = Index("policy-targeted", (), _by_target_kind)
 """(policy kind, target kind, shard of the target) → targets that some policy names."""
-TARGETABLE: Index[Resource, Ref] = Index("policy-targetable", TARGET_KINDS, _by_kind)
-"""(target kind, shard of the target) → all of it. Read only for policies with selectors."""
+TARGETABLE: PartedIndex[Resource, int, Ref] = PartedIndex("policy-targetable", TARGET_KINDS, _by_kind)
+"""Target kind; shard of the target → all of it. Read only for policies with selectors."""
 
 
 @query
 def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
     """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
     told: list[tuple[tuple[str, str, str], int, str, Ref]] = []
-    refs = {*find(db, TARGETS, (kind, target)), *find(db, SELECTORS, (kind, target.kind))}
+    among = kind, target.kind
+    refs = {
+        *find(db, TARGETS, (kind, target)),
+        *find_in(db, SELECTORS, among, target.namespace),
+        *find_in(db, SELECTORS, among, EVERYWHERE),
+    }
     for ref in refs:
         targeting = _targeting(db, ref)
         if targeting is None:
@@ -137,7 +146,6 @@ def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref],
     return tuple((section, ref) for _, _, section, ref in sorted(told))
 
 
-@query
 def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
     """The policy that holds a target or one section of it: the first to claim it."""
     return next((policy for at, policy in policy_attachments(db, kind, target) if at == section), None)
@@ -149,8 +157,8 @@ def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
     targeting = _targeting(db, policy)
     if targeting is None:
         return ()
-    parts = range(SHARDS) if targeting.selectors else ()
-    chosen = sorted((_age(db, ref), Target(ref, "")) for part in parts for ref in selected(db, policy, part))
+    shards = sorted({n for selector in targeting.selectors for n in parts(db, TARGETABLE, selector.kind)})
+    chosen = sorted((_age(db, ref), Target(ref, "")) for n in shards for ref in selected(db, policy, n))
     return tuple(dict.fromkeys([*(t for _, t in chosen), *targeting.named]))
 
 
@@ -165,7 +173,7 @@ def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
             {
                 ref
                 for selector in targeting.selectors
-                for ref in find(db, TARGETABLE, (selector.kind, part))
+                for ref in find_in(db, TARGETABLE, selector.kind, part)
                 if _picks(db, policy, selector, ref)
             }
         )
@@ -261,11 +269,16 @@ def _targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:
             yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")
 
 
+def _stays(selector: TargetSelector) -> bool:
+    """Whether a selector looks in the namespace of its policy alone."""
+    return selector.namespaces is None or selector.namespaces.from_ == "Same"
+
+
 def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
     if selector.group != target.group or selector.kind != target.kind:
         return False
     where = selector.namespaces
-    if where is None or where.from_ == "Same":
+    if where is None or _stays(selector):
         if target.namespace != policy.namespace:
             return False
     elif where.from_ == "Selector" and (

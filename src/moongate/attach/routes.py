@@ -27,10 +27,10 @@ from moongate.attach.matches import EVERYTHING
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, written_matches
 from moongate.engine import Failed, query
 from moongate.problem import Problem
-from moongate.store import SHARDS, Index, find, get, shard
+from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Iterator
 
     from moongate.engine import Db
 
@@ -38,10 +38,11 @@ ANY = "*"
 """The hostname of a virtual host that takes what no other does."""
 
 
-def _by_parent(route: Route) -> Iterator[tuple[tuple[Ref, int], Ref]]:
+def _by_parent(route: Route) -> Iterator[tuple[Ref, int, Ref]]:
+    ref = route.ref
     for parent in route.spec.parent_refs:
         if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
-            yield (gateway, shard(str(route.ref))), route.ref
+            yield gateway, shard(str(ref)), ref
 
 
 def _named(route: RequestRoute) -> Iterator[tuple[Ref, str]]:
@@ -51,15 +52,15 @@ def _named(route: RequestRoute) -> Iterator[tuple[Ref, str]]:
                 yield gateway, host
 
 
-def _hostnames(route: RequestRoute) -> Iterator[tuple[tuple[Ref, int], str]]:
+def _hostnames(route: RequestRoute) -> Iterator[tuple[Ref, int, str]]:
     for gateway, host in _named(route):
-        yield (gateway, shard(host)), host
+        yield gateway, shard(host), host
 
 
-def _by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, int], Ref]]:
-    part = shard(str(route.ref))
+def _by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str], int, Ref]]:
+    ref = route.ref
     for gateway, host in _named(route):
-        yield (gateway, host, part), route.ref
+        yield (gateway, host), shard(str(ref)), ref
 
 
 def _by_path(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
@@ -68,22 +69,14 @@ def _by_path(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, s
             yield (gateway, host, path), route.ref
 
 
-def _shards_by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str], int]]:
-    part = shard(str(route.ref))
-    for gateway, host in _named(route):
-        yield (gateway, host), part
-
-
-ROUTES: Index[Route, Ref] = Index("routes", ROUTE_TYPES, _by_parent)
-"""(Gateway, shard of the route) → routes that name it as parent."""
-HOSTNAMES: Index[RequestRoute, str] = Index("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
-"""(Gateway, shard of the hostname) → hostnames as written in routes that name it; "" for none."""
-SHARDS_BY_HOSTNAME: Index[RequestRoute, int] = Index(
-    "shards-by-hostname", REQUEST_ROUTE_TYPES, _shards_by_hostname
+ROUTES: PartedIndex[Route, int, Ref] = PartedIndex("routes", ROUTE_TYPES, _by_parent)
+"""Gateway; shard of the route → routes that name it as parent."""
+HOSTNAMES: PartedIndex[RequestRoute, int, str] = PartedIndex("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
+"""Gateway; shard of the hostname → hostnames as written in routes that name it; "" for none."""
+ROUTES_BY_HOSTNAME: PartedIndex[RequestRoute, int, Ref] = PartedIndex(
+    "routes-by-hostname", REQUEST_ROUTE_TYPES, _by_hostname
 )
-"""(Gateway, hostname as written) → shards of the routes that name it: most hostnames have few routes."""
-ROUTES_BY_HOSTNAME: Index[RequestRoute, Ref] = Index("routes-by-hostname", REQUEST_ROUTE_TYPES, _by_hostname)
-"""(Gateway, hostname as written, shard of the route) → routes."""
+"""(Gateway, hostname as written); shard of the route → routes. Most hostnames have few."""
 ROUTES_BY_PATH: Index[RequestRoute, Ref] = Index("routes-by-path", REQUEST_ROUTE_TYPES, _by_path)
 """(Gateway, hostname as written, key of a path) → routes with a match on that path."""
 
@@ -152,13 +145,19 @@ def _hosts_at(attachments: tuple[Attachment, ...], listener: ListenerId) -> tupl
 
 
 @query
+def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
+    """The shards in which routes name a Gateway as parent, sorted: a Gateway of one route has one."""
+    return parts(db, ROUTES, gateway)
+
+
+@query
 def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
     """The routes of one shard that a listener takes; twice in the list when two parentRefs lead there.
 
     A route that cannot be judged is left out, for this is only counted; its own status says so.
     """
     taken: list[Ref] = []
-    for route in find(db, ROUTES, (listener.gateway, part)):
+    for route in find_in(db, ROUTES, listener.gateway, part):
         judged = attachments_at.attempt(db, route, listener.gateway)
         if not isinstance(judged, Failed):
             taken += [route for attachment in judged for at, _ in attachment.hosts if at == listener]
@@ -168,7 +167,7 @@ def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
 @query
 def attached_count(db: Db, listener: ListenerId) -> int:
     """``attachedRoutes`` of a listener's status: pairs of route and parentRef that it takes."""
-    return sum(len(attached_routes(db, listener, part)) for part in range(SHARDS))
+    return sum(len(attached_routes(db, listener, part)) for part in parts(db, ROUTES, listener.gateway))
 
 
 @query
@@ -182,7 +181,7 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
         return ()
     found = {
         host
-        for host in find(db, HOSTNAMES, (listener.gateway, part))
+        for host in find_in(db, HOSTNAMES, listener.gateway, part)
         if host and intersection(host, own) == host
     }
     if shard(own or ANY) == part:
@@ -191,11 +190,17 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def host_shards(db: Db, listener: ListenerId) -> list[int]:
+    """The shards in which a listener may have hostnames, sorted."""
+    own = _own_hostname(db, listener)
+    return sorted({*parts(db, HOSTNAMES, listener.gateway), shard(own or ANY)})
+
+
 def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
     """The shards of the routes that a listener may serve under a hostname, sorted."""
     written = _written(db, listener, host)
     return tuple(
-        sorted({n for name in written for n in find(db, SHARDS_BY_HOSTNAME, (listener.gateway, name))})
+        sorted({n for name in written for n in parts(db, ROUTES_BY_HOSTNAME, (listener.gateway, name))})
     )
 
 
@@ -205,7 +210,9 @@ def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     One that cannot be judged is among them if it may be served there: its requests are to be refused, rather
     than fall to another route that may let them pass.
     """
-    return _found(db, ROUTES_BY_HOSTNAME, listener, host, part, also_unjudged=True)
+    at = [(listener.gateway, name) for name in _written(db, listener, host)]
+    candidates = {route for key in at for route in find_in(db, ROUTES_BY_HOSTNAME, key, part)}
+    return _served(db, candidates, listener, host, also_unjudged=True)
 
 
 def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) -> list[Ref]:
@@ -219,7 +226,9 @@ def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) ->
         host: the hostname.
         path: as ``HTTPPathMatch.key`` has it.
     """
-    return _found(db, ROUTES_BY_PATH, listener, host, path)
+    at = [(listener.gateway, name, path) for name in _written(db, listener, host)]
+    candidates = {route for key in at for route in find(db, ROUTES_BY_PATH, key)}
+    return _served(db, candidates, listener, host)
 
 
 def reserved(db: Db, listener: ListenerId, host: str) -> bool:
@@ -280,17 +289,10 @@ def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
     return [host, "", *wider(host)] if own is not None and host == (own or ANY) else [host]
 
 
-def _found(
-    db: Db,
-    index: Index[RequestRoute, Ref],
-    listener: ListenerId,
-    host: str,
-    more: Hashable,
-    *,
-    also_unjudged: bool = False,
+def _served(
+    db: Db, candidates: set[Ref], listener: ListenerId, host: str, *, also_unjudged: bool = False
 ) -> list[Ref]:
-    written = _written(db, listener, host)
-    candidates = {r for name in written for r in find(db, index, (listener.gateway, name, more))}
+    """Those of some routes that a listener serves under a hostname, sorted."""
     routes: list[Ref] = []
     for route in sorted(candidates):
         judged = attachments_at.attempt(db, route, listener.gateway)

@@ -1,7 +1,7 @@
 """The graph that the engine works on: cells and memoized calls, with their edges.
 
-A process of thousands of Gateways holds a million nodes, so each is as small as it can be: edges are tuples
-as long as there are few, and empty ones are all the same tuple.
+A process of thousands of Gateways holds a million nodes, so each is as small as it can be. Most have one
+reader, which is kept as it is; a few are a tuple, and many a dict.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ABSENT: Final[Any] = object()
 """The value of a call that has not run yet."""
 
 _FEW: Final = 4
-"""Readers up to which a tuple is as fast as a dict; it is a fifth of the size."""
+"""Readers up to which a tuple is as fast as a dict. It is a fifth of the size."""
 
 
 class Node:
@@ -36,7 +36,7 @@ class Node:
         state: CLEAN, SUSPECT, STALE or RUNNING; a cell is always CLEAN.
     """
 
-    __slots__ = ("key", "observed", "query", "readers", "reads", "state", "suspects", "value")
+    __slots__ = ("_readers", "key", "observed", "query", "reads", "state", "suspects", "value")
 
     def __init__(self, query: Query[..., Any] | None, key: Any, value: Any, state: int) -> None:
         self.query = query
@@ -46,29 +46,38 @@ class Node:
         self.observed = False
         self.reads: tuple[Node, ...] = ()
         """What the call read when it last ran, in that order."""
-        self.readers: tuple[Node, ...] | dict[Node, None] = ()
-        """The calls that have this among their reads, in the order in which they first had it."""
+        self._readers: Node | tuple[Node, ...] | dict[Node, None] = ()
         self.suspects: dict[Node, None] | None = None
         """The reads that may have another value now."""
 
+    @property
+    def readers(self) -> tuple[Node, ...] | dict[Node, None]:
+        """The calls that have this among their reads, in the order in which they first had it."""
+        readers = self._readers
+        return (readers,) if isinstance(readers, Node) else readers
+
     def add_reader(self, reader: Node) -> None:
-        readers = self.readers
-        if isinstance(readers, dict):
+        """Note a call that reads this."""
+        readers = self._readers
+        if readers == ():
+            self._readers = reader
+        elif isinstance(readers, dict):
             readers[reader] = None
-        elif reader not in readers:
-            if len(readers) < _FEW:
-                self.readers = (*readers, reader)
-            else:
-                self.readers = dict.fromkeys((*readers, reader))
+        elif readers is not reader:
+            few = (readers,) if isinstance(readers, Node) else readers
+            if reader not in few:
+                self._readers = (*few, reader) if len(few) < _FEW else dict.fromkeys((*few, reader))
 
     def drop_reader(self, reader: Node) -> None:
-        readers = self.readers
+        """Forget a call that read this."""
+        readers = self._readers
         if isinstance(readers, dict):
             readers.pop(reader, None)
             if not readers:
-                self.readers = ()
+                self._readers = ()
         else:
-            self.readers = tuple(each for each in readers if each is not reader)
+            few = tuple(each for each in self.readers if each is not reader)
+            self._readers = few[0] if len(few) == 1 else few
 
     def __repr__(self) -> str:
         return f"cell {self.key!r}" if self.query is None else f"{self.query.name}{self.key!r}"

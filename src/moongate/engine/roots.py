@@ -82,6 +82,9 @@ class Roots:
         self._urgent.pop(root, None)
         if (queue := self._dirty.get(root.rank)) is not None:
             queue.pop(root, None)
+            if not queue:
+                # One that was long keeps its size.
+                del self._dirty[root.rank]
 
     def is_urgent(self, root: Root[Any]) -> bool:
         """Whether a root is in the urgent queue."""
@@ -93,5 +96,4 @@ class Roots:
 
     def next_dirty(self) -> Root[Any] | None:
         """The first of the other queues: of the lowest rank that has any."""
-        waiting = [rank for rank, queue in self._dirty.items() if queue]
-        return next(iter(self._dirty[min(waiting)])) if waiting else None
+        return next(iter(self._dirty[min(self._dirty)])) if self._dirty else None

@@ -44,14 +44,14 @@ from moongate.attach.policies import (
     targets,
     winner,
 )
-from moongate.attach.routes import attachments
+from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.policies.http_listeners import port_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
-from moongate.store import SHARDS, find
+from moongate.store import find, find_in, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -134,8 +134,9 @@ def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...
     routes: set[Ref] = set()
     for route_kind in ROUTE_KINDS:
         routes.update(find(db, TARGETED, (kind, route_kind, part)))
-        for policy in find(db, SELECTORS, (kind, route_kind)):
-            routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
+        for namespace in parts(db, SELECTORS, (kind, route_kind)):
+            for policy in find_in(db, SELECTORS, (kind, route_kind), namespace):
+                routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
     overriding = (_override(db, kind, gateway, route) for route in sorted(routes))
     return tuple(override for override in overriding if override is not None)
 
@@ -256,7 +257,7 @@ def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
     gateway, section = target
     others = _others(policy.kind)
-    below = [o for part in range(SHARDS) for o in overrides(db, policy.kind, gateway, part)]
+    below = [o for part in parts(db, ROUTES, gateway) for o in overrides(db, policy.kind, gateway, part)]
     merged = [_name(o.route) for o in below if section in o.merged]
     routes = [
         _name(o.route) for o in below if section not in o.merged and (not section or section in o.listeners)

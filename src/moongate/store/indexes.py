@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Resource)
 V = TypeVar("V")
+P = TypeVar("P")
 
 SHARDS = 64
 """Buckets of a fan-in layer: a join of 5,000 routes reads 64 parts of about 80."""
@@ -40,6 +41,22 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
     entries: Callable[[R], Iterable[tuple[Hashable, V]]]
 
 
+class PartedIndex(Struct, Generic[R, P, V], frozen=True, eq=False):
+    """An index whose buckets are parted, so that a reader may read some parts of a key, or one by one.
+
+    Which parts a key has can be read as well: a part without values does not exist and costs nothing.
+
+    Args:
+        name: unique among indexes; part of the cell's key.
+        kinds: the kinds that it reads.
+        entries: what a resource contributes, as ``(key, part, value)``; pure.
+    """
+
+    name: str
+    kinds: tuple[type[R], ...]
+    entries: Callable[[R], Iterable[tuple[Hashable, P, V]]]
+
+
 def get(db: Db, kind: type[R], ref: Ref) -> R | None:
     """One resource, ``None`` when there is none of that name.
 
@@ -56,4 +73,14 @@ def get(db: Db, kind: type[R], ref: Ref) -> R | None:
 
 def find(db: Db, index: Index[Any, V], key: Hashable) -> tuple[V, ...]:
     """The distinct values under an index key, sorted."""
+    return db.read(("index", index.name, key)) or ()
+
+
+def find_in(db: Db, index: PartedIndex[Any, P, V], key: Hashable, part: P) -> tuple[V, ...]:
+    """The distinct values in one part of an index key, sorted."""
+    return db.read(("index", index.name, key, part)) or ()
+
+
+def parts(db: Db, index: PartedIndex[Any, P, Any], key: Hashable) -> tuple[P, ...]:
+    """The parts of an index key that have values, sorted."""
     return db.read(("index", index.name, key)) or ()

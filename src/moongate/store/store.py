@@ -9,20 +9,33 @@ values under a key. Readers ask for exactly one resource or one bucket, so that 
 
 Fan-in
 ======
-A join over thousands (all routes of a Gateway) reads an index whose keys end in a shard number. One
-change then rebuilds one small bucket and re-runs one small query, not a walk over all.
+A join over thousands (all routes of a Gateway) reads a ``PartedIndex`` whose parts are shards. One change
+then rebuilds one small bucket and re-runs one small query, not a walk over all. One more cell per key says
+which parts there are, so that a Gateway with one route has one shard.
+
+Invariant
+=========
+A bucket's values are in its cell and nowhere else. Only where several resources contribute the same value
+the store counts how many do beyond the first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from moongate.api.base import Ref, Resource
     from moongate.engine import Db
-    from moongate.store.indexes import Index
+    from moongate.store.indexes import Index, PartedIndex
+
+    AnyIndex: TypeAlias = Index[Any, Any] | PartedIndex[Any, Any, Any]
+
+_Cell: TypeAlias = "tuple[Hashable, ...]"
+"""Key of a bucket's cell: ("index", name, key), and the part where there is one."""
+_Steps: TypeAlias = "dict[_Cell, dict[Any, int]]"
+"""Bucket → value → by how many its contributions grow."""
 
 
 class Store:
@@ -30,15 +43,15 @@ class Store:
 
     Args:
         db: where the cells live.
-        indexes: all indexes that ``find`` will be asked about.
+        indexes: all indexes that will be read.
     """
 
-    def __init__(self, db: Db, indexes: Iterable[Index[Any, Any]]) -> None:
+    def __init__(self, db: Db, indexes: Iterable[AnyIndex]) -> None:
         self.db = db
         self._held: dict[Ref, Resource] = {}
-        self._buckets: dict[tuple[str, str, Hashable], dict[Any, int]] = {}
-        """Cell of an index → value → how many resources contribute it."""
-        self._by_kind: dict[tuple[str, str], list[Index[Any, Any]]] = {}
+        self._repeats: dict[tuple[_Cell, Any], int] = {}
+        """How many resources contribute a value to a bucket beyond the first, where any do."""
+        self._by_kind: dict[tuple[str, str], list[AnyIndex]] = {}
         for index in indexes:
             for kind in index.kinds:
                 self._by_kind.setdefault((kind.GROUP, kind.KIND), []).append(index)
@@ -49,7 +62,7 @@ class Store:
         Returns:
             False when every resource of the batch equals the one held, so that nothing is in doubt.
         """
-        touched: dict[tuple[str, str, Hashable], None] = {}
+        steps: _Steps = {}
         changed = False
         for ref, new in batch.items():
             old = self._held.get(ref)
@@ -57,43 +70,55 @@ class Store:
                 continue
             changed = True
             for index in self._by_kind.get((ref.group, ref.kind), ()):
-                self._move(index, old, new, touched)
+                _compare(index, ref, old, new, steps)
             if new is None:
                 del self._held[ref]
             else:
                 self._held[ref] = new
             self.db.put(ref, new, urgent=urgent)
-        for key in touched:
-            bucket = self._buckets[key]
-            self.db.put(key, tuple(sorted(bucket)) or None, urgent=urgent)
-            if not bucket:
-                del self._buckets[key]
+        parts: _Steps = {}
+        for cell, values in steps.items():
+            grown = self._write(cell, values, urgent=urgent)
+            if grown and len(cell) > len(("index", "name", "key")):
+                parts.setdefault(cell[:-1], {})[cell[-1]] = grown
+        for cell, values in parts.items():
+            self._write(cell, values, urgent=urgent)
         return changed
 
     def held(self) -> Mapping[Ref, Resource]:
         """Everything in force, in order of arrival."""
         return self._held
 
-    def _move(
-        self,
-        index: Index[Any, Any],
-        old: Resource | None,
-        new: Resource | None,
-        touched: dict[tuple[str, str, Hashable], None],
-    ) -> None:
-        before = set(index.entries(old)) if old is not None else set[tuple[Any, Any]]()
-        after = set(index.entries(new)) if new is not None else set[tuple[Any, Any]]()
-        for entries, step in ((before - after, -1), (after - before, 1)):
-            for key, value in entries:
-                cell = ("index", index.name, key)
-                bucket = self._buckets.get(cell)
-                if bucket is None:
-                    bucket = self._buckets[cell] = {}
-                count = bucket.get(value, 0) + step
-                if count == 0:
-                    del bucket[value]
-                    touched[cell] = None
-                    continue
-                bucket[value] = count
-                if count == step:
-                    touched[cell] = None
+    def _write(self, cell: _Cell, steps: Mapping[Any, int], *, urgent: bool) -> int:
+        """Write one bucket: 1 if it came into being, -1 if it ceased to be, 0 otherwise."""
+        before: tuple[Any, ...] = self.db.read(cell) or ()
+        values = dict.fromkeys(before)
+        for value, step in steps.items():
+            at = (cell, value)
+            count = step + (1 + self._repeats.get(at, 0) if value in values else 0)
+            assert count >= 0, "it was contributed before"
+            if count > 1:
+                self._repeats[at] = count - 1
+            else:
+                self._repeats.pop(at, None)
+            if count:
+                values[value] = None
+            else:
+                values.pop(value, None)
+        # Sorting is next to nothing here: all but the new ones are in order.
+        self.db.put(cell, tuple(sorted(values)) or None, urgent=urgent)
+        return bool(values) - bool(before)
+
+
+def _compare(index: AnyIndex, ref: Ref, old: Resource | None, new: Resource | None, steps: _Steps) -> None:
+    """Add what a resource contributes to an index otherwise than before."""
+    before: dict[tuple[Any, ...], None] = dict.fromkeys(index.entries(old)) if old is not None else {}
+    after: dict[tuple[Any, ...], None] = dict.fromkeys(index.entries(new)) if new is not None else {}
+    for entries, others, step in ((before, after, -1), (after, before, 1)):
+        for entry in entries:
+            if entry not in others:
+                *key, value = entry
+                # One object for the name of a resource, wherever it stands.
+                value = ref if value == ref else value
+                bucket = steps.setdefault(("index", index.name, *key), {})
+                bucket[value] = bucket.get(value, 0) + step

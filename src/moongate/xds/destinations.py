@@ -53,7 +53,7 @@ from moongate.policies.effective import (
     wants_one_cluster,
 )
 from moongate.problem import Problem
-from moongate.store import find, get
+from moongate.store import find_in, get
 from moongate.xds.cluster_keys import (
     BackendCluster,
     ClusterKey,
@@ -302,7 +302,7 @@ def resource_keys(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[Res
     cluster that is not there nothing passes.
     """
     needed = (
-        (route, route_resources.attempt(db, gateway, route)) for route in find(db, ROUTES, (gateway, part))
+        (route, route_resources.attempt(db, gateway, route)) for route in find_in(db, ROUTES, gateway, part)
     )
     return tuple((route, None if isinstance(keys, Failed) else keys) for route, keys in needed)
 

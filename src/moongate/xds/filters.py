@@ -39,7 +39,7 @@ from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_rule
-from moongate.store import SHARDS, find, get
+from moongate.store import find_in, get, parts
 from moongate.xds.wire import encode, packed, sized, version
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
     """The filters that have to be in a chain because some route on its listeners uses them, sorted."""
     needed: dict[str, ChainFilter] = {}
     for listener in members:
-        for part in range(SHARDS):
+        for part in parts(db, ROUTES, listener.gateway):
             for one in filters_in(db, listener, part):
                 needed.setdefault(one.name, one)
     return tuple(sorted(needed.values()))
@@ -125,7 +125,7 @@ def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ..
     A route that cannot be judged is left out; it has no filters, as it is not served.
     """
     needed: dict[str, ChainFilter] = {}
-    for route in find(db, ROUTES, (listener.gateway, part)):
+    for route in find_in(db, ROUTES, listener.gateway, part):
         filters = filters_of.attempt(db, listener, route)
         for one in () if isinstance(filters, Failed) else filters:
             needed.setdefault(one.name, one)

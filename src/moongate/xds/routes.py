@@ -22,9 +22,9 @@ from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.envoy_listeners import route_configurations
-from moongate.attach.routes import hosts, reserved, routes_at, shards_at
+from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
-from moongate.store import SHARDS, get
+from moongate.store import get
 from moongate.xds.fallbacks import Suspect
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, in_force
@@ -124,7 +124,7 @@ def route_configuration(db: Db, gateway: Ref, name: str) -> XdsResource | None:
         return None
     body = [encode(_head(name))]
     for listener in table.members:
-        parts = [host_part(db, listener, n) for n in range(SHARDS)]
+        parts = [host_part(db, listener, n) for n in host_shards(db, listener)]
         if sum(len(p.hosts) for p in parts) <= IN_ORDER:
             body += [h.body for h in sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)]
         else:
