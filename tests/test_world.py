@@ -6,13 +6,25 @@ from itertools import chain, islice
 
 from msgspec import structs
 
-from moongate.api.base import Ref
+from moongate.api.base import Ref, Resource
+from moongate.api.core import ConfigMap, Secret
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Listener, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import SecretObjectReference
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE
 from tests.strategies import resource
-from tests.worlds import EG, endpoint_slice, gateway, gateway_class, route, routes_with_services, service
+from tests.worlds import (
+    EG,
+    endpoint_slice,
+    gateway,
+    gateway_class,
+    http_listener,
+    route,
+    routes_with_services,
+    service,
+)
 
 FLEET = "default/eg"
 SHARED = "service/default/s0/8080/http"
@@ -245,3 +257,31 @@ def test_runs_are_counted_by_name() -> None:
         world.pull()
 
     assert ran.counts()["load_assignment"] == 1
+
+
+def https_listener(name: str) -> Listener:
+    tls = ListenerTLSConfig(certificate_refs=(SecretObjectReference(name=name),))
+    return Listener(name=name, port=443, protocol="HTTPS", hostname=f"{name}.example.com", tls=tls)
+
+
+def test_a_secret_is_wanted_while_a_listener_names_it() -> None:
+    """A source of thousands of Secrets keeps these; that one is wanted is known before it exists."""
+    world = World.of(routes_with_services(300))
+    demand = world.demand(Secret, ConfigMap)
+    assert demand.take() == {}
+    old, new = (Ref.of(Secret, "default", name) for name in ("old", "new"))
+
+    put(world, gateway(http_listener("http"), https_listener("old")))
+    assert demand.take() == {old: True}
+    put(world, resource("Secret", "default", "old", {"type": "kubernetes.io/tls", "data": {}}))
+    put(world, resource("Secret", "default", "idle", {"data": {}}))
+    assert demand.take() == {}
+    put(world, gateway(http_listener("http"), https_listener("new")))
+    assert demand.take() == {old: False, new: True}
+    put(world, gateway(http_listener("http")))
+    assert (demand.take(), demand.wanted()) == ({new: False}, ())
+
+
+def put(world: World, *resources: Resource) -> None:
+    world.apply({each.ref: each for each in resources})
+    world.pull()

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.envoy_listeners import RouteTable
-    from moongate.engine import Query, Root
+    from moongate.engine import Demand, Query, Root
     from moongate.problem import Problem
     from moongate.store.store import AnyIndex
     from moongate.xds.cluster_keys import ResourceKey
@@ -200,6 +200,14 @@ class World:
     def write(self, key: Hashable, value: Any) -> bool:
         """Put a fact that is no resource into its cell (``None`` for none). True if it differs."""
         return self.db.put(key, value)
+
+    def demand(self, *kinds: type[Resource]) -> Demand[Ref]:
+        """Which resources of some kinds are asked for, whether they exist or not.
+
+        A source that could deliver all Secrets of a cluster keeps those. It takes the differences whenever
+        all is settled, and need look at nothing else.
+        """
+        return self.db.demand(lambda key: isinstance(key, Ref) and any(map(key.is_a, kinds)))
 
     # -- recomputation ------------------------------------------------------
 

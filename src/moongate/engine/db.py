@@ -44,6 +44,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from moongate.engine.demand import Demand
 from moongate.engine.failures import Contained, Cycle, Failed, FailuresInForce, failure
 from moongate.engine.nodes import ABSENT, CLEAN, RUNNING, STALE, SUSPECT, Node
 from moongate.engine.propagation import STRIDE, Propagation
@@ -74,6 +75,7 @@ class Db:
         self._roots = Roots()
         self._propagation = Propagation(self._roots)
         self._failures = FailuresInForce()
+        self._demands: list[Demand[Any]] = []
         self._orphans: dict[Node, None] = {}
         self._circles: dict[Node, Failed] = {}
         self._clock = clock
@@ -122,6 +124,15 @@ class Db:
             node = self._cells[key] = Node(None, key, None, CLEAN)
         self._reads[node] = None
         return node.value
+
+    def demand(self, concerns: Callable[[Any], bool]) -> Demand[Any]:
+        """Which cells queries read, from now on, of those whose keys it is about.
+
+        What nobody observes any more still counts as a reader until ``collect`` has dropped it.
+        """
+        demand = Demand[Any](self._cells, concerns)
+        self._demands.append(demand)
+        return demand
 
     # -- queries ----------------------------------------------------------
 
@@ -228,6 +239,8 @@ class Db:
         if now == before:
             return
         for read in now:
+            if read.query is None and not read.readers:
+                self._note_demand(read)
             read.add_reader(node)
         for read in before:
             if read not in reads:
@@ -237,6 +250,12 @@ class Db:
         read.drop_reader(reader)
         if not read.readers and not read.observed:
             self._orphans[read] = None
+            if read.query is None:
+                self._note_demand(read)
+
+    def _note_demand(self, cell: Node) -> None:
+        for demand in self._demands:
+            demand.note((cell.key,))
 
     def _cycle(self, node: Node) -> Cycle:
         """What to raise for a read that closes a circle.
