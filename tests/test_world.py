@@ -12,8 +12,12 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Listener, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import SecretObjectReference
+from moongate.attach.routes import route_shards
+from moongate.store import shard
 from moongate.world import Changes, World
+from moongate.xds.destinations import resource_keys
 from moongate.xds.wire import CLUSTER, ENDPOINT, ROUTE
+from tests.faults import faulty, put_fault
 from tests.strategies import resource
 from tests.worlds import (
     EG,
@@ -257,6 +261,57 @@ def test_runs_are_counted_by_name() -> None:
         world.pull()
 
     assert ran.counts()["load_assignment"] == 1
+
+
+def clusters(world: World) -> set[str]:
+    return {name for name in world.xds()[FLEET][CLUSTER] if name.startswith("service/")}
+
+
+def test_clusters_come_and_go_with_the_first_and_last_route_of_a_shard() -> None:
+    world = small()
+    own = "service/default/s1/8080/http"
+
+    world.apply({route(1).ref: None})
+    world.pull()
+    assert own not in clusters(world)
+
+    put(world, route(1))
+    assert own in clusters(world)
+    assert world.settled
+
+
+def test_the_last_route_of_a_shard_keeps_its_cluster_while_the_gateway_is_rejected() -> None:
+    """The Envoys of a rejected Gateway keep all they have, until it is accepted again."""
+    world = small()
+    before = clusters(world)
+    bad = {"spec": {"gatewayClassName": "eg", "infrastructure": {"parametersRef": NO_PROXY}}}
+    listeners = [{"name": "http", "port": 80, "protocol": "HTTP"}]
+    put(world, resource("Gateway", "default", "eg", {"spec": bad["spec"] | {"listeners": listeners}}))
+
+    world.apply({route(1).ref: None})
+    world.pull()
+    assert clusters(world) == before
+
+    put(world, gateway())
+    assert clusters(world) == before - {"service/default/s1/8080/http"}
+
+
+def test_what_a_failing_shard_had_goes_with_its_last_route() -> None:
+    """While a shard has routes, what fails keeps what it named; without any there is nothing to keep."""
+    with faulty():
+        world = small()
+        before = clusters(world)
+        (part,) = {*route_shards(world.db, EG)} - {shard(str(route(0).ref))}
+        put_fault(world, (resource_keys, (EG, part)), "before")
+        world.pull()
+        assert clusters(world) == before
+
+        world.apply({route(1).ref: None})
+        world.pull()
+        assert clusters(world) == before - {"service/default/s1/8080/http"}
+
+
+NO_PROXY = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "missing"}
 
 
 def https_listener(name: str) -> Listener:

@@ -310,6 +310,36 @@ def test_a_circle_that_closes_is_found() -> None:
     assert list(db.failures) == ["one_way()"]
 
 
+def test_a_circle_is_found_although_a_read_of_it_changes_while_it_is_walked() -> None:
+    """An urgent run waits for no marks, so what it reads may change under it; it runs all the same."""
+
+    @query
+    def down(db: Db) -> int:
+        return (db.read("x") or 0) + doubled(db, "a") + up(db)
+
+    @query
+    def up(db: Db) -> int:
+        return down(db) if db.read("circle") else 0
+
+    def written(db: Db) -> None:
+        db.put("a", 2)
+        db.put("circle", 1)
+        db.put("x", 2, urgent=True)
+
+    warm, cold = Db(), Db()
+    warm.put("x", 1)
+    root = warm.observe(down, eager=True)
+    settle_all(warm)
+    written(warm)
+    written(cold)
+    warm.counts.clear()
+    assert warm.next_urgent() is root
+    list(warm.settle(root))
+
+    assert root.value == down.attempt(cold)
+    assert warm.counts["down"] == 1
+
+
 def test_turning_an_edge_round_is_no_circle() -> None:
     """What was read last time may point the other way; only a run can tell, and it does."""
 
