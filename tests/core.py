@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from moongate.api.admission import admit
-from moongate.api.base import Ref, Resource
+from moongate.api.base import FleetId, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.attach.gateways import CONFIG
@@ -101,6 +101,8 @@ def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
 
 EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that ``gateway`` makes."""
+EG_FLEET = FleetId(EG)
+"""Its fleet."""
 
 
 def https(name: str, *secrets: str, hostname: str = "", port: int = 443) -> str:

@@ -10,12 +10,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 
 from moongate.xds.listeners import listener
-from tests.core import EG, Core
+from tests.core import EG_FLEET, Core
 
 
 def sent(core: Core, name: str) -> Listener:
     """A listener as it is sent."""
-    found = listener(core.db, EG, name)
+    found = listener(core.db, EG_FLEET, name)
     assert found is not None
     return Listener.FromString(found.body)
 

@@ -14,7 +14,7 @@ from moongate.api.base import ListenerId, Ref
 from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
 from moongate.attach import route_kinds
 from moongate.xds.routes import route_configuration
-from tests.core import EG, Core, dump, load
+from tests.core import EG, EG_FLEET, Core, dump, load
 
 WEB = ListenerId(EG, EG, "web")
 """The listener that most tests have, of the Gateway that ``tests.core.gateway`` makes."""
@@ -121,7 +121,7 @@ def endpoints(
 
 def table(core: Core, name: str = "default/eg/web") -> RouteConfiguration:
     """A route configuration as it is sent."""
-    found = route_configuration(core.db, EG, name)
+    found = route_configuration(core.db, EG_FLEET, name)
     assert found is not None, f"there is no route configuration {name}"
     return RouteConfiguration.FromString(found.body)
 

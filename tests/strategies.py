@@ -354,12 +354,15 @@ _proxies: st.SearchStrategy[Doc] = st.sampled_from(
         {"spec": {"mergeBackends": {"selector": {"matchLabels": {"app": "x"}}}}},
         {"spec": {"routingType": "Service"}},
         {"spec": {"preserveRouteOrder": True}},
+        {"spec": {"mergeGateways": True}},
     ]
 )
+_CLASS_PROXY: Doc = {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep", "namespace": "default"}
 _classes: st.SearchStrategy[Doc] = st.sampled_from(
     [
         {"spec": {"controllerName": CONTROLLER}},
-        {"spec": {"controllerName": CONTROLLER}},
+        {"spec": {"controllerName": CONTROLLER, "parametersRef": _CLASS_PROXY}},
+        {"spec": {"controllerName": CONTROLLER, "parametersRef": _CLASS_PROXY}},
         {"spec": {"controllerName": "example.com/another"}},
     ]
 )

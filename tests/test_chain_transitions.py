@@ -56,31 +56,31 @@ class Fleet:
 
     def settle(self) -> None:
         changes = self.world.pull()
-        if worlds.EG in changes.fleets.values():
-            self.transitions.start(worlds.EG)
+        if worlds.EG_FLEET in changes.fleets.values():
+            self.transitions.start(worlds.EG_FLEET)
         put = changes.put.get(NAME.rpartition("/")[0], ())
-        self.transitions.handed_out(worlds.EG, put)
+        self.transitions.handed_out(worlds.EG_FLEET, put)
         if self.transitions.review():
             self.settle()
 
     def acknowledge(self, node: str, *types: str) -> None:
         """An Envoy takes what it should have, of some types, in the order of the stream."""
         for type_url in types:
-            if self.transitions.acknowledged(worlds.EG, node, type_url, NAME, self.version(type_url)):
+            if self.transitions.acknowledged(worlds.EG_FLEET, node, type_url, NAME, self.version(type_url)):
                 self.settle()
 
     def refuse(self, node: str) -> None:
         """An Envoy refuses the listener as it should have it."""
-        if self.transitions.refused(worlds.EG, node, NAME, self.version(LISTENER)):
+        if self.transitions.refused(worlds.EG_FLEET, node, NAME, self.version(LISTENER)):
             self.settle()
 
     def version(self, type_url: str) -> str:
-        resource = self.world.resource(worlds.EG, type_url, NAME)
+        resource = self.world.resource(worlds.EG_FLEET, type_url, NAME)
         assert resource is not None
         return resource.version
 
     def message(self, type_url: str, of: Any) -> Any:
-        resource = self.world.resource(worlds.EG, type_url, NAME)
+        resource = self.world.resource(worlds.EG_FLEET, type_url, NAME)
         assert resource is not None
         return of.FromString(resource.body)
 
@@ -128,7 +128,7 @@ def test_a_filter_lingers_until_each_envoy_has_switched(config: EnvoyGateway) ->
     fleet = Fleet(config)
     fleet.put(AUTH.format(name="one", header="x-one"))
     for node in ("a", "b"):
-        fleet.transitions.connected(worlds.EG, node)
+        fleet.transitions.connected(worlds.EG_FLEET, node)
         fleet.acknowledge(node, LISTENER, ROUTE)
     before = fleet.chain()
 
@@ -149,7 +149,7 @@ def test_nobody_waits_for_an_envoy_that_is_gone() -> None:
     fleet.put(AUTH.format(name="two", header="x-two"), "one")
     fleet.acknowledge("a", LISTENER, ROUTE)
 
-    assert fleet.transitions.disconnected(worlds.EG, "b")
+    assert fleet.transitions.disconnected(worlds.EG_FLEET, "b")
     fleet.settle()
 
     assert before.isdisjoint(fleet.chain())
@@ -167,9 +167,9 @@ def test_an_answer_about_former_routes_ends_nothing() -> None:
     steps = fleet.world.settle()
     while fleet.chain() == before:
         next(steps)
-        assert not fleet.transitions.acknowledged(worlds.EG, "a", ROUTE, NAME, former)
+        assert not fleet.transitions.acknowledged(worlds.EG_FLEET, "a", ROUTE, NAME, former)
     for _ in steps:
-        assert not fleet.transitions.acknowledged(worlds.EG, "a", ROUTE, NAME, former)
+        assert not fleet.transitions.acknowledged(worlds.EG_FLEET, "a", ROUTE, NAME, former)
     fleet.settle()
 
     assert before < fleet.chain()
@@ -202,7 +202,7 @@ def test_one_envoy_of_several_that_refuses_the_listener_is_enough_to_close_its_r
     fleet.acknowledge("b", LISTENER)
 
     assert {route.direct_response.status for route in fleet.routes()} == {500}
-    assert fleet.transitions.disconnected(worlds.EG, "a")
+    assert fleet.transitions.disconnected(worlds.EG_FLEET, "a")
     fleet.settle()
     assert fleet.routes()[0].route.cluster
 
@@ -224,7 +224,7 @@ def test_a_fleet_that_ends_leaves_nothing_behind() -> None:
     fleet.put(AUTH.format(name="two", header="x-two"), "one")
     fleet.refuse("a")
 
-    fleet.transitions.end(worlds.EG)
+    fleet.transitions.end(worlds.EG_FLEET)
     fleet.world.pull()
 
     assert fleet.chain() == fleet.relied()

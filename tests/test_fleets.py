@@ -17,6 +17,7 @@ import structlog
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
 from moongate.api.base import Ref
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.infra.process import EnvoyFailedError
 from moongate.run import Laptop
@@ -285,3 +286,62 @@ async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
 
     assert told["fields"] == "spec.concurrency, spec.extraArgs"
     assert sum(event["event"] == "envoy.restart_needed" for event in events) == 1
+
+
+MERGING = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: moongate}
+spec:
+  controllerName: gateway.envoyproxy.io/gatewayclass-controller
+  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: merging, namespace: default}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: merging, namespace: default}
+spec: {mergeGateways: true}
+"""
+
+
+def redirecting(gateway: str) -> str:
+    """A route that needs no backend; where it redirects to says whose it is."""
+    redirect = f"{{type: RequestRedirect, requestRedirect: {{hostname: {gateway}.example.com}}}}"
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {gateway}, namespace: default}}
+spec:
+  parentRefs: [{{name: {gateway}}}]
+  rules: [{{filters: [{redirect}]}}]
+"""
+
+
+@pytest.mark.envoy
+async def test_one_envoy_serves_all_gateways_of_a_class_that_merges_them() -> None:
+    ports = {"one": free_port(), "two": free_port()}
+    gateways = [
+        gateway(http("web", port=port), name=name, gatewayClassName="moongate")
+        for name, port in ports.items()
+    ]
+    async with Laptop(config=EnvoyGateway()) as laptop:
+        await laptop.apply("\n---\n".join((MERGING, *gateways, *map(redirecting, ports))))
+        async with httpx.AsyncClient() as client:
+            answers = {name: await client.get(f"http://127.0.0.1:{port}/") for name, port in ports.items()}
+        reports = laptop.report()["gateways"]
+        urls = laptop.urls()
+        programmed = [
+            condition["status"]
+            for name in ports
+            for condition in (laptop.statuses.document(Ref.of(Gateway, "default", name)) or {})["status"][
+                "conditions"
+            ]
+            if condition["type"] == "Programmed"
+        ]
+
+    assert {name: answer.headers["location"] for name, answer in answers.items()} == {
+        name: f"http://{name}.example.com:{port}/" for name, port in ports.items()
+    }
+    (report,) = reports
+    assert (report["fleet"], [each["name"] for each in report["gateways"]]) == ("moongate", ["one", "two"])
+    assert urls == tuple(f"http://127.0.0.1:{port}" for port in ports.values())
+    assert programmed == ["True", "True"]

@@ -12,11 +12,11 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from moongate.api.base import Ref, Resource
+from moongate import names
+from moongate.api.base import FleetId, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
-from moongate.attach.gateways import rejection
+from moongate.attach.fleets import fleets, keeps_what_it_has
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource
 from tests.strategies import BASE, Batch, batches, configs, deletes, histories, renamed, resource
@@ -51,8 +51,7 @@ def differences(warm: World, cold: World) -> list[str]:
     """
     told: list[str] = []
     xds, fresh = flat(warm), flat(cold)
-    rejected = {f"{ref.namespace}/{ref.name}" for ref in rejected_gateways(warm)}
-    for fleet in (xds.keys() | fresh.keys()) - rejected:
+    for fleet in (xds.keys() | fresh.keys()) - {names.fleet(each) for each in frozen_fleets(warm)}:
         one, other = xds.get(fleet, {}), fresh.get(fleet, {})
         told += [
             f"{fleet}: {key}: {one.get(key)} != {other.get(key)}"
@@ -119,7 +118,7 @@ def test_all_but_endpoints_is_whole_while_endpoints_wait(
         mirror.take(warm.take())
         cold = World.of(held_after([BASE, *history][: n + 1]), config)
         # The Envoys of a Gateway that is rejected keep what they have, whatever that is.
-        for fleet in flat(cold) if not rejected_gateways(warm) else ():
+        for fleet in flat(cold) if not frozen_fleets(warm) else ():
             told, fresh = mirror.xds[fleet], flat(cold)[fleet]
             assert told.keys() >= fresh.keys()
             assert told.keys() - fresh.keys() <= {key for key in told if key[0] == ENDPOINT}
@@ -150,8 +149,8 @@ def test_undoing_an_edit_restores_the_bytes(
 
     left = len(warm.db) - nodes
     assert_same(warm, fresh)
-    assert not left or rejected_gateways(warm), "an edit that was undone leaves nothing behind"
-    assert not changes.fleets or any(ref.kind in {"Gateway", "GatewayClass"} for ref in edit)
+    assert not left or frozen_fleets(warm), "an edit that was undone leaves nothing behind"
+    assert not changes.fleets or any(ref.kind in {"Gateway", "GatewayClass", "EnvoyProxy"} for ref in edit)
 
 
 @law
@@ -241,9 +240,9 @@ def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], histo
     assert len(warm.db) == empty
 
 
-def rejected_gateways(warm: World) -> list[Ref]:
-    gateways = [ref for ref in warm.store.held() if ref.kind == Gateway.KIND]
-    return [ref for ref in gateways if rejection(warm.db, ref) is not None]
+def frozen_fleets(warm: World) -> list[FleetId]:
+    """The fleets of Gateways that are rejected."""
+    return [fleet for fleet in fleets(warm.db) if keeps_what_it_has(warm.db, fleet)]
 
 
 class Mirror:

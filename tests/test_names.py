@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moongate import names
-from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.core import Service
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
@@ -17,7 +17,7 @@ def test_the_names_are_those_of_the_reference() -> None:
     listener = ListenerId(GATEWAY, GATEWAY, "http")
     rule = names.rule(ROUTE, 0)
 
-    assert names.fleet(GATEWAY) == "default/eg"
+    assert names.fleet(FleetId(GATEWAY)) == "default/eg"
     assert names.listener(listener) == "default/eg/http"
     assert names.virtual_host(listener, "www.example.com") == "default/eg/http/www_example_com"
     assert rule == "httproute/default/backend/rule/0"

@@ -77,7 +77,7 @@ class Refusing:
 
     def version(self) -> str:
         """That of the table as it should be."""
-        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        resource = self.world.resource(worlds.EG_FLEET, ROUTE, TABLE)
         assert resource is not None
         return resource.version
 
@@ -91,18 +91,18 @@ class Refusing:
         return {name.split("/")[2] for name in names if name.startswith("backend/")}
 
     def _answer(self) -> bool:
-        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        resource = self.world.resource(worlds.EG_FLEET, ROUTE, TABLE)
         assert resource is not None
         self.answers += 1
         assert self.answers < 1000, "the search does not come to an end"
         table = RouteConfiguration.FromString(resource.body)
         found = {h.domains[0]: _told(h.routes[0]) for h in table.virtual_hosts}
         if self.refuses(set(found.values())) or (self.refuses_all and found):
-            return self.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, resource.version, WORDS)
+            return self.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version, WORDS)
         self.serves = found
         # Twice the same is acknowledged twice, but there is nothing new in it.
         changed, self._held = resource.version != self._held, resource.version
-        return self.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, resource.version) or changed
+        return self.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version) or changed
 
     def refuses(self, paths: set[str]) -> bool:
         return bool({REFUSED, f"{REFUSED}!", DISLIKED} & paths)
@@ -131,7 +131,9 @@ def test_a_refused_route_is_told_with_the_words_of_envoy() -> None:
 
     envoy.settle()
 
-    assert envoy.quarantine.refusals() == (Refusal(worlds.EG, Ref.of(HTTPRoute, "default", "r1"), WORDS),)
+    assert envoy.quarantine.refusals() == (
+        Refusal(worlds.EG_FLEET, Ref.of(HTTPRoute, "default", "r1"), WORDS),
+    )
     assert envoy.serves == {host(0): "/a"}
 
 
@@ -270,8 +272,8 @@ def test_a_refused_route_that_comes_back_is_tried_again() -> None:
 def test_an_answer_to_an_older_version_counts_for_nothing() -> None:
     envoy = Refusing("/a")
 
-    assert not envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, "of yesterday", WORDS)
-    assert not envoy.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, "of yesterday")
+    assert not envoy.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, "of yesterday", WORDS)
+    assert not envoy.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, "of yesterday")
     assert envoy.quarantine.refusals() == ()
 
 
@@ -285,7 +287,7 @@ def test_an_answer_that_comes_while_the_table_is_another_counts_once_it_is_back(
     envoy.apply(1, "/c")
     envoy.world.pull()
 
-    assert not envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, sent, WORDS)
+    assert not envoy.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, sent, WORDS)
     assert not envoy.quarantine.review()
     envoy.apply(1, REFUSED)
     envoy.world.pull()
@@ -304,13 +306,13 @@ def test_an_acknowledgement_counts_too_once_the_table_is_back() -> None:
     envoy.apply(0, "/other")
     envoy.world.pull()
 
-    envoy.quarantine.acknowledged(worlds.EG, NODE, ROUTE, TABLE, sent)
+    envoy.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, sent)
     envoy.apply(0, "/good")
     envoy.world.pull()
     envoy.quarantine.review()
     envoy.apply(1, REFUSED)
     envoy.world.pull()
-    envoy.quarantine.refused(worlds.EG, NODE, ROUTE, TABLE, envoy.version(), WORDS)
+    envoy.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, envoy.version(), WORDS)
 
     assert envoy.refused() == {1}, "the other one is known to be good"
 
@@ -319,7 +321,7 @@ def test_a_fleet_that_is_gone_is_forgotten() -> None:
     envoy = Refusing("/a", REFUSED)
     envoy.settle()
 
-    envoy.quarantine.forget(worlds.EG)
+    envoy.quarantine.forget(worlds.EG_FLEET)
 
     assert envoy.quarantine.refusals() == ()
 
@@ -333,7 +335,7 @@ def test_a_table_that_is_gone_is_forgotten() -> None:
     envoy.world.pull()
     envoy.quarantine.review()
 
-    assert envoy.world.resource(worlds.EG, ROUTE, TABLE) is None
+    assert envoy.world.resource(worlds.EG_FLEET, ROUTE, TABLE) is None
     assert envoy.quarantine.refusals() == ()
 
 
@@ -360,11 +362,11 @@ class Several(Refusing):
         self.tables: dict[str, dict[str, str]] = {node: {} for node in refuses}
         self.silent: set[str] = set()
         for node in refuses:
-            self.quarantine.connected(worlds.EG, node)
+            self.quarantine.connected(worlds.EG_FLEET, node)
         self.answered = dict.fromkeys(refuses, "")
 
     def _answer(self) -> bool:
-        resource = self.world.resource(worlds.EG, ROUTE, TABLE)
+        resource = self.world.resource(worlds.EG_FLEET, ROUTE, TABLE)
         assert resource is not None
         moved = False
         for node in sorted(self.dislikes.keys() - self.silent):
@@ -375,7 +377,7 @@ class Several(Refusing):
             assert self.answers < 1000, "the search does not come to an end"
             table = RouteConfiguration.FromString(resource.body)
             paths = {host.domains[0]: _told(host.routes[0]) for host in table.virtual_hosts}
-            about = (worlds.EG, node, ROUTE, TABLE, resource.version)
+            about = (worlds.EG_FLEET, node, ROUTE, TABLE, resource.version)
             if self.dislikes[node] & set(paths.values()):
                 moved |= self.quarantine.refused(*about, WORDS)
             else:
@@ -418,7 +420,7 @@ def test_a_new_envoy_that_refuses_what_others_have_takes_nothing_from_them() -> 
 
     envoys.dislikes["old"] = {"/3"}
     envoys.answered["old"] = ""
-    envoys.quarantine.connected(worlds.EG, "old")
+    envoys.quarantine.connected(worlds.EG_FLEET, "old")
     envoys.settle()
 
     assert envoys.refused() == set()
@@ -434,7 +436,7 @@ def test_an_envoy_that_is_silent_decides_nothing_until_it_is_gone() -> None:
     envoys.settle()
 
     assert envoys.refused() == set()
-    assert envoys.quarantine.disconnected(worlds.EG, "b")
+    assert envoys.quarantine.disconnected(worlds.EG_FLEET, "b")
     envoys.settle()
 
     assert envoys.refused() == {2}

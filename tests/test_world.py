@@ -21,6 +21,7 @@ from tests.faults import faulty, put_fault
 from tests.strategies import resource
 from tests.worlds import (
     EG,
+    EG_FLEET,
     endpoint_slice,
     gateway,
     gateway_class,
@@ -87,7 +88,7 @@ def test_only_what_differs_is_handed_out() -> None:
 def test_a_gateway_brings_a_fleet_and_takes_it_along() -> None:
     world = World()
     world.apply({each.ref: each for each in (gateway_class(), gateway())})
-    assert world.pull().fleets == {FLEET: EG}
+    assert world.pull().fleets == {FLEET: EG_FLEET}
 
     world.apply({EG: None})
     changes = world.pull()
@@ -130,7 +131,7 @@ def test_endpoints_of_a_cluster_that_was_not_handed_out_wait_for_it() -> None:
     list(world.settle(urgent=True))
 
     assert not world.take(urgent=True)
-    assert world.resource(EG, ENDPOINT, "service/default/s7/8080/http") in world.take().put[FLEET]
+    assert world.resource(EG_FLEET, ENDPOINT, "service/default/s7/8080/http") in world.take().put[FLEET]
 
 
 def test_no_cluster_is_handed_out_without_its_endpoints() -> None:
@@ -197,7 +198,7 @@ def test_endpoints_that_changed_again_are_handed_out_once() -> None:
 
     (sent,) = world.pull().put[FLEET]
 
-    assert sent == world.resource(EG, ENDPOINT, "service/default/s1/8080/http")
+    assert sent == world.resource(EG_FLEET, ENDPOINT, "service/default/s1/8080/http")
 
 
 def test_endpoints_are_not_handed_out_when_their_cluster_went() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moongate.api.backend import Backend, BackendEndpoint, BackendSpec, IPEndpoint
-from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref, Resource
+from moongate.api.base import ENVOY_GROUP, FleetId, ObjectMeta, Ref, Resource
 from moongate.api.core import (
     Endpoint,
     EndpointPort,
@@ -37,6 +37,8 @@ from moongate.api.shared import LabelSelector, ParentReference
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
 EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that all routes name."""
+EG_FLEET = FleetId(EG)
+"""Its fleet."""
 
 
 def meta(name: str, namespace: str = "default", **labels: str) -> ObjectMeta:

@@ -27,16 +27,16 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
-from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.envoy_listeners import TableId, envoy_listeners
 from moongate.engine import Failed
-from moongate.world import INVENTORY
+from moongate.fleet_inventory import INVENTORY
 from moongate.xds.filters import chain_filters, http_filters, lingering, missing
 from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from moongate.api.base import ListenerId, Ref
+    from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Root
     from moongate.world import World
     from moongate.xds.filters import ChainFilter
@@ -78,32 +78,32 @@ class ChainTransitions:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._fleets: dict[Ref, _Fleet] = {}
+        self._fleets: dict[FleetId, _Fleet] = {}
 
-    def start(self, gateway: Ref) -> None:
+    def start(self, fleet_id: FleetId) -> None:
         """A fleet has come."""
         root = self._world.observe(
-            chain_filters, (gateway,), INVENTORY, lambda root: self._needs(gateway, root.value)
+            chain_filters, (fleet_id,), INVENTORY, lambda root: self._needs(fleet_id, root.value)
         )
-        self._fleets[gateway] = _Fleet(root)
+        self._fleets[fleet_id] = _Fleet(root)
 
-    def end(self, gateway: Ref) -> None:
+    def end(self, fleet_id: FleetId) -> None:
         """A fleet is gone: nothing is known of it any more."""
-        fleet = self._fleets.pop(gateway, None)
+        fleet = self._fleets.pop(fleet_id, None)
         if fleet is None:
             return
         self._world.release(fleet.root)
         for name in fleet.chains:
-            self._world.write(lingering(gateway, name), None)
-            self._world.write(missing(gateway, name), None)
+            self._world.write(lingering(TableId(fleet_id, name)), None)
+            self._world.write(missing(TableId(fleet_id, name)), None)
 
-    def handed_out(self, gateway: Ref, put: Iterable[XdsResource]) -> None:
+    def handed_out(self, fleet_id: FleetId, put: Iterable[XdsResource]) -> None:
         """These resources of the settled world are handed out to a fleet, as they differ."""
-        fleet = self._fleets.get(gateway)
+        fleet = self._fleets.get(fleet_id)
         changed = {resource.name: resource.version for resource in put if resource.type_url == LISTENER}
         if fleet is None or not changed:
             return
-        envoys = envoy_listeners.attempt(self._world.db, gateway)
+        envoys = envoy_listeners.attempt(self._world.db, fleet_id)
         for envoy in () if isinstance(envoys, Failed) else envoys:
             if (version := changed.get(envoy.name)) is not None:
                 names = {group.name: self._filters(group.name, group.members) for group in envoy.groups}
@@ -117,17 +117,17 @@ class ChainTransitions:
             for chain in fleet.chains.values():
                 chain.handed_out = True
         return any(
-            [self._shrink(gateway, fleet) for gateway, fleet in self._fleets.items()]  # noqa: C419 - all of them
+            [self._shrink(fleet_id, fleet) for fleet_id, fleet in self._fleets.items()]  # noqa: C419 - all of them
         )
 
-    def connected(self, gateway: Ref, node: str) -> None:
+    def connected(self, fleet_id: FleetId, node: str) -> None:
         """An Envoy has opened its stream."""
-        if (fleet := self._fleets.get(gateway)) is not None:
+        if (fleet := self._fleets.get(fleet_id)) is not None:
             fleet.tables.setdefault(node, {})
 
-    def disconnected(self, gateway: Ref, node: str) -> bool:
+    def disconnected(self, fleet_id: FleetId, node: str) -> bool:
         """An Envoy's stream has ended. True if the world is to be settled again."""
-        fleet = self._fleets.get(gateway)
+        fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
         fleet.tables.pop(node, None)
@@ -135,22 +135,22 @@ class ChainTransitions:
         for name, chain in fleet.chains.items():
             chain.in_force.pop(node, None)
             if chain.lacking.pop(node, None):
-                wrote |= self._write_missing(gateway, name, chain)
-        return self._shrink(gateway, fleet) or wrote
+                wrote |= self._write_missing(fleet_id, name, chain)
+        return self._shrink(fleet_id, fleet) or wrote
 
-    def acknowledged(self, gateway: Ref, node: str, type_url: str, name: str, version: str) -> bool:
+    def acknowledged(self, fleet_id: FleetId, node: str, type_url: str, name: str, version: str) -> bool:
         """An Envoy has a version of some resource in force. True if the world is to be settled again."""
-        fleet = self._fleets.get(gateway)
+        fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
         if type_url == ROUTE:
             fleet.tables.setdefault(node, {})[name] = version
-            return self._shrink(gateway, fleet)
-        return type_url == LISTENER and self._took(gateway, fleet, node, name, version)
+            return self._shrink(fleet_id, fleet)
+        return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
 
-    def refused(self, gateway: Ref, node: str, listener: str, version: str) -> bool:
+    def refused(self, fleet_id: FleetId, node: str, listener: str, version: str) -> bool:
         """An Envoy has refused a listener. True if the world is to be settled again."""
-        fleet = self._fleets.get(gateway)
+        fleet = self._fleets.get(fleet_id)
         wrote = False
         for name, filters in fleet.listeners[listener].get(version, {}).items() if fleet is not None else ():
             assert fleet is not None, "there is nothing to look at without a fleet"
@@ -158,7 +158,7 @@ class ChainTransitions:
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
                 chain.lacking[node] = filters - in_force
-                wrote |= self._write_missing(gateway, name, chain)
+                wrote |= self._write_missing(fleet_id, name, chain)
         return wrote
 
     def versions_known(self) -> int:
@@ -166,60 +166,60 @@ class ChainTransitions:
         return sum(len(known) for fleet in self._fleets.values() for known in fleet.listeners.values())
 
     def _needs(
-        self, gateway: Ref, chains: tuple[tuple[str, tuple[ChainFilter, ...]], ...] | Failed | None
+        self, fleet_id: FleetId, chains: tuple[tuple[str, tuple[ChainFilter, ...]], ...] | Failed | None
     ) -> None:
         """Let what routes no longer need linger. Called before the listeners are built."""
         if chains is None or isinstance(chains, Failed):
             return
-        fleet = self._fleets[gateway]
+        fleet = self._fleets[fleet_id]
         needs = {name: {one.name: one for one in filters} for name, filters in chains}
         for name in [name for name in fleet.chains if name not in needs]:
             del fleet.chains[name]
-            self._world.write(lingering(gateway, name), None)
-            self._world.write(missing(gateway, name), None)
+            self._world.write(lingering(TableId(fleet_id, name)), None)
+            self._world.write(missing(TableId(fleet_id, name)), None)
         for name, needed in needs.items():
             chain = fleet.chains.setdefault(name, _Chain())
             if needed == chain.needed:
                 continue
             chain.needed, chain.handed_out = needed, False
             chain.relied |= needed
-            self._write_lingering(gateway, name, chain)
+            self._write_lingering(fleet_id, name, chain)
 
-    def _shrink(self, gateway: Ref, fleet: _Fleet) -> bool:
+    def _shrink(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
         """Drop what lingers where the routes that are in force everywhere need it no more."""
         wrote = False
         for name, chain in fleet.chains.items():
             if (
                 chain.handed_out
                 and len(chain.relied) > len(chain.needed)
-                and self._switched(fleet, gateway, name)
+                and self._switched(fleet, fleet_id, name)
             ):
                 chain.relied = dict(chain.needed)
-                wrote |= self._write_lingering(gateway, name, chain)
+                wrote |= self._write_lingering(fleet_id, name, chain)
         return wrote
 
-    def _switched(self, fleet: _Fleet, gateway: Ref, table: str) -> bool:
+    def _switched(self, fleet: _Fleet, fleet_id: FleetId, table: str) -> bool:
         """Whether each connected Envoy, and at least one, has a route configuration as it was handed out."""
-        resource = self._world.resource(gateway, ROUTE, table)
+        resource = self._world.resource(fleet_id, ROUTE, table)
         version = resource.version if resource is not None else None
         return bool(fleet.tables) and all(held.get(table) == version for held in fleet.tables.values())
 
-    def _write_lingering(self, gateway: Ref, name: str, chain: _Chain) -> bool:
+    def _write_lingering(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
         rest = tuple(sorted(one for key, one in chain.relied.items() if key not in chain.needed))
-        return self._world.write(lingering(gateway, name), rest or None)
+        return self._world.write(lingering(TableId(fleet_id, name)), rest or None)
 
-    def _write_missing(self, gateway: Ref, name: str, chain: _Chain) -> bool:
+    def _write_missing(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
         lacking = frozenset[str]().union(*chain.lacking.values())
-        return self._world.write(missing(gateway, name), tuple(sorted(lacking)) or None)
+        return self._world.write(missing(TableId(fleet_id, name)), tuple(sorted(lacking)) or None)
 
-    def _took(self, gateway: Ref, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
+    def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
         versions = fleet.listeners[listener]
         wrote = False
         for name, filters in versions.get(version, {}).items():
             if (chain := fleet.chains.get(name)) is not None:
                 chain.in_force[node] = filters
                 if chain.lacking.pop(node, None):
-                    wrote |= self._write_missing(gateway, name, chain)
+                    wrote |= self._write_missing(fleet_id, name, chain)
         if version in versions:
             for older in list(versions)[: list(versions).index(version)]:
                 del versions[older]

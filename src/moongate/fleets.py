@@ -1,4 +1,4 @@
-"""The Envoys of this machine: a fleet for each Gateway, started, fed, listened to and ended.
+"""The Envoys of this machine: a process for each fleet, started, fed, listened to and ended.
 
 Theory of operation
 ===================
@@ -25,8 +25,10 @@ from msgspec import Struct
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
+from moongate.api.base import FleetId, Ref
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.gateways import bind_addresses, proxy
+from moongate.attach.fleets import bind_addresses, members
+from moongate.attach.gateways import fleet_proxy
 from moongate.attach.listeners import listeners
 from moongate.chain_transitions import ChainTransitions
 from moongate.engine import Failed
@@ -38,12 +40,12 @@ from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     from moongate.ads.events import Counters, Rejection
-    from moongate.api.base import ListenerId, Ref
+    from moongate.api.base import ListenerId
     from moongate.engine import Query
     from moongate.infra.rundir import RunDirectory
     from moongate.quarantine import Refusal
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("moongate")
 
+K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
 
 PORT_RETRY_S: Final = 2.0
@@ -89,8 +92,6 @@ class Fleets:
         self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
-        self._answers: dict[tuple[str, Ref], tuple[Any, ...]] = {}
-        """What queries about Gateways last answered."""
         self._tasks = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
 
@@ -117,9 +118,9 @@ class Fleets:
 
         An Envoy that is to end is not emptied first: it serves what is under way with what it has.
         """
-        for name, gateway in changes.fleets.items():
-            if gateway is not None:
-                self._start(name, gateway)
+        for name, fleet_id in changes.fleets.items():
+            if fleet_id is not None:
+                self._start(name, fleet_id)
             else:
                 self._stop(name)
         for name in changes.put.keys() | changes.gone.keys():
@@ -127,7 +128,7 @@ class Fleets:
             if fleet is None:
                 continue
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
-            self._transitions.handed_out(fleet.gateway, put)
+            self._transitions.handed_out(fleet.id, put)
             self._ads.publish(name, put, gone)
             # Envoy is not sent the removal of what it never took, so it does not answer.
             for key in gone:
@@ -138,7 +139,7 @@ class Fleets:
         if any((self._quarantine.review(), self._transitions.review())):
             self._on_write()
         for name, fleet in self._fleets.items():
-            options = self._options(fleet.gateway)
+            options = self._options(fleet.id)
             if options is not None and options != fleet.options:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
@@ -194,7 +195,11 @@ class Fleets:
     def envoy_states(self) -> dict[Ref, EnvoyState]:
         """What is known of each Gateway's Envoy."""
         refusals = self.refusals()
-        return {fleet.gateway: self._state_of(name, fleet, refusals) for name, fleet in self._fleets.items()}
+        return {
+            gateway: self._state_of(name, fleet, gateway, refusals)
+            for name, fleet in self._fleets.items()
+            for gateway in self._judged(fleet, members, fleet.id)
+        }
 
     def urls(self) -> tuple[str, ...]:
         """Where HTTP listeners can be asked that Envoys have in force."""
@@ -206,7 +211,10 @@ class Fleets:
 
     def report(self) -> list[dict[str, Any]]:
         """What ``moongate status`` shows of each, as plain data."""
-        return [fleet.report(name) for name, fleet in sorted(self._fleets.items())]
+        return [
+            fleet.report(name, self._judged(fleet, members, fleet.id))
+            for name, fleet in sorted(self._fleets.items())
+        ]
 
     @property
     def counters(self) -> dict[str, Counters]:
@@ -215,11 +223,11 @@ class Fleets:
 
     # -- one fleet ----------------------------------------------------------
 
-    def _start(self, name: str, gateway: Ref) -> None:
+    def _start(self, name: str, fleet_id: FleetId) -> None:
         if name in self._fleets:
             return  # it went and came between two looks: nobody has to start anew for that
         files = self._run.envoy(name)
-        options = self._options(gateway) or EnvoyOptions()
+        options = self._options(fleet_id) or EnvoyOptions()
         process = EnvoyProcess(
             name,
             binary=self._binary,
@@ -232,8 +240,8 @@ class Fleets:
             on_change=self._on_change,
         )
         self._ads.publish(name)
-        self._transitions.start(gateway)
-        fleet = self._fleets[name] = _Fleet(gateway, process, options)
+        self._transitions.start(fleet_id)
+        fleet = self._fleets[name] = _Fleet(fleet_id, process, options)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
 
@@ -249,15 +257,14 @@ class Fleets:
         fleet = self._fleets.pop(name, None)
         if fleet is not None:
             self._ads.end(name)
-            self._quarantine.forget(fleet.gateway)
-            self._transitions.end(fleet.gateway)
-            self._answers = {key: answer for key, answer in self._answers.items() if key[1] != fleet.gateway}
+            self._quarantine.forget(fleet.id)
+            self._transitions.end(fleet.id)
             self._ending[name] = fleet
             fleet.stop.set()
 
-    def _options(self, gateway: Ref) -> EnvoyOptions | None:
+    def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """What the EnvoyProxy asks for; ``None`` when it cannot be used, and Envoys keep what they have."""
-        settings = proxy.attempt(self._world.db, gateway)
+        settings = fleet_proxy.attempt(self._world.db, fleet)
         if isinstance(settings, Failed) or settings.problems:
             return None
         spec = settings.spec
@@ -308,11 +315,9 @@ class Fleets:
                 for name, version in event.versions:
                     mended |= fleet.refused.pop((event.type_url, name), None) is not None
                     if event.type_url == ROUTE:
-                        wrote |= self._quarantine.acknowledged(
-                            fleet.gateway, event.envoy, ROUTE, name, version
-                        )
+                        wrote |= self._quarantine.acknowledged(fleet.id, event.envoy, ROUTE, name, version)
                     wrote |= self._transitions.acknowledged(
-                        fleet.gateway, event.envoy, event.type_url, name, version
+                        fleet.id, event.envoy, event.type_url, name, version
                     )
                 if event.type_url == LISTENER:
                     fleet.listening |= {name for name, _ in event.versions}
@@ -321,16 +326,16 @@ class Fleets:
                 self._note_refusal(fleet, event)
                 if event.type_url == ROUTE:
                     wrote = self._quarantine.refused(
-                        fleet.gateway, event.envoy, ROUTE, event.name, event.version, event.message
+                        fleet.id, event.envoy, ROUTE, event.name, event.version, event.message
                     )
                 elif event.type_url == LISTENER:
-                    wrote = self._transitions.refused(fleet.gateway, event.envoy, event.name, event.version)
+                    wrote = self._transitions.refused(fleet.id, event.envoy, event.name, event.version)
             case Connected():
-                self._transitions.connected(fleet.gateway, event.envoy)
-                self._quarantine.connected(fleet.gateway, event.envoy)
+                self._transitions.connected(fleet.id, event.envoy)
+                self._quarantine.connected(fleet.id, event.envoy)
             case Disconnected():
-                wrote = self._transitions.disconnected(fleet.gateway, event.envoy)
-                wrote |= self._quarantine.disconnected(fleet.gateway, event.envoy)
+                wrote = self._transitions.disconnected(fleet.id, event.envoy)
+                wrote |= self._quarantine.disconnected(fleet.id, event.envoy)
         if wrote:
             self._on_write()
         elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
@@ -362,50 +367,52 @@ class Fleets:
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
 
-    def _state_of(self, name: str, fleet: _Fleet, refusals: tuple[Refusal, ...]) -> EnvoyState:
+    def _state_of(self, name: str, fleet: _Fleet, gateway: Ref, refusals: tuple[Refusal, ...]) -> EnvoyState:
         rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
         messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
-        messages += [f"{r.origin}: {r.message}" for r in refusals if r.gateway == fleet.gateway]
+        messages += [f"{r.origin}: {r.message}" for r in refusals if r.fleet == fleet.id]
         refused = fleet.refused_listeners()
-        members = self._members(fleet.gateway) if refused else {}
+        served = self._served(fleet) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
-            addresses=self._hosts(fleet.gateway) if serving else (),
+            addresses=self._hosts(fleet) if serving else (),
             refusals=tuple(messages),
             refused_listeners=tuple(
                 RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
                 for name, why in sorted(refused.items())
-                for member in members.get(name, ())
+                for member in served.get(name, ())
+                if member.gateway == gateway
             ),
         )
 
     def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
-        members = self._members(fleet.gateway)
+        served = self._served(fleet)
         taken = fleet.listening - fleet.refused_listeners().keys()
-        serving = {member for name in taken for member in members.get(name, ())}
-        (host, *_) = self._hosts(fleet.gateway)
-        for listener in self._judged(listeners, fleet.gateway):
+        serving = {member for name in taken for member in served.get(name, ())}
+        (host, *_) = self._hosts(fleet)
+        gateways = self._judged(fleet, members, fleet.id)
+        for listener in (each for gateway in gateways for each in self._judged(fleet, listeners, gateway)):
             if listener.id in serving:
                 named = listener.hostname and "*" not in listener.hostname
                 at = listener.hostname if named else f"[{host}]" if ":" in host else host
                 yield f"{listener.protocol.lower()}://{at}:{listener.container_port}"
 
-    def _members(self, gateway: Ref) -> dict[str, tuple[ListenerId, ...]]:
+    def _served(self, fleet: _Fleet) -> dict[str, tuple[ListenerId, ...]]:
         """The listeners that share each of Envoy's, by its name."""
-        return {envoy.name: envoy.members for envoy in self._judged(envoy_listeners, gateway)}
+        return {envoy.name: envoy.members for envoy in self._judged(fleet, envoy_listeners, fleet.id)}
 
-    def _hosts(self, gateway: Ref) -> tuple[str, ...]:
-        """Where a Gateway can be reached on this machine, at least one address."""
-        reached = (_REACHED_AT.get(a, a) for a in self._judged(bind_addresses, gateway))
+    def _hosts(self, fleet: _Fleet) -> tuple[str, ...]:
+        """Where a fleet can be reached on this machine, at least one address."""
+        reached = (_REACHED_AT.get(a, a) for a in self._judged(fleet, bind_addresses, fleet.id))
         return tuple(dict.fromkeys(reached)) or ("127.0.0.1",)
 
-    def _judged(self, judge: Query[[Ref], tuple[T, ...]], gateway: Ref) -> tuple[T, ...]:
+    def _judged(self, fleet: _Fleet, judge: Query[[K], tuple[T, ...]], of: K) -> tuple[T, ...]:
         """The answer of a query of the world; while it fails, the last one, as Envoys have that in force."""
-        answer = judge.attempt(self._world.db, gateway)
+        answer = judge.attempt(self._world.db, of)
         if isinstance(answer, Failed):
-            return self._answers.get((judge.name, gateway), ())
-        self._answers[judge.name, gateway] = answer
+            return fleet.answers.get((judge.name, of), ())
+        fleet.answers[judge.name, of] = answer
         return answer
 
 
@@ -420,10 +427,10 @@ class _Refused(Struct, frozen=True):
 
 
 class _Fleet:
-    """The Envoy of one Gateway."""
+    """The Envoy of one fleet."""
 
-    def __init__(self, gateway: Ref, process: EnvoyProcess, options: EnvoyOptions) -> None:
-        self.gateway = gateway
+    def __init__(self, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions) -> None:
+        self.id = id_
         self.process = process
         self.options = options
         """As they were last asked for."""
@@ -434,6 +441,8 @@ class _Fleet:
         """Names of the listeners that it has in force."""
         self.refused: dict[tuple[str, str], _Refused] = {}
         """By type and name; kept while Envoy is away, so a refusal that lasts is not reported as mended."""
+        self.answers: dict[tuple[str, FleetId | Ref], tuple[Any, ...]] = {}
+        """What queries last answered, by name and argument."""
 
     async def ready(self) -> None:
         """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` when it never will."""
@@ -456,10 +465,10 @@ class _Fleet:
         known = self.refused.get((rejection.type_url, rejection.name))
         return known is not None and known.port
 
-    def report(self, name: str) -> dict[str, Any]:
+    def report(self, name: str, gateways: Iterable[Ref]) -> dict[str, Any]:
         return {
             "fleet": name,
-            "gateway": {"namespace": self.gateway.namespace, "name": self.gateway.name},
+            "gateways": [{"namespace": each.namespace, "name": each.name} for each in gateways],
             "envoy": {
                 "state": str(self.process.state),
                 "pid": self.process.pid,

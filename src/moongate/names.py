@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moongate.api.base import ListenerId, Ref
+    from moongate.api.base import FleetId, ListenerId, Ref
 
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
 
 
-def fleet(gateway: Ref) -> str:
-    """The key of a Gateway's Envoys: their ``node.cluster``, and the name of the local cluster."""
-    return f"{gateway.namespace}/{gateway.name}"
+def fleet(of: FleetId) -> str:
+    """The key of a fleet's Envoys: their ``node.cluster``, and the name of the local cluster."""
+    return f"{of.owner.namespace}/{of.owner.name}" if of.owner.namespace else of.owner.name
 
 
 def listener(of: ListenerId) -> str:

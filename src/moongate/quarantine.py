@@ -38,7 +38,7 @@ from moongate.xds.wire import ROUTE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, Ref
     from moongate.world import World
     from moongate.xds.fallbacks import Group, Suspect
 
@@ -46,7 +46,7 @@ MOST_TRIES: Final = 24
 """How often a version may be among the suspects: halving finds one among millions in fewer."""
 
 
-_Key: TypeAlias = "tuple[Ref, str, str]"
+_Key: TypeAlias = "tuple[FleetId, str, str]"
 """Gateway of the fleet, type URL and name of a resource."""
 
 DIFFERENCES: Final[Mapping[str, Callable[[tuple[Any, ...], tuple[Any, ...]], Iterator[Suspect]]]] = {
@@ -59,12 +59,12 @@ class Refusal(NamedTuple):
     """An entry that an Envoy refused, and why.
 
     Args:
-        gateway: whose Envoys.
+        fleet: whose Envoys.
         origin: the resource that the entry is made from.
         message: Envoy's words.
     """
 
-    gateway: Ref
+    fleet: FleetId
     origin: Ref
     message: str
 
@@ -84,9 +84,9 @@ class _Fact(Struct):
 class _Search:
     """What is known of one joined resource, and what is kept out of it."""
 
-    def __init__(self, world: World, gateway: Ref, type_url: str, name: str) -> None:
+    def __init__(self, world: World, fleet: FleetId, type_url: str, name: str) -> None:
         self._world = world
-        self._at = (gateway, type_url, name)
+        self._at = (fleet, type_url, name)
         self.facts: dict[str, _Fact] = {}
         """By Envoy: those that differ from ``common``."""
         self.common = _Fact()
@@ -226,40 +226,42 @@ class Quarantine:
         self._searches: dict[_Key, _Search] = {}
         self._awake: dict[_Key, None] = {}
         """Those that are not at rest."""
-        self._nodes: defaultdict[Ref, dict[str, int]] = defaultdict(dict)
+        self._nodes: defaultdict[FleetId, dict[str, int]] = defaultdict(dict)
         """Connected Envoys, by fleet, each with the time at which it came."""
         self._now = 0
 
-    def connected(self, gateway: Ref, node: str) -> None:
+    def connected(self, fleet: FleetId, node: str) -> None:
         """An Envoy has opened its stream."""
         self._now += 1
-        self._nodes[gateway][node] = self._now
+        self._nodes[fleet][node] = self._now
 
-    def disconnected(self, gateway: Ref, node: str) -> bool:
+    def disconnected(self, fleet: FleetId, node: str) -> bool:
         """An Envoy's stream has ended: nobody waits for it. True if the world is to be settled again."""
-        self._nodes[gateway].pop(node, None)
-        keys = [key for key in self._awake if key[0] == gateway]
+        self._nodes[fleet].pop(node, None)
+        keys = [key for key in self._awake if key[0] == fleet]
         for key in keys:
             self._searches[key].facts.pop(node, None)
         return any([self._judge(key) for key in keys])  # noqa: C419 - all of them
 
-    def acknowledged(self, gateway: Ref, node: str, type_url: str, name: str, version: str) -> bool:
+    def acknowledged(self, fleet: FleetId, node: str, type_url: str, name: str, version: str) -> bool:
         """An Envoy has a version in force. True if the world is to be settled again."""
-        search = self._searches.get((gateway, type_url, name))
-        if search is not None and search.is_known(node, self._joined(gateway, node), version):
+        search = self._searches.get((fleet, type_url, name))
+        if search is not None and search.is_known(node, self._joined(fleet, node), version):
             return False
-        fact = self._fact(gateway, node, type_url, name)
+        fact = self._fact(fleet, node, type_url, name)
         fact.held = version
         if version == fact.refused:
             fact.refused = ""
-        fact.good = self._searches[gateway, type_url, name].parts.get(version, fact.good)
-        return self._judge((gateway, type_url, name))
+        fact.good = self._searches[fleet, type_url, name].parts.get(version, fact.good)
+        return self._judge((fleet, type_url, name))
 
-    def refused(self, gateway: Ref, node: str, type_url: str, name: str, version: str, message: str) -> bool:
+    def refused(
+        self, fleet: FleetId, node: str, type_url: str, name: str, version: str, message: str
+    ) -> bool:
         """An Envoy refused a version. True if the world is to be settled again."""
-        fact = self._fact(gateway, node, type_url, name)
+        fact = self._fact(fleet, node, type_url, name)
         fact.refused, fact.message = version, message
-        return self._judge((gateway, type_url, name))
+        return self._judge((fleet, type_url, name))
 
     def review(self) -> bool:
         """Judge what can be judged by now, and forget refusals of what is gone or has another form.
@@ -286,11 +288,11 @@ class Quarantine:
         """How many facts are kept of single Envoys, because they differ from what the others have."""
         return sum(len(search.facts) for search in self._searches.values())
 
-    def forget(self, gateway: Ref) -> None:
+    def forget(self, fleet: FleetId) -> None:
         """The fleet is gone, or starts anew: nothing is known of it any more."""
-        for key in [key for key in self._searches if key[0] == gateway]:
+        for key in [key for key in self._searches if key[0] == fleet]:
             self._drop(key)
-        self._nodes.pop(gateway, None)
+        self._nodes.pop(fleet, None)
 
     def _judge(self, key: _Key, *, settled: bool = False) -> bool:
         """Go on with a search as far as is known what Envoys say. True if the world is to be settled again.
@@ -327,21 +329,21 @@ class Quarantine:
             self._awake.pop(key, None)
         return moved
 
-    def _fact(self, gateway: Ref, node: str, type_url: str, name: str) -> _Fact:
+    def _fact(self, fleet: FleetId, node: str, type_url: str, name: str) -> _Fact:
         """What is known of an Envoy and a resource, to be changed."""
-        key = (gateway, type_url, name)
+        key = (fleet, type_url, name)
         search = self._searches.get(key)
         if search is None:
             search = self._searches[key] = _Search(self._world, *key)
         if (resource := self._world.resource(*key)) is not None:
             search.note_parts(resource.version)
         self._awake[key] = None
-        return search.fact(node, self._joined(gateway, node))
+        return search.fact(node, self._joined(fleet, node))
 
-    def _joined(self, gateway: Ref, node: str) -> int:
-        if node not in self._nodes[gateway]:
-            self.connected(gateway, node)
-        return self._nodes[gateway][node]
+    def _joined(self, fleet: FleetId, node: str) -> int:
+        if node not in self._nodes[fleet]:
+            self.connected(fleet, node)
+        return self._nodes[fleet][node]
 
     def _drop(self, key: _Key) -> None:
         self._awake.pop(key, None)

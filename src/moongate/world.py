@@ -10,39 +10,28 @@ Endpoints do not wait for all that: what a Service, an EndpointSlice or a Backen
 settled and taken alone (``urgent``) in the midst of a recomputation. When all else is settled, what is taken
 is whole although endpoints may still wait: clusters that are new never do without theirs.
 
-What a fleet of Envoys has is a set of *resources*, each a query of its own. *Inventories* say which: per
-shard of routes, so that a route that comes or goes costs its shard. The world observes both and counts who
-names what; a resource that nobody names any more leaves the fleet.
-
-A failure is not an emptiness. A resource whose query failed keeps its last bytes in force. An inventory that
-failed keeps all that it named, and one of which a part failed keeps what it named of that part. What was
-never built stays away, and what needs it stays closed: a listener waits for its routes and certificates, and
-no request passes to a cluster that Envoy does not know.
-
-The Envoys of a Gateway that is rejected keep all they have.
-
-Statuses say what failed: see ``status.failures``. Nothing here raises because a query failed.
+What a fleet of Envoys has is the matter of ``fleet_inventory``; here is what all fleets have in common, and
+statuses. What failed is said by statuses (``status.failures``); nothing here raises because a query failed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
-from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
-from moongate.api.base import Ref, Resource
+from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.attach import backends, gateways, grants, policies, routes
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach import backends, fleets, gateways, grants, policies, routes
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
+from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observers, Outbox
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.status import failures
@@ -51,22 +40,20 @@ from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import Store
-from moongate.xds import clusters, destinations, listeners, local, secrets
-from moongate.xds.cluster_keys import PolicySecret
+from moongate.xds import local
 from moongate.xds.route_entries import fail_closed
-from moongate.xds.routes import host_part, route_configuration
 from moongate.xds.rule_routes import route_entries_of
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, version
+from moongate.xds.wire import XdsResource, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 
+    from moongate.api.base import FleetId, Resource
     from moongate.api.envoygateway import EnvoyGateway
-    from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Demand, Query, Root
+    from moongate.fleet_inventory import Patches
     from moongate.problem import Problem
     from moongate.store.store import AnyIndex
-    from moongate.xds.cluster_keys import ResourceKey
     from moongate.xds.routes import Part
 
 INDEXES: Final[tuple[AnyIndex, ...]] = (
@@ -100,12 +87,6 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
 ENDPOINT_KINDS: Final = (EndpointSlice, Service, Backend)
 """What endpoints come from. A batch of these alone waits for nothing else."""
 
-INVENTORY, _RESOURCE, _STATUS = 1, 2, 3
-"""Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
-
-Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
-"""An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
-
 
 class Changes(Struct, frozen=True):
     """What differs since the last time.
@@ -119,7 +100,7 @@ class Changes(Struct, frozen=True):
 
     put: Mapping[str, tuple[XdsResource, ...]]
     gone: Mapping[str, tuple[tuple[str, str], ...]]
-    fleets: Mapping[str, Ref | None]
+    fleets: Mapping[str, FleetId | None]
     statuses: Mapping[Ref, Struct | None]
 
     def __bool__(self) -> bool:
@@ -146,15 +127,23 @@ class World:
     Args:
         config: the EnvoyGateway configuration; the one that moongate ships when ``None``.
         clock: monotonic seconds, for figures only.
+        patches: what changes resources after they were built.
     """
 
-    def __init__(self, config: EnvoyGateway | None = None, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        config: EnvoyGateway | None = None,
+        clock: Callable[[], float] | None = None,
+        patches: Patches | None = None,
+    ) -> None:
+        self._patches = patches
         self.db = Db(clock)
         self.store = Store(self.db, INDEXES)
         if config is not None:
             self.db.put(gateways.CONFIG, config)
-        self._handlers: dict[Root[Any], Callable[[Root[Any]], None]] = {}
-        self._fleets: dict[Ref, _Fleet] = {}
+        self._observers = Observers(self.db)
+        self._outbox = Outbox()
+        self._fleets: dict[FleetId, FleetInventory] = {}
         self._statuses: dict[Ref, Root[Any]] = {}
         self._judged: dict[Ref, Struct | None] = {}
         """Statuses as their queries last told them."""
@@ -163,14 +152,9 @@ class World:
         self._failing = 0
         self._shown: dict[Ref, Struct] = {}
         """Statuses as they were handed out: with what fails."""
-        self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
-        self.takes = 0
-        """How often all that differs was taken."""
-        self._endpoints: dict[str, dict[tuple[str, str], XdsResource]] = {}
-        self._gone: dict[str, dict[tuple[str, str], None]] = {}
-        self._came: dict[str, Ref | None] = {}
+        self._came: dict[str, FleetId | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
-        self.observe(gateways.managed_gateways, (), INVENTORY, self._gateways)
+        self.observe(fleets.fleets, (), INVENTORY, self._fleets_that_are)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -190,7 +174,7 @@ class World:
             if resource is None:
                 self._forget_status(ref)
             elif ref not in self._statuses and (status := STATUSES.get(type(resource))) is not None:
-                self._statuses[ref] = self.observe(status, (ref,), _STATUS, self._status(ref))
+                self._statuses[ref] = self.observe(status, (ref,), STATUS, self._status(ref))
         return changed
 
     def configure(self, config: EnvoyGateway) -> bool:
@@ -239,8 +223,7 @@ class World:
                 if first() is not root:
                     break
             else:
-                if (handle := self._handlers.get(root)) is not None:
-                    handle(root)
+                self._observers.settled(root)
                 yield
 
     @property
@@ -262,21 +245,12 @@ class World:
             urgent: only endpoints that were settled as urgent, of clusters that a fleet already has, as long
                 as each of their backends has some; the rest stays for the next time.
         """
-        endpoints = {fleet: tuple(news.values()) for fleet, news in self._endpoints.items() if news}
-        self._endpoints.clear()
         if urgent:
-            return Changes(endpoints, {}, {}, {})
-        self.takes += 1
+            return Changes(self._outbox.take_endpoints(), {}, {}, {})
         self._show_statuses()
-        put = {fleet: tuple(news.values()) for fleet, news in self._put.items() if news}
-        changes = Changes(
-            {fleet: put.get(fleet, ()) + endpoints.get(fleet, ()) for fleet in put | endpoints},
-            {fleet: tuple(gone) for fleet, gone in self._gone.items() if gone},
-            dict(self._came),
-            dict(self._status_news),
-        )
-        for pending in (self._put, self._gone, self._came, self._status_news):
-            pending.clear()
+        changes = Changes(*self._outbox.take(), dict(self._came), dict(self._status_news))
+        self._came.clear()
+        self._status_news.clear()
         return changes
 
     # -- out ----------------------------------------------------------------
@@ -284,42 +258,32 @@ class World:
     def xds(self) -> dict[str, dict[str, dict[str, XdsResource]]]:
         """All resources: fleet → type URL → name → resource."""
         told: dict[str, dict[str, dict[str, XdsResource]]] = {}
-        for gateway, fleet in self._fleets.items():
-            of = told.setdefault(names.fleet(gateway), {})
-            for (type_url, name), entry in fleet.resources.items():
+        for fleet, inventory in self._fleets.items():
+            of = told.setdefault(names.fleet(fleet), {})
+            for (type_url, name), entry in inventory.resources.items():
                 if entry.held is not None:
                     of.setdefault(type_url, {})[name] = entry.held
         return told
 
-    def resource(self, gateway: Ref, type_url: str, name: str) -> XdsResource | None:
-        """One resource of a Gateway's fleet, as last settled."""
-        fleet = self._fleets.get(gateway)
-        entry = fleet.resources.get((type_url, name)) if fleet is not None else None
+    def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
+        """One resource of a fleet, as last settled."""
+        inventory = self._fleets.get(fleet)
+        entry = inventory.resources.get((type_url, name)) if inventory is not None else None
         return entry.held if entry is not None else None
 
-    def names_resource(self, gateway: Ref, type_url: str, name: str) -> bool:
+    def names_resource(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a fleet is to have a resource of that name, as last settled."""
-        fleet = self._fleets.get(gateway)
-        return fleet is not None and (type_url, name) in fleet.resources
+        inventory = self._fleets.get(fleet)
+        return inventory is not None and (type_url, name) in inventory.resources
 
-    def parts(self, gateway: Ref, type_url: str, name: str) -> tuple[Part, ...]:
+    def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Part, ...]:
         """What a joined resource, as last settled, was joined from.
 
         A part that did not change is the same object.
         """
-        fleet = self._fleets.get(gateway)
-        entry = fleet.resources.get((type_url, name)) if fleet is not None else None
+        inventory = self._fleets.get(fleet)
+        entry = inventory.resources.get((type_url, name)) if inventory is not None else None
         return entry.parts if entry is not None else ()
-
-    def joined_parts(self, gateway: Ref, name: str) -> tuple[Part, ...]:
-        """The parts of a route configuration; to be asked for when it has just been settled."""
-        tables = route_configurations.attempt(self.db, gateway)
-        if isinstance(tables, Failed):
-            return ()
-        members = next((table.members for table in tables if table.name == name), ())
-        shards = ((member, part) for member in members for part in routes.host_shards(self.db, member))
-        parts = (host_part.attempt(self.db, member, part) for member, part in shards)
-        return tuple(p for p in parts if not isinstance(p, Failed))
 
     def route_forms(self, route: Ref) -> frozenset[str] | None:
         """The versions of a route's entries, wherever served: as its manifest has them, and closed.
@@ -381,40 +345,23 @@ class World:
         eager: bool = False,
     ) -> Root[Any]:
         """Have ``handle`` called each time that a query call was settled."""
-        root = self.db.observe(query, *args, rank=rank, eager=eager)
-        self._handlers[root] = handle
-        return root
+        return self._observers.observe(query, args, rank, handle, eager=eager)
 
     def release(self, root: Root[Any]) -> None:
         """Stop observing."""
-        self._handlers.pop(root, None)
-        self.db.release(root)
+        self._observers.release(root)
 
-    def put_resource(self, fleet: str, resource: XdsResource, *, urgent: bool = False) -> None:
-        """Note a resource for the next ``take``, also for one that is urgent."""
-        key = (resource.type_url, resource.name)
-        news, other = (self._endpoints, self._put) if urgent else (self._put, self._endpoints)
-        news.setdefault(fleet, {})[key] = resource
-        for pending in (other, self._gone):
-            pending.get(fleet, {}).pop(key, None)
-
-    def drop_resource(self, fleet: str, key: tuple[str, str]) -> None:
-        """Note the end of a resource for the next ``take``."""
-        for pending in (self._put, self._endpoints):
-            pending.get(fleet, {}).pop(key, None)
-        self._gone.setdefault(fleet, {})[key] = None
-
-    def _gateways(self, root: Root[tuple[Ref, ...]]) -> None:
+    def _fleets_that_are(self, root: Root[tuple[FleetId, ...]]) -> None:
         value = root.value
         if value is None or isinstance(value, Failed):
             return
-        for gateway in [g for g in self._fleets if g not in value]:
-            self._fleets.pop(gateway).close()
-            self._came[names.fleet(gateway)] = None
-        for gateway in value:
-            if gateway not in self._fleets:
-                self._fleets[gateway] = _Fleet(self, gateway)
-                self._came[names.fleet(gateway)] = gateway
+        for fleet in [each for each in self._fleets if each not in value]:
+            self._fleets.pop(fleet).close()
+            self._came[names.fleet(fleet)] = None
+        for fleet in value:
+            if fleet not in self._fleets:
+                self._fleets[fleet] = FleetInventory(self._observers, self._outbox, fleet, self._patches)
+                self._came[names.fleet(fleet)] = fleet
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
@@ -451,197 +398,3 @@ class World:
             self.release(root)
             self._judged.pop(ref, None)
             self._judged_anew[ref] = None
-
-
-_Call: TypeAlias = "tuple[Query[..., Any], tuple[Any, ...]]"
-_Part: TypeAlias = "tuple[Hashable, Iterable[Named] | None]"
-_Parts: TypeAlias = "Mapping[Hashable, Mapping[tuple[str, str], _Call]]"
-
-
-class _Entry:
-    """One resource of a fleet: who names it, and what was last told of it."""
-
-    __slots__ = ("call", "held", "parts", "root", "since", "users")
-
-    def __init__(self) -> None:
-        self.call: _Call | None = None
-        self.root: Root[Any] | None = None
-        self.users = 0
-        self.held: XdsResource | None = None
-        self.since = 0
-        """The ``World.takes`` at which it came to be held: later, the fleet was told of it."""
-        self.parts: tuple[Part, ...] = ()
-        """What a route configuration was joined from, when ``held`` is one."""
-
-
-class _Fleet:
-    """The inventories and resources of one Gateway's Envoys."""
-
-    def __init__(self, world: World, gateway: Ref) -> None:
-        self.resources: dict[tuple[str, str], _Entry] = {}
-        self._world = world
-        self._gateway = gateway
-        self._name = names.fleet(gateway)
-        self._inventories: dict[Root[Any], _Parts] = {}
-        """What each inventory names, by part."""
-        self._passed_over: dict[Root[Any], None] = {}
-        self._rejection = world.observe(gateways.rejection, (gateway,), INVENTORY, self._accepted)
-        self._inventory(listeners.listener_names, (gateway,), self._listeners)
-        self._inventory(route_configurations, (gateway,), self._route_configurations)
-        self._inventory(secrets.secret_refs, (gateway,), self._secrets)
-        self._shards: dict[int, Root[Any]] = {}
-        """The inventory of clusters of each shard that has routes."""
-        self._route_shards = world.observe(routes.route_shards, (gateway,), INVENTORY, self._shard)
-        self._use((CLUSTER, self._name), local.local_cluster, (gateway,))
-        self._use((ENDPOINT, self._name), local.local_assignment, (gateway,))
-
-    def close(self) -> None:
-        """End the fleet: nothing of it is observed or told any more."""
-        for root in (self._rejection, self._route_shards, *self._inventories):
-            self._world.release(root)
-        for key, entry in self.resources.items():
-            if entry.root is not None:
-                self._world.release(entry.root)
-            if entry.held is not None:
-                self._world.drop_resource(self._name, key)
-        self.resources.clear()
-
-    def _accepted(self, root: Root[Any]) -> None:
-        """Look again at what was passed over while the Gateway was rejected."""
-        if root.value is None:
-            for each in self._passed_over:
-                self._world.db.requeue(each)
-            self._passed_over.clear()
-
-    def _passes_over(self, root: Root[Any]) -> bool:
-        """Whether the Gateway is rejected as a whole: its Envoys then keep what they have."""
-        # Should that fail, nobody knows whether it is, so they keep it as well.
-        if gateways.rejection.attempt(self._world.db, self._gateway) is None:
-            return False
-        self._passed_over[root] = None
-        return True
-
-    def _listeners(self, value: tuple[str, ...]) -> Iterator[_Part]:
-        yield "", [(LISTENER, name, listeners.listener, (self._gateway, name)) for name in value]
-
-    def _route_configurations(self, value: tuple[RouteTable, ...]) -> Iterator[_Part]:
-        yield "", [(ROUTE, table.name, route_configuration, (self._gateway, table.name)) for table in value]
-
-    def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
-        yield "", [(SECRET, names.secret(ref), secrets.secret, (self._gateway, ref)) for ref in value]
-
-    def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
-        for route, keys in value:
-            yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
-
-    def _shard(self, root: Root[Any]) -> None:
-        """Have an inventory of clusters for each shard that has routes."""
-        shards = root.value
-        if shards is None or isinstance(shards, Failed) or self._passes_over(root):
-            return
-        for part in shards:
-            if part not in self._shards:
-                keys, args = destinations.resource_keys, (self._gateway, part)
-                self._shards[part] = self._inventory(keys, args, self._clusters)
-        for part in self._shards.keys() - {*shards}:
-            inventory = self._shards.pop(part)
-            self._world.release(inventory)
-            self._passed_over.pop(inventory, None)
-            for key, _ in _without(self._inventories.pop(inventory), {}):
-                self._leave(key)
-
-    def _inventory(
-        self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
-    ) -> Root[Any]:
-        """Have all that an inventory names, as long as it does so.
-
-        Args:
-            query: the inventory.
-            args: its arguments.
-            parts: takes its value apart. A part that failed is ``None``, and what it named stays.
-        """
-
-        def handle(root: Root[Any]) -> None:
-            value = root.value
-            if value is None or isinstance(value, Failed) or self._passes_over(root):
-                return
-            before = self._inventories[root]
-            after: _Parts = {
-                part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
-                for part, named in parts(value)
-            }
-            self._inventories[root] = after
-            for key, call in _without(after, before):
-                self._use(key, *call)
-            for key, _ in _without(before, after):
-                self._leave(key)
-
-        root = self._world.observe(query, args, INVENTORY, handle)
-        self._inventories[root] = {}
-        return root
-
-    def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
-        entry = self.resources.setdefault(key, _Entry())
-        entry.users += 1
-        if entry.call != (query, args):
-            # A name may pass to something else, as that of a mirror's cluster does when the mirror moves.
-            if entry.root is not None:
-                self._world.release(entry.root)
-            entry.call = query, args
-            handle = self._resource(key, entry)
-            entry.root = self._world.observe(query, args, _RESOURCE, handle, eager=key[0] == ENDPOINT)
-
-    def _leave(self, key: tuple[str, str]) -> None:
-        entry = self.resources[key]
-        entry.users -= 1
-        if entry.users == 0:
-            if entry.root is not None:
-                self._world.release(entry.root)
-            if entry.held is not None:
-                self._world.drop_resource(self._name, key)
-            del self.resources[key]
-
-    def _resource(self, key: tuple[str, str], entry: _Entry) -> Callable[[Root[Any]], None]:
-        def handle(root: Root[Any]) -> None:
-            value: XdsResource | Failed | None = root.value
-            if isinstance(value, Failed) or value == entry.held:
-                return
-            if value is None and self._passes_over(root):
-                return
-            if entry.held is None:
-                entry.since = self._world.takes
-            entry.held = value
-            if key[0] == ROUTE:
-                entry.parts = self._world.joined_parts(self._gateway, key[1])
-            if value is None:
-                self._world.drop_resource(self._name, key)
-            else:
-                told = entry.since < self._world.takes
-                self._world.put_resource(self._name, value, urgent=root.urgent and told and _serves(value))
-
-        return handle
-
-
-def _built_from(key: ResourceKey) -> Iterator[Named]:
-    """The resources that a key stands for."""
-    if isinstance(key, PolicySecret):
-        yield SECRET, key.name, secrets.policy_secret, (key,)
-    else:
-        yield CLUSTER, key.name, clusters.cluster, (key,)
-        yield ENDPOINT, key.name, clusters.load_assignment, (key,)
-
-
-def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], _Call]]:
-    """What some parts name and others do not, or by another call."""
-    for part, named in one.items():
-        known = other.get(part, {})
-        if named is not known:
-            yield from ((key, call) for key, call in named.items() if known.get(key) != call)
-
-
-def _serves(assignment: XdsResource) -> bool:
-    """Whether all backends of a load assignment have endpoints.
-
-    When one has none any more, routes change with it, and some may be about to leave it.
-    """
-    return all(each.lb_endpoints for each in ClusterLoadAssignment.FromString(assignment.body).endpoints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.attach.envoy_listeners import envoy_listeners, route_configurations
-from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
+from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, https, tls_secret
 
 
 def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_port() -> None:
@@ -14,7 +14,7 @@ def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_por
         tls_secret("d", "y.io"),
     )
 
-    plain, tls = envoy_listeners(core.db, EG)
+    plain, tls = envoy_listeners(core.db, EG_FLEET)
 
     assert (plain.name, plain.container_port) == ("default/eg/a", 10080)
     assert (tls.name, tls.container_port) == ("default/eg/c", 10443)
@@ -25,7 +25,9 @@ def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_por
         ("HTTPS", "default/eg/c", "https-10443", ["c"]),
         ("HTTPS", "default/eg/d", "https-10443", ["d"]),
     ]
-    assert [(table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG)] == [
+    assert [
+        (table.name, [m.name for m in table.members]) for table in route_configurations(core.db, EG_FLEET)
+    ] == [
         ("default/eg/a", ["a", "b"]),
         ("default/eg/c", ["c"]),
         ("default/eg/d", ["d"]),
@@ -35,7 +37,7 @@ def test_plain_listeners_of_a_port_share_everything_and_https_ones_share_the_por
 def test_on_a_host_envoy_listens_on_the_listeners_own_port() -> None:
     core = Core(gateway(http("web")), config=ON_HOST)
 
-    assert envoy_listeners(core.db, EG)[0].container_port == 80
+    assert envoy_listeners(core.db, EG_FLEET)[0].container_port == 80
 
 
 def test_names_may_follow_the_port_instead_of_the_first_listener() -> None:
@@ -43,7 +45,7 @@ def test_names_may_follow_the_port_instead_of_the_first_listener() -> None:
     config = EnvoyGateway(runtime_flags=RuntimeFlags(enabled=("XDSNameSchemeV2",)))
     core = Core(gateway(http("a"), https("c", "c")), tls_secret("c", "x.io"), config=config)
 
-    plain, tls = envoy_listeners(core.db, EG)
+    plain, tls = envoy_listeners(core.db, EG_FLEET)
 
     assert (plain.name, plain.groups[0].name, plain.groups[0].stat_prefix) == ("tcp-80", "http-80", "http-80")
     assert (tls.name, tls.groups[0].name, tls.groups[0].stat_prefix) == (

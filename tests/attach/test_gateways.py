@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec, MergeBackends
 from moongate.api.gateway import Gateway
 from moongate.attach.gateways import (
-    BIND,
-    LOCALHOST,
-    bind_addresses,
     managed,
-    managed_gateways,
     on_host,
     proxy,
     proxy_problems,
@@ -44,7 +39,7 @@ def envoy_proxy(name: str, spec: str) -> str:
 def test_a_gateway_is_ours_when_its_class_names_our_controller() -> None:
     core = Core(gateway(http("web")), gateway(http("web"), name="b").replace("Name: eg", "Name: other"))
 
-    assert managed_gateways(core.db) == (EG,)
+    assert managed(core.db, EG)
     assert not managed(core.db, Ref.of(Gateway, "default", "b"))
 
 
@@ -109,53 +104,3 @@ def test_a_circle_of_filters_is_told_as_a_circle() -> None:
 
     assert problem.path == "spec.filterOrder"
     assert problem.message.count(" -> ") == 2
-
-
-@pytest.mark.parametrize(
-    ("bind", "spec", "expected"),
-    [
-        (None, "{}", ("0.0.0.0",)),
-        (None, "{ipFamily: DualStack}", ("::",)),
-        (LOCALHOST, "{}", ("127.0.0.1",)),
-        (LOCALHOST, "{ipFamily: IPv6}", ("::1",)),
-        (LOCALHOST, "{ipFamily: DualStack}", ("127.0.0.1", "::1")),
-        ("0.0.0.0", "{}", ("0.0.0.0",)),
-        ("0.0.0.0", "{ipFamily: IPv6}", ("::",)),
-        ("192.0.2.7", "{ipFamily: IPv6}", ("192.0.2.7",)),
-    ],
-)
-def test_listeners_are_opened_where_the_host_says(
-    bind: str | None, spec: str, expected: tuple[str, ...]
-) -> None:
-    """In a cluster nobody says so, and a pod is open to all; a laptop is not."""
-    core = Core(gateway(http("web"), infrastructure=NAMED), envoy_proxy("own", spec), config=ON_HOST)
-    core.db.put(BIND, bind)
-
-    assert bind_addresses(core.db, EG) == expected
-
-
-@pytest.mark.parametrize(
-    ("bind", "expected"),
-    [(None, ("0.0.0.0",)), (LOCALHOST, ("192.0.2.7", "2001:db8::7")), ("0.0.0.0", ("0.0.0.0",))],
-)
-def test_addresses_of_a_gateway_are_where_it_is_opened_unless_the_host_says_it(
-    bind: str | None, expected: tuple[str, ...]
-) -> None:
-    """In a cluster they are those of its Service."""
-    asked = [{"value": "192.0.2.7"}, {"value": "2001:db8::7"}, {"type": "Hostname", "value": "x.io"}]
-    core = Core(gateway(http("web"), addresses=asked))
-    core.db.put(BIND, bind)
-
-    assert bind_addresses(core.db, EG) == expected
-
-
-def test_where_listeners_are_opened_does_not_depend_on_which_there_are() -> None:
-    core = Core(gateway(http("web")))
-    core.db.put(BIND, LOCALHOST)
-    bind_addresses(core.db, EG)
-
-    core.apply(gateway(http("web"), http("other", port=81)))
-    with core.ran() as ran:
-        assert bind_addresses(core.db, EG) == ("127.0.0.1",)
-
-    assert ran == {"bind_addresses": 1, "proxy": 1}

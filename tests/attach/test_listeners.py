@@ -16,7 +16,7 @@ from moongate.attach.listeners import (
     namespace_labels,
     selects,
 )
-from tests.core import EG, Core, gateway, http, https, tls_secret
+from tests.core import EG, EG_FLEET, Core, gateway, http, https, tls_secret
 
 
 def verdicts(core: Core) -> dict[str, dict[str, str]]:
@@ -270,11 +270,11 @@ def test_a_namespace_that_nobody_declared_has_its_name_as_label() -> None:
 
 def test_a_rotated_certificate_disturbs_no_route_and_no_listener() -> None:
     core = Core(gateway(https("a", "cert")), tls_secret("cert", "x.io"))
-    before = (attachable(core.db, EG), envoy_listeners(core.db, EG))
+    before = (attachable(core.db, EG), envoy_listeners(core.db, EG_FLEET))
 
     core.apply(tls_secret("cert", "x.io"))
     with core.ran() as ran:
-        after = (attachable(core.db, EG), envoy_listeners(core.db, EG))
+        after = (attachable(core.db, EG), envoy_listeners(core.db, EG_FLEET))
 
     assert after == before
     assert "listeners" not in ran

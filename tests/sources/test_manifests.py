@@ -128,10 +128,10 @@ def test_a_field_without_effect_is_told_where_it_stands() -> None:
         "kind: EnvoyProxy\n"
         "metadata: {name: custom}\n"
         "spec:\n"
-        "  mergeGateways: true\n",
+        "  bootstrap: {}\n",
     )
 
     (diagnostic,) = folder.diagnostics()
     assert len(batch) == 1
     assert diagnostic.severity == "warning"
-    assert str(diagnostic).startswith("proxy.yaml:5:18: EnvoyProxy default/custom: spec.mergeGateways:")
+    assert str(diagnostic).startswith("proxy.yaml:5:14: EnvoyProxy default/custom: spec.bootstrap:")

@@ -34,9 +34,9 @@ def test_without_problems_it_is_accepted() -> None:
 
 def test_fields_without_effect_are_warned_of() -> None:
     """Never silently ignored: a user who sets one must be able to see that it does nothing."""
-    proxy = EnvoyProxy(metadata=ObjectMeta(name="custom"), spec=EnvoyProxySpec(merge_gateways=True))
+    proxy = EnvoyProxy(metadata=ObjectMeta(name="custom"), spec=EnvoyProxySpec(bootstrap={}))
 
     (warning,) = unsupported(proxy)
 
     assert (warning.type, warning.status, warning.reason) == ("Warning", "True", "NotSupported")
-    assert warning.message.startswith("spec.mergeGateways")
+    assert warning.message.startswith("spec.bootstrap")

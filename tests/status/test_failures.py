@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moongate.api.base import Condition, Ref
-from moongate.attach.gateways import managed_gateways
+from moongate.attach.fleets import fleets
 from moongate.attach.routes import route_shards
 from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
@@ -16,7 +16,7 @@ from moongate.world import STATUSES, World
 from moongate.xds.destinations import resource_keys
 from tests.faults import faulty, put_fault
 from tests.strategies import BASE, Batch, resource
-from tests.worlds import EG, routes_with_services
+from tests.worlds import EG, EG_FLEET, routes_with_services
 
 PROXY = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "ep", "namespace": "default"}
 ALL: Batch = BASE | {
@@ -119,7 +119,7 @@ def test_a_failure_that_is_over_leaves_no_trace_in_statuses() -> None:
 def test_what_concerns_no_resource_is_said_by_the_gateway_class() -> None:
     with faulty():
         warm = World.of(routes_with_services(1))
-        put_fault(warm, (managed_gateways, ()), "before")
+        put_fault(warm, (fleets, ()), "before")
 
         assert {ref.kind for ref in warm.pull().statuses} == {"GatewayClass"}
 
@@ -128,7 +128,7 @@ def test_many_failures_are_named_up_to_a_number() -> None:
     with faulty():
         warm = World.of(routes_with_services(3 * MOST_NAMED))
         for part in route_shards(warm.db, EG)[: MOST_NAMED + 3]:
-            put_fault(warm, (resource_keys, (EG, part)), "before")
+            put_fault(warm, (resource_keys, (EG_FLEET, part)), "before")
         warm.pull()
 
         assert "and 3 more" in str(warm.statuses()[EG])

@@ -6,7 +6,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 
 from moongate.xds.access_logs import DEFAULT_FIELDS, Place, access_logs
-from tests.core import EG, Core, gateway, http
+from tests.core import EG_FLEET, Core, gateway, http
 
 NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "logs"}}
 
@@ -21,7 +21,7 @@ def logs(access_log: str, place: Place = "Route") -> list[AccessLog]:
         spec: {{telemetry: {{accessLog: {access_log}}}}}
         """,
     )
-    return [AccessLog.FromString(body) for body in access_logs(core.db, EG, place)]
+    return [AccessLog.FromString(body) for body in access_logs(core.db, EG_FLEET, place)]
 
 
 def file_of(log: AccessLog) -> FileAccessLog:

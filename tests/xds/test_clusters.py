@@ -15,7 +15,7 @@ from moongate.xds.cluster_keys import ClusterKey, PolicySecret
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
 from tests.routes import SHOP, as_dict, endpoints, http_route, let_kind_differ, route_ref, rule, service
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -23,7 +23,7 @@ MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: sho
 
 
 def keys(core: Core) -> dict[str, ClusterKey]:
-    needed = route_resources(core.db, EG, route_ref())
+    needed = route_resources(core.db, EG_FLEET, route_ref())
     return {key.name: key for key in needed if not isinstance(key, PolicySecret)}
 
 

@@ -18,7 +18,7 @@ from moongate.engine import Failed
 from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
 from moongate.xds.destinations import Destination, resource_keys, route_resources, rule_destination
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, https
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, https
 from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
 
 GONE = "{name: gone, port: 80}"
@@ -288,13 +288,13 @@ def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
 def test_a_listener_that_is_not_served_causes_no_clusters() -> None:
     core = Core(gateway(https("web", "gone")), service(), http_route())
 
-    assert route_resources(core.db, EG, route_ref()) == ()
+    assert route_resources(core.db, EG_FLEET, route_ref()) == ()
 
 
 def test_clusters_of_several_listeners_are_listed_once() -> None:
     core = Core(gateway(http("web"), http("alt", port=81)), service(), http_route(rule(), rule()))
 
-    assert [key.name for key in route_resources(core.db, EG, route_ref())] == [
+    assert [key.name for key in route_resources(core.db, EG_FLEET, route_ref())] == [
         "httproute/default/shop/rule/0",
         "httproute/default/shop/rule/1",
     ]
@@ -306,8 +306,8 @@ def test_a_route_whose_clusters_cannot_be_told_does_not_take_those_of_others_alo
     assert broken is not None
     core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, rules=(None,))))
 
-    assert isinstance(route_resources.attempt(core.db, EG, broken.ref), Failed)
-    needed = dict(each for part in range(SHARDS) for each in resource_keys(core.db, EG, part))
+    assert isinstance(route_resources.attempt(core.db, EG_FLEET, broken.ref), Failed)
+    needed = dict(each for part in range(SHARDS) for each in resource_keys(core.db, EG_FLEET, part))
     assert {route.name: keys and [key.name for key in keys] for route, keys in needed.items()} == {
         "r0": ["httproute/default/r0/rule/0"],
         "r1": None,

@@ -7,7 +7,7 @@ from moongate.xds.fallbacks import Fallback, withheld
 from moongate.xds.route_entries import in_force
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import LISTENER, ROUTE, version
-from tests.core import EG, ON_HOST, Core, gateway, http
+from tests.core import EG, EG_FLEET, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, service
 
 ALT = ListenerId(EG, EG, "alt")
@@ -22,9 +22,9 @@ def test_an_entry_is_kept_out_of_its_own_table_and_of_no_other() -> None:
         version(each.body): Fallback(None, culprit=False) for some in entries.values() for each in some
     }
 
-    core.db.put(withheld(EG, ROUTE, "default/eg/web", route_ref()), kept_out)
-    core.db.put(withheld(EG, LISTENER, "default/eg/alt", route_ref()), kept_out)
-    core.db.put(withheld(EG, ROUTE, "default/eg/alt", route_ref("more")), kept_out)
+    core.db.put(withheld(EG_FLEET, ROUTE, "default/eg/web", route_ref()), kept_out)
+    core.db.put(withheld(EG_FLEET, LISTENER, "default/eg/alt", route_ref()), kept_out)
+    core.db.put(withheld(EG_FLEET, ROUTE, "default/eg/alt", route_ref("more")), kept_out)
 
     assert list(in_force(core.db, WEB, route_ref(), entries[WEB])) == []
     assert list(in_force(core.db, ALT, route_ref(), entries[ALT])) == list(entries[ALT])

@@ -12,13 +12,13 @@ from msgspec import structs
 from moongate.api.base import ListenerId
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.httproute import HTTPRoute
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.envoy_listeners import TableId, route_configurations
 from moongate.engine import Failed
 from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
 from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
@@ -192,12 +192,12 @@ def test_a_closed_entry_takes_all_connections() -> None:
 def test_a_filter_that_lingers_stays_in_the_chain_though_no_route_needs_it() -> None:
     core = stable(http_route(), auth("staff", "shop", "x-user"))
     before = http_filters(core.db, "chain", (WEB,))
-    core.db.put(lingering(EG, "chain"), tuple(one for one in before if one.bound))
+    core.db.put(lingering(TableId(EG_FLEET, "chain")), tuple(one for one in before if one.bound))
     core.delete("SecurityPolicy", "default", "staff")
 
     assert http_filters(core.db, "chain", (WEB,)) == before
 
-    core.db.put(lingering(EG, "chain"), None)
+    core.db.put(lingering(TableId(EG_FLEET, "chain")), None)
 
     assert chain(core) == STANDING
 
@@ -208,9 +208,9 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     policies = (auth("staff", "shop", "x-user"), auth("more", "more"))
     manifests = (service(), USERS, http_route(), http_route(name="more"), *policies)
     core = Core(gateway(http("web")), *manifests, config=config)
-    (table,) = route_configurations(core.db, EG)
+    (table,) = route_configurations(core.db, EG_FLEET)
     lacking = tuple(one.name for one in needed_filters(core.db, (WEB,)) if "more" not in one.name)
-    core.db.put(missing(EG, table.name), lacking)
+    core.db.put(missing(TableId(EG_FLEET, table.name)), lacking)
 
     assert {route.direct_response.status for route in routes(core)} == {500}
     entry, *_ = route_entries_of(core.db, WEB, route_ref("more"))

@@ -7,7 +7,7 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 
 from moongate.xds.http_chains import HCM
 from moongate.xds.listeners import listener_names
-from tests.core import EG, Core, gateway, http, https, tls_secret
+from tests.core import EG_FLEET, Core, gateway, http, https, tls_secret
 from tests.listeners import client_traffic_policy, manager, sent, tls_of
 
 
@@ -99,7 +99,7 @@ def test_a_refused_policy_of_one_listener_leaves_the_gateways_in_force(refused: 
         client_traffic_policy(limit, name="one", section=refused),
     )
 
-    (message,) = [sent(core, name) for name in listener_names(core.db, EG) if "ready" not in name]
+    (message,) = [sent(core, name) for name in listener_names(core.db, EG_FLEET) if "ready" not in name]
 
     filters = [f.name for f in message.default_filter_chain.filters]
     assert filters == ["envoy.filters.network.connection_limit", HCM]

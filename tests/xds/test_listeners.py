@@ -7,7 +7,7 @@ from moongate.api.core import Secret
 from moongate.attach.gateways import BIND
 from moongate.engine import Failed
 from moongate.xds.listeners import listener, listener_names
-from tests.core import EG, ON_HOST, Core, gateway, http, https, tls_secret
+from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, https, tls_secret
 from tests.listeners import manager, sent
 
 
@@ -40,7 +40,7 @@ def test_dual_stack_listens_on_both_families() -> None:
     address = sent(core, "default/eg/web").address.socket_address
 
     assert (address.address, address.ipv4_compat) == ("::", True)
-    assert listener_names(core.db, EG)[0] == "envoy-gateway-proxy-ready-::-19003"
+    assert listener_names(core.db, EG_FLEET)[0] == "envoy-gateway-proxy-ready-::-19003"
 
 
 def test_a_listener_takes_all_addresses_that_it_is_opened_on() -> None:
@@ -62,8 +62,8 @@ def test_a_port_with_a_listener_that_cannot_be_judged_stays_as_it_was() -> None:
     )
     core.db.put(Ref.of(Secret, "default", "broken"), "no Secret: reading it raises")
 
-    assert listener_names(core.db, EG)[1:] == ("default/eg/a", "default/eg/b")
-    assert isinstance(listener.attempt(core.db, EG, "default/eg/a"), Failed)
+    assert listener_names(core.db, EG_FLEET)[1:] == ("default/eg/a", "default/eg/b")
+    assert isinstance(listener.attempt(core.db, EG_FLEET, "default/eg/a"), Failed)
     assert sent(core, "default/eg/b").filter_chains[0].name == "default/eg/b"
 
 
@@ -88,7 +88,7 @@ def test_on_a_host_no_port_is_taken_for_readiness() -> None:
     """Several Gateways' Envoys share the host's ports."""
     core = Core(gateway(http("web", port=8080)), config=ON_HOST)
 
-    assert listener_names(core.db, EG) == ("default/eg/web",)
+    assert listener_names(core.db, EG_FLEET) == ("default/eg/web",)
 
 
 def test_a_listener_that_is_gone_is_named_no_more() -> None:
@@ -96,16 +96,16 @@ def test_a_listener_that_is_gone_is_named_no_more() -> None:
 
     core.apply(gateway(http("web")))
 
-    assert listener_names(core.db, EG)[1:] == ("default/eg/web",)
+    assert listener_names(core.db, EG_FLEET)[1:] == ("default/eg/web",)
 
 
 def test_an_unrelated_resource_rebuilds_nothing() -> None:
     core = Core(gateway(http("web")), gateway(http("web"), name="other"))
-    before = listener(core.db, EG, "default/eg/web")
+    before = listener(core.db, EG_FLEET, "default/eg/web")
 
     core.apply(gateway(http("web", port=81), name="other"), tls_secret("cert", "x.io"))
     with core.ran() as ran:
-        after = listener(core.db, EG, "default/eg/web")
+        after = listener(core.db, EG_FLEET, "default/eg/web")
 
     assert after == before
     assert "listener" not in ran

@@ -6,7 +6,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from moongate.xds.local import local_assignment, local_cluster
-from tests.core import EG, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, ON_HOST, Core, gateway, http
 
 FLEET = """
 apiVersion: v1
@@ -32,11 +32,11 @@ endpoints:
 def test_it_is_there_once_the_fleet_has_a_service() -> None:
     """Envoy compares its own zone with those of its peers; without this cluster it could not."""
     core = Core(gateway(http("http")))
-    assert local_cluster(core.db, EG) is None
+    assert local_cluster(core.db, EG_FLEET) is None
 
     core.apply(FLEET)
 
-    found, endpoints = local_cluster(core.db, EG), local_assignment(core.db, EG)
+    found, endpoints = local_cluster(core.db, EG_FLEET), local_assignment(core.db, EG_FLEET)
     assert found is not None
     assert endpoints is not None
     assert Cluster.FromString(found.body).name == "default/eg"
@@ -47,8 +47,8 @@ def test_on_a_host_there_is_none() -> None:
     """One process is the whole fleet."""
     core = Core(gateway(http("http")), FLEET, config=ON_HOST)
 
-    assert local_cluster(core.db, EG) is None
-    assert local_assignment(core.db, EG) is None
+    assert local_cluster(core.db, EG_FLEET) is None
+    assert local_assignment(core.db, EG_FLEET) is None
 
 
 def test_with_routing_to_services_the_fleet_is_its_service() -> None:
@@ -63,7 +63,7 @@ def test_with_routing_to_services_the_fleet_is_its_service() -> None:
     fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
     core = Core(gateway(http("http"), infrastructure=named), proxy, fleet)
 
-    found = local_assignment(core.db, EG)
+    found = local_assignment(core.db, EG_FLEET)
 
     assert found is not None
     [locality] = ClusterLoadAssignment.FromString(found.body).endpoints
@@ -85,7 +85,7 @@ def test_a_policy_that_routes_to_services_does_not_concern_the_fleet() -> None:
     fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
     core = Core(gateway(http("http")), policy, fleet)
 
-    found = local_assignment(core.db, EG)
+    found = local_assignment(core.db, EG_FLEET)
 
     assert found is not None
     zones = [each.locality.zone for each in ClusterLoadAssignment.FromString(found.body).endpoints]

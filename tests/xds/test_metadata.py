@@ -18,7 +18,7 @@ from moongate.xds.metadata import NAMESPACE, holders, metadata, resources_of, sh
 from moongate.xds.wire import CLUSTER, ENDPOINT
 from moongate.xds.wire import ROUTE as TABLE
 from tests import worlds
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
 from tests.core import read as read_manifests
 
 ROUTE = Ref.of(HTTPRoute, "default", "shop")
@@ -74,7 +74,7 @@ def core(form: str = "%ROUTE_NAME%", expression: str = "true", config: EnvoyGate
 
 def test_as_shipped_there_is_no_metadata_where_nothing_reads_it() -> None:
     """Of a table of thousands of routes it would be most of Envoy's work at each change."""
-    assert holders(core().db, EG) == ()
+    assert holders(core().db, EG_FLEET) == ()
 
     (types,) = World.of(worlds.routes_with_backends(3), ON_HOST).xds().values()
 
@@ -84,7 +84,7 @@ def test_as_shipped_there_is_no_metadata_where_nothing_reads_it() -> None:
 
 
 def test_the_reference_has_metadata_everywhere() -> None:
-    assert holders(core(config=IN_CLUSTER).db, EG) == ("route", "virtual_host", "cluster", "endpoint")
+    assert holders(core(config=IN_CLUSTER).db, EG_FLEET) == ("route", "virtual_host", "cluster", "endpoint")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_reference_has_metadata_everywhere() -> None:
     ],
 )
 def test_what_an_access_log_reads_has_metadata(form: str, expression: str, reads: tuple[str, ...]) -> None:
-    assert holders(core(form, expression).db, EG) == reads
+    assert holders(core(form, expression).db, EG_FLEET) == reads
 
 
 def test_metadata_comes_with_the_log_that_reads_it_and_goes_with_it() -> None:

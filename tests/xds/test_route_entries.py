@@ -8,7 +8,7 @@ from moongate.xds.fallbacks import Fallback, withheld
 from moongate.xds.route_entries import RouteEntry, fail_closed
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import ROUTE, version
-from tests.core import EG, ON_HOST, Core, gateway, http
+from tests.core import EG, EG_FLEET, ON_HOST, Core, gateway, http
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
 
 ALT = ListenerId(EG, EG, "alt")
@@ -24,7 +24,7 @@ def core_of() -> Core:
 
 def put(core: Core, stand_ins: dict[RouteEntry, Fallback]) -> None:
     held = {version(of.body): fallback for of, fallback in stand_ins.items()}
-    core.db.put(withheld(EG, ROUTE, TABLE, route_ref()), held)
+    core.db.put(withheld(EG_FLEET, ROUTE, TABLE, route_ref()), held)
 
 
 def piece_of(core: Core, *rules: str) -> RouteEntry:
@@ -40,7 +40,7 @@ def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
     put(core, {bad: Fallback(good, culprit=True)})
 
     assert [r.match.path_separated_prefix for r in sent(core)] == ["/old"]
-    assert [key.name for key in route_resources(core.db, EG, route_ref())] == [
+    assert [key.name for key in route_resources(core.db, EG_FLEET, route_ref())] == [
         "service/default/shop/80/http",  # what the manifest says now
         "service/default/old/80/http",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.xds.routes import IN_ORDER, route_configuration
-from tests.core import EG, Core, gateway, http
+from tests.core import EG_FLEET, Core, gateway, http
 from tests.routes import http_route, rule, sent, service, table
 
 KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))
@@ -83,4 +83,4 @@ def test_one_edited_route_is_encoded_again_and_no_other() -> None:
 
 
 def test_there_is_no_table_of_a_name_that_no_listener_has() -> None:
-    assert route_configuration(Core(gateway(http("web"))).db, EG, "default/eg/gone") is None
+    assert route_configuration(Core(gateway(http("web"))).db, EG_FLEET, "default/eg/gone") is None

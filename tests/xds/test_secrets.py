@@ -11,13 +11,13 @@ from moongate.status.gateways import gateway_status
 from moongate.xds.listeners import listener, listener_names
 from moongate.xds.secrets import secret, secret_refs
 from tests import core as made
-from tests.core import EG, Core, certificate, gateway, http, https, key_bytes, new_key, tls_secret
+from tests.core import EG, EG_FLEET, Core, certificate, gateway, http, https, key_bytes, new_key, tls_secret
 
 CERT = ref_of("Secret", "default", "cert")
 
 
 def sent(core: Core, ref: Ref = CERT) -> Secret:
-    return Secret.FromString(secret(core.db, EG, ref).body)
+    return Secret.FromString(secret(core.db, EG_FLEET, ref).body)
 
 
 def test_a_certificate_goes_to_envoy_with_its_key_and_staple() -> None:
@@ -42,17 +42,17 @@ def test_only_what_is_served_is_sent() -> None:
         tls_secret("unused", "y.io"),
     )
 
-    assert secret_refs(core.db, EG) == (CERT,)
+    assert secret_refs(core.db, EG_FLEET) == (CERT,)
 
 
 def test_a_rotated_certificate_changes_its_secret_and_no_listener() -> None:
     core = Core(gateway(https("a", "cert")), tls_secret("cert", "x.io"))
-    [_, name] = listener_names(core.db, EG)
-    before = listener(core.db, EG, name), secret(core.db, EG, CERT)
+    [_, name] = listener_names(core.db, EG_FLEET)
+    before = listener(core.db, EG_FLEET, name), secret(core.db, EG_FLEET, CERT)
 
     core.apply(tls_secret("cert", "x.io"))
     with core.ran() as ran:
-        after = listener(core.db, EG, name), secret(core.db, EG, CERT)
+        after = listener(core.db, EG_FLEET, name), secret(core.db, EG_FLEET, CERT)
 
     assert after[0] == before[0]
     assert after[1].version != before[1].version
@@ -81,7 +81,7 @@ def test_a_secret_that_is_gone_has_nothing_left() -> None:
 
     core.delete("Secret", "default", "cert")
 
-    assert secret_refs(core.db, EG) == ()
+    assert secret_refs(core.db, EG_FLEET) == ()
     assert not sent(core).HasField("tls_certificate")
 
 
@@ -93,4 +93,4 @@ def test_secrets_of_a_listener_that_cannot_be_judged_stay_with_envoy() -> None:
     )
     core.db.put(ref_of("Secret", "default", "broken"), "no Secret: reading it raises")
 
-    assert secret_refs(core.db, EG) == (ref_of("Secret", "default", "broken"), CERT)
+    assert secret_refs(core.db, EG_FLEET) == (ref_of("Secret", "default", "broken"), CERT)

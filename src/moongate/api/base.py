@@ -138,6 +138,17 @@ class ListenerId(NamedTuple):
     name: str
 
 
+class FleetId(NamedTuple):
+    """Which fleet: the Envoys that share a configuration.
+
+    Args:
+        owner: the Gateway whose Envoys they are, or the GatewayClass whose Gateways share them
+            (``mergeGateways``).
+    """
+
+    owner: Ref
+
+
 class ObjectMeta(Model, frozen=True, kw_only=True):
     """The part of ``metadata`` that has a meaning here; the rest is accepted and dropped on admission."""
 

@@ -242,13 +242,14 @@ class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     routing_type: str | None = None
     """``Endpoint`` (the default) sends to pods, ``Service`` to the cluster IP."""
     merge_backends: MergeBackends | None = None
+    merge_gateways: bool | None = None
+    """All Gateways of a class share their Envoys; read from the class's EnvoyProxy or the configuration."""
     shutdown: ShutdownConfig | None = None
     filter_order: tuple[FilterPosition, ...] = ()
     ip_family: Literal["IPv4", "IPv6", "DualStack"] | None = None
     preserve_route_order: bool | None = None
     """Rules stay in the order of the HTTPRoute instead of Gateway API's precedence."""
     merge_type: MergeType | None = None
-    merge_gateways: Unbuilt | None = None
     bootstrap: Unbuilt | None = None
     backend_tls: Unbuilt | None = field(default=None, name="backendTLS")
     lua: Unbuilt | None = None

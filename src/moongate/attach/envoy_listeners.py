@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.base import ListenerId
+from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
 from moongate.attach.listeners import ChainKind, Listener, listeners
 from moongate.engine import query
@@ -26,7 +26,7 @@ from moongate.engine import query
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Db
 
 
@@ -65,6 +65,13 @@ class EnvoyListener(Struct, frozen=True):
         return tuple(member for group in self.groups for member in group.members)
 
 
+class TableId(NamedTuple):
+    """Which route configuration. The HTTP filter chain that asks for it has the same name."""
+
+    fleet: FleetId
+    name: str
+
+
 class RouteTable(NamedTuple):
     """A route configuration: its name, and the listeners whose virtual hosts it holds, in order."""
 
@@ -73,10 +80,10 @@ class RouteTable(NamedTuple):
 
 
 @query
-def envoy_listeners(db: Db, gateway: Ref) -> tuple[EnvoyListener, ...]:
-    """How the ready listeners of a Gateway share Envoy's, by first member."""
+def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
+    """How the ready listeners of a fleet's Gateways share Envoy's, by first member."""
     ports: dict[int, list[Listener]] = defaultdict(list)
-    for each in listeners(db, gateway):
+    for each in (listener for gateway in members(db, fleet) for listener in listeners(db, gateway)):
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
@@ -91,20 +98,21 @@ def envoy_listeners(db: Db, gateway: Ref) -> tuple[EnvoyListener, ...]:
 
 
 @query
-def route_configurations(db: Db, gateway: Ref) -> tuple[RouteTable, ...]:
-    """The route configurations of a Gateway: one for an HTTPS listener, one for the HTTP ones of a port."""
+def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
+    """The route configurations of a fleet: one for an HTTPS listener, one for the HTTP ones of a port."""
     return tuple(
         RouteTable(group.name, group.members)
-        for envoy in envoy_listeners(db, gateway)
+        for envoy in envoy_listeners(db, fleet)
         for group in envoy.groups
     )
 
 
 @query
-def table_of(db: Db, listener: ListenerId) -> str:
-    """The name of the route configuration with a listener's routes; "" when Envoy does not serve it."""
-    tables = route_configurations(db, listener.gateway)
-    return next((table.name for table in tables if listener in table.members), "")
+def table_of(db: Db, listener: ListenerId) -> TableId | None:
+    """The route configuration with a listener's routes; ``None`` when Envoy does not serve it."""
+    fleet = fleet_of(db, listener.gateway)
+    tables = route_configurations(db, fleet)
+    return next((TableId(fleet, table.name) for table in tables if listener in table.members), None)
 
 
 def _groups(members: list[Listener], *, by_port: bool) -> Iterator[ChainGroup]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref
+from moongate.api.base import ENVOY_GROUP, FleetId, ObjectMeta, Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
 from moongate.engine import query
-from moongate.expressions import cel
 from moongate.problem import Problem
 from moongate.store import Index, find, get
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from moongate.engine import Db
 
@@ -86,33 +85,12 @@ def managed_classes(db: Db) -> tuple[Ref, ...]:
 
 
 @query
-def managed_gateways(db: Db) -> tuple[Ref, ...]:
-    """Gateways of our classes, sorted: one fleet of Envoys each."""
-    return tuple(sorted(g for c in managed_classes(db) for g in find(db, GATEWAYS, c.name)))
-
-
-@query
 def managed(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway exists and its class is ours."""
     resource = get(db, Gateway, gateway)
     if resource is None:
         return False
     return Ref.of(GatewayClass, "", resource.spec.gateway_class_name) in managed_classes(db)
-
-
-@query
-def bind_addresses(db: Db, gateway: Ref) -> tuple[str, ...]:
-    """The addresses that a Gateway's listeners are opened on, at least one."""
-    bind: str | None = db.read(BIND)
-    family = proxy(db, gateway).spec.ip_family
-    if bind is None or bind == ALL_IPV4:
-        return (ALL_IPV6 if family in ("IPv6", "DualStack") else ALL_IPV4,)
-    if bind != LOCALHOST:
-        return (bind,)
-    resource = get(db, Gateway, gateway)
-    asked = resource.spec.addresses if resource is not None else ()
-    own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
-    return own or _LOOPBACKS[family]
 
 
 class Proxy(Struct, frozen=True):
@@ -133,14 +111,44 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
 
     ``mergeType`` of the Gateway's governs the first step; that of the class's, or else the Gateway's,
     the second. Unset replaces the lower level as a whole, but for ``mergeBackends``: where a level does not
-    set it, the next one does.
+    set it, the next one does. Where the class merges its Gateways, they share their Envoys, so there is no
+    EnvoyProxy of their own.
     """
     resource = get(db, Gateway, gateway)
-    default = config(db).envoy_proxy
     if resource is None:
-        return Proxy(default or EnvoyProxySpec())
-    of_class, class_problems = class_proxy(db, resource.spec.gateway_class_name)
-    of_gateway, gateway_problems = _of_gateway(db, resource)
+        return Proxy(config(db).envoy_proxy or EnvoyProxySpec())
+    class_name = resource.spec.gateway_class_name
+    own = (None, ()) if merges_gateways(db, class_name) else _of_gateway(db, resource)
+    return _layered(db, class_name, *own)
+
+
+@query
+def fleet_proxy(db: Db, fleet: FleetId) -> Proxy:
+    """The EnvoyProxy in force for the Envoys of a fleet."""
+    if fleet.owner.is_a(GatewayClass):
+        return class_settings(db, fleet.owner.name)
+    return proxy(db, fleet.owner)
+
+
+@query
+def class_settings(db: Db, class_name: str) -> Proxy:
+    """The EnvoyProxy in force for what has none of its own: its class's over the configuration's."""
+    return _layered(db, class_name, None, ())
+
+
+@query
+def merges_gateways(db: Db, class_name: str) -> bool:
+    """Whether the Gateways of a class share their Envoys. An EnvoyProxy of a Gateway has no say in it."""
+    of_class, _ = class_proxy(db, class_name)
+    shared = of_class if of_class is not None else config(db).envoy_proxy
+    return shared is not None and bool(shared.merge_gateways)
+
+
+def _layered(
+    db: Db, class_name: str, of_gateway: EnvoyProxySpec | None, gateway_problems: tuple[Problem, ...]
+) -> Proxy:
+    default = config(db).envoy_proxy
+    of_class, class_problems = class_proxy(db, class_name)
     spec, governs = of_class, of_class.merge_type if of_class else None
     if of_gateway is not None:
         spec = merge(of_class, of_gateway, of_gateway.merge_type)
@@ -150,8 +158,7 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
     if gateway_problems or of_gateway:
         return Proxy(spec, gateway_problems)
-    name = resource.spec.gateway_class_name
-    messages = (f"GatewayClass {name} has an error at {p.path}: {p.message}" for p in class_problems)
+    messages = (f"GatewayClass {class_name} has an error at {p.path}: {p.message}" for p in class_problems)
     return Proxy(
         spec, tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)
     )
@@ -198,9 +205,8 @@ def rejection(db: Db, gateway: Ref) -> Problem | None:
     settings = proxy(db, gateway)
     if settings.problems:
         return settings.problems[0]
-    of_class, _ = class_proxy(db, resource.spec.gateway_class_name)
-    shared = of_class if of_class is not None else config(db).envoy_proxy
-    if shared is not None and shared.merge_gateways and settings.spec.merge_backends is not None:
+    merges = merges_gateways(db, resource.spec.gateway_class_name)
+    if merges and settings.spec.merge_backends is not None:
         message = "mergeGateways and mergeBackends are both in force; they exclude each other."
         return Problem("spec", message, "InvalidParameters")
     for i, address in enumerate(resource.spec.addresses):
@@ -210,31 +216,6 @@ def rejection(db: Db, gateway: Ref) -> Problem | None:
             )
             return Problem(f"spec.addresses[{i}]", message, "UnsupportedAddress")
     return None
-
-
-@query
-def access_log_problem(db: Db, gateway: Ref) -> Problem | None:
-    """Why a Gateway has no access logs although some are asked for: an expression that is none."""
-    telemetry = proxy(db, gateway).spec.telemetry
-    logs = telemetry.access_log if telemetry is not None else None
-    for i, setting in enumerate(logs.settings if logs is not None and not logs.disable else ()):
-        for j, expression in enumerate(setting.matches):
-            try:
-                cel.compile(expression)
-            except ValueError:
-                path = f"spec.telemetry.accessLog.settings[{i}].matches[{j}]"
-                message = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
-                return Problem(path, message, "InvalidParameters")
-    return None
-
-
-_LOOPBACKS: Final[Mapping[str | None, tuple[str, ...]]] = {
-    None: ("127.0.0.1",),
-    "IPv4": ("127.0.0.1",),
-    "IPv6": ("::1",),
-    "DualStack": ("127.0.0.1", "::1"),
-}
-"""By ``ipFamily``. Without one IPv4 alone: a machine, and a container even more, may be without IPv6."""
 
 
 def _of_gateway(db: Db, gateway: Gateway) -> tuple[EnvoyProxySpec | None, tuple[Problem, ...]]:

@@ -30,6 +30,7 @@ from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
+from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config, managed, proxy, rejection
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.route_kinds import kinds_for
@@ -121,6 +122,7 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     for protocol in ("TCP", "UDP"):
         _port_conflicts(d for d in sound if d.spec.protocol == protocol)
     _shifted_port_conflicts(sound, shift)
+    _conflicts_with_older(db, gateway, sound, shift)
     for draft in drafts:
         _conclude(draft)
     _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
@@ -322,28 +324,48 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
 
 
 def _protocol_conflicts(drafts: list[_Draft]) -> None:
-    for port, members in _grouped(drafts, lambda d: d.spec.port).items():
-        others = [d for d in members if d.spec.protocol != "UDP"]
-        if len({_transport(d) for d in others}) > 1:
+    for port, sharing in _grouped(drafts, lambda d: d.spec.port).items():
+        others = [d for d in sharing if d.spec.protocol != "UDP"]
+        if len({_transport(d.spec.protocol) for d in others}) > 1:
             message = f"Port {port} is asked for with protocols that exclude each other, by {_named(others)}."
             for draft in others:
                 draft.conflict("ProtocolConflict", message)
 
 
-def _transport(draft: _Draft) -> str:
+def _transport(protocol: str) -> str:
     """Listeners of different transports exclude each other. HTTPS and TLS do not: the hostname decides."""
-    return "TLS" if draft.spec.protocol == "HTTPS" else draft.spec.protocol
+    return "TLS" if protocol == "HTTPS" else protocol
 
 
 def _hostname_conflicts(drafts: list[_Draft]) -> None:
     apart = [d for d in drafts if d.spec.protocol not in ("TCP", "UDP") and "Conflicted" not in d.conditions]
-    for (port, hostname), members in _grouped(apart, lambda d: (d.spec.port, d.hostname)).items():
-        if len(members) > 1:
+    for (port, hostname), sharing in _grouped(apart, lambda d: (d.spec.port, d.hostname)).items():
+        if len(sharing) > 1:
             message = (
-                f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(members)}."
+                f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(sharing)}."
             )
-            for draft in members:
+            for draft in sharing:
                 draft.conflict("HostnameConflict", message)
+
+
+def _conflicts_with_older(db: Db, gateway: Ref, drafts: list[_Draft], shift: int) -> None:
+    """Refuse what an older Gateway has already that shares the same Envoys."""
+    gateways = members(db, fleet_of(db, gateway))
+    older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
+    taken = [each for other in older for each in listeners(db, other) if each.ready]
+    for draft in drafts:
+        spec, port = draft.spec, _container_port(draft.spec.port, shift)
+        for other in taken if "Conflicted" not in draft.conditions else ():
+            if other.container_port != port or (other.protocol == "UDP") is not (spec.protocol == "UDP"):
+                continue
+            alike = _transport(other.protocol) == _transport(spec.protocol) and other.port == spec.port
+            if alike and spec.protocol not in ("TCP", "UDP") and other.hostname != draft.hostname:
+                continue
+            reason = (
+                "HostnameConflict" if alike and other.protocol not in ("TCP", "UDP") else "ProtocolConflict"
+            )
+            message = f"{other.id.owner} is older and has the same place, with its listener {other.id.name}."
+            draft.conflict(reason, message)
 
 
 def _port_conflicts(drafts: Iterable[_Draft]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from moongate import names
 from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.fleets import fleet_of
 from moongate.attach.policies import winner
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @query
 def sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
     """The other listeners whose connections Envoy takes by the same filter chain."""
-    for envoy in envoy_listeners(db, listener.gateway):
+    for envoy in envoy_listeners(db, fleet_of(db, listener.gateway)):
         for group in envoy.groups:
             if listener in group.members:
                 return tuple(member for member in group.members if member != listener)

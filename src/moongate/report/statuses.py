@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 from msgspec import structs
 
-from moongate.api.base import Ref
+from moongate import names
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from moongate.api.base import Resource
+    from moongate.api.base import Ref, Resource
     from moongate.quarantine import Refusal
     from moongate.report.transitions import Transition
 
@@ -74,7 +74,7 @@ class Statuses:
         """Take what is known of fleets, by Gateway, and of refused routes: all of it, each time."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
-            message = f"Envoy of {refusal.gateway} refuses it: {refusal.message}"
+            message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
             messages.setdefault(refusal.origin, []).append(message)
         changed = {*_differing(facts, self._facts), *_differing(messages, self._refusals)}
         self._facts, self._refusals = dict(facts), messages

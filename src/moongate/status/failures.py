@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from moongate.api.backend import Backend
-from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.base import GATEWAY_GROUP, FleetId, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.route import Route
 from moongate.attach.backends import Target
+from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
 from moongate.attach.policies import targets
 from moongate.attach.route_kinds import ROUTE_TYPES
@@ -73,7 +74,7 @@ def concerned(db: Db) -> Mapping[Ref, tuple[Failed, ...]]:
     by_ref: dict[Ref, dict[str, Failed]] = {}
     of_all: dict[str, Failed] = {}
     for args, failed in db.failed_calls():
-        owners = _owners(args)
+        owners = _owners(db, args)
         for ref in owners:
             by_ref.setdefault(ref, {})[failed.id] = failed
         if not owners:
@@ -131,21 +132,24 @@ def with_failures(
             return None
 
 
-def _owners(args: Any) -> tuple[Ref, ...]:
+def _owners(db: Db, args: Any) -> tuple[Ref, ...]:
     """The most specific of the resources that are arguments of a call."""
-    refs = dict.fromkeys(_refs(args))
+    refs = dict.fromkeys(_refs(db, args))
     levels = (tuple(ref for ref in refs if ref.kind in kinds) for kinds in _LEVELS)
     return next((owners for owners in levels if owners), ())
 
 
-def _refs(key: Any) -> Iterator[Ref]:
+def _refs(db: Db, key: Any) -> Iterator[Ref]:
     if isinstance(key, Ref):
         yield key
+    elif isinstance(key, FleetId):
+        gateways = members.attempt(db, key)
+        yield from (key.owner,) if isinstance(gateways, Failed) else gateways
     elif isinstance(key, Target):
         yield key.ref
     elif isinstance(key, tuple):
         for each in key:  # pyright: ignore[reportUnknownVariableType] - a key: its parts are keys, or scalars
-            yield from _refs(each)
+            yield from _refs(db, each)
 
 
 def _replaced(conditions: tuple[Condition, ...], *by: Condition) -> tuple[Condition, ...]:

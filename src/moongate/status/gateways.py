@@ -18,9 +18,9 @@ from msgspec import Struct, structs
 from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
+from moongate.attach.fleets import access_log_problem, fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
-    access_log_problem,
     class_proxy,
     managed,
     managed_classes,
@@ -141,7 +141,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     problem = rejection(db, gateway)
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
-    problem = access_log_problem(db, gateway)
+    problem = access_log_problem(db, fleet_of(db, gateway))
     return GatewayStatus(
         conditions=(
             *((accepted([problem], generation),) if problem is not None else ()),

@@ -30,14 +30,15 @@ from google.protobuf.struct_pb2 import Struct
 
 from moongate.api.envoyproxy import AccessLogSettings, AccessLogSink
 from moongate.api.envoyproxy import FileAccessLog as FileSink
-from moongate.attach.gateways import access_log_problem, proxy
+from moongate.attach.fleets import access_log_problem
+from moongate.attach.gateways import fleet_proxy
 from moongate.engine import query
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId
     from moongate.engine import Db
 
 Place = Literal["Listener", "Route", "Upstream"]
@@ -75,14 +76,14 @@ _DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(pa
 
 
 @query
-def access_logs(db: Db, gateway: Ref, place: Place) -> tuple[bytes, ...]:
-    """Encoded ``AccessLog`` entries of a Gateway for one place, in order.
+def access_logs(db: Db, fleet: FleetId, place: Place) -> tuple[bytes, ...]:
+    """Encoded ``AccessLog`` entries of a fleet for one place, in order.
 
-    There are none when logs are off, or when a condition of one cannot be read; the Gateway's status says so.
+    There are none when logs are off, or when a condition of one cannot be read; statuses say so.
     """
-    telemetry = proxy(db, gateway).spec.telemetry
+    telemetry = fleet_proxy(db, fleet).spec.telemetry
     spec = telemetry.access_log if telemetry is not None else None
-    if (spec is not None and spec.disable) or access_log_problem(db, gateway) is not None:
+    if (spec is not None and spec.disable) or access_log_problem(db, fleet) is not None:
         return ()
     settings = (spec.settings if spec is not None else ()) or _DEFAULT
     logs = [

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, Ref
     from moongate.attach.backends import Protocol, Target
     from moongate.features.base import ExtraCluster, ExtraSecret
 
@@ -40,15 +40,17 @@ class StableRule(NamedTuple):
 class BackendCluster(NamedTuple):
     """The cluster that all rules share which send to a backend.
 
+    ``mergeBackends`` and ``mergeGateways`` exclude each other, so its fleet is that of one Gateway.
+
     Args:
         name: its name in xDS.
-        gateway: the fleet it belongs to.
+        fleet: the fleet it belongs to.
         target: the backend.
         protocol: what is spoken to it.
     """
 
     name: str
-    gateway: Ref
+    fleet: FleetId
     target: Target
     protocol: Protocol
 
@@ -58,14 +60,14 @@ class RuleCluster(NamedTuple):
 
     Args:
         name: its name in xDS.
-        gateway: the fleet it belongs to.
+        fleet: the fleet it belongs to.
         route: the route.
         rule: the rule, by its index or by what it is.
         backend: index of the backendRef that it serves alone, -1 for all of the rule.
     """
 
     name: str
-    gateway: Ref
+    fleet: FleetId
     route: Ref
     rule: int | StableRule
     backend: int = -1
@@ -76,14 +78,14 @@ class MirrorCluster(NamedTuple):
 
     Args:
         name: its name in xDS.
-        gateway: the fleet it belongs to.
+        fleet: the fleet it belongs to.
         route: the route.
         rule: the rule, by its index or by what it is.
         target: where copies go.
     """
 
     name: str
-    gateway: Ref
+    fleet: FleetId
     route: Ref
     rule: int | StableRule
     target: Target
@@ -94,12 +96,12 @@ class PolicyCluster(NamedTuple):
 
     Args:
         name: its name in xDS.
-        gateway: the fleet it belongs to.
+        fleet: the fleet it belongs to.
         made_of: where its requests go, and how.
     """
 
     name: str
-    gateway: Ref
+    fleet: FleetId
     made_of: ExtraCluster
 
 
@@ -108,12 +110,12 @@ class PolicySecret(NamedTuple):
 
     Args:
         name: its name in xDS.
-        gateway: the fleet it belongs to.
+        fleet: the fleet it belongs to.
         found_in: the Secret that holds it.
     """
 
     name: str
-    gateway: Ref
+    fleet: FleetId
     found_in: ExtraSecret
 
 

@@ -32,7 +32,6 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
-from moongate.api.base import ListenerId, Ref
 from moongate.api.route import Route
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
 from moongate.attach.route_kinds import route_kind
@@ -46,6 +45,7 @@ from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
@@ -89,7 +89,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         return None
     backends = [_spoken_to(key, backend(db, at, routed)) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
-    if "cluster" in holders(db, key.gateway):
+    if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     if usable and all(b.dns for b in usable):
@@ -160,14 +160,14 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 def _members(db: Db, key: ClusterKey) -> list[Member]:
     """The backends of a cluster; none when what it was built from is gone."""
     if isinstance(key, BackendCluster):
-        return [Member(key.target, key.name, 1, to_service(db, key.gateway))]
+        return [Member(key.target, key.name, 1, to_service(db, key.fleet.owner))]
     if isinstance(key, PolicyCluster):
         return [
             Member(each.target, names.backend(key.name, n), each.weight, False, each.fallback)
             for n, each in enumerate(key.made_of.backends)
             if each.weight
         ]
-    listener = _listener_of(db, key.gateway, key.route)
+    listener = _listener_of(db, key.fleet, key.route)
     if listener is None:
         return []
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -194,16 +194,16 @@ def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
 def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     """The policies that shape a cluster: the Gateway's for a shared one, its rule's, or none."""
     if isinstance(key, BackendCluster):
-        return gateway_policies(db, key.gateway)
+        return gateway_policies(db, key.fleet.owner)
     if isinstance(key, PolicyCluster):
         return ()
-    listener = _listener_of(db, key.gateway, key.route)
+    listener = _listener_of(db, key.fleet, key.route)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
-def _listener_of(db: Db, gateway: Ref, route: Ref) -> ListenerId | None:
+def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
     """Its listeners share a route's clusters; the policies of the first shape them."""
-    return next(iter(served_on(db, gateway, route)), None)
+    return next(iter(served_on(db, fleet, route)), None)
 
 
 def eds_cluster(name: str) -> Cluster:
@@ -343,7 +343,7 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
     # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
     message = ClusterLoadAssignment(cluster_name=key.name)
-    described = "endpoint" in holders(db, key.gateway)
+    described = "endpoint" in holders(db, key.fleet)
     for at, locality_name, weight, routed, fallback in members:
         judged = backend(db, at, routed)
         locality = message.endpoints.add()

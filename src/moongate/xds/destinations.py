@@ -25,16 +25,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
+from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.route import Route
 from moongate.attach.backends import Backend, Target, backend, kind_problem, target
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.gateways import proxy
+from moongate.attach.fleets import fleet_of, members
+from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
-from moongate.attach.routes import ROUTES, attachments_at
+from moongate.attach.routes import ROUTES, attachments_at, route_shards
 from moongate.attach.rule_filters import (
     Mirror,
     backend_filter_fault,
@@ -141,10 +142,10 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     rule, at_rule = resource.spec.rules[index], f"spec.rules[{index}]"
     if unbuildable(written_matches(route.kind, rule)) is not None:
         return Destination(500)
-    gateway = listener.gateway
+    fleet = fleet_of(db, listener.gateway)
     to_service = rule_to_service(db, listener, route, rule.name or "")
     filters = rule_filters(db, route, rule)
-    mirrors, faults, without_endpoints = _mirrors(db, gateway, resource, index, filters.mirrors, to_service)
+    mirrors, faults, without_endpoints = _mirrors(db, fleet, resource, index, filters.mirrors, to_service)
     unresolved = [*(fault.under(at_rule) for fault in filters.unresolved), *faults]
     weighted: list[_RuleBackend] = []
     for n, ref in enumerate(rule.backend_refs):
@@ -189,6 +190,7 @@ def _weighted_clusters(
 ) -> tuple[tuple[WeightedCluster, ...], bool]:
     """The clusters of a rule's backends, and whether Envoy is to choose among them by weight."""
     gateway, rule = listener.gateway, route.spec.rules[index]
+    fleet = fleet_of(db, gateway)
     apart = _must_stay_apart(db, listener, route.ref, rule, routed_to_service)
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
@@ -197,7 +199,7 @@ def _weighted_clusters(
             own.append(each)
             continue
         at, protocol = each.target, each.backend.protocol
-        key = BackendCluster(names.merged_backend(at.ref, at.port, protocol), gateway, at, protocol)
+        key = BackendCluster(names.merged_backend(at.ref, at.port, protocol), fleet, at, protocol)
         shared.append(WeightedCluster(key, each.ref.weight, each.place))
     one_by_one = (
         any(not each.usable or backend_filters(each.ref) for each in own)
@@ -207,27 +209,27 @@ def _weighted_clusters(
     if one_by_one:
         clusters = [
             WeightedCluster(
-                _own(db, gateway, route, index, each.place), each.ref.weight, each.place, routable=each.usable
+                _own(db, fleet, route, index, each.place), each.ref.weight, each.place, routable=each.usable
             )
             for each in own
         ]
     elif own:
-        clusters = [WeightedCluster(_own(db, gateway, route, index), sum(b.ref.weight for b in own), -1)]
+        clusters = [WeightedCluster(_own(db, fleet, route, index), sum(b.ref.weight for b in own), -1)]
     else:
         clusters = []
     clusters += shared
     return tuple(clusters), one_by_one or len(clusters) > 1
 
 
-def _own(db: Db, gateway: Ref, route: Route, index: int, n: int = -1) -> RuleCluster:
+def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
     """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1."""
-    if proxy(db, gateway).spec.merge_backends is None:
-        return RuleCluster(_named(names.rule(route.ref, index), n), gateway, route.ref, index, n)
+    if fleet_proxy(db, fleet).spec.merge_backends is None:
+        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
     rule = stable_rule(route, index)
     if n >= 0:
         rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
     name = names.stable_rule(route.ref, _identity(*rule))
-    return RuleCluster(_named(name, n), gateway, route.ref, rule, n)
+    return RuleCluster(_named(name, n), fleet, route.ref, rule, n)
 
 
 def stable_rule(route: Route, index: int) -> StableRule:
@@ -258,7 +260,7 @@ def _identity(*of: Any) -> str:
 
 
 @query
-def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]:
+def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ...]:
     """The clusters that a route needs in a fleet, over all listeners and rules, and the secrets.
 
     Those of forms that stand in for what Envoy refused are among them.
@@ -267,7 +269,7 @@ def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]
     if resource is None:
         return ()
     keys: dict[ResourceKey, None] = {}
-    for listener in served_on(db, gateway, route):
+    for listener in served_on(db, fleet, route):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
@@ -277,33 +279,45 @@ def route_resources(db: Db, gateway: Ref, route: Ref) -> tuple[ResourceKey, ...]
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
     """What the policies of a rule need besides its destination."""
+    fleet = fleet_of(db, listener.gateway)
     extra = extra_resources(db, rule_policies(db, listener, route, rule))
     return tuple(
-        PolicyCluster(each.name, listener.gateway, each)
+        PolicyCluster(each.name, fleet, each)
         if isinstance(each, ExtraCluster)
-        else PolicySecret(each.name, listener.gateway, each)
+        else PolicySecret(each.name, fleet, each)
         for each in extra
     )
 
 
 @query
-def served_on(db: Db, gateway: Ref, route: Ref) -> tuple[ListenerId, ...]:
-    """The listeners of a Gateway that Envoy serves and that take a route, in the order of its parentRefs."""
-    ready = {member for each in envoy_listeners(db, gateway) for member in each.members}
-    taken = (at for attachment in attachments_at(db, route, gateway) for at, _ in attachment.hosts)
+def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
+    """The listeners of a fleet that Envoy serves and that take a route.
+
+    They stand in the order of the fleet's Gateways, and for each in that of the route's parentRefs.
+    """
+    ready = {member for each in envoy_listeners(db, fleet) for member in each.members}
+    attachments = (each for gateway in members(db, fleet) for each in attachments_at(db, route, gateway))
+    taken = (at for attachment in attachments for at, _ in attachment.hosts)
     return tuple(dict.fromkeys(at for at in taken if at in ready))
 
 
 @query
-def resource_keys(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
+def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
+    """The shards in which a fleet's Gateways have routes, sorted."""
+    return tuple(sorted({part for gateway in members(db, fleet) for part in route_shards(db, gateway)}))
+
+
+@query
+def resource_keys(
+    db: Db, fleet: FleetId, part: int
+) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
     """The clusters, and the secrets of policies, that each route of one shard needs in a fleet.
 
     ``None`` is for a route that cannot be judged just now: the fleet keeps those that it has for it. To a
     cluster that is not there nothing passes.
     """
-    needed = (
-        (route, route_resources.attempt(db, gateway, route)) for route in find_in(db, ROUTES, gateway, part)
-    )
+    routes = {route for gateway in members(db, fleet) for route in find_in(db, ROUTES, gateway, part)}
+    needed = ((route, route_resources.attempt(db, fleet, route)) for route in sorted(routes))
     return tuple((route, None if isinstance(keys, Failed) else keys) for route, keys in needed)
 
 
@@ -382,7 +396,7 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
 
 
 def _mirrors(
-    db: Db, gateway: Ref, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
+    db: Db, fleet: FleetId, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
 ) -> tuple[tuple[tuple[int, MirrorCluster], ...], list[Problem], list[Problem]]:
     route, section = of.ref, of.spec.rules[index].name or ""
     keys: list[tuple[int, MirrorCluster]] = []
@@ -397,12 +411,12 @@ def _mirrors(
         elif judged.empty:
             empty.append(Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound"))
         else:
-            if proxy(db, gateway).spec.merge_backends is None:
+            if fleet_proxy(db, fleet).spec.merge_backends is None:
                 name = names.mirror(names.rule(route, index), mirror.index)
-                key = MirrorCluster(name, gateway, route, index, at)
+                key = MirrorCluster(name, fleet, route, index, at)
             else:
                 name = names.mirror(names.stable_rule(route, _identity(section, at)), mirror.index)
-                key = MirrorCluster(name, gateway, route, StableRule(section), at)
+                key = MirrorCluster(name, fleet, route, StableRule(section), at)
             keys.append((mirror.index, key))
     return tuple(keys), faults, empty
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, Ref
 
 Group: TypeAlias = "Ref"
 """Entries of a resource that are built together: those of one route."""
@@ -47,6 +47,6 @@ class Suspect(NamedTuple):
     origin: Ref
 
 
-def withheld(gateway: Ref, type_url: str, name: str, group: Group) -> tuple[str, Ref, str, str, Group]:
+def withheld(fleet: FleetId, type_url: str, name: str, group: Group) -> tuple[str, FleetId, str, str, Group]:
     """The cell with what is kept out of a resource: ``{version of entry: Fallback}``, or absent."""
-    return ("withheld", gateway, type_url, name, group)
+    return ("withheld", fleet, type_url, name, group)

@@ -32,7 +32,8 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate.api.route import Route
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.envoy_listeners import TableId, route_configurations
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import ROUTES, attached_hosts
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.message import Message
 
-    from moongate.api.base import ListenerId, Ref
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
 
@@ -75,14 +76,14 @@ class ChainFilter(NamedTuple):
         return sized(self, self._fields)
 
 
-def lingering(gateway: Ref, chain: str) -> tuple[str, Ref, str]:
+def lingering(table: TableId) -> tuple[str, TableId]:
     """The cell with the filters that a chain keeps although no route needs them: a tuple, or absent."""
-    return ("lingering-filters", gateway, chain)
+    return ("lingering-filters", table)
 
 
-def missing(gateway: Ref, chain: str) -> tuple[str, Ref, str]:
+def missing(table: TableId) -> tuple[str, TableId]:
     """The cell with the names of the filters that a chain should have and has not: a tuple, or absent."""
-    return ("missing-filters", gateway, chain)
+    return ("missing-filters", table)
 
 
 @query
@@ -94,7 +95,8 @@ def stable_chains(db: Db) -> bool:
 @query
 def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The HTTP filters of the chain that some listeners share, the router excluded."""
-    filters = {one.name: one for one in db.read(lingering(members[0].gateway, chain)) or ()}
+    table = TableId(fleet_of(db, members[0].gateway), chain)
+    filters = {one.name: one for one in db.read(lingering(table)) or ()}
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
         filters |= {one.name: one for one in _standing().values()}
@@ -102,9 +104,9 @@ def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[C
 
 
 @query
-def chain_filters(db: Db, gateway: Ref) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
+def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
     """The filters that routes need in each HTTP chain of a fleet: ``(chain, filters)``."""
-    return tuple((name, needed_filters(db, members)) for name, members in route_configurations(db, gateway))
+    return tuple((name, needed_filters(db, members)) for name, members in route_configurations(db, fleet))
 
 
 @query

@@ -29,6 +29,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate import names
+from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.engine import query
@@ -39,7 +40,7 @@ from moongate.xds.filters import http_filters, mark
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, Ref
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
 
@@ -70,9 +71,9 @@ def https_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
 
 
 def _chain(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainEntry:
-    gateway = group.members[0].gateway
+    fleet = fleet_of(db, group.members[0].gateway)
     policy = client_policy(db, group.members)
-    hcm = _connection_manager(db, gateway, group)
+    hcm = _connection_manager(db, fleet, group)
     if policy is not None and edit.tls is not None:
         edit.tls.common_tls_context.tls_params.CopyFrom(
             TlsParameters(
@@ -87,18 +88,18 @@ def _chain(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainEntry:
             feature.connection_manager(hcm, effective)
     filters = http_filters(db, group.name, group.members)
     hcm.http_filters.extend(HttpFilter.FromString(one.body) for one in filters)
-    hcm.http_filters.append(router(access_logs(db, gateway, "Upstream")))
+    hcm.http_filters.append(router(access_logs(db, fleet, "Upstream")))
     if (marking := mark(filters)) is not None:
         edit.message.filters.append(marking)
     edit.message.filters.append(Filter(name=HCM, typed_config=packed(hcm)))
     return entry(edit, group.members[0].owner, default=edit.tls is None)
 
 
-def _connection_manager(db: Db, gateway: Ref, group: ChainGroup) -> HttpConnectionManager:
+def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix=group.stat_prefix,
         rds=Rds(config_source=over_ads(), route_config_name=group.name),
-        access_log=[AccessLog.FromString(body) for body in access_logs(db, gateway, "Route")],
+        access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Route")],
         # The Server header of the upstream is passed on as it is.
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         http2_protocol_options=Http2ProtocolOptions(

@@ -35,7 +35,8 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
-from moongate.attach.gateways import ALL_IPV6, bind_addresses, managed, on_host, proxy, rejection
+from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members
+from moongate.attach.gateways import ALL_IPV6, fleet_proxy, on_host
 from moongate.engine import query
 from moongate.xds.access_logs import access_logs
 from moongate.xds.filter_chains import ChainPart, client_policy, settings
@@ -45,7 +46,7 @@ from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, pack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.attach.listeners import ChainKind
     from moongate.engine import Db, Query
@@ -66,46 +67,44 @@ BUFFER_LIMIT: Final = 32 * 1024
 
 
 @query
-def listener_names(db: Db, gateway: Ref) -> tuple[str, ...]:
-    """The listener resources of a Gateway's Envoys, the readiness listener first."""
-    if not managed(db, gateway) or rejection(db, gateway) is not None:
+def listener_names(db: Db, fleet: FleetId) -> tuple[str, ...]:
+    """The listener resources of a fleet, the readiness listener first."""
+    if not members(db, fleet) or keeps_what_it_has(db, fleet):
         return ()
-    # On a host, several Gateways' Envoys share the ports, and whoever started them asks the admin interface.
-    ready = () if on_host(db) else (_readiness_name(db, gateway),)
-    return ready + tuple(envoy.name for envoy in envoy_listeners(db, gateway))
+    # On a host, several fleets share the ports, and whoever started them asks the admin interface.
+    ready = () if on_host(db) else (_readiness_name(db, fleet),)
+    return ready + tuple(envoy.name for envoy in envoy_listeners(db, fleet))
 
 
 @query
-def listener(db: Db, gateway: Ref, name: str) -> XdsResource | None:
+def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One of ``listener_names``, joined; ``None`` for any other."""
-    if name == _readiness_name(db, gateway):
-        return XdsResource.of(LISTENER, name, encode(_readiness(db, gateway, name)))
-    head = listener_head(db, gateway, name)
+    if name == _readiness_name(db, fleet):
+        return XdsResource.of(LISTENER, name, encode(_readiness(db, fleet, name)))
+    head = listener_head(db, fleet, name)
     if head is None:
         return None
-    parts = listener_parts(db, gateway, name)
+    parts = listener_parts(db, fleet, name)
     inspectors = sorted({needed for part in parts for needed in part.inspectors})
     body = [head, _inspector(inspectors) if inspectors else b"", *(part.body for part in parts)]
     return XdsResource.of(LISTENER, name, b"".join(body))
 
 
 @query
-def listener_parts(db: Db, gateway: Ref, name: str) -> tuple[ChainPart, ...]:
+def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """What a listener is joined from, besides its own settings."""
-    envoy = _envoy_listener(db, gateway, name)
+    envoy = _envoy_listener(db, fleet, name)
     groups = envoy.groups if envoy is not None else ()
     return tuple(part for group in groups for part in CHAINS[group.kind](db, group))
 
 
 @query
-def listener_head(db: Db, gateway: Ref, name: str) -> bytes | None:
+def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
     """An Envoy listener without its filter chains, encoded: what all of them share."""
-    envoy = _envoy_listener(db, gateway, name)
+    envoy = _envoy_listener(db, fleet, name)
     if envoy is None:
         return None
-    first, *others = (
-        _address(db, gateway, host, envoy.container_port) for host in bind_addresses(db, gateway)
-    )
+    first, *others = (_address(db, fleet, host, envoy.container_port) for host in bind_addresses(db, fleet))
     message = Listener(
         name=name,
         address=first,
@@ -113,7 +112,7 @@ def listener_head(db: Db, gateway: Ref, name: str) -> bytes | None:
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         # Accepted connections are spread over the workers, instead of one worker taking a burst.
         max_connections_to_accept_per_socket_event=UInt32Value(value=1),
-        access_log=[AccessLog.FromString(body) for body in access_logs(db, gateway, "Listener")],
+        access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
     )
     if on_host(db):
         # With it, a second process would bind the port too, and take a share of the connections unnoticed.
@@ -124,8 +123,8 @@ def listener_head(db: Db, gateway: Ref, name: str) -> bytes | None:
     return encode(message)
 
 
-def _envoy_listener(db: Db, gateway: Ref, name: str) -> EnvoyListener | None:
-    return next((envoy for envoy in envoy_listeners(db, gateway) if envoy.name == name), None)
+def _envoy_listener(db: Db, fleet: FleetId, name: str) -> EnvoyListener | None:
+    return next((envoy for envoy in envoy_listeners(db, fleet) if envoy.name == name), None)
 
 
 def _inspector(needed: Iterable[bytes]) -> bytes:
@@ -137,17 +136,17 @@ def _inspector(needed: Iterable[bytes]) -> bytes:
     return message_field(Listener.LISTENER_FILTERS_FIELD_NUMBER, encode(inspector))
 
 
-def _address(db: Db, gateway: Ref, host: str, port: int) -> Address:
-    both = host == ALL_IPV6 and proxy(db, gateway).spec.ip_family == "DualStack"
+def _address(db: Db, fleet: FleetId, host: str, port: int) -> Address:
+    both = host == ALL_IPV6 and fleet_proxy(db, fleet).spec.ip_family == "DualStack"
     return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=both))
 
 
 @query
-def _readiness_name(db: Db, gateway: Ref) -> str:
-    return f"envoy-gateway-proxy-ready-{bind_addresses(db, gateway)[0]}-{READINESS_PORT}"
+def _readiness_name(db: Db, fleet: FleetId) -> str:
+    return f"envoy-gateway-proxy-ready-{bind_addresses(db, fleet)[0]}-{READINESS_PORT}"
 
 
-def _readiness(db: Db, gateway: Ref, name: str) -> Listener:
+def _readiness(db: Db, fleet: FleetId, name: str) -> Listener:
     """Answers probes of the pod; it comes over xDS, so an Envoy that answers has had its configuration."""
     check = HealthCheck(
         pass_through_mode=BoolValue(value=False),
@@ -167,7 +166,7 @@ def _readiness(db: Db, gateway: Ref, name: str) -> Listener:
     )
     message = Listener(
         name=name,
-        address=_address(db, gateway, bind_addresses(db, gateway)[0], READINESS_PORT),
+        address=_address(db, fleet, bind_addresses(db, fleet)[0], READINESS_PORT),
         filter_chains=[FilterChain(filters=[Filter(name=HCM, typed_config=packed(hcm))])],
         bypass_overload_manager=True,
     )

@@ -13,11 +13,11 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
 
 from moongate import names
-from moongate.api.base import Ref
+from moongate.api.base import FleetId, Ref
 from moongate.api.core import Service
-from moongate.api.gateway import Gateway
+from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.backends import Target, endpoints
-from moongate.attach.gateways import on_host, proxy
+from moongate.attach.gateways import fleet_proxy, on_host
 from moongate.engine import query
 from moongate.store import Index, find, get
 from moongate.xds.clusters import add_endpoint, eds_cluster
@@ -30,27 +30,30 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 _NAME = "gateway.envoyproxy.io/owning-gateway-name"
+_CLASS = "gateway.envoyproxy.io/owning-gatewayclass"
 _NAMESPACE = "gateway.envoyproxy.io/owning-gateway-namespace"
 
 
-def _by_owner(service: Service) -> Iterator[tuple[Ref, Ref]]:
+def _by_owner(service: Service) -> Iterator[tuple[FleetId, Ref]]:
     labels = service.metadata.labels
-    if _NAME in labels and _NAMESPACE in labels:
-        yield Ref.of(Gateway, labels[_NAMESPACE], labels[_NAME]), service.ref
+    if _CLASS in labels:
+        yield FleetId(Ref.of(GatewayClass, "", labels[_CLASS])), service.ref
+    elif _NAME in labels and _NAMESPACE in labels:
+        yield FleetId(Ref.of(Gateway, labels[_NAMESPACE], labels[_NAME])), service.ref
 
 
 FLEET_SERVICES = Index("fleet-services", (Service,), _by_owner)
-"""Gateway → the Service of its fleet."""
+"""Fleet → its Service."""
 
 
 @query
-def local_cluster(db: Db, gateway: Ref) -> XdsResource | None:
+def local_cluster(db: Db, fleet: FleetId) -> XdsResource | None:
     """The fleet's own cluster; ``None`` on a host, and before the fleet has a Service."""
-    at = _own_target(db, gateway)
+    at = _own_target(db, fleet)
     if at is None:
         return None
-    message = eds_cluster(names.fleet(gateway))
-    if "cluster" in holders(db, gateway):
+    message = eds_cluster(names.fleet(fleet))
+    if "cluster" in holders(db, fleet):
         message.metadata.MergeFromString(metadata(at.ref, str(at.port)))
     policy = LeastRequest()
     policy.locality_lb_config.zone_aware_lb_config.min_cluster_size.value = 1
@@ -63,18 +66,18 @@ def local_cluster(db: Db, gateway: Ref) -> XdsResource | None:
 
 
 @query
-def local_assignment(db: Db, gateway: Ref) -> XdsResource | None:
+def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
     """The fleet's own endpoints, by zone."""
-    at = _own_target(db, gateway)
+    at = _own_target(db, fleet)
     if at is None:
         return None
-    message = ClusterLoadAssignment(cluster_name=names.fleet(gateway))
+    message = ClusterLoadAssignment(cluster_name=names.fleet(fleet))
     # Not to_service: a policy is about backends, and the fleet is none.
-    found = endpoints(db, at, proxy(db, gateway).spec.routing_type == "Service")
+    found = endpoints(db, at, fleet_proxy(db, fleet).spec.routing_type == "Service")
     for zone in sorted({e.zone for e in found}):
         locality = message.endpoints.add()
         locality.locality.zone = zone
-        if "endpoint" in holders(db, gateway):
+        if "endpoint" in holders(db, fleet):
             locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
         for endpoint in found:
             if endpoint.zone == zone:
@@ -83,10 +86,10 @@ def local_assignment(db: Db, gateway: Ref) -> XdsResource | None:
 
 
 @query
-def _own_target(db: Db, gateway: Ref) -> Target | None:
+def _own_target(db: Db, fleet: FleetId) -> Target | None:
     if on_host(db):
         return None
-    for ref in find(db, FLEET_SERVICES, gateway):
+    for ref in find(db, FLEET_SERVICES, fleet):
         found = get(db, Service, ref)
         if found is not None and found.spec.ports:
             return Target("", Service.KIND, ref.namespace, ref.name, found.spec.ports[0].port)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from envoy.config.core.v3.base_pb2 import Metadata
 from google.protobuf.json_format import MessageToDict
 
-from moongate.api.base import Ref
-from moongate.attach.gateways import config, proxy
+from moongate.attach.gateways import config, fleet_proxy
 from moongate.engine import query
 from moongate.kinds import ref_of
 from moongate.xds.wire import encode
@@ -22,6 +21,7 @@ from moongate.xds.wire import encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from moongate.api.base import FleetId, Ref
     from moongate.api.envoyproxy import EnvoyProxySpec
     from moongate.engine import Db
 
@@ -41,11 +41,11 @@ _READ_BY: Final[Mapping[Holder, tuple[str, str]]] = {
 
 
 @query
-def holders(db: Db, gateway: Ref) -> tuple[Holder, ...]:
-    """What is to have metadata in the fleet of a Gateway."""
+def holders(db: Db, fleet: FleetId) -> tuple[Holder, ...]:
+    """What is to have metadata in a fleet."""
     if not config(db).runtime_flags.on("MetadataWhereRead"):
         return tuple(_READ_BY)
-    said = _expressions(proxy(db, gateway).spec)
+    said = _expressions(fleet_proxy(db, fleet).spec)
     return tuple(holder for holder, names in _READ_BY.items() if any(name in said for name in names))
 
 

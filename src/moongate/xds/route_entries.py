@@ -73,7 +73,10 @@ def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[Resourc
 
 
 def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
-    return db.read(withheld(listener.gateway, ROUTE, table_of(db, listener), route)) or {}
+    table = table_of(db, listener)
+    if table is None:
+        return {}
+    return db.read(withheld(table.fleet, ROUTE, table.name, route)) or {}
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:

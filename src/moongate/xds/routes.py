@@ -19,9 +19,9 @@ from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from moongate import names
-from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.fleets import fleet_of
 from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.store import get
@@ -34,7 +34,7 @@ from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moongate.api.base import ListenerId
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
 
 IN_ORDER: Final = 64
@@ -93,7 +93,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     if not entries and not reserved(db, listener, host):
         return Host((), name, b"", ())
     head = VirtualHost(name=name, domains=[host])
-    if "virtual_host" in holders(db, listener.gateway):
+    if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
         head.metadata.MergeFromString(
             metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
         )
@@ -117,9 +117,9 @@ def host_part(db: Db, listener: ListenerId, part: int) -> Part:
 
 
 @query
-def route_configuration(db: Db, gateway: Ref, name: str) -> XdsResource | None:
+def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One route configuration of a fleet; ``None`` when there is none of that name."""
-    table = next((t for t in route_configurations(db, gateway) if t.name == name), None)
+    table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
     if table is None:
         return None
     body = [encode(_head(name))]

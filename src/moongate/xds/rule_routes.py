@@ -21,6 +21,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, Virtu
 from moongate import names
 from moongate.api.route import RequestRoute
 from moongate.attach.envoy_listeners import table_of
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable
 from moongate.attach.matches import matches, precedence, unbuildable
@@ -128,7 +129,7 @@ def _rule_entries(
         # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
         filters_of(db, listener, ref)
     rule_name, in_order = names.rule(ref, index), _in_order(db, listener)
-    tail = _metadata(served) if "route" in holders(db, listener.gateway) else b""
+    tail = _metadata(served) if "route" in holders(db, fleet_of(db, listener.gateway)) else b""
     needs = served.destination.clusters() + of_policies(db, listener, ref, rule.name or "")
     for match in matches(written, served.filters.matches, cors=served.filters.cors is not None):
         message = Route()
@@ -169,7 +170,8 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     listener, filters, settings = served.listener, served.filters, served.settings
     message = Route()
     apply_headers(message, filters)
-    absent = db.read(missing(listener.gateway, table_of(db, listener))) or ()
+    table = table_of(db, listener)
+    absent = (db.read(missing(table)) if table is not None else None) or ()
     used: list[ChainFilter] = []
     for feature, effective in settings.features:
         if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:

@@ -13,9 +13,10 @@ from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsCertificate
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as SecretMessage
 
 from moongate import names
-from moongate.api.base import Ref
+from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem
+from moongate.attach.fleets import members
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.attach.listeners import listeners
 from moongate.engine import Failed, query
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 
 @query
-def secret_refs(db: Db, gateway: Ref) -> tuple[Ref, ...]:
-    """The Secrets whose certificates a Gateway's ready listeners serve, each once, sorted."""
-    served = [each.id for each in listeners(db, gateway) if each.ready and each.chain_kind is not None]
+def secret_refs(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
+    """The Secrets whose certificates a fleet's ready listeners serve, each once, sorted."""
+    judged = (listener for gateway in members(db, fleet) for listener in listeners(db, gateway))
+    served = [each.id for each in judged if each.ready and each.chain_kind is not None]
     return tuple(sorted({ref for listener in served for ref in _certificates_of(db, listener)}))
 
 
@@ -44,7 +46,7 @@ def _certificates_of(db: Db, listener: ListenerId) -> tuple[Ref, ...]:
 
 
 @query
-def secret(db: Db, gateway: Ref, ref: Ref) -> XdsResource:
+def secret(db: Db, fleet: FleetId, ref: Ref) -> XdsResource:
     """A certificate with its key; an empty one when the Secret is gone, until the listeners let go of it."""
     resource = get(db, Secret, ref)
     message = SecretMessage(name=names.secret(ref))

@@ -1,0 +1,122 @@
+"""Which fleets there are, whose Gateways each serves, and the settings that hold for all its Envoys.
+
+Theory of operation
+===================
+A fleet is the set of Envoys that share a configuration: those of one Gateway, or with ``mergeGateways`` those
+of all Gateways of a class. What Envoys are sent, and what they are, belongs to a fleet; statuses belong to
+Gateways. So whatever is built for Envoys asks for the ``members`` of a fleet, and ``fleet_of`` leads back.
+
+Source: EnvoyProxy ``mergeGateways``; the reference keys a merged fleet by the name of its class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from moongate.api.base import FleetId, Ref
+from moongate.api.gateway import Gateway, GatewayClass
+from moongate.attach.gateways import (
+    ALL_IPV4,
+    ALL_IPV6,
+    BIND,
+    GATEWAYS,
+    LOCALHOST,
+    fleet_proxy,
+    managed,
+    managed_classes,
+    merges_gateways,
+    rejection,
+)
+from moongate.engine import query
+from moongate.expressions import cel
+from moongate.problem import Problem
+from moongate.store import find, get
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from moongate.engine import Db
+
+
+@query
+def fleets(db: Db) -> tuple[FleetId, ...]:
+    """The fleets that there are to be, sorted: each serves at least one Gateway."""
+    owners: list[Ref] = []
+    for gateway_class in managed_classes(db):
+        gateways = find(db, GATEWAYS, gateway_class.name)
+        merged = bool(gateways) and merges_gateways(db, gateway_class.name)
+        owners += [gateway_class] if merged else gateways
+    return tuple(map(FleetId, sorted(owners)))
+
+
+@query
+def members(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
+    """The Gateways that a fleet serves, the oldest first; none when there is no such fleet (any more)."""
+    if not fleet.owner.is_a(GatewayClass):
+        return (fleet.owner,) if managed(db, fleet.owner) and fleet_of(db, fleet.owner) == fleet else ()
+    if fleet.owner not in managed_classes(db) or not merges_gateways(db, fleet.owner.name):
+        return ()
+    gateways = find(db, GATEWAYS, fleet.owner.name)
+    return tuple(sorted(gateways, key=lambda gateway: (_age(db, gateway), gateway)))
+
+
+@query
+def fleet_of(db: Db, gateway: Ref) -> FleetId:
+    """The fleet that serves a Gateway, if that is ours."""
+    resource = get(db, Gateway, gateway)
+    if resource is None or not merges_gateways(db, resource.spec.gateway_class_name):
+        return FleetId(gateway)
+    return FleetId(Ref.of(GatewayClass, "", resource.spec.gateway_class_name))
+
+
+@query
+def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
+    """Whether nothing is made of a fleet's Gateways as they now stand, so its Envoys keep what they have."""
+    gateways = members(db, fleet)
+    return bool(gateways) and all(rejection(db, gateway) is not None for gateway in gateways)
+
+
+@query
+def _age(db: Db, gateway: Ref) -> tuple[str, str, str]:
+    resource = get(db, Gateway, gateway)
+    return resource.age if resource is not None else ("", "", "")
+
+
+@query
+def bind_addresses(db: Db, fleet: FleetId) -> tuple[str, ...]:
+    """The addresses that the listeners of a fleet are opened on, at least one."""
+    bind: str | None = db.read(BIND)
+    family = fleet_proxy(db, fleet).spec.ip_family
+    if bind is None or bind == ALL_IPV4:
+        return (ALL_IPV6 if family in ("IPv6", "DualStack") else ALL_IPV4,)
+    if bind != LOCALHOST:
+        return (bind,)
+    gateways = (get(db, Gateway, gateway) for gateway in members(db, fleet))
+    asked = [address for gateway in gateways if gateway is not None for address in gateway.spec.addresses]
+    own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
+    return own or _LOOPBACKS[family]
+
+
+@query
+def access_log_problem(db: Db, fleet: FleetId) -> Problem | None:
+    """Why a fleet has no access logs although some are asked for: an expression that is none."""
+    telemetry = fleet_proxy(db, fleet).spec.telemetry
+    logs = telemetry.access_log if telemetry is not None else None
+    for i, setting in enumerate(logs.settings if logs is not None and not logs.disable else ()):
+        for j, expression in enumerate(setting.matches):
+            try:
+                cel.compile(expression)
+            except ValueError:
+                path = f"spec.telemetry.accessLog.settings[{i}].matches[{j}]"
+                message = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
+                return Problem(path, message, "InvalidParameters")
+    return None
+
+
+_LOOPBACKS: Final[Mapping[str | None, tuple[str, ...]]] = {
+    None: ("127.0.0.1",),
+    "IPv4": ("127.0.0.1",),
+    "IPv6": ("::1",),
+    "DualStack": ("127.0.0.1", "::1"),
+}
+"""By ``ipFamily``. Without one IPv4 alone: a machine, and a container even more, may be without IPv6."""

@@ -1,0 +1,372 @@
+"""What one fleet of Envoys is to have: which resources there are, and each of them as it was last built.
+
+Theory of operation
+===================
+*Inventories* say which resources a fleet has: its listeners, route configurations and secrets, and per shard
+of routes the clusters that they need, so that a route that comes or goes costs its shard. Each resource is a
+query of its own. Both are observed, and it is counted who names what; a resource that nobody names any more
+leaves the fleet.
+
+A failure is not an emptiness. A resource whose query failed keeps its last bytes in force. An inventory that
+failed keeps all that it named, and one of which a part failed keeps what it named of that part. What was
+never built stays away, and what needs it stays closed: a listener waits for its routes and certificates, and
+no request passes to a cluster that Envoy does not know.
+
+While all Gateways of a fleet are rejected, its Envoys keep all they have.
+
+Patches
+=======
+What changes a resource after it was built, as an EnvoyPatchPolicy does, is one query around the one that
+builds it (``Patches``). Only the resources that some patch names have it, so it costs nothing where nothing
+patches. It fails, is kept, and is refused by Envoy as any resource is; like the builders of routes it may
+read from a cell that Envoy refused it, and then answer with what was built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from msgspec import Struct
+
+from moongate import names
+from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.fleets import keeps_what_it_has
+from moongate.attach.routes import host_shards
+from moongate.engine import Failed
+from moongate.xds import clusters, destinations, listeners, local, secrets
+from moongate.xds.cluster_keys import PolicySecret
+from moongate.xds.routes import host_part, route_configuration
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+
+    from moongate.api.base import FleetId, Ref
+    from moongate.attach.envoy_listeners import RouteTable
+    from moongate.engine import Db, Query, Root
+    from moongate.xds.cluster_keys import ResourceKey
+    from moongate.xds.routes import Part
+
+INVENTORY, RESOURCE, STATUS = 1, 2, 3
+"""Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
+
+Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
+"""An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
+Call: TypeAlias = "tuple[Query[..., Any], tuple[Any, ...]]"
+_Part: TypeAlias = "tuple[Hashable, Iterable[Named] | None]"
+_Parts: TypeAlias = "Mapping[Hashable, Mapping[tuple[str, str], Call]]"
+
+
+class Patches(Struct, frozen=True):
+    """Queries that change resources after they were built.
+
+    Args:
+        names: the ``(type URL, name)`` of the resources of a fleet that are changed.
+        patched: one of these as it is to be; takes fleet, type URL, name, and the call that builds it.
+    """
+
+    names: Query[[FleetId], tuple[tuple[str, str], ...]]
+    patched: Query[[FleetId, str, str, Call], XdsResource | None]
+
+
+class Observers:
+    """Who is called when a root was settled."""
+
+    def __init__(self, db: Db) -> None:
+        self.db = db
+        self._handlers: dict[Root[Any], Callable[[Root[Any]], None]] = {}
+
+    def observe(
+        self,
+        query: Query[..., Any],
+        args: tuple[Any, ...],
+        rank: int,
+        handle: Callable[[Root[Any]], None],
+        *,
+        eager: bool = False,
+    ) -> Root[Any]:
+        """Have ``handle`` called each time that a query call was settled."""
+        root = self.db.observe(query, *args, rank=rank, eager=eager)
+        self._handlers[root] = handle
+        return root
+
+    def release(self, root: Root[Any]) -> None:
+        """Stop observing."""
+        self._handlers.pop(root, None)
+        self.db.release(root)
+
+    def settled(self, root: Root[Any]) -> None:
+        """A root was settled."""
+        if (handle := self._handlers.get(root)) is not None:
+            handle(root)
+
+
+class Outbox:
+    """The resources of all fleets that differ since they were last taken."""
+
+    def __init__(self) -> None:
+        self.takes = 0
+        """How often all that differs was taken."""
+        self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
+        self._endpoints: dict[str, dict[tuple[str, str], XdsResource]] = {}
+        self._gone: dict[str, dict[tuple[str, str], None]] = {}
+
+    def put(self, fleet: str, resource: XdsResource, *, urgent: bool) -> None:
+        """Note a resource for the next ``take``, or also for ``take_endpoints``."""
+        key = (resource.type_url, resource.name)
+        news, other = (self._endpoints, self._put) if urgent else (self._put, self._endpoints)
+        news.setdefault(fleet, {})[key] = resource
+        for pending in (other, self._gone):
+            pending.get(fleet, {}).pop(key, None)
+
+    def drop(self, fleet: str, key: tuple[str, str]) -> None:
+        """Note the end of a resource for the next ``take``."""
+        for pending in (self._put, self._endpoints):
+            pending.get(fleet, {}).pop(key, None)
+        self._gone.setdefault(fleet, {})[key] = None
+
+    def take_endpoints(self) -> dict[str, tuple[XdsResource, ...]]:
+        """The endpoints that are urgent, by fleet."""
+        endpoints = {fleet: tuple(news.values()) for fleet, news in self._endpoints.items() if news}
+        self._endpoints.clear()
+        return endpoints
+
+    def take(
+        self,
+    ) -> tuple[dict[str, tuple[XdsResource, ...]], dict[str, tuple[tuple[str, str], ...]]]:
+        """All that differs, by fleet: what is put, and ``(type URL, name)`` of what is gone."""
+        self.takes += 1
+        endpoints = self.take_endpoints()
+        put = {fleet: tuple(news.values()) for fleet, news in self._put.items() if news}
+        gone = {fleet: tuple(keys) for fleet, keys in self._gone.items() if keys}
+        self._put.clear()
+        self._gone.clear()
+        return {fleet: put.get(fleet, ()) + endpoints.get(fleet, ()) for fleet in put | endpoints}, gone
+
+
+class _Entry:
+    """One resource of a fleet: who names it, and what was last told of it."""
+
+    __slots__ = ("built_by", "call", "held", "parts", "root", "since", "users")
+
+    def __init__(self) -> None:
+        self.built_by: Call | None = None
+        self.call: Call | None = None
+        """What is observed: the call that builds it, or one around that."""
+        self.root: Root[Any] | None = None
+        self.users = 0
+        self.held: XdsResource | None = None
+        self.since = 0
+        """The ``Outbox.takes`` at which it came to be held: later, the fleet was told of it."""
+        self.parts: tuple[Part, ...] = ()
+        """What a route configuration was joined from, when ``held`` is one."""
+
+
+class FleetInventory:
+    """The inventories and resources of one fleet."""
+
+    def __init__(
+        self, observers: Observers, outbox: Outbox, fleet: FleetId, patches: Patches | None = None
+    ) -> None:
+        self.resources: dict[tuple[str, str], _Entry] = {}
+        self._patches = patches
+        self._patched: frozenset[tuple[str, str]] = frozenset()
+        self._observers = observers
+        self._outbox = outbox
+        self._fleet = fleet
+        self._name = names.fleet(fleet)
+        self._inventories: dict[Root[Any], _Parts] = {}
+        """What each inventory names, by part."""
+        self._passed_over: dict[Root[Any], None] = {}
+        self._others = [observers.observe(keeps_what_it_has, (fleet,), INVENTORY, self._accepted)]
+        if patches is not None:
+            self._others.append(observers.observe(patches.names, (fleet,), INVENTORY, self._name_patched))
+        self._inventory(listeners.listener_names, (fleet,), self._listeners)
+        self._inventory(route_configurations, (fleet,), self._route_configurations)
+        self._inventory(secrets.secret_refs, (fleet,), self._secrets)
+        self._shards: dict[int, Root[Any]] = {}
+        """The inventory of clusters of each shard that has routes."""
+        self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
+        self._use((CLUSTER, self._name), local.local_cluster, (fleet,))
+        self._use((ENDPOINT, self._name), local.local_assignment, (fleet,))
+
+    def close(self) -> None:
+        """End the fleet: nothing of it is observed or told any more."""
+        for root in (*self._others, *self._inventories):
+            self._observers.release(root)
+        for key, entry in self.resources.items():
+            if entry.root is not None:
+                self._observers.release(entry.root)
+            if entry.held is not None:
+                self._outbox.drop(self._name, key)
+        self.resources.clear()
+
+    def _accepted(self, root: Root[Any]) -> None:
+        """Look again at what was passed over while all was rejected."""
+        if root.value is False:
+            for each in self._passed_over:
+                self._observers.db.requeue(each)
+            self._passed_over.clear()
+
+    def _passes_over(self, root: Root[Any]) -> bool:
+        """Whether all Gateways of the fleet are rejected: its Envoys then keep what they have."""
+        # Should that fail, nobody knows whether it is, so they keep it as well.
+        if keeps_what_it_has.attempt(self._observers.db, self._fleet) is False:
+            return False
+        self._passed_over[root] = None
+        return True
+
+    def _listeners(self, value: tuple[str, ...]) -> Iterator[_Part]:
+        yield "", [(LISTENER, name, listeners.listener, (self._fleet, name)) for name in value]
+
+    def _route_configurations(self, value: tuple[RouteTable, ...]) -> Iterator[_Part]:
+        yield "", [(ROUTE, table.name, route_configuration, (self._fleet, table.name)) for table in value]
+
+    def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
+        yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
+
+    def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
+        for route, keys in value:
+            yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
+
+    def _shard(self, root: Root[tuple[int, ...]]) -> None:
+        """Have an inventory of clusters for each shard that has routes."""
+        shards = root.value
+        if shards is None or isinstance(shards, Failed) or self._passes_over(root):
+            return
+        for part in shards:
+            if part not in self._shards:
+                keys, args = destinations.resource_keys, (self._fleet, part)
+                self._shards[part] = self._inventory(keys, args, self._clusters)
+        for part in [part for part in self._shards if part not in shards]:
+            inventory = self._shards.pop(part)
+            self._observers.release(inventory)
+            self._passed_over.pop(inventory, None)
+            for key, _ in _without(self._inventories.pop(inventory), {}):
+                self._leave(key)
+
+    def _inventory(
+        self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
+    ) -> Root[Any]:
+        """Have all that an inventory names, as long as it does so.
+
+        Args:
+            query: the inventory.
+            args: its arguments.
+            parts: takes its value apart. A part that failed is ``None``, and what it named stays.
+        """
+
+        def handle(root: Root[Any]) -> None:
+            value = root.value
+            if value is None or isinstance(value, Failed) or self._passes_over(root):
+                return
+            before = self._inventories[root]
+            after: _Parts = {
+                part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
+                for part, named in parts(value)
+            }
+            self._inventories[root] = after
+            for key, call in _without(after, before):
+                self._use(key, *call)
+            for key, _ in _without(before, after):
+                self._leave(key)
+
+        root = self._observers.observe(query, args, INVENTORY, handle)
+        self._inventories[root] = {}
+        return root
+
+    def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
+        entry = self.resources.setdefault(key, _Entry())
+        entry.users += 1
+        entry.built_by = query, args
+        self._observe(key, entry)
+
+    def _observe(self, key: tuple[str, str], entry: _Entry) -> None:
+        """Observe what makes a resource: its own query, or the one around it where it is patched."""
+        call = entry.built_by
+        assert call is not None, "a resource that is used is built by some query"
+        if self._patches is not None and key in self._patched:
+            call = self._patches.patched, (self._fleet, *key, call)
+        if entry.call == call:
+            return
+        # A name may pass to something else, as that of a mirror's cluster does when the mirror moves.
+        if entry.root is not None:
+            self._observers.release(entry.root)
+        entry.call = call
+        handle = self._resource(key, entry)
+        entry.root = self._observers.observe(*call, RESOURCE, handle, eager=key[0] == ENDPOINT)
+
+    def _name_patched(self, root: Root[tuple[tuple[str, str], ...]]) -> None:
+        if root.value is None or isinstance(root.value, Failed):
+            return
+        before, self._patched = self._patched, frozenset(root.value)
+        for key in sorted(before ^ self._patched):
+            if (entry := self.resources.get(key)) is not None:
+                self._observe(key, entry)
+
+    def _leave(self, key: tuple[str, str]) -> None:
+        entry = self.resources[key]
+        entry.users -= 1
+        if entry.users == 0:
+            if entry.root is not None:
+                self._observers.release(entry.root)
+            if entry.held is not None:
+                self._outbox.drop(self._name, key)
+            del self.resources[key]
+
+    def _resource(self, key: tuple[str, str], entry: _Entry) -> Callable[[Root[Any]], None]:
+        def handle(root: Root[Any]) -> None:
+            value: XdsResource | Failed | None = root.value
+            if isinstance(value, Failed) or value == entry.held:
+                return
+            if value is None and self._passes_over(root):
+                return
+            if entry.held is None:
+                entry.since = self._outbox.takes
+            entry.held = value
+            if key[0] == ROUTE:
+                entry.parts = _joined_parts(self._observers.db, self._fleet, key[1])
+            if value is None:
+                self._outbox.drop(self._name, key)
+            else:
+                told = entry.since < self._outbox.takes
+                self._outbox.put(self._name, value, urgent=root.urgent and told and _serves(value))
+
+        return handle
+
+
+def _joined_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
+    """The parts of a route configuration that has just been settled."""
+    tables = route_configurations.attempt(db, fleet)
+    if isinstance(tables, Failed):
+        return ()
+    listeners_of = next((table.members for table in tables if table.name == name), ())
+    shards = ((listener, part) for listener in listeners_of for part in host_shards(db, listener))
+    parts = (host_part.attempt(db, listener, part) for listener, part in shards)
+    return tuple(part for part in parts if not isinstance(part, Failed))
+
+
+def _built_from(key: ResourceKey) -> Iterator[Named]:
+    """The resources that a key stands for."""
+    if isinstance(key, PolicySecret):
+        yield SECRET, key.name, secrets.policy_secret, (key,)
+    else:
+        yield CLUSTER, key.name, clusters.cluster, (key,)
+        yield ENDPOINT, key.name, clusters.load_assignment, (key,)
+
+
+def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call]]:
+    """What some parts name and others do not, or by another call."""
+    for part, named in one.items():
+        known = other.get(part, {})
+        if named is not known:
+            yield from ((key, call) for key, call in named.items() if known.get(key) != call)
+
+
+def _serves(assignment: XdsResource) -> bool:
+    """Whether all backends of a load assignment have endpoints.
+
+    When one has none any more, routes change with it, and some may be about to leave it.
+    """
+    return all(each.lb_endpoints for each in ClusterLoadAssignment.FromString(assignment.body).endpoints)

@@ -1,0 +1,148 @@
+"""Which fleets there are, and what holds for all Envoys of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moongate.api.base import FleetId, Ref
+from moongate.api.gateway import Gateway, GatewayClass
+from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.fleets import bind_addresses, fleet_of, fleets, keeps_what_it_has, members
+from moongate.attach.gateways import BIND, LOCALHOST, proxy
+from tests.attach.test_gateways import CLASS_WITH_PROXY, NAMED, envoy_proxy
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
+
+OTHER = Ref.of(Gateway, "default", "other")
+MERGED = FleetId(Ref.of(GatewayClass, "", "eg"))
+
+
+def two(proxy: str = "{mergeGateways: true}", **other: Any) -> Core:
+    """Two Gateways of a class, by its EnvoyProxy merged; the second one is older."""
+    older = gateway(http("web", port=8080), name="other", **other).replace(
+        "generation: 7", "generation: 7\n  creationTimestamp: '2020-01-01T00:00:00Z'"
+    )
+    younger = gateway(http("web")).replace(
+        "generation: 7", "generation: 7\n  creationTimestamp: '2024-01-01T00:00:00Z'"
+    )
+    return Core(younger, older, CLASS_WITH_PROXY, envoy_proxy("class", proxy), config=IN_CLUSTER)
+
+
+def test_each_gateway_has_a_fleet_of_its_own() -> None:
+    core = two("{}")
+
+    assert fleets(core.db) == (EG_FLEET, FleetId(OTHER))
+    assert members(core.db, EG_FLEET) == (EG,)
+    assert fleet_of(core.db, EG) == EG_FLEET
+    assert members(core.db, MERGED) == ()
+
+
+def test_merged_gateways_share_the_fleet_of_their_class() -> None:
+    """The oldest first: where two Gateways want the same, it wins."""
+    core = two()
+
+    assert fleets(core.db) == (MERGED,)
+    assert members(core.db, MERGED) == (OTHER, EG)
+    assert {fleet_of(core.db, each) for each in (EG, OTHER)} == {MERGED}
+    assert members(core.db, EG_FLEET) == ()
+
+
+def test_the_configuration_may_merge_the_gateways_of_all_classes() -> None:
+    core = Core(gateway(http("web")), config=IN_CLUSTER)
+    assert IN_CLUSTER.envoy_proxy is None
+    core.apply(CLASS_WITH_PROXY, envoy_proxy("class", "{mergeGateways: true}"))
+    assert fleets(core.db) == (MERGED,)
+
+    core.delete("EnvoyProxy", "default", "class")
+
+    assert fleets(core.db) == (EG_FLEET,), "what is not there merges nothing"
+
+
+def test_a_class_without_gateways_has_no_fleet() -> None:
+    assert fleets(Core(CLASS_WITH_PROXY, envoy_proxy("class", "{mergeGateways: true}")).db) == ()
+
+
+def test_a_gateway_that_is_not_ours_is_in_no_fleet() -> None:
+    core = Core(gateway(http("web")).replace("Name: eg", "Name: other"))
+
+    assert fleets(core.db) == ()
+    assert members(core.db, EG_FLEET) == ()
+
+
+def test_envoys_listen_for_all_gateways_that_they_serve() -> None:
+    listening = envoy_listeners(two().db, MERGED)
+
+    assert [(each.name, each.container_port) for each in listening] == [
+        ("default/other/web", 8080),
+        ("default/eg/web", 10080),
+    ]
+
+
+def test_a_gateway_has_no_envoy_proxy_of_its_own_where_it_shares_envoys() -> None:
+    core = two(infrastructure=NAMED)
+    core.apply(envoy_proxy("own", "{concurrency: 7}"))
+
+    assert proxy(core.db, OTHER).spec.concurrency is None
+
+
+def test_a_fleet_keeps_what_it_has_while_all_its_gateways_are_rejected() -> None:
+    """One that is rejected alone does not stop the others."""
+    rejected: dict[str, Any] = {"addresses": [{"type": "example.com/other", "value": "x"}]}
+    core = two(**rejected)
+    assert not keeps_what_it_has(core.db, MERGED)
+
+    core.apply(gateway(http("web"), **rejected))
+
+    assert keeps_what_it_has(core.db, MERGED)
+
+
+@pytest.mark.parametrize(
+    ("bind", "spec", "expected"),
+    [
+        (None, "{}", ("0.0.0.0",)),
+        (None, "{ipFamily: DualStack}", ("::",)),
+        (LOCALHOST, "{}", ("127.0.0.1",)),
+        (LOCALHOST, "{ipFamily: IPv6}", ("::1",)),
+        (LOCALHOST, "{ipFamily: DualStack}", ("127.0.0.1", "::1")),
+        ("0.0.0.0", "{}", ("0.0.0.0",)),
+        ("0.0.0.0", "{ipFamily: IPv6}", ("::",)),
+        ("192.0.2.7", "{ipFamily: IPv6}", ("192.0.2.7",)),
+    ],
+)
+def test_listeners_are_opened_where_the_host_says(
+    bind: str | None, spec: str, expected: tuple[str, ...]
+) -> None:
+    """In a cluster nobody says so, and a pod is open to all; a laptop is not."""
+    core = Core(gateway(http("web"), infrastructure=NAMED), envoy_proxy("own", spec), config=ON_HOST)
+    core.db.put(BIND, bind)
+
+    assert bind_addresses(core.db, EG_FLEET) == expected
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [(None, ("0.0.0.0",)), (LOCALHOST, ("192.0.2.7", "2001:db8::7")), ("0.0.0.0", ("0.0.0.0",))],
+)
+def test_addresses_of_a_gateway_are_where_it_is_opened_unless_the_host_says_it(
+    bind: str | None, expected: tuple[str, ...]
+) -> None:
+    """In a cluster they are those of its Service."""
+    asked = [{"value": "192.0.2.7"}, {"value": "2001:db8::7"}, {"type": "Hostname", "value": "x.io"}]
+    core = Core(gateway(http("web"), addresses=asked))
+    core.db.put(BIND, bind)
+
+    assert bind_addresses(core.db, EG_FLEET) == expected
+
+
+def test_where_listeners_are_opened_does_not_depend_on_which_there_are() -> None:
+    core = Core(gateway(http("web")))
+    core.db.put(BIND, LOCALHOST)
+    bind_addresses(core.db, EG_FLEET)
+
+    core.apply(gateway(http("web"), http("other", port=81)))
+    with core.ran() as ran:
+        assert bind_addresses(core.db, EG_FLEET) == ("127.0.0.1",)
+
+    assert ran["bind_addresses"] == ran["proxy"] == 1
+    assert "listeners" not in ran

@@ -1,0 +1,237 @@
+"""What one fleet has: of one Gateway, or of all of a class; and what changes it after it was built."""
+
+from __future__ import annotations
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from msgspec import structs
+
+from moongate.api.base import FleetId, Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway, GatewayClass, GatewaySpec
+from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import ParentReference
+from moongate.engine import Db, query
+from moongate.fleet_inventory import Call, Patches
+from moongate.status.gateways import GatewayStatus
+from moongate.world import World
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, XdsResource, encode
+from tests.strategies import resource
+from tests.test_law import flat
+from tests.worlds import (
+    CONTROLLER,
+    EG_FLEET,
+    endpoint_slice,
+    http_listener,
+    meta,
+    route,
+    routes_with_services,
+    service,
+)
+
+# -- merged Gateways ---------------------------------------------------------
+
+MERGED = FleetId(Ref.of(GatewayClass, "", "eg"))
+CLASS = {
+    "spec": {
+        "controllerName": CONTROLLER,
+        "parametersRef": {
+            "group": "gateway.envoyproxy.io",
+            "kind": "EnvoyProxy",
+            "name": "merging",
+            "namespace": "default",
+        },
+    }
+}
+
+
+def merging(*, merge: bool = True) -> list[Resource]:
+    """A class whose Gateways share their Envoys, or do not."""
+    proxy = resource("EnvoyProxy", "default", "merging", {"spec": {"mergeGateways": merge}})
+    return [resource("GatewayClass", "", "eg", CLASS), proxy]
+
+
+def gateway_on(port: int, name: str, hostname: str | None = None) -> Gateway:
+    listener = http_listener("http", port, hostname)
+    return Gateway(metadata=meta(name), spec=GatewaySpec(gateway_class_name="eg", listeners=(listener,)))
+
+
+def of_gateway(n: int, *names: str) -> HTTPRoute:
+    """Route ``n``, attached to some Gateways."""
+    parents = tuple(ParentReference(name=name, namespace="default") for name in names)
+    given = route(n)
+    return structs.replace(given, spec=structs.replace(given.spec, parent_refs=parents))
+
+
+def merged() -> list[Resource]:
+    """Two Gateways of one class on different ports, each with a route, and one route of both."""
+    routes = of_gateway(0, "one"), of_gateway(1, "two"), of_gateway(2, "one", "two")
+    backends = [each for n in range(3) for each in (service(n), endpoint_slice(n))]
+    return [*merging(), gateway_on(8080, "one"), gateway_on(8081, "two"), *routes, *backends]
+
+
+def test_merged_gateways_are_one_fleet_with_the_listeners_and_routes_of_all() -> None:
+    world = World.of(merged(), EnvoyGateway())
+
+    (fleet,) = flat(world).values()
+    assert list(flat(world)) == ["eg"]
+    assert {name for type_url, name in fleet if type_url == LISTENER} == {
+        "default/one/http",
+        "default/two/http",
+        "envoy-gateway-proxy-ready-0.0.0.0-19003",
+    }
+    assert {
+        name: [
+            host.domains[0] for host in RouteConfiguration.FromString(fleet[ROUTE, name].body).virtual_hosts
+        ]
+        for type_url, name in fleet
+        if type_url == ROUTE
+    } == {
+        "default/one/http": ["h0.example.com", "h2.example.com"],
+        "default/two/http": ["h1.example.com", "h2.example.com"],
+    }
+    assert {name for type_url, name in fleet if type_url == CLUSTER} == {
+        f"httproute/default/r{n}/rule/0" for n in range(3)
+    }
+    assert world.failures() == {}
+
+
+def test_gateways_of_a_port_share_its_listener() -> None:
+    """Envoy has one for a port, whoever asks for it."""
+    two = gateway_on(8080, "two", hostname="two.example.com")
+    world = World.of([*merging(), gateway_on(8080, "one"), two], EnvoyGateway())
+
+    names = [name for type_url, name in flat(world)["eg"] if type_url == LISTENER]
+    assert [name for name in names if "ready" not in name] == ["default/one/http"]
+    assert "False" not in str(world.statuses()[two.ref])
+
+
+def test_of_two_gateways_that_want_the_same_the_older_has_it() -> None:
+    """The other one says so. Envoy would refuse both."""
+    two = gateway_on(8080, "two")
+    routes = of_gateway(0, "one"), of_gateway(1, "two")
+    world = World.of([*merging(), gateway_on(8080, "one"), two, *routes], EnvoyGateway())
+
+    (table,) = (each for key, each in flat(world)["eg"].items() if key[0] == ROUTE)
+    hosts = RouteConfiguration.FromString(table.body).virtual_hosts
+    assert [host.domains[0] for host in hosts] == ["h0.example.com"]
+    status = world.statuses()[two.ref]
+    assert isinstance(status, GatewayStatus)
+    assert "HostnameConflict" in {each.reason for each in status.listeners[0].conditions}
+
+
+def test_a_gateway_that_joins_changes_nothing_of_the_others() -> None:
+    resources = [each for each in merged() if each.ref != Ref.of(Gateway, "default", "two")]
+    world = World.of(resources, EnvoyGateway())
+    before = flat(world)["eg"]
+
+    world.apply({(two := gateway_on(8081, "two")).ref: two})
+    changes = world.pull()
+
+    assert not changes.fleets
+    assert before.items() <= flat(world)["eg"].items()
+    assert flat(world) == flat(World.of([*resources, two], EnvoyGateway()))
+
+
+def test_gateways_that_part_have_a_fleet_each() -> None:
+    world = World.of(merged(), EnvoyGateway())
+
+    world.apply({each.ref: each for each in merging(merge=False)})
+    changes = world.pull()
+
+    one, two = (FleetId(Ref.of(Gateway, "default", name)) for name in ("one", "two"))
+    assert changes.fleets == {"eg": None, "default/one": one, "default/two": two}
+    parted = [*merged()[2:], *merging(merge=False)]
+    assert flat(world) == flat(World.of(parted, EnvoyGateway()))
+
+    world.apply({each.ref: each for each in merging()})
+    world.pull()
+    assert flat(world) == flat(World.of(merged(), EnvoyGateway()))
+
+
+# -- patches -----------------------------------------------------------------
+
+NAMED = "named by patches"
+REFUSED = "refused patch"
+
+
+@query
+def patched_names(db: Db, _fleet: FleetId) -> tuple[tuple[str, str], ...]:
+    return db.read(NAMED) or ()
+
+
+@query
+def with_more_connections(
+    db: Db, _fleet: FleetId, _type_url: str, name: str, built_by: Call
+) -> XdsResource | None:
+    """A trial patch: it sets one field of a cluster, unless Envoy has refused that."""
+    builder, args = built_by
+    built: XdsResource | None = builder(db, *args)
+    if built is None or db.read(REFUSED):
+        return built
+    cluster = Cluster.FromString(built.body)
+    cluster.per_connection_buffer_limit_bytes.value = 77
+    return XdsResource.of(CLUSTER, name, encode(cluster))
+
+
+PATCHES = Patches(patched_names, with_more_connections)
+SHARED = "service/default/s0/8080/http"
+
+
+def patched_world() -> World:
+    world = World(patches=PATCHES)
+    world.apply({each.ref: each for each in routes_with_services(2)})
+    world.pull()
+    return world
+
+
+def limit(world: World, name: str = SHARED) -> int:
+    cluster = world.resource(EG_FLEET, CLUSTER, name)
+    assert cluster is not None
+    return Cluster.FromString(cluster.body).per_connection_buffer_limit_bytes.value
+
+
+def test_a_patch_changes_the_resource_that_it_names_and_no_other() -> None:
+    world = patched_world()
+    before = flat(world)
+
+    world.write(NAMED, ((CLUSTER, SHARED),))
+    (changed,) = world.pull().put["default/eg"]
+
+    assert (changed.name, limit(world)) == (SHARED, 77)
+    world.write(NAMED, None)
+    world.pull()
+    assert flat(world) == before
+
+
+def test_where_nothing_is_patched_nothing_runs_for_it() -> None:
+    world = patched_world()
+
+    assert world.db.counts["with_more_connections"] == 0
+    assert world.db.counts["patched_names"] == 1, "once for the fleet"
+
+
+def test_a_patched_resource_follows_what_it_is_built_from() -> None:
+    world = patched_world()
+    world.write(NAMED, ((CLUSTER, SHARED), (CLUSTER, "not there")))
+    world.pull()
+
+    world.apply({route(0).ref: None})
+    world.pull()
+    assert world.resource(EG_FLEET, CLUSTER, SHARED) is None
+
+    world.apply({(back := route(0)).ref: back})
+    world.pull()
+    assert limit(world) == 77
+
+
+def test_a_patch_that_envoy_refuses_can_be_kept_out() -> None:
+    """By a cell, as a route is; it waits for no edit of anybody."""
+    world = patched_world()
+    world.write(NAMED, ((CLUSTER, SHARED),))
+    world.pull()
+
+    world.write(REFUSED, value=True)
+    (changed,) = world.pull().put["default/eg"]
+
+    assert (changed.name, limit(world)) == (SHARED, 32768)
