@@ -92,6 +92,8 @@ class Fleets:
         self._transitions = ChainTransitions(world)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
+        self._held: set[str] = set()
+        """Fleets whose routes are held until the world is settled."""
         self._tasks = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
 
@@ -148,6 +150,9 @@ class Fleets:
             if taken and not fleet.retrying:
                 fleet.retrying = True
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
+        if self._world.settled:
+            while self._held:
+                self._ads.release(self._held.pop())
 
     def hurry(self) -> None:
         """Let a drain that is under way, or is to come, end at once."""
@@ -329,6 +334,9 @@ class Fleets:
                         fleet.id, event.envoy, ROUTE, event.name, event.version, event.message
                     )
                 elif event.type_url == LISTENER:
+                    # Its routes may rely on what only the refused version has: others are built first.
+                    self._ads.hold(event.fleet)
+                    self._held.add(event.fleet)
                     wrote = self._transitions.refused(fleet.id, event.envoy, event.name, event.version)
             case Connected():
                 self._transitions.connected(fleet.id, event.envoy)

@@ -16,7 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import SERVICE, AdsServer
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, XdsResource
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
 from tests.ads.laptop import until
 
 if TYPE_CHECKING:
@@ -271,6 +271,43 @@ async def test_two_envoys_with_one_node_id_are_two(socket: Path) -> None:
         ("one", second.version),
         ("one", first.version),
     ]
+
+
+async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) -> None:
+    """They may rely on what the refused listener was to bring; whoever hears of it can build others first."""
+    listener, routes = XdsResource.of(LISTENER, "l", b"1"), XdsResource.of(ROUTE, "r", b"1")
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Nacked):
+            ads.hold("eg")
+
+    async with AdsServer(socket, on_event) as ads, Client(socket) as client:
+        ads.publish("eg", [listener, routes])
+        await client.ask(LISTENER)
+        await client.ask(ROUTE, resource_names_subscribe=["r"])
+        await client.refuse(await client.answer(), "no")
+        await until(lambda: ads.quarantine("eg"))
+        ads.publish("eg", [XdsResource.of(ROUTE, "r", b"2")])
+        ads.release("eg")
+
+        [answer] = (await client.answer()).resources
+
+    assert (answer.name, answer.resource.value) == ("r", b"2")
+
+
+async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path) -> None:
+    async with AdsServer(socket) as ads, Client(socket) as client:
+        ads.publish("eg", [XdsResource.of(ROUTE, "r", b"1")])
+        ads.hold("eg")
+        await client.ask(ROUTE, resource_names_subscribe=["r"])
+        await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+
+        answer = await client.answer()
+        assert answer.type_url == ENDPOINT
+        await client.acknowledge(answer)
+
+        ads.release("eg")
+        assert (await client.answer()).type_url == ROUTE
 
 
 async def test_settled_waits_for_an_envoy(socket: Path) -> None:

@@ -26,7 +26,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.session import Session
-from moongate.ads.snapshot import Snapshot
+from moongate.ads.snapshot import Difference, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
 
 TYPES = {"C": CLUSTER, "E": ENDPOINT, "S": SECRET, "L": LISTENER, "R": ROUTE}
@@ -135,7 +135,7 @@ def content(version: str) -> str:
     return _CONTENTS[version]
 
 
-def edit(snapshot: Snapshot, words: str) -> tuple[tuple[str, str], ...]:
+def edit(snapshot: Snapshot, words: str) -> tuple[Difference, ...]:
     put: list[XdsResource] = []
     gone: list[tuple[str, str]] = []
     for word in words.split():
@@ -163,8 +163,8 @@ COLD_START = """
     >> L *
     << L l=1
     >> R +r
-    << R r=1
     >> L ack
+    << R r=1
     >> R ack
 """
 
@@ -640,9 +640,10 @@ def test_a_cluster_that_never_warms_does_not_hold_routes_forever(served: Convers
     served.says("""
         == C+b=1 R+r=2
         << C b=1
-        .. 29
         >> S +missing
         << S -missing
+        >> S ack
+        .. 29
         .. 1
         << R r=2
         >> R ack
@@ -658,15 +659,211 @@ def test_wake_at_is_when_patience_with_a_warming_cluster_ends(served: Conversati
         .. 1
         >> S +missing
     """)
-    assert served.session.wake_at(served.now) == 30
+    assert served.session.wake_at(served.now) == 31
 
 
 def test_a_silent_envoy_is_slow_not_warming(served: Conversation) -> None:
-    """Stopped, it would find routes behind clusters that it had no time to warm."""
+    """Stopped, it would find routes behind clusters that it had no time to warm; going on, it has time."""
     served.says("""
-        == C+b=1 R+r=2
+        == C+b=1 R+r=2 E+a=2
         << C b=1
+        << E a=2
         .. 300
+        >> E ack
+        .. 29
+        .. 1
+        << R r=2
+    """)
+
+
+# Listeners before routes
+
+
+def test_routes_wait_for_the_listeners_of_their_edit(served: Conversation) -> None:
+    """A route may rely on a filter that only the new listener has, such as one that asks for a password."""
+    served.says("""
+        == L+l=2 R+r=2
+        << L l=2
+        >> L ack
+        << R r=2
+    """)
+
+
+def test_routes_do_not_wait_for_listeners_of_later_edits(served: Conversation) -> None:
+    """A Gateway whose listeners change all the time must not keep its routes from changing."""
+    served.says("""
+        == L+l=2 R+r=2
+        << L l=2
+        == L+l=3
+        >> L ack
+        << L l=3
+        << R r=2
+        == L+l=4 R+r=4
+        >> R ack
+        >> L ack
+        << L l=4
+        == L+l=5 R+r=5
+        >> L ack
+        << L l=5
+        << R r=4
+    """)
+
+
+def test_routes_do_not_wait_for_a_listener_that_is_refused(served: Conversation) -> None:
+    """What they need of it is for others to see to: the refusal is an event."""
+    served.says("""
+        == L+l=2 R+r=2
+        << L l=2
+        >> L nack no
+        << R r=2
+    """)
+
+
+def test_routes_wait_for_the_secrets_that_their_listeners_ask_for(served: Conversation) -> None:
+    """Envoy acknowledges a listener before it has its secrets, but uses it only when it has them."""
+    served.says("""
+        == L+l=2 R+r=2 S+s=1
+        << L l=2
+        >> S +s
+        << S s=1
+        >> L ack
+        >> S ack
+        << R r=2
+    """)
+
+
+def test_routes_do_not_wait_for_secrets_that_do_not_exist(served: Conversation) -> None:
+    served.says("""
+        == L+l=2 R+r=2
+        << L l=2
+        >> S +missing
+        << S -missing
+        >> L ack
+        >> S ack
+        << R r=2
+    """)
+
+
+def test_a_new_table_goes_out_when_its_listener_is_acknowledged(served: Conversation) -> None:
+    """Envoy acknowledges a listener and lets it wait for its routes: the two do not wait for each other."""
+    served.says("""
+        == L+m=1 R+s=1
+        << L m=1
+        >> R +s
+        >> L ack
+        << R s=1
+    """)
+
+
+def test_an_envoy_that_never_answers_a_listener_does_not_hold_routes_forever(served: Conversation) -> None:
+    served.says("""
+        == L+l=2 R+r=2
+        << L l=2
+        >> S +missing
+        << S -missing
+        >> S ack
+        .. 29
+        .. 1
+        << R r=2
+    """)
+
+
+def test_a_reconnecting_envoy_gets_its_listeners_before_its_routes() -> None:
+    """In whatever order it asks: the routes may rely on what the listeners have only now."""
+    Conversation().says("""
+        == L+l=2 R+r=2
+        >> C *
+        << C
+        >> C ack
+        >> R +r=1
+        >> L l=1
+        << L l=2
+        >> L ack
+        << R r=2
+    """)
+
+
+def test_routes_that_return_go_first_and_the_rest_with_their_listener(served: Conversation) -> None:
+    """Table r comes back and must be there first; table s changes with the listener, and must wait."""
+    served.says("""
+        == L-l R-r L+m=1 R+s=1
+        << L m=1 -l
+        >> R +s
+        >> L ack
+        << R s=1
+        >> R ack
+        == L+l=2 R+r=2 L+m=2 R+s=2
+        << R r=2
+        >> R ack
+        << L l=2 m=2
+        >> L ack
+        << R s=2
+    """)
+
+
+def test_a_table_that_its_old_listener_still_uses_does_not_return(served: Conversation) -> None:
+    """The listener was to change to another table, and now does not: its table waits for it like others."""
+    served.says("""
+        == C+b=1 L+l=to-s R-r
+        << C b=1
+        == L+l=2 R+r=2
+        >> C ack
+        << L l=2
+        >> L ack
+        << R r=2
+    """)
+
+
+def test_a_table_whose_listener_was_refused_does_not_return(served: Conversation) -> None:
+    """The former listener is in force, with that table."""
+    served.says("""
+        == L+l=bad R-r
+        << L l=bad
+        >> L nack no
+        == L+l=2 R+r=2
+        << L l=2
+        >> L ack
+        << R r=2
+    """)
+
+
+def test_held_routes_leave_as_they_are_when_they_are_released(served: Conversation) -> None:
+    """A listener was refused; routes that need what it lacks are built anew, and the former ones not sent."""
+    served.play("== L+l=2 R+r=2")
+    served.session.hold()
+    served.says("""
+        >> L nack no
+        == R+r=3 E+a=2
+        << E a=2
+        >> E ack
+    """)
+    assert not served.session.settled(served.snapshot.seq)
+
+    served.session.release()
+    served.says("""
+        == S+s=1
+        << R r=3
+        >> R ack
+    """)
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_parts_of_refused_routes_are_held_too(served: Conversation) -> None:
+    served.play("""
+        == R+s=1
+        >> R +s
+        >> R ack
+        == R+r=2 R+s=2
+    """)
+    served.session.hold()
+    served.says("""
+        >> R nack no
+        == R+s=3
+    """)
+    served.session.release()
+    served.says("""
+        == E+other=1
+        << R r=2 s=3
     """)
 
 
@@ -946,6 +1143,24 @@ def test_clusters_of_the_last_good_routes_stay_however_often_new_ones_are_refuse
         << R r=worse
         >> R nack missing ]
         .. 60
+    """)
+
+
+def test_clusters_of_refused_routes_that_go_stay_until_their_listener_went(served: Conversation) -> None:
+    """The last good version of the routes is in force until then. Found by the law."""
+    served.says("""
+        == R+r=bad C-a E-a
+        << R r=bad
+        >> R nack missing ]
+        == L-l R-r
+        << L -l
+        .. 60
+        >> L ack
+        .. 5
+        << C -a
+        >> C ack
+        << E -a
+        << R -r
     """)
 
 

@@ -1,11 +1,14 @@
-"""Whatever is published, answered and refused, in whatever order: no route is without its cluster."""
+"""Whatever is published, answered and refused, in whatever order: no route is without its cluster.
+
+Nor is it without its listener: a route may rely on a filter that the listener has only since the same edit.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -24,46 +27,54 @@ from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, e
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+T = TypeVar("T")
+
 CLUSTERS: tuple[str, ...] = ("a", "b", "c", "d")
 ROUTES = ("r", "s", "t")
-REFUSED = 6
-"""The client refuses clusters and routes of this content."""
+LISTENERS = ("k", "l")
+REFUSED = "6"
+"""The client refuses clusters, listeners and routes whose content ends so."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Clusters and endpoints with their content, and the cluster and content of each route.
-
-    The one listener that asks for routes never changes.
-    """
+    """Clusters and endpoints with their content, routes with their cluster, listeners with their table."""
 
     clusters: Mapping[str, int]
     endpoints: Mapping[str, int]
     routes: Mapping[str, tuple[str, int]]
+    listeners: Mapping[str, tuple[str, int]]
 
     def resources(self) -> dict[tuple[str, str], XdsResource]:
-        made = [LISTENING, *(_cluster(name, what) for name, what in self.clusters.items())]
+        made = [_cluster(name, what) for name, what in self.clusters.items()]
         made += [XdsResource.of(ENDPOINT, name, b"%d" % what) for name, what in self.endpoints.items()]
         made += [
             XdsResource.of(ROUTE, name, f"{of} {what}".encode()) for name, (of, what) in self.routes.items()
         ]
+        made += [_listener(name, of, what) for name, (of, what) in self.listeners.items()]
         return {(resource.type_url, resource.name): resource for resource in made}
+
+
+CONTENT = st.integers(1, 6) | st.integers(1, 40)
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    """Worlds whose routes refer to clusters that exist, and whose clusters mostly have endpoints."""
-    content = st.integers(1, REFUSED)
-    clusters = draw(st.dictionaries(st.sampled_from(CLUSTERS), content, min_size=1))
+    """Worlds in which what is referred to exists, but for some endpoints."""
+    clusters = draw(st.dictionaries(st.sampled_from(CLUSTERS), CONTENT, min_size=1))
     names = sorted(clusters)
-    endpoints = {name: draw(content) for name in names if draw(st.integers(0, 3))}
-    routes = {name: (draw(st.sampled_from(names)), draw(content)) for name in ROUTES}
-    return World(clusters, endpoints, routes)
+    endpoints = {name: draw(CONTENT) for name in names if draw(st.integers(0, 3))}
+    tables = [name for name in ROUTES if draw(st.integers(0, 2))] or [ROUTES[0]]
+    routes = {name: (draw(st.sampled_from(names)), draw(CONTENT)) for name in tables}
+    listeners = {
+        name: (draw(st.sampled_from(tables)), draw(CONTENT)) for name in LISTENERS if draw(st.integers(0, 4))
+    }
+    return World(clusters, endpoints, routes, listeners)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One cluster, or one cluster's endpoints, changes or goes alone. A cluster that a route uses stays."""
+    """One resource changes or goes alone. What another refers to does not go."""
 
     type_url: str
     name: str
@@ -71,20 +82,37 @@ class Edit:
     """The content; 0 for none."""
 
     def of(self, world: World) -> World:
-        if self.type_url == ENDPOINT:
-            return replace(world, endpoints=self._edited(world.endpoints))
-        if not self.what and self.name in {cluster for cluster, _ in world.routes.values()}:
-            return world
-        return replace(world, clusters=self._edited(world.clusters))
+        match self.type_url:
+            case t if t == ENDPOINT:
+                return replace(world, endpoints=self._edited(world.endpoints, self.what))
+            case t if t == CLUSTER and (self.what or self.name not in {c for c, _ in world.routes.values()}):
+                return replace(world, clusters=self._edited(world.clusters, self.what))
+            case t if t == ROUTE and self.name in world.routes:
+                if not self.what and self.name in {table for table, _ in world.listeners.values()}:
+                    return world
+                what = (world.routes[self.name][0], self.what) if self.what else None
+                return replace(world, routes=self._edited(world.routes, what))
+            case t if t == LISTENER and self.name in world.listeners:
+                what = (world.listeners[self.name][0], self.what) if self.what else None
+                return replace(world, listeners=self._edited(world.listeners, what))
+            case _:
+                return world
 
-    def _edited(self, those: Mapping[str, int]) -> dict[str, int]:
-        edited = {**those, self.name: self.what}
-        return {name: what for name, what in edited.items() if what}
+    def _edited(self, those: Mapping[str, T], what: T | None) -> dict[str, T]:
+        rest = {name: each for name, each in those.items() if name != self.name}
+        return {**rest, self.name: what} if what else rest
+
+
+NAMES = [
+    *((CLUSTER, name) for name in CLUSTERS),
+    *((ENDPOINT, name) for name in CLUSTERS),
+    *((ROUTE, name) for name in ROUTES),
+    *((LISTENER, name) for name in LISTENERS),
+]
 
 
 def steps(*others: str) -> st.SearchStrategy[list[World | Edit | str]]:
-    content = st.sampled_from((0, 0, 1, 2, REFUSED))
-    edits = st.builds(Edit, st.sampled_from((CLUSTER, ENDPOINT)), st.sampled_from(CLUSTERS), content)
+    edits = st.tuples(st.sampled_from(NAMES), CONTENT | st.just(0)).map(lambda e: Edit(*e[0], e[1]))
     # Answers come more often than changes, or hardly any change would ever be through.
     words = st.sampled_from(("read",) * 4 + ("read all",) * 2 + ("wait", "wait long", *others))
     one = st.one_of(worlds(), edits, words, words).map(lambda step: [step])
@@ -99,9 +127,14 @@ def _leaves(name: str) -> list[World | Edit | str]:
 
 @dataclass
 class Client:
-    """Behaves as Envoy does: its ACK of a cluster waits until the endpoints came after it."""
+    """Behaves as Envoy does.
+
+    Its ACK of a cluster waits until the endpoints came after it. It acknowledges a listener at once, but asks
+    for the routes before that.
+    """
 
     session: Session
+    history: History
     now: float = 0.0
     inbox: deque[DeltaDiscoveryResponse] = field(default_factory=deque[DeltaDiscoveryResponse])
     clusters: dict[str, bytes] = field(default_factory=dict[str, bytes])
@@ -113,6 +146,10 @@ class Client:
     subscribed: set[str] = field(default_factory=set[str])
     endpoints: dict[str, bytes] = field(default_factory=dict[str, bytes])
     listeners: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    refused_listeners: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """The last version of each that was refused."""
+    tables: set[str] = field(default_factory=set[str])
+    """The route configurations that it has asked for."""
     routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
@@ -127,7 +164,8 @@ class Client:
             held = {name: self.endpoints[name] for name in self.subscribed if name in self.endpoints}
             self._ask(ENDPOINT, self.subscribed, held)
         self._ask(LISTENER, (), self.listeners)
-        self._ask(ROUTE, ROUTES, self.routes)
+        if self.tables:
+            self._ask(ROUTE, self.tables, self.routes)
 
     def reconnect(self, session: Session) -> None:
         """Lose what is on its way. Endpoints that are here already are not asked for again."""
@@ -155,6 +193,8 @@ class Client:
     def listen(self) -> None:
         while (response := self.session.next(self.now)) is not None:
             self.inbox.append(DeltaDiscoveryResponse.FromString(response))
+            if self.inbox[-1].type_url == ROUTE and not self.hurried:
+                self._check_listeners(self.inbox[-1])
         due = self.session.wake_at(self.now)
         assert due is None or due > self.now, "it has nothing to say, and asks to be woken at once"
 
@@ -171,10 +211,9 @@ class Client:
                 self.warming -= {*news, *response.removed_resources}
                 self.say(answer)
             case t if t == LISTENER:
-                self.listeners.update(news)
-                self.say(answer)
+                self._read_listeners(news, [*response.removed_resources], answer)
             case _:
-                if any(value.endswith(b"%d" % REFUSED) for value in news.values()):
+                if any(value.endswith(REFUSED.encode()) for value in news.values()):
                     answer.error_detail.message = "one of these, who knows which"
                 else:
                     self._read_routes(news)
@@ -222,12 +261,63 @@ class Client:
             request.resource_names_unsubscribe.extend(old)
             self.say(request)
 
+    def _read_listeners(self, news: dict[str, bytes], gone: list[str], answer: DeltaDiscoveryRequest) -> None:
+        bad = sorted(name for name, value in news.items() if _stat_prefix(value).endswith(REFUSED))
+        if bad:
+            answer.error_detail.message = "Error adding/updating listener(s) " + "".join(
+                f"{name}: no\n" for name in bad
+            )
+        self.refused_listeners.update({name: news.pop(name) for name in bad})
+        for name in gone:
+            self.listeners.pop(name, None)
+        self.listeners.update(news)
+        before, self.tables = self.tables, {_table(value) for value in self.listeners.values()}
+        new, old = sorted(self.tables - before), sorted(before - self.tables)
+        for name in old:
+            self.routes.pop(name, None)
+        if new or old:
+            request = DeltaDiscoveryRequest(type_url=ROUTE)
+            request.resource_names_subscribe.extend(new)
+            request.resource_names_unsubscribe.extend(old)
+            self.say(request)
+        self.say(answer)
+
+    def _check_listeners(self, response: DeltaDiscoveryResponse) -> None:
+        """Hold that the listeners of the same edit are answered, where one in force uses the routes."""
+        in_use = {_table(value) for value in self.listeners.values()}
+        for resource in response.resources:
+            if resource.name not in in_use:
+                continue
+            edit = self.history.first[ROUTE, resource.name, resource.resource.value]
+            for name, value in self.listeners.items():
+                answered = [
+                    value,
+                    *([self.refused_listeners[name]] if name in self.refused_listeners else []),
+                ]
+                newest = max(self.history.last.get((LISTENER, name, each), -1) for each in answered)
+                assert newest >= edit, f"{resource.name} of edit {edit}, while listener {name} is of {newest}"
+
     def _read_routes(self, news: dict[str, bytes]) -> None:
         for name, value in news.items():
             cluster = value.split()[0].decode()
             known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
             assert cluster in known, f"{name} uses {cluster}, which is not there"
-        self.routes.update(news)
+        self.routes.update({name: value for name, value in news.items() if name in self.tables})
+
+
+@dataclass
+class History:
+    """The first and the last edit as of which each content was published, by type, name and body."""
+
+    edits: int = 0
+    first: dict[tuple[str, str, bytes], int] = field(default_factory=dict[tuple[str, str, bytes], int])
+    last: dict[tuple[str, str, bytes], int] = field(default_factory=dict[tuple[str, str, bytes], int])
+
+    def add(self, world: World) -> None:
+        self.edits += 1
+        for (type_url, name), resource in world.resources().items():
+            self.first.setdefault((type_url, name, resource.body), self.edits)
+            self.last[type_url, name, resource.body] = self.edits
 
 
 @pytest.mark.slow
@@ -256,9 +346,9 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
     def session() -> Session:
         return Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
 
-    client = Client(session(), hurried=hurried)
+    client = Client(session(), History(), hurried=hurried)
     client.start()
-    world = World({}, {}, {})
+    world = World({}, {}, {}, {})
 
     for step in history:
         match step:
@@ -266,6 +356,7 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
                 before = world.resources()
                 world = step if isinstance(step, World) else step.of(world)
                 after = world.resources()
+                client.history.add(world)
                 client.session.touch(snapshot.apply(after.values(), before.keys() - after.keys()))
             case "read all":
                 while client.inbox:
@@ -295,7 +386,8 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
     refused = {(no.type_url, no.name) for no in client.session.rejections()}
     for (type_url, name), resource in world.resources().items():
         held = client.holds(type_url)
-        if (type_url, name) in refused or (type_url == ENDPOINT and name not in client.subscribed):
+        asked = {ENDPOINT: client.subscribed, ROUTE: client.tables}.get(type_url)
+        if (type_url, name) in refused or (asked is not None and name not in asked):
             continue
         assert held.get(name) == resource.body
     assert client.session.settled(snapshot.seq)
@@ -309,16 +401,28 @@ def _cluster(name: str, what: int) -> XdsResource:
     return XdsResource.of(CLUSTER, name, encode(made))
 
 
-def _listener() -> XdsResource:
-    manager = HttpConnectionManager()
+def _listener(name: str, table: str, what: int) -> XdsResource:
+    manager = HttpConnectionManager(stat_prefix=str(what))
+    manager.rds.route_config_name = table
     manager.rds.config_source.ads.SetInParent()
-    made = Listener(name="l")
+    made = Listener(name=name)
     made.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
     return XdsResource.of(LISTENER, made.name, encode(made))
 
 
-LISTENING = _listener()
+def _manager(body: bytes) -> HttpConnectionManager:
+    manager = HttpConnectionManager()
+    Listener.FromString(body).filter_chains[0].filters[0].typed_config.Unpack(manager)
+    return manager
+
+
+def _table(listener: bytes) -> str:
+    return _manager(listener).rds.route_config_name
+
+
+def _stat_prefix(listener: bytes) -> str:
+    return _manager(listener).stat_prefix
 
 
 def _refused(body: bytes) -> bool:
-    return Cluster.FromString(body).alt_stat_name == str(REFUSED)
+    return Cluster.FromString(body).alt_stat_name.endswith(REFUSED)

@@ -15,9 +15,12 @@ def test_an_edit_tells_only_what_really_differs() -> None:
     snapshot = Snapshot()
     snapshot.apply([resource("a"), resource("b")], [])
 
-    touched = snapshot.apply([resource("a"), resource("b", b"new")], [(CLUSTER, "unknown")])
+    before = resource("b").version
+    differences = snapshot.apply(
+        [resource("a"), resource("b", b"new"), resource("c")], [(CLUSTER, "unknown")]
+    )
 
-    assert touched == ((CLUSTER, "b"),)
+    assert differences == ((CLUSTER, "b", before), (CLUSTER, "c", None))
 
 
 def test_what_goes_and_comes_in_one_edit_stays() -> None:

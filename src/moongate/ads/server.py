@@ -95,9 +95,9 @@ class AdsServer:
         """
         of = self._fleet(fleet)
         of.published = True
-        touched = of.snapshot.apply(put, gone)
+        differences = of.snapshot.apply(put, gone)
         for stream in of.streams:
-            stream.session.touch(touched)
+            stream.session.touch(differences)
             stream.wake.set()
         of.notify()
 
@@ -114,6 +114,24 @@ class AdsServer:
         for stream in self._streams_of(fleet):
             stream.session.retry(type_url, name)
             stream.wake.set()
+
+    def hold(self, fleet: str) -> None:
+        """Send no routes until ``release``: others are being built, because of what an Envoy has refused.
+
+        In ``on_event`` this comes before anything that the refusal would let go.
+        """
+        if (of := self._fleets.get(fleet)) is not None:
+            of.holding = True
+            for stream in of.streams:
+                stream.session.hold()
+
+    def release(self, fleet: str) -> None:
+        """Send routes again, as they are published by now."""
+        if (of := self._fleets.get(fleet)) is not None:
+            of.holding = False
+            for stream in of.streams:
+                stream.session.release()
+                stream.wake.set()
 
     def nodes(self, fleet: str) -> tuple[str, ...]:
         """The ids of the connected Envoys, sorted."""
@@ -193,6 +211,8 @@ class AdsServer:
             linger_seconds=self._linger_seconds,
             patience_seconds=self._patience_seconds,
         )
+        if of.holding:
+            session.hold()
         stream = _Stream(session)
         of.streams.append(stream)
         self._tell(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
@@ -258,6 +278,7 @@ class _Fleet:
         self.snapshot = Snapshot()
         self.published = False
         """Whether it was ever published: the name that an Envoy came with may be unknown."""
+        self.holding = False
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
 

@@ -1,12 +1,12 @@
 """What one fleet of Envoys should have, and how it changed.
 
-A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions learn the
-touched keys and look nothing else up.
+A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions learn what
+differs and look nothing else up.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = tuple[str, str]
 """(type URL, resource name)."""
+
+
+class Difference(NamedTuple):
+    """One resource that an edit changed, and the version that it had before; None when there was none."""
+
+    type_url: str
+    name: str
+    before: str | None
 
 
 class Snapshot:
@@ -29,11 +37,11 @@ class Snapshot:
         """Whether the fleet should have anything at all."""
         return any(self._resources.values())
 
-    def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> tuple[Key, ...]:
+    def apply(self, put: Iterable[XdsResource], gone: Iterable[Key]) -> tuple[Difference, ...]:
         """Make one edit.
 
         Returns:
-            The keys whose content really differs now. An equal resource and an unknown name are no change.
+            What really differs now. An equal resource and an unknown name are no change.
             What is both gone and put stays.
         """
         before: dict[Key, XdsResource | None] = {}
@@ -44,10 +52,14 @@ class Snapshot:
             held = self._resources.setdefault(resource.type_url, {})
             before.setdefault((resource.type_url, resource.name), held.get(resource.name))
             held[resource.name] = resource
-        touched = tuple(key for key, was in before.items() if not _same(was, self.get(*key)))
-        if touched or not self.seq:
+        differences = tuple(
+            Difference(*key, None if was is None else was.version)
+            for key, was in before.items()
+            if not _same(was, self.get(*key))
+        )
+        if differences or not self.seq:
             self.seq += 1
-        return touched
+        return differences
 
     def get(self, type_url: str, name: str) -> XdsResource | None:
         """The resource, or None when the fleet should not have it."""

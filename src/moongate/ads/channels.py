@@ -1,0 +1,207 @@
+"""One type of one stream: what Envoy asked for, what it has, what is on its way and what waits.
+
+A channel keeps books and decides nothing; ``session`` says when something leaves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from moongate.xds.wire import XdsResource
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+ABSENT = ""
+"""Held in place of a version: Envoy knows that the name does not exist."""
+
+UNKNOWN = "?"
+"""Held in place of a version: Envoy may or may not have it, so whatever is true must be said."""
+
+
+class Batch(Struct):
+    """What one response says."""
+
+    news: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
+    gone: list[str] = field(default_factory=list[str])
+    oldest: float = inf
+    """The oldest edit that it carries; inf when it carries none that anybody waits for."""
+    applied: bool = False
+    """Sent again only to be acknowledged: Envoy applied it, but for the culprits beside it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.news or self.gone)
+
+    def take(self) -> Batch:
+        taken = Batch(self.news, self.gone, self.oldest)
+        self.news, self.gone, self.oldest = {}, [], inf
+        return taken
+
+    def part(self, names: Collection[str]) -> Batch:
+        """Take out the news of these names."""
+        part = Batch({name: self.news.pop(name) for name in [*self.news] if name in names}, [], self.oldest)
+        if not self:
+            self.oldest = inf
+        return part
+
+    def drop(self, name: str) -> None:
+        self.news.pop(name, None)
+        if name in self.gone:
+            self.gone.remove(name)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        news = list(self.news.items())
+        middle = len(news) // 2
+        return (
+            Batch(dict(news[:middle]), self.gone, self.oldest),
+            Batch(dict(news[middle:]), [], self.oldest),
+        )
+
+
+class Flight(Struct):
+    nonce: str
+    batch: Batch
+    heard_at: float = inf
+    """When the client was first heard of after this was sent; inf when it was not."""
+    endpoints: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
+    """Those that the clusters of the batch had, of the same name, when it was sent."""
+
+
+class Refused(Struct):
+    version: str
+    message: str
+    seq: float
+    """The oldest edit whose version was refused since the last one that is in force."""
+    again: bool = False
+    """To be sent again though it did not change."""
+
+
+class Channel(Struct):
+    """One type of one stream."""
+
+    type_url: str
+    wildcard: bool
+    names: set[str]
+    held: dict[str, str] = field(default_factory=dict[str, str])
+    """What Envoy acknowledged, or says it has: name → version."""
+    dirty: set[str] = field(default_factory=set[str])
+    dirty_since: float = inf
+    staged: Batch = field(default_factory=Batch)
+    staged_seq: int = 0
+    """The edit as of which ``staged`` is true."""
+    flight: Flight | None = None
+    timed_out: dict[str, Flight] = field(default_factory=dict[str, Flight])
+    """Flights that nobody waits for any more, by nonce: their answers may still come."""
+    retries: deque[Batch] = field(default_factory=deque[Batch])
+    """Parts of refused batches."""
+    pending_removal: dict[str, int] = field(default_factory=dict[str, int])
+    """Gone from the snapshot at this edit, which listeners and routes have still to follow. Oldest first."""
+    lingering: dict[str, float] = field(default_factory=dict[str, float])
+    """To be removed at this time. Earliest first."""
+    missing: dict[str, int] = field(default_factory=dict[str, int])
+    """What Envoy asked for and does not exist, as of this edit."""
+    rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
+    returning: set[str] = field(default_factory=set[str])
+    """What was gone and out of use, and is back and not acknowledged yet."""
+    initial_pending: bool = False
+    """The client asked for everything and was not answered yet."""
+
+    def wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+    def mark(self, name: str, seq: int) -> None:
+        if not self.dirty:
+            self.dirty_since = seq
+        self.dirty.add(name)
+
+    def take_back(self, batch: Batch) -> None:
+        """Settle anew what was to be sent. It stays as old as it was."""
+        if batch:
+            self.dirty_since = min(batch.oldest, self.dirty_since if self.dirty else inf)
+            self.dirty.update(batch.news, batch.gone)
+
+    def cancel_removal(self, name: str) -> None:
+        """Cancel the removal of ``name``."""
+        self.pending_removal.pop(name, None)
+        self.lingering.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Know nothing about ``name`` any more."""
+        self.cancel_removal(name)
+        self.held.pop(name, None)
+        self.missing.pop(name, None)
+        self.rejected.pop(name, None)
+        self.returning.discard(name)
+        self.dirty.discard(name)
+        self.staged.drop(name)
+        for batch in (*self.retries, *([self.flight.batch] if self.flight else [])):
+            batch.drop(name)
+
+    def known(self) -> set[str]:
+        flying = self.flight.batch.news if self.flight else {}
+        return {*self.held, *self.dirty, *self.staged.news, *self.rejected, *flying}
+
+    def gone_since(self, name: str) -> int | None:
+        """The edit as of which the fleet was without ``name``, though Envoy may have kept it; else None."""
+        for known in (self.pending_removal, self.missing):
+            if name in known:
+                return known[name]
+        # These left when nothing in force referred to them any more.
+        return 0 if name in self.lingering or self.held.get(name) == ABSENT else None
+
+    def take(self, batch: Batch) -> None:
+        """Note that Envoy has what ``batch`` says."""
+        for name, resource in batch.news.items():
+            self.held[name] = resource.version
+            self.rejected.pop(name, None)
+            self.returning.discard(name)
+        for name in batch.gone:
+            self.rejected.pop(name, None)
+            if name in self.names:
+                self.held[name] = ABSENT
+            else:
+                self.held.pop(name, None)
+
+    def expired(self, now: float) -> list[str]:
+        """Take out what has lingered long enough."""
+        gone: list[str] = []
+        for name, due in self.lingering.items():
+            if due > now:
+                break
+            gone.append(name)
+        for name in gone:
+            del self.lingering[name]
+        return gone
+
+    def next_due(self) -> Iterable[float]:
+        for due in self.lingering.values():
+            return (due,)
+        return ()
+
+    def oldest(self) -> float:
+        """The oldest edit that waits here or is unanswered; inf when there is none."""
+        waiting = [self.staged.oldest if self.staged else inf, self.dirty_since if self.dirty else inf]
+        if self.flight is not None:
+            waiting.append(self.flight.batch.oldest)
+        waiting.extend(batch.oldest for batch in self.retries)
+        return min(waiting)
+
+    def refused_since(self, unused: float = -inf) -> float:
+        """The oldest edit that Envoy refused while an earlier version stays in force; inf when none.
+
+        Args:
+            unused: what is gone as of this edit, or an earlier one, is out of use.
+        """
+        return min(
+            (
+                refused.seq
+                for name, refused in self.rejected.items()
+                if name in self.held
+                and not (name in self.pending_removal and self.pending_removal[name] <= unused)
+            ),
+            default=inf,
+        )

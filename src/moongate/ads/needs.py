@@ -1,0 +1,40 @@
+"""What a resource makes Envoy ask for next: a cluster its endpoints, a listener its routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from google.protobuf.message import DecodeError
+
+if TYPE_CHECKING:
+    from moongate.xds.wire import XdsResource
+
+
+def needs_endpoints(resource: XdsResource) -> str | None:
+    """The name under which a cluster asks for its endpoints; None when it does not."""
+    try:
+        cluster = Cluster.FromString(resource.body)
+    except DecodeError:
+        return None  # Envoy will say so, and it will be known whose it is
+    if cluster.type != Cluster.EDS or not cluster.eds_cluster_config.eds_config.HasField("ads"):
+        return None
+    return cluster.eds_cluster_config.service_name or cluster.name
+
+
+def needs_routes(resource: XdsResource) -> bool:
+    """Whether a listener asks for a route configuration."""
+    try:
+        listener = Listener.FromString(resource.body)
+        for chain in (*listener.filter_chains, listener.default_filter_chain):
+            for network_filter in chain.filters:
+                manager = HttpConnectionManager()
+                if network_filter.typed_config.Unpack(manager) and manager.rds.config_source.HasField("ads"):
+                    return True
+    except DecodeError:
+        pass
+    return False

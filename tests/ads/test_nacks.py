@@ -1,0 +1,42 @@
+"""Who is to blame for a refusal, by what Envoy 1.40 says."""
+
+from __future__ import annotations
+
+from moongate.ads.nacks import culprits
+
+
+def test_envoys_words_are_cut_into_those_about_each_culprit() -> None:
+    """A status shows what Envoy says about one resource, without what it says of others."""
+    message = "Error adding/updating listener(s) z: cannot bind '127.0.0.1:80': in use\nx: no\n"
+
+    assert culprits(message, ("x", "y", "z")) == {"z": "cannot bind '127.0.0.1:80': in use", "x": "no"}
+
+
+def test_clusters_are_listed_with_commas() -> None:
+    message = "Error adding/updating cluster(s) bad: no host, worse: none, bad: at all"
+
+    assert culprits(message, ("b", "bad", "worse")) == {"bad": "no host", "worse": "none, bad: at all"}
+
+
+def test_a_name_within_another_is_not_blamed() -> None:
+    """Names share endings: default/eg/http is no part of other-default/eg/http."""
+    message = "Error adding/updating listener(s) other-l: no\n"
+
+    assert culprits(message, ("l", "other-l")) == {"other-l": "no"}
+
+
+def test_words_that_merely_mention_a_name_blame_nobody() -> None:
+    assert culprits("r: is what s refers to", ("r", "s")) == {}
+
+
+def test_the_only_resource_of_a_response_is_to_blame_whatever_is_said() -> None:
+    assert culprits("missing ]", ("r",)) == {"r": "missing ]"}
+
+
+def test_the_only_resource_is_not_blamed_twice_with_its_name() -> None:
+    assert culprits("Error adding/updating cluster(s) a: no host", ("a",)) == {"a": "no host"}
+
+
+def test_nobody_is_to_blame_where_nothing_was_sent() -> None:
+    """Removals can be refused too."""
+    assert culprits("no", ()) == {}

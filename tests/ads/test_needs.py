@@ -1,0 +1,40 @@
+"""What Envoy asks for next, once it has a cluster or a listener."""
+
+from __future__ import annotations
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+
+from moongate.ads.needs import needs_endpoints, needs_routes
+from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
+from tests.ads import laptop
+
+
+def test_a_cluster_asks_for_the_endpoints_of_its_name() -> None:
+    assert needs_endpoints(laptop.cluster("a")) == "a"
+
+
+def test_a_cluster_asks_by_its_service_name_where_it_has_one() -> None:
+    cluster = Cluster.FromString(laptop.cluster("a").body)
+    cluster.eds_cluster_config.service_name = "other"
+
+    assert needs_endpoints(XdsResource.of(CLUSTER, "a", encode(cluster))) == "other"
+
+
+def test_a_cluster_that_knows_its_endpoints_asks_for_none() -> None:
+    assert needs_endpoints(laptop.cluster("a", broken=True)) is None
+
+
+def test_a_listener_asks_for_its_routes() -> None:
+    assert needs_routes(laptop.listener("l", 80, "r"))
+
+
+def test_a_listener_without_routes_asks_for_none() -> None:
+    assert not needs_routes(XdsResource.of(LISTENER, "l", b""))
+
+
+@pytest.mark.parametrize("needs", [needs_endpoints, needs_routes])
+def test_what_cannot_be_read_asks_for_nothing(needs: object) -> None:
+    """Envoy will refuse it, and then it is known whose it is."""
+    assert callable(needs)
+    assert not needs(XdsResource.of(CLUSTER, "a", b"\xff"))
