@@ -17,6 +17,7 @@ from moongate.api.base import FleetId, Ref
 from moongate.api.core import Service
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.backends import Target, endpoints
+from moongate.attach.fleets import keeps_what_it_has
 from moongate.attach.gateways import fleet_proxy, on_host
 from moongate.engine import query
 from moongate.store import Index, find, get
@@ -87,7 +88,7 @@ def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
 
 @query
 def _own_target(db: Db, fleet: FleetId) -> Target | None:
-    if on_host(db):
+    if on_host(db) or keeps_what_it_has(db, fleet):
         return None
     for ref in find(db, FLEET_SERVICES, fleet):
         found = get(db, Service, ref)
