@@ -149,7 +149,6 @@ class World:
         """Statuses as their queries last told them."""
         self._judged_anew: dict[Ref, None] = {}
         self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
-        self._failing = 0
         self._shown: dict[Ref, Struct] = {}
         """Statuses as they were handed out: with what fails."""
         self._came: dict[str, FleetId | None] = {}
@@ -373,10 +372,8 @@ class World:
 
     def _show_statuses(self) -> None:
         """Note the statuses that differ from those handed out, with what fails just now."""
-        concerned = self._concerned
-        if self.db.failures_version != self._failing:
-            self._failing = self.db.failures_version
-            self._concerned = failures.concerned(self.db)
+        # Whom a failure concerns may differ although the same calls fail: members of a fleet come and go.
+        concerned, self._concerned = self._concerned, failures.concerned(self.db)
         held = self.store.held()
         for ref in self._judged_anew | dict.fromkeys((*concerned, *self._concerned)):
             status = self._judged.get(ref)

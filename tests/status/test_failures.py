@@ -16,7 +16,7 @@ from moongate.world import STATUSES, World
 from moongate.xds.destinations import resource_keys
 from tests.faults import faulty, put_fault
 from tests.strategies import BASE, Batch, resource
-from tests.worlds import EG, EG_FLEET, routes_with_services
+from tests.worlds import EG, EG_FLEET, gateway_class, routes_with_services
 
 PROXY = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "ep", "namespace": "default"}
 ALL: Batch = BASE | {
@@ -122,6 +122,19 @@ def test_what_concerns_no_resource_is_said_by_the_gateway_class() -> None:
         put_fault(warm, (fleets, ()), "before")
 
         assert {ref.kind for ref in warm.pull().statuses} == {"GatewayClass"}
+
+
+def test_who_is_concerned_may_change_while_the_same_fails() -> None:
+    """No call begins or ceases to fail, but another class is ours."""
+    with faulty():
+        warm = World.of(routes_with_services(1))
+        put_fault(warm, (fleets, ()), "before")
+        warm.pull()
+
+        warm.apply({(other := gateway_class("other")).ref: other})
+        shown = warm.pull().statuses
+
+        assert INTERNAL in str(shown[other.ref])
 
 
 def test_many_failures_are_named_up_to_a_number() -> None:

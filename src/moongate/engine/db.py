@@ -375,11 +375,6 @@ class Db:
         """Failures in force, by the call that failed; only those where they began."""
         return self._failures.origins
 
-    @property
-    def failures_version(self) -> int:
-        """Another number whenever a call has begun to fail, fails otherwise, or fails no more."""
-        return self._failures.version
-
     def failed_calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
         """The arguments of each call that fails just now, with its failure, which may have begun below it."""
         return self._failures.calls()

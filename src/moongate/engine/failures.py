@@ -79,8 +79,6 @@ class FailuresInForce:
     def __init__(self) -> None:
         self.origins: dict[str, Failed] = {}
         """By the call that failed, as text; only those where a failure began."""
-        self.version = 0
-        """Grows whenever a call begins to fail, fails otherwise, or fails no more."""
         self._calls: dict[Node, Failed] = {}
 
     def calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
@@ -90,7 +88,6 @@ class FailuresInForce:
     def note(self, node: Node, value: Any) -> None:
         """Take the new value of a call that failed before or fails now."""
         assert node.query is not None
-        self.version += 1
         self.origins.pop(repr(node), None)
         self._calls.pop(node, None)
         if value.__class__ is Failed:
