@@ -82,7 +82,7 @@ class ChainTransitions:
 
     def start(self, fleet_id: FleetId) -> None:
         """A fleet has come."""
-        root = self._world.observe(
+        root = self._world.observers.observe(
             chain_filters, (fleet_id,), INVENTORY, lambda root: self._needs(fleet_id, root.value)
         )
         self._fleets[fleet_id] = _Fleet(root)
@@ -92,10 +92,9 @@ class ChainTransitions:
         fleet = self._fleets.pop(fleet_id, None)
         if fleet is None:
             return
-        self._world.release(fleet.root)
+        self._world.observers.release(fleet.root)
         for name in fleet.chains:
-            self._world.write(lingering(TableId(fleet_id, name)), None)
-            self._world.write(missing(TableId(fleet_id, name)), None)
+            self._forget(fleet_id, name)
 
     def handed_out(self, fleet_id: FleetId, put: Iterable[XdsResource]) -> None:
         """These resources of the settled world are handed out to a fleet, as they differ."""
@@ -151,9 +150,10 @@ class ChainTransitions:
     def refused(self, fleet_id: FleetId, node: str, listener: str, version: str) -> bool:
         """An Envoy has refused a listener. True if the world is to be settled again."""
         fleet = self._fleets.get(fleet_id)
+        if fleet is None:
+            return False
         wrote = False
-        for name, filters in fleet.listeners[listener].get(version, {}).items() if fleet is not None else ():
-            assert fleet is not None, "there is nothing to look at without a fleet"
+        for name, filters in fleet.listeners[listener].get(version, {}).items():
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
@@ -175,8 +175,7 @@ class ChainTransitions:
         needs = {name: {one.name: one for one in filters} for name, filters in chains}
         for name in [name for name in fleet.chains if name not in needs]:
             del fleet.chains[name]
-            self._world.write(lingering(TableId(fleet_id, name)), None)
-            self._world.write(missing(TableId(fleet_id, name)), None)
+            self._forget(fleet_id, name)
         for name, needed in needs.items():
             chain = fleet.chains.setdefault(name, _Chain())
             if needed == chain.needed:
@@ -203,6 +202,11 @@ class ChainTransitions:
         resource = self._world.resource(fleet_id, ROUTE, table)
         version = resource.version if resource is not None else None
         return bool(fleet.tables) and all(held.get(table) == version for held in fleet.tables.values())
+
+    def _forget(self, fleet_id: FleetId, name: str) -> None:
+        """A chain is gone: nothing lingers in it, and nothing is missing."""
+        for cell in (lingering, missing):
+            self._world.write(cell(TableId(fleet_id, name)), None)
 
     def _write_lingering(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
         rest = tuple(sorted(one for key, one in chain.relied.items() if key not in chain.needed))

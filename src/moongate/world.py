@@ -141,7 +141,7 @@ class World:
         self.store = Store(self.db, INDEXES)
         if config is not None:
             self.db.put(gateways.CONFIG, config)
-        self._observers = Observers(self.db)
+        self.observers = Observers(self.db)
         self._outbox = Outbox()
         self._fleets: dict[FleetId, FleetInventory] = {}
         self._statuses: dict[Ref, Root[Any]] = {}
@@ -153,7 +153,7 @@ class World:
         """Statuses as they were handed out: with what fails."""
         self._came: dict[str, FleetId | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
-        self.observe(fleets.fleets, (), INVENTORY, self._fleets_that_are)
+        self.observers.observe(fleets.fleets, (), INVENTORY, self._fleets_that_are)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -173,7 +173,7 @@ class World:
             if resource is None:
                 self._forget_status(ref)
             elif ref not in self._statuses and (status := STATUSES.get(type(resource))) is not None:
-                self._statuses[ref] = self.observe(status, (ref,), STATUS, self._status(ref))
+                self._statuses[ref] = self.observers.observe(status, (ref,), STATUS, self._status(ref))
         return changed
 
     def configure(self, config: EnvoyGateway) -> bool:
@@ -222,7 +222,7 @@ class World:
                 if first() is not root:
                     break
             else:
-                self._observers.settled(root)
+                self.observers.settled(root)
                 yield
 
     @property
@@ -332,24 +332,6 @@ class World:
         yield ran
         ran.note(self.db.counts - before)
 
-    # -- observation --------------------------------------------------------
-
-    def observe(
-        self,
-        query: Query[..., Any],
-        args: tuple[Any, ...],
-        rank: int,
-        handle: Callable[[Root[Any]], None],
-        *,
-        eager: bool = False,
-    ) -> Root[Any]:
-        """Have ``handle`` called each time that a query call was settled."""
-        return self._observers.observe(query, args, rank, handle, eager=eager)
-
-    def release(self, root: Root[Any]) -> None:
-        """Stop observing."""
-        self._observers.release(root)
-
     def _fleets_that_are(self, root: Root[tuple[FleetId, ...]]) -> None:
         value = root.value
         if value is None or isinstance(value, Failed):
@@ -359,7 +341,7 @@ class World:
             self._came[names.fleet(fleet)] = None
         for fleet in value:
             if fleet not in self._fleets:
-                self._fleets[fleet] = FleetInventory(self._observers, self._outbox, fleet, self._patches)
+                self._fleets[fleet] = FleetInventory(self.observers, self._outbox, fleet, self._patches)
                 self._came[names.fleet(fleet)] = fleet
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
@@ -392,6 +374,6 @@ class World:
     def _forget_status(self, ref: Ref) -> None:
         root = self._statuses.pop(ref, None)
         if root is not None:
-            self.release(root)
+            self.observers.release(root)
             self._judged.pop(ref, None)
             self._judged_anew[ref] = None
