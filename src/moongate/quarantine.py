@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 Envoy takes or refuses a resource as a whole, and does not say which of the entries that it is joined from is
-at fault: which route of a table, which filter chain of a listener, which filter of a chain. What an Envoy has
+at fault. ``DIFFERENCES`` has the types that are searched: route configurations. What an Envoy has
 acknowledged is good; what differs from that in a version that it refused is suspect. A single suspect is the
 culprit. Several are withheld together (their last good form stays in force, or nothing where there was none),
 and released again half by half: what is acknowledged is good, what is refused is halved once more.
@@ -47,7 +47,7 @@ MOST_TRIES: Final = 24
 
 
 _Key: TypeAlias = "tuple[FleetId, str, str]"
-"""Gateway of the fleet, type URL and name of a resource."""
+"""Fleet, type URL and name of a resource."""
 
 DIFFERENCES: Final[Mapping[str, Callable[[tuple[Any, ...], tuple[Any, ...]], Iterator[Suspect]]]] = {
     ROUTE: routes.differing,

@@ -46,7 +46,6 @@ from moongate.xds.wire import encode, packed, sized, version
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.message import Message
 
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -155,12 +154,9 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
 @cache
 def _of_kind(filters: tuple[tuple[str, Callable[[], Message]], ...]) -> tuple[ChainFilter, ...]:
     """The filters that a kind of routes brings, after those of features."""
-    bodies = (
-        (name, encode(HttpFilter(name=name, typed_config=packed(config())))) for name, config in filters
-    )
     return tuple(
-        ChainFilter(order, name, body, bound=False)
-        for order, (name, body) in enumerate(bodies, start=len(FEATURES))
+        ChainFilter(order, name, _encoded(name, config(), disabled=False), bound=False)
+        for order, (name, config) in enumerate(filters, start=len(FEATURES))
     )
 
 
@@ -172,43 +168,33 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
     order = FEATURES.index(feature)
     if not stable_chains(db):
         name = http_filter.instance(effective.owner)
-        chain = packed(http_filter.chain(db, effective))
-        body = encode(HttpFilter(name=name, typed_config=chain, disabled=http_filter.disabled))
+        body = _encoded(name, http_filter.chain(db, effective), disabled=http_filter.disabled)
         return ChainFilter(order, name, body, bound=False)
     if http_filter.stable is None:
-        return _bound(order, http_filter.instance(effective.owner), packed(http_filter.chain(db, effective)))
-    chain = packed(http_filter.stable(effective.value))
-    standing = _standing()[order]
-    if chain == packed(http_filter.stable(None)):
+        return _bound(order, http_filter.instance(effective.owner), http_filter.chain(db, effective))
+    standing, chain = _standing()[order], http_filter.stable(effective.value)
+    if _encoded(standing.name, chain, disabled=True) == standing.body:
         return standing
     return _bound(order, standing.name, chain)
 
 
-def _bound(order: int, stem: str, chain: AnyMessage) -> ChainFilter:
+def _bound(order: int, stem: str, chain: Message) -> ChainFilter:
     # Its name says what it is, so that it is added or removed, and never replaced under a route.
-    name = f"{stem}/{version(chain.value)[:8]}"
-    body = encode(HttpFilter(name=name, typed_config=chain, disabled=True))
-    return ChainFilter(order, name, body, bound=True)
+    name = f"{stem}/{version(encode(chain))[:8]}"
+    return ChainFilter(order, name, _encoded(name, chain, disabled=True), bound=True)
+
+
+def _encoded(name: str, chain: Message, *, disabled: bool) -> bytes:
+    return encode(HttpFilter(name=name, typed_config=packed(chain), disabled=disabled))
 
 
 @cache
 def _standing() -> Mapping[int, ChainFilter]:
     """What stands in every stable chain, by the position of the feature."""
     return {
-        order: ChainFilter(
-            order,
-            feature.http_filter.name,
-            encode(
-                HttpFilter(
-                    name=feature.http_filter.name,
-                    typed_config=packed(feature.http_filter.stable(None)),
-                    disabled=True,
-                )
-            ),
-            bound=False,
-        )
-        for order, feature in enumerate(FEATURES)
-        if feature.http_filter is not None and feature.http_filter.stable is not None
+        order: ChainFilter(order, one.name, _encoded(one.name, one.stable(None), disabled=True), bound=False)
+        for order, one in enumerate(feature.http_filter for feature in FEATURES)
+        if one is not None and one.stable is not None
     }
 
 
