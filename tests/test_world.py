@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import chain, islice
 
+import pytest
 from msgspec import structs
 
-from moongate.api.base import Ref, Resource
-from moongate.api.core import ConfigMap, Secret
+from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.core import ConfigMap, Secret, ServiceSpec
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.gateway import Listener, ListenerTLSConfig
+from moongate.api.gateway import Gateway, Listener, ListenerTLSConfig
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import SecretObjectReference
 from moongate.attach.routes import route_shards
@@ -22,17 +23,23 @@ from tests.strategies import resource
 from tests.worlds import (
     EG,
     EG_FLEET,
+    backend,
     endpoint_slice,
     gateway,
     gateway_class,
     http_listener,
+    meta,
+    namespace,
     route,
+    routes_with_backends,
     routes_with_services,
     service,
 )
 
 FLEET = "default/eg"
 SHARED = "service/default/s0/8080/http"
+OWN = "service/default/s1/8080/http"
+H2C = "gateway.envoyproxy.io/h2c"
 
 
 def small() -> World:
@@ -45,6 +52,25 @@ def small() -> World:
 
 def types(changes: Changes) -> set[str]:
     return {each.type_url for put in changes.put.values() for each in put}
+
+
+def apply(world: World, *resources: Resource) -> None:
+    world.apply({each.ref: each for each in resources})
+
+
+def urgent(world: World) -> list[str]:
+    """The names of the endpoints that are handed out before all else."""
+    list(world.settle(urgent=True))
+    taken = world.take(urgent=True)
+    assert types(taken) <= {ENDPOINT}
+    return [each.name for each in taken.put.get(FLEET, ())]
+
+
+def policy_of(name: str, kind: str = Gateway.KIND) -> Resource:
+    """A policy of clusters."""
+    target = {"group": GATEWAY_GROUP, "kind": kind, "name": name}
+    spec = {"targetRefs": [target], "circuitBreaker": {"maxConnections": 7}}
+    return resource("BackendTrafficPolicy", "default", "p", {"spec": spec})
 
 
 def test_an_empty_world_has_nothing_to_say() -> None:
@@ -106,9 +132,7 @@ def test_endpoints_are_settled_before_all_else() -> None:
     list(world.settle(urgent=True))
     urgent = world.take(urgent=True)
 
-    assert [(each.type_url, each.name) for each in urgent.put[FLEET]] == [
-        (ENDPOINT, "service/default/s1/8080/http")
-    ]
+    assert [(each.type_url, each.name) for each in urgent.put[FLEET]] == [(ENDPOINT, OWN)]
     assert types(world.pull()) == {ROUTE}
 
 
@@ -151,29 +175,142 @@ def test_no_cluster_is_handed_out_without_its_endpoints() -> None:
     assert built > 10
 
 
-def test_a_service_that_goes_waits_for_the_routes_that_leave_it() -> None:
+def test_endpoints_that_go_wait_for_the_routes_that_leave_them() -> None:
     """The route was edited first; its Envoys must not see the Service empty before they see that."""
     world = small()
-    moved = route(1, "/x")
-    world.apply({moved.ref: moved})
-    world.apply(dict.fromkeys((service(1).ref, endpoint_slice(1).ref)))
-    list(world.settle(urgent=True))
-    assert not world.take(urgent=True)
+    apply(world, route(1, "/x"))
+    world.apply({endpoint_slice(1).ref: None})
+    assert not urgent(world)
 
-    world.apply({each.ref: each for each in (service(1), endpoint_slice(1, 99))})
-    list(world.settle(urgent=True))
-    assert types(world.take(urgent=True)) == {ENDPOINT}, "what is back is told at once"
+    apply(world, endpoint_slice(1, 99))
+    assert urgent(world) == [OWN], "what is back is sent at once"
 
 
-def test_endpoints_go_with_what_came_with_them() -> None:
+def test_endpoints_go_with_a_route_that_came_with_them_and_has_used_them() -> None:
     """A route that leaves a backend, and other endpoints of that, in one save of a file."""
     world = small()
-    world.apply({each.ref: each for each in (route(1, "/x"), endpoint_slice(1, 99))})
-    list(world.settle(urgent=True))
-    next(world.settle())
+    apply(world, route(1, "/x"), endpoint_slice(1, 99))
 
-    assert not world.take(urgent=True)
+    assert not urgent(world)
     assert types(world.pull()) == {ROUTE, ENDPOINT}
+
+
+def test_endpoints_do_not_wait_for_a_route_that_has_not_used_them() -> None:
+    """An API server hands over what has changed since the last time, whatever it is."""
+    world = small()
+    apply(world, route(1, "/x"), endpoint_slice(0, 99))
+
+    assert urgent(world) == [SHARED]
+    assert types(world.pull()) == {ROUTE}
+
+
+def test_endpoints_wait_for_a_route_that_has_left_them_and_was_not_taken_yet() -> None:
+    """Another route still uses them, so they are there."""
+    world = small()
+    another = structs.replace(route(2), spec=route(1, "/2").spec)
+    apply(world, another)
+    world.pull()
+    apply(world, structs.replace(another, spec=route(0, "/2").spec))
+    list(world.settle())
+    apply(world, endpoint_slice(1, 99))
+
+    assert not urgent(world)
+    assert types(world.pull()) == {ROUTE, ENDPOINT}
+
+
+def test_endpoints_wait_for_their_route_no_longer_than_it_takes() -> None:
+    world = small()
+    apply(world, route(1, "/x"), endpoint_slice(1, 99))
+    world.pull()
+    apply(world, endpoint_slice(1, 98))
+
+    assert urgent(world) == [OWN]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Secret(metadata=meta("unused")),
+        namespace("elsewhere", team="a"),
+        policy_of("other"),
+        structs.replace(gateway(), metadata=meta("another")),
+        service(7),
+        route(7),
+    ],
+    ids=lambda each: each.KIND,
+)
+def test_endpoints_do_not_wait_for_what_their_fleet_does_not_read(other: Resource) -> None:
+    world = small()
+    apply(world, other, endpoint_slice(1, 99))
+    with world.ran() as ran:
+        assert urgent(world) == [OWN]
+
+    assert ran.counts() == dict.fromkeys(["endpoints", "has_endpoints", "backend", "load_assignment"], 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        policy_of(EG.name),
+        policy_of("r1", "HTTPRoute"),
+        gateway(http_listener("http"), http_listener("more", port=81)),
+        structs.replace(service(1), spec=ServiceSpec()),
+    ],
+    ids=lambda each: each.KIND,
+)
+def test_endpoints_go_with_what_came_with_them_and_their_fleet_reads(other: Resource) -> None:
+    """It may change their cluster, or who may send to it."""
+    world = small()
+    apply(world, other, endpoint_slice(0, 99))
+
+    assert not urgent(world)
+    assert ENDPOINT in types(world.pull())
+
+
+def test_endpoints_of_a_backend_go_with_what_else_is_said_of_it() -> None:
+    """Its cluster must not be sent requests in a protocol that the new endpoints do not speak."""
+    world = World.of(routes_with_backends(2))
+    apply(world, moved := backend(1, 98))
+    assert urgent(world) == ["backend/default/s1/8080/http"]
+
+    spec = structs.replace(moved.spec, endpoints=backend(1, 99).spec.endpoints, app_protocols=(H2C,))
+    apply(world, structs.replace(moved, spec=spec))
+    assert not urgent(world)
+
+
+def test_endpoints_do_not_wait_for_what_came_with_them_and_is_as_before() -> None:
+    """A source that has to list anew hands over everything."""
+    world = small()
+    apply(world, *routes_with_services(2), endpoint_slice(1, 99))
+
+    assert urgent(world) == [OWN]
+
+
+def test_endpoints_of_a_fleet_do_not_wait_for_what_concerns_another() -> None:
+    another = structs.replace(gateway(), metadata=meta("another"))
+    world = World.of([*routes_with_services(2), another])
+    more = gateway(http_listener("more", port=81))
+    apply(world, structs.replace(another, spec=more.spec), endpoint_slice(1, 99))
+
+    assert urgent(world) == [OWN]
+
+
+def test_to_see_what_came_with_endpoints_costs_no_more_than_a_moment() -> None:
+    """What they wait for otherwise must not be stopped by them, nor must other endpoints."""
+    world = World.of(routes_with_services(1_500))
+    apply(world, policy_of(EG.name), endpoint_slice(1, 99))
+
+    assert not world.db.propagated
+
+
+def test_endpoints_wait_if_a_moment_does_not_show_what_came_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moongate.world.MOMENT", 0)
+    world = small()
+    apply(world, policy_of(EG.name), endpoint_slice(1, 99))
+
+    assert not urgent(world)
 
 
 def test_endpoints_that_changed_for_another_reason_are_not_urgent() -> None:
@@ -198,7 +335,7 @@ def test_endpoints_that_changed_again_are_handed_out_once() -> None:
 
     (sent,) = world.pull().put[FLEET]
 
-    assert sent == world.resource(EG_FLEET, ENDPOINT, "service/default/s1/8080/http")
+    assert sent == world.resource(EG_FLEET, ENDPOINT, OWN)
 
 
 def test_endpoints_are_not_handed_out_when_their_cluster_went() -> None:
@@ -270,14 +407,13 @@ def clusters(world: World) -> set[str]:
 
 def test_clusters_come_and_go_with_the_first_and_last_route_of_a_shard() -> None:
     world = small()
-    own = "service/default/s1/8080/http"
 
     world.apply({route(1).ref: None})
     world.pull()
-    assert own not in clusters(world)
+    assert OWN not in clusters(world)
 
     put(world, route(1))
-    assert own in clusters(world)
+    assert OWN in clusters(world)
     assert world.settled
 
 
@@ -294,7 +430,7 @@ def test_the_last_route_of_a_shard_keeps_its_cluster_while_the_gateway_is_reject
     assert clusters(world) == before
 
     put(world, gateway())
-    assert clusters(world) == before - {"service/default/s1/8080/http"}
+    assert clusters(world) == before - {OWN}
 
 
 def test_what_a_failing_shard_had_goes_with_its_last_route() -> None:
@@ -309,7 +445,7 @@ def test_what_a_failing_shard_had_goes_with_its_last_route() -> None:
 
         world.apply({route(1).ref: None})
         world.pull()
-        assert clusters(world) == before - {"service/default/s1/8080/http"}
+        assert clusters(world) == before - {OWN}
 
 
 NO_PROXY = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "missing"}
@@ -339,5 +475,5 @@ def test_a_secret_is_wanted_while_a_listener_names_it() -> None:
 
 
 def put(world: World, *resources: Resource) -> None:
-    world.apply({each.ref: each for each in resources})
+    apply(world, *resources)
     world.pull()

@@ -34,6 +34,7 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.attach.routes import host_shards
 from moongate.engine import Failed
+from moongate.store import shard
 from moongate.xds import clusters, destinations, listeners, local, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.routes import host_part, route_configuration
@@ -148,7 +149,7 @@ class Outbox:
 class _Entry:
     """One resource of a fleet: who names it, and what was last told of it."""
 
-    __slots__ = ("built_by", "call", "held", "parts", "root", "since", "users")
+    __slots__ = ("built_by", "call", "held", "parts", "root", "users", "waits")
 
     def __init__(self) -> None:
         self.built_by: Call | None = None
@@ -157,8 +158,8 @@ class _Entry:
         self.root: Root[Any] | None = None
         self.users = 0
         self.held: XdsResource | None = None
-        self.since = 0
-        """The ``Outbox.takes`` at which it came to be held: later, the fleet was told of it."""
+        self.waits = -1
+        """Until ``Outbox.takes`` is more, endpoints go with all else: they are new, or their use changes."""
         self.parts: tuple[Part, ...] = ()
         """What a route configuration was joined from, when ``held`` is one."""
 
@@ -187,6 +188,8 @@ class FleetInventory:
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
+        self._waits = -1
+        """As for an entry, for all endpoints."""
         self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
         self._use((CLUSTER, self._name), local.local_cluster, (fleet,))
         self._use((ENDPOINT, self._name), local.local_assignment, (fleet,))
@@ -201,6 +204,23 @@ class FleetInventory:
             if entry.held is not None:
                 self._outbox.drop(self._name, key)
         self.resources.clear()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether any resource, or which there are, may differ from what was last settled."""
+        roots = (entry.root for entry in self.resources.values() if entry.root is not None)
+        return any(root.in_doubt for root in (*self._others, *self._inventories, *roots))
+
+    def hold_back(self) -> None:
+        """Let all endpoints go with all else that is taken next."""
+        self._waits = self._outbox.takes
+
+    def hold_back_those_of(self, routes: Iterable[Ref]) -> None:
+        """Let the endpoints that some routes have used go with all else that is taken next."""
+        for route in routes:
+            root = self._shards.get(shard(str(route)))
+            for key in self._inventories[root].get(route, ()) if root is not None else ():
+                self.resources[key].waits = self._outbox.takes
 
     def _accepted(self, root: Root[Any]) -> None:
         """Look again at what was passed over while all was rejected."""
@@ -308,6 +328,8 @@ class FleetInventory:
     def _leave(self, key: tuple[str, str]) -> None:
         entry = self.resources[key]
         entry.users -= 1
+        # Whoever leaves it has to be seen to have left before it loses anything.
+        entry.waits = self._outbox.takes
         if entry.users == 0:
             if entry.root is not None:
                 self._observers.release(entry.root)
@@ -323,15 +345,15 @@ class FleetInventory:
             if value is None and self._passes_over(root):
                 return
             if entry.held is None:
-                entry.since = self._outbox.takes
+                entry.waits = self._outbox.takes
             entry.held = value
             if key[0] == ROUTE:
                 entry.parts = _joined_parts(self._observers.db, self._fleet, key[1])
             if value is None:
                 self._outbox.drop(self._name, key)
             else:
-                told = entry.since < self._outbox.takes
-                self._outbox.put(self._name, value, urgent=root.urgent and told and _serves(value))
+                waits = max(entry.waits, self._waits) == self._outbox.takes
+                self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
 
         return handle
 

@@ -10,6 +10,11 @@ Endpoints do not wait for all that: what a Service, an EndpointSlice or a Backen
 settled and taken alone (``urgent``) in the midst of a recomputation. When all else is settled, what is taken
 is whole although endpoints may still wait: clusters that are new never do without theirs.
 
+A source may hand over what belongs together (a file that was saved) or whatever has come in. So of what comes
+in one batch, and differs from before, endpoints go ahead unless the rest bears on their use. They wait for a
+route that used them before, as it may be about to leave what they lose, and for anything else that puts some
+resource of their fleet in doubt: it may change their cluster, or who may send to it.
+
 What a fleet of Envoys has is the matter of ``fleet_inventory``; here is what all fleets have in common, and
 statuses. What failed is said by statuses (``status.failures``); nothing here raises because a query failed.
 """
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, structs
@@ -84,8 +90,8 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
 }
 """Kinds that have a status, with the query that tells it."""
 
-ENDPOINT_KINDS: Final = (EndpointSlice, Service, Backend)
-"""What endpoints come from. A batch of these alone waits for nothing else."""
+MOMENT: Final = 16
+"""Strides of marking that endpoints may cost that came with others: some milliseconds."""
 
 
 class Changes(Struct, frozen=True):
@@ -167,14 +173,33 @@ class World:
 
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
-        # What comes together goes together: a route may be about to leave what its endpoints lose.
-        changed = self.store.apply(batch, urgent=all(any(map(ref.is_a, ENDPOINT_KINDS)) for ref in batch))
+        held = self.store.held()
+        differing = {ref: resource for ref, resource in batch.items() if held.get(ref) != resource}
+        endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(held.get(ref), new)}
+        edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
+        others = {ref: new for ref, new in differing.items() if ref not in endpoints | edited_routes}
+        self.store.apply(others)
+        if endpoints:
+            self._hold_back(edited_routes, others=bool(others))
+        self.store.apply(edited_routes)
+        self.store.apply(endpoints, urgent=True)
         for ref, resource in batch.items():
             if resource is None:
                 self._forget_status(ref)
             elif ref not in self._statuses and (status := STATUSES.get(type(resource))) is not None:
                 self._statuses[ref] = self.observers.observe(status, (ref,), STATUS, self._status(ref))
-        return changed
+        return bool(differing)
+
+    def _hold_back(self, edited_routes: Iterable[Ref], *, others: bool) -> None:
+        """Let endpoints wait whose use may change with what came in one batch with them."""
+        if others:
+            for _ in islice(self.db.propagate(), MOMENT):
+                pass
+        for fleet in self._fleets.values():
+            if others and (fleet.in_doubt or not self.db.propagated):
+                fleet.hold_back()
+            else:
+                fleet.hold_back_those_of(edited_routes)
 
     def configure(self, config: EnvoyGateway) -> bool:
         """Put another EnvoyGateway configuration in force. True if it differs."""
@@ -198,8 +223,8 @@ class World:
         """Recompute what is in doubt, stopping at the latest after each query that ran.
 
         Args:
-            urgent: only endpoints that a batch of nothing else has changed, in the order in which they came;
-                otherwise everything but those.
+            urgent: only endpoints that need not wait for what came with them, in the order in which they
+                came; otherwise everything but those.
         """
         if urgent:
             yield from self._settle(self.db.next_urgent)
@@ -377,3 +402,14 @@ class World:
             self.observers.release(root)
             self._judged.pop(ref, None)
             self._judged_anew[ref] = None
+
+
+def _is_of_endpoints(old: Resource | None, new: Resource | None) -> bool:
+    """Whether a change is one of endpoints, and of nothing else that is said of a cluster."""
+    match old, new:
+        case Backend(), Backend():
+            return structs.replace(old.spec, endpoints=new.spec.endpoints) == new.spec
+        case Service(), Service():
+            return structs.replace(old.spec, cluster_ip=new.spec.cluster_ip) == new.spec
+        case _:
+            return isinstance(new if old is None else old, EndpointSlice)

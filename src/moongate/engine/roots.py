@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from moongate.engine.nodes import ABSENT
+from moongate.engine.nodes import ABSENT, CLEAN
 
 if TYPE_CHECKING:
     from moongate.engine.failures import Failed
@@ -33,6 +33,11 @@ class Root(Generic[T]):
         """The value as last settled, ``None`` before the first time; it does not settle."""
         value = self.node.value
         return None if value is ABSENT else value
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether its value may be another now, as far as changes have been propagated."""
+        return self.node.state != CLEAN
 
 
 class Roots:
