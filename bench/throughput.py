@@ -1,0 +1,354 @@
+"""What the chain that moongate ships costs a request of a plain route, which uses none of its filters.
+
+``python -m bench.throughput`` asks several Envoys the same thing in turns. One is configured by moongate as
+shipped. The others have the same listener, route and cluster in a file, and differ in their HTTP filters: the
+router alone, which all are compared with; the router alone once more, which shows how exact a comparison is;
+and the router behind numbers of filters that are disabled.
+
+What is compared is Envoy's CPU for a request, in pairs of runs next to each other: one thread serves what its
+CPU allows, and what else the machine does changes CPU less than it changes requests per second.
+
+h2load makes the load (Debian: ``nghttp2-client``); an Envoy that answers by itself is the upstream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import AsyncExitStack
+from math import floor, sqrt
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+import psutil
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, Route, RouteMatch, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from msgspec import Struct
+
+from bench.measure import cpu_s
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.infra.binary import envoy_binary
+from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.process import EnvoyProcess
+from moongate.infra.rundir import RunDirectory
+from moongate.report.logs import configure
+from moongate.run import Laptop
+from moongate.sources.folder import Folder
+from moongate.world import World
+from moongate.xds.http_chains import HCM
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, packed
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+WANTED: Final = 0.98
+"""Throughput of the shipped chain, as a part of that of the router alone."""
+
+ALONE: Final = "the router alone"
+AGAIN: Final = "the router alone, once more"
+SHIPPED: Final = "the chain that moongate ships"
+
+MANIFESTS: Final = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {{name: bench}}
+spec: {{controllerName: gateway.envoyproxy.io/gatewayclass-controller}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: bench}}
+spec:
+  gatewayClassName: bench
+  infrastructure:
+    parametersRef: {{group: gateway.envoyproxy.io, kind: EnvoyProxy, name: bench}}
+  listeners:
+  - {{name: http, port: {port}, protocol: HTTP}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {{name: bench}}
+spec:
+  concurrency: 1
+  telemetry:
+    accessLog: {{disable: true}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: app}}
+spec:
+  parentRefs: [{{name: bench}}]
+  rules:
+  - backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: app}}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {{name: app}}
+spec:
+  endpoints:
+  - ip: {{address: 127.0.0.1, port: {upstream}}}
+"""
+
+
+class Run(Struct, frozen=True):
+    """One run of load: Envoy's CPU for a request in µs, and requests per second."""
+
+    cpu_us: float
+    per_second: float
+
+
+class Comparison(Struct, frozen=True):
+    """How one Envoy's throughput compares with that of the router alone, by CPU.
+
+    Args:
+        name: what is compared.
+        cpu_us: CPU for a request, the median of all runs.
+        per_second: requests per second, the median of all runs.
+        ratio: the median over pairs of runs; below 1 it takes more CPU than the router alone.
+        low, high: the median is between these with a confidence of 95%.
+    """
+
+    name: str
+    cpu_us: float
+    per_second: float
+    ratio: float
+    low: float
+    high: float
+
+
+def compared(name: str, runs: Sequence[Run], alone: Sequence[Run]) -> Comparison:
+    """Runs of one Envoy beside those of the router alone that were made next to them."""
+    ratios = sorted(base.cpu_us / run.cpu_us for run, base in zip(runs, alone, strict=True))
+    count = len(ratios)
+    # Of the pairs, about half are below the true median: a binomial distribution, here by its normal one.
+    outside = max(0, floor(count / 2 - 0.98 * sqrt(count)))
+    return Comparison(
+        name,
+        cpu_us=median(run.cpu_us for run in runs),
+        per_second=median(run.per_second for run in runs),
+        ratio=median(ratios),
+        low=ratios[outside],
+        high=ratios[-1 - outside],
+    )
+
+
+def shown(comparisons: Iterable[Comparison]) -> str:
+    """A table in Markdown, with what is wanted beside the chain that moongate ships."""
+    rows = [
+        ("a request of a plain route", "Envoy's CPU", "requests/s", "throughput by CPU", "95% sure", ""),
+        ("---", "---", "---", "---", "---", "---"),
+    ]
+    for one in comparisons:
+        verdict = ""
+        if one.name == SHIPPED:
+            verdict = f"wanted ≥ {WANTED:.0%}: {'PASS' if one.ratio >= WANTED else 'MISS'}"
+        rows.append(
+            (
+                one.name,
+                f"{one.cpu_us:.1f} µs",
+                f"{one.per_second:,.0f}",
+                f"{one.ratio:.1%}",
+                f"{one.low:.1%} to {one.high:.1%}",
+                verdict,
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def from_file(manifests: str, disabled: int) -> Bootstrap.StaticResources:
+    """What moongate makes of manifests, as the static part of a bootstrap.
+
+    Args:
+        manifests: one Gateway with one listener, and one route to one backend.
+        disabled: how many HTTP filters stand before the router; there are no others.
+    """
+    folder = Folder(namespace="default")
+    batch = folder.update("<manifests>", manifests)
+    assert not folder.diagnostics(), folder.diagnostics()
+    world = World(EnvoyGateway.shipped().on_host())
+    world.apply(batch)
+    world.pull()
+    [types] = world.xds().values()
+    [listener] = (Listener.FromString(one.body) for one in types[LISTENER].values())
+    [table] = (RouteConfiguration.FromString(one.body) for one in types[ROUTE].values())
+    [cluster] = (Cluster.FromString(one.body) for one in types[CLUSTER].values())
+    for one in types.get(ENDPOINT, {}).values():
+        cluster.ClearField("eds_cluster_config")
+        cluster.type = Cluster.STATIC
+        cluster.load_assignment.CopyFrom(ClusterLoadAssignment.FromString(one.body))
+
+    [network_filter] = (one for one in listener.default_filter_chain.filters if one.name == HCM)
+    hcm = HttpConnectionManager.FromString(network_filter.typed_config.value)
+    router = hcm.http_filters[-1]
+    del hcm.http_filters[:]
+    hcm.http_filters.extend(
+        HttpFilter(name=f"envoy.filters.http.disabled.{n}", typed_config=packed(Cors()), disabled=True)
+        for n in range(disabled)
+    )
+    hcm.http_filters.append(router)
+    hcm.route_config.CopyFrom(table)
+    network_filter.typed_config.CopyFrom(packed(hcm))
+    return Bootstrap.StaticResources(listeners=[listener], clusters=[cluster])
+
+
+def _upstream(port: int) -> Bootstrap.StaticResources:
+    """An Envoy that answers all requests by itself, on a listener as moongate makes it."""
+    static = from_file(MANIFESTS.format(port=port, upstream=port), disabled=0)
+    network_filter = static.listeners[0].default_filter_chain.filters[-1]
+    hcm = HttpConnectionManager.FromString(network_filter.typed_config.value)
+    answer = Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=200))
+    hcm.route_config.CopyFrom(
+        RouteConfiguration(virtual_hosts=[VirtualHost(name="all", domains=["*"], routes=[answer])])
+    )
+    network_filter.typed_config.CopyFrom(packed(hcm))
+    return Bootstrap.StaticResources(listeners=[static.listeners[0]])
+
+
+async def _static_envoy(
+    stack: AsyncExitStack, run: RunDirectory, name: str, static: Bootstrap.StaticResources
+) -> int:
+    """The process id of a new Envoy, which is ready; it ends with the stack."""
+    files = run.envoy(name)
+    start = bootstrap("default/bench", name, xds_socket=run.socket("xds"), admin_socket=files.admin)
+    start.ClearField("dynamic_resources")
+    start.static_resources.CopyFrom(static)
+    envoy = await stack.enter_async_context(
+        EnvoyProcess(
+            name,
+            binary=envoy_binary(None),
+            files=files,
+            bootstrap=start,
+            options=EnvoyOptions(concurrency=1),
+        )
+    )
+    stack.callback(envoy.hurry)
+    await envoy.ready()
+    assert envoy.pid is not None
+    return envoy.pid
+
+
+async def _moongates_envoy(stack: AsyncExitStack, port: int, upstream: int) -> int:
+    """The process id of a new Envoy that moongate configures, which serves; it ends with the stack."""
+    before = {child.pid for child in psutil.Process().children()}
+    laptop = await stack.enter_async_context(Laptop())
+    stack.callback(laptop.hurry)
+    await laptop.apply(MANIFESTS.format(port=port, upstream=upstream))
+    [envoy] = (child for child in psutil.Process().children() if child.pid not in before)
+    return envoy.pid
+
+
+async def _load(pid: int, port: int, requests: int, connections: int) -> Run:
+    """One run of load on an Envoy.
+
+    Raises:
+        RuntimeError: not all requests were answered by 200; the message holds what h2load says.
+    """
+    before = cpu_s(pid)
+    h2load = await asyncio.create_subprocess_exec(
+        "h2load",
+        "--h1",
+        f"--requests={requests}",
+        f"--clients={connections}",
+        f"http://127.0.0.1:{port}/",
+        stdout=PIPE,
+    )
+    report = (await h2load.communicate())[0].decode()
+    cpu = cpu_s(pid) - before
+    rate = re.search(r"finished in .*, ([\d.]+) req/s", report)
+    if rate is None or f"status codes: {requests} 2xx" not in report:
+        raise RuntimeError(f"h2load on port {port}: {report}")
+    return Run(cpu_us=cpu / requests * 1e6, per_second=float(rate[1]))
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to measure.
+
+    Args:
+        pairs: runs of each Envoy after each start.
+        starts: how often all Envoys are started anew: where a process has its memory changes its speed, too.
+        requests: in a run.
+        connections: of the load.
+        disabled: numbers of disabled filters, each for an Envoy of its own.
+    """
+
+    pairs: int
+    starts: int
+    requests: int
+    connections: int
+    disabled: tuple[int, ...] = ()
+
+
+async def measure(plan: Plan) -> list[Comparison]:
+    """All Envoys, the router alone first."""
+    chains = {ALONE: 0, AGAIN: 0, **{f"{n} disabled before the router": n for n in plan.disabled}}
+    runs: dict[str, list[Run]] = {name: [] for name in (SHIPPED, *chains)}
+    for _ in range(plan.starts):
+        async with AsyncExitStack() as stack:
+            run = stack.enter_context(RunDirectory())
+            upstream = free_port()
+            await _static_envoy(stack, run, "upstream", _upstream(upstream))
+            ports = {name: free_port() for name in runs}
+            pids = {SHIPPED: await _moongates_envoy(stack, ports[SHIPPED], upstream)}
+            for name, disabled in chains.items():
+                manifests = MANIFESTS.format(port=ports[name], upstream=upstream)
+                static = from_file(manifests, disabled)
+                pids[name] = await _static_envoy(stack, run, f"static-{len(pids)}", static)
+            await _turns(plan, pids, ports, runs)
+    return [compared(name, runs[name], runs[ALONE]) for name in (ALONE, AGAIN, SHIPPED, *list(chains)[2:])]
+
+
+async def _turns(
+    plan: Plan, pids: Mapping[str, int], ports: Mapping[str, int], runs: Mapping[str, list[Run]]
+) -> None:
+    for name in pids:  # connections to the upstream, and caches
+        await _load(pids[name], ports[name], plan.requests, plan.connections)
+    names = list(pids)
+    for turn in range(plan.pairs):
+        # There and back again, so that a machine that gets slower hits all alike.
+        for name in names if turn % 2 == 0 else reversed(names):
+            runs[name].append(await _load(pids[name], ports[name], plan.requests, plan.connections))
+
+
+def main() -> int:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.throughput", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20, help="of runs after each start [%(default)s]")
+    parser.add_argument("--starts", type=int, default=3, help="of all Envoys [%(default)s]")
+    parser.add_argument("--requests", type=int, default=8_000, help="in a run [%(default)s]")
+    parser.add_argument("--connections", type=int, default=64, help="[%(default)s]")
+    parser.add_argument(
+        "--disabled", default="", metavar="N,N…", help="measure chains with N disabled filters, too"
+    )
+    options = parser.parse_args()
+    if shutil.which("h2load") is None:
+        print("h2load makes the load, and is not installed (Debian: apt install nghttp2-client).")
+        return 2
+    plan = Plan(
+        pairs=options.pairs,
+        starts=options.starts,
+        requests=options.requests,
+        connections=options.connections,
+        disabled=tuple(int(n) for n in options.disabled.split(",") if n),
+    )
+    configure("json")  # what moongate logs goes to standard error
+    print(f"{os.cpu_count()} cores; load average before the start {os.getloadavg()[0]:.1f}\n")
+    print(shown(asyncio.run(measure(plan))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
