@@ -1154,6 +1154,7 @@ def test_clusters_of_refused_routes_that_go_stay_until_their_listener_went(serve
         >> R nack missing ]
         == L-l R-r
         << L -l
+        .. 1
         .. 60
         >> L ack
         .. 5
