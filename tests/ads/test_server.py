@@ -14,7 +14,9 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
+from moongate.ads.responses import Response
 from moongate.ads.server import SERVICE, AdsServer
+from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
 from tests.ads.laptop import until
@@ -93,15 +95,15 @@ def socket(tmp_path: Path) -> Path:
 
 
 async def test_a_resource_arrives_as_it_was_published(socket: Path) -> None:
-    """The bytes on the wire are joined by hand; a real decoder must find in them what was put in."""
+    """The bytes on the wire are joined by hand; a real decoder must read from them what was put in."""
     made = endpoints("a", b"\x0a\x01a")
     async with AdsServer(socket) as ads, Client(socket) as client:
         ads.publish("eg", [made])
         await client.ask(ENDPOINT, resource_names_subscribe=["a"])
-        [got] = (await client.answer()).resources
+        [received] = (await client.answer()).resources
 
-    assert (got.name, got.version) == ("a", made.version)
-    assert (got.resource.type_url, got.resource.value) == (ENDPOINT, made.body)
+    assert (received.name, received.version) == ("a", made.version)
+    assert (received.resource.type_url, received.resource.value) == (ENDPOINT, made.body)
 
 
 async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Path) -> None:
@@ -136,16 +138,16 @@ async def test_a_stream_of_an_unknown_fleet_waits_until_it_appears(socket: Path)
         assert (await client.answer()).type_url == CLUSTER
 
 
-def snapshots() -> int:
-    """How many fleets are remembered; for a moment also by grpcio, in frames of calls that have ended."""
+def alive(kind: type[object]) -> int:
+    """How many there are in the process; for a moment also in grpcio's frames of calls that have ended."""
     gc.collect()
-    return sum(isinstance(each, Snapshot) for each in gc.get_objects())
+    return sum(isinstance(each, kind) for each in gc.get_objects())
 
 
 async def test_of_fleets_that_have_ended_nothing_is_kept(socket: Path) -> None:
     """Some end before an Envoy came, some while one is connected, and some were never more than asked for."""
     events = Events()
-    before = snapshots()
+    before = alive(Snapshot)
     async with AdsServer(socket, events.put) as ads:
         for n in range(100):
             fleet = f"eg-{n}"
@@ -164,7 +166,27 @@ async def test_of_fleets_that_have_ended_nothing_is_kept(socket: Path) -> None:
         with suppress(TimeoutError):
             await ads.settled("stranger", 0.01)
 
-        await until(lambda: snapshots() <= before)
+        await until(lambda: alive(Snapshot) <= before)
+
+
+async def test_of_streams_that_have_ended_nothing_is_kept(socket: Path) -> None:
+    """Some end at rest, some before they have answered, and some before they have read what they are sent."""
+    events = Events()
+    before = {kind: alive(kind) for kind in (Session, Response)}
+    async with AdsServer(socket, events.put) as ads:
+        ads.publish("eg", [endpoints("a", bytes(8 << 20))])
+        for n in range(9):
+            async with Client(socket) as client:
+                await client.ask(ENDPOINT, resource_names_subscribe=["a"])
+                assert isinstance(await events.next(), Connected)
+                if n % 3:
+                    response = await client.answer()
+                    if n % 3 == 2:
+                        await client.acknowledge(response)
+                        assert isinstance(await events.next(), Acknowledged)
+            assert isinstance(await events.next(), Disconnected)
+
+        await until(lambda: all(alive(kind) <= count for kind, count in before.items()))
 
 
 @pytest.mark.parametrize("gone", [[], [(ENDPOINT, "a")]], ids=["from the start", "by and by"])
@@ -408,9 +430,9 @@ async def test_a_client_that_does_not_read_holds_up_nobody(socket: Path) -> None
 
         for i in range(1, 20):
             ads.publish("eg", [endpoints("a", bytes([i]) * (4 << 20))])
-            got = await fast.answer()
-            assert got.resources[0].resource.value[0] == i
-            await fast.acknowledge(got)
+            answer = await fast.answer()
+            assert answer.resources[0].resource.value[0] == i
+            await fast.acknowledge(answer)
 
         first = await slow.answer()
         await slow.acknowledge(first)

@@ -9,7 +9,7 @@ A script is what happens, and what the session answers to it, line by line:
     .. 5               five seconds pass
 
 C cluster, E endpoints, S secret, L listener, R route configuration. ``play`` returns the script with the
-answers that were really given, so a test is one comparison.
+answers that really came, so a test is one comparison.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Conversation:
         self.nonces: dict[str, str] = {}
 
     def play(self, script: str) -> str:
-        """The script, with the answers that were really given."""
+        """The script, with the answers that really came."""
         said: list[str] = []
         for line in dedent(script).strip().splitlines():
             mark, _, rest = line.partition(" ")
@@ -63,7 +63,7 @@ class Conversation:
                 case _:
                     raise AssertionError(f"A line starts with {mark!r}; '==', '>>', '..' or '<<' is known.")
             while (response := self.session.next(self.now)) is not None:
-                said.append(self._told(DeltaDiscoveryResponse.FromString(response)))
+                said.append(self._written(DeltaDiscoveryResponse.FromString(response)))
         return "\n".join(said)
 
     def says(self, script: str) -> None:
@@ -102,7 +102,7 @@ class Conversation:
                 request.resource_names_subscribe.append(word.lstrip("+"))
         return request
 
-    def _told(self, response: DeltaDiscoveryResponse) -> str:
+    def _written(self, response: DeltaDiscoveryResponse) -> str:
         letter = LETTERS.get(response.type_url, response.type_url)
         self.nonces[letter] = response.nonce
         news = [f"{r.name}={content(r.version)}" for r in response.resources]
@@ -360,7 +360,7 @@ def test_routes_move_on_under_a_flood_of_new_clusters(served: Conversation) -> N
 
 
 def test_routes_are_not_cut_where_their_cluster_came_and_went(served: Conversation) -> None:
-    """Cluster c was never sent, so routes that refer to it must not be either. Found by the law."""
+    """Cluster c was never sent, so routes that refer to it must not be either. The law has shown it."""
     served.says("""
         == C+b=1 E+b=1
         << C b=1
@@ -1037,8 +1037,8 @@ def test_envoys_words_are_told_of_each_culprit(served: Conversation) -> None:
         >> L nack Error adding/updating listener(s) z: cannot bind '127.0.0.1:80': in use|x: no|
     """)
 
-    told = [(event.name, event.message) for event in served.events() if isinstance(event, Nacked)]
-    assert told == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
+    refusals = [(event.name, event.message) for event in served.events() if isinstance(event, Nacked)]
+    assert refusals == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
 
 
 def test_an_unnamed_culprit_is_found_by_halves(served: Conversation) -> None:
@@ -1134,7 +1134,7 @@ def test_clusters_of_the_last_good_routes_stay_while_the_new_ones_are_refused(se
 def test_clusters_of_the_last_good_routes_stay_however_often_new_ones_are_refused(
     served: Conversation,
 ) -> None:
-    """What is in force is older than the first refusal, not than the last. Found by the law."""
+    """What is in force is older than the first refusal, not than the last. The law has shown it."""
     served.says("""
         == R+r=bad C-a E-a
         << R r=bad
@@ -1147,7 +1147,7 @@ def test_clusters_of_the_last_good_routes_stay_however_often_new_ones_are_refuse
 
 
 def test_clusters_of_refused_routes_that_go_stay_until_their_listener_went(served: Conversation) -> None:
-    """The last good version of the routes is in force until then. Found by the law."""
+    """The last good version of the routes is in force until then. The law has shown it."""
     served.says("""
         == R+r=bad C-a E-a
         << R r=bad
@@ -1298,7 +1298,7 @@ def test_each_of_several_late_refusals_counts(served: Conversation) -> None:
 # Facts and figures
 
 
-def test_an_ack_tells_versions_and_removals(served: Conversation) -> None:
+def test_an_ack_says_versions_and_removals(served: Conversation) -> None:
     served.play("""
         == L-l L+m=1
         >> L ack
@@ -1338,3 +1338,130 @@ def test_one_change_among_thousands_looks_only_itself_up(served: Conversation) -
         == C+c7=2
         << C c7=2
     """)
+
+
+# Many Envoys of one fleet
+
+
+def test_a_change_is_encoded_once_for_all_envoys() -> None:
+    """A table of thousands of routes goes to hundreds of Envoys: the same bytes, not equal ones."""
+    snapshot = Snapshot()
+    envoys = [Conversation(snapshot) for _ in range(10)]
+    for envoy in envoys:
+        envoy.play(COLD_START)
+    encoded = snapshot.responses.encoded
+
+    differences = edit(snapshot, "R+r=2")
+    for envoy in envoys:
+        envoy.session.touch(differences)
+    sent = [envoy.session.next(0) for envoy in envoys]
+
+    assert snapshot.responses.encoded == encoded + 1
+    assert all(response is sent[0] for response in sent)
+
+
+def test_envoys_that_start_together_are_sent_the_same_bytes() -> None:
+    snapshot = Snapshot()
+    edit(snapshot, " ".join(f"C+c{n}=1" for n in range(100)))
+    envoys = [Conversation(snapshot) for _ in range(10)]
+
+    sent = [envoy.play(">> C *") for envoy in envoys]
+
+    assert len(set(sent)) == 1
+    assert snapshot.responses.encoded == 1
+
+
+def test_envoys_of_other_versions_are_sent_what_each_needs() -> None:
+    """One is slow, one refuses, one has just come back, and one starts anew; each hears what it has to."""
+    snapshot = Snapshot()
+    slow, refusing, back, new = envoys = [Conversation(snapshot) for _ in range(4)]
+    for envoy in (slow, refusing):
+        envoy.play("""
+            == C+a=1 C+b=1
+            >> C *
+            >> C ack
+        """)
+
+    differences = edit(snapshot, "C+a=2 C-b C+c=1")
+    for envoy in (slow, refusing):
+        envoy.session.touch(differences)
+    refusing.says("""
+        >> C
+        << C a=2 c=1
+        >> C nack no
+        << C a=2
+        >> C nack no
+        << C c=1
+        >> C ack
+    """)
+    back.says("""
+        >> C * b=1 c=1
+        << C a=2
+    """)
+    new.says("""
+        >> C *
+        << C a=2 c=1
+    """)
+    differences = edit(snapshot, "C+a=3")
+    for envoy in (slow, refusing, back, new):
+        envoy.session.touch(differences)
+    slow.says("""
+        >> C
+        << C a=3 c=1
+    """)
+    for envoy in envoys:
+        envoy.play("""
+            .. 0
+            >> C ack
+            >> C ack
+        """)
+
+    assert [envoy.refused() for envoy in envoys] == [{}, {}, {}, {}]
+    a, c = resource("C", "a", "3").version, resource("C", "c", "1").version
+    assert {(e.session.held(CLUSTER, "a"), e.session.held(CLUSTER, "c")) for e in envoys} == {(a, c)}
+    assert len(snapshot.responses) == 0
+
+
+@pytest.mark.parametrize("end", [">> L ack", ">> L nack no", "gone", ".. 31"])
+def test_what_is_under_way_to_nobody_is_not_kept(end: str) -> None:
+    """One Envoy answers, refuses, goes away in the middle of a response, or never answers."""
+    envoy = Conversation()
+    envoy.play(COLD_START)
+    snapshot = envoy.snapshot
+    envoy.play("== L+l=2")
+    assert len(snapshot.responses) == 1
+
+    if end == "gone":
+        del envoy
+    else:
+        envoy.play(">> E")  # whoever says nothing at all is slow
+        envoy.play(end)
+
+    assert len(snapshot.responses) == 0
+
+
+def test_what_comes_by_the_hundred_in_one_edit_is_sent_whole() -> None:
+    """A folder of manifests is one edit. What an Envoy has is kept as what differs, and all of this does."""
+    envoy = Conversation()
+    envoy.play("""
+        == C+a=1
+        >> C * a=1
+    """)
+
+    envoy.play("== " + " ".join(f"C+c{n}=1" for n in range(300)))
+    envoy.play(">> C ack")
+
+    assert [n for n in range(300) if envoy.session.held(CLUSTER, f"c{n}") is None] == []
+    assert envoy.counters[CLUSTER].resources == 300
+
+
+def test_of_an_envoy_that_has_what_it_should_nothing_is_kept() -> None:
+    """It may have come before moongate had read any manifest."""
+    envoy = Conversation()
+    envoy.play("""
+        >> C * a=1 b=1
+        >> E +a=1 +b=1
+        == C+a=1 C+b=1 E+a=1 E+b=1
+    """)
+
+    assert envoy.session.entries() == 0

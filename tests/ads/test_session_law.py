@@ -153,7 +153,7 @@ class Client:
     routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
-    """Its clusters do not become warm just now, whatever they are told."""
+    """Its clusters do not become warm just now, whatever they are sent."""
     hurried: bool = False
     """The session soon stops waiting for them: routes may come before they are warm."""
 

@@ -10,8 +10,8 @@ def resource(name: str, body: bytes = b"a") -> XdsResource:
     return XdsResource.of(CLUSTER, name, body)
 
 
-def test_an_edit_tells_only_what_really_differs() -> None:
-    """A session looks up what it is told and nothing else: telling more would be work for every Envoy."""
+def test_an_edit_answers_with_what_really_differs() -> None:
+    """A session looks up these names and no others: a name too many would be work for every Envoy."""
     snapshot = Snapshot()
     snapshot.apply([resource("a"), resource("b")], [])
 

@@ -6,15 +6,20 @@ A channel keeps books and decides nothing; ``session`` says when something leave
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice, takewhile
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, field
 
+from moongate.ads.ledger import Ledger
+from moongate.ads.responses import Response
 from moongate.xds.wire import XdsResource
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+T = TypeVar("T")
 
 ABSENT = ""
 """Held in place of a version: Envoy knows that the name does not exist."""
@@ -43,7 +48,8 @@ class Batch(Struct):
 
     def part(self, names: Collection[str]) -> Batch:
         """Take out the news of these names."""
-        part = Batch({name: self.news.pop(name) for name in [*self.news] if name in names}, [], self.oldest)
+        news = {name: self.news.pop(name) for name in sorted(names) if name in self.news}
+        part = Batch(news, [], self.oldest)
         if not self:
             self.oldest = inf
         return part
@@ -63,7 +69,9 @@ class Batch(Struct):
 
 
 class Flight(Struct):
-    nonce: str
+    """A response that was sent, and is not answered yet."""
+
+    response: Response
     batch: Batch
     heard_at: float = inf
     """When the client was first heard of after this was sent; inf when it was not."""
@@ -84,18 +92,16 @@ class Channel(Struct):
     """One type of one stream."""
 
     type_url: str
-    wildcard: bool
-    names: set[str]
-    held: dict[str, str] = field(default_factory=dict[str, str])
-    """What Envoy acknowledged, or says it has: name → version."""
+    ledger: Ledger
+    """What Envoy asks for, and what it has."""
     dirty: set[str] = field(default_factory=set[str])
     dirty_since: float = inf
     staged: Batch = field(default_factory=Batch)
     staged_seq: int = 0
     """The edit as of which ``staged`` is true."""
     flight: Flight | None = None
-    timed_out: dict[str, Flight] = field(default_factory=dict[str, Flight])
-    """Flights that nobody waits for any more, by nonce: their answers may still come."""
+    timed_out: dict[str, Batch] = field(default_factory=dict[str, Batch])
+    """What nobody waits for any more, by nonce: the answers may still come."""
     retries: deque[Batch] = field(default_factory=deque[Batch])
     """Parts of refused batches."""
     pending_removal: dict[str, int] = field(default_factory=dict[str, int])
@@ -109,9 +115,6 @@ class Channel(Struct):
     """What was gone and out of use, and is back and not acknowledged yet."""
     initial_pending: bool = False
     """The client asked for everything and was not answered yet."""
-
-    def wants(self, name: str) -> bool:
-        return self.wildcard or name in self.names
 
     def mark(self, name: str, seq: int) -> None:
         if not self.dirty:
@@ -132,7 +135,7 @@ class Channel(Struct):
     def forget(self, name: str) -> None:
         """Know nothing about ``name`` any more."""
         self.cancel_removal(name)
-        self.held.pop(name, None)
+        self.ledger.set(name, None)
         self.missing.pop(name, None)
         self.rejected.pop(name, None)
         self.returning.discard(name)
@@ -143,7 +146,8 @@ class Channel(Struct):
 
     def known(self) -> set[str]:
         flying = self.flight.batch.news if self.flight else {}
-        return {*self.held, *self.dirty, *self.staged.news, *self.rejected, *flying}
+        held = (name for name, _ in self.ledger.held())
+        return {*held, *self.dirty, *self.staged.news, *self.rejected, *flying}
 
     def gone_since(self, name: str) -> int | None:
         """The edit as of which the fleet was without ``name``, though Envoy may have kept it; else None."""
@@ -151,31 +155,29 @@ class Channel(Struct):
             if name in known:
                 return known[name]
         # These left when nothing in force referred to them any more.
-        return 0 if name in self.lingering or self.held.get(name) == ABSENT else None
+        return 0 if name in self.lingering or self.ledger.get(name) == ABSENT else None
 
     def take(self, batch: Batch) -> None:
         """Note that Envoy has what ``batch`` says."""
         for name, resource in batch.news.items():
-            self.held[name] = resource.version
+            self.ledger.set(name, resource.version)
             self.rejected.pop(name, None)
             self.returning.discard(name)
         for name in batch.gone:
             self.rejected.pop(name, None)
-            if name in self.names:
-                self.held[name] = ABSENT
-            else:
-                self.held.pop(name, None)
+            self.ledger.set(name, ABSENT if name in self.ledger.names else None)
+
+    def linger(self, switched: float, due: float) -> None:
+        """Let what is gone as of the edit ``switched``, or an earlier one, linger until ``due``."""
+        names = [*takewhile(lambda name: self.pending_removal[name] <= switched, self.pending_removal)]
+        self.pending_removal = _without_first(self.pending_removal, len(names))
+        self.lingering |= dict.fromkeys(names, due)
 
     def expired(self, now: float) -> list[str]:
         """Take out what has lingered long enough."""
-        gone: list[str] = []
-        for name, due in self.lingering.items():
-            if due > now:
-                break
-            gone.append(name)
-        for name in gone:
-            del self.lingering[name]
-        return gone
+        names = [*takewhile(lambda name: self.lingering[name] <= now, self.lingering)]
+        self.lingering = _without_first(self.lingering, len(names))
+        return names
 
     def next_due(self) -> Iterable[float]:
         for due in self.lingering.values():
@@ -200,8 +202,13 @@ class Channel(Struct):
             (
                 refused.seq
                 for name, refused in self.rejected.items()
-                if name in self.held
+                if self.ledger.get(name) is not None
                 and not (name in self.pending_removal and self.pending_removal[name] <= unused)
             ),
             default=inf,
         )
+
+
+def _without_first(entries: dict[str, T], count: int) -> dict[str, T]:
+    """The rest in a dictionary of its own: one of which entries are deleted keeps its room."""
+    return dict(islice(entries.items(), count, None)) if count else entries

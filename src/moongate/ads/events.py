@@ -1,7 +1,7 @@
 """What became of what was sent: events that travel from the streams to statuses, metrics and the console.
 
 Every event names the fleet, the node and the stream. A node is what the transport says who the Envoy is; two
-Envoys may have the same one. A stream is one connection of one Envoy: its number is never given twice.
+Envoys may have the same one. A stream is one connection of one Envoy: no two have the same number.
 """
 
 from __future__ import annotations

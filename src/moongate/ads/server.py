@@ -215,7 +215,7 @@ class AdsServer:
             session.hold()
         stream = _Stream(session)
         of.streams.append(stream)
-        self._tell(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
+        self._emit(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
         session.receive(first, _now())
         try:
             async with asyncio.TaskGroup() as group:
@@ -234,7 +234,7 @@ class AdsServer:
             of.streams.remove(stream)
             of.notify()
             self._forget_if_unknown(session.fleet, of)
-            self._tell(Disconnected(fleet=session.fleet, node=session.node, stream=session.stream))
+            self._emit(Disconnected(fleet=session.fleet, node=session.node, stream=session.stream))
 
     async def _write(
         self, stream: _Stream, of: _Fleet, context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any]
@@ -258,9 +258,9 @@ class AdsServer:
 
     def _report(self, session: Session) -> None:
         while session.events:
-            self._tell(session.events.popleft())
+            self._emit(session.events.popleft())
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         if self._on_event is not None:
             self._on_event(event)
 

@@ -49,18 +49,20 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
+from moongate.ads.ledger import Ledger
 from moongate.ads.nacks import culprits
 from moongate.ads.needs import needs_endpoints, needs_routes
 from moongate.xds.refusals import reason
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, encode, field_header
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from moongate.ads.responses import Response
     from moongate.ads.snapshot import Difference, Snapshot
     from moongate.xds.wire import XdsResource
 
@@ -113,7 +115,8 @@ class Session:
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._channels: dict[str, Channel] = {}
-        self._nonces = 0
+        self._last = 0
+        """The number of the last response."""
         self._warming: set[str] = set()
         """Endpoints that changed clusters wait for, while Envoy has still to say which it subscribes to."""
         self._holding = False
@@ -139,10 +142,15 @@ class Session:
         listening = self._in_force(LISTENER)
         for type_url, name, before in differences:
             channel = self._channels.get(type_url)
-            if channel is not None and channel.wants(name):
+            if channel is None:
+                continue
+            channel.ledger.enter(name, before)
+            if channel.ledger.wants(name):
                 channel.mark(name, self._snapshot.seq)
                 if type_url == ROUTE:
                     self._note_return(channel, name, before, listening)
+        for channel in self._channels.values():
+            channel.ledger.compact()
 
     def _note_return(self, routes: Channel, name: str, before: str | None, listening: float) -> None:
         """Note whether a route table comes back that no listener in force uses meanwhile.
@@ -223,8 +231,12 @@ class Session:
     def held(self, type_url: str, name: str) -> str | None:
         """The version that Envoy has acknowledged, or had when it connected; None when there is none."""
         channel = self._channels.get(type_url)
-        version = None if channel is None else channel.held.get(name)
+        version = None if channel is None else channel.ledger.get(name)
         return None if version in (ABSENT, UNKNOWN) else version
+
+    def entries(self) -> int:
+        """How many names and versions are kept of this Envoy alone, because it has others than it should."""
+        return sum(channel.ledger.entries() for channel in self._channels.values())
 
     def rejections(self) -> Iterator[Nacked]:
         """What this Envoy refuses of what the fleet should have."""
@@ -243,55 +255,57 @@ class Session:
         parent, needs = (LISTENER, needs_routes) if type_url == ROUTE else (CLUSTER, needs_endpoints)
         if parent not in self._channels:
             return False
-        held = self._channels[parent].held
-        return any(r.version == held.get(name) and needs(r) for name, r in self._snapshot.of(parent).items())
+        ledger = self._channels[parent].ledger
+        return any(
+            r.version == ledger.get(name) and needs(r) for name, r in self._snapshot.of(parent).items()
+        )
 
     # Subscriptions
 
     def _open(self, request: DeltaDiscoveryRequest) -> None:
         names = set(request.resource_names_subscribe)
-        channel = self._channels[request.type_url] = Channel(
-            type_url=request.type_url,
-            # Only these two know the old way of asking for everything by asking for nothing.
-            wildcard="*" in names or (not names and request.type_url in (CLUSTER, LISTENER)),
-            names=names - {"*"},
-        )
-        channel.held = {
+        # Only these two know the old way of asking for everything by asking for nothing.
+        wildcard = "*" in names or (not names and request.type_url in (CLUSTER, LISTENER))
+        names.discard("*")
+        held = {
             name: version
             for name, version in request.initial_resource_versions.items()
-            if channel.wants(name) and not (request.type_url == ENDPOINT and name in self._warming)
+            if (wildcard or name in names) and not (request.type_url == ENDPOINT and name in self._warming)
         }
         if request.type_url == ENDPOINT:
             self._warming.clear()
-        channel.initial_pending = channel.wildcard and not channel.held
-        for name in (*channel.names, *channel.held, *self._matching(channel)):
+        view = self._snapshot.of(request.type_url)
+        channel = self._channels[request.type_url] = Channel(
+            type_url=request.type_url,
+            ledger=Ledger(view, names, held, wildcard=wildcard),
+            initial_pending=wildcard and not held,
+        )
+        for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
-
-    def _matching(self, channel: Channel) -> Iterable[str]:
-        return self._snapshot.of(channel.type_url) if channel.wildcard else ()
 
     def _subscribe(self, channel: Channel, name: str) -> None:
         if name == "*":
-            channel.wildcard = channel.initial_pending = True
-            for match in self._matching(channel):
+            channel.ledger.wildcard = channel.initial_pending = True
+            for match in self._snapshot.of(channel.type_url):
                 channel.mark(match, self._snapshot.seq)
             return
         # Asking again must be answered again, also for what is in flight: the client may have dropped it.
         channel.forget(name)
-        channel.names.add(name)
+        channel.ledger.subscribe(name)
         channel.mark(name, self._snapshot.seq)
 
     def _unsubscribe(self, channel: Channel, name: str) -> None:
+        ledger = channel.ledger
         if name == "*":
-            channel.wildcard = False
-            for held in [n for n in channel.known() if n not in channel.names]:
-                channel.forget(held)
+            ledger.wildcard = False
+            for known in [n for n in channel.known() if n not in ledger.names]:
+                channel.forget(known)
             return
-        channel.names.discard(name)
         channel.forget(name)
-        if channel.wildcard:
+        ledger.unsubscribe(name)
+        if ledger.wildcard:
             # The client forgot the name although the wildcard may match it, so it must hear of it again.
-            channel.held[name] = UNKNOWN
+            ledger.set(name, UNKNOWN)
             channel.mark(name, self._snapshot.seq)
 
     # What to send
@@ -371,7 +385,7 @@ class Session:
             staged.drop(name)
             channel.cancel_removal(name)
             resource = self._snapshot.get(channel.type_url, name)
-            held = channel.held.get(name)
+            held = channel.ledger.get(name)
             refused = channel.rejected.get(name)
             if resource is not None:
                 channel.missing.pop(name, None)
@@ -388,7 +402,7 @@ class Session:
                 refused.again = True  # until its removal, the former version is in force
             else:
                 channel.rejected.pop(name, None)
-            if held is None and name in channel.names:
+            if held is None and name in channel.ledger.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
                     channel.pending_removal[name] = self._snapshot.seq
@@ -433,12 +447,7 @@ class Session:
             return
         if any(self._awaits(type_url) for type_url in _SWITCH):
             return  # it has just connected, and has still to say what its listeners and routes are
-        switched = min(map(self._in_force, _SWITCH))
-        for name, seq in list(channel.pending_removal.items()):
-            if seq > switched:
-                break
-            del channel.pending_removal[name]
-            channel.lingering[name] = now + self._linger_seconds
+        channel.linger(min(map(self._in_force, _SWITCH)), now + self._linger_seconds)
 
     def _removing_clusters(self, now: float) -> bool:
         """Whether clusters leave just now. What they use leaves after them."""
@@ -470,59 +479,49 @@ class Session:
         return (c for t in _BEFORE[ROUTE] if (c := self._channels.get(t)) is not None)
 
     def _send(self, channel: Channel, batch: Batch, now: float) -> bytes:
-        self._nonces += 1
-        nonce = str(self._nonces)
-        channel.flight = Flight(nonce=nonce, batch=batch)
+        response = self._snapshot.responses.response(
+            channel.type_url, batch.news.values(), batch.gone, after=self._last
+        )
+        self._last = response.number
+        channel.flight = Flight(response=response, batch=batch)
         if channel.type_url == CLUSTER and not batch.applied:
             assignments = self._snapshot.of(ENDPOINT)
             channel.flight.endpoints = {n: assignments[n] for n in batch.news if n in assignments}
-            self._warm(channel, batch.news.values())
-        response_head = DeltaDiscoveryResponse(
-            type_url=channel.type_url, nonce=nonce, removed_resources=batch.gone
-        )
-        tag = DeltaDiscoveryResponse.RESOURCES_FIELD_NUMBER
-        parts = [encode(response_head)]
-        for resource in batch.news.values():
-            wire = resource.wire()
-            parts += (field_header(tag, len(wire)), wire)
-        response = b"".join(parts)
+            self._warm(channel, response)
 
         counters = self._counters_of(channel)
         counters.responses += 1
         counters.resources += len(batch.news)
         counters.removals += len(batch.gone)
-        counters.bytes += len(response)
-        return response
+        counters.bytes += len(response.wire)
+        return response.wire
 
-    def _warm(self, clusters: Channel, news: Iterable[XdsResource]) -> None:
-        """Have the endpoints of these clusters sent, also where Envoy has them.
+    def _warm(self, clusters: Channel, response: Response) -> None:
+        """Have the endpoints of the clusters that are sent sent too, also where Envoy has them.
 
         Otherwise a changed cluster waits for initial_fetch_timeout, and then replaces the old one without
         endpoints.
         """
         endpoints = self._channels.get(ENDPOINT)
-        if not (endpoints.names if endpoints else clusters.held):
+        if not (endpoints.ledger.names if endpoints else clusters.ledger.holds_anything()):
             return  # all is new to it, and will be asked for
-        for resource in news:
-            name = needs_endpoints(resource)
-            if name is None:
-                continue
+        for name in response.endpoints:
             if endpoints is None:
                 self._warming.add(name)
-            elif name in endpoints.names:
+            elif name in endpoints.ledger.names:
                 self._subscribe(endpoints, name)
 
     # What became of it
 
     def _answered(self, channel: Channel, request: DeltaDiscoveryRequest) -> None:
         flight = channel.flight
-        if flight is None or flight.nonce != request.response_nonce:
+        if flight is None or flight.response.nonce != request.response_nonce:
             timed_out = channel.timed_out.pop(request.response_nonce, None)
             if timed_out is not None and request.HasField("error_detail"):
-                self._refused_late(channel, timed_out.batch, request.error_detail.message)
+                self._refused_late(channel, timed_out, request.error_detail.message)
             elif timed_out is not None:
                 self._counters_of(channel).acks += 1
-                self._acknowledged(channel, timed_out.batch.news, timed_out.batch.gone)
+                self._acknowledged(channel, timed_out.news, timed_out.gone)
             return
         channel.flight = None
         if request.HasField("error_detail"):
@@ -557,8 +556,8 @@ class Session:
         self._counters_of(channel).nacks += 1
         blamed = culprits(message, batch.news)
         for name, resource in batch.news.items():
-            if channel.held.get(name) == resource.version:
-                channel.held[name] = UNKNOWN
+            if channel.ledger.get(name) == resource.version:
+                channel.ledger.set(name, UNKNOWN)
             now = self._snapshot.get(channel.type_url, name)
             if now is None or now.version != resource.version:
                 continue
@@ -586,7 +585,7 @@ class Session:
             flight = channel.flight
             if flight is not None and now >= flight.heard_at + self._patience_seconds:
                 channel.flight = None
-                channel.timed_out[flight.nonce] = flight
+                channel.timed_out[flight.response.nonce] = flight.batch
                 channel.take(flight.batch)
 
     def _acknowledged(self, channel: Channel, news: dict[str, XdsResource], gone: Iterable[str]) -> None:

@@ -6,7 +6,10 @@ differs and look nothing else up.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from moongate.ads.responses import Responses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +32,9 @@ class Snapshot:
     """The resources of one fleet by type and name, shared by all its sessions."""
 
     def __init__(self) -> None:
-        self._resources: dict[str, dict[str, XdsResource]] = {}
+        self._resources: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
+        self.responses = Responses()
+        """What is under way to its sessions."""
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
 
@@ -46,10 +51,10 @@ class Snapshot:
         """
         before: dict[Key, XdsResource | None] = {}
         for type_url, name in gone:
-            if (was := self._resources.get(type_url, {}).pop(name, None)) is not None:
+            if (was := self._resources[type_url].pop(name, None)) is not None:
                 before[type_url, name] = was
         for resource in put:
-            held = self._resources.setdefault(resource.type_url, {})
+            held = self._resources[resource.type_url]
             before.setdefault((resource.type_url, resource.name), held.get(resource.name))
             held[resource.name] = resource
         differences = tuple(
@@ -63,11 +68,11 @@ class Snapshot:
 
     def get(self, type_url: str, name: str) -> XdsResource | None:
         """The resource, or None when the fleet should not have it."""
-        return self._resources.get(type_url, {}).get(name)
+        return self._resources[type_url].get(name)
 
     def of(self, type_url: str) -> Mapping[str, XdsResource]:
         """All resources of one type, by name. A live view, not a copy."""
-        return self._resources.get(type_url, {})
+        return self._resources[type_url]
 
 
 def _same(one: XdsResource | None, other: XdsResource | None) -> bool:
