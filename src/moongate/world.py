@@ -177,7 +177,8 @@ class World:
         differing = {ref: resource for ref, resource in batch.items() if held.get(ref) != resource}
         endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(held.get(ref), new)}
         edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
-        others = {ref: new for ref, new in differing.items() if ref not in endpoints | edited_routes}
+        apart = endpoints.keys() | edited_routes.keys()
+        others = {ref: new for ref, new in differing.items() if ref not in apart}
         self.store.apply(others)
         if endpoints:
             self._hold_back(edited_routes, others=bool(others))
