@@ -216,9 +216,6 @@ def assert_contained(of: World, twin: World) -> None:
     if managed_classes.attempt(twin.db):
         assert {f.id for f in of.failures().values()} == {f.id for fs in by_ref.values() for f in fs}
     list(of.problems())
-    for ref in of.store.held():
-        if ref.kind == "HTTPRoute":
-            of.route_forms(ref)
 
 
 def assert_others_alike(of: World, twin: World, call: Call) -> None:

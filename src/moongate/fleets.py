@@ -136,9 +136,10 @@ class Fleets:
             for key in gone:
                 fleet.refused.pop(key, None)
 
-    def look(self) -> None:
-        """Do what follows from the events, now that the world is settled."""
-        if any((self._quarantine.review(), self._transitions.review())):
+    def look(self) -> Iterator[None]:
+        """Do what follows from the events, now that the world is settled; in steps."""
+        wrote = yield from self._quarantine.review()
+        if self._transitions.review() or wrote:
             self._on_write()
         for name, fleet in self._fleets.items():
             options = self._options(fleet.id)
@@ -150,7 +151,8 @@ class Fleets:
             if taken and not fleet.retrying:
                 fleet.retrying = True
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
-        if self._world.settled:
+        # What was refused while this looked is judged in the next turn: its routes are held until then.
+        if self._world.settled and not self._quarantine.has_news:
             while self._held:
                 self._ads.release(self._held.pop())
 
@@ -181,7 +183,7 @@ class Fleets:
         return next((p.failure() for p in processes if p.state is State.FAILED), None)
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """The routes that are out of force because an Envoy refuses them, sorted."""
+        """What is out of force because an Envoy refuses it, sorted."""
         return self._quarantine.refusals()
 
     def rejections(self) -> list[Rejection]:
@@ -319,8 +321,7 @@ class Fleets:
             case Acknowledged():
                 for name, version in event.versions:
                     mended |= fleet.refused.pop((event.type_url, name), None) is not None
-                    if event.type_url == ROUTE:
-                        wrote |= self._quarantine.acknowledged(fleet.id, event.envoy, ROUTE, name, version)
+                    self._quarantine.acknowledged(fleet.id, event.envoy, event.type_url, name, version)
                     wrote |= self._transitions.acknowledged(
                         fleet.id, event.envoy, event.type_url, name, version
                     )
@@ -329,11 +330,12 @@ class Fleets:
                     fleet.listening -= set(event.gone)
             case Nacked():
                 self._note_refusal(fleet, event)
-                if event.type_url == ROUTE:
-                    wrote = self._quarantine.refused(
-                        fleet.id, event.envoy, ROUTE, event.name, event.version, event.message
+                if not fleet.refused[event.type_url, event.name].port:
+                    # No entry is at fault for a port that is taken.
+                    self._quarantine.refused(
+                        fleet.id, event.envoy, event.type_url, event.name, event.version, event.message
                     )
-                elif event.type_url == LISTENER:
+                if event.type_url == LISTENER:
                     # Its routes may rely on what only the refused version has: others are built first.
                     self._ads.hold(event.fleet)
                     self._held.add(event.fleet)
@@ -343,7 +345,7 @@ class Fleets:
                 self._quarantine.connected(fleet.id, event.envoy)
             case Disconnected():
                 wrote = self._transitions.disconnected(fleet.id, event.envoy)
-                wrote |= self._quarantine.disconnected(fleet.id, event.envoy)
+                self._quarantine.disconnected(fleet.id, event.envoy)
         if wrote:
             self._on_write()
         elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
@@ -378,7 +380,7 @@ class Fleets:
     def _state_of(self, name: str, fleet: _Fleet, gateway: Ref, refusals: tuple[Refusal, ...]) -> EnvoyState:
         rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
         messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
-        messages += [f"{r.origin}: {r.message}" for r in refusals if r.fleet == fleet.id]
+        messages += [f"{r.what}: {r.message}" for r in refusals if r.fleet == fleet.id]
         refused = fleet.refused_listeners()
         served = self._served(fleet) if refused else {}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))

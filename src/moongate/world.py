@@ -47,9 +47,7 @@ from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import Store
 from moongate.xds import local
-from moongate.xds.route_entries import fail_closed
-from moongate.xds.rule_routes import route_entries_of
-from moongate.xds.wire import XdsResource, version
+from moongate.xds.wire import XdsResource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
@@ -309,22 +307,6 @@ class World:
         inventory = self._fleets.get(fleet)
         entry = inventory.resources.get((type_url, name)) if inventory is not None else None
         return entry.parts if entry is not None else ()
-
-    def route_forms(self, route: Ref) -> frozenset[str] | None:
-        """The versions of a route's entries, wherever served: as its manifest has them, and closed.
-
-        ``None`` when they cannot be told just now.
-        """
-        versions: set[str] = set()
-        attachments = routes.attachments.attempt(self.db, route)
-        if isinstance(attachments, Failed):
-            return None
-        for listener in (listener for each in attachments for listener, _ in each.hosts):
-            entries = route_entries_of.attempt(self.db, listener, route)
-            if isinstance(entries, Failed):
-                return None
-            versions.update(version(form.body) for entry in entries for form in (entry, fail_closed(entry)))
-        return frozenset(versions)
 
     def statuses(self) -> Mapping[Ref, Struct]:
         """All statuses that there are, as last handed out."""

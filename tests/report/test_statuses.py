@@ -16,6 +16,7 @@ from tests import worlds
 from tests.strategies import resource
 
 ROUTE = Ref.of(HTTPRoute, "default", "r0")
+REFUSAL = Refusal(worlds.EG_FLEET, str(ROUTE), (ROUTE,), (), "no such header")
 SERVING = EnvoyState(serving=1, addresses=("127.0.0.1",))
 
 
@@ -97,7 +98,7 @@ def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
     scene = Scene()
     facts = EnvoyState(serving=1, addresses=("127.0.0.1",), refusals=("a listener: no such port",))
 
-    scene.statuses.observe({worlds.EG: facts}, [Refusal(worlds.EG_FLEET, ROUTE, "no such header")])
+    scene.statuses.observe({worlds.EG: facts}, [REFUSAL])
 
     assert "no such port" in scene.conditions(worlds.EG)["Programmed"]["message"]
     assert scene.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
@@ -107,7 +108,7 @@ def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
 def test_a_refusal_that_ends_leaves_the_status() -> None:
     """What is observed is all there is, each time."""
     scene = Scene()
-    scene.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG_FLEET, ROUTE, "no such header")])
+    scene.statuses.observe({worlds.EG: SERVING}, [REFUSAL])
 
     scene.statuses.observe({worlds.EG: SERVING}, ())
 
@@ -116,7 +117,7 @@ def test_a_refusal_that_ends_leaves_the_status() -> None:
 
 def test_a_refusal_outlives_what_the_core_says_anew() -> None:
     scene = Scene()
-    scene.statuses.observe({worlds.EG: SERVING}, [Refusal(worlds.EG_FLEET, ROUTE, "no such header")])
+    scene.statuses.observe({worlds.EG: SERVING}, [REFUSAL])
 
     scene.apply(gone=(worlds.service(0).ref,))
 

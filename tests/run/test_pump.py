@@ -12,7 +12,7 @@ from moongate.xds.wire import CLUSTER, ENDPOINT
 from tests import worlds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from moongate.api.base import Resource
 
@@ -36,8 +36,9 @@ class Running:
         while self.to_write:
             self.put(self.to_write.pop())
 
-    def observe(self) -> None:
+    def observe(self) -> Iterator[None]:
         """Write what an Envoy's answer would lead to, once."""
+        yield
         while self.to_correct:
             self.world.apply({(resource := self.to_correct.pop()).ref: resource})
             self.pump.on_answer()

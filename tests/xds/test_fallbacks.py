@@ -19,7 +19,7 @@ def test_an_entry_is_kept_out_of_its_own_table_and_of_no_other() -> None:
     core = Core(listeners, service(), http_route(), config=ON_HOST)
     entries = {at: route_entries_of(core.db, at, route_ref()) for at in (WEB, ALT)}
     kept_out = {
-        version(each.body): Fallback(None, culprit=False) for some in entries.values() for each in some
+        version(each.body): Fallback(None, strict=False) for some in entries.values() for each in some
     }
 
     core.db.put(withheld(EG_FLEET, ROUTE, "default/eg/web", route_ref()), kept_out)

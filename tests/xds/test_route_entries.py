@@ -37,7 +37,7 @@ def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
     core = core_of()
     good, bad = piece_of(core, OLD), piece_of(core, NEW)
 
-    put(core, {bad: Fallback(good, culprit=True)})
+    put(core, {bad: Fallback(good, strict=True)})
 
     assert [r.match.path_separated_prefix for r in sent(core)] == ["/old"]
     assert [key.name for key in route_resources(core.db, EG_FLEET, route_ref())] == [
@@ -49,7 +49,7 @@ def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
 def test_what_is_only_suspected_is_left_out_if_it_never_was_good() -> None:
     core = core_of()
 
-    put(core, {piece_of(core, NEW): Fallback(None, culprit=False)})
+    put(core, {piece_of(core, NEW): Fallback(None, strict=False)})
 
     assert sent(core) == []
 
@@ -58,7 +58,7 @@ def test_a_culprit_that_never_was_good_answers_500() -> None:
     """Its requests are not for a wider route, that may be somebody else's."""
     core = core_of()
 
-    put(core, {piece_of(core, NEW): Fallback(None, culprit=True)})
+    put(core, {piece_of(core, NEW): Fallback(None, strict=True)})
 
     [route] = sent(core)
     assert (route.match.path_separated_prefix, route.direct_response.status) == ("/new", 500)
@@ -68,7 +68,7 @@ def test_a_culprit_whose_match_is_at_fault_is_left_out() -> None:
     core = core_of()
     bad = piece_of(core, NEW)
 
-    put(core, {bad: Fallback(None, culprit=True), fail_closed(bad): Fallback(None, culprit=True)})
+    put(core, {bad: Fallback(None, strict=True), fail_closed(bad): Fallback(None, strict=True)})
 
     assert sent(core) == []
 
@@ -79,7 +79,7 @@ def test_a_last_good_form_that_was_guarded_otherwise_is_shut() -> None:
     good = piece_of(core, OLD)
     bad = piece_of(core, f"{NEW}, {CORS}")
 
-    put(core, {bad: Fallback(good, culprit=True)})
+    put(core, {bad: Fallback(good, strict=True)})
 
     assert [(r.match.path_separated_prefix, r.direct_response.status) for r in sent(core)] == [("/old", 500)]
 
@@ -90,7 +90,7 @@ def test_what_is_only_suspected_stays_as_it_was_though_it_was_guarded_otherwise(
     good = piece_of(core, OLD)
     suspected = piece_of(core, f"{NEW}, {CORS}")
 
-    put(core, {suspected: Fallback(good, culprit=False)})
+    put(core, {suspected: Fallback(good, strict=False)})
 
     [told] = sent(core)
     assert (told.match.path_separated_prefix, told.route.cluster) == ("/old", "service/default/old/80/http")
@@ -103,7 +103,7 @@ def test_what_one_table_does_without_another_may_have() -> None:
     [same] = route_entries_of(core.db, ALT, route_ref())
     assert same.body == bad.body
 
-    put(core, {bad: Fallback(None, culprit=False)})
+    put(core, {bad: Fallback(None, strict=False)})
 
     assert sent(core) == []
     assert [r.match.path_separated_prefix for r in sent(core, "default/eg/alt")] == ["/new"]

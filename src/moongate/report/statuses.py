@@ -75,7 +75,8 @@ class Statuses:
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
-            messages.setdefault(refusal.origin, []).append(message)
+            for ref in refusal.resources:
+                messages.setdefault(ref, []).append(message)
         changed = {*_differing(facts, self._facts), *_differing(messages, self._refusals)}
         self._facts, self._refusals = dict(facts), messages
         for ref in changed & self._core.keys():

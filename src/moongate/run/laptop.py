@@ -26,7 +26,7 @@ from moongate.sources.folder import Folder
 from moongate.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -231,8 +231,8 @@ class Laptop:
             self.statuses.update(changes.statuses)
         self._log.failures(self.world.failures().values())
 
-    def _observe(self) -> None:
-        self.fleets.look()
+    def _observe(self) -> Iterator[None]:
+        yield from self.fleets.look()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
         self._log.serving(self.urls())

@@ -6,7 +6,7 @@ Whoever writes into the world says so (``on_write``); whoever has news of anothe
 became ready, calls ``wake``. Then a *turn* begins. It settles the world in slices of a few milliseconds, and
 the event loop runs in between. Endpoints that changed meanwhile are settled and handed out after each slice,
 so that they wait for no one. When all is settled, the turn hands out the rest of the changes and looks at
-what the Envoys have answered.
+what the Envoys have answered, in slices as well.
 
 Facts
 -----
@@ -44,12 +44,12 @@ class Outlet(Struct, frozen=True):
     Args:
         publish_endpoints: takes endpoints that changed, in the middle of a turn.
         publish: takes what differs, at the end of a turn.
-        observe: looks at what the Envoys have answered, and may write into the world because of it.
+        observe: looks at what the Envoys have answered, in steps, and may write into the world because of it.
     """
 
     publish_endpoints: Callable[[Changes], None]
     publish: Callable[[Changes], None]
-    observe: Callable[[], None]
+    observe: Callable[[], Iterator[None]]
 
 
 class Pump:
@@ -83,22 +83,10 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
-            others = self._world.settle()
-            while True:
-                # Each has a slice of its own: endpoints wait for no one, and a flood of them stops no one.
-                _go_on(self._world.settle(urgent=True))
-                outlet.publish_endpoints(self._world.take(urgent=True))
-                if _go_on(others):
-                    break
-                self.slices += 1
-                # What thousands of queries make lives long. To look through all of it would take 0.1 s and
-                # more at a time, so each slice's share is looked through once, and then never again.
-                gc.collect(1)
-                gc.freeze()
-                await asyncio.sleep(0)
+            await self._take(self._world.settle(), outlet)
             written = self._written  # all of it is settled, but for endpoints if they come as a flood
             outlet.publish(self._world.take())
-            outlet.observe()
+            await self._take(outlet.observe(), outlet)
             if self._world.settled:
                 self._published = written
             else:
@@ -106,6 +94,21 @@ class Pump:
             self._turns += 1
             self._turning = False
             self._turned.set()
+            await asyncio.sleep(0)
+
+    async def _take(self, steps: Iterator[None], outlet: Outlet) -> None:
+        """Take steps in slices; the event loop runs in between, and endpoints are handed out."""
+        while True:
+            # Each has a slice of its own: endpoints wait for no one, and a flood of them stops no one.
+            _go_on(self._world.settle(urgent=True))
+            outlet.publish_endpoints(self._world.take(urgent=True))
+            if _go_on(steps):
+                return
+            self.slices += 1
+            # What thousands of queries make lives long. To look through all of it would take 0.1 s and
+            # more at a time, so each slice's share is looked through once, and then never again.
+            gc.collect(1)
+            gc.freeze()
             await asyncio.sleep(0)
 
     async def until(self, claim: Callable[[], bool]) -> None:

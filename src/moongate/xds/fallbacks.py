@@ -7,28 +7,38 @@ whoever builds entries.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from moongate.api.base import FleetId, Ref
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TypeVar
 
-Group: TypeAlias = "Ref"
-"""Entries of a resource that are built together: those of one route."""
+    from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.engine import Db
+
+    T = TypeVar("T")
+
+Group: TypeAlias = "Ref | str"
+"""Entries of a resource that are built together: those of one route, or what a builder has a name for."""
+
+STEP: Final = 256
+"""Entries that are compared at a time: well below 1 ms."""
 
 
 class Fallback(Struct, frozen=True):
     """What becomes of an entry that is kept out of a resource.
 
     Args:
-        last_good: its last form that an Envoy took, if there was one.
-        culprit: whether it is known to be at fault, and not only suspected. What is suspected is as it was
-            before: in its last good form, which Envoy still has in force, or left out.
+        last_good: its last form that all Envoys took, if there was one.
+        strict: whether nothing may pass that its own form would not let pass. That is so when it is known to
+            be at fault, and when nothing of the resource was ever in force. While it is only suspected, it is
+            as it was before: in its last good form, which Envoy still has in force, or left out.
     """
 
     last_good: Any
-    culprit: bool
+    strict: bool
 
 
 class Suspect(NamedTuple):
@@ -37,16 +47,38 @@ class Suspect(NamedTuple):
     Args:
         group: what it is built with.
         version: the content version of its body.
-        last_good: the form of it that the Envoy took before; ``None`` when there was none.
-        origin: the resource that it is made from.
+        last_good: the form of it that all Envoys took before; ``None`` when there was none.
     """
 
     group: Group
     version: str
     last_good: Any
-    origin: Ref
+
+
+class Concern(Struct, frozen=True):
+    """Whom an entry concerns that is kept out.
+
+    Args:
+        what: the entry, in words.
+        resources: the resources that it is made from.
+        listeners: the listeners that are not served as they should be because of it.
+    """
+
+    what: str
+    resources: tuple[Ref, ...] = ()
+    listeners: tuple[ListenerId, ...] = ()
 
 
 def withheld(fleet: FleetId, type_url: str, name: str, group: Group) -> tuple[str, FleetId, str, str, Group]:
     """The cell with what is kept out of a resource: ``{version of entry: Fallback}``, or absent."""
     return ("withheld", fleet, type_url, name, group)
+
+
+def kept_out(db: Db, fleet: FleetId, type_url: str, name: str, group: Group) -> Mapping[str, Fallback]:
+    """What is kept out of a resource, by version of the entry."""
+    return db.read(withheld(fleet, type_url, name, group)) or {}
+
+
+def in_steps(entries: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Entries, some at a time."""
+    return (entries[start : start + STEP] for start in range(0, len(entries), STEP))

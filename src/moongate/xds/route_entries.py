@@ -5,7 +5,8 @@ Theory of operation
 A table of routes is taken or refused as a whole, so an entry that was refused must not stay in it. Its last
 good form is put in its place, with the clusters that this form needs. An entry that never was good answers
 500, for what it matches is not meant for a wider route; only if Envoy refuses that as well, so that it is the
-match that is at fault, the entry is left out.
+match that is at fault, the entry is left out. While an entry is only suspected, Envoy still has in force what
+was before, and so it stays: with the last good form, or without the entry (``Fallback.strict``).
 
 Which entries were refused is found outside (``quarantine``) and read from cells.
 """
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 
 from moongate.attach.envoy_listeners import table_of
-from moongate.xds.fallbacks import withheld
+from moongate.xds.fallbacks import kept_out
 from moongate.xds.wire import ROUTE, encode, message_field, sized, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from moongate.api.base import ListenerId, Ref
     from moongate.engine import Db
@@ -53,16 +54,14 @@ class RouteEntry(NamedTuple):
 def in_force(
     db: Db, listener: ListenerId, route: Ref, entries: tuple[RouteEntry, ...]
 ) -> Iterator[RouteEntry]:
-    """The entries of a route, with stand-ins for those that its table does without."""
-    kept_out = _kept_out(db, listener, route)
-    for each in entries:
-        fallback = kept_out.get(version(each.body)) if kept_out else None
+    """The entries of a route, with fallbacks for those that are kept out of its table."""
+    out = _kept_out(db, listener, route)
+    for entry in entries:
+        fallback = out.get(version(entry.body)) if out else None
         if fallback is None:
-            yield each
-        elif fallback.last_good is not None:
-            yield (_kept if fallback.culprit else _as_before)(each, fallback.last_good)
-        elif fallback.culprit and version((shut := fail_closed(each)).body) not in kept_out:
-            yield shut
+            yield entry
+        elif (other := _in_place_of(entry, fallback)) is not None and version(other.body) not in out:
+            yield other
 
 
 def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[ResourceKey]:
@@ -72,11 +71,9 @@ def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[Resourc
             yield from fallback.last_good.needs
 
 
-def _kept_out(db: Db, listener: ListenerId, route: Ref) -> dict[str, Fallback]:
+def _kept_out(db: Db, listener: ListenerId, route: Ref) -> Mapping[str, Fallback]:
     table = table_of(db, listener)
-    if table is None:
-        return {}
-    return db.read(withheld(table.fleet, ROUTE, table.name, route)) or {}
+    return kept_out(db, table.fleet, ROUTE, table.name, route) if table is not None else {}
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:
@@ -88,17 +85,19 @@ def fail_closed(of: RouteEntry) -> RouteEntry:
     return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), needs=())
 
 
-def _as_before(suspected: RouteEntry, last_good: RouteEntry) -> RouteEntry:
-    return suspected._replace(body=last_good.body, needs=last_good.needs)
+def _in_place_of(entry: RouteEntry, fallback: Fallback) -> RouteEntry | None:
+    """What is in force instead of an entry."""
+    former: RouteEntry | None = fallback.last_good
+    if former is None:
+        return fail_closed(entry) if fallback.strict else None
+    return fail_closed(former) if fallback.strict and not _as_strict(former, entry) else former
 
 
-def _kept(refused: RouteEntry, last_good: RouteEntry) -> RouteEntry:
-    """The last good form, as far as it does not let through what the refused one would not.
+def _as_strict(former: RouteEntry, entry: RouteEntry) -> bool:
+    """Whether the former form of an entry lets nothing pass that the entry does not.
 
-    What a policy adds to a route is its per-filter configuration. Where that differs, the requests of the
-    last good form are answered with 500.
+    What a policy adds to a route is its per-filter configuration. Where that differs, nobody can tell.
     """
-    new, old = (VirtualHost.FromString(each.body).routes[0] for each in (refused, last_good))
+    old, new = (VirtualHost.FromString(each.body).routes[0] for each in (former, entry))
     guarded = dict(new.typed_per_filter_config) == dict(old.typed_per_filter_config)
-    open_ = guarded and (old.HasField("direct_response") or not new.HasField("direct_response"))
-    return _as_before(refused, last_good if open_ else fail_closed(last_good))
+    return guarded and (old.HasField("direct_response") or not new.HasField("direct_response"))

@@ -25,9 +25,9 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.store import get
-from moongate.xds.fallbacks import Suspect
+from moongate.xds.fallbacks import Concern, Suspect, in_steps
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.route_entries import RouteEntry, in_force
+from moongate.xds.route_entries import RouteEntry, fail_closed, in_force
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field, version
 
@@ -62,8 +62,9 @@ class Host(Encoded, frozen=True):
 
 
 class Part(Encoded, frozen=True):
-    """The virtual hosts of one shard: as such, and joined."""
+    """The virtual hosts of one shard of a listener: as such, and joined."""
 
+    at: tuple[ListenerId, int]
     hosts: tuple[Host, ...]
     body: bytes
 
@@ -113,7 +114,7 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 def host_part(db: Db, listener: ListenerId, part: int) -> Part:
     """The virtual hosts of one shard."""
     served = [h for host in hosts(db, listener, part) if (h := virtual_host(db, listener, host)).body]
-    return Part(tuple(served), b"".join([h.body for h in served]))
+    return Part((listener, part), tuple(served), b"".join([h.body for h in served]))
 
 
 @query
@@ -136,30 +137,63 @@ def _head(name: str) -> RouteConfiguration:
     return RouteConfiguration(name=name, ignore_port_in_host_matching=True)
 
 
-def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[Suspect]:
-    """The entries of a table that are not in another, each with its form there.
+def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[list[Suspect]]:
+    """The entries of a table that are not in another, each with its form there; in steps.
 
     Args:
         good: the parts of the other, which Envoy took.
         now: the parts of the table. One that did not change is the same object in both.
     """
-    before = good or (None,) * len(now)
-    pairs = zip(before, now, strict=False) if len(before) == len(now) else ((None, part) for part in now)
-    for old, new in pairs:
-        if old is new:
+    before = {part.at: part for part in good}
+    for part in now:
+        old = before.get(part.at)
+        if old is part:
             continue
-        known = {host.name: host for host in old.hosts} if old is not None else {}
-        for host in new.hosts:
-            was = known.get(host.name)
-            if was is not None and was.body == host.body:
-                continue
-            forms = {_place(entry): entry for entry in was.entries} if was is not None else {}
-            for entry in host.entries:
-                last_good = forms.get(_place(entry))
-                if last_good is None or last_good.body != entry.body:
-                    yield Suspect(entry.route, version(entry.body), last_good, entry.route)
+        hosts = {host.name: host for host in old.hosts} if old is not None else {}
+        for host in part.hosts:
+            former = hosts.get(host.name)
+            if former is None or former.body != host.body:
+                yield from _differing_entries(former.entries if former is not None else (), host.entries)
+        yield []
+
+
+def _differing_entries(good: tuple[RouteEntry, ...], now: tuple[RouteEntry, ...]) -> Iterator[list[Suspect]]:
+    """The entries of a hostname that are not among others."""
+    taken: set[bytes] = set()
+    for some in in_steps(good):
+        taken.update(entry.body for entry in some)
+        yield []
+    changed: list[RouteEntry] = []
+    for some in in_steps(now):
+        changed += [entry for entry in some if entry.body not in taken]
+        yield []
+    forms: dict[tuple[object, ...], RouteEntry] = {}
+    for some in in_steps(good if changed else ()):
+        forms.update((_place(entry), entry) for entry in some)
+        yield []
+    for some in in_steps(changed):
+        yield [Suspect(entry.route, version(entry.body), forms.get(_place(entry))) for entry in some]
 
 
 def _place(entry: RouteEntry) -> tuple[object, ...]:
     """What stays of an entry when it changes."""
     return (entry.route, entry.rank[-3:])
+
+
+@query
+def concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> Concern | None:
+    """Whom an entry of a table concerns that is kept out; ``None`` when the table is not to have it any more.
+
+    Args:
+        db: what is read.
+        fleet: whose table.
+        name: of the table.
+        route: the route that the entry is made from.
+        form: the version of the entry, or of what stands in for it.
+    """
+    table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
+    for listener in table.members if table is not None else ():
+        for entry in route_entries_of(db, listener, route):
+            if form in (version(entry.body), version(fail_closed(entry).body)):
+                return Concern(str(route), (route,))
+    return None

@@ -1,0 +1,119 @@
+"""What the Envoys of a fleet have said last of one resource.
+
+Facts
+-----
+* while all Envoys have the same version, nothing is kept for each of them: a fleet may have hundreds of
+  Envoys, and thousands of tables
+* an Envoy that has said nothing yet is not waited for: it may never ask for the resource
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NONE: Final = ""
+"""The version of what an Envoy has not."""
+
+
+class Said(Struct):
+    """What one Envoy has said."""
+
+    held: str = NONE
+    """The version that it acknowledged last."""
+    refused: str = NONE
+    """The version that it refused last."""
+    message: str = ""
+    """Why it did."""
+    at_odds: bool = False
+    """Whether it refuses what the others have in force. It has no say until it takes something."""
+
+
+class Refused(NamedTuple):
+    """A version that an Envoy refuses."""
+
+    node: str
+    version: str
+    message: str
+
+
+class Answers:
+    """What each Envoy has said.
+
+    Args:
+        nodes: the connected Envoys, each with the time at which it came; changed by the owner.
+    """
+
+    def __init__(self, nodes: Mapping[str, int]) -> None:
+        self._nodes = nodes
+        self._said: dict[str, Said] = {}
+        """By Envoy: those that differ from the others."""
+        self._common = NONE
+        """What all others hold that were connected at ``_common_since``."""
+        self._common_since = -1
+
+    def acknowledge(self, node: str, version: str) -> bool:
+        """An Envoy has a version in force. False if that was known."""
+        if node not in self._said and self._held(node) == version:
+            return False
+        said = self._of(node)
+        said.held, said.at_odds = version, False
+        if said.refused == version:
+            said.refused = NONE
+        return True
+
+    def refuse(self, node: str, version: str, message: str) -> None:
+        """An Envoy refuses a version."""
+        said = self._of(node)
+        said.refused, said.message = version, message
+
+    def forget(self, node: str) -> None:
+        """An Envoy is gone: nobody waits for it."""
+        self._said.pop(node, None)
+
+    def refusals(self) -> Iterator[Refused]:
+        """What Envoys refuse, by Envoy, but for those that have no say."""
+        for node, said in sorted(self._said.items()):
+            if said.refused and not said.at_odds:
+                yield Refused(node, said.refused, said.message)
+
+    def unanimous(self) -> str | None:
+        """The version that all Envoys hold which have said anything; ``None`` when there is none."""
+        versions = {said.held for said in self._said.values() if not said.at_odds}
+        if any(node not in self._said and self._held(node) for node in self._nodes):
+            versions.add(self._common)
+        return versions.pop() or None if len(versions) == 1 else None
+
+    def agree(self, version: str, now: int) -> None:
+        """All hold a version, and it is what they should have: nothing is kept for each of them any more."""
+        if all(node in self._said or self._held(node) for node in self._nodes) and not any(
+            said.at_odds for said in self._said.values()
+        ):
+            self._common, self._common_since = version, now
+            self._said.clear()
+
+    def is_held_by_another(self, node: str, version: str) -> bool:
+        """Whether another connected Envoy has a version in force."""
+        return any(other != node and self._held(other) == version for other in self._nodes)
+
+    def put_at_odds(self, node: str) -> None:
+        """An Envoy refuses what the others have in force."""
+        self._of(node).at_odds = True
+
+    def __len__(self) -> int:
+        """For how many Envoys something is kept."""
+        return len(self._said)
+
+    def _held(self, node: str) -> str:
+        if (said := self._said.get(node)) is not None:
+            return said.held
+        return self._common if self._nodes[node] <= self._common_since else NONE
+
+    def _of(self, node: str) -> Said:
+        if node not in self._said:
+            self._said[node] = Said(self._held(node))
+        return self._said[node]

@@ -1,0 +1,166 @@
+"""What Envoys answer about joined resources, and what of these must stay out of force because of it.
+
+Theory of operation
+===================
+An answer of an Envoy is a fact, and is only noted. Whenever the world has been settled, ``review`` goes on
+with the searches that have anything to do (``search``), in steps, so that whoever drives it can do something
+else in between. What it writes into cells is settled, handed out and answered before the next review.
+
+A version is refused when one Envoy refuses it, and good when all have acknowledged it that answer at all. So
+any number of Envoys, of any versions, takes part in one search, and what one of them does not take is out of
+force for all, for they share a configuration.
+
+Facts
+-----
+* parts of a resource that did not change are the same object, so comparing two versions costs what differs
+* a culprit is one form of an entry: an edit makes another form, which is tried at once
+* an answer may come when the resource is another already. Should it become again what was answered, nothing
+  is sent to Envoy, and so nothing answered: what each Envoy said last of each kind is kept
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from moongate.engine import Failed
+from moongate.quarantine.search import JOINED, Search
+
+if TYPE_CHECKING:
+    from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.quarantine.search import Steps
+    from moongate.world import World
+
+    _Key: TypeAlias = "tuple[FleetId, str, str]"
+    """Fleet, type URL and name of a resource."""
+
+
+class Refusal(NamedTuple):
+    """An entry that an Envoy refuses, and why.
+
+    Args:
+        fleet: whose Envoys.
+        what: the entry, in words.
+        resources: the resources that it is made from.
+        listeners: the listeners that are not served as they should be because of it.
+        message: Envoy's words.
+    """
+
+    fleet: FleetId
+    what: str
+    resources: tuple[Ref, ...]
+    listeners: tuple[ListenerId, ...]
+    message: str
+
+
+class Quarantine:
+    """Takes what Envoys answer about joined resources, and writes what must stay out of force."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._searches: dict[_Key, Search] = {}
+        self._awake: dict[_Key, None] = {}
+        """Those that are not at rest."""
+        self._nodes: defaultdict[FleetId, dict[str, int]] = defaultdict(dict)
+        """Connected Envoys, by fleet, each with the time at which it came."""
+        self._now = 0
+        self.has_news = False
+        """Whether something was noted that no review has looked at."""
+
+    def connected(self, fleet: FleetId, node: str) -> None:
+        """An Envoy has opened its stream."""
+        self._now += 1
+        self._nodes[fleet][node] = self._now
+
+    def disconnected(self, fleet: FleetId, node: str) -> None:
+        """An Envoy's stream has ended: nobody waits for it."""
+        self._nodes[fleet].pop(node, None)
+        for key in self._awake:
+            if key[0] == fleet:
+                self._searches[key].answers.forget(node)
+                self.has_news = True
+
+    def acknowledged(self, fleet: FleetId, node: str, type_url: str, name: str, version: str) -> None:
+        """An Envoy has a version in force."""
+        if type_url not in JOINED:
+            return
+        self._meet(fleet, node)
+        search = self._search((fleet, type_url, name))
+        if search.answers.acknowledge(node, version):
+            self._awake[fleet, type_url, name] = None
+            self.has_news = True
+
+    def refused(
+        self, fleet: FleetId, node: str, type_url: str, name: str, version: str, message: str
+    ) -> None:
+        """An Envoy refused a version."""
+        if type_url not in JOINED:
+            return
+        self._meet(fleet, node)
+        self._search((fleet, type_url, name)).answers.refuse(node, version, message)
+        self._awake[fleet, type_url, name] = None
+        self.has_news = True
+
+    def review(self) -> Steps:
+        """Go on with what can be judged by now, and forget what is gone; in steps.
+
+        To be called whenever the world has been settled. The steps end with whether it is to be settled
+        again.
+        """
+        self.has_news = wrote = False
+        for key in list(self._awake):
+            search = self._searches.get(key)
+            if search is None:
+                continue  # the fleet ended between two steps
+            if not self._world.names_resource(*key):
+                self._drop(key)
+                continue
+            wrote |= yield from search.judge(self._now)
+            if search.at_rest:
+                self._awake.pop(key, None)
+        return wrote
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The entries that are out of force just now because they are at fault, sorted."""
+        refusals = {
+            Refusal(key[0], concern.what, concern.resources, concern.listeners, culprit.message)
+            for key in self._awake
+            for culprit in self._searches[key].culprits.values()
+            if (concern := culprit.root.value) is not None and not isinstance(concern, Failed)
+        }
+        return tuple(sorted(refusals))
+
+    def is_searching(self, fleet: FleetId, type_url: str, name: str) -> bool:
+        """Whether it may still turn out who is at fault in a resource."""
+        search = self._searches.get((fleet, type_url, name))
+        return search is not None and (self.has_news or search.under_way)
+
+    def facts_kept(self) -> int:
+        """How many facts are kept of single Envoys, because they differ from what the others have."""
+        return sum(len(search.answers) for search in self._searches.values())
+
+    def versions_kept(self) -> int:
+        """Of how many versions of resources the parts are kept."""
+        return sum(search.versions_kept() for search in self._searches.values())
+
+    def forget(self, fleet: FleetId) -> None:
+        """The fleet is gone, or starts anew: nothing is known of it any more."""
+        for key in [key for key in self._searches if key[0] == fleet]:
+            self._drop(key)
+        self._nodes.pop(fleet, None)
+
+    def _meet(self, fleet: FleetId, node: str) -> None:
+        if node not in self._nodes[fleet]:
+            self.connected(fleet, node)
+
+    def _search(self, key: _Key) -> Search:
+        search = self._searches.get(key)
+        if search is None:
+            search = self._searches[key] = Search(self._world, key, self._nodes[key[0]])
+        return search
+
+    def _drop(self, key: _Key) -> None:
+        self._awake.pop(key, None)
+        search = self._searches.pop(key, None)
+        if search is not None:
+            search.drop()

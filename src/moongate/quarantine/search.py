@@ -1,0 +1,281 @@
+"""The search for the entries of one joined resource that Envoys refuse.
+
+Theory of operation
+===================
+Envoy takes or refuses a resource as a whole, and mostly does not say which of its entries is at fault. The
+last version that all Envoys took is *good*; the entries in which a refused version differs from it are
+*suspects*.
+
+1. A single suspect is a *culprit*, and stays out of the resource.
+2. Several suspects are all kept out (in their place stands their last good form, or nothing), and wait in two
+   halves. Envoys take what is left.
+3. When they have taken it, the next half is let in again. If they take that as well, it is good: go on with
+   3. If not, its entries are the suspects: go on with 1.
+
+Each round halves what is in doubt, so k culprits among n entries cost about k·log(n) answers, and no entry is
+kept out and let in more often than log(n) times.
+
+What is kept out is written into cells that the builders of entries read (``xds.fallbacks``); so all other
+entries change meanwhile as users like, and what is edited is tried at once, as it is another form.
+
+Rules
+=====
+1. What was written since a version was built is its *era*: only answers to versions of this era say anything
+   about what is in and what is out now.
+2. What is said of an older version still moves ``good`` on, as long as its parts are known. If they are not,
+   more is suspect than necessary, and the search takes a round more.
+3. Nothing to blame, but something kept out that is still to be tried: let it in. Envoy may refuse the
+   resource for what it lacks.
+4. An Envoy that refuses what another one has in force is at odds with that: the others lose nothing by it. If
+   no Envoy has the good version in force, it counts for nothing, and all entries are suspects.
+5. A culprit is tried again when it is no longer asked for in this form, so it is observed (``Concern``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+from moongate.engine import Failed
+from moongate.fleet_inventory import STATUS
+from moongate.quarantine.answers import NONE, Answers
+from moongate.xds import routes
+from moongate.xds.fallbacks import Fallback, in_steps, withheld
+from moongate.xds.wire import ROUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from moongate.api.base import FleetId
+    from moongate.engine import Query, Root
+    from moongate.quarantine.answers import Refused
+    from moongate.world import World
+    from moongate.xds.fallbacks import Concern, Group, Suspect
+
+Steps: TypeAlias = "Generator[None, None, bool]"
+"""Work in steps of a moment each; it ends with whether the world is to be settled again."""
+
+MOST_VERSIONS: Final = 8
+"""Versions that may still be answered, of which the parts are kept: an Envoy may be silent for long."""
+
+
+class Joined(NamedTuple):
+    """How a type of resources is searched.
+
+    Args:
+        differing: what of the parts of a version is not in the parts of a good one; in steps.
+        concern: whom one of these concerns; takes fleet, name of the resource, group and version.
+    """
+
+    differing: Callable[[tuple[Any, ...], tuple[Any, ...]], Iterator[Sequence[Suspect]]]
+    concern: Query[[FleetId, str, Any, str], Concern | None]
+
+
+JOINED: Final[Mapping[str, Joined]] = {
+    ROUTE: Joined(routes.differing, routes.concern),
+}
+"""The types of resources that are joined from entries."""
+
+
+class Culprit(Struct):
+    """An entry that is at fault."""
+
+    suspect: Suspect
+    node: str
+    """The Envoy that refuses it."""
+    message: str
+    root: Root[Concern | None]
+
+
+class _Version(Struct):
+    """What a version is joined from, and since when it has been what follows from what is kept out."""
+
+    parts: tuple[Any, ...]
+    era: int
+
+
+class Search:
+    """What is known of one resource, and what is kept out of it.
+
+    Args:
+        world: has the resource, and the cells.
+        at: fleet, type URL and name.
+        nodes: the connected Envoys of the fleet, each with the time at which it came.
+    """
+
+    def __init__(self, world: World, at: tuple[FleetId, str, str], nodes: Mapping[str, int]) -> None:
+        self._world = world
+        self._at = at
+        self._joined = JOINED[at[1]]
+        self.answers = Answers(nodes)
+        self.culprits: dict[str, Culprit] = {}
+        """By version of the entry."""
+        self._good, self._good_version = (), NONE
+        self._versions: dict[str, _Version] = {}
+        """Those that may still be answered, the newest last."""
+        self._era = 0
+        self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
+        self._waiting: list[Sequence[Suspect]] = []
+        """What is kept out and still to be tried, in groups; the last one is the next."""
+        self._mended: dict[str, None] = {}
+        """Culprits that are no longer asked for."""
+        self._fruitless = (NONE, 0)
+        """The version and era that was refused last with nothing to blame."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether something is still to be tried."""
+        return bool(self._waiting)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is searched for, kept out, or known of one Envoy and not of the others."""
+        return not (self._waiting or self.culprits or self._withheld or len(self.answers))
+
+    def judge(self, now: int) -> Steps:
+        """Go on as far as is known what Envoys say of the resource as it was last settled."""
+        resource = self._world.resource(*self._at)
+        if resource is not None:
+            self._note(resource.version)
+        if mended := self._mended_culprits():
+            return (yield from self._let_in(mended))
+        for refused in self.answers.refusals():
+            version = self._versions.get(refused.version)
+            if version is None or version.era != self._era:
+                continue
+            if (wrote := (yield from self._blame(refused, version.parts))) is not None:
+                return wrote
+        if resource is None:
+            # All of it is kept out, so no Envoy will say anything; there may be something that it takes.
+            return bool(self._waiting) and (yield from self._let_in(self._waiting.pop()))
+        taken = self.answers.unanimous()
+        if taken is None or (version := self._versions.get(taken)) is None:
+            return False
+        self._take(taken, version)
+        if taken == resource.version:
+            self.answers.agree(taken, now)
+        # It may also be that what was let in made no difference: its entries are others meanwhile.
+        if version.era == self._era and self._waiting:
+            return (yield from self._let_in(self._waiting.pop()))
+        return False
+
+    def drop(self) -> None:
+        """Keep nothing out any more."""
+        for culprit in self.culprits.values():
+            self._world.observers.release(culprit.root)
+        self.culprits.clear()
+        groups = list(self._withheld)
+        self._withheld.clear()
+        for group in groups:
+            self._world.write(withheld(*self._at, group), None)
+
+    def versions_kept(self) -> int:
+        """Of how many versions the parts are kept."""
+        return len(self._versions)
+
+    # -- what Envoys say ----------------------------------------------------
+
+    def _note(self, version: str) -> None:
+        """Remember what the version in force is joined from, as long as it may be answered."""
+        known = self._versions.pop(version, None)
+        parts = known.parts if known is not None else self._world.parts(*self._at)
+        self._versions[version] = _Version(parts, self._era)
+        if len(self._versions) > MOST_VERSIONS:
+            del self._versions[next(iter(self._versions))]
+
+    def _take(self, taken: str, version: _Version) -> None:
+        """All Envoys have a version in force: it is good, and no older one will be answered."""
+        self._good, self._good_version = version.parts, taken
+        for older in list(self._versions):
+            if older == taken:
+                break
+            del self._versions[older]
+
+    def _blame(self, refused: Refused, parts: tuple[Any, ...]) -> Generator[None, None, bool | None]:
+        """Find out who may be at fault. ``None`` when there is nothing to do about it."""
+        if (refused.version, self._era) == self._fruitless:
+            return None
+        if refused.version == self._good_version:
+            if self.answers.is_held_by_another(refused.node, self._good_version):
+                self._pass_over(refused.node)
+                return None
+            self._good, self._good_version = (), NONE
+        suspects: list[Suspect] = []
+        for some in self._joined.differing(self._good, parts):
+            suspects += some
+            yield
+        if not suspects:
+            if self._waiting:
+                return (yield from self._let_in(self._waiting.pop()))
+            self._fruitless = refused.version, self._era
+            return None
+        if len(suspects) == 1:
+            self._condemn(suspects[0], refused)
+        else:
+            middle = len(suspects) // 2
+            self._waiting += [suspects[middle:], suspects[:middle]]
+        # Where nothing was ever in force there is no "as before" that may go on.
+        strict = len(suspects) == 1 or self._good_version == NONE
+        return (yield from self._keep_out(suspects, strict=strict))
+
+    def _pass_over(self, node: str) -> None:
+        """An Envoy has no say any more. What it alone is known to refuse is tried without it."""
+        self.answers.put_at_odds(node)
+        blamed = [culprit for culprit in self.culprits.values() if culprit.node == node]
+        for culprit in blamed:
+            self._acquit(culprit)
+        if blamed:
+            self._waiting.append([culprit.suspect for culprit in blamed])
+
+    # -- culprits -----------------------------------------------------------
+
+    def _condemn(self, suspect: Suspect, refused: Refused) -> None:
+        fleet, _, name = self._at
+
+        def handle(root: Root[Concern | None]) -> None:
+            if root.value is None:
+                self._mended[suspect.version] = None
+            elif not isinstance(root.value, Failed):
+                self._mended.pop(suspect.version, None)
+
+        args = (fleet, name, suspect.group, suspect.version)
+        root = self._world.observers.observe(self._joined.concern, args, STATUS, handle)
+        self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, root)
+
+    def _acquit(self, culprit: Culprit) -> None:
+        self._world.observers.release(culprit.root)
+        del self.culprits[culprit.suspect.version]
+
+    def _mended_culprits(self) -> list[Suspect]:
+        """Forget the culprits that are no longer asked for."""
+        mended = [self.culprits[version] for version in self._mended if version in self.culprits]
+        self._mended.clear()
+        for culprit in mended:
+            self._acquit(culprit)
+        return [culprit.suspect for culprit in mended]
+
+    # -- cells --------------------------------------------------------------
+
+    def _keep_out(self, suspects: Sequence[Suspect], *, strict: bool) -> Steps:
+        for some in in_steps(suspects):
+            for suspect in some:
+                self._withheld[suspect.group][suspect.version] = Fallback(suspect.last_good, strict)
+        return (yield from self._write(suspects))
+
+    def _let_in(self, suspects: Sequence[Suspect]) -> Steps:
+        for suspect in suspects:
+            self._withheld[suspect.group].pop(suspect.version, None)
+        return (yield from self._write(suspects))
+
+    def _write(self, suspects: Sequence[Suspect]) -> Steps:
+        """Write what is kept out of the groups of some entries into their cells."""
+        self._era += 1
+        for some in in_steps(list(dict.fromkeys(suspect.group for suspect in suspects))):
+            for group in some:
+                self._world.write(withheld(*self._at, group), dict(self._withheld[group]) or None)
+                if not self._withheld[group]:
+                    del self._withheld[group]
+            yield
+        return True
