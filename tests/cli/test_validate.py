@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from moongate.cli.manifests import translated
+from moongate.cli.validate import judged_by_envoy
 from tests.cli.conftest import ONLY_ENVOY_REFUSES, SHOP, Command, line_of
 
 
@@ -42,6 +44,19 @@ def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Pa
     )
 
     assert command("validate", tmp_path).out == "5 resources, 1 document passed over: nothing is wrong.\n"
+
+
+def test_what_envoy_judges_is_translated_once(tmp_path: Path, shop: Path) -> None:
+    """A dry run of thousands of routes costs what a translation costs, and Envoy's time."""
+    envoy = tmp_path / "envoy"
+    envoy.write_text("#!/bin/sh\necho 'envoy  version: 0/1.40.0/Clean/RELEASE/BoringSSL'\n")
+    envoy.chmod(0o700)
+    translation = translated([str(shop)], config=None, namespace="default", traceable=True)
+    with translation.world.ran() as ran:
+        judged = judged_by_envoy(translation, envoy)
+
+    assert judged == ([], " Envoy 1.40.0 takes all of it.")
+    assert ran.counts() == {}
 
 
 @pytest.mark.envoy

@@ -57,14 +57,24 @@ class Translated(Struct, frozen=True):
         return tuple(diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error")
 
 
-def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> Translated:
+def translated(
+    paths: Iterable[str], *, config: Path | None, namespace: str, traceable: bool = False
+) -> Translated:
     """Read manifests and translate them, as a moongate that starts now would.
+
+    Args:
+        paths: files and folders.
+        config: the file with the EnvoyGateway configuration; ``None`` for that among the manifests, or ours.
+        namespace: for resources that name none.
+        traceable: with metadata on everything, whoever reads it: it says what each piece was made from.
 
     Raises:
         UsageError: a path or the configuration cannot be taken.
     """
     names = existing(paths)
     configuration = read_configuration(config) if config is not None else None
+
+    from msgspec import structs
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.gateways import laptop_class
@@ -75,6 +85,9 @@ def translated(paths: Iterable[str], *, config: Path | None, namespace: str) -> 
     files = Files(names, namespace=namespace)
     loaded = files.load()
     in_force = (configuration or loaded.configuration or EnvoyGateway.shipped()).on_host()
+    if traceable:
+        flags = in_force.runtime_flags.without("MetadataWhereRead")
+        in_force = structs.replace(in_force, runtime_flags=flags)
     built_in = laptop_class(in_force)
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World.of(resources.values(), in_force)

@@ -55,11 +55,13 @@ def validate(
     Exits 0 when nothing is wrong (there may be warnings), 1 when something is,
     2 on bad usage.
     """
-    translation = translated(paths, config=config, namespace=namespace)
+    asks_envoy = envoy or envoy_binary is not None
+    # What Envoy refuses is known by its metadata, which it takes in any case.
+    translation = translated(paths, config=config, namespace=namespace, traceable=asks_envoy)
     diagnostics = list(translation.diagnostics)
     judged = ""
-    if envoy or envoy_binary is not None:
-        refusals, judged = _by_envoy(translation, envoy_binary)
+    if asks_envoy:
+        refusals, judged = judged_by_envoy(translation, envoy_binary)
         diagnostics += refusals
     for diagnostic in sorted(diagnostics, key=lambda diagnostic: diagnostic.place):
         say(_line(diagnostic))
@@ -89,10 +91,8 @@ def _counted(number: int, what: str) -> str:
 # --- Envoy's view ---------------------------------------------------------------------------------
 
 
-def _by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
-    from msgspec import structs
-
-    from moongate.attach.gateways import config
+def judged_by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
+    """What Envoy refuses of a translation that is traceable, and what it says in all."""
     from moongate.infra.binary import envoy_binary
     from moongate.infra.dry_run import MOST, envoy_version, refusals
 
@@ -100,11 +100,6 @@ def _by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[
     version = envoy_version(binary)
     diagnostics: list[Diagnostic] = []
     more = ""
-    # What Envoy refuses is known by its metadata, which it takes in any case.
-    configuration = config(translation.world.db)
-    flags = configuration.runtime_flags.without("MetadataWhereRead")
-    translation.world.configure(structs.replace(configuration, runtime_flags=flags))
-    translation.world.pull()
     for fleet, resources in sorted(translation.world.xds().items()):
         refused = refusals(binary, fleet, resources)
         diagnostics += (_diagnostic(translation, fleet, one) for one in refused)
