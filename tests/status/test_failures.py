@@ -8,6 +8,7 @@ import pytest
 
 from moongate.api.base import Condition, Ref
 from moongate.attach.fleets import fleets
+from moongate.attach.policies import targets
 from moongate.attach.routes import route_shards
 from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
@@ -88,6 +89,18 @@ def test_a_status_keeps_what_it_said_beside_the_failure(ref: Ref) -> None:
         assert [each for each in shown if each.type not in internal] == [
             each for each in before if each.type not in internal
         ]
+
+
+def test_a_policy_whose_targets_cannot_be_told_says_so_at_those_that_it_names() -> None:
+    """Nothing was in force of it before, and its Gateway may be open because of that."""
+    with faulty():
+        policy = next(ref for ref in ALL if ref.kind == "SecurityPolicy")
+        world = World()
+        world.apply(ALL)
+        put_fault(world, (targets, (policy,)), "before")
+        world.pull()
+
+        assert conditions(world.statuses()[policy])[0].reason == INTERNAL
 
 
 def test_nothing_is_said_of_what_is_not_ours() -> None:

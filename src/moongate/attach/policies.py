@@ -95,7 +95,7 @@ class Applied(NamedTuple):
 
 
 def _by_target(policy: Policy) -> Iterator[tuple[tuple[str, Ref], Ref]]:
-    for target in _targets(policy.spec, policy.metadata.namespace):
+    for target in named_targets(policy.spec, policy.metadata.namespace):
         yield (policy.KIND, target.ref), policy.ref
 
 
@@ -106,7 +106,7 @@ def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], str, Re
 
 
 def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
-    for target, _ in _targets(policy.spec, policy.metadata.namespace):
+    for target, _ in named_targets(policy.spec, policy.metadata.namespace):
         yield (policy.KIND, target.kind, shard(str(target))), target
 
 
@@ -246,7 +246,7 @@ def _targeting(db: Db, policy: Ref) -> _Targeting | None:
     found: Policy | None = db.read(policy)
     if found is None:
         return None
-    named = tuple(_targets(found.spec, policy.namespace))
+    named = tuple(named_targets(found.spec, policy.namespace))
     return _Targeting(found.age, named, found.spec.target_selectors)
 
 
@@ -263,7 +263,7 @@ def merges(db: Db, policy: Ref) -> bool:
     return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
 
 
-def _targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:
+def named_targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:
     for at in (spec.target_ref,) if spec.target_ref is not None else spec.target_refs:
         if at.group == GATEWAY_GROUP:
             yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")

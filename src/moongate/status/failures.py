@@ -31,7 +31,7 @@ from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
-from moongate.attach.policies import targets
+from moongate.attach.policies import Policy, named_targets, targets
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import Failed
 from moongate.policies import POLICY_KINDS
@@ -187,7 +187,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
             ]
             proxies = tuple(ProxyAncestor(ancestor_ref=user, conditions=()) for user in users)
             return EnvoyProxyStatus(ancestors=proxies) if proxies else None
-        case _:
+        case Policy():
             name = _controller(db)
             policies = tuple(
                 AncestorStatus(
@@ -197,16 +197,19 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
                     controller_name=name,
                     conditions=(),
                 )
-                for at in dict.fromkeys(_ancestors(db, ref))
+                for at in dict.fromkeys(_ancestors(db, resource))
                 if _is_ours(db, at)
             )
             return PolicyStatus(ancestors=policies) if policies else None
+        case _:
+            return None
 
 
-def _ancestors(db: Db, policy: Ref) -> Iterator[Ref]:
-    """The Gateways above what a policy targets, as far as it can be told."""
-    chosen = targets.attempt(db, policy)
-    for target in () if isinstance(chosen, Failed) else chosen:
+def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
+    """The Gateways above what a policy targets, as far as it can be told: at least what it names."""
+    chosen = targets.attempt(db, policy.ref)
+    named = named_targets(policy.spec, policy.metadata.namespace)
+    for target in named if isinstance(chosen, Failed) else chosen:
         resource = db.read(target.ref)
         if isinstance(resource, Route):
             yield from (gateway for _, gateway in _parents(resource))
