@@ -1165,6 +1165,24 @@ def test_clusters_of_refused_routes_that_go_stay_until_their_listener_went(serve
     """)
 
 
+@pytest.mark.parametrize("answer", ["R nack missing ]", "E"], ids=["refused", "not answered"])
+def test_clusters_of_routes_stay_that_went_and_came_back_otherwise(
+    served: Conversation, answer: str
+) -> None:
+    """Their listener did not follow when they went, so they are as old as that. The law has shown it."""
+    served.says(f"""
+        == C+b=1 C-a E-a R-r L+l=bad
+        << C b=1
+        >> C ack
+        << L l=bad
+        >> L nack no
+        == L+l=1 R+r=2
+        << R r=2
+        >> {answer}
+        .. 29
+    """)
+
+
 def test_a_retry_does_not_forget_how_old_is_what_is_in_force(served: Conversation) -> None:
     served.play("""
         == R+r=bad C-a E-a

@@ -383,6 +383,7 @@ class Session:
         channel.staged_seq = self._snapshot.seq
         for name in sorted(channel.dirty):
             staged.drop(name)
+            gone_since = channel.pending_removal.get(name, inf)
             channel.cancel_removal(name)
             resource = self._snapshot.get(channel.type_url, name)
             held = channel.ledger.get(name)
@@ -395,6 +396,8 @@ class Session:
                         self._acknowledged(channel, {name: resource}, ())
                 elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
+                    # What Envoy has in its place is as old as when it went, for nobody followed.
+                    staged.oldest = min(staged.oldest, gone_since)
                 else:
                     channel.returning.discard(name)
                 continue
