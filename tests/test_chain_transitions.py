@@ -54,12 +54,16 @@ class Fleet:
         self.world.apply(batch | {each.ref: each for each in read(text)})
         self.settle()
 
+    def apply(self, resource: Resource) -> None:
+        self.world.apply({resource.ref: resource})
+        self.settle()
+
     def settle(self) -> None:
         changes = self.world.pull()
         if worlds.EG_FLEET in changes.fleets.values():
             self.transitions.start(worlds.EG_FLEET)
-        put = changes.put.get(NAME.rpartition("/")[0], ())
-        self.transitions.handed_out(worlds.EG_FLEET, put)
+        of = NAME.rpartition("/")[0]
+        self.transitions.handed_out(worlds.EG_FLEET, changes.put.get(of, ()), changes.gone.get(of, ()))
         if self.transitions.review():
             self.settle()
 
@@ -155,6 +159,22 @@ def test_nobody_waits_for_an_envoy_that_is_gone() -> None:
     assert before.isdisjoint(fleet.chain())
 
 
+def test_nobody_waits_for_an_answer_that_was_lost_with_its_stream() -> None:
+    """The Envoy says at its reconnect what it has, and is sent nothing."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    before = fleet.chain()
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+
+    fleet.transitions.disconnected(worlds.EG_FLEET, "a")
+    fleet.transitions.connected(worlds.EG_FLEET, "a again")
+    assert before < fleet.chain()
+    fleet.acknowledge("a again", LISTENER, ROUTE)
+
+    assert before.isdisjoint(fleet.chain())
+
+
 def test_an_answer_about_former_routes_ends_nothing() -> None:
     """It may come while the chain has still to be built anew."""
     fleet = Fleet()
@@ -217,6 +237,19 @@ def test_routes_of_a_listener_that_never_was_need_not_be_closed() -> None:
     assert fleet.routes()[0].route.cluster
 
 
+def test_an_envoy_with_a_listener_that_nobody_remembers_is_taken_to_lack_its_filters() -> None:
+    """It was away while the others went on, and refuses what it is to have: its former chain is in force."""
+    fleet = Fleet()
+    former = fleet.version(LISTENER)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("b", LISTENER, ROUTE)
+
+    fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, NAME, former)
+    fleet.refuse("a")
+
+    assert {route.direct_response.status for route in fleet.routes()} == {500}
+
+
 def test_a_fleet_that_ends_leaves_nothing_behind() -> None:
     fleet = Fleet()
     fleet.put(AUTH.format(name="one", header="x-one"))
@@ -241,3 +274,20 @@ def test_versions_that_no_envoy_can_answer_any_more_are_forgotten() -> None:
         fleet.acknowledge("a", LISTENER, ROUTE, LISTENER)
 
     assert fleet.transitions.versions_known() <= 2
+
+
+def test_versions_of_listeners_that_are_gone_are_forgotten() -> None:
+    fleet = Fleet()
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    for n in range(1, 20):
+        other = worlds.http_listener(f"other-{n}", port=80 + n)
+        fleet.apply(worlds.gateway(worlds.http_listener("http"), other))
+        assert fleet.transitions.versions_known() == 2
+
+    fleet.apply(worlds.gateway())
+
+    assert fleet.transitions.versions_known() == 1
+    # An answer may come when the listener is gone.
+    fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, "default/eg/other-1", "former")
+    fleet.transitions.refused(worlds.EG_FLEET, "a", "default/eg/other-1", "former")
+    assert fleet.transitions.versions_known() == 1

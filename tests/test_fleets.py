@@ -22,7 +22,9 @@ from moongate.api.gateway import Gateway
 from moongate.infra.process import EnvoyFailedError
 from moongate.run import Laptop
 from moongate.world import Changes
-from moongate.xds.wire import CLUSTER, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
+from tests.ads.client import Client
+from tests.ads.laptop import until
 from tests.core import gateway, http
 from tests.ports import free_port
 
@@ -61,6 +63,11 @@ async def without_gateways(laptop: Laptop) -> None:
     async with asyncio.timeout(5):
         while laptop.report()["gateways"]:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0)
+
+
+def nacks(laptop: Laptop) -> int:
+    """How often an Envoy has refused listeners."""
+    return laptop.figures()["sent"][LISTENER]["nacks"]
 
 
 def conditions(laptop: Laptop, listener: str = "") -> dict[str, dict[str, Any]]:
@@ -119,6 +126,31 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
     assert (of_gateway["status"], of_gateway["reason"]) == ("False", "Invalid")
     assert told == ["PortUnavailable"]
     assert "envoy.refused" not in {event["event"] for event in events}, "it would say the same"
+
+
+@pytest.mark.envoy
+async def test_what_an_envoy_had_before_does_not_end_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Envoy that comes back says what it has, which is older than what it refused."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with structlog.testing.capture_logs() as events, taken() as (port, holder):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(port))
+            (socket,) = tmp_path.glob("moongate/*/xds.sock")  # noqa: ASYNC240 - local files, in a test
+            async with Client(socket, fleet="default/eg") as client:
+                await client.ask(LISTENER, initial_resource_versions={f"default/eg/at-{port}": "former"})
+                await client.answer()
+                await client.ask(CLUSTER)
+                await client.answer()
+                # Asked for again, and refused again.
+                refusals = nacks(laptop)
+                await until(lambda: nacks(laptop) > refusals)
+            holder.close()
+            await connected(port)
+
+    changes = [event["event"] for event in events if event["event"].startswith("status.")]
+    assert changes == ["status.degraded", "status.recovered"]
 
 
 @pytest.mark.envoy

@@ -24,7 +24,6 @@ Facts
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias
 
 from moongate.attach.envoy_listeners import TableId, envoy_listeners
@@ -69,7 +68,7 @@ class _Fleet:
         self.chains: dict[str, _Chain] = {}
         self.tables: dict[str, dict[str, str]] = {}
         """Connected node → route configuration → the version that it has in force."""
-        self.listeners: defaultdict[str, dict[str, dict[str, Names]]] = defaultdict(dict)
+        self.listeners: dict[str, dict[str, dict[str, Names]]] = {}
         """Listener → version that was handed out → chain → its filters. Only what may still be answered."""
 
 
@@ -96,17 +95,30 @@ class ChainTransitions:
         for name in fleet.chains:
             self._forget(fleet_id, name)
 
-    def handed_out(self, fleet_id: FleetId, put: Iterable[XdsResource]) -> None:
-        """These resources of the settled world are handed out to a fleet, as they differ."""
+    def handed_out(
+        self, fleet_id: FleetId, put: Iterable[XdsResource], gone: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Take what is handed out to a fleet of the settled world, as it differs.
+
+        Args:
+            fleet_id: which fleet.
+            put: resources that are new or changed.
+            gone: type URLs and names of those that it has no more.
+        """
         fleet = self._fleets.get(fleet_id)
+        if fleet is None:
+            return
+        for type_url, name in gone:
+            if type_url == LISTENER:
+                fleet.listeners.pop(name, None)
         changed = {resource.name: resource.version for resource in put if resource.type_url == LISTENER}
-        if fleet is None or not changed:
+        if not changed:
             return
         envoys = envoy_listeners.attempt(self._world.db, fleet_id)
         for envoy in () if isinstance(envoys, Failed) else envoys:
             if (version := changed.get(envoy.name)) is not None:
                 names = {group.name: self._filters(group.name, group.members) for group in envoy.groups}
-                fleet.listeners[envoy.name][version] = names
+                fleet.listeners.setdefault(envoy.name, {})[version] = names
                 for name in names:
                     fleet.chains.setdefault(name, _Chain())
 
@@ -153,7 +165,7 @@ class ChainTransitions:
         if fleet is None:
             return False
         wrote = False
-        for name, filters in fleet.listeners[listener].get(version, {}).items():
+        for name, filters in fleet.listeners.get(listener, {}).get(version, {}).items():
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
@@ -217,8 +229,12 @@ class ChainTransitions:
         return self._world.write(missing(TableId(fleet_id, name)), tuple(sorted(lacking)) or None)
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
-        versions = fleet.listeners[listener]
+        versions = fleet.listeners.get(listener, {})
         wrote = False
+        if version not in versions:
+            # An Envoy that was away has a version that nobody remembers: it may have none of the filters.
+            for name in {name for names in versions.values() for name in names} & fleet.chains.keys():
+                fleet.chains[name].in_force.setdefault(node, frozenset())
         for name, filters in versions.get(version, {}).items():
             if (chain := fleet.chains.get(name)) is not None:
                 chain.in_force[node] = filters

@@ -130,7 +130,7 @@ class Fleets:
             if fleet is None:
                 continue
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
-            self._transitions.handed_out(fleet.id, put)
+            self._transitions.handed_out(fleet.id, put, gone)
             self._ads.publish(name, put, gone)
             # Envoy is not sent the removal of what it never took, so it does not answer.
             for key in gone:
@@ -320,7 +320,9 @@ class Fleets:
         match event:
             case Acknowledged():
                 for name, version in event.versions:
-                    mended |= fleet.refused.pop((event.type_url, name), None) is not None
+                    # An Envoy that comes back may have what was in force before it refused the newest.
+                    if version == self._ads.version(event.fleet, event.type_url, name):
+                        mended |= fleet.refused.pop((event.type_url, name), None) is not None
                     self._quarantine.acknowledged(fleet.id, event.envoy, event.type_url, name, version)
                     wrote |= self._transitions.acknowledged(
                         fleet.id, event.envoy, event.type_url, name, version

@@ -14,6 +14,7 @@ from envoy.config.route.v3.route_components_pb2 import RouteMatch
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
+from moongate.ads.events import Acknowledged, Event
 from moongate.ads.server import AdsServer
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
 from tests.ads.laptop import (
@@ -133,13 +134,18 @@ async def test_a_restarted_server_sends_nothing_that_envoy_has(tmp_path: Path, w
                 ads.publish("eg", world)
                 await ads.settled("eg", DEADLINE_SECONDS)
 
-            async with AdsServer(tmp_path / "ads") as again:
+            events: list[Event] = []
+            async with AdsServer(tmp_path / "ads", events.append) as again:
                 again.publish("eg", [*world, endpoints("b", port, port + 1)])
                 await again.settled("eg", DEADLINE_SECONDS)
                 await web.answers("one")
 
                 sent = {type_url: counters.resources for type_url, counters in again.counters.items()}
                 assert sent == {ENDPOINT: 1}
+
+        acknowledged = [event for event in events if isinstance(event, Acknowledged)]
+        versions = {(event.type_url, *version) for event in acknowledged for version in event.versions}
+        assert versions >= {(each.type_url, each.name, each.version) for each in world}
 
 
 async def test_routes_that_changed_while_the_server_was_away_are_served_when_settled(

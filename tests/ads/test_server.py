@@ -7,66 +7,23 @@ import gc
 from contextlib import AsyncExitStack, suppress
 from socket import AF_UNIX, SOCK_STREAM
 from socket import socket as unix_socket
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-import grpc.aio
 import pytest
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.responses import Response
-from moongate.ads.server import SERVICE, AdsServer
+from moongate.ads.server import AdsServer
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
+from tests.ads.client import DEADLINE_SECONDS, Client
 from tests.ads.laptop import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEADLINE_SECONDS = 5.0
-
-
-class Client:
-    """A hand-driven delta stream."""
-
-    def __init__(self, socket: Path, *, fleet: str = "eg", node: str = "one") -> None:
-        self._channel: Any = grpc.aio.insecure_channel(
-            f"unix:{socket}",
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
-        self._node = {"id": node, "cluster": fleet}
-
-    async def __aenter__(self) -> Self:
-        method: Any = self._channel.stream_stream(
-            f"/{SERVICE}/DeltaAggregatedResources",
-            DeltaDiscoveryRequest.SerializeToString,
-            DeltaDiscoveryResponse.FromString,
-        )
-        self.call: Any = method()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.call.cancel()
-        await self._channel.close()
-
-    async def ask(self, type_url: str, **fields: Any) -> None:
-        await self.call.write(DeltaDiscoveryRequest(type_url=type_url, node=self._node, **fields))
-
-    async def answer(self) -> DeltaDiscoveryResponse:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            response = await self.call.read()
-        assert isinstance(response, DeltaDiscoveryResponse), "the server ended the stream"
-        return response
-
-    async def acknowledge(self, response: DeltaDiscoveryResponse) -> None:
-        await self.ask(response.type_url, response_nonce=response.nonce)
-
-    async def refuse(self, response: DeltaDiscoveryResponse, words: str) -> None:
-        await self.ask(response.type_url, response_nonce=response.nonce, error_detail={"message": words})
+    from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse
 
 
 class Events:

@@ -74,6 +74,9 @@ class Conversation:
         self.session.events.clear()
         return events
 
+    def acknowledged(self) -> list[Acknowledged]:
+        return [event for event in self.events() if isinstance(event, Acknowledged)]
+
     def refused(self) -> dict[str, str]:
         """Name → content of what is in quarantine."""
         return {no.name: content(no.version) for no in self.session.rejections()}
@@ -129,6 +132,10 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
     made = XdsResource.of(TYPES[letter], name, body)
     _CONTENTS[made.version] = what
     return made
+
+
+def versions(letter: str, **contents: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, resource(letter, name, what).version) for name, what in contents.items())
 
 
 def content(version: str) -> str:
@@ -241,6 +248,54 @@ def test_a_reconnecting_envoy_gets_only_the_rest() -> None:
     """)
 
     assert again.session.settled(again.snapshot.seq)
+
+
+def test_what_a_reconnecting_envoy_has_is_a_fact_though_nothing_is_sent() -> None:
+    """Its acknowledgement may have been lost with the former stream. Older versions are facts, too."""
+    again = Conversation()
+    again.play("""
+        == C+a=1 C+b=2 L+l=1 R+r=1
+        >> C * a=1 b=1 gone=1
+        >> L
+        >> R +r=1
+    """)
+
+    assert [(each.type_url, each.versions) for each in again.acknowledged()] == [
+        (CLUSTER, versions("C", a="1", b="1", gone="1")),
+        (ROUTE, versions("R", r="1")),
+    ]
+
+
+def test_an_envoy_that_has_already_what_comes_is_a_fact_too(served: Conversation) -> None:
+    """Whoever compares what it has with what it should have hears of every time at which they are equal."""
+    served.play("""
+        == R+r=2
+        == R+r=1
+    """)
+    assert served.acknowledged() == []
+
+    served.play(">> R ack")
+    served.play(">> R ack")
+
+    assert [each.versions for each in served.acknowledged()] == [versions("R", r="2"), versions("R", r="1")]
+    served.says("""
+        == C+b=1 R+r=2
+        << C b=1
+        == R+r=1
+        >> C ack
+    """)
+    assert [each.versions for each in served.acknowledged()] == [versions("C", b="1"), versions("R", r="1")]
+
+
+def test_a_reconnecting_envoy_has_nothing_of_what_it_does_not_ask_for() -> None:
+    """It has dropped it by then, and would not hear of it again."""
+    again = Conversation()
+    again.play("""
+        == E+a=1 E+b=1
+        >> E +a=1 b=1
+    """)
+
+    assert [each.versions for each in again.acknowledged()] == [versions("E", a="1")]
 
 
 def test_a_reconnecting_envoy_is_not_settled_before_it_asked_for_its_routes() -> None:
@@ -1166,9 +1221,7 @@ def test_clusters_of_refused_routes_that_go_stay_until_their_listener_went(serve
 
 
 @pytest.mark.parametrize("answer", ["R nack missing ]", "E"], ids=["refused", "not answered"])
-def test_clusters_of_routes_stay_that_went_and_came_back_otherwise(
-    served: Conversation, answer: str
-) -> None:
+def test_clusters_of_routes_stay_that_went_and_came_back_otherwise(served: Conversation, answer: str) -> None:
     """Their listener did not follow when they went, so they are as old as that. The law has shown it."""
     served.says(f"""
         == C+b=1 C-a E-a R-r L+l=bad

@@ -41,6 +41,10 @@ class Batch(Struct):
     def __bool__(self) -> bool:
         return bool(self.news or self.gone)
 
+    def versions(self) -> dict[str, str]:
+        """Name → version of the news."""
+        return {name: resource.version for name, resource in self.news.items()}
+
     def take(self) -> Batch:
         taken = Batch(self.news, self.gone, self.oldest)
         self.news, self.gone, self.oldest = {}, [], inf

@@ -33,7 +33,12 @@ class Disconnected(_OfStream, frozen=True, kw_only=True):
 
 
 class Acknowledged(_OfStream, frozen=True, kw_only=True):
-    """An Envoy has these versions in force, and no longer has these names."""
+    """An Envoy has these versions in force, and no longer has these names.
+
+    It has answered a response, has said when it opened its stream what it has, or has already what it should
+    have now. So there is an event whenever what it has becomes what it should have. The versions may be older
+    than that, and may have been in force before it refused a newer one.
+    """
 
     type_url: str
     versions: tuple[tuple[str, str], ...]

@@ -133,6 +133,12 @@ class AdsServer:
                 stream.session.release()
                 stream.wake.set()
 
+    def version(self, fleet: str, type_url: str, name: str) -> str | None:
+        """The version that the Envoys of a fleet should have under a name; None when there should be none."""
+        of = self._fleets.get(fleet)
+        resource = of.snapshot.get(type_url, name) if of is not None else None
+        return resource.version if resource is not None else None
+
     def nodes(self, fleet: str) -> tuple[str, ...]:
         """The ids of the connected Envoys, sorted."""
         return tuple(sorted(stream.session.node for stream in self._streams_of(fleet)))

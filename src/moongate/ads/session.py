@@ -282,6 +282,8 @@ class Session:
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
+        # It took them from a former stream, which may have ended before it could say so.
+        self._acknowledged(channel, held, ())
 
     def _subscribe(self, channel: Channel, name: str) -> None:
         if name == "*":
@@ -380,6 +382,7 @@ class Session:
         """Settle what each dirty name means now. The channel is at rest, so ``held`` is what Envoy has."""
         staged = channel.staged
         staged.oldest = min(staged.oldest, channel.dirty_since)
+        unsent: dict[str, str] = {}
         channel.staged_seq = self._snapshot.seq
         for name in sorted(channel.dirty):
             staged.drop(name)
@@ -392,8 +395,8 @@ class Session:
                 channel.missing.pop(name, None)
                 if resource.version == held:
                     channel.returning.discard(name)
-                    if channel.rejected.pop(name, None):
-                        self._acknowledged(channel, {name: resource}, ())
+                    channel.rejected.pop(name, None)
+                    unsent[name] = resource.version
                 elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
                     # What Envoy has in its place is as old as when it went, for nobody followed.
@@ -422,6 +425,7 @@ class Session:
         channel.dirty.clear()
         if not staged:
             staged.oldest = inf
+        self._acknowledged(channel, unsent, ())
 
     def _warming_with(self, channel: Channel, name: str) -> XdsResource | None:
         """The endpoints that a cluster had when it was sent, while Envoy warms it.
@@ -524,7 +528,7 @@ class Session:
                 self._refused_late(channel, timed_out, request.error_detail.message)
             elif timed_out is not None:
                 self._counters_of(channel).acks += 1
-                self._acknowledged(channel, timed_out.news, timed_out.gone)
+                self._acknowledged(channel, timed_out.versions(), timed_out.gone)
             return
         channel.flight = None
         if request.HasField("error_detail"):
@@ -532,7 +536,7 @@ class Session:
         else:
             self._counters_of(channel).acks += 1
             channel.take(flight.batch)
-            self._acknowledged(channel, flight.batch.news, flight.batch.gone)
+            self._acknowledged(channel, flight.batch.versions(), flight.batch.gone)
 
     def _refused(self, channel: Channel, batch: Batch, message: str) -> None:
         """Put the culprits into quarantine and the rest on its way again.
@@ -591,16 +595,15 @@ class Session:
                 channel.timed_out[flight.response.nonce] = flight.batch
                 channel.take(flight.batch)
 
-    def _acknowledged(self, channel: Channel, news: dict[str, XdsResource], gone: Iterable[str]) -> None:
-        if news or gone:
-            versions = tuple(sorted((name, resource.version) for name, resource in news.items()))
+    def _acknowledged(self, channel: Channel, versions: Mapping[str, str], gone: Iterable[str]) -> None:
+        if versions or gone:
             self.events.append(
                 Acknowledged(
                     fleet=self.fleet,
                     node=self.node,
                     stream=self.stream,
                     type_url=channel.type_url,
-                    versions=versions,
+                    versions=tuple(sorted(versions.items())),
                     gone=tuple(gone),
                 )
             )
