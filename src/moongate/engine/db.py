@@ -111,7 +111,7 @@ class Db:
             self._propagation.changed_urgently(node)
         else:
             self._propagation.changed(node)
-        if value is None and not node.readers:
+        if value is None and not node.has_readers:
             del self._cells[key]
         return True
 
@@ -138,20 +138,25 @@ class Db:
 
     def value_of(self, query: Query[..., T], args: tuple[Any, ...]) -> T | Failed:
         """Settle a query call, record the read, answer its value."""
-        if not self._running:
+        running = self._running
+        if not running:
             self._propagation.finish()
-        node = self._node(query, args)
+        # Most calls are known and settled, so the way to their value is short.
+        memos = self._memos.get(query)
+        node = None if memos is None else memos.get(args)
+        if node is None:
+            node = self._node(query, args)
         state = node.state
         if state == STALE and not node.suspects:
             self._run(node)
-        elif state in {STALE, SUSPECT}:
+        elif state in (STALE, SUSPECT):
             for _ in self._settle(node):
                 pass
-        if self._running:
+        if running:
             self._reads[node] = None
             if state == RUNNING:
                 raise self._cycle(node)
-        elif not node.readers and not node.observed:
+        elif not node.has_readers and not node.observed:
             self._orphans[node] = None
         return node.value
 
@@ -215,8 +220,8 @@ class Db:
             node.state = STALE
             self._running.pop()
             reads, self._reads = self._reads, outer
-        if (circle := self._circles.pop(node, None)) is not None:
-            value = circle
+        if self._circles:
+            value = self._circles.pop(node, value)
         if clock:
             took = clock() - started
             self.seconds[query.name] += took - self._nested
@@ -231,7 +236,8 @@ class Db:
             self._failures.note(node, value)
         if before is ABSENT or value != before:
             node.value = value
-            self._propagation.changed(node)
+            if node.has_readers:
+                self._propagation.changed(node)
 
     def _rewire(self, node: Node, reads: dict[Node, None]) -> None:
         before = node.reads
@@ -239,16 +245,15 @@ class Db:
         if now == before:
             return
         for read in now:
-            if read.query is None and not read.readers:
+            if read.add_reader(node) and read.query is None:
                 self._note_demand(read)
-            read.add_reader(node)
         for read in before:
             if read not in reads:
                 self._drop_edge(read, node)
 
     def _drop_edge(self, read: Node, reader: Node) -> None:
         read.drop_reader(reader)
-        if not read.readers and not read.observed:
+        if not read.has_readers and not read.observed:
             self._orphans[read] = None
             if read.query is None:
                 self._note_demand(read)
@@ -293,7 +298,7 @@ class Db:
         """Stop observing; ``collect`` drops what only this root read."""
         if root in self._roots:
             self._roots.remove(root)
-            if not root.node.readers:
+            if not root.node.has_readers:
                 self._orphans[root.node] = None
 
     def requeue(self, root: Root[Any]) -> None:
@@ -337,7 +342,7 @@ class Db:
         dropped = 0
         while self._orphans and dropped != most:
             node, _ = self._orphans.popitem()
-            if not node.readers and not node.observed and self._forget(node):
+            if not node.has_readers and not node.observed and self._forget(node):
                 dropped += 1
         return dropped
 

@@ -43,7 +43,7 @@ class Demand(Generic[K]):
         changes: dict[K, bool] = {}
         for key in self._touched:
             node = self._cells.get(key)
-            wanted = node is not None and bool(node.readers)
+            wanted = node is not None and node.has_readers
             if wanted != (key in self._wanted):
                 changes[key] = wanted
                 if wanted:

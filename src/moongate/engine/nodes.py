@@ -46,7 +46,7 @@ class Node:
         self.observed = False
         self.reads: tuple[Node, ...] = ()
         """What the call read when it last ran, in that order."""
-        self._readers: Node | tuple[Node, ...] | dict[Node, None] = ()
+        self._readers: Node | tuple[Node, ...] | dict[Node, None] | None = None
         self.suspects: dict[Node, None] | None = None
         """The reads that may have another value now."""
 
@@ -54,19 +54,28 @@ class Node:
     def readers(self) -> tuple[Node, ...] | dict[Node, None]:
         """The calls that have this among their reads, in the order in which they first had it."""
         readers = self._readers
+        if readers is None:
+            return ()
         return (readers,) if isinstance(readers, Node) else readers
 
-    def add_reader(self, reader: Node) -> None:
-        """Note a call that reads this."""
+    @property
+    def has_readers(self) -> bool:
+        """Whether any call has this among its reads."""
+        return self._readers is not None
+
+    def add_reader(self, reader: Node) -> bool:
+        """Note a call that reads this. True if it is the first."""
         readers = self._readers
-        if readers == ():
+        if readers is None:
             self._readers = reader
-        elif isinstance(readers, dict):
+            return True
+        if isinstance(readers, dict):
             readers[reader] = None
         elif readers is not reader:
             few = (readers,) if isinstance(readers, Node) else readers
             if reader not in few:
                 self._readers = (*few, reader) if len(few) < _FEW else dict.fromkeys((*few, reader))
+        return False
 
     def drop_reader(self, reader: Node) -> None:
         """Forget a call that read this."""
@@ -74,10 +83,10 @@ class Node:
         if isinstance(readers, dict):
             readers.pop(reader, None)
             if not readers:
-                self._readers = ()
+                self._readers = None
         else:
             few = tuple(each for each in self.readers if each is not reader)
-            self._readers = few[0] if len(few) == 1 else few
+            self._readers = few[0] if len(few) == 1 else few or None
 
     def __repr__(self) -> str:
         return f"cell {self.key!r}" if self.query is None else f"{self.query.name}{self.key!r}"
