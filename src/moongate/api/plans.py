@@ -14,7 +14,6 @@ and which rules it carries. Each walk visits only the parts in which it has some
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Union, cast
 
@@ -168,10 +167,8 @@ class Map:
 class Plan:
     """A Struct: what the walks have to do for its objects."""
 
-    def __init__(self, cls: type[Struct]) -> None:
-        info = types.type_info(cls)
-        assert isinstance(info, types.StructType)
-        self.cls = cls
+    def __init__(self, info: types.StructType) -> None:
+        self.cls = cls = info.cls
         self.closed = info.forbid_unknown_fields
         self.fields: dict[str, Node] = {field.encode_name: _node(field.type) for field in info.fields}
         self.names = {field.name: field.encode_name for field in info.fields}
@@ -187,24 +184,24 @@ class Plan:
             for key, own in _inherited_by_field(cls).items()
             if (rules := ruleset(own)) is not None
         ]
-        self.marked_fields = [
-            (f.name, f.encode_name, extra) for f in info.fields if (extra := extra_of(f.type))
-        ]
-        unbuilt = {wire for _, wire, extra in self.marked_fields if extra.get("unbuilt")}
+        self.marked_here: dict[str, list[tuple[str, str, Any]]] = {}
+        """Mark → the fields that have it: Python name, wire name, what the mark says."""
+        for field in info.fields:
+            for mark, said in extra_of(field.type).items():
+                self.marked_here.setdefault(mark, []).append((field.name, field.encode_name, said))
+        unbuilt = {wire for _, wire, said in self.marked_here.get("unbuilt", ()) if said}
 
         self.filling = [(wire, node) for wire, node in self.fields.items() if node.fills]
         self.judging = [(wire, node) for wire, node in self.fields.items() if node.judges]
         # What stands in a field that has no effect has none either; the field itself is enough to name.
-        self.marking = [
-            (name, wire, self.fields[wire])
-            for name, wire in self.names.items()
-            if wire not in unbuilt and self.fields[wire].marks
-        ]
+        self.marked_below: dict[str, list[tuple[str, str, Node]]] = {}
+        """Mark → the fields in which something has it: Python name, wire name, what is there."""
+        for name, wire in self.names.items():
+            for mark in sorted(self.fields[wire].marks) if wire not in unbuilt else ():
+                self.marked_below.setdefault(mark, []).append((name, wire, self.fields[wire]))
         self.fills = True  # nulls are dropped of any object
         self.judges = bool(self.rules or self.field_rules or self.judging)
-        self.marks = frozenset(mark for _, _, extra in self.marked_fields for mark in extra) | frozenset(
-            mark for _, _, node in self.marking for mark in node.marks
-        )
+        self.marks = frozenset((*self.marked_here, *self.marked_below))
 
     def filled(self, value: Any) -> Any:
         if not isinstance(value, dict):
@@ -282,21 +279,36 @@ class Plan:
     def marked(self, value: Any, mark: str) -> Iterator[tuple[str, Any, Any]]:
         if value is None:
             return
-        for name, wire, extra in self.marked_fields:
-            if mark in extra:
-                yield wire, extra[mark], getattr(value, name)
-        for name, wire, node in self.marking:
-            if mark in node.marks:
-                for path, *rest in node.marked(getattr(value, name), mark):
-                    yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest
+        for name, wire, said in self.marked_here.get(mark, ()):
+            yield wire, said, getattr(value, name)
+        for name, wire, node in self.marked_below.get(mark, ()):
+            for path, *rest in node.marked(getattr(value, name), mark):
+                yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest
 
 
 Node = Leaf | List | Map | Plan
 
 
-@functools.cache  # bounded by the number of Struct types
+_plans: dict[type[Struct], Plan] = {}
+"""All that were made; bounded by the number of Struct types."""
+
+
 def plan(cls: type[Struct]) -> Plan:
-    return Plan(cls)
+    """The plan of a Struct, which is made once."""
+    known = _plans.get(cls)
+    if known is None:
+        info = types.type_info(cls)
+        assert isinstance(info, types.StructType)
+        known = _planned(info)
+    return known
+
+
+def _planned(info: types.StructType) -> Plan:
+    """The plan of a Struct that was looked up; with it were the Structs below, which is most of the work."""
+    known = _plans.get(info.cls)
+    if known is None:
+        known = _plans[info.cls] = Plan(info)
+    return known
 
 
 def _node(type_: types.Type) -> Node:
@@ -308,7 +320,7 @@ def _node(type_: types.Type) -> Node:
         if len(parts) == 1:
             return _node(types.Metadata(type=parts[0], extra=extra))
     if isinstance(type_, types.StructType):
-        return plan(type_.cls)
+        return _planned(type_)
     if isinstance(type_, types.VarTupleType):
         return List(type_, extra.get("unique_by"))
     if isinstance(type_, types.DictType):
