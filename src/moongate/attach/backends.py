@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import Struct, structs
@@ -195,10 +196,11 @@ def backend_problem(db: Db, found: BackendResource) -> Problem | None:
                 told = f"{name!r} has only one label; a name outside this host has at least two."
                 return Problem(f"{path}.fqdn", told, "InvalidAddress")
         if endpoint.ip is not None:
-            if not is_ip(endpoint.ip.address):
+            address = _ip_address(endpoint.ip.address)
+            if address is None:
                 told = f"{endpoint.ip.address!r} is not an IP address."
                 return Problem(f"{path}.ip", told, "InvalidAddress")
-            if ipaddress.ip_address(endpoint.ip.address).is_loopback and not on_host(db):
+            if address.is_loopback and not on_host(db):
                 told = f"{endpoint.ip.address} is a loopback address: the proxy would call itself."
                 return Problem(f"{path}.ip", told, "InvalidAddress")
     return None
@@ -336,8 +338,13 @@ def _is_websocket(app_protocol: str | None) -> bool:
 
 def is_ip(text: str) -> bool:
     """Whether a text is an IP address."""
+    return _ip_address(text) is not None
+
+
+@lru_cache(maxsize=16_384)  # one endpoint among hundreds has changed
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """What a text says, if it is an IP address."""
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None

@@ -469,7 +469,7 @@ def _mode(path: str, *, follow: bool = False) -> int | None:
 def _text(path: str) -> str | Unreadable | None:
     """The text of a file, None when there is none."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:  # a buffer takes longer to make than a small file to read
             return _decoded(file.read())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
