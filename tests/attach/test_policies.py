@@ -189,5 +189,5 @@ def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
         targets(core.db, ref("by-label"))
 
     assert set(after) - set(before) == {Target(Ref.of(HTTPRoute, "default", "new"), "")}
-    assert came == dict.fromkeys(("targets", "selected", "labels", "granted", "_age"), 1)
+    assert came == dict.fromkeys(("targets", "selected", "labels", "_age"), 1)
     assert edited == {"_targeting": 1}

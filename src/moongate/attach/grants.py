@@ -23,7 +23,6 @@ GRANTS = Index("grants", (ReferenceGrant,), _by_namespace)
 """Namespace → the grants in it."""
 
 
-@query
 def granted(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
     """Whether resources of a group and kind in ``namespace`` may refer to ``to``.
 
@@ -32,8 +31,11 @@ def granted(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
     Source:
         Gateway API, ReferenceGrant.
     """
-    if namespace == to.namespace:
-        return True
+    return namespace == to.namespace or _granted_across(db, group, kind, namespace, to)
+
+
+@query
+def _granted_across(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
     for ref in find(db, GRANTS, to.namespace):
         grant = get(db, ReferenceGrant, ref)
         if grant is None:

@@ -69,7 +69,9 @@ from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
+    from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.attach.policies import Applied
     from moongate.engine import Db
 
 BTP: Final = BackendTrafficPolicy.KIND
@@ -143,7 +145,8 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     if unbuildable(written_matches(route.kind, rule)) is not None:
         return Destination(500)
     fleet = fleet_of(db, listener.gateway)
-    to_service = rule_to_service(db, listener, route, rule.name or "")
+    policy = applied(db, BTP, listener, route, rule.name or "")
+    to_service = _goes_to_service(db, listener, route, policy)
     filters = rule_filters(db, route, rule)
     mirrors, faults, without_endpoints = _mirrors(db, fleet, resource, index, filters.mirrors, to_service)
     unresolved = [*(fault.under(at_rule) for fault in filters.unresolved), *faults]
@@ -160,7 +163,10 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
             weighted.append(_RuleBackend(n, ref, at, judged))
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
-    clusters, by_weight = _weighted_clusters(db, listener, resource, index, weighted, to_service)
+    merging = proxy(db, listener.gateway).spec.merge_backends
+    if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
+        merging = None
+    clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
     if filters.failed or faults:
         status = 500
     elif any(each.usable for each in weighted):
@@ -182,23 +188,34 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
 
 def _weighted_clusters(
     db: Db,
-    listener: ListenerId,
+    fleet: FleetId,
     route: Route,
     index: int,
     backends: list[_RuleBackend],
-    routed_to_service: bool,
+    merging: MergeBackends | None,
 ) -> tuple[tuple[WeightedCluster, ...], bool]:
-    """The clusters of a rule's backends, and whether Envoy is to choose among them by weight."""
-    gateway, rule = listener.gateway, route.spec.rules[index]
-    fleet = fleet_of(db, gateway)
-    apart = _must_stay_apart(db, listener, route.ref, rule, routed_to_service)
+    """The clusters of a rule's backends, and whether Envoy is to choose among them by weight.
+
+    Args:
+        db: where to read.
+        fleet: whose clusters they are.
+        route: the route.
+        index: which of its rules.
+        backends: those that have a weight.
+        merging: which of them may use shared clusters; ``None`` for none.
+    """
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
     for each in backends:
-        if not each.usable or apart or backend_filters(each.ref) or not _selected(db, gateway, each.target):
+        at, protocol = each.target, each.backend.protocol
+        if (
+            not each.usable
+            or merging is None
+            or backend_filters(each.ref)
+            or not (merging.selector is None or merging.selector.selects(dict(labels(db, at.ref) or ())))
+        ):
             own.append(each)
             continue
-        at, protocol = each.target, each.backend.protocol
         key = BackendCluster(names.merged_backend(at.ref, at.port, protocol), fleet, at, protocol)
         shared.append(WeightedCluster(key, each.ref.weight, each.place))
     one_by_one = (
@@ -331,7 +348,10 @@ def to_service(db: Db, gateway: Ref) -> bool:
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
     """Whether the requests of a rule go to cluster IPs instead of endpoints."""
-    policy = applied(db, BTP, listener, route, rule_name)
+    return _goes_to_service(db, listener, route, applied(db, BTP, listener, route, rule_name))
+
+
+def _goes_to_service(db: Db, listener: ListenerId, route: Ref, policy: Applied | None) -> bool:
     if policy is not None:
         routing = routing_type(db, policy)
         if routing is not None:
@@ -347,11 +367,11 @@ def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
 
 
 def _must_stay_apart(
-    db: Db, listener: ListenerId, route: Ref, rule: RouteRule, routed_to_service: bool
+    db: Db, listener: ListenerId, route: Ref, rule: RouteRule, policy: Applied | None, routed_to_service: bool
 ) -> bool:
-    """Whether the backends of a rule may not use shared clusters."""
+    """Whether the backends of a rule may not use shared clusters, ``policy`` being what holds for it."""
     gateway = listener.gateway
-    if proxy(db, gateway).spec.merge_backends is None or routed_to_service != to_service(db, gateway):
+    if routed_to_service != to_service(db, gateway):
         return True
     of_gateway = applied_to_gateway(db, BTP, gateway)
     if len(rule.backend_refs) > 1:
@@ -362,18 +382,10 @@ def _must_stay_apart(
             return True
         if of_gateway is not None and wants_one_cluster(db, of_gateway):
             return True
-    policy = applied(db, BTP, listener, route, rule.name or "")
     if policy is None or policy == of_gateway:
         return False
     replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner)
     return replaces or shapes_clusters(db, policy)
-
-
-def _selected(db: Db, gateway: Ref, at: Target) -> bool:
-    merging = proxy(db, gateway).spec.merge_backends
-    if merging is None or merging.selector is None:
-        return merging is not None
-    return merging.selector.selects(dict(labels(db, at.ref) or ()))
 
 
 def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool) -> Backend:

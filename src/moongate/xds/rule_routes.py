@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from moongate.attach.matches import Match
     from moongate.attach.rule_filters import Mirror, RuleFilters
     from moongate.engine import Db
+    from moongate.features.base import ListenerFacts
     from moongate.policies.effective import RuleSettings
     from moongate.xds.destinations import Destination
     from moongate.xds.filters import ChainFilter
@@ -70,6 +71,38 @@ class _ServedRule(NamedTuple):
     filters: RuleFilters
     destination: Destination
     settings: RuleSettings
+    terms: _Terms
+
+
+class _Terms(NamedTuple):
+    """What all routes of a listener are built with, whatever they say.
+
+    Args:
+        in_order: whether rules stay in the order in which they are written.
+        described: whether Envoy routes have metadata.
+        absent: the names of the filters that the listener's chain should have and has not.
+        failed: whether the listener's own policy cannot be built.
+        facts: what the listener's policy says to features of routes.
+    """
+
+    in_order: bool
+    described: bool
+    absent: tuple[str, ...]
+    failed: bool
+    facts: ListenerFacts
+
+
+@query
+def _terms(db: Db, listener: ListenerId) -> _Terms:
+    """One value for all of it: whatever a route reads of its listener has thousands of readers."""
+    table = table_of(db, listener)
+    return _Terms(
+        in_order=_in_order(db, listener),
+        described="route" in holders(db, fleet_of(db, listener.gateway)),
+        absent=(db.read(missing(table)) if table is not None else None) or (),
+        failed=listener_failed(db, listener),
+        facts=listener_facts(db, listener),
+    )
 
 
 @query
@@ -123,13 +156,14 @@ def _rule_entries(
         rule_filters(db, ref, rule),
         rule_destination(db, listener, ref, index),
         effective_rule(db, listener, ref, rule),
+        _terms(db, listener),
     )
     base, bound = _common_route(db, served)
     if base.typed_per_filter_config:
         # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
         filters_of(db, listener, ref)
-    rule_name, in_order = names.rule(ref, index), _in_order(db, listener)
-    tail = _metadata(served) if "route" in holders(db, fleet_of(db, listener.gateway)) else b""
+    rule_name, in_order = names.rule(ref, index), served.terms.in_order
+    tail = _metadata(served) if served.terms.described else b""
     needs = served.destination.clusters() + of_policies(db, listener, ref, rule.name or "")
     for match in matches(written, served.filters.matches, cors=served.filters.cors is not None):
         message = Route()
@@ -167,19 +201,17 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
 
     With it come the names of the bound filters that a connection's chain must have for it.
     """
-    listener, filters, settings = served.listener, served.filters, served.settings
+    filters, settings, terms = served.filters, served.settings, served.terms
     message = Route()
     apply_headers(message, filters)
-    table = table_of(db, listener)
-    absent = (db.read(missing(table)) if table is not None else None) or ()
     used: list[ChainFilter] = []
     for feature, effective in settings.features:
         if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:
             config = feature.http_filter.route(db, effective)
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
-    failed = settings.failed or listener_failed(db, listener)
-    if failed or filters.failed or any(one.name in absent for one in used):
+    failed = settings.failed or terms.failed
+    if failed or filters.failed or any(one.name in terms.absent for one in used):
         message.direct_response.status = 500
     elif filters.direct is not None:
         apply_direct_response(message, filters.direct)
@@ -188,7 +220,7 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     elif served.destination.status:
         message.direct_response.status = served.destination.status
     else:
-        _forward(db, served, message)
+        _forward(served, message)
     return message, tuple(one.name for one in used if one.bound)
 
 
@@ -202,7 +234,7 @@ def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
     return message_field(number, encode(marked) + tail) + message_field(number, encode(unmarked))
 
 
-def _forward(db: Db, served: _ServedRule, message: Route) -> None:
+def _forward(served: _ServedRule, message: Route) -> None:
     action = message.route
     _apply_destination(action, served.rule, served.destination)
     for protocol in route_kind(served.route.KIND).upgrades:
@@ -211,7 +243,7 @@ def _forward(db: Db, served: _ServedRule, message: Route) -> None:
     for mirror in served.filters.mirrors:
         if (key := copies.get(mirror.index)) is not None:
             _add_mirror(action, mirror, key.name)
-    edit = RouteEdit(message, listener_facts(db, served.listener))
+    edit = RouteEdit(message, served.terms.facts)
     for feature, effective in served.settings.features:
         if feature.route is not None:
             feature.route(edit, effective)
