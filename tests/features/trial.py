@@ -92,12 +92,10 @@ FEATURE = Feature(
 )
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the feature into the table, wherever that is read; if its field has one, in its place."""
-    others = (
-        feature for feature in FEATURES if (feature.kind, feature.field) != (FEATURE.kind, FEATURE.field)
-    )
-    table = (*others, FEATURE)
+def install(monkeypatch: pytest.MonkeyPatch, feature: Feature[Any] = FEATURE) -> None:
+    """Put a feature into the table, wherever that is read; if its field has one, in its place."""
+    others = (each for each in FEATURES if (each.kind, each.field) != (feature.kind, feature.field))
+    table = (*others, feature)
     ours = [module for name, module in sys.modules.items() if name.startswith("moongate.")]
     for module in (each for each in ours if hasattr(each, "FEATURES")):
         monkeypatch.setattr(module, "FEATURES", table)

@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from msgspec import structs
 
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.features.base import ClusterEdit, Effective, Feature
+from moongate.features.circuit_breaker import CircuitBreaker
 from moongate.xds.cluster_keys import ClusterKey, PolicySecret
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.features.trial import install
 from tests.routes import SHOP, as_dict, endpoints, http_route, let_kind_differ, route_ref, rule, service
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -230,6 +234,113 @@ def test_an_endpoint_that_changes_rebuilds_one_load_assignment_and_no_cluster() 
 
     assert ran["load_assignment"] == 1
     assert "cluster" not in ran
+
+
+POLICY = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: checks}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: KIND, name: NAME}]
+  circuitBreaker: {maxConnections: PORT}
+"""
+
+
+def checks(kind: str = "HTTPRoute", name: str = "shop", port: int = 9000) -> str:
+    return POLICY.replace("KIND", kind).replace("NAME", name).replace("PORT", str(port))
+
+
+def _asked_by_name(edit: ClusterEdit, _: Effective[CircuitBreaker]) -> None:
+    edit.message.health_checks.add().http_health_check.host = edit.host()
+
+
+def _asked_on_port(message: Endpoint, breaker: Effective[CircuitBreaker]) -> None:
+    message.health_check_config.port_value = breaker.value.max_connections or 0
+
+
+CHECKING = Feature(
+    kind="BackendTrafficPolicy",
+    field="circuit_breaker",
+    model=CircuitBreaker,
+    cluster=_asked_by_name,
+    endpoint=_asked_on_port,
+)
+"""A feature that is no part of the product: endpoints are asked on another port, and by name."""
+
+
+@pytest.fixture
+def checking(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, CHECKING)
+
+
+def ports_asked(message: ClusterLoadAssignment) -> list[int]:
+    return [e.endpoint.health_check_config.port_value for at in message.endpoints for e in at.lb_endpoints]
+
+
+@pytest.mark.usefixtures("checking")
+def test_a_policy_can_say_something_of_each_endpoint() -> None:
+    core = core_of(checks())
+
+    assert ports_asked(assigned(core)) == [9000]
+
+    core.apply(checks(port=9001))
+
+    assert ports_asked(assigned(core)) == [9001]
+
+
+def test_endpoints_are_not_rebuilt_when_a_policy_says_nothing_of_them() -> None:
+    core = core_of(checks())
+    before = assigned(core)
+
+    core.apply(checks(port=9001))
+    with core.ran() as ran:
+        assert assigned(core) == before
+        assert sent(core).circuit_breakers.thresholds[0].max_connections.value == 9001
+
+    assert ran["cluster"] == 1
+    assert "load_assignment" not in ran
+
+
+@pytest.mark.usefixtures("checking")
+def test_a_policy_says_it_of_endpoints_that_are_names_too() -> None:
+    """These are part of their cluster."""
+    named = (service("shop", ""), endpoints("shop", "a.example.com", type_="FQDN"))
+    core = Core(gateway(http("web")), *named, http_route(), checks())
+
+    assert ports_asked(sent(core).load_assignment) == [9000]
+
+
+def test_a_policy_that_speaks_of_endpoints_alone_keeps_its_cluster_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The endpoints of other routes are as they were."""
+    install(monkeypatch, structs.replace(CHECKING, cluster=None))
+    policy = checks().replace("spec:", "spec:\n  mergeType: StrategicMerge")
+    core = Core(gateway(http("web")), service(), policy, http_route(), config=ON_HOST)
+
+    assert list(keys(core)) == ["httproute/default/shop/rule/3fcc2e53"]
+
+
+@pytest.mark.usefixtures("checking")
+@pytest.mark.parametrize(
+    ("hostnames", "target", "config", "host"),
+    [
+        (("*.example", "a.example"), ("HTTPRoute", "shop"), IN_CLUSTER, "a.example"),
+        (("*.example",), ("HTTPRoute", "shop"), IN_CLUSTER, "shop.default"),
+        ((), ("HTTPRoute", "shop"), IN_CLUSTER, "shop.default"),
+        (("a.example",), ("Gateway", "eg"), ON_HOST, "shop.default"),
+    ],
+    ids=["exact", "wildcard", "any", "shared"],
+)
+def test_envoy_asks_endpoints_as_clients_do(
+    hostnames: tuple[str, ...], target: tuple[str, str], config: EnvoyGateway, host: str
+) -> None:
+    """By a hostname of the route, or by the backend's name: no route has it, or several share the cluster."""
+    route = http_route(hostnames=hostnames)
+    core = Core(gateway(http("web")), service(), checks(*target), route, config=config)
+    [name] = keys(core)
+
+    assert sent(core, name).health_checks[0].http_health_check.host == host
 
 
 def test_a_cluster_whose_route_is_gone_is_gone() -> None:

@@ -31,6 +31,7 @@ from moongate.problem import Problem
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
+    from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
     from envoy.config.route.v3.route_components_pb2 import Route
@@ -100,11 +101,14 @@ class ClusterEdit(Struct):
         message: changed in place.
         http: upstream HTTP options; attached to the cluster when a hook or the protocol sets something in it.
         backends: how many backendRefs share the cluster.
+        host: whom requests of Envoy's own ask for, such as those of a health check: a hostname of the route,
+            or a name of the backend. It is read only when a hook asks.
     """
 
     message: Cluster
     http: HttpProtocolOptions
     backends: int = 1
+    host: Callable[[], str] = str
 
 
 class ChainEdit(Struct):
@@ -275,6 +279,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         http_filter: an HTTP filter, with its per-route config.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
+        endpoint: settings on each endpoint of a cluster, whose address is set.
         listener: settings on an Envoy listener, which all filter chains of a port share. The policy of its
             first chain decides, so the order of the others does not matter.
         filter_chain: settings on a filter chain or its TLS context.
@@ -294,6 +299,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     http_filter: HttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
+    endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
@@ -302,6 +308,11 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     def shapes_rules(self) -> bool:
         """Whether Envoy's routes, or the filters that they use, are made of it."""
         return self.http_filter is not None or self.route is not None
+
+    @property
+    def shapes_clusters(self) -> bool:
+        """Whether a cluster, or its endpoints, are made of it."""
+        return self.cluster is not None or self.endpoint is not None
 
     def of(self, spec: Any) -> M | None:
         """The field in a policy's spec."""

@@ -232,8 +232,14 @@ def rule_settings(db: Db, policies: tuple[Applied, ...]) -> RuleSettings:
 def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
     """What some policies say of clusters."""
     merged = _all(db, policies)
-    features = (each for policy in merged for each in policy.features() if each[0].cluster is not None)
+    features = (each for policy in merged for each in policy.features() if each[0].shapes_clusters)
     return tuple(sorted(features, key=_place))
+
+
+@query
+def endpoint_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
+    """The part of ``cluster_settings`` that endpoints are made of."""
+    return tuple(each for each in cluster_settings(db, policies) if each[0].endpoint is not None)
 
 
 @query
@@ -261,7 +267,7 @@ def shapes_clusters(db: Db, policy: Applied) -> bool:
     merged = _effective(db, policy)
     if merged is None:
         return False
-    shaping = {f.field for f in FEATURES if f.kind == policy.owner.kind and f.cluster is not None}
+    shaping = {f.field for f in FEATURES if f.kind == policy.owner.kind and f.shapes_clusters}
     return not shaping.union(marked_fields(type(merged.spec), "shapes_clusters")).isdisjoint(merged.own)
 
 

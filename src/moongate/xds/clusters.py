@@ -35,9 +35,10 @@ from moongate import names
 from moongate.api.route import Route
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
 from moongate.attach.route_kinds import route_kind
+from moongate.attach.routes import attached_hosts
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
-from moongate.policies.effective import cluster_settings, gateway_policies, rule_policies
+from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
 from moongate.store import get
 from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, PolicyCluster, RuleCluster, StableRule
 from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
@@ -45,6 +46,8 @@ from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
+    from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint as EndpointMessage
+
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.attach.policies import Applied
     from moongate.engine import Db
@@ -98,7 +101,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     else:
         _discover(message)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members))
+    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members[0]))
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
@@ -201,6 +204,17 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _host(db: Db, key: ClusterKey, member: Member) -> str:
+    """Whom requests of a cluster ask for: a hostname of its route, or the name of its backend."""
+    if isinstance(key, RuleCluster | MirrorCluster):
+        listener = _listener_of(db, key.fleet, key.route)
+        hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
+        exact = next((host for host in hosts if host and "*" not in host), None)
+        if exact is not None:
+            return exact
+    return f"{member.target.ref.name}.{member.target.ref.namespace}"
+
+
 def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
     """Its listeners share a route's clusters; the policies of the first shape them."""
     return next(iter(served_on(db, fleet, route)), None)
@@ -213,8 +227,8 @@ def eds_cluster(name: str) -> Cluster:
     return message
 
 
-def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> None:
-    """Put an endpoint into a locality; all weigh the same there."""
+def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> EndpointMessage:
+    """The entry of an endpoint in its locality, where all weigh the same."""
     entry: LbEndpoint = locality.lb_endpoints.add()
     entry.load_balancing_weight.value = 1
     if endpoint.port:
@@ -226,6 +240,7 @@ def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> None:
         entry.endpoint.hostname = endpoint.hostname
     if endpoint.draining:
         entry.health_status = HealthStatus.DRAINING
+    return entry.endpoint
 
 
 def _discover(message: Cluster) -> None:
@@ -343,6 +358,7 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
     # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
     message = ClusterLoadAssignment(cluster_name=key.name)
+    settings = endpoint_settings(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)
     for at, locality_name, weight, routed, fallback in members:
         judged = backend(db, at, routed)
@@ -355,7 +371,10 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
         if described:
             locality.metadata.MergeFromString(metadata(at.ref, at.section))
         for endpoint in endpoints(db, at, routed):
-            add_endpoint(locality, endpoint)
+            entry = add_endpoint(locality, endpoint)
+            for feature, effective in settings:
+                if feature.endpoint is not None:
+                    feature.endpoint(entry, effective)
     return message
 
 
