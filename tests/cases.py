@@ -6,11 +6,12 @@ Each ``##`` section of a page with such blocks is one case. Its ``yaml input`` b
 an object that is there already is replaced. Every other block, ``yaml WHAT PATH``, must equal that part of
 the result; nothing else is compared, so that a page stays short and survives.
 
-EnvoyState
+Facts
 -----
 * WHAT is ``listeners``, ``routes``, ``clusters``, ``endpoints`` or ``secrets``, as protobuf's JSON has them;
   or ``status``; or ``problems``, a list of ``{resource, path, message}``
-* PATH is names with dots, and ``[...]`` for an index or a key with dots; what is not there is ``null``
+* PATH is names with dots, and ``[...]`` for a key with dots, or for an entry of a list: its index, or its
+  ``name``, which stays true when other features put entries before it; what is not there is ``null``
 * where there are several resources, PATH begins with the one that is meant: ``[default/gateway/http]``, and
   for a status ``[HTTPRoute/shop]``; what each Gateway has of its own (readiness, local cluster) is left out
 * ``pytest --accept`` rewrites the blocks that differ; then read the diff as you would read code
@@ -58,7 +59,8 @@ class Expected(Struct, frozen=True):
 
     @property
     def value(self) -> Any:
-        return yaml.load(self.body, yaml.CSafeLoader)
+        """What the block says; ``...``, which nothing equals, when it says nothing."""
+        return yaml.load(self.body, yaml.CSafeLoader) if self.body.strip() else ...
 
 
 class Case(Struct, frozen=True):
@@ -124,13 +126,19 @@ def walk(value: Any, parts: Iterable[str]) -> Any:
     """What lies at the end of a path; ``None`` when it is not there."""
     for part in parts:
         if isinstance(value, list):
-            entries = cast("list[Any]", value)
-            value = entries[int(part)] if int(part) < len(entries) else None
+            value = _entry(cast("list[Any]", value), part)
         elif isinstance(value, dict):
             value = cast("dict[str, Any]", value).get(part)
         else:
             return None
     return value
+
+
+def _entry(entries: list[Any], part: str) -> Any:
+    if part.isdigit():
+        return entries[int(part)] if int(part) < len(entries) else None
+    named = (cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict))
+    return next((entry for entry in named if entry.get("name") == part), None)
 
 
 def dump(value: Any) -> str:

@@ -93,10 +93,23 @@ def test_a_word_that_is_nothing_to_look_at_is_told(page: Path) -> None:
 
 @pytest.mark.parametrize(
     ("parts", "value"),
-    [([], {"a": [{"b.c": 1}]}), (["a", "0", "b.c"], 1), (["a", "1"], None), (["x", "y"], None)],
+    [
+        ([], {"a": [{"b.c": 1, "name": "x.y"}]}),
+        (["a", "0", "b.c"], 1),
+        (["a", "x.y", "b.c"], 1),
+        (["a", "1"], None),
+        (["a", "z"], None),
+        (["x", "y"], None),
+    ],
 )
 def test_a_path_leads_to_a_part_or_to_nothing(parts: list[str], value: Any) -> None:
-    assert walk({"a": [{"b.c": 1}]}, parts) == value
+    """An entry of a list is known by its index or by its name."""
+    assert walk({"a": [{"b.c": 1, "name": "x.y"}]}, parts) == value
+
+
+def test_an_empty_block_does_not_say_that_nothing_is_there() -> None:
+    """It is to be filled; a path that leads nowhere then shows, as ``null``."""
+    assert Expected(Path("page.md"), "routes", "", "", (0, 0)).value is not None
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"a": [1, {"b": None}]}])

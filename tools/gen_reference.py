@@ -8,7 +8,6 @@ What is built, what is not, and who wins stands once, at the code; so neither pa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -16,6 +15,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import structs
 
+from moongate import features
 from moongate.api.backend import Backend
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy
@@ -28,6 +28,7 @@ from moongate.policies import POLICY_KINDS
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 SOURCES = "../../src/moongate/features"
+MODULES = {module.FEATURE: module for module in vars(features).values() if hasattr(module, "FEATURE")}
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ _CONSEQUENCE = {
 
 
 def _row(feature: Feature[Any]) -> str:
-    module = sys.modules[feature.model.__module__]
+    module = MODULES[feature]
     head, _, rest = (module.__doc__ or "").partition("\n\n")
     facts = _facts(rest)
     name = module.__name__.rpartition(".")[2]

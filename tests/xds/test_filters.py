@@ -14,6 +14,7 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.envoy_listeners import TableId, route_configurations
 from moongate.engine import Failed
+from moongate.features import FEATURES
 from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
 from moongate.xds.route_entries import fail_closed
@@ -41,7 +42,7 @@ AUTH = """
       basicAuth: {users: {name: users}HEADER}
 """
 USERS = secret("users", {".htpasswd": b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}, type_="Opaque")
-STANDING = ["envoy.filters.http.fault", "envoy.filters.http.cors", "envoy.filters.http.basic_auth"]
+STANDING = [f.http_filter.name for f in FEATURES if f.http_filter is not None and f.http_filter.stable]
 
 
 def auth(name: str, route: str = "shop", header: str = "") -> str:
