@@ -6,6 +6,7 @@ but those that are known, each with its reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -30,18 +31,23 @@ def schema(crd: str, version: str) -> Schema:
     path = CRDS / crd
     if not path.exists():
         pytest.skip(f"the CRDs are not beside the checkout: there is no {path.name}")
-    found = yaml.load(path.read_text(), yaml.CSafeLoader)
-    return next(v["schema"]["openAPIV3Schema"] for v in found["spec"]["versions"] if v["name"] == version)
+    document = yaml.load(path.read_text(), yaml.CSafeLoader)
+    return next(v["schema"]["openAPIV3Schema"] for v in document["spec"]["versions"] if v["name"] == version)
+
+
+_ABSENT = re.compile(r": the default is .* in the CRD, None here$")
 
 
 def differences(kind: type[Resource], crd: str, known: Mapping[str, str] | None = None) -> list[str]:
     """What differs between a kind and its CRD, as ``path: what``; empty when it is mirrored.
 
+    In a policy that merges, ``None`` may stand for a default: a merge then knows what the policy says itself.
+
     Args:
         kind: its first version is compared.
         crd: path of the CRD below ``CRDS``.
         known: differences that are meant (or beginnings of them), each with its reason. One that does not
-            exist any more is told as a difference too.
+            exist any more is a difference too.
     """
     whole = schema(crd, kind.VERSIONS[0])
     info = types.type_info(kind)
@@ -49,11 +55,13 @@ def differences(kind: type[Resource], crd: str, known: Mapping[str, str] | None 
     ignored = {"apiVersion", "kind", "metadata", "status"}
     properties = {name: value for name, value in whole["properties"].items() if name not in ignored}
     fields = tuple(field for field in info.fields if field.encode_name not in ignored)
-    found = list(_object("", {**whole, "properties": properties}, kind, fields))
-    meant = {start: [line for line in found if line.startswith(start)] for start in known or {}}
-    excused = {line for lines in meant.values() for line in lines}
-    return [line for line in found if line not in excused] + [
-        f"{start}: this difference is known, but there is none" for start, lines in meant.items() if not lines
+    lines = list(_object("", {**whole, "properties": properties}, kind, fields))
+    if "mergeType" in properties["spec"]["properties"]:
+        lines = [line for line in lines if not _ABSENT.search(line)]
+    meant = {start: [line for line in lines if line.startswith(start)] for start in known or {}}
+    excused = {line for excusing in meant.values() for line in excusing}
+    return [line for line in lines if line not in excused] + [
+        f"{start}: this difference is known, but there is none" for start, own in meant.items() if not own
     ]
 
 
@@ -126,15 +134,18 @@ def _scalar(path: str, crd: Schema, type_: types.Type) -> Iterator[str]:
         return
     names: Mapping[type, str] = {
         types.StrType: "string",
+        types.BytesType: "string",
         types.IntType: "integer",
         types.BoolType: "boolean",
         types.FloatType: "number",
     }
     if isinstance(type_, types.LiteralType):
-        yield from _same(path, "enum", sorted(map(str, crd.get("enum", ()))), sorted(map(str, type_.values)))
+        enum = crd.get("enum") or next((each["enum"] for each in crd.get("allOf", ()) if "enum" in each), ())
+        yield from _same(path, "enum", sorted(map(str, enum)), sorted(map(str, type_.values)))
         return
     yield from _same(path, "type", crd.get("type"), names.get(type(type_)))
     yield from _same(path, "enum", crd.get("enum"), None)
+    yield from _same(path, "base64", crd.get("format") == "byte", isinstance(type_, types.BytesType))
     if isinstance(type_, types.StrType):
         yield from _same(path, "minLength", crd.get("minLength") or None, type_.min_length or None)
         yield from _same(path, "maxLength", crd.get("maxLength"), type_.max_length)
