@@ -40,14 +40,14 @@ class Plan(msgspec.Struct):
     Args:
         port: of the gateway, on loopback.
         hosts: whom to ask for.
-        credentials: caller → value of the header ``authorization``; "" for none.
+        credentials: caller → the headers that say who it is.
         pause_s: between two requests of a busy connection.
         result: the file to write.
     """
 
     port: int
     hosts: list[str]
-    credentials: dict[str, str]
+    credentials: dict[str, dict[str, str]]
     pause_s: float
     result: str
 
@@ -83,14 +83,14 @@ class Http1:
         self.opened = monotonic()
         self._reader, self._writer = reader, writer
 
-    async def ask(self, host: str, authorization: str) -> tuple[int, bool]:
+    async def ask(self, host: str, headers: dict[str, str]) -> tuple[int, bool]:
         """The status of one request, and whether the connection stays open."""
-        said = f"authorization: {authorization}\r\n" if authorization else ""
-        self._writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n{said}\r\n".encode())
+        sent = "".join(f"{name}: {value}\r\n" for name, value in {"host": host, **headers}.items())
+        self._writer.write(f"GET / HTTP/1.1\r\n{sent}\r\n".encode())
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:-2])}
-        await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return int(lines[0].split(" ")[1]), headers.get("connection") != "close"
+        answer = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:-2])}
+        await self._reader.readexactly(int(answer.get("content-length", "0")))
+        return int(lines[0].split(" ")[1]), answer.get("connection") != "close"
 
     def close(self) -> None:
         self._writer.close()
@@ -110,13 +110,12 @@ class Http2:
         self._stream = -1
         self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
 
-    async def ask(self, host: str, authorization: str) -> tuple[int, bool]:
+    async def ask(self, host: str, headers: dict[str, str]) -> tuple[int, bool]:
         """The status of one request, and whether the connection stays open."""
         self._stream += 2
-        headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", host)]
-        headers += [("authorization", authorization)] if authorization else []
+        sent = {":method": "GET", ":path": "/", ":scheme": "http", ":authority": host, **headers}
         asking = HeadersFrame(
-            self._stream, self._encoder.encode(headers), flags=["END_HEADERS", "END_STREAM"]
+            self._stream, self._encoder.encode(sent.items()), flags=["END_HEADERS", "END_STREAM"]
         )
         self._writer.write(asking.serialize())
         status, ended, stays = 0, False, True

@@ -95,11 +95,17 @@ class Watch:
 
 @asynccontextmanager
 async def watching(
-    folder: Path, port: int, hosts: list[str], credentials: Mapping[str, str], *, pause_s: float = 0.004
+    folder: Path,
+    port: int,
+    hosts: list[str],
+    credentials: Mapping[str, Mapping[str, str]],
+    *,
+    pause_s: float = 0.004,
 ) -> AsyncGenerator[Watch]:
     """Callers in a process of their own, from ``begin`` to ``end``."""
     result = folder / "answers.json"
-    plan = Plan(port, hosts, dict(credentials), pause_s, str(result))
+    headers = {caller: dict(own) for caller, own in credentials.items()}
+    plan = Plan(port, hosts, headers, pause_s, str(result))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, callers.__file__, msgspec.json.encode(plan).decode()),
         stdin=asyncio.subprocess.PIPE,

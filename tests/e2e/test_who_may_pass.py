@@ -6,9 +6,10 @@ import asyncio
 import base64
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -26,13 +27,47 @@ PACE_S = 0.06
 HOSTS = ["left.test", "right.test"]
 USERS = ("ann", "bob")
 EVERYBODY = frozenset({*USERS, "nobody"})
-CREDENTIALS = {
-    "nobody": "",
-    **{user: "Basic " + base64.b64encode(f"{user}:{user}".encode()).decode() for user in USERS},
-}
 SECRETS = ("one", "two")
 POLICIES = ("first", "second", "third")
 TARGETS = ("Gateway/guarded", "HTTPRoute/left", "HTTPRoute/right", "HTTPRoute/left/rule")
+
+
+class Protection(NamedTuple):
+    """A field of SecurityPolicy that asks who calls.
+
+    Args:
+        headers: those by which it knows a user.
+        secret: the data of a Secret that lets some users pass.
+        field: its value, from the name of that Secret and the header in which the user's name is passed on
+            ("" for none).
+    """
+
+    headers: Callable[[str], dict[str, str]]
+    secret: Callable[[Iterable[str]], dict[str, str]]
+    field: Callable[[str, str], dict[str, Any]]
+
+
+def _basic_auth_headers(user: str) -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(f"{user}:{user}".encode()).decode()}
+
+
+def _basic_auth_secret(users: Iterable[str]) -> dict[str, str]:
+    digests = {user: base64.b64encode(hashlib.sha1(user.encode()).digest()).decode() for user in users}
+    return {"_htpasswd": "".join(f"{user}:{{SHA}}{digest}\n" for user, digest in digests.items())}
+
+
+def _basic_auth(secret: str, header: str) -> dict[str, Any]:
+    return {"users": {"name": secret}, **({"forwardUsernameHeader": header} if header else {})}
+
+
+PROTECTIONS = {"basicAuth": Protection(_basic_auth_headers, _basic_auth_secret, _basic_auth)}
+"""Field → what a test must know of it; policies ask by any of these, and exchange one for another."""
+CREDENTIALS = {
+    "nobody": dict[str, str](),
+    **{
+        user: {k: v for each in PROTECTIONS.values() for k, v in each.headers(user).items()} for user in USERS
+    },
+}
 
 
 class Policy(Struct, frozen=True):
@@ -40,27 +75,28 @@ class Policy(Struct, frozen=True):
 
     Args:
         target: what it is attached to.
-        secret: the Secret with its users; "" when it asks for no password.
+        field: by which it asks who calls; "" when it lets everybody pass.
+        users: those who may pass: a key of ``Model.users``.
         header: the header in which the user's name is passed on; "" for none.
         merges: whether it merges with the Gateway's.
     """
 
     target: str
-    secret: str
+    field: str
+    users: str
     header: str
     merges: bool
 
     def document(self, name: str) -> m.Document:
-        said: dict[str, Any] = {}
-        if self.secret:
-            header = {"forwardUsernameHeader": self.header} if self.header else {}
-            said["basicAuth"] = {"users": {"name": self.secret}, **header}
-        else:
-            said["cors"] = {"allowOrigins": ["https://a.test"]}
+        body: dict[str, Any] = {"cors": {"allowOrigins": ["https://a.test"]}}
+        if self.field:
+            body = {
+                self.field: PROTECTIONS[self.field].field(secret_name(self.field, self.users), self.header)
+            }
         if self.merges:
-            said["mergeType"] = "StrategicMerge"
+            body["mergeType"] = "StrategicMerge"
         document = m.policy("SecurityPolicy", name, "{}", self.target)
-        document["spec"] |= said
+        document["spec"] |= body
         return document
 
 
@@ -81,10 +117,12 @@ class Model(Struct):
         above = by_target.get("Gateway/guarded")
         names = [f"HTTPRoute/{route}/rule"] * (route == "left") + [f"HTTPRoute/{route}"]
         own = next((by_target[name] for name in names if name in by_target), None)
-        asking = own if own is not None and (own.secret or not own.merges) else above
-        if asking is None or not asking.secret:
-            return EVERYBODY
-        return self.users[asking.secret]
+        # Of two that merge, the more specific one decides about a field; who calls must pass all fields.
+        merged = [policy for policy in (above, own) if policy is not None and policy.field]
+        if own is not None and not own.merges:
+            merged = [own] if own.field else []
+        asked = {policy.field: self.users[policy.users] for policy in merged}
+        return EVERYBODY.intersection(*asked.values())
 
 
 def change(model: Model, chance: Random, *, headers: bool) -> tuple[list[m.Document], list[m.Document]]:
@@ -95,9 +133,9 @@ def change(model: Model, chance: Random, *, headers: bool) -> tuple[list[m.Docum
     """
     match chance.randrange(5):
         case 0:
-            secret = chance.choice(SECRETS)
-            model.users[secret] = frozenset({chance.choice(USERS)})
-            return [secret_of(secret, model.users[secret])], []
+            name = chance.choice(SECRETS)
+            model.users[name] = frozenset({chance.choice(USERS)})
+            return secrets_of(name, model.users[name]), []
         case 1 if model.policies:
             name = chance.choice(sorted(model.policies))
             gone = model.policies.pop(name)
@@ -109,7 +147,8 @@ def change(model: Model, chance: Random, *, headers: bool) -> tuple[list[m.Docum
             target = chance.choice([t for t in TARGETS if t not in taken])
             policy = Policy(
                 target=target,
-                secret=chance.choice((*SECRETS, *SECRETS, "")),
+                field=chance.choice(list(PROTECTIONS)) if chance.random() < 0.8 else "",
+                users=chance.choice(SECRETS),
                 header=chance.choice(("", "", "x-user", "x-name")) if headers else "",
                 merges=target.startswith("HTTPRoute") and chance.random() < 0.4,
             )
@@ -122,12 +161,16 @@ def change(model: Model, chance: Random, *, headers: bool) -> tuple[list[m.Docum
             return [policy.document(name)], []
 
 
-def secret_of(name: str, users: frozenset[str]) -> m.Document:
-    lines = (
-        f"{user}:{{SHA}}{base64.b64encode(hashlib.sha1(user.encode()).digest()).decode()}\n"
-        for user in sorted(users)
-    )
-    return m.secret(name, _htpasswd="".join(lines))
+def secret_name(field: str, users: str) -> str:
+    return f"{field.lower()}-{users}"
+
+
+def secrets_of(name: str, users: frozenset[str]) -> list[m.Document]:
+    """The Secrets that let some users pass, one for each field that a policy may ask by."""
+    return [
+        m.secret(secret_name(field, name), **protection.secret(sorted(users)))
+        for field, protection in PROTECTIONS.items()
+    ]
 
 
 async def history(site: Site, folder: Path, seed: int, *, headers: bool) -> Watch:
@@ -139,7 +182,7 @@ async def history(site: Site, folder: Path, seed: int, *, headers: bool) -> Watc
         m.gateway("guarded", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
         m.route("left", f"[{{name: rule, {backend}}}]", parents="[{name: guarded}]"),
         m.route("right", f"[{{{backend}}}]", parents="[{name: guarded}]"),
-        *(secret_of(name, users) for name, users in model.users.items()),
+        *(secret for name, users in model.users.items() for secret in secrets_of(name, users)),
     )
     async with watching(folder, port, HOSTS, CREDENTIALS) as watch:
         await watch.begin(model.passing())
@@ -182,30 +225,30 @@ async def test_nobody_passes_on_a_connection_whose_chain_lacks_a_filter(
 
 async def test_nobody_passes_while_envoy_refuses_the_listener_with_the_filter(site: Site) -> None:
     """Envoy refuses one more address for a listener that is open, and keeps the former listener."""
-    port, ann = free_port(), ("ann", "ann")
+    port, ann = free_port(), _basic_auth_headers("ann")
     proxy = {"apiVersion": m.ENVOY, "kind": "EnvoyProxy", "metadata": {"name": "family"}, "spec": {}}
     both = {**proxy, "spec": {"ipFamily": "DualStack"}}
     ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "family"}
     listeners = f"[{{name: http, port: {port}, protocol: HTTP}}]"
     gateway = m.gateway("refused", listeners, infrastructure={"parametersRef": ref})
     await site.apply(
-        *(proxy, gateway, secret_of("one", frozenset({"ann"}))),
+        *(proxy, gateway, *secrets_of("one", frozenset({"ann"}))),
         m.route("refused", f"[{{{m.to('one')}}}]", parents="[{name: refused}]"),
     )
     async with httpx.AsyncClient(trust_env=False) as old, httpx.AsyncClient(trust_env=False) as new:
         assert await site.status("refused.test", port=port, client=old) == 200
 
-        policy = Policy("HTTPRoute/refused", "one", "x-user", merges=False)
+        policy = Policy("HTTPRoute/refused", "basicAuth", "one", "x-user", merges=False)
         await site.apply(both, policy.document("refused"))
 
         assert [r.name for r in site.laptop.fleets.rejections()] == ["default/refused/http"]
         for client in (old, new):
             assert await site.status("refused.test", port=port, client=client) == 500
-            assert await site.status("refused.test", port=port, client=client, auth=ann) == 500
+            assert await site.status("refused.test", port=port, client=client, headers=ann) == 500
 
     await site.apply(proxy)
 
     async with httpx.AsyncClient(trust_env=False) as client:
         assert await site.status("refused.test", port=port, client=client) == 401
-        assert await site.status("refused.test", port=port, client=client, auth=ann) == 200
+        assert await site.status("refused.test", port=port, client=client, headers=ann) == 200
     await site.delete(gateway)
