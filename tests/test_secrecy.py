@@ -26,6 +26,7 @@ from moongate.cli import main
 from moongate.run import Laptop
 from moongate.sources.folder import Folder
 from moongate.world import World
+from tests.cases import PAGES, Case, read
 from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key
 from tests.routes import http_route, service
 from tests.run.conftest import until
@@ -149,6 +150,45 @@ async def test_a_run_logs_and_reports_no_secret() -> None:
 
     assert "other" in report
     assert_secret(report, events)
+
+
+def kept(case: Case) -> set[str]:
+    """Each line that the Secrets of a page's section hold, and their values as protobuf's JSON has bytes.
+
+    Certificates are for everybody.
+    """
+    secrets = [document for document in case.documents() if document["kind"] == "Secret"]
+    values = [value for document in secrets for value in document.get("stringData", {}).values()]
+    values += [
+        base64.b64decode(v).decode() for document in secrets for v in document.get("data", {}).values()
+    ]
+    values = [value for value in values if not value.startswith("-----BEGIN CERTIFICATE")]
+    lines = {line for value in values for line in value.splitlines()}
+    return lines | {base64.b64encode(value.encode()).decode() for value in values}
+
+
+WITH_SECRETS = [case for page in PAGES for case in read(page) if kept(case)]
+
+
+@pytest.mark.parametrize("case", WITH_SECRETS, ids=lambda case: case.id)
+def test_no_feature_shows_what_its_secrets_hold(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A feature that reads Secrets is looked at by its page, without anybody having to think of it."""
+    text = "\n---\n".join(map(dump, case.documents()))
+    folder = Folder()
+    batch = folder.update("all.yaml", text)
+    world = World(EnvoyGateway.shipped())
+    world.apply(batch)
+    manifests = tmp_path / "all.yaml"
+    manifests.write_text(text)
+    main(["translate", str(manifests)])
+
+    printed = capsys.readouterr()
+    shown = [batch, world.pull(), world.xds(), world.statuses(), *world.problems(), *values(world)]
+    texts = [printed.out, printed.err, *(f"{each!r} {pretty_repr(each)}" for each in shown)]
+    assert printed.out
+    assert [secret for secret in kept(case) for text in texts if secret in text] == []
 
 
 PUBLIC = {
