@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moongate.ads.nacks import culprits
+from moongate.ads.nacks import culprits, meets_a_listener, meets_a_socket
 
 
 def test_envoys_words_are_cut_into_those_about_each_culprit() -> None:
@@ -40,3 +40,12 @@ def test_the_only_resource_is_not_blamed_twice_with_its_name() -> None:
 def test_nobody_is_to_blame_where_nothing_was_sent() -> None:
     """Removals can be refused too."""
     assert culprits("no", ()) == {}
+
+
+def test_an_address_that_is_open_is_known_by_envoys_words() -> None:
+    own = "error adding listener: 'l' has duplicate address '[::1]:80' as existing listener, to check if …"
+    taken = "cannot bind '127.0.0.1:80': Address already in use"
+    reserved = "cannot bind '127.0.0.1:80': Permission denied"
+
+    assert [meets_a_listener(words) for words in (own, taken, reserved)] == [True, False, False]
+    assert [meets_a_socket(words) for words in (own, taken, reserved)] == [False, True, False]

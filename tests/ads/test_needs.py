@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
 
-from moongate.ads.needs import needs_endpoints, needs_routes
+from moongate.ads.needs import addresses, needs_endpoints, needs_routes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads import laptop
 
@@ -33,7 +34,16 @@ def test_a_listener_without_routes_asks_for_none() -> None:
     assert not needs_routes(XdsResource.of(LISTENER, "l", b""))
 
 
-@pytest.mark.parametrize("needs", [needs_endpoints, needs_routes])
+def test_a_listener_is_opened_on_its_addresses() -> None:
+    listener = Listener()
+    listener.address.socket_address.address, listener.address.socket_address.port_value = "::1", 80
+    more = listener.additional_addresses.add().address.socket_address
+    more.address, more.port_value = "127.0.0.1", 81
+
+    assert addresses(XdsResource.of(LISTENER, "l", encode(listener))) == {("::1", 80), ("127.0.0.1", 81)}
+
+
+@pytest.mark.parametrize("needs", [needs_endpoints, needs_routes, addresses])
 def test_what_cannot_be_read_asks_for_nothing(needs: object) -> None:
     """Envoy will refuse it, and then it is known whose it is."""
     assert callable(needs)

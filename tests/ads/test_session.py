@@ -25,7 +25,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.session import Session
+from moongate.ads.session import MOST_REOPENINGS, Session
 from moongate.ads.snapshot import Difference, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
 
@@ -125,6 +125,8 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
             manager = HttpConnectionManager(stat_prefix=what)
             manager.rds.config_source.ads.SetInParent()
             listener = Listener(name=name)
+            for port in filter(None, what.partition("@")[2].split(",")):
+                listener.additional_addresses.add().address.socket_address.port_value = int(port)
             listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
             body = encode(listener)
         case _:
@@ -1094,6 +1096,139 @@ def test_envoys_words_are_told_of_each_culprit(served: Conversation) -> None:
 
     refusals = [(event.name, event.message) for event in served.events() if isinstance(event, Nacked)]
     assert refusals == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
+
+
+def test_a_listener_that_meets_itself_is_closed_and_opened_anew(served: Conversation) -> None:
+    """It gets another address beside the one that it has open. Its routes wait, and nobody is alarmed."""
+    served.play("== L+l=1@80")
+    served.play(">> L ack")
+    served.events()
+    served.says("""
+        == L+l=2@80,81 L+m=1@82 R+r=2
+        << L l=2@80,81 m=1@82
+        >> L nack Error adding/updating listener(s) l: 'l' has duplicate address '…' as existing listener|
+        << L m=1@82
+        >> L ack
+        << L -l
+        >> L ack
+        << L l=2@80,81
+        >> L ack
+        << R r=2
+        >> R ack
+    """)
+
+    assert served.refused() == {}
+    assert not [event for event in served.events() if isinstance(event, Nacked)]
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_listeners_that_exchange_their_addresses_are_opened_anew_together(served: Conversation) -> None:
+    served.play("== L+l=1@80 L+m=1@81")
+    served.play(">> L ack")
+    served.says("""
+        == L+l=2@81 L+m=2@80
+        << L l=2@81 m=2@80
+        >> L nack Error adding/updating listener(s) l: has duplicate address|m: has duplicate address|
+        << L -l -m
+        >> L ack
+        << L l=2@81 m=2@80
+        >> L ack
+    """)
+
+    assert served.refused() == {}
+
+
+def test_a_listener_is_opened_anew_as_often_as_it_is_needed(served: Conversation) -> None:
+    for _ in range(2):
+        served.play("== L+l=1@80")
+        served.play(">> L ack")
+        served.says("""
+            == L+l=2@80,81
+            << L l=2@80,81
+            >> L nack 'l' has duplicate address
+            << L -l
+            >> L ack
+            << L l=2@80,81
+            >> L ack
+        """)
+
+
+def test_a_new_listener_takes_the_address_of_one_that_moves(served: Conversation) -> None:
+    served.play("== L+m=1@80")
+    served.play(">> L ack")
+    served.says("""
+        == L+a=1@80 L+m=2@81
+        << L a=1@80 m=2@81
+        >> L nack Error adding/updating listener(s) a: 'a' has duplicate address '…'|
+        << L m=2@81
+        >> L ack
+        << L a=1@80
+        >> L ack
+    """)
+
+    assert served.refused() == {}
+
+
+def test_a_listener_that_is_refused_again_when_it_is_opened_anew_stays_refused(served: Conversation) -> None:
+    """Another version of it is tried again."""
+    served.says("""
+        == L+a=1@80
+        << L a=1@80
+        >> L nack 'a' has duplicate address '…'
+        << L a=1@80
+        >> L nack 'a' has duplicate address '…'
+    """)
+    assert served.refused() == {"a": "1@80"}
+
+    served.says("""
+        == L+a=2@80
+        << L a=2@80
+        >> L nack 'a' has duplicate address '…'
+        << L a=2@80
+        >> L ack
+    """)
+    assert served.refused() == {}
+
+
+def test_a_listener_is_tried_again_while_its_former_sockets_are_being_closed(served: Conversation) -> None:
+    """Envoy answers first. If somebody else has taken the address, that is a refusal in the end."""
+    served.play("== L+l=1@80")
+    served.play(">> L ack")
+    served.says("""
+        == L+l=2@80,81
+        << L l=2@80,81
+        >> L nack 'l' has duplicate address
+        << L -l
+        >> L ack
+        << L l=2@80,81
+        >> L nack cannot bind ':80': Address already in use
+        << L l=2@80,81
+        >> L nack cannot bind ':80': Address already in use
+        << L l=2@80,81
+    """)
+    for _ in range(MOST_REOPENINGS - 1):
+        assert served.refused() == {}
+        served.play(">> L nack cannot bind ':80': Address already in use")
+
+    assert served.refused() == {"l": "2@80,81"}
+    served.says("""
+        == L+m=1@82
+        << L m=1@82
+        >> L ack
+    """)
+
+
+def test_a_listener_that_meets_another_that_stays_is_not_closed(served: Conversation) -> None:
+    """To close it would be in vain: its last good version stays in force."""
+    served.play("== L+l=1@80 L+m=1@81")
+    served.play(">> L ack")
+    served.says("""
+        == L+l=2@80,81
+        << L l=2@80,81
+        >> L nack 'l' has duplicate address '…'
+    """)
+
+    assert served.refused() == {"l": "2@80,81"}
 
 
 def test_an_unnamed_culprit_is_found_by_halves(served: Conversation) -> None:

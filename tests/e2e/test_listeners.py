@@ -15,7 +15,7 @@ from tests.e2e.conftest import Site, reference
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -161,6 +161,67 @@ async def test_listeners_of_several_ports_serve_their_own_routes(site: Site) -> 
 
     assert (await site.reached("ports.test", port=left)).by == "one"
     assert (await site.reached("ports.test", port=right)).by == "two"
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncGenerator[Callable[[], Awaitable[bytes]]]:
+    """One connection of HTTP/1.1, and what asks over it: the first line of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def ask() -> bytes:
+        writer.write(b"GET / HTTP/1.1\r\nhost: moved.test\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.partition(b":")[2]))
+        return head.partition(b"\r\n")[0]
+
+    try:
+        yield ask
+    finally:
+        writer.close()
+
+
+async def test_an_open_listener_gets_another_address_and_keeps_its_connections(site: Site) -> None:
+    """Envoy has the address open that stays, so it takes no listener with that and another one."""
+    port = free_port()
+    listeners = f"[{http('moved', port)}]"
+    one, both = (
+        m.gateway("moved", listeners, addresses=[{"type": "IPAddress", "value": each} for each in addresses])
+        for addresses in (["127.0.0.1"], ["127.0.0.1", "127.0.0.2"])
+    )
+    await site.apply(one, m.route("moved", f"[{{{m.to('one')}}}]", parents=at("moved")))
+    async with connection(port) as ask:
+        assert await ask() == b"HTTP/1.1 200 OK"
+        for gateway, hosts in ((both, ("127.0.0.1", "127.0.0.2")), (one, ("127.0.0.1",))):
+            await site.apply(gateway)
+            assert site.conditions(gateway)["Programmed"]["status"] == "True"
+            for host in hosts:
+                answer = await site.client.get(f"http://{host}:{port}/", headers={"host": "moved.test"})
+                assert answer.status_code == 200
+            if gateway is both:
+                assert await ask() == b"HTTP/1.1 200 OK"
+    await site.delete(one)
+
+
+async def test_listeners_exchange_their_ports(site: Site) -> None:
+    """Each meets the other, and neither can go first."""
+    ports = free_port(), free_port()
+    for left, right in (ports, ports[::-1]):
+        gateway = m.gateway("exchanged", f"[{http('left', left)}, {http('right', right)}]")
+        await site.apply(
+            gateway,
+            *(
+                m.route(
+                    f"{side}-side", f"[{{{m.to(to)}}}]", parents=at("exchanged", side), hostnames=("x.test",)
+                )
+                for side, to in (("left", "one"), ("right", "two"))
+            ),
+        )
+        assert site.conditions(gateway)["Programmed"]["status"] == "True"
+        async with httpx.AsyncClient(trust_env=False) as anew:
+            assert (await site.reached("x.test", port=left, client=anew)).by == "one"
+            assert (await site.reached("x.test", port=right, client=anew)).by == "two"
+    await site.delete(gateway)
 
 
 async def test_a_listener_takes_routes_of_namespaces_by_their_labels(site: Site) -> None:

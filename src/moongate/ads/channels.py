@@ -115,6 +115,8 @@ class Channel(Struct):
     missing: dict[str, int] = field(default_factory=dict[str, int])
     """What Envoy asked for and does not exist, as of this edit."""
     rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
+    reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Listener → the version that was sent again when what had its address open was closed, and how often."""
     returning: set[str] = field(default_factory=set[str])
     """What was gone and out of use, and is back and not acknowledged yet."""
     initial_pending: bool = False
@@ -142,6 +144,7 @@ class Channel(Struct):
         self.ledger.set(name, None)
         self.missing.pop(name, None)
         self.rejected.pop(name, None)
+        self.reopened.pop(name, None)
         self.returning.discard(name)
         self.dirty.discard(name)
         self.staged.drop(name)
@@ -166,6 +169,7 @@ class Channel(Struct):
         for name, resource in batch.news.items():
             self.ledger.set(name, resource.version)
             self.rejected.pop(name, None)
+            self.reopened.pop(name, None)
             self.returning.discard(name)
         for name in batch.gone:
             self.rejected.pop(name, None)

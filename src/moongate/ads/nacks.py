@@ -28,6 +28,16 @@ def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
     return named or dict.fromkeys(sent, message) if len(sent) == 1 else named
 
 
+def meets_a_listener(words: str) -> bool:
+    """Whether a listener is refused because one of this Envoy, which may be itself, has its address open."""
+    return "has duplicate address" in words
+
+
+def meets_a_socket(words: str) -> bool:
+    """Whether a listener is refused because a socket has its address: somebody's, or one not closed yet."""
+    return "cannot bind" in words and "Address already in use" in words
+
+
 def _named(message: str, sent: Iterable[str]) -> dict[str, str]:
     if not _NAMED.match(message):
         return {}

@@ -1,4 +1,4 @@
-"""What a resource makes Envoy ask for next: a cluster its endpoints, a listener its routes."""
+"""What a resource needs: a cluster its endpoints, a listener its routes and its addresses."""
 
 from __future__ import annotations
 
@@ -38,3 +38,16 @@ def needs_routes(resource: XdsResource) -> bool:
     except DecodeError:
         pass
     return False
+
+
+def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:
+    """The addresses and ports that a listener is opened on."""
+    try:
+        listener = Listener.FromString(resource.body)
+    except DecodeError:
+        return frozenset()
+    sockets = (
+        address.socket_address
+        for address in (listener.address, *(more.address for more in listener.additional_addresses))
+    )
+    return frozenset((socket.address, socket.port_value) for socket in sockets if socket.port_value)

@@ -31,6 +31,11 @@ A NACK names its culprit, or the batch is sent again in halves until one resourc
 *rejected*: that version is not sent again on this stream, and holds nobody up, except that nothing is removed
 which its last good version may still use.
 
+A listener that *reopens* is the exception. Envoy opens no address that one of its listeners has open, be it
+a listener that moves in the same response, or the former version of this one where it gets one address more.
+So its former version is removed, the others move, and it is sent again. Until then, for some milliseconds,
+nobody can connect; connections that are open drain as at any change of a listener.
+
 Rules
 -----
 1. Everything that decides what a client is sent lives in this file.
@@ -54,8 +59,8 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger
-from moongate.ads.nacks import culprits
-from moongate.ads.needs import needs_endpoints, needs_routes
+from moongate.ads.nacks import culprits, meets_a_listener, meets_a_socket
+from moongate.ads.needs import addresses, needs_endpoints, needs_routes
 from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
@@ -71,6 +76,9 @@ LINGER_SECONDS = 5.0
 
 PATIENCE_SECONDS = 30.0
 """How long an answer is waited for after Envoy was heard of. Above its initial_fetch_timeout of 15 s."""
+
+MOST_REOPENINGS = 50
+"""How often a listener is tried again while its former sockets are closed, which takes some milliseconds."""
 
 ORDER = (
     CLUSTER,  # first: all else refers to clusters
@@ -548,15 +556,44 @@ class Session:
         blamed = culprits(message, batch.news)
         batch.applied = bool(blamed)
         if blamed:
+            reopening = Batch(oldest=batch.oldest)
             for name, words in blamed.items():
-                self._reject(channel, batch.news.pop(name), words, batch.oldest)
+                refused = batch.news.pop(name)
+                if self._may_reopen(channel, refused, words):
+                    version, times = channel.reopened.get(name, ("", 0))
+                    again = times + 1 if version == refused.version else 1
+                    channel.reopened[name] = refused.version, again
+                    reopening.news[name] = refused
+                else:
+                    self._reject(channel, refused, words, batch.oldest)
             if batch:
                 channel.retries.appendleft(batch)
+            closing = [name for name in reopening.news if channel.ledger.get(name) not in (None, ABSENT)]
+            channel.retries.extend(
+                each for each in (Batch(gone=closing, oldest=batch.oldest), reopening) if each
+            )
         elif batch.news:
             channel.retries.extendleft(reversed(batch.halves()))
         else:
             # Only removals, and refused: to send them again would be refused again.
             channel.take(batch)
+
+    def _may_reopen(self, channel: Channel, listener: XdsResource, words: str) -> bool:
+        """Whether a listener can be opened when others, and its own former version, are closed.
+
+        One that would meet another that stays is refused: to close it would be in vain. Envoy closes sockets
+        a moment after it has answered, so for that long a listener is tried again.
+        """
+        if channel.type_url != LISTENER:
+            return False
+        version, times = channel.reopened.get(listener.name, ("", 0))
+        if version == listener.version:
+            return meets_a_socket(words) and times <= MOST_REOPENINGS
+        if not meets_a_listener(words):
+            return False
+        wanted = addresses(listener)
+        others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)
+        return not any(wanted & addresses(other) for other in others)
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
         """Take the refusal of a flight that has timed out: what changed since has gone its own way."""
