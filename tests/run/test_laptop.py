@@ -66,7 +66,7 @@ async def test_a_gateway_class_is_there_without_being_defined(folder: Path) -> N
 
 async def test_a_laptop_without_gateways_is_served_at_once(folder: Path) -> None:
     async with Laptop(run_dir=folder) as running:
-        await running.served(timeout_s=1)
+        await running.served(timeout_s=20)
 
         assert running.report()["gateways"] == []
         assert running.urls() == ()
