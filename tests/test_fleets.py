@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import httpx
 import pytest
 import structlog
@@ -129,6 +131,33 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
 
 
 @pytest.mark.envoy
+async def test_over_the_socket_of_a_gateway_no_other_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an Envoy is sent holds private keys. Each socket is there for one Gateway, as long as that is."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    served: list[bool] = []
+    async with Laptop() as laptop:
+        await laptop.apply("---\n".join((opened(free_port()), opened(free_port(), name="other"))))
+        sockets = sorted(tmp_path.glob("moongate/*/xds-*.sock"))  # noqa: ASYNC240 - local files, in a test
+        modes = {socket.stat().st_mode & 0o777 for socket in sockets}
+        for socket in sockets:
+            async with Client(socket, fleet="default/eg") as client:
+                await client.ask(LISTENER)
+                try:
+                    served.append(bool((await client.answer()).resources))
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.PERMISSION_DENIED  # noqa: PT017 - one of both
+                    served.append(False)
+
+        await laptop.delete(Ref.of(Gateway, "default", "other"))
+        await until(lambda: sum(socket.exists() for socket in sockets) == 1)
+
+    assert sorted(served) == [False, True]
+    assert modes == {0o600}
+
+
+@pytest.mark.envoy
 async def test_what_an_envoy_had_before_does_not_end_a_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +166,7 @@ async def test_what_an_envoy_had_before_does_not_end_a_refusal(
     with structlog.testing.capture_logs() as events, taken() as (port, holder):
         async with Laptop() as laptop:
             await laptop.apply(opened(port))
-            (socket,) = tmp_path.glob("moongate/*/xds.sock")  # noqa: ASYNC240 - local files, in a test
+            (socket,) = tmp_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
             async with Client(socket, fleet="default/eg") as client:
                 await client.ask(LISTENER, initial_resource_versions={f"default/eg/at-{port}": "former"})
                 await client.answer()

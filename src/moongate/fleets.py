@@ -16,7 +16,7 @@ Facts
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx
@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
+from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, Ref
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, members
@@ -90,28 +91,25 @@ class Fleets:
         self._on_write = on_write
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world)
+        self._ads = AdsServer(self._take_event)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
         self._held: set[str] = set()
         """Fleets whose routes are held until the world is settled."""
         self._tasks = asyncio.TaskGroup()
-        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Listen for Envoys; they come by ``publish``."""
-        self._ads = AdsServer(self._run.socket("xds"), self._take_event)
-        await self._stack.enter_async_context(self._ads)
+        """Envoys come by ``publish``."""
         await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        async with self._stack:
-            for fleet in self._fleets.values():
-                fleet.stop.set()
-            # The error is kept from the group, which would cut the Envoys off; they are to drain.
-            await self._tasks.__aexit__(None, None, None)
+        for fleet in self._fleets.values():
+            fleet.stop.set()
+        # The error is kept from the group, which would cut the Envoys off; they are to drain.
+        await self._tasks.__aexit__(None, None, None)
 
     # -- in -----------------------------------------------------------------
 
@@ -239,9 +237,7 @@ class Fleets:
             name,
             binary=self._binary,
             files=files,
-            bootstrap=bootstrap(
-                name, name.replace("/", "-"), xds_socket=self._run.socket("xds"), admin_socket=files.admin
-            ),
+            bootstrap=bootstrap(name, name.replace("/", "-"), xds_socket=files.xds, admin_socket=files.admin),
             options=options,
             access_log=self._access_log,
             on_change=self._on_change,
@@ -255,7 +251,8 @@ class Fleets:
     async def _run_envoy(self, name: str, fleet: _Fleet, before: _Fleet | None) -> None:
         if before is not None and before.task is not None:
             await asyncio.wait({before.task})
-        async with fleet.process:
+        transport = unix_socket(self._run.envoy(name).xds, name)
+        async with self._ads.listen(transport), fleet.process:
             await fleet.stop.wait()
         if self._ending.get(name) is fleet:
             del self._ending[name]

@@ -19,7 +19,14 @@ DEADLINE_SECONDS = 5.0
 class Client:
     """A hand-driven delta stream."""
 
-    def __init__(self, socket: Path, *, fleet: str = "eg", node: str = "one") -> None:
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        fleet: str = "eg",
+        node: str = "one",
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._channel: Any = grpc.aio.insecure_channel(
             f"unix:{socket}",
             options=[
@@ -28,6 +35,7 @@ class Client:
             ],
         )
         self._node = {"id": node, "cluster": fleet}
+        self._metadata = metadata
 
     async def __aenter__(self) -> Self:
         method: Any = self._channel.stream_stream(
@@ -35,7 +43,7 @@ class Client:
             DeltaDiscoveryRequest.SerializeToString,
             DeltaDiscoveryResponse.FromString,
         )
-        self.call: Any = method()
+        self.call: Any = method(metadata=self._metadata)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -15,7 +15,6 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
 from moongate.ads.events import Acknowledged, Event
-from moongate.ads.server import AdsServer
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
 from tests.ads.laptop import (
     DEADLINE_SECONDS,
@@ -28,6 +27,7 @@ from tests.ads.laptop import (
     listener,
     until,
 )
+from tests.ads.serving import serving
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def direct(web: Web, body: str = "hello") -> tuple[XdsResource, ...]:
 
 async def test_a_cold_start_serves_without_any_cluster(tmp_path: Path, web: Web) -> None:
     """Envoy asks for listeners when it has heard of its clusters, so it must hear of emptiness too."""
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", direct(web))
         await ads.settled("eg", DEADLINE_SECONDS)
 
@@ -103,7 +103,7 @@ async def test_a_cold_start_serves_without_any_cluster(tmp_path: Path, web: Web)
 
 
 async def test_a_cold_start_serves_through_a_cluster(tmp_path: Path, web: Web) -> None:
-    async with backend("one") as port, AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+    async with backend("one") as port, serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish(
             "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
         )
@@ -116,7 +116,7 @@ async def test_a_cluster_whose_endpoints_are_unknown_does_not_stop_the_start(
     tmp_path: Path, web: Web
 ) -> None:
     """It hears at once that they do not exist, instead of waiting for initial_fetch_timeout, 15 s."""
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", [*direct(web), cluster("a")])
         await ads.settled("eg", 10)
 
@@ -130,12 +130,12 @@ async def test_a_restarted_server_sends_nothing_that_envoy_has(tmp_path: Path, w
             *(cluster("a"), endpoints("a", port), cluster("b"), endpoints("b", port)),
         ]
         async with Envoy(tmp_path, tmp_path / "ads"):
-            async with AdsServer(tmp_path / "ads") as ads:
+            async with serving(tmp_path / "ads") as ads:
                 ads.publish("eg", world)
                 await ads.settled("eg", DEADLINE_SECONDS)
 
             events: list[Event] = []
-            async with AdsServer(tmp_path / "ads", events.append) as again:
+            async with serving(tmp_path / "ads", events.append) as again:
                 again.publish("eg", [*world, endpoints("b", port, port + 1)])
                 await again.settled("eg", DEADLINE_SECONDS)
                 await web.answers("one")
@@ -152,12 +152,12 @@ async def test_routes_that_changed_while_the_server_was_away_are_served_when_set
     tmp_path: Path, web: Web
 ) -> None:
     async with Envoy(tmp_path, tmp_path / "ads"):
-        async with AdsServer(tmp_path / "ads") as ads:
+        async with serving(tmp_path / "ads") as ads:
             ads.publish("eg", direct(web, "old"))
             await ads.settled("eg", DEADLINE_SECONDS)
             await web.answers("old")
 
-        async with AdsServer(tmp_path / "ads") as again:
+        async with serving(tmp_path / "ads") as again:
             again.publish("eg", direct(web, "new"))
             await again.settled("eg", DEADLINE_SECONDS)
 
@@ -171,11 +171,11 @@ async def test_a_cluster_that_changed_while_the_server_was_away_keeps_its_endpoi
     async with backend("one") as port:
         world = [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
         async with Envoy(tmp_path, tmp_path / "ads"):
-            async with AdsServer(tmp_path / "ads") as ads:
+            async with serving(tmp_path / "ads") as ads:
                 ads.publish("eg", world)
                 await ads.settled("eg", DEADLINE_SECONDS)
 
-            async with AdsServer(tmp_path / "ads") as again:
+            async with serving(tmp_path / "ads") as again:
                 again.publish("eg", [*world, cluster("a", connect_seconds=7)])
                 await again.settled("eg", 10)
 
@@ -183,7 +183,7 @@ async def test_a_cluster_that_changed_while_the_server_was_away_keeps_its_endpoi
 
 
 async def test_a_changed_cluster_warms_at_once_and_keeps_its_endpoints(tmp_path: Path, web: Web) -> None:
-    async with backend("one") as port, AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+    async with backend("one") as port, serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish(
             "eg", [listener("l", web.port, "r"), forwarding("r", "a"), cluster("a"), endpoints("a", port)]
         )
@@ -197,7 +197,7 @@ async def test_a_changed_cluster_warms_at_once_and_keeps_its_endpoints(tmp_path:
 
 
 async def test_a_restarted_envoy_gets_all(tmp_path: Path, web: Web) -> None:
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         ads.publish("eg", direct(web))
         await ads.settled("eg", DEADLINE_SECONDS)
         await envoy.kill()
@@ -214,7 +214,7 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
     other = Web()
     async with (
         other.client,
-        AdsServer(tmp_path / "ads") as ads,
+        serving(tmp_path / "ads") as ads,
         Envoy(tmp_path, tmp_path / "ads", node="stopped", fleet="eg") as stopped,
         Envoy(tmp_path, tmp_path / "ads", node="going", fleet="other") as _,
     ):
@@ -240,7 +240,7 @@ async def test_a_stopped_envoy_delays_no_other_and_catches_up(tmp_path: Path, we
 async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> None:
     """Both listen on the port, so both have to answer it; each has its own stream."""
     async with (
-        AdsServer(tmp_path / "ads") as ads,
+        serving(tmp_path / "ads") as ads,
         Envoy(tmp_path, tmp_path / "ads", node="one"),
         Envoy(tmp_path, tmp_path / "ads", node="two"),
     ):
@@ -253,7 +253,7 @@ async def test_two_envoys_of_a_fleet_get_the_same(tmp_path: Path, web: Web) -> N
 
 async def test_refused_resources_are_alone_in_quarantine(tmp_path: Path, web: Web) -> None:
     """A cluster that lacks a host, a port that is taken, a regex that is none: each with Envoy's words."""
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             ads.publish(
@@ -288,7 +288,7 @@ async def test_nothing_of_a_refused_configuration_is_shown(tmp_path: Path, web: 
     route = table.virtual_hosts.add(name="v", domains=["*"]).routes.add(match=RouteMatch(prefix="/"))
     route.direct_response.status = 7
     route.typed_per_filter_config["envoy.filters.http.basic_auth"].CopyFrom(packed(users))
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
         ads.publish("eg", [listener("l", web.port, "r"), XdsResource.of(ROUTE, "r", encode(table))])
         await ads.settled("eg", DEADLINE_SECONDS)
 
@@ -301,7 +301,7 @@ async def test_nothing_of_a_refused_configuration_is_shown(tmp_path: Path, web: 
 
 async def test_what_envoy_cannot_even_read_is_found_among_many(tmp_path: Path, web: Web) -> None:
     """It refuses such a response as a whole and names nobody."""
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         good = [cluster(f"c{i}") for i in range(20)]
         ads.publish("eg", [*direct(web), *good, cluster("c13x", connect_seconds=-1)])
         await ads.settled("eg", DEADLINE_SECONDS)
@@ -316,7 +316,7 @@ async def test_a_switch_to_a_new_cluster_under_load_fails_no_request(tmp_path: P
     """The old cluster goes, the new one comes, in one edit, ten times, while requests never pause."""
     async with (
         backend("hello") as port,
-        AdsServer(tmp_path / "ads", linger_seconds=0.2) as ads,
+        serving(tmp_path / "ads", linger_seconds=0.2) as ads,
         Envoy(tmp_path, tmp_path / "ads") as envoy,
     ):
         ads.publish(
@@ -357,7 +357,7 @@ async def test_a_switch_to_a_new_cluster_under_load_fails_no_request(tmp_path: P
 async def test_a_removed_cluster_lingers(tmp_path: Path, web: Web) -> None:
     async with (
         backend("one") as port,
-        AdsServer(tmp_path / "ads", linger_seconds=0.5) as ads,
+        serving(tmp_path / "ads", linger_seconds=0.5) as ads,
         Envoy(tmp_path, tmp_path / "ads") as envoy,
     ):
         ads.publish("eg", [*direct(web), cluster("a"), endpoints("a", port)])
@@ -378,7 +378,7 @@ async def test_a_request_in_flight_outlives_its_cluster(tmp_path: Path, web: Web
     gate = asyncio.Barrier(2)
     async with (
         backend("slow", gate) as port,
-        AdsServer(tmp_path / "ads", linger_seconds=0.1) as ads,
+        serving(tmp_path / "ads", linger_seconds=0.1) as ads,
         Envoy(tmp_path, tmp_path / "ads") as envoy,
         asyncio.TaskGroup() as group,
     ):
@@ -402,7 +402,7 @@ async def test_a_request_in_flight_outlives_its_cluster(tmp_path: Path, web: Web
 
 
 async def test_an_unrelated_change_leaves_connections_alone(tmp_path: Path, web: Web) -> None:
-    async with AdsServer(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads") as envoy:
         ads.publish("eg", direct(web))
         await ads.settled("eg", DEADLINE_SECONDS)
         await web.answers("hello")

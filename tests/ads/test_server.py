@@ -13,12 +13,12 @@ import pytest
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.responses import Response
-from moongate.ads.server import AdsServer
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
 from tests.ads.client import DEADLINE_SECONDS, Client
 from tests.ads.laptop import until
+from tests.ads.serving import serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def socket(tmp_path: Path) -> Path:
 async def test_a_resource_arrives_as_it_was_published(socket: Path) -> None:
     """The bytes on the wire are joined by hand; a real decoder must read from them what was put in."""
     made = endpoints("a", b"\x0a\x01a")
-    async with AdsServer(socket) as ads, Client(socket) as client:
+    async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg", [made])
         await client.ask(ENDPOINT, resource_names_subscribe=["a"])
         [received] = (await client.answer()).resources
@@ -65,7 +65,7 @@ async def test_a_resource_arrives_as_it_was_published(socket: Path) -> None:
 
 async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Path) -> None:
     async with (
-        AdsServer(socket) as ads,
+        serving(socket) as ads,
         Client(socket, node="one") as one,
         Client(socket, node="two") as two,
         Client(socket, fleet="other", node="three") as other,
@@ -86,7 +86,7 @@ async def test_a_change_reaches_every_envoy_of_its_fleet_and_no_other(socket: Pa
 
 async def test_a_stream_of_an_unknown_fleet_waits_until_it_appears(socket: Path) -> None:
     events = Events()
-    async with AdsServer(socket, events.put) as ads, Client(socket) as client:
+    async with serving(socket, events.put) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
         assert await events.next() == Connected(fleet="eg", node="one", stream=1)
 
@@ -105,7 +105,7 @@ async def test_of_fleets_that_have_ended_nothing_is_kept(socket: Path) -> None:
     """Some end before an Envoy came, some while one is connected, and some were never more than asked for."""
     events = Events()
     before = alive(Snapshot)
-    async with AdsServer(socket, events.put) as ads:
+    async with serving(socket, events.put) as ads:
         for n in range(100):
             fleet = f"eg-{n}"
             ads.publish(fleet, [endpoints("a"), endpoints("b")])
@@ -130,7 +130,7 @@ async def test_of_streams_that_have_ended_nothing_is_kept(socket: Path) -> None:
     """Some end at rest, some before they have answered, and some before they have read what they are sent."""
     events = Events()
     before = {kind: alive(kind) for kind in (Session, Response)}
-    async with AdsServer(socket, events.put) as ads:
+    async with serving(socket, events.put) as ads:
         ads.publish("eg", [endpoints("a", bytes(8 << 20))])
         for n in range(9):
             async with Client(socket) as client:
@@ -152,7 +152,7 @@ async def test_a_fleet_without_resources_is_kept_for_its_envoys(
 ) -> None:
     """A Gateway may have no listener that is ready. Without an answer its Envoy would wait for ever."""
     events = Events()
-    async with AdsServer(socket, events.put) as ads:
+    async with serving(socket, events.put) as ads:
         ads.publish("eg", [endpoints("a")] if gone else [])
         ads.publish("eg", gone=gone)
         for _ in range(2):
@@ -165,7 +165,7 @@ async def test_a_fleet_without_resources_is_kept_for_its_envoys(
 
 async def test_an_envoy_of_a_fleet_that_has_ended_keeps_what_it_has(socket: Path) -> None:
     """It serves what is under way until it is ended; a fleet of the same name starts anew, with another."""
-    async with AdsServer(socket) as ads, Client(socket) as old, Client(socket) as new:
+    async with serving(socket) as ads, Client(socket) as old, Client(socket) as new:
         ads.publish("eg", [endpoints("a")])
         await old.ask(ENDPOINT, resource_names_subscribe=["a", "b"])
         await old.acknowledge(await old.answer())
@@ -185,7 +185,7 @@ async def test_an_envoy_of_a_fleet_that_has_ended_keeps_what_it_has(socket: Path
 async def test_events_name_fleet_node_and_stream(socket: Path) -> None:
     events = Events()
     one, two = endpoints("a"), endpoints("b")
-    async with AdsServer(socket, events.put) as ads:
+    async with serving(socket, events.put) as ads:
         ads.publish("eg", [one])
         async with Client(socket) as client:
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
@@ -213,7 +213,7 @@ async def test_events_name_fleet_node_and_stream(socket: Path) -> None:
 
 
 async def test_quarantine_names_every_envoy_that_refuses(socket: Path) -> None:
-    async with AdsServer(socket) as ads, Client(socket, node="one") as one, Client(socket, node="two") as two:
+    async with serving(socket) as ads, Client(socket, node="one") as one, Client(socket, node="two") as two:
         ads.publish("eg", [endpoints("a")])
         for client in (two, one):
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
@@ -229,7 +229,7 @@ async def test_two_envoys_with_one_node_id_are_two(socket: Path) -> None:
     """What one of them has says nothing about the other."""
     events = Events()
     first, second = endpoints("a"), endpoints("a", b"2")
-    async with AdsServer(socket, events.put) as ads, Client(socket) as one, Client(socket) as two:
+    async with serving(socket, events.put) as ads, Client(socket) as one, Client(socket) as two:
         ads.publish("eg", [first])
         for client in (one, two):
             await client.ask(ENDPOINT, resource_names_subscribe=["a"])
@@ -260,7 +260,7 @@ async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) ->
         if isinstance(event, Nacked):
             ads.hold("eg")
 
-    async with AdsServer(socket, on_event) as ads, Client(socket) as client:
+    async with serving(socket, on_event) as ads, Client(socket) as client:
         ads.publish("eg", [listener, routes])
         await client.ask(LISTENER)
         await client.ask(ROUTE, resource_names_subscribe=["r"])
@@ -275,7 +275,7 @@ async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) ->
 
 
 async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path) -> None:
-    async with AdsServer(socket) as ads, Client(socket) as client:
+    async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg", [XdsResource.of(ROUTE, "r", b"1")])
         ads.hold("eg")
         await client.ask(ROUTE, resource_names_subscribe=["r"])
@@ -290,7 +290,7 @@ async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path
 
 
 async def test_settled_waits_for_an_envoy(socket: Path) -> None:
-    async with AdsServer(socket) as ads:
+    async with serving(socket) as ads:
         ads.publish("eg", [endpoints("a")])
 
         with pytest.raises(TimeoutError):
@@ -298,7 +298,7 @@ async def test_settled_waits_for_an_envoy(socket: Path) -> None:
 
 
 async def test_an_envoy_that_has_not_asked_for_listeners_is_not_settled(socket: Path) -> None:
-    async with AdsServer(socket) as ads, Client(socket) as client:
+    async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg", [XdsResource.of(LISTENER, "l", b"1")])
         await client.ask(CLUSTER)
         await client.acknowledge(await client.answer())
@@ -310,7 +310,7 @@ async def test_an_envoy_that_has_not_asked_for_listeners_is_not_settled(socket: 
 async def test_leaving_the_server_ends_its_streams(socket: Path) -> None:
     events = Events()
     async with AsyncExitStack() as clients:
-        async with AdsServer(socket, events.put):
+        async with serving(socket, events.put):
             client = await clients.enter_async_context(Client(socket))
             await client.ask(CLUSTER)
             await events.next()
@@ -323,7 +323,7 @@ async def test_a_socket_left_behind_by_a_crash_is_replaced(socket: Path) -> None
     with unix_socket(AF_UNIX, SOCK_STREAM) as dead:
         dead.bind(str(socket))
 
-    async with AdsServer(socket) as ads, Client(socket) as client:
+    async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg")
         await client.ask(CLUSTER)
 
@@ -332,7 +332,7 @@ async def test_a_socket_left_behind_by_a_crash_is_replaced(socket: Path) -> None
 
 async def test_the_socket_is_for_its_owner_only(socket: Path) -> None:
     """Private keys travel over it."""
-    async with AdsServer(socket):
+    async with serving(socket):
         mode = socket.stat().st_mode  # noqa: ASYNC240  a local file, in a test
 
         assert mode & 0o777 == 0o600
@@ -340,7 +340,7 @@ async def test_the_socket_is_for_its_owner_only(socket: Path) -> None:
 
 async def test_a_client_that_half_closes_is_let_go(socket: Path) -> None:
     events = Events()
-    async with AdsServer(socket, events.put) as ads, Client(socket) as client:
+    async with serving(socket, events.put) as ads, Client(socket) as client:
         await client.ask(CLUSTER)
         await events.next()
         await client.call.done_writing()
@@ -353,7 +353,7 @@ async def test_a_client_that_dies_in_the_middle_of_a_response_is_let_go_quietly(
     socket: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = Events()
-    async with AdsServer(socket, events.put) as ads:
+    async with serving(socket, events.put) as ads:
         ads.publish("eg", [endpoints("a", bytes(32 << 20))])
         for _ in range(5):
             async with Client(socket) as client:
@@ -366,7 +366,7 @@ async def test_a_client_that_dies_in_the_middle_of_a_response_is_let_go_quietly(
 
 
 async def test_what_is_larger_than_grpcs_default_limit_is_sent(socket: Path) -> None:
-    async with AdsServer(socket) as ads, Client(socket) as client:
+    async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg", [endpoints("a", bytes(8 << 20))])
         await client.ask(ENDPOINT, resource_names_subscribe=["a"])
 
@@ -376,7 +376,7 @@ async def test_what_is_larger_than_grpcs_default_limit_is_sent(socket: Path) -> 
 async def test_a_client_that_does_not_read_holds_up_nobody(socket: Path) -> None:
     """Its changes gather: when it reads on, it gets the first state and the last, not those between."""
     async with (
-        AdsServer(socket) as ads,
+        serving(socket) as ads,
         Client(socket, node="slow") as slow,
         Client(socket, node="fast") as fast,
     ):

@@ -45,7 +45,8 @@ def run(base: Path) -> Iterator[RunDirectory]:
 
 def standalone(run: RunDirectory, gateway: str = "default/eg", *listeners: Listener) -> Bootstrap:
     """A bootstrap that waits for no control plane."""
-    made = bootstrap(gateway, "node-1", xds_socket=run.socket("xds"), admin_socket=run.envoy(gateway).admin)
+    files = run.envoy(gateway)
+    made = bootstrap(gateway, "node-1", xds_socket=files.xds, admin_socket=files.admin)
     made.ClearField("dynamic_resources")
     made.static_resources.listeners.extend(listeners)
     return made

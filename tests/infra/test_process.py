@@ -81,11 +81,10 @@ async def test_an_envoy_is_ready_only_when_its_control_plane_has_answered(run: R
             )
         ]
     )
-    server.add_insecure_port(f"unix:{run.socket('xds')}")
+    files = run.envoy("default/eg")
+    server.add_insecure_port(f"unix:{files.xds}")
     await server.start()
-    made = bootstrap(
-        "default/eg", "n", xds_socket=run.socket("xds"), admin_socket=run.envoy("default/eg").admin
-    )
+    made = bootstrap("default/eg", "n", xds_socket=files.xds, admin_socket=files.admin)
     try:
         async with envoy(run, made) as process:
             await _admin_answers(run)

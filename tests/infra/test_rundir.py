@@ -47,7 +47,9 @@ def test_what_still_runs_from_a_dead_folder_is_killed(base: Path) -> None:
     """For an Envoy that the kernel did not end with its parent: one with file capabilities."""
     dead = dead_run(base)
     orphan = sleeper(str(dead / "envoy.json"))
-    EnvoyFiles(dead / "envoy.json", dead / "envoy.sock", dead / "envoy.pid").write_record(orphan.pid)
+    EnvoyFiles(dead / "envoy.json", dead / "envoy.sock", dead / "xds.sock", dead / "envoy.pid").write_record(
+        orphan.pid
+    )
 
     with RunDirectory(base):
         assert orphan.wait(WAIT_S) < 0

@@ -2,7 +2,9 @@
 
 Facts
 -----
-* one thread: all methods belong to the event loop that entered the server
+* one thread: all methods belong to one event loop
+* gRPC takes no further address once it serves, so each transport has a gRPC server of its own: 14 kB and one
+  descriptor
 * a stream writes one response at a time and awaits its room on the wire, so a stopped Envoy costs one
   response per type; what changes meanwhile changes what it is sent next
 """
@@ -13,7 +15,9 @@ Facts
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -22,12 +26,13 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads.events import Connected, Counters, Disconnected, Event, Holder, Rejection
 from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
+from moongate.ads.transports import IdentityError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from moongate.ads.snapshot import Key
+    from moongate.ads.transports import Context, Transport
     from moongate.xds.wire import XdsResource
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -42,51 +47,54 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 class AdsServer:
-    """Serves every fleet over one Unix socket, from entering the context to leaving it.
-
-    ``publish`` may be called before. Streams are cut when the context is left; Envoys keep what they have.
-    """
+    """Serves every fleet, over any number of transports. What is published is kept while there are none."""
 
     def __init__(
         self,
-        socket: Path,
         on_event: Callable[[Event], None] | None = None,
         *,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """Name the socket; nothing listens yet.
+        """Nothing listens yet.
 
         Args:
-            socket: where to listen. A dead socket file of that name is replaced.
             on_event: called with each event, in order, from the event loop. It must neither block nor raise.
         """
         self.counters: dict[str, Counters] = {}
         """What was sent and answered since the start, by type URL."""
-        self._socket = socket
         self._on_event = on_event
         self._streams = 0
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._fleets: dict[str, _Fleet] = {}
-        self._grpc: grpc.aio.Server | None = None
 
-    async def __aenter__(self) -> Self:
-        server = self._grpc = grpc.aio.server(options=OPTIONS)
+    @asynccontextmanager
+    async def listen(self, transport: Transport) -> AsyncGenerator[None]:
+        """Let Envoys connect over a transport; a dead socket file in its place is replaced.
+
+        When it is left, the streams over it are cut; Envoys keep what they have.
+        """
+
+        async def stream(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
+            await self._stream(transport, requests, context)
+
+        server = grpc.aio.server(options=OPTIONS)
         # Without a serializer, what is written is already on the wire.
-        method = grpc.stream_stream_rpc_method_handler(self._stream, DeltaDiscoveryRequest.FromString, None)
+        method = grpc.stream_stream_rpc_method_handler(stream, DeltaDiscoveryRequest.FromString, None)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method}),)
         )
-        server.add_insecure_port(f"unix:{self._socket}")
+        if transport.credentials is None:
+            server.add_insecure_port(transport.address)
+        else:
+            server.add_secure_port(transport.address, transport.credentials)
         await server.start()
-        self._socket.chmod(0o600)  # private keys travel over it
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._grpc is not None, "left without having been entered"
-        await self._grpc.stop(grace=None)
-        self._grpc = None
+        try:
+            _protect(transport.address)
+            yield
+        finally:
+            await server.stop(grace=None)
 
     def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
         """Change what the Envoys of ``fleet`` should have.
@@ -199,18 +207,20 @@ class AdsServer:
             del self._fleets[name]
 
     async def _stream(
-        self,
-        requests: AsyncIterator[DeltaDiscoveryRequest],
-        context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any],
+        self, transport: Transport, requests: AsyncIterator[DeltaDiscoveryRequest], context: Context
     ) -> None:
         first = await anext(requests, None)
         if first is None:
             return
-        of = self._fleet(first.node.cluster)
+        try:
+            identity = transport.identify(context, first.node)
+        except IdentityError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        of = self._fleet(identity.fleet)
         self._streams += 1
         session = Session(
-            first.node.cluster,
-            first.node.id,
+            identity.fleet,
+            identity.node,
             of.snapshot,
             self.counters,
             stream=self._streams,
@@ -242,9 +252,7 @@ class AdsServer:
             self._forget_if_unknown(session.fleet, of)
             self._emit(Disconnected(fleet=session.fleet, node=session.node, stream=session.stream))
 
-    async def _write(
-        self, stream: _Stream, of: _Fleet, context: grpc.aio.ServicerContext[DeltaDiscoveryRequest, Any]
-    ) -> None:
+    async def _write(self, stream: _Stream, of: _Fleet, context: Context) -> None:
         session = stream.session
         while stream.open:
             stream.wake.clear()
@@ -292,6 +300,13 @@ class _Fleet:
         """Let those look again who wait for what Envoys answer."""
         for watcher in self.watchers:
             watcher.set()
+
+
+def _protect(address: str) -> None:
+    """Leave a Unix socket to its owner: private keys travel over it."""
+    scheme, _, path = address.partition(":")
+    if scheme == "unix":
+        Path(path).chmod(0o600)
 
 
 def _now() -> float:

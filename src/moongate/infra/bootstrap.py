@@ -91,9 +91,10 @@ def bootstrap(
     """The bootstrap of one Envoy that gets everything from ``xds_socket``.
 
     Args:
-        fleet: the gateway's key (``namespace/name``); by it the control plane knows what to send.
+        fleet: the gateway's key (``namespace/name``). The control plane knows it from ``xds_socket``, and
+            refuses an Envoy that names another.
         node_id: distinguishes the Envoys of a fleet.
-        xds_socket: Unix socket on which delta ADS is served.
+        xds_socket: Unix socket on which delta ADS is served to this fleet.
         admin_socket: Unix socket that Envoy makes for its admin interface; readable to the owner only.
         zone: availability zone, for zone aware routing.
         max_connections: downstream connections over all listeners; more are refused.

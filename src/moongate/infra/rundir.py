@@ -58,11 +58,13 @@ class EnvoyFiles(Struct, frozen=True):
     Args:
         bootstrap: what it is started with.
         admin: the Unix socket that it makes.
+        xds: the Unix socket that its control plane makes for it alone.
         record: which process it is, for the sweep of a later start.
     """
 
     bootstrap: Path
     admin: Path
+    xds: Path
     record: Path
 
     def write_record(self, pid: int) -> None:
@@ -132,10 +134,15 @@ class RunDirectory:
         assert len(os.fsencode(path)) <= MAX_SOCKET_PATH, f"{path} is too long for a Unix socket"
         return path
 
-    def envoy(self, gateway: str) -> EnvoyFiles:
-        """Where the files of a gateway's Envoy are. The name is a digest: keys may be long."""
-        stem = "envoy-" + hashlib.blake2b(gateway.encode(), digest_size=6).hexdigest()
-        return EnvoyFiles(self.path / f"{stem}.json", self.socket(stem), self.path / f"{stem}.pid")
+    def envoy(self, fleet: str) -> EnvoyFiles:
+        """Where the files of a fleet's Envoy are. Their names have a digest: keys may be long."""
+        digest = hashlib.blake2b(fleet.encode(), digest_size=6).hexdigest()
+        return EnvoyFiles(
+            bootstrap=self.path / f"envoy-{digest}.json",
+            admin=self.socket(f"envoy-{digest}"),
+            xds=self.socket(f"xds-{digest}"),
+            record=self.path / f"envoy-{digest}.pid",
+        )
 
     def _take(self, base: Path) -> None:
         longest = len(os.fsencode(base)) + _BELOW_BASE
