@@ -117,6 +117,11 @@ def test_components_have_levels_of_their_own() -> None:
     assert "--component-log-level" not in words()
 
 
+def test_envoy_does_not_search_what_it_is_sent_for_unknown_fields() -> None:
+    """It would walk over thousands of routes for one that changed."""
+    assert "--ignore-unknown-dynamic-fields" in words()
+
+
 @pytest.mark.parametrize("flag", ["--log-level", "-l"])
 def test_an_extra_argument_replaces_ours(flag: str) -> None:
     """Envoy would refuse to start with a flag that comes twice."""
