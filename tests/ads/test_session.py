@@ -871,6 +871,92 @@ def test_a_table_that_its_old_listener_still_uses_does_not_return(served: Conver
     """)
 
 
+def test_a_table_that_came_and_went_while_routes_waited_does_not_return(envoy: Conversation) -> None:
+    """A listener in force asks for it, and lacks what the table relies on. The law has shown it."""
+    envoy.play("""
+        == C+a=1 E+a=1 L+l=1 R+r=1
+        >> C *
+        >> E +a
+        >> E ack
+        >> C ack
+        >> L *
+        == L+l=bad R-r
+        >> R +r
+        >> L ack
+        >> L nack no
+        >> R ack
+    """)
+
+    envoy.says("""
+        == C+b=1 L+l=1 R+r=2
+        << C b=1
+        == L+l=2 R-r
+        == L+l=3 R+r=3
+        >> C ack
+        << L l=3
+        << R r=2
+        >> R ack
+        >> L ack
+        << R r=3
+    """)
+
+
+def test_a_table_that_envoy_has_dropped_does_not_return(served: Conversation) -> None:
+    """When it asks for the table again, it is for a listener in force."""
+    served.play("""
+        == L+l=2 R-r
+        >> R -r
+        >> L ack
+        == L+l=3 R+r=2
+        == L+l=bad R-r
+        >> R +r
+        >> L ack
+        >> L nack no
+        >> R ack
+    """)
+
+    served.says("""
+        == C+b=1 L+l=4 R+r=4
+        << C b=1
+        >> C ack
+        << L l=4
+        >> L ack
+        << R r=4
+    """)
+
+
+def test_a_table_that_went_while_an_envoy_was_away_returns_before_its_listener() -> None:
+    """A listener that drains may have kept it there."""
+    again = Conversation()
+    again.play("""
+        == C+a=1 L+l=2
+        >> C * a=1
+        >> L l=2
+        >> R +r=1
+    """)
+
+    again.says("""
+        == L+l=3 R+r=2
+        << R r=2
+        >> R ack
+        << L l=3
+    """)
+
+
+def test_a_table_does_not_return_when_it_is_published_for_the_first_time() -> None:
+    """When moongate starts anew, Envoys are there before their fleets are. Their listeners use the tables."""
+    again = Conversation()
+    again.says("""
+        >> C * a=1
+        >> L l=1
+        >> R +r=1
+        == C+a=1 L+l=2 R+r=2
+        << L l=2
+        >> L ack
+        << R r=2
+    """)
+
+
 def test_a_table_whose_listener_was_refused_does_not_return(served: Conversation) -> None:
     """The former listener is in force, with that table."""
     served.says("""

@@ -112,8 +112,8 @@ class Channel(Struct):
     """Gone from the snapshot at this edit, which listeners and routes have still to follow. Oldest first."""
     lingering: dict[str, float] = field(default_factory=dict[str, float])
     """To be removed at this time. Earliest first."""
-    missing: dict[str, int] = field(default_factory=dict[str, int])
-    """What Envoy asked for and does not exist, as of this edit."""
+    absent: dict[str, int] = field(default_factory=dict[str, int])
+    """Route tables that Envoy asks for and may have kept, and that the fleet is without as of this edit."""
     rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
     reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Listener → the version that was sent again when what had its address open was closed, and how often."""
@@ -142,7 +142,7 @@ class Channel(Struct):
         """Know nothing about ``name`` any more."""
         self.cancel_removal(name)
         self.ledger.set(name, None)
-        self.missing.pop(name, None)
+        self.absent.pop(name, None)
         self.rejected.pop(name, None)
         self.reopened.pop(name, None)
         self.returning.discard(name)
@@ -155,14 +155,6 @@ class Channel(Struct):
         flying = self.flight.batch.news if self.flight else {}
         held = (name for name, _ in self.ledger.held())
         return {*held, *self.dirty, *self.staged.news, *self.rejected, *flying}
-
-    def gone_since(self, name: str) -> int | None:
-        """The edit as of which the fleet was without ``name``, though Envoy may have kept it; else None."""
-        for known in (self.pending_removal, self.missing):
-            if name in known:
-                return known[name]
-        # These left when nothing in force referred to them any more.
-        return 0 if name in self.lingering or self.ledger.get(name) == ABSENT else None
 
     def take(self, batch: Batch) -> None:
         """Note that Envoy has what ``batch`` says."""

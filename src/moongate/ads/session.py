@@ -171,7 +171,8 @@ class Session:
         """
         if self._snapshot.get(ROUTE, name) is None:
             routes.returning.discard(name)
-        elif before is None and (since := routes.gone_since(name)) is not None and since <= listening:
+            routes.absent[name] = self._snapshot.seq
+        elif before is None and (since := routes.absent.pop(name, None)) is not None and since <= listening:
             routes.returning.add(name)
 
     def next(self, now: float) -> bytes | None:
@@ -290,6 +291,8 @@ class Session:
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
+        if request.type_url == ROUTE:
+            channel.absent = dict.fromkeys(held.keys() - view.keys(), self._snapshot.seq)
         # It took them from a former stream, which may have ended before it could say so.
         self._acknowledged(channel, held, ())
 
@@ -400,7 +403,6 @@ class Session:
             held = channel.ledger.get(name)
             refused = channel.rejected.get(name)
             if resource is not None:
-                channel.missing.pop(name, None)
                 if resource.version == held:
                     channel.returning.discard(name)
                     channel.rejected.pop(name, None)
@@ -422,7 +424,6 @@ class Session:
                     channel.pending_removal[name] = self._snapshot.seq
                 else:
                     staged.gone.append(name)  # Envoy waits for an answer
-                    channel.missing[name] = self._snapshot.seq
             elif held not in (None, ABSENT):
                 if channel.type_url == LISTENER:
                     staged.gone.append(name)  # part of the switch: its address may be needed by another
