@@ -55,6 +55,13 @@ def test_a_header_with_a_value_that_none_may_have_is_left_out() -> None:
     assert len(found.refused) == 2
 
 
+def test_a_header_with_a_value_that_is_long_and_wrong_is_judged_at_once() -> None:
+    """A pattern that can share out a value in several ways would be tried for ever."""
+    judgement = _read_loose(HTTPHeaderFilter(set=(header("X", "-" * 4_000 + "  "),)))
+
+    assert len(judgement.refused) == 1
+
+
 def test_a_filter_that_changes_no_header_is_no_fault() -> None:
     assert not _read_loose(HTTPHeaderFilter()).failed
 

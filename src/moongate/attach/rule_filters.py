@@ -46,7 +46,7 @@ FULL_PATH: Final = "ReplaceFullPath"
 PREFIX: Final = "ReplacePrefixMatch"
 """Types of a path modifier."""
 
-_HEADER_VALUE = re.compile(r"[!-~]+([\t ]?[!-~]+)*")
+_HEADER_VALUE = re.compile(r"[!-~]+([\t ][!-~]+)*")
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
