@@ -198,6 +198,18 @@ def test_where_listeners_can_be_asked_is_told_once_for_as_long_as_they_can(event
     assert [event["url"] for event in of(events, "gateway.serving")] == ["http://a", "http://b", "http://a"]
 
 
+def test_a_document_that_fails_to_be_read_is_logged_with_its_frames(events: list[Any]) -> None:
+    """It is a bug, and whoever looks for it needs to know where it was raised."""
+    folder = Folder()
+    folder.update("x.yaml", "a: \ud800")  # no file holds such a text, so no parser expects it
+
+    Run().log.faults("files", folder.diagnostics())
+
+    (event,) = of(events, "manifest")
+    assert "UnicodeEncodeError" in event["message"]
+    assert "in composed" in event["trace"]
+
+
 def test_a_bug_that_was_contained_is_told_once(events: list[Any]) -> None:
     log, failed = Run().log, Failed("plan", "(x)", "a1b2", "KeyError: 'x'", "Traceback")
 

@@ -166,6 +166,17 @@ class TestLastGoodState:
             "The last good state of 2 resources stay in force: Backend default/a, Backend default/b."
         )
 
+    def test_a_document_that_moongate_fails_to_read_costs_nothing_but_itself(self) -> None:
+        """Whatever a parser raises that nobody foresaw: the process and the other documents go on."""
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a", 1), backend("b", 1)))
+
+        batch = folder.update("a.yaml", stream(backend("a\ud800"), backend("b", 2)))
+
+        assert set(batch) == {B}
+        assert ports(folder) == {"a": 1, "b": 2}
+        assert "moongate failed to read this document: UnicodeEncodeError" in only(folder).problem.message
+
     def test_a_document_that_does_not_parse_keeps_what_it_may_have_been(self) -> None:
         """The text does not say which resource it was; the ones beside it go on."""
         folder = Folder()

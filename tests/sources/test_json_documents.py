@@ -37,8 +37,22 @@ def test_whole_characters_and_what_looks_like_an_escape_are_not() -> None:
     assert parsed_json(r'["\ud83d\ude00", "\\ud800", "\u00e9"]') == ["\U0001f600", r"\ud800", "é"]
 
 
-def test_json_without_a_bottom_is_refused() -> None:
-    assert "deeper than 200 levels" in fault("[" * 100_000)[2]
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [("[" * 100_000, 202), ("[" * 500 + "]" * 500, 202), ('{"a":' * 500 + "1" + "}" * 500, 1006)],
+)
+def test_json_without_a_bottom_is_refused_where_it_gets_too_deep(text: str, column: int) -> None:
+    assert fault(text) == (1, column, "The document is nested deeper than 200 levels.")
+
+
+def test_a_number_of_more_digits_than_python_reads_is_refused_where_it_stands() -> None:
+    many = "9" * 5_000
+
+    assert fault(f'{{"a": "{many}",\n "b": {many}.5, "c": -{many}}}') == (
+        2,
+        5_016,
+        "The number has more than 4300 digits.",
+    )
 
 
 @pytest.mark.parametrize(

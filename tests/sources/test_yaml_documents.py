@@ -116,6 +116,36 @@ def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
     assert "aliases" in fault("\n".join(lines))[2]
 
 
-@pytest.mark.parametrize("text", ["a: &a\n  b: *a\n", "a: &a\n  <<: *a\n", "[" * 900 + "]" * 900])
-def test_what_has_no_bottom_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("[" * 900 + "]" * 900, 202),
+        ("a: " + "[" * 30_000, 204),
+        ("- " * 30_000, 403),
+        ("? " * 30_000, 403),
+        ("{a: " * 30_000, 805),
+    ],
+)
+def test_what_has_no_bottom_is_refused_where_it_gets_too_deep(text: str, column: int) -> None:
+    """The parser calls itself for each level, in C: the process would end at some depth."""
+    assert fault(text) == (1, column, "The document is nested deeper than 200 levels.")
+
+
+@pytest.mark.parametrize("text", ["a: &a\n  b: *a\n", "a: &a\n  <<: *a\n", "a: &a [*a]\n"])
+def test_what_holds_itself_is_refused(text: str) -> None:
     assert "deeper than 200 levels" in fault(text)[2]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x85", "\u2028", "\u2029"])
+def test_a_fault_is_shown_whatever_ends_a_line(end: str) -> None:
+    """YAML has more ends of lines than Python's ``split`` or an editor may know."""
+    line, column, message = fault(end.join(("a: 1", "b: 2", "", "c: d: e", "")))
+
+    assert (line, column) == (4, 5)
+    assert "second ':'" in message
+
+
+@pytest.mark.parametrize("text", ["0x" + "F" * 5_000, "9" * 5_000, "0b" + "1" * 99])
+def test_a_number_beyond_any_integer_is_no_int(text: str) -> None:
+    """Python refuses to write out an int of thousands of digits, in any message."""
+    assert not isinstance(parsed_yaml(f"a: {text}")["a"], int)

@@ -57,7 +57,7 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
                 return f"The value is {shown(value)}; it must be a {number}{bare}."
             low, high = type_.ge, type_.le
             if (low is not None and value < low) or (high is not None and value > high):
-                return f"{value} is out of range; it must be {_span(low, high)}."
+                return f"{shown(value)} is out of range; it must be {_span(low, high)}."
         case types.BoolType():
             if not isinstance(value, bool):
                 return f"The value is {shown(value)}; it must be true or false, without quotes."

@@ -67,7 +67,7 @@ class RunLog:
         for diagnostic in diagnostics:
             if (diagnostic.resource, diagnostic.problem, diagnostic.place.file) not in before:
                 log = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
-                log("manifest", message=str(diagnostic))
+                log("manifest", message=str(diagnostic), **({"trace": t} if (t := diagnostic.trace) else {}))
         if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in diagnostics):
             _log.info("manifests.mended")
 

@@ -25,6 +25,7 @@ class Diagnostic(Struct, frozen=True):
         resource: None when the text does not say which it is.
         problem: its path is that within the document; ``items[3].spec`` in a list.
         effect: what is in force meanwhile, a full sentence; "" when there is nothing to say.
+        trace: the frames of an exception that kept the document from being read, for the log.
     """
 
     place: Place
@@ -32,6 +33,7 @@ class Diagnostic(Struct, frozen=True):
     problem: Problem
     severity: Severity = "error"
     effect: str = ""
+    trace: str = ""
 
     def __str__(self) -> str:
         parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]

@@ -313,7 +313,8 @@ class Folder:
             if document.malformed is not None:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
-                yield Diagnostic(chunk.place(file.path, at.line, at.column), None, problem, effect=effect)
+                place = chunk.place(file.path, at.line, at.column)
+                yield Diagnostic(place, None, problem, effect=effect, trace=at.trace)
                 effect = ""
             for entry in document.entries:
                 own = ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+import sys
+from collections.abc import Iterable
+from typing import Any, cast
 
 from yaml.nodes import MappingNode, SequenceNode
 
@@ -19,19 +21,51 @@ def parsed_json(text: str) -> Any:
     """
     for escape in _ESCAPES.finditer(text) if "\\u" in text else ():
         if escape["half"]:
-            line = text.count("\n", 0, escape.start()) + 1
-            column = escape.start() - text.rfind("\n", 0, escape.start())
-            raise Malformed(f"{escape[0]} is half of a surrogate pair, which is no text.", line, column)
+            raise _at(text, escape.start(), f"{escape[0]} is half of a surrogate pair, which is no text.")
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise _json_fault(text, error) from None
     except RecursionError:
-        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
+        raise _too_deep(text) from None
+    except ValueError:
+        # An int of Python is the only value with a limit.
+        whole = (m for m in _NUMBERS.finditer(text) if m[0].removeprefix("-").isdecimal())
+        at = next((m.start() for m in whole if len(m[0].removeprefix("-")) > _MOST_DIGITS), 0)
+        raise _at(text, at, f"The number has more than {_MOST_DIGITS} digits.") from None
     except _TwiceError as error:
         line, column = _second(text, error.key)
         raise Malformed(repeated_key(error.key), line, column) from None
+    level: list[Any] = [[value]]
+    for _ in range(DEEPEST + 2):
+        level = [entry for each in level for entry in _entries(each) if isinstance(entry, dict | list)]
+    if level:
+        raise _too_deep(text)
+    return value
 
+
+def _entries(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value)
+
+
+def _too_deep(text: str) -> Malformed:
+    """JSON is YAML, so the tree knows where."""
+    try:
+        composed(text)
+    except Malformed as malformed:
+        return malformed
+    return Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1)
+
+
+def _at(text: str, offset: int, message: str) -> Malformed:
+    return Malformed(message, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset))
+
+
+_MOST_DIGITS = sys.get_int_max_str_digits()
+_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*', re.DOTALL)
+"""Numbers; and strings, to step over what is in them."""
 
 _SURROGATE = r"\\u[dD][%s][0-9a-fA-F]{2}"
 _ESCAPES = re.compile(
@@ -62,11 +96,8 @@ def _json_fault(text: str, error: json.JSONDecodeError) -> Malformed:
     after = text[error.pos :].lstrip()[:1]
     message = f"This is not JSON: {error.msg[0].lower()}{error.msg[1:]}."
     if before.endswith(",") and after in {"}", "]"}:
-        at = len(before) - 1
-        return Malformed(
-            f"This is not JSON: a ',' stands before the closing '{after}'; remove it.",
-            text.count("\n", 0, at) + 1,
-            at - text.rfind("\n", 0, at),
+        return _at(
+            text, len(before) - 1, f"This is not JSON: a ',' stands before the closing '{after}'; remove it."
         )
     if "{{" in text[error.pos - 1 : error.pos + 2]:
         message = HELM

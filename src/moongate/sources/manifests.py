@@ -11,6 +11,7 @@ from msgspec import Struct
 from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.engine.failures import failure
 from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
@@ -69,10 +70,19 @@ class Document:
 
 
 def read_document(text: str, is_json: bool, namespace: str) -> Document:
+    """What a text says. Whatever reading it raises is a fault of this document alone."""
     try:
-        value = parsed_json(text) if is_json else parsed_yaml(text)
+        return _read(text, is_json, namespace)
     except Malformed as malformed:
         return Document(text, (), malformed)
+    except Exception as error:  # noqa: BLE001 - nobody foresaw it, and other documents must go on
+        failed = failure("read_document", (), error)
+        message = f"moongate failed to read this document: {failed.error}. Please report failure {failed.id}."
+        return Document(text, (), Malformed(message, 1, 1, failed.trace))
+
+
+def _read(text: str, is_json: bool, namespace: str) -> Document:
+    value = parsed_json(text) if is_json else parsed_yaml(text)
     if value is None:
         return Document(text, ())
     if not isinstance(value, dict):

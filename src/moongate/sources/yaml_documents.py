@@ -40,13 +40,15 @@ class Malformed(Exception):  # noqa: N818  it is data for a diagnostic, caught b
         message: what was found and what would be right.
         line: within the chunk, from 1.
         column: from 1.
+        trace: the frames of an exception that nobody foresaw, for the log.
     """
 
-    def __init__(self, message: str, line: int, column: int) -> None:
+    def __init__(self, message: str, line: int, column: int, trace: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.line = line
         self.column = column
+        self.trace = trace
 
 
 def parsed_yaml(text: str) -> Any:
@@ -56,31 +58,33 @@ def parsed_yaml(text: str) -> Any:
         Malformed
     """
     node = composed(text)
-    if node is None:
-        return None
-    try:
-        return _Values(text).value(node, 0)
-    except RecursionError:
-        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
+    return None if node is None else _Values(text).value(node, 0)
 
 
 _PLAIN = "plain"
 
 
 class _Composer(CParser):
-    """libyaml's composer. Tags are left as they stand, or ``plain`` for a scalar that is to be looked at."""
+    """libyaml's composer. Tags are left as they stand, or ``plain`` for a scalar that is to be looked at.
+
+    It calls itself for each level, in C, so that a document without a bottom would end the process.
+    """
 
     def __init__(self, text: str) -> None:
         CParser.__init__(self, text)
+        self._depth = 0
 
     def resolve(self, kind: type[Node], value: str | None, implicit: Any) -> str:
         return _PLAIN if kind is ScalarNode and implicit[0] else ""
 
     def descend_resolver(self, current_node: Node | None, current_index: Any) -> None:
-        pass
+        self._depth += 1
+        if self._depth > DEEPEST + 2:
+            assert current_node is not None
+            raise _too_deep(current_node)
 
     def ascend_resolver(self) -> None:
-        pass
+        self._depth -= 1
 
 
 def composed(text: str) -> Node | None:
@@ -102,8 +106,6 @@ def composed(text: str) -> Node | None:
             before.count("\n") + 1,
             len(before) - (before.rfind("\n") + 1) + 1,
         ) from None
-    except RecursionError:
-        raise Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1) from None
 
 
 class _Values:
@@ -123,7 +125,7 @@ class _Values:
         if self._left < 0:
             raise _at(node, f"The aliases of this document come to more than {EXPANDED} values.")
         if depth > DEEPEST:
-            raise _at(node, f"The document is nested deeper than {DEEPEST} levels.")
+            raise _too_deep(node)
         if type(node) is SequenceNode:
             if tag and tag != "tag:yaml.org,2002:seq":
                 raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
@@ -200,9 +202,11 @@ def _scalar(text: str) -> Any:
         if len(bare) > 1 and bare[0] == "0" and bare[1] in "01234567":
             digits = digits.replace("0", "0o", 1)
         try:
-            return int(digits, 0)
+            number = int(digits, 0)
         except ValueError:
             return text
+        if abs(number) < 2**64:
+            return number
     if not _FLOAT.match(text):
         return text
     number = float(text)
@@ -219,6 +223,10 @@ def _plain_key(text: str) -> str | None:
     if isinstance(value, str):
         return sys.intern(value)
     return str(value).lower() if isinstance(value, bool) else text
+
+
+def _too_deep(node: Node) -> Malformed:
+    return _at(node, f"The document is nested deeper than {DEEPEST} levels.")
 
 
 def _at(node: Node, message: str) -> Malformed:
@@ -248,6 +256,10 @@ _HINTS = (
 )
 
 
+_LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
+"""What libyaml counts lines by."""
+
+
 def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line, mark.column) if mark is not None else (0, 0)
@@ -255,7 +267,7 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     if "unexpected end of stream" in problem and error.context_mark is not None:
         # Where the quote opens says more than where the text ends.
         line, column = error.context_mark.line, error.context_mark.column
-    lines = text.split("\n")
+    lines = _LINE_END.split(text)
     shown = lines[line] if line < len(lines) else ""
     if "{{" in shown or (line and "{{" in lines[line - 1]):
         return Malformed(HELM, line + 1, column + 1)
