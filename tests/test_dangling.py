@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
+from moongate.api.base import Ref, Resource
+from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
-from moongate.dangling import MOST_QUESTIONS, dangling_references
+from moongate.dangling import EMPTY, MOST_QUESTIONS, dangling_references
 from moongate.policies import POLICY_KINDS
 from tests.core import GATEWAY_CLASS, gateway, http, read
 
@@ -25,6 +29,20 @@ spec:
   cors: {allowOrigins: ["https://example.com"]}
 """
 
+SERVICE = """
+apiVersion: v1
+kind: Service
+metadata: {name: app, namespace: default}
+spec: {ports: [{port: 80}]}
+"""
+
+ROUTE_TO_SERVICE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: app, namespace: default}
+spec: {rules: [{backendRefs: [{name: app, port: 80}]}]}
+"""
+
 SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
 
 
@@ -33,6 +51,31 @@ def told(*manifests: str) -> list[str]:
     return [
         f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in dangling_references(held, held)
     ]
+
+
+class NeverLookedThrough(dict[Ref, Resource]):
+    """What is held, for those who ask for single resources."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError("all that is held was looked through")
+
+
+@pytest.mark.parametrize("sliced", [True, False])
+def test_the_endpoints_of_one_service_are_asked_for_alone(sliced: bool) -> None:
+    """Among thousands of resources, a change of one route must not cost a walk over all."""
+    resources = read(ROUTE_TO_SERVICE), read(SERVICE)
+    held = NeverLookedThrough({each.ref: each for read_here in resources for each in read_here})
+    route, *_ = (ref for ref in held if ref.is_a(HTTPRoute))
+    asked: list[Ref] = []
+
+    def has_slices(service: Ref) -> bool:
+        asked.append(service)
+        return sliced
+
+    problems = [end.problem.reason for end in dangling_references(held, [route], sliced=has_slices)]
+
+    assert problems == ([] if sliced else [EMPTY])
+    assert [str(service) for service in asked] == ["Service default/app"]
 
 
 def test_references_that_lead_somewhere_are_not_told() -> None:

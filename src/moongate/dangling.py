@@ -69,6 +69,7 @@ def dangling_references(
     refs: Iterable[Ref],
     *,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
+    sliced: Callable[[Ref], bool] | None = None,
 ) -> Iterator[DanglingReference]:
     """What some resources refer to that is not there.
 
@@ -76,8 +77,10 @@ def dangling_references(
         held: everything in force.
         refs: whose references to look at; what is not held is passed over.
         faulty: where a resource is written that is not in force because of its faults, None if there is none.
+        sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
     """
     known = _Known(held)
+    sliced = sliced or known.sliced
     for ref in refs:
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
             message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
@@ -94,7 +97,7 @@ def dangling_references(
             elif to.is_a(GatewayClass) and known.of_others(to):
                 message = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
                 yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
-            elif to.is_a(Service) and known.without_slices(to):
+            elif to.is_a(Service) and known.needs_slices(to) and not sliced(to):
                 label = f"{SERVICE_NAME}: {to.name}"
                 remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
                 message = f"{to} has no endpoints: {remedy}."
@@ -139,13 +142,15 @@ class _Known:
             return False
         return other.spec.controller_name != ours.spec.controller_name
 
-    def without_slices(self, service: Ref) -> bool:
-        """Whether a Service lacks the EndpointSlice that it needs, having no address of a cluster either."""
+    def needs_slices(self, service: Ref) -> bool:
+        """Whether a Service has no endpoints but those of EndpointSlices."""
         resource = self._held[service]
         assert isinstance(resource, Service)
-        if resource.spec.type == "ExternalName" or resource.spec.cluster_ip not in ("", "None", None):
-            return False
-        return (service.namespace, service.name) not in self._sliced
+        return resource.spec.type != "ExternalName" and resource.spec.cluster_ip in ("", "None", None)
+
+    def sliced(self, service: Ref) -> bool:
+        """Whether a Service has an EndpointSlice."""
+        return (service.namespace, service.name) in self._sliced
 
     @cached_property
     def parameters(self) -> frozenset[Ref]:

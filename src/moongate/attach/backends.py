@@ -282,6 +282,11 @@ def _service_endpoints(db: Db, of: Target, found: _Virtual, to_service: bool) ->
                     yield Endpoint(address, at.port, zone=endpoint.zone or "", draining=draining)
 
 
+def has_slices(db: Db, service: Ref) -> bool:
+    """Whether a Service or ServiceImport has an EndpointSlice."""
+    return bool(find(db, SLICES, service))
+
+
 def _slices(db: Db, of: Target) -> list[EndpointSlice]:
     return [s for ref in find(db, SLICES, of.ref) if (s := get(db, EndpointSlice, ref)) is not None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from time import perf_counter, time  # noqa: TID251 - certificates have dates
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,7 @@ from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
 from moongate.attach.gateways import BIND, LOCALHOST, laptop_class
 from moongate.fleets import Fleets
@@ -72,7 +74,7 @@ class Laptop:
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
         self.statuses = Statuses(self.world.store.held())
-        self._log = RunLog(self.world.store.held())
+        self._log = RunLog(self.world.store.held(), partial(has_slices, self.world.db))
         self._run = RunDirectory(run_dir)
         self._pump = Pump(self.world)
         self.fleets = Fleets(

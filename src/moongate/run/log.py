@@ -10,7 +10,7 @@ from moongate.dangling import EMPTY, MISSING, dangling_references
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from moongate.api.base import Ref, Resource
     from moongate.engine import Failed
@@ -34,10 +34,12 @@ class RunLog:
 
     Args:
         held: all resources in force.
+        sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
     """
 
-    def __init__(self, held: Mapping[Ref, Resource]) -> None:
+    def __init__(self, held: Mapping[Ref, Resource], sliced: Callable[[Ref], bool] | None = None) -> None:
         self._held = held
+        self._sliced = sliced
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self._hints: tuple[Diagnostic, ...] = ()
@@ -109,9 +111,8 @@ class RunLog:
             _log.warning("status.more", count=len(transitions) - MOST_LOGGED, see="moongate status")
 
     def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
-        return tuple(
-            self.diagnostic(*e) for e in dangling_references(self._held, refs, faulty=self._faulty_place)
-        )
+        ends = dangling_references(self._held, refs, faulty=self._faulty_place, sliced=self._sliced)
+        return tuple(self.diagnostic(*end) for end in ends)
 
     def _faulty_place(self, ref: Ref) -> Place | None:
         places = (folder.faulty_place(ref) for folder in self._folders)
