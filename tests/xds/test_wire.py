@@ -74,3 +74,16 @@ def test_a_version_is_of_the_content_alone() -> None:
 
     assert one.version == two.version == "b9a8ca9848bf6e1d"
     assert wire.version(b"other") != one.version
+
+
+def test_the_version_of_joined_parts_follows_from_theirs() -> None:
+    """So a table of megabytes, of which one part has changed, is not read as a whole for it."""
+    parts = [(part, wire.version(part)) for part in (b"a", b"b", b"c")]
+    changed = [(part, wire.version(part)) for part in (b"a", b"x", b"c")]
+
+    joined = wire.XdsResource.joined(wire.ROUTE, "table", parts)
+
+    assert joined.body == b"abc"
+    assert joined == wire.XdsResource.joined(wire.ROUTE, "table", list(parts))
+    assert joined.version != wire.XdsResource.joined(wire.ROUTE, "table", changed).version
+    assert joined.version != wire.XdsResource.joined(wire.ROUTE, "table", parts[::-1]).version

@@ -67,6 +67,7 @@ class Part(Encoded, frozen=True):
     at: tuple[ListenerId, int]
     hosts: tuple[Host, ...]
     body: bytes
+    version: str
 
 
 @query
@@ -114,7 +115,8 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 def host_part(db: Db, listener: ListenerId, part: int) -> Part:
     """The virtual hosts of one shard."""
     served = [h for host in hosts(db, listener, part) if (h := virtual_host(db, listener, host)).body]
-    return Part((listener, part), tuple(served), b"".join([h.body for h in served]))
+    body = b"".join([h.body for h in served])
+    return Part((listener, part), tuple(served), body, version(body))
 
 
 @query
@@ -123,14 +125,16 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
     table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
     if table is None:
         return None
-    body = [encode(_head(name))]
+    head = encode(_head(name))
+    joined = [(head, version(head))]
     for listener in table.members:
         parts = [host_part(db, listener, n) for n in host_shards(db, listener)]
         if sum(len(p.hosts) for p in parts) <= IN_ORDER:
-            body += [h.body for h in sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)]
+            few = sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)
+            joined += [(host.body, version(host.body)) for host in few]
         else:
-            body += [p.body for p in parts]
-    return XdsResource.of(ROUTE, name, b"".join(body))
+            joined += [(part.body, part.version) for part in parts]
+    return XdsResource.joined(ROUTE, name, joined)
 
 
 def _head(name: str) -> RouteConfiguration:

@@ -97,6 +97,16 @@ class XdsResource(Encoded, frozen=True):
     def of(cls, type_url: str, name: str, body: bytes) -> XdsResource:
         return cls(type_url, name, body, version(body))
 
+    @classmethod
+    def joined(cls, type_url: str, name: str, parts: Iterable[tuple[bytes, str]]) -> XdsResource:
+        """The resource that is these bytes joined, each with its version.
+
+        Its version follows from theirs, so that of megabytes only what changed is read for it. Equal parts
+        give equal versions; equal bytes that are parted otherwise do not.
+        """
+        bodies, versions = zip(*parts, strict=True)
+        return cls(type_url, name, b"".join(bodies), version("".join(versions).encode()))
+
     def wire(self) -> bytes:
         """``envoy.service.discovery.v3.Resource``: 1 version, 2 Any, 3 name."""
         # Joined once, for a body may have megabytes: adding up pieces copies it each time.
