@@ -162,8 +162,10 @@ _GATEWAY_IDLE = (
 )
 _PROXY = {
     "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log says that a change waits for it.",
-    "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it.",
-    "logging.level": "Levels by component; a change holds at once.",
+    "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it. "
+    "With arguments that it does not take, Envoy ends at once: the status of the Gateway then says why, and "
+    "the next change is tried at once.",
+    "logging.level": "Levels by component of Envoy, and `default`; a change holds at once.",
     "ipFamily": "`IPv6` and `DualStack` listen on `::`, what is not set on `0.0.0.0`; on a laptop, unless "
     "`--bind 0.0.0.0` opens it, on loopback of the same family.",
     "mergeBackends": "One cluster per backend, for all rules that use it; `selector` says for which backends.",

@@ -94,6 +94,7 @@ class Fleets:
         self._ads = AdsServer(self._take_event)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
+        self._has_run = False
         self._held: set[str] = set()
         """Fleets whose routes are held until the world is settled."""
         self._tasks = asyncio.TaskGroup()
@@ -142,6 +143,7 @@ class Fleets:
         for name, fleet in self._fleets.items():
             options = self._options(fleet.id)
             if options is not None and options != fleet.options:
+                fleet.process.take(options)
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
@@ -165,7 +167,7 @@ class Fleets:
         """Return when each fleet has acknowledged all that it was sent, or is to end.
 
         Raises:
-            EnvoyFailedError: one never will.
+            EnvoyFailedError: one could not be started.
         """
         for name, fleet in list(self._fleets.items()):
             await fleet.ready()
@@ -176,9 +178,11 @@ class Fleets:
                     break
 
     def failure(self) -> EnvoyFailedError | None:
-        """Why an Envoy cannot run, if there is one that cannot."""
+        """Why no Envoy will ever run here: the binary does not. ``None`` once one has run."""
+        if self._has_run:
+            return None
         processes = (fleet.process for fleet in self._fleets.values())
-        return next((p.failure() for p in processes if p.state is State.FAILED), None)
+        return next((p.failure() for p in processes if p.state is State.FAILED and p.unusable), None)
 
     def refusals(self) -> tuple[Refusal, ...]:
         """What is out of force because an Envoy refuses it, sorted."""
@@ -239,8 +243,9 @@ class Fleets:
             files=files,
             bootstrap=bootstrap(name, name.replace("/", "-"), xds_socket=files.xds, admin_socket=files.admin),
             options=options,
+            beside=lambda: self._ads.listen(unix_socket(files.xds, name)),
             access_log=self._access_log,
-            on_change=self._on_change,
+            on_change=self._note_state,
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
@@ -251,8 +256,7 @@ class Fleets:
     async def _run_envoy(self, name: str, fleet: _Fleet, before: _Fleet | None) -> None:
         if before is not None and before.task is not None:
             await asyncio.wait({before.task})
-        transport = unix_socket(self._run.envoy(name).xds, name)
-        async with self._ads.listen(transport), fleet.process:
+        async with fleet.process:
             await fleet.stop.wait()
         if self._ending.get(name) is fleet:
             del self._ending[name]
@@ -287,7 +291,7 @@ class Fleets:
             )
             if differs
         ]
-        if late:
+        if late and fleet.process.state is State.READY:
             _log.warning(
                 "envoy.restart_needed",
                 gateway=name,
@@ -304,10 +308,12 @@ class Fleets:
                 name="spec.logging.level",
                 message=error.response.text.partition("\n")[0],
             )
-        except EnvoyFailedError:
-            pass  # The run ends by it.
 
     # -- what Envoys say ----------------------------------------------------
+
+    def _note_state(self) -> None:
+        self._has_run = self._has_run or any(f.process.state is State.READY for f in self._fleets.values())
+        self._on_change()
 
     def _take_event(self, event: Event) -> None:
         fleet = self._fleets.get(event.fleet)
@@ -385,6 +391,7 @@ class Fleets:
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
+            trouble=fleet.process.trouble,
             addresses=self._hosts(fleet) if serving else (),
             refusals=tuple(messages),
             refused_listeners=tuple(
@@ -454,7 +461,7 @@ class _Fleet:
         """What queries last answered, by name and argument."""
 
     async def ready(self) -> None:
-        """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` when it never will."""
+        """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` if it cannot be started."""
         decided = {State.READY, State.FAILED}
         await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
         if not self.stop.is_set():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import structs
 
 from moongate.api.base import Ref
-from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec, MergeBackends
+from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec, MergeBackends
 from moongate.api.gateway import Gateway
 from moongate.attach.gateways import (
     managed,
@@ -104,3 +105,48 @@ def test_a_circle_of_filters_is_told_as_a_circle() -> None:
 
     assert problem.path == "spec.filterOrder"
     assert problem.message.count(" -> ") == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "message"),
+    [
+        pytest.param(
+            '{extraArgs: [--ok, "a\\0b"]}', "spec.extraArgs[1]", "The argument has a NUL character", id="nul"
+        ),
+        pytest.param(
+            f"{{extraArgs: [{'x' * 131_072}]}}",
+            "spec.extraArgs[0]",
+            "The argument has 131072 bytes",
+            id="long",
+        ),
+        pytest.param(
+            "{logging: {level: {upstreams: info}}}",
+            "spec.logging.level",
+            "did you mean upstream?",
+            id="component",
+        ),
+        pytest.param("{concurrency: -5}", "spec.concurrency", "must be 1 or more", id="threads"),
+        pytest.param('{logging: {level: {"": info}}}', "spec.logging.level", "no component ''", id="empty"),
+        pytest.param(
+            '{logging: {level: {"a\\0b": info}}}',
+            "spec.logging.level",
+            r"no component 'a\x00b'",
+            id="nul-key",
+        ),
+    ],
+)
+def test_what_no_envoy_could_be_started_with_is_a_problem(spec: str, path: str, message: str) -> None:
+    """Otherwise an Envoy would end at once, which says less, and later."""
+    core = Core(envoy_proxy("own", spec))
+
+    [problem] = proxy_problems(core.db, Ref.of(EnvoyProxy, "default", "own"))
+
+    assert problem.path == path
+    assert message in problem.message
+
+
+def test_any_component_of_envoy_may_log() -> None:
+    levels = ", ".join(f"{component}: info" for component in sorted(LOG_COMPONENTS))
+    core = Core(envoy_proxy("own", f"{{logging: {{level: {{{levels}}}}}}}"))
+
+    assert proxy_problems(core.db, Ref.of(EnvoyProxy, "default", "own")) == ()

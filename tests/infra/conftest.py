@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from moongate.infra.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
@@ -59,7 +60,9 @@ def envoy(
     gateway: str = "default/eg",
     drain_s: int = 5,
     access_log: Callable[[bytes], None] = lambda _lines: None,
+    beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     extra_args: tuple[str, ...] = (),
+    first_pause_s: float = 0.01,
 ) -> EnvoyProcess:
     return EnvoyProcess(
         gateway,
@@ -68,7 +71,8 @@ def envoy(
         bootstrap=made or standalone(run, gateway),
         options=EnvoyOptions(concurrency=1, drain_s=drain_s, extra_args=extra_args),
         access_log=access_log,
-        backoff=Backoff(first_s=0.01),
+        beside=beside,
+        backoff=Backoff(first_s=first_pause_s),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moongate.infra.binary import EnvoyMissingError, envoy_binary
+from moongate.infra.binary import EnvoyMissingError, can_run, envoy_binary
 
 
 def test_the_binary_of_the_wheel_is_taken() -> None:
@@ -34,3 +34,18 @@ def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(EnvoyMissingError, match="is not executable"):
         envoy_binary(text)
+
+
+@pytest.mark.envoy
+async def test_this_machine_can_run_the_binary_of_the_wheel() -> None:
+    assert await can_run(envoy_binary())
+
+
+@pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "#!/no/such/interpreter\n", "\x7fELF"])
+async def test_a_program_that_does_not_run_on_this_machine_is_known(tmp_path: Path, program: str) -> None:
+    """Made for another processor, linked with what is not here."""
+    mine = tmp_path / "envoy"
+    mine.write_text(program)
+    mine.chmod(0o755)
+
+    assert not await can_run(mine)

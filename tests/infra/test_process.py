@@ -110,14 +110,66 @@ async def test_a_killed_envoy_is_started_again(run: RunDirectory) -> None:
     assert process.restarts == 2
 
 
-async def test_an_envoy_that_cannot_run_is_told_with_its_own_words(run: RunDirectory) -> None:
-    """Wrong arguments do not get right by trying again."""
-    async with envoy(run, extra_args=("--no-such-flag",)) as process:
+async def test_an_envoy_that_cannot_be_started_is_reported_in_its_own_words(run: RunDirectory) -> None:
+    """It is tried again, for which other options need no pause."""
+    async with envoy(run, extra_args=("--no-such-flag",), first_pause_s=3600) as process:
         with pytest.raises(EnvoyFailedError, match="--no-such-flag"):
             await process.ready()
 
         assert process.state is State.FAILED
-        assert process.restarts == 0
+        assert "--no-such-flag" in process.trouble
+        assert not process.unusable, "other options would do"
+
+        await process.configure(EnvoyOptions(concurrency=1))
+        await process.until(lambda: process.state is State.READY)
+
+        assert process.trouble == ""
+
+
+async def test_an_envoy_that_ends_well_without_having_served_is_in_trouble_too(run: RunDirectory) -> None:
+    """Nothing failed, and yet nothing is served."""
+    async with envoy(run, extra_args=("--version",), first_pause_s=3600) as process:
+        with pytest.raises(EnvoyFailedError, match="status 0"):
+            await process.ready()
+
+
+@pytest.mark.parametrize("argument", ["a\0b", "x" * 3_000_000])
+async def test_an_argument_that_no_process_takes_is_the_trouble_of_its_envoy(
+    run: RunDirectory, argument: str
+) -> None:
+    """The kernel or Python refuses it before there is an Envoy; whoever runs this has others."""
+    async with envoy(run, extra_args=(argument,), first_pause_s=3600) as process:
+        with pytest.raises(EnvoyFailedError, match=r"null byte|too long"):
+            await process.ready()
+
+
+async def test_an_envoy_is_started_once_its_files_can_be_written(run: RunDirectory) -> None:
+    """A folder that somebody cleaned, a full disk: it is tried again."""
+    elsewhere = run.path.with_name("elsewhere")
+    run.path.rename(elsewhere)
+    async with envoy(run) as process:
+        with pytest.raises(EnvoyFailedError, match="No such file or directory"):
+            await process.ready()
+
+        elsewhere.rename(run.path)
+        await process.until(lambda: process.state is State.READY)
+
+
+async def test_an_envoy_is_started_once_what_it_needs_is_there(run: RunDirectory) -> None:
+    """Its control plane may not be able to listen at first."""
+    refusals = ["The address cannot be listened on."]
+
+    @asynccontextmanager
+    async def beside() -> AsyncGenerator[None]:
+        if refusals:
+            raise OSError(refusals.pop())
+        yield
+
+    async with envoy(run, beside=beside) as process:
+        with pytest.raises(EnvoyFailedError, match="cannot be listened on"):
+            await process.ready()
+
+        await process.until(lambda: process.state is State.READY)
 
 
 @pytest.mark.slow

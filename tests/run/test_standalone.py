@@ -71,6 +71,34 @@ async def test_a_port_that_is_taken_ends_a_run_without_files(folder: Path) -> No
     assert {"gateway.serving", "gateway.stopping"}.isdisjoint(event["event"] for event in events)
 
 
+@pytest.mark.envoy
+async def test_a_run_does_not_end_because_of_the_envoy_of_one_gateway(folder: Path) -> None:
+    """Its manifests can be mended while it runs."""
+    reports: list[dict[str, Any]] = []
+
+    def served(running: Laptop) -> None:
+        reports.append(running.report())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    proxy = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: moongate}
+spec:
+  controllerName: gateway.envoyproxy.io/gatewayclass-controller
+  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: odd, namespace: default}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyProxy
+metadata: {name: odd, namespace: default}
+spec: {extraArgs: [--no-such-flag]}
+"""
+    async with asyncio.timeout(20):
+        await run_laptop(LaptopOptions(documents=(app(free_port(), 1), proxy), run_dir=folder), served=served)
+
+    assert [each["envoy"]["state"] for each in reports[0]["gateways"]] == ["failed"]
+
+
 def test_the_first_load_is_not_searched_for_garbage() -> None:
     """Neither while it is built nor later: what it has made lives as long as the process."""
     collections = [generation["collections"] for generation in gc.get_stats()]

@@ -74,6 +74,9 @@ class AdsServer:
         """Let Envoys connect over a transport; a dead socket file in its place is replaced.
 
         When it is left, the streams over it are cut; Envoys keep what they have.
+
+        Raises:
+            OSError: the address cannot be listened on.
         """
 
         async def stream(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
@@ -85,10 +88,13 @@ class AdsServer:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method}),)
         )
-        if transport.credentials is None:
-            server.add_insecure_port(transport.address)
-        else:
-            server.add_secure_port(transport.address, transport.credentials)
+        try:
+            if transport.credentials is None:
+                server.add_insecure_port(transport.address)
+            else:
+                server.add_secure_port(transport.address, transport.credentials)
+        except RuntimeError as error:
+            raise OSError(f"{transport.address} cannot be listened on.") from error
         await server.start()
         try:
             _protect(transport.address)

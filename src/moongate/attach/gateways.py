@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, structs
 
 from moongate.api.base import ENVOY_GROUP, FleetId, ObjectMeta, Ref
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.envoyproxy import EnvoyProxy, EnvoyProxySpec
+from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
 from moongate.engine import query
@@ -30,6 +31,10 @@ BIND = "bind"
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """This machine alone, unless a Gateway's ``spec.addresses`` name where it is to be opened."""
+
+_LONGEST_ARGUMENT: Final = 131_071
+"""Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""
+_MOST_SHOWN: Final = 60
 
 
 def _by_controller(gateway_class: GatewayClass) -> Iterator[tuple[str, Ref]]:
@@ -180,6 +185,8 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
     resource = get(db, EnvoyProxy, envoy_proxy)
     if resource is None:
         return ()
+    if problems := tuple(_command_line_problems(resource.spec)):
+        return problems
     after: dict[str, set[str]] = {}
     for n, move in enumerate(resource.spec.filter_order):
         first, last = (move.name, move.before) if move.before is not None else (move.after, move.name)
@@ -194,6 +201,28 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
         message = f"The filters of filterOrder are moved in a circle: {circle}."
         return (Problem("spec.filterOrder", message, "InvalidParameters"),)
     return ()
+
+
+def _command_line_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
+    """What Envoy could not even be started with."""
+    for component in spec.logging.level:
+        if component not in LOG_COMPONENTS:
+            near = get_close_matches(component, sorted(LOG_COMPONENTS), 1)
+            hint = f"did you mean {near[0]}?" if near else "default is the level of all of them."
+            message = f"Envoy has no component {component[:_MOST_SHOWN]!r} that logs; {hint}"
+            yield Problem("spec.logging.level", message, "InvalidParameters")
+    if spec.concurrency is not None and spec.concurrency < 0:
+        message = f"The number of worker threads is {spec.concurrency}; it must be 1 or more."
+        yield Problem("spec.concurrency", message, "InvalidParameters")
+    for n, argument in enumerate(spec.extra_args):
+        if "\0" in argument:
+            message = "The argument has a NUL character, which no argument of a program can have."
+            yield Problem(f"spec.extraArgs[{n}]", message, "InvalidParameters")
+        if (size := len(argument.encode())) > _LONGEST_ARGUMENT:
+            message = (
+                f"The argument has {size} bytes; a program takes {_LONGEST_ARGUMENT} in one at the most."
+            )
+            yield Problem(f"spec.extraArgs[{n}]", message, "InvalidParameters")
 
 
 @query

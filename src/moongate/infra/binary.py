@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+from asyncio.subprocess import DEVNULL
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
+
+_VERSION_WITHIN_S: Final = 10.0
 
 
 class EnvoyMissingError(Exception):
@@ -28,6 +33,25 @@ def envoy_binary(named: Path | None = None) -> Path:
         what = "is not executable" if named.is_file() else "does not exist"
         raise EnvoyMissingError(f"The Envoy binary {str(named)!r} {what}; --envoy takes an executable file.")
     return Path(path).absolute()
+
+
+async def can_run(binary: Path) -> bool:
+    """Whether this machine can run an Envoy at all: whether it says its version."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            binary, "--version", stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+        )
+    except OSError:
+        return False
+    try:
+        async with asyncio.timeout(_VERSION_WITHIN_S):
+            return await process.wait() == 0
+    except TimeoutError:
+        return True  # A machine that is busy is no reason.
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def _of_the_wheel() -> Path:

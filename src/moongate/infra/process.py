@@ -7,6 +7,10 @@ A supervisor task runs Envoy again and again until it is stopped. One life of En
 socket until it is live, wait for its end. An end that nobody asked for is followed by another
 start, after a pause that doubles each time and falls back once Envoy has lived for a while.
 
+A start can fail: an argument that Envoy does not know, a full disk, no process to be had. Nothing of it is
+raised by the supervisor, because other Envoys of this process serve: ``trouble`` says why, and the start is
+tried again after a pause, or at once when the options change.
+
 Leaving the context drains: no new connections, requests in flight are waited for, then SIGTERM, then
 SIGKILL. Whatever happens to us meanwhile (a second Ctrl-C, a cancellation), Envoy is killed and
 waited for before the context is left.
@@ -14,8 +18,8 @@ waited for before the context is left.
 Facts
 -----
 * Envoy is live only when it has had its first listeners and clusters, so xDS must be served meanwhile
-* it never ends by itself with a status because of xDS: a status before it was ever live means that
-  its arguments or its bootstrap are wrong, and trying again would not help
+* it never ends by itself because of xDS: an end before it was live means that its arguments or its bootstrap
+  are wrong, or what they name, or that the machine has not what they ask for
 * it runs in a session of its own: a Ctrl-C in the terminal reaches us, who drain, and not Envoy
 * its pipes are always read, whatever becomes of the lines: a full one would stop Envoy's threads
 """
@@ -27,7 +31,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -35,16 +39,18 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.infra import launch
 from moongate.infra.admin import Admin
+from moongate.infra.binary import can_run
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
@@ -57,6 +63,7 @@ _CHUNK = 1 << 18
 # Pauses between questions to the admin socket, in seconds: it cannot call us.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
 _TERM_WAIT_S = 5.0
+_ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 # An access log line longer than this is not kept for its end.
 _LONGEST_LINE = 1 << 20
 
@@ -67,11 +74,11 @@ class State(StrEnum):
     WAITING = "waiting"  # to be started again
     DRAINING = "draining"
     STOPPED = "stopped"
-    FAILED = "failed"  # for good: it cannot run with what it was given
+    FAILED = "failed"  # could not be started; is tried again
 
 
 class EnvoyFailedError(Exception):
-    """Envoy cannot run, or has been stopped; the message holds its last words."""
+    """Envoy could not be started, or has been stopped; the message holds its last words."""
 
 
 class Backoff(Struct, frozen=True, kw_only=True):
@@ -80,11 +87,13 @@ class Backoff(Struct, frozen=True, kw_only=True):
     Args:
         first_s: after the first unexpected end; each further one doubles it.
         longest_s: never more than this.
+        longest_failing_s: never more than this, while Envoy cannot be started.
         forgiven_after_s: an Envoy that lived longer than this counts as the first again.
     """
 
     first_s: float = 0.1
     longest_s: float = 15.0
+    longest_failing_s: float = 60.0
     forgiven_after_s: float = 30.0
 
 
@@ -94,9 +103,10 @@ class EnvoyProcess:
     Args:
         gateway: whose Envoy it is, for the log.
         binary: what to run.
-        files: where its files are; they are written at the start and removed at the end.
+        files: where its files are; they are written at each start and removed at the end.
         bootstrap: what it starts with; its admin address is ``files.admin``.
         options: arguments, and how long to drain; ``configure`` changes them.
+        beside: entered for each life of Envoy; what it needs, such as a control plane that listens.
         access_log: takes whole lines of Envoy's standard output; must not block.
         backoff: pauses between restarts.
         on_change: called when ``state`` has changed.
@@ -106,6 +116,8 @@ class EnvoyProcess:
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
         last_words: the last error that Envoy logged.
+        trouble: why it could not be started; empty when it could.
+        unusable: whether this machine cannot run the binary, whatever the options.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class EnvoyProcess:
         files: EnvoyFiles,
         bootstrap: Bootstrap,
         options: EnvoyOptions = EnvoyOptions(),  # noqa: B008 - frozen
+        beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         access_log: Callable[[bytes], None] = lambda _lines: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
@@ -125,10 +138,13 @@ class EnvoyProcess:
         self.restarts = 0
         self.pid: int | None = None
         self.last_words = ""
+        self.trouble = ""
+        self.unusable = False
         self._binary = binary
         self._files = files
         self._bootstrap = bootstrap
-        self._options = options
+        self._options = self._running = options
+        self._beside = beside
         self._access_log = access_log
         self._backoff = backoff
         self._on_change = on_change
@@ -136,11 +152,11 @@ class EnvoyProcess:
         self._group = asyncio.TaskGroup()
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._roused = asyncio.Event()
         self._hurried = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Begin; returns at once. See :meth:`ready`."""
-        self._files.bootstrap.write_bytes(as_json(self._bootstrap))
         await self._group.__aenter__()
         self._group.create_task(self._supervise(), name=f"envoy {self.gateway}")
         return self
@@ -150,6 +166,7 @@ class EnvoyProcess:
     ) -> None:
         """Drain and end Envoy; a cancellation meanwhile ends it at once."""
         self._stopping.set()
+        self._roused.set()
         # The error is kept from the group, which would cancel the supervisor; it is to drain.
         await self._group.__aexit__(None, None, None)
 
@@ -157,7 +174,7 @@ class EnvoyProcess:
         """Return when Envoy serves.
 
         Raises:
-            EnvoyFailedError: it never will.
+            EnvoyFailedError: it could not be started, or is stopped.
         """
         await self.until(lambda: self.state in {State.READY, State.FAILED, State.STOPPED})
         if self.state is not State.READY:
@@ -165,27 +182,41 @@ class EnvoyProcess:
 
     def failure(self) -> EnvoyFailedError:
         """Why it does not run, as an error."""
-        return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.last_words}".strip())
+        return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.trouble}".strip())
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim`` holds; it is asked again whenever the state has changed."""
         while not claim():
             await self._changed.wait()
 
+    def take(self, options: EnvoyOptions) -> None:
+        """Take other options, for the next start of Envoy: at once if it could not be started."""
+        self._options = options
+        self._roused.set()
+        if self.state is State.FAILED:
+            self._enter(State.STARTING)
+
     async def configure(self, options: EnvoyOptions) -> None:
         """Take other options: log levels hold as soon as it serves, the rest from the next start of Envoy on.
 
         Raises:
-            EnvoyFailedError: it never will serve.
-            httpx.HTTPStatusError: Envoy knows no such component; it keeps the options that it had.
+            httpx.HTTPStatusError: Envoy knows no such component; it keeps the levels that it had.
         """
-        if options.log_levels != self._options.log_levels:
-            await self.ready()
-            # An Envoy that ends just now takes them with its next start.
-            with suppress(httpx.TransportError):
-                async with Admin(self._files.admin) as admin:
-                    await admin.set_log_levels(options.log_levels)
-        self._options = options
+        self.take(options)
+        await self.until(lambda: self.state is not State.STARTING)
+        # One that is to be started takes the newest options then.
+        if self.state is not State.READY or self._options is not options:
+            return
+        if options.log_levels != self._running.log_levels:
+            try:
+                # An Envoy that ends just now takes them with its next start.
+                with suppress(httpx.TransportError):
+                    async with Admin(self._files.admin) as admin:
+                        await admin.set_log_levels(options.log_levels)
+            except httpx.HTTPStatusError:
+                self._options = structs.replace(options, log_levels=self._running.log_levels)
+                raise
+            self._running = structs.replace(self._running, log_levels=options.log_levels)
 
     def hurry(self) -> None:
         """Let a drain that is under way, or is to come, end at once."""
@@ -193,36 +224,62 @@ class EnvoyProcess:
 
     async def _supervise(self) -> None:
         pause = self._backoff.first_s
-        was_ready = False
         try:
             while not self._stopping.is_set():
                 began = monotonic()
-                status = await self._live()
-                was_ready = was_ready or self.state in {State.READY, State.DRAINING}
+                status, trouble = await self._try()
                 if self._stopping.is_set():
                     break
-                if status > 0 and not was_ready:
-                    self._log.error("envoy.failed", status=status, message=self.last_words)
-                    self._enter(State.FAILED)
-                    return
                 if monotonic() - began > self._backoff.forgiven_after_s:
                     pause = self._backoff.first_s
-                self._log.warning("envoy.ended", **_end(status), restart_in_s=pause)
-                self._enter(State.WAITING)
+                if trouble:
+                    await self._fail(trouble, pause)
+                    longest_s = self._backoff.longest_failing_s
+                else:
+                    self._log.warning("envoy.ended", **_end(status), restart_in_s=pause)
+                    self._enter(State.WAITING)
+                    longest_s = self._backoff.longest_s
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), pause)
-                pause = min(2 * pause, self._backoff.longest_s)
+                    await asyncio.wait_for(self._roused.wait(), pause)
+                pause = self._backoff.first_s if self._roused.is_set() else min(2 * pause, longest_s)
                 if not self._stopping.is_set():
                     self.restarts += 1
         finally:
-            self._files.remove()
-            if self.state is not State.FAILED:
-                self._enter(State.STOPPED)
+            with suppress(OSError):
+                self._files.remove()
+            self._enter(State.STOPPED)
+
+    async def _try(self) -> tuple[int, str]:
+        """One life of Envoy: how it ended, as ``_live`` has it, and why it could not be started."""
+        self._roused.clear()
+        self._running = self._options
+        self._enter(State.STARTING)
+        self.last_words = ""
+        try:
+            async with self._beside():
+                status = await self._live()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this Envoy alone
+            if not isinstance(error, OSError | ValueError):
+                self._log.exception("envoy.failed")
+            return 0, _words(error)
+        if self.state is not State.STARTING or status in _ENDED_BY_OTHERS:
+            return status, ""
+        ((what, how),) = _end(status).items()
+        return status, self.last_words or f"It ended with {what} {how}, and said nothing."
+
+    async def _fail(self, trouble: str, pause: float) -> None:
+        # What stays so is not logged again.
+        log = self._log.debug if trouble == self.trouble else self._log.error
+        log("envoy.failed", message=trouble, retry_in_s=pause)
+        if self.restarts == 0:
+            self.unusable = not await can_run(self._binary)
+        self.trouble = trouble
+        self._enter(State.FAILED)
 
     async def _live(self) -> int:
         """One life of Envoy; its exit status, or the negative number of the signal that ended it."""
-        self._enter(State.STARTING)
         self._files.admin.unlink(missing_ok=True)
+        self._write_bootstrap()
         process = await asyncio.create_subprocess_exec(
             *self._command(),
             stdin=DEVNULL,
@@ -245,7 +302,7 @@ class EnvoyProcess:
                 ender.cancel()
             return status
         finally:
-            # Only after a cancellation is it still there.
+            # Only after a cancellation or an error is it still there.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
@@ -254,9 +311,17 @@ class EnvoyProcess:
             self.pid = None
             self._files.record.unlink(missing_ok=True)
 
+    def _write_bootstrap(self) -> None:
+        """Write it where it is not there yet: an Envoy that ended starts again on a full disk, too."""
+        content = as_json(self._bootstrap)
+        with suppress(OSError):
+            if self._files.bootstrap.read_bytes() == content:
+                return
+        self._files.bootstrap.write_bytes(content)
+
     def _command(self) -> list[str]:
         cpus = len(os.sched_getaffinity(0))
-        envoy = arguments(self._files.bootstrap, self._options, cpus=cpus, log_format=LOG_FORMAT)
+        envoy = arguments(self._files.bootstrap, self._running, cpus=cpus, log_format=LOG_FORMAT)
         # -I -S: nothing of the environment, no site packages: a start of a few milliseconds.
         launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid())]
         return [*launcher, str(self._binary), *envoy]
@@ -269,6 +334,7 @@ class EnvoyProcess:
             pause = min(2 * pause, _LONGEST_POLL_S)
         if self.state is State.STARTING:
             self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
+            self.trouble = ""
             self._enter(State.READY)
 
     async def _end_when_told(self, process: Process, admin: Admin) -> None:
@@ -344,6 +410,14 @@ async def _live(admin: Admin) -> bool:
     except httpx.HTTPError:
         # Its socket is not there yet.
         return False
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, in a sentence."""
+    if isinstance(error, OSError):
+        where = f": {error.filename}." if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return f"{type(error).__name__}: {error}."
 
 
 def _end(status: int) -> dict[str, str | int]:

@@ -177,13 +177,16 @@ class Laptop:
 
         Raises:
             TimeoutError: not in time.
-            EnvoyFailedError: an Envoy cannot run.
+            EnvoyFailedError: an Envoy could not be started; it is tried again all the same.
         """
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
 
     async def failed(self, *, ports: bool = False) -> Exception:
-        """Why this cannot go on, once it cannot: ``EnvoyFailedError``.
+        """Why this can serve nobody, once that is clear: ``EnvoyFailedError`` if the binary does not run.
+
+        An Envoy that cannot be started for another reason is no such reason, as others serve; the status of
+        its Gateway says so.
 
         Args:
             ports: whether a port that cannot be bound is a reason, too: ``PortError``.

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from moongate.attach.gateways import LOCALHOST
 from moongate.infra.access_log import AccessLog
+from moongate.infra.process import EnvoyFailedError
 from moongate.run.laptop import Laptop
 from moongate.sources.files import Files
 
@@ -59,7 +60,7 @@ async def run_laptop(
 
     Raises:
         PortError: a port cannot be had, and there is no path whose change could mend it.
-        EnvoyMissingError, EnvoyFailedError, NoRunDirectoryError: the machine lacks what is needed.
+        EnvoyMissingError, EnvoyFailedError, NoRunDirectoryError: the machine lacks what is needed to start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -108,7 +109,8 @@ async def _serve(
 async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
     with loading():
         await running.loaded.wait()
-        with suppress(TimeoutError):
+        # An Envoy that cannot be started is in the statuses.
+        with suppress(TimeoutError, EnvoyFailedError):
             await running.served(timeout_s=60)
     served(running)
 

@@ -119,6 +119,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     Args:
         serving: Envoys that have their configuration and take traffic.
         wanted: Envoys that there should be.
+        trouble: why an Envoy could not be started; empty when all could.
         addresses: where they are reached.
         refusals: what Envoy said of configuration or ports that it did not take; the last good one is served.
         refused_listeners: the listeners among them.
@@ -126,6 +127,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
 
     serving: int
     wanted: int = 1
+    trouble: str = ""
     addresses: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     refused_listeners: tuple[RefusedListener, ...] = ()
@@ -263,6 +265,12 @@ def _programmed(accepted: Condition, spec: Gateway, facts: EnvoyState) -> Condit
     if facts.refusals:
         message = f"Envoy did not take all of it: {' '.join(map(sentence, facts.refusals))}"
         return condition("Programmed", "False", "Invalid", message, generation)
+    if facts.trouble:
+        message = (
+            f"Envoy could not be started: {sentence(facts.trouble)} "
+            "It is tried again, at once when its options in the EnvoyProxy change."
+        )
+        return condition("Programmed", "False", "NoResources", message, generation)
     if accepted.status == "False" and not facts.serving:
         message = "The Gateway is not accepted, so no Envoy was started for it."
         return condition("Programmed", "False", "Invalid", message, generation)
