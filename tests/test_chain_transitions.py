@@ -75,7 +75,7 @@ class Fleet:
 
     def refuse(self, node: str) -> None:
         """An Envoy refuses the listener as it should have it."""
-        if self.transitions.refused(worlds.EG_FLEET, node, NAME, self.version(LISTENER)):
+        if self.transitions.refused(worlds.EG_FLEET, node, NAME, self.version(LISTENER), "no"):
             self.settle()
 
     def version(self, type_url: str) -> str:
@@ -212,6 +212,48 @@ def test_routes_are_closed_while_envoy_refuses_the_listener_with_their_filter(
     assert fleet.routes()[0].route.cluster
 
 
+def programmed(status: Any) -> list[str]:
+    """The messages of a status that say what is not programmed."""
+    (part,) = getattr(status, "parents", None) or status.ancestors
+    return [each.message for each in part.conditions if each.type == "Programmed" and each.status == "False"]
+
+
+@both
+@pytest.mark.parametrize("target", ["kind: HTTPRoute, name: r0", "kind: Gateway, name: eg"])
+def test_route_and_policy_say_so_while_envoy_refuses_the_listener_with_their_filter(
+    config: EnvoyGateway, target: str
+) -> None:
+    """The route answers 500, and nobody would guess why."""
+    fleet = Fleet(config)
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="one", header="x-one").replace("kind: HTTPRoute, name: r0", target))
+    ours = [worlds.route(0).ref, Ref.of(SecurityPolicy, "default", "one")]
+    assert [programmed(fleet.world.statuses()[each]) for each in ours] == [[], []]
+
+    fleet.refuse("a")
+
+    for each in ours:
+        (message,) = programmed(fleet.world.statuses()[each])
+        assert message.startswith(
+            "Envoy refuses the listener 'http' of Gateway default/eg with a filter that SecurityPolicy "
+            "default/one asks for: No."
+        )
+    fleet.acknowledge("a", LISTENER)
+    assert [programmed(fleet.world.statuses()[each]) for each in ours] == [[], []]
+
+
+def test_only_what_asks_for_a_missing_filter_says_so() -> None:
+    fleet = Fleet()
+    fleet.apply(worlds.route(1))
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="two", header="x-two").replace("r0", "r1"))
+    fleet.refuse("a")
+
+    of = {each.name for each, status in fleet.world.statuses().items() if "Envoy refuses" in str(status)}
+    assert of == {"r1", "two"}
+
+
 def test_one_envoy_of_several_that_refuses_the_listener_is_enough_to_close_its_routes() -> None:
     fleet = Fleet(REFERENCE)
     for node in ("a", "b"):
@@ -289,5 +331,5 @@ def test_versions_of_listeners_that_are_gone_are_forgotten() -> None:
     assert fleet.transitions.versions_known() == 1
     # An answer may come when the listener is gone.
     fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, "default/eg/other-1", "former")
-    fleet.transitions.refused(worlds.EG_FLEET, "a", "default/eg/other-1", "former")
+    fleet.transitions.refused(worlds.EG_FLEET, "a", "default/eg/other-1", "former", "no")
     assert fleet.transitions.versions_known() == 1

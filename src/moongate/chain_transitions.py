@@ -58,6 +58,8 @@ class _Chain:
         """Node → the filters that its chain has."""
         self.lacking: dict[str, Names] = {}
         """Node → the filters that its chain should have; none once it takes the listener."""
+        self.words: dict[str, str] = {}
+        """Node → what it says of the listener that it refuses."""
 
 
 class _Fleet:
@@ -159,8 +161,8 @@ class ChainTransitions:
             return self._shrink(fleet_id, fleet)
         return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
 
-    def refused(self, fleet_id: FleetId, node: str, listener: str, version: str) -> bool:
-        """An Envoy has refused a listener. True if the world is to be settled again."""
+    def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, words: str) -> bool:
+        """An Envoy has refused a listener, in these words. True if the world is to be settled again."""
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
@@ -169,7 +171,7 @@ class ChainTransitions:
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
-                chain.lacking[node] = filters - in_force
+                chain.lacking[node], chain.words[node] = filters - in_force, words
                 wrote |= self._write_missing(fleet_id, name, chain)
         return wrote
 
@@ -225,8 +227,10 @@ class ChainTransitions:
         return self._world.write(lingering(TableId(fleet_id, name)), rest or None)
 
     def _write_missing(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
-        lacking = frozenset[str]().union(*chain.lacking.values())
-        return self._world.write(missing(TableId(fleet_id, name)), tuple(sorted(lacking)) or None)
+        lacking = {
+            each: chain.words[node] for node, names in sorted(chain.lacking.items()) for each in sorted(names)
+        }
+        return self._world.write(missing(TableId(fleet_id, name)), lacking or None)
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
         versions = fleet.listeners.get(listener, {})

@@ -344,7 +344,9 @@ class Fleets:
                     # Its routes may rely on what only the refused version has: others are built first.
                     self._ads.hold(event.fleet)
                     self._held.add(event.fleet)
-                    wrote = self._transitions.refused(fleet.id, event.envoy, event.name, event.version)
+                    wrote = self._transitions.refused(
+                        fleet.id, event.envoy, event.name, event.version, event.message
+                    )
             case Connected():
                 self._transitions.connected(fleet.id, event.envoy)
                 self._quarantine.connected(fleet.id, event.envoy)

@@ -210,7 +210,7 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     manifests = (service(), USERS, http_route(), http_route(name="more"), *policies)
     core = Core(gateway(http("web")), *manifests, config=config)
     (table,) = route_configurations(core.db, EG_FLEET)
-    lacking = tuple(one.name for one in needed_filters(core.db, (WEB,)) if "more" not in one.name)
+    lacking = {one.name: "no" for one in needed_filters(core.db, (WEB,)) if "more" not in one.name}
     core.db.put(missing(TableId(EG_FLEET, table.name)), lacking)
 
     assert {route.direct_response.status for route in routes(core)} == {500}

@@ -31,10 +31,12 @@ from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.marks import NOT_SUPPORTED, deprecated
 from moongate.attach.gateways import controller_name, managed, rejection
+from moongate.attach.listeners import listeners
 from moongate.attach.policies import (
     ROUTE_KINDS,
     SELECTORS,
     TARGETED,
+    Applied,
     Policy,
     Target,
     applied,
@@ -47,10 +49,11 @@ from moongate.attach.policies import (
 from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import query
 from moongate.policies import POLICY_KINDS
-from moongate.policies.effective import effective_policy
+from moongate.policies.effective import effective_policy, rule_settings
 from moongate.policies.http_listeners import port_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
+from moongate.status.missing_filters import not_programmed, refusals
 from moongate.store import find, find_in, parts
 
 if TYPE_CHECKING:
@@ -148,6 +151,8 @@ class _Draft:
         self.faults: dict[Problem, None] = {}
         self.merged: dict[str, None] = {}
         self.overridden: dict[str, None] = {}
+        self.refused: dict[str, None] = {}
+        """Why filters that it asks for are not in force."""
         self.told = False
         """Whether it tells ``Accepted``; a listener that only says with what the policy merged does not."""
         self.held = False
@@ -182,6 +187,9 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, 
     draft.hold(_problems(db, policy, None))
     if not _KINDS[policy.kind].OF_LISTENERS:
         _note_overrides(db, policy, target, draft)
+        for listener in (each.id for each in listeners(db, gateway)):
+            if section in ("", listener.name):
+                _note_refusals(db, Applied(policy, None), listener, draft)
     elif section:
         conflict = port_conflict(db, ListenerId(gateway, gateway, section))
         draft.hold([conflict] if conflict is not None else [])
@@ -207,6 +215,7 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, st
         for listener, parent in parents.items():
             problems = _problems(db, policy, parent)
             draft.hold(problems)
+            _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:
                 continue
             below = _at(drafts, listener.owner, listener.name)
@@ -216,6 +225,14 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, st
                 below.merged[f"Merged with policy {parent.namespace}/{parent.name}."] = None
         if rules:
             draft.overridden[f"{others} override this one for these route rules: {_listed(rules)}."] = None
+
+
+def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: _Draft) -> None:
+    """Note why the chain of a listener lacks filters that a policy asks for."""
+    settings = (rule_settings(db, each) for each in ((policy,),))
+    for owner, message in refusals(db, listener, settings):
+        if owner == policy.owner:
+            draft.refused[message] = None
 
 
 def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | None:
@@ -321,6 +338,7 @@ def _conditions(draft: _Draft, warning: str, generation: int) -> Iterator[Condit
         yield condition("Accepted", "False", reason, summary(faults), generation)
     elif draft.told:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
+    yield from not_programmed(draft.refused, generation)
     if draft.merged:
         yield condition("Merged", "True", "Merged", " ".join(draft.merged), generation)
     if draft.overridden:

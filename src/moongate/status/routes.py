@@ -19,13 +19,15 @@ from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import attachments, paths, routes_on
 from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
+from moongate.policies.effective import effective_rule
 from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
+from moongate.status.missing_filters import not_programmed, refusals
 from moongate.store import get
 from moongate.xds.destinations import rule_destination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from moongate.attach.routes import Attachment
     from moongate.engine import Db
@@ -175,7 +177,15 @@ def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition
     if others := _overlapping(db, route, attachment):
         message = f"Some rules match the same requests as rules of {_named(others)}."
         conditions.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
+    conditions += not_programmed(_refusals(db, route, attachment), generation)
     return (*conditions, *unsupported(route))
+
+
+def _refusals(db: Db, route: Route, attachment: Attachment) -> Iterator[str]:
+    """Why the listeners of a parent have not the filters that a route relies on."""
+    for listener, _ in attachment.hosts:
+        settings = (effective_rule(db, listener, route.ref, rule) for rule in route.spec.rules)
+        yield from (message for _, message in refusals(db, listener, settings))
 
 
 def _overlapping(db: Db, route: Route, attachment: Attachment) -> set[Ref]:

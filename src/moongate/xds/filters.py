@@ -32,7 +32,7 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate.api.route import Route
-from moongate.attach.envoy_listeners import TableId, route_configurations
+from moongate.attach.envoy_listeners import TableId, route_configurations, table_of
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import route_kind
@@ -81,8 +81,19 @@ def lingering(table: TableId) -> tuple[str, TableId]:
 
 
 def missing(table: TableId) -> tuple[str, TableId]:
-    """The cell with the names of the filters that a chain should have and has not: a tuple, or absent."""
+    """The cell with the filters that a chain should have and has not; or absent.
+
+    By name, with Envoy's words about the listener that it refused.
+    """
     return ("missing-filters", table)
+
+
+@query
+def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
+    """The filters that a listener's chain should have and has not, each with Envoy's words, sorted."""
+    table = table_of(db, listener)
+    refused: Mapping[str, str] = (db.read(missing(table)) if table is not None else None) or {}
+    return tuple(sorted(refused.items()))
 
 
 @query

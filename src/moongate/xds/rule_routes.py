@@ -20,7 +20,6 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, Virtu
 
 from moongate import names
 from moongate.api.route import RequestRoute
-from moongate.attach.envoy_listeners import table_of
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import proxy
 from moongate.attach.listeners import attachable
@@ -35,7 +34,7 @@ from moongate.policies.effective import effective_rule
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_policies, rule_destination
-from moongate.xds.filters import chain_filter, filters_of, has_mark, missing
+from moongate.xds.filters import chain_filter, filters_of, has_mark, missing_on
 from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry
@@ -95,11 +94,10 @@ class _Terms(NamedTuple):
 @query
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """One value for all of it: whatever a route reads of its listener has thousands of readers."""
-    table = table_of(db, listener)
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
-        absent=(db.read(missing(table)) if table is not None else None) or (),
+        absent=tuple(name for name, _ in missing_on(db, listener)),
         failed=listener_failed(db, listener),
         facts=listener_facts(db, listener),
     )

@@ -1,0 +1,46 @@
+"""What statuses say while a chain lacks a filter, because Envoy refuses the listener that has it.
+
+The routes that rely on the filter answer 500 meanwhile. They say so, and so does the policy that asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moongate.status.conditions import condition, sentence
+from moongate.xds.filters import chain_filter, missing_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from moongate.api.base import Condition, ListenerId, Ref
+    from moongate.engine import Db
+    from moongate.policies.effective import RuleSettings
+
+
+def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> Iterator[tuple[Ref, str]]:
+    """Who asks for filters that a listener's chain has not, and why it has them not: ``(owner, sentence)``.
+
+    Args:
+        db: where to read.
+        listener: where the filters should be.
+        settings: what asks for filters; not looked at while nothing is missing.
+    """
+    missing = dict(missing_on(db, listener))
+    if not missing:
+        return
+    for feature, effective in (each for some in settings for each in some.features):
+        one = chain_filter(db, feature, effective)
+        if one is not None and one.name in missing:
+            message = (
+                f"Envoy refuses the listener {listener.name!r} of {listener.gateway} with a filter that "
+                f"{effective.owner} asks for: {sentence(missing[one.name])} "
+                "Requests that rely on it are answered with 500 until what Envoy names is mended."
+            )
+            yield effective.owner, message
+
+
+def not_programmed(messages: Iterable[str], generation: int) -> Iterator[Condition]:
+    """The condition that says so; none without messages."""
+    if each := dict.fromkeys(messages):
+        yield condition("Programmed", "False", "Refused", " ".join(each), generation)
