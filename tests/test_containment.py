@@ -101,7 +101,7 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
 
 
 def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
-    """Its Envoys keep what they have, whatever is asked of it; that it cannot be told is no rejection."""
+    """Its Envoys keep what they have, whatever is asked of it; that nobody knows is no rejection."""
     with faulty():
         warm = world(None)
         before = flat(warm)
@@ -228,7 +228,7 @@ def is_unknown(of: World, ref: Ref, status: Struct) -> bool:
     """Whether nobody can tell that a resource is ours, for which its status would be this one.
 
     It is known by a Gateway or class above it that is known to be ours; a Backend is everybody's. What
-    labels select cannot be told either while that fails: to show the failure elsewhere would be wrong.
+    labels select is not known either while that fails: to show the failure elsewhere would be wrong.
     """
     if ref.is_a(Backend):
         return False

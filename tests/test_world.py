@@ -137,7 +137,7 @@ def test_endpoints_are_settled_before_all_else() -> None:
 
 
 def test_endpoints_do_not_run_ahead_of_their_cluster() -> None:
-    """Envoy has no use for endpoints of a cluster that it was not told of."""
+    """Envoy has no use for endpoints of a cluster that it does not know."""
     world = small()
     world.apply({each.ref: each for each in (route(7), service(7), endpoint_slice(7))})
     for _ in chain(world.settle(urgent=True), world.settle()):

@@ -147,7 +147,7 @@ class Outbox:
 
 
 class _Entry:
-    """One resource of a fleet: who names it, and what was last told of it."""
+    """One resource of a fleet: who names it, and how it was last built."""
 
     __slots__ = ("built_by", "call", "held", "parts", "root", "users", "waits")
 
@@ -195,7 +195,7 @@ class FleetInventory:
         self._use((ENDPOINT, self._name), local.local_assignment, (fleet,))
 
     def close(self) -> None:
-        """End the fleet: nothing of it is observed or told any more."""
+        """End the fleet: nothing of it is observed or handed out any more."""
         for root in (*self._others, *self._inventories):
             self._observers.release(root)
         for key, entry in self.resources.items():

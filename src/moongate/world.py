@@ -150,7 +150,7 @@ class World:
         self._fleets: dict[FleetId, FleetInventory] = {}
         self._statuses: dict[Ref, Root[Any]] = {}
         self._judged: dict[Ref, Struct | None] = {}
-        """Statuses as their queries last told them."""
+        """Statuses as their queries last answered."""
         self._judged_anew: dict[Ref, None] = {}
         self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
         self._shown: dict[Ref, Struct] = {}
@@ -280,13 +280,13 @@ class World:
 
     def xds(self) -> dict[str, dict[str, dict[str, XdsResource]]]:
         """All resources: fleet → type URL → name → resource."""
-        told: dict[str, dict[str, dict[str, XdsResource]]] = {}
+        resources: dict[str, dict[str, dict[str, XdsResource]]] = {}
         for fleet, inventory in self._fleets.items():
-            of = told.setdefault(names.fleet(fleet), {})
+            of = resources.setdefault(names.fleet(fleet), {})
             for (type_url, name), entry in inventory.resources.items():
                 if entry.held is not None:
                     of.setdefault(type_url, {})[name] = entry.held
-        return told
+        return resources
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
@@ -316,16 +316,16 @@ class World:
         """What is wrong inside policies that are in force, with paths into their manifests."""
         policy_kinds = {kind.KIND for kind in POLICY_KINDS}
         for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
-            found = effective_policy.attempt(self.db, ref, None)
-            if found is not None and not isinstance(found, Failed):
-                yield from ((ref, problem) for problem in found.problems)
+            policy = effective_policy.attempt(self.db, ref, None)
+            if policy is not None and not isinstance(policy, Failed):
+                yield from ((ref, problem) for problem in policy.problems)
 
     def failures(self) -> Mapping[str, Failed]:
         """Queries that failed and still do: bugs of moongate, contained."""
         return self.db.failures
 
     def everything(self) -> Any:
-        """All that is told to anybody, comparable: two worlds of equal resources must agree on it."""
+        """All that is handed out, comparable: two worlds of equal resources must agree on it."""
         bodies = {
             fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
             for fleet, types in sorted(self.xds().items())

@@ -98,8 +98,8 @@ def test_another_envoy_must_be_one(command: Command, shop: Path) -> None:
 def diagnostics(command: Command, folder: Path, text: str) -> list[str]:
     """What is said of manifests, without the folder's name and the summary."""
     (folder / "shop.yaml").write_text(text)
-    told = command("validate", folder).out.splitlines()
-    return [line.removeprefix(f"{folder}/shop.yaml:") for line in told[:-1]]
+    lines = command("validate", folder).out.splitlines()
+    return [line.removeprefix(f"{folder}/shop.yaml:") for line in lines[:-1]]
 
 
 BACKEND = """
@@ -122,7 +122,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
 
 
 @pytest.mark.parametrize(
-    ("reference", "column", "told"),
+    ("reference", "column", "expected"),
     [
         (
             "- {name: shpo, port: 80}",
@@ -179,12 +179,12 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
     ],
 )
 def test_a_backend_that_cannot_be_used_is_told_where_it_is_named(
-    command: Command, tmp_path: Path, reference: str, column: int, told: str
+    command: Command, tmp_path: Path, reference: str, column: int, expected: str
 ) -> None:
     """A route names many; its parentRefs, whose status says so, are the wrong place to look."""
-    told_of = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, reference) + BACKEND)
+    lines = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, reference) + BACKEND)
 
-    assert told_of == [f"{LINE}:{column}: {told}"]
+    assert lines == [f"{LINE}:{column}: {expected}"]
 
 
 def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Command, tmp_path: Path) -> None:
@@ -220,18 +220,18 @@ def test_a_certificate_is_told_where_it_is_named(command: Command, tmp_path: Pat
 
 
 def test_a_listener_that_is_not_served_is_told_with_the_reason(command: Command, tmp_path: Path) -> None:
-    """Not served; the other conditions tell why: so they are what has to be told."""
+    """Not served; the other conditions say why, so they are what has to be shown."""
     twins = "  listeners:\n  - {name: one, port: 9090, protocol: TCP}\n"
     text = SHOP.replace("  listeners:", f"{twins}  - {{name: two, port: 9090, protocol: HTTP}}")
 
-    told = diagnostics(command, tmp_path, text)
+    lines = diagnostics(command, tmp_path, text)
 
-    assert not [line for line in told if "the other conditions" in line]
-    assert any("Port 9090 is asked for with protocols that exclude each other" in line for line in told)
+    assert not [line for line in lines if "the other conditions" in line]
+    assert any("Port 9090 is asked for with protocols that exclude each other" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "told"),
+    ("right", "wrong", "expected"),
     [
         (
             "protocol: HTTP",
@@ -246,8 +246,8 @@ def test_a_listener_that_is_not_served_is_told_with_the_reason(command: Command,
     ],
 )
 def test_a_name_that_is_nearly_right_is_asked_for(
-    command: Command, tmp_path: Path, right: str, wrong: str, told: str
+    command: Command, tmp_path: Path, right: str, wrong: str, expected: str
 ) -> None:
     assert right in SHOP
 
-    assert any(line.endswith(told) for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))
+    assert any(line.endswith(expected) for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))

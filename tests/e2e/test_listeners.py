@@ -49,17 +49,17 @@ async def tls(
     context = site.authority.client_context(*alpn)
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
     try:
-        found: Any = writer.get_extra_info("ssl_object")
-        yield found.selected_alpn_protocol(), found
+        tls_object: Any = writer.get_extra_info("ssl_object")
+        yield tls_object.selected_alpn_protocol(), tls_object
     finally:
         writer.close()
 
 
 def serial(connection: ssl.SSLObject) -> int:
     """The number of the certificate that the gateway showed."""
-    found = connection.getpeercert()
-    assert found is not None
-    return int(str(found["serialNumber"]), 16)
+    certificate = connection.getpeercert()
+    assert certificate is not None
+    return int(str(certificate["serialNumber"]), 16)
 
 
 async def test_a_route_serves_where_its_hostnames_and_the_listeners_meet(site: Site) -> None:
@@ -75,9 +75,9 @@ async def test_a_route_serves_where_its_hostnames_and_the_listeners_meet(site: S
     )
 
     hosts = ("a.meet.test", "x.b.meet.test", "y.x.b.meet.test", "b.meet.test", "c.meet.test", "other.test")
-    told = {host: await site.status(host, port=port) for host in hosts}
+    statuses = {host: await site.status(host, port=port) for host in hosts}
 
-    assert told == {**dict.fromkeys(hosts[:3], 200), **dict.fromkeys(hosts[3:], 404)}
+    assert statuses == {**dict.fromkeys(hosts[:3], 200), **dict.fromkeys(hosts[3:], 404)}
 
 
 async def test_a_route_without_hostnames_serves_those_of_the_listener(site: Site) -> None:
@@ -280,9 +280,14 @@ async def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(si
     """By listeners of one port with a hostname each, and among several certificates of one listener."""
     port = free_port()
     sign = site.authority.sign
-    given = {"a": sign("a.sni.test"), "wild": sign("*.sni.test"), "b": sign("b.test"), "c": sign("c.test")}
+    certificates = {
+        "a": sign("a.sni.test"),
+        "wild": sign("*.sni.test"),
+        "b": sign("b.test"),
+        "c": sign("c.test"),
+    }
     await site.apply(
-        *(certificate.secret(f"sni-{name}") for name, certificate in given.items()),
+        *(certificate.secret(f"sni-{name}") for name, certificate in certificates.items()),
         m.gateway(
             "sni",
             f"[{https('a', port, 'sni-a', 'a.sni.test')}, {https('wild', port, 'sni-wild', '*.sni.test')},"
@@ -302,7 +307,7 @@ async def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(si
     hosts = ("a.sni.test", "x.sni.test", "b.test", "c.test")
     by = [(await site.reached(host, port=port, tls=True)).by for host in hosts]
 
-    assert list(shown.values()) == [given[name].serial for name in ("a", "wild", "b", "c")]
+    assert list(shown.values()) == [certificates[name].serial for name in ("a", "wild", "b", "c")]
     assert by == ["one", "two", "three", "three"]
 
 
@@ -343,9 +348,9 @@ async def test_a_listener_without_its_certificate_says_so_and_the_others_serve(s
     document = m.gateway("lacking", f"[{https('https', port, 'nowhere')}, {http('http', open_)}]")
     await site.apply(document, m.route("lacking", f"[{{{m.to('one')}}}]", parents=at("lacking")))
 
-    told = site.laptop.statuses.document(reference(document))
-    assert told is not None
-    conditions = {c["type"]: c for c in told["status"]["listeners"][0]["conditions"]}
+    published = site.laptop.statuses.document(reference(document))
+    assert published is not None
+    conditions = {c["type"]: c for c in published["status"]["listeners"][0]["conditions"]}
     assert conditions["ResolvedRefs"]["reason"] == "InvalidCertificateRef"
     assert await site.status("lacking.test", port=open_) == 200
 

@@ -59,36 +59,36 @@ def merged(wide: dict[str, Any], narrow: dict[str, Any]) -> EffectivePolicy:
 def judged(*policies: Policy, owner: Ref, parent: Ref | None = None) -> EffectivePolicy:
     db = Db()
     Store(db, ()).apply({policy.ref: policy for policy in policies})
-    found = effective_policy(db, owner, parent)
-    assert found is not None
-    return found
+    effective = effective_policy(db, owner, parent)
+    assert effective is not None
+    return effective
 
 
-def settings(given: EffectivePolicy) -> dict[str, Any]:
-    return msgspec.to_builtins(given.spec)
+def settings(policy: EffectivePolicy) -> dict[str, Any]:
+    return msgspec.to_builtins(policy.spec)
 
 
 def test_what_a_policy_targets_is_not_merged() -> None:
     """One policy has ``targetRef``, the other ``targetRefs``: together they are no fault."""
-    found = merged(
+    effective = merged(
         {"targetRefs": [], "targetRef": GATEWAY, "timeout": {"http": {"requestTimeout": "5s"}}},
         {"retry": {"numRetries": 3}},
     )
 
-    assert found.problems == ()
-    assert found.spec.target_ref is None
-    assert settings(found)["timeout"] == {"http": {"requestTimeout": "5s"}}
+    assert effective.problems == ()
+    assert effective.spec.target_ref is None
+    assert settings(effective)["timeout"] == {"http": {"requestTimeout": "5s"}}
 
 
 def test_a_merge_may_change_the_type_of_a_load_balancer() -> None:
     """What the other type had set remains, and no rule about it refuses the route's requests."""
-    found = merged(
+    effective = merged(
         {"loadBalancer": {"type": "ConsistentHash", "consistentHash": {"type": "SourceIP"}}},
         {"loadBalancer": {"type": "RoundRobin"}},
     )
 
-    assert found.problems == ()
-    assert settings(found)["loadBalancer"]["type"] == "RoundRobin"
+    assert effective.problems == ()
+    assert settings(effective)["loadBalancer"]["type"] == "RoundRobin"
 
 
 def test_a_default_that_is_written_overrides() -> None:
@@ -104,9 +104,9 @@ def test_a_default_that_is_written_overrides() -> None:
         "loadBalancer": {"type": "BackendUtilization", "backendUtilization": {"keepResponseHeaders": False}},
     }
 
-    found = settings(merged(wide, narrow))
+    effective = settings(merged(wide, narrow))
 
-    assert {name: found[name] for name in narrow} == narrow
+    assert {name: effective[name] for name in narrow} == narrow
 
 
 def test_a_fraction_is_overridden_as_a_whole() -> None:
@@ -114,17 +114,17 @@ def test_a_fraction_is_overridden_as_a_whole() -> None:
     wide = {"circuitBreaker": {"retryBudget": {"percent": {"numerator": 1, "denominator": 1000}}}}
     narrow = {"circuitBreaker": {"retryBudget": {"percent": {"numerator": 5}}}}
 
-    found = merged(wide, narrow)
+    effective = merged(wide, narrow)
 
-    assert isinstance(found.spec, BackendTrafficPolicySpec)
-    assert found.spec.circuit_breaker is not None
-    assert found.spec.circuit_breaker.retry_budget is not None
-    assert found.spec.circuit_breaker.retry_budget.percent.denominator == 100
+    assert isinstance(effective.spec, BackendTrafficPolicySpec)
+    assert effective.spec.circuit_breaker is not None
+    assert effective.spec.circuit_breaker.retry_budget is not None
+    assert effective.spec.circuit_breaker.retry_budget.percent.denominator == 100
 
 
 def test_a_field_that_the_schema_refuses_is_not_built() -> None:
     """An object from before a rule: what could be read out of ``5sec`` is not what was meant."""
-    given = ClientTrafficPolicy(
+    policy = ClientTrafficPolicy(
         metadata=ObjectMeta(name="slow", namespace="default"),
         spec=ClientTrafficPolicySpec(
             timeout=client_timeout.ClientTimeout(
@@ -133,10 +133,10 @@ def test_a_field_that_the_schema_refuses_is_not_built() -> None:
         ),
     )
 
-    found = judged(given, owner=given.ref)
+    effective = judged(policy, owner=policy.ref)
 
-    assert "spec.timeout.http.requestReceivedTimeout" in {problem.path for problem in found.problems}
-    assert [feature for feature, _ in found.features()] == []
+    assert "spec.timeout.http.requestReceivedTimeout" in {problem.path for problem in effective.problems}
+    assert [feature for feature, _ in effective.features()] == []
 
 
 def test_owners_are_known_leaf_by_leaf() -> None:

@@ -1,4 +1,4 @@
-"""What a feature refers to must be there and allowed, and is told where it is not: whatever the feature."""
+"""What a feature refers to must be there and allowed, else the status says so: whatever the feature."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def problems(field: dict[str, Any], *manifests: str) -> list[str]:
 
 
 def db(*resources: Resource | str) -> Db:
-    given = [r for each in resources for r in (read(each) if isinstance(each, str) else (each,))]
+    loaded = [r for each in resources for r in (read(each) if isinstance(each, str) else (each,))]
     db = Db()
-    Store(db, INDEXES).apply({resource.ref: resource for resource in given})
+    Store(db, INDEXES).apply({resource.ref: resource for resource in loaded})
     return db
 
 
@@ -127,19 +127,19 @@ def test_a_reference_that_leads_nowhere_is_told_with_what_may_have_been_meant() 
     policy: TrialPolicy = trial(jwt=KEYS)
     held[policy.ref] = policy
 
-    told = [problem for _, problem, _ in dangling_references(held, [policy.ref])]
+    problems = [problem for _, problem, _ in dangling_references(held, [policy.ref])]
 
-    assert [(problem.path, problem.message) for problem in told if problem.path.startswith("spec.jwt")] == [
-        ("spec.jwt.keys.name", "There is no Secret default/keys. Did you mean 'kews'?")
-    ]
+    assert [
+        (problem.path, problem.message) for problem in problems if problem.path.startswith("spec.jwt")
+    ] == [("spec.jwt.keys.name", "There is no Secret default/keys. Did you mean 'kews'?")]
 
 
 def test_an_edit_of_what_is_referred_to_disturbs_nobody_who_only_asks_for_it() -> None:
     policy = trial(jwt=KEYS)
-    given = [policy, *read(secret("keys", {}))]
+    manifests = [policy, *read(secret("keys", {}))]
     database = Db()
     store = Store(database, INDEXES)
-    store.apply({resource.ref: resource for resource in given})
+    store.apply({resource.ref: resource for resource in manifests})
     effective_policy(database, policy.ref, None)
     before = database.counts["effective_policy"]
 

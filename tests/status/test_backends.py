@@ -55,10 +55,10 @@ def test_a_backend_that_can_be_used_is_accepted() -> None:
     ],
 )
 def test_an_address_that_leads_nowhere_is_told(spec: str, part: str) -> None:
-    told = accepted(spec)
+    refused = accepted(spec)
 
-    assert (told.status, told.reason) == ("False", "Invalid")
-    assert part in told.message
+    assert (refused.status, refused.reason) == ("False", "Invalid")
+    assert part in refused.message
 
 
 def test_a_wildcard_in_a_backend_that_a_cluster_holds_already_is_told() -> None:
@@ -79,10 +79,10 @@ def test_on_a_laptop_backends_are_on_this_host() -> None:
 
 
 def test_backends_that_are_switched_off_are_not_accepted() -> None:
-    told = accepted(LOOPBACK, EnvoyGateway())
+    refused = accepted(LOOPBACK, EnvoyGateway())
 
-    assert (told.status, told.reason) == ("False", "Invalid")
-    assert "disabled" in told.message
+    assert (refused.status, refused.reason) == ("False", "Invalid")
+    assert "disabled" in refused.message
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_backends_that_are_switched_off_are_not_accepted() -> None:
     ],
 )
 def test_what_is_not_built_yet_is_not_accepted(spec: str) -> None:
-    told = accepted(spec)
+    refused = accepted(spec)
 
-    assert (told.status, told.reason) == ("False", "Invalid")
-    assert "not supported yet" in told.message
+    assert (refused.status, refused.reason) == ("False", "Invalid")
+    assert "not supported yet" in refused.message
 
 
 def test_a_socket_that_routes_cannot_reach_is_no_fault_of_the_backend() -> None:

@@ -11,10 +11,11 @@ from moongate.status.conditions import MAX_MESSAGE, accepted, sentence, unsuppor
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [("a is b", "A is b."), ("A.", "A."), ("why?", "Why?"), ("", ""), (" x \n", "X.")]
+    ("message", "expected"),
+    [("a is b", "A is b."), ("A.", "A."), ("why?", "Why?"), ("", ""), (" x \n", "X.")],
 )
-def test_a_message_is_a_sentence(given: str, told: str) -> None:
-    assert sentence(given) == told
+def test_a_message_is_a_sentence(message: str, expected: str) -> None:
+    assert sentence(message) == expected
 
 
 def test_a_message_fits_into_a_status() -> None:
@@ -22,10 +23,10 @@ def test_a_message_fits_into_a_status() -> None:
 
 
 def test_every_problem_is_told_and_the_first_gives_the_reason() -> None:
-    found = accepted([Problem("spec.a", "No.", "First"), Problem("", "Neither.", "Second")], 3)
+    judged = accepted([Problem("spec.a", "No.", "First"), Problem("", "Neither.", "Second")], 3)
 
-    assert (found.status, found.reason, found.observed_generation) == ("False", "First", 3)
-    assert found.message == "spec.a: No. Neither."
+    assert (judged.status, judged.reason, judged.observed_generation) == ("False", "First", 3)
+    assert judged.message == "spec.a: No. Neither."
 
 
 def test_without_problems_it_is_accepted() -> None:

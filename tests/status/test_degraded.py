@@ -30,7 +30,7 @@ spec:
 """
 
 
-def told(kind: str, *manifests: str) -> list[Degradation]:
+def degraded(kind: str, *manifests: str) -> list[Degradation]:
     """The degradations of all resources of a kind."""
     resources = [resource for text in (GATEWAY_CLASS, *manifests) for resource in read(text)]
     world = World.of(resources)
@@ -45,7 +45,7 @@ def told(kind: str, *manifests: str) -> list[Degradation]:
 
 def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
     """And not that it is therefore not programmed."""
-    (degradation,) = told("Gateway", gateway(http("web"), https("tls", "nowhere")))
+    (degradation,) = degraded("Gateway", gateway(http("web"), https("tls", "nowhere")))
 
     assert (degradation.part, degradation.condition, degradation.status) == (
         "listener tls",
@@ -58,16 +58,16 @@ def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
 
 
 def test_a_route_is_told_at_each_of_its_parents() -> None:
-    found = {(t.part, t.condition): t for t in told("HTTPRoute", gateway(http("web")), ROUTE)}
+    by_part = {(t.part, t.condition): t for t in degraded("HTTPRoute", gateway(http("web")), ROUTE)}
 
-    missing, nowhere = found["parent eg/web", "ResolvedRefs"], found["parent eg/none", "Accepted"]
+    missing, nowhere = by_part["parent eg/web", "ResolvedRefs"], by_part["parent eg/none", "Accepted"]
     assert (missing.at, missing.problem.path) == ("spec.parentRefs[0]", "spec.rules[0].backendRefs[0]")
     assert missing.problem.reason == "BackendNotFound"
     assert (nowhere.at, nowhere.problem.path) == ("spec.parentRefs[1]", "spec.parentRefs[1]")
 
 
 def test_a_policy_is_told_at_its_targets() -> None:
-    degradation, *_ = told("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
+    degradation, *_ = degraded("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
 
     assert degradation.part.startswith("ancestor ")
     assert degradation.condition == "Accepted"
@@ -78,9 +78,9 @@ def test_a_policy_is_told_at_its_targets() -> None:
 def test_not_programmed_is_told_where_nothing_else_tells_why(others: bool) -> None:
     conditions = [_condition("Programmed")] + ([_condition("ResolvedRefs")] if others else [])
 
-    found = [t.condition for t in degradations(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
+    types = [t.condition for t in degradations(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
 
-    assert found == (["ResolvedRefs"] if others else ["Programmed"])
+    assert types == (["ResolvedRefs"] if others else ["Programmed"])
 
 
 def test_a_status_that_is_older_than_its_resource_is_told_all_the_same() -> None:

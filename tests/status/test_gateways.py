@@ -148,15 +148,15 @@ def test_a_class_is_accepted_unless_its_parameters_lead_nowhere() -> None:
     assert "EnvoyProxy default/gone" in broken.conditions[0].message
 
 
-@pytest.mark.parametrize(("text", "told"), [(ENVOY_PROXY, "Accepted"), (CIRCLE, "!InvalidParameters")])
-def test_an_envoy_proxy_is_judged_for_each_that_names_it(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), [(ENVOY_PROXY, "Accepted"), (CIRCLE, "!InvalidParameters")])
+def test_an_envoy_proxy_is_judged_for_each_that_names_it(text: str, expected: str) -> None:
     core = Core(gateway(http("web"), infrastructure=NAMED), gateway(http("web"), name="other"), text)
 
     status = proxy_status(core.db, PROXY)
 
     assert status is not None
     assert [(a.ancestor_ref.name, verdicts(a.conditions)) for a in status.ancestors] == [
-        ("eg", {"Accepted": told})
+        ("eg", {"Accepted": expected})
     ]
 
 
@@ -204,9 +204,9 @@ def test_sixteen_addresses_are_listed() -> None:
     assert status is not None
     assert isinstance(spec, Gateway)
 
-    told = live(status, spec, EnvoyState(serving=1, addresses=tuple(f"10.0.0.{n}" for n in range(20))))
+    shown = live(status, spec, EnvoyState(serving=1, addresses=tuple(f"10.0.0.{n}" for n in range(20))))
 
-    assert len(told.addresses) == 16
+    assert len(shown.addresses) == 16
 
 
 def test_a_listener_that_envoy_refuses_is_valid_and_not_programmed() -> None:

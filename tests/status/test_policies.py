@@ -98,31 +98,31 @@ def status(core: Core, manifest: str) -> PolicyStatus | None:
     return policy_status(core.db, ref_of(document["kind"], metadata["namespace"], metadata["name"]))
 
 
-def told(core: Core, manifest: str) -> dict[str, dict[str, str]]:
+def conditions(core: Core, manifest: str) -> dict[str, dict[str, str]]:
     """Ancestor, ``name`` or ``name/section`` → condition → reason, with a ``!`` when it is False."""
-    found = status(core, manifest)
+    judged = status(core, manifest)
     return {
         "/".join(filter(None, (a.ancestor_ref.name, a.ancestor_ref.section_name))): {
             c.type: c.reason if c.status == "True" else f"!{c.reason}" for c in a.conditions
         }
-        for a in (found.ancestors if found is not None else ())
+        for a in (judged.ancestors if judged is not None else ())
     }
 
 
 def message(core: Core, manifest: str, type_: str, at: int = 0) -> str:
-    found = status(core, manifest)
-    assert found is not None
-    return next(c.message for c in found.ancestors[at].conditions if c.type == type_)
+    judged = status(core, manifest)
+    assert judged is not None
+    return next(c.message for c in judged.ancestors[at].conditions if c.type == type_)
 
 
 OK = {"Accepted": "Accepted"}
 
 
 def test_a_status_has_the_shape_of_the_api() -> None:
-    given = btp("limits", "Gateway/eg/a")
-    core = Core(TWO, given)
+    subject = btp("limits", "Gateway/eg/a")
+    core = Core(TWO, subject)
 
-    assert msgspec.json.decode(msgspec.json.encode(status(core, given))) == {
+    assert msgspec.json.decode(msgspec.json.encode(status(core, subject))) == {
         "ancestors": [
             {
                 "ancestorRef": {
@@ -150,24 +150,24 @@ def test_a_status_has_the_shape_of_the_api() -> None:
 @pytest.mark.parametrize("target", ["Gateway/other", "HTTPRoute/other", "GRPCRoute/shop"])
 def test_a_target_that_is_not_ours_has_no_status(target: Target) -> None:
     """It may be another controller's: two of them must not write over each other."""
-    given = btp("limits", target)
-    core = Core(TWO, given)
+    subject = btp("limits", target)
+    core = Core(TWO, subject)
 
-    assert status(core, given) is None
+    assert status(core, subject) is None
 
 
 def test_a_gateway_of_another_class_has_no_status() -> None:
-    given = btp("limits", "Gateway/eg")
-    core = Core(gateway(http("web"), gatewayClassName="another"), given)
+    subject = btp("limits", "Gateway/eg")
+    core = Core(gateway(http("web"), gatewayClassName="another"), subject)
 
-    assert status(core, given) is None
+    assert status(core, subject) is None
 
 
 def test_a_route_tells_under_each_parent_as_it_names_it() -> None:
-    given = btp("limits", "HTTPRoute/shop")
-    core = Core(TWO, gateway(http("web"), name="other"), route("shop", "eg/a", "other", "theirs"), given)
+    subject = btp("limits", "HTTPRoute/shop")
+    core = Core(TWO, gateway(http("web"), name="other"), route("shop", "eg/a", "other", "theirs"), subject)
 
-    assert told(core, given) == {"eg/a": OK, "other": OK}
+    assert conditions(core, subject) == {"eg/a": OK, "other": OK}
 
 
 def test_of_two_policies_the_older_holds_the_target() -> None:
@@ -175,8 +175,8 @@ def test_of_two_policies_the_older_holds_the_target() -> None:
     younger = btp("a", "Gateway/eg", created="2021-01-01T00:00:00Z")
     core = Core(TWO, older, younger)
 
-    assert told(core, older) == {"eg": OK}
-    assert told(core, younger) == {"eg": {"Accepted": "!Conflicted"}}
+    assert conditions(core, older) == {"eg": OK}
+    assert conditions(core, younger) == {"eg": {"Accepted": "!Conflicted"}}
     assert "held by BackendTrafficPolicy default/z" in message(core, younger, "Accepted")
 
 
@@ -184,47 +184,47 @@ def test_of_two_policies_of_one_age_the_first_name_holds_the_target() -> None:
     first, second = security("a", "HTTPRoute/shop"), security("b", "HTTPRoute/shop")
     core = Core(TWO, route("shop"), first, second)
 
-    assert told(core, first) == {"eg": OK}
-    assert told(core, second) == {"eg": {"Accepted": "!Conflicted"}}
+    assert conditions(core, first) == {"eg": OK}
+    assert conditions(core, second) == {"eg": {"Accepted": "!Conflicted"}}
 
 
 def test_a_policy_of_a_section_is_no_conflict_with_one_of_the_whole() -> None:
     part, whole = btp("a", "Gateway/eg/a"), btp("b", "Gateway/eg")
     core = Core(TWO, part, whole)
 
-    assert told(core, part) == {"eg/a": OK}
-    assert told(core, whole) == {"eg": OK | {"Overridden": "Overridden"}}
+    assert conditions(core, part) == {"eg/a": OK}
+    assert conditions(core, whole) == {"eg": OK | {"Overridden": "Overridden"}}
 
 
 def test_a_conflict_at_one_target_leaves_the_others_in_force() -> None:
     first, second = btp("a", "Gateway/eg/a"), btp("b", "Gateway/eg/a", "Gateway/eg/b")
     core = Core(TWO, first, second)
 
-    assert told(core, second) == {"eg/a": {"Accepted": "!Conflicted"}, "eg/b": OK}
+    assert conditions(core, second) == {"eg/a": {"Accepted": "!Conflicted"}, "eg/b": OK}
 
 
 @pytest.mark.parametrize("make", [btp, ctp, security])
 def test_a_listener_that_does_not_exist_is_told(make: Any) -> None:
-    given = make("limits", "Gateway/eg/c")
-    core = Core(TWO, given)
+    subject = make("limits", "Gateway/eg/c")
+    core = Core(TWO, subject)
 
-    assert told(core, given) == {"eg/c": {"Accepted": "!TargetNotFound"}}
+    assert conditions(core, subject) == {"eg/c": {"Accepted": "!TargetNotFound"}}
     expected = "Gateway default/eg has no listener named 'c'; it has a, b."
-    assert message(core, given, "Accepted") == expected
+    assert message(core, subject, "Accepted") == expected
 
 
 def test_a_rule_that_does_not_exist_is_told() -> None:
-    given = btp("limits", "HTTPRoute/shop/pay")
-    core = Core(TWO, route("shop", rules=["buy"]), given)
+    subject = btp("limits", "HTTPRoute/shop/pay")
+    core = Core(TWO, route("shop", rules=["buy"]), subject)
 
-    assert told(core, given) == {"eg": {"Accepted": "!TargetNotFound"}}
+    assert conditions(core, subject) == {"eg": {"Accepted": "!TargetNotFound"}}
 
 
 def test_a_gateways_policy_tells_which_listeners_and_routes_override_it() -> None:
-    given = security("all", "Gateway/eg")
+    subject = security("all", "Gateway/eg")
     core = Core(
         TWO,
-        given,
+        subject,
         security("listener", "Gateway/eg/b"),
         *(
             text
@@ -234,111 +234,114 @@ def test_a_gateways_policy_tells_which_listeners_and_routes_override_it() -> Non
         route("free"),
     )
 
-    assert message(core, given, "Overridden") == (
+    assert message(core, subject, "Overridden") == (
         "Other SecurityPolicies override this one for these gateway listeners: [default/eg/b] "
         "and these routes: [default/s1 default/s2]."
     )
 
 
 def test_a_listeners_policy_tells_only_the_routes_of_that_listener() -> None:
-    given = btp("listener", "Gateway/eg/b")
+    subject = btp("listener", "Gateway/eg/b")
     routes = (route("one", "eg/a"), route("two", "eg/b"), route("both"))
-    core = Core(TWO, given, *routes, btp("own", "HTTPRoute/one", "HTTPRoute/two", "HTTPRoute/both"))
+    core = Core(TWO, subject, *routes, btp("own", "HTTPRoute/one", "HTTPRoute/two", "HTTPRoute/both"))
 
-    assert message(core, given, "Overridden").endswith("these routes: [default/both default/two].")
+    assert message(core, subject, "Overridden").endswith("these routes: [default/both default/two].")
 
 
 def test_a_route_that_no_listener_takes_overrides_nothing() -> None:
-    given = btp("all", "Gateway/eg")
+    subject = btp("all", "Gateway/eg")
     core = Core(
-        TWO, given, route("elsewhere", namespace="shop"), btp("own", "HTTPRoute/elsewhere", namespace="shop")
+        TWO,
+        subject,
+        route("elsewhere", namespace="shop"),
+        btp("own", "HTTPRoute/elsewhere", namespace="shop"),
     )
 
-    assert told(core, given) == {"eg": OK}
+    assert conditions(core, subject) == {"eg": OK}
 
 
 def test_a_routes_policy_tells_which_rules_override_it() -> None:
-    given = btp("whole", "HTTPRoute/shop")
-    core = Core(TWO, route("shop", rules=["buy", "pay"]), given, btp("rule", "HTTPRoute/shop/pay"))
+    subject = btp("whole", "HTTPRoute/shop")
+    core = Core(TWO, route("shop", rules=["buy", "pay"]), subject, btp("rule", "HTTPRoute/shop/pay"))
 
     expected = "Other BackendTrafficPolicies override this one for these route rules: [pay]."
-    assert message(core, given, "Overridden") == expected
+    assert message(core, subject, "Overridden") == expected
 
 
 def test_a_client_policy_of_a_gateway_tells_which_sections_override_it() -> None:
-    given = ctp("whole", "Gateway/eg")
-    core = Core(TWO, given, ctp("part", "Gateway/eg/b", "Gateway/eg/nowhere"))
+    subject = ctp("whole", "Gateway/eg")
+    core = Core(TWO, subject, ctp("part", "Gateway/eg/b", "Gateway/eg/nowhere"))
 
-    assert message(core, given, "Overridden") == "Other ClientTrafficPolicies override these sections: [b]."
+    assert message(core, subject, "Overridden") == "Other ClientTrafficPolicies override these sections: [b]."
 
 
 def test_a_client_policy_of_one_listener_among_several_of_a_port_is_invalid() -> None:
-    given = ctp("part", "Gateway/eg/a")
-    core = Core(ONE_PORT, given)
+    subject = ctp("part", "Gateway/eg/a")
+    core = Core(ONE_PORT, subject)
 
-    assert told(core, given) == {"eg/a": {"Accepted": "!Invalid"}}
-    assert "shares its port" in message(core, given, "Accepted")
+    assert conditions(core, subject) == {"eg/a": {"Accepted": "!Invalid"}}
+    assert "shares its port" in message(core, subject, "Accepted")
 
 
 def test_policies_that_merge_tell_it_on_both_sides() -> None:
     """The route's tells it by listener, since each may have another parent to merge with."""
     whole, part = btp("whole", "Gateway/eg"), btp("part", "Gateway/eg/b")
-    given = btp("own", "HTTPRoute/shop", mergeType="StrategicMerge")
-    core = Core(TWO, route("shop"), whole, part, given)
+    subject = btp("own", "HTTPRoute/shop", mergeType="StrategicMerge")
+    core = Core(TWO, route("shop"), whole, part, subject)
     merged = {"Merged": "Merged"}
 
-    assert told(core, given) == {"eg": OK, "eg/a": merged, "eg/b": merged}
-    assert message(core, given, "Merged", at=1) == "Merged with policy default/whole."
-    assert message(core, given, "Merged", at=2) == "Merged with policy default/part."
-    assert told(core, whole) == {"eg": OK | merged | {"Overridden": "Overridden"}}
-    assert told(core, part) == {"eg/b": OK | merged}
+    assert conditions(core, subject) == {"eg": OK, "eg/a": merged, "eg/b": merged}
+    assert message(core, subject, "Merged", at=1) == "Merged with policy default/whole."
+    assert message(core, subject, "Merged", at=2) == "Merged with policy default/part."
+    assert conditions(core, whole) == {"eg": OK | merged | {"Overridden": "Overridden"}}
+    assert conditions(core, part) == {"eg/b": OK | merged}
     assert message(core, whole, "Overridden").endswith("these gateway listeners: [default/eg/b].")
 
 
 def test_a_policy_without_a_parent_to_merge_with_holds_alone() -> None:
-    given = btp("own", "HTTPRoute/shop/pay", mergeType="JSONMerge")
-    core = Core(TWO, route("shop", "eg/a", rules=["pay"]), given)
+    subject = btp("own", "HTTPRoute/shop/pay", mergeType="JSONMerge")
+    core = Core(TWO, route("shop", "eg/a", rules=["pay"]), subject)
 
-    assert told(core, given) == {"eg/a": OK}
+    assert conditions(core, subject) == {"eg/a": OK}
 
 
 def test_a_field_without_effect_keeps_a_policy_from_being_accepted() -> None:
     """The rest of it is in force, but nobody who waits for ``Accepted`` must be fooled."""
-    given = btp("limits", "Gateway/eg", dns={"dnsRefreshRate": "5s"}, telemetry={"tracing": {}})
-    core = Core(TWO, given)
+    subject = btp("limits", "Gateway/eg", dns={"dnsRefreshRate": "5s"}, telemetry={"tracing": {}})
+    core = Core(TWO, subject)
 
-    assert told(core, given) == {"eg": {"Accepted": "!Invalid"}}
-    told_ = message(core, given, "Accepted")
-    assert "spec.dns is not supported" in told_
-    assert "spec.telemetry is not supported" in told_
+    assert conditions(core, subject) == {"eg": {"Accepted": "!Invalid"}}
+    text = message(core, subject, "Accepted")
+    assert "spec.dns is not supported" in text
+    assert "spec.telemetry is not supported" in text
 
 
 def test_a_setting_that_is_wrong_is_told_with_its_path() -> None:
-    given = security("users", "HTTPRoute/shop", basicAuth={"users": {"name": "missing"}})
-    core = Core(TWO, route("shop", "eg/a", "eg/b"), given)
+    subject = security("users", "HTTPRoute/shop", basicAuth={"users": {"name": "missing"}})
+    core = Core(TWO, route("shop", "eg/a", "eg/b"), subject)
 
     invalid = {"Accepted": "!Invalid"}
-    assert told(core, given) == {"eg/a": invalid, "eg/b": invalid}
-    assert message(core, given, "Accepted").startswith("spec.basicAuth")
+    assert conditions(core, subject) == {"eg/a": invalid, "eg/b": invalid}
+    assert message(core, subject, "Accepted").startswith("spec.basicAuth")
 
 
 def test_a_security_policy_fails_for_what_its_parent_asks_and_nobody_enforces() -> None:
     """Merging is no way around a check that is not built: the route answers 500, and this says why."""
     parent = security("parent", "Gateway/eg", **{PROTECTIONS[0]: {}})
-    given = security("own", "HTTPRoute/shop", mergeType="StrategicMerge")
-    core = Core(TWO, route("shop", "eg/a"), parent, given)
+    subject = security("own", "HTTPRoute/shop", mergeType="StrategicMerge")
+    core = Core(TWO, route("shop", "eg/a"), parent, subject)
 
-    assert told(core, given)["eg/a"]["Accepted"] == "!Invalid"
-    assert f"spec.{PROTECTIONS[0]}" in message(core, given, "Accepted")
+    assert conditions(core, subject)["eg/a"]["Accepted"] == "!Invalid"
+    assert f"spec.{PROTECTIONS[0]}" in message(core, subject, "Accepted")
 
 
 def test_deprecated_fields_are_told_with_their_successors() -> None:
     target = reference("Gateway/eg")
     validation = {"clientValidation": {"optional": True}}
-    given = ctp("old", targetRef=target, enableProxyProtocol=False, tls=validation)
-    core = Core(TWO, given)
+    subject = ctp("old", targetRef=target, enableProxyProtocol=False, tls=validation)
+    core = Core(TWO, subject)
 
-    assert message(core, given, "Warning") == (
+    assert message(core, subject, "Warning") == (
         "spec.enableProxyProtocol is deprecated: write spec.proxyProtocol; "
         "spec.targetRef is deprecated: write spec.targetRefs; "
         "spec.tls.clientValidation.optional is deprecated: write spec.tls.clientValidation.mode."
@@ -346,57 +349,57 @@ def test_deprecated_fields_are_told_with_their_successors() -> None:
 
 
 def test_a_policy_that_holds_nothing_is_not_told_what_is_deprecated() -> None:
-    given = btp("b", targetRef=reference("Gateway/eg"))
-    core = Core(TWO, btp("a", "Gateway/eg"), given)
+    subject = btp("b", targetRef=reference("Gateway/eg"))
+    core = Core(TWO, btp("a", "Gateway/eg"), subject)
 
-    assert told(core, given) == {"eg": {"Accepted": "!Conflicted"}}
+    assert conditions(core, subject) == {"eg": {"Accepted": "!Conflicted"}}
 
 
 def test_selectors_reach_another_namespace_only_with_a_grant() -> None:
     selector = {"kind": "HTTPRoute", "matchLabels": {"tier": "web"}, "namespaces": {"from": "All"}}
-    given = btp("limits", targetSelectors=[selector])
+    subject = btp("limits", targetSelectors=[selector])
     routes = (
         route("here", "eg/a", labels={"tier": "web"}),
         route("plain", "eg/a"),
         route("there", "eg/b", namespace="shop", labels={"tier": "web"}),
     )
-    core = Core(gateway(ALL % ("a", 8081), ALL % ("b", 8082)), *routes, given)
+    core = Core(gateway(ALL % ("a", 8081), ALL % ("b", 8082)), *routes, subject)
 
-    assert told(core, given) == {"eg/a": OK}
+    assert conditions(core, subject) == {"eg/a": OK}
 
     core.apply(GRANT)
 
-    assert told(core, given) == {"eg/a": OK, "eg/b": OK}
+    assert conditions(core, subject) == {"eg/a": OK, "eg/b": OK}
 
 
 def test_routes_that_a_selector_finds_override_the_gateways_policy() -> None:
-    given = btp("all", "Gateway/eg")
+    subject = btp("all", "Gateway/eg")
     selector = {"kind": "HTTPRoute", "matchLabels": {"tier": "web"}}
-    core = Core(TWO, given, route("shop", labels={"tier": "web"}), btp("own", targetSelectors=[selector]))
+    core = Core(TWO, subject, route("shop", labels={"tier": "web"}), btp("own", targetSelectors=[selector]))
 
-    assert message(core, given, "Overridden").endswith("these routes: [default/shop].")
+    assert message(core, subject, "Overridden").endswith("these routes: [default/shop].")
 
 
 def test_of_more_than_sixteen_ancestors_those_with_bad_news_stay() -> None:
     names = [f"g{n:02}" for n in range(18)]
-    given = btp("many", *(f"Gateway/{name}" for name in names))
+    subject = btp("many", *(f"Gateway/{name}" for name in names))
     gateways = [gateway(http("web"), name=name) for name in names]
-    core = Core(*gateways, btp("first", "Gateway/g17"), given)
-    found = told(core, given)
+    core = Core(*gateways, btp("first", "Gateway/g17"), subject)
+    ancestors = conditions(core, subject)
 
-    assert len(found) == 16
-    assert list(found) == ["g17", *names[:15]]
-    assert found["g14"] == OK | {"Aggregated": "Aggregated"}
+    assert len(ancestors) == 16
+    assert list(ancestors) == ["g17", *names[:15]]
+    assert ancestors["g14"] == OK | {"Aggregated": "Aggregated"}
 
 
 def test_editing_a_routes_rules_runs_no_status_of_its_policies() -> None:
-    given, whole = btp("own", "HTTPRoute/shop"), btp("all", "Gateway/eg")
-    core = Core(TWO, route("shop"), route("other"), btp("others", "HTTPRoute/other"), given, whole)
-    before = told(core, given), told(core, whole)
+    subject, whole = btp("own", "HTTPRoute/shop"), btp("all", "Gateway/eg")
+    core = Core(TWO, route("shop"), route("other"), btp("others", "HTTPRoute/other"), subject, whole)
+    before = conditions(core, subject), conditions(core, whole)
 
     with core.ran() as ran:
         core.apply(route("shop", path="/new"))
-        after = told(core, given), told(core, whole)
+        after = conditions(core, subject), conditions(core, whole)
 
     assert after == before
     assert "policy_status" not in ran
@@ -406,11 +409,11 @@ def test_editing_a_routes_rules_runs_no_status_of_its_policies() -> None:
 def test_a_route_that_gets_a_policy_runs_one_part_of_the_gateways() -> None:
     whole = btp("all", "Gateway/eg")
     core = Core(TWO, *(route(f"r{n}") for n in range(5)), btp("p0", "HTTPRoute/r0"), whole)
-    told(core, whole)
+    conditions(core, whole)
 
     with core.ran() as ran:
         core.apply(btp("p1", "HTTPRoute/r1"))
-        told(core, whole)
+        conditions(core, whole)
 
     assert ran["overrides"] == 1
     assert ran["policy_status"] == 1
@@ -420,6 +423,6 @@ def test_overrides_are_told_once_however_many_policies_a_route_has() -> None:
     core = Core(
         TWO, route("shop", rules=["pay"]), btp("own", "HTTPRoute/shop"), btp("rule", "HTTPRoute/shop/pay")
     )
-    found = [o for part in range(64) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
+    overriding = [o for part in range(64) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
 
-    assert found == [(Ref.of(HTTPRoute, "default", "shop"), ("a", "b"), ())]
+    assert overriding == [(Ref.of(HTTPRoute, "default", "shop"), ("a", "b"), ())]

@@ -23,9 +23,9 @@ def core_of(*rules: dict[str, Any], parent: str = "{name: eg}", hostnames: tuple
 
 
 def status(core: Core, name: str = "shop") -> RouteStatus:
-    found = route_status(core.db, route_ref(name))
-    assert found is not None
-    return found
+    judged = route_status(core.db, route_ref(name))
+    assert judged is not None
+    return judged
 
 
 def verdicts(core: Core, name: str = "shop") -> dict[str, str]:
@@ -40,9 +40,9 @@ def message(core: Core, type_: str) -> str:
 
 
 def test_a_status_has_the_shape_of_the_api() -> None:
-    told = msgspec.json.decode(msgspec.json.encode(status(core_of())))
+    document = msgspec.json.decode(msgspec.json.encode(status(core_of())))
 
-    [parent] = told["parents"]
+    [parent] = document["parents"]
     assert parent["parentRef"] == {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}
     assert parent["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller"
     assert parent["conditions"][0] == {
@@ -130,10 +130,10 @@ def test_of_many_routes_that_match_the_same_requests_a_few_are_named(more: int, 
     core = core_of()
     core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + more)))
 
-    told = message(core, "RouteRulesOverlap")
+    overlap = message(core, "RouteRulesOverlap")
 
-    assert told.endswith(f"HTTPRoute default/{end}")
-    assert told.count("default/same-") == MAX_NAMED
+    assert overlap.endswith(f"HTTPRoute default/{end}")
+    assert overlap.count("default/same-") == MAX_NAMED
 
 
 def test_a_named_route_names_the_next_instead_of_itself() -> None:
@@ -141,15 +141,15 @@ def test_a_named_route_names_the_next_instead_of_itself() -> None:
     core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 1)))
 
     [parent] = status(core, "same-0").parents
-    told = next(c.message for c in parent.conditions if c.type == "RouteRulesOverlap")
+    overlap = next(c.message for c in parent.conditions if c.type == "RouteRulesOverlap")
 
-    assert "same-0" not in told
-    assert told.count("default/s") == MAX_NAMED
-    assert told.endswith(" and others.")
+    assert "same-0" not in overlap
+    assert overlap.count("default/s") == MAX_NAMED
+    assert overlap.endswith(" and others.")
 
 
 def test_one_more_of_many_routes_that_match_the_same_requests_leaves_their_statuses_alone() -> None:
-    """A count would be told anew to thousands, for each route that comes or goes."""
+    """A count would change the statuses of thousands, for each route that comes or goes."""
     core = core_of()
     core.apply(*(http_route(name=f"same-{n}") for n in range(MAX_NAMED + 2)))
     before = status(core), status(core, "same-0")

@@ -43,7 +43,7 @@ def ref(name: str) -> Ref:
 
 @query
 def titles(db: Db, author: str) -> tuple[str, ...]:
-    return tuple(found.name for found in find(db, BOOKS, author))
+    return tuple(each.name for each in find(db, BOOKS, author))
 
 
 def store(*books: Book) -> Store:
@@ -164,18 +164,19 @@ def test_indexes_are_what_the_resources_make_them(history: list[dict[str, Book |
     held, now = store(), dict[Ref, Book]()
     for edit in history:
         batch: dict[Ref, Resource | None] = {
-            ref(name): None if found is None else book(name, *found.authors) for name, found in edit.items()
+            ref(name): None if edited is None else book(name, *edited.authors)
+            for name, edited in edit.items()
         }
         held.apply(batch)
-        for at, found in batch.items():
+        for at, edited in batch.items():
             now.pop(at, None)
-            if isinstance(found, Book):
-                now[at] = found
+            if isinstance(edited, Book):
+                now[at] = edited
 
     for author in "xyz":
-        expected = tuple(sorted(at for at, found in now.items() if author in found.authors))
+        expected = tuple(sorted(at for at, edited in now.items() if author in edited.authors))
         assert find(held.db, BOOKS, author) == expected
     assert find(held.db, AUTHORS, "all") == tuple(
-        sorted({a for found in now.values() for a in found.authors})
+        sorted({a for edited in now.values() for a in edited.authors})
     )
     assert held.held() == now

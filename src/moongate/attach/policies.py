@@ -128,7 +128,7 @@ TARGETABLE: PartedIndex[Resource, int, Ref] = PartedIndex("policy-targetable", T
 @query
 def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
     """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
-    told: list[tuple[tuple[str, str, str], int, str, Ref]] = []
+    attached: list[tuple[tuple[str, str, str], int, str, Ref]] = []
     among = kind, target.kind
     refs = {
         *find(db, TARGETS, (kind, target)),
@@ -142,8 +142,8 @@ def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref],
         sections = [t.section for t in targeting.named if t.ref == target]
         if "" not in sections and any(_picks(db, ref, s, target) for s in targeting.selectors):
             sections.insert(0, "")
-        told += [(targeting.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
-    return tuple((section, ref) for _, _, section, ref in sorted(told))
+        attached += [(targeting.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
+    return tuple((section, ref) for _, _, section, ref in sorted(attached))
 
 
 def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
@@ -243,11 +243,11 @@ def labels(db: Db, ref: Ref) -> tuple[tuple[str, str], ...] | None:
 
 @query
 def _targeting(db: Db, policy: Ref) -> _Targeting | None:
-    found: Policy | None = db.read(policy)
-    if found is None:
+    resource: Policy | None = db.read(policy)
+    if resource is None:
         return None
-    named = tuple(named_targets(found.spec, policy.namespace))
-    return _Targeting(found.age, named, found.spec.target_selectors)
+    named = tuple(named_targets(resource.spec, policy.namespace))
+    return _Targeting(resource.age, named, resource.spec.target_selectors)
 
 
 @query
@@ -259,8 +259,11 @@ def _age(db: Db, ref: Ref) -> tuple[str, str, str]:
 @query
 def merges(db: Db, policy: Ref) -> bool:
     """Whether a policy asks to merge with what is above it."""
-    found: Policy | None = db.read(policy)
-    return found is not None and getattr(found.spec, "merge_type", None) in ("StrategicMerge", "JSONMerge")
+    resource: Policy | None = db.read(policy)
+    return resource is not None and getattr(resource.spec, "merge_type", None) in (
+        "StrategicMerge",
+        "JSONMerge",
+    )
 
 
 def named_targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:

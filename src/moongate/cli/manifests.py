@@ -147,12 +147,12 @@ def read_configuration(path: Path) -> EnvoyGateway:
             f"{path}: The configuration must be an object with apiVersion and kind: EnvoyGateway."
         )
     body: dict[str, Any] = {key: value for key, value in document.items() if key != "metadata"}  # pyright: ignore[reportUnknownVariableType]
-    found, problems = admit_configuration(body)
-    if found is None:
+    configuration, problems = admit_configuration(body)
+    if configuration is None:
         raise UsageError(
             "\n".join(f"{Place(str(path), *position(text, p.path))}: {p.path}: {p.message}" for p in problems)
         )
-    return found
+    return configuration
 
 
 # --- statuses -------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ Rules
    cannot be built on a listener is no matter of the listener's Gateway.
 2. What concerns no resource by its arguments concerns those who read it, for the failure reaches them. If it
    reaches no call about a resource, it is about all: the GatewayClasses say so.
-3. A status that cannot be told any more stays as it was last; only the failure is added. One that never could
-   be told says nothing but the failure.
+3. A status that cannot be computed any more stays as it was last; only the failure is added. One that never
+   could be computed says nothing but the failure.
 4. The text of an exception is never shown: it may quote a secret.
 """
 
@@ -95,7 +95,7 @@ def with_failures(
     Args:
         db: where to look who is ours.
         resource: what the status is of.
-        status: as it was last told; ``None`` if it never could be told.
+        status: as it was last computed; ``None`` if it never could be.
         failures: at least one.
     """
     named = ", ".join(failed.id for failed in failures[:MOST_NAMED])
@@ -158,7 +158,7 @@ def _replaced(conditions: tuple[Condition, ...], *by: Condition) -> tuple[Condit
 
 
 def _bare(db: Db, resource: Resource) -> Struct | None:
-    """A status without a condition; ``None`` when the resource is not ours, as far as that can be told."""
+    """A status without a condition; ``None`` when the resource is not ours, as far as that is known."""
     ref = resource.ref
     match resource:
         case Gateway() | GatewayClass() if not _is_ours(db, ref):
@@ -206,7 +206,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
 
 
 def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
-    """The Gateways above what a policy targets, as far as it can be told: at least what it names."""
+    """The Gateways above what a policy targets, as far as they are known: at least what it names."""
     chosen = targets.attempt(db, policy.ref)
     named = named_targets(policy.spec, policy.metadata.namespace)
     for target in named if isinstance(chosen, Failed) else chosen:

@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 Each target of a policy leads to *ancestors*: a Gateway to itself, a route to the parents that it names. What
-is found at a target is noted on its ancestors; an ancestor that several targets lead to has all of it.
+is true of a target is noted on its ancestors; an ancestor that several targets lead to has all of it.
 
 A policy of a Gateway or listener tells which routes have policies of their own. ``overrides`` finds these
 from the policies, never from all routes of a Gateway, and in shards: a route that comes, goes or moves
@@ -12,9 +12,9 @@ re-runs one small part, and an edit of its rules none at all.
 Rules
 =====
 1. A target that does not exist, or is not ours, is passed over: another controller may answer for it.
-2. A conflict or a missing section is told at that target only; the others are in force.
+2. A conflict or a missing section is noted at that target only; the others are in force.
 3. ``Accepted`` is False as long as anything of the policy has no effect, also where the rest is in force.
-4. What is wrong under one listener is told for the parent that leads there, too: nobody has to look further
+4. What is wrong under one listener is also said of the parent that leads there: nobody has to look further
    than the parents of a route to know whether its policy holds.
 
 Source: Gateway API, ``PolicyStatus`` and GEP-713; the reference's reasons, scopes and limits.
@@ -108,8 +108,8 @@ class Override(NamedTuple):
 @query
 def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
     """The status of a policy of any kind; ``None`` when there is nothing of ours that it targets."""
-    found: Policy | None = db.read(policy)
-    if found is None:
+    resource: Policy | None = db.read(policy)
+    if resource is None:
         return None
     drafts: dict[tuple[Ref, str], _Draft] = {}
     for target in sorted(targets(db, policy), key=_level):
@@ -119,7 +119,7 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
             _judge_route(db, policy, target, drafts)
     if not drafts:
         return None
-    name, generation, warning = controller_name(db), found.metadata.generation, _deprecated(found)
+    name, generation, warning = controller_name(db), resource.metadata.generation, _deprecated(resource)
     ancestors = [
         AncestorStatus(
             ancestor_ref=_ancestor(gateway, section),
@@ -153,17 +153,17 @@ class _Draft:
         self.overridden: dict[str, None] = {}
         self.refused: dict[str, None] = {}
         """Why filters that it asks for are not in force."""
-        self.told = False
-        """Whether it tells ``Accepted``; a listener that only says with what the policy merged does not."""
+        self.judged = False
+        """Whether it has ``Accepted``; a listener that only says with what the policy merged has not."""
         self.held = False
         """Whether the policy holds a target that leads here."""
 
     def refuse(self, problem: Problem) -> None:
-        self.told = True
+        self.judged = True
         self.faults[problem] = None
 
     def hold(self, problems: Iterable[Problem]) -> None:
-        self.told = self.held = True
+        self.judged = self.held = True
         self.faults.update(dict.fromkeys(problems))
 
 
@@ -172,7 +172,7 @@ def _at(drafts: dict[tuple[Ref, str], _Draft], gateway: Ref, section: str) -> _D
 
 
 def _level(target: Target) -> int:
-    """The most specific first, so that ancestors are told in the order of precedence."""
+    """The most specific first, so that ancestors stand in the order of precedence."""
     return 2 * target.ref.is_a(Gateway) + (not target.section)
 
 
@@ -237,8 +237,8 @@ def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: _Draft)
 
 def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | None:
     """The policy that the one of a route or rule merges into where a listener serves it."""
-    found = applied(db, kind, listener, target.ref, target.section)
-    return found.parent if found is not None else None
+    holding = applied(db, kind, listener, target.ref, target.section)
+    return holding.parent if holding is not None else None
 
 
 def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
@@ -257,7 +257,7 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
 
 
 def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
-    """What is wrong with a policy's settings, each field told once."""
+    """What is wrong with a policy's settings, each field once."""
     judged = effective_policy(db, policy, parent)
     if judged is None:
         return []
@@ -336,7 +336,7 @@ def _conditions(draft: _Draft, warning: str, generation: int) -> Iterator[Condit
         faults = sorted(draft.faults, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
         reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
         yield condition("Accepted", "False", reason, summary(faults), generation)
-    elif draft.told:
+    elif draft.judged:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
     yield from not_programmed(draft.refused, generation)
     if draft.merged:
@@ -364,7 +364,7 @@ def _cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[Ances
 
 
 def _weight(ancestor: AncestorStatus) -> tuple[int, str, str, str]:
-    given = {(c.type, c.status) for c in ancestor.conditions}
-    rank = 0 if ("Accepted", "False") in given else 1 if ("Overridden", "True") in given else 2
+    conditions = {(c.type, c.status) for c in ancestor.conditions}
+    rank = 0 if ("Accepted", "False") in conditions else 1 if ("Overridden", "True") in conditions else 2
     at = ancestor.ancestor_ref
     return rank, at.namespace, at.name, at.section_name or ""
