@@ -8,19 +8,20 @@ from msgspec import Meta
 
 from moongate.api.base import SET, DurationStr, Model, Rule, form, unique_by
 from moongate.api.route import RequestBackendRef, RequestRoute, RequestRouteSpec, RequestRule, RouteFilter
-from moongate.api.shared import BackendObjectReference, HeaderName, HeaderValue, PortNumber, PreciseHostname
+from moongate.api.shared import (
+    BackendObjectReference,
+    HeaderName,
+    HeaderValue,
+    PortNumber,
+    PreciseHostname,
+    origin,
+)
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 CORSMethod = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"]
 CORSOrigin = Annotated[
     str,
-    form(
-        r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,5}))?)$)",
-        "an origin: scheme and host, such as 'https://shop.example.com' or 'https://*.example.com:8443', "
-        "without a path; or '*'",
-        low=1,
-        high=253,
-    ),
+    origin(r"(^\*$)|(^(http(s)?):\/\/(((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:([0-9]{1,5}))?)$)"),
 ]
 
 

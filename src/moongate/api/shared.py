@@ -52,6 +52,19 @@ ControllerName = Annotated[
         high=253,
     ),
 ]
+
+
+def origin(pattern: str) -> Meta:
+    """Annotation of an origin, as browsers say it; the CRDs differ in their patterns."""
+    return form(
+        pattern,
+        "an origin: scheme and host, such as 'https://shop.example.com' or 'https://*.example.com:8443', "
+        "without a path; or '*'",
+        low=1,
+        high=253,
+    )
+
+
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 HeaderName = Annotated[

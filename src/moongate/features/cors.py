@@ -16,21 +16,18 @@ from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
-from moongate.api.base import DurationStr, Model, form, milliseconds
+from moongate.api.base import DurationStr, Model, milliseconds
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.route import RouteRule
+from moongate.api.shared import origin
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Native
 
 Origin = Annotated[
     str,
-    form(
+    origin(
         # The strings that the CRD's pattern matches, in a form that takes linear time in Python as well.
         r"^(\*|[A-Za-z][A-Za-z0-9+.-]*:\/\/(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)(:[0-9]{1,5})?)$",
-        "an origin: scheme and host, such as 'https://shop.example.com' or 'https://*.example.com:8443', "
-        "without a path; or '*'",
-        low=1,
-        high=253,
     ),
 ]
 """``https://shop.example.com:8443``; the host may be ``*`` or start with ``*.``. ``*`` is any origin."""
