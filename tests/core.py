@@ -99,6 +99,31 @@ def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
     return dump(document)
 
 
+def policy(kind: str, spec: str, *, name: str = "policy", target: str = "HTTPRoute/shop") -> str:
+    """A policy in namespace ``default``.
+
+    Args:
+        kind: ``SecurityPolicy``.
+        spec: its settings, in YAML.
+        name: its name.
+        target: ``KIND/NAME`` or ``KIND/NAME/SECTION``.
+    """
+    fields = dict(zip(("kind", "name", "sectionName"), target.split("/"), strict=False))
+    targets = [{"group": "gateway.networking.k8s.io", **fields}]
+    return extension(kind, name, dump({"targetRefs": targets, **load(spec)}))
+
+
+def extension(kind: str, name: str, spec: str) -> str:
+    """A resource of Envoy Gateway's group in namespace ``default``; ``spec`` is YAML."""
+    document = {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default", "generation": 1},
+        "spec": load(spec),
+    }
+    return dump(document)
+
+
 EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that ``gateway`` makes."""
 EG_FLEET = FleetId(EG)

@@ -10,7 +10,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 
 from moongate.xds.listeners import listener
-from tests.core import EG_FLEET, Core
+from tests.core import EG_FLEET, Core, policy
 
 
 def sent(core: Core, name: str) -> Listener:
@@ -36,12 +36,5 @@ def tls_of(chain: FilterChain) -> DownstreamTlsContext:
 
 def client_traffic_policy(spec: str, section: str = "", name: str = "clients") -> str:
     """A ClientTrafficPolicy for the Gateway of ``tests.core.gateway``, or for one of its listeners."""
-    at = f", sectionName: {section}" if section else ""
-    return f"""
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: ClientTrafficPolicy
-        metadata: {{name: {name}, namespace: default}}
-        spec:
-          targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: eg{at}}}]
-          {spec}
-    """
+    target = f"Gateway/eg/{section}" if section else "Gateway/eg"
+    return policy("ClientTrafficPolicy", spec, name=name, target=target)

@@ -27,7 +27,7 @@ from moongate.run import Laptop
 from moongate.sources.folder import Folder
 from moongate.world import World
 from tests.cases import PAGES, Case, read
-from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key
+from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key, policy
 from tests.routes import http_route, service
 from tests.run.conftest import until
 
@@ -48,15 +48,9 @@ def based(**data: bytes) -> dict[str, str]:
     return {key.replace("_", "."): base64.b64encode(value).decode() for key, value in data.items()}
 
 
-def policy(name: str, users: str, route: str) -> str:
-    return f"""
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: SecurityPolicy
-metadata: {{name: {name}}}
-spec:
-  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {route}}}]
-  basicAuth: {{users: {{name: {users}}}}}
-"""
+def auth(name: str, users: str, route: str) -> str:
+    spec = f"basicAuth: {{users: {{name: {users}}}}}"
+    return policy("SecurityPolicy", spec, name=name, target=f"HTTPRoute/{route}")
 
 
 SOUND = "\n---\n".join(
@@ -70,8 +64,8 @@ SOUND = "\n---\n".join(
         secret("not-a-key", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=b"c4n4ry")),
         secret("users", data={".htpasswd": base64.b64encode(b"alice:{SHA}" + DIGEST).decode()}),
         secret("bad-users", stringData={".htpasswd": "alice:c4n4ry\nc4n4ry"}),
-        policy("auth", "users", "shop"),
-        policy("bad-auth", "bad-users", "other"),
+        auth("auth", "users", "shop"),
+        auth("bad-auth", "bad-users", "other"),
     )
 )
 FAULTY = (

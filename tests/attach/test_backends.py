@@ -11,7 +11,7 @@ from moongate.api.core import Service
 from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import BackendObjectReference
 from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, kind_problem, target
-from tests.core import ON_HOST, Core
+from tests.core import ON_HOST, Core, extension
 from tests.routes import endpoints as slice_of
 from tests.routes import service
 
@@ -22,12 +22,7 @@ IMPORT_LABEL = "multicluster.kubernetes.io/service-name"
 
 
 def backend_resource(spec: str) -> str:
-    return f"""
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: Backend
-        metadata: {{name: static, namespace: default}}
-        spec: {spec}
-    """
+    return extension("Backend", "static", spec)
 
 
 def imported(spec: str = "{ports: [{name: http, port: 80}], ips: [10.97.0.1]}") -> str:

@@ -9,17 +9,13 @@ from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.shared import LocalObjectReference
 from moongate.attach.extension_filters import Extension, extension, route_filter
 from tests.core import Core
+from tests.core import extension as manifest
 
 FILTER = Ref.of(HTTPRouteFilter, "default", "extra")
 
 
 def route_filter_manifest(spec: str) -> str:
-    return f"""
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: HTTPRouteFilter
-        metadata: {{name: extra, namespace: default}}
-        spec: {spec}
-    """
+    return manifest("HTTPRouteFilter", "extra", spec)
 
 
 def judged(spec: str, *others: str) -> Extension:

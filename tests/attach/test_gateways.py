@@ -15,7 +15,7 @@ from moongate.attach.gateways import (
     proxy_problems,
     rejection,
 )
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, extension, gateway, http
 
 CLASS_WITH_PROXY = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -29,12 +29,7 @@ NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy
 
 
 def envoy_proxy(name: str, spec: str) -> str:
-    return f"""
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: EnvoyProxy
-        metadata: {{name: {name}, namespace: default}}
-        spec: {spec}
-    """
+    return extension("EnvoyProxy", name, spec)
 
 
 def test_a_gateway_is_ours_when_its_class_names_our_controller() -> None:
@@ -48,30 +43,23 @@ def test_the_configuration_says_whether_envoy_runs_on_this_host() -> None:
     assert (on_host(Core().db), on_host(Core(config=ON_HOST).db)) == (False, True)
 
 
-def test_a_gateways_own_settings_replace_those_of_its_class() -> None:
+@pytest.mark.parametrize(
+    ("own", "ip_family"),
+    [("{concurrency: 4}", None), ("{concurrency: 4, mergeType: StrategicMerge}", "IPv6")],
+)
+def test_a_gateways_own_settings_replace_those_of_its_class_or_merge_with_them(
+    own: str, ip_family: str | None
+) -> None:
     core = Core(
         gateway(http("web"), infrastructure=NAMED),
         CLASS_WITH_PROXY,
         envoy_proxy("class", "{ipFamily: IPv6, concurrency: 2}"),
-        envoy_proxy("own", "{concurrency: 4}"),
+        envoy_proxy("own", own),
     )
 
     spec = proxy(core.db, EG).spec
 
-    assert (spec.concurrency, spec.ip_family) == (4, None)
-
-
-def test_settings_that_merge_keep_what_they_do_not_set() -> None:
-    core = Core(
-        gateway(http("web"), infrastructure=NAMED),
-        CLASS_WITH_PROXY,
-        envoy_proxy("class", "{ipFamily: IPv6, concurrency: 2}"),
-        envoy_proxy("own", "{concurrency: 4, mergeType: StrategicMerge}"),
-    )
-
-    spec = proxy(core.db, EG).spec
-
-    assert (spec.concurrency, spec.ip_family) == (4, "IPv6")
+    assert (spec.concurrency, spec.ip_family) == (4, ip_family)
 
 
 def test_merged_backends_are_kept_by_settings_that_say_nothing_of_them() -> None:

@@ -60,7 +60,9 @@ def _basic_auth(secret: str, header: str) -> dict[str, Any]:
     return {"users": {"name": secret}, **({"forwardUsernameHeader": header} if header else {})}
 
 
-PROTECTIONS = {"basicAuth": Protection(_basic_auth_headers, _basic_auth_secret, _basic_auth)}
+PROTECTIONS: dict[str, Protection] = {
+    "basicAuth": Protection(_basic_auth_headers, _basic_auth_secret, _basic_auth)
+}
 """Field → what a test must know of it; policies ask by any of these, and exchange one for another."""
 CREDENTIALS = {
     "nobody": dict[str, str](),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
 from envoy.extensions.http.original_ip_detection.custom_header.v3.custom_header_pb2 import CustomHeaderConfig
 from envoy.extensions.http.original_ip_detection.xff.v3.xff_pb2 import XffConfig
+from google.protobuf.message import Message
 
 from moongate.engine import Db
 from moongate.features.base import Effective
@@ -21,28 +24,28 @@ from moongate.features.client_ip_detection import (
 )
 from tests.features.listeners import OWNER, manager_with
 
+M = TypeVar("M", bound=Message)
+
 
 def edited(detection: ClientIPDetectionSettings) -> HttpConnectionManager:
     return manager_with(FEATURE, detection)
 
 
 def xff(settings: XForwardedForSettings) -> XffConfig:
-    """The extension, the only one, that reads ``settings``."""
-    hcm = edited(ClientIPDetectionSettings(x_forwarded_for=settings))
-    [extension] = hcm.original_ip_detection_extensions
-    config = XffConfig()
-    assert extension.name == "envoy.extensions.http.original_ip_detection.xff"
-    assert extension.typed_config.Unpack(config)
-    assert not hcm.use_remote_address.value
-    return config
+    return extension(ClientIPDetectionSettings(x_forwarded_for=settings), "xff", XffConfig())
 
 
 def header(settings: CustomHeaderExtensionSettings) -> CustomHeaderConfig:
-    hcm = edited(ClientIPDetectionSettings(custom_header=settings))
-    [extension] = hcm.original_ip_detection_extensions
-    config = CustomHeaderConfig()
-    assert extension.name == "envoy.extensions.http.original_ip_detection.custom_header"
-    assert extension.typed_config.Unpack(config)
+    detection = ClientIPDetectionSettings(custom_header=settings)
+    return extension(detection, "custom_header", CustomHeaderConfig())
+
+
+def extension(detection: ClientIPDetectionSettings, name: str, config: M) -> M:
+    """The extension, the only one, that finds out the address; it is unpacked into ``config``."""
+    hcm = edited(detection)
+    [only] = hcm.original_ip_detection_extensions
+    assert only.name == f"envoy.extensions.http.original_ip_detection.{name}"
+    assert only.typed_config.Unpack(config)
     assert not hcm.use_remote_address.value
     return config
 

@@ -18,7 +18,7 @@ from moongate.xds.cluster_keys import ClusterKey, PolicySecret
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
 from tests.features.trial import install
 from tests.routes import SHOP, as_dict, endpoints, http_route, let_kind_differ, route_ref, rule, service
 
@@ -109,14 +109,7 @@ def weighted(*weights: int) -> dict[str, Any]:
 
 
 PAIR = ("shop", "more")
-APART = """
-    apiVersion: gateway.envoyproxy.io/v1alpha1
-    kind: BackendTrafficPolicy
-    metadata: {name: apart, namespace: default}
-    spec:
-      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
-      circuitBreaker: {maxConnections: 1}
-"""
+APART = policy("BackendTrafficPolicy", "circuitBreaker: {maxConnections: 1}")
 
 
 def localities(core: Core, key: ClusterKey) -> list[int]:
@@ -236,18 +229,10 @@ def test_an_endpoint_that_changes_rebuilds_one_load_assignment_and_no_cluster() 
     assert "cluster" not in ran
 
 
-POLICY = """
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: BackendTrafficPolicy
-metadata: {name: checks}
-spec:
-  targetRefs: [{group: gateway.networking.k8s.io, kind: KIND, name: NAME}]
-  circuitBreaker: {maxConnections: PORT}
-"""
-
-
-def checks(kind: str = "HTTPRoute", name: str = "shop", port: int = 9000) -> str:
-    return POLICY.replace("KIND", kind).replace("NAME", name).replace("PORT", str(port))
+def checks(target: str = "HTTPRoute/shop", port: int = 9000, more: str = "") -> str:
+    return policy(
+        "BackendTrafficPolicy", f"{{circuitBreaker: {{maxConnections: {port}}}{more}}}", target=target
+    )
 
 
 def _asked_by_name(edit: ClusterEdit, _: Effective[CircuitBreaker]) -> None:
@@ -315,8 +300,8 @@ def test_a_policy_that_speaks_of_endpoints_alone_keeps_its_cluster_apart(
 ) -> None:
     """The endpoints of other routes are as they were."""
     install(monkeypatch, structs.replace(CHECKING, cluster=None))
-    policy = checks().replace("spec:", "spec:\n  mergeType: StrategicMerge")
-    core = Core(gateway(http("web")), service(), policy, http_route(), config=ON_HOST)
+    merging = checks(more=", mergeType: StrategicMerge")
+    core = Core(gateway(http("web")), service(), merging, http_route(), config=ON_HOST)
 
     assert list(keys(core)) == ["httproute/default/shop/rule/3fcc2e53"]
 
@@ -325,19 +310,19 @@ def test_a_policy_that_speaks_of_endpoints_alone_keeps_its_cluster_apart(
 @pytest.mark.parametrize(
     ("hostnames", "target", "config", "host"),
     [
-        (("*.example", "a.example"), ("HTTPRoute", "shop"), IN_CLUSTER, "a.example"),
-        (("*.example",), ("HTTPRoute", "shop"), IN_CLUSTER, "shop.default"),
-        ((), ("HTTPRoute", "shop"), IN_CLUSTER, "shop.default"),
-        (("a.example",), ("Gateway", "eg"), ON_HOST, "shop.default"),
+        (("*.example", "a.example"), "HTTPRoute/shop", IN_CLUSTER, "a.example"),
+        (("*.example",), "HTTPRoute/shop", IN_CLUSTER, "shop.default"),
+        ((), "HTTPRoute/shop", IN_CLUSTER, "shop.default"),
+        (("a.example",), "Gateway/eg", ON_HOST, "shop.default"),
     ],
     ids=["exact", "wildcard", "any", "shared"],
 )
 def test_envoy_asks_endpoints_as_clients_do(
-    hostnames: tuple[str, ...], target: tuple[str, str], config: EnvoyGateway, host: str
+    hostnames: tuple[str, ...], target: str, config: EnvoyGateway, host: str
 ) -> None:
     """By a hostname of the route, or by the backend's name: no route has it, or several share the cluster."""
     route = http_route(hostnames=hostnames)
-    core = Core(gateway(http("web")), service(), checks(*target), route, config=config)
+    core = Core(gateway(http("web")), service(), checks(target), route, config=config)
     [name] = keys(core)
 
     assert sent(core, name).health_checks[0].http_health_check.host == host

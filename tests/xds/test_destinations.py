@@ -18,7 +18,7 @@ from moongate.engine import Failed
 from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
 from moongate.xds.destinations import Destination, resource_keys, route_resources, rule_destination
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, https
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, https, policy
 from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
 
 GONE = "{name: gone, port: 80}"
@@ -113,14 +113,7 @@ def test_no_rule_uses_the_shared_cluster_of_a_backend_that_was_emptied(backends:
     ]
 
 
-SLOW = """
-    apiVersion: gateway.envoyproxy.io/v1alpha1
-    kind: BackendTrafficPolicy
-    metadata: {name: slow, namespace: default}
-    spec:
-      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
-      circuitBreaker: {maxConnections: 1}
-"""
+SLOW = policy("BackendTrafficPolicy", "circuitBreaker: {maxConnections: 1}")
 
 
 def own(*rules: dict[str, Any]) -> list[str]:

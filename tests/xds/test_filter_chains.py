@@ -41,7 +41,7 @@ def test_what_chains_share_is_set_by_the_policy_of_the_first() -> None:
         client_traffic_policy("connection: {bufferLimit: 1Mi, connectionLimit: {value: 1}}", "a", "one"),
         client_traffic_policy(
             "connection: {bufferLimit: 2Mi, connectionLimit: {value: 2}}\n"
-            "          timeout: {tcp: {connectionInspectionTimeout: 2s, tlsHandshakeTimeout: 2s}}",
+            "timeout: {tcp: {connectionInspectionTimeout: 2s, tlsHandshakeTimeout: 2s}}",
             "b",
             "other",
         ),

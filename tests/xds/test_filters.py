@@ -19,35 +19,19 @@ from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, secret
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy, secret
 from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
-POLICY = """
-    apiVersion: gateway.envoyproxy.io/v1alpha1
-    kind: BackendTrafficPolicy
-    metadata: {name: faults, namespace: default}
-    spec:
-      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shop}]
-      faultInjection: {abort: {httpStatus: 418}}
-"""
-
-
-AUTH = """
-    apiVersion: gateway.envoyproxy.io/v1alpha1
-    kind: SecurityPolicy
-    metadata: {name: NAME, namespace: default}
-    spec:
-      targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: ROUTE}]
-      basicAuth: {users: {name: users}HEADER}
-"""
+POLICY = policy("BackendTrafficPolicy", "faultInjection: {abort: {httpStatus: 418}}")
 USERS = secret("users", {".htpasswd": b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}, type_="Opaque")
 STANDING = [f.http_filter.name for f in FEATURES if f.http_filter is not None and f.http_filter.stable]
 
 
 def auth(name: str, route: str = "shop", header: str = "") -> str:
-    said = f", forwardUsernameHeader: {header}" if header else ""
-    return AUTH.replace("NAME", name).replace("ROUTE", route).replace("HEADER", said)
+    forward = f", forwardUsernameHeader: {header}" if header else ""
+    spec = f"basicAuth: {{users: {{name: users}}{forward}}}"
+    return policy("SecurityPolicy", spec, name=name, target=f"HTTPRoute/{route}")
 
 
 def chain(core: Core, *listeners: ListenerId) -> list[str]:

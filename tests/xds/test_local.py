@@ -6,7 +6,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from moongate.xds.local import local_assignment, local_cluster
-from tests.core import EG_FLEET, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, policy
 
 FLEET = """
 apiVersion: v1
@@ -74,16 +74,9 @@ def test_with_routing_to_services_the_fleet_is_its_service() -> None:
 
 def test_a_policy_that_routes_to_services_does_not_concern_the_fleet() -> None:
     """It is about backends; Envoy still has to know its own zone."""
-    policy = """
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: BackendTrafficPolicy
-        metadata: {name: to-services, namespace: default}
-        spec:
-          targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]
-          routingType: Service
-    """
+    to_services = policy("BackendTrafficPolicy", "routingType: Service", target="Gateway/eg")
     fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
-    core = Core(gateway(http("http")), policy, fleet)
+    core = Core(gateway(http("http")), to_services, fleet)
 
     found = local_assignment(core.db, EG_FLEET)
 

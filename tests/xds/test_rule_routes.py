@@ -11,6 +11,7 @@ from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.attach.route_kinds import order
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from tests.core import IN_CLUSTER, Core, gateway, http
+from tests.listeners import client_traffic_policy
 from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
@@ -168,19 +169,12 @@ def test_only_a_listeners_policy_in_force_keeps_an_idle_stream_its_own(
     neighbour: tuple[str, ...], idle: str
 ) -> None:
     """A policy for one of several listeners of a port is refused, and so is its stream idle timeout."""
-    policy = """
-        apiVersion: gateway.envoyproxy.io/v1alpha1
-        kind: ClientTrafficPolicy
-        metadata: {name: web, namespace: default}
-        spec:
-          targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg, sectionName: web}]
-          timeout: {http: {streamIdleTimeout: 9m}}
-    """
+    clients = client_traffic_policy("timeout: {http: {streamIdleTimeout: 9m}}", "web")
     parent = "{name: eg, namespace: default, sectionName: web}"
     core = Core(
         gateway(http("web", hostname="a.test"), *neighbour),
         service(),
-        policy,
+        clients,
         http_route(rule("timeouts: {request: 10m}"), parent=parent),
     )
 
