@@ -84,6 +84,21 @@ async def test_a_password_is_asked_for(site: Site) -> None:
         assert await site.status("basic.test", client=client, auth=bob) == 200
 
 
+async def test_a_name_that_a_client_sends_itself_is_replaced(site: Site) -> None:
+    """Also where another policy forwards names in a header that was chosen for its digest (32 equal bits)."""
+    headers = {"forged": "x-50523", "chosen": "x-78182"}
+    await site.apply(m.secret("staff", _htpasswd=htpasswd(ann="secret")))
+    for name, header in headers.items():
+        policy = f"basicAuth: {{users: {{name: staff}}, forwardUsernameHeader: {header}}}"
+        await site.apply(m.route(name, f"[{{{m.to('one')}}}]"), on(f"HTTPRoute/{name}", name, policy))
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for name, header in headers.items():
+            sent = {header: "boss"}
+            request = await site.reached(f"{name}.test", client=client, auth=("ann", "secret"), headers=sent)
+            assert request.header(header) == "ann"
+
+
 async def test_a_policy_that_cannot_be_built_fails_closed(site: Site) -> None:
     """Its route answers 500, with or without a password, until what it needs is there."""
     policy = on("HTTPRoute/closed", "closed", "basicAuth: {users: {name: not-there}}")

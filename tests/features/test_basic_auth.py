@@ -80,6 +80,17 @@ def test_the_backend_learns_the_name_in_the_header_that_was_asked_for() -> None:
     assert config.forward_username_header == "x-user"
 
 
+@pytest.mark.parametrize(
+    "header", ["content-length", "Transfer-Encoding", "connection", "Host", "te", ":path", "a b"]
+)
+def test_a_name_is_not_forwarded_in_a_header_that_says_how_a_request_is_sent(header: str) -> None:
+    """The user's name would be taken for a length or a host, and the request fail or hang."""
+    basic_auth = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header=header)
+    [message] = told(world(users(b"alice:" + HASH)), basic_auth)
+
+    assert message.startswith(f"forwardUsernameHeader is {header!r}")
+
+
 def test_each_policy_has_a_filter_of_its_own_that_is_off_elsewhere() -> None:
     """Otherwise the users of one route would pass on another."""
     assert FEATURE.http_filter is not None

@@ -131,6 +131,16 @@ def test_what_a_route_cannot_carry_is_bound_to_the_chain() -> None:
     assert not any(b"ann" in one.body for one in bound), "users come with the routes"
 
 
+def test_nobody_can_find_two_settings_that_share_a_bound_filter() -> None:
+    """These two agreed in 32 bits; users of one policy could then be named in the header of another's."""
+    one, other = "x-50523", "x-78182"
+    core = stable(http_route(), http_route(name="more"), auth("one", "shop", one), auth("two", "more", other))
+
+    bound = [unpacked(each.body) for each in http_filters(core.db, "chain", (WEB,)) if each.bound]
+
+    assert {config.forward_username_header for config in bound} == {one, other}
+
+
 def test_a_route_that_relies_on_a_bound_filter_is_closed_to_connections_without_it() -> None:
     """Such a connection came by an older chain, or by one that Envoy refused to change."""
     core = stable(http_route(), auth("staff", "shop", "x-user"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, field
 
@@ -86,6 +86,22 @@ HeaderValue = Annotated[
         high=4096,
     ),
 ]
+FRAMING_HEADERS: Final = frozenset({"content-length", "transfer-encoding"})
+"""Headers that say where a message ends: with a wrong one, a part of it is taken for the next message."""
+CONNECTION_HEADERS: Final = FRAMING_HEADERS | frozenset(
+    {
+        "connection",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+    }
+)
+"""Headers that say how and where to a request is sent: no place for a value of another meaning."""
 CIDR = Annotated[
     str,
     form(

@@ -28,7 +28,7 @@ from moongate.api.httproute import (
 )
 from moongate.api.httproutefilter import HTTPHostnameModifier, HTTPRouteMatchFilter, ReplaceRegexMatch
 from moongate.api.route import HTTPHeader, HTTPHeaderFilter, RequestBackendRef, RequestRule, RouteFilter
-from moongate.api.shared import BackendObjectReference, Fraction
+from moongate.api.shared import FRAMING_HEADERS, BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
 from moongate.problem import Problem
 
@@ -304,6 +304,8 @@ def _header_faults(headers: HTTPHeaderFilter) -> Iterator[str]:
     for header in (*headers.add, *headers.set):
         if not _nameable(header.name):
             yield _unnameable(header.name)
+        elif header.name.lower() in FRAMING_HEADERS:
+            yield f"The header {header.name!r} says where a message ends, and cannot be set here."
         elif not _HEADER_VALUE.fullmatch(header.value):
             yield f"The header {header.name!r} has the value {header.value!r}, which no header may have."
     for name in headers.remove:
@@ -313,7 +315,7 @@ def _header_faults(headers: HTTPHeaderFilter) -> Iterator[str]:
 
 def _valid_headers(changes: HTTPHeaderFilter) -> HTTPHeaderFilter:
     def valid(headers: tuple[HTTPHeader, ...]) -> tuple[HTTPHeader, ...]:
-        return tuple(h for h in headers if _nameable(h.name) and _HEADER_VALUE.fullmatch(h.value))
+        return tuple(h for h in headers if _settable(h.name) and _HEADER_VALUE.fullmatch(h.value))
 
     removed = tuple(name for name in changes.remove if _nameable(name))
     return HTTPHeaderFilter(add=valid(changes.add), set=valid(changes.set), remove=removed)
@@ -321,6 +323,10 @@ def _valid_headers(changes: HTTPHeaderFilter) -> HTTPHeaderFilter:
 
 def _nameable(name: str) -> bool:
     return bool(name) and name.lower() != "host" and "/" not in name and ":" not in name
+
+
+def _settable(name: str) -> bool:
+    return _nameable(name) and name.lower() not in FRAMING_HEADERS
 
 
 def _unnameable(name: str) -> str:

@@ -24,7 +24,7 @@ from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 
 from moongate.api.base import Model, Ref
 from moongate.api.core import Secret
-from moongate.api.shared import SecretObjectReference
+from moongate.api.shared import CONNECTION_HEADERS, SecretObjectReference
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Reference
 from moongate.problem import Problem
@@ -60,6 +60,12 @@ def check(db: Db, basic_auth: Effective[BasicAuth]) -> Iterator[Problem]:
         yield Problem(
             "forwardUsernameHeader",
             f"forwardUsernameHeader is {header!r}; a header's name is letters, digits and hyphens.",
+        )
+    if header and header.lower() in CONNECTION_HEADERS:
+        yield Problem(
+            "forwardUsernameHeader",
+            f"forwardUsernameHeader is {header!r}, which says how a request is sent;"
+            " it must be a header that has no meaning yet, such as x-user.",
         )
     ref = _secret(basic_auth)
     entries = _users(db, basic_auth)

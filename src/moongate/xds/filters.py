@@ -41,7 +41,7 @@ from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_rule
 from moongate.store import find_in, get, parts
-from moongate.xds.wire import encode, packed, sized, version
+from moongate.xds.wire import encode, fingerprint, packed, sized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -190,8 +190,9 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
 
 
 def _bound(order: int, stem: str, chain: Message) -> ChainFilter:
-    # Its name says what it is, so that it is added or removed, and never replaced under a route.
-    name = f"{stem}/{version(encode(chain))[:8]}"
+    # Its name says what it is, so that it is added or removed, and never replaced under a route. Users choose
+    # what it is, and two that share a name would share the filter.
+    name = f"{stem}/{fingerprint(encode(chain))}"
     return ChainFilter(order, name, _encoded(name, chain, disabled=True), bound=True)
 
 

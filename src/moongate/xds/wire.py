@@ -59,6 +59,11 @@ def version(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
+def fingerprint(body: bytes) -> str:
+    """A name for some bytes that somebody may choose: nobody can find two with the same one."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
 class Encoded(Struct, frozen=True):
     """Base of values that hold encoded messages: of these their repr has the sizes alone.
 
