@@ -337,6 +337,22 @@ def test_what_left_while_an_envoy_was_away_lingers_for_it_too() -> None:
     """)
 
 
+def test_clusters_of_an_envoy_that_comes_back_outlive_its_listeners_also_when_all_is_gone() -> None:
+    """It asks for clusters first. Nothing should be there, so nobody but the Envoy knows of its listeners."""
+    again = Conversation()
+    again.says("""
+        ==
+        >> C * a=1
+        .. 60
+        >> L l=1
+        << L -l
+        .. 60
+        >> L ack
+        .. 5
+        << C -a
+    """)
+
+
 # Make before break
 
 

@@ -461,7 +461,7 @@ class Session:
         """Let what is pending removal linger, once nothing in force refers to it."""
         if not channel.pending_removal:
             return
-        if any(self._awaits(type_url) for type_url in _SWITCH):
+        if LISTENER not in self._channels or self._awaits(ROUTE):
             return  # it has just connected, and has still to say what its listeners and routes are
         channel.linger(min(map(self._in_force, _SWITCH)), now + self._linger_seconds)
 
