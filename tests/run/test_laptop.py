@@ -15,8 +15,8 @@ from moongate.api.envoygateway import EnvoyGateway, GatewayController
 from moongate.api.gateway import GatewayClass
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.gateways import controller_name
-from moongate.run import Laptop, ManifestError
-from moongate.sources.files import Files
+from moongate.run import Laptop, ManifestError, laptop
+from moongate.sources.files import Files, Loaded
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import admitted
@@ -24,7 +24,7 @@ from tests.ports import free_port
 from tests.run.conftest import app, following, is_, text, until, who
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import AsyncGenerator
 
 
 async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None:
@@ -125,6 +125,32 @@ async def test_a_file_with_a_fault_leaves_the_last_good_form_in_force(folder: Pa
             await until(lambda: is_(port, "two"))
 
             assert [f for f in running.diagnostics() if f.severity == "error"] == []
+
+
+async def test_files_are_read_again_after_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not end the Envoys that serve; nor must they miss what changes later."""
+
+    class OddOnce(Files):
+        times = 0
+
+        async def watch(self) -> AsyncGenerator[Loaded, None]:
+            self.times += 1
+            async for loaded in super().watch():
+                yield loaded
+                if self.times == 1:
+                    raise RecursionError
+
+    monkeypatch.setattr(laptop, "FIRST_PAUSE_S", 0.01)
+    (folder / "m").mkdir()
+    (folder / "m" / "a.json").write_text(text(m.local("a", 80)))
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=folder / "run") as running, following(running, OddOnce((folder / "m",))):
+            await until(lambda: any(event["event"] == "files.failed" for event in events))
+            (folder / "m" / "b.json").write_text(text(m.local("b", 80)))
+
+            for name in ("a", "b"):
+                ref = Ref.of(Backend, "default", name)
+                await until(lambda ref=ref: ref in running.world.store.held())
 
 
 async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its_end(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moongate.sources.chunks import Chunk, chunks, recut, values
+from moongate.sources.chunks import Chunk, Place, chunks, recut, values
 from moongate.sources.yaml_documents import parsed_yaml
 
 
@@ -82,3 +84,11 @@ def test_an_edit_cuts_its_neighbourhood_only() -> None:
 
     assert len(cut.middle) <= 3
     assert cut.moved == 1
+
+
+def test_the_name_of_a_file_can_be_shown_whatever_it_is() -> None:
+    """It may be no UTF-8, which could not be printed, or steer the terminal that it is shown in."""
+    name = os.fsdecode(b"\xff\x1b[31m\n.yaml")
+
+    assert str(Place(name, 3, 1)) == r"\xff\x1b[31m\x0a.yaml:3:1"
+    assert str(Place("é.yaml", 0, 0)) == "é.yaml"

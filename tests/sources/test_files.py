@@ -13,9 +13,12 @@ import pytest
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Namespace
+from moongate.sources import files, folder
 from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
+from moongate.sources.manifests import Document
 from tests.sources.manifests import backend, stream
+from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
 
 DEADLINE = 10.0
 A, B = Ref.of(Backend, "default", "a"), Ref.of(Backend, "default", "b")
@@ -293,6 +296,99 @@ class TestWatch:
                 root.rmdir()
                 root.parent.rmdir()
                 await watched.until(lambda: not watched.held)
+
+    @pytest.mark.parametrize("name", ["", "sub"])
+    @pytest.mark.parametrize("replace", [replace_at_once, replace_by_another])
+    async def test_a_folder_that_is_replaced_is_followed(
+        self, tmp_path: Path, replace: Callable[[Path], None], name: str
+    ) -> None:
+        """By a checkout, or by hand: what is at the path counts, not the folder that was there."""
+        root = tmp_path / "m"
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / "a.yaml").write_text(backend("a", 1))
+
+        async with watching(root) as watched:
+            replace(folder)
+            (folder / "a.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2})
+            (folder / "a.yaml").write_text(backend("a", 3))
+            await watched.until(lambda: watched.ports == {"a": 3})
+
+    async def test_a_pipe_in_place_of_a_file_stops_nobody(self, tmp_path: Path) -> None:
+        """Its opening would wait until somebody writes into it."""
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path) as watched:
+            os.mkfifo(tmp_path / "pipe")
+            (tmp_path / "pipe").rename(tmp_path / "a.yaml")
+            (tmp_path / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports == {"a": 1, "b": 2})
+            await watched.until(lambda: watched.last is not None and bool(watched.last.errors))
+            assert watched.last is not None
+            fault = str(watched.last.errors[0])
+            (tmp_path / "a.yaml").unlink()
+            (tmp_path / "a.yaml").write_text(backend("a", 3))
+            await watched.until(lambda: watched.ports == {"a": 3, "b": 2})
+
+        assert "It is a named pipe; only regular files are read." in fault
+
+    async def test_a_folder_that_cannot_be_read_keeps_what_was_read_of_it(self, mine: Path) -> None:
+        """It is a fault, and the others go on; once it can be read, it is."""
+        (mine / "sub").mkdir()
+        (mine / "sub" / "a.yaml").write_text(backend("a", 1))
+        (mine / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(mine) as watched:
+            (mine / "sub").chmod(0)
+            await watched.until(lambda: watched.last is not None and bool(watched.last.errors))
+            (mine / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports == {"a": 1, "b": 2})
+            (mine / "sub").chmod(0o700)
+            (mine / "sub" / "a.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2, "b": 2})
+
+    async def test_a_folder_that_the_kernel_does_not_watch_is_looked_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its limit is one of the user, whatever else uses it up; edits come later, and it is said why."""
+        monkeypatch.setattr(files, "RETRY_S", 0.05)
+        limit(monkeypatch, lambda path: path.endswith("sub"))
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "a.yaml").write_text(backend("a", 1))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "sub" / "a.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2})
+            assert watched.last is not None
+            [warning] = watched.last.diagnostics
+
+        assert warning.severity == "warning"
+        assert "sysctl fs.inotify.max_user_watches" in warning.problem.message
+
+    async def test_a_bug_that_one_file_meets_concerns_that_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever it raises: the others are read, and what was good of it stays in force."""
+        read = folder.read_document
+
+        def broken(text: str, is_json: bool, namespace: str) -> Document:
+            if "odd" in text:
+                raise RecursionError
+            return read(text, is_json, namespace)
+
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+        async with watching(tmp_path) as watched:
+            monkeypatch.setattr(folder, "read_document", broken)
+            (tmp_path / "a.yaml").write_text(backend("a", "odd"))
+            (tmp_path / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports == {"a": 1, "b": 2})
+            assert watched.last is not None
+            [fault] = watched.last.errors
+
+        assert "because of a bug of moongate: RecursionError" in str(fault)
 
     async def test_a_mounted_config_map_is_followed(self, tmp_path: Path) -> None:
         """A kubelet swaps a link that all files are reached through."""

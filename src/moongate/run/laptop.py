@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from time import perf_counter, time  # noqa: TID251 - certificates have dates
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
 
 from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
@@ -33,8 +35,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from moongate.sources.diagnostics import Diagnostic
-    from moongate.sources.files import Files
+    from moongate.sources.files import Files, Loaded
     from moongate.world import Changes
+
+
+_log = structlog.get_logger("moongate")
+
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+"""Seconds until files are read again whose reading failed."""
 
 
 class ManifestError(ValueError):
@@ -157,16 +166,34 @@ class Laptop:
         self.loaded.set()
 
     async def follow(self, files: Files) -> None:
-        """Put the manifests of files in force, and whatever they become, until cancelled."""
+        """Put the manifests of files in force, and whatever they become, until cancelled.
+
+        What goes wrong there is no reason to stop: what is in force stays so, and all is read again.
+        """
         self._log.places_from(files.folder)
-        async for loaded in files.watch():
-            self._log.faults("files", loaded.diagnostics)
-            config = self._config or loaded.configuration or EnvoyGateway.shipped()
-            if self.world.configure(config.on_host()):
-                self._pump.on_write()
-            self.put(loaded.batch)
-            self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
-            self.loaded.set()
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                async with aclosing(files.watch()) as news:
+                    async for loaded in news:
+                        self._load(loaded, files)
+                        pause_s = FIRST_PAUSE_S
+            except Exception:  # noqa: BLE001 - whatever it is, the Envoys serve
+                _log.exception("files.failed", retry_in_s=pause_s)
+            else:
+                return  # Nothing that was read can change.
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _load(self, loaded: Loaded, files: Files) -> None:
+        config = self._config or loaded.configuration or EnvoyGateway.shipped()
+        if self.world.configure(config.on_host()):
+            self._pump.on_write()
+        # In force first: whatever becomes of the log, these changes are not reported again.
+        self.put(loaded.batch)
+        self.loaded.set()
+        self._log.faults("files", loaded.diagnostics)
+        self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
 
     # -- out ----------------------------------------------------------------
 

@@ -22,7 +22,17 @@ class Place(NamedTuple):
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        file = _printable(self.file)
+        return f"{file}:{self.line}:{self.column}" if self.line else file
+
+
+def _printable(path: str) -> str:
+    """A path as it may be shown: the name of a file may be no text, or steer a terminal."""
+    if path.isprintable():
+        return path
+    # A byte that is not UTF-8 is in the string as U+DC00 and itself.
+    codes = (ord(c) - 0xDC00 if 0xDC80 <= ord(c) <= 0xDCFF else ord(c) for c in path)
+    return "".join(c if c.isprintable() else f"\\x{code:02x}" for c, code in zip(path, codes, strict=True))
 
 
 class Chunk(NamedTuple):

@@ -3,22 +3,25 @@
 Rules
 =====
 1. What is read: the files that were named, whatever they are called; of folders, and the folders within,
-   all that end in ``.yaml``, ``.yml`` or ``.json`` and do not begin with a dot; "-" is standard input.
+   what ``listing`` says; "-" is standard input.
 2. A change is in force some milliseconds after it was written. Only when a resource would disappear, its
    file must be quiet for ``SETTLE`` first: editors and copying programs empty a file before they fill it.
 3. Files that change together are one batch.
-4. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop.
+4. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
+   for somebody else.
+5. What is wrong with one file or folder is a diagnostic of it, whatever it is; the others go on.
 
 Theory of operation
 ===================
 Each folder is watched by itself, under its real path, and so is what a symbolic link leads to. An event
 about a known file makes it read again; one about a folder, a link or a path that was missing makes all be
-listed again. Whenever the set of folders changes the watch is set up anew, and all is listed once more
-*after* that, so that nothing slips between. Listing compares stamps, and the texts of what differs.
+listed again. Whenever the set of folders changes, or one is replaced, the watches are set up anew, and all is
+listed once more *after* that, so that nothing slips between. Listing compares stamps, and the texts of what
+differs. Folders that cannot be watched, as the kernel has a limit, are looked at every ``RETRY_S``.
 """
 
 # The watcher speaks of paths as strings, and there are thousands of them.
-# ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH120, PTH123
+# ruff: noqa: PTH116, PTH118
 
 from __future__ import annotations
 
@@ -27,12 +30,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple
 
-from asyncinotify import Inotify, Mask
 from msgspec import Struct
 
 from moongate.api.base import Ref, Resource
@@ -41,15 +43,16 @@ from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
 from moongate.sources.folder import STDIN, Folder, Unreadable
+from moongate.sources.folder_events import FolderEvents
+from moongate.sources.listing import SUFFIXES, Found, Listing, differing, list_paths
+from moongate.sources.reading import decoded, file_text
 
-SUFFIXES = (".yaml", ".yml", ".json")
-"""Endings of the files that are read in folders."""
-
-STEP = 0.002
-"""Seconds: a burst of events is over when a step brings no other. This is what a change waits."""
-LONGEST_BURST = 0.05
 TICK = 0.05
 """Seconds to wait for events before looking at what is unsettled."""
+RETRY_S = 10.0
+"""Seconds between two looks at folders that cannot be watched."""
+FIRST_PAUSE_S = 0.05
+"""Seconds before watches are set up anew that could not be; each further pause is twice as long."""
 
 SETTLE = 0.05
 """Seconds of quiet after which a file is believed that a resource is gone."""
@@ -57,19 +60,6 @@ PATIENCE = 1.0
 """Seconds after which it is believed though the file is still being written."""
 SLICE = 0.01
 """Seconds of work between two pauses."""
-
-_EVENTS = (
-    Mask.CREATE
-    | Mask.MODIFY
-    | Mask.CLOSE_WRITE
-    | Mask.ATTRIB
-    | Mask.MOVED_FROM
-    | Mask.MOVED_TO
-    | Mask.DELETE
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
-    | Mask.ONLYDIR
-)
 
 
 class Loaded(Struct, frozen=True):
@@ -118,7 +108,10 @@ class Files:
     def __init__(self, paths: Iterable[str | Path], *, namespace: str = "default") -> None:
         self.paths = tuple(dict.fromkeys(str(path) for path in paths))
         self.folder = Folder(namespace=namespace)
-        self._listing = _Listing()
+        self._lasting = list(self.paths)
+        """The paths that can be read more than once."""
+        self._listing = Listing()
+        self._events: FolderEvents | None = None
         self._unsettled: dict[str, _Unsettled] = {}
         self._reported: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
 
@@ -136,20 +129,32 @@ class Files:
         parsed = self.folder.parsed
         await _in_slices(self._staged(paths))
         yield self._loaded(self.folder.commit(), paths, parsed)
+        pause = FIRST_PAUSE_S
         while self._listing.watched:
             watched = self._listing.watched
-            async with aclosing(_bursts(watched, self._patience)) as bursts:
-                fresh = True
-                async for events in bursts:
-                    loaded = await self._heard(events, everything=fresh)
-                    fresh = False
+            with FolderEvents(watched) as events:
+                self._events = events
+                until = time.monotonic() + RETRY_S
+                heard: list[str] | None = None  # what slipped between listing and watching
+                while True:
+                    loaded = await self._heard(heard or (), everything=heard is None)
                     if loaded is not None:
                         yield loaded
-                    if watched != self._listing.watched:
+                    if events.stale or watched != self._listing.watched:
                         break
+                    if events.unheard and time.monotonic() >= until:
+                        break
+                    heard = await events.burst(self._patience_s(until))
+                # Who replaces a folder again and again does not make this turn fast.
+                pause = min(2 * pause, RETRY_S) if heard is None else FIRST_PAUSE_S
+            if heard is None and events.stale:
+                await asyncio.sleep(pause)
 
-    def _patience(self) -> float | None:
-        return TICK if self._unsettled else None
+    def _patience_s(self, until: float) -> float | None:
+        waits = [TICK] if self._unsettled else []
+        if self._events is not None and self._events.unheard:
+            waits.append(max(0.0, until - time.monotonic()))
+        return min(waits, default=None)
 
     async def _heard(self, events: Sequence[str], *, everything: bool) -> Loaded | None:
         """The next state, None when nothing differs."""
@@ -159,8 +164,9 @@ class Files:
             self._unsettled[path] = self._unsettled[path]._replace(last=now)
         if everything or unsure:
             before = self._listing
-            self._listing = await asyncio.to_thread(_listed, self.paths)
-            paths |= _differing(before, self._listing)
+            self._listing = await asyncio.to_thread(list_paths, self._lasting)
+            self._listing.keep(before)
+            paths |= differing(before, self._listing)
         due = {path for path, unsettled in self._unsettled.items() if unsettled.due(now)}
         if not paths and not due and not (everything or unsure):
             return None
@@ -208,38 +214,59 @@ class Files:
                     unsure = True
                 elif name.endswith(SUFFIXES):
                     paths.add(path)
-                    listing.files[path] = _Found(None, walked.root, directory)
+                    listing.files[path] = Found(None, walked.root, directory)
         return paths, unsure
 
     def _opened(self) -> list[str]:
         """The files to read at first; what can be read only once is read here."""
-        for path in self.paths:
-            mode = _mode(path, follow=True) if path != "-" else None
-            if path == "-":
-                text = _decoded(sys.stdin.buffer.read())
-            elif mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                text = _text(path)  # A pipe, as of `moongate validate <(helm template …)`.
-            else:
-                continue
-            for _ in self.folder.stage(STDIN if path == "-" else path, text):
-                pass
-        self._listing = _listed(self.paths)
+        self._lasting = [path for path in self._lasting if not self._read_once(path)]
+        self._listing = list_paths(self._lasting)
         return sorted(self._listing.files)
+
+    def _read_once(self, path: str) -> bool:
+        """Read standard input, or a pipe, as of ``moongate validate <(helm template …)``."""
+        mode = _mode(path, follow=True) if path != "-" else None
+        if path == "-":
+            text = decoded(sys.stdin.buffer.read())
+        elif mode is not None and stat.S_ISFIFO(mode):
+            text = file_text(path, pipes=True)
+        else:
+            return False
+        for _ in self.folder.stage(STDIN if path == "-" else path, text):
+            pass
+        return True
 
     def _staged(self, paths: Iterable[str]) -> Iterator[None]:
         for path in paths:
-            text = _text(path)
-            if text is None:
-                self._listing.files.pop(path, None)
-            yield from self.folder.stage(path, text)
+            try:
+                text = file_text(path)
+                if text is None:
+                    self._listing.files.pop(path, None)
+                yield from self.folder.stage(path, text)
+            except Exception as error:  # noqa: BLE001 - a bug that one file meets must not stop the others
+                message = f"The file cannot be read because of a bug of moongate: {type(error).__name__}."
+                yield from self.folder.stage(path, Unreadable(message))
             yield
 
     def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
-        diagnostics = (*self._listing.diagnostics(), *self.folder.diagnostics())
+        diagnostics = (*self._listing.diagnostics(), *self._unheard(), *self.folder.diagnostics())
         self._reported = (diagnostics, self.folder.configuration)
         return Loaded(
             batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
         )
+
+    def _unheard(self) -> Iterator[Diagnostic]:
+        events = self._events
+        folders = [f for f in events.unheard if f in self._listing.walked] if events is not None else []
+        if events is None or not events.limit or not folders:
+            return
+        more = f" and of {len(folders) - 1} more folders" if len(folders) > 1 else ""
+        message = (
+            f"The kernel watches no more folders for this user, so changes of this{more} are seen only every "
+            f"{RETRY_S:.0f} seconds; raise its limit with `sysctl {events.limit}=…`."
+        )
+        place = Place(self._listing.walked[folders[0]].shown or ".", 0, 0)
+        yield Diagnostic(place, None, Problem("", message, "Unwatched"), "warning")
 
 
 class _Unsettled(NamedTuple):
@@ -260,230 +287,8 @@ async def _in_slices(steps: Iterator[None]) -> None:
             until = time.monotonic() + SLICE
 
 
-async def _bursts(
-    folders: Iterable[str], patience: Callable[[], float | None]
-) -> AsyncGenerator[list[str], None]:
-    """Paths that something happened to; empty at first, and when nothing did for ``patience`` seconds.
-
-    The kernel reports events, so nothing runs while nothing happens.
-    """
-    loop = asyncio.get_running_loop()
-    news = asyncio.Event()
-    with Inotify(sync_timeout=0) as inotify:
-        try:
-            for folder in sorted(folders):
-                inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
-        except (FileNotFoundError, NotADirectoryError):
-            # A folder went between listing and watching. A new listing shows which; wait, or this turns fast.
-            await asyncio.sleep(TICK)
-            yield []
-            return
-        loop.add_reader(inotify.fd, news.set)
-        try:
-            yield []
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(patience()):
-                        await news.wait()
-                yield await _burst(inotify, news)
-        finally:
-            loop.remove_reader(inotify.fd)
-
-
-async def _burst(inotify: Inotify, news: asyncio.Event) -> list[str]:
-    """What has happened, and what goes on happening without a pause."""
-    paths: dict[str, None] = {}
-    until = time.monotonic() + LONGEST_BURST
-    while news.is_set():
-        news.clear()
-        while (event := inotify.sync_get()) is not None:
-            if event.mask & Mask.Q_OVERFLOW:
-                paths |= dict.fromkeys(str(watch.path) for watch in inotify.watches)
-            elif event.path is not None:
-                paths[str(event.path)] = None
-        if time.monotonic() < until:
-            await asyncio.sleep(STEP)
-    return list(paths)
-
-
-# --- listing --------------------------------------------------------------------------------------
-
-
-class _Stamp(NamedTuple):
-    """Equal stamps mean an equal file, unless it was written just now."""
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-
-
-class _Found(NamedTuple):
-    stamp: _Stamp | None
-    root: str
-    """The path that was asked for, by which the file was found."""
-    folder: str
-    """Real path of the folder that it was found in."""
-
-
-class _Walked(NamedTuple):
-    shown: str
-    root: str
-
-
-class _Listing:
-    """What there is, and what must be watched to know when that changes. Keys of sets and maps are real paths
-    unless said otherwise."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, _Found] = {}
-        """By the path that is shown."""
-        self.walked: dict[str, _Walked] = {}
-        """Folders whose manifests are read."""
-        self.named: dict[str, str] = {}
-        """Files that are not in such a folder, or are reached through a link → the path that is shown."""
-        self.awaited: set[str] = set()
-        """Paths that change what is listed when they come or go."""
-        self.linked: set[str] = set()
-        """Folders that links lead to, and those that hold them."""
-        self.missing: list[str] = []
-        """As they were asked for; so are ``folders``."""
-        self.folders: list[str] = []
-        self.watched: frozenset[str] = frozenset()
-
-    def diagnostics(self) -> Iterator[Diagnostic]:
-        for path in self.missing:
-            problem = Problem(
-                "", "There is no such file or folder; it is read as soon as there is.", "NotFound"
-            )
-            yield Diagnostic(Place(path, 0, 0), None, problem)
-        for root in self.folders:
-            # Of paths that overlap, the first has the files.
-            within = os.path.realpath(root)
-            if not any(
-                file.root == root or os.path.commonpath((file.folder, within)) == within
-                for file in self.files.values()
-            ):
-                message = (
-                    f"The folder has no manifests, which are files that end in {', '.join(SUFFIXES)}. "
-                    "A Gateway of class moongate, an HTTPRoute and a Backend make a beginning; "
-                    "`moongate quickstart --show` prints some."
-                )
-                yield Diagnostic(Place(root, 0, 0), None, Problem("", message, "Empty"), "warning")
-
-
-def _listed(paths: Iterable[str]) -> _Listing:
-    listing = _Listing()
-    watched: set[str] = set()
-    seen: set[tuple[int, int]] = set()
-    for path in paths:
-        if path == "-":
-            continue
-        try:
-            status = os.stat(path)
-        except OSError:
-            listing.missing.append(path)
-            there = os.path.abspath(path)
-            while not os.path.isdir(there):
-                there, lacking = os.path.split(there)
-                listing.awaited.add(os.path.join(os.path.realpath(there), lacking))
-            watched.add(os.path.realpath(there))
-            continue
-        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            continue
-        # The folder around is watched as well: it has the events of a path that is moved or replaced.
-        around, name = os.path.split(os.path.abspath(path))
-        around = os.path.realpath(around)
-        watched.add(around)
-        if stat.S_ISDIR(status.st_mode):
-            listing.awaited.add(os.path.join(around, name))
-            listing.folders.append(path)
-            _walk(path, path, listing, seen)
-        elif (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            listing.files[path] = _Found(_stamp(status), path, around)
-            real = os.path.realpath(path)
-            listing.named[os.path.join(around, name)] = listing.named[real] = path
-            listing.awaited.add(os.path.join(around, name))
-            if real != os.path.join(around, name):
-                listing.linked |= {around, os.path.dirname(real)}
-    listing.watched = frozenset(watched | listing.walked.keys() | listing.linked)
-    return listing
-
-
-def _walk(folder: str, root: str, listing: _Listing, seen: set[tuple[int, int]]) -> None:
-    real = os.path.realpath(folder)
-    if real in listing.walked:
-        return  # Two links lead here, or one leads back up.
-    listing.walked[real] = _Walked("" if folder == "." else folder, root)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return  # It went meanwhile, or is not ours to read.
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        try:
-            path = entry.path.removeprefix("./") if folder == "." else entry.path
-            if entry.is_symlink():
-                listing.linked |= {real, os.path.dirname(os.path.realpath(path))}
-            if entry.is_dir():
-                _walk(path, root, listing, seen)
-            elif entry.name.endswith(SUFFIXES) and entry.is_file():
-                status = entry.stat()
-                if (status.st_dev, status.st_ino) not in seen:
-                    seen.add((status.st_dev, status.st_ino))
-                    listing.files[path] = _Found(_stamp(status), root, real)
-                if entry.is_symlink():
-                    listing.named[os.path.realpath(path)] = path
-        except OSError:
-            continue
-
-
-def _differing(before: _Listing, after: _Listing) -> set[str]:
-    """Files to read again."""
-    just_now = time.time_ns() - 1_000_000_000
-    changed = before.files.keys() - after.files.keys()
-    for path, file in after.files.items():
-        old = before.files.get(path)
-        assert file.stamp is not None
-        if old is None or old.stamp != file.stamp or file.stamp.modified_ns > just_now:
-            changed.add(path)
-    return changed
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
 def _mode(path: str, *, follow: bool = False) -> int | None:
     try:
         return os.stat(path, follow_symlinks=follow).st_mode
     except OSError:
         return None
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _text(path: str) -> str | Unreadable | None:
-    """The text of a file, None when there is none."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # a buffer takes longer to make than a small file to read
-            return _decoded(file.read())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    except OSError as error:
-        return Unreadable(f"The file cannot be read: {(error.strerror or str(error)).lower()}.")
-
-
-def _decoded(data: bytes) -> str | Unreadable:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode()
-        return Unreadable(
-            f"The byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8.",
-            before.count("\n") + 1,
-            len(before) - before.rfind("\n"),
-        )

@@ -1,0 +1,116 @@
+"""What happens in folders, as the kernel reports it: nothing runs while nothing happens.
+
+Theory of operation
+===================
+A watch belongs to the folder that was at a path when it was added, not to the path. When that folder is
+deleted, moved or unmounted, the watch hears of nothing that happens at the path later, even if there is a
+folder again: the watches are *stale* then, and whoever uses them sets up new ones. What happens in between
+is not reported, so everything is to be listed once more after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final, Self
+
+from asyncinotify import Inotify, Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+STEP_S: Final = 0.002
+"""A burst of events is over when a step brings no other. This is what a change waits."""
+LONGEST_BURST_S: Final = 0.05
+
+_GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
+_EVENTS = (
+    Mask.CREATE
+    | Mask.MODIFY
+    | Mask.CLOSE_WRITE
+    | Mask.ATTRIB
+    | Mask.MOVED_FROM
+    | Mask.MOVED_TO
+    | Mask.DELETE
+    | _GONE
+    | Mask.ONLYDIR
+)
+_ENDED = _GONE | Mask.IGNORED | Mask.UNMOUNT
+
+_LIMITS: Final = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
+
+
+class FolderEvents:
+    """A context manager that hears of what happens in folders, from its entering on.
+
+    Attributes:
+        stale: whether a folder that is watched is no longer at its path.
+        unheard: folders that cannot be watched.
+        limit: the setting of the kernel that is to be raised for these; empty if that is not the reason.
+    """
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        self.stale = False
+        self.unheard: tuple[str, ...] = ()
+        self.limit = ""
+        self._folders = sorted(folders)
+        self._news = asyncio.Event()
+        self._inotify: Inotify | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            try:
+                self._inotify = stack.enter_context(Inotify(sync_timeout=0))
+            except OSError as error:
+                self._note(self._folders, error)
+            else:
+                unheard: list[str] = []
+                for folder in self._folders:
+                    try:
+                        self._inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
+                    except (FileNotFoundError, NotADirectoryError):
+                        self.stale = True  # It went between listing and watching. A new listing shows it.
+                    except OSError as error:
+                        unheard.append(folder)
+                        self._note(unheard, error)
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._inotify.fd, self._news.set)
+                stack.callback(loop.remove_reader, self._inotify.fd)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    async def burst(self, patience_s: float | None) -> list[str]:
+        """Paths that something happened to, once that is over; empty when nothing did for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._news.wait()
+        paths: dict[str, None] = {}
+        until = time.monotonic() + LONGEST_BURST_S
+        while self._news.is_set():
+            self._news.clear()
+            self._take(paths)
+            if time.monotonic() < until:
+                await asyncio.sleep(STEP_S)
+        return list(paths)
+
+    def _take(self, paths: dict[str, None]) -> None:
+        assert self._inotify is not None, "without it there is no news"
+        while (event := self._inotify.sync_get()) is not None:
+            if event.mask & Mask.Q_OVERFLOW:
+                paths |= dict.fromkeys(self._folders)
+            elif event.path is not None:
+                paths[str(event.path)] = None
+            self.stale |= bool(event.mask & _ENDED)
+
+    def _note(self, unheard: Iterable[str], error: OSError) -> None:
+        self.unheard = tuple(unheard)
+        self.limit = _LIMITS.get(error.errno or 0, self.limit)

@@ -1,0 +1,92 @@
+"""The text of a file. Nothing here waits for somebody else, but for who has begun to write into a pipe."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from typing import Final
+
+from moongate.sources.folder import Unreadable
+
+PIPE_PATIENCE_S: Final = 2.0
+"""Seconds to wait for somebody who writes into a named pipe."""
+
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_CHUNK: Final = 1 << 20
+
+
+def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
+    """The text of a file, None when there is none.
+
+    Args:
+        path: of a regular file. A pipe would have to be waited for, and a device may have no end.
+        pipes: whether a pipe is read, until who writes into it closes it.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a pipe waits for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return _unreadable(error)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            return decoded(_content(fd, status.st_size))
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        if pipes and stat.S_ISFIFO(status.st_mode):
+            return _pipe_text(fd)
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "of an unknown kind")
+        return Unreadable(f"It is {kind}; only regular files are read.")
+    except OSError as error:
+        return _unreadable(error)
+    finally:
+        os.close(fd)
+
+
+def decoded(data: bytes) -> str | Unreadable:
+    """The bytes of a file as text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode()
+        return Unreadable(
+            f"The byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8.",
+            before.count("\n") + 1,
+            len(before) - before.rfind("\n"),
+        )
+
+
+def _content(fd: int, size: int) -> bytes:
+    data = os.read(fd, size + 1)
+    # What grows meanwhile is read to its end.
+    while len(data) > size and (more := os.read(fd, _CHUNK)):
+        data += more
+    return data
+
+
+def _pipe_text(fd: int) -> str | Unreadable:
+    wait = select.poll()
+    wait.register(fd, select.POLLIN)
+    if not wait.poll(1000 * PIPE_PATIENCE_S):
+        try:
+            if not os.read(fd, 1):
+                return Unreadable("It is a named pipe, and nobody writes into it.")
+        except BlockingIOError:
+            pass  # Somebody has opened it, and takes time.
+    os.set_blocking(fd, True)
+    data = b""
+    while more := os.read(fd, _CHUNK):
+        data += more
+    return decoded(data)
+
+
+def _unreadable(error: OSError) -> Unreadable:
+    return Unreadable(f"The file cannot be read: {(error.strerror or str(error)).lower()}.")
