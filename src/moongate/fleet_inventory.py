@@ -277,10 +277,15 @@ class FleetInventory:
             parts: takes its value apart. A part that failed is ``None``, and what it named stays.
         """
 
+        taken: object = None
+
         def handle(root: Root[Any]) -> None:
+            nonlocal taken
             value = root.value
-            if value is None or isinstance(value, Failed) or self._passes_over(root):
+            # An endpoint that changed puts the clusters of its shard in doubt, and nothing comes of it.
+            if value is taken or value is None or isinstance(value, Failed) or self._passes_over(root):
                 return
+            taken = value
             before = self._inventories[root]
             after: _Parts = {
                 part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
