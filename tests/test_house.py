@@ -31,6 +31,7 @@ OUTSIDE_THE_CORE = {
     "console",
     "fleets",
     "infra",
+    "line_writer",
     "report",
     "run",
     "sources",

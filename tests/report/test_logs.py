@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from moongate.report.logs import LogFormat, configure
+from moongate.report.logs import LogFormat, configure, logging_aside
 
 
 class Stream(io.StringIO):
@@ -52,6 +55,47 @@ def test_the_form_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "gateway=default/web" in told
     assert "\x1b[" not in told
+
+
+def test_a_log_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read at last is in order, and says where lines are missing, and how many."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stderr, os.fdopen(reader) as out:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        read: list[str] = []
+        with logging_aside("json") as aside:
+            log = structlog.get_logger()
+            n = 0
+            while not aside.dropped:
+                log.info("event", n=n, padding="x" * 10_000)
+                n += 1
+            for _ in range(9):
+                log.info("dropped too")
+            dropped = aside.dropped
+            while "log.dropped" not in (line := out.readline()):
+                read.append(line)
+            logging.getLogger("asyncio").error("by the standard library")
+            last = out.readline()
+
+    assert [json.loads(each)["n"] for each in read] == list(range(n - 1))
+    gap = json.loads(line)
+    assert (gap["event"], gap["level"], gap["lines"]) == ("log.dropped", "warning", dropped)
+    assert dropped == 10
+    assert last == "by the standard library\n"
+
+
+def test_what_was_logged_is_written_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is logged after that, directly."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as out:
+        with os.fdopen(writer, "w") as stderr:
+            monkeypatch.setattr(sys, "stderr", stderr)
+            with logging_aside("json"):
+                for n in range(100):
+                    structlog.get_logger().info("event", n=n)
+            structlog.get_logger().info("event", n=100)
+
+        assert [json.loads(line)["n"] for line in out] == list(range(101))
 
 
 def test_details_are_told_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,18 +49,18 @@ def quickstart(
     checked_port(port)
     checked_address(bind)
     chosen = _free_port(bind) if port is None else _checked_free(bind, port)
-    asyncio.run(_served(chosen, show=show, bind=bind, envoy=envoy, run_dir=run_dir, log_format=log_format))
+
+    from moongate.report.logs import logging_aside
+
+    with logging_aside(log_format):
+        asyncio.run(_served(chosen, show=show, bind=bind, envoy=envoy, run_dir=run_dir))
     return 0
 
 
-async def _served(
-    port: int, *, show: bool, bind: str, envoy: EnvoyBinary, run_dir: RunDir, log_format: LogFormat
-) -> None:
+async def _served(port: int, *, show: bool, bind: str, envoy: EnvoyBinary, run_dir: RunDir) -> None:
     from moongate.cli.upstreams import upstream
-    from moongate.report.logs import configure
     from moongate.run import LaptopOptions, run_laptop
 
-    configure(log_format)
     async with AsyncExitStack() as stack:
         ports = {name: await stack.enter_async_context(upstream(name)) for name in ("apple", "banana")}
         text = manifests(port, ports["apple"], ports["banana"])

@@ -83,10 +83,9 @@ def run(
     configuration = read_configuration(config) if config is not None else None
 
     from moongate.infra.ports import OTHER_PORT, PortError
-    from moongate.report.logs import configure
+    from moongate.report.logs import logging_aside
     from moongate.run import LaptopOptions, run_laptop
 
-    configure(log_format)
     options = LaptopOptions(
         paths=tuple(names),
         documents=documents,
@@ -97,7 +96,8 @@ def run(
         run_dir=run_dir,
     )
     try:
-        asyncio.run(run_laptop(options))
+        with logging_aside(log_format):
+            asyncio.run(run_laptop(options))
     except PortError as error:
         raise UsageError(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
     return 0

@@ -3,9 +3,8 @@
 Theory of operation
 ===================
 Envoy must never wait for whoever reads our output, nor may the event loop: it serves the
-configuration. So lines are handed to a thread, which writes them in big pieces. What it cannot get
-rid of in time is dropped and counted, beyond a few megabytes; and in a terminal only as many
-requests a second are shown as an eye can follow; of the rest the number is shown.
+configuration. So lines are handed to a ``LineWriter``. In a terminal only as many requests a second are
+shown as an eye can follow; of the rest the number is shown.
 
 JSON is not looked into on its way.
 """
@@ -14,20 +13,14 @@ from __future__ import annotations
 
 import os
 import re
-import select
-import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from moongate.line_writer import LineWriter
 
-_MOST_PENDING_BYTES = 4 << 20
 _MOST_LINES_PER_SECOND = 500
-_CLOSE_WITHIN_S = 1.0
 
 # Source: envoy, "Access logging", RESPONSE_FLAGS; the words are ours.
 FLAGS = {
@@ -124,7 +117,7 @@ def short_backend(cluster: str, namespace: str) -> str:
     return f"{'' if within == namespace else f'{within}/'}{name}{'' if port == '0' else f':{port}'}"
 
 
-class AccessLog:
+class AccessLog(LineWriter):
     """A context manager that writes access log lines to a file descriptor.
 
     Args:
@@ -133,97 +126,46 @@ class AccessLog:
     """
 
     def __init__(self, fd: int = 1, *, terminal: bool | None = None) -> None:
-        self.dropped = 0
-        self._fd = fd
-        self._terminal = os.isatty(fd) if terminal is None else terminal
+        terminal = os.isatty(fd) if terminal is None else terminal
+        super().__init__(fd, "access-log", _ForReader().form if terminal else _as_it_is)
+
+
+def _as_it_is(lines: bytes, _dropped: int, _last: bool) -> tuple[bytes, bool]:
+    # JSON has no place for a number between its lines; see ``dropped``.
+    return lines, False
+
+
+class _ForReader:
+    """Lines for a human: as many a second as an eye can follow, and the number of the others."""
+
+    def __init__(self) -> None:
         self._coloured = not os.environ.get("NO_COLOR")
-        self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
         self._unshown = 0
-        self._second: int = 0
+        self._second = 0
         self._shown = 0
-        self._news = threading.Condition()
-        self._closed = False
-        # A daemon: it may hang in a write to a stopped terminal, and must not keep us from ending.
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Write what is pending; give up after a second if nobody reads."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-        self._thread.join(_CLOSE_WITHIN_S)
-
-    def write(self, lines: bytes) -> None:
-        """Hand over whole lines. Never blocks; drops them when too much is pending."""
-        with self._news:
-            if self._pending_bytes + len(lines) > _MOST_PENDING_BYTES:
-                count = lines.count(b"\n")
-                self.dropped += count
-                self._unshown += count
-                return
-            self._pending.append(lines)
-            self._pending_bytes += len(lines)
-            self._news.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._news:
-                while not (self._pending or self._closed):
-                    # Wakes without news to show how much was left out, once the flood is over.
-                    if not self._news.wait(1.0 if self._unshown else None):
-                        break
-                if not self._pending and self._closed and not self._unshown:
-                    return
-                lines = b"".join(self._pending)
-                self._pending.clear()
-            try:
-                self._put(self._rendered(lines) if self._terminal else lines)
-            except OSError:
-                # Nobody reads any more (`moongate | head`): the gateway goes on without a log.
-                self._fd = os.open(os.devnull, os.O_WRONLY)
-            with self._news:
-                self._pending_bytes -= len(lines)
-                if not self._terminal:
-                    # JSON has no place for a number between its lines; see ``dropped``.
-                    self._unshown = 0
-
-    def _rendered(self, lines: bytes) -> bytes:
-        rendered: list[str] = []
+    def form(self, lines: bytes, dropped: int, last: bool) -> tuple[bytes, bool]:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._shown = second, 0
         batch = lines.splitlines()
         room = max(0, _MOST_LINES_PER_SECOND - self._shown)
-        self._shown += min(room, len(batch))
-        with self._news:
-            unshown, self._unshown = self._unshown, max(0, len(batch) - room)
-        if room == 0 and not self._closed:
-            with self._news:
-                self._unshown += unshown
-            return b""
-        if unshown:
-            rendered.append(f"{_DIM}… and {unshown} more{_PLAIN}")
-        rendered += [render(line, True) for line in batch[:room]]
-        if self._closed and self._unshown:
-            rendered.append(f"{_DIM}… and {self._unshown} more{_PLAIN}")
-            self._unshown = 0
+        shown = batch[:room]
+        self._shown += len(shown)
+        rendered: list[str] = []
+        if self._unshown and room:
+            rendered.append(self._rest())
+        rendered += [render(line, True) for line in shown]
+        self._unshown += len(batch) - len(shown) + dropped
+        if self._unshown and last:
+            rendered.append(self._rest())
         text = "".join(f"{line}\n" for line in rendered)
-        return (text if self._coloured else _STYLE.sub("", text)).encode()
+        # Once the flood is over, the number of what was left out is shown, too.
+        return (text if self._coloured else _STYLE.sub("", text)).encode(), bool(self._unshown)
 
-    def _put(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._fd, view) :]
-            except BlockingIOError:
-                select.select([], [self._fd], [])
+    def _rest(self) -> str:
+        unshown, self._unshown = self._unshown, 0
+        return f"{_DIM}… and {unshown} more{_PLAIN}"
 
 
 def _line(entry: dict[str, Any]) -> str:

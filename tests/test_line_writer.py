@@ -1,0 +1,53 @@
+"""Lines that are written beside the event loop."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from moongate.line_writer import LineWriter
+
+
+def marked(lines: bytes, dropped: int, _last: bool) -> tuple[bytes, bool]:
+    return lines + (b"and %d\n" % dropped if dropped else b""), False
+
+
+def test_a_gap_stands_where_the_lines_are_missing() -> None:
+    """Once one is dropped, so are all until there is room: what comes later is not before them."""
+    reader, writer = os.pipe()
+    big = b"x" * (1 << 20) + b"\n"
+    with os.fdopen(reader, "rb") as out, LineWriter(writer, "test", marked) as lines:
+        for _ in range(5):
+            lines.write(big)
+        lines.write(b"small enough\n")
+        dropped = lines.dropped
+        while (line := out.readline()) == big:
+            pass
+        lines.write(b"later\n")
+        later = out.readline()
+    os.close(writer)
+
+    assert line == b"and %d\n" % dropped
+    assert dropped >= 2
+    assert later == b"later\n"
+
+
+def test_the_end_does_not_wait_for_who_does_not_read() -> None:
+    reader, writer = os.pipe()
+    with LineWriter(writer, "test", marked) as lines:
+        lines.write(b"x" * (1 << 20) + b"\n")
+    os.close(reader)
+
+    assert threading.current_thread().is_alive(), "it came so far"
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
+    """A terminal may be so, as whoever started us left it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    content = b"x" * (1 << 20) + b"\n"
+    with os.fdopen(reader, "rb") as out, LineWriter(writer, "test", marked) as lines:
+        lines.write(content)
+
+        assert out.readline() == content
+    os.close(writer)
