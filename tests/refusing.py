@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from msgspec import structs
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.httproute import HTTPRoute, HTTPRouteFilter
+from moongate.api.route import HTTPHeader, HTTPHeaderFilter
 from moongate.quarantine import Quarantine
 from moongate.quarantine.search import Steps
 from moongate.world import World
@@ -38,8 +40,10 @@ class Refusing:
     """A World, a quarantine, and an Envoy that takes a table of routes or refuses it as a whole.
 
     Attributes:
-        serves: the first path in force, by hostname; those that are answered with 500 end in "!".
+        serves: the first path in force, by hostname; those that are answered with 500 end in "!", those that
+            Envoy refuses for a header in "?".
         paths: all paths in force, in the same form.
+        taken: the table in force.
         answers: how often Envoy was asked.
     """
 
@@ -55,6 +59,7 @@ class Refusing:
         self.quarantine = Quarantine(self.world)
         self.serves: dict[str, str] = {}
         self.paths: list[str] = []
+        self.taken = RouteConfiguration()
         self.answers = 0
         self.refuses_all = False
         self._answered = ""
@@ -82,15 +87,19 @@ class Refusing:
         """Go on with what can be judged. True if the world is to be settled again."""
         return finished(self.quarantine.review())
 
-    def edit(self, n: int, path: str | None) -> None:
+    def edit(self, n: int, path: str | None, *, odd: bool = False) -> None:
         """Give a route another path, or delete it; and settle."""
-        self.apply(n, path)
+        self.apply(n, path, odd=odd)
         self.settle()
 
-    def apply(self, n: int, path: str | None) -> None:
-        """Give a route another path, or delete it, and leave Envoy behind."""
+    def apply(self, n: int, path: str | None, *, odd: bool = False) -> None:
+        """Give a route another path, or delete it, and leave Envoy behind.
+
+        What is odd about a route is a header, for which Envoy refuses it whatever it matches.
+        """
         ref = Ref.of(HTTPRoute, "default", f"r{n}")
-        self.world.apply({ref: None if path is None else worlds.route(n, path, kind=Backend.KIND)})
+        route = None if path is None else worlds.route(n, path, kind=Backend.KIND)
+        self.world.apply({ref: route if route is None or not odd else oddly(route)})
 
     def step(self) -> None:
         """Let Envoy answer once."""
@@ -129,15 +138,26 @@ class Refusing:
             self.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version, WORDS)
         else:
             self.paths = paths
+            self.taken = table
             self.serves = {host.domains[0]: _told(host.routes[0]) for host in table.virtual_hosts}
             self.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version)
         return True
 
     def refuses(self, paths: set[str]) -> bool:
-        return bool({REFUSED, f"{REFUSED}!", DISLIKED} & paths)
+        return bool({REFUSED, f"{REFUSED}!", DISLIKED} & paths) or any(path.endswith("?") for path in paths)
+
+
+def oddly(route: HTTPRoute) -> HTTPRoute:
+    """The route with a header that Envoy refuses."""
+    change = HTTPHeaderFilter(set=(HTTPHeader(name="x", value="%NOPE%"),))
+    odd = HTTPRouteFilter(type="ResponseHeaderModifier", response_header_modifier=change)
+    rules = tuple(structs.replace(rule, filters=(*rule.filters, odd)) for rule in route.spec.rules)
+    return structs.replace(route, spec=structs.replace(route.spec, rules=rules))
 
 
 def _told(route: Route) -> str:
+    if route.response_headers_to_add:
+        return f"{route.match.path_separated_prefix or route.match.prefix}?"
     shut = "!" if route.direct_response.status == 500 else ""
     return f"{route.match.path_separated_prefix or route.match.prefix}{shut}"
 

@@ -225,6 +225,31 @@ async def test_nobody_passes_on_a_connection_whose_chain_lacks_a_filter(
     assert {status for _, status, _ in watch.shut_out()} <= {500}
 
 
+@pytest.mark.parametrize("inserted", [False, True], ids=["changes places", "another is inserted"])
+async def test_a_guarded_rule_that_envoy_refuses_stays_guarded_wherever_it_moves(
+    site: Site, *, inserted: bool
+) -> None:
+    """It asks as before, and the rules beside it are served as before."""
+
+    def rule(name: str, path: str, filters: str = "[]") -> str:
+        return f"{{name: {name}, matches: [{{path: {{value: {path}}}}}], filters: {filters}, {m.to('one')}}}"
+
+    admin, wide = rule("admin", "/admin"), rule("wide", "/")
+    odd = rule("admin", "/admin", f"[{m.tell_client('x', '%NOPE%')}]")
+    policy = Policy("HTTPRoute/moved/admin", "basicAuth", "one", "", merges=False).document("moved")
+    await site.apply(m.route("moved", f"[{admin}, {wide}]"), *secrets_of("one", frozenset({"ann"})), policy)
+    assert await site.status("moved.test", "/admin") == 401
+
+    first = rule("new", "/new") if inserted else wide
+    await site.apply(m.route("moved", f"[{first}, {odd}{f', {wide}' if inserted else ''}]"))
+
+    assert site.conditions(m.route("moved", "[]"))["Programmed"]["reason"] == "Refused"
+    assert await site.status("moved.test", "/admin") == 401
+    assert await site.status("moved.test", "/admin", headers=_basic_auth_headers("ann")) == 200
+    assert await site.status("moved.test", "/") == 200
+    await site.delete(m.route("moved", "[]"), policy)
+
+
 async def test_nobody_passes_while_envoy_refuses_the_listener_with_the_filter(site: Site) -> None:
     """Envoy refuses one more address for a listener that is open, and keeps the former listener."""
     port, ann = free_port(), _basic_auth_headers("ann")

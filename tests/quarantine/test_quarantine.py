@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
+from envoy.config.route.v3.route_components_pb2 import RouteMatch
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import convert, structs
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
-from moongate.api.httproute import HTTPRoute
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
+from moongate.api.httproute import HTTPRoute, HTTPRouteRule
+from moongate.attach.gateways import config
 from moongate.quarantine import Refusal
-from moongate.xds.wire import ROUTE
+from moongate.world import World
+from moongate.xds.wire import ROUTE, encode
 from tests import worlds
-from tests.refusing import DISLIKED, NODE, REFUSED, TABLE, WORDS, Refusing, Several, host
+from tests.refusing import DISLIKED, NODE, REFUSED, TABLE, WORDS, Refusing, Several, host, oddly
 
 
 def test_nothing_is_withheld_while_envoy_takes_all() -> None:
@@ -42,7 +50,7 @@ def test_a_single_edit_is_the_culprit_at_once() -> None:
     envoy.settle()
     before = envoy.answers
 
-    envoy.edit(7, REFUSED)
+    envoy.edit(7, "/7", odd=True)
 
     assert envoy.refused() == {7}
     assert envoy.serves[host(7)] == "/7", "its last good form stays in force"
@@ -52,7 +60,7 @@ def test_a_single_edit_is_the_culprit_at_once() -> None:
 def test_a_refused_route_does_not_keep_others_from_changing() -> None:
     envoy = Refusing("/a", "/b")
     envoy.settle()
-    envoy.edit(0, REFUSED)
+    envoy.edit(0, "/a", odd=True)
 
     envoy.edit(1, "/c")
 
@@ -92,25 +100,20 @@ def test_a_last_good_form_keeps_the_cluster_that_it_needs() -> None:
     """The refused form sends to another backend: both are there, until the route is mended."""
     envoy = Refusing("/a", "/b")
     envoy.settle()
-    elsewhere = structs.replace(
-        worlds.route(0, REFUSED, kind=Backend.KIND).spec.rules[0].backend_refs[0], name="s1"
-    )
-
-    edited = worlds.route(0, REFUSED, kind=Backend.KIND)
-    rule = structs.replace(edited.spec.rules[0], backend_refs=(elsewhere,))
-    envoy.world.apply({edited.ref: structs.replace(edited, spec=structs.replace(edited.spec, rules=(rule,)))})
+    route = worlds.route(0, "/a", kind=Backend.KIND)
+    elsewhere = structs.replace(route.spec.rules[0].backend_refs[0], name="s1")
+    rule = structs.replace(route.spec.rules[0], backend_refs=(elsewhere,))
+    edited = structs.replace(route, spec=structs.replace(route.spec, rules=(rule,)))
+    envoy.world.apply({route.ref: oddly(edited)})
     envoy.settle()
 
     assert envoy.serves[host(0)] == "/a"
     assert envoy.clusters() == {"s0", "s1"}
 
-    mended = structs.replace(rule, matches=worlds.route(0, "/c").spec.rules[0].matches)
-    envoy.world.apply(
-        {edited.ref: structs.replace(edited, spec=structs.replace(edited.spec, rules=(mended,)))}
-    )
+    envoy.world.apply({route.ref: edited})
     envoy.settle()
 
-    assert envoy.serves[host(0)] == "/c"
+    assert envoy.serves[host(0)] == "/a"
     assert envoy.clusters() == {"s1"}
 
 
@@ -353,29 +356,36 @@ def test_all_that_is_refused_is_found_and_only_that_is_out_of_force(paths: list[
     assert envoy.serves == {host(n): "/good" for n in range(len(paths)) if n not in bad}
 
 
-edits = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["/x", "/y", REFUSED, None])), max_size=8)
+edits = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from(["/x", "/y", REFUSED, None]), st.booleans()), max_size=8
+)
 
 
 @pytest.mark.slow
 @given(edits)
 @settings(max_examples=25, deadline=None)
-def test_after_any_edits_each_route_has_its_last_good_form(history: list[tuple[int, str | None]]) -> None:
-    """A route that is refused answers as it last did; one that never was good is not there."""
+def test_after_any_edits_each_route_has_its_last_good_form(
+    history: list[tuple[int, str | None, bool]],
+) -> None:
+    """A route that is refused answers as it last did where it matches the same, and else with 500."""
     envoy = Refusing(*["/first"] * 6)
     envoy.settle()
-    wanted: dict[int, str | None] = dict.fromkeys(range(6), "/first")
-    good: dict[int, str] = dict.fromkeys(range(6), "/first")
+    wanted: dict[int, tuple[str, bool] | None] = dict.fromkeys(range(6), ("/first", False))
+    serves: dict[int, str] = dict.fromkeys(range(6), "/first")
 
-    for n, path in history:
-        envoy.edit(n, path)
-        wanted[n] = path
-        if path is None:
-            good.pop(n, None)
-        elif path != REFUSED:
-            good[n] = path
+    for n, path, odd in history:
+        envoy.edit(n, path, odd=odd)
+        wanted[n] = None if path is None else (path, odd)
+        if path is None or path == REFUSED:
+            serves.pop(n, None)
+        elif not odd:
+            serves[n] = path
+        elif serves.get(n) != path:
+            serves[n] = f"{path}!"
 
-    assert envoy.refused() == {n for n, path in wanted.items() if path == REFUSED}
-    assert envoy.serves == {host(n): path for n, path in good.items()}
+    refused = {n for n, route in wanted.items() if route is not None and (route[0] == REFUSED or route[1])}
+    assert envoy.refused() == refused
+    assert envoy.serves == {host(n): path for n, path in serves.items()}
 
 
 @pytest.mark.slow
@@ -403,3 +413,148 @@ def test_edits_may_come_while_the_search_is_under_way(history: list[tuple[int, s
     for n, path in wanted.items():
         if path != REFUSED:
             assert envoy.serves.get(host(n)) == path
+
+
+class Rule(NamedTuple):
+    """A rule of the model.
+
+    Args:
+        path: the prefix that it matches.
+        header: a header that it asks for besides; "" for none.
+        guarded: whether a filter has a say in who passes.
+        odd: whether Envoy refuses it.
+    """
+
+    path: str
+    header: str
+    guarded: bool
+    odd: bool
+
+    def written(self) -> HTTPRouteRule:
+        headers = [{"name": self.header, "value": "1"}] if self.header else []
+        cors = {"type": "CORS", "cors": {"allowOrigins": ["https://a.test"]}}
+        odd = {
+            "type": "ResponseHeaderModifier",
+            "responseHeaderModifier": {"set": [{"name": "x", "value": "%NOPE%"}]},
+        }
+        rule = {
+            "matches": [{"path": {"value": self.path}, "headers": headers}],
+            "filters": [cors] * self.guarded + [odd] * self.odd,
+            "backendRefs": [
+                {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "s0", "port": 8080}
+            ],
+        }
+        return convert(rule, HTTPRouteRule, strict=False)
+
+
+class Probe(NamedTuple):
+    """A request."""
+
+    host: str
+    path: str
+    headers: frozenset[str]
+
+    def meets(self, match: RouteMatch) -> bool:
+        prefix = match.path_separated_prefix.rstrip("/")
+        under = self.path == prefix or self.path.startswith(f"{prefix}/")
+        return under and all(header.name in self.headers for header in match.headers)
+
+
+PROBES = [
+    Probe(host, path, frozenset(headers))
+    for host in ("h0.example.com", "h9.example.com")
+    for path in ("/", "/a", "/a/b", "/c")
+    for headers in ((), ("x",), ("y",), ("x", "y"))
+]
+RULES = st.lists(
+    st.builds(
+        Rule, st.sampled_from(("/", "/a", "/a/b")), st.sampled_from(("", "x", "y")), *[st.booleans()] * 2
+    ),
+    max_size=4,
+)
+
+
+def passing(table: RouteConfiguration) -> dict[Probe, bytes]:
+    """The probes that pass without being asked who they are, with the match that they meet."""
+    domains = {domain: host.routes for host in table.virtual_hosts for domain in host.domains}
+    passed: dict[Probe, bytes] = {}
+    for probe in PROBES:
+        routes = domains.get(probe.host, domains.get("*.example.com", ()))
+        answering = next((route for route in routes if probe.meets(route.match)), None)
+        if answering is not None and answering.HasField("route") and not answering.typed_per_filter_config:
+            passed[probe] = encode(answering.match)
+    return passed
+
+
+class Guarded(Refusing):
+    """An Envoy with two routes, one of which has the wider hostname."""
+
+    def __init__(self, config: EnvoyGateway) -> None:
+        super().__init__()
+        self.world.configure(config)
+        backend = worlds.backend(0)
+        self.world.apply({backend.ref: backend})
+
+    def give(self, *rules: list[Rule]) -> None:
+        for n, (hostname, own) in enumerate(zip(("h0.example.com", "*.example.com"), rules, strict=True)):
+            route = worlds.route(n)
+            written = tuple(rule.written() for rule in own)
+            spec = structs.replace(route.spec, hostnames=(hostname,), rules=written)
+            self.world.apply({route.ref: structs.replace(route, spec=spec) if own else None})
+
+    def wanted(self) -> RouteConfiguration:
+        """The table as it would be if Envoy took it."""
+        world = World.of(self.world.store.held().values(), config(self.world.db))
+        resource = world.resource(worlds.EG_FLEET, ROUTE, TABLE)
+        return RouteConfiguration.FromString(resource.body) if resource is not None else RouteConfiguration()
+
+
+ADMIN, ALL = Rule("/a", "", guarded=True, odd=False), Rule("/", "", guarded=False, odd=False)
+REFUSED_ADMIN = ADMIN._replace(odd=True)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [[ALL, REFUSED_ADMIN], [Rule("/c", "", guarded=False, odd=False), REFUSED_ADMIN, ALL]],
+    ids=["changes places", "another is inserted"],
+)
+def test_a_guarded_rule_that_is_refused_stays_guarded_and_the_others_are_served(rules: list[Rule]) -> None:
+    """A rule is known by what it matches: its index passes to another one."""
+    envoy = Guarded(EnvoyGateway.shipped())
+    envoy.give([ADMIN, ALL], [])
+    envoy.settle()
+
+    envoy.give(rules, [])
+    envoy.settle()
+
+    assert envoy.refused() == {0}
+    passed = passing(envoy.taken)
+    assert {probe.path for probe in passed} == {"/", "/c"}, "also the rules that did not change"
+    served = {route.match.path_separated_prefix: route for route in envoy.taken.virtual_hosts[0].routes}
+    assert served["/a"].HasField("route"), "it is served to those who may"
+    assert served["/a"].typed_per_filter_config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_order", [False, True], ids=["by precedence", "as written"])
+@given(history=st.lists(st.tuples(RULES, RULES), min_size=2, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_nobody_passes_whom_old_and_new_refuse_while_envoy_refuses_rules(
+    *, in_order: bool, history: list[tuple[list[Rule], list[Rule]]]
+) -> None:
+    """Rules come, go, change places and guards, and some of them are refused."""
+    envoy_proxy = EnvoyProxySpec(merge_backends=MergeBackends(), preserve_route_order=in_order)
+    envoy = Guarded(structs.replace(EnvoyGateway.shipped(), envoy_proxy=envoy_proxy))
+    before: dict[Probe, bytes] = {}
+    for rules in history:
+        envoy.give(*rules)
+        wanted = passing(envoy.wanted())
+        may = before.keys() | wanted.keys()
+
+        def watch(may: set[Probe] = may) -> None:
+            assert passing(envoy.taken).keys() <= may
+
+        envoy.settle(watch)
+        unchanged = {probe for probe, match in wanted.items() if before.get(probe) == match}
+        before = passing(envoy.taken)
+        assert unchanged <= before.keys()

@@ -16,7 +16,7 @@ from moongate.quarantine.search import MOST_VERSIONS
 from moongate.xds.fallbacks import STEP
 from moongate.xds.wire import ROUTE
 from tests import worlds
-from tests.refusing import REFUSED, TABLE, Refusing, Several, host
+from tests.refusing import DISLIKED, REFUSED, TABLE, Refusing, Several, host
 
 if TYPE_CHECKING:
     from moongate.world import World
@@ -164,17 +164,17 @@ def test_where_there_is_nothing_to_blame_what_is_left_is_tried() -> None:
     assert envoy.serves == {host(2): "/d"}
 
 
-def test_a_last_good_form_stands_where_it_stood() -> None:
-    """Its match decides on its place: at that of the refused form, which is longer, it would take all."""
+def test_a_new_match_that_is_refused_answers_500_and_what_matched_before_is_gone() -> None:
+    """The last good form of a route matches what the route matches now; it is no form of another match."""
     envoy = Refusing("/", "/a")
     at_one_hostname(envoy, "/", "/a")
     envoy.settle()
 
-    at_one_hostname(envoy, REFUSED, "/a")
+    at_one_hostname(envoy, DISLIKED, "/a")
     envoy.settle()
 
     assert envoy.refused() == {0}
-    assert envoy.paths == ["/a", "/"]
+    assert envoy.paths == [f"{DISLIKED}!", "/a"]
 
 
 def test_a_refusal_with_nothing_to_blame_is_looked_at_once() -> None:

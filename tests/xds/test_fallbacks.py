@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moongate.api.base import ListenerId
 from moongate.xds.fallbacks import Fallback, withheld
-from moongate.xds.route_entries import in_force
+from moongate.xds.route_entries import fail_closed, in_force
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.wire import LISTENER, ROUTE, version
 from tests.core import EG, EG_FLEET, ON_HOST, Core, gateway, http
@@ -26,5 +26,7 @@ def test_an_entry_is_kept_out_of_its_own_table_and_of_no_other() -> None:
     core.db.put(withheld(EG_FLEET, LISTENER, "default/eg/alt", route_ref()), kept_out)
     core.db.put(withheld(EG_FLEET, ROUTE, "default/eg/alt", route_ref("more")), kept_out)
 
-    assert list(in_force(core.db, WEB, route_ref(), entries[WEB])) == []
+    assert list(in_force(core.db, WEB, route_ref(), entries[WEB])) == [
+        fail_closed(each) for each in entries[WEB]
+    ]
     assert list(in_force(core.db, ALT, route_ref(), entries[ALT])) == list(entries[ALT])

@@ -26,7 +26,8 @@ Rules
    more is suspect than necessary, and the search takes a round more.
 3. Nothing to blame, but something kept out that is still to be tried: let it in. Envoy may refuse the
    resource for what it lacks.
-4. An Envoy that refuses what another one has in force is at odds with that: the others lose nothing by it. If
+4. An Envoy that refuses what another one has in force, with nothing in it that is not good, is at odds with
+   that: the others lose nothing by it. If
    no Envoy has the good version in force, it counts for nothing, and all entries are suspects.
 5. A culprit is tried again when it is no longer asked for in this form, so it is observed (``Concern``).
 """
@@ -209,6 +210,9 @@ class Search:
         if not suspects:
             if self._waiting:
                 return (yield from self._let_in(self._waiting.pop()))
+            if self.answers.is_held_by_another(refused.node, refused.version):
+                self._pass_over(refused.node)
+                return None
             self._fruitless = refused.version, self._era
             return None
         if len(suspects) == 1:
@@ -261,7 +265,9 @@ class Search:
     def _keep_out(self, suspects: Sequence[Suspect], *, strict: bool) -> Steps:
         for some in in_steps(suspects):
             for suspect in some:
-                self._withheld[suspect.group][suspect.version] = Fallback(suspect.last_good, strict)
+                self._withheld[suspect.group][suspect.version] = Fallback(
+                    suspect.last_good, strict or not suspect.steady
+                )
         return (yield from self._write(suspects))
 
     def _let_in(self, suspects: Sequence[Suspect]) -> Steps:

@@ -48,11 +48,13 @@ class Suspect(NamedTuple):
         group: what it is built with.
         version: the content version of its body.
         last_good: the form of it that all Envoys took before; ``None`` when there was none.
+        steady: whether that form may stand in as it is while the entry is only suspected.
     """
 
     group: Group
     version: str
     last_good: Any
+    steady: bool = True
 
 
 class Concern(Struct, frozen=True):

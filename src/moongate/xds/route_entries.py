@@ -2,11 +2,14 @@
 
 Theory of operation
 ===================
-A table of routes is taken or refused as a whole, so an entry that was refused must not stay in it. Its last
-good form is put in its place, with the clusters that this form needs. An entry that never was good answers
-500, for what it matches is not meant for a wider route; only if Envoy refuses that as well, so that it is the
-match that is at fault, the entry is left out. While an entry is only suspected, Envoy still has in force what
-was before, and so it stays: with the last good form, or without the entry (``Fallback.strict``).
+A table of routes is taken or refused as a whole, so an entry that was refused must not stay in it. What
+matched the same before, its last good form, is put in its place, with the clusters that this form needs. An
+entry whose match is new answers 500, for what it matches is not meant for a wider route; only if Envoy
+refuses that as well, so that it is the match that is at fault, the entry is left out.
+
+So a request is answered by the entry that is to answer it, in one of its forms, or with 500. A last good form
+lets pass what it let pass before. Where that is not what the entry lets pass, it is closed; but while an
+entry is only suspected, Envoy still has in force what was before, and so it stays (``Fallback.strict``).
 
 Which entries were refused is found outside (``quarantine``) and read from cells.
 """
@@ -60,7 +63,7 @@ def in_force(
         fallback = out.get(version(entry.body)) if out else None
         if fallback is None:
             yield entry
-        elif (other := _in_place_of(entry, fallback)) is not None and version(other.body) not in out:
+        elif version((other := _in_place_of(entry, fallback)).body) not in out:
             yield other
 
 
@@ -78,19 +81,28 @@ def _kept_out(db: Db, listener: ListenerId, route: Ref) -> Mapping[str, Fallback
 
 def fail_closed(of: RouteEntry) -> RouteEntry:
     """The entry with nothing left but its match, answered with 500."""
-    # The last: of a route for some connections, and one for all others, that has the match alone.
-    message = VirtualHost.FromString(of.body).routes[-1]
+    message = _unbound(of)
     shut = Route(name=message.name, match=message.match, metadata=message.metadata)
     shut.direct_response.status = 500
     return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), needs=())
 
 
-def _in_place_of(entry: RouteEntry, fallback: Fallback) -> RouteEntry | None:
-    """What is in force instead of an entry."""
+def matched(entry: RouteEntry) -> object:
+    """What an entry is known by under its hostname: its route, and what it matches."""
+    return (entry.route, encode(_unbound(entry).match))
+
+
+def _unbound(entry: RouteEntry) -> Route:
+    # The last: of a route for some connections, and one for all others, that has the match alone.
+    return VirtualHost.FromString(entry.body).routes[-1]
+
+
+def _in_place_of(entry: RouteEntry, fallback: Fallback) -> RouteEntry:
+    """What is in force instead of an entry, at its place."""
     former: RouteEntry | None = fallback.last_good
-    if former is None:
-        return fail_closed(entry) if fallback.strict else None
-    return fail_closed(former) if fallback.strict and not _as_strict(former, entry) else former
+    if former is None or (fallback.strict and not _as_strict(former, entry)):
+        return fail_closed(entry)
+    return former._replace(rank=entry.rank)
 
 
 def _as_strict(former: RouteEntry, entry: RouteEntry) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -27,12 +27,12 @@ from moongate.engine import Failed, query
 from moongate.store import get
 from moongate.xds.fallbacks import Concern, Suspect, in_steps
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.route_entries import RouteEntry, fail_closed, in_force
+from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
@@ -144,44 +144,79 @@ def _head(name: str) -> RouteConfiguration:
 def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[list[Suspect]]:
     """The entries of a table that are not in another, each with its form there; in steps.
 
+    An entry is known by its route and by what it matches, as its place may pass to another one. While it is
+    only suspected, its form there may stand in as it is if all that matched before does so now, in the same
+    order. Otherwise that form would answer requests that were answered by something else, and maybe refused.
+
     Args:
         good: the parts of the other, which Envoy took.
         now: the parts of the table. One that did not change is the same object in both.
     """
     before = {part.at: part for part in good}
+    pairs: list[tuple[tuple[RouteEntry, ...], tuple[RouteEntry, ...]]] = []
+    steady = True
     for part in now:
-        old = before.get(part.at)
+        old = before.pop(part.at, None)
         if old is part:
             continue
         hosts = {host.name: host for host in old.hosts} if old is not None else {}
         for host in part.hosts:
-            former = hosts.get(host.name)
+            former = hosts.pop(host.name, None)
             if former is None or former.body != host.body:
-                yield from _differing_entries(former.entries if former is not None else (), host.entries)
+                pairs.append((former.entries if former is not None else (), host.entries))
+        steady = steady and not hosts
         yield []
+    steady = steady and not any(part.hosts for part in before.values())
+    changes: list[_Change] = []
+    for former_entries, entries in pairs:
+        changes.append((yield from _change(former_entries, entries)))
+    steady = steady and all(change.steady for change in changes)
+    for change in changes:
+        for some in in_steps(change.entries):
+            yield [
+                Suspect(entry.route, version(entry.body), change.forms.get(matched(entry)), steady=steady)
+                for entry in some
+            ]
 
 
-def _differing_entries(good: tuple[RouteEntry, ...], now: tuple[RouteEntry, ...]) -> Iterator[list[Suspect]]:
-    """The entries of a hostname that are not among others."""
-    taken: set[bytes] = set()
+class _Change(NamedTuple):
+    """What is new under a hostname.
+
+    Args:
+        entries: those that are new or changed.
+        forms: what was there before of the routes of these, by what it is known by.
+        steady: whether all that matched before does so now, in the same order.
+    """
+
+    entries: list[RouteEntry]
+    forms: Mapping[object, RouteEntry]
+    steady: bool
+
+
+def _change(
+    good: tuple[RouteEntry, ...], now: tuple[RouteEntry, ...]
+) -> Generator[list[Suspect], None, _Change]:
+    """How the entries of a hostname differ from others; in steps."""
+    taken, bodies = {entry.body for entry in good}, {entry.body for entry in now}
+    yield []
+    changed = [entry for entry in now if entry.body not in taken]
+    routes = {entry.route for entry in changed}
+    forms: dict[object, RouteEntry] = {}
+    order: list[object] = []
     for some in in_steps(good):
-        taken.update(entry.body for entry in some)
+        for entry in some:
+            order.append(entry.body if entry.body in bodies else matched(entry))
+            if entry.route in routes:
+                # The first of several that match the same is the one that answers.
+                forms.setdefault(matched(entry), entry)
         yield []
-    changed: list[RouteEntry] = []
+    met = 0
     for some in in_steps(now):
-        changed += [entry for entry in some if entry.body not in taken]
+        for entry in some:
+            key = entry.body if entry.body in taken else matched(entry)
+            met += met < len(order) and order[met] == key
         yield []
-    forms: dict[tuple[object, ...], RouteEntry] = {}
-    for some in in_steps(good if changed else ()):
-        forms.update((_place(entry), entry) for entry in some)
-        yield []
-    for some in in_steps(changed):
-        yield [Suspect(entry.route, version(entry.body), forms.get(_place(entry))) for entry in some]
-
-
-def _place(entry: RouteEntry) -> tuple[object, ...]:
-    """What stays of an entry when it changes."""
-    return (entry.route, entry.rank[-3:])
+    return _Change(changed, forms, met == len(order))
 
 
 @query
