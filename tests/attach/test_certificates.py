@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings, strategies
@@ -14,7 +16,7 @@ from moongate.api.core import Secret
 from moongate.attach.certificates import NOW, Certificate, Fault, out_of_date, reading
 from moongate.attach.certificates import certificate as certificate_in
 from tests.certificates import Odd, pem
-from tests.core import Core, certificate, key_bytes, new_key, secret, tls_secret
+from tests.core import Core, builder, certificate, key_bytes, new_key, secret, tls_secret
 
 CERT = Ref.of(Secret, "default", "cert")
 KEY = new_key()
@@ -56,6 +58,59 @@ def test_a_secret_that_cannot_be_served_says_why(data: dict[str, bytes], words: 
     assert isinstance(fault, Fault)
     assert words in fault.message
     assert not leaks(fault.message, data.get("tls.key", b""))
+
+
+def test_a_block_without_an_end_costs_no_more_than_its_length() -> None:
+    """Whoever looked for the end anew from each beginning would look for hours."""
+    begun = b"-----BEGIN CERTIFICATE-----\n" * 20_000
+    core = Core(secret("cert", {"tls.crt": begun + CHAIN, "tls.key": begun + key_bytes(KEY)}))
+
+    assert isinstance(certificate_in(core.db, CERT), Certificate)
+
+
+def test_the_primes_of_a_long_key_are_taken_as_they_are() -> None:
+    """To ask whether they are prime takes minutes, in which nothing else goes on; and Envoy does not ask."""
+    p, q = 2**7919 * 3 + 1, 2**7901 * 9 + 1  # about as prime as any other odd numbers
+    assert isinstance(with_rsa(p, q), Certificate)
+
+
+@pytest.mark.parametrize("number", ["d", "dmp1", "dmq1", "iqmp"])
+def test_a_key_whose_numbers_do_not_belong_together_is_a_fault(number: str) -> None:
+    """Envoy would refuse the whole secret for it."""
+    fault = with_rsa(2**1279 - 1, 2**2203 - 1, number)
+
+    assert isinstance(fault, Fault)
+    assert "do not belong together" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("exponent", "e", "words"),
+    [(19937, 65539, "22140 bits; Envoy takes 16384"), (1279, 2**34 + 7, "longer than 33 bits")],
+)
+def test_an_rsa_key_beyond_what_envoy_takes_is_a_fault(exponent: int, e: int, words: str) -> None:
+    fault = with_rsa(2**exponent - 1, 2**2203 - 1, e=e)
+
+    assert isinstance(fault, Fault)
+    assert words in fault.message
+
+
+def with_rsa(p: int, q: int, wrong: str = "", *, e: int = 65537) -> Certificate | Fault:
+    """What is said of a Secret with an RSA key of these primes; one of its numbers may be wrong."""
+    d = pow(e, -1, (p - 1) * (q - 1))
+    numbers = {"d": d, "dmp1": d % (p - 1), "dmq1": d % (q - 1), "iqmp": pow(q, -1, p)}
+    numbers |= {wrong: numbers[wrong] + 2} if wrong else {}
+    public = rsa.RSAPublicNumbers(e, p * q)
+    key = rsa.RSAPrivateNumbers(p=p, q=q, public_numbers=public, **numbers).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
+    chain = (
+        builder(key)
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .sign(KEY, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+    return certificate_in(Core(secret("cert", {"tls.crt": chain, "tls.key": key_bytes(key)})).db, CERT)
 
 
 ODD = Odd.of(KEY)

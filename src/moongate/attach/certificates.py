@@ -3,9 +3,10 @@
 Facts
 =====
 * A serving chain is ordered: one member that cannot be read, or is out of date, spoils the Secret.
-* Envoy refuses a whole secret for a key that does not belong to the certificate, an RSA key under 2048 bits,
-  a curve that it does not know, or a key that is neither RSA nor ECDSA; the listener would then never open.
-  So moongate looks for each of these before Envoy gets the Secret.
+* Envoy refuses a whole secret for a key that does not belong to the certificate, an RSA key under 2048 bits
+  or over 16384, an RSA key whose numbers do not belong together, a curve that it does not know, or a key that
+  is neither RSA nor ECDSA; the listener would then never open. So moongate looks for each of these before
+  Envoy gets the Secret. Like Envoy, it does not ask whether the primes of a key are prime.
 * Messages about a Secret never hold any of its data, for they reach statuses and logs. What the library that
   reads certificates says of them may hold some, so it is never repeated.
 * That library raises many things about odd input, some of which are no ``ValueError``, and its part in Rust
@@ -19,7 +20,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import textwrap
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -58,9 +58,14 @@ CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
 OCSP_STAPLE: Final = "tls.ocsp-staple"
 
+MOST_RSA_BITS: Final = 16384
+MOST_EXPONENT_BITS: Final = 33
+"""What Envoy's library takes, of the modulus and of the public exponent."""
+
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _BLOCK = re.compile(
-    rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n(.*?)\r?\n?-----END \1-----[ \t]*(?:\r?\n|\Z)", re.DOTALL
+    # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
+    rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
 )
 
 
@@ -161,6 +166,10 @@ def _judged(leaf: x509.Certificate, public: CertificatePublicKeyTypes) -> Certif
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size < 2048:
             return Fault(f"has an RSA key of {public.key_size} bits; Envoy wants 2048 or more.")
+        if public.key_size > MOST_RSA_BITS:
+            return Fault(f"has an RSA key of {public.key_size} bits; Envoy takes {MOST_RSA_BITS} at most.")
+        if public.public_numbers().e.bit_length() > MOST_EXPONENT_BITS:
+            return Fault(f"has an RSA key whose exponent is longer than {MOST_EXPONENT_BITS} bits.")
         algorithm = "RSA"
     elif isinstance(public, ec.EllipticCurvePublicKey):
         if not isinstance(public.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
@@ -229,7 +238,32 @@ def _private_key(secret: Secret) -> PrivateKeyTypes | Fault:
     if not ders:
         return Fault(f"holds no private key in {KEY} that is PKCS1, PKCS8 or EC.")
     unreadable = f"holds a private key in {KEY} that cannot be read."
-    return reading(lambda: load_der_private_key(ders[0], password=None), unreadable)
+    key = reading(partial(_loaded_key, ders[0]), unreadable)
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size <= MOST_RSA_BITS:
+        # Of others the size is the fault, and judged with the certificate.
+        sound = reading(lambda: _sound(key.private_numbers()), unreadable)
+        if sound is not True:
+            return sound or Fault(f"holds a private key in {KEY} whose numbers do not belong together.")
+    return key
+
+
+def _loaded_key(der: bytes) -> PrivateKeyTypes:
+    # The library would look whether the primes are prime, which takes a minute for a long key.
+    return load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True)
+
+
+def _sound(key: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the numbers of a key belong together, as Envoy looks; their primes may be no primes."""
+    p, q, e = key.p, key.q, key.public_numbers.e
+    return (
+        p > 1
+        and q > 1
+        and p * q == key.public_numbers.n
+        and key.d * e % (p - 1) == 1
+        and key.d * e % (q - 1) == 1
+        and (key.dmp1, key.dmq1) == (key.d % (p - 1), key.d % (q - 1))
+        and key.iqmp * q % p == 1
+    )
 
 
 _FAULTS: Final[Mapping[type[Exception], str]] = {
@@ -274,5 +308,6 @@ def _blocks(data: bytes) -> list[tuple[str, bytes]]:
 
 
 def _pem(label: str, der: bytes) -> bytes:
-    lines = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    text = base64.b64encode(der).decode()
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
     return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n".encode()
