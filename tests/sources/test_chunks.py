@@ -92,3 +92,17 @@ def test_the_name_of_a_file_can_be_shown_whatever_it_is() -> None:
 
     assert str(Place(name, 3, 1)) == r"\xff\x1b[31m\x0a.yaml:3:1"
     assert str(Place("é.yaml", 0, 0)) == "é.yaml"
+
+
+@given(st.text("1 \n", max_size=30))
+def test_each_json_value_knows_its_line_and_column(text: str) -> None:
+    starts = [n for n, char in enumerate(text) if char == "1" and text[n - 1 : n] != "1"]
+
+    assert [(chunk.line, chunk.column) for chunk in values(text)] == [
+        (text.count("\n", 0, start), start - text.rfind("\n", 0, start) - 1) for start in starts
+    ]
+
+
+def test_many_json_values_on_one_line_cost_no_more_than_their_length() -> None:
+    """A line counted anew for each would take minutes."""
+    assert sum(1 for _ in values("1 " * 200_000)) == 200_000

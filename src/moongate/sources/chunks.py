@@ -120,20 +120,23 @@ def values(text: str) -> Iterator[Chunk]:
 
     What is no JSON is one chunk, to the end.
     """
-    start = 0
+    start = line = line_start = 0
     decoder = json.JSONDecoder()
     while True:
         visible = _VISIBLE.search(text, start)
         if visible is None:
             return
+        # Counted on from the value before: a file may have many values, and all of them on one line.
+        line += text.count("\n", start, visible.start())
+        line_start = text.rfind("\n", start, visible.start()) + 1 or line_start
         start = visible.start()
-        line = text.count("\n", 0, start)
-        column = start - (text.rfind("\n", 0, start) + 1)
         try:
             _, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = len(text)
-        yield Chunk(text[start:end], line, column)
+        yield Chunk(text[start:end], line, start - line_start)
+        line_start = text.rfind("\n", start, end) + 1 or line_start
+        line += text.count("\n", start, end)
         start = end
 
 

@@ -1,12 +1,15 @@
 """Where a field stands in the text of a document.
 
 Lines and columns are not kept when a document is read: when a fault has to be shown, the tree of that one
-document is composed again and walked along the field's path.
+document is composed again, and the field's path is walked along what is kept of it. Of the last few documents
+that is kept for a while, because faults of one document come together.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 
 from yaml.nodes import MappingNode, Node, SequenceNode
 
@@ -25,46 +28,71 @@ def position(text: str, path: str, *, key: bool = False) -> tuple[int, int]:
         The place of the value; of the name, if the value begins on a line of its own; of what the field
         would stand in, if there is no such field.
     """
+    spot, rest = _outline(text), path
+    line, column = spot.line, spot.column
+    while rest:
+        step = _step(spot, rest)
+        if step is None:
+            break
+        name, spot, rest = step
+        at = name if name is not None and ((key and not rest) or spot.line != name.line) else spot
+        line, column = at.line, at.column
+    return line, column
+
+
+class _Spot(NamedTuple):
+    """A value and where it begins; ``lengths`` are those of the keys, from the longest on."""
+
+    line: int
+    column: int
+    entries: tuple[_Spot, ...] = ()
+    fields: dict[str, tuple[_Spot, _Spot]] | None = None
+    lengths: tuple[int, ...] = ()
+
+
+@lru_cache(maxsize=4)
+def _outline(text: str) -> _Spot:
     try:
         node = composed(text)
     except Malformed as error:
-        return error.line, error.column
-    if node is None:
-        return 1, 1
-    mark = node.start_mark
-    rest = path
-    while rest:
-        step = _step(node, rest)
-        if step is None:
-            break
-        name, node, rest = step
-        if name is None:
-            mark = node.start_mark
-        elif (key and not rest) or node.start_mark.line != name.start_mark.line:
-            mark = name.start_mark
-        else:
-            mark = node.start_mark
-    return mark.line + 1, mark.column + 1
+        return _Spot(error.line, error.column)
+    return _spot(node, {}) if node is not None else _Spot(1, 1)
 
 
-def _step(node: Node, path: str) -> tuple[Node | None, Node, str] | None:
-    """The first step along a path: name (None for an entry of a list), value, and the path that is left."""
+def _spot(node: Node, known: dict[int, _Spot]) -> _Spot:
+    """What is kept of a node; ``known`` has those that aliases lead to more than once."""
+    line, column = node.start_mark.line + 1, node.start_mark.column + 1
+    if not isinstance(node, SequenceNode | MappingNode):
+        return _Spot(line, column)
+    spot = known.get(id(node))
+    if spot is not None:
+        return spot
     if isinstance(node, SequenceNode):
-        index = re.match(r"\[(\d+)\]\.?", path)
-        if index is None or int(index[1]) >= len(node.value):
+        spot = _Spot(line, column, tuple(_spot(entry, known) for entry in node.value))
+    else:
+        fields: dict[str, tuple[_Spot, _Spot]] = {}
+        for name, entry in node.value:
+            if isinstance(name.value, str):
+                fields.setdefault(name.value, (_spot(name, known), _spot(entry, known)))
+        spot = _Spot(line, column, (), fields, tuple(sorted({len(name) for name in fields}, reverse=True)))
+    known[id(node)] = spot
+    return spot
+
+
+def _step(spot: _Spot, path: str) -> tuple[_Spot | None, _Spot, str] | None:
+    """The first step along a path: name (None for an entry of a list), value, and the path that is left."""
+    if spot.fields is None:
+        index = re.match(r"\[(\d{1,9})\]\.?", path)
+        if index is None or int(index[1]) >= len(spot.entries):
             return None
-        return None, node.value[int(index[1])], path[index.end() :]
-    if not isinstance(node, MappingNode):
-        return None
+        return None, spot.entries[int(index[1])], path[index.end() :]
     # Keys may hold dots, so the longest that fits is the one; a map's key stands in brackets.
-    best: tuple[Node, Node, str] | None = None
-    longest = -1
-    for name, entry in node.value:
-        key = name.value
-        if not isinstance(key, str) or len(key) <= longest:
-            continue
-        for written in (f"[{key}]", key):
-            after = path[len(written) :]
-            if path.startswith(written) and after[:1] in ("", ".", "["):
-                best, longest = (name, entry, after.removeprefix(".")), len(key)
-    return best
+    for length in spot.lengths:
+        for start, end in ((1, length + 2), (0, length)):
+            if path[end : end + 1] in {"", ".", "["} and (
+                not start or path[:1] + path[end - 1 : end] == "[]"
+            ):
+                field = spot.fields.get(path[start : start + length])
+                if field is not None:
+                    return *field, path[end:].removeprefix(".")
+    return None
