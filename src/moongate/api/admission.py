@@ -64,14 +64,12 @@ def admit(
     if problems:
         # The rest is judged all the same, so that a user sees everything at once.
         _, others = checked(kind, kind.stored(body | {"metadata": {"name": "unnamed"}}))
-        return Admission(None, (*problems, *others))
+        return Admission(None, _discreet(kind, (*problems, *others)))
     stored = kind.stored(body | {"metadata": metadata})
     value, faults = checked(kind, stored)
-    if kind.PRIVATE:
-        faults = tuple(_discreet(fault) if fault.path == kind.PRIVATE else fault for fault in faults)
     if value is None and tolerant:
         value = _made(kind, stored)
-    return Admission(value, faults)
+    return Admission(value, _discreet(kind, faults))
 
 
 def identity(document: Mapping[str, Any], kind: type[Resource], namespace: str) -> Ref:
@@ -150,9 +148,15 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _discreet(fault: Problem) -> Problem:
-    """The fault without the value that it was found in, which nobody else may read."""
-    return Problem(fault.path, f"{fault.path} must be an object, its values in base64.", fault.reason)
+_OF_PRIVATE = {"metadata": "metadata must be an object with a name."}
+
+
+def _discreet(kind: type[Resource], faults: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The faults of a resource without values that nobody else may read."""
+    if not kind.PRIVATE:
+        return faults
+    words = _OF_PRIVATE | {kind.PRIVATE: f"{kind.PRIVATE} must be an object, its values in base64."}
+    return tuple(Problem(f.path, words.get(f.path, f.message), f.reason) for f in faults)
 
 
 def _made(kind: type[R], document: dict[str, Any]) -> R | None:

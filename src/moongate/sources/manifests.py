@@ -92,7 +92,7 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
                 f"The document is a list; {message[0].lower()}{message[1:]}. Put `---` between resources"
             )
         else:
-            message = f"The document is {_short(value)}; {message[0].lower()}{message[1:]}"
+            message = f"The document is {_sort(value)}; {message[0].lower()}{message[1:]}"
         return Document(text, (Entry("", None, None, (Problem("", f"{message}."),)),))
     return Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
 
@@ -108,7 +108,7 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
                 yield from _entries(inherited | cast("dict[str, Any]", item), below, namespace)
             elif item is not None:
                 problem = Problem(
-                    "", f"The entry is {_short(item)}; it must be a resource, with apiVersion and kind."
+                    "", f"The entry is {_sort(item)}; it must be a resource, with apiVersion and kind."
                 )
                 yield Entry(below, None, None, (problem,))
         return
@@ -184,7 +184,8 @@ def _slip(group: str, kind: str) -> bool:
     return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
 
 
-def _short(value: object) -> str:
+def _sort(value: object) -> str:
+    """What sort of value it is. A text that is no manifest may be a password, so no message quotes it."""
     match value:
         case None:
             return "empty"
@@ -192,6 +193,9 @@ def _short(value: object) -> str:
             return "a list"
         case dict():
             return "an object"
+        case str():
+            return "a string"
+        case bool():
+            return "a boolean"
         case _:
-            shown = repr(value)
-            return shown if len(shown) <= 60 else f"{shown[:60]}…"
+            return "a number"

@@ -128,11 +128,11 @@ class _Values:
             raise _too_deep(node)
         if type(node) is SequenceNode:
             if tag and tag != "tag:yaml.org,2002:seq":
-                raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+                raise _at(node, _NO_TAG)
             return [self.value(entry, depth + 1) for entry in node.value]
         assert type(node) is MappingNode
         if tag and tag != "tag:yaml.org,2002:map":
-            raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+            raise _at(node, _NO_TAG)
         return self._mapping(node, depth + 1)
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class _Values:
             case "int" | "float" | "bool" | "null":
                 return _scalar(node.value)
             case _:
-                raise _at(node, f"The tag {tag!r} has no meaning here; leave it out.")
+                raise _at(node, _NO_TAG)
 
 
 _WORDS: dict[str, Any] = {
@@ -223,6 +223,9 @@ def _plain_key(text: str) -> str | None:
     if isinstance(value, str):
         return sys.intern(value)
     return str(value).lower() if isinstance(value, bool) else text
+
+
+_NO_TAG = "A tag ('!…') has no meaning here; leave it out."
 
 
 def _too_deep(node: Node) -> Malformed:
