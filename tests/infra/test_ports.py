@@ -52,7 +52,15 @@ def test_an_unforeseen_reason_is_passed_on() -> None:
     assert told == "Port 8080 cannot be bound on 0.0.0.0: Too many open files."
 
 
-@pytest.mark.parametrize("message", ["", "no such filter", "Proto constraint validation failed"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "no such filter",
+        "Proto constraint validation failed",
+        "Incorrect configuration: %cannot bind '127.0.0.1:22': Address already in use.",
+    ],
+)
 def test_other_failures_are_left_to_others(message: str) -> None:
     assert explain_bind_failure(message) is None
 

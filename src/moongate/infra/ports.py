@@ -11,7 +11,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_CANNOT_BIND = re.compile(r"cannot bind '(?P<address>[^']*):(?P<port>\d+)': (?P<why>[^\n]*)")
+_CANNOT_BIND = re.compile(
+    # At the very beginning: what comes later may be a quote of what a user wrote.
+    r"(?:Error adding/updating listener\(s\) [^ ]+: )?"
+    r"cannot bind '(?P<address>[^']*):(?P<port>\d{1,5})': (?P<why>[^\n]*)"
+)
 _LISTENING = "0A"
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
@@ -28,9 +32,9 @@ def explain_bind_failure(message: str) -> str | None:
     """What happened and what to do, in one or two sentences; None if ``message`` is about no bind failure.
 
     Args:
-        message: Envoy's words, from a NACK or its log; they may hold more than the failure.
+        message: Envoy's words, from a NACK, which begin with the failure if it is one.
     """
-    failure = _CANNOT_BIND.search(message)
+    failure = _CANNOT_BIND.match(message)
     if failure is None:
         return None
     address, port, why = failure["address"], int(failure["port"]), failure["why"].lower()
