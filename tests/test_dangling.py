@@ -194,3 +194,24 @@ def test_where_whole_files_are_absent_not_every_name_is_puzzled_over() -> None:
 
     assert all(line.endswith("Did you mean 'eg'?") for line in asked)
     assert last.endswith("There is no Gateway default/ge.")
+
+
+def test_a_slip_is_found_among_hundreds_of_names() -> None:
+    """Looking a name up costs the same among ten and ten thousand, so nothing waits for it."""
+    services = [
+        f"apiVersion: v1\nkind: Service\nmetadata: {{name: number-{n}-service}}\nspec: {{ports: []}}"
+        for n in range(300)
+    ]
+    slips = {"nubmer-77-service": "number-77-service", "number-78-servixe": "number-78-service"}
+    slips |= {"xumber-79-service": "number-79-service", "number-199-servic": "number-199-service"}
+    routes = [
+        ROUTE.replace("name: shop", f"name: r{n}").replace(
+            "{parentRefs: [{name: eg}]}",
+            f"{{parentRefs: [{{name: eg}}], rules: [{{backendRefs: [{{name: {slip}, port: 80}}]}}]}}",
+        )
+        for n, slip in enumerate(slips)
+    ]
+
+    lines = told(GATEWAY_CLASS, gateway(http("http")), *services, *routes)
+
+    assert [line.rpartition("Did you mean ")[2] for line in lines] == [f"{n!r}?" for n in slips.values()]

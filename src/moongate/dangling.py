@@ -7,7 +7,7 @@ a slip: so here is said what may have been meant.
 
 from __future__ import annotations
 
-import difflib
+from bisect import bisect
 from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -112,6 +112,46 @@ def _dangling(ref: Ref, problem: Problem) -> DanglingReference:
 _BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"
 
 
+class _Names:
+    """Some names, to be asked for the one that is most like another.
+
+    What is most alike from the beginning stands beside it when the names are sorted; what is most alike from
+    the end, when they are sorted backwards. So the question costs the same among ten and ten thousand names.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.sorted = sorted(names)
+        self._backwards = sorted(name[::-1] for name in self.sorted)
+
+    def like(self, word: str) -> str | None:
+        """The name that begins and ends most like a word; None if no two halves are alike."""
+        near = {*_near(self.sorted, word), *(name[::-1] for name in _near(self._backwards, word[::-1]))}
+        alike, name = max(((_likeness(word, name), name) for name in sorted(near)), default=(0, ""))
+        return name if alike >= 0.5 else None
+
+
+def _near(names: list[str], word: str) -> list[str]:
+    at = bisect(names, word)
+    return names[max(at - _NEIGHBOURS, 0) : at + _NEIGHBOURS]
+
+
+_NEIGHBOURS = 4
+
+
+def _likeness(one: str, other: str) -> float:
+    """The share of two words that is the same at their beginnings and ends; letters exchanged count half."""
+    begin = _begun_alike(one, other)
+    left, right = one[begin:], other[begin:]
+    end = _begun_alike(left[::-1], right[::-1])
+    exchanged = len(left) - end if sorted(left) == sorted(right) else 0
+    return (2 * (begin + end) + exchanged) / (len(one) + len(other))
+
+
+def _begun_alike(one: str, other: str) -> int:
+    unlike = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(unlike, min(len(one), len(other)))
+
+
 class _Known:
     """What is held, by the questions that come up about what is missing."""
 
@@ -126,11 +166,11 @@ class _Known:
             return ""
         if to.is_a(Service) and Ref.of(Backend, to.namespace, to.name) in self._held:
             return f" Did you mean the Backend of this name? Then say group: {ENVOY_GROUP} and kind: Backend."
-        names = self._names.get((to.group, to.kind, to.namespace), [])
-        if close := difflib.get_close_matches(to.name, names, 1, 0.5):
-            return f" Did you mean {close[0]!r}?"
-        if len(names) == 1:
-            return f" The only {to.kind} there is {names[0]!r}."
+        names = self._names.get((to.group, to.kind, to.namespace))
+        if names is not None and (close := names.like(to.name)) is not None:
+            return f" Did you mean {close!r}?"
+        if names is not None and len(names.sorted) == 1:
+            return f" The only {to.kind} there is {names.sorted[0]!r}."
         if to.is_a(Service):
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
         return ""
@@ -159,11 +199,11 @@ class _Known:
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
     @cached_property
-    def _names(self) -> dict[tuple[str, str, str], list[str]]:
+    def _names(self) -> dict[tuple[str, str, str], _Names]:
         names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for ref in self._held:
             names[ref.group, ref.kind, ref.namespace].append(ref.name)
-        return names
+        return {key: _Names(each) for key, each in names.items()}
 
     @cached_property
     def _sliced(self) -> frozenset[tuple[str, str | None]]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from msgspec import structs
 
-from moongate.api.base import Model
+from moongate.api.base import Model, fields_of
 from moongate.api.shared import Fraction
 
 S = TypeVar("S", bound=Model)
@@ -45,7 +45,7 @@ def _merged(base: Any, over: Any, path: str, inherited: list[str], *, by_type: b
     if type(base) is not type(over) or not isinstance(over, Model) or isinstance(over, Fraction):
         return over
     changed: dict[str, Any] = {}
-    for field in structs.fields(type(over)):
+    for field in fields_of(type(over)):
         mine, theirs = getattr(over, field.name), getattr(base, field.name)
         at = f"{path}.{field.encode_name}" if path else field.encode_name
         default = field.default_factory() if callable(field.default_factory) else field.default

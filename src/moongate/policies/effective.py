@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from moongate.api.admission import checked
-from moongate.api.base import Ref
+from moongate.api.base import Ref, fields_of
 from moongate.api.marks import NOT_SUPPORTED, marked_fields, no_effect, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
@@ -143,7 +143,7 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
         written = {*_faults(policy.spec), *_faults(base.spec)}
         faults = tuple(fault for fault in faults if fault in written)
     malformed = {re.split(r"[.[]", fault.path, maxsplit=1)[0] for fault in faults}
-    faulty = [f.name for f in structs.fields(spec) if f.encode_name in malformed]
+    faulty = [f.name for f in fields_of(type(spec)) if f.encode_name in malformed]
     problems: list[Problem] = []
     for feature, effective in merged.settings():
         if feature.field not in faulty and (of_feature := feature_problems(db, feature, effective)):
@@ -304,7 +304,7 @@ def _place(setting: tuple[Feature[Any], Effective[Any]]) -> int:
 
 
 def _wire_name(spec: PolicyTargetReferences, field: str) -> str:
-    return next(f.encode_name for f in structs.fields(spec) if f.name == field)
+    return next(f.encode_name for f in fields_of(type(spec)) if f.name == field)
 
 
 def _without_targets(spec: PolicyTargetReferences) -> PolicyTargetReferences:

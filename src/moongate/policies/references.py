@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
-
-from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.base import ENVOY_GROUP, Ref, fields_of
 from moongate.attach.backends import backend, kind_problem
 from moongate.attach.grants import granted
 from moongate.engine import query
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 def references(policy: Policy) -> Iterator[tuple[str, Ref]]:
     """What the settings of a policy refer to, as written: the field path of the name, and the resource."""
-    wire_names = {f.name: f.encode_name for f in structs.fields(policy.spec)}
+    wire_names = {field.name: field.encode_name for field in fields_of(type(policy.spec))}
     for feature in FEATURES:
         if feature.kind != policy.KIND or feature.references is None:
             continue
