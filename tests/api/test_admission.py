@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from msgspec import Meta
 
-from moongate.api.admission import admit, admit_configuration, checked
+from moongate.api.admission import MOST_FAULTS, admit, admit_configuration, checked
 from moongate.api.base import Model, Rule
 from moongate.api.envoygateway import EnvoyGateway
 from tests.api.manifests import KINDS, admitted, gateway, manifest, problems, route
@@ -159,3 +159,13 @@ def test_the_content_of_a_secret_is_never_quoted() -> None:
 
     assert problem.path == "data"
     assert "hunter2" not in problem.message
+
+
+def test_of_many_faults_the_first_are_told_and_that_there_are_more() -> None:
+    """A document can have a fault in every few bytes, and nobody reads thousands."""
+    document = manifest("HTTPRoute", spec={f"hostname{n}": 1 for n in range(1_000)})
+
+    messages = problems(document)
+
+    assert len(messages) == MOST_FAULTS + 1
+    assert messages[""] == "There are more than 100 faults."

@@ -438,6 +438,26 @@ class TestWatch:
         assert len(watched.held) == 100
         assert turns >= 100
 
+    async def test_a_long_document_leaves_the_loop_its_time(self, tmp_path: Path) -> None:
+        """A thread reads it: other tasks take their turns all the while."""
+        (tmp_path / "long.yaml").write_text(f"a: [{'1,' * 50_000}]")
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(take_turns())
+            news = watch([tmp_path])
+            await anext(news)
+            task.cancel()
+        await news.aclose()
+
+        assert turns > 10
+
     async def test_standard_input_alone_is_not_watched(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(backend("a").encode())))
 

@@ -166,6 +166,13 @@ class TestLastGoodState:
             "The last good state of 2 resources stay in force: Backend default/a, Backend default/b."
         )
 
+    def test_a_long_document_is_announced_before_it_is_read(self) -> None:
+        """Whoever stages it can have a thread read it, so that other tasks go on."""
+        folder, long = Folder(), f"# {'x' * 100_000}\n" + backend("b")
+
+        assert list(folder.stage("a.yaml", stream(backend("a"), long))) == [False, True, False]
+        assert set(folder.commit()) == {A, B}
+
     def test_a_document_that_moongate_fails_to_read_costs_nothing_but_itself(self) -> None:
         """Whatever a parser raises that nobody foresaw: the process and the other documents go on."""
         folder = Folder()

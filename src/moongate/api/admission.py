@@ -12,8 +12,9 @@ A document goes through three walks; ``plans`` has ours, and ``diagnostics`` wha
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -23,6 +24,9 @@ from moongate.api.diagnostics import did_you_mean, shown
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.plans import plan
 from moongate.problem import Problem
+
+MOST_FAULTS = 100
+"""Faults of one resource that are named."""
 
 M = TypeVar("M", bound=Model)
 R = TypeVar("R", bound=Resource)
@@ -102,9 +106,17 @@ def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[P
     try:
         value = msgspec.convert(whole, model)
     except msgspec.ValidationError as error:
-        return None, tuple(steps.faults(whole)) or (Problem("", f"{error}."),)
+        return None, _first(steps.faults(whole)) or (Problem("", f"{error}."),)
     problems = steps.judged(whole)
-    return (None, tuple(problems)) if problems else (value, ())
+    return (None, _first(problems)) if problems else (value, ())
+
+
+def _first(faults: Iterable[Problem]) -> tuple[Problem, ...]:
+    """As many faults as somebody may read; a document can have one in every few bytes."""
+    faults = iter(faults)
+    named = tuple(itertools.islice(faults, MOST_FAULTS))
+    more = next(faults, None)
+    return named if more is None else (*named, Problem("", f"There are more than {MOST_FAULTS} faults."))
 
 
 def _no_text(document: Mapping[str, Any]) -> Problem | None:

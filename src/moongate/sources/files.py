@@ -8,7 +8,7 @@ Rules
    file must be quiet for ``SETTLE`` first: editors and copying programs empty a file before they fill it.
 3. Files that change together are one batch.
 4. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
-   for somebody else.
+   for somebody else. A thread reads what takes longer: a document that is as big as a hundred others.
 5. What is wrong with one file or folder is a diagnostic of it, whatever it is; the others go on.
 
 Theory of operation
@@ -236,7 +236,7 @@ class Files:
             pass
         return True
 
-    def _staged(self, paths: Iterable[str]) -> Iterator[None]:
+    def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
         for path in paths:
             try:
                 text = file_text(path)
@@ -246,7 +246,7 @@ class Files:
             except Exception as error:  # noqa: BLE001 - a bug that one file meets must not stop the others
                 message = f"The file cannot be read because of a bug of moongate: {type(error).__name__}."
                 yield from self.folder.stage(path, Unreadable(message))
-            yield
+            yield False
 
     def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
         diagnostics = (*self._listing.diagnostics(), *self._unheard(), *self.folder.diagnostics())
@@ -279,9 +279,12 @@ class _Unsettled(NamedTuple):
         return now - self.last >= SETTLE or now - self.first >= PATIENCE
 
 
-async def _in_slices(steps: Iterator[None]) -> None:
+async def _in_slices(steps: Iterator[bool]) -> None:
+    """Take all steps; each says whether the next is long."""
     until = time.monotonic() + SLICE
-    for _ in steps:
+    for long in steps:
+        if long:
+            await asyncio.to_thread(next, steps, False)
         if time.monotonic() >= until:
             await asyncio.sleep(0)
             until = time.monotonic() + SLICE

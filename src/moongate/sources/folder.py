@@ -33,7 +33,7 @@ from moongate.problem import Problem
 from moongate.sources import chunks as cutting
 from moongate.sources.chunks import Chunk, Place
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity
-from moongate.sources.manifests import CONFIGURATION, Document, Entry, read_document
+from moongate.sources.manifests import CONFIGURATION, LONG, Document, Entry, read_document
 
 STDIN = "<stdin>"
 """The file name of what came from standard input."""
@@ -92,10 +92,11 @@ class Folder:
                 pass
         return self.commit()
 
-    def stage(self, path: str, text: str | Unreadable | None) -> Iterator[None]:
+    def stage(self, path: str, text: str | Unreadable | None) -> Iterator[bool]:
         """Read a changed file, to take effect with the next ``commit``; yields after each document parsed.
 
-        Nothing but time passes between two steps, so that a caller may do something else there.
+        Nothing but time passes between two steps, so that a caller may do something else there. The answer of
+        a step says whether the next is long, so that a caller may have a thread take it.
         """
         if text is None:
             self._staged[path] = None
@@ -121,16 +122,18 @@ class Folder:
             (*old.documents[: cut.head], *middle, *old.documents[len(old.documents) - cut.tail :]),
         )
 
-    def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[None, None, list[Document]]:
+    def _documents(self, chunks: Iterable[Chunk], *, is_json: bool) -> Generator[bool, None, list[Document]]:
         read: list[Document] = []
         for chunk in chunks:
             document = self._read.get((chunk.text, is_json))
             if document is None:
+                if len(chunk.text) > LONG:
+                    yield True
                 document = self._read[chunk.text, is_json] = read_document(
                     chunk.text, is_json, self.namespace
                 )
                 self.parsed += 1
-                yield
+                yield False
             read.append(document)
         return read
 

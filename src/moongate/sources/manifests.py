@@ -20,6 +20,9 @@ from moongate.sources.json_documents import parsed_json
 from moongate.sources.positions import position
 from moongate.sources.yaml_documents import Malformed, parsed_yaml
 
+LONG = 100_000
+"""Characters from which on a document takes so long to read that nobody should wait for it."""
+
 CONFIGURATION = Ref(EnvoyGateway.KIND, "", "", EnvoyGateway.GROUP)
 """Stands for the configuration among resources; there can be one only."""
 
@@ -72,7 +75,13 @@ class Document:
 def read_document(text: str, is_json: bool, namespace: str) -> Document:
     """What a text says. Whatever reading it raises is a fault of this document alone."""
     try:
-        return _read(text, is_json, namespace)
+        document = _read(text, is_json, namespace)
+        if len(text) > LONG:
+            # While nobody waits for it; the places of others are worked out when they are asked for.
+            for entry in document.entries:
+                for problem in entry.problems:
+                    document.position(entry, problem)
+        return document
     except Malformed as malformed:
         return Document(text, (), malformed)
     except Exception as error:  # noqa: BLE001 - nobody foresaw it, and other documents must go on
