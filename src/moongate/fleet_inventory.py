@@ -37,6 +37,7 @@ from moongate.engine import Failed
 from moongate.store import shard
 from moongate.xds import clusters, destinations, listeners, local, secrets
 from moongate.xds.cluster_keys import PolicySecret
+from moongate.xds.draining import draining_tables
 from moongate.xds.routes import host_part, route_configuration
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource
 
@@ -185,6 +186,7 @@ class FleetInventory:
             self._others.append(observers.observe(patches.names, (fleet,), INVENTORY, self._name_patched))
         self._inventory(listeners.listener_names, (fleet,), self._listeners)
         self._inventory(route_configurations, (fleet,), self._route_configurations)
+        self._inventory(draining_tables, (fleet,), self._route_configurations)
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx
@@ -32,6 +33,7 @@ from moongate.attach.fleets import bind_addresses, members
 from moongate.attach.gateways import fleet_proxy
 from moongate.attach.listeners import listeners
 from moongate.chain_transitions import ChainTransitions
+from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
@@ -91,6 +93,7 @@ class Fleets:
         self._on_write = on_write
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world)
+        self._draining = DrainingTables(world)
         self._ads = AdsServer(self._take_event)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: dict[str, _Fleet] = {}
@@ -138,9 +141,9 @@ class Fleets:
     def look(self) -> Iterator[None]:
         """Do what follows from the events, now that the world is settled; in steps."""
         wrote = yield from self._quarantine.review()
-        if self._transitions.review() or wrote:
-            self._on_write()
+        wrote |= self._transitions.review()
         for name, fleet in self._fleets.items():
+            wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name, ROUTE))
             options = self._options(fleet.id)
             if options is not None and options != fleet.options:
                 fleet.process.take(options)
@@ -151,6 +154,8 @@ class Fleets:
             if taken and not fleet.retrying:
                 fleet.retrying = True
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
+        if wrote:
+            self._on_write()
         # What was refused while this looked is judged in the next turn: its routes are held until then.
         if self._world.settled and not self._quarantine.has_news:
             while self._held:
@@ -249,6 +254,7 @@ class Fleets:
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
+        self._draining.start(fleet_id)
         fleet = self._fleets[name] = _Fleet(fleet_id, process, options)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
@@ -267,6 +273,7 @@ class Fleets:
             self._ads.end(name)
             self._quarantine.forget(fleet.id)
             self._transitions.end(fleet.id)
+            self._draining.end(fleet.id)
             self._ending[name] = fleet
             fleet.stop.set()
 

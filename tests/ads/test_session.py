@@ -1106,6 +1106,32 @@ def test_a_missing_name_is_answered_so_that_envoy_goes_on(served: Conversation) 
     """)
 
 
+def test_what_envoy_no_longer_asks_for_is_reported_as_gone(served: Conversation) -> None:
+    """Others keep something up to date only as long as some Envoy asks for it."""
+    served.events()
+    assert served.session.asks_for(ROUTE, "r")
+
+    served.play(">> R -r")
+
+    (event,) = served.acknowledged()
+    assert (event.type_url, event.versions, event.gone) == (ROUTE, (), ("r",))
+    assert not served.session.asks_for(ROUTE, "r")
+
+
+def test_an_envoy_may_ask_for_routes_until_it_has_asked_for_its_first() -> None:
+    conversation = Conversation()
+    conversation.play("""
+        == L+l
+        >> C *
+        >> L *
+        >> L ack
+    """)
+    assert conversation.session.asks_for(ROUTE, "r")
+
+    conversation.play(">> R other")
+    assert not conversation.session.asks_for(ROUTE, "r")
+
+
 def test_nothing_is_sent_after_unsubscribing(served: Conversation) -> None:
     served.says("""
         >> E -a

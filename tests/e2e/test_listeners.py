@@ -80,6 +80,33 @@ async def test_a_route_serves_where_its_hostnames_and_the_listeners_meet(site: S
     assert statuses == {**dict.fromkeys(hosts[:3], 200), **dict.fromkeys(hosts[3:], 404)}
 
 
+@pytest.mark.parametrize("after", ["renamed", "behind-another", "alone"])
+async def test_a_policy_holds_for_connections_that_are_older_than_their_listener(
+    site: Site, after: str
+) -> None:
+    """Envoy lets them live on for minutes after a listener was replaced, with the routes that it had."""
+    name, port = f"old-{after}", free_port()
+    own, other = http("http", port), http("other", port, "other.test")
+    before = f"[{other}, {own}]" if after == "alone" else f"[{own}]"
+    changed = {
+        "renamed": f"[{http('web', port)}]",
+        "behind-another": f"[{other}, {own}]",
+        "alone": f"[{own}]",
+    }
+    await site.apply(m.gateway(name, before), m.route(name, f"[{{{m.to('one')}}}]", parents=at(name)))
+    async with httpx.AsyncClient(trust_env=False) as idle, httpx.AsyncClient(trust_env=False) as busy:
+        for client in (idle, busy):
+            assert await site.status(f"{name}.test", port=port, client=client) == 200
+
+        await site.apply(m.gateway(name, changed[after]))
+        # It is closed after this answer, as its listener drains; the other one stays open.
+        assert await site.status(f"{name}.test", port=port, client=busy) == 200
+
+        body = "basicAuth: {users: {name: none}}"
+        await site.apply(m.policy("SecurityPolicy", name, body, f"HTTPRoute/{name}"))
+        assert await site.status(f"{name}.test", port=port, client=idle) == 500
+
+
 async def test_a_route_without_hostnames_serves_those_of_the_listener(site: Site) -> None:
     port = free_port()
     document = m.route("bare", f"[{{{m.to('one')}}}]", parents=at("bare"))

@@ -153,6 +153,14 @@ class AdsServer:
         resource = of.snapshot.get(type_url, name) if of is not None else None
         return resource.version if resource is not None else None
 
+    def is_asked_for(self, fleet: str, type_url: str, name: str) -> bool:
+        """Whether a connected Envoy asks for a resource, or has still to say what it asks for.
+
+        True as well while none is connected: one that comes back may still use what it had.
+        """
+        streams = self._streams_of(fleet)
+        return not streams or any(stream.session.asks_for(type_url, name) for stream in streams)
+
     def nodes(self, fleet: str) -> tuple[str, ...]:
         """The ids of the connected Envoys, sorted."""
         return tuple(sorted(stream.session.node for stream in self._streams_of(fleet)))

@@ -142,6 +142,8 @@ class Session:
             self._answered(channel, request)
         for name in request.resource_names_unsubscribe:
             self._unsubscribe(channel, name)
+        if not channel.ledger.wildcard:
+            self._acknowledged(channel, {}, request.resource_names_unsubscribe)
         for name in request.resource_names_subscribe:
             self._subscribe(channel, name)
 
@@ -236,6 +238,11 @@ class Session:
         if channel is not None and (refused := channel.rejected.get(name)) is not None:
             refused.again = True
             channel.mark(name, self._snapshot.seq)
+
+    def asks_for(self, type_url: str, name: str) -> bool:
+        """Whether Envoy asks for a resource, or has still to ask for its type."""
+        channel = self._channels.get(type_url)
+        return self._awaits(type_url) if channel is None else channel.ledger.wants(name)
 
     def held(self, type_url: str, name: str) -> str | None:
         """The version that Envoy has acknowledged, or had when it connected; None when there is none."""

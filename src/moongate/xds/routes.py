@@ -25,6 +25,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shards_at
 from moongate.engine import Failed, query
 from moongate.store import get
+from moongate.xds.draining import draining_tables
 from moongate.xds.fallbacks import Concern, Suspect, in_steps
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched
@@ -122,7 +123,8 @@ def host_part(db: Db, listener: ListenerId, part: int) -> Part:
 @query
 def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One route configuration of a fleet; ``None`` when there is none of that name."""
-    table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
+    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
+    table = next((t for t in tables if t.name == name), None)
     if table is None:
         return None
     head = encode(_head(name))

@@ -1,0 +1,85 @@
+"""Keeping account of the route configurations that only draining listeners use (``xds.draining``).
+
+Theory of operation
+===================
+A route configuration that leaves a fleet may be in use: Envoy asks for it until the last listener is gone
+that names it. So it is noted, with the place at which it was used, and forgotten as soon as no Envoy asks for
+it any more, or when it is back.
+
+While all Gateways of a fleet are rejected, its Envoys keep what they have, and nothing is noted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moongate.attach.fleets import keeps_what_it_has
+from moongate.engine import Failed
+from moongate.fleet_inventory import INVENTORY
+from moongate.xds.draining import draining, placed_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moongate.api.base import FleetId
+    from moongate.engine import Root
+    from moongate.world import World
+    from moongate.xds.draining import Place, PlacedTable
+
+
+class _Fleet:
+    def __init__(self, root: Root[tuple[PlacedTable, ...]]) -> None:
+        self.root = root
+        self.current: dict[str, Place] = {}
+        self.draining: dict[str, Place] = {}
+
+
+class DrainingTables:
+    """Writes into cells which route configurations are to be kept although no listener names them."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._fleets: dict[FleetId, _Fleet] = {}
+
+    def start(self, fleet_id: FleetId) -> None:
+        """A fleet has come."""
+        root = self._world.observers.observe(
+            placed_tables, (fleet_id,), INVENTORY, lambda root: self._placed(fleet_id, root.value)
+        )
+        self._fleets[fleet_id] = _Fleet(root)
+
+    def end(self, fleet_id: FleetId) -> None:
+        """A fleet is gone: nothing is kept for it any more."""
+        fleet = self._fleets.pop(fleet_id, None)
+        if fleet is not None:
+            self._world.observers.release(fleet.root)
+            self._world.write(draining(fleet_id), None)
+
+    def review(self, fleet_id: FleetId, is_asked_for: Callable[[str], bool]) -> bool:
+        """Forget what no Envoy asks for any more. True if the world is to be settled again.
+
+        Args:
+            fleet_id: whose.
+            is_asked_for: whether some Envoy asks for a route configuration, or may do so, by its name.
+        """
+        fleet = self._fleets.get(fleet_id)
+        if fleet is None:
+            return False
+        fleet.draining = {name: place for name, place in fleet.draining.items() if is_asked_for(name)}
+        return self._write(fleet_id, fleet)
+
+    def _placed(self, fleet_id: FleetId, placed: tuple[PlacedTable, ...] | Failed | None) -> None:
+        """Note what has left. Called before it is handed out."""
+        if placed is None or isinstance(placed, Failed):
+            return
+        if keeps_what_it_has.attempt(self._world.db, fleet_id) is not False:
+            return
+        fleet = self._fleets[fleet_id]
+        before, fleet.current = fleet.current, {each.table.name: each.place for each in placed}
+        left = {name: place for name, place in before.items() if name not in fleet.current}
+        # Of one that left twice, from two places, connections of the first are taken for those of the last.
+        fleet.draining = {n: p for n, p in (fleet.draining | left).items() if n not in fleet.current}
+        self._write(fleet_id, fleet)
+
+    def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
+        return self._world.write(draining(fleet_id), tuple(sorted(fleet.draining.items())) or None)

@@ -1,0 +1,95 @@
+"""Route configurations that only draining listeners use.
+
+Theory of operation
+===================
+A listener of Envoy that is replaced or removed drains: connections that are open live on, and ask the route
+configuration by which they came. When a listener of a Gateway is renamed, or another one becomes the first of
+its port, that configuration has no place in the fleet any more, but Envoy still uses it. So it is kept up to
+date, with the routes that a new connection of the same kind would meet now. An old connection is then not
+cut, and it is no way around a policy that came later.
+
+Which these are is a fact about Envoys: ``draining_tables`` (the module beside ``world``) writes it into a
+cell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from moongate.attach.envoy_listeners import RouteTable, envoy_listeners
+from moongate.attach.listeners import listener_at
+from moongate.attach.routes import wider
+from moongate.engine import query
+
+if TYPE_CHECKING:
+    from moongate.api.base import FleetId, ListenerId
+    from moongate.attach.listeners import ChainKind
+    from moongate.engine import Db
+
+
+class Place(NamedTuple):
+    """Where connections come to a route configuration.
+
+    Args:
+        kind: what the chain is made of.
+        port: on which Envoy listens.
+        hostname: for which the connections ask in the TLS handshake; "" for any.
+    """
+
+    kind: ChainKind
+    port: int
+    hostname: str
+
+
+class PlacedTable(NamedTuple):
+    """A route configuration, and where it is used."""
+
+    place: Place
+    table: RouteTable
+
+
+def draining(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with what draining listeners use: ``((name, Place), …)``, sorted; or absent."""
+    return ("draining-tables", fleet)
+
+
+@query
+def placed_tables(db: Db, fleet: FleetId) -> tuple[PlacedTable, ...]:
+    """The route configurations that a fleet is to have, each with the place where it is used."""
+    return tuple(
+        PlacedTable(
+            Place(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
+            RouteTable(group.name, group.members),
+        )
+        for envoy in envoy_listeners(db, fleet)
+        for group in envoy.groups
+    )
+
+
+@query
+def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
+    """The route configurations that only draining listeners use, each with the listeners that succeed it.
+
+    It has none where a new connection would not be accepted; all requests are then answered with 404.
+    """
+    drain: tuple[tuple[str, Place], ...] = db.read(draining(fleet)) or ()
+    if not drain:
+        return ()
+    members = {each.place: each.table.members for each in placed_tables(db, fleet)}
+    return tuple(
+        RouteTable(name, next((members[each] for each in _successors(place) if each in members), ()))
+        for name, place in drain
+    )
+
+
+def _successors(place: Place) -> list[Place]:
+    """The places at which a connection may arrive now that has once arrived at one, the narrowest first."""
+    names = [place.hostname, *wider(place.hostname), ""] if place.hostname else [""]
+    return [place._replace(hostname=name) for name in names]
+
+
+def _hostname(db: Db, kind: ChainKind, members: tuple[ListenerId, ...]) -> str:
+    if kind == "HTTP":
+        return ""
+    first = listener_at(db, members[0])
+    return first.hostname if first is not None else ""
