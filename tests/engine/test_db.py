@@ -29,16 +29,13 @@ def test_an_absent_cell_reads_none() -> None:
     assert Db().read("a") is None
 
 
-def test_reading_an_absent_cell_from_outside_leaves_nothing_behind() -> None:
-    db = Db()
-
+def test_reading_an_absent_cell_from_outside_leaves_nothing_behind(db: Db) -> None:
     db.read("a")
 
     assert len(db) == 0
 
 
-def test_a_written_cell_recomputes_its_readers_when_they_are_asked() -> None:
-    db = Db()
+def test_a_written_cell_recomputes_its_readers_when_they_are_asked(db: Db) -> None:
     db.put("a", 2)
     doubled(db, "a")
     db.put("a", 3)
@@ -47,8 +44,7 @@ def test_a_written_cell_recomputes_its_readers_when_they_are_asked() -> None:
     assert doubled(db, "a") == 6
 
 
-def test_a_query_learns_when_a_cell_that_it_missed_appears() -> None:
-    db = Db()
+def test_a_query_learns_when_a_cell_that_it_missed_appears(db: Db) -> None:
     assert doubled(db, "a") == 0
 
     db.put("a", 5)
@@ -56,8 +52,7 @@ def test_a_query_learns_when_a_cell_that_it_missed_appears() -> None:
     assert doubled(db, "a") == 10
 
 
-def test_a_query_learns_when_a_cell_goes() -> None:
-    db = Db()
+def test_a_query_learns_when_a_cell_goes(db: Db) -> None:
     db.put("a", 5)
     doubled(db, "a")
 
@@ -66,16 +61,13 @@ def test_a_query_learns_when_a_cell_goes() -> None:
     assert doubled(db, "a") == 0
 
 
-def test_put_says_whether_something_changed() -> None:
-    db = Db()
-
+def test_put_says_whether_something_changed(db: Db) -> None:
     assert [db.put("a", 1), db.put("a", 1), db.put("a", 2), db.put("a", None), db.put("a", None)] == [
         True, False, True, True, False,
     ]  # fmt: skip
 
 
-def test_writing_an_equal_value_disturbs_nobody() -> None:
-    db = Db()
+def test_writing_an_equal_value_disturbs_nobody(db: Db) -> None:
     db.put("a", (1, 2))
     root = db.observe(doubled, "a")
     settle_all(db)
@@ -89,8 +81,7 @@ def test_writing_an_equal_value_disturbs_nobody() -> None:
 # -- equal results -----------------------------------------------------------
 
 
-def test_an_equal_result_stops_the_wave() -> None:
-    db = Db()
+def test_an_equal_result_stops_the_wave(db: Db) -> None:
     db.put("a", 2)
     shouted(db, "a")
     db.counts.clear()
@@ -101,8 +92,7 @@ def test_an_equal_result_stops_the_wave() -> None:
     assert db.counts == {"is_even": 1}
 
 
-def test_the_wave_goes_as_far_as_results_differ() -> None:
-    db = Db()
+def test_the_wave_goes_as_far_as_results_differ(db: Db) -> None:
     db.put("a", 2)
     shouted(db, "a")
     db.counts.clear()
@@ -113,8 +103,7 @@ def test_the_wave_goes_as_far_as_results_differ() -> None:
     assert db.counts == {"is_even": 1, "parity": 1, "shouted": 1}
 
 
-def test_undoing_a_write_before_anyone_asked_costs_only_the_direct_readers() -> None:
-    db = Db()
+def test_undoing_a_write_before_anyone_asked_costs_only_the_direct_readers(db: Db) -> None:
     db.put("a", 2)
     shouted(db, "a")
     db.counts.clear()
@@ -196,9 +185,8 @@ def test_one_changed_child_of_ten_thousand_touches_one() -> None:
     assert db.counts == {"is_even": 1}
 
 
-def test_doubts_do_not_pile_up_while_nobody_asks() -> None:
+def test_doubts_do_not_pile_up_while_nobody_asks(db: Db) -> None:
     """A reader that is never asked again may be put in doubt for days."""
-    db = Db()
     db.put("a", 0)
     shouted(db, "a")
 
@@ -258,9 +246,8 @@ CIRCLE = "Cycle: queries read each other in a circle: one_way() -> other_way() -
 
 
 @pytest.mark.parametrize("entry", [one_way, other_way])
-def test_a_circle_fails_and_names_its_queries(entry: Any) -> None:
+def test_a_circle_fails_and_names_its_queries(db: Db, entry: Any) -> None:
     """Both fail, in the same words, wherever it was entered."""
-    db = Db()
     db.put("circle", 1)
     entry.attempt(db)
 
@@ -281,16 +268,14 @@ def test_a_query_that_reads_itself_says_so() -> None:
 
 
 @pytest.mark.parametrize("entry", [tries, tried])
-def test_who_attempts_on_a_circle_fails_with_it(entry: Any) -> None:
+def test_who_attempts_on_a_circle_fails_with_it(db: Db, entry: Any) -> None:
     """Else the answer would depend on which of them was asked first."""
-    db = Db()
     entry.attempt(db)
 
     assert all(isinstance(q.attempt(db), Failed) for q in (tries, tried))
 
 
-def test_a_circle_that_opens_again_is_forgotten() -> None:
-    db = Db()
+def test_a_circle_that_opens_again_is_forgotten(db: Db) -> None:
     db.put("circle", 1)
     one_way.attempt(db)
 
@@ -300,8 +285,7 @@ def test_a_circle_that_opens_again_is_forgotten() -> None:
     assert db.failures == {}
 
 
-def test_a_circle_that_closes_is_found() -> None:
-    db = Db()
+def test_a_circle_that_closes_is_found(db: Db) -> None:
     one_way(db)
 
     db.put("circle", 1)
@@ -367,8 +351,7 @@ def test_turning_an_edge_round_is_no_circle() -> None:
 # -- dropping ----------------------------------------------------------------
 
 
-def test_what_nobody_observes_is_dropped_with_all_that_it_read() -> None:
-    db = Db()
+def test_what_nobody_observes_is_dropped_with_all_that_it_read(db: Db) -> None:
     db.put("a", 1)
     root = db.observe(shouted, "a")
     settle_all(db)
@@ -379,8 +362,7 @@ def test_what_nobody_observes_is_dropped_with_all_that_it_read() -> None:
     assert (db.collect(), len(db)) == (3, 1)
 
 
-def test_what_others_read_stays() -> None:
-    db = Db()
+def test_what_others_read_stays(db: Db) -> None:
     db.put("a", 1)
     kept, let_go = db.observe(parity, "a"), db.observe(shouted, "a")
     settle_all(db)
@@ -391,9 +373,8 @@ def test_what_others_read_stays() -> None:
     assert kept.value == "odd"
 
 
-def test_a_call_from_outside_is_dropped_too() -> None:
+def test_a_call_from_outside_is_dropped_too(db: Db) -> None:
     """Else each question that a console asks would stay for ever."""
-    db = Db()
     db.put("a", 1)
     shouted(db, "a")
 
@@ -402,8 +383,7 @@ def test_a_call_from_outside_is_dropped_too() -> None:
     assert len(db) == 1
 
 
-def test_dropping_can_stop() -> None:
-    db = Db()
+def test_dropping_can_stop(db: Db) -> None:
     root = db.observe(shouted, "a")
     settle_all(db)
 
@@ -413,8 +393,7 @@ def test_dropping_can_stop() -> None:
     assert len(db) == 0
 
 
-def test_a_cell_without_value_goes_with_its_last_reader() -> None:
-    db = Db()
+def test_a_cell_without_value_goes_with_its_last_reader(db: Db) -> None:
     root = db.observe(doubled, "a")
     settle_all(db)
     assert len(db) == 2
@@ -425,9 +404,8 @@ def test_a_cell_without_value_goes_with_its_last_reader() -> None:
     assert len(db) == 0
 
 
-def test_a_cell_that_came_back_is_not_dropped_for_the_one_that_went() -> None:
+def test_a_cell_that_came_back_is_not_dropped_for_the_one_that_went(db: Db) -> None:
     """The cell that went is noted as unread; its name is in use again when that is acted upon."""
-    db = Db()
     db.put("a", 1)
     root = db.observe(doubled, "a")
     settle_all(db)
@@ -445,8 +423,7 @@ def test_a_cell_that_came_back_is_not_dropped_for_the_one_that_went() -> None:
     assert db.read("a") == 2
 
 
-def test_a_settle_that_comes_back_to_what_was_dropped_does_nothing() -> None:
-    db = Db()
+def test_a_settle_that_comes_back_to_what_was_dropped_does_nothing(db: Db) -> None:
     db.put("a", 1)
     root = db.observe(shouted, "a")
     settle_all(db)
@@ -490,8 +467,7 @@ def test_dropped_memory_is_free() -> None:
 # -- slices ------------------------------------------------------------------
 
 
-def test_settling_stops_after_each_run() -> None:
-    db = Db()
+def test_settling_stops_after_each_run(db: Db) -> None:
     db.put("a", 1)
     root = db.observe(shouted, "a")
     settle_all(db)
@@ -507,9 +483,8 @@ def test_settling_stops_after_each_run() -> None:
     ]
 
 
-def test_an_abandoned_settle_loses_no_doubt() -> None:
+def test_an_abandoned_settle_loses_no_doubt(db: Db) -> None:
     """A driver that turns to something urgent never comes back to the same generator."""
-    db = Db()
     db.put("a", 1)
     root = db.observe(shouted, "a")
     settle_all(db)
@@ -522,8 +497,7 @@ def test_an_abandoned_settle_loses_no_doubt() -> None:
     assert root.value == "EVEN"
 
 
-def test_a_write_between_slices_is_seen_by_the_same_settle() -> None:
-    db = Db()
+def test_a_write_between_slices_is_seen_by_the_same_settle(db: Db) -> None:
     db.put("a", 1)
     root = db.observe(shouted, "a")
     settle_all(db)
@@ -536,8 +510,7 @@ def test_a_write_between_slices_is_seen_by_the_same_settle() -> None:
     assert root.value == "ODD"
 
 
-def test_another_root_may_be_settled_between_slices() -> None:
-    db = Db()
+def test_another_root_may_be_settled_between_slices(db: Db) -> None:
     db.put("a", 1)
     slow, urgent = db.observe(shouted, "a", rank=1), db.observe(doubled, "a")
     settle_all(db)
@@ -586,8 +559,7 @@ def test_a_failing_query_is_counted_and_timed() -> None:
     assert set(db.seconds) == set(db.counts)
 
 
-def test_reads_tell_what_a_call_read_in_order() -> None:
-    db = Db()
+def test_reads_tell_what_a_call_read_in_order(db: Db) -> None:
     db.put("a", 1)
     shouted(db, "a")
 
@@ -596,8 +568,7 @@ def test_reads_tell_what_a_call_read_in_order() -> None:
     assert db.reads(is_even, "b") == ()
 
 
-def test_the_graph_names_each_call_with_its_reads() -> None:
-    db = Db()
+def test_the_graph_names_each_call_with_its_reads(db: Db) -> None:
     db.put("a", 1)
     parity(db, "a")
 

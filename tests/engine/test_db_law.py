@@ -181,9 +181,8 @@ def check_invariants(db: Db) -> None:
         assert all(node in reader.reads and id(reader) in held for reader in node.readers)
 
 
-def test_invariants_are_checked_for_real() -> None:
+def test_invariants_are_checked_for_real(db: Db) -> None:
     """A check that cannot fail proves nothing."""
-    db = Db()
     db.put("a", 1)
     parity(db, "a")
     db._memos[is_even][("a",)].state = SUSPECT

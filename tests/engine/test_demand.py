@@ -16,9 +16,8 @@ def names(key: object) -> bool:
     return key != "which"
 
 
-def test_a_cell_is_wanted_while_some_query_reads_it() -> None:
+def test_a_cell_is_wanted_while_some_query_reads_it(db: Db) -> None:
     """Also one that holds nothing: that is how a source learns what to look for."""
-    db = Db()
     demand = db.demand(names)
     root = db.observe(doubled, "a")
     settle_all(db)
@@ -33,8 +32,7 @@ def test_a_cell_is_wanted_while_some_query_reads_it() -> None:
     assert (demand.take(), demand.wanted()) == ({"a": False}, ())
 
 
-def test_what_is_read_already_is_wanted_from_the_start() -> None:
-    db = Db()
+def test_what_is_read_already_is_wanted_from_the_start(db: Db) -> None:
     db.put("idle", 1)
     db.observe(doubled, "a")
     settle_all(db)
@@ -42,8 +40,7 @@ def test_what_is_read_already_is_wanted_from_the_start() -> None:
     assert db.demand(names).take() == {"a": True}
 
 
-def test_a_query_that_turns_to_another_cell_wants_that_one() -> None:
-    db = Db()
+def test_a_query_that_turns_to_another_cell_wants_that_one(db: Db) -> None:
     db.put("which", "a")
     db.observe(first)
     settle_all(db)
@@ -57,8 +54,7 @@ def test_a_query_that_turns_to_another_cell_wants_that_one() -> None:
     assert demand.take() == {"a": False, "b": True}
 
 
-def test_who_comes_and_goes_between_two_looks_makes_no_difference() -> None:
-    db = Db()
+def test_who_comes_and_goes_between_two_looks_makes_no_difference(db: Db) -> None:
     demand = db.demand(names)
     db.release(db.observe(parity, "a"))
     parity(db, "b")
@@ -68,8 +64,7 @@ def test_who_comes_and_goes_between_two_looks_makes_no_difference() -> None:
     assert demand.take() == {}
 
 
-def test_one_of_several_readers_that_leaves_does_not_end_the_demand() -> None:
-    db = Db()
+def test_one_of_several_readers_that_leaves_does_not_end_the_demand(db: Db) -> None:
     demand = db.demand(names)
     db.observe(doubled, "a")
     other = db.observe(parity, "a")

@@ -19,8 +19,7 @@ def failed(db: Db) -> Failed:
     return value
 
 
-def test_a_failure_is_a_value_that_names_where_it_began() -> None:
-    db = Db()
+def test_a_failure_is_a_value_that_names_where_it_began(db: Db) -> None:
     db.put("a", 0)
     failure = failed(db)
 
@@ -48,9 +47,8 @@ def test_a_failure_quotes_nothing_that_was_read() -> None:
     assert "ValueError" in failure.trace
 
 
-def test_all_that_a_failure_reached_is_known() -> None:
+def test_all_that_a_failure_reached_is_known(db: Db) -> None:
     """Each call with its arguments: who shows failures finds those they concern."""
-    db = Db()
     assert list(db.failed_calls()) == []
     db.put("a", 0)
     percent_or_none(db, "a")
@@ -63,8 +61,7 @@ def test_all_that_a_failure_reached_is_known() -> None:
     assert list(db.failed_calls()) == []
 
 
-def test_a_failure_has_the_same_id_wherever_it_is_shown() -> None:
-    db = Db()
+def test_a_failure_has_the_same_id_wherever_it_is_shown(db: Db) -> None:
     db.put("a", 0)
     below = inverse.attempt(db, "a")
 
@@ -72,23 +69,20 @@ def test_a_failure_has_the_same_id_wherever_it_is_shown() -> None:
     assert failed(db).id == below.id
 
 
-def test_a_failed_query_raises_for_who_calls_it() -> None:
-    db = Db()
+def test_a_failed_query_raises_for_who_calls_it(db: Db) -> None:
     db.put("a", 0)
 
     with pytest.raises(Contained, match=r"inverse\('a',\) failed: ZeroDivisionError in inverse "):
         percent(db, "a")
 
 
-def test_an_attempt_ends_the_failure() -> None:
-    db = Db()
+def test_an_attempt_ends_the_failure(db: Db) -> None:
     db.put("a", 0)
 
     assert percent_or_none(db, "a") is None
 
 
-def test_a_failure_ends_when_its_reason_does() -> None:
-    db = Db()
+def test_a_failure_ends_when_its_reason_does(db: Db) -> None:
     db.put("a", 0)
     percent_or_none(db, "a")
 
@@ -97,8 +91,7 @@ def test_a_failure_ends_when_its_reason_does() -> None:
     assert percent_or_none(db, "a") == 25
 
 
-def test_failures_in_force_are_listed_where_they_began() -> None:
-    db = Db()
+def test_failures_in_force_are_listed_where_they_began(db: Db) -> None:
     db.put("a", 0)
     percent_or_none(db, "a")
     assert list(db.failures) == ["inverse('a',)"]
@@ -109,8 +102,7 @@ def test_failures_in_force_are_listed_where_they_began() -> None:
     assert db.failures == {}
 
 
-def test_a_failure_that_nobody_reads_any_more_is_not_listed() -> None:
-    db = Db()
+def test_a_failure_that_nobody_reads_any_more_is_not_listed(db: Db) -> None:
     db.put("a", 0)
     root = db.observe(percent_or_none, "a")
     settle_all(db)
@@ -121,8 +113,7 @@ def test_a_failure_that_nobody_reads_any_more_is_not_listed() -> None:
     assert db.failures == {}
 
 
-def test_an_equal_failure_stops_the_wave() -> None:
-    db = Db()
+def test_an_equal_failure_stops_the_wave(db: Db) -> None:
     db.put("a", 0)
     percent_or_none(db, "a")
     db.counts.clear()

@@ -11,9 +11,8 @@ from tests.engine.arithmetic import (
 )
 
 
-def test_an_urgent_root_is_settled_while_others_are_still_to_be_marked() -> None:
+def test_an_urgent_root_is_settled_while_others_are_still_to_be_marked(db: Db) -> None:
     """What follows from a cell that thousands read is marked in slices, too."""
-    db = Db()
 
     @query
     def among_many(db: Db, n: int) -> int:
@@ -38,9 +37,8 @@ def test_an_urgent_root_is_settled_while_others_are_still_to_be_marked() -> None
     assert not db.propagated
 
 
-def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same() -> None:
+def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same(db: Db) -> None:
     """Thousands of readers of readers are left to be marked in slices."""
-    db = Db()
     for n in range(1_000):
         db.observe(numbered, n)
     root = db.observe(parity, "a", eager=True)
@@ -54,9 +52,8 @@ def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same() -> N
     assert (root.value, db.counts["numbered"]) == ("odd", 2_000)
 
 
-def test_an_urgent_write_finds_roots_near_by_whatever_was_in_doubt_before() -> None:
+def test_an_urgent_write_finds_roots_near_by_whatever_was_in_doubt_before(db: Db) -> None:
     """As when a slice was written together with routes, which are still recomputed, and then alone."""
-    db = Db()
     for cell in "ab":
         db.put(cell, 1)
     root = db.observe(parity, "a", eager=True)
@@ -73,8 +70,7 @@ def test_an_urgent_write_finds_roots_near_by_whatever_was_in_doubt_before() -> N
     assert (root.value, db.next_urgent()) == ("even", None)
 
 
-def test_propagation_can_stop_and_is_finished_by_who_asks() -> None:
-    db = Db()
+def test_propagation_can_stop_and_is_finished_by_who_asks(db: Db) -> None:
     roots = [db.observe(numbered, n) for n in range(1_000)]
     settle_all(db)
     db.put("a", 1)

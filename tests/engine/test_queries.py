@@ -10,8 +10,7 @@ from tests.engine.arithmetic import (
 )
 
 
-def test_a_query_is_computed_once() -> None:
-    db = Db()
+def test_a_query_is_computed_once(db: Db) -> None:
     db.put("a", 2)
 
     assert [doubled(db, "a"), doubled(db, "a")] == [4, 4]
@@ -31,8 +30,7 @@ def test_a_query_must_not_write() -> None:
     assert "a query must not write" in raised.value.failed.trace
 
 
-def test_arguments_are_the_key() -> None:
-    db = Db()
+def test_arguments_are_the_key(db: Db) -> None:
     db.put("a", 1)
     db.put("b", 2)
 

@@ -11,9 +11,8 @@ from tests.engine.arithmetic import (
 )
 
 
-def test_a_new_root_is_in_doubt_also_when_its_value_is_known() -> None:
+def test_a_new_root_is_in_doubt_also_when_its_value_is_known(db: Db) -> None:
     """Who observes wants to hear of the first value, whoever computed it."""
-    db = Db()
     db.put("a", 1)
     shouted(db, "a")
 
@@ -22,8 +21,7 @@ def test_a_new_root_is_in_doubt_also_when_its_value_is_known() -> None:
     assert db.next_dirty() is root
 
 
-def test_a_root_in_doubt_is_named_until_it_is_settled() -> None:
-    db = Db()
+def test_a_root_in_doubt_is_named_until_it_is_settled(db: Db) -> None:
     db.put("a", 1)
     root = db.observe(parity, "a")
     settle_all(db)
@@ -36,9 +34,8 @@ def test_a_root_in_doubt_is_named_until_it_is_settled() -> None:
     assert (db.next_dirty(), root.value) == (None, "even")
 
 
-def test_a_root_that_another_settled_is_named_all_the_same() -> None:
+def test_a_root_that_another_settled_is_named_all_the_same(db: Db) -> None:
     """Its observer has not heard of it yet."""
-    db = Db()
     db.put("a", 1)
     low, high = db.observe(parity, "a", rank=1), db.observe(shouted, "a", rank=0)
     settle_all(db)
@@ -51,8 +48,7 @@ def test_a_root_that_another_settled_is_named_all_the_same() -> None:
     assert (db.next_dirty(), low.value) == (low, "even")
 
 
-def test_the_lowest_rank_goes_first_then_who_came_first() -> None:
-    db = Db()
+def test_the_lowest_rank_goes_first_then_who_came_first(db: Db) -> None:
     roots = [db.observe(doubled, cell, rank=rank) for cell, rank in [("a", 2), ("b", 1), ("c", 2), ("d", 0)]]
 
     order: list[Root[int]] = []
@@ -63,9 +59,8 @@ def test_the_lowest_rank_goes_first_then_who_came_first() -> None:
     assert order == [roots[3], roots[1], roots[0], roots[2]]
 
 
-def test_what_an_urgent_write_puts_in_doubt_waits_for_no_other() -> None:
+def test_what_an_urgent_write_puts_in_doubt_waits_for_no_other(db: Db) -> None:
     """Not even if it was in doubt before, behind others."""
-    db = Db()
     for cell in "abc":
         db.put(cell, 1)
     roots = {cell: db.observe(doubled, cell, eager=True) for cell in "abc"}
@@ -85,9 +80,8 @@ def test_what_an_urgent_write_puts_in_doubt_waits_for_no_other() -> None:
     assert (db.next_urgent(), roots["c"].value, roots["b"].value) == (None, 6, 2)
 
 
-def test_only_an_eager_root_with_a_value_can_be_urgent() -> None:
+def test_only_an_eager_root_with_a_value_can_be_urgent(db: Db) -> None:
     """Whoever waits for a first value has nothing that could be wrong meanwhile."""
-    db = Db()
     db.put("a", 1)
     patient = db.observe(parity, "a")
     settle_all(db)
@@ -103,8 +97,7 @@ def test_only_an_eager_root_with_a_value_can_be_urgent() -> None:
     assert (patient.value, new.value) == ("odd", 6)
 
 
-def test_a_root_is_named_again_for_whom_wants_another_look() -> None:
-    db = Db()
+def test_a_root_is_named_again_for_whom_wants_another_look(db: Db) -> None:
     root = db.observe(parity, "a")
     settle_all(db)
     db.counts.clear()
@@ -116,8 +109,7 @@ def test_a_root_is_named_again_for_whom_wants_another_look() -> None:
     assert (db.next_dirty(), db.counts) == (None, {})
 
 
-def test_a_released_root_is_named_no_more() -> None:
-    db = Db()
+def test_a_released_root_is_named_no_more(db: Db) -> None:
     root = db.observe(parity, "a")
 
     db.release(root)
@@ -127,8 +119,7 @@ def test_a_released_root_is_named_no_more() -> None:
     assert db.next_dirty() is None
 
 
-def test_releasing_an_old_root_does_not_end_a_new_one() -> None:
-    db = Db()
+def test_releasing_an_old_root_does_not_end_a_new_one(db: Db) -> None:
     old = db.observe(parity, "a")
     db.release(old)
     new = db.observe(parity, "a")
