@@ -6,15 +6,16 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import structlog
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
-from moongate.api.envoygateway import EnvoyGateway, GatewayController
+from moongate.api.envoygateway import EnvoyGateway, GatewayController, RuntimeFlag
 from moongate.api.gateway import GatewayClass
 from moongate.api.httproute import HTTPRoute
-from moongate.attach.gateways import controller_name
+from moongate.attach.gateways import config, controller_name
 from moongate.run import Laptop, ManifestError, laptop
 from moongate.sources.files import Files, Loaded
 from tests.e2e import manifests as m
@@ -216,6 +217,67 @@ async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folde
     (message,) = (line for line in messages if "There is no Gateway" in line)
     assert message.startswith(f"{route}:1:")
     assert message in diagnostics
+
+
+@pytest.mark.parametrize("flag", ["StableFilterChains", "XDSNameSchemeV2"])
+async def test_a_flag_that_names_what_connections_go_by_holds_from_the_start(
+    folder: Path, flag: RuntimeFlag
+) -> None:
+    """The rest of a configuration that changes is in force at once, and what waits is said."""
+    manifests = folder / "config.yaml"
+    kind = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
+    for before, after in ([flag], []), ([], [flag]):
+        manifests.write_text(text({**kind, "runtimeFlags": {"enabled": before}}))
+        async with (
+            Laptop(run_dir=folder / "run") as running,
+            following(running, Files((str(manifests),))),
+        ):
+            await running.loaded.wait()
+            assert running.report()["diagnostics"] == []
+
+            other = {"enabled": [*after, "MetadataWhereRead"]}
+            manifests.write_text(
+                text({**kind, "gateway": {"controllerName": "example.com/new"}, "runtimeFlags": other})
+            )
+            await until(lambda: controller_name(running.world.db) == "example.com/new")
+
+            flags = config(running.world.db).runtime_flags
+            assert flags.on(flag) is bool(before)
+            assert flags.on("MetadataWhereRead")
+            (said,) = running.report()["diagnostics"]
+            assert said.startswith(f"{manifests}:")
+            assert f"{flag} cannot be switched while moongate runs" in said
+
+            manifests.write_text(text({**kind, "runtimeFlags": {"enabled": before}}))
+            await until(lambda: running.report()["diagnostics"] == [])
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("stable", [False, True], ids=["switched off", "switched on"])
+async def test_a_guarded_route_stays_so_on_open_connections_whatever_flags_are_saved(
+    folder: Path, *, stable: bool
+) -> None:
+    port = free_port()
+    kind = {"apiVersion": m.ENVOY, "kind": "EnvoyGateway", "extensionApis": {"enableBackend": True}}
+    flags = [["StableFilterChains"], []]
+    config, users = folder / "config.yaml", m.secret("users", _htpasswd=f"ann:{{SHA}}{'A' * 27}=\n")
+    guard = m.policy("SecurityPolicy", "guard", "basicAuth: {users: {name: users}}", "HTTPRoute/app")
+    (folder / "app.yaml").write_text("\n---\n".join((app(port, free_port()), text(users, guard))))
+    config.write_text(text({**kind, "runtimeFlags": {"enabled": flags[stable]}}))
+    async with (
+        Laptop(run_dir=folder / "run") as running,
+        following(running, Files((str(config), str(folder / "app.yaml")))),
+        httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        await running.loaded.wait()
+        await running.served()
+        assert (await client.get("/")).status_code == 401
+
+        config.write_text(text({**kind, "runtimeFlags": {"enabled": flags[not stable]}}))
+        await until(lambda: running.report()["diagnostics"])
+        await running.served()
+
+        assert (await client.get("/")).status_code == 401
 
 
 async def test_the_configuration_that_was_given_goes_before_the_one_among_the_manifests(folder: Path) -> None:

@@ -5,7 +5,7 @@ The names are Envoy Gateway's, so that a configuration that was written for it i
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, field, structs
 
@@ -23,6 +23,14 @@ RuntimeFlag = Literal[
     "StableFilterChains",  # ours: HTTP filters stand in every chain, and routes switch them on
     "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
 ]
+LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")
+"""Flags that hold from the start of a process to its end.
+
+They say under which names listeners and filters are. Connections that are open keep the listener and the
+filters by which they came; a route that configures a filter by another name would find none there, and let
+everybody pass. The other flags change no name that is built: ``MetadataWhereRead`` changes metadata, which no
+filter that asks who calls looks at.
+"""
 LogLevel = Literal["debug", "info", "warn", "error"]
 LogComponent = Literal[
     "default",
@@ -142,6 +150,21 @@ class RuntimeFlags(Model, frozen=True, kw_only=True):
     def without(self, flag: RuntimeFlag) -> RuntimeFlags:
         """The same with a flag off."""
         return structs.replace(self, disabled=(*self.disabled, flag))
+
+    def lasting(self, before: RuntimeFlags) -> tuple[RuntimeFlags, tuple[RuntimeFlag, ...]]:
+        """The flags that hold in a process that began with others, and those that wait for its next start."""
+        late: tuple[RuntimeFlag, ...] = tuple(
+            flag for flag in LASTING_FLAGS if self.on(flag) != before.on(flag)
+        )
+        if not late:
+            return self, ()
+        enabled: tuple[RuntimeFlag, ...] = tuple(
+            flag for flag in (*self.enabled, *late) if flag not in late or before.on(flag)
+        )
+        disabled: tuple[RuntimeFlag, ...] = tuple(
+            flag for flag in (*self.disabled, *late) if flag not in late or not before.on(flag)
+        )
+        return RuntimeFlags(enabled=enabled, disabled=disabled), late
 
 
 class RedisTLS(Model, frozen=True, kw_only=True):

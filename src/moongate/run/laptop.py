@@ -9,6 +9,7 @@ from time import perf_counter, time  # noqa: TID251 - certificates have dates
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
+from msgspec import structs
 
 from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
@@ -22,11 +23,13 @@ from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
 from moongate.kinds import KINDS
+from moongate.problem import Problem
 from moongate.report.statuses import Statuses
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.folder import Folder
+from moongate.sources.manifests import CONFIGURATION
 from moongate.world import World
 
 if TYPE_CHECKING:
@@ -79,6 +82,9 @@ class Laptop:
         self.loaded = asyncio.Event()
         self._config = config
         shipped = (config or EnvoyGateway.shipped()).on_host()
+        self._flags = shipped.runtime_flags
+        self._flags_last = False
+        """Whether resources are in force by the flags, so that not all of these can change any more."""
         self._namespace = namespace
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
@@ -112,7 +118,7 @@ class Laptop:
             stack.callback(pump.cancel)
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
-        self.put(dict(self._base))
+        self._put(dict(self._base))
         return self
 
     async def __aexit__(
@@ -150,6 +156,10 @@ class Laptop:
 
     def put(self, batch: Mapping[Ref, Resource | None]) -> None:
         """Put a batch in force; returns at once."""
+        self._flags_last = True
+        self._put(batch)
+
+    def _put(self, batch: Mapping[Ref, Resource | None]) -> None:
         changes = {ref: self._base.get(ref) if new is None else new for ref, new in batch.items()}
         if any(ref.is_a(Secret) for ref in changes):
             # Certificates are judged when they come. One that expires later stays in force: a warning in a
@@ -162,7 +172,8 @@ class Laptop:
         """Put the manifests of a text in force; their faults are logged, as those of a file are."""
         batch = self._texts.update(name, text)
         self._log.faults("text", self._texts.diagnostics())
-        self.put(batch)
+        # Files that are followed besides may still bring the configuration to begin with.
+        self._put(batch)
         self.loaded.set()
 
     async def follow(self, files: Files) -> None:
@@ -187,13 +198,32 @@ class Laptop:
 
     def _load(self, loaded: Loaded, files: Files) -> None:
         config = self._config or loaded.configuration or EnvoyGateway.shipped()
+        config, late = self._with_lasting_flags(config)
         if self.world.configure(config.on_host()):
             self._pump.on_write()
         # In force first: whatever becomes of the log, these changes are not reported again.
         self.put(loaded.batch)
         self.loaded.set()
-        self._log.faults("files", loaded.diagnostics)
+        self._log.faults("files", (*loaded.diagnostics, *late))
         self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
+
+    def _with_lasting_flags(self, config: EnvoyGateway) -> tuple[EnvoyGateway, tuple[Diagnostic, ...]]:
+        """The configuration with the flags that moongate began with, and what is to be said of that."""
+        flags, late = config.runtime_flags, ()
+        if self._flags_last:
+            flags, late = flags.lasting(self._flags)
+        self._flags = flags
+        if not late:
+            return config, ()
+        problem = Problem(
+            "runtimeFlags",
+            f"{', '.join(late)} cannot be switched while moongate runs, because open connections go by it:"
+            " end moongate and start it again. The rest of the configuration is in force.",
+        )
+        return (
+            structs.replace(config, runtime_flags=flags),
+            (self._log.diagnostic(CONFIGURATION, problem, "warning"),),
+        )
 
     # -- out ----------------------------------------------------------------
 
