@@ -387,6 +387,22 @@ async def test_a_component_that_envoy_does_not_know_is_never_sent_to_it() -> Non
 
 
 @pytest.mark.envoy
+async def test_a_connection_ends_when_its_listener_has_been_drained() -> None:
+    """What is in force now is not what it came by."""
+    port, other = free_port(), free_port()
+    timeout = "{shutdown: {drainTimeout: 1s}}"
+    async with Laptop() as laptop:
+        await laptop.apply(proxied(port, timeout))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        await laptop.apply(proxied(other, timeout))
+
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.envoy
 async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
     """Otherwise one would wait for it."""
     port = free_port()
@@ -394,13 +410,12 @@ async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
         await laptop.apply(proxied(port, "{concurrency: 1}"))
 
         with structlog.testing.capture_logs() as events:
-            await laptop.apply(proxied(port, "{concurrency: 2, extraArgs: [--service-node, x]}"))
-            told = await until_told(events, "envoy.restart_needed")
-            await laptop.apply(
-                proxied(port, "{concurrency: 2, extraArgs: [--service-node, x], ipFamily: IPv4}")
-            )
+            late = "concurrency: 2, extraArgs: [--service-node, x], shutdown: {drainTimeout: 3s}"
+            await laptop.apply(proxied(port, f"{{{late}}}"))
+            event = await until_told(events, "envoy.restart_needed")
+            await laptop.apply(proxied(port, f"{{{late}, ipFamily: IPv4}}"))
 
-    assert told["fields"] == "spec.concurrency, spec.extraArgs"
+    assert event["fields"] == "spec.concurrency, spec.extraArgs, spec.shutdown.drainTimeout"
     assert sum(event["event"] == "envoy.restart_needed" for event in events) == 1
 
 

@@ -150,7 +150,7 @@ def _configuration() -> Iterator[str]:
 _GATEWAY = {
     "gateway.controllerName": "Which GatewayClasses are served. The class `moongate`, which every laptop has, names the default.",
     "extensionApis.enableBackend": "Whether Backends may be used.",
-    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). Two flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it. The other flags change nothing.",
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). Two flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }
@@ -172,9 +172,12 @@ _PROXY = {
     "mergeType": "How a level is laid over the one below.",
     "preserveRouteOrder": "Routes stay in the order of the manifests, instead of the most specific first.",
     "routingType": "`Service` sends to cluster IPs, instead of endpoints.",
+    "shutdown.drainTimeout": "How long open connections live on when their listener was changed or deleted, 60 s "
+    "when absent; longer ones, such as WebSockets, are cut then. Read when Envoy starts; the log says that a "
+    "change waits for it. When Envoy is to end, requests in flight are waited for as long, 5 s when absent.",
     "telemetry.accessLog": "Formats, CEL filters and files of the access log.",
 }
-_PROXY_IDLE = ("filterOrder", "shutdown")
+_PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
 
 
 def _own(paths: list[str]) -> list[str]:

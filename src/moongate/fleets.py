@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
-from moongate.api.base import FleetId, Ref
+from moongate.api.base import FleetId, Ref, milliseconds
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, members
 from moongate.attach.gateways import fleet_proxy
@@ -283,9 +283,14 @@ class Fleets:
         if isinstance(settings, Failed) or settings.problems:
             return None
         spec = settings.spec
-        return EnvoyOptions(
+        options = EnvoyOptions(
             log_levels=spec.logging.level, concurrency=spec.concurrency, extra_args=spec.extra_args
         )
+        timeout = spec.shutdown.drain_timeout if spec.shutdown is not None else None
+        if timeout is None:
+            return options
+        drain_s = -(-milliseconds(timeout) // 1000)
+        return structs.replace(options, drain_s=drain_s, listener_drain_s=drain_s)
 
     async def _reconfigure(
         self, name: str, fleet: _Fleet, before: EnvoyOptions, options: EnvoyOptions
@@ -295,6 +300,7 @@ class Fleets:
             for field, differs in (
                 ("spec.concurrency", options.concurrency != before.concurrency),
                 ("spec.extraArgs", options.extra_args != before.extra_args),
+                ("spec.shutdown.drainTimeout", options.listener_drain_s != before.listener_drain_s),
             )
             if differs
         ]

@@ -117,6 +117,12 @@ def test_components_have_levels_of_their_own() -> None:
     assert "--component-log-level" not in words()
 
 
+def test_connections_of_a_listener_that_changed_have_a_minute_unless_chosen() -> None:
+    """In Envoy's own ten minutes they would be served by what was in force then."""
+    assert value("--drain-time-s") == "60"
+    assert value("--drain-time-s", EnvoyOptions(listener_drain_s=9)) == "9"
+
+
 def test_envoy_does_not_search_what_it_is_sent_for_unknown_fields() -> None:
     """It would walk over thousands of routes for one that changed."""
     assert "--ignore-unknown-dynamic-fields" in words()

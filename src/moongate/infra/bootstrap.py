@@ -66,15 +66,15 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True):
         concurrency: worker threads; None for one per CPU, four at the most.
         drain_s: how long requests in flight are waited for at the end, in seconds.
         listener_drain_s: how long connections of a listener live on that was changed or deleted, in seconds.
-            New ones go to the changed listener at once; this is for long downloads and WebSockets. It is also
-            how long Envoy keeps the former listener in memory.
+            New ones go to the changed listener at once; this is for long downloads and WebSockets, which are
+            cut then. It is also how long Envoy keeps the former listener in memory.
         extra_args: arguments passed on as they are; they win over ours.
     """
 
     log_levels: Mapping[str, str] = {}
     concurrency: int | None = None
     drain_s: int = 5
-    listener_drain_s: int = 600
+    listener_drain_s: int = 60
     extra_args: tuple[str, ...] = ()
 
 
