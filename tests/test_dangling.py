@@ -173,13 +173,14 @@ spec: {concurrency: 2}
 
 def test_a_class_of_another_controller_is_told() -> None:
     """Nothing would be served, and nothing would say why."""
-    laptop = GATEWAY_CLASS.replace("name: eg", "name: moongate")
     others = GATEWAY_CLASS.replace("gateway.envoyproxy.io/gatewayclass-controller", "example.com/nginx")
 
-    assert told(laptop, others, gateway(http("http"))) == [
+    assert told(others, gateway(http("http"))) == [
         (
-            "Gateway default/eg: spec.gatewayClassName: GatewayClass eg is of another controller; "
-            "use 'moongate' or its controllerName. This Gateway is not served."
+            "Gateway default/eg: spec.gatewayClassName: GatewayClass eg is of the controller "
+            "'example.com/nginx', and this one is 'gateway.envoyproxy.io/gatewayclass-controller'; "
+            "use a class of this controller, or correct spec.controllerName of the class."
+            " This Gateway is not served."
         )
     ]
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Secret, Service
+from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.route import RequestRule, Route
 from moongate.attach.backends import SERVICE_NAME, kind_problem, target
-from moongate.attach.gateways import LAPTOP_CLASS
 from moongate.attach.policies import Policy
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import references
@@ -68,6 +68,7 @@ def dangling_references(
     held: Mapping[Ref, Resource],
     refs: Iterable[Ref],
     *,
+    controller: str = CONTROLLER_NAME,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
     sliced: Callable[[Ref], bool] | None = None,
 ) -> Iterator[DanglingReference]:
@@ -76,6 +77,7 @@ def dangling_references(
     Args:
         held: everything in force.
         refs: whose references to look at; what is not held is passed over.
+        controller: the controllerName of GatewayClasses that are served.
         faulty: where a resource is written that is not in force because of its faults, None if there is none.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
     """
@@ -94,8 +96,11 @@ def dangling_references(
                     else f"{to} is not in force: it is written at {place}, with an error."
                 )
                 yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
-            elif to.is_a(GatewayClass) and known.of_others(to):
-                message = f"{to} is of another controller; use {LAPTOP_CLASS!r} or its controllerName."
+            elif (other := known.controller_of(to)) not in (None, controller):
+                message = (
+                    f"{to} is of the controller {other!r}, and this one is {controller!r}; "
+                    "use a class of this controller, or correct spec.controllerName of the class."
+                )
                 yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
             elif to.is_a(Service) and known.needs_slices(to) and not sliced(to):
                 label = f"{SERVICE_NAME}: {to.name}"
@@ -175,12 +180,10 @@ class _Known:
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
         return ""
 
-    def of_others(self, gateway_class: Ref) -> bool:
-        """Whether a GatewayClass is not served here; the class of a laptop shows the controller's name."""
-        ours, other = self._held.get(Ref.of(GatewayClass, "", LAPTOP_CLASS)), self._held[gateway_class]
-        if not isinstance(ours, GatewayClass) or not isinstance(other, GatewayClass):
-            return False
-        return other.spec.controller_name != ours.spec.controller_name
+    def controller_of(self, ref: Ref) -> str | None:
+        """The controller that a GatewayClass is of; ``None`` for all else."""
+        resource = self._held[ref]
+        return resource.spec.controller_name if isinstance(resource, GatewayClass) else None
 
     def needs_slices(self, service: Ref) -> bool:
         """Whether a Service has no endpoints but those of EndpointSlices."""

@@ -19,6 +19,21 @@ def test_a_gateway_class_need_not_be_written(tmp_path: Path) -> None:
     assert list(found.world.xds()) == ["default/gateway"]
 
 
+def test_gateways_of_another_controller_are_reported(tmp_path: Path) -> None:
+    """A configuration that renames the controller leaves the classes of the former one to nobody."""
+    (tmp_path / "shop.yaml").write_text(SHOP.replace("moongate", "eg"))
+    (tmp_path / "config.yaml").write_text(
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\n"
+        "gateway: {controllerName: example.com/mine}\nextensionApis: {enableBackend: true}\n"
+    )
+
+    result = translated([str(tmp_path)], config=None, namespace="default")
+
+    assert result.world.xds() == {}
+    [warning] = result.diagnostics
+    assert "and this one is 'example.com/mine'" in warning.problem.message
+
+
 def test_whether_envoy_runs_is_not_guessed(shop: Path) -> None:
     found = translated([str(shop)], config=None, namespace="default")
 

@@ -128,6 +128,61 @@ async def test_a_file_with_a_fault_leaves_the_last_good_form_in_force(folder: Pa
             assert [f for f in running.diagnostics() if f.severity == "error"] == []
 
 
+CONFIGURATION = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyGateway
+gateway: {controllerName: example.com/mine}
+extensionApis: {enableBackend: true}
+"""
+
+
+@pytest.mark.envoy
+async def test_the_class_of_a_laptop_is_served_under_any_name_of_the_controller(folder: Path) -> None:
+    """A configuration among the manifests may name it; what is served must not go by that."""
+    port, manifests = free_port(), folder / "m"
+    manifests.mkdir()
+    async with Echo("one").serving() as one, Laptop(run_dir=folder / "run") as running:
+        (manifests / "app.yaml").write_text(app(port, one.port))
+        async with following(running, Files((manifests,))):
+            await until(lambda: is_(port, "one"))
+
+            (manifests / "config.yaml").write_text(CONFIGURATION)
+            await until(lambda: controller_name(running.world.db) == "example.com/mine")
+            await running.served()
+
+            assert await who(port) == "one"
+            assert running.report()["unserved"] == []
+
+
+async def test_gateways_of_another_controller_are_reported(folder: Path) -> None:
+    """Also those that were served before: nothing else would say why they are no longer."""
+    manifests = folder / "m"
+    manifests.mkdir()
+    (manifests / "app.yaml").write_text(app(free_port(), 1))
+    other = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": "moongate"},
+        "spec": {"controllerName": "example.com/other"},
+    }
+    with structlog.testing.capture_logs() as events:
+        async with (
+            Laptop(run_dir=folder / "run", envoy=Path("/bin/true")) as running,
+            following(running, Files((manifests,))),
+        ):
+            await until(lambda: running.report()["gateways"])
+            (manifests / "class.json").write_text(text(other))
+            await until(lambda: not running.report()["gateways"])
+            report = running.report()
+
+    warnings = [event["message"] for event in events if event["event"] == "manifest"]
+    assert len(warnings) == 1
+    assert "is of the controller 'example.com/other'" in warnings[0]
+    assert "This Gateway is not served." in warnings[0]
+    assert report["diagnostics"] == warnings
+    assert report["unserved"] == [{"namespace": "default", "name": "gateway"}]
+
+
 async def test_files_are_read_again_after_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not end the Envoys that serve; nor must they miss what changes later."""
 

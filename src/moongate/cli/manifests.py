@@ -93,7 +93,9 @@ def translated(
     world = World.of(resources.values(), in_force)
     faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
     held = world.store.held()
-    ends = dangling_references(held, held, faulty=files.folder.faulty_place)
+    ends = dangling_references(
+        held, held, controller=in_force.gateway.controller_name, faulty=files.folder.faulty_place
+    )
     loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.diagnostic(*e) for e in ends}
     # A reference that leads nowhere is reported once, with what may have been meant.
     status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in loose]

@@ -184,7 +184,13 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
             shown += 1
             say_table(name.upper(), headers.split(), rows)
     if not shown:
-        say("Nothing is served: there is no Gateway, no route and no policy.")
+        unserved = report.get("unserved", ())
+        why = (
+            f"no Gateway is of a class of this controller ({len(unserved)} of others)"
+            if unserved
+            else "there is no Gateway, no route and no policy"
+        )
+        say(f"Nothing is served: {why}.")
     if of == "all":
         _say_lines("DIAGNOSTICS", report.get("diagnostics", ()))
         _say_lines(

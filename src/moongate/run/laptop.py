@@ -15,9 +15,10 @@ from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import GatewayClass
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
-from moongate.attach.gateways import BIND, LOCALHOST, laptop_class
+from moongate.attach.gateways import BIND, LOCALHOST, controller_name, laptop_class
 from moongate.fleets import Fleets
 from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
@@ -89,7 +90,11 @@ class Laptop:
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
         self.statuses = Statuses(self.world.store.held())
-        self._log = RunLog(self.world.store.held(), partial(has_slices, self.world.db))
+        self._log = RunLog(
+            self.world.store.held(),
+            partial(has_slices, self.world.db),
+            partial(controller_name, self.world.db),
+        )
         self._run = RunDirectory(run_dir)
         self._pump = Pump(self.world)
         self.fleets = Fleets(
@@ -201,6 +206,7 @@ class Laptop:
         config, late = self._with_lasting_flags(config)
         if self.world.configure(config.on_host()):
             self._pump.on_write()
+            self._rename_controller(config.gateway.controller_name)
         # In force first: whatever becomes of the log, these changes are not reported again.
         self.put(loaded.batch)
         self.loaded.set()
@@ -224,6 +230,15 @@ class Laptop:
             structs.replace(config, runtime_flags=flags),
             (self._log.diagnostic(CONFIGURATION, problem, "warning"),),
         )
+
+    def _rename_controller(self, name: str) -> None:
+        """Let the class that is there without being defined be of this controller, whatever its name."""
+        for ref, before in self._base.items():
+            assert isinstance(before, GatewayClass), "it is the only resource of a laptop"
+            built_in = structs.replace(before, spec=structs.replace(before.spec, controller_name=name))
+            self._base[ref] = built_in
+            if self.world.store.held().get(ref) == before:
+                self.put({ref: built_in})
 
     # -- out ----------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from moongate.api.envoygateway import CONTROLLER_NAME
+from moongate.api.gateway import GatewayClass
 from moongate.dangling import EMPTY, MISSING, dangling_references
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
@@ -35,11 +37,19 @@ class RunLog:
     Args:
         held: all resources in force.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
+        controller: the controllerName of GatewayClasses that are served.
     """
 
-    def __init__(self, held: Mapping[Ref, Resource], sliced: Callable[[Ref], bool] | None = None) -> None:
+    def __init__(
+        self,
+        held: Mapping[Ref, Resource],
+        sliced: Callable[[Ref], bool] | None = None,
+        controller: Callable[[], str] = lambda: CONTROLLER_NAME,
+    ) -> None:
         self._held = held
         self._sliced = sliced
+        self._controller = controller
+        self._logged_as = ""
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self._hints: tuple[Diagnostic, ...] = ()
@@ -82,8 +92,14 @@ class RunLog:
             resources: how many there are now.
         """
         known = (f.resource for f in (*self._diagnostics.get(_DANGLING, ()), *self._hints) if f.resource)
-        # What is gone may have been the target of any resource.
-        ends = self._dangling(self._held if None in batch.values() else dict.fromkeys((*known, *batch)))
+        # What is gone may have been the target of any resource, and a class decides on all its Gateways.
+        anywhere = (
+            None in batch.values()
+            or self._logged_as != self._controller()
+            or any(ref.is_a(GatewayClass) for ref in batch)
+        )
+        self._logged_as = self._controller()
+        ends = self._dangling(self._held if anywhere else dict.fromkeys((*known, *batch)))
         self._hints = tuple(f for f in ends if f.problem.reason in _IN_STATUS)
         self.faults(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
@@ -111,7 +127,9 @@ class RunLog:
             _log.warning("status.more", count=len(transitions) - MOST_LOGGED, see="moongate status")
 
     def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
-        ends = dangling_references(self._held, refs, faulty=self._faulty_place, sliced=self._sliced)
+        ends = dangling_references(
+            self._held, refs, controller=self._controller(), faulty=self._faulty_place, sliced=self._sliced
+        )
         return tuple(self.diagnostic(*end) for end in ends)
 
     def _faulty_place(self, ref: Ref) -> Place | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct
 
+from moongate.api.gateway import Gateway
 from moongate.kinds import ref_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class StatusReport(Struct, frozen=True):
         """The report without its resources, which may be thousands."""
         return {
             "version": 1,
+            "unserved": self._unserved(),
             "gateways": self.fleets.report(),
             "diagnostics": [str(f) for f in self.log.diagnostics() if f.severity != "info"],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
@@ -70,6 +72,12 @@ class StatusReport(Struct, frozen=True):
             ],
             "figures": self.figures(),
         }
+
+    def _unserved(self) -> list[dict[str, str]]:
+        """Gateways whose class is none of this controller, so that they have no status."""
+        held = self.world.store.held()
+        unserved = (ref for ref in held if ref.is_a(Gateway) and self.statuses.document(ref) is None)
+        return [{"namespace": ref.namespace, "name": ref.name} for ref in sorted(unserved)]
 
     def _with_spec(self, document: dict[str, Any]) -> dict[str, Any]:
         """A status with the spec of its resource, parts of which a table shows beside it."""
