@@ -39,7 +39,7 @@ def configure(form: LogFormat = "auto", *, debug: bool = False) -> None:
 
 
 @contextmanager
-def logging_aside(form: LogFormat = "auto") -> Generator[LineWriter]:
+def logging_aside(form: LogFormat = "auto") -> Generator[None]:
     """Log as ``configure`` says, but wait for nobody who reads it.
 
     What is pending when this is left is written within a second, or given up.
@@ -52,14 +52,21 @@ def logging_aside(form: LogFormat = "auto") -> Generator[LineWriter]:
             event = processor(None, "warning", event)
         return lines + (f"{event}\n".encode() if dropped else b""), False
 
-    with LineWriter(sys.stderr.fileno(), "log", with_gap) as writer:
+    try:
+        fd = sys.stderr.fileno()
+    except (OSError, ValueError):
+        # It is no file but an object of whoever called us, and there is no pipe to wait for.
+        _log_to(sys.stderr, processors)
+        yield
+        return
+    with LineWriter(fd, "log", with_gap) as writer:
         aside = cast("TextIO", _Aside(writer))
         _log_to(aside, processors)
         # asyncio and libraries log by the standard library.
         handler = logging.StreamHandler(aside)
         logging.getLogger().addHandler(handler)
         try:
-            yield writer
+            yield
         finally:
             logging.getLogger().removeHandler(handler)
             _log_to(sys.stderr, processors)
