@@ -6,7 +6,7 @@ from msgspec import convert
 
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.route import HTTPHeader
-from moongate.attach.rule_filters import RuleFilters, rule_filters
+from moongate.attach.rule_filters import RuleFilters, judged_filters
 from tests.core import Core, load
 from tests.routes import route_ref
 
@@ -25,7 +25,7 @@ def judged(*filters: str, extra: str = "") -> RuleFilters:
         spec: {extra}
     """
     core = Core(*([manifest] if extra else []))
-    return rule_filters(core.db, route_ref(), rule)
+    return judged_filters(core.db, route_ref(), rule)
 
 
 def url_rewrite(fields: str) -> str:

@@ -20,7 +20,7 @@ from moongate.attach.rule_filters import (
     RuleFilters,
     backend_filter_fault,
     backend_filter_problem,
-    rule_filters,
+    judged_filters,
 )
 from tests.core import Core, load
 from tests.filters import EXTRA, header, judged, url_rewrite
@@ -136,7 +136,7 @@ def test_a_host_that_is_no_dns_name_is_refused(hostname: str) -> None:
     """Also where an older object has it."""
     rewrite = HTTPRouteFilter(type="URLRewrite", url_rewrite=HTTPURLRewriteFilter(hostname=hostname))
 
-    found = rule_filters(Core().db, route_ref(), HTTPRouteRule(filters=(rewrite,)))
+    found = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=(rewrite,)))
 
     assert [p.reason for p in found.refused] == ["UnsupportedValue"]
     assert found.rewrite is None
@@ -156,7 +156,7 @@ def test_values_out_of_their_range_are_told_and_do_no_harm() -> None:
         HTTPRouteFilter(type=odd),
     )
 
-    found = rule_filters(Core().db, route_ref(), HTTPRouteRule(filters=filters))
+    found = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=filters))
 
     assert len(found.refused) == len(filters)
     assert found.redirect is None
@@ -188,4 +188,4 @@ def _read_loose(given: HTTPHeaderFilter) -> RuleFilters:
     rule = HTTPRouteRule(
         filters=(HTTPRouteFilter(type="RequestHeaderModifier", request_header_modifier=given),)
     )
-    return rule_filters(Core().db, route_ref(), rule)
+    return judged_filters(Core().db, route_ref(), rule)

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``rule_filters`` judges the filters of a rule once and builds nothing; ``xds.route_filters`` applies what is
-valid to Envoy routes. A filter with a fault makes its rule answer 500 and is told in the status; the other
-rules of the route go on.
+``rule_filters`` judges the filters of a rule, once for all who ask, and builds nothing; ``xds.route_filters``
+applies what is valid to Envoy routes. A filter with a fault makes its rule answer 500 and is reported in the
+status; the other rules of the route go on.
 
 Filters are read in order. One that answers by itself, or that cannot be honoured at all, ends the reading:
 what stands after it would never be reached.
@@ -27,10 +27,19 @@ from moongate.api.httproute import (
     HTTPRouteFilter,
 )
 from moongate.api.httproutefilter import HTTPHostnameModifier, HTTPRouteMatchFilter, ReplaceRegexMatch
-from moongate.api.route import HTTPHeader, HTTPHeaderFilter, RequestBackendRef, RequestRule, RouteFilter
+from moongate.api.route import (
+    HTTPHeader,
+    HTTPHeaderFilter,
+    RequestBackendRef,
+    RequestRule,
+    Route,
+    RouteFilter,
+)
 from moongate.api.shared import FRAMING_HEADERS, BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
+from moongate.engine import query
 from moongate.problem import Problem
+from moongate.store import get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,8 +130,27 @@ class RuleFilters(Struct, frozen=True):
         return not self.failed and self.direct is None and self.redirect is None
 
 
-def rule_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
-    """Judge the filters of a rule; there are none where a route looks at no requests."""
+_NO_FILTERS: Final = RuleFilters()
+
+
+def rule_filters(db: Db, route: Route, index: int) -> RuleFilters:
+    """The filters of a rule; there are none where a route looks at no requests."""
+    rule = route.spec.rules[index]
+    if not isinstance(rule, RequestRule) or not rule.filters:
+        return _NO_FILTERS
+    return _rule_filters(db, route.ref, index)
+
+
+@query
+def _rule_filters(db: Db, route: Ref, index: int) -> RuleFilters:
+    resource = get(db, Route, route)
+    if resource is None or index >= len(resource.spec.rules):
+        return _NO_FILTERS
+    return judged_filters(db, route, resource.spec.rules[index])
+
+
+def judged_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
+    """Judge the filters of a rule."""
     draft = _Draft(db, route)
     for n, each in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
         if not draft.add(n, each):

@@ -87,8 +87,8 @@ def match_keys(db: Db, route: Ref) -> tuple[tuple[tuple[str, str], str], ...]:
     if resource is None:
         return ()
     keys: dict[tuple[tuple[str, str], str], None] = {}
-    for rule in resource.spec.rules:
-        for match in matches(written_matches(route.kind, rule), rule_filters(db, route, rule).matches):
+    for index, rule in enumerate(resource.spec.rules):
+        for match in matches(written_matches(route.kind, rule), rule_filters(db, resource, index).matches):
             keys[match.path.key, overlap_key(match)] = None
     return tuple(keys)
 
@@ -143,7 +143,7 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
             message = f"Failed to process route rule {index}: {fault}."
             refused.append((index, Problem(f"spec.rules[{index}]", message, "UnsupportedValue")))
             continue
-        filters = rule_filters(db, route.ref, rule)
+        filters = rule_filters(db, route, index)
         refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
         destination = rule_destination(db, at, route.ref, index)
         unresolved += destination.unresolved

@@ -147,7 +147,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     fleet = fleet_of(db, listener.gateway)
     policy = applied(db, BTP, listener, route, rule.name or "")
     to_service = _goes_to_service(db, listener, route, policy)
-    filters = rule_filters(db, route, rule)
+    filters = rule_filters(db, resource, index)
     mirrors, faults, without_endpoints = _mirrors(db, fleet, resource, index, filters.mirrors, to_service)
     unresolved = [*(fault.under(at_rule) for fault in filters.unresolved), *faults]
     weighted: list[_RuleBackend] = []

@@ -151,7 +151,7 @@ def _rule_entries(
         listener,
         route,
         rule,
-        rule_filters(db, ref, rule),
+        rule_filters(db, route, index),
         rule_destination(db, listener, ref, index),
         effective_rule(db, listener, ref, rule),
         _terms(db, listener),
