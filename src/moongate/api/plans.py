@@ -14,6 +14,7 @@ and which rules it carries. Each walk visits only the parts in which it has some
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, Union, cast
 
@@ -293,14 +294,12 @@ _plans: dict[type[Struct], Plan] = {}
 """All that were made; bounded by the number of Struct types."""
 
 
+@functools.cache  # bounded likewise, and faster than a look-up here
 def plan(cls: type[Struct]) -> Plan:
     """The plan of a Struct, which is made once."""
-    known = _plans.get(cls)
-    if known is None:
-        info = types.type_info(cls)
-        assert isinstance(info, types.StructType)
-        known = _planned(info)
-    return known
+    info = types.type_info(cls)
+    assert isinstance(info, types.StructType)
+    return _planned(info)
 
 
 def _planned(info: types.StructType) -> Plan:
