@@ -1,4 +1,4 @@
-"""``python -m bench``: measure, and print a table with what is wanted beside what was found."""
+"""``python -m bench``: measure, and print a table with what is wanted beside what was measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.measure import Plan, measure
 
 
 def main() -> int:
-    """The exit status: 0, whatever was found. Who wants to judge reads the table."""
+    """The exit status: 0, whatever was measured. Whoever wants to judge reads the table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "--routes", default="100,1000,5000", help="numbers of routes, ascending [%(default)s]"
@@ -32,24 +32,24 @@ def main() -> int:
     parser.add_argument(
         "--profile", type=Path, metavar="FOLDER", help="write cProfile's files of moongate there"
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     began = monotonic()
 
     def say(words: str) -> None:
         print(f"[{monotonic() - began:4.0f} s] {words}", file=sys.stderr, flush=True)
 
     plan = Plan(
-        routes=tuple(sorted(int(n) for n in ("100,1000" if given.quick else given.routes).split(","))),
-        changes=10 if given.quick else given.changes,
-        leak=200 if given.quick else given.leak,
-        profile=given.profile,
+        routes=tuple(sorted(int(n) for n in ("100,1000" if options.quick else options.routes).split(","))),
+        changes=10 if options.quick else options.changes,
+        leak=200 if options.quick else options.leak,
+        profile=options.profile,
         say=say,
     )
     if plan.profile is not None:
         plan.profile.mkdir(parents=True, exist_ok=True)
     report = asyncio.run(measure(plan))
-    if given.json is not None:
-        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     print(shown(report))
     return 0
 

@@ -1,6 +1,6 @@
-"""Processes of the benchmark that are asked things: a line of JSON in, a line of JSON out.
+"""Processes of the benchmark that answer commands: a line of JSON in, a line of JSON out.
 
-Figures so come from inside a process at the price of a line; what a process logs goes to a file. A child ends
+So figures from inside a process cost a line each. What a process logs goes to a file. A child ends
 with its standard input, so that none outlives the benchmark.
 """
 
@@ -56,7 +56,7 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    async def told(self) -> Any:
+    async def line(self) -> Any:
         """The next line that it writes.
 
         Raises:
@@ -73,10 +73,10 @@ class Child:
     async def ask(self, command: str, **arguments: Any) -> Any:
         """Its answer to a command."""
         assert self._process.stdin is not None
-        with suppress(ConnectionError):  # then ``told`` says why
+        with suppress(ConnectionError):  # then ``line`` says why
             self._process.stdin.write(json.dumps([command, arguments]).encode() + b"\n")
             await self._process.stdin.drain()
-        return await self.told()
+        return await self.line()
 
 
 def answer_commands(commands: dict[str, Callable[..., Any]], at_end: Callable[[], None]) -> None:
@@ -94,12 +94,12 @@ def answer_commands(commands: dict[str, Callable[..., Any]], at_end: Callable[[]
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             command, arguments = json.loads(line)
-            tell(commands[command](**arguments))
+            write_line(commands[command](**arguments))
 
     loop.add_reader(0, read)
 
 
-def tell(what: Any) -> None:
+def write_line(what: Any) -> None:
     """In a child: write a line of JSON."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()

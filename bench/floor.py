@@ -1,8 +1,8 @@
 """The floor: Envoy alone, fed what moongate would feed it by a server that does nothing but send.
 
-``python -m bench.floor PATH...`` translates manifests (and tells how long that took, cold), then serves the
-result to an Envoy with moongate's bootstrap. Of each change it is told ahead, so that what it sends is ready;
-what then passes until the change is served is Envoy's own time.
+``python -m bench.floor PATH...`` translates manifests (and says how long that took, cold), then serves the
+result to an Envoy with moongate's bootstrap. It hears of each change beforehand, so that what it sends is
+ready; what then passes until the change is served is Envoy's own time.
 
 The server sends at once all that changed, clusters first, and waits for nobody: that is no control plane to
 use, but nobody can be faster.
@@ -24,7 +24,7 @@ import grpc.aio
 import psutil
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from bench.child import answer_commands, tell
+from bench.child import answer_commands, write_line
 from moongate.ads.server import OPTIONS, SERVICE
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.binary import envoy_binary
@@ -110,7 +110,7 @@ class BareServer:
 
 
 class _Floor:
-    """What the benchmark tells this process to do."""
+    """What the benchmark has this process do."""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._files = Files(paths)
@@ -122,7 +122,7 @@ class _Floor:
         self.envoy: EnvoyProcess | None = None
 
     def translate(self) -> dict[str, Any]:
-        """Translate the manifests, and tell what it took in seconds and bytes."""
+        """Translate the manifests, and say what it took in seconds and bytes."""
         rss, cpu, began = _rss(), time.process_time(), perf_counter()
         with loading():
             loaded = self._files.load()
@@ -131,7 +131,7 @@ class _Floor:
             self._world.apply(loaded.batch)
             changes = self._world.pull()
             built, cpu = perf_counter(), time.process_time() - cpu
-        told = {
+        took = {
             "read_s": read - began,
             "build_s": built - read,
             "cpu_s": cpu,
@@ -140,7 +140,7 @@ class _Floor:
             "runs": sum(self._world.db.counts.values()),
         }
         self._take(changes)
-        return told
+        return took
 
     def prepare(self, edits: Mapping[str, str | None]) -> int:
         """Translate a change of files ahead; how many bytes it is to send."""
@@ -208,7 +208,7 @@ async def _run(paths: tuple[str, ...]) -> None:
         floor.stop.set()
 
     answer_commands(commands, end)
-    tell("listening")
+    write_line("listening")
     await floor.serve()
 
 

@@ -1,6 +1,6 @@
-"""What is measured: ``python -m bench.gateway PATH...`` is ``moongate run PATH...``, and tells figures.
+"""What is measured: ``python -m bench.gateway PATH...`` is ``moongate run PATH...`` that shows figures.
 
-``moongate status`` tells them too, but with everything else that it knows: that costs more than a change.
+``moongate status`` shows them too, but with everything else that it knows: that costs more than a change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from bench.child import answer_commands, tell
+from bench.child import answer_commands, write_line
 from moongate.report.logs import configure
 from moongate.run import LaptopOptions, run_laptop
 
@@ -27,7 +27,7 @@ async def _run(paths: tuple[str, ...]) -> None:
             {"figures": running.figures, "settle": gc.collect, "profile": profile},
             lambda: os.kill(os.getpid(), signal.SIGTERM),
         )
-        tell("served")
+        write_line("served")
 
     profiler = cProfile.Profile()
 

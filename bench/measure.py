@@ -48,7 +48,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         changes: of each kind, with each number.
         leak: further changes with the greatest number, 0 for none.
         profile: a folder for cProfile's files, one per kind of change; the figures then mean little.
-        say: told what goes on.
+        say: called with what goes on.
     """
 
     routes: tuple[int, ...]
@@ -75,14 +75,14 @@ async def _size(folder: Path, routes: int, leak: int, plan: Plan) -> Size:
     plan.say(f"{routes:,} routes: translating")
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Child("bench.upstream", "2", log=folder / "upstream.log"))
-        scene = Scene(folder, routes, await upstream.told())
+        scene = Scene(folder, routes, await upstream.line())
         ports = _free_ports(2)
         apps = str(scene.apps)
 
         floor = await stack.enter_async_context(
             Child("bench.floor", str(scene.gateway("floor", ports[1])), apps, log=folder / "floor.log")
         )
-        await floor.told()
+        await floor.line()
         cold = await floor.ask("translate")
 
         plan.say(f"{routes:,} routes: starting")
@@ -99,7 +99,7 @@ async def _size(folder: Path, routes: int, leak: int, plan: Plan) -> Size:
             plan,
         )
         started = await bench.all_served(bench.prober) - began
-        await gateway.told()
+        await gateway.line()
         floor_began = await floor.ask("start")
         floor_started = await bench.all_served(bench.floor_prober) - floor_began
 
@@ -131,7 +131,7 @@ async def _size(folder: Path, routes: int, leak: int, plan: Plan) -> Size:
 
 
 class _Change(Struct, frozen=True):
-    """Edits, and how to tell that they are served."""
+    """Edits, and how to see that they are served."""
 
     edits: Sequence[Edit]
     host: str
@@ -311,7 +311,7 @@ def _sent(figures: dict[str, Any]) -> int:
 
 
 def _peak(pid: int) -> int:
-    """The most memory that a process ever had, in bytes; 0 where the system does not tell."""
+    """The most memory that a process ever had, in bytes; 0 where the system does not say."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 """The upstream of all apps: ``python -m bench.upstream N`` listens on N ports of loopback.
 
-It tells the ports as a line of JSON, answers every request with the port that it came to, and ends with its
+It writes the ports as a line of JSON, answers every request with the port that it came to, and ends with its
 standard input.
 """
 

@@ -87,10 +87,10 @@ def _object(path: str, crd: Schema, cls: type, fields: tuple[types.Field, ...]) 
 
 
 def _value(
-    path: str, crd: Schema, given: types.Type, about: tuple[Rule, ...] = (), each: tuple[Rule, ...] = ()
+    path: str, crd: Schema, declared: types.Type, about: tuple[Rule, ...] = (), each: tuple[Rule, ...] = ()
 ) -> Iterator[str]:
     """Differences of one value; ``about``, ``each``: rules that its holder has for it, for its entries."""
-    type_, extra = _plain(given)
+    type_, extra = _plain(declared)
     if extra.get("unbuilt"):
         return
     own = ()
@@ -174,20 +174,20 @@ def _same(path: str, what: str, theirs: object, ours: object) -> Iterator[str]:
         yield f"{path}: {what} is {theirs!r} in the CRD, {ours!r} here"
 
 
-def _plain(given: types.Type) -> tuple[types.Type, dict[str, Any]]:
+def _plain(declared: types.Type) -> tuple[types.Type, dict[str, Any]]:
     """A type without ``| None`` and annotations, and what these say."""
     extra: dict[str, Any] = {}
     while True:
-        if isinstance(given, types.Metadata):
-            extra |= cast("dict[str, Any]", given.extra or {})
-            given = given.type
+        if isinstance(declared, types.Metadata):
+            extra |= cast("dict[str, Any]", declared.extra or {})
+            declared = declared.type
             continue
-        if isinstance(given, types.UnionType):
-            parts = [part for part in given.types if not isinstance(part, types.NoneType)]
+        if isinstance(declared, types.UnionType):
+            parts = [part for part in declared.types if not isinstance(part, types.NoneType)]
             if len(parts) == 1:
-                given = parts[0]
+                declared = parts[0]
                 continue
-        return given, extra
+        return declared, extra
 
 
 def _default(field: types.Field) -> Any:
@@ -217,11 +217,11 @@ def _rules(cls: type) -> tuple[Rule, ...]:
 
 
 def _field_rules(cls: type) -> dict[str, tuple[Rule, ...]]:
-    found: dict[str, tuple[Rule, ...]] = {}
+    by_field: dict[str, tuple[Rule, ...]] = {}
     for base in cls.__mro__:
         for key, rules in base.__dict__.get("FIELD_RULES", {}).items():
-            found[key] = found.get(key, ()) + rules
-    return found
+            by_field[key] = by_field.get(key, ()) + rules
+    return by_field
 
 
 def _normal(expression: str) -> str:

@@ -48,9 +48,9 @@ def problems(document: dict[str, Any]) -> dict[str, str]:
     """Path → message, of a document that is refused; each path once."""
     admission = admit(document, KINDS, namespace="default")
     assert (admission.resource is None) == bool(admission.problems)
-    found = {problem.path: problem.message for problem in admission.problems}
-    assert len(found) == len(admission.problems)
-    return found
+    messages = {problem.path: problem.message for problem in admission.problems}
+    assert len(messages) == len(admission.problems)
+    return messages
 
 
 def admitted(document: dict[str, Any]) -> Any:

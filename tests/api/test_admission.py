@@ -1,4 +1,4 @@
-"""Manifests are admitted as an API server would, and what is wrong with them is told whole."""
+"""Manifests are admitted as an API server would, and what is wrong with them is reported whole."""
 
 from __future__ import annotations
 
@@ -113,28 +113,28 @@ def test_an_address_is_judged_by_its_type() -> None:
 def test_core_kinds_may_have_fields_that_we_do_not_know() -> None:
     spec = {"clusterIP": "10.0.0.1", "sessionAffinity": "None", "ports": [{"port": 80, "targetPort": "web"}]}
 
-    found = admitted(manifest("Service", "v1", spec=spec))
+    service = admitted(manifest("Service", "v1", spec=spec))
 
-    assert found.spec.cluster_ip == "10.0.0.1"
-    assert found.spec.ports[0].target_port == "web"
+    assert service.spec.cluster_ip == "10.0.0.1"
+    assert service.spec.ports[0].target_port == "web"
 
 
 def test_a_secret_is_never_quoted_in_a_message() -> None:
-    found = problems(manifest("Secret", "v1", data={"key": "hunter2!"}))
+    faults = problems(manifest("Secret", "v1", data={"key": "hunter2!"}))
 
-    assert found == {"data[key]": "The value is not a string in base64."}
+    assert faults == {"data[key]": "The value is not a string in base64."}
 
 
 def test_the_configuration_is_judged_like_a_resource() -> None:
     head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
 
     read, none = admit_configuration(head | {"envoyProxy": {"mergeBackends": {}}, "rateLimit": None})
-    _, found = admit_configuration(head | {"extensionAPIs": {}, "provider": {"type": "Custom"}})
+    _, faults = admit_configuration(head | {"extensionAPIs": {}, "provider": {"type": "Custom"}})
 
     assert none == ()
     assert read is not None
     assert read.extension_apis == EnvoyGateway().extension_apis
-    assert [problem.path for problem in found] == ["extensionAPIs"]
+    assert [problem.path for problem in faults] == ["extensionAPIs"]
 
 
 def test_an_object_is_judged_anew_when_only_a_part_that_no_rule_names_changes() -> None:

@@ -16,10 +16,10 @@ def test_string_data_of_a_secret_is_folded_into_its_data() -> None:
         "stringData": {"b": "c"},
     }
 
-    found = admit(document, {("", "Secret"): Secret}, namespace="default").resource
+    secret = admit(document, {("", "Secret"): Secret}, namespace="default").resource
 
-    assert isinstance(found, Secret)
-    assert found.data == {"a": b"a", "b": b"c"}
+    assert isinstance(secret, Secret)
+    assert secret.data == {"a": b"a", "b": b"c"}
 
 
 def test_the_data_of_a_secret_must_be_an_object_even_beside_string_data() -> None:

@@ -28,7 +28,7 @@ class Given(Model, frozen=True, kw_only=True):
     size: Quantity = 1
 
 
-def told(model: type[Model], **fields: Any) -> list[str]:
+def messages(model: type[Model], **fields: Any) -> list[str]:
     return [problem.message for problem in checked(model, fields)[1]]
 
 
@@ -81,7 +81,7 @@ def told(model: type[Model], **fields: Any) -> list[str]:
     ],
 )
 def test_a_form_is_told_in_words(model: type[Model], fields: dict[str, Any], message: str) -> None:
-    assert told(model, **fields) == [message]
+    assert messages(model, **fields) == [message]
 
 
 def test_each_pattern_has_words() -> None:
@@ -91,30 +91,30 @@ def test_each_pattern_has_words() -> None:
     assert [at for kind in kinds for at in _without_words(types.type_info(kind), kind.__name__, ())] == []
 
 
-def _without_words(given: types.Type, at: str, within: tuple[type[Struct], ...]) -> Iterator[str]:
-    match given:
+def _without_words(type_: types.Type, at: str, within: tuple[type[Struct], ...]) -> Iterator[str]:
+    match type_:
         case types.Metadata():
-            if "form" not in (given.extra or {}):  # pyright: ignore[reportUnknownMemberType]
-                yield from _without_words(given.type, at, within)
-        case types.StrType() if given.pattern is not None:
-            yield f"{at}: {given.pattern}"
+            if "form" not in (type_.extra or {}):  # pyright: ignore[reportUnknownMemberType]
+                yield from _without_words(type_.type, at, within)
+        case types.StrType() if type_.pattern is not None:
+            yield f"{at}: {type_.pattern}"
         case types.UnionType():
-            for part in given.types:
+            for part in type_.types:
                 yield from _without_words(part, at, within)
         case types.VarTupleType():
-            yield from _without_words(given.item_type, at, within)
+            yield from _without_words(type_.item_type, at, within)
         case types.DictType():
-            yield from _without_words(given.key_type, at, within)
-            yield from _without_words(given.value_type, at, within)
-        case types.StructType() if given.cls not in within:
-            for field in given.fields:
-                yield from _without_words(field.type, f"{at}.{field.name}", (*within, given.cls))
+            yield from _without_words(type_.key_type, at, within)
+            yield from _without_words(type_.value_type, at, within)
+        case types.StructType() if type_.cls not in within:
+            for field in type_.fields:
+                yield from _without_words(field.type, f"{at}.{field.name}", (*within, type_.cls))
         case _:
             pass
 
 
 @pytest.mark.parametrize(
-    ("given", "known", "question"),
+    ("written", "known", "question"),
     [
         ("shpo", ["cart", "shop"], " Did you mean 'shop'?"),
         ("https", ["HTTP", "HTTPS"], " Did you mean 'HTTPS'?"),
@@ -122,8 +122,8 @@ def _without_words(given: types.Type, at: str, within: tuple[type[Struct], ...])
         ("till", ["cart", "shop"], ""),
     ],
 )
-def test_the_name_that_is_most_like_is_asked_for(given: str, known: list[str], question: str) -> None:
-    assert did_you_mean(given, known) == question
+def test_the_name_that_is_most_like_is_asked_for(written: str, known: list[str], question: str) -> None:
+    assert did_you_mean(written, known) == question
 
 
 def test_a_value_is_shown_short_and_in_the_words_of_yaml() -> None:

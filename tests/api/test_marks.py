@@ -8,7 +8,7 @@ from tests.api.manifests import admitted, manifest
 
 
 def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
-    found = admitted(
+    proxy = admitted(
         manifest(
             "EnvoyProxy",
             "gateway.envoyproxy.io/v1alpha1",
@@ -19,8 +19,8 @@ def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
         )
     )
 
-    assert found.spec.bootstrap == {"value": "x", "anything": None}
-    assert list(unbuilt(found)) == ["spec.bootstrap", "spec.telemetry.accessLog.settings[0].sinks[0].als"]
+    assert proxy.spec.bootstrap == {"value": "x", "anything": None}
+    assert list(unbuilt(proxy)) == ["spec.bootstrap", "spec.telemetry.accessLog.settings[0].sinks[0].als"]
 
 
 def test_a_typed_field_that_is_not_built_is_told_too() -> None:

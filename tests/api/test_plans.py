@@ -11,17 +11,19 @@ from tests.api.manifests import admitted, gateway, manifest, problems, route
 
 
 def test_a_route_gets_the_defaults_of_its_crd() -> None:
-    found = admitted(manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}))
+    resource = admitted(manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}))
 
-    assert found.spec.parent_refs[0].kind == "Gateway"
-    assert found.spec.rules[0].matches == (HTTPRouteMatch(path=HTTPPathMatch(type="PathPrefix", value="/")),)
+    assert resource.spec.parent_refs[0].kind == "Gateway"
+    assert resource.spec.rules[0].matches == (
+        HTTPRouteMatch(path=HTTPPathMatch(type="PathPrefix", value="/")),
+    )
 
 
 def test_a_default_within_an_object_applies_when_the_object_is_there() -> None:
-    found = admitted(route(matches=[{"path": {"value": "/a"}}], backendRefs=[{"name": "a", "port": 80}]))
+    resource = admitted(route(matches=[{"path": {"value": "/a"}}], backendRefs=[{"name": "a", "port": 80}]))
 
-    assert found.spec.rules[0].matches[0].path == HTTPPathMatch(type="PathPrefix", value="/a")
-    assert found.spec.rules[0].backend_refs[0].weight == 1
+    assert resource.spec.rules[0].matches[0].path == HTTPPathMatch(type="PathPrefix", value="/a")
+    assert resource.spec.rules[0].backend_refs[0].weight == 1
 
 
 def test_rules_see_defaults_and_not_what_is_absent() -> None:
@@ -32,14 +34,16 @@ def test_rules_see_defaults_and_not_what_is_absent() -> None:
 
 
 def test_a_null_is_as_if_it_were_not_there() -> None:
-    found = admitted(route(name=None, matches=None, backendRefs=[{"name": "a", "port": 80, "weight": None}]))
+    resource = admitted(
+        route(name=None, matches=None, backendRefs=[{"name": "a", "port": 80, "weight": None}])
+    )
 
-    assert found.spec.rules[0].backend_refs[0].weight == 1
-    assert found.spec.rules[0].matches == (HTTPRouteMatch(),)
+    assert resource.spec.rules[0].backend_refs[0].weight == 1
+    assert resource.spec.rules[0].matches == (HTTPRouteMatch(),)
 
 
 def test_every_fault_of_the_schema_is_told_at_once() -> None:
-    found = problems(
+    faults = problems(
         route(
             matchs=[],
             matches=[{"path": {"type": "Prefix", "value": 1}, "method": "get"}],
@@ -49,7 +53,7 @@ def test_every_fault_of_the_schema_is_told_at_once() -> None:
     )
 
     rule = "spec.rules[0]"
-    assert found == {
+    assert faults == {
         f"{rule}.matchs": "There is no field 'matchs' here. Did you mean 'matches'?",
         f"{rule}.matches[0].path.type": (
             "The value is 'Prefix'; it must be one of Exact, PathPrefix, RegularExpression. "
@@ -82,7 +86,7 @@ def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
 
 
 def test_every_broken_rule_is_told_at_once() -> None:
-    found = problems(
+    faults = problems(
         route(
             matches=[{"path": {"value": "x"}}],
             filters=[{"type": "CORS"}, {"type": "URLRewrite", "urlRewrite": {}, "cors": {}}],
@@ -92,7 +96,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
     )
 
     rule = "spec.rules[0]"
-    assert found.keys() == {
+    assert faults.keys() == {
         f"{rule}.matches[0].path",
         f"{rule}.filters[0]",
         f"{rule}.filters[1]",
@@ -121,9 +125,9 @@ def test_rules_of_entries_and_of_base_classes_hold_too() -> None:
 
         words: Annotated[tuple[str, ...], SET] = ()
 
-    _, found = checked(Derived, {"low": 10, "words": ["a", "HOST", "a"]})
+    _, faults = checked(Derived, {"low": 10, "words": ["a", "HOST", "a"]})
 
-    assert [(problem.path, problem.message) for problem in found] == [
+    assert [(problem.path, problem.message) for problem in faults] == [
         ("", "low is above high."),
         ("words[1]", "Not that one."),
         ("words[2]", "The entry repeats 'a' of [0]; each may stand once."),
@@ -140,9 +144,9 @@ def test_entries_of_a_list_that_is_a_map_have_different_keys() -> None:
 
 def test_a_newline_at_the_end_does_not_slip_through_a_pattern() -> None:
     """``$`` of Python would let it pass; in a header, Envoy would then refuse the whole configuration."""
-    found = problems(route(matches=[{"headers": [{"name": "a", "value": "b\n"}]}]))
+    faults = problems(route(matches=[{"headers": [{"name": "a", "value": "b\n"}]}]))
 
-    assert found.keys() == {"spec.rules[0].matches[0].headers[0].value"}
+    assert faults.keys() == {"spec.rules[0].matches[0].headers[0].value"}
 
 
 def test_rules_look_at_fields_that_are_not_built() -> None:

@@ -10,20 +10,20 @@ from moongate.api.shared import LabelSelector, LabelSelectorRequirement, quantit
 
 
 @pytest.mark.parametrize(
-    ("given", "units"),
+    ("text", "units"),
     [
         *[("32Ki", 32768), ("500m", 1), ("1.5", 2), ("2k", 2000), ("1e3", 1000), ("0", 0), ("-1500m", -1)],
         *[(7, 7), ("1e99999999999999999999", 2**63 - 1), ("-" + "9" * 99, 1 - 2**63), ("1e-999999999", 1)],
     ],
 )
-def test_a_quantity_is_read_in_whole_units_rounded_up(given: str | int, units: int) -> None:
-    assert quantity(given) == units
+def test_a_quantity_is_read_in_whole_units_rounded_up(text: str | int, units: int) -> None:
+    assert quantity(text) == units
 
 
-@pytest.mark.parametrize("given", ["", "Ki", "1mi", "1 k", "1k\n", "1.1.1", "1e1.5"])
-def test_what_is_no_quantity_is_refused(given: str) -> None:
+@pytest.mark.parametrize("text", ["", "Ki", "1mi", "1 k", "1k\n", "1.1.1", "1e1.5"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity"):
-        quantity(given)
+        quantity(text)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def _no_text(document: Mapping[str, Any]) -> Problem | None:
         path = _path_of_no_text(document)
         return Problem(path, f"{path or 'The document'} holds half of a surrogate pair, which is no text.")
     except (TypeError, ValueError, RecursionError):
-        pass  # whatever else cannot be written has a wrong type, and is found as that
+        pass  # whatever else cannot be written has a wrong type, and is reported as that
     return None
 
 

@@ -188,7 +188,7 @@ class Db:
                 if read.state == CLEAN:
                     suspects.popitem()
                 elif read in on_stack or read.state == RUNNING:
-                    # A circle, or what once was a part of one: only a run can tell.
+                    # A circle, or what once was a part of one: only a run shows which.
                     suspects.popitem()
                     node.state = STALE
                 else:
@@ -281,7 +281,7 @@ class Db:
     # -- roots ------------------------------------------------------------
 
     def observe(self, query: Query[..., T], *args: Any, rank: int = 0, eager: bool = False) -> Root[T]:
-        """Keep a query call alive and be told, through ``next_dirty``, when its value is in doubt.
+        """Keep a query call alive, and let ``next_dirty`` name it when its value is in doubt.
 
         A new root counts as in doubt. Observing twice gives the same root, which one ``release`` ends.
 

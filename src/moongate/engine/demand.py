@@ -32,7 +32,7 @@ class Demand(Generic[K]):
         self.note(cells)
 
     def note(self, keys: Iterable[K]) -> None:
-        """Look again at some keys: their cells have got a first reader, or lost the last one."""
+        """Look again at some keys: their cells have a first reader now, or lost the last one."""
         self._touched.update((key, None) for key in keys if self._concerns(key))
 
     def take(self) -> dict[K, bool]:
