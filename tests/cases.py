@@ -77,8 +77,8 @@ class Case(Struct, frozen=True):
 
     def documents(self) -> list[Document]:
         """The prelude with the case's inputs laid on it."""
-        given = [*_prelude(), *yaml.load_all(self.inputs, yaml.CSafeLoader)]
-        return list({_identity(document): document for document in given if document}.values())
+        documents = [*_prelude(), *yaml.load_all(self.inputs, yaml.CSafeLoader)]
+        return list({_identity(document): document for document in documents if document}.values())
 
 
 @cache
@@ -89,7 +89,7 @@ def _prelude() -> list[Document]:
 def read(page: Path) -> Iterator[Case]:
     """The cases of one page, in its order."""
     text = page.read_text("utf-8")
-    starts = [found.start() for found in re.finditer(r"^## ", text, re.MULTILINE)] + [len(text)]
+    starts = [section.start() for section in re.finditer(r"^## ", text, re.MULTILINE)] + [len(text)]
     for start, end in itertools.pairwise(starts):
         title = text[start + len("## ") : text.index("\n", start)]
         blocks = list(_BLOCK.finditer(text, start, end))
@@ -110,15 +110,15 @@ def read(page: Path) -> Iterator[Case]:
 
 def select(result: Any, what: str, path: str) -> Any:
     """The part of a translation that a block is about, as plain data; ``None`` when it is not there."""
-    parts = [found["key"] or found["name"] for found in _PART.finditer(path)]
+    parts = [part["key"] or part["name"] for part in _PART.finditer(path)]
     if what == "problems":
         return walk(_problems(result), parts)
-    found = _statuses(result.status) if what == "status" else _resources(result.xds, XDS[what])
-    if parts and parts[0] in found:
-        return walk(found[parts[0]], parts[1:])
-    if len(found) == 1:
-        return walk(next(iter(found.values())), parts)
-    assert not found, f"the path must begin with one of {sorted(found)} in brackets"
+    resources = _statuses(result.status) if what == "status" else _resources(result.xds, XDS[what])
+    if parts and parts[0] in resources:
+        return walk(resources[parts[0]], parts[1:])
+    if len(resources) == 1:
+        return walk(next(iter(resources.values())), parts)
+    assert not resources, f"the path must begin with one of {sorted(resources)} in brackets"
     return None
 
 

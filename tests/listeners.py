@@ -15,9 +15,9 @@ from tests.core import EG_FLEET, Core, policy
 
 def sent(core: Core, name: str) -> Listener:
     """A listener as it is sent."""
-    found = listener(core.db, EG_FLEET, name)
-    assert found is not None
-    return Listener.FromString(found.body)
+    resource = listener(core.db, EG_FLEET, name)
+    assert resource is not None
+    return Listener.FromString(resource.body)
 
 
 def manager(chain: FilterChain) -> HttpConnectionManager:

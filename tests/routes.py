@@ -22,8 +22,8 @@ WEB = ListenerId(EG, EG, "web")
 
 def rule(text: str = "", *backends: str) -> dict[str, Any]:
     """A rule: YAML of its fields, and its backendRefs, each YAML too; one to Service ``shop`` for none."""
-    given: dict[str, Any] = load(text) or {}
-    return {"backendRefs": [load(each) for each in backends or (SHOP,)], **given}
+    fields: dict[str, Any] = load(text) or {}
+    return {"backendRefs": [load(each) for each in backends or (SHOP,)], **fields}
 
 
 SHOP = "{name: shop, port: 80}"
@@ -80,14 +80,16 @@ def service(
     """
     more: dict[str, Any] = load(port) or {}
     ports = [{"name": "http", "port": 80, "targetPort": 8080, **more}]
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"clusterIP": "10.96.0.1", "ports": ports, **spec},
     }
-    given = addresses or ("10.0.0.1",)
-    return dump(found) + ("" if given == ("",) else "---\n" + endpoints(name, *given, namespace=namespace))
+    entries = addresses or ("10.0.0.1",)
+    return dump(document) + (
+        "" if entries == ("",) else "---\n" + endpoints(name, *entries, namespace=namespace)
+    )
 
 
 def endpoints(
@@ -121,9 +123,9 @@ def endpoints(
 
 def table(core: Core, name: str = "default/eg/web") -> RouteConfiguration:
     """A route configuration as it is sent."""
-    found = route_configuration(core.db, EG_FLEET, name)
-    assert found is not None, f"there is no route configuration {name}"
-    return RouteConfiguration.FromString(found.body)
+    resource = route_configuration(core.db, EG_FLEET, name)
+    assert resource is not None, f"there is no route configuration {name}"
+    return RouteConfiguration.FromString(resource.body)
 
 
 def sent(core: Core, name: str = "default/eg/web") -> list[Route]:

@@ -402,8 +402,8 @@ _SCOPED = {kind: KINDS[key].CLUSTER_SCOPED for key in KINDS for kind in [key[1]]
 def writes(draw: st.DrawFn) -> tuple[Ref, Resource]:
     """A resource, put in force."""
     kind, names, docs = draw(st.sampled_from(PLACES))
-    found = resource(kind, draw(st.sampled_from(NAMESPACES)), draw(st.sampled_from(names)), draw(docs))
-    return found.ref, found
+    written = resource(kind, draw(st.sampled_from(NAMESPACES)), draw(st.sampled_from(names)), draw(docs))
+    return written.ref, written
 
 
 @st.composite
@@ -481,13 +481,13 @@ def base() -> Batch:
             "cors": {"allowOrigins": ["https://a.com"]},
         }}),
     ]  # fmt: skip
-    found = [resource(*doc) for doc in docs]
-    return {each.ref: each for each in found}
+    resources = [resource(*doc) for doc in docs]
+    return {each.ref: each for each in resources}
 
 
 BASE = base()
 
 
-def renamed(found: Resource, name: str) -> Resource:
+def renamed(resource: Resource, name: str) -> Resource:
     """The same resource under another name."""
-    return structs.replace(found, metadata=structs.replace(found.metadata, name=name))
+    return structs.replace(resource, metadata=structs.replace(resource.metadata, name=name))

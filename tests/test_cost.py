@@ -239,19 +239,19 @@ def test_relabelling_a_namespace_costs_its_routes(many: World, some: World) -> N
 
 
 def test_a_label_that_nobody_selects_by_costs_one_look(many: World) -> None:
-    told = cost(many, namespace("other", team="a", colour="red"))
+    counts = cost(many, namespace("other", team="a", colour="red"))
     cost(many, namespace("other", team="a"))
 
-    assert told.runs == one("namespace_labels", "attachments_at")
-    assert told.put == {}
+    assert counts.runs == one("namespace_labels", "attachments_at")
+    assert counts.put == {}
 
 
 def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> None:
     """Each route carries its retries, so each is built again: once, and nothing but routes is sent."""
-    told = cost(many, retries(2))
+    counts = cost(many, retries(2))
 
-    assert told.runs["effective_policy"] == 1
-    assert told.runs["route_entries_of"] == 501
+    assert counts.runs["effective_policy"] == 1
+    assert counts.runs["route_entries_of"] == 501
     assert {
         "policy_attachments",
         "attachments",
@@ -259,8 +259,8 @@ def test_a_policy_of_the_gateway_is_judged_once_for_all_routes(many: World) -> N
         "endpoints",
         "route_status",
         "listener",
-    }.isdisjoint(told.runs)
-    assert told.put.keys() == {
+    }.isdisjoint(counts.runs)
+    assert counts.put.keys() == {
         ("RouteConfiguration", "default/eg/http"),
         ("RouteConfiguration", "default/eg/https"),
     }

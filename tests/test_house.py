@@ -62,7 +62,7 @@ MACHINE = re.compile(
 
 def test_only_the_wire_module_serializes() -> None:
     """Map order is unspecified in protobuf; one place asks for a deterministic one, so equal means equal."""
-    found = [
+    places = [
         place(path, node)
         for path in MODULES
         if path != SRC / "xds" / "wire.py"
@@ -70,7 +70,7 @@ def test_only_the_wire_module_serializes() -> None:
         if isinstance(node, ast.Attribute) and node.attr in {"SerializeToString", "SerializePartialToString"}
     ]
 
-    assert found == [], "use moongate.xds.wire.encode"
+    assert places == [], "use moongate.xds.wire.encode"
 
 
 @pytest.mark.parametrize("path", FEATURES, ids=lambda path: path.stem)
@@ -126,14 +126,14 @@ getattr(policy.spec, "timeout", None)
 Problem("spec.basicAuth.users", "")
 rule.timeout
 """
-    found = [
+    lines = [
         line
         for line, _ in features_named(
             ast.parse(text), {"cors", "retry", "timeout"}, {"basic_auth", "timeout"}
         )
     ]
 
-    assert found == [2, 3, 4, 6, 7, 8]
+    assert lines == [2, 3, 4, 6, 7, 8]
 
 
 def test_every_page_belongs_to_a_feature() -> None:
@@ -145,7 +145,7 @@ def test_every_page_belongs_to_a_feature() -> None:
 
 def test_a_module_of_queries_imports_nothing_impure() -> None:
     """A query that reads a clock, chance or the environment answers differently next time; the law falls."""
-    found = {
+    impure = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in MODULES
         if any(is_query(node) for node in nodes(path))
@@ -153,7 +153,7 @@ def test_a_module_of_queries_imports_nothing_impure() -> None:
         if name.partition(".")[0] in IMPURE
     }
 
-    assert found == set()
+    assert impure == set()
 
 
 def test_the_contracts_name_the_whole_core() -> None:
@@ -173,23 +173,23 @@ def test_the_code_map_has_all_there_is() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     table = architecture.partition("## Code map")[2].partition("\n## ")[0]
     places = set(re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE))
-    told = {name for place in places for name in re.findall(r"`(\w+)/?`", place)}
+    named = {name for place in places for name in re.findall(r"`(\w+)/?`", place)}
     parts = {path.relative_to(SRC).parts[0].removesuffix(".py") for path in MODULES}
 
-    assert parts - told <= {"__init__", "__main__"}
+    assert parts - named <= {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize("tree", ["src", "tests", "tools"])
 def test_no_module_is_a_drawer(tree: str) -> None:
     """If it has no name, it has no home: such modules collect what nobody looks for there."""
-    found = [
+    drawers = [
         str(path.relative_to(ROOT))
         for path in (ROOT / tree).rglob("*.py")
         for part in path.relative_to(ROOT).with_suffix("").parts
         if HOMELESS & set(part.lower().split("_"))
     ]
 
-    assert found == []
+    assert drawers == []
 
 
 def test_a_module_says_what_it_is() -> None:
@@ -213,7 +213,7 @@ def test_a_module_that_does_something_has_a_test_module() -> None:
         f"{path.relative_to(ROOT)} wants {homes_of(path)[0]}"
         for path in MODULES
         if path not in FEATURES and does_something(path)
-        if not any(found for pattern in homes_of(path) for found in (ROOT / "tests").glob(pattern))
+        if not any(home for pattern in homes_of(path) for home in (ROOT / "tests").glob(pattern))
     ]
 
     assert untested == []
@@ -222,14 +222,14 @@ def test_a_module_that_does_something_has_a_test_module() -> None:
 def test_no_tracked_file_names_a_machine() -> None:
     """What is committed must mean the same to everyone: no home folders, no package index addresses."""
     checkout = str(ROOT)
-    found = [
+    lines = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
         for path in tracked()
         for number, line in enumerate(text_of(path).splitlines(), start=1)
         if MACHINE.search(line) or checkout in line
     ]
 
-    assert found == []
+    assert lines == []
 
 
 def test_a_changelog_fragment_has_a_kind() -> None:

@@ -49,22 +49,22 @@ def differences(warm: World, cold: World) -> list[str]:
 
     The Envoys of a Gateway that is rejected keep what they have, which is history; it is left out.
     """
-    told: list[str] = []
+    lines: list[str] = []
     xds, fresh = flat(warm), flat(cold)
     for fleet in (xds.keys() | fresh.keys()) - {names.fleet(each) for each in frozen_fleets(warm)}:
         one, other = xds.get(fleet, {}), fresh.get(fleet, {})
-        told += [
+        lines += [
             f"{fleet}: {key}: {one.get(key)} != {other.get(key)}"
             for key in one.keys() | other.keys()
             if one.get(key) != other.get(key)
         ]
     statuses, fresh_statuses = warm.statuses(), cold.statuses()
-    told += [
+    lines += [
         f"{ref}: {statuses.get(ref)} != {fresh_statuses.get(ref)}"
         for ref in statuses.keys() | fresh_statuses.keys()
         if statuses.get(ref) != fresh_statuses.get(ref)
     ]
-    return sorted(told)
+    return sorted(lines)
 
 
 @law
@@ -119,10 +119,10 @@ def test_all_but_endpoints_is_whole_while_endpoints_wait(
         cold = World.of(held_after([BASE, *history][: n + 1]), config)
         # The Envoys of a Gateway that is rejected keep what they have, whatever that is.
         for fleet in flat(cold) if not frozen_fleets(warm) else ():
-            told, fresh = mirror.xds[fleet], flat(cold)[fleet]
-            assert told.keys() >= fresh.keys()
-            assert told.keys() - fresh.keys() <= {key for key in told if key[0] == ENDPOINT}
-            assert {k: r for k, r in told.items() if k[0] != ENDPOINT} == {
+            handed_out, fresh = mirror.xds[fleet], flat(cold)[fleet]
+            assert handed_out.keys() >= fresh.keys()
+            assert handed_out.keys() - fresh.keys() <= {key for key in handed_out if key[0] == ENDPOINT}
+            assert {k: r for k, r in handed_out.items() if k[0] != ENDPOINT} == {
                 k: r for k, r in fresh.items() if k[0] != ENDPOINT
             }
         assert mirror.statuses == cold.statuses()
@@ -341,7 +341,7 @@ def _sound_and_rejected() -> tuple[Resource, Resource]:
 
 def test_a_backend_that_changes_hands_within_a_batch_keeps_its_cluster() -> None:
     """One shard of routes lets go of the cluster, another takes it up: Envoy sees neither."""
-    routes = [found for ref, found in BASE.items() if ref == Ref.of(HTTPRoute, "default", "r0")]
+    routes = [resource for ref, resource in BASE.items() if ref == Ref.of(HTTPRoute, "default", "r0")]
     assert routes[0] is not None
     only = {ref: each for ref, each in BASE.items() if ref.kind != "HTTPRoute"} | {routes[0].ref: routes[0]}
     warm = world(None, only)

@@ -8,18 +8,18 @@ from moongate.problem import Problem
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "whole"),
     [("port", "spec.port"), ("[0].name", "spec[0].name"), ("", "spec")],
     ids=["field", "entry of a list", "the whole"],
 )
-def test_a_path_grows_at_its_front(path: str, told: str) -> None:
-    assert Problem(path, "It is wrong.").under("spec").path == told
+def test_a_path_grows_at_its_front(path: str, whole: str) -> None:
+    assert Problem(path, "It is wrong.").under("spec").path == whole
 
 
 def test_only_the_path_changes() -> None:
     """The reason becomes a condition's, wherever the problem was found."""
-    found = Problem("name", "There is no Service shop.", "BackendNotFound")
+    problem = Problem("name", "There is no Service shop.", "BackendNotFound")
 
-    assert found.under("backendRefs[1]") == Problem(
+    assert problem.under("backendRefs[1]") == Problem(
         "backendRefs[1].name", "There is no Service shop.", "BackendNotFound"
     )

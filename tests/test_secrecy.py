@@ -138,9 +138,9 @@ def test_commands_show_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_translation_shows_no_secret_but_in_its_messages() -> None:
-    found = moongate.translate(msgspec.yaml.decode(text) for text in SOUND.split("\n---\n"))
+    translation = moongate.translate(msgspec.yaml.decode(text) for text in SOUND.split("\n---\n"))
 
-    assert_secret([*found.status], [*found.problems])
+    assert_secret([*translation.status], [*translation.problems])
 
 
 async def test_a_run_logs_and_reports_no_secret() -> None:

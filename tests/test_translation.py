@@ -33,19 +33,19 @@ WHOLE = documents(GATEWAY_CLASS, gateway(http("web")), service(), http_route())
 
 
 def test_manifests_become_statuses_and_messages() -> None:
-    found = translate(WHOLE)
+    translation = translate(WHOLE)
 
-    [table] = found.xds["default/eg"][ROUTE_TYPE].values()
+    [table] = translation.xds["default/eg"][ROUTE_TYPE].values()
     assert isinstance(table, RouteConfiguration)
     assert table.name == "default/eg/web"
-    assert {s["kind"] for s in found.status} == {"GatewayClass", "Gateway", "HTTPRoute"}
-    assert found.problems == ()
+    assert {s["kind"] for s in translation.status} == {"GatewayClass", "Gateway", "HTTPRoute"}
+    assert translation.problems == ()
 
 
 def test_a_status_names_a_parent_ref_as_its_manifest_does() -> None:
-    found = translate(WHOLE)
+    translation = translate(WHOLE)
 
-    [parent] = next(s for s in found.status if s["kind"] == "HTTPRoute")["status"]["parents"]
+    [parent] = next(s for s in translation.status if s["kind"] == "HTTPRoute")["status"]["parents"]
     assert parent["parentRef"] == {"name": "eg", "namespace": "default"}
 
 
@@ -63,12 +63,12 @@ def test_a_manifest_that_an_api_server_would_refuse_is_told_and_translated_as_fa
     redirect = "{type: RequestRedirect, requestRedirect: {hostname: a.example.com, statusCode: 600}}"
     rules = {"filters": [yaml.safe_load(redirect)], "backendRefs": []}
 
-    found = translate(documents(GATEWAY_CLASS, gateway(http("web")), http_route(rules)))
+    translation = translate(documents(GATEWAY_CLASS, gateway(http("web")), http_route(rules)))
 
-    assert [(ref.name, problem.path) for ref, problem in found.problems] == [
+    assert [(ref.name, problem.path) for ref, problem in translation.problems] == [
         ("shop", "spec.rules[0].filters[0].requestRedirect.statusCode")
     ]
-    status = next(s for s in found.status if s["kind"] == "HTTPRoute")["status"]
+    status = next(s for s in translation.status if s["kind"] == "HTTPRoute")["status"]
     assert [c["reason"] for c in status["parents"][0]["conditions"] if c["type"] == "Accepted"] == [
         "UnsupportedValue"
     ]
@@ -137,9 +137,9 @@ def test_manifests_without_a_namespace_are_where_the_caller_says() -> None:
     for document in rest:
         document["metadata"].pop("namespace", None)
 
-    found = translate([class_, *rest], namespace="shop")
+    translation = translate([class_, *rest], namespace="shop")
 
-    assert "shop/eg" in found.xds
+    assert "shop/eg" in translation.xds
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def _prose(text: str) -> Iterator[str]:
             yield _marked(re.sub(r"([.;:]) (?=[A-Z`])", _break, joined))
 
 
-def _break(found: re.Match[str]) -> str:
-    return found[0] if found[1] != "." else ".\n"
+def _break(match: re.Match[str]) -> str:
+    return match[0] if match[1] != "." else ".\n"
 
 
 def _parameters(name: str, command: Callable[..., Any]) -> Iterator[str]:
@@ -59,10 +59,10 @@ def _parameters(name: str, command: Callable[..., Any]) -> Iterator[str]:
         shown = ", ".join(f"`{each}`" for each in names) + (
             f" {value.strip()}" if argument.index is None else ""
         )
-        told = _marked(argument.parameter.help or "")
+        meaning = _marked(argument.parameter.help or "")
         if isinstance(default, str):
-            told += f" Default: `{default}`."
-        rows.append(f"| {shown.strip()} | {told} |")
+            meaning += f" Default: `{default}`."
+        rows.append(f"| {shown.strip()} | {meaning} |")
     if rows:
         yield "\n".join(["| | |", "|---|---|", *rows])
 

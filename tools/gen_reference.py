@@ -106,16 +106,16 @@ def _row(feature: Feature[Any]) -> str:
 
 def _facts(text: str) -> dict[str, str]:
     """``Set by:`` and what else a feature's head says, each in one line."""
-    found: dict[str, str] = {}
+    facts: dict[str, str] = {}
     key = ""
     for line in text.partition("\n\n")[0].splitlines():
         name, colon, rest = line.partition(":")
         if colon and name and not name.startswith(" ") and name.replace(" ", "").isalpha():
             key = name
-            found[key] = rest.strip()
+            facts[key] = rest.strip()
         elif key:
-            found[key] += f" {line.strip()}"
-    return found
+            facts[key] += f" {line.strip()}"
+    return facts
 
 
 def _configuration() -> Iterator[str]:
@@ -191,31 +191,31 @@ def _spec(kind: Any) -> Any:
 
 def _unbuilt(model: Any, path: str = "", seen: tuple[Any, ...] = ()) -> list[str]:
     """Wire paths of fields that are declared and not built, below a Struct."""
-    found: list[str] = []
+    paths: list[str] = []
     for field in structs.fields(model):
         here = f"{path}{field.encode_name}"
         if any((m.extra or {}).get("unbuilt") for m in _metas(field.type)):
-            found.append(here)
+            paths.append(here)
         else:
             for below, many in _structs(field.type):
                 if below not in seen:
-                    found += _unbuilt(below, f"{here}{'[]' if many else ''}.", (*seen, model))
-    return found
+                    paths += _unbuilt(below, f"{here}{'[]' if many else ''}.", (*seen, model))
+    return paths
 
 
-def _metas(given: Any) -> Iterator[msgspec.Meta]:
-    yield from (m for m in getattr(given, "__metadata__", ()) if isinstance(m, msgspec.Meta))
-    for inner in get_args(given):
+def _metas(annotation: Any) -> Iterator[msgspec.Meta]:
+    yield from (m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta))
+    for inner in get_args(annotation):
         if hasattr(inner, "__metadata__"):
             yield from _metas(inner)
 
 
-def _structs(given: Any, *, many: bool = False) -> Iterator[tuple[Any, bool]]:
-    if isinstance(given, type) and issubclass(given, msgspec.Struct):
-        yield given, many
+def _structs(annotation: Any, *, many: bool = False) -> Iterator[tuple[Any, bool]]:
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        yield annotation, many
         return
-    for inner in get_args(given):
-        yield from _structs(inner, many=many or get_origin(given) in (tuple, dict))
+    for inner in get_args(annotation):
+        yield from _structs(inner, many=many or get_origin(annotation) in (tuple, dict))
 
 
 def _listed(names: Any) -> str:

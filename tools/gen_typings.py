@@ -29,17 +29,17 @@ TYPED_ELSEWHERE = "google/protobuf/"
 def main() -> None:
     out = ROOT / "typings"
     modules = sorted({name for path in sources() for name in imported(path)})
-    found: dict[str, FileDescriptorProto] = {}
+    files: dict[str, FileDescriptorProto] = {}
     for module in modules:
-        collect(importlib.import_module(module).DESCRIPTOR, found)
-    names = [name for name in found if not name.startswith(TYPED_ELSEWHERE)]
+        collect(importlib.import_module(module).DESCRIPTOR, files)
+    names = [name for name in files if not name.startswith(TYPED_ELSEWHERE)]
 
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch, "typings")
         fresh.mkdir()
         if names:
             descriptors = Path(scratch, "descriptors.pb")
-            descriptors.write_bytes(FileDescriptorSet(file=found.values()).SerializeToString())
+            descriptors.write_bytes(FileDescriptorSet(file=files.values()).SerializeToString())
             command = [sys.executable, "-m", "grpc_tools.protoc", f"--descriptor_set_in={descriptors}"]
             subprocess.run([*command, f"--pyi_out={fresh}", *names], check=True)
         changed = replace(out, fresh)
@@ -67,14 +67,14 @@ def imported(path: Path) -> Iterator[str]:
         yield from (name for name in candidates if name.endswith("_pb2"))
 
 
-def collect(file: FileDescriptor, found: dict[str, FileDescriptorProto]) -> None:
+def collect(file: FileDescriptor, files: dict[str, FileDescriptorProto]) -> None:
     """Add a file and all that it depends on, dependencies first, as protoc wants them."""
-    if file.name in found:
+    if file.name in files:
         return
     for dependency in file.dependencies:
-        collect(dependency, found)
-    found[file.name] = FileDescriptorProto()
-    file.CopyToProto(found[file.name])
+        collect(dependency, files)
+    files[file.name] = FileDescriptorProto()
+    file.CopyToProto(files[file.name])
 
 
 def replace(out: Path, fresh: Path) -> int:

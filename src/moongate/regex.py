@@ -20,6 +20,6 @@ def regex_fault(pattern: str) -> str | None:
         re2.compile(pattern, options=_QUIET)
     except re2.error as error:
         reason: bytes = error.args[0]
-        told = reason.decode(errors="replace")
-        return f"{pattern!r} is not a regular expression of RE2: {told}"
+        message = reason.decode(errors="replace")
+        return f"{pattern!r} is not a regular expression of RE2: {message}"
     return None

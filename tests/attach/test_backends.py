@@ -54,9 +54,9 @@ def test_an_endpoint_that_is_not_ready_or_goes_away_is_drained() -> None:
         slice_of("shop", "fd00::1", type_="IPv6", conditions={"serving": True, "terminating": True}),
     )
 
-    found = endpoints(core.db, SHOP, False)
+    all_endpoints = endpoints(core.db, SHOP, False)
 
-    assert found == (
+    assert all_endpoints == (
         Endpoint("10.0.0.1", 8080, zone="a", draining=True),
         Endpoint("fd00::1", 8080, draining=True),
     )

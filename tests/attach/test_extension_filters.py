@@ -30,25 +30,25 @@ VALUE_REF = "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind
 
 
 def test_a_filter_says_how_host_and_path_are_rewritten() -> None:
-    found = judged(
+    verdict = judged(
         "{urlRewrite: {hostname: {type: Header, header: x-host}, appendXForwardedHost: false,"
         " path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: '^/a', substitution: /b}}}}"
     )
 
-    assert found.refused is None
-    assert found.hostname is not None
-    assert found.hostname.header == "x-host"
-    assert found.path is not None
-    assert (found.path.pattern, found.path.substitution) == ("^/a", "/b")
-    assert found.append_x_forwarded_host is False
+    assert verdict.refused is None
+    assert verdict.hostname is not None
+    assert verdict.hostname.header == "x-host"
+    assert verdict.path is not None
+    assert (verdict.path.pattern, verdict.path.substitution) == ("^/a", "/b")
+    assert verdict.append_x_forwarded_host is False
 
 
 def test_a_direct_response_is_200_unless_it_says_otherwise() -> None:
-    found = judged("{directResponse: {contentType: text/plain, body: {type: Inline, inline: hello}}}")
+    verdict = judged("{directResponse: {contentType: text/plain, body: {type: Inline, inline: hello}}}")
 
-    assert found.response is not None
-    assert (found.response.status, found.response.body) == (200, b"hello")
-    assert [header.value for change in found.response.headers for header in change.set] == ["text/plain"]
+    assert verdict.response is not None
+    assert (verdict.response.status, verdict.response.body) == (200, b"hello")
+    assert [header.value for change in verdict.response.headers for header in change.set] == ["text/plain"]
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_a_direct_response_is_200_unless_it_says_otherwise() -> None:
     ],
 )
 def test_a_body_may_be_in_a_config_map(data: str, body: bytes) -> None:
-    found = judged(VALUE_REF, config_map(data))
+    verdict = judged(VALUE_REF, config_map(data))
 
-    assert found.response is not None
-    assert found.response.body == body
+    assert verdict.response is not None
+    assert verdict.response.body == body
 
 
 @pytest.mark.parametrize("others", [(), (config_map("data: {}"),)])
 def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> None:
-    found = judged(VALUE_REF, *others)
+    verdict = judged(VALUE_REF, *others)
 
-    assert found.response is None
-    assert found.refused is not None
-    assert "pages" in found.refused.message
+    assert verdict.response is None
+    assert verdict.refused is not None
+    assert "pages" in verdict.refused.message
 
 
 @pytest.mark.parametrize(
@@ -86,24 +86,26 @@ def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> N
     ],
 )
 def test_a_filter_that_cannot_be_honoured_is_refused(spec: str) -> None:
-    found = judged(spec)
+    verdict = judged(spec)
 
-    assert found.refused is not None
-    assert found.refused.reason == "UnsupportedValue"
+    assert verdict.refused is not None
+    assert verdict.refused.reason == "UnsupportedValue"
 
 
 def test_a_filter_that_does_not_exist_is_a_reference_that_leads_nowhere() -> None:
-    found = route_filter(Core().db, FILTER)
+    verdict = route_filter(Core().db, FILTER)
 
-    assert found.unresolved is not None
-    assert found.refused is None
+    assert verdict.unresolved is not None
+    assert verdict.refused is None
 
 
 def test_a_filter_of_another_kind_is_refused() -> None:
-    found = extension(Core().db, LocalObjectReference(group="example.com", kind="Mine", name="x"), "default")
+    verdict = extension(
+        Core().db, LocalObjectReference(group="example.com", kind="Mine", name="x"), "default"
+    )
 
-    assert found.refused is not None
-    assert "Mine" in found.refused.message
+    assert verdict.refused is not None
+    assert "Mine" in verdict.refused.message
 
 
 def test_a_config_map_that_changes_changes_the_answer() -> None:

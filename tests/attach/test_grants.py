@@ -28,7 +28,7 @@ def test_within_a_namespace_no_grant_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "allowed"),
+    ("grants", "allowed"),
     [
         ((), False),
         ((grant("a"),), True),
@@ -39,8 +39,8 @@ def test_within_a_namespace_no_grant_is_needed() -> None:
     ],
     ids=["none", "kind", "other-kind", "by-name", "other-name", "several-add-up"],
 )
-def test_across_namespaces_a_grant_must_say_so(given: tuple[str, ...], *, allowed: bool) -> None:
-    core = Core(*given)
+def test_across_namespaces_a_grant_must_say_so(grants: tuple[str, ...], *, allowed: bool) -> None:
+    core = Core(*grants)
 
     assert granted(core.db, GATEWAY_GROUP, "Gateway", "default", CERT) is allowed
 

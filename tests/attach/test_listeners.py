@@ -184,9 +184,9 @@ def test_client_certificates_that_are_asked_for_keep_the_listener_closed() -> No
 
 def test_a_listener_without_a_usable_certificate_is_accepted_but_not_served() -> None:
     core = Core(gateway(https("a", "gone")))
-    told = {"Accepted": "Accepted", "Programmed": "!Invalid", "ResolvedRefs": "!InvalidCertificateRef"}
+    expected = {"Accepted": "Accepted", "Programmed": "!Invalid", "ResolvedRefs": "!InvalidCertificateRef"}
 
-    assert verdicts(core) == {"a": told}
+    assert verdicts(core) == {"a": expected}
 
 
 def test_a_certificate_of_another_namespace_needs_a_grant() -> None:

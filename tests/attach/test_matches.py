@@ -84,15 +84,15 @@ def test_a_preflight_comes_before_what_it_stands_beside() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "match",
     [
         path("(", "RegularExpression"),
         made(headers=[{"name": "x", "type": "RegularExpression", "value": "("}]),
         made(queryParams=[{"name": "x", "type": "RegularExpression", "value": "("}]),
     ],
 )
-def test_a_rule_with_a_pattern_that_envoy_would_refuse_cannot_be_built(given: HTTPRouteMatch) -> None:
-    assert unbuildable((given,)) is not None
+def test_a_rule_with_a_pattern_that_envoy_would_refuse_cannot_be_built(match: HTTPRouteMatch) -> None:
+    assert unbuildable((match,)) is not None
 
 
 def test_a_pattern_is_only_one_where_the_type_says_so() -> None:

@@ -230,14 +230,14 @@ def test_routes_are_found_by_hostname_and_path() -> None:
         http_route(name="all"),
     )
 
-    def found(host: str, *path: str) -> list[str]:
+    def routes(host: str, *path: str) -> list[str]:
         return [route.name for route in routes_on(core.db, WEB, host, (path[0], path[1]))]
 
-    assert found("*.example.com", "PathPrefix", "/a") == ["two", "wide"]
-    assert found("*.example.com", "PathPrefix", "/b") == ["two"]
-    assert found("*.example.com", "PathPrefix", "/") == ["all"]
-    assert found("*.example.com", "Exact", "/a") == []
-    assert found("a.example.com", "PathPrefix", "/a") == ["narrow"]
+    assert routes("*.example.com", "PathPrefix", "/a") == ["two", "wide"]
+    assert routes("*.example.com", "PathPrefix", "/b") == ["two"]
+    assert routes("*.example.com", "PathPrefix", "/") == ["all"]
+    assert routes("*.example.com", "Exact", "/a") == []
+    assert routes("a.example.com", "PathPrefix", "/a") == ["narrow"]
 
 
 def test_a_listener_finds_routes_by_hostname() -> None:

@@ -32,20 +32,20 @@ REDIRECT = "{type: RequestRedirect, requestRedirect: {hostname: example.com}}"
 
 
 def test_header_filters_are_kept_in_order() -> None:
-    found = judged(ADDS, "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Y]}}")
+    verdict = judged(ADDS, "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Y]}}")
 
-    assert [f.add[0].name for f in found.request] == ["X"]
-    assert [f.remove for f in found.response] == [("Y",)]
-    assert not found.failed
+    assert [f.add[0].name for f in verdict.request] == ["X"]
+    assert [f.remove for f in verdict.response] == [("Y",)]
+    assert not verdict.failed
 
 
 @pytest.mark.parametrize("name", ["host", "Host", "a/b", "a:b", "", "Content-Length", "transfer-encoding"])
 def test_a_header_that_cannot_be_changed_is_left_out_and_told(name: str) -> None:
     """The valid ones of the filter still apply, to the 500 that the rule answers then."""
-    found = _read_loose(HTTPHeaderFilter(add=(header(name, "x"), header("Good", "y"))))
+    verdict = _read_loose(HTTPHeaderFilter(add=(header(name, "x"), header("Good", "y"))))
 
-    assert [h.name for f in found.request for h in f.add] == ["Good"]
-    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+    assert [h.name for f in verdict.request for h in f.add] == ["Good"]
+    assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
 
 
 def test_a_header_that_says_where_a_message_ends_can_be_removed() -> None:
@@ -54,10 +54,10 @@ def test_a_header_that_says_where_a_message_ends_can_be_removed() -> None:
 
 
 def test_a_header_with_a_value_that_none_may_have_is_left_out() -> None:
-    found = _read_loose(HTTPHeaderFilter(set=(header("X", "bad\n"), header("Y", ""))))
+    verdict = _read_loose(HTTPHeaderFilter(set=(header("X", "bad\n"), header("Y", ""))))
 
-    assert found.request == (HTTPHeaderFilter(),)
-    assert len(found.refused) == 2
+    assert verdict.request == (HTTPHeaderFilter(),)
+    assert len(verdict.refused) == 2
 
 
 def test_a_header_with_a_value_that_is_long_and_wrong_is_judged_at_once() -> None:
@@ -76,33 +76,33 @@ def test_two_filters_cannot_both_rewrite_the_host(first: bool) -> None:
     filters = [EXTRA, url_rewrite("{hostname: a.example.com}")]
     extra = "{urlRewrite: {hostname: {type: Backend}}}"
 
-    found = judged(*(filters if first else filters[::-1]), extra=extra)
+    verdict = judged(*(filters if first else filters[::-1]), extra=extra)
 
-    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+    assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
 
 
 def test_a_direct_response_ends_the_reading_of_filters() -> None:
-    found = judged(EXTRA, ADDS, extra="{directResponse: {statusCode: 404, contentType: text/plain}}")
+    verdict = judged(EXTRA, ADDS, extra="{directResponse: {statusCode: 404, contentType: text/plain}}")
 
-    assert found.direct is not None
-    assert found.request == ()
-    assert [h.value for f in found.response for h in f.set] == ["text/plain"]
-    assert not found.forwards
+    assert verdict.direct is not None
+    assert verdict.request == ()
+    assert [h.value for f in verdict.response for h in f.set] == ["text/plain"]
+    assert not verdict.forwards
 
 
 @pytest.mark.parametrize("other", [REDIRECT, EXTRA])
 def test_what_is_not_forwarded_cannot_be_mirrored(other: str) -> None:
-    found = judged(MIRROR, other, extra="{directResponse: {statusCode: 404}}")
+    verdict = judged(MIRROR, other, extra="{directResponse: {statusCode: 404}}")
 
-    assert [p.reason for p in found.refused] == ["IncompatibleFilters"]
+    assert [p.reason for p in verdict.refused] == ["IncompatibleFilters"]
 
 
 def test_a_route_filter_that_does_not_exist_is_unresolved() -> None:
-    found = judged(EXTRA, ADDS)
+    verdict = judged(EXTRA, ADDS)
 
-    assert [p.path for p in found.unresolved] == ["filters[0]"]
-    assert found.refused == ()
-    assert found.request == ()
+    assert [p.path for p in verdict.unresolved] == ["filters[0]"]
+    assert verdict.refused == ()
+    assert verdict.request == ()
 
 
 def test_a_filter_that_is_not_supported_is_refused() -> None:
@@ -110,9 +110,9 @@ def test_a_filter_that_is_not_supported_is_refused() -> None:
         "{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: auth, port: 80}, http: {}}}"
     )
 
-    found = judged(auth)
+    verdict = judged(auth)
 
-    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
+    assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_a_host_that_is_no_dns_name_is_refused(hostname: str) -> None:
     """Also where an older object has it."""
     rewrite = HTTPRouteFilter(type="URLRewrite", url_rewrite=HTTPURLRewriteFilter(hostname=hostname))
 
-    found = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=(rewrite,)))
+    verdict = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=(rewrite,)))
 
-    assert [p.reason for p in found.refused] == ["UnsupportedValue"]
-    assert found.rewrite is None
+    assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
+    assert verdict.rewrite is None
 
 
 def test_values_out_of_their_range_are_told_and_do_no_harm() -> None:
@@ -156,10 +156,10 @@ def test_values_out_of_their_range_are_told_and_do_no_harm() -> None:
         HTTPRouteFilter(type=odd),
     )
 
-    found = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=filters))
+    verdict = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=filters))
 
-    assert len(found.refused) == len(filters)
-    assert found.redirect is None
+    assert len(verdict.refused) == len(filters)
+    assert verdict.redirect is None
 
 
 def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
@@ -184,8 +184,8 @@ def test_a_fault_in_a_filter_of_a_backend_ref_is_told() -> None:
     assert fault.reason == "InvalidBackendFilters"
 
 
-def _read_loose(given: HTTPHeaderFilter) -> RuleFilters:
+def _read_loose(header_filter: HTTPHeaderFilter) -> RuleFilters:
     rule = HTTPRouteRule(
-        filters=(HTTPRouteFilter(type="RequestHeaderModifier", request_header_modifier=given),)
+        filters=(HTTPRouteFilter(type="RequestHeaderModifier", request_header_modifier=header_filter),)
     )
     return judged_filters(Core().db, route_ref(), rule)

@@ -30,14 +30,14 @@ def test_help_is_what_the_golden_says(command: Command, name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_examples_and_exit_codes(command: Command, name: str) -> None:
-    told = command(name, "--help").out
+    text = command(name, "--help").out
 
-    assert f"\n    moongate {name}" in told or f"| moongate {name}" in told
-    assert "\nExits 0" in told
+    assert f"\n    moongate {name}" in text or f"| moongate {name}" in text
+    assert "\nExits 0" in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["frobnicate"], "frobnicate"),
         (["translate"], "PATHS"),
@@ -46,13 +46,13 @@ def test_help_has_examples_and_exit_codes(command: Command, name: str) -> None:
         (["run"], "--to"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(command: Command, arguments: list[str], told: str) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(command: Command, arguments: list[str], message: str) -> None:
     ended = command(*arguments)
 
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert ended.err.startswith("moongate: ")
-    assert told in ended.err
+    assert message in ended.err
 
 
 def test_a_path_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_a_path_that_is_not_there_is_named(command: Command, tmp_path: Path) -> 
 def test_a_bug_is_one_line_that_asks_for_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["broken"], with_a_bug())
 
-    told = capsys.readouterr().err
+    text = capsys.readouterr().err
     assert code == 1
-    assert told.count("\n") == 1
-    assert "ZeroDivisionError in broken (test_app.py:" in told
-    assert "division" not in told, "the text of an exception may quote a secret"
-    assert "--debug" in told
+    assert text.count("\n") == 1
+    assert "ZeroDivisionError in broken (test_app.py:" in text
+    assert "division" not in text, "the text of an exception may quote a secret"
+    assert "--debug" in text
 
 
 def test_a_bug_shows_its_traceback_to_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

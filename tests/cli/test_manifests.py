@@ -13,10 +13,10 @@ def test_a_gateway_class_need_not_be_written(tmp_path: Path) -> None:
     """On a laptop a Gateway and a route are enough, as they are for ``moongate run``."""
     (tmp_path / "shop.yaml").write_text(SHOP.partition("---")[2])
 
-    found = translated([str(tmp_path)], config=None, namespace="default")
+    translation = translated([str(tmp_path)], config=None, namespace="default")
 
-    assert found.errors == ()
-    assert list(found.world.xds()) == ["default/gateway"]
+    assert translation.errors == ()
+    assert list(translation.world.xds()) == ["default/gateway"]
 
 
 def test_gateways_of_another_controller_are_reported(tmp_path: Path) -> None:
@@ -35,9 +35,9 @@ def test_gateways_of_another_controller_are_reported(tmp_path: Path) -> None:
 
 
 def test_whether_envoy_runs_is_not_guessed(shop: Path) -> None:
-    found = translated([str(shop)], config=None, namespace="default")
+    translation = translated([str(shop)], config=None, namespace="default")
 
-    (gateway,) = (one for one in statuses(found.world) if one["kind"] == "Gateway")
+    (gateway,) = (one for one in statuses(translation.world) if one["kind"] == "Gateway")
 
     assert [c["type"] for c in gateway["status"]["conditions"]] == ["Accepted"]
 
@@ -55,9 +55,9 @@ spec:
     (tmp_path / "shop.yaml").write_text(SHOP)
     (tmp_path / "policy.yaml").write_text(policy)
 
-    found = translated([str(tmp_path)], config=None, namespace="default")
+    translation = translated([str(tmp_path)], config=None, namespace="default")
 
-    (diagnostic,) = found.errors
+    (diagnostic,) = translation.errors
     assert diagnostic.place.file == f"{tmp_path}/policy.yaml"
     assert diagnostic.place.line > 4
     assert "nowhere" in diagnostic.problem.message

@@ -31,10 +31,10 @@ def test_yaml_has_no_anchors() -> None:
     """The same object twice is written twice: people read it, and tools without anchors do."""
     shared = {"a": 1}
 
-    told = as_yaml({"one": shared, "two": shared})
+    text = as_yaml({"one": shared, "two": shared})
 
-    assert "&" not in told
-    assert yaml.safe_load(told) == {"one": shared, "two": shared}
+    assert "&" not in text
+    assert yaml.safe_load(text) == {"one": shared, "two": shared}
 
 
 def test_a_command_that_is_on_the_path_goes_by_its_name(

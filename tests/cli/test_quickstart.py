@@ -30,9 +30,9 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
         Moongate("quickstart", "--port", port, "--run-dir", tmp_path) as running,
         httpx.AsyncClient() as client,
     ):
-        told = await running.says("Ctrl-C ends it all")
+        output = await running.says("Ctrl-C ends it all")
         calls = [
-            shlex.split(line, comments=True) for line in re.findall(r"^    (curl .*)$", told, re.MULTILINE)
+            shlex.split(line, comments=True) for line in re.findall(r"^    (curl .*)$", output, re.MULTILINE)
         ]
         answers = [await client.get(words[-1]) for words in calls]
 
@@ -58,17 +58,17 @@ async def test_status_shows_it_while_it_runs(tmp_path: Path) -> None:
         asked = await asyncio.create_subprocess_exec(*words, "-o", "json", stdout=asyncio.subprocess.PIPE)
         out, _ = await asked.communicate()
 
-        told = json.loads(out)
+        report = json.loads(out)
         assert asked.returncode == 0
-        assert {one["kind"] for one in told["resources"]} >= {"Gateway", "HTTPRoute"}
-        assert all("spec" in one for one in told["resources"])
+        assert {one["kind"] for one in report["resources"]} >= {"Gateway", "HTTPRoute"}
+        assert all("spec" in one for one in report["resources"])
 
 
 def test_what_it_serves_has_no_fault() -> None:
-    told = translate(yaml.safe_load_all(manifests(8080, 3000, 3001)))
+    translation = translate(yaml.safe_load_all(manifests(8080, 3000, 3001)))
 
-    conditions = [c for one in told.status for c in json_conditions(one["status"])]
-    assert told.problems == ()
+    conditions = [c for one in translation.status for c in json_conditions(one["status"])]
+    assert translation.problems == ()
     assert {c["status"] for c in conditions} == {"True"}
 
 
@@ -103,8 +103,10 @@ def test_an_address_to_listen_on_must_be_one(command: Command) -> None:
 
 def listening_at(port: int) -> set[str]:
     """The addresses at which somebody listens on a port."""
-    found = psutil.net_connections("tcp")
-    return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
+    connections = psutil.net_connections("tcp")
+    return {
+        c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+    }
 
 
 def json_conditions(status: object) -> list[dict[str, str]]:

@@ -15,33 +15,33 @@ KEY = DataSource(inline_bytes=b"a private key")
 
 
 def test_a_private_key_is_hidden_and_the_certificate_is_not() -> None:
-    given = TlsCertificate(private_key=KEY, certificate_chain=DataSource(inline_bytes=b"a certificate"))
+    pair = TlsCertificate(private_key=KEY, certificate_chain=DataSource(inline_bytes=b"a certificate"))
 
-    told = redacted(Secret(name="cert", tls_certificate=given)).tls_certificate
+    shown = redacted(Secret(name="cert", tls_certificate=pair)).tls_certificate
 
-    assert told.private_key == DataSource(inline_string=REDACTED)
-    assert told.certificate_chain == given.certificate_chain
+    assert shown.private_key == DataSource(inline_string=REDACTED)
+    assert shown.certificate_chain == pair.certificate_chain
 
 
 def test_a_generic_secret_is_hidden() -> None:
-    told = redacted(Secret(name="hmac", generic_secret=GenericSecret(secret=KEY)))
+    shown = redacted(Secret(name="hmac", generic_secret=GenericSecret(secret=KEY)))
 
-    assert told.generic_secret.secret.inline_string == REDACTED
+    assert shown.generic_secret.secret.inline_string == REDACTED
 
 
 def test_what_is_packed_is_hidden_too() -> None:
     """Password hashes are deep inside listeners and routes."""
     users = packed(BasicAuth(users=DataSource(inline_bytes=b"mouse:{SHA}hash")))
-    given = Listener(filter_chains=[FilterChain(filters=[Filter(name="auth", typed_config=users)])])
+    listener = Listener(filter_chains=[FilterChain(filters=[Filter(name="auth", typed_config=users)])])
 
-    told = unpacked(redacted(given).filter_chains[0].filters[0].typed_config)
+    shown = unpacked(redacted(listener).filter_chains[0].filters[0].typed_config)
 
-    assert told == BasicAuth(users=DataSource(inline_string=REDACTED))
+    assert shown == BasicAuth(users=DataSource(inline_string=REDACTED))
 
 
 def test_the_original_stays_as_it_is() -> None:
-    given = Secret(name="hmac", generic_secret=GenericSecret(secret=KEY))
+    secret = Secret(name="hmac", generic_secret=GenericSecret(secret=KEY))
 
-    redacted(given)
+    redacted(secret)
 
-    assert given.generic_secret.secret == KEY
+    assert secret.generic_secret.secret == KEY

@@ -126,9 +126,9 @@ async def test_programs_get_the_whole(command: Command, tmp_path: Path, output: 
         asked = ("status", "--run-dir", tmp_path, "-o", output, "--of", "routes")
         ended = await asyncio.to_thread(command, *asked)
 
-    told = json.loads(ended.out) if output == "json" else yaml.safe_load(ended.out)
-    assert told["resources"] == [ROUTE]
-    assert told["figures"] == {}
+    report = json.loads(ended.out) if output == "json" else yaml.safe_load(ended.out)
+    assert report["resources"] == [ROUTE]
+    assert report["figures"] == {}
 
 
 async def test_of_several_runs_one_must_be_chosen(command: Command, tmp_path: Path) -> None:

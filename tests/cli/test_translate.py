@@ -22,17 +22,23 @@ spec:
 def test_statuses_and_xds_are_printed_by_fleet(command: Command, shop: Path) -> None:
     ended = command("translate", shop)
 
-    told = yaml.safe_load(ended.out)
+    printed = yaml.safe_load(ended.out)
     assert (ended.code, ended.err) == (0, "")
-    assert list(told["xds"]) == ["default/gateway"]
-    assert list(told["xds"]["default/gateway"]) == ["listeners", "routes", "clusters", "endpoints", "secrets"]
-    assert [one["kind"] for one in told["status"]] == ["Gateway", "GatewayClass", "HTTPRoute"]
+    assert list(printed["xds"]) == ["default/gateway"]
+    assert list(printed["xds"]["default/gateway"]) == [
+        "listeners",
+        "routes",
+        "clusters",
+        "endpoints",
+        "secrets",
+    ]
+    assert [one["kind"] for one in printed["status"]] == ["Gateway", "GatewayClass", "HTTPRoute"]
 
 
 def test_a_part_can_be_had_alone_and_as_json(command: Command, shop: Path) -> None:
-    told = json.loads(command("translate", shop, "--of", "routes", "-o", "json").out)
+    printed = json.loads(command("translate", shop, "--of", "routes", "-o", "json").out)
 
-    (table,) = told["default/gateway"]
+    (table,) = printed["default/gateway"]
     assert table["virtualHosts"][0]["domains"] == ["*"]
 
 
@@ -95,9 +101,9 @@ def test_private_keys_are_not_shown(command: Command, tmp_path: Path) -> None:
 def test_a_namespace_is_given_to_what_names_none(command: Command, tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(SECURE)
 
-    told = command("translate", tmp_path, "-n", "web", "--of", "clusters").out
+    printed = command("translate", tmp_path, "-n", "web", "--of", "clusters").out
 
-    assert "web/secure" in yaml.safe_load(told)
+    assert "web/secure" in yaml.safe_load(printed)
 
 
 def test_a_configuration_holds_for_the_translation(command: Command, shop: Path, tmp_path: Path) -> None:
@@ -107,9 +113,9 @@ def test_a_configuration_holds_for_the_translation(command: Command, shop: Path,
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\nprovider: {type: Kubernetes}\n"
     )
 
-    told = command("translate", shop, "--config", config, "--of", "clusters").out
+    printed = command("translate", shop, "--config", config, "--of", "clusters").out
 
-    assert "httproute/default/shop/rule/0" in told
+    assert "httproute/default/shop/rule/0" in printed
 
 
 def test_a_faulty_configuration_is_told_with_its_place(command: Command, shop: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ async def test_an_upstream_says_who_it_is_and_what_it_was_asked() -> None:
     async with upstream("apple") as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         answer = await client.put("/a?b=c", content=b"12345", headers={"x-colour": "red"})
 
-    told = answer.json()
-    assert (told["upstream"], told["method"], told["path"]) == ("apple", "PUT", "/a?b=c")
-    assert (told["host"], told["headers"]["x-colour"]) == (f"127.0.0.1:{port}", "red")
-    assert told["body_bytes"] == 5
+    reply = answer.json()
+    assert (reply["upstream"], reply["method"], reply["path"]) == ("apple", "PUT", "/a?b=c")
+    assert (reply["host"], reply["headers"]["x-colour"]) == (f"127.0.0.1:{port}", "red")
+    assert reply["body_bytes"] == 5
 
 
 async def test_a_connection_serves_many_requests_of_all_kinds() -> None:

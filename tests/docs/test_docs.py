@@ -59,8 +59,8 @@ _LINK = re.compile(r"\]\((?P<to>[^)\s]+)\)")
 def blocks(page: Path) -> Iterator[Block]:
     """The fenced blocks of a page, in its order."""
     text = page.read_text("utf-8")
-    for found in _BLOCK.finditer(text):
-        yield Block(tuple(found["words"].split()), found["body"], text.count("\n", 0, found.start()) + 1)
+    for block in _BLOCK.finditer(text):
+        yield Block(tuple(block["words"].split()), block["body"], text.count("\n", 0, block.start()) + 1)
 
 
 def name(page: Path) -> str:
@@ -92,10 +92,10 @@ def test_the_manifests_of_a_page_are_accepted(page: Path) -> None:
 
 def laid_on(files: dict[str, str], path: str, text: str) -> dict[str, str]:
     """The files after a reader has done what a block says."""
-    given = {identity(document) for document in documents(text)}
+    present = {identity(document) for document in documents(text)}
     kept: dict[str, str] = {}
     for other, before in files.items():
-        left = [document for document in documents(before) if identity(document) not in given]
+        left = [document for document in documents(before) if identity(document) not in present]
         if other != path and left:
             kept[other] = yaml.safe_dump_all(left)
     return {**kept, path: text}
@@ -106,11 +106,11 @@ def faults(files: dict[str, str]) -> list[str]:
     folder = Folder()
     for path, text in files.items():
         folder.update(path, text)
-    told = [str(diagnostic) for diagnostic in folder.diagnostics() if diagnostic.severity != "info"]
-    given = [document for text in files.values() for document in documents(text)]
-    translated = translate([gateway_class(), *given, *certificates(given)])
-    told += [f"{ref}: {problem.path}: {problem.message}" for ref, problem in translated.problems]
-    return told + unwell(translated)
+    messages = [str(diagnostic) for diagnostic in folder.diagnostics() if diagnostic.severity != "info"]
+    written = [document for text in files.values() for document in documents(text)]
+    translated = translate([gateway_class(), *written, *certificates(written)])
+    messages += [f"{ref}: {problem.path}: {problem.message}" for ref, problem in translated.problems]
+    return messages + unwell(translated)
 
 
 def unwell(translated: Translation) -> list[str]:
@@ -152,13 +152,13 @@ def gateway_class() -> Document:
     }
 
 
-def certificates(given: Iterable[Document]) -> list[Document]:
+def certificates(manifests: Iterable[Document]) -> list[Document]:
     """A Secret for each certificate that a listener names and the page leaves to the reader's openssl."""
-    given = list(given)
-    held = {identity(document) for document in given}
+    manifests = list(manifests)
+    held = {identity(document) for document in manifests}
     named = {
         (ref["name"], listener.get("hostname", "localhost"))
-        for document in given
+        for document in manifests
         if document["kind"] == "Gateway"
         for listener in document["spec"]["listeners"]
         for ref in listener.get("tls", {}).get("certificateRefs", ())
@@ -176,13 +176,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     """To a file of this repository, and to a heading that it has; what is elsewhere is not looked up."""
     text = _BLOCK.sub("", page.read_text("utf-8"))
     lost: list[str] = []
-    for found in _LINK.finditer(text):
-        to, _, heading = found["to"].partition("#")
+    for link in _LINK.finditer(text):
+        to, _, heading = link["to"].partition("#")
         if "://" in to:
             continue
         target = (page.parent / to).resolve() if to else page
         if not target.exists() or (heading and heading not in headings(target)):
-            lost.append(found["to"])
+            lost.append(link["to"])
 
     assert lost == []
 

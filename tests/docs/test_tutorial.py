@@ -65,8 +65,8 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def steady(text: str) -> list[str]:
     """Lines without what differs from run to run."""
     lines = [" ".join(line.split()) for line in text.replace("\r", "").splitlines()]
-    told = [re.sub(r"Envoy [\d.]+", "Envoy", line) for line in lines if line]
-    return [line for line in told if not VOLATILE.match(line)]
+    steadied = [re.sub(r"Envoy [\d.]+", "Envoy", line) for line in lines if line]
+    return [line for line in steadied if not VOLATILE.match(line)]
 
 
 class Reader:
@@ -80,7 +80,7 @@ class Reader:
 
     def exchanged(self, text: str) -> str:
         """With ports that are free."""
-        return re.sub(r"\b(3000|8080|8443)\b", lambda found: self._ports[found[0]], text)
+        return re.sub(r"\b(3000|8080|8443)\b", lambda port: self._ports[port[0]], text)
 
     def do(self, script: str) -> None:
         """Run a block of shell; a server goes on running, and what installs is passed over."""

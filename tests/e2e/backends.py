@@ -67,7 +67,7 @@ class Echo:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def got(self, count: int) -> None:
+    async def arrived(self, count: int) -> None:
         """Return when so many requests have arrived."""
         async with asyncio.timeout(10):
             while len(self.requests) < count:
@@ -118,11 +118,11 @@ class Echo:
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, path, _ = first.split(" ")
         headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]
-        given = dict(headers)
+        fields = dict(headers)
         body = b""
-        if "content-length" in given:
-            body = await reader.readexactly(int(given["content-length"]))
-        elif given.get("transfer-encoding") == "chunked":
+        if "content-length" in fields:
+            body = await reader.readexactly(int(fields["content-length"]))
+        elif fields.get("transfer-encoding") == "chunked":
             while size := int((await reader.readline()).strip(), 16):
                 body += await reader.readexactly(size)
                 await reader.readline()
@@ -168,9 +168,9 @@ class EchoOverHttp2(Echo):
         writer.close()
 
     def _from_headers(self, headers: Any) -> Request:
-        told = [(bytes(k).decode(), bytes(v).decode()) for k, v in headers]
-        given = dict(told)
-        return Request(self.name, given[":method"], given[":path"], told, version="2")
+        fields = [(bytes(k).decode(), bytes(v).decode()) for k, v in headers]
+        by_name = dict(fields)
+        return Request(self.name, by_name[":method"], by_name[":path"], fields, version="2")
 
 
 @asynccontextmanager

@@ -95,9 +95,9 @@ class Site:
 
     def conditions(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The conditions of a resource, by type: those of its first parent or ancestor, if it has such."""
-        told = self.laptop.statuses.document(reference(document))
-        assert told is not None, f"no status of {reference(document)}"
-        status = told["status"]
+        reported = self.laptop.statuses.document(reference(document))
+        assert reported is not None, f"no status of {reference(document)}"
+        status = reported["status"]
         for key in ("parents", "ancestors"):
             if status.get(key):
                 status = status[key][0]
@@ -106,8 +106,8 @@ class Site:
 
 def admitted(*documents: dict[str, Any]) -> dict[Ref, Resource | None]:
     """Manifests as a batch, for ``Laptop.put``."""
-    found = [admit(document, KINDS, namespace="default").resource for document in documents]
-    return {resource.ref: resource for resource in found if resource is not None}
+    resources = [admit(document, KINDS, namespace="default").resource for document in documents]
+    return {resource.ref: resource for resource in resources if resource is not None}
 
 
 async def until(claim: Callable[[], bool], *, pause_s: float = 0.01) -> None:

@@ -136,13 +136,13 @@ async def main(port: int, host: str, rate: float, connections: int, backends: in
             tasks.create_task(load.run(stop))
             await stdin.read()
             stop.set()
-        told = json.dumps({"connects": load.connects, "answers": load.answers})
-        result.write_text(told)  # noqa: ASYNC240 - nothing else is left to do
+        report = json.dumps({"connects": load.connects, "answers": load.answers})
+        result.write_text(report)  # noqa: ASYNC240 - nothing else is left to do
         # Envoy keeps its connections to the backends; in Python 3.12 and later, a server would wait for them.
         sys.stdout.flush()
         stack.pop_all()
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    asyncio.run(main(int(given[0]), given[1], float(given[2]), int(given[3]), int(given[4]), Path(given[5])))
+    args = sys.argv[1:]
+    asyncio.run(main(int(args[0]), args[1], float(args[2]), int(args[3]), int(args[4]), Path(args[5])))

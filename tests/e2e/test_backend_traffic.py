@@ -46,7 +46,7 @@ async def test_a_timeout_of_a_policy_holds_where_the_rule_has_none(site: Site) -
 
     async with asyncio.TaskGroup() as tasks:
         asked = tasks.create_task(site.status("waits.test", "/own"))
-        await site.one.got(2)
+        await site.one.arrived(2)
         await asyncio.sleep(0.1)  # twice what the policy allows
         site.one.go.set()
     assert asked.result() == 200
@@ -101,7 +101,7 @@ async def test_no_more_than_the_allowed_requests_are_under_way_at_once(site: Sit
 
     async with asyncio.TaskGroup() as tasks:
         held = [tasks.create_task(site.status("limited.test")) for _ in range(2)]
-        await site.one.got(2)
+        await site.one.arrived(2)
         assert await site.status("limited.test") == 503
         site.one.go.set()
     assert [each.result() for each in held] == [200, 200]
@@ -115,11 +115,11 @@ async def test_requests_go_to_all_endpoints(site: Site, kind: str) -> None:
         on_route("balanced", f"loadBalancer: {{type: {kind}}}"),
     )
 
-    told = Counter([(await site.reached("balanced.test")).by for _ in range(60)])
+    answers = Counter([(await site.reached("balanced.test")).by for _ in range(60)])
 
-    assert set(told) == {"one", "two"}
+    assert set(answers) == {"one", "two"}
     if kind == "RoundRobin":
-        assert abs(told["one"] - told["two"]) <= 2  # each worker of Envoy takes turns for itself
+        assert abs(answers["one"] - answers["two"]) <= 2  # each worker of Envoy takes turns for itself
 
 
 async def test_a_consistent_hash_sends_the_same_header_to_the_same_endpoint(site: Site) -> None:
@@ -205,7 +205,7 @@ async def test_the_most_specific_policy_wins(site: Site) -> None:
         abort("of-rule", 414, "HTTPRoute/special/own"),
     )
 
-    told = [
+    statuses = [
         await site.status("plain.test", port=left),
         await site.status("plain.test", port=right),
         await site.status("special.test", port=left),
@@ -213,7 +213,7 @@ async def test_the_most_specific_policy_wins(site: Site) -> None:
         await site.status("special.test", "/own", port=right),
     ]
 
-    assert told == [411, 412, 413, 413, 414]
+    assert statuses == [411, 412, 413, 413, 414]
 
 
 async def test_a_policy_that_is_merged_adds_to_that_of_the_gateway(site: Site) -> None:

@@ -330,7 +330,7 @@ def strangers(answers: list[Answer], states: list[State]) -> list[Answer]:
 
     Endpoints do not wait for routes, so for a moment the routes of one state may meet those of the next.
     """
-    found: list[Answer] = []
+    wrong: list[Answer] = []
     for answer in answers:
         met = [
             state
@@ -340,8 +340,8 @@ def strangers(answers: list[Answer], states: list[State]) -> list[Answer]:
         ]
         named = {b for state in met for b in state.backends}
         if not any(answer.backend in state.places[b] for state in met for b in named):
-            found.append(answer)
-    return found
+            wrong.append(answer)
+    return wrong
 
 
 Held = dict[str, dict[str, Any]]
@@ -352,16 +352,16 @@ over chains; of endpoints their addresses, each once."""
 def wants(world: World) -> Held:
     """What Envoy should have."""
     [types] = world.xds().values()
-    told: Held = {t: {n: r.version for n, r in types[t].items()} for t in (CLUSTER, ROUTE, SECRET)}
-    told[LISTENER] = dict.fromkeys(types[LISTENER])
-    told[ENDPOINT] = {}
+    held: Held = {t: {n: r.version for n, r in types[t].items()} for t in (CLUSTER, ROUTE, SECRET)}
+    held[LISTENER] = dict.fromkeys(types[LISTENER])
+    held[ENDPOINT] = {}
     for name, resource in types[ENDPOINT].items():
         assignment: Any = message(resource)
         addresses = (
             e.endpoint.address.socket_address for lo in assignment.endpoints for e in lo.lb_endpoints
         )
-        told[ENDPOINT][name] = {(a.address, a.port_value) for a in addresses}
-    return told
+        held[ENDPOINT][name] = {(a.address, a.port_value) for a in addresses}
+    return held
 
 
 async def has(laptop: Laptop, wanted: Held) -> Held:
@@ -377,7 +377,7 @@ async def has(laptop: Laptop, wanted: Held) -> Held:
         dump = json.loads((await admin.get("/config_dump?include_eds")).content)
     of: dict[str, Mapping[str, Any]] = {c["@type"].rpartition(".")[2]: c for c in dump["configs"]}
     clusters = of["ClustersConfigDump"]
-    told: Held = {
+    held: Held = {
         CLUSTER: {c["cluster"]["name"]: c["version_info"] for c in clusters["dynamic_active_clusters"]},
         ROUTE: {
             r["route_config"]["name"]: r["version_info"]
@@ -391,12 +391,12 @@ async def has(laptop: Laptop, wanted: Held) -> Held:
     }
     for each in of["EndpointsConfigDump"]["dynamic_endpoint_configs"]:
         assignment = each["endpoint_config"]
-        told[ENDPOINT][assignment["cluster_name"]] = {
+        held[ENDPOINT][assignment["cluster_name"]] = {
             (address["address"], address["port_value"])
             for locality in assignment.get("endpoints", ())
             for e in locality.get("lb_endpoints", ())
             for address in [e["endpoint"]["address"]["socket_address"]]
         }
     for kind in (ROUTE, SECRET, ENDPOINT):
-        told[kind] = {name: of_it for name, of_it in told[kind].items() if name in wanted[kind]}
-    return told
+        held[kind] = {name: of_it for name, of_it in held[kind].items() if name in wanted[kind]}
+    return held

@@ -132,8 +132,8 @@ async def handshake(
     context.maximum_version = newest
     context.set_ciphers(ciphers)
     async with connected(port, ssl=context, server_hostname=f"{name}.test") as (_, writer):
-        found: Any = writer.get_extra_info("ssl_object")
-        return found.version()
+        tls: Any = writer.get_extra_info("ssl_object")
+        return tls.version()
 
 
 async def test_only_the_given_protocols_are_offered(site: Site) -> None:
@@ -147,7 +147,7 @@ async def test_only_the_given_protocols_are_offered(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "status", "got"),
+    ("action", "status", "reaching"),
     [
         ("KeepUnchanged", 200, "/a%2Fb"),
         ("RejectRequest", 400, ""),
@@ -155,7 +155,9 @@ async def test_only_the_given_protocols_are_offered(site: Site) -> None:
         ("UnescapeAndRedirect", 307, "/a/b"),
     ],
 )
-async def test_escaped_slashes_are_treated_as_told(site: Site, action: str, status: int, got: str) -> None:
+async def test_escaped_slashes_are_treated_as_told(
+    site: Site, action: str, status: int, reaching: str
+) -> None:
     port = await listening(site, "escaped", f"path: {{escapedSlashesAction: {action}}}")
 
     answer = await site.ask("escaped.test", "/a%2Fb", port=port)
@@ -163,9 +165,9 @@ async def test_escaped_slashes_are_treated_as_told(site: Site, action: str, stat
     assert answer.status_code == status
     match status:
         case 200:
-            assert answer.json()["path"] == got
+            assert answer.json()["path"] == reaching
         case 307:
-            assert answer.headers["location"].endswith(got)
+            assert answer.headers["location"].endswith(reaching)
         case _:
             assert site.one.requests == []
 
@@ -180,20 +182,20 @@ async def test_double_slashes_are_merged_unless_told_otherwise(site: Site, disab
 async def test_the_client_is_whom_the_trusted_proxies_name(site: Site) -> None:
     port = await listening(site, "hops", "clientIPDetection: {xForwardedFor: {numTrustedHops: 2}}")
 
-    got = await site.reached(
+    request = await site.reached(
         "hops.test", port=port, headers={"x-forwarded-for": "6.6.6.6, 1.2.3.4, 10.0.0.1"}
     )
 
-    assert got.header("x-seen") == "1.2.3.4"
+    assert request.header("x-seen") == "1.2.3.4"
 
 
 async def test_without_trusted_proxies_nobody_can_say_who_the_client_is(site: Site) -> None:
     """With 0 of them, the header is the client's own word."""
     port = await listening(site, "nohops", "clientIPDetection: {xForwardedFor: {numTrustedHops: 0}}")
 
-    got = await site.reached("nohops.test", port=port, headers={"x-forwarded-for": "1.2.3.4"})
+    request = await site.reached("nohops.test", port=port, headers={"x-forwarded-for": "1.2.3.4"})
 
-    assert got.header("x-seen") == "127.0.0.1"
+    assert request.header("x-seen") == "127.0.0.1"
 
 
 async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_403(site: Site) -> None:
@@ -201,9 +203,9 @@ async def test_the_client_is_whom_a_header_names_and_without_it_the_answer_is_40
         site, "custom", "clientIPDetection: {customHeader: {name: x-client, failClosed: true}}"
     )
 
-    got = await site.reached("custom.test", port=port, headers={"x-client": "1.2.3.4"})
+    request = await site.reached("custom.test", port=port, headers={"x-client": "1.2.3.4"})
 
-    assert got.header("x-seen") == "1.2.3.4"
+    assert request.header("x-seen") == "1.2.3.4"
     assert await site.status("custom.test", port=port) == 403
 
 

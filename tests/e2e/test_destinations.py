@@ -25,11 +25,11 @@ def to_service(name: str, port: int = 80, namespace: str = "") -> str:
 
 async def weighted_clusters(site: Site, host: str, count: int = 200) -> Counter[str]:
     """Who answered, and with what else than 200, of so many requests."""
-    told: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
     for _ in range(count):
         answer = await site.ask(host)
-        told[answer.headers.get("x-backend", str(answer.status_code))] += 1
-    return told
+        answers[answer.headers.get("x-backend", str(answer.status_code))] += 1
+    return answers
 
 
 async def test_a_service_is_reached_at_the_endpoints_of_its_slices(site: Site) -> None:
@@ -90,30 +90,30 @@ async def test_a_rule_without_backends_answers_500(site: Site) -> None:
 async def test_weights_share_the_requests(site: Site) -> None:
     await site.apply(m.route("weights", f"[{{{m.to('one=3', 'two=1', 'three=0')}}}]"))
 
-    told = await weighted_clusters(site, "weights.test", 400)
+    answers = await weighted_clusters(site, "weights.test", 400)
 
-    assert told["three"] == 0
-    assert 230 < told["one"] < 370
-    assert told["one"] + told["two"] == 400
+    assert answers["three"] == 0
+    assert 230 < answers["one"] < 370
+    assert answers["one"] + answers["two"] == 400
 
 
 async def test_a_broken_backend_costs_its_share_and_no_more(site: Site) -> None:
     await site.apply(m.route("half", f"[{{{m.to('one=1', 'not-there=1')}}}]"))
 
-    told = await weighted_clusters(site, "half.test")
+    answers = await weighted_clusters(site, "half.test")
 
-    assert set(told) == {"one", "500"}
-    assert 50 < told["500"] < 150
+    assert set(answers) == {"one", "500"}
+    assert 50 < answers["500"] < 150
 
 
 async def test_an_empty_backend_costs_its_share_and_no_more(site: Site) -> None:
     refs = "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: one}, {name: hollow, port: 80}]"
     await site.apply(m.service("hollow"), m.endpoint_slice("hollow", 0), m.route("hollow", f"[{{{refs}}}]"))
 
-    told = await weighted_clusters(site, "hollow.test")
+    answers = await weighted_clusters(site, "hollow.test")
 
-    assert set(told) == {"one", "503"}
-    assert 50 < told["503"] < 150
+    assert set(answers) == {"one", "503"}
+    assert 50 < answers["503"] < 150
 
 
 async def test_a_backend_by_name_is_resolved(site: Site) -> None:
@@ -194,9 +194,9 @@ async def test_a_backend_of_another_namespace_wants_a_grant(site: Site) -> None:
 async def test_requests_are_told_who_called_and_over_what(site: Site) -> None:
     await site.apply(m.route("forwarded", f"[{{{m.to('one')}}}]"))
 
-    got = await site.reached("forwarded.test")
+    request = await site.reached("forwarded.test")
 
-    assert got.header("x-forwarded-for")
-    assert got.header("x-forwarded-proto") == "http"
-    assert got.header("x-request-id")
-    assert got.header("host") == "forwarded.test"
+    assert request.header("x-forwarded-for")
+    assert request.header("x-forwarded-proto") == "http"
+    assert request.header("x-request-id")
+    assert request.header("host") == "forwarded.test"

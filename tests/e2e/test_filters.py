@@ -35,11 +35,11 @@ async def test_request_headers_are_set_added_and_removed(site: Site) -> None:
         filtering("request", f"{{type: RequestHeaderModifier, requestHeaderModifier: {{{change}}}}}")
     )
 
-    got = await site.reached("request.test", headers={"x-set": "old", "x-add": "some", "x-gone": "1"})
+    request = await site.reached("request.test", headers={"x-set": "old", "x-add": "some", "x-gone": "1"})
 
-    assert got.header("x-set") == "new"
-    assert (got.header("x-add") or "").replace(" ", "") == "some,more"
-    assert got.header("x-gone") is None
+    assert request.header("x-set") == "new"
+    assert (request.header("x-add") or "").replace(" ", "") == "some,more"
+    assert request.header("x-gone") is None
 
 
 async def test_response_headers_are_set_added_and_removed(site: Site) -> None:
@@ -59,16 +59,19 @@ async def test_response_headers_are_set_added_and_removed(site: Site) -> None:
 
 async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> None:
     """The filters of a backendRef are of the requests that this backend gets."""
-    given = (
+    backends = (
         "{group: gateway.envoyproxy.io, kind: Backend, name: two, filters: [{type: RequestHeaderModifier,"
         " requestHeaderModifier: {set: [{name: x-to, value: two}]}}]}"
     )
     other = "{group: gateway.envoyproxy.io, kind: Backend, name: one}"
-    await site.apply(m.route("each", f"[{{backendRefs: [{other}, {given}]}}]"))
+    await site.apply(m.route("each", f"[{{backendRefs: [{other}, {backends}]}}]"))
 
-    told = {(got.by, got.header("x-to")) for got in [await site.reached("each.test") for _ in range(60)]}
+    headers = {
+        (request.by, request.header("x-to"))
+        for request in [await site.reached("each.test") for _ in range(60)]
+    }
 
-    assert told == {("one", None), ("two", "two")}
+    assert headers == {("one", None), ("two", "two")}
 
 
 @pytest.mark.parametrize(
@@ -108,10 +111,10 @@ async def test_a_redirect_names_where_to_go(site: Site, text: str, status: int, 
 async def test_a_rewrite_gives_the_backend_another_host(site: Site) -> None:
     await site.apply(filtering("rewrite-host", rewrite("hostname: inside.test")))
 
-    got = await site.reached("rewrite-host.test", "/a")
+    request = await site.reached("rewrite-host.test", "/a")
 
-    assert (got.header("host"), got.path) == ("inside.test", "/a")
-    assert got.header("x-forwarded-host") == "rewrite-host.test"
+    assert (request.header("host"), request.path) == ("inside.test", "/a")
+    assert request.header("x-forwarded-host") == "rewrite-host.test"
 
 
 async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
@@ -122,7 +125,7 @@ async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "replacement", "asked", "got"),
+    ("prefix", "replacement", "asked", "reaching"),
     [
         ("/a", "/x", "/a/b", "/x/b"),
         ("/a", "/x", "/a", "/x"),
@@ -135,23 +138,23 @@ async def test_a_rewrite_replaces_the_whole_path(site: Site) -> None:
     ],
 )
 async def test_a_rewrite_replaces_the_prefix(
-    site: Site, prefix: str, replacement: str, asked: str, got: str
+    site: Site, prefix: str, replacement: str, asked: str, reaching: str
 ) -> None:
     """Slashes neither double nor vanish, whichever side has them."""
-    given = rewrite(f"path: {{type: ReplacePrefixMatch, replacePrefixMatch: {replacement}}}")
-    await site.apply(filtering("rewrite-prefix", given, match=f"path: {{value: {prefix}}}"))
+    rewriting = rewrite(f"path: {{type: ReplacePrefixMatch, replacePrefixMatch: {replacement}}}")
+    await site.apply(filtering("rewrite-prefix", rewriting, match=f"path: {{value: {prefix}}}"))
 
-    assert (await site.reached("rewrite-prefix.test", asked)).path == got
+    assert (await site.reached("rewrite-prefix.test", asked)).path == reaching
 
 
 async def test_a_mirror_gets_a_copy_and_its_answer_is_ignored(site: Site) -> None:
     await site.apply(filtering("mirror", mirror("two")))
     site.two.statuses.extend([500])
 
-    got = await site.reached("mirror.test", "/a", method="POST", content=b"hello")
-    await site.two.got(1)
+    request = await site.reached("mirror.test", "/a", method="POST", content=b"hello")
+    await site.two.arrived(1)
 
-    assert got.by == "one"
+    assert request.by == "one"
     assert (site.two.requests[0].path, site.two.requests[0].body) == ("/a", "hello")
 
 
@@ -160,7 +163,7 @@ async def test_a_mirror_can_be_turned_to_another_backend(site: Site) -> None:
 
     await site.apply(filtering("turned", mirror("three")))
     await site.ask("turned.test")
-    await site.three.got(1)
+    await site.three.arrived(1)
 
     assert site.two.requests == []
 
@@ -169,8 +172,8 @@ async def test_several_mirrors_get_a_copy_each(site: Site) -> None:
     await site.apply(filtering("mirrors", mirror("two"), mirror("three")))
 
     assert (await site.reached("mirrors.test")).by == "one"
-    await site.two.got(1)
-    await site.three.got(1)
+    await site.two.arrived(1)
+    await site.three.arrived(1)
 
 
 async def test_a_mirror_of_a_share_gets_that_share(site: Site) -> None:
@@ -186,7 +189,7 @@ async def test_a_mirror_of_nothing_gets_nothing(site: Site) -> None:
     await site.apply(filtering("none", mirror("two", ", percent: 0"), mirror("three")))
 
     await site.ask("none.test")
-    await site.three.got(1)
+    await site.three.arrived(1)
 
     assert site.two.requests == []
 

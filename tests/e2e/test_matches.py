@@ -27,25 +27,27 @@ BACKENDS = ("one", "two", "three")
 async def test_an_exact_path_matches_itself_only(site: Site) -> None:
     await site.apply(matching("exact", "{path: {type: Exact, value: /a}}"))
 
-    told = {path: await site.status("exact.test", path) for path in ("/a", "/a?x=1", "/a/", "/ab", "/A")}
+    statuses = {path: await site.status("exact.test", path) for path in ("/a", "/a?x=1", "/a/", "/ab", "/A")}
 
-    assert told == {"/a": 200, "/a?x=1": 200, "/a/": 404, "/ab": 404, "/A": 404}
+    assert statuses == {"/a": 200, "/a?x=1": 200, "/a/": 404, "/ab": 404, "/A": 404}
 
 
 async def test_a_prefix_matches_whole_segments(site: Site) -> None:
     await site.apply(matching("prefix", "{path: {type: PathPrefix, value: /a/}}"))
 
-    told = {path: await site.status("prefix.test", path) for path in ("/a", "/a/", "/a/b/c", "/ab", "/")}
+    statuses = {path: await site.status("prefix.test", path) for path in ("/a", "/a/", "/a/b/c", "/ab", "/")}
 
-    assert told == {"/a": 200, "/a/": 200, "/a/b/c": 200, "/ab": 404, "/": 404}
+    assert statuses == {"/a": 200, "/a/": 200, "/a/b/c": 200, "/ab": 404, "/": 404}
 
 
 async def test_a_path_regex_matches_the_whole_path_without_the_query(site: Site) -> None:
     await site.apply(matching("regex", "{path: {type: RegularExpression, value: '/v[0-9]+/.*'}}"))
 
-    told = {path: await site.status("regex.test", path) for path in ("/v1/x", "/v12/?q=1", "/v/x", "/x/v1/")}
+    statuses = {
+        path: await site.status("regex.test", path) for path in ("/v1/x", "/v12/?q=1", "/v/x", "/x/v1/")
+    }
 
-    assert told == {"/v1/x": 200, "/v12/?q=1": 200, "/v/x": 404, "/x/v1/": 404}
+    assert statuses == {"/v1/x": 200, "/v12/?q=1": 200, "/v/x": 404, "/x/v1/": 404}
 
 
 async def test_a_header_matches_exactly_and_names_have_no_case(site: Site) -> None:
@@ -76,11 +78,11 @@ async def test_all_headers_of_a_match_must_match(site: Site) -> None:
 async def test_a_query_parameter_matches_exactly(site: Site) -> None:
     await site.apply(matching("query", "{queryParams: [{name: who, value: me}]}"))
 
-    told = {
+    statuses = {
         path: await site.status("query.test", path) for path in ("/?who=me", "/?x&who=me", "/?who=you", "/")
     }
 
-    assert told == {"/?who=me": 200, "/?x&who=me": 200, "/?who=you": 404, "/": 404}
+    assert statuses == {"/?who=me": 200, "/?x&who=me": 200, "/?who=you": 404, "/": 404}
 
 
 async def test_a_query_regex_matches_the_whole_value(site: Site) -> None:
@@ -130,13 +132,13 @@ async def test_a_method_wins_over_headers_and_headers_over_parameters(site: Site
         )
     )
 
-    told = [
+    statuses = [
         (await site.reached("specific.test", "/?q=1", headers={"h": "1"})).by,
         (await site.reached("specific.test", "/?q=1", headers={"h": "1"}, method="POST")).by,
         (await site.reached("specific.test", "/?q=1", method="POST")).by,
     ]
 
-    assert told == ["three", "two", "one"]
+    assert statuses == ["three", "two", "one"]
 
 
 async def test_more_headers_win(site: Site) -> None:

@@ -71,9 +71,9 @@ class Running:
         self._process.stdin.close()
         async with asyncio.timeout(20):
             assert await self._process.wait() == 0
-        told = json.loads(self._result.read_text())
-        self.connects = told["connects"]
-        self.answers = [Answer(*answer) for answer in told["answers"]]
+        result = json.loads(self._result.read_text())
+        self.connects = result["connects"]
+        self.answers = [Answer(*answer) for answer in result["answers"]]
 
     @property
     def rate(self) -> float:
@@ -105,7 +105,7 @@ async def constant_load(folder: Path, port: int, host: str) -> AsyncGenerator[Ru
 
 def intruders(answers: list[Answer], states: list[State]) -> list[Answer]:
     """Answers of backends that no configuration names which was in force while the request was under way."""
-    found: list[Answer] = []
+    wrong: list[Answer] = []
     for answer in answers:
         named: set[str] = set()
         for state, successor in zip(states, [*states[1:], None], strict=True):
@@ -113,8 +113,8 @@ def intruders(answers: list[Answer], states: list[State]) -> list[Answer]:
             if state.put <= answer.received and answer.sent <= ended:
                 named |= state.backends
         if answer.backend not in named:
-            found.append(answer)
-    return found
+            wrong.append(answer)
+    return wrong
 
 
 def mixed(answers: list[Answer], states: list[State]) -> list[Answer]:

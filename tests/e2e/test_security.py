@@ -149,7 +149,7 @@ async def test_a_policy_of_the_gateway_holds_for_all_its_routes_but_those_with_t
         on("HTTPRoute/own/rule", "of-rule", "basicAuth: {users: {name: of-rule}}"),
     )
 
-    told: dict[str, list[str]] = {}
+    passing: dict[str, list[str]] = {}
     for name, host, path, port in (
         ("gateway", "under.test", "/", left),
         ("listener", "under.test", "/", right),
@@ -157,6 +157,6 @@ async def test_a_policy_of_the_gateway_holds_for_all_its_routes_but_those_with_t
         ("rule", "own.test", "/rule", right),
     ):
         users = ("gate", "side", "route", "rule")
-        told[name] = [u for u in users if await site.status(host, path, port=port, auth=(u, "x")) == 200]
+        passing[name] = [u for u in users if await site.status(host, path, port=port, auth=(u, "x")) == 200]
 
-    assert told == {"gateway": ["gate"], "listener": ["side"], "route": ["route"], "rule": ["rule"]}
+    assert passing == {"gateway": ["gate"], "listener": ["side"], "route": ["route"], "rule": ["rule"]}

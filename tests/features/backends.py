@@ -44,9 +44,9 @@ def refused(feature: Feature[Any], spec: dict[str, Any]) -> list[str]:
 def faults(feature: Feature[Any], spec: dict[str, Any]) -> list[str]:
     """The paths at which the feature itself finds a fault."""
     assert feature.check is not None
-    found: list[Problem] = list(feature.check(Db(), effective(feature, spec)))
-    assert all(problem.message.endswith(".") for problem in found)
-    return [problem.path for problem in found]
+    problems: list[Problem] = list(feature.check(Db(), effective(feature, spec)))
+    assert all(problem.message.endswith(".") for problem in problems)
+    return [problem.path for problem in problems]
 
 
 def on_route(

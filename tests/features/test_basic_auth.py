@@ -46,16 +46,16 @@ def grant(
     )
 
 
-def told(db: Db, given: BasicAuth = USERS) -> list[str]:
+def faults(db: Db, basic_auth: BasicAuth = USERS) -> list[str]:
     """What is wrong with the field."""
-    return [problem.message for problem in feature_problems(db, FEATURE, Effective(given, OWNER))]
+    return [problem.message for problem in feature_problems(db, FEATURE, Effective(basic_auth, OWNER))]
 
 
 def test_good_entries_are_given_to_envoy_as_they_are() -> None:
     entries = b"# night shift\nalice:" + HASH + b"\n\nbob:" + HASH + b"\n"
     db = world(users(entries))
 
-    assert told(db) == []
+    assert faults(db) == []
     assert FEATURE.http_filter is not None
     config = FEATURE.http_filter.route(db, Effective(USERS, OWNER))
     assert config == BasicAuthPerRoute(users={"inline_bytes": entries})
@@ -64,7 +64,7 @@ def test_good_entries_are_given_to_envoy_as_they_are() -> None:
 def test_line_ends_of_windows_do_not_count_as_part_of_a_digest() -> None:
     db = world(users(b"alice:" + HASH + b"\r\nbob:" + HASH + b" \r\n"))
 
-    assert told(db) == []
+    assert faults(db) == []
     assert FEATURE.http_filter is not None
     config = FEATURE.http_filter.chain(db, Effective(USERS, OWNER))
     assert isinstance(config, Filter)
@@ -72,9 +72,9 @@ def test_line_ends_of_windows_do_not_count_as_part_of_a_digest() -> None:
 
 
 def test_the_backend_learns_the_name_in_the_header_that_was_asked_for() -> None:
-    given = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header="x-user")
+    basic_auth = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header="x-user")
     assert FEATURE.http_filter is not None
-    config = FEATURE.http_filter.chain(world(users(b"alice:" + HASH)), Effective(given, OWNER))
+    config = FEATURE.http_filter.chain(world(users(b"alice:" + HASH)), Effective(basic_auth, OWNER))
 
     assert isinstance(config, Filter)
     assert config.forward_username_header == "x-user"
@@ -99,12 +99,12 @@ def test_each_policy_has_a_filter_of_its_own_that_is_off_elsewhere() -> None:
 
 
 def test_without_the_secret_there_is_nobody_to_let_in() -> None:
-    assert told(world()) == ["There is no Secret default/users."]
+    assert faults(world()) == ["There is no Secret default/users."]
 
 
 @pytest.mark.parametrize("entries", [b"", b" \n \n"])
 def test_a_secret_without_entries_is_a_problem(entries: bytes) -> None:
-    [message] = told(world(users(entries)))
+    [message] = faults(world(users(entries)))
 
     assert "has nothing under the key .htpasswd" in message
 
@@ -113,33 +113,33 @@ def test_a_secret_without_entries_is_a_problem(entries: bytes) -> None:
     ("kind", "group"), [("ConfigMap", ""), ("Secret", "example.com")], ids=["kind", "group"]
 )
 def test_only_a_secret_may_hold_passwords(kind: str, group: str) -> None:
-    given = BasicAuth(users=SecretObjectReference(group=group, kind=kind, name="users"))
-    [message] = told(world(users(b"alice:" + HASH)), given)
+    basic_auth = BasicAuth(users=SecretObjectReference(group=group, kind=kind, name="users"))
+    [message] = faults(world(users(b"alice:" + HASH)), basic_auth)
 
     assert message.endswith("; it must name a Secret.")
 
 
 def test_a_secret_of_another_namespace_needs_a_grant_there() -> None:
-    [message] = told(world(users(b"alice:" + HASH, "vault")), ELSEWHERE)
+    [message] = faults(world(users(b"alice:" + HASH, "vault")), ELSEWHERE)
 
     assert "no ReferenceGrant there allows" in message
 
 
 def test_a_grant_opens_a_secret_of_another_namespace() -> None:
-    assert told(world(users(b"alice:" + HASH, "vault"), grant()), ELSEWHERE) == []
+    assert faults(world(users(b"alice:" + HASH, "vault"), grant()), ELSEWHERE) == []
 
 
 @pytest.mark.parametrize(
     "other", [grant(kind="ClientTrafficPolicy"), grant(namespace="blue"), grant(name="others")]
 )
 def test_a_grant_for_somebody_or_something_else_opens_nothing(other: ReferenceGrant) -> None:
-    [message] = told(world(users(b"alice:" + HASH, "vault"), other), ELSEWHERE)
+    [message] = faults(world(users(b"alice:" + HASH, "vault"), other), ELSEWHERE)
 
     assert "no ReferenceGrant there allows" in message
 
 
 def test_without_a_grant_nobody_learns_what_secrets_there_are() -> None:
-    assert told(world(), ELSEWHERE) == told(world(users(b"x", "vault")), ELSEWHERE)
+    assert faults(world(), ELSEWHERE) == faults(world(users(b"x", "vault")), ELSEWHERE)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_without_a_grant_nobody_learns_what_secrets_there_are() -> None:
 )
 def test_a_bad_entry_is_told_by_its_line_and_not_by_its_words(line: bytes, fault: str) -> None:
     """Statuses and logs are read by more people than the Secret is."""
-    [message] = told(world(users(b"bob:" + HASH + b"\n" + line)))
+    [message] = faults(world(users(b"bob:" + HASH + b"\n" + line)))
 
     assert message.startswith("Line 2 of .htpasswd in Secret default/users ")
     assert fault in message
@@ -163,7 +163,7 @@ def test_a_bad_entry_is_told_by_its_line_and_not_by_its_words(line: bytes, fault
 
 
 def test_every_bad_entry_is_told_at_once() -> None:
-    assert len(told(world(users(b"a\nb:" + HASH + b"\nc:d\n")))) == 2
+    assert len(faults(world(users(b"a\nb:" + HASH + b"\nc:d\n")))) == 2
 
 
 def test_a_policy_and_its_effective_value_hold_no_password() -> None:

@@ -29,8 +29,8 @@ def test_requests_per_connection_are_an_http_option() -> None:
 
 
 def test_an_endpoint_has_1024_connections_unless_told_otherwise() -> None:
-    for given, limit in (({}, 1024), ({"maxConnections": 2}, 2)):
-        cluster, _ = on_cluster(FEATURE, {"perEndpoint": given})
+    for spec, limit in (({}, 1024), ({"maxConnections": 2}, 2)):
+        cluster, _ = on_cluster(FEATURE, {"perEndpoint": spec})
 
         assert cluster["circuit_breakers"]["per_host_thresholds"] == [{"max_connections": limit}]
 

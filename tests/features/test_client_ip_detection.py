@@ -77,13 +77,13 @@ def test_proxies_may_be_known_by_their_addresses() -> None:
     assert cidrs == [("10.0.0.1", 8), ("2001:db8::", 32)]
 
 
-@pytest.mark.parametrize("given", [None, False, True])
-def test_the_connections_address_is_appended_unless_that_is_turned_off(given: bool | None) -> None:
+@pytest.mark.parametrize("disable", [None, False, True])
+def test_the_connections_address_is_appended_unless_that_is_turned_off(disable: bool | None) -> None:
     """Told in so many words, for Envoy's own default here is not to append."""
-    config = xff(XForwardedForSettings(num_trusted_hops=1, disable_x_forwarded_for_append=given))
+    config = xff(XForwardedForSettings(num_trusted_hops=1, disable_x_forwarded_for_append=disable))
 
     assert config.HasField("skip_xff_append")
-    assert config.skip_xff_append.value is (given is True)
+    assert config.skip_xff_append.value is (disable is True)
 
 
 def test_a_header_of_ones_own_may_hold_the_address() -> None:

@@ -40,10 +40,10 @@ def test_a_policy_that_says_nothing_of_versions_still_pins_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "version"), [("Auto", "TLS_AUTO"), ("1.0", "TLSv1_0"), ("1.1", "TLSv1_1"), ("1.3", "TLSv1_3")]
+    ("asked", "version"), [("Auto", "TLS_AUTO"), ("1.0", "TLSv1_0"), ("1.1", "TLSv1_1"), ("1.3", "TLSv1_3")]
 )
-def test_versions_are_those_that_are_asked_for(given: TLSVersion, version: str) -> None:
-    params = common(ClientTLSSettings(min_version=given, max_version=given)).tls_params
+def test_versions_are_those_that_are_asked_for(asked: TLSVersion, version: str) -> None:
+    params = common(ClientTLSSettings(min_version=asked, max_version=asked)).tls_params
 
     assert params.tls_minimum_protocol_version == TlsParameters.TlsProtocol.Value(version)
     assert params.tls_maximum_protocol_version == TlsParameters.TlsProtocol.Value(version)
@@ -67,12 +67,12 @@ def test_ciphers_curves_and_signatures_are_passed_on_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "offered"), [(None, ["h2", "http/1.1"]), ((), []), (("http/1.1",), ["http/1.1"])]
+    ("protocols", "offered"), [(None, ["h2", "http/1.1"]), ((), []), (("http/1.1",), ["http/1.1"])]
 )
 def test_no_list_of_protocols_keeps_the_default_and_an_empty_one_offers_none(
-    given: tuple[str, ...] | None, offered: list[str]
+    protocols: tuple[str, ...] | None, offered: list[str]
 ) -> None:
-    assert list(common(ClientTLSSettings(alpn_protocols=given)).alpn_protocols) == offered
+    assert list(common(ClientTLSSettings(alpn_protocols=protocols)).alpn_protocols) == offered
 
 
 def test_sessions_are_not_resumed_unless_asked_for() -> None:
@@ -117,8 +117,8 @@ def test_a_listener_without_tls_is_left_alone() -> None:
 
 def test_a_cipher_that_envoy_does_not_know_is_a_problem() -> None:
     """Envoy would refuse the whole listener for it."""
-    given = ClientTLSSettings(ciphers=("AES128-SHA", "ROT13"))
-    [problem] = check(Db(), Effective(given, OWNER))
+    settings = ClientTLSSettings(ciphers=("AES128-SHA", "ROT13"))
+    [problem] = check(Db(), Effective(settings, OWNER))
 
     assert problem.path == "ciphers[1]"
     assert "'ROT13'" in problem.message

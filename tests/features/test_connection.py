@@ -50,16 +50,16 @@ def test_old_http1_connections_end_with_a_response_and_not_between_two() -> None
     assert hcm.http1_safe_max_connection_duration
 
 
-@pytest.mark.parametrize(("given", "size"), [("50M", 50_000_000), ("32Ki", 32768), (65536, 65536)])
-def test_the_buffer_of_a_connection_has_the_size_that_is_asked_for(given: str | int, size: int) -> None:
-    listener = listener_with(FEATURE, ClientConnection(buffer_limit=given))
+@pytest.mark.parametrize(("asked", "size"), [("50M", 50_000_000), ("32Ki", 32768), (65536, 65536)])
+def test_the_buffer_of_a_connection_has_the_size_that_is_asked_for(asked: str | int, size: int) -> None:
+    listener = listener_with(FEATURE, ClientConnection(buffer_limit=asked))
 
     assert listener.per_connection_buffer_limit_bytes.value == size
 
 
-@pytest.mark.parametrize("given", ["100G", "4Gi", -1, 2**32])
-def test_a_buffer_that_envoy_cannot_count_is_a_problem(given: str | int) -> None:
-    assert problems(ClientConnection(buffer_limit=given)) == ["bufferLimit"]
+@pytest.mark.parametrize("asked", ["100G", "4Gi", -1, 2**32])
+def test_a_buffer_that_envoy_cannot_count_is_a_problem(asked: str | int) -> None:
+    assert problems(ClientConnection(buffer_limit=asked)) == ["bufferLimit"]
 
 
 def test_a_buffer_just_below_that_is_none() -> None:
@@ -82,6 +82,6 @@ def test_zero_accepts_all_connections_that_wait() -> None:
 
 def test_negative_counts_are_problems() -> None:
     limit = ConnectionLimit(max_requests_per_connection=-1)
-    given = ClientConnection(max_accept_per_socket_event=-1, connection_limit=limit)
+    connection = ClientConnection(max_accept_per_socket_event=-1, connection_limit=limit)
 
-    assert problems(given) == ["maxAcceptPerSocketEvent", "connectionLimit.maxRequestsPerConnection"]
+    assert problems(connection) == ["maxAcceptPerSocketEvent", "connectionLimit.maxRequestsPerConnection"]

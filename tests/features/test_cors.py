@@ -65,12 +65,12 @@ def test_no_max_age_leaves_it_to_the_browser() -> None:
     assert route(CORS()).max_age == ""
 
 
-@pytest.mark.parametrize("given", [None, False, True])
-def test_credentials_are_allowed_or_not_but_never_left_open(given: bool | None) -> None:
-    config = route(CORS(allow_credentials=given))
+@pytest.mark.parametrize("allowed", [None, False, True])
+def test_credentials_are_allowed_or_not_but_never_left_open(allowed: bool | None) -> None:
+    config = route(CORS(allow_credentials=allowed))
 
     assert config.HasField("allow_credentials")
-    assert config.allow_credentials.value is (given is True)
+    assert config.allow_credentials.value is (allowed is True)
 
 
 def test_preflights_of_strangers_do_not_reach_the_backend() -> None:
@@ -81,7 +81,7 @@ def test_preflights_of_strangers_do_not_reach_the_backend() -> None:
 
 
 def test_a_filter_of_a_route_says_the_same_in_seconds() -> None:
-    given = HTTPCORSFilter(
+    route_filter = HTTPCORSFilter(
         allow_origins=("https://a.example",),
         allow_methods=("GET",),
         allow_headers=("x-a",),
@@ -90,7 +90,7 @@ def test_a_filter_of_a_route_says_the_same_in_seconds() -> None:
         max_age=123456,
     )
 
-    cors = native(HTTPRouteRule(filters=(HTTPRouteFilter(type="CORS", cors=given),)))
+    cors = native(HTTPRouteRule(filters=(HTTPRouteFilter(type="CORS", cors=route_filter),)))
 
     assert cors is not None
     assert route(cors).max_age == "123456"

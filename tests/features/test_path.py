@@ -27,7 +27,7 @@ def test_double_slashes_may_be_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "action"),
+    ("asked", "action"),
     [
         ("KeepUnchanged", "KEEP_UNCHANGED"),
         ("RejectRequest", "REJECT_REQUEST"),
@@ -35,8 +35,8 @@ def test_double_slashes_may_be_kept() -> None:
         ("UnescapeAndRedirect", "UNESCAPE_AND_REDIRECT"),
     ],
 )
-def test_escaped_slashes_are_treated_as_asked(given: EscapedSlashesAction, action: str) -> None:
-    hcm = edited(PathSettings(escaped_slashes_action=given))
+def test_escaped_slashes_are_treated_as_asked(asked: EscapedSlashesAction, action: str) -> None:
+    hcm = edited(PathSettings(escaped_slashes_action=asked))
 
     assert hcm.path_with_escaped_slashes_action == HttpConnectionManager.PathWithEscapedSlashesAction.Value(
         action

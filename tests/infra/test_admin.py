@@ -64,6 +64,6 @@ async def test_log_levels_are_set_by_component(run: RunDirectory) -> None:
 async def _log_levels(run: RunDirectory) -> dict[str, str]:
     transport = httpx.AsyncHTTPTransport(uds=str(run.envoy("default/eg").admin))
     async with httpx.AsyncClient(transport=transport) as client:
-        told = (await client.post("http://envoy/logging")).text
-    lines = (line.strip().partition(": ") for line in told.splitlines()[1:])
+        levels = (await client.post("http://envoy/logging")).text
+    lines = (line.strip().partition(": ") for line in levels.splitlines()[1:])
     return {name: level for name, _, level in lines}

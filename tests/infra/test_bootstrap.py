@@ -92,8 +92,8 @@ def words(options: EnvoyOptions | None = None, *, cpus: int = 2, file: Path = AD
 
 
 def value(flag: str, options: EnvoyOptions | None = None, *, cpus: int = 2) -> str:
-    given = words(options, cpus=cpus)
-    return given[given.index(flag) + 1]
+    arguments = words(options, cpus=cpus)
+    return arguments[arguments.index(flag) + 1]
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(1, "1"), (3, "3"), (64, "4")])
@@ -131,7 +131,7 @@ def test_envoy_does_not_search_what_it_is_sent_for_unknown_fields() -> None:
 @pytest.mark.parametrize("flag", ["--log-level", "-l"])
 def test_an_extra_argument_replaces_ours(flag: str) -> None:
     """Envoy would refuse to start with a flag that comes twice."""
-    given = words(EnvoyOptions(extra_args=(flag, "trace")))
+    arguments = words(EnvoyOptions(extra_args=(flag, "trace")))
 
-    assert "warn" not in given
-    assert given[-2:] == (flag, "trace")
+    assert "warn" not in arguments
+    assert arguments[-2:] == (flag, "trace")

@@ -85,6 +85,6 @@ def test_an_entry_without_an_end_is_left_out_after_its_first_line() -> None:
     long = entry("warning", "config", "rejected: goo.gle/debugonly\n" + "canary\n" * 200_000)
     pieces = [long[at : at + 65536] for at in range(0, len(long), 65536)]
 
-    told = folded(*pieces, entry("info", "main", "It goes on."))
+    entries = folded(*pieces, entry("info", "main", "It goes on."))
 
-    assert told == [Entry("warning", "config", "rejected"), Entry("info", "main", "It goes on.")]
+    assert entries == [Entry("warning", "config", "rejected"), Entry("info", "main", "It goes on.")]

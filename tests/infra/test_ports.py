@@ -9,47 +9,47 @@ from moongate.infra.ports import explain_bind_failure, port_holder
 
 
 def test_a_privileged_port_comes_with_two_ways_out() -> None:
-    told = explain_bind_failure(
+    explanation = explain_bind_failure(
         "Error adding/updating listener(s) default/eg/http: cannot bind '0.0.0.0:80': Permission denied\n"
     )
 
-    assert told is not None
-    assert told.startswith("Port 80 is reserved for root")
-    assert "8080" in told
-    assert "net.ipv4.ip_unprivileged_port_start=80" in told
+    assert explanation is not None
+    assert explanation.startswith("Port 80 is reserved for root")
+    assert "8080" in explanation
+    assert "net.ipv4.ip_unprivileged_port_start=80" in explanation
 
 
 def test_a_taken_port_names_who_has_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
-        told = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': Address already in use")
+        explanation = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': Address already in use")
 
-    assert told is not None
-    assert f"(process {os.getpid()})" in told
+    assert explanation is not None
+    assert f"(process {os.getpid()})" in explanation
 
 
 def test_a_port_of_another_users_process_says_how_to_find_it() -> None:
     """Nobody listens on it any more, which looks the same as not being allowed to see who does."""
-    told = explain_bind_failure("cannot bind '[::]:1': Address already in use")
+    explanation = explain_bind_failure("cannot bind '[::]:1': Address already in use")
 
-    assert told is not None
-    assert "sudo ss -ltnp 'sport = :1'" in told
+    assert explanation is not None
+    assert "sudo ss -ltnp 'sport = :1'" in explanation
 
 
 def test_a_foreign_address_is_told() -> None:
-    told = explain_bind_failure("cannot bind '192.0.2.1:8080': Cannot assign requested address")
+    explanation = explain_bind_failure("cannot bind '192.0.2.1:8080': Cannot assign requested address")
 
-    assert told is not None
-    assert told.startswith("No interface of this machine has the address 192.0.2.1")
-    assert "--bind" in told
-    assert "spec.addresses" in told
+    assert explanation is not None
+    assert explanation.startswith("No interface of this machine has the address 192.0.2.1")
+    assert "--bind" in explanation
+    assert "spec.addresses" in explanation
 
 
 def test_an_unforeseen_reason_is_passed_on() -> None:
-    told = explain_bind_failure("cannot bind '0.0.0.0:8080': Too many open files")
+    explanation = explain_bind_failure("cannot bind '0.0.0.0:8080': Too many open files")
 
-    assert told == "Port 8080 cannot be bound on 0.0.0.0: Too many open files."
+    assert explanation == "Port 8080 cannot be bound on 0.0.0.0: Too many open files."
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ async def test_text_that_is_no_yaml_is_told(folder: Path) -> None:
 
 async def test_a_gateway_class_is_there_without_being_defined(folder: Path) -> None:
     """And comes back when one of the same name is deleted."""
-    given = {
+    classes = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "GatewayClass",
         "metadata": {"name": "moongate"},
@@ -57,7 +57,7 @@ async def test_a_gateway_class_is_there_without_being_defined(folder: Path) -> N
     async with Laptop(run_dir=folder) as running:
         held: Any = running.world.store.held
         before = held()[ref].spec.controller_name
-        await running.apply([given])
+        await running.apply([classes])
         assert held()[ref].spec.controller_name == "example.com/other"
 
         await running.delete(ref)
@@ -248,8 +248,8 @@ async def test_what_was_loaded_counts_resources_and_changes_apart(folder: Path) 
             manifests.write_text(text(m.local("a", 1), m.local("b", 2)))
             await until(lambda: len(events) > 1)
 
-    told = [(e["files"], e["resources"], e["changed"]) for e in events if e["event"] == "manifests.loaded"]
-    assert told == [(1, 2, 2), (1, 2, 1)]
+    counts = [(e["files"], e["resources"], e["changed"]) for e in events if e["event"] == "manifests.loaded"]
+    assert counts == [(1, 2, 2), (1, 2, 1)]
 
 
 async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folder: Path) -> None:
@@ -340,8 +340,8 @@ async def test_the_configuration_that_was_given_goes_before_the_one_among_the_ma
     manifests = folder / "config.yaml"
     kind = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
     manifests.write_text(text({**kind, "gateway": {"controllerName": "example.com/file"}}))
-    for given, expected in ((None, "example.com/file"), ("example.com/given", "example.com/given")):
-        config = EnvoyGateway(gateway=GatewayController(controller_name=given)) if given else None
+    for passed, expected in ((None, "example.com/file"), ("example.com/given", "example.com/given")):
+        config = EnvoyGateway(gateway=GatewayController(controller_name=passed)) if passed else None
         async with (
             Laptop(config=config, run_dir=folder / "run") as running,
             following(running, Files((str(manifests),))),

@@ -64,9 +64,9 @@ def test_a_fault_is_told_once_wherever_it_moves_to(events: list[Any]) -> None:
     run.write(a=faulty)
     run.write(a=f"# a comment\n{faulty}")
 
-    (told,) = of(events, "manifest")
-    assert told["log_level"] == "error"
-    assert "parentRef" in told["message"]
+    (event,) = of(events, "manifest")
+    assert event["log_level"] == "error"
+    assert "parentRef" in event["message"]
 
 
 def test_the_end_of_all_faults_is_told(events: list[Any]) -> None:
@@ -85,10 +85,10 @@ def test_a_reference_that_leads_nowhere_is_told_with_its_place(events: list[Any]
 
     run.write(route=ROUTE)
 
-    (told,) = of(events, "manifest")
-    assert told["message"].startswith("route:5:")
-    assert "There is no Gateway default/eg" in told["message"]
-    assert [str(diagnostic) for diagnostic in run.log.diagnostics()] == [told["message"]]
+    (event,) = of(events, "manifest")
+    assert event["message"].startswith("route:5:")
+    assert "There is no Gateway default/eg" in event["message"]
+    assert [str(diagnostic) for diagnostic in run.log.diagnostics()] == [event["message"]]
 
 
 def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: list[Any]) -> None:
@@ -112,12 +112,12 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
 
     run.write(gateway=gateway(http("other")))
 
-    told = [(e["files"], e["resources"], e["changed"]) for e in of(events, "manifests.loaded")]
-    assert told == [(2, 2, 2), (1, 2, 1)]
+    counts = [(e["files"], e["resources"], e["changed"]) for e in of(events, "manifests.loaded")]
+    assert counts == [(2, 2, 2), (1, 2, 1)]
 
 
-def turn(n: int = 0, *, bad: bool = True, told: str = "It does not exist.") -> Transition:
-    problem = Problem("spec.parentRefs[0]", told, "BackendNotFound")
+def turn(n: int = 0, *, bad: bool = True, message: str = "It does not exist.") -> Transition:
+    problem = Problem("spec.parentRefs[0]", message, "BackendNotFound")
     degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
     return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
@@ -144,10 +144,10 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
 
 
 def test_a_condition_of_several_references_is_told_in_one_line(events: list[Any]) -> None:
-    Run().log.transitions([turn(told="It does not exist.\nspec.rules[1]: Nor does this.")])
+    Run().log.transitions([turn(message="It does not exist.\nspec.rules[1]: Nor does this.")])
 
-    (told,) = of(events, "status.degraded")
-    assert told["message"] == "It does not exist. spec.rules[1]: Nor does this."
+    (event,) = of(events, "status.degraded")
+    assert event["message"] == "It does not exist. spec.rules[1]: Nor does this."
 
 
 def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> None:
@@ -163,19 +163,19 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
     run.log.transitions([turn()])
 
     assert of(events, "manifest") == []
-    (told,) = of(events, "status.degraded")
-    assert "Did you mean 'shop'?" in told["hint"]
+    (event,) = of(events, "status.degraded")
+    assert "Did you mean 'shop'?" in event["hint"]
     column = 1 + route.splitlines()[4].index("'shopp'")
-    assert told["at"] == f"route:5:{column}"
+    assert event["at"] == f"route:5:{column}"
 
 
 def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
     """Of what came by a call there is no place to tell."""
     Run().log.transitions([turn(bad=False)])
 
-    (told,) = of(events, "status.recovered")
-    assert (told["log_level"], told["resource"], told["condition"]) == ("info", str(SHOP), "ResolvedRefs")
-    assert "at" not in told
+    (event,) = of(events, "status.recovered")
+    assert (event["log_level"], event["resource"], event["condition"]) == ("info", str(SHOP), "ResolvedRefs")
+    assert "at" not in event
 
 
 def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list[Any]) -> None:
@@ -216,5 +216,5 @@ def test_a_bug_that_was_contained_is_told_once(events: list[Any]) -> None:
     log.failures([failed])
     log.failures([failed])
 
-    (told,) = of(events, "core.failed")
-    assert (told["query"], told["id"]) == ("plan", "a1b2")
+    (event,) = of(events, "core.failed")
+    assert (event["query"], event["id"]) == ("plan", "a1b2")

@@ -24,11 +24,11 @@ async def test_the_report_travels_over_a_socket(folder: Path) -> None:
         socket = next(path for path in sockets(folder) if "status" in path.name)
         assert socket.stat().st_mode & 0o077 == 0
         reader, writer = await asyncio.open_unix_connection(socket)
-        told = msgspec.json.decode(await reader.read())
+        report = msgspec.json.decode(await reader.read())
         writer.close()
 
-    assert told["version"] == 1
-    assert [r["kind"] for r in told["resources"]] == ["GatewayClass"]
+    assert report["version"] == 1
+    assert [r["kind"] for r in report["resources"]] == ["GatewayClass"]
 
 
 async def test_a_report_of_thousands_is_told_in_parts(folder: Path) -> None:
@@ -41,8 +41,8 @@ async def test_a_report_of_thousands_is_told_in_parts(folder: Path) -> None:
 
         parts = list(running.status.encoded())
 
-        told = msgspec.json.decode(b"".join(parts))
+        report = msgspec.json.decode(b"".join(parts))
         whole = msgspec.json.decode(msgspec.json.encode(running.report()))
     assert len(parts) > 4
-    assert told["resources"] == whole["resources"]
-    assert told.keys() == whole.keys()
+    assert report["resources"] == whole["resources"]
+    assert report.keys() == whole.keys()

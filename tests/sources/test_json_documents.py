@@ -68,7 +68,7 @@ def test_a_number_of_more_digits_than_python_reads_is_refused_where_it_stands() 
     ],
 )
 def test_a_fault_in_json_is_shown(text: str, line: int, column: int, words: str) -> None:
-    found = fault(text)
+    problem = fault(text)
 
-    assert found[:2] == (line, column)
-    assert words in found[2]
+    assert problem[:2] == (line, column)
+    assert words in problem[2]

@@ -18,7 +18,7 @@ def only(folder: Folder) -> Diagnostic:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "line"),
     [
         pytest.param(
             backend("a", "many"),
@@ -72,11 +72,11 @@ def only(folder: Folder) -> Diagnostic:
         ),
     ],
 )
-def test_a_fault_is_told_with_its_place(text: str, told: str) -> None:
+def test_a_fault_is_told_with_its_place(text: str, line: str) -> None:
     folder = Folder()
 
     assert folder.update("f.yaml", text) == {}
-    assert str(only(folder)) == f"f.yaml:{told}"
+    assert str(only(folder)) == f"f.yaml:{line}"
     assert only(folder).severity == "error"
 
 

@@ -40,10 +40,10 @@ def fault(text: str) -> tuple[int, int, str]:
     ],
 )
 def test_a_scalar_means_what_it_means_to_kubectl(text: str, value: object) -> None:
-    found = parsed_yaml(f"a: {text}\n")["a"]
+    scalar = parsed_yaml(f"a: {text}\n")["a"]
 
-    assert found == value
-    assert type(found) is type(value)
+    assert scalar == value
+    assert type(scalar) is type(value)
 
 
 def test_keys_are_strings() -> None:
@@ -73,10 +73,10 @@ def test_a_tab_is_shown_where_it_stands() -> None:
     ],
 )
 def test_a_helm_template_is_told_from_a_manifest(text: str, line: int, column: int) -> None:
-    found = fault(text)
+    problem = fault(text)
 
-    assert found[:2] == (line, column)
-    assert "helm template" in found[2]
+    assert problem[:2] == (line, column)
+    assert "helm template" in problem[2]
 
 
 def test_a_second_key_of_a_name_is_an_error() -> None:

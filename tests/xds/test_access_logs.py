@@ -53,9 +53,9 @@ def test_text_comes_before_json() -> None:
     text = f"{{format: {{type: Text, text: '%START_TIME%'}}, {sink.replace('PATH', '/text')}}}"
     json = f"{{format: {{type: JSON, json: {{a: '%PROTOCOL%'}}}}, {sink.replace('PATH', '/json')}}}"
 
-    found = logs(f"{{settings: [{json}, {text}]}}")
+    encoded = logs(f"{{settings: [{json}, {text}]}}")
 
-    assert [file_of(log).path for log in found] == ["/text", "/json"]
+    assert [file_of(log).path for log in encoded] == ["/text", "/json"]
 
 
 def test_a_type_says_who_logs() -> None:

@@ -32,15 +32,15 @@ def keys(core: Core) -> dict[str, ClusterKey]:
 
 
 def sent(core: Core, name: str = "httproute/default/shop/rule/0") -> Cluster:
-    found = cluster(core.db, keys(core)[name])
-    assert found is not None
-    return Cluster.FromString(found.body)
+    resource = cluster(core.db, keys(core)[name])
+    assert resource is not None
+    return Cluster.FromString(resource.body)
 
 
 def assigned(core: Core, name: str = "httproute/default/shop/rule/0") -> ClusterLoadAssignment:
-    found = load_assignment(core.db, keys(core)[name])
-    assert found is not None
-    return ClusterLoadAssignment.FromString(found.body)
+    resource = load_assignment(core.db, keys(core)[name])
+    assert resource is not None
+    return ClusterLoadAssignment.FromString(resource.body)
 
 
 def described(message: Any) -> dict[str, Any]:
@@ -54,12 +54,12 @@ def http_options(message: Cluster) -> dict[str, Any]:
     return as_dict(options)
 
 
-def core_of(*manifests: str, given: dict[str, Any] | None = None) -> Core:
-    return Core(gateway(http("web")), service(), *manifests, http_route(given or rule()))
+def core_of(*manifests: str, fields: dict[str, Any] | None = None) -> Core:
+    return Core(gateway(http("web")), service(), *manifests, http_route(fields or rule()))
 
 
 def test_a_cluster_has_safe_defaults_and_says_which_route_it_is_for() -> None:
-    message = sent(core_of(given=rule("name: checkout")))
+    message = sent(core_of(fields=rule("name: checkout")))
 
     assert message.connect_timeout.seconds == 10
     assert message.eds_cluster_config.eds_config.HasField("ads")
@@ -82,14 +82,14 @@ def test_a_merged_cluster_says_which_backend_it_is_for() -> None:
 
 
 def test_a_mirrors_cluster_says_nothing() -> None:
-    message = sent(core_of(given=rule(MIRROR)), "httproute/default/shop/rule/0-mirror-0")
+    message = sent(core_of(fields=rule(MIRROR)), "httproute/default/shop/rule/0-mirror-0")
 
     assert not message.HasField("metadata")
 
 
 def test_each_backend_is_a_locality_with_its_weight() -> None:
     core = core_of(
-        service("more", "10.0.1.1", "10.0.1.2"), given=rule("", SHOP, "{name: more, port: 80, weight: 3}")
+        service("more", "10.0.1.1", "10.0.1.2"), fields=rule("", SHOP, "{name: more, port: 80, weight: 3}")
     )
 
     message = assigned(core)
@@ -113,9 +113,9 @@ APART = policy("BackendTrafficPolicy", "circuitBreaker: {maxConnections: 1}")
 
 
 def localities(core: Core, key: ClusterKey) -> list[int]:
-    found = load_assignment(core.db, key)
-    assert found is not None
-    assigned = ClusterLoadAssignment.FromString(found.body)
+    resource = load_assignment(core.db, key)
+    assert resource is not None
+    assigned = ClusterLoadAssignment.FromString(resource.body)
     return [e.load_balancing_weight.value for e in assigned.endpoints]
 
 
@@ -190,10 +190,10 @@ def test_a_backend_that_turns_into_a_name_is_left_out_until_its_rule_is_planned_
     core.delete("EndpointSlice", "default", "other-ipv4")
     core.apply(endpoints("other", "a.example.com", type_="FQDN"))
 
-    found = load_assignment(core.db, key)
-    assert found is not None
-    told = ClusterLoadAssignment.FromString(found.body)
-    assert [len(locality.lb_endpoints) for locality in told.endpoints] == [1, 0]
+    resource = load_assignment(core.db, key)
+    assert resource is not None
+    assignment = ClusterLoadAssignment.FromString(resource.body)
+    assert [len(locality.lb_endpoints) for locality in assignment.endpoints] == [1, 0]
 
 
 def test_http2_is_spoken_where_the_port_says_so() -> None:

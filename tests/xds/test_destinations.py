@@ -35,45 +35,45 @@ GRANT = """
 """
 
 
-def destination(
-    *manifests: str, given: dict[str, Any] | None = None, config: EnvoyGateway = IN_CLUSTER
+def destination_of(
+    *manifests: str, fields: dict[str, Any] | None = None, config: EnvoyGateway = IN_CLUSTER
 ) -> Destination:
     """The plan of the only rule of route ``shop`` on listener ``web``."""
     core = Core(
-        gateway(http("web")), service(), EMPTY, *manifests, http_route(given or rule()), config=config
+        gateway(http("web")), service(), EMPTY, *manifests, http_route(fields or rule()), config=config
     )
     return rule_destination(core.db, WEB, route_ref(), 0)
 
 
-def clusters(found: Destination) -> list[tuple[str, int]]:
+def clusters(destination: Destination) -> list[tuple[str, int]]:
     return [
         (weighted_cluster.key.name, weighted_cluster.weight)
-        for weighted_cluster in found.weighted_clusters
+        for weighted_cluster in destination.weighted_clusters
         if weighted_cluster.routable
     ]
 
 
-def reasons(found: Destination) -> list[str]:
-    return [p.reason for p in found.unresolved]
+def reasons(destination: Destination) -> list[str]:
+    return [p.reason for p in destination.unresolved]
 
 
 def test_a_rule_has_one_cluster_named_by_its_index() -> None:
-    found = destination()
+    destination = destination_of()
 
-    assert clusters(found) == [("httproute/default/shop/rule/0", 1)]
-    assert (found.status, found.weighted, found.mirrors) == (0, False, ())
+    assert clusters(destination) == [("httproute/default/shop/rule/0", 1)]
+    assert (destination.status, destination.weighted, destination.mirrors) == (0, False, ())
 
 
 def test_backends_share_the_cluster_of_their_rule() -> None:
-    found = destination(given=rule("", SHOP, "{name: shop, port: 80, weight: 3}"))
+    destination = destination_of(fields=rule("", SHOP, "{name: shop, port: 80, weight: 3}"))
 
-    assert clusters(found) == [("httproute/default/shop/rule/0", 4)]
+    assert clusters(destination) == [("httproute/default/shop/rule/0", 4)]
 
 
 def test_with_merge_backends_a_cluster_is_named_after_its_backend() -> None:
-    found = destination(config=ON_HOST)
+    destination = destination_of(config=ON_HOST)
 
-    assert clusters(found) == [("service/default/shop/80/http", 1)]
+    assert clusters(destination) == [("service/default/shop/80/http", 1)]
 
 
 def labelled(name: str) -> str:
@@ -90,11 +90,11 @@ SELECTIVE = EnvoyGateway(
 
 def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() -> None:
     """It would get more than its share of the requests."""
-    found = destination(
-        labelled("shared"), given=rule("", SHOP, "{name: shared, port: 80, weight: 3}"), config=SELECTIVE
+    destination = destination_of(
+        labelled("shared"), fields=rule("", SHOP, "{name: shared, port: 80, weight: 3}"), config=SELECTIVE
     )
 
-    [own, shared] = found.weighted_clusters
+    [own, shared] = destination.weighted_clusters
     assert (shared.key.name, shared.weight) == ("service/default/shared/80/http", 3)
     assert own.key.name.endswith("/backend/0")
     assert own.weight == 1
@@ -105,12 +105,12 @@ def test_a_backend_that_shares_its_cluster_is_not_in_that_of_its_rule_as_well() 
 @pytest.mark.parametrize("backends", [(EMPTIED,), (EMPTIED, SHOP)])
 def test_no_rule_uses_the_shared_cluster_of_a_backend_that_was_emptied(backends: tuple[str, ...]) -> None:
     """So it leaves with its last endpoint, and Envoy keeps its endpoints until the routes have switched."""
-    found = destination(given=rule("", *backends), config=ON_HOST)
+    destination = destination_of(fields=rule("", *backends), config=ON_HOST)
 
-    assert "service/default/empty/80/http" not in {key.name for key in found.clusters()}
-    assert [s.key.name for s in found.weighted_clusters if s.routable] == ["service/default/shop/80/http"][
-        : len(backends) - 1
-    ]
+    assert "service/default/empty/80/http" not in {key.name for key in destination.clusters()}
+    assert [s.key.name for s in destination.weighted_clusters if s.routable] == [
+        "service/default/shop/80/http"
+    ][: len(backends) - 1]
 
 
 SLOW = policy("BackendTrafficPolicy", "circuitBreaker: {maxConnections: 1}")
@@ -168,9 +168,9 @@ def test_with_merge_backends_rules_that_differ_in_weights_only_have_clusters_of_
 def test_backends_with_filters_have_clusters_of_their_own() -> None:
     modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [X]}}"
 
-    found = destination(given=rule("", SHOP, f"{{name: shop, port: 80, filters: [{modifier}]}}"))
+    destination = destination_of(fields=rule("", SHOP, f"{{name: shop, port: 80, filters: [{modifier}]}}"))
 
-    assert clusters(found) == [
+    assert clusters(destination) == [
         ("httproute/default/shop/rule/0/backend/0", 1),
         ("httproute/default/shop/rule/0/backend/1", 1),
     ]
@@ -179,9 +179,9 @@ def test_backends_with_filters_have_clusters_of_their_own() -> None:
 def test_names_and_addresses_have_clusters_of_their_own() -> None:
     named = service("named", "") + "---\n" + endpoints("named", "a.example.com", type_="FQDN")
 
-    found = destination(named, given=rule("", SHOP, "{name: named, port: 80}"))
+    destination = destination_of(named, fields=rule("", SHOP, "{name: named, port: 80}"))
 
-    assert len(clusters(found)) == 2
+    assert len(clusters(destination)) == 2
 
 
 @pytest.mark.parametrize(
@@ -194,53 +194,55 @@ def test_names_and_addresses_have_clusters_of_their_own() -> None:
     ],
 )
 def test_a_rule_that_has_nowhere_to_send_answers_for_itself(backends: tuple[str, ...], status: int) -> None:
-    found = destination(given=rule("", *backends))
+    destination = destination_of(fields=rule("", *backends))
 
-    assert (found.status, found.weighted_clusters) == (status, ())
+    assert (destination.status, destination.weighted_clusters) == (status, ())
 
 
 def test_a_rule_without_backends_answers_500() -> None:
-    assert destination(given={"backendRefs": []}).status == 500
+    assert destination_of(fields={"backendRefs": []}).status == 500
 
 
 @pytest.mark.parametrize(("other", "empty"), [(GONE, False), ("{name: empty, port: 80}", True)])
 def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, empty: bool) -> None:
-    found = destination(given=rule("", SHOP, other))
+    destination = destination_of(fields=rule("", SHOP, other))
 
-    assert found.status == 0
-    assert clusters(found) == [("httproute/default/shop/rule/0/backend/0", 1)]
-    assert (found.unavailable, found.empty) == (1, empty)
+    assert destination.status == 0
+    assert clusters(destination) == [("httproute/default/shop/rule/0/backend/0", 1)]
+    assert (destination.unavailable, destination.empty) == (1, empty)
 
 
 def test_a_backend_without_endpoints_is_no_reference_that_fails() -> None:
-    found = destination(given=rule("", "{name: empty, port: 80}"))
+    destination = destination_of(fields=rule("", "{name: empty, port: 80}"))
 
-    assert found.unresolved == ()
-    assert [p.reason for p in found.without_endpoints] == ["EndpointsNotFound"]
+    assert destination.unresolved == ()
+    assert [p.reason for p in destination.without_endpoints] == ["EndpointsNotFound"]
 
 
 def test_a_backend_elsewhere_needs_a_grant() -> None:
     there = service("shop", namespace="other")
-    given = rule("", "{name: shop, namespace: other, port: 80}")
+    fields = rule("", "{name: shop, namespace: other, port: 80}")
 
-    assert reasons(destination(there, given=given)) == ["RefNotPermitted"]
-    assert reasons(destination(there, GRANT, given=given)) == []
+    assert reasons(destination_of(there, fields=fields)) == ["RefNotPermitted"]
+    assert reasons(destination_of(there, GRANT, fields=fields)) == []
 
 
 @pytest.mark.parametrize("group", ["apps", "example.com"])
 def test_a_kind_that_no_backend_has_is_told_before_a_missing_grant(group: str) -> None:
-    given = rule("", f"{{group: {group}, kind: Pod, name: shop, namespace: other, port: 80}}")
+    fields = rule("", f"{{group: {group}, kind: Pod, name: shop, namespace: other, port: 80}}")
 
-    assert reasons(destination(given=given)) == ["InvalidKind"]
+    assert reasons(destination_of(fields=fields)) == ["InvalidKind"]
 
 
 def test_a_mirror_has_a_cluster_of_its_own() -> None:
     mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
 
-    found = destination(given=rule(mirror))
+    destination = destination_of(fields=rule(mirror))
 
-    assert [(n, key.name) for n, key in found.mirrors] == [(0, "httproute/default/shop/rule/0-mirror-0")]
-    assert [key.name for key in found.clusters()] == [
+    assert [(n, key.name) for n, key in destination.mirrors] == [
+        (0, "httproute/default/shop/rule/0-mirror-0")
+    ]
+    assert [key.name for key in destination.clusters()] == [
         "httproute/default/shop/rule/0",
         "httproute/default/shop/rule/0-mirror-0",
     ]
@@ -257,9 +259,9 @@ def test_a_mirror_that_leads_nowhere_fails_its_rule_unless_it_only_lacks_endpoin
         f"filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: {backend}, port: 80}}}}}}]"
     )
 
-    found = destination(given=rule(mirror))
+    destination = destination_of(fields=rule(mirror))
 
-    assert (found.status, found.mirrors, reasons(found)) == (status, (), reason)
+    assert (destination.status, destination.mirrors, reasons(destination)) == (status, (), reason)
 
 
 @pytest.mark.parametrize(
@@ -271,11 +273,11 @@ def test_a_mirror_that_leads_nowhere_fails_its_rule_unless_it_only_lacks_endpoin
     ],
 )
 def test_a_rule_that_forwards_nothing_has_no_clusters(fields: str) -> None:
-    given = rule(fields)
+    route_rule = rule(fields)
     if "Redirect" in fields:
-        given["backendRefs"] = []
+        route_rule["backendRefs"] = []
 
-    assert destination(given=given).clusters() == ()
+    assert destination_of(fields=route_rule).clusters() == ()
 
 
 def test_a_listener_that_is_not_served_causes_no_clusters() -> None:

@@ -36,10 +36,10 @@ def test_it_is_there_once_the_fleet_has_a_service() -> None:
 
     core.apply(FLEET)
 
-    found, endpoints = local_cluster(core.db, EG_FLEET), local_assignment(core.db, EG_FLEET)
-    assert found is not None
+    cluster, endpoints = local_cluster(core.db, EG_FLEET), local_assignment(core.db, EG_FLEET)
+    assert cluster is not None
     assert endpoints is not None
-    assert Cluster.FromString(found.body).name == "default/eg"
+    assert Cluster.FromString(cluster.body).name == "default/eg"
     assert [e.locality.zone for e in ClusterLoadAssignment.FromString(endpoints.body).endpoints] == ["a", "b"]
 
 
@@ -63,10 +63,10 @@ def test_with_routing_to_services_the_fleet_is_its_service() -> None:
     fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
     core = Core(gateway(http("http"), infrastructure=named), proxy, fleet)
 
-    found = local_assignment(core.db, EG_FLEET)
+    assignment = local_assignment(core.db, EG_FLEET)
 
-    assert found is not None
-    [locality] = ClusterLoadAssignment.FromString(found.body).endpoints
+    assert assignment is not None
+    [locality] = ClusterLoadAssignment.FromString(assignment.body).endpoints
     [endpoint] = locality.lb_endpoints
     assert locality.locality.zone == ""
     assert endpoint.endpoint.address.socket_address.address == "10.96.0.7"
@@ -78,8 +78,8 @@ def test_a_policy_that_routes_to_services_does_not_concern_the_fleet() -> None:
     fleet = FLEET.replace("spec: {ports", "spec: {clusterIP: 10.96.0.7, ports")
     core = Core(gateway(http("http")), to_services, fleet)
 
-    found = local_assignment(core.db, EG_FLEET)
+    assignment = local_assignment(core.db, EG_FLEET)
 
-    assert found is not None
-    zones = [each.locality.zone for each in ClusterLoadAssignment.FromString(found.body).endpoints]
+    assert assignment is not None
+    zones = [each.locality.zone for each in ClusterLoadAssignment.FromString(assignment.body).endpoints]
     assert zones == ["a", "b"]

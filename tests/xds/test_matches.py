@@ -15,7 +15,7 @@ from tests.routes import as_dict, header, made, path
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("match", "expected"),
     [
         (path("/"), {"prefix": "/"}),
         (path("/a"), {"path_separated_prefix": "/a"}),
@@ -41,8 +41,8 @@ from tests.routes import as_dict, header, made, path
         ),
     ],
 )
-def test_each_part_of_a_match_has_its_matcher(given: HTTPRouteMatch, expected: dict[str, Any]) -> None:
-    assert as_dict(matcher(Match(0, given))) == expected
+def test_each_part_of_a_match_has_its_matcher(match: HTTPRouteMatch, expected: dict[str, Any]) -> None:
+    assert as_dict(matcher(Match(0, match))) == expected
 
 
 def test_cookies_are_matched_in_a_field_that_the_messages_do_not_have() -> None:

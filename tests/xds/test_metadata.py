@@ -39,17 +39,20 @@ def test_it_names_the_resource_and_its_section() -> None:
 def test_it_names_the_policies_that_shaped_the_resource() -> None:
     policy = Ref.of(BackendTrafficPolicy, "default", "calm")
 
-    told = read(metadata(ROUTE, policies=(policy,)))
+    resources = read(metadata(ROUTE, policies=(policy,)))
 
-    assert isinstance(told, dict)
-    assert told["policies"] == [{"kind": "BackendTrafficPolicy", "name": "calm", "namespace": "default"}]
+    assert isinstance(resources, dict)
+    assert resources["policies"] == [{"kind": "BackendTrafficPolicy", "name": "calm", "namespace": "default"}]
 
 
 def test_only_annotations_of_the_gateway_are_shown() -> None:
     """The rest may be anybody's, and may be large."""
-    given = {"gateway.envoyproxy.io/team": "shop", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    annotations = {
+        "gateway.envoyproxy.io/team": "shop",
+        "kubectl.kubernetes.io/last-applied-configuration": "{}",
+    }
 
-    assert shown(given) == (("team", "shop"),)
+    assert shown(annotations) == (("team", "shop"),)
 
 
 PROXY = """

@@ -87,8 +87,8 @@ def test_what_is_only_suspected_stays_as_it_was_though_it_was_guarded_otherwise(
 
     put(core, {suspected: Fallback(good, strict=False)})
 
-    [told] = sent(core)
-    assert (told.match.path_separated_prefix, told.route.cluster) == ("/old", "service/default/old/80/http")
+    [route] = sent(core)
+    assert (route.match.path_separated_prefix, route.route.cluster) == ("/old", "service/default/old/80/http")
 
 
 def test_what_one_table_does_without_another_may_have() -> None:

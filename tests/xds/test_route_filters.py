@@ -30,10 +30,10 @@ def redirect(**fields: Any) -> HTTPRequestRedirectFilter:
 
 
 def rewritten(*filters: str, extra: str = "", path: HTTPPathMatch = A) -> dict[str, Any]:
-    found = judged(*filters, extra=extra)
-    assert found.rewrite is not None
+    verdict = judged(*filters, extra=extra)
+    assert verdict.rewrite is not None
     action = RouteAction()
-    apply_rewrite(action, found.rewrite, path)
+    apply_rewrite(action, verdict.rewrite, path)
     return as_dict(action)
 
 
@@ -48,7 +48,7 @@ def test_the_first_mention_of_a_header_wins_and_add_is_read_before_set() -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "port", "expected"),
+    ("spec", "port", "expected"),
     [
         (redirect(hostname="example.com"), 80, {"host_redirect": "example.com", "response_code": "FOUND"}),
         (redirect(statusCode=301), 443, {}),
@@ -59,9 +59,9 @@ def test_the_first_mention_of_a_header_wins_and_add_is_read_before_set() -> None
     ],
 )
 def test_a_redirect_names_a_port_only_when_it_must(
-    given: HTTPRequestRedirectFilter, port: int, expected: dict[str, Any]
+    spec: HTTPRequestRedirectFilter, port: int, expected: dict[str, Any]
 ) -> None:
-    assert as_dict(redirect_action(given, ROOT, port)) == expected
+    assert as_dict(redirect_action(spec, ROOT, port)) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_a_route_filter_takes_the_host_from_elsewhere(hostname: str, expected: d
 def test_host_and_path_may_be_rewritten_by_a_filter_each() -> None:
     path = "{urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: a, substitution: b}}}}"
 
-    found = rewritten(url_rewrite("{hostname: a.example.com}"), EXTRA, extra=path)
+    route = rewritten(url_rewrite("{hostname: a.example.com}"), EXTRA, extra=path)
 
-    assert found["host_rewrite_literal"] == "a.example.com"
-    assert found["regex_rewrite"] == {"pattern": {"regex": "a"}, "substitution": "b"}
+    assert route["host_rewrite_literal"] == "a.example.com"
+    assert route["regex_rewrite"] == {"pattern": {"regex": "a"}, "substitution": "b"}
 
 
 def test_text_is_quoted_for_re2() -> None:

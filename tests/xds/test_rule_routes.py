@@ -99,12 +99,12 @@ def test_filters_of_a_backend_are_on_its_share() -> None:
 
 
 def test_headers_of_a_rule_are_changed_whatever_the_rule_does() -> None:
-    given = rule(
+    fields = rule(
         "{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [X]}},"
         " {type: RequestRedirect, requestRedirect: {hostname: a.example.com}}], backendRefs: []}"
     )
 
-    [route] = sent(core_of(given))
+    [route] = sent(core_of(fields))
 
     assert list(route.response_headers_to_remove) == ["X"]
     assert route.redirect.host_redirect == "a.example.com"
@@ -160,8 +160,8 @@ def test_timeouts_of_a_rule_hold_and_an_idle_stream_outlives_them(
 ) -> None:
     [route] = sent(core_of(rule(f"timeouts: {timeouts}")))
 
-    found = as_dict(route.route)
-    assert {key: found[key] for key in expected} == expected
+    route_action = as_dict(route.route)
+    assert {key: route_action[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(("neighbour", "idle"), [((), ""), ((http("other", hostname="b.test"),), "3600s")])
@@ -205,8 +205,8 @@ def test_a_mirror_copies_its_share(share: str, fraction: dict[str, Any]) -> None
 
 
 def test_redirects_without_a_port_follow_the_listener() -> None:
-    given = rule("{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}], backendRefs: []}")
-    core = Core(gateway(http("web"), http("alt", port=8080)), http_route(given))
+    fields = rule("{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}], backendRefs: []}")
+    core = Core(gateway(http("web"), http("alt", port=8080)), http_route(fields))
 
     assert [r.redirect.port_redirect for r in sent(core)] == [0]
     assert [r.redirect.port_redirect for r in sent(core, "default/eg/alt")] == [8080]

@@ -27,14 +27,14 @@ def test_messages_are_visited_from_outside_in() -> None:
 
 
 def test_what_is_packed_can_be_edited() -> None:
-    def change(found: Message) -> None:
-        if isinstance(found, DataSource):
-            found.filename = "y"
+    def change(inner: Message) -> None:
+        if isinstance(inner, DataSource):
+            inner.filename = "y"
 
-    given = listener(packed(BasicAuth(users=DataSource(filename="x"))))
-    visit(given, change)
+    message = listener(packed(BasicAuth(users=DataSource(filename="x"))))
+    visit(message, change)
 
-    assert unpacked(given.filter_chains[0].filters[0].typed_config) == BasicAuth(
+    assert unpacked(message.filter_chains[0].filters[0].typed_config) == BasicAuth(
         users=DataSource(filename="y")
     )
 
@@ -51,8 +51,8 @@ def test_the_values_of_maps_are_visited() -> None:
 
 def test_a_type_that_is_not_known_is_left_alone() -> None:
     strange = AnyMessage(type_url="type.googleapis.com/no.such.Type", value=b"\xff")
-    given = listener(strange)
+    message = listener(strange)
 
-    visit(given, lambda _: None)
+    visit(message, lambda _: None)
 
-    assert given == listener(strange)
+    assert message == listener(strange)

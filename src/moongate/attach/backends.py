@@ -129,16 +129,16 @@ class Backend(Struct, frozen=True):
         return self if protocol is None else structs.replace(self, protocol=protocol, http1=False)
 
 
-def target(given: BackendObjectReference, namespace: str) -> Target:
+def target(ref: BackendObjectReference, namespace: str) -> Target:
     """The target of a backendRef in a resource of ``namespace``."""
-    return Target(given.group, given.kind, given.namespace or namespace, given.name, given.port or 0)
+    return Target(ref.group, ref.kind, ref.namespace or namespace, ref.name, ref.port or 0)
 
 
 def kind_problem(of: Target) -> Problem | None:
     """Why a target can be no backend whatever exists, if so. The kind alone decides which it is."""
     if of.group not in _GROUPS:
-        told = f"the group is {of.group!r}; it must be one of {', '.join(repr(g) for g in _GROUPS)}"
-        return Problem("", told, "InvalidKind")
+        message = f"the group is {of.group!r}; it must be one of {', '.join(repr(g) for g in _GROUPS)}"
+        return Problem("", message, "InvalidKind")
     if of.kind not in _KINDS:
         return Problem("", f"the kind is {of.kind!r}; it must be one of {', '.join(_KINDS)}", "InvalidKind")
     return None
@@ -162,8 +162,8 @@ def backend(db: Db, of: Target, to_service: bool) -> Backend:
 def endpoints(db: Db, of: Target, to_service: bool) -> tuple[Endpoint, ...]:
     """The endpoints of a target, in the order of its slices and their entries; empty if it has none."""
     if of.kind == BackendResource.KIND:
-        found = get(db, BackendResource, of.ref)
-        return tuple(_static(found)) if found is not None else ()
+        resource = get(db, BackendResource, of.ref)
+        return tuple(_static(resource)) if resource is not None else ()
     virtual = _virtual(db, of)
     return tuple(_service_endpoints(db, of, virtual, to_service)) if virtual is not None else ()
 
@@ -173,15 +173,15 @@ def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
     return bool(endpoints(db, of, to_service))
 
 
-def backend_problem(db: Db, found: BackendResource) -> Problem | None:
+def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
     """What is wrong with a Backend itself: it becomes its status, and that of routes that use it."""
     if not config(db).extension_apis.enable_backend:
-        told = (
-            f"{found.ref} cannot be used: Backends are disabled;"
+        message = (
+            f"{resource.ref} cannot be used: Backends are disabled;"
             " set extensionApis.enableBackend in the configuration"
         )
-        return Problem("", told, "UnsupportedValue")
-    for n, endpoint in enumerate(found.spec.endpoints):
+        return Problem("", message, "UnsupportedValue")
+    for n, endpoint in enumerate(resource.spec.endpoints):
         path = f"spec.endpoints[{n}]"
         if endpoint.fqdn is not None:
             name = endpoint.fqdn.hostname
@@ -190,19 +190,19 @@ def backend_problem(db: Db, found: BackendResource) -> Problem | None:
                     f"{path}.fqdn", f"{name!r} is an IP address; put it under ip.", "InvalidAddress"
                 )
             if _DNS_NAME.fullmatch(name) is None:
-                told = f"{name!r} is not a DNS name; a name has no wildcard and no capital letters."
-                return Problem(f"{path}.fqdn", told, "InvalidAddress")
+                message = f"{name!r} is not a DNS name; a name has no wildcard and no capital letters."
+                return Problem(f"{path}.fqdn", message, "InvalidAddress")
             if "." not in name.rstrip(".") and not on_host(db):
-                told = f"{name!r} has only one label; a name outside this host has at least two."
-                return Problem(f"{path}.fqdn", told, "InvalidAddress")
+                message = f"{name!r} has only one label; a name outside this host has at least two."
+                return Problem(f"{path}.fqdn", message, "InvalidAddress")
         if endpoint.ip is not None:
             address = _ip_address(endpoint.ip.address)
             if address is None:
-                told = f"{endpoint.ip.address!r} is not an IP address."
-                return Problem(f"{path}.ip", told, "InvalidAddress")
+                message = f"{endpoint.ip.address!r} is not an IP address."
+                return Problem(f"{path}.ip", message, "InvalidAddress")
             if address.is_loopback and not on_host(db):
-                told = f"{endpoint.ip.address} is a loopback address: the proxy would call itself."
-                return Problem(f"{path}.ip", told, "InvalidAddress")
+                message = f"{endpoint.ip.address} is a loopback address: the proxy would call itself."
+                return Problem(f"{path}.ip", message, "InvalidAddress")
     return None
 
 
@@ -224,48 +224,50 @@ def _virtual(db: Db, of: Target) -> _Virtual | None:
         return (
             None if imported is None else _Virtual(imported.spec.ports, imported.spec.ips, (), external=False)
         )
-    found = get(db, Service, of.ref)
-    if found is None:
+    service = get(db, Service, of.ref)
+    if service is None:
         return None
-    address = found.spec.cluster_ip
+    address = service.spec.cluster_ip
     addresses = (address,) if address and address != "None" else ()
-    external = found.spec.type == "ExternalName"
-    return _Virtual(found.spec.ports, addresses, found.spec.ip_families, external)
+    external = service.spec.type == "ExternalName"
+    return _Virtual(service.spec.ports, addresses, service.spec.ip_families, external)
 
 
 def _service(db: Db, of: Target, to_service: bool) -> Backend:
     what = f"{of.kind} {of.namespace}/{of.name}"
     if of.port == 0:
         return Backend(problem=Problem("", f"{what} is named without a port", "PortNotSpecified"))
-    found = _virtual(db, of)
-    if found is None:
+    virtual = _virtual(db, of)
+    if virtual is None:
         return Backend(problem=Problem("", f"{what} does not exist", "BackendNotFound"))
-    if found.external:
-        told = f"{what} is of type ExternalName, which has no endpoints; name a Backend with an FQDN instead"
-        return Backend(problem=Problem("", told, "UnsupportedValue"))
-    port = found.port(of.port)
+    if virtual.external:
+        message = (
+            f"{what} is of type ExternalName, which has no endpoints; name a Backend with an FQDN instead"
+        )
+        return Backend(problem=Problem("", message, "UnsupportedValue"))
+    port = virtual.port(of.port)
     if port is None:
         return Backend(problem=Problem("", f"{what} has no TCP port {of.port}", "PortNotFound"))
-    routed = to_service and bool(found.addresses)
+    routed = to_service and bool(virtual.addresses)
     kinds = {s.address_type == "FQDN" for s in _slices(db, of)} if not routed else set[bool]()
     if len(kinds) > 1:
-        told = f"the EndpointSlices of {what} mix FQDN and IP addresses"
-        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
+        message = f"the EndpointSlices of {what} mix FQDN and IP addresses"
+        return Backend(problem=Problem("", message, "UnsupportedAddressType"))
     return Backend(
         protocol=_protocol(port.app_protocol),
         http1=_is_websocket(port.app_protocol),
         dns=kinds == {True},
         empty=not has_endpoints(db, of, to_service),
-        families=found.families,
+        families=virtual.families,
     )
 
 
-def _service_endpoints(db: Db, of: Target, found: _Virtual, to_service: bool) -> Iterator[Endpoint]:
-    port = found.port(of.port)
+def _service_endpoints(db: Db, of: Target, virtual: _Virtual, to_service: bool) -> Iterator[Endpoint]:
+    port = virtual.port(of.port)
     if port is None:
         return
-    if to_service and found.addresses:
-        for address in found.addresses:
+    if to_service and virtual.addresses:
+        for address in virtual.addresses:
             yield Endpoint(address, of.port)
         return
     for part in _slices(db, of):
@@ -273,11 +275,11 @@ def _service_endpoints(db: Db, of: Target, found: _Virtual, to_service: bool) ->
             for at in part.ports:
                 if at.name != port.name or at.protocol != port.protocol or at.port is None:
                     continue
-                given = endpoint.conditions
-                if given.serving is not None and given.terminating is not None:
-                    draining = given.terminating or not given.serving
+                conditions = endpoint.conditions
+                if conditions.serving is not None and conditions.terminating is not None:
+                    draining = conditions.terminating or not conditions.serving
                 else:
-                    draining = given.ready is False
+                    draining = conditions.ready is False
                 for address in endpoint.addresses:
                     yield Endpoint(address, at.port, zone=endpoint.zone or "", draining=draining)
 
@@ -292,43 +294,43 @@ def _slices(db: Db, of: Target) -> list[EndpointSlice]:
 
 
 def _backend(db: Db, of: Target) -> Backend:
-    found = get(db, BackendResource, of.ref)
-    if found is None:
+    resource = get(db, BackendResource, of.ref)
+    if resource is None:
         return Backend(problem=Problem("", f"{of.ref} does not exist", "BackendNotFound"))
-    if (problem := backend_problem(db, found)) is not None:
+    if (problem := backend_problem(db, resource)) is not None:
         return Backend(problem=problem)
-    if any(e.unix is not None for e in found.spec.endpoints) and not on_host(db):
-        told = f"{of.ref} has a Unix socket, which only a gateway on the same host can reach"
-        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
-    kinds = {e.fqdn is not None for e in found.spec.endpoints}
+    if any(e.unix is not None for e in resource.spec.endpoints) and not on_host(db):
+        message = f"{of.ref} has a Unix socket, which only a gateway on the same host can reach"
+        return Backend(problem=Problem("", message, "UnsupportedAddressType"))
+    kinds = {e.fqdn is not None for e in resource.spec.endpoints}
     if len(kinds) > 1:
-        told = f"{of.ref} mixes FQDN with IP or Unix endpoints; use one kind in a Backend"
-        return Backend(problem=Problem("", told, "UnsupportedAddressType"))
-    if found.spec.tls is not None:
-        told = f"{of.ref} asks for TLS, which is not supported yet: nothing is sent in the clear"
-        return Backend(problem=Problem("", told, "InvalidBackendTLS"))
-    if found.spec.type == "DynamicResolver":
-        told = f"{of.ref} is of type DynamicResolver, which is not supported yet"
-        return Backend(problem=Problem("", told, "UnsupportedValue"))
-    protocols = found.spec.app_protocols
+        message = f"{of.ref} mixes FQDN with IP or Unix endpoints; use one kind in a Backend"
+        return Backend(problem=Problem("", message, "UnsupportedAddressType"))
+    if resource.spec.tls is not None:
+        message = f"{of.ref} asks for TLS, which is not supported yet: nothing is sent in the clear"
+        return Backend(problem=Problem("", message, "InvalidBackendTLS"))
+    if resource.spec.type == "DynamicResolver":
+        message = f"{of.ref} is of type DynamicResolver, which is not supported yet"
+        return Backend(problem=Problem("", message, "UnsupportedValue"))
+    protocols = resource.spec.app_protocols
     return Backend(
         protocol="HTTP2" if "gateway.envoyproxy.io/h2c" in protocols else "HTTP",
         http1=any(_is_websocket(p) for p in protocols),
         dns=kinds == {True},
-        empty=not found.spec.endpoints,
-        fallback=bool(found.spec.fallback),
+        empty=not resource.spec.endpoints,
+        fallback=bool(resource.spec.fallback),
     )
 
 
-def _static(found: BackendResource) -> Iterator[Endpoint]:
-    for given in found.spec.endpoints:
-        zone, hostname = given.zone or "", given.hostname or ""
-        if given.fqdn is not None:
-            yield Endpoint(given.fqdn.hostname, given.fqdn.port, zone, hostname)
-        elif given.ip is not None:
-            yield Endpoint(given.ip.address, given.ip.port, zone, hostname)
-        elif given.unix is not None:
-            yield Endpoint(given.unix.path, 0, zone, hostname)
+def _static(resource: BackendResource) -> Iterator[Endpoint]:
+    for entry in resource.spec.endpoints:
+        zone, hostname = entry.zone or "", entry.hostname or ""
+        if entry.fqdn is not None:
+            yield Endpoint(entry.fqdn.hostname, entry.fqdn.port, zone, hostname)
+        elif entry.ip is not None:
+            yield Endpoint(entry.ip.address, entry.ip.port, zone, hostname)
+        elif entry.unix is not None:
+            yield Endpoint(entry.unix.path, 0, zone, hostname)
 
 
 def _protocol(app_protocol: str | None) -> Protocol:

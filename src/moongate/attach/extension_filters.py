@@ -76,24 +76,24 @@ class Extension(Struct, frozen=True):
     unresolved: Problem | None = None
 
 
-def extension(db: Db, given: LocalObjectReference, namespace: str) -> Extension:
+def extension(db: Db, ref: LocalObjectReference, namespace: str) -> Extension:
     """What a filter reference in a route of ``namespace`` leads to."""
-    if (given.group, given.kind) != (ENVOY_GROUP, HTTPRouteFilter.KIND):
-        told = (
-            f"extensionRef names {given.kind} of the group {given.group!r}; "
+    if (ref.group, ref.kind) != (ENVOY_GROUP, HTTPRouteFilter.KIND):
+        message = (
+            f"extensionRef names {ref.kind} of the group {ref.group!r}; "
             f"it must be an {HTTPRouteFilter.KIND} of {ENVOY_GROUP}."
         )
-        return Extension(refused=Problem("", told, "UnsupportedValue"))
-    return route_filter(db, Ref.of(HTTPRouteFilter, namespace, given.name))
+        return Extension(refused=Problem("", message, "UnsupportedValue"))
+    return route_filter(db, Ref.of(HTTPRouteFilter, namespace, ref.name))
 
 
 @query
 def route_filter(db: Db, ref: Ref) -> Extension:
     """An HTTPRouteFilter, judged."""
-    found = get(db, HTTPRouteFilter, ref)
-    if found is None:
+    resource = get(db, HTTPRouteFilter, ref)
+    if resource is None:
         return Extension(unresolved=Problem("", f"{ref} does not exist.", "UnsupportedValue"))
-    spec = found.spec
+    spec = resource.spec
     problem = next(
         (fault for fault in (_rewrite_fault(spec.url_rewrite), _match_fault(spec.matches)) if fault), None
     )
@@ -150,33 +150,33 @@ def _match_fault(matches: tuple[HTTPRouteMatchFilter, ...]) -> str | None:
     return next((f"in matches, {fault}" for p in patterns if (fault := regex_fault(p)) is not None), None)
 
 
-def _response(db: Db, namespace: str, given: HTTPDirectResponseFilter) -> DirectResponse | str:
+def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectResponse | str:
     """The answer, or what is wrong with it."""
-    status = 200 if given.status_code is None else given.status_code
+    status = 200 if spec.status_code is None else spec.status_code
     if not 200 <= status <= 599:
         return f"directResponse.statusCode is {status}; it must be from 200 to 599"
-    body = _body(db, namespace, given.body) if given.body is not None else b""
+    body = _body(db, namespace, spec.body) if spec.body is not None else b""
     if isinstance(body, str):
         return body
     headers: list[HTTPHeaderFilter] = []
-    if given.content_type is not None:
-        headers.append(HTTPHeaderFilter(set=(HTTPHeader(name="Content-Type", value=given.content_type),)))
-    if given.header is not None:
-        headers.append(given.header)
+    if spec.content_type is not None:
+        headers.append(HTTPHeaderFilter(set=(HTTPHeader(name="Content-Type", value=spec.content_type),)))
+    if spec.header is not None:
+        headers.append(spec.header)
     return DirectResponse(status, body, tuple(headers))
 
 
-def _body(db: Db, namespace: str, given: CustomResponseBody) -> bytes | str:
-    if given.type != "ValueRef":
-        return (given.inline or "").encode()
-    if given.value_ref is None:
+def _body(db: Db, namespace: str, spec: CustomResponseBody) -> bytes | str:
+    if spec.type != "ValueRef":
+        return (spec.inline or "").encode()
+    if spec.value_ref is None:
         return "directResponse.body of type ValueRef needs valueRef"
-    ref = Ref.of(ConfigMap, namespace, given.value_ref.name)
-    found = get(db, ConfigMap, ref)
-    if found is None:
+    ref = Ref.of(ConfigMap, namespace, spec.value_ref.name)
+    config_map = get(db, ConfigMap, ref)
+    if config_map is None:
         return f"its body is in {ref}, which does not exist"
-    if BODY_KEY in found.data or found.data:
-        return found.data.get(BODY_KEY, found.data[min(found.data)]).encode()
-    if found.binary_data:
-        return found.binary_data[min(found.binary_data)]
+    if BODY_KEY in config_map.data or config_map.data:
+        return config_map.data.get(BODY_KEY, config_map.data[min(config_map.data)]).encode()
+    if config_map.binary_data:
+        return config_map.binary_data[min(config_map.binary_data)]
     return f"its body is in {ref}, which is empty; it needs the key {BODY_KEY}"

@@ -179,15 +179,15 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     own = _own_hostname(db, listener)
     if own is None:
         return ()
-    found = {
+    served = {
         host
         for host in find_in(db, HOSTNAMES, listener.gateway, part)
         if host and intersection(host, own) == host
     }
     if shard(own or ANY) == part:
         # Routes with a wider hostname than the listener's, or none, are served under the listener's own.
-        found.add(own or ANY)
-    return tuple(sorted(found))
+        served.add(own or ANY)
+    return tuple(sorted(served))
 
 
 def host_shards(db: Db, listener: ListenerId) -> list[int]:

@@ -74,13 +74,13 @@ def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
         return None
     message = ClusterLoadAssignment(cluster_name=names.fleet(fleet))
     # Not to_service: a policy is about backends, and the fleet is none.
-    found = endpoints(db, at, fleet_proxy(db, fleet).spec.routing_type == "Service")
-    for zone in sorted({e.zone for e in found}):
+    own = endpoints(db, at, fleet_proxy(db, fleet).spec.routing_type == "Service")
+    for zone in sorted({e.zone for e in own}):
         locality = message.endpoints.add()
         locality.locality.zone = zone
         if "endpoint" in holders(db, fleet):
             locality.metadata.MergeFromString(metadata(at.ref, str(at.port)))
-        for endpoint in found:
+        for endpoint in own:
             if endpoint.zone == zone:
                 add_endpoint(locality, endpoint)
     return XdsResource.of(ENDPOINT, message.cluster_name, encode(message))
@@ -91,7 +91,7 @@ def _own_target(db: Db, fleet: FleetId) -> Target | None:
     if on_host(db) or keeps_what_it_has(db, fleet):
         return None
     for ref in find(db, FLEET_SERVICES, fleet):
-        found = get(db, Service, ref)
-        if found is not None and found.spec.ports:
-            return Target("", Service.KIND, ref.namespace, ref.name, found.spec.ports[0].port)
+        service = get(db, Service, ref)
+        if service is not None and service.spec.ports:
+            return Target("", Service.KIND, ref.namespace, ref.name, service.spec.ports[0].port)
     return None

@@ -60,9 +60,9 @@ def _expressions(spec: EnvoyProxySpec) -> str:
     return "\n".join(parts)
 
 
-def shown(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def shown(annotations: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The annotations that are copied into metadata, without their prefix, sorted."""
-    ours = {k: v for k, v in given.items() if k.startswith(_ANNOTATIONS)}
+    ours = {k: v for k, v in annotations.items() if k.startswith(_ANNOTATIONS)}
     return tuple(sorted((k.removeprefix(_ANNOTATIONS), v) for k, v in ours.items()))
 
 
@@ -74,8 +74,8 @@ def metadata(
     policies: tuple[Ref, ...] = (),
 ) -> bytes:
     """An encoded ``Metadata`` that names a resource, one section of it, and the policies that shaped it."""
-    told = Metadata()
-    fields = told.filter_metadata[NAMESPACE].fields
+    message = Metadata()
+    fields = message.filter_metadata[NAMESPACE].fields
     # Field by field: protobuf's way from a dict is most of the time that a cluster takes.
     resource = fields["resources"].list_value.values.add().struct_value
     named = (("kind", ref.kind), ("name", ref.name), ("namespace", ref.namespace), ("sectionName", section))
@@ -88,14 +88,14 @@ def metadata(
         shaping = fields["policies"].list_value.values.add().struct_value
         for key, text in (("kind", policy.kind), ("name", policy.name), ("namespace", policy.namespace)):
             shaping.fields[key].string_value = text
-    return encode(told)
+    return encode(message)
 
 
-def resources_of(told: Metadata | None) -> tuple[tuple[Ref, str], ...]:
+def resources_of(message: Metadata | None) -> tuple[tuple[Ref, str], ...]:
     """The resources that a ``Metadata`` of ours names, each with its section ("" for none)."""
-    if told is None or NAMESPACE not in told.filter_metadata:
+    if message is None or NAMESPACE not in message.filter_metadata:
         return ()
-    document = MessageToDict(told.filter_metadata[NAMESPACE])
+    document = MessageToDict(message.filter_metadata[NAMESPACE])
     return tuple(
         (ref_of(one["kind"], one.get("namespace", ""), one["name"]), one.get("sectionName", ""))
         for one in document.get("resources", ())
