@@ -44,7 +44,7 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 class Core:
-    """Cells, indexes and queries, as in a cluster unless told otherwise."""
+    """Cells, indexes and queries, as in a cluster unless a configuration says otherwise."""
 
     def __init__(self, *manifests: str, config: EnvoyGateway = IN_CLUSTER) -> None:
         self.db = Db()

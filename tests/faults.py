@@ -1,4 +1,4 @@
-"""Queries that raise when they are told to: bugs of moongate, for tests of how they are contained.
+"""Queries that raise on demand: bugs of moongate, for tests of how they are contained.
 
 While ``faulty`` is open, each query reads one cell more, and raises where that says so. So a fault is an
 input like any other: it comes and goes with a write, and two worlds with the same faults must agree.
@@ -26,8 +26,8 @@ SECRET = "hunter2"
 """The text of all exceptions here. It is to be found nowhere, for real ones may quote a secret."""
 
 
-class Fault(Exception):  # noqa: N818 - its name is told in statuses
-    """What a query raises that was told to."""
+class Fault(Exception):  # noqa: N818 - statuses name it
+    """What such a query raises."""
 
 
 @contextmanager

@@ -23,12 +23,12 @@ _next = os.getpid() * 97 % len(_CANDIDATES)
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody will be given by chance.
+    """A port that nobody listens on, and that nobody will take by chance.
 
     It lies outside of the range that the kernel chooses from (a server on port 0, a client's connection),
-    so it stays free until a test's gateway takes it. No port is given twice in a process.
+    so it stays free until a test's gateway takes it. No port comes twice in a process.
     """
-    global _next  # noqa: PLW0603 - what was given is a fact of the process
+    global _next  # noqa: PLW0603 - which ports are taken is a fact of the process
     for _ in range(len(_CANDIDATES)):
         port = _CANDIDATES[_next]
         _next = (_next + 1) % len(_CANDIDATES)

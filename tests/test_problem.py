@@ -1,4 +1,4 @@
-"""A problem found inside a field is told with the path of the whole resource."""
+"""A problem inside a field gets the path of the whole resource."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_path_grows_at_its_front(path: str, whole: str) -> None:
 
 
 def test_only_the_path_changes() -> None:
-    """The reason becomes a condition's, wherever the problem was found."""
+    """The reason becomes a condition's, wherever the problem is."""
     problem = Problem("name", "There is no Service shop.", "BackendNotFound")
 
     assert problem.under("backendRefs[1]") == Problem(

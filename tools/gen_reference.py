@@ -181,7 +181,7 @@ _PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheck
 
 
 def _own(paths: list[str]) -> list[str]:
-    """Those that are told nowhere else on the page."""
+    """Those that stand nowhere else on the page."""
     return [path for path in paths if not path.startswith(("envoyProxy.", "provider."))]
 
 

@@ -50,7 +50,7 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
     }
     - KINDS.keys()
 )
-"""Kinds that Envoy Gateway serves and moongate does not yet: they are told loudly."""
+"""Kinds that Envoy Gateway serves and moongate does not yet: a warning names each."""
 
 OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 """Groups all of whose kinds are known; another kind of them is a slip."""

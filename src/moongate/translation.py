@@ -100,7 +100,7 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
 
     Args:
         world: settled.
-        written: manifests as given, so that a route's status names a parentRef as its manifest does.
+        written: manifests as the caller has them, so that a route's status names a parentRef as they do.
     """
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):

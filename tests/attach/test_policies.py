@@ -70,7 +70,7 @@ def test_a_listener_of_a_set_takes_the_policy_of_its_set_and_never_that_of_a_gat
 
 
 def test_the_most_specific_policy_holds() -> None:
-    """Rule over route over listener over Gateway; each level is found when the ones above it are gone."""
+    """Rule over route over listener over Gateway; each level holds when those before it are gone."""
     core = Core(
         gateway(http("http")),
         route(),

@@ -1,4 +1,4 @@
-"""The command as a process of its own, for what serves until it is told to stop."""
+"""The command as a process of its own, for what serves until it gets a signal."""
 
 from __future__ import annotations
 

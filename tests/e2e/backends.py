@@ -1,4 +1,4 @@
-"""Upstream servers of our own: each says who it is and what it got, as JSON."""
+"""Upstream servers of our own: each says who it is and what reached it, as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Request(Struct, frozen=True):
-    """What a backend got, and who it is: the body of its answer.
+    """The request that reached a backend, and who it is: the body of its answer.
 
     Args:
         by: the backend's name.
@@ -48,7 +48,7 @@ class Echo:
 
     Attributes:
         port: where it listens on loopback; 0 for a Unix socket.
-        requests: all that it got, oldest first.
+        requests: all that reached it, oldest first.
         statuses: what to answer next, one each; 200 when there is none left.
         go: answers wait until this is set.
     """

@@ -1,4 +1,4 @@
-"""A gateway of this process with a real Envoy, and upstream servers that tell what reached them."""
+"""A gateway of this process with a real Envoy, and upstream servers that say what reached them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Site:
         return await (client or self.client).request(method, url, headers=sent, extensions=extensions, **more)
 
     async def reached(self, host: str, path: str = "/", **more: Any) -> Request:
-        """What the backend got of one request; it must have answered 200."""
+        """The request that reached the backend; it must have answered 200."""
         answer = await self.ask(host, path, **more)
         assert answer.status_code == 200, answer.text
         return msgspec.json.decode(answer.content, type=Request)

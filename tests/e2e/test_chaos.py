@@ -83,7 +83,7 @@ class State(NamedTuple):
     Args:
         backends: where the steady route sends its requests.
         places: who is behind a backend.
-        put: when it was given to moongate.
+        put: when moongate was to put it in force.
         acknowledged: when Envoy had it, or a later one.
     """
 

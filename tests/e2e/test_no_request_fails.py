@@ -43,7 +43,7 @@ class State(NamedTuple):
 
     Args:
         backends: who may answer.
-        put: when it was given to moongate.
+        put: when moongate was to put it in force.
         acknowledged: when Envoy had it.
     """
 
@@ -236,7 +236,7 @@ def to_with_filter(name: str) -> str:
 
 
 async def test_no_request_fails_while_filters_of_the_listener_come_and_go(site: Site, tmp_path: Path) -> None:
-    """A filter that no listener had changes the listener; its clients are told to connect anew, and can."""
+    """A filter that no listener had changes the listener; its clients have to connect anew, and can."""
     rule = f"[{{matches: [{{path: {{value: /flip}}}}], {m.to('b0')}}}]"
     policies = [
         m.policy("SecurityPolicy", "cors", "cors: {allowOrigins: ['*']}", "HTTPRoute/beside"),

@@ -1,4 +1,4 @@
-"""What breaks is told and contained: Envoy's end, refused routes, taken ports, a killed moongate."""
+"""What breaks is reported and contained: Envoy's end, refused routes, taken ports, a killed moongate."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_change_made_while_envoy_is_down_is_served_when_it_is_back(site:
 
 
 async def test_a_stopped_envoy_catches_up(site: Site) -> None:
-    """What changed while it did not listen is what it is told then, and nobody else waits for it."""
+    """What changed while it did not listen is what it is sent then, and nobody else waits for it."""
     await site.apply(m.route("stopped", f"[{{{m.to('one')}}}]"))
     pid = envoy_of(site.laptop)["pid"]
     os.kill(pid, signal.SIGSTOP)

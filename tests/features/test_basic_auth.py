@@ -1,4 +1,4 @@
-"""Passwords are asked for, read from Secrets that may be read, and never told."""
+"""Passwords are asked for, read from Secrets that may be read, and never shown."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_backend_learns_the_name_in_the_header_that_was_asked_for() -> None:
 def test_a_name_is_not_forwarded_in_a_header_that_says_how_a_request_is_sent(header: str) -> None:
     """The user's name would be taken for a length or a host, and the request fail or hang."""
     basic_auth = BasicAuth(users=SecretObjectReference(name="users"), forward_username_header=header)
-    [message] = told(world(users(b"alice:" + HASH)), basic_auth)
+    [message] = faults(world(users(b"alice:" + HASH)), basic_auth)
 
     assert message.startswith(f"forwardUsernameHeader is {header!r}")
 

@@ -60,7 +60,7 @@ def test_envoy_counts_the_proxies_besides_the_one_that_connected(hops: int, besi
 
 @pytest.mark.parametrize("disabled", [None, True])
 def test_without_a_trusted_proxy_the_header_is_not_believed(disabled: bool | None) -> None:
-    """Envoy's extension cannot be told so: it trusts one proxy at least."""
+    """Envoy's extension has no such setting: it trusts one proxy at least."""
     settings = XForwardedForSettings(num_trusted_hops=0, disable_x_forwarded_for_append=disabled)
 
     hcm = edited(ClientIPDetectionSettings(x_forwarded_for=settings))

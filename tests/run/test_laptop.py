@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None:
-    """None of them, and each fault is told."""
+    """None of them, and each fault is reported."""
     sound, faulty = m.local("up", 80), m.local("no-port", 70000)
     async with Laptop(run_dir=folder) as running:
         for manifests in (text(sound, faulty), [sound, faulty]):

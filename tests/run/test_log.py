@@ -151,7 +151,7 @@ def test_a_condition_of_several_references_is_told_in_one_line(events: list[Any]
 
 
 def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> None:
-    """One slip is told once, at the field where it is made."""
+    """One slip is logged once, at the field where it is made."""
     run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
     shop = (
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: shop}\n"

@@ -1,4 +1,4 @@
-"""What is to be told about a manifest has its place in the file."""
+"""A diagnostic of a manifest has its place in the file."""
 
 from __future__ import annotations
 

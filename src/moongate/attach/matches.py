@@ -34,7 +34,7 @@ _PREFLIGHT: Final = (
 
 
 class Comparison(Protocol):
-    """How a header, a query parameter or a cookie, found by its name, is compared."""
+    """How a header, a query parameter or a cookie of some name is compared."""
 
     @property
     def name(self) -> str: ...

@@ -234,7 +234,7 @@ def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) ->
 def reserved(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a hostname is a listener's own and would fall to a wider one, were there nothing under it.
 
-    Only HTTP listeners of one port share a table; those of HTTPS are told apart before there is a host.
+    Only HTTP listeners of one port share a table; connections of HTTPS are assigned before there is a host.
     """
     own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
     if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
@@ -306,7 +306,7 @@ def _served(
 
 
 def _is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
-    """Whether a listener takes routes of a kind and namespace; also when that cannot be told."""
+    """Whether a listener takes routes of a kind and namespace; also when that is not known."""
     own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
     if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
         return False

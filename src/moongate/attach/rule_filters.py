@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 ``rule_filters`` judges the filters of a rule, once for all who ask, and builds nothing; ``xds.route_filters``
-applies what is valid to Envoy routes. A filter with a fault makes its rule answer 500 and is reported in the
+applies what is valid to Envoy routes. A filter with a fault makes its rule answer 500 and appears in the
 status; the other rules of the route go on.
 
 Filters are read in order. One that answers by itself, or that cannot be honoured at all, ends the reading:

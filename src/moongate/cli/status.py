@@ -103,7 +103,7 @@ def _known_by(path: Path) -> str:
 
 
 def _command(pid: int) -> str:
-    """How a process was called, and where, for the paths that it was given are relative to that."""
+    """How a process was called, and where, for its paths are relative to that."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         folder = Path(f"/proc/{pid}/cwd").readlink()

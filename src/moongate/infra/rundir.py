@@ -213,7 +213,7 @@ def _candidates() -> list[Path]:
 
 @contextlib.contextmanager
 def _locked_base(base: Path) -> Generator[None]:
-    """The base made, found to be ours, and locked."""
+    """The base, which exists now, is ours and is locked."""
     while True:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = -1

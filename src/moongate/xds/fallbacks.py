@@ -1,4 +1,4 @@
-"""What stands in for an entry that an Envoy refused, and the cells in which that is found.
+"""What stands in for an entry that an Envoy refused, and the cells that hold it.
 
 A joined resource (a route configuration, a listener) is taken or refused as a whole, so an entry that was
 refused must not stay in it. Which entries these are is found outside (``quarantine``), and read from cells by

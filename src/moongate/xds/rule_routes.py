@@ -7,7 +7,7 @@ of filters, timeouts. Each match of the rule then gets a copy with its matcher a
 the match, and each hostname a copy of that with its name.
 
 A rule answers 500 where what it asks for cannot be had: policies or filters that cannot be built, or filters
-that its chain has not got yet. A rule with a pattern that Envoy would refuse has no Envoy route at all.
+that its chain does not have yet. A rule with a pattern that Envoy would refuse has no Envoy route at all.
 
 Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def visit(message: Message, change: Callable[[Message], None]) -> None:
-    """Call ``change`` with a message and all inside it, outermost first; it may edit what it is given.
+    """Call ``change`` with a message and all inside it, outermost first; it may edit them.
 
     A packed message of a type that is not known here is passed over.
     """
