@@ -306,9 +306,11 @@ class TestWatch:
         root = tmp_path / "m"
         folder = root / name
         folder.mkdir(parents=True)
-        (folder / "a.yaml").write_text(backend("a", 1))
+        (folder / "a.yaml").write_text(backend("a", 0))
 
         async with watching(root) as watched:
+            (folder / "a.yaml").write_text(backend("a", 1))
+            await watched.until(lambda: watched.ports == {"a": 1})  # now it is watched
             replace(folder)
             (folder / "a.yaml").write_text(backend("a", 2))
             await watched.until(lambda: watched.ports == {"a": 2})
