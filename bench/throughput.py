@@ -49,7 +49,7 @@ from moongate.report.logs import configure
 from moongate.run import Laptop
 from moongate.sources.folder import Folder
 from moongate.world import World
-from moongate.xds.http_chains import HCM
+from moongate.xds.filter_chains import HCM
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, packed
 from tests.ports import free_port
 

@@ -10,15 +10,19 @@ before its routes switch, and shrinks after they have:
 2. Envoy has the listener, and then the routes (``ads.session`` sends them in this order).
 3. Every Envoy of the fleet has acknowledged the routes. What lingers leaves the chain.
 
-Envoy may refuse the listener. Its chains then stay as they were, and a filter that they never had is
-*missing*: the routes that rely on it answer 500 until Envoy takes a listener that has it.
+Envoy may refuse the listener. Its chains then stay as they were, and it *lacks* the filters that they do not
+have in the form in which they are handed out: the routes that rely on these answer 500 until Envoy takes a
+listener that has them. What ``quarantine`` keeps out of the listener is not handed out, so no Envoy lacks it;
+``xds.filters.missing_on`` puts both together.
 
-Both are facts about Envoys. They go into cells, which ``xds.filters`` and ``xds.rule_routes`` read.
+Both are facts about Envoys. They go into cells, which ``xds.filters`` reads.
 
 Facts
 -----
 * a filter that changes under its name replaces the former one; it cannot linger. With stable chains a filter
   that carries configuration is named by what it carries, so it never changes
+* while routes are searched for one that Envoy refuses, others stand in their last good form, which may rely
+  on what lingers
 * an Envoy that is away keeps what it has, and nobody waits for it; stable chains protect it all the same
 """
 
@@ -26,22 +30,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from moongate.attach.envoy_listeners import TableId, envoy_listeners
+from moongate.attach.envoy_listeners import TableId
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
-from moongate.xds.filters import chain_filters, http_filters, lingering, missing
+from moongate.xds.filters import chain_filters, lacking, lingering
+from moongate.xds.listeners import filters_by_chain
 from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from moongate.api.base import FleetId, ListenerId
+    from moongate.api.base import FleetId
     from moongate.engine import Root
     from moongate.world import World
     from moongate.xds.filters import ChainFilter
     from moongate.xds.wire import XdsResource
 
-Names: TypeAlias = frozenset[str]
+    Filters: TypeAlias = frozenset[ChainFilter]
 
 
 class _Chain:
@@ -54,9 +59,9 @@ class _Chain:
         """By name, the filters that some route relies on which an Envoy may have in force."""
         self.handed_out = False
         """Whether routes that need no more than ``needed`` are handed out."""
-        self.in_force: dict[str, Names] = {}
+        self.in_force: dict[str, Filters] = {}
         """Node → the filters that its chain has."""
-        self.lacking: dict[str, Names] = {}
+        self.lacking: dict[str, Filters] = {}
         """Node → the filters that its chain should have; none once it takes the listener."""
         self.words: dict[str, str] = {}
         """Node → what it says of the listener that it refuses."""
@@ -70,15 +75,25 @@ class _Fleet:
         self.chains: dict[str, _Chain] = {}
         self.tables: dict[str, dict[str, str]] = {}
         """Connected node → route configuration → the version that it has in force."""
-        self.listeners: dict[str, dict[str, dict[str, Names]]] = {}
+        self.listeners: dict[str, dict[str, dict[str, Filters]]] = {}
         """Listener → version that was handed out → chain → its filters. Only what may still be answered."""
 
 
-class ChainTransitions:
-    """Takes what is handed out and what Envoys answer, and writes what lingers and what is missing."""
+def _never(_fleet: FleetId, _type_url: str, _name: str) -> bool:
+    return False
 
-    def __init__(self, world: World) -> None:
+
+class ChainTransitions:
+    """Takes what is handed out and what Envoys answer, and writes what lingers and what is lacking.
+
+    Args:
+        world: has the cells.
+        is_searching: whether a route configuration of a fleet is searched for what Envoy refuses of it.
+    """
+
+    def __init__(self, world: World, is_searching: Callable[[FleetId, str, str], bool] = _never) -> None:
         self._world = world
+        self._is_searching = is_searching
         self._fleets: dict[FleetId, _Fleet] = {}
 
     def start(self, fleet_id: FleetId) -> None:
@@ -113,15 +128,11 @@ class ChainTransitions:
         for type_url, name in gone:
             if type_url == LISTENER:
                 fleet.listeners.pop(name, None)
-        changed = {resource.name: resource.version for resource in put if resource.type_url == LISTENER}
-        if not changed:
-            return
-        envoys = envoy_listeners.attempt(self._world.db, fleet_id)
-        for envoy in () if isinstance(envoys, Failed) else envoys:
-            if (version := changed.get(envoy.name)) is not None:
-                names = {group.name: self._filters(group.name, group.members) for group in envoy.groups}
-                fleet.listeners.setdefault(envoy.name, {})[version] = names
-                for name in names:
+        for resource in put:
+            if resource.type_url == LISTENER:
+                filters = filters_by_chain(self._world.parts(fleet_id, LISTENER, resource.name))
+                fleet.listeners.setdefault(resource.name, {})[resource.version] = filters
+                for name in filters:
                     fleet.chains.setdefault(name, _Chain())
 
     def review(self) -> bool:
@@ -148,7 +159,7 @@ class ChainTransitions:
         for name, chain in fleet.chains.items():
             chain.in_force.pop(node, None)
             if chain.lacking.pop(node, None):
-                wrote |= self._write_missing(fleet_id, name, chain)
+                wrote |= self._write_lacking(fleet_id, name, chain)
         return self._shrink(fleet_id, fleet) or wrote
 
     def acknowledged(self, fleet_id: FleetId, node: str, type_url: str, name: str, version: str) -> bool:
@@ -172,7 +183,7 @@ class ChainTransitions:
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
                 chain.lacking[node], chain.words[node] = filters - in_force, words
-                wrote |= self._write_missing(fleet_id, name, chain)
+                wrote |= self._write_lacking(fleet_id, name, chain)
         return wrote
 
     def versions_known(self) -> int:
@@ -205,6 +216,7 @@ class ChainTransitions:
             if (
                 chain.handed_out
                 and len(chain.relied) > len(chain.needed)
+                and not self._is_searching(fleet_id, ROUTE, name)
                 and self._switched(fleet, fleet_id, name)
             ):
                 chain.relied = dict(chain.needed)
@@ -218,19 +230,21 @@ class ChainTransitions:
         return bool(fleet.tables) and all(held.get(table) == version for held in fleet.tables.values())
 
     def _forget(self, fleet_id: FleetId, name: str) -> None:
-        """A chain is gone: nothing lingers in it, and nothing is missing."""
-        for cell in (lingering, missing):
+        """A chain is gone: nothing lingers in it, and no Envoy lacks anything."""
+        for cell in (lingering, lacking):
             self._world.write(cell(TableId(fleet_id, name)), None)
 
     def _write_lingering(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
         rest = tuple(sorted(one for key, one in chain.relied.items() if key not in chain.needed))
         return self._world.write(lingering(TableId(fleet_id, name)), rest or None)
 
-    def _write_missing(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
-        lacking = {
-            each: chain.words[node] for node, names in sorted(chain.lacking.items()) for each in sorted(names)
+    def _write_lacking(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
+        words = {
+            one.name: chain.words[node]
+            for node, filters in sorted(chain.lacking.items())
+            for one in sorted(filters)
         }
-        return self._world.write(missing(TableId(fleet_id, name)), lacking or None)
+        return self._world.write(lacking(TableId(fleet_id, name)), words or None)
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
         versions = fleet.listeners.get(listener, {})
@@ -243,12 +257,8 @@ class ChainTransitions:
             if (chain := fleet.chains.get(name)) is not None:
                 chain.in_force[node] = filters
                 if chain.lacking.pop(node, None):
-                    wrote |= self._write_missing(fleet_id, name, chain)
+                    wrote |= self._write_lacking(fleet_id, name, chain)
         if version in versions:
             for older in list(versions)[: list(versions).index(version)]:
                 del versions[older]
         return wrote
-
-    def _filters(self, chain: str, members: tuple[ListenerId, ...]) -> Names:
-        filters = http_filters.attempt(self._world.db, chain, members)
-        return frozenset() if isinstance(filters, Failed) else frozenset(one.name for one in filters)

@@ -24,7 +24,7 @@ read from a cell that Envoy refused it, and then answer with what was built.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from msgspec import Struct
@@ -32,13 +32,11 @@ from msgspec import Struct
 from moongate import names
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
-from moongate.attach.routes import host_shards
 from moongate.engine import Failed
 from moongate.store import shard
-from moongate.xds import clusters, destinations, listeners, local, secrets
+from moongate.xds import clusters, destinations, listeners, local, routes, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.draining import draining_tables
-from moongate.xds.routes import host_part, route_configuration
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource
 
 if TYPE_CHECKING:
@@ -48,10 +46,15 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
     from moongate.xds.cluster_keys import ResourceKey
-    from moongate.xds.routes import Part
 
 INVENTORY, RESOURCE, STATUS = 1, 2, 3
 """Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
+
+JOINED_FROM: Final[Mapping[str, Callable[[Db, FleetId, str], tuple[Any, ...]]]] = {
+    LISTENER: listeners.parts_of,
+    ROUTE: routes.parts_of,
+}
+"""What says from what a resource that was just built is joined, for each type that is joined."""
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
@@ -161,8 +164,8 @@ class _Entry:
         self.held: XdsResource | None = None
         self.waits = -1
         """Until ``Outbox.takes`` is more, endpoints go with all else: they are new, or their use changes."""
-        self.parts: tuple[Part, ...] = ()
-        """What a route configuration was joined from, when ``held`` is one."""
+        self.parts: tuple[Any, ...] = ()
+        """What ``held`` was joined from, if it is joined."""
 
 
 class FleetInventory:
@@ -243,7 +246,10 @@ class FleetInventory:
         yield "", [(LISTENER, name, listeners.listener, (self._fleet, name)) for name in value]
 
     def _route_configurations(self, value: tuple[RouteTable, ...]) -> Iterator[_Part]:
-        yield "", [(ROUTE, table.name, route_configuration, (self._fleet, table.name)) for table in value]
+        yield (
+            "",
+            [(ROUTE, table.name, routes.route_configuration, (self._fleet, table.name)) for table in value],
+        )
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
@@ -354,8 +360,8 @@ class FleetInventory:
             if entry.held is None:
                 entry.waits = self._outbox.takes
             entry.held = value
-            if key[0] == ROUTE:
-                entry.parts = _joined_parts(self._observers.db, self._fleet, key[1])
+            if (parts_of := JOINED_FROM.get(key[0])) is not None:
+                entry.parts = parts_of(self._observers.db, self._fleet, key[1])
             if value is None:
                 self._outbox.drop(self._name, key)
             else:
@@ -363,17 +369,6 @@ class FleetInventory:
                 self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
 
         return handle
-
-
-def _joined_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
-    """The parts of a route configuration that has just been settled."""
-    tables = route_configurations.attempt(db, fleet)
-    if isinstance(tables, Failed):
-        return ()
-    listeners_of = next((table.members for table in tables if table.name == name), ())
-    shards = ((listener, part) for listener in listeners_of for part in host_shards(db, listener))
-    parts = (host_part.attempt(db, listener, part) for listener, part in shards)
-    return tuple(part for part in parts if not isinstance(part, Failed))
 
 
 def _built_from(key: ResourceKey) -> Iterator[Named]:

@@ -38,9 +38,9 @@ from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
-from moongate.quarantine import Quarantine
+from moongate.quarantine import JOINED, Quarantine
 from moongate.status.gateways import EnvoyState, RefusedListener
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+from moongate.xds.wire import CLUSTER, LISTENER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -92,7 +92,7 @@ class Fleets:
         self._on_change = on_change
         self._on_write = on_write
         self._quarantine = Quarantine(world)
-        self._transitions = ChainTransitions(world)
+        self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
         self._ads = AdsServer(self._take_event)
         self._fleets: dict[str, _Fleet] = {}
@@ -398,24 +398,41 @@ class Fleets:
             self._ads.retry(name, one.type_url, one.name)
 
     def _state_of(self, name: str, fleet: _Fleet, gateway: Ref, refusals: tuple[Refusal, ...]) -> EnvoyState:
-        rejections = (r for r in self._refused_by(name, fleet) if r.type_url != ROUTE)
+        rejections = (r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r))
         messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
-        messages += [f"{r.what}: {r.message}" for r in refusals if r.fleet == fleet.id]
-        refused = fleet.refused_listeners()
+        own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
+        messages += [f"{r.what}: {r.message}" for r in own]
+        refused = self._refused_listeners(name, fleet)
         served = self._served(fleet) if refused else {}
+        out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
             trouble=fleet.process.trouble,
             addresses=self._hosts(fleet) if serving else (),
             refusals=tuple(messages),
-            refused_listeners=tuple(
-                RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
-                for name, why in sorted(refused.items())
-                for member in served.get(name, ())
-                if member.gateway == gateway
+            refused_listeners=(
+                *(
+                    RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
+                    for name, why in sorted(refused.items())
+                    for member in served.get(name, ())
+                    if member.gateway == gateway
+                ),
+                *(RefusedListener(at, "Invalid", words) for at, words in sorted(out.items())),
             ),
         )
+
+    def _is_searched(self, fleet: _Fleet, rejection: Rejection) -> bool:
+        """Whether it may still turn out what of a resource is at fault; that is what statuses have then."""
+        about = (fleet.id, rejection.type_url, rejection.name)
+        current = self._world.resource(*about)
+        changed = current is None or current.version != rejection.version
+        return rejection.type_url in JOINED and (changed or self._quarantine.is_searching(*about))
+
+    def _refused_listeners(self, name: str, fleet: _Fleet) -> dict[str, _Refused]:
+        """Envoy's listeners that it does not take as they are, though nothing of them can be kept out."""
+        stuck = {r.name for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)}
+        return {at: why for at, why in fleet.refused_listeners().items() if why.port or at in stuck}
 
     def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
         served = self._served(fleet)
@@ -445,6 +462,11 @@ class Fleets:
             return fleet.answers.get((judge.name, of), ())
         fleet.answers[judge.name, of] = answer
         return answer
+
+
+def _concerns(refusal: Refusal, gateway: Ref) -> bool:
+    """Whether a refusal is told of a Gateway: with ``mergeGateways`` others share its Envoys."""
+    return not refusal.listeners or any(listener.gateway == gateway for listener in refusal.listeners)
 
 
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be asked, not to listen

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from moongate.fleet_inventory import Patches
     from moongate.problem import Problem
     from moongate.store.store import AnyIndex
-    from moongate.xds.routes import Part
 
 INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.CLASSES,
@@ -299,7 +298,7 @@ class World:
         inventory = self._fleets.get(fleet)
         return inventory is not None and (type_url, name) in inventory.resources
 
-    def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Part, ...]:
+    def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
         """What a joined resource, as last settled, was joined from.
 
         A part that did not change is the same object.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 
 from moongate.xds.listeners import listener, listener_parts
-from tests.core import EG, EG_FLEET, Core, gateway, https, tls_secret
+from tests.core import EG_FLEET, Core, gateway, https, tls_secret
 from tests.listeners import client_traffic_policy, manager, sent
 
 LISTENER = "default/eg/a"
@@ -65,18 +65,10 @@ def test_a_changed_chain_is_encoded_alone_and_joined_with_the_others() -> None:
         after = listener(core.db, EG_FLEET, LISTENER)
 
     assert after != before
-    assert (ran["https_chains"], ran["listener_parts"], ran["listener"]) == (1, 1, 1)
+    assert (ran["https_settings"], ran["chain_part"], ran["listener"]) == (1, 1, 1)
     assert "listener_head" not in ran
     assert listener_parts(core.db, EG_FLEET, LISTENER)[0] is kept
     assert [manager(chain).merge_slashes for chain in sent(core, LISTENER).filter_chains] == [True, False]
-
-
-def test_entries_say_what_they_are_made_from() -> None:
-    """Whoever finds that Envoy refuses one of them can name it, and tell whose it is."""
-    core = two_tls_listeners()
-    entries = [entry for part in listener_parts(core.db, EG_FLEET, LISTENER) for entry in part.entries]
-
-    assert [(entry.name, entry.origin) for entry in entries] == [("default/eg/a", EG), ("default/eg/b", EG)]
 
 
 def test_a_listener_that_is_not_served_has_no_chains() -> None:

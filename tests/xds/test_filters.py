@@ -16,7 +16,7 @@ from moongate.attach.envoy_listeners import TableId, route_configurations
 from moongate.engine import Failed
 from moongate.features import FEATURES
 from moongate.store import get
-from moongate.xds.filters import MARK, filters_of, http_filters, lingering, mark, missing, needed_filters
+from moongate.xds.filters import MARK, filters_of, http_filters, lacking, lingering, mark, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
 from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy, secret
@@ -204,8 +204,8 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     manifests = (service(), USERS, http_route(), http_route(name="more"), *policies)
     core = Core(gateway(http("web")), *manifests, config=config)
     (table,) = route_configurations(core.db, EG_FLEET)
-    lacking = {one.name: "no" for one in needed_filters(core.db, (WEB,)) if "more" not in one.name}
-    core.db.put(missing(TableId(EG_FLEET, table.name)), lacking)
+    lacked = {one.name: "no" for one in needed_filters(core.db, (WEB,)) if "more" not in one.name}
+    core.db.put(lacking(TableId(EG_FLEET, table.name)), lacked)
 
     assert {route.direct_response.status for route in routes(core)} == {500}
     entry, *_ = route_entries_of(core.db, WEB, route_ref("more"))

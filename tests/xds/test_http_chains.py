@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 
-from moongate.xds.http_chains import HCM
+from moongate.xds.filter_chains import HCM
 from moongate.xds.listeners import listener_names
 from tests.core import EG_FLEET, Core, gateway, http, https, tls_secret
 from tests.listeners import client_traffic_policy, manager, sent, tls_of

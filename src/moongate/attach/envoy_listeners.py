@@ -115,6 +115,15 @@ def table_of(db: Db, listener: ListenerId) -> TableId | None:
     return next((TableId(fleet, table.name) for table in tables if listener in table.members), None)
 
 
+def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
+    """The Envoy listener with the chain that asks for a route configuration, and whose chain it is."""
+    for envoy in envoy_listeners(db, table.fleet):
+        for group in envoy.groups:
+            if group.name == table.name:
+                return envoy.name, group.members
+    return None
+
+
 def _groups(members: list[Listener], *, by_port: bool) -> Iterator[ChainGroup]:
     together: dict[ListenerId | None, list[Listener]] = defaultdict(list)
     for each in members:

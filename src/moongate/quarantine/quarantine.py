@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from moongate.engine import Failed
 from moongate.quarantine.search import JOINED, Search
 
 if TYPE_CHECKING:
@@ -64,8 +63,13 @@ class Quarantine:
         self._nodes: defaultdict[FleetId, dict[str, int]] = defaultdict(dict)
         """Connected Envoys, by fleet, each with the time at which it came."""
         self._now = 0
-        self.has_news = False
+        self._news: dict[_Key, None] = {}
+        """Those of which something was noted that no review has looked at."""
+
+    @property
+    def has_news(self) -> bool:
         """Whether something was noted that no review has looked at."""
+        return bool(self._news)
 
     def connected(self, fleet: FleetId, node: str) -> None:
         """An Envoy has opened its stream."""
@@ -78,17 +82,16 @@ class Quarantine:
         for key in self._awake:
             if key[0] == fleet:
                 self._searches[key].answers.forget(node)
-                self.has_news = True
+                self._news[key] = None
 
     def acknowledged(self, fleet: FleetId, node: str, type_url: str, name: str, version: str) -> None:
         """An Envoy has a version in force."""
         if type_url not in JOINED:
             return
         self._meet(fleet, node)
-        search = self._search((fleet, type_url, name))
-        if search.answers.acknowledge(node, version):
-            self._awake[fleet, type_url, name] = None
-            self.has_news = True
+        key = (fleet, type_url, name)
+        if self._search(key).answers.acknowledge(node, version):
+            self._awake[key] = self._news[key] = None
 
     def refused(
         self, fleet: FleetId, node: str, type_url: str, name: str, version: str, message: str
@@ -97,9 +100,9 @@ class Quarantine:
         if type_url not in JOINED:
             return
         self._meet(fleet, node)
-        self._search((fleet, type_url, name)).answers.refuse(node, version, message)
-        self._awake[fleet, type_url, name] = None
-        self.has_news = True
+        key = (fleet, type_url, name)
+        self._search(key).answers.refuse(node, version, message)
+        self._awake[key] = self._news[key] = None
 
     def review(self) -> Steps:
         """Go on with what can be judged by now, and forget what is gone; in steps.
@@ -107,7 +110,8 @@ class Quarantine:
         To be called whenever the world has been settled. The steps end with whether it is to be settled
         again.
         """
-        self.has_news = wrote = False
+        wrote = False
+        self._news.clear()
         for key in list(self._awake):
             search = self._searches.get(key)
             if search is None:
@@ -125,15 +129,14 @@ class Quarantine:
         refusals = {
             Refusal(key[0], concern.what, concern.resources, concern.listeners, culprit.message)
             for key in self._awake
-            for culprit in self._searches[key].culprits.values()
-            if (concern := culprit.root.value) is not None and not isinstance(concern, Failed)
+            for culprit, concern in self._searches[key].concerns()
         }
         return tuple(sorted(refusals))
 
     def is_searching(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether it may still turn out who is at fault in a resource."""
-        search = self._searches.get((fleet, type_url, name))
-        return search is not None and (self.has_news or search.under_way)
+        key = (fleet, type_url, name)
+        return key in self._news or (key in self._searches and self._searches[key].under_way)
 
     def facts_kept(self) -> int:
         """How many facts are kept of single Envoys, because they differ from what the others have."""
@@ -161,6 +164,7 @@ class Quarantine:
 
     def _drop(self, key: _Key) -> None:
         self._awake.pop(key, None)
+        self._news.pop(key, None)
         search = self._searches.pop(key, None)
         if search is not None:
             search.drop()

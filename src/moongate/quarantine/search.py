@@ -27,14 +27,18 @@ Rules
 3. Nothing to blame, but something kept out that is still to be tried: let it in. Envoy may refuse the
    resource for what it lacks.
 4. An Envoy that refuses what another one has in force, with nothing in it that is not good, is at odds with
-   that: the others lose nothing by it. If
-   no Envoy has the good version in force, it counts for nothing, and all entries are suspects.
+   that: the others lose nothing by it. If no Envoy has the good version in force, it counts for nothing, and
+   all entries are suspects.
 5. A culprit is tried again when it is no longer asked for in this form, so it is observed (``Concern``).
+6. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
+   They are tried together with the next half. A culprit that was refused only together with such entries is
+   tried again when one of these is another.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -42,9 +46,9 @@ from msgspec import Struct
 from moongate.engine import Failed
 from moongate.fleet_inventory import STATUS
 from moongate.quarantine.answers import NONE, Answers
-from moongate.xds import routes
+from moongate.xds import listeners, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
-from moongate.xds.wire import ROUTE
+from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -75,6 +79,7 @@ class Joined(NamedTuple):
 
 
 JOINED: Final[Mapping[str, Joined]] = {
+    LISTENER: Joined(listeners.differing, listeners.concern),
     ROUTE: Joined(routes.differing, routes.concern),
 }
 """The types of resources that are joined from entries."""
@@ -87,7 +92,8 @@ class Culprit(Struct):
     node: str
     """The Envoy that refuses it."""
     message: str
-    root: Root[Concern | None]
+    company: frozenset[str]
+    """The versions of what it was refused with and could not be tried without, and its own."""
 
 
 class _Version(Struct):
@@ -120,8 +126,14 @@ class Search:
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
         self._waiting: list[Sequence[Suspect]] = []
         """What is kept out and still to be tried, in groups; the last one is the next."""
-        self._mended: dict[str, None] = {}
-        """Culprits that are no longer asked for."""
+        self._observed: dict[str, Root[Concern | None]] = {}
+        """By version, the concern of each culprit, and of what it was refused with."""
+        self._gone: dict[str, None] = {}
+        """Those of them that are no longer asked for."""
+        self._untried: list[Suspect] = []
+        """What was let in and no Envoy was asked about, as there was nothing to hand out."""
+        self._last: Sequence[Suspect] = ()
+        """What was let in last."""
         self._fruitless = (NONE, 0)
         """The version and era that was refused last with nothing to blame."""
 
@@ -140,7 +152,7 @@ class Search:
         resource = self._world.resource(*self._at)
         if resource is not None:
             self._note(resource.version)
-        if mended := self._mended_culprits():
+        if mended := self._mended():
             return (yield from self._let_in(mended))
         for refused in self.answers.refusals():
             version = self._versions.get(refused.version)
@@ -150,7 +162,10 @@ class Search:
                 return wrote
         if resource is None:
             # All of it is kept out, so no Envoy will say anything; there may be something that it takes.
-            return bool(self._waiting) and (yield from self._let_in(self._waiting.pop()))
+            if not self._waiting:
+                return False
+            self._untried += self._last
+            return (yield from self._let_next_in())
         taken = self.answers.unanimous()
         if taken is None or (version := self._versions.get(taken)) is None:
             return False
@@ -159,14 +174,13 @@ class Search:
             self.answers.agree(taken, now)
         # It may also be that what was let in made no difference: its entries are others meanwhile.
         if version.era == self._era and self._waiting:
-            return (yield from self._let_in(self._waiting.pop()))
+            return (yield from self._let_next_in())
         return False
 
     def drop(self) -> None:
         """Keep nothing out any more."""
-        for culprit in self.culprits.values():
-            self._world.observers.release(culprit.root)
-        self.culprits.clear()
+        for culprit in list(self.culprits.values()):
+            self._acquit(culprit)
         groups = list(self._withheld)
         self._withheld.clear()
         for group in groups:
@@ -189,6 +203,8 @@ class Search:
     def _take(self, taken: str, version: _Version) -> None:
         """All Envoys have a version in force: it is good, and no older one will be answered."""
         self._good, self._good_version = version.parts, taken
+        self._untried.clear()
+        self._last = ()
         for older in list(self._versions):
             if older == taken:
                 break
@@ -209,20 +225,28 @@ class Search:
             yield
         if not suspects:
             if self._waiting:
-                return (yield from self._let_in(self._waiting.pop()))
+                return (yield from self._let_next_in())
             if self.answers.is_held_by_another(refused.node, refused.version):
                 self._pass_over(refused.node)
                 return None
             self._fruitless = refused.version, self._era
             return None
-        if len(suspects) == 1:
-            self._condemn(suspects[0], refused)
+        untried = [suspect for suspect in self._untried if suspect in suspects]
+        self._untried.clear()
+        self._last = ()
+        others = [suspect for suspect in suspects if suspect not in untried] if untried else suspects
+        if not others:
+            others, untried = suspects, []
+        if len(others) == 1:
+            self._condemn(others[0], untried, refused)
+            if untried:
+                self._waiting.append(untried)
         else:
-            middle = len(suspects) // 2
-            self._waiting += [suspects[middle:], suspects[:middle]]
+            middle = len(others) // 2
+            self._waiting += [others[middle:], untried + others[:middle]]
         # Where nothing was ever in force there is no "as before" that may go on.
-        strict = len(suspects) == 1 or self._good_version == NONE
-        return (yield from self._keep_out(suspects, strict=strict))
+        strict = len(others) == 1 or self._good_version == NONE
+        return (yield from self._keep_out(suspects, refused.message, strict=strict))
 
     def _pass_over(self, node: str) -> None:
         """An Envoy has no say any more. What it alone is known to refuse is tried without it."""
@@ -235,40 +259,56 @@ class Search:
 
     # -- culprits -----------------------------------------------------------
 
-    def _condemn(self, suspect: Suspect, refused: Refused) -> None:
-        fleet, _, name = self._at
+    def concerns(self) -> Iterator[tuple[Culprit, Concern]]:
+        """The culprits, and whom each concerns, as far as that is known."""
+        for culprit in self.culprits.values():
+            concern = self._observed[culprit.suspect.version].value
+            if concern is not None and not isinstance(concern, Failed):
+                yield culprit, concern
 
-        def handle(root: Root[Concern | None]) -> None:
-            if root.value is None:
-                self._mended[suspect.version] = None
-            elif not isinstance(root.value, Failed):
-                self._mended.pop(suspect.version, None)
+    def _condemn(self, suspect: Suspect, company: Sequence[Suspect], refused: Refused) -> None:
+        for each in (suspect, *company):
+            if each.version not in self._observed:
+                args = (self._at[0], self._at[2], each.group, each.version)
+                self._observed[each.version] = self._world.observers.observe(
+                    self._joined.concern, args, STATUS, partial(self._look, each.version)
+                )
+        versions = frozenset(each.version for each in (suspect, *company))
+        self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions)
 
-        args = (fleet, name, suspect.group, suspect.version)
-        root = self._world.observers.observe(self._joined.concern, args, STATUS, handle)
-        self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, root)
+    def _look(self, version: str, root: Root[Concern | None]) -> None:
+        """Note that an entry is no longer asked for."""
+        if root.value is None:
+            self._gone[version] = None
 
     def _acquit(self, culprit: Culprit) -> None:
-        self._world.observers.release(culprit.root)
         del self.culprits[culprit.suspect.version]
+        for version in culprit.company:
+            if not any(version in other.company for other in self.culprits.values()):
+                self._world.observers.release(self._observed.pop(version))
 
-    def _mended_culprits(self) -> list[Suspect]:
-        """Forget the culprits that are no longer asked for."""
-        mended = [self.culprits[version] for version in self._mended if version in self.culprits]
-        self._mended.clear()
+    def _mended(self) -> list[Suspect]:
+        """Forget the culprits that are no longer asked for, or that were refused with what is gone."""
+        if not self._gone:
+            return []
+        mended = [each for each in self.culprits.values() if not each.company.isdisjoint(self._gone)]
+        self._gone.clear()
         for culprit in mended:
             self._acquit(culprit)
         return [culprit.suspect for culprit in mended]
 
     # -- cells --------------------------------------------------------------
 
-    def _keep_out(self, suspects: Sequence[Suspect], *, strict: bool) -> Steps:
+    def _keep_out(self, suspects: Sequence[Suspect], words: str, *, strict: bool) -> Steps:
         for some in in_steps(suspects):
             for suspect in some:
-                self._withheld[suspect.group][suspect.version] = Fallback(
-                    suspect.last_good, strict or not suspect.steady
-                )
+                fallback = Fallback(suspect.last_good, strict or not suspect.steady, words)
+                self._withheld[suspect.group][suspect.version] = fallback
         return (yield from self._write(suspects))
+
+    def _let_next_in(self) -> Steps:
+        self._last = self._waiting.pop()
+        return (yield from self._let_in(self._last))
 
     def _let_in(self, suspects: Sequence[Suspect]) -> Steps:
         for suspect in suspects:

@@ -3,9 +3,10 @@
 Theory of operation
 ===================
 The core makes statuses without times and without knowing whether an Envoy runs. Here both are added: facts
-about fleets are laid over the statuses of their Gateways and of the routes behind a refusal, and each
-condition gets the time at which its ``status`` last changed. A condition is known by its type, and the part
-of a status that has it by what it is about (a listener, a parent, an ancestor), never by its place in a list.
+about fleets are laid over the statuses of their Gateways, and of the routes behind a refusal.
+Each condition gets the time at which its ``status`` last changed. A condition is known by its type, and the
+part of a status that has it by what it is about (a listener, a parent, an ancestor), never by its place in a
+list.
 Documents are kept, so that asking costs nothing; ``transitions`` says which conditions turned bad or well
 again, for the log.
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from moongate.api.base import Ref, Resource
+    from moongate.api.base import Condition, Ref, Resource
     from moongate.quarantine import Refusal
     from moongate.report.transitions import Transition
 
@@ -71,7 +72,7 @@ class Statuses:
                 self._render(ref)
 
     def observe(self, facts: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
-        """Take what is known of fleets, by Gateway, and of refused routes: all of it, each time."""
+        """Take what is known of fleets, by Gateway, and of what is refused: all of it, each time."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
@@ -120,16 +121,19 @@ class Statuses:
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             return live(status, resource, self._facts.get(ref, NO_FACTS))
         messages = self._refusals.get(ref)
-        if isinstance(status, RouteStatus) and messages:
-            refused = condition(
-                "Programmed", "False", "Refused", " ".join(messages), resource.metadata.generation
-            )
-            parents = (
-                structs.replace(p, conditions=(*(c for c in p.conditions if c.type != refused.type), refused))
-                for p in status.parents
-            )
+        if not messages:
+            return status
+        generation = resource.metadata.generation
+        refused = condition("Programmed", "False", "Refused", " ".join(messages), generation)
+        if isinstance(status, RouteStatus):
+            parents = (structs.replace(p, conditions=_with(p.conditions, refused)) for p in status.parents)
             return structs.replace(status, parents=tuple(parents))
         return status
+
+
+def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:
+    """Conditions with another one, in place of that of its type."""
+    return (*(c for c in conditions if c.type != condition.type), condition)
 
 
 def _differing(one: Mapping[Ref, Any], other: Mapping[Ref, Any]) -> Iterator[Ref]:

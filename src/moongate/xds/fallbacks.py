@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Group: TypeAlias = "Ref | str"
 """Entries of a resource that are built together: those of one route, or what a builder has a name for."""
 
+ALL: Final = ""
+"""The group of all entries of a resource that has few."""
+
 STEP: Final = 256
 """Entries that are compared at a time: well below 1 ms."""
 
@@ -35,10 +38,12 @@ class Fallback(Struct, frozen=True):
         strict: whether nothing may pass that its own form would not let pass. That is so when it is known to
             be at fault, and when nothing of the resource was ever in force. While it is only suspected, it is
             as it was before: in its last good form, which Envoy still has in force, or left out.
+        words: what Envoy says of the resource that it refused with it.
     """
 
     last_good: Any
     strict: bool
+    words: str = ""
 
 
 class Suspect(NamedTuple):

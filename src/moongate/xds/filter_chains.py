@@ -1,54 +1,95 @@
-"""Filter chains, as they are joined into listeners.
+"""Filter chains, as they are joined into listeners; and what stands in for one that an Envoy refused.
 
 Theory of operation
 ===================
 On the wire a repeated field is its entries one after another, so a listener is joined from its own settings
-and the bytes of its filter chains. A chain that changed is encoded alone; the others are not touched. Chains
-come in parts, as routes do: where a listener has thousands of them, one part holds those of a shard.
+and the bytes of its filter chains, and an HTTP chain from its settings and the bytes of its HTTP filters.
+What changed is encoded alone; the others are not touched.
+
+Envoy refuses a listener as a whole. What of it is at fault, a filter, the settings of a chain or the head of
+the listener, is found outside (``quarantine``), and kept out of it by itself. ``in_force`` has what becomes
+of the settings of a chain, ``filters.http_filters`` what becomes of a filter.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Config
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 from google.protobuf.duration_pb2 import Duration
+from msgspec import structs
 
 from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
 from moongate.policies.http_listeners import port_conflict
-from moongate.xds.wire import Encoded, encode, message_field, packed, sized
+from moongate.xds.filters import mark
+from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from moongate.api.base import ListenerId, Ref
+    from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+        HttpFilter,
+    )
+
+    from moongate.api.base import ListenerId
     from moongate.engine import Db
     from moongate.features.base import ChainEdit, Effective, Feature
     from moongate.policies.effective import EffectivePolicy
+    from moongate.xds.fallbacks import Fallback
+    from moongate.xds.filters import ChainFilter
 
+HCM: Final = "envoy.filters.network.http_connection_manager"
+DIRECT_RESPONSE: Final = "envoy.filters.network.direct_response"
 TLS_SOCKET: Final = "envoy.transport_sockets.tls"
 
 
-class ChainEntry(NamedTuple):
-    """One filter chain.
+class ChainSettings(Encoded, frozen=True):
+    """A filter chain without its HTTP filters.
 
     Args:
         name: of the chain; no other of the listener has it.
-        origin: the resource that it is made from.
-        body: the encoded entry of the ``Listener`` message.
+        chain: the encoded ``FilterChain``, without its connection manager.
+        manager: the encoded ``HttpConnectionManager``, without filters; empty when the chain has none.
+        router: the encoded ``HttpFilter`` that comes last.
+        default: whether the chain takes the connections that no other chain of the listener matches.
         inspector: what the TLS inspector must find out for it, encoded; ``None`` when the chain needs none.
+        closed: whether it takes its connections only to end them.
     """
 
     name: str
-    origin: Ref
-    body: bytes
-    inspector: bytes | None
+    chain: bytes
+    manager: bytes = b""
+    router: bytes = b""
+    default: bool = False
+    inspector: bytes | None = None
+    closed: bool = False
 
-    def __repr__(self) -> str:
-        return sized(self, self._fields)
+    @property
+    def version(self) -> str:
+        """The content version of all of it."""
+        return version(b"".join((self.chain, self.manager, self.router)))
+
+
+class ChainEntry(Encoded, frozen=True):
+    """One filter chain as it is handed out.
+
+    Args:
+        settings: all of it but its HTTP filters.
+        filters: its HTTP filters, the router excluded.
+        body: the encoded entry of the ``Listener`` message.
+    """
+
+    settings: ChainSettings
+    filters: tuple[ChainFilter, ...]
+    body: bytes
 
 
 class ChainPart(Encoded, frozen=True):
@@ -61,30 +102,79 @@ class ChainPart(Encoded, frozen=True):
 
     @classmethod
     def of(cls, *entries: ChainEntry) -> ChainPart:
+        inspectors = (entry.settings.inspector for entry in entries)
         return cls(
             entries,
-            b"".join(each.body for each in entries),
-            frozenset(each.inspector for each in entries if each.inspector is not None),
+            b"".join(entry.body for entry in entries),
+            frozenset(inspector for inspector in inspectors if inspector is not None),
         )
 
 
-def entry(edit: ChainEdit, origin: Ref, *, default: bool = False) -> ChainEntry:
-    """A chain that is whole but for its transport socket, encoded.
+def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSettings | None:
+    """The settings of a chain, or what stands in for them when they are kept out; ``None`` when nothing does.
+
+    Its connections are not meant for another chain, which may ask less of them: so a chain that never was
+    good takes them and ends them. Only if Envoy refuses that as well, so that it is the match that is at
+    fault, the chain is left out.
+    """
+    fallback = out.get(settings.version) if out else None
+    if fallback is None:
+        return settings
+    former: ChainSettings | None = fallback.last_good
+    served = former if former is not None else closed(settings)
+    return None if served.version in out else served
+
+
+def closed(settings: ChainSettings) -> ChainSettings:
+    """A chain with nothing left but its match, that ends its connections."""
+    message = FilterChain.FromString(settings.chain)
+    shut = FilterChain(name=message.name)
+    if message.HasField("filter_chain_match"):
+        shut.filter_chain_match.CopyFrom(message.filter_chain_match)
+    shut.filters.add(name=DIRECT_RESPONSE, typed_config=packed(Config()))
+    return structs.replace(settings, chain=encode(shut), manager=b"", router=b"", closed=True)
+
+
+def joined(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainEntry:
+    """A chain with its HTTP filters."""
+    # On the wire a repeated field is its entries one after another, so nothing is decoded for it.
+    body = settings.chain
+    if settings.manager:
+        number = HttpConnectionManager.HTTP_FILTERS_FIELD_NUMBER
+        entries = [message_field(number, one.body) for one in filters]
+        manager = b"".join((settings.manager, *entries, message_field(number, settings.router)))
+        last = Filter(name=HCM, typed_config=packed_as(HttpConnectionManager, manager))
+        network = [last] if (marking := mark(filters)) is None else [marking, last]
+        body += b"".join(message_field(FilterChain.FILTERS_FIELD_NUMBER, encode(each)) for each in network)
+    number = (
+        Listener.DEFAULT_FILTER_CHAIN_FIELD_NUMBER
+        if settings.default
+        else Listener.FILTER_CHAINS_FIELD_NUMBER
+    )
+    return ChainEntry(settings, filters if settings.manager else (), message_field(number, body))
+
+
+def chain_settings(
+    edit: ChainEdit, manager: HttpConnectionManager, router: HttpFilter, *, default: bool
+) -> ChainSettings:
+    """The settings of a chain that is whole but for its transport socket and its HTTP filters.
 
     Args:
         edit: the chain; changed.
-        origin: the resource that it is made from.
+        manager: its connection manager.
+        router: its last HTTP filter.
         default: whether the chain takes the connections that no other chain of the listener matches.
     """
     if edit.tls is not None:
         edit.message.transport_socket.CopyFrom(
             TransportSocket(name=TLS_SOCKET, typed_config=packed(edit.tls))
         )
-    field = Listener.DEFAULT_FILTER_CHAIN_FIELD_NUMBER if default else Listener.FILTER_CHAINS_FIELD_NUMBER
-    return ChainEntry(
+    return ChainSettings(
         edit.message.name,
-        origin,
-        message_field(field, encode(edit.message)),
+        encode(edit.message),
+        encode(manager),
+        encode(router),
+        default,
         encode(edit.inspector) if edit.inspector is not None else None,
     )
 

@@ -13,8 +13,9 @@ the chain that they came by. What this means for who may pass is settled in thre
   connections with that mark; all others it answers with 500. So it cannot matter in which order Envoy learns
   of listener and routes, whether it takes both, nor how old a connection is.
 * A filter leaves a chain only after the routes that relied on it: until then it *lingers*. And while a chain
-  does not have a filter (Envoy refused the listener), routes that rely on it answer 500. Both are facts about
-  Envoys, which ``chain_transitions`` writes into cells.
+  does not have a filter that is asked for, routes that rely on it answer 500 (``missing_on``). Envoy may
+  have refused the listener, which ``chain_transitions`` writes into cells; or it refuses the filter, so that
+  ``quarantine`` keeps that out of the listener.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate.api.route import Route
-from moongate.attach.envoy_listeners import TableId, route_configurations, table_of
+from moongate.attach.envoy_listeners import (
+    TableId,
+    chain_of,
+    envoy_listeners,
+    route_configurations,
+    table_of,
+)
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import route_kind
@@ -41,7 +48,8 @@ from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_rule
 from moongate.store import find_in, get, parts
-from moongate.xds.wire import encode, fingerprint, packed, sized
+from moongate.xds.fallbacks import ALL, kept_out
+from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
+    from moongate.xds.fallbacks import Fallback
 
 MARK: Final = "moongate.filters"
 """The filter state of a connection that names the bound filters of its chain, each between two bars."""
@@ -80,20 +89,12 @@ def lingering(table: TableId) -> tuple[str, TableId]:
     return ("lingering-filters", table)
 
 
-def missing(table: TableId) -> tuple[str, TableId]:
-    """The cell with the filters that a chain should have and has not; or absent.
+def lacking(table: TableId) -> tuple[str, TableId]:
+    """The cell with the filters that an Envoy has not, as it refused its listener; or absent.
 
     By name, with Envoy's words about the listener that it refused.
     """
-    return ("missing-filters", table)
-
-
-@query
-def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
-    """The filters that a listener's chain should have and has not, each with Envoy's words, sorted."""
-    table = table_of(db, listener)
-    refused: Mapping[str, str] = (db.read(missing(table)) if table is not None else None) or {}
-    return tuple(sorted(refused.items()))
+    return ("lacking-filters", table)
 
 
 @query
@@ -104,13 +105,76 @@ def stable_chains(db: Db) -> bool:
 
 @query
 def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
-    """The HTTP filters of the chain that some listeners share, the router excluded."""
+    """The HTTP filters that the chain of some listeners has, the router excluded.
+
+    Of those that Envoy refuses the last good form is among them, or nothing.
+    """
     table = TableId(fleet_of(db, members[0].gateway), chain)
+    filters, out = _asked_for(db, table, members), _kept_out(db, table)
+    if not out:
+        return filters
+    served: list[ChainFilter] = []
+    for one in filters:
+        fallback = out.get(version(one.body))
+        if fallback is None:
+            served.append(one)
+        else:
+            # What Envoy has in force may rely on it, until that is closed.
+            served += [former for of, former in fallback.last_good or () if of == chain]
+    return tuple(served)
+
+
+@query
+def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
+    """The filters that routes of a listener may rely on and some Envoy has not; with its words, sorted.
+
+    Either they are kept out of the chain that is handed out, or an Envoy has refused what was handed out.
+    """
+    table = table_of(db, listener)
+    if table is None:
+        return ()
+    missing: dict[str, str] = dict(db.read(lacking(table)) or {})
+    if (out := _kept_out(db, table)) and (chain := chain_of(db, table)) is not None:
+        for one in _asked_for(db, table, chain[1]):
+            if (fallback := out.get(version(one.body))) is not None:
+                missing[one.name] = fallback.words
+    return tuple(sorted(missing.items()))
+
+
+def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The filters that a chain is to have."""
     filters = {one.name: one for one in db.read(lingering(table)) or ()}
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
         filters |= {one.name: one for one in _standing().values()}
     return tuple(sorted(filters.values()))
+
+
+def _kept_out(db: Db, table: TableId) -> Mapping[str, Fallback]:
+    """What is kept out of all chains of the listener that has the chain of a table."""
+    chain = chain_of(db, table)
+    return kept_out(db, table.fleet, LISTENER, chain[0], ALL) if chain is not None else {}
+
+
+def chains_with(
+    db: Db, fleet: FleetId, listener: str, form: str
+) -> tuple[str, tuple[ListenerId, ...]] | None:
+    """The name of a filter that chains of a listener are to have, and whose chains these are.
+
+    Args:
+        db: what is read.
+        fleet: whose listener.
+        listener: its name.
+        form: the version of the filter.
+    """
+    names: set[str] = set()
+    members: list[ListenerId] = []
+    for group in next((e.groups for e in envoy_listeners(db, fleet) if e.name == listener), ()):
+        filters = _asked_for(db, TableId(fleet, group.name), group.members)
+        if having := {one.name for one in filters if version(one.body) == form}:
+            names |= having
+            members += group.members
+    return (min(names), tuple(members)) if names else None
 
 
 @query

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, HttpProtocolOptions
-from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -35,8 +35,7 @@ from moongate.attach.listeners import listener_at
 from moongate.engine import query
 from moongate.features.base import ChainEdit
 from moongate.xds.access_logs import access_logs
-from moongate.xds.filter_chains import ChainEntry, ChainPart, client_policy, entry, over_ads, settings
-from moongate.xds.filters import http_filters, mark
+from moongate.xds.filter_chains import ChainSettings, chain_settings, client_policy, over_ads, settings
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
@@ -44,20 +43,18 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
 
-HCM: Final = "envoy.filters.network.http_connection_manager"
 ROUTER: Final = "envoy.filters.http.router"
 
 
 @query
-def http_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
-    """The chain of plaintext listeners: of all connections to their port."""
-    edit = ChainEdit(FilterChain(name=group.name), None, group.stat_prefix)
-    return (ChainPart.of(_chain(db, group, edit)),)
+def http_settings(db: Db, group: ChainGroup) -> ChainSettings:
+    """The settings of the chain of plaintext listeners: of all connections to their port."""
+    return _settings(db, group, ChainEdit(FilterChain(name=group.name), None, group.stat_prefix))
 
 
 @query
-def https_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
-    """The chain of one TLS listener: of the connections that ask for its hostname."""
+def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
+    """The settings of the chain of one TLS listener: of the connections that ask for its hostname."""
     [member] = group.members
     listener = listener_at(db, member)
     assert listener is not None, "a group is of listeners that there are"
@@ -67,10 +64,10 @@ def https_chains(db: Db, group: ChainGroup) -> tuple[ChainPart, ...]:
     if listener.hostname:
         edit.message.filter_chain_match.server_names.append(listener.hostname)
         edit.inspector = TlsInspector()
-    return (ChainPart.of(_chain(db, group, edit)),)
+    return _settings(db, group, edit)
 
 
-def _chain(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainEntry:
+def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
     fleet = fleet_of(db, group.members[0].gateway)
     policy = client_policy(db, group.members)
     hcm = _connection_manager(db, fleet, group)
@@ -86,13 +83,7 @@ def _chain(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainEntry:
             feature.filter_chain(edit, effective)
         if feature.connection_manager is not None:
             feature.connection_manager(hcm, effective)
-    filters = http_filters(db, group.name, group.members)
-    hcm.http_filters.extend(HttpFilter.FromString(one.body) for one in filters)
-    hcm.http_filters.append(router(access_logs(db, fleet, "Upstream")))
-    if (marking := mark(filters)) is not None:
-        edit.message.filters.append(marking)
-    edit.message.filters.append(Filter(name=HCM, typed_config=packed(hcm)))
-    return entry(edit, group.members[0].owner, default=edit.tls is None)
+    return chain_settings(edit, hcm, router(access_logs(db, fleet, "Upstream")), default=edit.tls is None)
 
 
 def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnectionManager:

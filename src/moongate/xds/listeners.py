@@ -6,12 +6,16 @@ One resource for each port of a Gateway. ``listener_head`` is what all filter ch
 the settings of the ClientTrafficPolicy that holds for the first; ``listener_parts`` are the chains, each
 encoded by the builder of its kind and kept. ``listener`` joins them.
 
+Envoy takes or refuses all of it. Each of these entries can be kept out for itself: the head, the settings of
+a chain, and an HTTP filter, which is the same in all chains that have it. ``differing`` compares two
+listeners entry by entry, and ``concern`` says whom one of them concerns.
+
 Source: the reference's defaults, chosen after Envoy's "Configuring Envoy as an edge proxy".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
@@ -39,23 +43,35 @@ from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members
 from moongate.attach.gateways import ALL_IPV6, fleet_proxy, on_host
 from moongate.engine import query
 from moongate.xds.access_logs import access_logs
-from moongate.xds.filter_chains import ChainPart, client_policy, settings
-from moongate.xds.http_chains import HCM, http_chains, https_chains, router
-from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed
+from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
+from moongate.xds.filter_chains import (
+    HCM,
+    ChainEntry,
+    ChainPart,
+    ChainSettings,
+    client_policy,
+    closed,
+    in_force,
+    joined,
+    settings,
+)
+from moongate.xds.filters import ChainFilter, chains_with, http_filters
+from moongate.xds.http_chains import http_settings, https_settings, router
+from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from moongate.api.base import FleetId
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.attach.listeners import ChainKind
     from moongate.engine import Db, Query
 
-CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], tuple[ChainPart, ...]]]] = {
-    "HTTP": http_chains,
-    "HTTPS": https_chains,
+CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], ChainSettings]]] = {
+    "HTTP": http_settings,
+    "HTTPS": https_settings,
 }
-"""What builds the filter chains of a group of listeners, by what they are made of."""
+"""What builds the filter chain of a group of listeners, by what it is made of."""
 
 TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
@@ -81,21 +97,37 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One of ``listener_names``, joined; ``None`` for any other."""
     if name == _readiness_name(db, fleet):
         return XdsResource.of(LISTENER, name, encode(_readiness(db, fleet, name)))
-    head = listener_head(db, fleet, name)
+    head = _head_in_force(db, fleet, name)
     if head is None:
         return None
     parts = listener_parts(db, fleet, name)
+    if all(entry.settings.closed for part in parts for entry in part.entries):
+        return None  # nobody could do anything there
     inspectors = sorted({needed for part in parts for needed in part.inspectors})
     body = [head, _inspector(inspectors) if inspectors else b"", *(part.body for part in parts)]
     return XdsResource.of(LISTENER, name, b"".join(body))
 
 
-@query
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """What a listener is joined from, besides its own settings."""
     envoy = _envoy_listener(db, fleet, name)
-    groups = envoy.groups if envoy is not None else ()
-    return tuple(part for group in groups for part in CHAINS[group.kind](db, group))
+    return tuple(chain_part(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ()))
+
+
+@query
+def chain_part(db: Db, fleet: FleetId, name: str, group: ChainGroup) -> ChainPart:
+    """The filter chains of some listeners that share them, as they are handed out."""
+    served = in_force(CHAINS[group.kind](db, group), kept_out(db, fleet, LISTENER, name, ALL))
+    if served is None:
+        return ChainPart.of()
+    return ChainPart.of(joined(served, http_filters(db, group.name, group.members)))
+
+
+def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
+    head = listener_head(db, fleet, name)
+    out = kept_out(db, fleet, LISTENER, name, ALL)
+    fallback = out.get(version(head)) if head is not None and out else None
+    return head if fallback is None else fallback.last_good
 
 
 @query
@@ -173,3 +205,88 @@ def _readiness(db: Db, fleet: FleetId, name: str) -> Listener:
     if message.address.socket_address.address == "::":
         message.address.socket_address.ipv4_compat = True
     return message
+
+
+# -- entries that may be kept out ---------------------------------------------
+
+
+def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]]:
+    """The HTTP filters of each chain of a listener, by the name of the chain.
+
+    Args:
+        parts: what the listener is joined from.
+    """
+    return {entry.settings.name: frozenset(entry.filters) for entry in _entries(parts)}
+
+
+def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
+    """What a listener that was just built is joined from: its head, and the parts with its chains."""
+    head = _head_in_force(db, fleet, name)
+    return () if head is None else (head, *listener_parts(db, fleet, name))
+
+
+def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Suspect]]:
+    """The entries of a listener that are not in another, each with its form there; in steps.
+
+    Args:
+        good: the parts of the other, which Envoy took.
+        now: the parts of the listener.
+    """
+    if now[:1] != good[:1]:
+        yield [Suspect(ALL, version(now[0]), *(good[:1] or (None,)))]
+    former = {entry.settings.name: entry for entry in _entries(good)}
+    known: set[ChainFilter] = set()
+    for some in in_steps(list(former.values())):
+        known.update(one for entry in some for one in entry.filters)
+        yield []
+    filters: dict[ChainFilter, None] = {}
+    for some in in_steps(_entries(now)):
+        filters.update((one, None) for entry in some for one in entry.filters if one not in known)
+        yield list(_other_settings(some, former))
+    for one in filters:
+        yield [Suspect(ALL, version(one.body), _forms(former, one.name) or None)]
+
+
+def _entries(parts: tuple[Any, ...]) -> list[ChainEntry]:
+    return [entry for part in parts[1:] for entry in part.entries]
+
+
+def _other_settings(entries: Iterable[ChainEntry], former: Mapping[str, ChainEntry]) -> Iterator[Suspect]:
+    for entry in entries:
+        before = former.get(entry.settings.name)
+        if before is None or before.settings != entry.settings:
+            last_good = before.settings if before is not None else None
+            yield Suspect(ALL, entry.settings.version, last_good)
+
+
+def _forms(former: Mapping[str, ChainEntry], name: str) -> tuple[tuple[str, ChainFilter], ...]:
+    """The filters of a name that chains had: ``(chain, filter)``."""
+    return tuple((chain, one) for chain, entry in former.items() for one in entry.filters if one.name == name)
+
+
+@query
+def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern | None:
+    """Whom an entry of a listener concerns that is kept out; ``None`` when none is asked for in this form.
+
+    Args:
+        db: what is read.
+        fleet: whose listener.
+        name: of the listener.
+        group: which entries; ``ALL``.
+        form: the version of the entry, or of what stands in for it.
+    """
+    assert group == ALL, "a listener has few entries"
+    envoy = _envoy_listener(db, fleet, name)
+    if envoy is None:
+        return None
+    head = listener_head(db, fleet, name)
+    if head is not None and version(head) == form:
+        return Concern(f"listener {name}", (), envoy.members)
+    for chain in envoy.groups:
+        asked = CHAINS[chain.kind](db, chain)
+        if form in (asked.version, closed(asked).version):
+            return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
+    if (concerned := chains_with(db, fleet, name, form)) is None:
+        return None
+    one, members = concerned
+    return Concern(f"filter {one} of listener {name}", (), members)

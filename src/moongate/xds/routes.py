@@ -139,6 +139,17 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
     return XdsResource.joined(ROUTE, name, joined)
 
 
+def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
+    """What a route configuration that was just built is joined from."""
+    tables = route_configurations.attempt(db, fleet)
+    if isinstance(tables, Failed):
+        return ()
+    listeners_of = next((table.members for table in tables if table.name == name), ())
+    shards = ((listener, part) for listener in listeners_of for part in host_shards(db, listener))
+    parts = (host_part.attempt(db, listener, part) for listener, part in shards)
+    return tuple(part for part in parts if not isinstance(part, Failed))
+
+
 def _head(name: str) -> RouteConfiguration:
     return RouteConfiguration(name=name, ignore_port_in_host_matching=True)
 

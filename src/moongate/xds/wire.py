@@ -54,6 +54,11 @@ def packed(message: Message) -> AnyMessage:
     return AnyMessage(type_url=TYPE_PREFIX + message.DESCRIPTOR.full_name, value=encode(message))
 
 
+def packed_as(message: type[Message], body: bytes) -> AnyMessage:
+    """An encoded message as ``google.protobuf.Any``."""
+    return AnyMessage(type_url=TYPE_PREFIX + message.DESCRIPTOR.full_name, value=body)
+
+
 def version(body: bytes) -> str:
     """The content version of some bytes: equal bytes, equal version, in every process."""
     return hashlib.blake2b(body, digest_size=8).hexdigest()
