@@ -304,6 +304,7 @@ class Search:
             for suspect in some:
                 fallback = Fallback(suspect.last_good, strict or not suspect.steady, words)
                 self._withheld[suspect.group][suspect.version] = fallback
+            yield
         return (yield from self._write(suspects))
 
     def _let_next_in(self) -> Steps:
@@ -311,15 +312,17 @@ class Search:
         return (yield from self._let_in(self._last))
 
     def _let_in(self, suspects: Sequence[Suspect]) -> Steps:
-        for suspect in suspects:
-            self._withheld[suspect.group].pop(suspect.version, None)
+        for some in in_steps(suspects):
+            for suspect in some:
+                self._withheld[suspect.group].pop(suspect.version, None)
+            yield
         return (yield from self._write(suspects))
 
     def _write(self, suspects: Sequence[Suspect]) -> Steps:
         """Write what is kept out of the groups of some entries into their cells."""
         self._era += 1
-        for some in in_steps(list(dict.fromkeys(suspect.group for suspect in suspects))):
-            for group in some:
+        for some in in_steps(suspects):
+            for group in dict.fromkeys(suspect.group for suspect in some):
                 self._world.write(withheld(*self._at, group), dict(self._withheld[group]) or None)
                 if not self._withheld[group]:
                     del self._withheld[group]
