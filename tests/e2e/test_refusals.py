@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
 
+from moongate.xds.filters import needed_filters
 from moongate.xds.http_chains import https_settings
 from moongate.xds.wire import encode, message_field, packed
 from tests.e2e import manifests as m
@@ -17,9 +20,11 @@ from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from moongate.api.base import ListenerId
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
     from moongate.xds.filter_chains import ChainSettings
+    from moongate.xds.filters import ChainFilter
     from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -94,3 +99,53 @@ async def test_a_chain_that_envoy_refuses_leaves_the_others_of_its_port_free_to_
     assert set(programmed(site, gateway).values()) == {"True"}
     assert await site.status("middle.test", port=port, tls=True) == 200
     await site.delete(gateway, *others)
+
+
+async def test_routes_that_rely_on_a_refused_filter_answer_500_and_others_go_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over connections that were open before as well: the chain that Envoy keeps would let everybody pass."""
+    needed = needed_filters.fn
+
+    def broken(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+        """Bound filters with a configuration that Envoy does not know, where a cell says so."""
+        said = db.read(BROKEN)
+        unknown = packed(StringValue(value="x"))
+        return tuple(
+            one._replace(body=encode(HttpFilter(name=one.name, typed_config=unknown, disabled=True)))
+            if said
+            else one
+            for one in needed(db, members)
+        )
+
+    monkeypatch.setattr(needed_filters, "fn", broken)
+    port = free_port()
+    gateway = m.gateway("filters", f"[{{name: http, port: {port}, protocol: HTTP}}]")
+    parents = "[{name: filters}]"
+    await site.apply(
+        gateway, *(m.route(n, RULES, parents=parents) for n in ("guarded", "plain")), m.route("nudge", RULES)
+    )
+    users = m.secret("of-filters", _htpasswd=htpasswd(ann="secret"))
+    basic = "basicAuth: {users: {name: of-filters}, forwardUsernameHeader: x-user}"
+    policy = m.policy("SecurityPolicy", "guarded", basic, "HTTPRoute/guarded")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert await site.status("guarded.test", port=port, client=client) == 200
+
+        site.laptop.world.write(BROKEN, value=True)
+        await site.apply(users, policy)
+
+        for auth in (None, ("ann", "secret")):
+            assert await site.status("guarded.test", port=port, client=client, auth=auth) == 500
+        assert await site.status("plain.test", port=port, client=client) == 200
+        assert site.conditions(policy)["Programmed"]["status"] == "False"
+        await site.apply(m.route("more", RULES, parents=parents))
+        assert await site.status("more.test", port=port, client=client) == 200
+
+        site.laptop.world.write(BROKEN, value=None)
+        await site.delete(m.route("nudge", RULES))
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert await site.status("guarded.test", port=port, client=client) == 401
+        assert await site.status("guarded.test", port=port, client=client, auth=("ann", "secret")) == 200
+        assert "Programmed" not in site.conditions(policy)
+    await site.delete(gateway, policy)

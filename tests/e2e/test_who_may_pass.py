@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from msgspec import Struct
 
@@ -248,34 +247,3 @@ async def test_a_guarded_rule_that_envoy_refuses_stays_guarded_wherever_it_moves
     assert await site.status("moved.test", "/admin", headers=_basic_auth_headers("ann")) == 200
     assert await site.status("moved.test", "/") == 200
     await site.delete(m.route("moved", "[]"), policy)
-
-
-async def test_nobody_passes_while_envoy_refuses_the_listener_with_the_filter(site: Site) -> None:
-    """Envoy refuses one more address for a listener that is open, and keeps the former listener."""
-    port, ann = free_port(), _basic_auth_headers("ann")
-    proxy = {"apiVersion": m.ENVOY, "kind": "EnvoyProxy", "metadata": {"name": "family"}, "spec": {}}
-    both = {**proxy, "spec": {"ipFamily": "DualStack"}}
-    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "family"}
-    listeners = f"[{{name: http, port: {port}, protocol: HTTP}}]"
-    gateway = m.gateway("refused", listeners, infrastructure={"parametersRef": ref})
-    await site.apply(
-        *(proxy, gateway, *secrets_of("one", frozenset({"ann"}))),
-        m.route("refused", f"[{{{m.to('one')}}}]", parents="[{name: refused}]"),
-    )
-    async with httpx.AsyncClient(trust_env=False) as old, httpx.AsyncClient(trust_env=False) as new:
-        assert await site.status("refused.test", port=port, client=old) == 200
-
-        policy = Policy("HTTPRoute/refused", "basicAuth", "one", "x-user", merges=False)
-        await site.apply(both, policy.document("refused"))
-
-        assert [r.name for r in site.laptop.fleets.rejections()] == ["default/refused/http"]
-        for client in (old, new):
-            assert await site.status("refused.test", port=port, client=client) == 500
-            assert await site.status("refused.test", port=port, client=client, headers=ann) == 500
-
-    await site.apply(proxy)
-
-    async with httpx.AsyncClient(trust_env=False) as client:
-        assert await site.status("refused.test", port=port, client=client) == 401
-        assert await site.status("refused.test", port=port, client=client, headers=ann) == 200
-    await site.delete(gateway)

@@ -242,7 +242,7 @@ def test_of_three_chains_one_that_is_refused_leaves_the_others_free_to_change(co
 
 def test_a_chain_that_is_mended_is_in_force() -> None:
     fleet = Fleet("a", "b")
-    fleet.apply(client_traffic_policy(f"{BAD_CHAIN}\n          timeout: {{http: {{idleTimeout: 7s}}}}", "b"))
+    fleet.apply(client_traffic_policy(f"{BAD_CHAIN}\ntimeout: {{http: {{idleTimeout: 7s}}}}", "b"))
     assert fleet.refusals()
     fleet.apply(client_traffic_policy("timeout: {http: {idleTimeout: 7s}}", "b"))
 

@@ -8,7 +8,7 @@ from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.attach.envoy_listeners import TableId
 from moongate.world import World
-from moongate.xds.filters import missing, needed_filters
+from moongate.xds.filters import lacking, needed_filters
 from tests.strategies import resource
 from tests.worlds import EG, EG_FLEET, routes_with_services
 
@@ -32,7 +32,7 @@ def lose(of: World, *stems: str) -> None:
     needed = needed_filters(of.db, (ListenerId(EG, EG, "http"),))
     lost = {one.name: "no such code" for one in needed if any(stem in one.name for stem in stems)}
     assert lost
-    of.write(missing(TableId(EG_FLEET, "default/eg/http")), lost)
+    of.write(lacking(TableId(EG_FLEET, "default/eg/http")), lost)
     of.pull()
 
 
@@ -52,7 +52,7 @@ def test_who_asks_for_a_missing_filter_says_so_and_nobody_else() -> None:
     lose(of, "fault")
     assert concerned(of) == {"r0", "broken"}
 
-    of.write(missing(TableId(EG_FLEET, "default/eg/http")), None)
+    of.write(lacking(TableId(EG_FLEET, "default/eg/http")), None)
     of.pull()
     assert concerned(of) == set()
 
