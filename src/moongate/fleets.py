@@ -40,7 +40,7 @@ from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
 from moongate.quarantine import JOINED, Quarantine
 from moongate.status.gateways import EnvoyState, RefusedListener
-from moongate.xds.wire import CLUSTER, LISTENER
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -57,6 +57,17 @@ async def test_response_headers_are_set_added_and_removed(site: Site) -> None:
     assert "x-backend" not in answer.headers
 
 
+async def test_a_percent_sign_in_a_header_is_one_and_a_command_is_one(site: Site) -> None:
+    change = "set: [{name: x-share, value: 100% of %PROTOCOL%}]"
+    await site.apply(
+        filtering("percent", f"{{type: ResponseHeaderModifier, responseHeaderModifier: {{{change}}}}}")
+    )
+
+    answer = await site.ask("percent.test")
+
+    assert answer.headers["x-share"] == "100% of HTTP/1.1"
+
+
 async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> None:
     """The filters of a backendRef are of the requests that this backend gets."""
     backends = (

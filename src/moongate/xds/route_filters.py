@@ -45,7 +45,7 @@ def header_options(filters: Iterable[HTTPHeaderFilter]) -> tuple[list[HeaderValu
             for header in headers:
                 if header.name.lower() not in seen:
                     seen.add(header.name.lower())
-                    value = HeaderValue(key=header.name, value=header.value)
+                    value = HeaderValue(key=header.name, value=as_format(header.value.encode()).decode())
                     options.append(HeaderValueOption(header=value, append_action=action))
         for name in changes.remove:
             if name and name.lower() not in {r.lower() for r in removed}:
@@ -91,7 +91,7 @@ def apply_direct_response(message: Route, response: DirectResponse) -> None:
     """An answer of Envoy's own."""
     message.direct_response.status = response.status
     if response.body:
-        message.direct_response.body_format.text_format_source.inline_bytes = response.body
+        message.direct_response.body_format.text_format_source.inline_bytes = as_format(response.body)
 
 
 def apply_rewrite(action: RouteAction, rewrite: Rewrite, match: HTTPPathMatch) -> None:
@@ -149,6 +149,20 @@ def _without_prefix(prefix: str) -> RegexMatchAndSubstitute:
     # The prefix "/a/" matches the path "/a" as well.
     rewrite.pattern.regex = "^" + quoted(prefix if prefix == "/" else prefix.removesuffix("/")) + r"\/*"
     return rewrite
+
+
+_PERCENT: Final = re.compile(
+    rb"%%|%[A-Z][A-Z0-9_]*(?:\(.{0,512}?\))?(?::[0-9]{1,9})?%|(?P<alone>%)", re.DOTALL
+)
+
+
+def as_format(text: bytes) -> bytes:
+    """A text with Envoy's commands, in which every ``%`` that belongs to none stands for itself.
+
+    >>> as_format(b"100% of %REQ(x-a)%")
+    b'100%% of %REQ(x-a)%'
+    """
+    return _PERCENT.sub(lambda found: b"%%" if found["alone"] else found[0], text)
 
 
 def quoted(text: str) -> str:
