@@ -13,7 +13,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.engine import Failed
 from moongate.problem import Problem
 from moongate.report.transitions import Transition
-from moongate.run.log import MOST_LOGGED, RunLog
+from moongate.run.log import MOST_FAULTS_LOGGED, MOST_LOGGED, RunLog
 from moongate.sources.folder import Folder
 from moongate.status.degraded import Degradation
 from tests.core import GATEWAY_CLASS, gateway, http
@@ -208,6 +208,19 @@ def test_a_document_that_fails_to_be_read_is_logged_with_its_frames(events: list
     (event,) = of(events, "manifest")
     assert "UnicodeEncodeError" in event["message"]
     assert "in composed" in event["trace"]
+
+
+def test_of_thousands_of_faults_the_errors_come_first_and_the_rest_is_counted(events: list[Any]) -> None:
+    """A file can hold one in every few bytes; nothing else would go on while they are written out."""
+    folder = Folder()
+    ignored = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\n"
+    folder.update("x.yaml", ignored * MOST_FAULTS_LOGGED + "5")
+
+    Run().log.faults("files", folder.diagnostics())
+
+    first, *_, last = events
+    assert "a number" in first["message"]
+    assert (last["event"], last["count"]) == ("manifest.more", 1)
 
 
 def test_a_bug_that_was_contained_is_told_once(events: list[Any]) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("moongate")
 
+MOST_FAULTS_LOGGED: Final = 1000
+"""Faults of manifests that are logged after one change; a file can hold one in every few bytes."""
+
 MOST_LOGGED: Final = 20
 """Conditions that are logged after one change; of the others only their number is."""
 
@@ -76,10 +79,13 @@ class RunLog:
         self._diagnostics[source] = diagnostics
         # Not by place: that moves with every line before it.
         before = {(f.resource, f.problem, f.place.file) for f in known}
-        for diagnostic in diagnostics:
-            if (diagnostic.resource, diagnostic.problem, diagnostic.place.file) not in before:
-                log = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
-                log("manifest", message=str(diagnostic), **({"trace": t} if (t := diagnostic.trace) else {}))
+        new = [f for f in diagnostics if (f.resource, f.problem, f.place.file) not in before]
+        new.sort(key=lambda diagnostic: diagnostic.severity != "error")
+        for diagnostic in new[:MOST_FAULTS_LOGGED]:
+            log = {"error": _log.error, "warning": _log.warning}.get(diagnostic.severity, _log.debug)
+            log("manifest", message=str(diagnostic), **({"trace": t} if (t := diagnostic.trace) else {}))
+        if len(new) > MOST_FAULTS_LOGGED:
+            _log.warning("manifest.more", count=len(new) - MOST_FAULTS_LOGGED, see="moongate validate")
         if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in diagnostics):
             _log.info("manifests.mended")
 
