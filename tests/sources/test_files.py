@@ -243,6 +243,68 @@ class TestWatch:
 
         assert all(None not in batch.values() for batch in watched.batches)
 
+    async def test_a_file_that_is_open_for_writing_is_read_when_it_is_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A shell empties a file long before a program has written it, and half of it may be a manifest."""
+        monkeypatch.setattr(files, "SETTLE", 0.0)
+        monkeypatch.setattr(files, "PATIENCE", 0.0)
+        (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path) as watched:
+            with (tmp_path / "a.yaml").open("w") as written:
+                for number, half in enumerate(("", backend("a", 2) + "\n---\n"), start=2):
+                    written.write(half)
+                    written.flush()
+                    (tmp_path / "b.yaml").write_text(backend("b", number))
+                    await watched.until(lambda wanted=number: watched.ports["b"] == wanted)
+                    (tmp_path / "sub").mkdir(exist_ok=True)  # all is listed again
+                    assert watched.ports == {"a": 1, "b": number, "c": 1}
+                written.write(backend("c", 2))
+            await watched.until(lambda: watched.ports == {"a": 2, "b": 3, "c": 2})
+
+        assert all(None not in batch.values() for batch in watched.batches)
+
+    async def test_a_file_that_is_written_anew_is_read_when_it_is_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also while it waits because it was removed first."""
+        monkeypatch.setattr(files, "SETTLE", 60.0)
+        monkeypatch.setattr(files, "PATIENCE", 60.0)
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "a.yaml").unlink()
+            (tmp_path / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports["b"] == 2)
+            with (tmp_path / "a.yaml").open("w") as written:
+                written.write(backend("a", 2))
+                written.flush()
+                (tmp_path / "b.yaml").write_text(backend("b", 3))
+                await watched.until(lambda: watched.ports["b"] == 3)
+                assert watched.ports["a"] == 1
+            await watched.until(lambda: watched.ports["a"] == 2)
+
+    async def test_a_file_that_is_never_closed_is_read_if_it_takes_nothing_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "OPEN_S", 0.01)
+        (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("b", 1)))
+
+        async with watching(tmp_path) as watched:
+            with (tmp_path / "a.yaml").open("r+") as written:
+                written.write(stream(backend("a", 2), backend("b", 2)))
+                written.flush()
+                await watched.until(lambda: watched.ports == {"a": 2, "b": 2})
+                written.truncate(0)
+                for number in (1, 2, 3):
+                    (tmp_path / "c.yaml").write_text(backend("c", number))
+                    await watched.until(lambda wanted=number: watched.ports.get("c") == wanted)
+                    assert watched.ports == {"a": 2, "b": 2, "c": number}
+            await watched.until(lambda: watched.ports == {"c": 3})
+
     async def test_renaming_a_file_is_no_news_to_the_store(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))

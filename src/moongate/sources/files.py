@@ -4,8 +4,10 @@ Rules
 =====
 1. What is read: the files that were named, whatever they are called; of folders, and the folders within,
    what ``listing`` says; "-" is standard input.
-2. A change is in force some milliseconds after it was written. Only when a resource would disappear, its
-   file must be quiet for ``SETTLE`` first: editors and copying programs empty a file before they fill it.
+2. A change is in force some milliseconds after it was written. A file that is open for writing is read when
+   it is closed: a shell empties it long before a program has written, and half a policy may let everybody
+   pass. Only when a resource would disappear, its file must be quiet for ``SETTLE`` besides: some editors
+   remove a file before they write it anew.
 3. Files that change together are one batch.
 4. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
    for somebody else. A thread reads what takes longer: a document that is as big as a hundred others.
@@ -56,6 +58,8 @@ FIRST_PAUSE_S = 0.05
 
 SETTLE = 0.05
 """Seconds of quiet after which a file is believed that a resource is gone."""
+OPEN_S = 5.0
+"""Seconds without a change after which a file is read though it was not closed, if no resource would go."""
 PATIENCE = 1.0
 """Seconds after which it is believed though the file is still being written."""
 SLICE = 0.01
@@ -113,6 +117,10 @@ class Files:
         self._listing = Listing()
         self._events: FolderEvents | None = None
         self._unsettled: dict[str, _Unsettled] = {}
+        self._writing: dict[str, None] = {}
+        """The files of watched folders that somebody has open for writing, by real path."""
+        self._open: dict[str, float] = {}
+        """Those of them that are to be read, each with the time at which it is read at the latest."""
         self._reported: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
 
     def load(self) -> Loaded:
@@ -132,7 +140,7 @@ class Files:
         pause = FIRST_PAUSE_S
         while self._listing.watched:
             watched = self._listing.watched
-            with FolderEvents(watched) as events:
+            with FolderEvents(watched, self._writing) as events:
                 self._events = events
                 until = time.monotonic() + RETRY_S
                 heard: list[str] | None = None  # what slipped between listing and watching
@@ -152,6 +160,8 @@ class Files:
 
     def _patience_s(self, until: float) -> float | None:
         waits = [TICK] if self._unsettled else []
+        if self._open:
+            waits.append(max(0.0, min(self._open.values()) - time.monotonic()))
         if self._events is not None and self._events.unheard:
             waits.append(max(0.0, until - time.monotonic()))
         return min(waits, default=None)
@@ -167,11 +177,18 @@ class Files:
             self._listing = await asyncio.to_thread(list_paths, self._lasting)
             self._listing.keep(before)
             paths |= differing(before, self._listing)
+        written = self._being_written()
+        self._open |= dict.fromkeys(paths & written, now + OPEN_S)
+        late = {path for path, until in self._open.items() if until <= now}
+        paths = (paths - written) | late | (self._open.keys() - written)
+        self._open = {
+            path: until for path, until in self._open.items() if path in written and path not in late
+        }
         due = {path for path, unsettled in self._unsettled.items() if unsettled.due(now)}
         if not paths and not due and not (everything or unsure):
             return None
         # What waits is looked at again whenever something else changes: a resource may have moved there.
-        read = sorted(paths | self._unsettled.keys())
+        read = sorted(paths | (self._unsettled.keys() - written))
         parsed = self.folder.parsed
         await _in_slices(self._staged(read))
         losing = self.folder.losing()
@@ -216,6 +233,16 @@ class Files:
                     paths.add(path)
                     listing.files[path] = Found(None, walked.root, directory)
         return paths, unsure
+
+    def _being_written(self) -> set[str]:
+        """The files that somebody has open for writing."""
+        paths: set[str] = set()
+        for event in self._writing:
+            directory, name = os.path.split(event)
+            walked = self._listing.walked.get(directory)
+            shown = os.path.join(walked.shown, name) if walked is not None else ""
+            paths |= {self._listing.named.get(event, ""), shown} & self._listing.files.keys()
+        return paths
 
     def _opened(self) -> list[str]:
         """The files to read at first; what can be read only once is read here."""

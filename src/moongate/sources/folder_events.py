@@ -46,17 +46,22 @@ _LIMITS: Final = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs
 class FolderEvents:
     """A context manager that hears of what happens in folders, from its entering on.
 
+    Args:
+        folders: their real paths.
+        writing: paths of files that somebody has written to and not closed since; kept up to date.
+
     Attributes:
         stale: whether a folder that is watched is no longer at its path.
         unheard: folders that cannot be watched.
         limit: the setting of the kernel that is to be raised for these; empty if that is not the reason.
     """
 
-    def __init__(self, folders: Iterable[str]) -> None:
+    def __init__(self, folders: Iterable[str], writing: dict[str, None] | None = None) -> None:
         self.stale = False
         self.unheard: tuple[str, ...] = ()
         self.limit = ""
         self._folders = sorted(folders)
+        self._writing = {} if writing is None else writing
         self._news = asyncio.Event()
         self._inotify: Inotify | None = None
         self._stack = ExitStack()
@@ -107,8 +112,15 @@ class FolderEvents:
         while (event := self._inotify.sync_get()) is not None:
             if event.mask & Mask.Q_OVERFLOW:
                 paths |= dict.fromkeys(self._folders)
+                self._writing.clear()
             elif event.path is not None:
-                paths[str(event.path)] = None
+                path = str(event.path)
+                paths[path] = None
+                if event.mask & Mask.MODIFY:
+                    self._writing[path] = None
+                elif not event.mask & Mask.ATTRIB:
+                    # It was closed, or it is gone, or another file has its name.
+                    self._writing.pop(path, None)
             self.stale |= bool(event.mask & _ENDED)
 
     def _note(self, unheard: Iterable[str], error: OSError) -> None:
