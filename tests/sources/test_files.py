@@ -344,6 +344,20 @@ class TestWatch:
             (tmp_path / "sub").rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
             await watched.until(lambda: set(watched.held) == {A})
 
+    async def test_a_folder_in_place_of_a_file_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "c.yaml").write_text(backend("c", 0))
+
+        async with watching(tmp_path) as watched:
+            (tmp_path / "c.yaml").write_text(backend("c", 1))
+            await watched.until(lambda: watched.ports["c"] == 1)
+            (tmp_path / "a.yaml").unlink()
+            (tmp_path / "a.yaml").mkdir()
+            (tmp_path / "c.yaml").write_text(backend("c", 2))
+            await watched.until(lambda: watched.ports["c"] == 2)
+            (tmp_path / "a.yaml" / "b.yaml").write_text(backend("a", 2))
+            await watched.until(lambda: watched.ports == {"a": 2, "c": 2})
+
     async def test_a_folder_that_is_awaited_is_read_when_it_is_there(self, tmp_path: Path) -> None:
         root = tmp_path / "to" / "come"
 

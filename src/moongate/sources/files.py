@@ -223,6 +223,8 @@ class Files:
                 unsure = True
             elif path in listing.files:
                 paths.add(path)
+                # A folder may have taken the name of the file.
+                unsure |= stat.S_ISDIR(_mode(event) or 0)
             elif not name.startswith("."):
                 mode = _mode(event)
                 if mode is None:
