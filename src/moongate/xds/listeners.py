@@ -233,7 +233,7 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
         now: the parts of the listener.
     """
     if now[:1] != good[:1]:
-        yield [Suspect(ALL, version(now[0]), *(good[:1] or (None,)))]
+        yield [Suspect(ALL, version(now[0]), good[0] if good else None)]
     former = {entry.settings.name: entry for entry in _entries(good)}
     known: set[ChainFilter] = set()
     for some in in_steps(list(former.values())):
