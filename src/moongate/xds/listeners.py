@@ -41,7 +41,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
 from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members
 from moongate.attach.gateways import ALL_IPV6, fleet_proxy, on_host
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.xds.access_logs import access_logs
 from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
 from moongate.xds.filter_chains import (
@@ -221,8 +221,14 @@ def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
     """What a listener that was just built is joined from: its head, and the parts with its chains."""
-    head = _head_in_force(db, fleet, name)
-    return () if head is None else (head, *listener_parts(db, fleet, name))
+    head = listener_head.attempt(db, fleet, name)
+    envoy = _envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
+    parts = [
+        chain_part.attempt(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ())
+    ]
+    if envoy is None or any(isinstance(part, Failed) for part in parts):
+        return ()
+    return (_head_in_force(db, fleet, name), *parts)
 
 
 def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Suspect]]:
@@ -232,7 +238,7 @@ def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Susp
         good: the parts of the other, which Envoy took.
         now: the parts of the listener.
     """
-    if now[:1] != good[:1]:
+    if now and now[:1] != good[:1]:
         yield [Suspect(ALL, version(now[0]), good[0] if good else None)]
     former = {entry.settings.name: entry for entry in _entries(good)}
     known: set[ChainFilter] = set()
