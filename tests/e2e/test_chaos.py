@@ -24,9 +24,11 @@ import pytest
 from msgspec import Struct
 
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.fleets import fleets
 from moongate.attach.gateways import BIND, LOCALHOST
 from moongate.run import Laptop
 from moongate.world import World
+from moongate.xds.draining import draining
 from moongate.xds.messages import message
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from tests.e2e import manifests as m
@@ -312,8 +314,11 @@ async def play(site: Site, tmp_path: Path, seed: int) -> None:
     cold.write(BIND, LOCALHOST)
     cold.apply(site.laptop.world.store.held())
     cold.pull()
-    assert site.laptop.world.everything() == cold.everything()
     wanted = wants(cold)
+    for fleet in fleets(cold.db):
+        cold.write(draining(fleet), site.laptop.world.db.read(draining(fleet)))
+    cold.pull()
+    assert site.laptop.world.everything() == cold.everything()
     async with asyncio.timeout(DEADLINE_S):
         while await has(site.laptop, wanted) != wanted:  # noqa: ASYNC110 - of Envoy's own state no event tells
             await asyncio.sleep(0.2)
