@@ -474,15 +474,15 @@ RULES = st.lists(
 )
 
 
-def passing(table: RouteConfiguration) -> dict[Probe, bytes]:
-    """The probes that pass without being asked who they are, with the match that they meet."""
+def passing(table: RouteConfiguration) -> dict[Probe, tuple[str, bytes]]:
+    """The probes that pass without being asked who they are, with the route and the match that they meet."""
     domains = {domain: host.routes for host in table.virtual_hosts for domain in host.domains}
-    passed: dict[Probe, bytes] = {}
+    passed: dict[Probe, tuple[str, bytes]] = {}
     for probe in PROBES:
         routes = domains.get(probe.host, domains.get("*.example.com", ()))
         answering = next((route for route in routes if probe.meets(route.match)), None)
         if answering is not None and answering.HasField("route") and not answering.typed_per_filter_config:
-            passed[probe] = encode(answering.match)
+            passed[probe] = answering.name.partition("/rule/")[0], encode(answering.match)
     return passed
 
 
@@ -545,7 +545,7 @@ def test_nobody_passes_whom_old_and_new_refuse_while_envoy_refuses_rules(
     """Rules come, go, change places and guards, and some of them are refused."""
     envoy_proxy = EnvoyProxySpec(merge_backends=MergeBackends(), preserve_route_order=in_order)
     envoy = Guarded(structs.replace(EnvoyGateway.shipped(), envoy_proxy=envoy_proxy))
-    before: dict[Probe, bytes] = {}
+    before: dict[Probe, tuple[str, bytes]] = {}
     for rules in history:
         envoy.give(*rules)
         wanted = passing(envoy.wanted())
@@ -555,6 +555,6 @@ def test_nobody_passes_whom_old_and_new_refuse_while_envoy_refuses_rules(
             assert passing(envoy.taken).keys() <= may
 
         envoy.settle(watch)
-        unchanged = {probe for probe, match in wanted.items() if before.get(probe) == match}
+        unchanged = {probe for probe, met in wanted.items() if before.get(probe) == met}
         before = passing(envoy.taken)
         assert unchanged <= before.keys()
