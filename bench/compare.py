@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
-from bench.figures import Report, Series, Size, p50, table
+from bench.figures import Report, Series, Size, p50, table, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ def shown(compared: Iterable[Comparison]) -> str:
     """A table in Markdown."""
     rows = [["", "before", "after", "ratio", ""]]
     rows += [
-        [c.name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.2f}", "PASS" if c.held else "MISS"]
+        [c.name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.2f}", verdict(held=c.held)]
         for c in compared
     ]
     return table(rows)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
-import psutil
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from bench.floor import BareServer
+from bench.measure import cpu_s
 from moongate.ads.server import OPTIONS, SERVICE
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.binary import envoy_binary
@@ -184,7 +184,6 @@ async def measure(routes: int, changes: int, rounds: int) -> dict[str, tuple[flo
             await envoy.ready()
             await answers.acknowledged.wait()
             assert envoy.pid is not None
-            process = psutil.Process(envoy.pid)
             for turn in range(rounds):
                 for form in FORMS:
                     shaped = Table()
@@ -195,7 +194,7 @@ async def measure(routes: int, changes: int, rounds: int) -> dict[str, tuple[flo
                         resource = XdsResource.of(ROUTE, table.name, encode(shaped))
                         responses = server.take([resource], ())
                         answers.acknowledged.clear()
-                        before, began = _cpu(process), perf_counter()
+                        before, began = cpu_s(envoy.pid), perf_counter()
                         server.send(responses)
                         await answers.acknowledged.wait()
                         took = perf_counter() - began
@@ -203,15 +202,10 @@ async def measure(routes: int, changes: int, rounds: int) -> dict[str, tuple[flo
                         await asyncio.sleep(0.05)
                         if change:  # the first replaces a table of another form
                             passed[form.__name__].append(took * 1000)
-                            cpu[form.__name__].append((_cpu(process) - before) * 1000)
+                            cpu[form.__name__].append((cpu_s(envoy.pid) - before) * 1000)
             envoy.hurry()
         await grpc_server.stop(grace=None)
     return {name: (median(cpu[name]), median(passed[name])) for name in cpu}
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def main() -> int:

@@ -190,7 +190,7 @@ def shown(report: Report) -> str:
         row("memory before → after further changes", [_leaked(s.leak) for s in sizes])
     figures = table([heads, *rows])
     judged = [["wanted at 5,000 routes", "", "measured", ""]]
-    judged += [[v.name, v.wanted, v.measured, "PASS" if v.held else "MISS"] for v in verdicts(report)]
+    judged += [[v.name, v.wanted, v.measured, verdict(held=v.held)] for v in verdicts(report)]
     at = sizes[-1].routes
     note = "" if at == WANTED_AT else f"\nJudged at {at:,} routes, so what is wanted says little.\n"
     return f"{report.machine}\n\n{figures}\n\n{table(judged)}\n{note}"
@@ -202,6 +202,18 @@ def table(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table for a page in Markdown, without padding; the first is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{' --- |' * len(rows[0])}")
+    return "\n".join(lines)
+
+
+def verdict(*, held: bool) -> str:
+    """Whether a figure is as wanted, in a word."""
+    return "PASS" if held else "MISS"
 
 
 def _ms(values: Sequence[float]) -> str:

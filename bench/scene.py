@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REVISION = "x-bench-revision"
 """Response header that a route adds: what a changed route changes."""
 
-_GATEWAY = """\
+GATEWAY = """\
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {{name: bench}}
@@ -41,6 +41,7 @@ spec:
   telemetry:
     accessLog: {{disable: true}}
 """
+"""Ends in the spec of an EnvoyProxy."""
 
 _ROUTE = """\
 apiVersion: gateway.networking.k8s.io/v1
@@ -146,7 +147,7 @@ class Scene:
     def gateway(self, name: str, port: int) -> Path:
         """A file with the Gateway: each Envoy needs a port of its own, so each control plane its own file."""
         path = self._folder / f"{name}.yaml"
-        path.write_text(_GATEWAY.format(port=port))
+        path.write_text(GATEWAY.format(port=port))
         return path
 
     def host(self, n: int) -> str:

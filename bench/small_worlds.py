@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from msgspec import Struct
 
+from bench.figures import plain_table, verdict
 from moongate.api.admission import admit
 from moongate.kinds import KINDS
 from moongate.world import World
@@ -114,7 +115,6 @@ def shown(figures: Figures) -> str:
     mb, cpu = figures.rss / 1e6, figures.build_cpu
     rows = [
         (f"{each:,} Gateways with one route each", "", "wanted"),
-        ("---", "---", "---"),
         ("memory of the process", f"{mb:.0f} MB", _judged(each, f"< {WANTED_MB} MB", held=mb < WANTED_MB)),
         ("… of that, before anything was read", f"{figures.imported / 1e6:.0f} MB", ""),
         ("translation", f"{cpu:.2f} s of CPU", _judged(each, f"< {WANTED_CPU_S} s", held=cpu < WANTED_CPU_S)),
@@ -122,11 +122,11 @@ def shown(figures: Figures) -> str:
         ("cells and results of a Gateway", f"{figures.nodes / each:.0f}", ""),
         ("functions run for a Gateway", f"{figures.runs / each:.0f}", ""),
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return plain_table(rows)
 
 
 def _judged(gateways: int, wanted: str, *, held: bool) -> str:
-    return f"{wanted}: {'PASS' if held else 'MISS'}" if gateways == WANTED_AT else wanted
+    return f"{wanted}: {verdict(held=held)}" if gateways == WANTED_AT else wanted
 
 
 def _manifest(version: str, kind: str, name: str, namespace: str, **parts: Any) -> dict[str, Any]:

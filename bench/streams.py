@@ -20,6 +20,7 @@ import psutil
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from msgspec import Struct
 
+from bench.figures import plain_table, verdict
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.world import World
@@ -196,11 +197,10 @@ def shown(figures: Figures) -> str:
     at = (figures.routes, streams) == WANTED_AT
     rows = [
         (f"{streams:,} Envoys of a fleet with {figures.routes:,} routes", "", "wanted"),
-        ("---", "---", "---"),
         (
             "memory of all streams",
             _mb(memory),
-            f"< {WANTED_MB} MB" + (f": {_verdict(held=held)}" if at else ""),
+            f"< {WANTED_MB} MB" + (f": {verdict(held=held)}" if at else ""),
         ),
         ("… of one", f"{memory / streams / 1e3:.1f} kB", ""),
         ("… names and versions kept of single streams", f"{figures.entries:,}", ""),
@@ -212,15 +212,11 @@ def shown(figures: Figures) -> str:
         (
             "… responses encoded",
             f"{figures.change_responses}",
-            f"1: {_verdict(held=figures.change_responses == 1)}",
+            f"1: {verdict(held=figures.change_responses == 1)}",
         ),
         ("… bytes of a response", f"{figures.change_bytes:,}", ""),
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _verdict(*, held: bool) -> str:
-    return "PASS" if held else "MISS"
+    return plain_table(rows)
 
 
 def _mb(count: int) -> str:

@@ -39,7 +39,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from msgspec import Struct
 
+from bench.figures import plain_table, verdict
 from bench.measure import cpu_s
+from bench.scene import GATEWAY
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
@@ -63,29 +65,10 @@ ALONE: Final = "the router alone"
 AGAIN: Final = "the router alone, once more"
 SHIPPED: Final = "the chain that moongate ships"
 
-MANIFESTS: Final = """\
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {{name: bench}}
-spec: {{controllerName: gateway.envoyproxy.io/gatewayclass-controller}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: bench}}
-spec:
-  gatewayClassName: bench
-  infrastructure:
-    parametersRef: {{group: gateway.envoyproxy.io, kind: EnvoyProxy, name: bench}}
-  listeners:
-  - {{name: http, port: {port}, protocol: HTTP}}
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: EnvoyProxy
-metadata: {{name: bench}}
-spec:
+MANIFESTS: Final = (
+    GATEWAY
+    + """\
   concurrency: 1
-  telemetry:
-    accessLog: {{disable: true}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -102,6 +85,7 @@ spec:
   endpoints:
   - ip: {{address: 127.0.0.1, port: {upstream}}}
 """
+)
 
 
 class Run(Struct, frozen=True):
@@ -148,14 +132,11 @@ def compared(name: str, runs: Sequence[Run], alone: Sequence[Run]) -> Comparison
 
 def shown(comparisons: Iterable[Comparison]) -> str:
     """A table in Markdown, with what is wanted beside the chain that moongate ships."""
-    rows = [
-        ("a request of a plain route", "Envoy's CPU", "requests/s", "throughput by CPU", "95% sure", ""),
-        ("---", "---", "---", "---", "---", "---"),
-    ]
+    rows = [("a request of a plain route", "Envoy's CPU", "requests/s", "throughput by CPU", "95% sure", "")]
     for one in comparisons:
-        verdict = ""
+        judged = ""
         if one.name == SHIPPED:
-            verdict = f"wanted ≥ {WANTED:.0%}: {'PASS' if one.ratio >= WANTED else 'MISS'}"
+            judged = f"wanted ≥ {WANTED:.0%}: {verdict(held=one.ratio >= WANTED)}"
         rows.append(
             (
                 one.name,
@@ -163,10 +144,10 @@ def shown(comparisons: Iterable[Comparison]) -> str:
                 f"{one.per_second:,.0f}",
                 f"{one.ratio:.1%}",
                 f"{one.low:.1%} to {one.high:.1%}",
-                verdict,
+                judged,
             )
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return plain_table(rows)
 
 
 def from_file(manifests: str, disabled: int) -> Bootstrap.StaticResources:
