@@ -47,5 +47,8 @@ def test_an_address_that_is_open_is_known_by_envoys_words() -> None:
     taken = "cannot bind '127.0.0.1:80': Address already in use"
     reserved = "cannot bind '127.0.0.1:80': Permission denied"
 
+    quoted = f"Incorrect configuration: %{taken}"
+
+    assert not meets_a_socket(quoted), "a user may write anything"
     assert [meets_a_listener(words) for words in (own, taken, reserved)] == [True, False, False]
     assert [meets_a_socket(words) for words in (own, taken, reserved)] == [False, True, False]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from moongate.xds.refusals import bind_failure
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -35,7 +37,8 @@ def meets_a_listener(words: str) -> bool:
 
 def meets_a_socket(words: str) -> bool:
     """Whether a listener is refused because a socket has its address: somebody's, or one not closed yet."""
-    return "cannot bind" in words and "Address already in use" in words
+    failure = bind_failure(words)
+    return failure is not None and failure.in_use
 
 
 def _named(message: str, sent: Iterable[str]) -> dict[str, str]:

@@ -8,14 +8,10 @@ Facts
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-_CANNOT_BIND = re.compile(
-    # At the very beginning: what comes later may be a quote of what a user wrote.
-    r"(?:Error adding/updating listener\(s\) [^ ]+: )?"
-    r"cannot bind '(?P<address>[^']*):(?P<port>\d{1,5})': (?P<why>[^\n]*)"
-)
+from moongate.xds.refusals import bind_failure
+
 _LISTENING = "0A"
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
@@ -34,20 +30,20 @@ def explain_bind_failure(message: str) -> str | None:
     Args:
         message: Envoy's words, from a NACK, which begin with the failure if it is one.
     """
-    failure = _CANNOT_BIND.match(message)
+    failure = bind_failure(message)
     if failure is None:
         return None
-    address, port, why = failure["address"], int(failure["port"]), failure["why"].lower()
-    if "permission denied" in why:
+    address, port, why = failure
+    if "permission denied" in why.lower():
         return _privileged(port)
-    if "address already in use" in why:
+    if failure.in_use:
         return _taken(port)
-    if "cannot assign requested address" in why:
+    if "cannot assign requested address" in why.lower():
         return (
             f"No interface of this machine has the address {address}, which --bind or the Gateway's "
             "spec.addresses name; use one that it has. --bind goes before spec.addresses."
         )
-    return f"Port {port} cannot be bound on {address}: {failure['why'].strip().rstrip('.')}."
+    return f"Port {port} cannot be bound on {address}: {why.strip().rstrip('.')}."
 
 
 def _privileged(port: int) -> str:

@@ -9,7 +9,7 @@ Fact: a quote begins with a marker of protobuf's and ends in a line break; line 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 _QUOTE: Final = re.compile(
     r"(?:: )?goo\.gle/debug\w+\b.*?(?:\n: (?=Proto constraint validation failed \()|\Z)", re.DOTALL
@@ -17,6 +17,30 @@ _QUOTE: Final = re.compile(
 _CONSTRAINT: Final = "Proto constraint validation failed ("
 _CAUSED: Final = " | caused by "
 _NO_MORE: Final = "Envoy quotes what it refuses, and says no more"
+_CANNOT_BIND: Final = re.compile(
+    # At the very beginning: what comes later may be a quote of what a user wrote.
+    r"(?:Error adding/updating listener\(s\) [^ ]+: )?"
+    r"cannot bind '(?P<address>[^']*):(?P<port>\d{1,5})': (?P<why>[^\n]*)"
+)
+
+
+class BindFailure(NamedTuple):
+    """Where a listener cannot be opened, and why in the words of the operating system."""
+
+    address: str
+    port: int
+    why: str
+
+    @property
+    def in_use(self) -> bool:
+        """Whether some socket has the address."""
+        return "address already in use" in self.why.lower()
+
+
+def bind_failure(words: str) -> BindFailure | None:
+    """What cannot be bound, if that is what Envoy refuses a listener for; its words begin with it then."""
+    failure = _CANNOT_BIND.match(words)
+    return None if failure is None else BindFailure(failure["address"], int(failure["port"]), failure["why"])
 
 
 def unquoted(words: str) -> str:
