@@ -398,11 +398,13 @@ class Fleets:
             self._ads.retry(name, one.type_url, one.name)
 
     def _state_of(self, name: str, fleet: _Fleet, gateway: Ref, refusals: tuple[Refusal, ...]) -> EnvoyState:
-        rejections = (r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r))
-        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in rejections]
+        # Nothing of these can be kept out.
+        stuck = [r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)]
+        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in stuck]
         own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
         messages += [f"{r.what}: {r.message}" for r in own]
-        refused = self._refused_listeners(name, fleet)
+        names = {r.name for r in stuck}
+        refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         served = self._served(fleet) if refused else {}
         out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
@@ -428,11 +430,6 @@ class Fleets:
         current = self._world.resource(*about)
         changed = current is None or current.version != rejection.version
         return rejection.type_url in JOINED and (changed or self._quarantine.is_searching(*about))
-
-    def _refused_listeners(self, name: str, fleet: _Fleet) -> dict[str, _Refused]:
-        """Envoy's listeners that it does not take as they are, though nothing of them can be kept out."""
-        stuck = {r.name for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)}
-        return {at: why for at, why in fleet.refused_listeners().items() if why.port or at in stuck}
 
     def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
         served = self._served(fleet)
