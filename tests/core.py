@@ -124,6 +124,20 @@ def extension(kind: str, name: str, spec: str) -> str:
     return dump(document)
 
 
+def gateway_class(proxy: str, *, name: str = "eg") -> str:
+    """A GatewayClass whose parameters are an EnvoyProxy of namespace ``default``."""
+    parameters = {
+        "group": "gateway.envoyproxy.io",
+        "kind": "EnvoyProxy",
+        "name": proxy,
+        "namespace": "default",
+    }
+    document = load(GATEWAY_CLASS)
+    document["metadata"]["name"] = name
+    document["spec"]["parametersRef"] = parameters
+    return dump(document)
+
+
 EG = Ref.of(Gateway, "default", "eg")
 """The Gateway that ``gateway`` makes."""
 EG_FLEET = FleetId(EG)

@@ -27,7 +27,7 @@ from moongate.world import Changes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
-from tests.core import gateway, http
+from tests.core import extension, gateway, gateway_class, http
 from tests.ports import free_port
 
 EG = Ref.of(Gateway, "default", "eg")
@@ -419,19 +419,9 @@ async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
     assert sum(event["event"] == "envoy.restart_needed" for event in events) == 1
 
 
-MERGING = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: moongate}
-spec:
-  controllerName: gateway.envoyproxy.io/gatewayclass-controller
-  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: merging, namespace: default}
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: EnvoyProxy
-metadata: {name: merging, namespace: default}
-spec: {mergeGateways: true}
-"""
+MERGING = "---\n".join(
+    (gateway_class("merging", name="moongate"), extension("EnvoyProxy", "merging", "{mergeGateways: true}"))
+)
 
 
 def redirecting(gateway: str) -> str:

@@ -15,16 +15,9 @@ from moongate.attach.gateways import (
     proxy_problems,
     rejection,
 )
-from tests.core import EG, IN_CLUSTER, ON_HOST, Core, extension, gateway, http
+from tests.core import EG, IN_CLUSTER, ON_HOST, Core, extension, gateway, gateway_class, http
 
-CLASS_WITH_PROXY = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: eg}
-spec:
-  controllerName: gateway.envoyproxy.io/gatewayclass-controller
-  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: class, namespace: default}
-"""
+CLASS_WITH_PROXY = gateway_class("class")
 NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "own"}}
 
 

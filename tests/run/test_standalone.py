@@ -17,6 +17,7 @@ import structlog
 from moongate.infra.ports import PortError
 from moongate.run import Laptop, LaptopOptions, run_laptop
 from moongate.run.standalone import loading
+from tests.core import extension, gateway_class
 from tests.e2e.backends import Echo
 from tests.ports import free_port
 from tests.run.conftest import app, sockets, who
@@ -80,19 +81,8 @@ async def test_a_run_does_not_end_because_of_the_envoy_of_one_gateway(folder: Pa
         reports.append(running.report())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    proxy = """
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: moongate}
-spec:
-  controllerName: gateway.envoyproxy.io/gatewayclass-controller
-  parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: odd, namespace: default}
----
-apiVersion: gateway.envoyproxy.io/v1alpha1
-kind: EnvoyProxy
-metadata: {name: odd, namespace: default}
-spec: {extraArgs: [--no-such-flag]}
-"""
+    odd = extension("EnvoyProxy", "odd", "{extraArgs: [--no-such-flag]}")
+    proxy = "---\n".join((gateway_class("odd", name="moongate"), odd))
     async with asyncio.timeout(20):
         await run_laptop(LaptopOptions(documents=(app(free_port(), 1), proxy), run_dir=folder), served=served)
 

@@ -18,7 +18,7 @@ from moongate.status.gateways import (
     live,
     proxy_status,
 )
-from tests.core import EG, Core, gateway, http, https, read
+from tests.core import EG, Core, gateway, gateway_class, http, https, read
 
 CLASS = Ref.of(GatewayClass, "", "eg")
 PROXY = Ref.of(EnvoyProxy, "default", "proxy")
@@ -131,14 +131,7 @@ def test_a_class_is_accepted_unless_its_parameters_lead_nowhere() -> None:
     core = Core()
     fine = class_status(core.db, CLASS)
 
-    core.apply("""
-        apiVersion: gateway.networking.k8s.io/v1
-        kind: GatewayClass
-        metadata: {name: eg}
-        spec:
-          controllerName: gateway.envoyproxy.io/gatewayclass-controller
-          parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: gone, namespace: default}
-    """)
+    core.apply(gateway_class("gone"))
     broken = class_status(core.db, CLASS)
 
     assert fine is not None
