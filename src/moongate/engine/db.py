@@ -156,7 +156,7 @@ class Db:
             self._reads[node] = None
             if state == RUNNING:
                 raise self._cycle(node)
-        elif not node.has_readers and not node.observed:
+        elif not node.has_readers and node.root is None:
             self._orphans[node] = None
         return node.value
 
@@ -253,7 +253,7 @@ class Db:
 
     def _drop_edge(self, read: Node, reader: Node) -> None:
         read.drop_reader(reader)
-        if not read.has_readers and not read.observed:
+        if not read.has_readers and read.root is None:
             self._orphans[read] = None
             if read.query is None:
                 self._note_demand(read)
@@ -342,7 +342,7 @@ class Db:
         dropped = 0
         while self._orphans and dropped != most:
             node, _ = self._orphans.popitem()
-            if not node.has_readers and not node.observed and self._forget(node):
+            if not node.has_readers and node.root is None and self._forget(node):
                 dropped += 1
         return dropped
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from moongate.engine.queries import Query
+    from moongate.engine.roots import Root
 
 CLEAN: Final = 0
 """Its value is right, as far as changes have been propagated."""
@@ -22,8 +23,8 @@ RUNNING: Final = 3
 ABSENT: Final[Any] = object()
 """The value of a call that has not run yet."""
 
-_FEW: Final = 4
-"""Readers up to which a tuple is as fast as a dict. It is a fifth of the size."""
+_FEW: Final = 8
+"""Readers up to which a tuple is as fast as a dict. It is a quarter of the size."""
 
 
 class Node:
@@ -36,14 +37,15 @@ class Node:
         state: CLEAN, SUSPECT, STALE or RUNNING; a cell is always CLEAN.
     """
 
-    __slots__ = ("_readers", "key", "observed", "query", "reads", "state", "suspects", "value")
+    __slots__ = ("_readers", "key", "query", "reads", "root", "state", "suspects", "value")
 
     def __init__(self, query: Query[..., Any] | None, key: Any, value: Any, state: int) -> None:
         self.query = query
         self.key = key
         self.value = value
         self.state = state
-        self.observed = False
+        self.root: Root[Any] | None = None
+        """Who observes it from outside, if anybody does."""
         self.reads: tuple[Node, ...] = ()
         """What the call read when it last ran, in that order."""
         self._readers: Node | tuple[Node, ...] | dict[Node, None] | None = None

@@ -74,8 +74,8 @@ class Propagation:
             if state == CLEAN or urgent:
                 above.append(reader)
             reader.state = STALE
-            if reader.observed:
-                self._roots.enqueue_node(reader, urgent=urgent)
+            if reader.root is not None:
+                self._roots.enqueue(reader.root, urgent=urgent)
 
     def _mark_suspect(self, node: Node, above: list[Node], *, urgent: bool) -> int:
         """Mark the readers of a marked node, noting what put each in doubt; how much work that was."""
@@ -87,6 +87,6 @@ class Propagation:
             if was_clean := reader.state == CLEAN:
                 reader.state = SUSPECT
                 above.append(reader)
-            if reader.observed and (was_clean or urgent):
-                self._roots.enqueue_node(reader, urgent=urgent)
+            if reader.root is not None and (was_clean or urgent):
+                self._roots.enqueue(reader.root, urgent=urgent)
         return 1 + len(node.readers)

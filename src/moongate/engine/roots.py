@@ -41,36 +41,29 @@ class Root(Generic[T]):
 
 
 class Roots:
-    """All roots, and the queues of those in doubt: an urgent one, and one for each rank."""
+    """The queues of the roots in doubt: an urgent one, and one for each rank."""
 
     def __init__(self) -> None:
-        self._roots: dict[Node, Root[Any]] = {}
         # Ordered, because the first of a plain dict is found by walking over all that were taken before it.
         self._urgent: OrderedDict[Root[Any], None] = OrderedDict()
         self._dirty: dict[int, OrderedDict[Root[Any], None]] = {}
 
     def __contains__(self, root: Root[Any]) -> bool:
-        return self._roots.get(root.node) is root
+        return root.node.root is root
 
     def add(self, node: Node, rank: int, *, eager: bool) -> Root[Any]:
         """The root of a node, a new one where there is none; a new one is queued."""
-        root = self._roots.get(node)
+        root = node.root
         if root is None:
-            root = self._roots[node] = Root(node, rank, eager=eager)
-            node.observed = True
+            root = node.root = Root(node, rank, eager=eager)
             # Also one that was computed long ago: this observer has not seen it.
             self.enqueue(root)
         return root
 
     def remove(self, root: Root[Any]) -> None:
         """Forget a root."""
-        del self._roots[root.node]
-        root.node.observed = False
+        root.node.root = None
         self.dequeue(root)
-
-    def enqueue_node(self, node: Node, *, urgent: bool = False) -> None:
-        """Queue the root of an observed node."""
-        self.enqueue(self._roots[node], urgent=urgent)
 
     def enqueue(self, root: Root[Any], *, urgent: bool = False) -> None:
         """Queue a root, where it is not queued yet; an urgent one that is eager goes before all others."""
