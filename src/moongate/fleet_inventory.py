@@ -24,6 +24,7 @@ read from a cell that Envoy refused it, and then answer with what was built.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from moongate.api.base import FleetId, Ref
+    from moongate.attach.backends import Target
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
     from moongate.xds.cluster_keys import ResourceKey
@@ -153,9 +155,10 @@ class Outbox:
 class _Entry:
     """One resource of a fleet: who names it, and how it was last built."""
 
-    __slots__ = ("built_by", "call", "held", "parts", "root", "users", "waits")
+    __slots__ = ("built_by", "call", "held", "key", "parts", "root", "users", "waits")
 
-    def __init__(self) -> None:
+    def __init__(self, key: tuple[str, str]) -> None:
+        self.key = key
         self.built_by: Call | None = None
         self.call: Call | None = None
         """What is observed: the call that builds it, or one around that."""
@@ -166,6 +169,23 @@ class _Entry:
         """Until ``Outbox.takes`` is more, endpoints go with all else: they are new, or their use changes."""
         self.parts: tuple[Any, ...] = ()
         """What ``held`` was joined from, if it is joined."""
+
+
+class _Inventory:
+    """One inventory of a fleet.
+
+    Args:
+        parts: takes its value apart. A part that failed is ``None``, and what it named stays.
+    """
+
+    __slots__ = ("named", "parts", "taken")
+
+    def __init__(self, parts: Callable[[Any], Iterator[_Part]]) -> None:
+        self.parts = parts
+        self.named: _Parts = {}
+        """What it names, by part."""
+        self.taken: object = None
+        """The value that it was last taken from."""
 
 
 class FleetInventory:
@@ -181,8 +201,7 @@ class FleetInventory:
         self._outbox = outbox
         self._fleet = fleet
         self._name = names.fleet(fleet)
-        self._inventories: dict[Root[Any], _Parts] = {}
-        """What each inventory names, by part."""
+        self._inventories: dict[Root[Any], _Inventory] = {}
         self._passed_over: dict[Root[Any], None] = {}
         self._others = [observers.observe(keeps_what_it_has, (fleet,), INVENTORY, self._accepted)]
         if patches is not None:
@@ -196,8 +215,7 @@ class FleetInventory:
         self._waits = -1
         """As for an entry, for all endpoints."""
         self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
-        self._use((CLUSTER, self._name), local.local_cluster, (fleet,))
-        self._use((ENDPOINT, self._name), local.local_assignment, (fleet,))
+        self._inventory(local.local_targets, (fleet,), self._local)
 
     def close(self) -> None:
         """End the fleet: nothing of it is observed or handed out any more."""
@@ -224,7 +242,7 @@ class FleetInventory:
         """Let the endpoints that some routes have used go with all else that is taken next."""
         for route in routes:
             root = self._shards.get(shard(str(route)))
-            for key in self._inventories[root].get(route, ()) if root is not None else ():
+            for key in self._inventories[root].named.get(route, ()) if root is not None else ():
                 self.resources[key].waits = self._outbox.takes
 
     def _accepted(self, root: Root[Any]) -> None:
@@ -254,6 +272,11 @@ class FleetInventory:
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
 
+    def _local(self, value: tuple[Target, ...]) -> Iterator[_Part]:
+        if value:
+            cluster = CLUSTER, self._name, local.local_cluster, (self._fleet,)
+            yield "", [cluster, (ENDPOINT, self._name, local.local_assignment, (self._fleet,))]
+
     def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
         for route, keys in value:
             yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
@@ -271,53 +294,44 @@ class FleetInventory:
             inventory = self._shards.pop(part)
             self._observers.release(inventory)
             self._passed_over.pop(inventory, None)
-            for key, _ in _without(self._inventories.pop(inventory), {}):
+            for key, _ in _without(self._inventories.pop(inventory).named, {}):
                 self._leave(key)
 
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
     ) -> Root[Any]:
-        """Have all that an inventory names, as long as it does so.
-
-        Args:
-            query: the inventory.
-            args: its arguments.
-            parts: takes its value apart. A part that failed is ``None``, and what it named stays.
-        """
-
-        taken: object = None
-
-        def handle(root: Root[Any]) -> None:
-            nonlocal taken
-            value = root.value
-            # An endpoint that changed puts the clusters of its shard in doubt, and nothing comes of it.
-            if value is taken or value is None or isinstance(value, Failed) or self._passes_over(root):
-                return
-            taken = value
-            before = self._inventories[root]
-            after: _Parts = {
-                part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
-                for part, named in parts(value)
-            }
-            self._inventories[root] = after
-            for key, call in _without(after, before):
-                self._use(key, *call)
-            for key, _ in _without(before, after):
-                self._leave(key)
-
-        root = self._observers.observe(query, args, INVENTORY, handle)
-        self._inventories[root] = {}
+        """Have all that an inventory names, as long as it does so."""
+        root = self._observers.observe(query, args, INVENTORY, self._take_inventory)
+        self._inventories[root] = _Inventory(parts)
         return root
 
-    def _use(self, key: tuple[str, str], query: Query[..., Any], args: tuple[Any, ...]) -> None:
-        entry = self.resources.setdefault(key, _Entry())
-        entry.users += 1
-        entry.built_by = query, args
-        self._observe(key, entry)
+    def _take_inventory(self, root: Root[Any]) -> None:
+        inventory, value = self._inventories[root], root.value
+        # An endpoint that changed puts the clusters of its shard in doubt, and nothing comes of it.
+        if value is inventory.taken or value is None or isinstance(value, Failed) or self._passes_over(root):
+            return
+        before = inventory.named
+        after: _Parts = {
+            part: before.get(part, {}) if named is None else {(t, n): (q, a) for t, n, q, a in named}
+            for part, named in inventory.parts(value)
+        }
+        inventory.taken, inventory.named = value, after
+        for key, call in _without(after, before):
+            self._use(key, call)
+        for key, _ in _without(before, after):
+            self._leave(key)
 
-    def _observe(self, key: tuple[str, str], entry: _Entry) -> None:
+    def _use(self, key: tuple[str, str], call: Call) -> None:
+        entry = self.resources.get(key)
+        if entry is None:
+            entry = self.resources[key] = _Entry(key)
+        entry.users += 1
+        entry.built_by = call
+        self._observe(entry)
+
+    def _observe(self, entry: _Entry) -> None:
         """Observe what makes a resource: its own query, or the one around it where it is patched."""
-        call = entry.built_by
+        key, call = entry.key, entry.built_by
         assert call is not None, "a resource that is used is built by some query"
         if self._patches is not None and key in self._patched:
             call = self._patches.patched, (self._fleet, *key, call)
@@ -327,8 +341,8 @@ class FleetInventory:
         if entry.root is not None:
             self._observers.release(entry.root)
         entry.call = call
-        handle = self._resource(key, entry)
-        entry.root = self._observers.observe(*call, RESOURCE, handle, eager=key[0] == ENDPOINT)
+        built = partial(self._built, entry)
+        entry.root = self._observers.observe(*call, RESOURCE, built, eager=key[0] == ENDPOINT)
 
     def _name_patched(self, root: Root[tuple[tuple[str, str], ...]]) -> None:
         if root.value is None or isinstance(root.value, Failed):
@@ -336,7 +350,7 @@ class FleetInventory:
         before, self._patched = self._patched, frozenset(root.value)
         for key in sorted(before ^ self._patched):
             if (entry := self.resources.get(key)) is not None:
-                self._observe(key, entry)
+                self._observe(entry)
 
     def _leave(self, key: tuple[str, str]) -> None:
         entry = self.resources[key]
@@ -350,25 +364,23 @@ class FleetInventory:
                 self._outbox.drop(self._name, key)
             del self.resources[key]
 
-    def _resource(self, key: tuple[str, str], entry: _Entry) -> Callable[[Root[Any]], None]:
-        def handle(root: Root[Any]) -> None:
-            value: XdsResource | Failed | None = root.value
-            if isinstance(value, Failed) or value == entry.held:
-                return
-            if value is None and self._passes_over(root):
-                return
-            if entry.held is None:
-                entry.waits = self._outbox.takes
-            entry.held = value
-            if (parts_of := JOINED_FROM.get(key[0])) is not None:
-                entry.parts = parts_of(self._observers.db, self._fleet, key[1])
-            if value is None:
-                self._outbox.drop(self._name, key)
-            else:
-                waits = max(entry.waits, self._waits) == self._outbox.takes
-                self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
-
-        return handle
+    def _built(self, entry: _Entry, root: Root[Any]) -> None:
+        type_url, name = entry.key
+        value: XdsResource | Failed | None = root.value
+        if isinstance(value, Failed) or value == entry.held:
+            return
+        if value is None and self._passes_over(root):
+            return
+        if entry.held is None:
+            entry.waits = self._outbox.takes
+        entry.held = value
+        if (parts_of := JOINED_FROM.get(type_url)) is not None:
+            entry.parts = parts_of(self._observers.db, self._fleet, name)
+        if value is None:
+            self._outbox.drop(self._name, entry.key)
+        else:
+            waits = max(entry.waits, self._waits) == self._outbox.takes
+            self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
 
 
 def _built_from(key: ResourceKey) -> Iterator[Named]:

@@ -71,6 +71,16 @@ def test_many_virtual_hosts_are_all_there() -> None:
     assert sorted(host.domains[0] for host in table(core).virtual_hosts) == sorted(names)
 
 
+def test_a_listener_without_routes_keeps_its_hostname_from_a_wider_listener() -> None:
+    """Or requests for it would be answered by the routes of the other."""
+    core = Core(gateway(http("web", "*.a.com"), http("any")), service(), http_route(hostnames=("b.com",)))
+
+    assert {host.domains[0]: len(host.routes) for host in table(core).virtual_hosts} == {
+        "*.a.com": 0,
+        "b.com": 1,
+    }
+
+
 def test_one_edited_route_is_encoded_again_and_no_other() -> None:
     core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(20)))
     table(core)

@@ -123,8 +123,10 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     if resource is None:
         return Proxy(config(db).envoy_proxy or EnvoyProxySpec())
     class_name = resource.spec.gateway_class_name
-    own = (None, ()) if merges_gateways(db, class_name) else _of_gateway(db, resource)
-    return _layered(db, class_name, *own)
+    own, problems = (None, ()) if merges_gateways(db, class_name) else _of_gateway(db, resource)
+    if own is None and not problems:
+        return class_settings(db, class_name)
+    return _layered(db, class_name, own, problems)
 
 
 @query

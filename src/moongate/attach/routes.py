@@ -192,8 +192,15 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
 
 def host_shards(db: Db, listener: ListenerId) -> list[int]:
     """The shards in which a listener may have hostnames, sorted."""
+    written = parts(db, HOSTNAMES, listener.gateway)
     own = _own_hostname(db, listener)
-    return sorted({*parts(db, HOSTNAMES, listener.gateway), shard(own or ANY)})
+    if own is None:
+        return []
+    host = own or ANY
+    # Most listeners have nothing under their own hostname, as all routes have narrower ones.
+    if any(shard(name) in written for name in _written(db, listener, host)) or reserved(db, listener, host):
+        return sorted({*written, shard(host)})
+    return list(written)
 
 
 def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:

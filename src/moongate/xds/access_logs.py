@@ -11,6 +11,7 @@ Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
@@ -85,7 +86,17 @@ def access_logs(db: Db, fleet: FleetId, place: Place) -> tuple[bytes, ...]:
     spec = telemetry.access_log if telemetry is not None else None
     if (spec is not None and spec.disable) or access_log_problem(db, fleet) is not None:
         return ()
-    settings = (spec.settings if spec is not None else ()) or _DEFAULT
+    settings = spec.settings if spec is not None else ()
+    return _encoded(settings, place) if settings else _default(place)
+
+
+@cache
+def _default(place: Place) -> tuple[bytes, ...]:
+    """What fleets have that ask for nothing else: one value for all of them."""
+    return _encoded(_DEFAULT, place)
+
+
+def _encoded(settings: tuple[AccessLogSettings, ...], place: Place) -> tuple[bytes, ...]:
     logs = [
         (not _is_text(setting), encode(_access_log(setting, sink.file, place)))
         for setting in settings

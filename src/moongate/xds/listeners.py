@@ -173,7 +173,6 @@ def _address(db: Db, fleet: FleetId, host: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=both))
 
 
-@query
 def _readiness_name(db: Db, fleet: FleetId) -> str:
     return f"envoy-gateway-proxy-ready-{bind_addresses(db, fleet)[0]}-{READINESS_PORT}"
 

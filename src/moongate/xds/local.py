@@ -49,8 +49,8 @@ FLEET_SERVICES = Index("fleet-services", (Service,), _by_owner)
 
 @query
 def local_cluster(db: Db, fleet: FleetId) -> XdsResource | None:
-    """The fleet's own cluster; ``None`` on a host, and before the fleet has a Service."""
-    at = _own_target(db, fleet)
+    """The fleet's own cluster; ``None`` where it has none."""
+    at = next(iter(local_targets(db, fleet)), None)
     if at is None:
         return None
     message = eds_cluster(names.fleet(fleet))
@@ -69,7 +69,7 @@ def local_cluster(db: Db, fleet: FleetId) -> XdsResource | None:
 @query
 def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
     """The fleet's own endpoints, by zone."""
-    at = _own_target(db, fleet)
+    at = next(iter(local_targets(db, fleet)), None)
     if at is None:
         return None
     message = ClusterLoadAssignment(cluster_name=names.fleet(fleet))
@@ -87,11 +87,12 @@ def local_assignment(db: Db, fleet: FleetId) -> XdsResource | None:
 
 
 @query
-def _own_target(db: Db, fleet: FleetId) -> Target | None:
+def local_targets(db: Db, fleet: FleetId) -> tuple[Target, ...]:
+    """Where the fleet's own Service leads, as one backend; none on a host, and before there is a Service."""
     if on_host(db) or keeps_what_it_has(db, fleet):
-        return None
+        return ()
     for ref in find(db, FLEET_SERVICES, fleet):
         service = get(db, Service, ref)
         if service is not None and service.spec.ports:
-            return Target("", Service.KIND, ref.namespace, ref.name, service.spec.ports[0].port)
-    return None
+            return (Target("", Service.KIND, ref.namespace, ref.name, service.spec.ports[0].port),)
+    return ()
