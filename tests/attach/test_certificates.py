@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509 import ocsp
 from hypothesis import given, settings, strategies
 
 from moongate.api.base import Ref
@@ -21,6 +23,8 @@ from tests.core import Core, builder, certificate, key_bytes, new_key, secret, t
 CERT = Ref.of(Secret, "default", "cert")
 KEY = new_key()
 CHAIN = certificate(KEY, "x.io", "*.y.io")
+RSA, RSASSA_PSS = (bytes.fromhex(f"2a864886f70d0101{last}") for last in ("010500", "0a3000"))
+"""Kinds of keys as DER names them, with their parameters: none, and the usual ones."""
 DER_KEY = KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -105,7 +109,7 @@ def with_rsa(p: int, q: int, wrong: str = "", *, e: int = 65537) -> Certificate 
     )
     chain = (
         builder(key)
-        .subject_name(x509.Name([]))
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x.io")]))
         .issuer_name(x509.Name([]))
         .sign(KEY, hashes.SHA256())
         .public_bytes(Encoding.PEM)
@@ -208,6 +212,100 @@ def test_a_key_that_envoy_refuses_is_refused_before(
     core = Core(tls_secret("cert", "x.io", key=key))
 
     assert isinstance(certificate_in(core.db, CERT), Fault)
+
+
+def signed(key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> x509.Certificate:
+    """A certificate with an extension."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x.io")])
+    made = builder(key).subject_name(name).issuer_name(name).add_extension(extension, critical=True)
+    return made.sign(key, hashes.SHA256())
+
+
+def usage(*, signs: bool) -> x509.KeyUsage:
+    others = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return x509.KeyUsage(digital_signature=signs, crl_sign=True, **others)
+
+
+def answer(about: x509.Certificate) -> bytes:
+    """An OCSP response that says that a certificate is good."""
+    day = datetime.now(UTC)  # noqa: TID251 - an answer has a date
+    made = ocsp.OCSPResponseBuilder().add_response(
+        about,
+        about,
+        hashes.SHA1(),
+        ocsp.OCSPCertStatus.GOOD,
+        day,
+        None,
+        None,
+        None,
+    )
+    made = made.responder_id(ocsp.OCSPResponderEncoding.NAME, about)
+    return made.sign(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+SIGNS = signed(KEY, usage(signs=True))
+STAPLED = signed(KEY, x509.TLSFeature([x509.TLSFeatureType.status_request]))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "staple", "words"),
+    [
+        pytest.param(SIGNS, b"", "", id="signs"),
+        pytest.param(signed(KEY, usage(signs=False)), b"", "lacks digitalSignature", id="does-not-sign"),
+        pytest.param(STAPLED, b"", "must be stapled", id="without-staple"),
+        pytest.param(STAPLED, answer(STAPLED), "", id="stapled"),
+        pytest.param(
+            x509.load_pem_x509_certificate(certificate(KEY)), b"", "with no name", id="without-name"
+        ),
+        pytest.param(SIGNS, b"odd", "no OCSP response", id="odd-staple"),
+        pytest.param(
+            SIGNS,
+            ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER).public_bytes(
+                Encoding.DER
+            ),
+            "no OCSP response",
+            id="unsuccessful-staple",
+        ),
+        pytest.param(SIGNS, answer(STAPLED), "about another certificate", id="staple-of-another"),
+    ],
+)
+def test_what_envoy_refuses_of_a_certificate_is_refused_before(
+    leaf: x509.Certificate, staple: bytes, words: str
+) -> None:
+    """Its names, its key usage, and the OCSP staple that goes with it."""
+    held = {"tls.crt": leaf.public_bytes(Encoding.PEM), "tls.key": key_bytes(KEY), "tls.ocsp-staple": staple}
+    core = Core(secret("cert", {name: data for name, data in held.items() if data}))
+
+    judged = certificate_in(core.db, CERT)
+
+    assert isinstance(judged, Fault) == bool(words)
+    assert words in str(judged)
+
+
+@pytest.mark.parametrize("name", ["tls.crt", "tls.key"])
+def test_a_key_for_rsassa_pss_alone_is_refused_before(name: str) -> None:
+    """The library takes it for any RSA key, and Envoy takes neither such a certificate nor such a key."""
+    key = rsa.generate_private_key(65537, 2048)
+    held = {"tls.crt": certificate(key, "x.io"), "tls.key": key_bytes(key)}
+    (label,) = {line for line in held[name].splitlines() if line.startswith(b"-----BEGIN ")}
+    der = base64.b64decode(b"".join(held[name].splitlines()[1:-1]))
+    held[name] = pem(der.replace(RSA, RSASSA_PSS), label.decode().strip("- ").removeprefix("BEGIN "))
+
+    judged = certificate_in(Core(secret("cert", held)).db, CERT)
+
+    assert isinstance(judged, Fault)
+    assert "RSASSA-PSS" in judged.message
 
 
 def test_a_secret_of_another_type_is_not_served() -> None:

@@ -3,10 +3,17 @@
 Facts
 =====
 * A serving chain is ordered: one member that cannot be read, or is out of date, spoils the Secret.
-* Envoy refuses a whole secret for a key that does not belong to the certificate, an RSA key under 2048 bits
-  or over 16384, an RSA key whose numbers do not belong together, a curve that it does not know, or a key that
-  is neither RSA nor ECDSA; the listener would then never open. So moongate looks for each of these before
-  Envoy gets the Secret. Like Envoy, it does not ask whether the primes of a key are prime.
+* Envoy refuses a whole secret, and the listener then never opens, for
+
+  - a key that does not belong to the certificate, or that is neither RSA nor ECDSA
+  - an RSA key under 2048 bits or over 16384, whose numbers do not belong together, or for RSASSA-PSS alone
+  - a curve that it does not know
+  - a certificate without any name
+  - an ECDSA certificate whose key usage leaves out signatures
+  - an OCSP staple that is no answer about the certificate, or is missing where the certificate demands one
+
+  So moongate looks for each of these before Envoy gets the Secret. Like Envoy, it does not ask whether the
+  primes of a key are prime.
 * Messages about a Secret never hold any of its data, for they reach statuses and logs. What the library that
   reads certificates says of them may hold some, so it is never repeated.
 * That library raises many things about odd input, some of which are no ``ValueError``, and its part in Rust
@@ -28,7 +35,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import NameOID
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from msgspec import Struct
 
 from moongate.api.core import Secret
@@ -61,6 +69,11 @@ OCSP_STAPLE: Final = "tls.ocsp-staple"
 MOST_RSA_BITS: Final = 16384
 MOST_EXPONENT_BITS: Final = 33
 """What Envoy's library takes, of the modulus and of the public exponent."""
+
+_RSASSA_PSS: Final = bytes.fromhex("06092a864886f70d01010a")
+"""The object identifier of such a key, as DER has it."""
+_HEAD: Final = 32
+"""Within so many bytes a PKCS8 key says of what kind it is."""
 
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _BLOCK = re.compile(
@@ -125,7 +138,10 @@ def certificate(db: Db, ref: Ref) -> Certificate | Fault:
             return one
     if of_certificate != of_key:
         return Fault(f"has a {KEY} that does not belong to the certificate in {CERTIFICATE}.")
-    return _judged(leaf, public)
+    judged = _judged(leaf, public)
+    if isinstance(judged, Fault):
+        return judged
+    return _staple_fault(secret.data.get(OCSP_STAPLE, b""), leaf) or judged
 
 
 @query
@@ -163,7 +179,12 @@ def key_pem(secret: Secret) -> bytes:
 
 
 def _judged(leaf: x509.Certificate, public: CertificatePublicKeyTypes) -> Certificate | Fault:
+    unreadable = f"has extensions in {CERTIFICATE} that cannot be read."
     if isinstance(public, rsa.RSAPublicKey):
+        if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+            return Fault(
+                f"has a certificate in {CERTIFICATE} with an RSASSA-PSS key; Envoy takes plain RSA keys."
+            )
         if public.key_size < 2048:
             return Fault(f"has an RSA key of {public.key_size} bits; Envoy wants 2048 or more.")
         if public.key_size > MOST_RSA_BITS:
@@ -174,15 +195,24 @@ def _judged(leaf: x509.Certificate, public: CertificatePublicKeyTypes) -> Certif
     elif isinstance(public, ec.EllipticCurvePublicKey):
         if not isinstance(public.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
             return Fault(f"has a key on the curve {public.curve.name}; Envoy knows P-256, P-384 and P-521.")
+        signs = reading(lambda: _signs(leaf), unreadable)
+        if signs is not True:
+            return signs or Fault(
+                f"has a certificate in {CERTIFICATE} whose key usage lacks digitalSignature, which TLS needs."
+            )
         algorithm = "ECDSA"
     else:
         return Fault(f"has a key in {KEY} that is neither RSA nor ECDSA, which is all that Envoy serves.")
-    sans = reading(lambda: _dns_names(leaf), f"has extensions in {CERTIFICATE} that cannot be read.")
+    sans = reading(lambda: _dns_names(leaf), unreadable)
     if isinstance(sans, Fault):
         return sans
     names = reading(lambda: _common_names(leaf), f"has a subject in {CERTIFICATE} that cannot be read.")
     if isinstance(names, Fault):
         return names
+    if not reading(lambda: _has_name(leaf), unreadable):
+        return Fault(
+            f"has a certificate in {CERTIFICATE} with no name: neither a subject nor an alternative one."
+        )
     return Certificate(algorithm, sans, sans or names[:1])
 
 
@@ -192,6 +222,43 @@ def _dns_names(leaf: x509.Certificate) -> tuple[str, ...]:
     except x509.ExtensionNotFound:
         return ()
     return tuple(names.get_values_for_type(x509.DNSName))
+
+
+def _has_name(leaf: x509.Certificate) -> bool:
+    """Whether a certificate has a name that Envoy counts as one."""
+    if leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        return True
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    kinds = (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress)
+    return any(isinstance(name, kinds) for name in names)
+
+
+def _signs(leaf: x509.Certificate) -> bool:
+    """Whether the key of a certificate may sign: a certificate that says nothing of it restricts nothing."""
+    try:
+        return leaf.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _staple_fault(staple: bytes, leaf: x509.Certificate) -> Fault | None:
+    """Why Envoy would refuse the OCSP staple of a certificate, or the lack of one."""
+    if not staple:
+        if any(extension.oid == ExtensionOID.TLS_FEATURE for extension in leaf.extensions):
+            return Fault(f"has a certificate in {CERTIFICATE} that must be stapled, and no {OCSP_STAPLE}.")
+        return None
+    unreadable = (
+        f"has an answer in {OCSP_STAPLE} that is no OCSP response which says how a certificate stands."
+    )
+    serial = reading(lambda: ocsp.load_der_ocsp_response(staple).serial_number, unreadable)
+    if isinstance(serial, Fault):
+        return serial
+    if serial != leaf.serial_number:
+        return Fault(f"has an answer in {OCSP_STAPLE} about another certificate than that in {CERTIFICATE}.")
+    return None
 
 
 def _common_names(leaf: x509.Certificate) -> tuple[str, ...]:
@@ -238,6 +305,8 @@ def _private_key(secret: Secret) -> PrivateKeyTypes | Fault:
     if not ders:
         return Fault(f"holds no private key in {KEY} that is PKCS1, PKCS8 or EC.")
     unreadable = f"holds a private key in {KEY} that cannot be read."
+    if _RSASSA_PSS in ders[0][:_HEAD]:
+        return Fault(f"holds an RSASSA-PSS key in {KEY}; Envoy takes plain RSA keys.")
     key = reading(partial(_loaded_key, ders[0]), unreadable)
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size <= MOST_RSA_BITS:
         # Of others the size is the fault, and judged with the certificate.
