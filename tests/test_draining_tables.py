@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from msgspec import structs
 
-from moongate.api.gateway import Gateway, GatewayInfrastructure, GatewaySpec, Listener
-from moongate.api.shared import LocalObjectReference
+from moongate.api.core import Secret
+from moongate.api.gateway import Gateway, GatewayInfrastructure, GatewaySpec, Listener, ListenerTLSConfig
+from moongate.api.shared import LocalObjectReference, SecretObjectReference
+from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.gateways import BIND
 from moongate.draining_tables import DrainingTables
 from moongate.world import Changes, World
 from moongate.xds.draining import draining_tables
 from moongate.xds.wire import ROUTE
 from tests import worlds
-from tests.core import ON_HOST
+from tests.core import ON_HOST, certificate, key_bytes, new_key
 
 FORMER = "default/eg/http"
 """The name of the listener's table before anything is renamed."""
+MOVED = f"{FORMER}/moved/1"
+"""The name that it has at the first other place."""
+
+
+_KEY = new_key()
+CERTIFICATE = Secret(
+    metadata=worlds.meta("cert"),
+    type="kubernetes.io/tls",
+    data={"tls.crt": certificate(_KEY, "*.test"), "tls.key": key_bytes(_KEY)},
+)
 
 
 class Fleet:
@@ -23,7 +37,7 @@ class Fleet:
     def __init__(self, *listeners: Listener) -> None:
         self.world = World(ON_HOST)
         self.draining = DrainingTables(self.world)
-        self.world.apply({each.ref: each for each in worlds.routes_with_services(1)})
+        self.world.apply({each.ref: each for each in (*worlds.routes_with_services(1), CERTIFICATE)})
         self.listen(*(listeners or (worlds.http_listener("http"),)))
 
     def listen(self, *listeners: Listener) -> Changes:
@@ -96,6 +110,65 @@ def test_a_table_that_is_back_is_its_listeners_own() -> None:
 
     assert fleet.paths() == ["/"]
     assert FORMER not in {table.name for table in draining_tables(fleet.world.db, worlds.EG_FLEET)}
+
+
+def test_a_listener_that_moves_to_another_port_has_another_table_there() -> None:
+    """The new port would be open with the routes of before for a moment, and old connections have the new."""
+    fleet = Fleet()
+    fleet.listen(worlds.http_listener("http", 81))
+
+    assert (fleet.paths(), fleet.paths(MOVED)) == ([], ["/"])
+
+    fleet.listen(worlds.http_listener("http", 82))
+    assert (fleet.paths(), fleet.paths(MOVED), fleet.paths(f"{FORMER}/moved/2")) == ([], [], ["/"])
+
+
+def test_a_listener_that_comes_back_to_another_port_has_another_table_there() -> None:
+    fleet = Fleet()
+    fleet.listen(worlds.http_listener("web"))
+    fleet.listen(worlds.http_listener("http", 81))
+
+    assert (fleet.paths(), fleet.paths(MOVED)) == ([], ["/"])
+
+
+def test_a_table_keeps_its_other_name_when_nothing_drains_any_more() -> None:
+    """A change of the name would change the listener, and cut connections for nothing."""
+    fleet = Fleet()
+    fleet.listen(worlds.http_listener("http", 81))
+    fleet.forget(asked_for=False)
+
+    assert (fleet.paths(), fleet.paths(MOVED)) == (None, ["/"])
+
+    fleet.listen(worlds.http_listener("web", 81))
+    fleet.forget(asked_for=False)
+    fleet.listen(worlds.http_listener("http", 82))
+    assert (fleet.paths(), fleet.paths(MOVED)) == (["/"], None)
+
+
+def test_a_table_has_another_name_where_its_port_is_open_on_another_address() -> None:
+    """Who could not connect before must not meet the routes of before, not even for a moment."""
+    fleet = Fleet()
+    fleet.world.write(BIND, "10.0.0.1")
+    fleet.settle()
+
+    assert (fleet.paths(), fleet.paths(MOVED)) == (["/"], ["/"])
+
+
+def test_https_listeners_that_exchange_their_hostnames_exchange_their_connections() -> None:
+    fleet = Fleet(https("a", "a.test"), https("b", "b.test"))
+    fleet.listen(https("a", "b.test"), https("b", "a.test"))
+
+    kept = dict(draining_tables(fleet.world.db, worlds.EG_FLEET))
+    assert [member.name for name in sorted(kept) for member in kept[name]] == ["b", "a"]
+
+    fleet.listen(https("a", "*.test"))
+    assert "default/eg/a/moved/2" not in dict(route_configurations(fleet.world.db, worlds.EG_FLEET))
+
+
+def https(name: str, hostname: str) -> Listener:
+    certificates = (SecretObjectReference(name="cert"),)
+    tls = ListenerTLSConfig(mode="Terminate", certificate_refs=certificates)
+    return structs.replace(worlds.http_listener(name, 443, hostname), protocol="HTTPS", tls=tls)
 
 
 def test_while_a_gateway_is_rejected_its_envoys_keep_their_routes() -> None:

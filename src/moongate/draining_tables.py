@@ -4,15 +4,20 @@ Theory of operation
 ===================
 A route configuration that leaves a fleet may be in use: Envoy asks for it until the last listener is gone
 that names it. So it is noted, with the place at which it was used, and forgotten as soon as no Envoy asks for
-it any more, or when it is back.
+it any more, or when it is back at that place.
+
+One that comes to another place than the one at which Envoys use it gets another name there. It keeps that
+name for as long as it stays in place, because a further change of the name would change its listener.
 
 While all Gateways of a fleet are rejected, its Envoys keep what they have, and nothing is noted.
 """
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
+from moongate.attach.envoy_listeners import renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
@@ -20,6 +25,7 @@ from moongate.xds.draining import draining, placed_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from moongate.api.base import FleetId
     from moongate.engine import Root
@@ -30,8 +36,10 @@ if TYPE_CHECKING:
 class _Fleet:
     def __init__(self, root: Root[tuple[PlacedTable, ...]]) -> None:
         self.root = root
-        self.current: dict[str, Place] = {}
-        self.draining: dict[str, Place] = {}
+        self.current: dict[str, PlacedTable] = {}
+        self.draining: dict[str, PlacedTable] = {}
+        self.renamed: dict[str, str] = {}
+        """Usual name → the name at the present place."""
 
 
 class DrainingTables:
@@ -54,6 +62,7 @@ class DrainingTables:
         if fleet is not None:
             self._world.observers.release(fleet.root)
             self._world.write(draining(fleet_id), None)
+            self._world.write(renamed(fleet_id), None)
 
     def review(self, fleet_id: FleetId, is_asked_for: Callable[[str], bool]) -> bool:
         """Forget what no Envoy asks for any more. True if the world is to be settled again.
@@ -65,7 +74,7 @@ class DrainingTables:
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
-        fleet.draining = {name: place for name, place in fleet.draining.items() if is_asked_for(name)}
+        fleet.draining = {name: each for name, each in fleet.draining.items() if is_asked_for(name)}
         return self._write(fleet_id, fleet)
 
     def _placed(self, fleet_id: FleetId, placed: tuple[PlacedTable, ...] | Failed | None) -> None:
@@ -75,11 +84,47 @@ class DrainingTables:
         if keeps_what_it_has.attempt(self._world.db, fleet_id) is not False:
             return
         fleet = self._fleets[fleet_id]
-        before, fleet.current = fleet.current, {each.table.name: each.place for each in placed}
-        left = {name: place for name, place in before.items() if name not in fleet.current}
+        if self._rename(fleet_id, fleet, placed):
+            return  # This is called again, with the new names.
+        before, fleet.current = fleet.current, {each.table.name: each for each in placed}
+        left = {name: each for name, each in before.items() if name not in fleet.current}
         # Of one that left twice, from two places, connections of the first are taken for those of the last.
-        fleet.draining = {n: p for n, p in (fleet.draining | left).items() if n not in fleet.current}
+        fleet.draining = {n: each for n, each in (fleet.draining | left).items() if n not in fleet.current}
         self._write(fleet_id, fleet)
 
+    def _rename(self, fleet_id: FleetId, fleet: _Fleet, placed: tuple[PlacedTable, ...]) -> bool:
+        """Give another name to what Envoys may use by its name at another place. True if anything has one."""
+        used = fleet.draining | fleet.current
+        usual = {name: of for of, name in fleet.renamed.items()}
+        taken = {*used, *(each.table.name for each in placed)}
+        places = {each.place for each in placed}
+        for each in placed:
+            name = each.table.name
+            if name in used and _is_elsewhere(each, used[name], places):
+                of = usual.get(name, name)
+                other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
+                taken.add(other)
+                fleet.renamed[of] = other
+        return self._write_renamed(fleet_id, fleet)
+
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
-        return self._world.write(draining(fleet_id), tuple(sorted(fleet.draining.items())) or None)
+        known = fleet.current.keys() | fleet.draining.keys()
+        fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in known}
+        wrote = self._write_renamed(fleet_id, fleet)
+        drain = sorted((name, each.place) for name, each in fleet.draining.items())
+        return self._world.write(draining(fleet_id), tuple(drain) or None) or wrote
+
+    def _write_renamed(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
+        return self._world.write(renamed(fleet_id), tuple(sorted(fleet.renamed.items())) or None)
+
+
+def _is_elsewhere(table: PlacedTable, former: PlacedTable, places: AbstractSet[Place]) -> bool:
+    """Whether connections that come to a table now could not do so before, or must not be taken for others.
+
+    Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has the
+    former hostname now, the connections of before are that one's.
+    """
+    if table.place == former.place or former.place not in places:
+        known = former.place._replace(hostname=table.place.hostname)
+        return table.place != known or not set(table.addresses) <= set(former.addresses)
+    return True

@@ -224,6 +224,35 @@ async def test_nobody_passes_on_a_connection_whose_chain_lacks_a_filter(
     assert {status for _, status, _ in watch.shut_out()} <= {500}
 
 
+async def test_nobody_passes_at_a_port_that_is_guarded_whenever_it_is_open(
+    site: Site, tmp_path: Path
+) -> None:
+    """A listener moves between two ports, and its policy comes with one of them and goes with it."""
+    inside, outside = free_port(), free_port()
+    guard = Policy("HTTPRoute/left", "basicAuth", "one", "", merges=False).document("first")
+    secrets = secrets_of("one", frozenset({"ann"}))
+
+    def at(port: int) -> m.Document:
+        return m.gateway("moving", f"[{{name: http, port: {port}, protocol: HTTP}}]")
+
+    await site.apply(
+        at(outside), m.route("left", f"[{{{m.to('one')}}}]", parents="[{name: moving}]"), *secrets, guard
+    )
+    async with watching(tmp_path, outside, HOSTS[:1], CREDENTIALS) as watch:
+        await watch.begin({"left.test": frozenset({"ann"})})
+        for _ in range(6):
+            async with watch.change({"left.test": frozenset()}):
+                site.laptop.put(admitted(at(inside)) | {reference(guard): None})
+                await site.laptop.served()
+            async with watch.change({"left.test": frozenset({"ann"})}):
+                await site.apply(at(outside), guard)
+        await watch.end()
+    await site.delete(guard, at(inside))
+
+    assert {a.status for a in watch.answers} >= {0, 200, 401}
+    assert watch.strangers() == []
+
+
 @pytest.mark.parametrize("inserted", [False, True], ids=["changes places", "another is inserted"])
 async def test_a_guarded_rule_that_envoy_refuses_stays_guarded_wherever_it_moves(
     site: Site, *, inserted: bool

@@ -24,7 +24,7 @@ from moongate.attach.listeners import ChainKind, Listener, listeners
 from moongate.engine import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Db
@@ -72,6 +72,14 @@ class TableId(NamedTuple):
     name: str
 
 
+def renamed(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with the chains that have another name than the usual one: ``((usual, name), …)``; or absent.
+
+    A name is taken as long as connections drain that came to it at another place (``draining_tables``).
+    """
+    return ("renamed-tables", fleet)
+
+
 class RouteTable(NamedTuple):
     """A route configuration: its name, and the listeners whose virtual hosts it holds, in order."""
 
@@ -87,11 +95,12 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
+    other_names: dict[str, str] = dict(db.read(renamed(fleet)) or ())
     return tuple(
         EnvoyListener(
             f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),
             members[0].container_port,
-            tuple(_groups(members, by_port=by_port)),
+            tuple(_groups(members, other_names, by_port=by_port)),
         )
         for members in ports.values()
     )
@@ -124,16 +133,19 @@ def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | Non
     return None
 
 
-def _groups(members: list[Listener], *, by_port: bool) -> Iterator[ChainGroup]:
+def _groups(
+    members: list[Listener], other_names: Mapping[str, str], *, by_port: bool
+) -> Iterator[ChainGroup]:
     together: dict[ListenerId | None, list[Listener]] = defaultdict(list)
     for each in members:
         together[None if each.chain_kind == "HTTP" else each.id].append(each)
     for first, *others in together.values():
         assert first.chain_kind is not None, "only listeners that Envoy can serve are grouped"
         port = first.port if by_port else first.container_port
+        name = f"http-{port}" if by_port and first.chain_kind == "HTTP" else names.listener(first.id)
         yield ChainGroup(
             kind=first.chain_kind,
-            name=f"http-{port}" if by_port and first.chain_kind == "HTTP" else names.listener(first.id),
+            name=other_names.get(name, name),
             stat_prefix=f"{first.chain_kind.lower()}-{port}",
             members=tuple(each.id for each in (first, *others)),
         )

@@ -8,8 +8,12 @@ its port, that configuration has no place in the fleet any more, but Envoy still
 date, with the routes that a new connection of the same kind would meet now. An old connection is then not
 cut, and it is no way around a policy that came later.
 
-Which these are is a fact about Envoys: ``draining_tables`` (the module beside ``world``) writes it into a
-cell.
+A listener that moves to another port keeps its name. Its connections of before drain at the former place, and
+must not meet the routes of the new one; nor may the new place be opened with the routes of the former. So the
+configuration of the new place has another name as long as the former may be in use.
+
+Which these are is a fact about Envoys: ``draining_tables`` (the module beside ``world``) writes it into
+cells.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from moongate.attach.envoy_listeners import RouteTable, envoy_listeners
+from moongate.attach.fleets import bind_addresses
 from moongate.attach.listeners import listener_at
 from moongate.attach.routes import wider
 from moongate.engine import query
@@ -42,9 +47,16 @@ class Place(NamedTuple):
 
 
 class PlacedTable(NamedTuple):
-    """A route configuration, and where it is used."""
+    """A route configuration, and where it is used.
+
+    Args:
+        place: where connections come to it.
+        addresses: on which the port is open.
+        table: the route configuration.
+    """
 
     place: Place
+    addresses: tuple[str, ...]
     table: RouteTable
 
 
@@ -59,6 +71,7 @@ def placed_tables(db: Db, fleet: FleetId) -> tuple[PlacedTable, ...]:
     return tuple(
         PlacedTable(
             Place(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
+            bind_addresses(db, fleet),
             RouteTable(group.name, group.members),
         )
         for envoy in envoy_listeners(db, fleet)
