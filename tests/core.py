@@ -54,7 +54,8 @@ class Core:
 
     def apply(self, *manifests: str) -> None:
         """Put what some YAML says in force."""
-        self._store.apply({resource.ref: resource for text in manifests for resource in read(text)})
+        batch = {resource.ref: resource for text in manifests for resource in read(text)}
+        self._store.apply(self._store.differing(batch))
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
         self._store.apply({ref_of(kind, namespace, name): None})

@@ -171,7 +171,7 @@ class World:
     def apply(self, batch: Mapping[Ref, Resource | None]) -> bool:
         """Put new states of resources in force (``None`` deletes). True if anything differs from before."""
         held = self.store.held()
-        differing = {ref: resource for ref, resource in batch.items() if held.get(ref) != resource}
+        differing = self.store.differing(batch)
         endpoints = {ref: new for ref, new in differing.items() if _is_of_endpoints(held.get(ref), new)}
         edited_routes = {ref: new for ref, new in differing.items() if any(map(ref.is_a, ROUTE_TYPES))}
         apart = endpoints.keys() | edited_routes.keys()
@@ -387,7 +387,7 @@ class World:
 
 
 def _is_of_endpoints(old: Resource | None, new: Resource | None) -> bool:
-    """Whether a change is one of endpoints, and of nothing else that is said of a cluster."""
+    """Whether a change concerns only the endpoints of a cluster, and none of its settings."""
     match old, new:
         case Backend(), Backend():
             return structs.replace(old.spec, endpoints=new.spec.endpoints) == new.spec

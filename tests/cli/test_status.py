@@ -155,7 +155,27 @@ async def test_a_bug_of_moongate_is_not_hidden(command: Command, tmp_path: Path)
     assert "\nINTERNAL ERRORS\ncluster (a1b2): KeyError: 'x'." in ended.out
 
 
-def test_no_run_is_told_with_what_to_do(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("unserved", "reason"),
+    [
+        ([], "there is no Gateway, no route and no policy"),
+        (
+            [{"namespace": "infra", "name": name} for name in ("a", "b")],
+            "no Gateway is of a class of this controller (2 of others)",
+        ),
+    ],
+)
+async def test_the_reason_why_nothing_is_served_is_printed(
+    command: Command, tmp_path: Path, unserved: list[dict[str, str]], reason: str
+) -> None:
+    """A user who wrote another class, or nothing at all, needs to know which of the two it was."""
+    async with running(tmp_path, [], unserved=unserved):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out.startswith(f"Nothing is served: {reason}.\n")
+
+
+def test_an_error_explains_that_nothing_is_running(command: Command, tmp_path: Path) -> None:
     ended = command("status", "--run-dir", tmp_path)
 
     assert ended.code == 1
@@ -163,7 +183,7 @@ def test_no_run_is_told_with_what_to_do(command: Command, tmp_path: Path) -> Non
     assert ended.err.count("\n") == 1
 
 
-async def test_a_run_that_breaks_off_is_told(command: Command, tmp_path: Path) -> None:
+async def test_an_answer_that_breaks_off_is_an_error(command: Command, tmp_path: Path) -> None:
     async with running(tmp_path, None):
         ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
 
@@ -177,8 +197,9 @@ async def running(
     resources: list[dict[str, Any]] | None,
     diagnostics: list[str] | None = None,
     failures: list[dict[str, str]] | None = None,
+    unserved: list[dict[str, str]] | None = None,
 ) -> AsyncGenerator[Path]:
-    """A run that tells these resources on its socket; nothing when there are none."""
+    """A run that reports these resources on its socket; with ``None`` it closes the connection at once."""
     report: dict[str, Any] = {
         "version": 1,
         "gateways": [],
@@ -186,15 +207,16 @@ async def running(
         "diagnostics": diagnostics or [],
         "rejections": [],
         "failures": failures or [],
+        "unserved": unserved or [],
         "figures": {},
     }
     body = json.dumps(report).encode() if resources is not None else b""
 
-    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def report_status(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(body)
         await writer.drain()
         writer.close()
 
     with RunDirectory(base) as run:
-        async with await asyncio.start_unix_server(tell, run.socket("status")):
+        async with await asyncio.start_unix_server(report_status, run.socket("status")):
             yield run.path

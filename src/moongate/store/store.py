@@ -56,19 +56,20 @@ class Store:
             for kind in index.kinds:
                 self._by_kind.setdefault((kind.GROUP, kind.KIND), []).append(index)
 
-    def apply(self, batch: Mapping[Ref, Resource | None], *, urgent: bool = False) -> bool:
-        """Put a batch in force, with urgent writes or others. True if anything differs from before.
+    def differing(self, batch: Mapping[Ref, Resource | None]) -> dict[Ref, Resource | None]:
+        """The part of a batch that differs from the resources in force (``None`` deletes)."""
+        return {ref: new for ref, new in batch.items() if self._held.get(ref) != new}
 
-        Returns:
-            False when every resource of the batch equals the one held, so that nothing is in doubt.
+    def apply(self, changes: Mapping[Ref, Resource | None], *, urgent: bool = False) -> None:
+        """Put changes in force, with urgent writes or others.
+
+        Args:
+            changes: new states of resources, all of which differ from the state in force (``differing``).
+            urgent: whether the engine settles the readers of these cells before it settles others.
         """
         steps: _Steps = {}
-        changed = False
-        for ref, new in batch.items():
+        for ref, new in changes.items():
             old = self._held.get(ref)
-            if old == new:
-                continue
-            changed = True
             for index in self._by_kind.get((ref.group, ref.kind), ()):
                 _compare(index, ref, old, new, steps)
             if new is None:
@@ -83,7 +84,6 @@ class Store:
                 parts.setdefault(cell[:-1], {})[cell[-1]] = grown
         for cell, values in parts.items():
             self._write(cell, values, urgent=urgent)
-        return changed
 
     def held(self) -> Mapping[Ref, Resource]:
         """Everything in force, in order of arrival."""
