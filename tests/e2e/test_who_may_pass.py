@@ -27,6 +27,8 @@ HOSTS = ["left.test", "right.test"]
 USERS = ("ann", "bob")
 EVERYBODY = frozenset({*USERS, "nobody"})
 SECRETS = ("one", "two")
+CROWD = 200
+"""So many users stand in the chain, and not on each route."""
 POLICIES = ("first", "second", "third")
 TARGETS = ("Gateway/guarded", "HTTPRoute/left", "HTTPRoute/right", "HTTPRoute/left/rule")
 
@@ -36,13 +38,13 @@ class Protection(NamedTuple):
 
     Args:
         headers: those by which it knows a user.
-        secret: the data of a Secret that lets some users pass.
+        secret: the data of a Secret that lets some users pass, and so many that nobody knows.
         field: its value, from the name of that Secret and the header in which the user's name is passed on
             ("" for none).
     """
 
     headers: Callable[[str], dict[str, str]]
-    secret: Callable[[Iterable[str]], dict[str, str]]
+    secret: Callable[[Iterable[str], int], dict[str, str]]
     field: Callable[[str, str], dict[str, Any]]
 
 
@@ -50,7 +52,8 @@ def _basic_auth_headers(user: str) -> dict[str, str]:
     return {"authorization": "Basic " + base64.b64encode(f"{user}:{user}".encode()).decode()}
 
 
-def _basic_auth_secret(users: Iterable[str]) -> dict[str, str]:
+def _basic_auth_secret(users: Iterable[str], crowd: int) -> dict[str, str]:
+    users = [*users, *(f"one of many {n}" for n in range(crowd))]
     digests = {user: base64.b64encode(hashlib.sha1(user.encode()).digest()).decode() for user in users}
     return {"_htpasswd": "".join(f"{user}:{{SHA}}{digest}\n" for user, digest in digests.items())}
 
@@ -136,7 +139,8 @@ def change(model: Model, chance: Random, *, headers: bool) -> tuple[list[m.Docum
         case 0:
             name = chance.choice(SECRETS)
             model.users[name] = frozenset({chance.choice(USERS)})
-            return secrets_of(name, model.users[name]), []
+            crowd = CROWD if headers and chance.random() < 0.5 else 0
+            return secrets_of(name, model.users[name], crowd), []
         case 1 if model.policies:
             name = chance.choice(sorted(model.policies))
             gone = model.policies.pop(name)
@@ -166,10 +170,10 @@ def secret_name(field: str, users: str) -> str:
     return f"{field.lower()}-{users}"
 
 
-def secrets_of(name: str, users: frozenset[str]) -> list[m.Document]:
+def secrets_of(name: str, users: frozenset[str], crowd: int = 0) -> list[m.Document]:
     """The Secrets that let some users pass, one for each field that a policy may ask by."""
     return [
-        m.secret(secret_name(field, name), **protection.secret(sorted(users)))
+        m.secret(secret_name(field, name), **protection.secret(sorted(users), crowd))
         for field, protection in PROTECTIONS.items()
     ]
 
@@ -217,7 +221,10 @@ async def test_nobody_passes_whom_old_and_new_refuse_and_nobody_else_is_shut_out
 async def test_nobody_passes_on_a_connection_whose_chain_lacks_a_filter(
     site: Site, tmp_path: Path, seed: int
 ) -> None:
-    """Some policies need a filter of their own in the chain, which connections may be too old for."""
+    """Some policies need a filter of their own in the chain, which connections may be too old for.
+
+    They name a header, or have more users than each route can carry.
+    """
     watch = await history(site, tmp_path, seed, headers=True)
 
     assert watch.strangers() == []

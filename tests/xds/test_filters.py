@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.config.route.v3.route_components_pb2 import FilterConfig, Route, VirtualHost
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
+from google.protobuf.any_pb2 import Any
 from msgspec import structs
 
 from moongate.api.base import ListenerId
@@ -25,6 +26,12 @@ from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, serv
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 POLICY = policy("BackendTrafficPolicy", "faultInjection: {abort: {httpStatus: 418}}")
 USERS = secret("users", {".htpasswd": b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}, type_="Opaque")
+MANY = secret(
+    "users",
+    {".htpasswd": b"".join(b"u%d:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n" % n for n in range(200))},
+    type_="Opaque",
+)
+"""More users than each route can carry."""
 STANDING = [f.http_filter.name for f in FEATURES if f.http_filter is not None and f.http_filter.stable]
 
 
@@ -129,6 +136,25 @@ def test_what_a_route_cannot_carry_is_bound_to_the_chain() -> None:
     headers = {unpacked(one.body).forward_username_header for one in bound}
     assert headers == {"x-user", "x-name"}
     assert not any(b"ann" in one.body for one in bound), "users come with the routes"
+
+
+def test_what_is_too_large_for_each_route_is_in_the_chain_once() -> None:
+    """A Secret is up to 1 MB, and an HTTPRoute up to 2,048 Envoy routes: no process could hold that."""
+    core = stable(MANY, http_route(), http_route(name="more"), auth("one"), auth("two", "more"))
+
+    (bound,) = [one for one in http_filters(core.db, "chain", (WEB,)) if one.bound]
+
+    assert b"u199:" in unpacked(bound.body).users.inline_bytes
+    first, second = routes(core)
+    assert sum(len(route.SerializeToString()) for route in (first, second)) < 2_000
+    config = first.typed_per_filter_config[bound.name]
+    assert config.type_url.endswith("FilterConfig"), "it switches the filter on, as it stands in the chain"
+    assert FilterConfig.FromString(config.value) == FilterConfig(config=Any())
+    assert first.match.filter_state
+    assert second.direct_response.status == 500
+
+    core.apply(USERS)
+    assert chain(core) == STANDING
 
 
 def test_nobody_can_find_two_settings_that_share_a_bound_filter() -> None:

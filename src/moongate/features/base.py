@@ -71,6 +71,11 @@ class Effective(Struct, Generic[M], frozen=True):
                 return owner
         return self.owner
 
+    @property
+    def owners(self) -> tuple[Ref, Ref | None]:
+        """The more specific of its owners, and the other one where it was merged."""
+        return self.owner, next((other for _, other in self.others), None)
+
 
 class ListenerFacts(Struct, frozen=True):
     """What ``route`` hooks have to know of the listener that a route is built for.
@@ -146,6 +151,8 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
         stable: the part of its config that no route can carry, of a field's value; of ``None``, which is no
             value, it is that of the instance which stands in every chain. Values with equal parts share an
             instance. ``None`` instead of a function where routes can carry nothing. It holds no secrets.
+        chain_says_all: ``chain`` says all that ``route`` says. What is too large to be copied to every route
+            then stands in the chain.
     """
 
     name: str
@@ -154,6 +161,7 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     chain: Callable[[Db, Effective[M]], Message]
     route: Callable[[Db, Effective[M]], Message]
     stable: Callable[[M | None], Message] | None = None
+    chain_says_all: bool = False
 
     def instance(self, owner: Ref) -> str:
         """The filter's name in the chain, and the key of its config on routes, as the reference has it."""

@@ -140,5 +140,6 @@ FEATURE = Feature(
         chain=_chain,
         route=_route,
         stable=_stable,
+        chain_says_all=True,
     ),
 )

@@ -12,6 +12,8 @@ the chain that they came by. What this means for who may pass is settled in thre
   connections with the bound filters that it has (``mark``), and a route that relies on one matches only
   connections with that mark; all others it answers with 500. So it cannot matter in which order Envoy learns
   of listener and routes, whether it takes both, nor how old a connection is.
+  What is too large to be copied to every route is bound as well, where the chain can say all of it: an
+  htpasswd of hundreds of users.
 * A filter leaves a chain only after the routes that relied on it: until then it *lingers*. And while a chain
   does not have a filter that is asked for, routes that rely on it answer 500 (``missing_on``). Envoy may
   have refused the listener, which ``chain_transitions`` writes into cells; or it refuses the filter, so that
@@ -26,11 +28,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.config.route.v3.route_components_pb2 import FilterConfig
 from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from moongate.api.route import Route
 from moongate.attach.envoy_listeners import (
@@ -46,7 +50,7 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import ROUTES, attached_hosts
 from moongate.engine import Failed, query
 from moongate.features import FEATURES
-from moongate.policies.effective import effective_rule
+from moongate.policies.effective import effective_policy, effective_rule
 from moongate.store import find_in, get, parts
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
@@ -60,6 +64,12 @@ if TYPE_CHECKING:
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.xds.fallbacks import Fallback
+
+LARGE: Final = 4 * 1024
+"""Bytes of a filter's config from which on the chain has it, if it can, instead of each route.
+
+An HTTPRoute has up to 2,048 Envoy routes, and a policy may hold for thousands of HTTPRoutes.
+"""
 
 MARK: Final = "moongate.filters"
 """The filter state of a connection that names the bound filters of its chain, each between two bars."""
@@ -247,10 +257,41 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
         return ChainFilter(order, name, body, bound=False)
     if http_filter.stable is None:
         return _bound(order, http_filter.instance(effective.owner), http_filter.chain(db, effective))
+    if (large := _large(db, feature, effective)) is not None:
+        return large
     standing, chain = _standing()[order], http_filter.stable(effective.value)
     if _encoded(standing.name, chain, disabled=True) == standing.body:
         return standing
     return _bound(order, standing.name, chain)
+
+
+def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Message | None:
+    """What a route says to the filter of a feature; ``None`` when it has no filter."""
+    if feature.http_filter is None:
+        return None
+    if stable_chains(db) and _large(db, feature, effective) is not None:
+        return FilterConfig(config=AnyMessage())  # The filter of the chain as it is, which is off otherwise.
+    return feature.http_filter.route(db, effective)
+
+
+def _large(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
+    """The bound filter with all that a policy says, if that is too large for each route; or ``None``."""
+    if feature.http_filter is None or not feature.http_filter.chain_says_all:
+        return None
+    return _large_of(db, FEATURES.index(feature), *effective.owners)
+
+
+@query
+def _large_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> ChainFilter | None:
+    """As ``_large``, once for all routes of a policy, which share the answer."""
+    policy = effective_policy(db, owner, parent)
+    feature: Feature[Any] = FEATURES[order]
+    effective = policy.effective(feature) if policy is not None else None
+    if effective is None or feature.http_filter is None:
+        return None
+    if feature.http_filter.route(db, effective).ByteSize() < LARGE:
+        return None
+    return _bound(order, feature.http_filter.name, feature.http_filter.chain(db, effective))
 
 
 def _bound(order: int, stem: str, chain: Message) -> ChainFilter:

@@ -34,7 +34,7 @@ from moongate.policies.effective import effective_rule
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_policies, rule_destination
-from moongate.xds.filters import chain_filter, filters_of, has_mark, missing_on
+from moongate.xds.filters import chain_filter, filters_of, has_mark, missing_on, route_config
 from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry
@@ -204,8 +204,8 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     apply_headers(message, filters)
     used: list[ChainFilter] = []
     for feature, effective in settings.features:
-        if feature.http_filter is not None and (one := chain_filter(db, feature, effective)) is not None:
-            config = feature.http_filter.route(db, effective)
+        config, one = route_config(db, feature, effective), chain_filter(db, feature, effective)
+        if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
     failed = settings.failed or terms.failed
