@@ -68,7 +68,7 @@ class Db:
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._cells: dict[Hashable, Node] = {}
-        self._memos: dict[Query[..., Any], dict[tuple[Any, ...], Node]] = {}
+        self._memos: defaultdict[Query[..., Any], dict[tuple[Any, ...], Node]] = defaultdict(dict)
         self._running: list[Node] = []
         self._reads: dict[Node, None] = {}
         """What the innermost running query has read so far."""
@@ -142,14 +142,16 @@ class Db:
         if not running:
             self._propagation.finish()
         # Most calls are known and settled, so the way to their value is short.
-        memos = self._memos.get(query)
-        node = None if memos is None else memos.get(args)
+        memos = self._memos[query]
+        node = memos.get(args)
         if node is None:
-            node = self._node(query, args)
+            node = memos[args] = Node(query, args, ABSENT, STALE)
         state = node.state
-        if state == STALE and not node.suspects:
+        if state == CLEAN:
+            pass
+        elif state == STALE and not node.suspects:
             self._run(node)
-        elif state in (STALE, SUSPECT):
+        elif state != RUNNING:
             for _ in self._settle(node):
                 pass
         if running:
@@ -161,9 +163,7 @@ class Db:
         return node.value
 
     def _node(self, query: Query[..., Any], args: tuple[Any, ...]) -> Node:
-        memos = self._memos.get(query)
-        if memos is None:
-            memos = self._memos[query] = {}
+        memos = self._memos[query]
         node = memos.get(args)
         if node is None:
             node = memos[args] = Node(query, args, ABSENT, STALE)
