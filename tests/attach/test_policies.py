@@ -102,7 +102,7 @@ def test_the_oldest_policy_holds_and_among_equals_the_first_by_name() -> None:
         policy("b", GATEWAY, created="2025-01-02T00:00:00Z"),
     )
 
-    assert policy_attachments(core.db, KIND, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
+    assert policy_attachments(core.db, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
     assert winner(core.db, KIND, EG, "") == ref("z")
 
 

@@ -3,10 +3,10 @@
 Theory of operation
 ===================
 A policy *attaches* to targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
-``policy_attachments`` lists the policies attached to a target, the oldest first. The first to attach to a
-section wins it, later ones conflict. For traffic, ``applied`` walks the levels from the most specific to the
-least (rule, route, listener, Gateway) and answers with the first winner, and with the parent that it merges
-into, if it asks to merge.
+``policy_attachments`` lists the policies attached to a target, the oldest first, and those of all kinds, as
+most targets have none at all. The first of its kind to attach to a section wins it, later ones conflict. For
+traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, Gateway) and
+answers with the first winner, and with the parent that it merges into, if it asks to merge.
 
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.
@@ -94,15 +94,15 @@ class Applied(NamedTuple):
     parent: Ref | None
 
 
-def _by_target(policy: Policy) -> Iterator[tuple[tuple[str, Ref], Ref]]:
+def _by_target(policy: Policy) -> Iterator[tuple[Ref, Ref]]:
     for target in named_targets(policy.spec, policy.metadata.namespace):
-        yield (policy.KIND, target.ref), policy.ref
+        yield target.ref, policy.ref
 
 
-def _by_selected_kind(policy: Policy) -> Iterator[tuple[tuple[str, str], str, Ref]]:
+def _by_selected_kind(policy: Policy) -> Iterator[tuple[str, str, Ref]]:
     for selector in policy.spec.target_selectors:
         only = policy.metadata.namespace if _stays(selector) else EVERYWHERE
-        yield (policy.KIND, selector.kind), only, policy.ref
+        yield selector.kind, only, policy.ref
 
 
 def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
@@ -116,9 +116,9 @@ def _by_kind(resource: Resource) -> Iterator[tuple[str, int, Ref]]:
 
 
 TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
-"""(policy kind, target) → policies that name it."""
+"""Target → policies that name it."""
 SELECTORS: PartedIndex[Policy, str, Ref] = PartedIndex("policy-selectors", (), _by_selected_kind)
-"""(policy kind, target kind); namespace of the targets or EVERYWHERE → policies that select among them."""
+"""Target kind; namespace of the targets or EVERYWHERE → policies that select among them."""
 TARGETED: Index[Policy, Ref] = Index("policy-targeted", (), _by_target_kind)
 """(policy kind, target kind, shard of the target) → targets that some policy names."""
 TARGETABLE: PartedIndex[Resource, int, Ref] = PartedIndex("policy-targetable", TARGET_KINDS, _by_kind)
@@ -126,14 +126,13 @@ TARGETABLE: PartedIndex[Resource, int, Ref] = PartedIndex("policy-targetable", T
 
 
 @query
-def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref], ...]:
+def policy_attachments(db: Db, target: Ref) -> tuple[tuple[str, Ref], ...]:
     """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
     attached: list[tuple[tuple[str, str, str], int, str, Ref]] = []
-    among = kind, target.kind
     refs = {
-        *find(db, TARGETS, (kind, target)),
-        *find_in(db, SELECTORS, among, target.namespace),
-        *find_in(db, SELECTORS, among, EVERYWHERE),
+        *find(db, TARGETS, target),
+        *find_in(db, SELECTORS, target.kind, target.namespace),
+        *find_in(db, SELECTORS, target.kind, EVERYWHERE),
     }
     for ref in refs:
         targeting = _targeting(db, ref)
@@ -146,9 +145,14 @@ def policy_attachments(db: Db, kind: str, target: Ref) -> tuple[tuple[str, Ref],
     return tuple((section, ref) for _, _, section, ref in sorted(attached))
 
 
+def attached_of(db: Db, kind: str, target: Ref) -> list[tuple[str, Ref]]:
+    """Those of ``policy_attachments`` that are of one kind."""
+    return [each for each in policy_attachments(db, target) if each[1].kind == kind]
+
+
 def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
-    """The policy that holds a target or one section of it: the first to claim it."""
-    return next((policy for at, policy in policy_attachments(db, kind, target) if at == section), None)
+    """The policy of a kind that holds a target or one section of it: the first to claim it."""
+    return next((policy for at, policy in attached_of(db, kind, target) if at == section), None)
 
 
 @query
@@ -207,7 +211,7 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
         route: the route.
         rule: the rule's name, "" for one without.
     """
-    claimed = policy_attachments(db, kind, route)
+    claimed = attached_of(db, kind, route)
     if claimed:
         for section in (rule, "") if rule else ("",):
             policy = next((p for at, p in claimed if at == section), None)

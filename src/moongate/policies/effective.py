@@ -199,7 +199,7 @@ def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettin
 @query
 def rule_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
     """The policies that hold for a rule (``rule`` is its name, "" for none) as a listener serves it."""
-    if not any(policy_attachments(db, kind, route) for kind in RULE_POLICIES):
+    if not any(policy.kind in RULE_POLICIES for _, policy in policy_attachments(db, route)):
         return listener_policies(db, listener)  # the same answer for all routes without policies of their own
     return _present(applied(db, kind, listener, route, rule) for kind in RULE_POLICIES)
 

@@ -78,7 +78,7 @@ class _Composer(CParser):
 
 
 class _CountingComposer(_Composer):
-    """Counts levels: it calls itself for each, in C, so that a text without a bottom would end the process."""
+    """Counts levels. It calls itself for each, in C, so a text without a bottom would end the process."""
 
     def __init__(self, text: str) -> None:
         CParser.__init__(self, text)

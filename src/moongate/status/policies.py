@@ -40,7 +40,7 @@ from moongate.attach.policies import (
     Policy,
     Target,
     applied,
-    policy_attachments,
+    attached_of,
     section_names,
     selected,
     targets,
@@ -137,9 +137,10 @@ def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...
     routes: set[Ref] = set()
     for route_kind in ROUTE_KINDS:
         routes.update(find(db, TARGETED, (kind, route_kind, part)))
-        for namespace in parts(db, SELECTORS, (kind, route_kind)):
-            for policy in find_in(db, SELECTORS, (kind, route_kind), namespace):
-                routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
+        for namespace in parts(db, SELECTORS, route_kind):
+            for policy in find_in(db, SELECTORS, route_kind, namespace):
+                if policy.kind == kind:
+                    routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
     overriding = (_override(db, kind, gateway, route) for route in sorted(routes))
     return tuple(override for override in overriding if override is not None)
 
@@ -268,7 +269,7 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
     """The sections of a target that policies hold, sorted."""
     sections = section_names(db, target) or ()
-    return sorted({at for at, _ in policy_attachments(db, kind, target) if at in sections})
+    return sorted({at for at, _ in attached_of(db, kind, target) if at in sections})
 
 
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
@@ -296,7 +297,7 @@ def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
     if not listeners:
         return None
     rules = section_names(db, route) or ()
-    held = {at for at, _ in policy_attachments(db, kind, route) if not at or at in rules}
+    held = {at for at, _ in attached_of(db, kind, route) if not at or at in rules}
     if not held:
         return None
     merged = {

@@ -363,7 +363,7 @@ def _goes_to_service(db: Db, listener: ListenerId, route: Ref, policy: Applied |
 
 
 def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
-    return any(owner == policy for _, owner in policy_attachments(db, BTP, route))
+    return any(owner == policy for _, owner in policy_attachments(db, route))
 
 
 def _must_stay_apart(
