@@ -115,7 +115,7 @@ class Refusing:
         return resource.version
 
     def refused(self) -> set[int]:
-        """The routes that are told to be refused, by number."""
+        """The routes that the quarantine reports as refused, by number."""
         return {int(ref.name[1:]) for refusal in self.quarantine.refusals() for ref in refusal.resources}
 
     def clusters(self) -> set[str]:
@@ -133,13 +133,13 @@ class Refusing:
         self.answers += 1
         assert self.answers < 1000, "the search does not come to an end"
         table = RouteConfiguration.FromString(resource.body)
-        paths = [_told(route) for host in table.virtual_hosts for route in host.routes]
+        paths = [_marked_path(route) for host in table.virtual_hosts for route in host.routes]
         if self.refuses(set(paths)) or (self.refuses_all and paths):
             self.quarantine.refused(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version, WORDS)
         else:
             self.paths = paths
             self.taken = table
-            self.serves = {host.domains[0]: _told(host.routes[0]) for host in table.virtual_hosts}
+            self.serves = {host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts}
             self.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version)
         return True
 
@@ -155,7 +155,8 @@ def oddly(route: HTTPRoute) -> HTTPRoute:
     return structs.replace(route, spec=structs.replace(route.spec, rules=rules))
 
 
-def _told(route: Route) -> str:
+def _marked_path(route: Route) -> str:
+    """The path of a route, with "?" if it has the odd header, with "!" if it answers 500."""
     if route.response_headers_to_add:
         return f"{route.match.path_separated_prefix or route.match.prefix}?"
     shut = "!" if route.direct_response.status == 500 else ""
@@ -197,7 +198,7 @@ class Several(Refusing):
             self.answers += 1
             assert self.answers < 1000, "the search does not come to an end"
             table = RouteConfiguration.FromString(resource.body)
-            paths = {host.domains[0]: _told(host.routes[0]) for host in table.virtual_hosts}
+            paths = {host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts}
             about = (worlds.EG_FLEET, node, ROUTE, TABLE, resource.version)
             if self.dislikes[node] & set(paths.values()):
                 self.quarantine.refused(*about, WORDS)

@@ -84,7 +84,7 @@ def test_accepting_rewrites_only_the_blocks_that_are_given(page: Path) -> None:
     assert page.read_text() == accepted.replace("{a: 1}\n", "null\n")
 
 
-def test_a_word_that_is_nothing_to_look_at_is_told(page: Path) -> None:
+def test_a_word_that_is_nothing_to_look_at_is_reported(page: Path) -> None:
     page.write_text(PAGE.replace("yaml clusters", "yaml cluster"))
 
     with pytest.raises(AssertionError, match="there is no 'cluster'"):

@@ -181,7 +181,7 @@ def test_a_route_that_fails_answers_500_and_keeps_its_clusters() -> None:
         assert INTERNAL not in str({r: s for r, s in warm.statuses().items() if r != route(1).ref})
 
 
-def test_a_route_is_closed_while_the_filters_of_its_chain_cannot_be_told() -> None:
+def test_a_route_is_closed_while_the_filters_of_its_chain_are_unknown() -> None:
     """What it says to a filter means nothing where there is none."""
     with faulty():
         warm = world(EnvoyGateway())

@@ -46,7 +46,7 @@ spec: {rules: [{backendRefs: [{name: app, port: 80}]}]}
 SOUND = (GATEWAY_CLASS, gateway(http("http")), ROUTE, POLICY)
 
 
-def told(*manifests: str) -> list[str]:
+def messages(*manifests: str) -> list[str]:
     held = {resource.ref: resource for text in manifests for resource in read(text)}
     return [
         f"{ref}: {problem.path}: {problem.message}" for ref, problem, _ in dangling_references(held, held)
@@ -78,8 +78,8 @@ def test_the_endpoints_of_one_service_are_asked_for_alone(sliced: bool) -> None:
     assert [str(service) for service in asked] == ["Service default/app"]
 
 
-def test_references_that_lead_somewhere_are_not_told() -> None:
-    assert told(*SOUND) == []
+def test_references_that_lead_somewhere_are_not_reported() -> None:
+    assert messages(*SOUND) == []
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_references_that_lead_somewhere_are_not_told() -> None:
         ),
     ],
 )
-def test_a_slip_in_a_reference_is_told(right: str, wrong: str, expected: str) -> None:
+def test_a_slip_in_a_reference_is_reported(right: str, wrong: str, expected: str) -> None:
     """A password guard with a typo would guard nothing, and everything would look fine."""
-    assert told(*(text.replace(right, wrong) for text in SOUND)) == [expected]
+    assert messages(*(text.replace(right, wrong) for text in SOUND)) == [expected]
 
 
 @pytest.mark.parametrize("kind", POLICY_KINDS, ids=lambda kind: kind.KIND)
-def test_a_target_that_is_not_there_is_told_for_each_kind_of_policy(kind: type[Policy]) -> None:
+def test_a_target_that_is_not_there_is_reported_for_each_kind_of_policy(kind: type[Policy]) -> None:
     policy = f"""
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: {kind.KIND}
@@ -125,7 +125,7 @@ metadata: {{name: settings, namespace: default}}
 spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: ge}}]}}
 """
 
-    [message] = told(GATEWAY_CLASS, gateway(http("http")), policy)
+    [message] = messages(GATEWAY_CLASS, gateway(http("http")), policy)
 
     assert "spec.targetRefs[0].name: There is no Gateway default/ge. Did you mean 'eg'?" in message
 
@@ -134,7 +134,7 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
     guarded = POLICY + "  basicAuth: {users: {name: stuff}}\n"
     secret = "{apiVersion: v1, kind: Secret, metadata: {name: staff, namespace: default}}"
 
-    assert told(GATEWAY_CLASS, gateway(http("http")), ROUTE, guarded, secret) == [
+    assert messages(GATEWAY_CLASS, gateway(http("http")), ROUTE, guarded, secret) == [
         (
             "SecurityPolicy default/staff: spec.basicAuth.users.name: There is no Secret default/stuff."
             " Did you mean 'staff'?"
@@ -142,7 +142,7 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
     ]
 
 
-def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
+def test_what_is_written_with_an_error_is_reported_with_its_place() -> None:
     held = {resource.ref: resource for resource in read(ROUTE)}
 
     ((_, problem, _),) = dangling_references(held, held, faulty=lambda ref: f"{ref.name}.yaml:3:1")
@@ -152,7 +152,7 @@ def test_what_is_written_with_an_error_is_told_with_its_place() -> None:
     )
 
 
-def test_an_envoy_proxy_that_nobody_names_is_told() -> None:
+def test_an_envoy_proxy_that_nobody_names_is_reported() -> None:
     """It looks as if it were in force."""
     proxy = """
 apiVersion: gateway.envoyproxy.io/v1alpha1
@@ -162,20 +162,20 @@ spec: {concurrency: 2}
 """
     ref = "parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: tuned, namespace: default}"
 
-    assert told(GATEWAY_CLASS, gateway(http("http")), proxy) == [
+    assert messages(GATEWAY_CLASS, gateway(http("http")), proxy) == [
         (
             "EnvoyProxy default/tuned: metadata.name: No parametersRef of a GatewayClass or Gateway names "
             "this EnvoyProxy: it has no effect."
         )
     ]
-    assert told(GATEWAY_CLASS.replace("spec: {", f"spec: {{{ref}, "), gateway(http("http")), proxy) == []
+    assert messages(GATEWAY_CLASS.replace("spec: {", f"spec: {{{ref}, "), gateway(http("http")), proxy) == []
 
 
-def test_a_class_of_another_controller_is_told() -> None:
+def test_a_class_of_another_controller_is_reported() -> None:
     """Nothing would be served, and nothing would say why."""
     others = GATEWAY_CLASS.replace("gateway.envoyproxy.io/gatewayclass-controller", "example.com/nginx")
 
-    assert told(others, gateway(http("http"))) == [
+    assert messages(others, gateway(http("http"))) == [
         (
             "Gateway default/eg: spec.gatewayClassName: GatewayClass eg is of the controller "
             "'example.com/nginx', and this one is 'gateway.envoyproxy.io/gatewayclass-controller'; "
@@ -191,7 +191,7 @@ def test_where_whole_files_are_absent_not_every_name_is_puzzled_over() -> None:
         ROUTE.replace("name: shop", f"name: r{n}").replace("eg", "ge") for n in range(MOST_QUESTIONS + 1)
     ]
 
-    *asked, last = told(GATEWAY_CLASS, gateway(http("http")), *routes)
+    *asked, last = messages(GATEWAY_CLASS, gateway(http("http")), *routes)
 
     assert all(line.endswith("Did you mean 'eg'?") for line in asked)
     assert last.endswith("There is no Gateway default/ge.")
@@ -213,6 +213,6 @@ def test_a_slip_is_found_among_hundreds_of_names() -> None:
         for n, slip in enumerate(slips)
     ]
 
-    lines = told(GATEWAY_CLASS, gateway(http("http")), *services, *routes)
+    lines = messages(GATEWAY_CLASS, gateway(http("http")), *services, *routes)
 
     assert [line.rpartition("Did you mean ")[2] for line in lines] == [f"{n!r}?" for n in slips.values()]

@@ -83,7 +83,7 @@ def conditions(laptop: Laptop, listener: str = "") -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.envoy
-async def test_an_envoy_that_cannot_run_is_told(tmp_path: Path) -> None:
+async def test_an_envoy_that_cannot_run_is_reported(tmp_path: Path) -> None:
     broken = tmp_path / "envoy"
     broken.write_text("#!/bin/sh\necho 'no such bootstrap' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -171,14 +171,14 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
             of_gateway = conditions(laptop)["Programmed"]
 
     served = [event["url"] for event in events if event["event"] == "gateway.serving"]
-    told = [event["reason"] for event in events if event["event"] == "status.degraded"]
+    reasons = [event["reason"] for event in events if event["event"] == "status.degraded"]
     assert urls == (f"http://127.0.0.1:{free}",)
     assert served == [f"http://127.0.0.1:{free}"]
     assert of_free["status"] == "True"
     assert (of_taken["status"], of_taken["reason"]) == ("False", "PortUnavailable")
     assert f"Port {port} is taken by" in of_taken["message"]
     assert (of_gateway["status"], of_gateway["reason"]) == ("False", "Invalid")
-    assert told == ["PortUnavailable"]
+    assert reasons == ["PortUnavailable"]
     assert "envoy.refused" not in {event["event"] for event in events}, "it would say the same"
 
 
@@ -235,7 +235,7 @@ async def test_what_an_envoy_had_before_does_not_end_a_refusal(
 
 
 @pytest.mark.envoy
-async def test_a_refused_listener_that_is_gone_is_no_longer_told() -> None:
+async def test_a_refused_listener_that_is_gone_is_no_longer_reported() -> None:
     """Envoy never had it, so there is nothing to remove, and nothing that Envoy would answer."""
     free = free_port()
     with structlog.testing.capture_logs() as events, taken() as (port, _):
@@ -252,7 +252,7 @@ async def test_a_refused_listener_that_is_gone_is_no_longer_told() -> None:
 
 
 @pytest.mark.envoy
-async def test_a_refused_cluster_that_is_mended_is_no_longer_told() -> None:
+async def test_a_refused_cluster_that_is_mended_is_no_longer_reported() -> None:
     """Also where its acknowledgement is the last that is heard."""
     async with Laptop() as laptop:
         await laptop.apply(opened(free_port()))
@@ -273,8 +273,8 @@ async def test_a_refusal_is_not_mended_by_the_end_of_envoy() -> None:
             first = laptop.report()["gateways"][0]["envoy"]["pid"]
 
             os.kill(first, signal.SIGKILL)
-            await until_told(events, "envoy.ended")
-            await until_told(events, "envoy.ready", times=2)
+            await until_logged(events, "envoy.ended")
+            await until_logged(events, "envoy.ready", times=2)
 
     assert "status.recovered" not in {event["event"] for event in events}
     assert sum(event["event"] == "status.degraded" for event in events) == 1
@@ -345,12 +345,12 @@ spec: {spec}
 """
 
 
-async def until_told(events: list[Any], name: str, times: int = 1) -> dict[str, Any]:
+async def until_logged(events: list[Any], name: str, times: int = 1) -> dict[str, Any]:
     """The last event of that name, once there are so many."""
     async with asyncio.timeout(15):
-        while len(told := [e for e in events if e["event"] == name]) < times:  # noqa: ASYNC110 - a list
+        while len(logged := [e for e in events if e["event"] == name]) < times:  # noqa: ASYNC110 - a list
             await asyncio.sleep(0.01)
-    return told[-1]
+    return logged[-1]
 
 
 @pytest.mark.envoy
@@ -403,7 +403,7 @@ async def test_a_connection_ends_when_its_listener_has_been_drained() -> None:
 
 
 @pytest.mark.envoy
-async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
+async def test_what_holds_from_the_start_of_envoy_only_is_reported() -> None:
     """Otherwise one would wait for it."""
     port = free_port()
     async with Laptop() as laptop:
@@ -412,7 +412,7 @@ async def test_what_holds_from_the_start_of_envoy_only_is_told() -> None:
         with structlog.testing.capture_logs() as events:
             late = "concurrency: 2, extraArgs: [--service-node, x], shutdown: {drainTimeout: 3s}"
             await laptop.apply(proxied(port, f"{{{late}}}"))
-            event = await until_told(events, "envoy.restart_needed")
+            event = await until_logged(events, "envoy.restart_needed")
             await laptop.apply(proxied(port, f"{{{late}, ipFamily: IPv4}}"))
 
     assert event["fields"] == "spec.concurrency, spec.extraArgs, spec.shutdown.drainTimeout"

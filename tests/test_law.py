@@ -246,7 +246,7 @@ def frozen_fleets(warm: World) -> list[FleetId]:
 
 
 class Mirror:
-    """What somebody knows who was only ever told differences."""
+    """What a client knows that only receives differences."""
 
     def __init__(self) -> None:
         self.xds: Xds = {}

@@ -12,7 +12,7 @@ def test_what_envoy_can_compile_has_no_fault() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["*", "(", r"(?=ahead)", r"(a)\1"])
-def test_what_envoy_cannot_compile_is_told_with_the_pattern(pattern: str) -> None:
+def test_what_envoy_cannot_compile_is_reported_with_the_pattern(pattern: str) -> None:
     """Look-ahead and back-references are fine for Python; RE2 has neither."""
     fault = regex_fault(pattern)
 

@@ -59,7 +59,7 @@ def test_the_order_of_manifests_does_not_matter() -> None:
     assert translate(WHOLE[::-1]) == translate(WHOLE)
 
 
-def test_a_manifest_that_an_api_server_would_refuse_is_told_and_translated_as_far_as_it_goes() -> None:
+def test_a_manifest_that_an_api_server_would_refuse_is_reported_and_translated_as_far_as_it_goes() -> None:
     redirect = "{type: RequestRedirect, requestRedirect: {hostname: a.example.com, statusCode: 600}}"
     rules = {"filters": [yaml.safe_load(redirect)], "backendRefs": []}
 

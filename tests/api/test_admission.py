@@ -161,7 +161,7 @@ def test_the_content_of_a_secret_is_never_quoted() -> None:
     assert "hunter2" not in problem.message
 
 
-def test_of_many_faults_the_first_are_told_and_that_there_are_more() -> None:
+def test_of_many_faults_the_first_are_reported_and_that_there_are_more() -> None:
     """A document can have a fault in every few bytes, and nobody reads thousands."""
     document = manifest("HTTPRoute", spec={f"hostname{n}": 1 for n in range(1_000)})
 

@@ -80,7 +80,7 @@ def messages(model: type[Model], **fields: Any) -> list[str]:
         ),
     ],
 )
-def test_a_form_is_told_in_words(model: type[Model], fields: dict[str, Any], message: str) -> None:
+def test_a_form_is_described_in_words(model: type[Model], fields: dict[str, Any], message: str) -> None:
     assert messages(model, **fields) == [message]
 
 

@@ -7,7 +7,7 @@ from moongate.api.marks import unbuilt
 from tests.api.manifests import admitted, manifest
 
 
-def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
+def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
     proxy = admitted(
         manifest(
             "EnvoyProxy",
@@ -23,7 +23,7 @@ def test_a_field_that_is_not_built_is_admitted_and_told() -> None:
     assert list(unbuilt(proxy)) == ["spec.bootstrap", "spec.telemetry.accessLog.settings[0].sinks[0].als"]
 
 
-def test_a_typed_field_that_is_not_built_is_told_too() -> None:
+def test_a_typed_field_that_is_not_built_is_reported_too() -> None:
     head = {"apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyGateway"}
     limit = {"backend": {"type": "Redis", "redis": {"url": "redis:6379"}}}
 

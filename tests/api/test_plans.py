@@ -42,7 +42,7 @@ def test_a_null_is_as_if_it_were_not_there() -> None:
     assert resource.spec.rules[0].matches == (HTTPRouteMatch(),)
 
 
-def test_every_fault_of_the_schema_is_told_at_once() -> None:
+def test_every_fault_of_the_schema_is_reported_at_once() -> None:
     faults = problems(
         route(
             matchs=[],
@@ -75,7 +75,7 @@ def test_every_fault_of_the_schema_is_told_at_once() -> None:
     }
 
 
-def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
+def test_a_field_one_level_too_high_is_reported_where_it_belongs() -> None:
     """Blanks are easily lost."""
     document = manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}, rules=[], replicas=1)
 
@@ -85,7 +85,7 @@ def test_a_field_one_level_too_high_is_told_where_it_belongs() -> None:
     }
 
 
-def test_every_broken_rule_is_told_at_once() -> None:
+def test_every_broken_rule_is_reported_at_once() -> None:
     faults = problems(
         route(
             matches=[{"path": {"value": "x"}}],
@@ -105,7 +105,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
     }
 
 
-def test_a_rule_about_a_list_is_told_at_the_list() -> None:
+def test_a_rule_about_a_list_is_reported_at_the_list() -> None:
     tls = {"name": "tls", "port": 1, "protocol": "TLS"}
 
     assert problems(gateway(tls)) == {"spec.listeners": "A listener of protocol TLS needs tls with a mode."}

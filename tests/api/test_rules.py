@@ -10,7 +10,7 @@ def broken(rules: Ruleset, value: object) -> list[str]:
     return [problem.message for problem in rules.broken(value)]
 
 
-def test_each_rule_that_does_not_hold_is_told() -> None:
+def test_each_rule_that_does_not_hold_is_reported() -> None:
     rules = Ruleset(
         (
             Rule("self.low <= self.high", "low is above high."),

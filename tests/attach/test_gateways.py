@@ -75,7 +75,7 @@ def test_parameters_of_another_kind_are_refused() -> None:
     assert problem.reason == "InvalidParameters"
 
 
-def test_a_circle_of_filters_is_told_as_a_circle() -> None:
+def test_a_circle_of_filters_is_reported_as_a_circle() -> None:
     moves = (
         "{filterOrder: [{name: envoy.filters.http.cors, before: envoy.filters.http.fault}, "
         "{name: envoy.filters.http.fault, before: envoy.filters.http.cors}]}"

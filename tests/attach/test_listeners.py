@@ -233,7 +233,7 @@ def test_overlapping_certificates_turn_http2_off_on_all_that_overlap() -> None:
     assert verdicts(core)["two"]["OverlappingTLSConfig"] == "OverlappingCertificates"
 
 
-def test_overlapping_hostnames_are_only_told() -> None:
+def test_overlapping_hostnames_are_only_reported() -> None:
     core = Core(
         gateway(https("wide", "one", hostname="*.x.io"), https("narrow", "two", hostname="a.x.io")),
         tls_secret("one", "one.test"),

@@ -209,7 +209,7 @@ def test_a_listener_takes_routes_of_the_namespaces_that_it_selects() -> None:
     assert attached_hosts(core.db, route_ref(namespace="other"), WEB) == ()
 
 
-def test_hostnames_that_meet_no_listener_are_told() -> None:
+def test_hostnames_that_meet_no_listener_are_reported() -> None:
     core = Core(gateway(http("web", "a.example.com")), http_route(hostnames=("b.example.com",)))
 
     assert refusal(core) == "NoMatchingListenerHostname"

@@ -40,7 +40,7 @@ def test_header_filters_are_kept_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", ["host", "Host", "a/b", "a:b", "", "Content-Length", "transfer-encoding"])
-def test_a_header_that_cannot_be_changed_is_left_out_and_told(name: str) -> None:
+def test_a_header_that_cannot_be_changed_is_left_out_and_reported(name: str) -> None:
     """The valid ones of the filter still apply, to the 500 that the rule answers then."""
     verdict = _read_loose(HTTPHeaderFilter(add=(header(name, "x"), header("Good", "y"))))
 
@@ -142,7 +142,7 @@ def test_a_host_that_is_no_dns_name_is_refused(hostname: str) -> None:
     assert verdict.rewrite is None
 
 
-def test_values_out_of_their_range_are_told_and_do_no_harm() -> None:
+def test_values_out_of_their_range_are_reported_and_do_no_harm() -> None:
     """An object may be older than the enum that it breaks."""
     odd: Any = "Odd"
     code: Any = 666
@@ -175,7 +175,7 @@ def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
         assert problem.reason == "UnsupportedRefValue"
 
 
-def test_a_fault_in_a_filter_of_a_backend_ref_is_told() -> None:
+def test_a_fault_in_a_filter_of_a_backend_ref_is_reported() -> None:
     ref = convert({"name": "shop", "filters": [load(url_rewrite("{hostname: 1.2.3.4}"))]}, HTTPBackendRef)
 
     assert backend_filter_problem(ref) is None

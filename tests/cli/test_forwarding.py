@@ -14,12 +14,12 @@ from moongate.sources.folder import Folder
 @pytest.mark.parametrize(
     "upstream", ["localhost", "localhost:", ":80", "localhost:http", "localhost:0", "a:70000"]
 )
-def test_an_upstream_that_is_none_is_told(upstream: str) -> None:
+def test_an_upstream_that_is_none_is_reported(upstream: str) -> None:
     with pytest.raises(UsageError, match="it must be HOST:PORT"):
         forwarding(upstream, 8080, "default")
 
 
-def test_an_upstream_with_a_scheme_is_told_how_to_write_it() -> None:
+def test_an_upstream_with_a_scheme_is_reported_with_the_right_form() -> None:
     """The most natural thing to paste is a URL."""
     with pytest.raises(UsageError, match="such as localhost:3000"):
         forwarding("http://localhost:3000/", 8080, "default")

@@ -42,7 +42,7 @@ def test_whether_envoy_runs_is_not_guessed(shop: Path) -> None:
     assert [c["type"] for c in gateway["status"]["conditions"]] == ["Accepted"]
 
 
-def test_what_is_wrong_inside_a_policy_is_told_at_the_field(tmp_path: Path) -> None:
+def test_what_is_wrong_inside_a_policy_is_reported_at_the_field(tmp_path: Path) -> None:
     policy = """\
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: SecurityPolicy

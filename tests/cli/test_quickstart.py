@@ -83,7 +83,7 @@ async def test_it_is_opened_to_the_network_when_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bind", ["localhost", "0.0.0.0", "::1"])
-def test_a_port_that_is_taken_is_told(command: Command, bind: str) -> None:
+def test_a_port_that_is_taken_is_reported(command: Command, bind: str) -> None:
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     with socket.create_server((bind, 0), family=family) as taken:
         ended = command("quickstart", "--bind", bind, "--port", taken.getsockname()[1])

@@ -51,7 +51,7 @@ def test_a_listener_binds_the_port_that_it_names(command: Command, shop: Path) -
     assert listener["address"]["socketAddress"]["portValue"] == 8080
 
 
-def test_what_is_not_accepted_is_told_with_its_place(command: Command, tmp_path: Path) -> None:
+def test_what_is_not_accepted_is_reported_with_its_place(command: Command, tmp_path: Path) -> None:
     """The rest is translated all the same."""
     lost = SHOP.replace("- {name: shop, port: 80}", "- {name: nowhere, port: 80}")
     (tmp_path / "lost.yaml").write_text(lost)
@@ -67,7 +67,7 @@ def test_what_is_not_accepted_is_told_with_its_place(command: Command, tmp_path:
     assert yaml.safe_load(ended.out)
 
 
-def test_a_refused_manifest_is_told_at_its_field(command: Command, tmp_path: Path) -> None:
+def test_a_refused_manifest_is_reported_at_its_field(command: Command, tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(SHOP.replace("parentRefs", "parentRef"))
     line = line_of(SHOP, "  parentRefs:")
 
@@ -118,7 +118,9 @@ def test_a_configuration_holds_for_the_translation(command: Command, shop: Path,
     assert "httproute/default/shop/rule/0" in printed
 
 
-def test_a_faulty_configuration_is_told_with_its_place(command: Command, shop: Path, tmp_path: Path) -> None:
+def test_a_faulty_configuration_is_reported_with_its_place(
+    command: Command, shop: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\nprovider: {type: Nomad}\n"

@@ -71,7 +71,9 @@ def test_envoy_takes_what_it_can_serve(command: Command, shop: Path) -> None:
 
 @pytest.mark.envoy
 @pytest.mark.slow
-def test_what_only_envoy_refuses_is_told_at_the_rule_it_comes_from(command: Command, tmp_path: Path) -> None:
+def test_what_only_envoy_refuses_is_reported_at_the_rule_it_comes_from(
+    command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "shop.yaml").write_text(SHOP)
     (tmp_path / "refused.yaml").write_text(ONLY_ENVOY_REFUSES)
 
@@ -178,7 +180,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
         ),
     ],
 )
-def test_a_backend_that_cannot_be_used_is_told_where_it_is_named(
+def test_a_backend_that_cannot_be_used_is_reported_where_it_is_named(
     command: Command, tmp_path: Path, reference: str, column: int, expected: str
 ) -> None:
     """A route names many; its parentRefs, whose status says so, are the wrong place to look."""
@@ -201,7 +203,7 @@ def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Comman
     assert " Backend default/cart: spec.endpoints[0].ip.address: The value is 'localhost'; " in backend
 
 
-def test_a_certificate_is_told_where_it_is_named(command: Command, tmp_path: Path) -> None:
+def test_a_certificate_is_reported_where_it_is_named(command: Command, tmp_path: Path) -> None:
     secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: web}\nstringData: {a: b}\n"
     listener = (
         "  - {name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: wbe}, {name: web}]}}"
@@ -219,7 +221,7 @@ def test_a_certificate_is_told_where_it_is_named(command: Command, tmp_path: Pat
     assert ": spec.listeners[0].tls.certificateRefs[1]: Secret default/web " in unfit
 
 
-def test_a_listener_that_is_not_served_is_told_with_the_reason(command: Command, tmp_path: Path) -> None:
+def test_a_listener_that_is_not_served_is_reported_with_the_reason(command: Command, tmp_path: Path) -> None:
     """Not served; the other conditions say why, so they are what has to be shown."""
     twins = "  listeners:\n  - {name: one, port: 9090, protocol: TCP}\n"
     text = SHOP.replace("  listeners:", f"{twins}  - {{name: two, port: 9090, protocol: HTTP}}")

@@ -8,7 +8,7 @@ from tests.cli.conftest import Command
 
 
 @pytest.mark.envoy
-def test_all_three_versions_are_told(command: Command) -> None:
+def test_all_three_versions_are_printed(command: Command) -> None:
     ended = command("version")
 
     names, versions = zip(*(line.split() for line in ended.out.splitlines()), strict=True)
@@ -18,7 +18,7 @@ def test_all_three_versions_are_told(command: Command) -> None:
     assert versions[2] == platform.python_version()
 
 
-def test_an_envoy_that_is_not_there_is_told(command: Command) -> None:
+def test_an_envoy_that_is_not_there_is_reported(command: Command) -> None:
     ended = command("version", "--envoy", "/nowhere/envoy")
 
     assert ended.code == 1

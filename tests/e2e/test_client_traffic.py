@@ -155,7 +155,7 @@ async def test_only_the_given_protocols_are_offered(site: Site) -> None:
         ("UnescapeAndRedirect", 307, "/a/b"),
     ],
 )
-async def test_escaped_slashes_are_treated_as_told(
+async def test_escaped_slashes_are_treated_as_configured(
     site: Site, action: str, status: int, reaching: str
 ) -> None:
     port = await listening(site, "escaped", f"path: {{escapedSlashesAction: {action}}}")
@@ -173,7 +173,7 @@ async def test_escaped_slashes_are_treated_as_told(
 
 
 @pytest.mark.parametrize(("disabled", "path"), [("false", "/a/b"), ("true", "/a//b")])
-async def test_double_slashes_are_merged_unless_told_otherwise(site: Site, disabled: str, path: str) -> None:
+async def test_double_slashes_are_merged_by_default(site: Site, disabled: str, path: str) -> None:
     port = await listening(site, "slashes", f"path: {{disableMergeSlashes: {disabled}}}")
 
     assert (await site.reached("slashes.test", "/a//b", port=port)).path == path

@@ -191,7 +191,7 @@ async def test_a_backend_of_another_namespace_wants_a_grant(site: Site) -> None:
     assert await site.status("granted.test") == 500
 
 
-async def test_requests_are_told_who_called_and_over_what(site: Site) -> None:
+async def test_backends_learn_who_called_and_over_what(site: Site) -> None:
     await site.apply(m.route("forwarded", f"[{{{m.to('one')}}}]"))
 
     request = await site.reached("forwarded.test")

@@ -188,7 +188,7 @@ async def test_a_refusal_outlives_the_end_of_envoy(site: Site) -> None:
     await site.delete(bad)
 
 
-async def test_a_taken_port_is_told_with_what_to_do_and_other_gateways_work(site: Site) -> None:
+async def test_a_taken_port_is_reported_with_what_to_do_and_other_gateways_work(site: Site) -> None:
     with socket.socket() as holder:
         holder.bind(("0.0.0.0", 0))
         holder.listen()

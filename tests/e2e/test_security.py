@@ -41,7 +41,7 @@ async def test_a_preflight_is_answered_by_the_gateway(site: Site) -> None:
     assert site.one.requests == []
 
 
-async def test_browsers_are_told_only_about_allowed_origins(site: Site) -> None:
+async def test_browsers_learn_only_about_allowed_origins(site: Site) -> None:
     await site.apply(
         m.route("origin", f"[{{{m.to('one')}}}]"), on("HTTPRoute/origin", "origin", f"cors: {CORS}")
     )

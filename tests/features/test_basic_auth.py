@@ -153,7 +153,7 @@ def test_without_a_grant_nobody_learns_what_secrets_there_are() -> None:
         (b"bob:" + HASH, "names the user of line 1 again"),
     ],
 )
-def test_a_bad_entry_is_told_by_its_line_and_not_by_its_words(line: bytes, fault: str) -> None:
+def test_a_bad_entry_is_reported_by_its_line_and_not_by_its_text(line: bytes, fault: str) -> None:
     """Statuses and logs are read by more people than the Secret is."""
     [message] = faults(world(users(b"bob:" + HASH + b"\n" + line)))
 
@@ -162,7 +162,7 @@ def test_a_bad_entry_is_told_by_its_line_and_not_by_its_words(line: bytes, fault
     assert not any(word in message for word in ("hunter2", "alice", "bob", "aHVu", HASH.decode()))
 
 
-def test_every_bad_entry_is_told_at_once() -> None:
+def test_every_bad_entry_is_reported_at_once() -> None:
     assert len(faults(world(users(b"a\nb:" + HASH + b"\nc:d\n")))) == 2
 
 

@@ -28,7 +28,7 @@ def test_requests_per_connection_are_an_http_option() -> None:
     assert http == {"common_http_protocol_options": {"max_requests_per_connection": 1}}
 
 
-def test_an_endpoint_has_1024_connections_unless_told_otherwise() -> None:
+def test_an_endpoint_has_1024_connections_by_default() -> None:
     for spec, limit in (({}, 1024), ({"maxConnections": 2}, 2)):
         cluster, _ = on_cluster(FEATURE, {"perEndpoint": spec})
 

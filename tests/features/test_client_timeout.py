@@ -32,7 +32,7 @@ def test_each_time_limit_of_connections_lands_where_envoy_looks_for_it() -> None
     assert listener_with(FEATURE, timeout).listener_filters_timeout == Duration(seconds=6)
 
 
-def test_a_limit_of_zero_is_told_to_envoy_which_takes_it_for_none() -> None:
+def test_a_limit_of_zero_goes_to_envoy_which_takes_it_for_none() -> None:
     """Left out, it would mean Envoy's default of five minutes."""
     hcm = manager_with(FEATURE, ClientTimeout(http=HTTPClientTimeout(stream_idle_timeout="0s")))
 

@@ -57,7 +57,7 @@ def test_a_star_among_methods_or_headers_means_all() -> None:
     assert (config.allow_methods, config.allow_headers, config.expose_headers) == ("*", "*", "x-a, x-b")
 
 
-def test_max_age_is_told_in_whole_seconds() -> None:
+def test_max_age_is_written_in_whole_seconds() -> None:
     assert route(CORS(max_age="1m500ms")).max_age == "60"
 
 

@@ -30,7 +30,7 @@ def test_a_share_is_exact_to_a_millionth(percentage: float, numerator: int) -> N
 
 
 @pytest.mark.parametrize("status", [{"httpStatus": 503}, {"grpcStatus": 14}])
-def test_an_abort_hits_every_request_unless_told_otherwise(status: dict[str, int]) -> None:
+def test_an_abort_hits_every_request_by_default(status: dict[str, int]) -> None:
     [(name, code)] = status.items()
 
     assert route({"abort": status})["abort"] == {

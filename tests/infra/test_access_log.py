@@ -90,7 +90,7 @@ def test_a_request_without_route_says_so() -> None:
     assert line == "03:04:05  GET  /cart?id=7  404  7ms  no route (NR)"
 
 
-def test_a_tcp_connection_is_told_by_its_name_and_bytes() -> None:
+def test_a_tcp_connection_is_logged_with_its_name_and_bytes() -> None:
     line = seen(
         **{"method": None, "x-envoy-origin-path": None, "response_code": 0, "bytes_received": 5},
         requested_server_name="db.example.com",
@@ -170,7 +170,7 @@ def test_a_reader_who_left_is_no_error() -> None:
     os.close(writer)
 
 
-def test_a_flood_in_a_terminal_is_told_as_a_number() -> None:
+def test_a_flood_in_a_terminal_is_counted() -> None:
     """No eye follows thousands of lines a second, and colouring them takes from the gateway."""
     reader, writer = os.pipe()
     with AccessLog(writer, terminal=True) as log:

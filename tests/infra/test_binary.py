@@ -23,12 +23,12 @@ def test_a_binary_that_is_named_is_taken(tmp_path: Path) -> None:
     assert envoy_binary(mine) == mine
 
 
-def test_a_binary_that_is_not_there_is_told() -> None:
+def test_a_binary_that_is_not_there_is_reported() -> None:
     with pytest.raises(EnvoyMissingError, match="'/no/envoy' does not exist"):
         envoy_binary(Path("/no/envoy"))
 
 
-def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_program_is_reported(tmp_path: Path) -> None:
     text = tmp_path / "envoy.txt"
     text.touch(mode=0o644)
 

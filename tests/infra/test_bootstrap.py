@@ -25,7 +25,7 @@ def test_the_node_says_whose_envoy_it_is() -> None:
     assert made()["node"] == {"id": "node-1", "cluster": "shop/eg"}
 
 
-def test_a_zone_is_told_when_there_is_one() -> None:
+def test_a_zone_is_in_the_bootstrap_when_there_is_one() -> None:
     assert made(zone="eu-1a")["node"]["locality"] == {"zone": "eu-1a"}
 
 

@@ -67,7 +67,7 @@ def test_the_one_refused_route_of_many_is_found(binary: Path) -> None:
     assert "NOSUCH" in refused.words
 
 
-def test_a_refused_cluster_is_told_in_a_few_words(binary: Path) -> None:
+def test_a_refused_cluster_is_reported_in_a_few_words(binary: Path) -> None:
     """Envoy puts a dump of its whole configuration before them; it may hold private keys."""
     world = translated(gateway(http("http", port=8080)), route("good", "x"))
     broken = Cluster(name="broken", connect_timeout=Duration(), type=Cluster.STATIC)

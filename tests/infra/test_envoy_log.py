@@ -34,7 +34,7 @@ def test_the_pieces_in_which_it_comes_do_not_matter() -> None:
     assert folded(*(whole[at : at + 1] for at in range(len(whole)))) == folded(whole)
 
 
-def test_what_stands_outside_is_told_as_it_is() -> None:
+def test_what_stands_outside_is_logged_as_it_is() -> None:
     assert folded(b"envoy: error while loading shared libraries\n") == [
         Entry("warning", "stderr", "envoy: error while loading shared libraries")
     ]
@@ -49,7 +49,7 @@ def test_the_usage_text_is_left_out() -> None:
     ]
 
 
-def test_an_error_that_is_repeated_bare_is_told_once() -> None:
+def test_an_error_that_is_repeated_bare_is_reported_once() -> None:
     text = entry("critical", "main", "error `no such field` in 'a.json'") + b"no such field\n"
 
     assert len(folded(text)) == 1

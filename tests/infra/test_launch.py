@@ -42,7 +42,7 @@ def test_without_its_parent_it_starts_nothing(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_a_command_that_cannot_be_run_is_told() -> None:
+def test_a_command_that_cannot_be_run_is_reported() -> None:
     done = started(os.getpid(), "/no/envoy")
 
     assert done.returncode == launch.CANNOT_RUN

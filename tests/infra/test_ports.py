@@ -37,7 +37,7 @@ def test_a_port_of_another_users_process_says_how_to_find_it() -> None:
     assert "sudo ss -ltnp 'sport = :1'" in explanation
 
 
-def test_a_foreign_address_is_told() -> None:
+def test_a_foreign_address_is_reported() -> None:
     explanation = explain_bind_failure("cannot bind '192.0.2.1:8080': Cannot assign requested address")
 
     assert explanation is not None

@@ -45,15 +45,15 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
     """What each case is equal in, as the script finds it."""
-    told = tmp_path_factory.mktemp("parity") / "verdicts.json"
+    report = tmp_path_factory.mktemp("parity") / "verdicts.json"
     subprocess.run(
-        [sys.executable, str(SCRIPT), "--json", str(told)],
+        [sys.executable, str(SCRIPT), "--json", str(report)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         check=True,
         capture_output=True,
         timeout=120,
     )
-    return json.loads(told.read_text())
+    return json.loads(report.read_text())
 
 
 def test_no_case_falls_behind_what_it_was_equal_in(verdicts: Verdicts) -> None:

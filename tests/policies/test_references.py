@@ -122,7 +122,7 @@ def test_references_are_known_with_their_places() -> None:
     ]
 
 
-def test_a_reference_that_leads_nowhere_is_told_with_what_may_have_been_meant() -> None:
+def test_a_reference_that_leads_nowhere_is_reported_with_what_may_have_been_meant() -> None:
     held: dict[Ref, Resource] = {r.ref: r for r in read(secret("kews", {}))}
     policy: TrialPolicy = trial(jwt=KEYS)
     held[policy.ref] = policy

@@ -33,7 +33,7 @@ def test_nothing_is_withheld_while_envoy_takes_all() -> None:
     assert envoy.serves == {host(0): "/a", host(1): "/b"}
 
 
-def test_a_refused_route_is_told_with_the_words_of_envoy() -> None:
+def test_a_refused_route_is_reported_with_the_message_of_envoy() -> None:
     envoy = Refusing("/a", REFUSED)
 
     envoy.settle()
@@ -140,7 +140,7 @@ def test_a_route_is_not_condemned_for_the_company_it_came_in() -> None:
         envoy.edit(1, "/b")
 
 
-def test_a_mended_route_is_served_and_no_longer_told() -> None:
+def test_a_mended_route_is_served_and_no_longer_reported() -> None:
     envoy = Refusing("/a", "/b")
     envoy.settle()
     envoy.edit(0, REFUSED)
@@ -151,7 +151,7 @@ def test_a_mended_route_is_served_and_no_longer_told() -> None:
     assert envoy.serves[host(0)] == "/mended"
 
 
-def test_a_refused_route_that_is_deleted_is_no_longer_told() -> None:
+def test_a_refused_route_that_is_deleted_is_no_longer_reported() -> None:
     """It was in no table, so its end changes none, and Envoy has nothing to say of it."""
     envoy = Refusing("/a", REFUSED)
     envoy.settle()
@@ -234,7 +234,7 @@ def test_a_fleet_that_is_gone_is_forgotten() -> None:
 
 
 def test_a_table_that_is_gone_is_forgotten() -> None:
-    """Its routes may be served elsewhere, and nobody is to be told that they are refused."""
+    """Its routes may be served elsewhere, so no status may say that they are refused."""
     envoy = Refusing("/a", REFUSED)
     envoy.settle()
 

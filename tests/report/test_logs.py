@@ -31,11 +31,11 @@ def _restored() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
 
 
 def test_elsewhere_than_in_a_terminal_an_event_is_a_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = json.loads(logged(monkeypatch, terminal=False).splitlines()[-1])
+    event = json.loads(logged(monkeypatch, terminal=False).splitlines()[-1])
 
-    assert told["event"] == "envoy.ready"
-    assert told["level"] == "info"
-    assert told["gateway"] == "default/web"
+    assert event["event"] == "envoy.ready"
+    assert event["level"] == "info"
+    assert event["gateway"] == "default/web"
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
@@ -44,17 +44,17 @@ def test_in_a_terminal_it_is_text_with_colours_unless_unwanted(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
 
-    told = logged(monkeypatch, terminal=True)
+    output = logged(monkeypatch, terminal=True)
 
-    assert "envoy.ready" in told
-    assert ("\x1b[" in told) is (no_color == "")
+    assert "envoy.ready" in output
+    assert ("\x1b[" in output) is (no_color == "")
 
 
 def test_the_form_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = logged(monkeypatch, terminal=False, form="text")
+    output = logged(monkeypatch, terminal=False, form="text")
 
-    assert "gateway=default/web" in told
-    assert "\x1b[" not in told
+    assert "gateway=default/web" in output
+    assert "\x1b[" not in output
 
 
 def test_a_log_that_nobody_reads_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_what_was_logged_is_written_before_the_end(monkeypatch: pytest.MonkeyPat
         assert [json.loads(line)["n"] for line in out] == list(range(101))
 
 
-def test_details_are_told_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_details_are_logged_for_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "detail" not in logged(monkeypatch, terminal=False)
     assert "detail" in logged(monkeypatch, terminal=False, debug=True)
 

@@ -39,7 +39,7 @@ async def test_manifests_with_a_fault_are_not_put_in_force(folder: Path) -> None
             assert Ref.of(Backend, "default", "up") not in running.world.store.held()
 
 
-async def test_text_that_is_no_yaml_is_told(folder: Path) -> None:
+async def test_text_that_is_no_yaml_is_reported(folder: Path) -> None:
     async with Laptop(run_dir=folder) as running:
         with pytest.raises(ManifestError):
             await running.apply("kind: [")
@@ -209,7 +209,9 @@ async def test_files_are_read_again_after_a_bug(folder: Path, monkeypatch: pytes
                 await until(lambda ref=ref: ref in running.world.store.held())
 
 
-async def test_a_status_that_turns_bad_is_told_once_with_its_place_and_so_is_its_end(folder: Path) -> None:
+async def test_a_status_that_turns_bad_is_reported_once_with_its_place_and_so_is_its_end(
+    folder: Path,
+) -> None:
     manifests, backend = folder / "app.yaml", folder / "backend.yaml"
     manifests.write_text(app(8080, 1))
     (folder / "run").mkdir(mode=0o700)
@@ -252,7 +254,7 @@ async def test_what_was_loaded_counts_resources_and_changes_apart(folder: Path) 
     assert counts == [(1, 2, 2), (1, 2, 1)]
 
 
-async def test_a_reference_that_leads_nowhere_is_told_when_its_target_goes(folder: Path) -> None:
+async def test_a_reference_that_leads_nowhere_is_reported_when_its_target_goes(folder: Path) -> None:
     """And once: with its place, in the log and in the report."""
     route, gateway = folder / "route.yaml", folder / "gateway.yaml"
     sound, _, attached = app(8080, 1).split("\n---\n")

@@ -58,7 +58,7 @@ def of(events: list[Any], name: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == name]
 
 
-def test_a_fault_is_told_once_wherever_it_moves_to(events: list[Any]) -> None:
+def test_a_fault_is_reported_once_wherever_it_moves_to(events: list[Any]) -> None:
     run, faulty = Run(), ROUTE.replace("parentRefs", "parentRef")
 
     run.write(a=faulty)
@@ -69,7 +69,7 @@ def test_a_fault_is_told_once_wherever_it_moves_to(events: list[Any]) -> None:
     assert "parentRef" in event["message"]
 
 
-def test_the_end_of_all_faults_is_told(events: list[Any]) -> None:
+def test_the_end_of_all_faults_is_reported(events: list[Any]) -> None:
     run = Run()
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), a="kind: [", b="kind: [")
 
@@ -80,7 +80,7 @@ def test_the_end_of_all_faults_is_told(events: list[Any]) -> None:
     assert len(of(events, "manifests.mended")) == 1
 
 
-def test_a_reference_that_leads_nowhere_is_told_with_its_place(events: list[Any]) -> None:
+def test_a_reference_that_leads_nowhere_is_reported_with_its_place(events: list[Any]) -> None:
     run = Run()
 
     run.write(route=ROUTE)
@@ -143,7 +143,7 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
     ]
 
 
-def test_a_condition_of_several_references_is_told_in_one_line(events: list[Any]) -> None:
+def test_a_condition_of_several_references_is_reported_in_one_line(events: list[Any]) -> None:
     Run().log.transitions([turn(message="It does not exist.\nspec.rules[1]: Nor does this.")])
 
     (event,) = of(events, "status.degraded")
@@ -169,7 +169,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
     assert event["at"] == f"route:5:{column}"
 
 
-def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
+def test_a_condition_that_is_well_again_is_reported(events: list[Any]) -> None:
     """Of what came by a call there is no place to tell."""
     Run().log.transitions([turn(bad=False)])
 
@@ -178,7 +178,7 @@ def test_a_condition_that_is_well_again_is_told(events: list[Any]) -> None:
     assert "at" not in event
 
 
-def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list[Any]) -> None:
+def test_of_very_many_conditions_some_are_logged_and_the_rest_counted(events: list[Any]) -> None:
     """A backend that thousands share is missing: the terminal stays readable."""
     Run().log.transitions([turn(n) for n in range(1, 5001)])
 
@@ -187,7 +187,7 @@ def test_of_very_many_conditions_some_are_told_and_the_rest_counted(events: list
     assert more["count"] == 5000 - MOST_LOGGED
 
 
-def test_where_listeners_can_be_asked_is_told_once_for_as_long_as_they_can(events: list[Any]) -> None:
+def test_where_listeners_can_be_asked_is_reported_once_for_as_long_as_they_can(events: list[Any]) -> None:
     log = Run().log
 
     log.serving(("http://a",))
@@ -223,7 +223,7 @@ def test_of_thousands_of_faults_the_errors_come_first_and_the_rest_is_counted(ev
     assert (last["event"], last["count"]) == ("manifest.more", 1)
 
 
-def test_a_bug_that_was_contained_is_told_once(events: list[Any]) -> None:
+def test_a_bug_that_was_contained_is_reported_once(events: list[Any]) -> None:
     log, failed = Run().log, Failed("plan", "(x)", "a1b2", "KeyError: 'x'", "Traceback")
 
     log.failures([failed])

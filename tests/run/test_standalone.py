@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.envoy
-async def test_a_gateway_that_is_told_to_stop_leaves_nothing_behind(folder: Path) -> None:
+async def test_a_gateway_that_is_asked_to_stop_leaves_nothing_behind(folder: Path) -> None:
     """SIGTERM to this very process: it is what a terminal and a container send."""
     port, seen = free_port(), list[dict[str, Any]]()
 

@@ -31,7 +31,7 @@ async def test_the_report_travels_over_a_socket(folder: Path) -> None:
     assert [r["kind"] for r in report["resources"]] == ["GatewayClass"]
 
 
-async def test_a_report_of_thousands_is_told_in_parts(folder: Path) -> None:
+async def test_a_report_of_thousands_is_sent_in_parts(folder: Path) -> None:
     """Endpoints that change do not wait for somebody who looks at statuses."""
     routes = [m.route(f"app-{n}", f"[{{{m.to('up')}}}]") for n in range(3 * RESOURCES_AT_ONCE)]
     gateway = m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]")

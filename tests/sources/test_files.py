@@ -120,7 +120,7 @@ class TestLoad:
 
         assert set(load([tmp_path]).batch) == {A}
 
-    def test_the_place_of_a_fault_is_told_as_the_path_was_given(
+    def test_the_place_of_a_fault_is_reported_with_the_path_as_it_was_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "m").mkdir()
@@ -146,7 +146,7 @@ class TestLoad:
         )
         assert "moongate quickstart --show" in str(diagnostic)
 
-    def test_a_file_that_is_no_utf8_is_told_where(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_utf8_is_reported_with_the_place(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_bytes(b"a: 1\nb: \xff\n")
 
         (diagnostic,) = load([tmp_path]).diagnostics
@@ -161,7 +161,7 @@ class TestLoad:
         assert set(load([tmp_path]).batch) == {A}
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_a_file_that_may_not_be_read_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_that_may_not_be_read_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a"))
         (tmp_path / "a.yaml").chmod(0)
 
@@ -318,7 +318,7 @@ class TestWatch:
 
         assert all(None not in batch.values() for batch in watched.batches)
 
-    async def test_a_broken_file_keeps_its_resources_and_is_told(self, tmp_path: Path) -> None:
+    async def test_a_broken_file_keeps_its_resources_and_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text(backend("a", 1))
 
         async with watching(tmp_path) as watched:

@@ -282,7 +282,7 @@ class TestRepetition:
 
         assert ports(folder) == {"a": 3}
 
-    def test_two_in_one_file_are_told_even_if_their_texts_are_equal(self) -> None:
+    def test_two_in_one_file_are_reported_even_if_their_texts_are_equal(self) -> None:
         folder = Folder()
 
         folder.update("a.yaml", "---\n" + stream(backend("a"), backend("a")))
@@ -290,7 +290,7 @@ class TestRepetition:
         assert only(folder).place == Place("a.yaml", 15, 9)
         assert "a.yaml:5:9" in only(folder).problem.message
 
-    def test_two_configurations_are_told(self) -> None:
+    def test_two_configurations_are_reported(self) -> None:
         folder = Folder()
         text = (
             "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\nprovider: {type: Kubernetes}\n"
@@ -382,7 +382,7 @@ class TestSecurityPoliciesWithFaults:
 
         assert type(mended) is SecurityPolicy
 
-    def test_another_fault_is_told_in_place_of_the_first(self) -> None:
+    def test_another_fault_is_reported_in_place_of_the_first(self) -> None:
         folder = Folder()
         folder.update("a.yaml", locked(SLIP))
 

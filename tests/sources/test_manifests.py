@@ -72,7 +72,7 @@ def only(folder: Folder) -> Diagnostic:
         ),
     ],
 )
-def test_a_fault_is_told_with_its_place(text: str, line: str) -> None:
+def test_a_fault_is_reported_with_its_place(text: str, line: str) -> None:
     folder = Folder()
 
     assert folder.update("f.yaml", text) == {}
@@ -81,7 +81,7 @@ def test_a_fault_is_told_with_its_place(text: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(kind for group, kind in UNBUILT_KINDS if group == GATEWAY_GROUP))
-def test_a_kind_that_is_not_built_yet_is_told(kind: str) -> None:
+def test_a_kind_that_is_not_built_yet_is_reported(kind: str) -> None:
     folder = Folder()
 
     folder.update(
@@ -100,7 +100,7 @@ def test_a_kind_that_a_gateway_has_no_use_for_is_passed_over() -> None:
     assert only(folder).severity == "info"
 
 
-def test_a_kind_in_a_wrong_group_is_told() -> None:
+def test_a_kind_in_a_wrong_group_is_reported() -> None:
     folder = Folder()
 
     folder.update("f.yaml", "apiVersion: networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}\n")
@@ -118,7 +118,7 @@ def test_a_misspelt_core_kind_is_an_error() -> None:
     assert "Did you mean 'Service'?" in only(folder).problem.message
 
 
-def test_a_field_without_effect_is_told_where_it_stands() -> None:
+def test_a_field_without_effect_is_reported_where_it_stands() -> None:
     """It is in force for the rest, so only a warning keeps its author from relying on it."""
     folder = Folder()
 

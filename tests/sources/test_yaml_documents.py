@@ -72,7 +72,7 @@ def test_a_tab_is_shown_where_it_stands() -> None:
         ("spec:\n  {{- toYaml .Values.x | nindent 2 }}\n  a: b\n", 2, 5),
     ],
 )
-def test_a_helm_template_is_told_from_a_manifest(text: str, line: int, column: int) -> None:
+def test_a_helm_template_is_distinguished_from_a_manifest(text: str, line: int, column: int) -> None:
     problem = fault(text)
 
     assert problem[:2] == (line, column)

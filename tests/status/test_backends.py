@@ -54,14 +54,14 @@ def test_a_backend_that_can_be_used_is_accepted() -> None:
         ("{endpoints: [{fqdn: {hostname: 10.0.0.1, port: 80}}]}", "'10.0.0.1' is an IP address"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_told(spec: str, part: str) -> None:
+def test_an_address_that_leads_nowhere_is_reported(spec: str, part: str) -> None:
     refused = accepted(spec)
 
     assert (refused.status, refused.reason) == ("False", "Invalid")
     assert part in refused.message
 
 
-def test_a_wildcard_in_a_backend_that_a_cluster_holds_already_is_told() -> None:
+def test_a_wildcard_in_a_backend_that_a_cluster_holds_already_is_reported() -> None:
     """Admission refuses it; an object that is older than the rule comes past."""
     spec = BackendSpec(endpoints=(BackendEndpoint(fqdn=FQDNEndpoint(hostname="*.example.com", port=80)),))
     backend = Backend(metadata=ObjectMeta(name="app", namespace="default"), spec=spec)

@@ -22,7 +22,7 @@ def test_a_message_fits_into_a_status() -> None:
     assert len(sentence("x" * (MAX_MESSAGE + 10))) == MAX_MESSAGE
 
 
-def test_every_problem_is_told_and_the_first_gives_the_reason() -> None:
+def test_every_problem_is_reported_and_the_first_gives_the_reason() -> None:
     judged = accepted([Problem("spec.a", "No.", "First"), Problem("", "Neither.", "Second")], 3)
 
     assert (judged.status, judged.reason, judged.observed_generation) == ("False", "First", 3)

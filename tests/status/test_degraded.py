@@ -43,7 +43,7 @@ def degraded(kind: str, *manifests: str) -> list[Degradation]:
     ]
 
 
-def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
+def test_a_listener_without_its_secret_is_reported_at_the_listener() -> None:
     """And not that it is therefore not programmed."""
     (degradation,) = degraded("Gateway", gateway(http("web"), https("tls", "nowhere")))
 
@@ -57,7 +57,7 @@ def test_a_listener_without_its_secret_is_told_at_the_listener() -> None:
     assert degradation.severity == "error"
 
 
-def test_a_route_is_told_at_each_of_its_parents() -> None:
+def test_a_route_is_reported_at_each_of_its_parents() -> None:
     by_part = {(t.part, t.condition): t for t in degraded("HTTPRoute", gateway(http("web")), ROUTE)}
 
     missing, nowhere = by_part["parent eg/web", "ResolvedRefs"], by_part["parent eg/none", "Accepted"]
@@ -66,7 +66,7 @@ def test_a_route_is_told_at_each_of_its_parents() -> None:
     assert (nowhere.at, nowhere.problem.path) == ("spec.parentRefs[1]", "spec.parentRefs[1]")
 
 
-def test_a_policy_is_told_at_its_targets() -> None:
+def test_a_policy_is_reported_at_its_targets() -> None:
     degradation, *_ = degraded("SecurityPolicy", gateway(http("web")), ROUTE, POLICY)
 
     assert degradation.part.startswith("ancestor ")
@@ -75,7 +75,7 @@ def test_a_policy_is_told_at_its_targets() -> None:
 
 
 @pytest.mark.parametrize("others", [False, True])
-def test_not_programmed_is_told_where_nothing_else_tells_why(others: bool) -> None:
+def test_not_programmed_is_reported_where_nothing_else_gives_the_reason(others: bool) -> None:
     conditions = [_condition("Programmed")] + ([_condition("ResolvedRefs")] if others else [])
 
     types = [t.condition for t in degradations(worlds.gateway(), GatewayStatus(conditions=tuple(conditions)))]
@@ -83,7 +83,7 @@ def test_not_programmed_is_told_where_nothing_else_tells_why(others: bool) -> No
     assert types == (["ResolvedRefs"] if others else ["Programmed"])
 
 
-def test_a_status_that_is_older_than_its_resource_is_told_all_the_same() -> None:
+def test_a_status_that_is_older_than_its_resource_is_reported_all_the_same() -> None:
     """While the world settles, a resource may be newer than what is said of it."""
     gone = ListenerStatus(
         name="gone", supported_kinds=(), attached_routes=0, conditions=(_condition("Accepted"),)

@@ -59,7 +59,7 @@ def conditions(status: Any) -> list[Condition]:
 
 
 @pytest.mark.parametrize("ref", [ref for ref in ALL if KINDS[ref.group, ref.kind] in STATUSES], ids=str)
-def test_a_status_that_could_never_be_told_says_why(ref: Ref) -> None:
+def test_a_status_that_could_never_be_computed_says_why(ref: Ref) -> None:
     """It is that of a resource of ours, so nobody else would say anything."""
     with faulty():
         world = World()
@@ -91,7 +91,7 @@ def test_a_status_keeps_what_it_said_beside_the_failure(ref: Ref) -> None:
         ]
 
 
-def test_a_policy_whose_targets_cannot_be_told_says_so_at_those_that_it_names() -> None:
+def test_a_policy_whose_targets_are_unknown_says_so_at_those_that_it_names() -> None:
     """Nothing was in force of it before, and its Gateway may be open because of that."""
     with faulty():
         policy = next(ref for ref in ALL if ref.kind == "SecurityPolicy")

@@ -114,7 +114,7 @@ def test_a_gateway_of_another_controller_has_no_status_of_ours() -> None:
     assert gateway_status(core.db, EG) is None
 
 
-def test_an_access_log_that_cannot_be_read_is_told_while_the_gateway_serves() -> None:
+def test_an_access_log_that_cannot_be_read_is_reported_while_the_gateway_serves() -> None:
     matches = (
         "{telemetry: {accessLog: {settings: [{matches: [')'], sinks: [{type: File, file: {path: /x}}]}]}}}"
     )

@@ -204,7 +204,7 @@ def test_a_conflict_at_one_target_leaves_the_others_in_force() -> None:
 
 
 @pytest.mark.parametrize("make", [btp, ctp, security])
-def test_a_listener_that_does_not_exist_is_told(make: Any) -> None:
+def test_a_listener_that_does_not_exist_is_reported(make: Any) -> None:
     subject = make("limits", "Gateway/eg/c")
     core = Core(TWO, subject)
 
@@ -213,7 +213,7 @@ def test_a_listener_that_does_not_exist_is_told(make: Any) -> None:
     assert message(core, subject, "Accepted") == expected
 
 
-def test_a_rule_that_does_not_exist_is_told() -> None:
+def test_a_rule_that_does_not_exist_is_reported() -> None:
     subject = btp("limits", "HTTPRoute/shop/pay")
     core = Core(TWO, route("shop", rules=["buy"]), subject)
 
@@ -316,7 +316,7 @@ def test_a_field_without_effect_keeps_a_policy_from_being_accepted() -> None:
     assert "spec.telemetry is not supported" in text
 
 
-def test_a_setting_that_is_wrong_is_told_with_its_path() -> None:
+def test_a_setting_that_is_wrong_is_reported_with_its_path() -> None:
     subject = security("users", "HTTPRoute/shop", basicAuth={"users": {"name": "missing"}})
     core = Core(TWO, route("shop", "eg/a", "eg/b"), subject)
 
@@ -335,7 +335,7 @@ def test_a_security_policy_fails_for_what_its_parent_asks_and_nobody_enforces() 
     assert f"spec.{PROTECTIONS[0]}" in message(core, subject, "Accepted")
 
 
-def test_deprecated_fields_are_told_with_their_successors() -> None:
+def test_deprecated_fields_are_reported_with_their_successors() -> None:
     target = reference("Gateway/eg")
     validation = {"clientValidation": {"optional": True}}
     subject = ctp("old", targetRef=target, enableProxyProtocol=False, tls=validation)
@@ -348,7 +348,7 @@ def test_deprecated_fields_are_told_with_their_successors() -> None:
     )
 
 
-def test_a_policy_that_holds_nothing_is_not_told_what_is_deprecated() -> None:
+def test_a_policy_without_effect_has_no_warning_about_deprecated_fields() -> None:
     subject = btp("b", targetRef=reference("Gateway/eg"))
     core = Core(TWO, btp("a", "Gateway/eg"), subject)
 
@@ -419,7 +419,7 @@ def test_a_route_that_gets_a_policy_runs_one_part_of_the_gateways() -> None:
     assert ran["policy_status"] == 1
 
 
-def test_overrides_are_told_once_however_many_policies_a_route_has() -> None:
+def test_overrides_are_reported_once_however_many_policies_a_route_has() -> None:
     core = Core(
         TWO, route("shop", rules=["pay"]), btp("own", "HTTPRoute/shop"), btp("rule", "HTTPRoute/shop/pay")
     )

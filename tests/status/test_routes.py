@@ -91,7 +91,7 @@ def test_reasons_of_several_references_are_joined() -> None:
     )
 
 
-def test_a_backend_without_endpoints_is_told_apart() -> None:
+def test_a_backend_without_endpoints_has_a_reason_of_its_own() -> None:
     core = core_of(rule("", SHOP, "{name: empty, port: 80}"))
 
     assert verdicts(core) == {**FINE, "BackendsAvailable": "!EndpointsNotFound"}

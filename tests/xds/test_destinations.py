@@ -228,7 +228,7 @@ def test_a_backend_elsewhere_needs_a_grant() -> None:
 
 
 @pytest.mark.parametrize("group", ["apps", "example.com"])
-def test_a_kind_that_no_backend_has_is_told_before_a_missing_grant(group: str) -> None:
+def test_a_kind_that_no_backend_has_is_reported_before_a_missing_grant(group: str) -> None:
     fields = rule("", f"{{group: {group}, kind: Pod, name: shop, namespace: other, port: 80}}")
 
     assert reasons(destination_of(fields=fields)) == ["InvalidKind"]
@@ -295,7 +295,7 @@ def test_clusters_of_several_listeners_are_listed_once() -> None:
     ]
 
 
-def test_a_route_whose_clusters_cannot_be_told_does_not_take_those_of_others_along() -> None:
+def test_a_route_whose_clusters_are_unknown_does_not_take_those_of_others_along() -> None:
     core = Core(gateway(http("web")), service(), *(http_route(name=f"r{n}") for n in range(3)))
     broken = get(core.db, HTTPRoute, route_ref("r1"))
     assert broken is not None
