@@ -106,14 +106,15 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     )
 
 
+def chain_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:
+    """Every chain group of a fleet, each with its Envoy listener."""
+    return ((envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups)
+
+
 @query
 def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     """The route configurations of a fleet: one for an HTTPS listener, one for the HTTP ones of a port."""
-    return tuple(
-        RouteTable(group.name, group.members)
-        for envoy in envoy_listeners(db, fleet)
-        for group in envoy.groups
-    )
+    return tuple(RouteTable(group.name, group.members) for _, group in chain_groups(db, fleet))
 
 
 @query
@@ -126,11 +127,8 @@ def table_of(db: Db, listener: ListenerId) -> TableId | None:
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
     """The Envoy listener with the chain that asks for a route configuration, and whose chain it is."""
-    for envoy in envoy_listeners(db, table.fleet):
-        for group in envoy.groups:
-            if group.name == table.name:
-                return envoy.name, group.members
-    return None
+    groups = chain_groups(db, table.fleet)
+    return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
 
 
 def _groups(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from moongate.attach.envoy_listeners import RouteTable, envoy_listeners
+from moongate.attach.envoy_listeners import RouteTable, chain_groups
 from moongate.attach.fleets import bind_addresses
 from moongate.attach.listeners import listener_at
 from moongate.attach.routes import wider
@@ -74,8 +74,7 @@ def placed_tables(db: Db, fleet: FleetId) -> tuple[PlacedTable, ...]:
             bind_addresses(db, fleet),
             RouteTable(group.name, group.members),
         )
-        for envoy in envoy_listeners(db, fleet)
-        for group in envoy.groups
+        for envoy, group in chain_groups(db, fleet)
     )
 
 
