@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import structs
 
 from moongate.api.base import FleetId, Ref, Resource
@@ -11,11 +12,11 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, GatewayClass, GatewaySpec
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
-from moongate.engine import Db, query
-from moongate.fleet_inventory import Call, Patches
 from moongate.status.gateways import GatewayStatus
 from moongate.world import World
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+from tests import patching
+from tests.patching import patch
 from tests.strategies import resource
 from tests.test_law import flat
 from tests.worlds import (
@@ -151,35 +152,12 @@ def test_gateways_that_part_have_a_fleet_each() -> None:
 
 # -- patches -----------------------------------------------------------------
 
-NAMED = "named by patches"
-REFUSED = "refused patch"
-
-
-@query
-def patched_names(db: Db, _fleet: FleetId) -> tuple[tuple[str, str], ...]:
-    return db.read(NAMED) or ()
-
-
-@query
-def with_more_connections(
-    db: Db, _fleet: FleetId, _type_url: str, name: str, built_by: Call
-) -> XdsResource | None:
-    """A trial patch: it sets one field of a cluster, unless Envoy has refused that."""
-    builder, args = built_by
-    built: XdsResource | None = builder(db, *args)
-    if built is None or db.read(REFUSED):
-        return built
-    cluster = Cluster.FromString(built.body)
-    cluster.per_connection_buffer_limit_bytes.value = 77
-    return XdsResource.of(CLUSTER, name, encode(cluster))
-
-
-PATCHES = Patches(patched_names, with_more_connections)
 SHARED = "service/default/s0/8080/http"
+MORE = patch("more", Cluster(per_connection_buffer_limit_bytes=UInt32Value(value=77)))
 
 
 def patched_world() -> World:
-    world = World(patches=PATCHES)
+    world = World(patches=patching.TRIAL)
     world.apply({each.ref: each for each in routes_with_services(2)})
     world.pull()
     return world
@@ -195,11 +173,11 @@ def test_a_patch_changes_the_resource_that_it_names_and_no_other() -> None:
     world = patched_world()
     before = flat(world)
 
-    world.write(NAMED, ((CLUSTER, SHARED),))
+    patching.put(world, CLUSTER, SHARED, MORE)
     (changed,) = world.pull().put["default/eg"]
 
     assert (changed.name, limit(world)) == (SHARED, 77)
-    world.write(NAMED, None)
+    patching.put(world, CLUSTER, SHARED)
     world.pull()
     assert flat(world) == before
 
@@ -207,13 +185,13 @@ def test_a_patch_changes_the_resource_that_it_names_and_no_other() -> None:
 def test_where_nothing_is_patched_nothing_runs_for_it() -> None:
     world = patched_world()
 
-    assert world.db.counts["with_more_connections"] == 0
+    assert not {"patched", "in_force", "patches_of"} & world.db.counts.keys()
     assert world.db.counts["patched_names"] == 1, "once for the fleet"
 
 
 def test_a_patched_resource_follows_what_it_is_built_from() -> None:
     world = patched_world()
-    world.write(NAMED, ((CLUSTER, SHARED), (CLUSTER, "not there")))
+    patching.put(world, CLUSTER, SHARED, MORE)
     world.pull()
 
     world.apply({route(0).ref: None})
@@ -225,13 +203,33 @@ def test_a_patched_resource_follows_what_it_is_built_from() -> None:
     assert limit(world) == 77
 
 
-def test_a_patch_that_envoy_refuses_can_be_kept_out() -> None:
-    """By a cell, as a route is; it waits for no edit of anybody."""
+def test_a_patch_of_what_is_not_there_changes_nothing() -> None:
     world = patched_world()
-    world.write(NAMED, ((CLUSTER, SHARED),))
+    before = flat(world)
+
+    patching.put(world, CLUSTER, "not there", MORE)
     world.pull()
 
-    world.write(REFUSED, value=True)
-    (changed,) = world.pull().put["default/eg"]
+    assert flat(world) == before
 
-    assert (changed.name, limit(world)) == (SHARED, 32768)
+
+def test_it_is_known_by_which_patches_a_resource_was_changed() -> None:
+    """Whoever looks for what Envoy refuses has to know what it was sent."""
+    world = patched_world()
+    at = (EG_FLEET, CLUSTER, SHARED)
+    assert (world.patched(*at), world.patches(*at)) == (None, ())
+
+    patching.put(world, CLUSTER, SHARED, MORE)
+    world.pull()
+    (form,) = world.patches(*at)
+    assert form.patch == MORE
+
+    same_effect = patch("other", Cluster.FromString(MORE.body))
+    patching.put(world, CLUSTER, SHARED, same_effect)
+    assert not world.pull().put
+    (form,) = world.patches(*at)
+    assert form.patch == same_effect
+
+    patching.put(world, CLUSTER, SHARED)
+    world.pull()
+    assert (world.patched(*at), world.patches(*at)) == (None, ())

@@ -17,9 +17,8 @@ While all Gateways of a fleet are rejected, its Envoys keep all they have.
 Patches
 =======
 What changes a resource after it was built, as an EnvoyPatchPolicy does, is one query around the one that
-builds it (``Patches``). Only the resources that some patch names have it, so it costs nothing where nothing
-patches. It fails, is kept, and is refused by Envoy as any resource is; like the builders of routes it may
-read from a cell that Envoy refused it, and then answer with what was built.
+builds it (``xds.patches``). Only the resources that some patch names have it, so it costs nothing where
+nothing patches.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
-from msgspec import Struct
 
 from moongate import names
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
-from moongate.xds import clusters, destinations, listeners, local, routes, secrets
+from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.draining import draining_tables
+from moongate.xds.patches import Patched
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
     from moongate.xds.cluster_keys import ResourceKey
+    from moongate.xds.patches import Call, Form, Patches
 
 INVENTORY, RESOURCE, STATUS = 1, 2, 3
 """Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
@@ -60,21 +60,8 @@ JOINED_FROM: Final[Mapping[str, Callable[[Db, FleetId, str], tuple[Any, ...]]]] 
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
-Call: TypeAlias = "tuple[Query[..., Any], tuple[Any, ...]]"
 _Part: TypeAlias = "tuple[Hashable, Iterable[Named] | None]"
 _Parts: TypeAlias = "Mapping[Hashable, Mapping[tuple[str, str], Call]]"
-
-
-class Patches(Struct, frozen=True):
-    """Queries that change resources after they were built.
-
-    Args:
-        names: the ``(type URL, name)`` of the resources of a fleet that are changed.
-        patched: one of these as it is to be; takes fleet, type URL, name, and the call that builds it.
-    """
-
-    names: Query[[FleetId], tuple[tuple[str, str], ...]]
-    patched: Query[[FleetId, str, str, Call], XdsResource | None]
 
 
 class Observers:
@@ -152,10 +139,10 @@ class Outbox:
         return {fleet: put.get(fleet, ()) + endpoints.get(fleet, ()) for fleet in put | endpoints}, gone
 
 
-class _Entry:
+class Entry:
     """One resource of a fleet: who names it, and how it was last built."""
 
-    __slots__ = ("built_by", "call", "held", "key", "parts", "root", "users", "waits")
+    __slots__ = ("built_by", "call", "held", "key", "parts", "patches", "root", "users", "waits")
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -169,6 +156,13 @@ class _Entry:
         """Until ``Outbox.takes`` is more, endpoints go with all else: they are new, or their use changes."""
         self.parts: tuple[Any, ...] = ()
         """What ``held`` was joined from, if it is joined."""
+        self.patches: tuple[Form, ...] = ()
+        """What ``held`` was changed by."""
+
+    @property
+    def target(self) -> Patched | None:
+        """What patches change of it, if there are any."""
+        return self.call[1][0] if self.call is not None and self.call[0] is patches.patched else None
 
 
 class _Inventory:
@@ -192,10 +186,10 @@ class FleetInventory:
     """The inventories and resources of one fleet."""
 
     def __init__(
-        self, observers: Observers, outbox: Outbox, fleet: FleetId, patches: Patches | None = None
+        self, observers: Observers, outbox: Outbox, fleet: FleetId, changed_by: Patches | None = None
     ) -> None:
-        self.resources: dict[tuple[str, str], _Entry] = {}
-        self._patches = patches
+        self.resources: dict[tuple[str, str], Entry] = {}
+        self._patches = changed_by
         self._patched: frozenset[tuple[str, str]] = frozenset()
         self._observers = observers
         self._outbox = outbox
@@ -204,8 +198,8 @@ class FleetInventory:
         self._inventories: dict[Root[Any], _Inventory] = {}
         self._passed_over: dict[Root[Any], None] = {}
         self._others = [observers.observe(keeps_what_it_has, (fleet,), INVENTORY, self._accepted)]
-        if patches is not None:
-            self._others.append(observers.observe(patches.names, (fleet,), INVENTORY, self._name_patched))
+        if changed_by is not None:
+            self._others.append(observers.observe(changed_by.names, (fleet,), INVENTORY, self._name_patched))
         self._inventory(listeners.listener_names, (fleet,), self._listeners)
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
@@ -324,17 +318,18 @@ class FleetInventory:
     def _use(self, key: tuple[str, str], call: Call) -> None:
         entry = self.resources.get(key)
         if entry is None:
-            entry = self.resources[key] = _Entry(key)
+            entry = self.resources[key] = Entry(key)
         entry.users += 1
         entry.built_by = call
         self._observe(entry)
 
-    def _observe(self, entry: _Entry) -> None:
+    def _observe(self, entry: Entry) -> None:
         """Observe what makes a resource: its own query, or the one around it where it is patched."""
         key, call = entry.key, entry.built_by
         assert call is not None, "a resource that is used is built by some query"
         if self._patches is not None and key in self._patched:
-            call = self._patches.patched, (self._fleet, *key, call)
+            target = Patched(self._patches, self._fleet, *key, key[0] in JOINED_FROM, call)
+            call = patches.patched, (target,)
         if entry.call == call:
             return
         # A name may pass to something else, as that of a mirror's cluster does when the mirror moves.
@@ -364,10 +359,14 @@ class FleetInventory:
                 self._outbox.drop(self._name, key)
             del self.resources[key]
 
-    def _built(self, entry: _Entry, root: Root[Any]) -> None:
+    def _built(self, entry: Entry, root: Root[Any]) -> None:
         type_url, name = entry.key
         value: XdsResource | Failed | None = root.value
-        if isinstance(value, Failed) or value == entry.held:
+        if isinstance(value, Failed):
+            return
+        # Another patch may have the same effect.
+        entry.patches = self._patches_of(entry)
+        if value == entry.held:
             return
         if value is None and self._passes_over(root):
             return
@@ -381,6 +380,13 @@ class FleetInventory:
         else:
             waits = max(entry.waits, self._waits) == self._outbox.takes
             self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
+
+    def _patches_of(self, entry: Entry) -> tuple[Form, ...]:
+        """The patches that a resource which was just built is changed by."""
+        if entry.target is None:
+            return ()
+        forms = patches.in_force.attempt(self._observers.db, entry.target)
+        return () if isinstance(forms, Failed) else forms
 
 
 def _built_from(key: ResourceKey) -> Iterator[Named]:

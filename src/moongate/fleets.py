@@ -38,7 +38,7 @@ from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
-from moongate.quarantine import JOINED, Quarantine
+from moongate.quarantine import Quarantine
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
@@ -429,7 +429,7 @@ class Fleets:
         about = (fleet.id, rejection.type_url, rejection.name)
         current = self._world.resource(*about)
         changed = current is None or current.version != rejection.version
-        return rejection.type_url in JOINED and (changed or self._quarantine.is_searching(*about))
+        return self._quarantine.searches(*about) and (changed or self._quarantine.is_searching(*about))
 
     def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
         served = self._served(fleet)

@@ -55,9 +55,10 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.engine import Demand, Query, Root
-    from moongate.fleet_inventory import Patches
+    from moongate.fleet_inventory import Entry
     from moongate.problem import Problem
     from moongate.store.store import AnyIndex
+    from moongate.xds.patches import Form, Patched, Patches
 
 INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.CLASSES,
@@ -289,23 +290,34 @@ class World:
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
-        inventory = self._fleets.get(fleet)
-        entry = inventory.resources.get((type_url, name)) if inventory is not None else None
+        entry = self._entry(fleet, type_url, name)
         return entry.held if entry is not None else None
 
     def names_resource(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a fleet is to have a resource of that name, as last settled."""
-        inventory = self._fleets.get(fleet)
-        return inventory is not None and (type_url, name) in inventory.resources
+        return self._entry(fleet, type_url, name) is not None
 
     def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
         """What a joined resource, as last settled, was joined from.
 
         A part that did not change is the same object.
         """
-        inventory = self._fleets.get(fleet)
-        entry = inventory.resources.get((type_url, name)) if inventory is not None else None
+        entry = self._entry(fleet, type_url, name)
         return entry.parts if entry is not None else ()
+
+    def patches(self, fleet: FleetId, type_url: str, name: str) -> tuple[Form, ...]:
+        """What a resource, as last settled, was changed by after it was built."""
+        entry = self._entry(fleet, type_url, name)
+        return entry.patches if entry is not None else ()
+
+    def patched(self, fleet: FleetId, type_url: str, name: str) -> Patched | None:
+        """What patches of a resource change; ``None`` when it is not patched."""
+        entry = self._entry(fleet, type_url, name)
+        return entry.target if entry is not None else None
+
+    def _entry(self, fleet: FleetId, type_url: str, name: str) -> Entry | None:
+        inventory = self._fleets.get(fleet)
+        return inventory.resources.get((type_url, name)) if inventory is not None else None
 
     def statuses(self) -> Mapping[Ref, Struct]:
         """All statuses that there are, as last handed out."""

@@ -7,6 +7,5 @@
 from __future__ import annotations
 
 from moongate.quarantine.quarantine import Quarantine, Refusal
-from moongate.quarantine.search import JOINED
 
-__all__ = ["JOINED", "Quarantine", "Refusal"]
+__all__ = ["Quarantine", "Refusal"]

@@ -71,6 +71,10 @@ class Quarantine:
         """Whether something was noted that no review has looked at."""
         return bool(self._news)
 
+    def searches(self, fleet: FleetId, type_url: str, name: str) -> bool:
+        """Whether anything of a resource can be kept out of it."""
+        return type_url in JOINED or self._world.patched(fleet, type_url, name) is not None
+
     def connected(self, fleet: FleetId, node: str) -> None:
         """An Envoy has opened its stream."""
         self._now += 1
@@ -86,10 +90,10 @@ class Quarantine:
 
     def acknowledged(self, fleet: FleetId, node: str, type_url: str, name: str, version: str) -> None:
         """An Envoy has a version in force."""
-        if type_url not in JOINED:
+        key = (fleet, type_url, name)
+        if not self.searches(*key):
             return
         self._meet(fleet, node)
-        key = (fleet, type_url, name)
         if self._search(key).answers.acknowledge(node, version):
             self._awake[key] = self._news[key] = None
 
@@ -97,10 +101,10 @@ class Quarantine:
         self, fleet: FleetId, node: str, type_url: str, name: str, version: str, message: str
     ) -> None:
         """An Envoy refused a version."""
-        if type_url not in JOINED:
+        key = (fleet, type_url, name)
+        if not self.searches(*key):
             return
         self._meet(fleet, node)
-        key = (fleet, type_url, name)
         self._search(key).answers.refuse(node, version, message)
         self._awake[key] = self._news[key] = None
 
@@ -116,7 +120,7 @@ class Quarantine:
             search = self._searches.get(key)
             if search is None:
                 continue  # the fleet ended between two steps
-            if not self._world.names_resource(*key):
+            if not self._world.names_resource(*key) or not self.searches(*key):
                 self._drop(key)
                 continue
             wrote |= yield from search.judge(self._now)

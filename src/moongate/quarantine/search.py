@@ -15,6 +15,9 @@ last version that all Envoys took is *good*; the entries in which a refused vers
 Each round halves what is in doubt, so k culprits among n entries cost about k·log(n) answers, and no entry is
 kept out and let in more often than log(n) times.
 
+A patch of a resource is an entry of it. Patches are tried last: without its other entries a listener is not
+handed out, so they could not be tried alone.
+
 What is kept out is written into cells that the builders of entries read (``xds.fallbacks``); so all other
 entries change meanwhile as users like, and what is edited is tried at once, as it is another form.
 
@@ -46,8 +49,9 @@ from msgspec import Struct
 from moongate.engine import Failed
 from moongate.fleet_inventory import STATUS
 from moongate.quarantine.answers import NONE, Answers
-from moongate.xds import listeners, routes
+from moongate.xds import listeners, patches, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
+from moongate.xds.patches import PATCHES
 from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from moongate.quarantine.answers import Refused
     from moongate.world import World
     from moongate.xds.fallbacks import Concern, Group, Suspect
+    from moongate.xds.patches import Call, Form
 
 Steps: TypeAlias = "Generator[None, None, bool]"
 """Work in steps of a moment each; it ends with whether the world is to be settled again."""
@@ -82,7 +87,7 @@ JOINED: Final[Mapping[str, Joined]] = {
     LISTENER: Joined(listeners.differing, listeners.concern),
     ROUTE: Joined(routes.differing, routes.concern),
 }
-"""The types of resources that are joined from entries."""
+"""The types of resources that are joined from entries. Of others, only patches can be kept out."""
 
 
 class Culprit(Struct):
@@ -97,10 +102,14 @@ class Culprit(Struct):
 
 
 class _Version(Struct):
-    """What a version is joined from, and since when it has been what follows from what is kept out."""
+    """What a version is made from, and since when it has been what follows from what is kept out."""
 
     parts: tuple[Any, ...]
+    patches: tuple[Form, ...]
     era: int
+
+
+NOTHING: Final = _Version((), (), -1)
 
 
 class Search:
@@ -115,11 +124,11 @@ class Search:
     def __init__(self, world: World, at: tuple[FleetId, str, str], nodes: Mapping[str, int]) -> None:
         self._world = world
         self._at = at
-        self._joined = JOINED[at[1]]
+        self._joined = JOINED.get(at[1])
         self.answers = Answers(nodes)
         self.culprits: dict[str, Culprit] = {}
         """By version of the entry."""
-        self._good, self._good_version = (), NONE
+        self._good, self._good_version = NOTHING, NONE
         self._versions: dict[str, _Version] = {}
         """Those that may still be answered, the newest last."""
         self._era = 0
@@ -158,7 +167,7 @@ class Search:
             version = self._versions.get(refused.version)
             if version is None or version.era != self._era:
                 continue
-            if (wrote := (yield from self._blame(refused, version.parts))) is not None:
+            if (wrote := (yield from self._blame(refused, version))) is not None:
                 return wrote
         if resource is None:
             # All of it is kept out, so no Envoy will say anything; there may be something that it takes.
@@ -170,7 +179,8 @@ class Search:
         if taken is None or (version := self._versions.get(taken)) is None:
             return False
         self._take(taken, version)
-        if taken == resource.version:
+        if taken == resource.version and not self._waiting:
+            # Until then, a version that was refused may come again at once, and is not asked about again.
             self.answers.agree(taken, now)
         # It may also be that what was let in made no difference: its entries are others meanwhile.
         if version.era == self._era and self._waiting:
@@ -193,16 +203,16 @@ class Search:
     # -- what Envoys say ----------------------------------------------------
 
     def _note(self, version: str) -> None:
-        """Remember what the version in force is joined from, as long as it may be answered."""
-        known = self._versions.pop(version, None)
-        parts = known.parts if known is not None else self._world.parts(*self._at)
-        self._versions[version] = _Version(parts, self._era)
+        """Remember what the version in force is made from, as long as it may be answered."""
+        self._versions.pop(version, None)
+        made_from = self._world.parts(*self._at), self._world.patches(*self._at)
+        self._versions[version] = _Version(*made_from, self._era)
         if len(self._versions) > MOST_VERSIONS:
             del self._versions[next(iter(self._versions))]
 
     def _take(self, taken: str, version: _Version) -> None:
         """All Envoys have a version in force: it is good, and no older one will be answered."""
-        self._good, self._good_version = version.parts, taken
+        self._good, self._good_version = version, taken
         self._untried.clear()
         self._last = ()
         for older in list(self._versions):
@@ -210,7 +220,7 @@ class Search:
                 break
             del self._versions[older]
 
-    def _blame(self, refused: Refused, parts: tuple[Any, ...]) -> Generator[None, None, bool | None]:
+    def _blame(self, refused: Refused, version: _Version) -> Generator[None, None, bool | None]:
         """Find out who may be at fault. ``None`` when there is nothing to do about it."""
         if (refused.version, self._era) == self._fruitless:
             return None
@@ -218,11 +228,13 @@ class Search:
             if self.answers.is_held_by_another(refused.node, self._good_version):
                 self._pass_over(refused.node)
                 return None
-            self._good, self._good_version = (), NONE
+            self._good, self._good_version = NOTHING, NONE
         suspects: list[Suspect] = []
-        for some in self._joined.differing(self._good, parts):
+        for some in self._joined.differing(self._good.parts, version.parts) if self._joined else ():
             suspects += some
             yield
+        if self._world.patched(*self._at) is not None:
+            suspects += patches.differing(self._good.patches, version.patches)
         if not suspects:
             if self._waiting:
                 return (yield from self._let_next_in())
@@ -269,12 +281,20 @@ class Search:
     def _condemn(self, suspect: Suspect, company: Sequence[Suspect], refused: Refused) -> None:
         for each in (suspect, *company):
             if each.version not in self._observed:
-                args = (self._at[0], self._at[2], each.group, each.version)
                 self._observed[each.version] = self._world.observers.observe(
-                    self._joined.concern, args, STATUS, partial(self._look, each.version)
+                    *self._concern(each), STATUS, partial(self._look, each.version)
                 )
         versions = frozenset(each.version for each in (suspect, *company))
         self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions)
+
+    def _concern(self, suspect: Suspect) -> Call:
+        """Whom an entry concerns."""
+        if suspect.group == PATCHES:
+            target = self._world.patched(*self._at)
+            assert target is not None, "of a resource that is no longer patched, no patch is suspected"
+            return patches.concern, (target, suspect.version)
+        assert self._joined is not None, "nothing else is suspected of a resource that is not joined"
+        return self._joined.concern, (self._at[0], self._at[2], suspect.group, suspect.version)
 
     def _look(self, version: str, root: Root[Concern | None]) -> None:
         """Note that an entry is no longer asked for."""
