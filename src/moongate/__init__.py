@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is public, loaded when it is first asked for: ``moongate --help`` needs none of it."""
+    """Load a public name at its first use, so that ``moongate --help`` starts fast."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moongate' has no attribute {name!r}")

@@ -1,8 +1,9 @@
-"""References that lead nowhere: a policy for a route of another name guards nothing, and no status says so.
+"""Dangling references: references to resources that do not exist.
 
-In a cluster such a resource may be somebody else's, so statuses stay silent about it, or say no more than
-that it is missing, as the reference's do. On a laptop everything is there, and a name that matches nothing is
-a slip: so here is said what may have been meant.
+A policy that targets a route by a misspelt name protects no route, and no status reports it. In a cluster the
+resource may belong to somebody else, so statuses do not mention it, or say only that it is missing, as Envoy
+Gateway does. On a laptop all resources are known, so a name that matches no resource is probably a spelling
+mistake. This module reports each such reference and suggests the name that was probably meant.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ if TYPE_CHECKING:
     from moongate.api.shared import BackendObjectReference, LocalObjectReference
 
 REASON = "TargetNotFound"
-"""Reason of a reference that no status tells of."""
+"""Reason of a dangling reference that no status reports."""
 MISSING = "NotFound"
-"""Reason of a reference that a condition tells of as well, in fewer words."""
+"""Reason of a dangling reference that a condition reports too, in fewer words."""
 UNUSED = "Unused"
-"""Reason of a resource that works only where another refers to it, when none does."""
+"""Reason of a resource that has an effect only if another resource refers to it, and none does."""
 EMPTY = "EndpointsNotFound"
-"""Reason of a reference to what is there and leads no further."""
+"""Reason of a reference to a Service that exists but has no endpoints."""
 
 MOST_QUESTIONS = 100
-"""How many missing names one call looks for among those known: with more, whole files are absent."""
+"""For how many missing names one call suggests another. If more are missing, whole files are absent."""
 
 
 _GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
@@ -54,9 +55,9 @@ class _Reference(NamedTuple):
 
 
 class DanglingReference(NamedTuple):
-    """A reference that leads nowhere, or a resource that nobody refers to.
+    """A reference to a resource that does not exist, or a resource that no other refers to.
 
-    It is an error where somebody relies on it: in a SecurityPolicy, or where requests fail for it.
+    It is an error if a SecurityPolicy has the reference, or if requests fail because of it; else a warning.
     """
 
     resource: Ref
@@ -72,14 +73,14 @@ def dangling_references(
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
     sliced: Callable[[Ref], bool] | None = None,
 ) -> Iterator[DanglingReference]:
-    """What some resources refer to that is not there.
+    """The dangling references of some resources.
 
     Args:
-        held: everything in force.
-        refs: whose references to look at; what is not held is passed over.
-        controller: the controllerName of GatewayClasses that are served.
-        faulty: where a resource is written that is not in force because of its faults, None if there is none.
-        sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
+        held: all resources in force.
+        refs: the resources whose references are checked; those that are not in force are skipped.
+        controller: the controllerName of the GatewayClasses that this controller serves.
+        faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
+        sliced: whether a Service has an EndpointSlice; if it is absent, all EndpointSlices are searched.
     """
     known = _Known(held)
     sliced = sliced or known.sliced
@@ -118,10 +119,11 @@ _BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"
 
 
 class _Names:
-    """Some names, to be asked for the one that is most like another.
+    """A set of names in which the most similar name to a given one can be found quickly.
 
-    What is most alike from the beginning stands beside it when the names are sorted; what is most alike from
-    the end, when they are sorted backwards. So the question costs the same among ten and ten thousand names.
+    In a sorted list, names with the same beginning stand side by side. In a list that is sorted by the
+    reversed names, names with the same end do. So a search costs about the same among ten names and among
+    ten thousand.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -129,7 +131,7 @@ class _Names:
         self._backwards = sorted(name[::-1] for name in self.sorted)
 
     def like(self, word: str) -> str | None:
-        """The name that begins and ends most like a word; None if no two halves are alike."""
+        """The name most similar to a word by its beginning and end; None if less than half of it is equal."""
         near = {*_near(self.sorted, word), *(name[::-1] for name in _near(self._backwards, word[::-1]))}
         alike, name = max(((_likeness(word, name), name) for name in sorted(near)), default=(0, ""))
         return name if alike >= 0.5 else None
@@ -144,7 +146,7 @@ _NEIGHBOURS = 4
 
 
 def _likeness(one: str, other: str) -> float:
-    """The share of two words that is the same at their beginnings and ends; letters exchanged count half."""
+    """The share of two words that is equal, counted from both ends; exchanged letters count half."""
     begin = _begun_alike(one, other)
     left, right = one[begin:], other[begin:]
     end = _begun_alike(left[::-1], right[::-1])
@@ -158,14 +160,14 @@ def _begun_alike(one: str, other: str) -> int:
 
 
 class _Known:
-    """What is held, by the questions that come up about what is missing."""
+    """The resources in force, with the lookups that messages about a missing resource need."""
 
     def __init__(self, held: Mapping[Ref, Resource]) -> None:
         self._held = held
         self._asked = 0
 
     def question(self, to: Ref) -> str:
-        """What to do about a missing resource; "" when nothing comes to mind."""
+        """A suggestion how to correct a reference to a missing resource; "" if there is none."""
         self._asked += 1
         if self._asked > MOST_QUESTIONS:
             return ""
@@ -181,12 +183,12 @@ class _Known:
         return ""
 
     def controller_of(self, ref: Ref) -> str | None:
-        """The controller that a GatewayClass is of; ``None`` for all else."""
+        """The controllerName of a GatewayClass; ``None`` for other kinds."""
         resource = self._held[ref]
         return resource.spec.controller_name if isinstance(resource, GatewayClass) else None
 
     def needs_slices(self, service: Ref) -> bool:
-        """Whether a Service has no endpoints but those of EndpointSlices."""
+        """Whether a Service gets its endpoints only from EndpointSlices."""
         resource = self._held[service]
         assert isinstance(resource, Service)
         return resource.spec.type != "ExternalName" and resource.spec.cluster_ip in ("", "None", None)
@@ -197,7 +199,7 @@ class _Known:
 
     @cached_property
     def parameters(self) -> frozenset[Ref]:
-        """The EnvoyProxies that are in use."""
+        """The EnvoyProxies that a GatewayClass or a Gateway refers to."""
         users = (each for each in self._held.values() if isinstance(each, GatewayClass | Gateway))
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 

@@ -1,4 +1,4 @@
-"""What one fleet of Envoys is to have: which resources there are, and each of them as it was last built.
+"""The xDS resources of one fleet of Envoys: their names, and each resource as it was last built.
 
 Theory of operation
 ===================
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from moongate.xds.patches import Call, Form, Patches
 
 INVENTORY, RESOURCE, STATUS = 1, 2, 3
-"""Ranks of roots: what decides which resources there are is settled before these, and statuses come last."""
+"""Ranks of roots. Inventories are settled before resources, and statuses are settled last."""
 
 JOINED_FROM: Final[Mapping[str, Callable[[Db, FleetId, str], tuple[Any, ...]]]] = {
     LISTENER: listeners.parts_of,
     ROUTE: routes.parts_of,
 }
-"""What says from what a resource that was just built is joined, for each type that is joined."""
+"""For each type of joined resource, the function that returns the parts of a resource just built."""
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
@@ -65,7 +65,7 @@ _Parts: TypeAlias = "Mapping[Hashable, Mapping[tuple[str, str], Call]]"
 
 
 class Observers:
-    """Who is called when a root was settled."""
+    """The functions that are called when a root was settled."""
 
     def __init__(self, db: Db) -> None:
         self.db = db
@@ -80,7 +80,7 @@ class Observers:
         *,
         eager: bool = False,
     ) -> Root[Any]:
-        """Have ``handle`` called each time that a query call was settled."""
+        """Call ``handle`` each time a query call was settled."""
         root = self.db.observe(query, *args, rank=rank, eager=eager)
         self._handlers[root] = handle
         return root
@@ -91,7 +91,7 @@ class Observers:
         self.db.release(root)
 
     def settled(self, root: Root[Any]) -> None:
-        """A root was settled."""
+        """Call the observer of a root that was settled."""
         if (handle := self._handlers.get(root)) is not None:
             handle(root)
 
@@ -101,7 +101,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self.takes = 0
-        """How often all that differs was taken."""
+        """How many times ``take`` was called."""
         self._put: dict[str, dict[tuple[str, str], XdsResource]] = {}
         self._endpoints: dict[str, dict[tuple[str, str], XdsResource]] = {}
         self._gone: dict[str, dict[tuple[str, str], None]] = {}
@@ -121,7 +121,7 @@ class Outbox:
         self._gone.setdefault(fleet, {})[key] = None
 
     def take_endpoints(self) -> dict[str, tuple[XdsResource, ...]]:
-        """The endpoints that are urgent, by fleet."""
+        """Take the urgent endpoints, by fleet."""
         endpoints = {fleet: tuple(news.values()) for fleet, news in self._endpoints.items() if news}
         self._endpoints.clear()
         return endpoints
@@ -129,7 +129,7 @@ class Outbox:
     def take(
         self,
     ) -> tuple[dict[str, tuple[XdsResource, ...]], dict[str, tuple[tuple[str, str], ...]]]:
-        """All that differs, by fleet: what is put, and ``(type URL, name)`` of what is gone."""
+        """Take all differences, by fleet: resources to put, and ``(type URL, name)`` of removed ones."""
         self.takes += 1
         endpoints = self.take_endpoints()
         put = {fleet: tuple(news.values()) for fleet, news in self._put.items() if news}
@@ -140,7 +140,7 @@ class Outbox:
 
 
 class Entry:
-    """One resource of a fleet: who names it, and how it was last built."""
+    """One resource of a fleet: the inventories that name it, and the resource as it was last built."""
 
     __slots__ = ("built_by", "call", "held", "key", "parts", "patches", "root", "users", "waits")
 
@@ -148,20 +148,20 @@ class Entry:
         self.key = key
         self.built_by: Call | None = None
         self.call: Call | None = None
-        """What is observed: the call that builds it, or one around that."""
+        """The observed call: the one that builds it, or the patching call around that."""
         self.root: Root[Any] | None = None
         self.users = 0
         self.held: XdsResource | None = None
         self.waits = -1
-        """Until ``Outbox.takes`` is more, endpoints go with all else: they are new, or their use changes."""
+        """Endpoints are not urgent until ``Outbox.takes`` exceeds this: they or their use are new."""
         self.parts: tuple[Any, ...] = ()
-        """What ``held`` was joined from, if it is joined."""
+        """The parts of ``held``, if it is a joined resource."""
         self.patches: tuple[Form, ...] = ()
-        """What ``held`` was changed by."""
+        """The patches that changed ``held``."""
 
     @property
     def target(self) -> Patched | None:
-        """What patches change of it, if there are any."""
+        """The resource as patches name it, if there are any."""
         return self.call[1][0] if self.call is not None and self.call[0] is patches.patched else None
 
 
@@ -169,7 +169,7 @@ class _Inventory:
     """One inventory of a fleet.
 
     Args:
-        parts: takes its value apart. A part that failed is ``None``, and what it named stays.
+        parts: splits its value into parts. A failed part is ``None``; the resources that it named stay.
     """
 
     __slots__ = ("named", "parts", "taken")
@@ -177,9 +177,9 @@ class _Inventory:
     def __init__(self, parts: Callable[[Any], Iterator[_Part]]) -> None:
         self.parts = parts
         self.named: _Parts = {}
-        """What it names, by part."""
+        """The resources that it names, by part."""
         self.taken: object = None
-        """The value that it was last taken from."""
+        """The value from which ``named`` was last computed."""
 
 
 class FleetInventory:
@@ -207,12 +207,12 @@ class FleetInventory:
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
         self._waits = -1
-        """As for an entry, for all endpoints."""
+        """The same limit as ``_Entry.waits``, for all endpoints of the fleet."""
         self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
         self._inventory(local.local_targets, (fleet,), self._local)
 
     def close(self) -> None:
-        """End the fleet: nothing of it is observed or handed out any more."""
+        """End the fleet: stop observing its resources, and hand out none of them any more."""
         for root in (*self._others, *self._inventories):
             self._observers.release(root)
         for key, entry in self.resources.items():
@@ -224,23 +224,23 @@ class FleetInventory:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether any resource, or which there are, may differ from what was last settled."""
+        """Whether a resource or an inventory of the fleet may differ from its last settled value."""
         roots = (entry.root for entry in self.resources.values() if entry.root is not None)
         return any(root.in_doubt for root in (*self._others, *self._inventories, *roots))
 
     def hold_back(self) -> None:
-        """Let all endpoints go with all else that is taken next."""
+        """Let all endpoints wait for the next ordinary ``take``."""
         self._waits = self._outbox.takes
 
     def hold_back_those_of(self, routes: Iterable[Ref]) -> None:
-        """Let the endpoints that some routes have used go with all else that is taken next."""
+        """Let the endpoints that these routes have used wait for the next ordinary ``take``."""
         for route in routes:
             root = self._shards.get(shard(str(route)))
             for key in self._inventories[root].named.get(route, ()) if root is not None else ():
                 self.resources[key].waits = self._outbox.takes
 
     def _accepted(self, root: Root[Any]) -> None:
-        """Look again at what was passed over while all was rejected."""
+        """Handle the inventories that were ignored while all Gateways of the fleet were rejected."""
         if root.value is False:
             for each in self._passed_over:
                 self._observers.db.requeue(each)
@@ -248,7 +248,7 @@ class FleetInventory:
 
     def _passes_over(self, root: Root[Any]) -> bool:
         """Whether all Gateways of the fleet are rejected: its Envoys then keep what they have."""
-        # Should that fail, nobody knows whether it is, so they keep it as well.
+        # If this query fails, the answer is unknown, so the Envoys keep their configuration too.
         if keeps_what_it_has.attempt(self._observers.db, self._fleet) is False:
             return False
         self._passed_over[root] = None
@@ -276,7 +276,7 @@ class FleetInventory:
             yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
 
     def _shard(self, root: Root[tuple[int, ...]]) -> None:
-        """Have an inventory of clusters for each shard that has routes."""
+        """Keep one inventory of clusters for each shard that has routes."""
         shards = root.value
         if shards is None or isinstance(shards, Failed) or self._passes_over(root):
             return
@@ -294,14 +294,14 @@ class FleetInventory:
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
     ) -> Root[Any]:
-        """Have all that an inventory names, as long as it does so."""
+        """Add the resources that an inventory names now, and remove those that it names no more."""
         root = self._observers.observe(query, args, INVENTORY, self._take_inventory)
         self._inventories[root] = _Inventory(parts)
         return root
 
     def _take_inventory(self, root: Root[Any]) -> None:
         inventory, value = self._inventories[root], root.value
-        # An endpoint that changed puts the clusters of its shard in doubt, and nothing comes of it.
+        # A changed endpoint puts this inventory in doubt, but its value stays the same.
         if value is inventory.taken or value is None or isinstance(value, Failed) or self._passes_over(root):
             return
         before = inventory.named
@@ -324,7 +324,7 @@ class FleetInventory:
         self._observe(entry)
 
     def _observe(self, entry: Entry) -> None:
-        """Observe what makes a resource: its own query, or the one around it where it is patched."""
+        """Observe the call that builds a resource: its own query, or the patching query around it."""
         key, call = entry.key, entry.built_by
         assert call is not None, "a resource that is used is built by some query"
         if self._patches is not None and key in self._patched:
@@ -332,7 +332,7 @@ class FleetInventory:
             call = patches.patched, (target,)
         if entry.call == call:
             return
-        # A name may pass to something else, as that of a mirror's cluster does when the mirror moves.
+        # Another call may take over a name, for example that of a mirror's cluster when the mirror moves.
         if entry.root is not None:
             self._observers.release(entry.root)
         entry.call = call
@@ -350,7 +350,7 @@ class FleetInventory:
     def _leave(self, key: tuple[str, str]) -> None:
         entry = self.resources[key]
         entry.users -= 1
-        # Whoever leaves it has to be seen to have left before it loses anything.
+        # A route that stops using it must be handed out before the resource goes.
         entry.waits = self._outbox.takes
         if entry.users == 0:
             if entry.root is not None:
@@ -399,7 +399,7 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
 
 
 def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call]]:
-    """What some parts name and others do not, or by another call."""
+    """The resources that one inventory names and the other does not, or builds by another call."""
     for part, named in one.items():
         known = other.get(part, {})
         if named is not known:
@@ -409,6 +409,6 @@ def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call
 def _serves(assignment: XdsResource) -> bool:
     """Whether all backends of a load assignment have endpoints.
 
-    When one has none any more, routes change with it, and some may be about to leave it.
+    When a backend loses its last endpoint, routes change too, and some may stop using it.
     """
     return all(each.lb_endpoints for each in ClusterLoadAssignment.FromString(assignment.body).endpoints)

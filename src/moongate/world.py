@@ -2,21 +2,24 @@
 
 Theory of operation
 ===================
-``apply`` writes a batch into the store; nothing runs then. ``settle`` recomputes what is in doubt and stops
-after each query that ran, so that its driver can serve others in between and even apply more. ``take`` hands
-out the differences since it was last asked.
+``apply`` writes a batch into the store; no query runs then. ``settle`` recomputes the results that are in
+doubt. It yields after each query that ran, so its driver can do other work in between, and can even apply
+another batch. ``take`` returns the differences since the last ``take``.
 
-Endpoints do not wait for all that: what a Service, an EndpointSlice or a Backend has changed of them can be
-settled and taken alone (``urgent``) in the midst of a recomputation. When all else is settled, what is taken
-is whole although endpoints may still wait: clusters that are new never do without theirs.
+Endpoints do not wait for a whole recomputation. When a Service, an EndpointSlice or a Backend changes
+endpoints, they can be settled and taken alone (``urgent``), also in the middle of a recomputation. An
+ordinary ``take`` is complete even if urgent endpoints still wait: a new cluster always comes with its
+endpoints.
 
-A source may hand over what belongs together (a file that was saved) or whatever has come in. So of what comes
-in one batch, and differs from before, endpoints go ahead unless the rest bears on their use. They wait for a
-route that used them before, as it may be about to leave what they lose, and for anything else that puts some
-resource of their fleet in doubt: it may change their cluster, or who may send to it.
+A source may hand over resources that belong together (a file that was saved), or simply all that arrived. So
+the changed endpoints of a batch go first, unless another change of the batch affects their use. Endpoints
+wait for an edited route that used them before, because the route may stop using a backend that loses its
+endpoints. They also wait for any other change that puts a resource of their fleet in doubt, because that
+change may replace their cluster, or may decide who is allowed to send requests to it.
 
-What a fleet of Envoys has is the matter of ``fleet_inventory``; here is what all fleets have in common, and
-statuses. What failed is said by statuses (``status.failures``); nothing here raises because a query failed.
+``fleet_inventory`` holds the resources of one fleet of Envoys; this module holds what all fleets share, and
+the statuses. The status of a resource reports a failed query that concerns it (``status.failures``). No
+method here raises because a query failed.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     structs.replace(policies.TARGETED, kinds=POLICY_KINDS),
     policies.TARGETABLE,
 )
-"""All indexes of the store; who reads one declares it beside the reading."""
+"""All indexes of the store. The module that reads an index declares it."""
 
 STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     GatewayClass: class_status,
@@ -86,10 +89,13 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     EnvoyProxy: proxy_status,
     **dict.fromkeys(POLICY_KINDS, policy_status),
 }
-"""Kinds that have a status, with the query that tells it."""
+"""The kinds that have a status, each with the query that computes it."""
 
 MOMENT: Final = 16
-"""Strides of marking that endpoints may cost that came with others: some milliseconds."""
+"""How many strides of marking may run before endpoints that came in one batch with other changes are sent.
+
+It takes some milliseconds.
+"""
 
 
 class Changes(Struct, frozen=True):
@@ -99,7 +105,7 @@ class Changes(Struct, frozen=True):
         put: new or changed resources, by fleet.
         gone: ``(type URL, name)`` of resources that a fleet should no longer have, by fleet.
         fleets: fleets that appeared or went; ``None`` for one that went.
-        statuses: statuses that changed; ``None`` where there is nothing to say any more.
+        statuses: statuses that changed; ``None`` where a resource has no status any more.
     """
 
     put: Mapping[str, tuple[XdsResource, ...]]
@@ -112,7 +118,7 @@ class Changes(Struct, frozen=True):
 
 
 class Ran:
-    """Which queries ran while it was open."""
+    """The queries that ran inside a block (``World.ran``)."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -131,7 +137,7 @@ class World:
     Args:
         config: the EnvoyGateway configuration; the one that moongate ships when ``None``.
         clock: monotonic seconds, for figures only.
-        patches: what changes resources after they were built.
+        patches: the queries that change resources after they were built.
     """
 
     def __init__(
@@ -154,7 +160,7 @@ class World:
         self._judged_anew: dict[Ref, None] = {}
         self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
         self._shown: dict[Ref, Struct] = {}
-        """Statuses as they were handed out: with what fails."""
+        """Statuses as they were handed out: with the failures of queries added."""
         self._came: dict[str, FleetId | None] = {}
         self._status_news: dict[Ref, Struct | None] = {}
         self.observers.observe(fleets.fleets, (), INVENTORY, self._fleets_that_are)
@@ -190,7 +196,7 @@ class World:
         return bool(differing)
 
     def _hold_back(self, edited_routes: Iterable[Ref], *, others: bool) -> None:
-        """Let endpoints wait whose use may change with what came in one batch with them."""
+        """Let endpoints wait if other changes of their batch may change how they are used."""
         if others:
             for _ in islice(self.db.propagate(), MOMENT):
                 pass
@@ -209,21 +215,21 @@ class World:
         return self.db.put(key, value)
 
     def demand(self, *kinds: type[Resource]) -> Demand[Ref]:
-        """Which resources of some kinds are asked for, whether they exist or not.
+        """The resources of some kinds that queries read, whether they exist or not.
 
-        A source that could deliver all Secrets of a cluster keeps those. It takes the differences whenever
-        all is settled, and need look at nothing else.
+        A source that could deliver all Secrets of a cluster needs to keep only these. It takes the
+        differences when the world is settled.
         """
         return self.db.demand(lambda key: isinstance(key, Ref) and any(map(key.is_a, kinds)))
 
     # -- recomputation ------------------------------------------------------
 
     def settle(self, *, urgent: bool = False) -> Iterator[None]:
-        """Recompute what is in doubt, stopping at the latest after each query that ran.
+        """Recompute the results that are in doubt. Yields after each query that ran, or more often.
 
         Args:
-            urgent: only endpoints that need not wait for what came with them, in the order in which they
-                came; otherwise everything but those.
+            urgent: settle only the endpoints that need not wait for other changes, in the order in which
+                they came; otherwise settle everything except those.
         """
         if urgent:
             yield from self._settle(self.db.next_urgent)
@@ -231,7 +237,7 @@ class World:
         while True:
             yield from self.db.propagate()
             if self.db.next_dirty() is not None:
-                # What is written in between is propagated first, in slices.
+                # A write that happens between two steps is propagated first, in slices.
                 yield from self._settle(lambda: self.db.next_dirty() if self.db.propagated else None)
             elif self.db.collect(STRIDE):
                 yield
@@ -239,7 +245,7 @@ class World:
                 return
 
     def _settle(self, first: Callable[[], Root[Any] | None]) -> Iterator[None]:
-        """Settle what is first, until nothing is."""
+        """Settle the first root, again and again, until there is none."""
         while (root := first()) is not None:
             for _ in self.db.settle(root):
                 yield
@@ -262,11 +268,11 @@ class World:
         return self.take()
 
     def take(self, *, urgent: bool = False) -> Changes:
-        """What differs since the last time, as far as it is settled.
+        """The settled differences since the last ``take``.
 
         Args:
-            urgent: only endpoints that were settled as urgent, of clusters that a fleet already has, as long
-                as each of their backends has some; the rest stays for the next time.
+            urgent: take only endpoints that were settled as urgent, of clusters that the fleet already has
+                and whose backends all have endpoints. All other differences stay for the next ``take``.
         """
         if urgent:
             return Changes(self._outbox.take_endpoints(), {}, {}, {})
@@ -298,7 +304,7 @@ class World:
         return self._entry(fleet, type_url, name) is not None
 
     def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
-        """What a joined resource, as last settled, was joined from.
+        """The parts that a joined resource, as last settled, consists of.
 
         A part that did not change is the same object.
         """
@@ -320,11 +326,11 @@ class World:
         return inventory.resources.get((type_url, name)) if inventory is not None else None
 
     def statuses(self) -> Mapping[Ref, Struct]:
-        """All statuses that there are, as last handed out."""
+        """All statuses, as last handed out."""
         return self._shown
 
     def problems(self) -> Iterator[tuple[Ref, Problem]]:
-        """What is wrong inside policies that are in force, with paths into their manifests."""
+        """The problems of the policies that are in force, with paths into their manifests."""
         policy_kinds = {kind.KIND for kind in POLICY_KINDS}
         for ref in sorted(r for r in self.store.held() if r.kind in policy_kinds):
             policy = effective_policy.attempt(self.db, ref, None)
@@ -336,7 +342,7 @@ class World:
         return self.db.failures
 
     def everything(self) -> Any:
-        """All that is handed out, comparable: two worlds of equal resources must agree on it."""
+        """Everything that the world hands out, in a form to compare. Worlds of equal resources are equal."""
         bodies = {
             fleet: {t: {n: r.body for n, r in sorted(rs.items())} for t, rs in sorted(types.items())}
             for fleet, types in sorted(self.xds().items())
@@ -345,7 +351,7 @@ class World:
 
     @contextmanager
     def ran(self) -> Generator[Ran]:
-        """Count what runs inside the block."""
+        """Count the queries that run inside the block."""
         before = self.db.counts.copy()
         ran = Ran()
         yield ran

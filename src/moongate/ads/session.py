@@ -7,42 +7,44 @@ response in *flight*. A name whose content may differ is *dirty*. A channel at r
 a *batch* and sends it; while it waits for the answer, further changes gather, so a busy stream batches and an
 idle one reacts at once.
 
-Make before break is a matter of when a batch may leave. Every edit of the snapshot has a number, and
-everything that waits remembers the oldest edit that it carries; so "all clusters up to edit 7 are
-acknowledged" is one comparison.
+Make before break decides when a batch may be sent. Every edit of the snapshot has a number, and every batch
+knows the oldest edit that it carries. So the question whether all clusters up to edit 7 are acknowledged is
+one comparison.
 
-* clusters, endpoints, secrets: at once. Envoy holds its ACK of a cluster back until the cluster is warm, and
-  needs endpoints and secrets for that, so these wait for nobody. With a changed cluster its endpoints are
-  sent again, though they did not change: it warms from nothing, yet Envoy does not ask for what it is
-  subscribed to already.
-* listeners: *staged* as of some edit, sent when clusters and endpoints are acknowledged up to that edit. What
-  is staged keeps its bytes: under a flood of new clusters it still moves on, one cut after the other.
-* routes: the same, and listeners and secrets up to that edit must be answered too. A route may rely on a
-  filter that its listener has only now; until then the former routes are in force. Envoy acknowledges a
-  listener before it has its routes, so nobody waits in a circle, but it asks for the secrets of a listener
-  before that, and needs them to put it in force.
-* a route table that *returns*, and that no listener in force uses, goes before the listeners: Envoy may have
-  kept it as it was.
-* what is gone is *pending removal*; when listeners and routes are acknowledged up to the edit that dropped
-  it, it *lingers* for requests and retries that still hold the old route; then it is removed. Coming back in
-  time cancels that.
+* Clusters, endpoints and secrets are sent at once. Envoy acknowledges a cluster only when the cluster is
+  warm, and it needs endpoints and secrets to warm it, so these types wait for no other type. When a cluster
+  changed, the session sends its endpoints again even if they did not change: the new cluster starts without
+  endpoints, but Envoy does not request a resource to which it is already subscribed.
+* Listeners are *staged* at some edit, and sent when clusters and endpoints are acknowledged up to that edit.
+  A staged resource keeps its bytes. So listeners make progress even if new clusters arrive all the time.
+* Routes are staged in the same way, and wait for listeners and secrets too. A route may need a filter that
+  its listener has only since this edit; until then the old routes stay in force. There is no deadlock,
+  because Envoy acknowledges a listener before it has its routes. But Envoy requests the secrets of a listener
+  before it puts the listener in force.
+* A route table that *returns* (it was removed, and is back) is sent before the listeners if no listener in
+  force uses it, because Envoy may have kept its old version.
+* A resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged up to the
+  edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it is
+  removed. If it comes back before that, the removal is cancelled.
 
-A NACK names its culprit, or the batch is sent again in halves until one resource is alone. The culprit is
-*rejected*: that version is not sent again on this stream, and holds nobody up, except that nothing is removed
-which its last good version may still use.
+A NACK names the refused resource, or the session sends the batch again in halves until one resource is alone.
+That resource is *rejected*: the session does not send this version again on this stream, and no other
+resource waits for it. But the session removes nothing that the last good version of a rejected resource may
+still use.
 
-A listener that *reopens* is the exception. Envoy opens no address that one of its listeners has open, be it
-a listener that moves in the same response, or the former version of this one where it gets one address more.
-So its former version is removed, the others move, and it is sent again. Until then, for some milliseconds,
-nobody can connect; connections that are open drain as at any change of a listener.
+There is one exception: a listener that *reopens*. Envoy refuses a listener whose address another of its
+listeners has open. That may be a listener that moves in the same response, or the old version of the same
+listener when it gets one more address. So the session removes the old version, lets the others move, and
+sends the listener again. Until then, for some milliseconds, clients cannot connect to it. Open connections
+drain, as at any change of a listener.
 
 Rules
 -----
-1. Everything that decides what a client is sent lives in this file.
-2. Requests come in as messages, time as an argument in seconds; responses go out as bytes, what became
-   of them as ``events``.
-3. The cost of a change is the change: names are looked up, types are never scanned, but once at the first
-   request.
+1. This file decides what a client is sent, and when. Other modules only keep records.
+2. Requests come in as messages, and time as an argument in seconds. Responses go out as bytes, and their
+   results as ``events``.
+3. The cost depends on the size of the change: names are looked up, and a whole type is scanned only once, at
+   its first request.
 
 Source: xDS protocol, "Incremental xDS", "How the client specifies what resources to return" and "Eventual
 consistency considerations".
@@ -72,22 +74,22 @@ if TYPE_CHECKING:
     from moongate.xds.wire import XdsResource
 
 LINGER_SECONDS = 5.0
-"""How long what nothing refers to any more outlives the switch: requests in flight, retries find it."""
+"""How long a resource stays after nothing refers to it, for requests in flight and their retries."""
 
 PATIENCE_SECONDS = 30.0
-"""How long an answer is waited for after Envoy was heard of. Above its initial_fetch_timeout of 15 s."""
+"""How long to wait for an answer, after any other request of Envoy. Above its initial_fetch_timeout, 15 s."""
 
 MOST_REOPENINGS = 50
-"""How often a listener is tried again while its former sockets are closed, which takes some milliseconds."""
+"""How often a listener is sent again while Envoy closes its old sockets, which takes some milliseconds."""
 
 ORDER = (
     CLUSTER,  # first: all else refers to clusters
     ENDPOINT,  # a cluster warms with them
     SECRET,  # so do TLS clusters, and listeners
-    LISTENER,  # before routes, whose per-route settings address its filters
+    LISTENER,  # before routes, because their per-route settings refer to its filters
     ROUTE,
 )
-"""Who is served first when several channels may send. The order of making."""
+"""The order of channels when several may send."""
 
 _MAKE = (CLUSTER, ENDPOINT)
 _SWITCH = (LISTENER, ROUTE)
@@ -96,11 +98,11 @@ _BEFORE: Mapping[str, tuple[str, ...]] = {
     LISTENER: _MAKE,
     ROUTE: (*_MAKE, SECRET, LISTENER),
 }
-"""What must be answered before a type leaves, up to the same edit."""
+"""The types that must be answered, up to the same edit, before a type is sent."""
 
 
 class Session:
-    """What one Envoy has, was sent, and is to be sent next."""
+    """The state of one ADS stream: what Envoy has, what was sent, and what to send next."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Session:
         self.node = node
         self.stream = stream
         self.events: deque[Event] = deque()
-        """What became known, oldest first. The caller takes them out."""
+        """Events that the caller has not taken yet, oldest first."""
         self._snapshot = snapshot
         self._counters = {} if counters is None else counters
         self._linger_seconds = linger_seconds
@@ -126,7 +128,7 @@ class Session:
         self._last = 0
         """The number of the last response."""
         self._warming: set[str] = set()
-        """Endpoints that changed clusters wait for, while Envoy has still to say which it subscribes to."""
+        """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
         self._holding = False
 
     def receive(self, request: DeltaDiscoveryRequest, now: float) -> None:
@@ -148,7 +150,7 @@ class Session:
             self._subscribe(channel, name)
 
     def touch(self, differences: Iterable[Difference]) -> None:
-        """Learn of an edit of the snapshot. To be called after each."""
+        """Note an edit of the snapshot. The caller calls this after each edit."""
         listening = self._in_force(LISTENER)
         for type_url, name, before in differences:
             channel = self._channels.get(type_url)
@@ -163,13 +165,13 @@ class Session:
             channel.ledger.compact()
 
     def _note_return(self, routes: Channel, name: str, before: str | None, listening: float) -> None:
-        """Note whether a route table comes back that no listener in force uses meanwhile.
+        """Note whether a route table returns, and no listener in force used it in the meantime.
 
         Args:
             routes: the channel of route tables.
-            name: of a table that differs.
-            before: its version before the edit; None when the fleet was without it.
-            listening: the last edit before this one as of which all listeners were in force.
+            name: the name of a table that differs.
+            before: its version before the edit; None if the fleet did not have it.
+            listening: the last edit before this one up to which Envoy has all listeners in force.
         """
         if self._snapshot.get(ROUTE, name) is None:
             routes.returning.discard(name)
@@ -178,9 +180,9 @@ class Session:
             routes.returning.add(name)
 
     def next(self, now: float) -> bytes | None:
-        """The encoded ``DeltaDiscoveryResponse`` to send next, or None when there is nothing to say now.
+        """The encoded ``DeltaDiscoveryResponse`` to send next, or None if there is nothing to send now.
 
-        One at a time, so that a slow client is sent what is true when it has room, not a queue of what was.
+        Responses are built one at a time, so a slow client gets the newest state, not a queue of old states.
         """
         if not self._snapshot.seq:
             return None
@@ -191,11 +193,12 @@ class Session:
         return None
 
     def wake_at(self, now: float) -> float | None:
-        """When ``next`` may have something to say though nothing was received or touched; None for never.
+        """When ``next`` may have a response although no request or edit came; None for never.
 
-        To be asked when ``next`` has nothing to say at ``now``; the answer is later than that.
+        The caller asks this when ``next`` returns None at ``now``. The answer is later than ``now``.
         """
-        # What is due while its channel, or its clusters that leave first, wait for an answer waits with them.
+        # A removal waits while its channel waits for an answer, and while clusters, which go first, are
+        # removed.
         times = [
             due
             for channel in self._channels.values()
@@ -211,11 +214,11 @@ class Session:
         return min(times, default=None)
 
     def hold(self) -> None:
-        """Send no routes until ``release``: others are being built, because of what Envoy has refused."""
+        """Send no routes until ``release``: Envoy refused a resource, and new routes are being built."""
         self._holding = True
 
     def release(self) -> None:
-        """Send routes again, as they are by now."""
+        """Send routes again, in their newest version."""
         self._holding = False
         routes = self._channels.get(ROUTE)
         if routes is not None:
@@ -224,38 +227,39 @@ class Session:
             routes.retries.clear()
 
     def settled(self, seq: int) -> bool:
-        """Whether all that Envoy subscribes to is acknowledged, or in quarantine, up to edit ``seq``.
+        """Whether Envoy has answered for all resources to which it subscribes, up to edit ``seq``.
 
-        What lingers does not count. An Envoy that has still to ask for a type is starting, or reconnecting.
+        Lingering resources do not count. An Envoy that has not yet requested a type it needs is not settled:
+        it starts, or reconnects.
         """
         if not self._snapshot.seq or self._done(self._channels) < seq:
             return False
         return not any(self._awaits(type_url) for type_url in (*_MAKE, *_SWITCH))
 
     def retry(self, type_url: str, name: str) -> None:
-        """Give a refused resource another chance, though it did not change: what it met with may be gone."""
+        """Send a refused resource again although it did not change: the obstacle may be gone."""
         channel = self._channels.get(type_url)
         if channel is not None and (refused := channel.rejected.get(name)) is not None:
             refused.again = True
             channel.mark(name, self._snapshot.seq)
 
     def asks_for(self, type_url: str, name: str) -> bool:
-        """Whether Envoy asks for a resource, or has still to ask for its type."""
+        """Whether Envoy subscribes to a resource, or needs its type and has not requested that yet."""
         channel = self._channels.get(type_url)
         return self._awaits(type_url) if channel is None else channel.ledger.wants(name)
 
     def held(self, type_url: str, name: str) -> str | None:
-        """The version that Envoy has acknowledged, or had when it connected; None when there is none."""
+        """The version that Envoy acknowledged, or had when it connected; None if there is none."""
         channel = self._channels.get(type_url)
         version = None if channel is None else channel.ledger.get(name)
         return None if version in (ABSENT, UNKNOWN) else version
 
     def entries(self) -> int:
-        """How many names and versions are kept of this Envoy alone, because it has others than it should."""
+        """How many names and versions are stored for this Envoy because they differ from the snapshot."""
         return sum(channel.ledger.entries() for channel in self._channels.values())
 
     def rejections(self) -> Iterator[Nacked]:
-        """What this Envoy refuses of what the fleet should have."""
+        """The resources of the snapshot that this Envoy refuses."""
         for channel in self._channels.values():
             for name, refused in channel.rejected.items():
                 if self._snapshot.get(channel.type_url, name) is None:
@@ -263,7 +267,7 @@ class Session:
                 yield self._nacked(channel, name, refused.version, refused.message)
 
     def _awaits(self, type_url: str) -> bool:
-        """Whether Envoy has still to ask for a type on this stream, though what it has needs it."""
+        """Whether Envoy needs a type for the resources that it has, but has not requested it yet."""
         if type_url in self._channels:
             return False
         if type_url in (CLUSTER, LISTENER):
@@ -280,7 +284,7 @@ class Session:
 
     def _open(self, request: DeltaDiscoveryRequest) -> None:
         names = set(request.resource_names_subscribe)
-        # Only these two know the old way of asking for everything by asking for nothing.
+        # Only for these two types an empty first subscription means all resources (the legacy wildcard).
         wildcard = "*" in names or (not names and request.type_url in (CLUSTER, LISTENER))
         names.discard("*")
         held = {
@@ -300,7 +304,7 @@ class Session:
             channel.mark(name, self._snapshot.seq)
         if request.type_url == ROUTE:
             channel.absent = dict.fromkeys(held.keys() - view.keys(), self._snapshot.seq)
-        # It took them from a former stream, which may have ended before it could say so.
+        # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
         self._acknowledged(channel, held, ())
 
     def _subscribe(self, channel: Channel, name: str) -> None:
@@ -309,7 +313,8 @@ class Session:
             for match in self._snapshot.of(channel.type_url):
                 channel.mark(match, self._snapshot.seq)
             return
-        # Asking again must be answered again, also for what is in flight: the client may have dropped it.
+        # A repeated subscription needs a new answer, even for a resource in flight: Envoy may have dropped
+        # it.
         channel.forget(name)
         channel.ledger.subscribe(name)
         channel.mark(name, self._snapshot.seq)
@@ -324,11 +329,11 @@ class Session:
         channel.forget(name)
         ledger.unsubscribe(name)
         if ledger.wildcard:
-            # The client forgot the name although the wildcard may match it, so it must hear of it again.
+            # Envoy dropped the resource although the wildcard matches it, so it must be sent again.
             ledger.set(name, UNKNOWN)
             channel.mark(name, self._snapshot.seq)
 
-    # What to send
+    # Batches to send
 
     def _in_order(self) -> Iterator[Channel]:
         for type_url in ORDER:
@@ -339,7 +344,7 @@ class Session:
                 yield channel
 
     def _due(self, channel: Channel, now: float) -> Batch | None:
-        """The batch that may leave now. The channel is at rest."""
+        """The batch that may be sent now, or None. No response of the channel is in flight."""
         if channel.type_url == ROUTE and self._holding:
             return None
         if channel.retries:
@@ -358,7 +363,7 @@ class Session:
             batch.gone.extend(channel.expired(now))
 
         if batch or (channel.initial_pending and not channel.staged):
-            # A wildcard without matches is answered with emptiness: Envoy waits to hear of its clusters.
+            # A wildcard without matches gets an empty response, because Envoy waits for the first one.
             channel.initial_pending = False
             return batch
         return None
@@ -366,14 +371,14 @@ class Session:
     def _ready(self, channel: Channel) -> float:
         """The last edit up to which all is answered that must be before a channel sends."""
         if channel.type_url == ROUTE and self._awaits(LISTENER):
-            return -inf  # it has just connected, and has still to say what its listeners are
+            return -inf  # Envoy has just connected, and has not said yet which listeners it has
         return self._done(_BEFORE.get(channel.type_url, ()))
 
     def _awaits_return(self, channel: Channel) -> bool:
-        """Whether a listener has to wait for a route table that was gone and is back.
+        """Whether a listener has to wait for a route table that was removed and is back.
 
-        An older listener that drains with a table keeps it in Envoy, also when it was removed. Envoy would
-        give it to the new listener as it was, instead of letting that wait for its routes.
+        An old listener that drains keeps its route table in Envoy, even after the table was removed. Envoy
+        would give the old version of the table to the new listener, instead of waiting for the new version.
         """
         routes = self._channels.get(ROUTE)
         if channel.type_url != LISTENER or routes is None:
@@ -384,20 +389,20 @@ class Session:
         made = self._done(_MAKE)
         staged = any(name in returning for name in routes.staged.news)
         at_rest = routes.flight is None and not routes.retries
-        # What is staged there waits for these listeners, so it is not held up by being staged anew. A table
-        # that is back as Envoy has it is not sent: there would be no answer to wait for.
+        # The staged routes wait for these listeners, so staging them again does not delay them. If a table is
+        # back in the version that Envoy has, it is not sent, so there is no answer to wait for.
         free = not routes.staged or made >= (self._snapshot.seq if staged else routes.staged_seq)
         if routes.dirty and at_rest and free:
             self._stage(routes)
         return bool(returning)
 
     def _restage(self, channel: Channel, ready: float) -> None:
-        """Stage what is dirty, unless it would hold up what is staged. The channel is at rest."""
+        """Stage the dirty names, unless that delays a staged batch. No response is in flight."""
         if channel.dirty and (not channel.staged or ready >= self._snapshot.seq):
             self._stage(channel)
 
     def _stage(self, channel: Channel) -> None:
-        """Settle what each dirty name means now. The channel is at rest, so ``held`` is what Envoy has."""
+        """Turn dirty names into a staged batch. No response is in flight, so the ledger is what Envoy has."""
         staged = channel.staged
         staged.oldest = min(staged.oldest, channel.dirty_since)
         unsent: dict[str, str] = {}
@@ -416,13 +421,14 @@ class Session:
                     unsent[name] = resource.version
                 elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
-                    # What Envoy has in its place is as old as when it went, for nobody followed.
+                    # Envoy still has the version from before the removal, so the batch is as old as that
+                    # edit.
                     staged.oldest = min(staged.oldest, gone_since)
                 else:
                     channel.returning.discard(name)
                 continue
             if refused is not None and held not in (None, ABSENT):
-                refused.again = True  # until its removal, the former version is in force
+                refused.again = True  # the old version is in force until it is removed
             else:
                 channel.rejected.pop(name, None)
             if held is None and name in channel.ledger.names:
@@ -430,10 +436,10 @@ class Session:
                     staged.news[name] = last
                     channel.pending_removal[name] = self._snapshot.seq
                 else:
-                    staged.gone.append(name)  # Envoy waits for an answer
+                    staged.gone.append(name)  # Envoy subscribed to it, and waits for an answer
             elif held not in (None, ABSENT):
                 if channel.type_url == LISTENER:
-                    staged.gone.append(name)  # part of the switch: its address may be needed by another
+                    staged.gone.append(name)  # sent with the others: another listener may need its address
                 else:
                     channel.pending_removal[name] = self._snapshot.seq
             elif channel.type_url == CLUSTER:
@@ -444,10 +450,10 @@ class Session:
         self._acknowledged(channel, unsent, ())
 
     def _warming_with(self, channel: Channel, name: str) -> XdsResource | None:
-        """The endpoints that a cluster had when it was sent, while Envoy warms it.
+        """The endpoints that a cluster had when it was sent, if Envoy is still warming the cluster.
 
-        Without them a cluster that has gone meanwhile would be warm with nobody in it, and routes that are
-        under way, or were there before, still send requests to it.
+        The cluster may have been removed in the meantime, but routes may still send requests to it. Without
+        these endpoints it would be warm and empty.
         """
         clusters = self._channels.get(CLUSTER)
         if channel.type_url != ENDPOINT or clusters is None or clusters.flight is None:
@@ -455,9 +461,9 @@ class Session:
         return clusters.flight.endpoints.get(name)
 
     def _recut(self) -> None:
-        """Take back what waits for clusters, since one of them came and went before it could be sent.
+        """Stage listeners and routes again, because a cluster came and went before it was sent.
 
-        What is staged may refer to it; what is true by now does not.
+        A staged resource may refer to that cluster; the newest version does not.
         """
         for type_url in _SWITCH:
             channel = self._channels.get(type_url)
@@ -465,15 +471,15 @@ class Session:
                 channel.take_back(channel.staged.take())
 
     def _arm(self, channel: Channel, now: float) -> None:
-        """Let what is pending removal linger, once nothing in force refers to it."""
+        """Let resources that are pending removal linger, as soon as nothing in force refers to them."""
         if not channel.pending_removal:
             return
         if LISTENER not in self._channels or self._awaits(ROUTE):
-            return  # it has just connected, and has still to say what its listeners and routes are
+            return  # Envoy has just connected, and has not said yet which listeners and routes it has
         channel.linger(min(map(self._in_force, _SWITCH)), now + self._linger_seconds)
 
     def _removing_clusters(self, now: float) -> bool:
-        """Whether clusters leave just now. What they use leaves after them."""
+        """Whether clusters are being removed now. The resources that they use are removed later."""
         clusters = self._channels.get(CLUSTER)
         if clusters is None:
             return False
@@ -482,23 +488,23 @@ class Session:
         return any(due <= now for due in clusters.next_due())
 
     def _done(self, types: Iterable[str]) -> float:
-        """The last edit up to which nothing of these types waits or is unanswered."""
+        """The last edit up to which all resources of these types are sent and answered."""
         return min((c.oldest() - 1 for t in types if (c := self._channels.get(t)) is not None), default=inf)
 
     def _in_force(self, type_url: str) -> float:
-        """The last edit up to which Envoy has taken all listeners, or all routes that they use.
+        """The last edit up to which Envoy has accepted all listeners, or all routes that they use.
 
-        A refused version leaves an older one in force, which may refer to anything it ever did.
+        When Envoy refuses a version, an older one stays in force, and that one may refer to old resources.
         """
         channel = self._channels.get(type_url)
         if channel is None:
             return inf
-        # A table that is gone is out of use when the listeners have followed.
+        # A removed table is out of use when Envoy has the listeners of the same edit.
         unused = self._in_force(LISTENER) if type_url == ROUTE else -inf
         return min(channel.oldest(), channel.refused_since(unused)) - 1
 
     def _awaited(self) -> Iterator[Channel]:
-        """The channels for whose answers others wait."""
+        """The channels whose answers other channels wait for."""
         return (c for t in _BEFORE[ROUTE] if (c := self._channels.get(t)) is not None)
 
     def _send(self, channel: Channel, batch: Batch, now: float) -> bytes:
@@ -520,21 +526,21 @@ class Session:
         return response.wire
 
     def _warm(self, clusters: Channel, response: Response) -> None:
-        """Have the endpoints of the clusters that are sent sent too, also where Envoy has them.
+        """Send the endpoints of the clusters in this response as well, even if Envoy has them.
 
-        Otherwise a changed cluster waits for initial_fetch_timeout, and then replaces the old one without
-        endpoints.
+        Otherwise a changed cluster waits until initial_fetch_timeout, and then replaces the old cluster
+        without having endpoints.
         """
         endpoints = self._channels.get(ENDPOINT)
         if not (endpoints.ledger.names if endpoints else clusters.ledger.holds_anything()):
-            return  # all is new to it, and will be asked for
+            return  # all clusters are new to Envoy, so it will request their endpoints
         for name in response.endpoints:
             if endpoints is None:
                 self._warming.add(name)
             elif name in endpoints.ledger.names:
                 self._subscribe(endpoints, name)
 
-    # What became of it
+    # Answers
 
     def _answered(self, channel: Channel, request: DeltaDiscoveryRequest) -> None:
         flight = channel.flight
@@ -555,10 +561,11 @@ class Session:
             self._acknowledged(channel, flight.batch.versions(), flight.batch.gone)
 
     def _refused(self, channel: Channel, batch: Batch, message: str) -> None:
-        """Put the culprits into quarantine and the rest on its way again.
+        """Reject the resources that Envoy refused, and send the others again.
 
-        Where Envoy names culprits it has applied the rest, but it cuts long messages off, and a NACK proves
-        nothing: the rest is sent again to be acknowledged, which Envoy takes as no change.
+        If Envoy names the refused resources, it has applied the others. But Envoy truncates long messages,
+        and a NACK proves nothing about the others. So they are sent again and acknowledged; to Envoy that is
+        no change.
         """
         self._counters_of(channel).nacks += 1
         blamed = culprits(message, batch.news)
@@ -583,14 +590,14 @@ class Session:
         elif batch.news:
             channel.retries.extendleft(reversed(batch.halves()))
         else:
-            # Only removals, and refused: to send them again would be refused again.
+            # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
 
     def _may_reopen(self, channel: Channel, listener: XdsResource, words: str) -> bool:
-        """Whether a listener can be opened when others, and its own former version, are closed.
+        """Whether Envoy can open a listener after other listeners, and its own old version, are closed.
 
-        One that would meet another that stays is refused: to close it would be in vain. Envoy closes sockets
-        a moment after it has answered, so for that long a listener is tried again.
+        If another listener keeps the address, closing does not help, and the listener is rejected. Envoy
+        closes sockets a moment after its answer, so the session sends the listener again several times.
         """
         if channel.type_url != LISTENER:
             return False
@@ -604,7 +611,7 @@ class Session:
         return not any(wanted & addresses(other) for other in others)
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
-        """Take the refusal of a flight that has timed out: what changed since has gone its own way."""
+        """Handle the refusal of a flight that has timed out. Its resources may have changed since."""
         self._counters_of(channel).nacks += 1
         blamed = culprits(message, batch.news)
         for name, resource in batch.news.items():
@@ -620,7 +627,7 @@ class Session:
 
     def _reject(self, channel: Channel, resource: XdsResource, words: str, oldest: float) -> None:
         why = reason(words)
-        # What is in force is as old as the first of the versions in a row that were refused.
+        # If several versions in a row were refused, the version in force is older than the first of them.
         before = channel.rejected.get(resource.name)
         since = oldest if before is None else min(before.seq, oldest)
         channel.rejected[resource.name] = Refused(resource.version, why, since)
@@ -628,10 +635,10 @@ class Session:
         self.events.append(self._nacked(channel, resource.name, resource.version, why))
 
     def _time_out(self, now: float) -> None:
-        """Stop waiting for an answer that does not come, such as that of a cluster that warms without end.
+        """Stop waiting for an answer that does not come, for example if a cluster never becomes warm.
 
-        Its mended version would wait with it. The time runs from when Envoy was first heard of after the
-        response was sent: a client that is silent on all types is slow, not warming.
+        A corrected version of the cluster would wait too. The time starts at the first request of Envoy after
+        the response was sent: a client that is silent on all types is slow, not warming.
         """
         for channel in self._awaited():
             flight = channel.flight
