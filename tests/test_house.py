@@ -34,6 +34,7 @@ OUTSIDE_THE_CORE = {
     "line_writer",
     "report",
     "run",
+    "running_fleet",
     "sources",
 }
 """Parts that may do I/O. All others are the core, also those that do not exist yet."""

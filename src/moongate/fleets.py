@@ -1,16 +1,16 @@
-"""The Envoys of this machine: a process for each fleet, started, fed, listened to and ended.
+"""All fleets on this machine: starts and ends their Envoys, and passes resources and events.
 
 Theory of operation
 ===================
-``publish`` takes what differs in the world: fleets start and end with their Gateways, and what they should
-have goes to the ADS server. What Envoys make of it comes back as events: a route that is refused goes into
-quarantine, and a port that is taken is asked for again, as nobody tells when it is free. ``envoy_states`` and
-``refusals`` are what of this stands in statuses.
+``publish`` takes the changes of the world. It starts and ends fleets together with their Gateways, and hands
+xDS resources to the ADS server. The answers of Envoys come back as events: a refused route goes into
+quarantine, and a listener whose port is taken is sent again from time to time, because no event says when the
+port is free. Statuses show ``envoy_states`` and ``refusals``.
 
 Facts
 -----
-* two Envoys of one Gateway would share files, ports and a name in xDS: the one that drains goes first
-* an Envoy takes log levels while it runs; its other options hold from its start
+* two Envoys of one Gateway would share files, ports and a node name, so a new one starts after the old ended
+* a running Envoy can change its log levels; all other options need a restart
 """
 
 from __future__ import annotations
@@ -22,16 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx
 import structlog
-from msgspec import Struct, structs
+from msgspec import structs
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, Ref, milliseconds
-from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import bind_addresses, members
 from moongate.attach.gateways import fleet_proxy
-from moongate.attach.listeners import listeners
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
@@ -39,17 +36,16 @@ from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
 from moongate.quarantine import Quarantine
+from moongate.running_fleet import RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     from moongate.ads.events import Counters, Rejection
-    from moongate.api.base import ListenerId
-    from moongate.engine import Query
     from moongate.infra.rundir import RunDirectory
     from moongate.quarantine import Refusal
     from moongate.world import Changes, World
@@ -64,15 +60,15 @@ PORT_RETRY_S: Final = 2.0
 
 
 class Fleets:
-    """An async context manager: Envoys run inside, and are drained and ended when it is left.
+    """An async context manager: Envoys run inside; leaving it drains and ends them.
 
     Args:
-        world: says which Gateways there are, and what their Envoys should have.
-        run: the folder for sockets and files; entered before this is.
+        world: has the Gateways, and the resources of their Envoys.
+        run: the folder for sockets and files; the caller has entered it.
         binary: the Envoy to run.
-        access_log: takes Envoy's access log, whole lines; must not block.
-        on_change: called when something is known about Envoys that was not known before.
-        on_write: called when something was written into cells of the world, which is to be settled then.
+        access_log: takes whole lines of Envoy's access log; must not block.
+        on_change: called when the state of an Envoy, or a refusal, changed.
+        on_write: called after a write into cells of the world; the caller then settles the world.
     """
 
     def __init__(
@@ -95,15 +91,15 @@ class Fleets:
         self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
         self._ads = AdsServer(self._take_event)
-        self._fleets: dict[str, _Fleet] = {}
-        self._ending: dict[str, _Fleet] = {}
+        self._fleets: dict[str, RunningFleet] = {}
+        self._ending: dict[str, RunningFleet] = {}
         self._has_run = False
         self._held: set[str] = set()
         """Fleets whose routes are held until the world is settled."""
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
-        """Envoys come by ``publish``."""
+        """Start no Envoy yet; ``publish`` does that."""
         await self._tasks.__aenter__()
         return self
 
@@ -112,15 +108,15 @@ class Fleets:
     ) -> None:
         for fleet in self._fleets.values():
             fleet.stop.set()
-        # The error is kept from the group, which would cut the Envoys off; they are to drain.
+        # The group does not see the error: it would cancel the Envoys, but they have to drain.
         await self._tasks.__aexit__(None, None, None)
 
     # -- in -----------------------------------------------------------------
 
     def publish(self, changes: Changes) -> None:
-        """Start the fleets that came, end the fleets that went, and hand out what differs to the others.
+        """Start new fleets, end removed fleets, and hand changed resources to the others.
 
-        An Envoy that is to end is not emptied first: it serves what is under way with what it has.
+        An Envoy that ends keeps its resources, so that it can complete the requests in flight.
         """
         for name, fleet_id in changes.fleets.items():
             if fleet_id is not None:
@@ -134,12 +130,12 @@ class Fleets:
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
             self._transitions.handed_out(fleet.id, put, gone)
             self._ads.publish(name, put, gone)
-            # Envoy is not sent the removal of what it never took, so it does not answer.
+            # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:
                 fleet.refused.pop(key, None)
 
     def look(self) -> Iterator[None]:
-        """Do what follows from the events, now that the world is settled; in steps."""
+        """React to the events, now that the world is settled; in steps."""
         wrote = yield from self._quarantine.review()
         wrote |= self._transitions.review()
         for name, fleet in self._fleets.items():
@@ -156,20 +152,20 @@ class Fleets:
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
         if wrote:
             self._on_write()
-        # What was refused while this looked is judged in the next turn: its routes are held until then.
+        # A refusal that came during this review is handled in the next one; routes are held until then.
         if self._world.settled and not self._quarantine.has_news:
             while self._held:
                 self._ads.release(self._held.pop())
 
     def hurry(self) -> None:
-        """Let a drain that is under way, or is to come, end at once."""
+        """End a running or future drain at once."""
         for fleet in (*self._fleets.values(), *self._ending.values()):
             fleet.process.hurry()
 
     # -- out ----------------------------------------------------------------
 
     async def served(self) -> None:
-        """Return when each fleet has acknowledged all that it was sent, or is to end.
+        """Return when each fleet has acknowledged all its resources, or is to end.
 
         Raises:
             EnvoyFailedError: one could not be started.
@@ -177,69 +173,66 @@ class Fleets:
         for name, fleet in list(self._fleets.items()):
             await fleet.ready()
             while not fleet.stop.is_set():
-                # A fleet that ends meanwhile never settles, so the wait is in parts.
+                # A fleet that ends in the meantime never settles, so wait one second at a time.
                 with suppress(TimeoutError):
                     await self._ads.settled(name, 1)
                     break
 
     def failure(self) -> EnvoyFailedError | None:
-        """Why no Envoy will ever run here: the binary does not. ``None`` once one has run."""
+        """Why no Envoy can run on this machine: the binary does not run. ``None`` once one has run."""
         if self._has_run:
             return None
         processes = (fleet.process for fleet in self._fleets.values())
         return next((p.failure() for p in processes if p.state is State.FAILED and p.unusable), None)
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """What is out of force because an Envoy refuses it, sorted."""
+        """The entries that are out of force because an Envoy refuses them, sorted."""
         return self._quarantine.refusals()
 
     def rejections(self) -> list[Rejection]:
-        """All that Envoys refuse just now, by fleet, type and name."""
+        """All resources that Envoys refuse now, by fleet, type and name."""
         return [r for name, fleet in sorted(self._fleets.items()) for r in self._refused_by(name, fleet)]
 
     def unbound(self) -> list[str]:
-        """Why ports cannot be bound, for each that cannot."""
+        """A message for each port that cannot be bound."""
         return [
-            fleet.words(r)
+            fleet.message(r)
             for name, fleet in sorted(self._fleets.items())
             for r in self._refused_by(name, fleet)
             if fleet.is_port(r)
         ]
 
     def envoy_states(self) -> dict[Ref, EnvoyState]:
-        """What is known of each Gateway's Envoy."""
+        """The state of each Gateway's Envoy."""
         refusals = self.refusals()
         return {
             gateway: self._state_of(name, fleet, gateway, refusals)
             for name, fleet in self._fleets.items()
-            for gateway in self._judged(fleet, members, fleet.id)
+            for gateway in fleet.gateways()
         }
 
     def urls(self) -> tuple[str, ...]:
-        """Where HTTP listeners can be asked that Envoys have in force."""
+        """The URLs of all HTTP listeners that Envoys have in force."""
         urls: dict[str, None] = {}
         for fleet in self._fleets.values():
             if fleet.process.state is State.READY:
-                urls |= dict.fromkeys(self._urls_of(fleet))
+                urls |= dict.fromkeys(fleet.urls())
         return tuple(urls)
 
     def report(self) -> list[dict[str, Any]]:
-        """What ``moongate status`` shows of each, as plain data."""
-        return [
-            fleet.report(name, self._judged(fleet, members, fleet.id))
-            for name, fleet in sorted(self._fleets.items())
-        ]
+        """All fleets as ``moongate status`` shows them, as plain data."""
+        return [fleet.report(name) for name, fleet in sorted(self._fleets.items())]
 
     @property
     def counters(self) -> dict[str, Counters]:
-        """What was sent and answered since the start, by type URL."""
+        """Counts of responses and answers since the start, by type URL."""
         return self._ads.counters
 
     # -- one fleet ----------------------------------------------------------
 
     def _start(self, name: str, fleet_id: FleetId) -> None:
         if name in self._fleets:
-            return  # it went and came between two looks: nobody has to start anew for that
+            return  # it was removed and came back between two calls: its Envoy goes on
         files = self._run.envoy(name)
         options = self._options(fleet_id) or EnvoyOptions()
         process = EnvoyProcess(
@@ -255,11 +248,11 @@ class Fleets:
         self._ads.publish(name)
         self._transitions.start(fleet_id)
         self._draining.start(fleet_id)
-        fleet = self._fleets[name] = _Fleet(fleet_id, process, options)
+        fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
 
-    async def _run_envoy(self, name: str, fleet: _Fleet, before: _Fleet | None) -> None:
+    async def _run_envoy(self, name: str, fleet: RunningFleet, before: RunningFleet | None) -> None:
         if before is not None and before.task is not None:
             await asyncio.wait({before.task})
         async with fleet.process:
@@ -278,7 +271,7 @@ class Fleets:
             fleet.stop.set()
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
-        """What the EnvoyProxy asks for; ``None`` when it cannot be used, and Envoys keep what they have."""
+        """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
         settings = fleet_proxy.attempt(self._world.db, fleet)
         if isinstance(settings, Failed) or settings.problems:
             return None
@@ -293,7 +286,7 @@ class Fleets:
         return structs.replace(options, drain_s=drain_s, listener_drain_s=drain_s)
 
     async def _reconfigure(
-        self, name: str, fleet: _Fleet, before: EnvoyOptions, options: EnvoyOptions
+        self, name: str, fleet: RunningFleet, before: EnvoyOptions, options: EnvoyOptions
     ) -> None:
         late = [
             field
@@ -309,7 +302,7 @@ class Fleets:
                 "envoy.restart_needed",
                 gateway=name,
                 fields=", ".join(late),
-                message="These hold from Envoy's start on: end moongate and start it again.",
+                message="These take effect when Envoy starts: end moongate and start it again.",
             )
         try:
             await fleet.process.configure(options)
@@ -322,7 +315,7 @@ class Fleets:
                 message=error.response.text.partition("\n")[0],
             )
 
-    # -- what Envoys say ----------------------------------------------------
+    # -- events of Envoys ---------------------------------------------------
 
     def _note_state(self) -> None:
         self._has_run = self._has_run or any(f.process.state is State.READY for f in self._fleets.values())
@@ -336,7 +329,7 @@ class Fleets:
         match event:
             case Acknowledged():
                 for name, version in event.versions:
-                    # An Envoy that comes back may have what was in force before it refused the newest.
+                    # An Envoy that reconnects may have the version before the one that it refused.
                     if version == self._ads.version(event.fleet, event.type_url, name):
                         mended |= fleet.refused.pop((event.type_url, name), None) is not None
                     self._quarantine.acknowledged(fleet.id, event.envoy, event.type_url, name, version)
@@ -349,12 +342,12 @@ class Fleets:
             case Nacked():
                 self._note_refusal(fleet, event)
                 if not fleet.refused[event.type_url, event.name].port:
-                    # No entry is at fault for a port that is taken.
+                    # If the port is taken, no entry of the listener is at fault.
                     self._quarantine.refused(
                         fleet.id, event.envoy, event.type_url, event.name, event.version, event.message
                     )
                 if event.type_url == LISTENER:
-                    # Its routes may rely on what only the refused version has: others are built first.
+                    # Routes may need a filter that only the refused version has: build other routes first.
                     self._ads.hold(event.fleet)
                     self._held.add(event.fleet)
                     wrote = self._transitions.refused(
@@ -371,51 +364,53 @@ class Fleets:
         elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
             self._on_change()
 
-    def _refused_by(self, name: str, fleet: _Fleet) -> Iterator[Rejection]:
-        """What a fleet refuses of what it should have; a stream notices later what is gone."""
+    def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
+        """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
         return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
 
-    def _note_refusal(self, fleet: _Fleet, event: Nacked) -> None:
+    def _note_refusal(self, fleet: RunningFleet, event: Nacked) -> None:
         key = (event.type_url, event.name)
         before = fleet.refused.get(key)
         port = explain_bind_failure(event.message)
-        refused = fleet.refused[key] = _Refused(port or event.message, port is not None)
-        # The condition of a listener says that its port is taken, and has a place in the manifests.
+        refused = fleet.refused[key] = RefusedResource(port or event.message, port is not None)
+        # The condition of the listener reports a port that is taken, with the place in the manifests.
         if refused != before and not refused.port:
             _log.warning(
                 "envoy.refused",
                 gateway=event.fleet,
                 type=event.type_url.rpartition(".")[2],
                 name=event.name,
-                message=refused.words,
+                message=refused.message,
             )
 
-    async def _retry(self, name: str, fleet: _Fleet, taken: list[Rejection]) -> None:
+    async def _retry(self, name: str, fleet: RunningFleet, taken: list[Rejection]) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(fleet.stop.wait(), PORT_RETRY_S)
         fleet.retrying = False
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
 
-    def _state_of(self, name: str, fleet: _Fleet, gateway: Ref, refusals: tuple[Refusal, ...]) -> EnvoyState:
-        # Nothing of these can be kept out.
+    def _state_of(
+        self, name: str, fleet: RunningFleet, gateway: Ref, refusals: tuple[Refusal, ...]
+    ) -> EnvoyState:
+        # The quarantine cannot take out an entry of these.
         stuck = [r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)]
-        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.words(r)}" for r in stuck]
+        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}" for r in stuck]
         own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
         messages += [f"{r.what}: {r.message}" for r in own]
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
-        served = self._served(fleet) if refused else {}
+        served = fleet.listener_members() if refused else {}
         out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
             trouble=fleet.process.trouble,
-            addresses=self._hosts(fleet) if serving else (),
+            addresses=fleet.hosts() if serving else (),
             refusals=tuple(messages),
             refused_listeners=(
                 *(
-                    RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.words)
+                    RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.message)
                     for name, why in sorted(refused.items())
                     for member in served.get(name, ())
                     if member.gateway == gateway
@@ -424,104 +419,14 @@ class Fleets:
             ),
         )
 
-    def _is_searched(self, fleet: _Fleet, rejection: Rejection) -> bool:
-        """Whether it may still turn out what of a resource is at fault; that is what statuses have then."""
+    def _is_searched(self, fleet: RunningFleet, rejection: Rejection) -> bool:
+        """Whether the quarantine may still find the entry at fault; statuses then report that entry only."""
         about = (fleet.id, rejection.type_url, rejection.name)
         current = self._world.resource(*about)
         changed = current is None or current.version != rejection.version
         return self._quarantine.searches(*about) and (changed or self._quarantine.is_searching(*about))
 
-    def _urls_of(self, fleet: _Fleet) -> Iterator[str]:
-        served = self._served(fleet)
-        taken = fleet.listening - fleet.refused_listeners().keys()
-        serving = {member for name in taken for member in served.get(name, ())}
-        (host, *_) = self._hosts(fleet)
-        gateways = self._judged(fleet, members, fleet.id)
-        for listener in (each for gateway in gateways for each in self._judged(fleet, listeners, gateway)):
-            if listener.id in serving:
-                named = listener.hostname and "*" not in listener.hostname
-                at = listener.hostname if named else f"[{host}]" if ":" in host else host
-                yield f"{listener.protocol.lower()}://{at}:{listener.container_port}"
-
-    def _served(self, fleet: _Fleet) -> dict[str, tuple[ListenerId, ...]]:
-        """The listeners that share each of Envoy's, by its name."""
-        return {envoy.name: envoy.members for envoy in self._judged(fleet, envoy_listeners, fleet.id)}
-
-    def _hosts(self, fleet: _Fleet) -> tuple[str, ...]:
-        """Where a fleet can be reached on this machine, at least one address."""
-        reached = (_REACHED_AT.get(a, a) for a in self._judged(fleet, bind_addresses, fleet.id))
-        return tuple(dict.fromkeys(reached)) or ("127.0.0.1",)
-
-    def _judged(self, fleet: _Fleet, judge: Query[[K], tuple[T, ...]], of: K) -> tuple[T, ...]:
-        """The answer of a query of the world; while it fails, the last one, as Envoys have that in force."""
-        answer = judge.attempt(self._world.db, of)
-        if isinstance(answer, Failed):
-            return fleet.answers.get((judge.name, of), ())
-        fleet.answers[judge.name, of] = answer
-        return answer
-
 
 def _concerns(refusal: Refusal, gateway: Ref) -> bool:
-    """Whether a refusal is told of a Gateway: with ``mergeGateways`` others share its Envoys."""
+    """Whether a Gateway's status reports a refusal: with ``mergeGateways`` other Gateways share the fleet."""
     return not refusal.listeners or any(listener.gateway == gateway for listener in refusal.listeners)
-
-
-_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be asked, not to listen
-
-
-class _Refused(Struct, frozen=True):
-    """Why a resource is refused, as it was last logged: what stays so is not logged again."""
-
-    words: str
-    port: bool
-
-
-class _Fleet:
-    """The Envoy of one fleet."""
-
-    def __init__(self, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions) -> None:
-        self.id = id_
-        self.process = process
-        self.options = options
-        """As they were last asked for."""
-        self.stop = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.retrying = False
-        self.listening: set[str] = set()
-        """Names of the listeners that it has in force."""
-        self.refused: dict[tuple[str, str], _Refused] = {}
-        """By type and name; kept while Envoy is away, so a refusal that lasts is not reported as mended."""
-        self.answers: dict[tuple[str, FleetId | Ref], tuple[Any, ...]] = {}
-        """What queries last answered, by name and argument."""
-
-    async def ready(self) -> None:
-        """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` if it cannot be started."""
-        decided = {State.READY, State.FAILED}
-        await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
-        if not self.stop.is_set():
-            await self.process.ready()
-
-    def refused_listeners(self) -> dict[str, _Refused]:
-        """Envoy's listeners that it did not take as they are, by name."""
-        return {name: why for (type_url, name), why in self.refused.items() if type_url == LISTENER}
-
-    def words(self, rejection: Rejection) -> str:
-        """Why a resource is refused, in words for a user where there are such."""
-        known = self.refused.get((rejection.type_url, rejection.name))
-        return known.words if known is not None else rejection.message
-
-    def is_port(self, rejection: Rejection) -> bool:
-        """Whether a resource is refused because its port cannot be bound."""
-        known = self.refused.get((rejection.type_url, rejection.name))
-        return known is not None and known.port
-
-    def report(self, name: str, gateways: Iterable[Ref]) -> dict[str, Any]:
-        return {
-            "fleet": name,
-            "gateways": [{"namespace": each.namespace, "name": each.name} for each in gateways],
-            "envoy": {
-                "state": str(self.process.state),
-                "pid": self.process.pid,
-                "restarts": self.process.restarts,
-            },
-        }

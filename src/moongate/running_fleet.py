@@ -1,0 +1,136 @@
+"""One fleet whose Envoy runs on this machine: its process, what it refuses, and where it serves.
+
+``fleets`` starts and ends these, and passes events and xDS resources between them and the world.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
+
+from moongate.api.base import FleetId, Ref
+from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.fleets import bind_addresses, members
+from moongate.attach.listeners import listeners
+from moongate.engine import Failed
+from moongate.infra.process import EnvoyProcess, State
+from moongate.xds.wire import LISTENER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.ads.events import Rejection
+    from moongate.api.base import ListenerId
+    from moongate.engine import Query
+    from moongate.infra.bootstrap import EnvoyOptions
+    from moongate.world import World
+
+K = TypeVar("K", FleetId, Ref)
+T = TypeVar("T")
+
+_CONNECT_TO: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address of clients' requests
+"""The address that a client on this machine uses when Envoy listens on all addresses."""
+
+
+class RefusedResource(Struct, frozen=True):
+    """Why Envoy refuses a resource, as last logged. The same refusal is not logged twice."""
+
+    message: str
+    port: bool
+    """Whether it is refused because its port cannot be bound."""
+
+
+class RunningFleet:
+    """The Envoy of one fleet.
+
+    Args:
+        world: has the Gateways and listeners of the fleet.
+        id_: the fleet.
+        process: the Envoy.
+        options: the options with which the process was created.
+    """
+
+    def __init__(self, world: World, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions) -> None:
+        self._world = world
+        self.id = id_
+        self.process = process
+        self.options = options
+        """The options that the EnvoyProxy last asked for."""
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.retrying = False
+        """Whether a task waits to send the listeners again whose ports were taken."""
+        self.listening: set[str] = set()
+        """Names of the listeners that Envoy has in force."""
+        self.refused: dict[tuple[str, str], RefusedResource] = {}
+        """By type and name. Entries stay while Envoy is away, because a refusal usually lasts longer."""
+        self._answers: dict[tuple[str, FleetId | Ref], tuple[Any, ...]] = {}
+        """The last good answers of queries, by name and argument."""
+
+    async def ready(self) -> None:
+        """Return when its Envoy serves, or is to end. Raises ``EnvoyFailedError`` if it cannot be started."""
+        decided = {State.READY, State.FAILED}
+        await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
+        if not self.stop.is_set():
+            await self.process.ready()
+
+    def gateways(self) -> tuple[Ref, ...]:
+        """The Gateways that share the fleet."""
+        return self._query(members, self.id)
+
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses at which clients on this machine reach the fleet; at least one."""
+        reached = (_CONNECT_TO.get(a, a) for a in self._query(bind_addresses, self.id))
+        return tuple(dict.fromkeys(reached)) or ("127.0.0.1",)
+
+    def listener_members(self) -> dict[str, tuple[ListenerId, ...]]:
+        """The Gateway listeners that share each Envoy listener, by its name."""
+        return {envoy.name: envoy.members for envoy in self._query(envoy_listeners, self.id)}
+
+    def urls(self) -> Iterator[str]:
+        """The URLs of the listeners that Envoy has in force."""
+        by_name = self.listener_members()
+        taken = self.listening - self.refused_listeners().keys()
+        serving = {member for name in taken for member in by_name.get(name, ())}
+        (host, *_) = self.hosts()
+        for listener in (each for gateway in self.gateways() for each in self._query(listeners, gateway)):
+            if listener.id in serving:
+                named = listener.hostname and "*" not in listener.hostname
+                at = listener.hostname if named else f"[{host}]" if ":" in host else host
+                yield f"{listener.protocol.lower()}://{at}:{listener.container_port}"
+
+    def refused_listeners(self) -> dict[str, RefusedResource]:
+        """The Envoy listeners whose newest version Envoy refuses, by name."""
+        return {name: why for (type_url, name), why in self.refused.items() if type_url == LISTENER}
+
+    def message(self, rejection: Rejection) -> str:
+        """Why Envoy refuses a resource: a sentence for the user if there is one, else Envoy's message."""
+        known = self.refused.get((rejection.type_url, rejection.name))
+        return known.message if known is not None else rejection.message
+
+    def is_port(self, rejection: Rejection) -> bool:
+        """Whether Envoy refuses a resource because its port cannot be bound."""
+        known = self.refused.get((rejection.type_url, rejection.name))
+        return known is not None and known.port
+
+    def report(self, name: str) -> dict[str, Any]:
+        """The fleet as ``moongate status`` shows it."""
+        return {
+            "fleet": name,
+            "gateways": [{"namespace": each.namespace, "name": each.name} for each in self.gateways()],
+            "envoy": {
+                "state": str(self.process.state),
+                "pid": self.process.pid,
+                "restarts": self.process.restarts,
+            },
+        }
+
+    def _query(self, query: Query[[K], tuple[T, ...]], key: K) -> tuple[T, ...]:
+        """The answer of a query; while it fails, the last good answer, as Envoy has that in force."""
+        answer = query.attempt(self._world.db, key)
+        if isinstance(answer, Failed):
+            return self._answers.get((query.name, key), ())
+        self._answers[query.name, key] = answer
+        return answer

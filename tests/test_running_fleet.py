@@ -1,0 +1,75 @@
+"""One running fleet: where it can be reached, and what it remembers while a query fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+
+from moongate.api.base import FleetId, Ref
+from moongate.api.gateway import Gateway
+from moongate.attach.fleets import BIND, members
+from moongate.infra.bootstrap import EnvoyOptions
+from moongate.infra.process import EnvoyProcess
+from moongate.infra.rundir import EnvoyFiles
+from moongate.running_fleet import RefusedResource, RunningFleet
+from moongate.world import World
+from moongate.xds.wire import LISTENER
+from tests.core import GATEWAY_CLASS, gateway, http, read
+from tests.faults import faulty, put_fault
+
+EG = Ref.of(Gateway, "default", "eg")
+OPEN, NAMED = "default/eg/open", "default/eg/named"
+
+
+def running() -> tuple[World, RunningFleet]:
+    """A fleet of a Gateway with two listeners; its process is not started."""
+    manifests = (
+        GATEWAY_CLASS,
+        gateway(http("open", port=8080), http("named", port=8081, hostname="a.example")),
+    )
+    world = World.of(resource for text in manifests for resource in read(text))
+    options, files = EnvoyOptions(), EnvoyFiles(*map(Path, ("bootstrap", "admin", "xds", "record")))
+    process = EnvoyProcess(
+        "default/eg",
+        binary=Path("envoy"),
+        files=files,
+        bootstrap=Bootstrap(),
+        options=options,
+        access_log=lambda _: None,
+    )
+    return world, RunningFleet(world, FleetId(EG), process, options)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")]
+)
+async def test_urls_name_an_address_that_a_client_can_use(bind: str, host: str) -> None:
+    world, fleet = running()
+    world.write(BIND, bind)
+    world.pull()
+    fleet.listening = {OPEN, NAMED}
+
+    assert set(fleet.urls()) == {f"http://{host}:8080", "http://a.example:8081"}
+
+
+async def test_a_listener_that_envoy_refuses_has_no_url() -> None:
+    """Its old version may be in force, but nobody knows on which port that listens."""
+    _, fleet = running()
+    fleet.listening = {OPEN, NAMED}
+    fleet.refused[LISTENER, OPEN] = RefusedResource("port 8080 is taken", port=True)
+
+    assert list(fleet.urls()) == ["http://a.example:8081"]
+
+
+async def test_the_last_answer_holds_while_a_query_fails() -> None:
+    """Envoy has it in force: a failed query does not mean that the fleet has no Gateway."""
+    with faulty():
+        world, fleet = running()
+        before = fleet.gateways()
+        put_fault(world, (members, (fleet.id,)), "before")
+        world.pull()
+
+        assert before == (EG,)
+        assert fleet.gateways() == before
