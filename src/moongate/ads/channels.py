@@ -1,6 +1,6 @@
-"""One type of one stream: what Envoy asked for, what it has, what is on its way and what waits.
+"""The state of one resource type on one stream: subscriptions, versions, the response in flight, the queue.
 
-A channel keeps books and decides nothing; ``session`` says when something leaves.
+A channel only keeps records; ``session`` decides when to send.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ABSENT = ""
-"""Held in place of a version: Envoy knows that the name does not exist."""
+"""A value in place of a version: Envoy knows that the resource does not exist."""
 
 UNKNOWN = "?"
-"""Held in place of a version: Envoy may or may not have it, so whatever is true must be said."""
+"""A value in place of a version: Envoy may or may not have the resource, so it must be sent or removed."""
 
 
 class Batch(Struct):
-    """What one response says."""
+    """The content of one response."""
 
     news: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
     gone: list[str] = field(default_factory=list[str])
     oldest: float = inf
-    """The oldest edit that it carries; inf when it carries none that anybody waits for."""
+    """The oldest edit that it carries; inf if no other channel waits for it."""
     applied: bool = False
-    """Sent again only to be acknowledged: Envoy applied it, but for the culprits beside it."""
+    """Whether Envoy has applied it already, and refused only others: it is sent again for the ACK alone."""
 
     def __bool__(self) -> bool:
         return bool(self.news or self.gone)
@@ -73,23 +73,23 @@ class Batch(Struct):
 
 
 class Flight(Struct):
-    """A response that was sent, and is not answered yet."""
+    """A response that was sent and not answered yet."""
 
     response: Response
     batch: Batch
     heard_at: float = inf
-    """When the client was first heard of after this was sent; inf when it was not."""
+    """The time of the first request that came after this was sent; inf if none came."""
     endpoints: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
-    """Those that the clusters of the batch had, of the same name, when it was sent."""
+    """The load assignments that the clusters of the batch had when it was sent, by name."""
 
 
 class Refused(Struct):
     version: str
     message: str
     seq: float
-    """The oldest edit whose version was refused since the last one that is in force."""
+    """The oldest edit with a refused version after the version in force."""
     again: bool = False
-    """To be sent again though it did not change."""
+    """Whether to send the same version again."""
 
 
 class Channel(Struct):
@@ -105,22 +105,22 @@ class Channel(Struct):
     """The edit as of which ``staged`` is true."""
     flight: Flight | None = None
     timed_out: dict[str, Batch] = field(default_factory=dict[str, Batch])
-    """What nobody waits for any more, by nonce: the answers may still come."""
+    """Batches that timed out, by nonce. Their answers may still come."""
     retries: deque[Batch] = field(default_factory=deque[Batch])
     """Parts of refused batches."""
     pending_removal: dict[str, int] = field(default_factory=dict[str, int])
-    """Gone from the snapshot at this edit, which listeners and routes have still to follow. Oldest first."""
+    """Name → the edit that dropped it. Listeners and routes of that edit must be in force first. Sorted."""
     lingering: dict[str, float] = field(default_factory=dict[str, float])
-    """To be removed at this time. Earliest first."""
+    """Name → the time of its removal. Earliest first."""
     absent: dict[str, int] = field(default_factory=dict[str, int])
-    """Route tables that Envoy asks for and may have kept, and that the fleet is without as of this edit."""
+    """Route table to which Envoy subscribes and which it may still have → the edit that dropped it."""
     rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
     reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
-    """Listener → the version that was sent again when what had its address open was closed, and how often."""
+    """Listener → its version that was sent again after its address was closed, and how many times."""
     returning: set[str] = field(default_factory=set[str])
-    """What was gone and out of use, and is back and not acknowledged yet."""
+    """Route tables that were removed and unused, and are back but not acknowledged yet."""
     initial_pending: bool = False
-    """The client asked for everything and was not answered yet."""
+    """Whether the first answer to a wildcard subscription is still to be sent."""
 
     def mark(self, name: str, seq: int) -> None:
         if not self.dirty:
@@ -128,7 +128,7 @@ class Channel(Struct):
         self.dirty.add(name)
 
     def take_back(self, batch: Batch) -> None:
-        """Settle anew what was to be sent. It stays as old as it was."""
+        """Mark the resources of an unsent batch as dirty again. They keep the age of the batch."""
         if batch:
             self.dirty_since = min(batch.oldest, self.dirty_since if self.dirty else inf)
             self.dirty.update(batch.news, batch.gone)
@@ -139,7 +139,7 @@ class Channel(Struct):
         self.lingering.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """Know nothing about ``name`` any more."""
+        """Drop all state of ``name``."""
         self.cancel_removal(name)
         self.ledger.set(name, None)
         self.absent.pop(name, None)
@@ -157,7 +157,7 @@ class Channel(Struct):
         return {*held, *self.dirty, *self.staged.news, *self.rejected, *flying}
 
     def take(self, batch: Batch) -> None:
-        """Note that Envoy has what ``batch`` says."""
+        """Note that Envoy accepted ``batch``."""
         for name, resource in batch.news.items():
             self.ledger.set(name, resource.version)
             self.rejected.pop(name, None)
@@ -168,13 +168,13 @@ class Channel(Struct):
             self.ledger.set(name, ABSENT if name in self.ledger.names else None)
 
     def linger(self, switched: float, due: float) -> None:
-        """Let what is gone as of the edit ``switched``, or an earlier one, linger until ``due``."""
+        """Let resources that the edit ``switched``, or an earlier one, dropped linger until ``due``."""
         names = [*takewhile(lambda name: self.pending_removal[name] <= switched, self.pending_removal)]
         self.pending_removal = _without_first(self.pending_removal, len(names))
         self.lingering |= dict.fromkeys(names, due)
 
     def expired(self, now: float) -> list[str]:
-        """Take out what has lingered long enough."""
+        """Take out the names whose lingering ends."""
         names = [*takewhile(lambda name: self.lingering[name] <= now, self.lingering)]
         self.lingering = _without_first(self.lingering, len(names))
         return names
@@ -185,7 +185,7 @@ class Channel(Struct):
         return ()
 
     def oldest(self) -> float:
-        """The oldest edit that waits here or is unanswered; inf when there is none."""
+        """The oldest edit that is unsent or unanswered here; inf if there is none."""
         waiting = [self.staged.oldest if self.staged else inf, self.dirty_since if self.dirty else inf]
         if self.flight is not None:
             waiting.append(self.flight.batch.oldest)
@@ -196,7 +196,7 @@ class Channel(Struct):
         """The oldest edit that Envoy refused while an earlier version stays in force; inf when none.
 
         Args:
-            unused: what is gone as of this edit, or an earlier one, is out of use.
+            unused: resources that this edit, or an earlier one, dropped are out of use.
         """
         return min(
             (
@@ -210,5 +210,5 @@ class Channel(Struct):
 
 
 def _without_first(entries: dict[str, T], count: int) -> dict[str, T]:
-    """The rest in a dictionary of its own: one of which entries are deleted keeps its room."""
+    """The other entries in a new dictionary, because a dictionary does not free memory on deletion."""
     return dict(islice(entries.items(), count, None)) if count else entries

@@ -1,7 +1,7 @@
-"""What became of what was sent: events that travel from the streams to statuses, metrics and the console.
+"""Events of ADS streams: connections, ACKs and NACKs. Statuses, metrics and the console use them.
 
-Every event names the fleet, the node and the stream. A node is what the transport says who the Envoy is; two
-Envoys may have the same one. A stream is one connection of one Envoy: no two have the same number.
+Every event names the fleet, the node and the stream. The transport decides which node an Envoy is; two Envoys
+may have the same node. A stream is one connection of one Envoy, and its number is unique.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class _OfStream(Struct, frozen=True, kw_only=True):
-    """What all events say."""
+    """The fields of all events."""
 
     fleet: str
     node: str
@@ -20,7 +20,7 @@ class _OfStream(Struct, frozen=True, kw_only=True):
 
     @property
     def envoy(self) -> str:
-        """Tells the Envoys of a fleet apart, also those with one node id. Another stream is another Envoy."""
+        """Identifies an Envoy in its fleet, also if several share a node id. A new stream is a new Envoy."""
         return f"{self.node}#{self.stream}"
 
 
@@ -29,7 +29,7 @@ class Connected(_OfStream, frozen=True, kw_only=True):
 
 
 class Disconnected(_OfStream, frozen=True, kw_only=True):
-    """An Envoy's stream ended; what it holds stays in force there."""
+    """An Envoy's stream ended; the Envoy keeps its configuration in force."""
 
 
 class Acknowledged(_OfStream, frozen=True, kw_only=True):
@@ -47,13 +47,13 @@ class Acknowledged(_OfStream, frozen=True, kw_only=True):
 
 
 class Nacked(_OfStream, frozen=True, kw_only=True):
-    """An Envoy refused one version of one resource. What it had under that name before stays in force."""
+    """An Envoy refused one version of one resource. The version before stays in force there."""
 
     type_url: str
     name: str
     version: str
     message: str
-    """Envoy's own words."""
+    """Envoy's message."""
 
 
 Event: TypeAlias = Connected | Disconnected | Acknowledged | Nacked
@@ -80,7 +80,7 @@ class Holder(Struct, frozen=True, kw_only=True):
 
 
 class Counters(Struct):
-    """What went over the wire for one type, since the server was made."""
+    """Counts of responses and answers of one type since the server was created."""
 
     responses: int = 0
     resources: int = 0

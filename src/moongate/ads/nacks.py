@@ -1,7 +1,7 @@
-"""Who is to blame for a refusal: what Envoy says of the resources of a response that it refused.
+"""Parsing of NACK messages: which resources of a response Envoy refuses, and why.
 
-Envoy answers for a response as a whole. Of listeners and clusters it names those that it refused, and has
-taken the rest; of other types it says only that something is wrong. It cuts long messages off.
+Envoy answers for a response as a whole. For listeners and clusters the message names the refused ones, and
+Envoy has accepted the others; for other types it names none. Envoy truncates long messages.
 
 Source: the messages of Envoy 1.40.
 """
@@ -20,10 +20,10 @@ _NAMED = re.compile(r"^Error adding/updating (?:listener|cluster)\(s\) ")
 
 
 def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
-    """The resources that are refused for certain, and Envoy's words about each; often empty.
+    """The resources that Envoy certainly refuses, each with Envoy's message; often empty.
 
     Args:
-        message: of the refusal.
+        message: the message of the NACK.
         sent: the names of the resources in the response.
     """
     named = _named(message, sent)
@@ -31,12 +31,12 @@ def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
 
 
 def meets_a_listener(words: str) -> bool:
-    """Whether a listener is refused because one of this Envoy, which may be itself, has its address open."""
+    """Whether Envoy refuses a listener because another, or its own old version, has its address open."""
     return "has duplicate address" in words
 
 
 def meets_a_socket(words: str) -> bool:
-    """Whether a listener is refused because a socket has its address: somebody's, or one not closed yet."""
+    """Whether Envoy refuses a listener because a socket has its address: of another process, or its own."""
     failure = bind_failure(words)
     return failure is not None and failure.in_use
 

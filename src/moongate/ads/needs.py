@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def needs_endpoints(resource: XdsResource) -> str | None:
-    """The name under which a cluster asks for its endpoints; None when it does not."""
+    """The name with which a cluster subscribes to its endpoints; None if it does not."""
     try:
         cluster = Cluster.FromString(resource.body)
     except DecodeError:

@@ -2,12 +2,12 @@
 
 Theory of operation
 ===================
-A changed route table of thousands of routes has megabytes, and hundreds of Envoys are to have it. What they
-are sent differs in nothing but the nonce, by which an answer names its response. So responses are numbered
-for all streams of a fleet together. One can be sent on every stream whose last one has a smaller number.
+A changed route table with thousands of routes has megabytes, and hundreds of Envoys need it. Their responses
+would differ only in the nonce, with which an answer names its response. So all streams of a fleet share one
+numbering, and a response can be sent on every stream whose last response has a smaller number.
 
-A response is kept as long as some stream waits for its answer: the streams own it, and what is kept here
-does not keep it alive.
+A response lives as long as a stream waits for its answer: the streams own it, and this module has only weak
+references.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Response:
 
 
 class Responses:
-    """The responses of a fleet that are under way, which means not answered by every stream."""
+    """The responses of a fleet that some stream has not answered yet."""
 
     def __init__(self) -> None:
         self.encoded = 0

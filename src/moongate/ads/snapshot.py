@@ -1,7 +1,7 @@
-"""What one fleet of Envoys should have, and how it changed.
+"""The resources that one fleet of Envoys should have, and their edits.
 
-A snapshot is edited in place and counts its edits, so a change costs what it touches: sessions learn what
-differs and look nothing else up.
+A snapshot is edited in place and counts its edits. Sessions get the differences of each edit and look up
+nothing else, so the cost depends on the size of the change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Snapshot:
     def __init__(self) -> None:
         self._resources: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
         self.responses = Responses()
-        """What is under way to its sessions."""
+        """The responses that its sessions have sent and that are not answered yet."""
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
 
@@ -46,8 +46,8 @@ class Snapshot:
         """Make one edit.
 
         Returns:
-            What really differs now. An equal resource and an unknown name are no change.
-            What is both gone and put stays.
+            The real differences. An equal resource is no change, and neither is the end of an unknown name.
+            A name that is both in ``gone`` and in ``put`` stays.
         """
         before: dict[Key, XdsResource | None] = {}
         for type_url, name in gone:

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-A cluster's settings and its endpoints are separate queries, so that an EndpointSlice that changes rebuilds
-one load assignment and no cluster. Endpoints that are names are part of their cluster (DNS), those that are
-addresses come by EDS. What a BackendTrafficPolicy says of clusters is added by its features.
+A cluster's settings and its endpoints are separate queries, so a changed EndpointSlice rebuilds one load
+assignment and no cluster. Endpoints with hostnames are part of their cluster (DNS); endpoints with addresses
+come by EDS. The features of BackendTrafficPolicy add their settings to the cluster.
 
 Source: envoy/config/cluster/v3/cluster.proto; the reference's constants.
 """
@@ -58,7 +58,7 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
 SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
-"""Where Envoy finds the certificates of authorities that all trust."""
+"""The file with the CA certificates of the system."""
 TLS_SOCKET: Final = "envoy.transport_sockets.tls"
 _HTTP2: Final = Backend(protocol="HTTP2")
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -71,8 +71,8 @@ class Member(NamedTuple):
         target: the backend.
         locality: the name of its locality.
         weight: that of the locality.
-        to_service: sent to the Service's cluster IP.
-        fallback: for when the others are unhealthy, whatever the backend itself says.
+        to_service: whether requests go to the Service's cluster IP.
+        fallback: whether it is used only if the others are unhealthy, whatever the backend itself says.
     """
 
     target: Target
@@ -84,7 +84,7 @@ class Member(NamedTuple):
 
 @query
 def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
-    """The cluster of a key; ``None`` when what it was built from is gone."""
+    """The cluster of a key; ``None`` if its rule or backend is gone."""
     if isinstance(key, PolicyCluster) and key.made_of.host:
         return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.made_of)))
     members = _members(db, key)
@@ -111,7 +111,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
 
 @query
 def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
-    """The endpoints of a cluster; ``None`` for one that resolves names, and when there is none."""
+    """The load assignment of a cluster; ``None`` for a DNS cluster, or if there is no such cluster."""
     members = _members(db, key)
     if not members:
         return None
@@ -123,7 +123,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
 
 @query
 def rule_members(db: Db, route: Ref, rule: int) -> tuple[tuple[Target, int], ...]:
-    """The backends of a rule with their weights: the part of a route that its clusters depend on."""
+    """The backends of a rule with their weights. A rule's clusters depend on no other part of its route."""
     resource = get(db, Route, route)
     if resource is None or rule >= len(resource.spec.rules):
         return ()
@@ -161,7 +161,7 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 
 def _members(db: Db, key: ClusterKey) -> list[Member]:
-    """The backends of a cluster; none when what it was built from is gone."""
+    """The backends of a cluster; none if its rule or backend is gone."""
     if isinstance(key, BackendCluster):
         return [Member(key.target, key.name, 1, to_service(db, key.fleet.owner))]
     if isinstance(key, PolicyCluster):
@@ -189,13 +189,13 @@ def _weighted(db: Db, key: RuleCluster) -> list[tuple[int, Target, int]]:
     if not isinstance(key.rule, StableRule):
         return [(n, at, weight) for n, (at, weight) in enumerate(rule_members(db, key.route, key.rule))]
     members = key.rule.members
-    # A locality alone has all, whatever its weight.
+    # A single locality gets all requests, whatever its weight is.
     shares = (1,) if len(members) == 1 else weights(db, key.route, key.rule)
     return [(n, at, weight) for (n, at), weight in zip(members, shares, strict=False)]
 
 
 def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
-    """The policies that shape a cluster: the Gateway's for a shared one, its rule's, or none."""
+    """The policies of a cluster: the Gateway's for a shared cluster, the rule's for its own, or none."""
     if isinstance(key, BackendCluster):
         return gateway_policies(db, key.fleet.owner)
     if isinstance(key, PolicyCluster):
@@ -205,7 +205,7 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 
 
 def _host(db: Db, key: ClusterKey, member: Member) -> str:
-    """Whom requests of a cluster ask for: a hostname of its route, or the name of its backend."""
+    """The authority of a cluster's requests: a hostname of its route, or the name of its backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
         listener = _listener_of(db, key.fleet, key.route)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
@@ -216,19 +216,19 @@ def _host(db: Db, key: ClusterKey, member: Member) -> str:
 
 
 def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
-    """Its listeners share a route's clusters; the policies of the first shape them."""
+    """The listener whose policies a route's clusters have: the first, as all its listeners share them."""
     return next(iter(served_on(db, fleet, route)), None)
 
 
 def eds_cluster(name: str) -> Cluster:
-    """A cluster with the defaults of all, its endpoints by EDS over ADS under its own name."""
+    """A cluster with the common defaults. Its endpoints come by EDS over ADS, under the cluster's name."""
     message = _base(name)
     _discover(message)
     return message
 
 
 def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> EndpointMessage:
-    """The entry of an endpoint in its locality, where all weigh the same."""
+    """The entry of an endpoint in its locality; all endpoints have equal weights."""
     entry: LbEndpoint = locality.lb_endpoints.add()
     entry.load_balancing_weight.value = 1
     if endpoint.port:
@@ -281,7 +281,7 @@ def _of_host(made_of: ExtraCluster) -> Cluster:
 
 
 def _trusting(host: str) -> UpstreamTlsContext:
-    """TLS with a host of the internet: its certificate must be for it, from an authority that all trust."""
+    """TLS to a public host: its certificate must name the host, and come from a CA that the system trusts."""
     kind = SubjectAltNameMatcher.IP_ADDRESS if is_ip(host) else SubjectAltNameMatcher.DNS
     validation = CertificateValidationContext(
         trusted_ca=DataSource(filename=SYSTEM_AUTHORITIES),
@@ -329,7 +329,7 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
 
 
 def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
-    """Upstream protocol: HTTP/1.1 where forced, HTTP/2 where asked for; else nothing is said."""
+    """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested; else leave Envoy's default."""
     if any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol != "HTTP" for b in backends):
@@ -355,8 +355,9 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
 
 
 def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
-    # Names and addresses have clusters apart. But a backend that has just turned from one into the other is a
-    # member until its rule is judged anew, and endpoints do not wait for that; Envoy refuses a mixture.
+    # A cluster has either hostnames or addresses; Envoy refuses a mixture. But a backend that has just
+    # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
+    # for that.
     message = ClusterLoadAssignment(cluster_name=key.name)
     settings = endpoint_settings(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)

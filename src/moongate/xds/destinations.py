@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``rule_destination`` judges the backendRefs of one rule as one listener serves it. It names the clusters that
-the rule needs by their keys; ``clusters`` builds them. It reads no endpoints, so those come and go without
-disturbing routes.
+``rule_destination`` resolves the backendRefs of one rule on one listener. It returns the keys of the clusters
+that the rule needs; ``clusters`` builds them. It reads no endpoints, so a changed endpoint does not rebuild
+routes.
 
 Three kinds of cluster
 ======================
@@ -84,7 +84,7 @@ class WeightedCluster(Struct, frozen=True):
         key: the cluster.
         weight: its share of the rule's requests.
         backend: index of the backendRef, for the filters of its own; -1 when the cluster serves several.
-        routable: whether requests may be sent there; a broken or empty backend has a cluster but no traffic.
+        routable: whether it may get requests; a broken or empty backend has a cluster but gets none.
     """
 
     key: ClusterKey
@@ -94,10 +94,10 @@ class WeightedCluster(Struct, frozen=True):
 
 
 class Destination(Struct, frozen=True):
-    """What becomes of the requests of a rule.
+    """The destination of a rule's requests: clusters, or an error status.
 
     Args:
-        status: 0 to forward them, else the status that is answered.
+        status: 0 to forward requests, else the status of the answer.
         weighted_clusters: the clusters to forward to.
         weighted: whether the clusters are named with weights even if there is only one.
         unavailable: the weight of backends that are broken or empty.
@@ -123,7 +123,7 @@ class Destination(Struct, frozen=True):
 
 
 class _RuleBackend(NamedTuple):
-    """One backendRef of a rule, judged, with its place in the rule."""
+    """One resolved backendRef of a rule, with its index."""
 
     place: int
     ref: RouteBackendRef
@@ -137,7 +137,7 @@ class _RuleBackend(NamedTuple):
 
 @query
 def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> Destination:
-    """What becomes of the requests of one rule, as one listener serves it."""
+    """The destination of the requests of one rule on one listener."""
     resource = get(db, Route, route)
     if resource is None or index >= len(resource.spec.rules):
         return Destination(500)
@@ -239,7 +239,7 @@ def _weighted_clusters(
 
 
 def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
-    """The cluster that a rule has for backendRef ``n`` alone; for all its backends if that is -1."""
+    """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1."""
     if fleet_proxy(db, fleet).spec.merge_backends is None:
         return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
     rule = stable_rule(route, index)
@@ -250,13 +250,13 @@ def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleC
 
 
 def stable_rule(route: Route, index: int) -> StableRule:
-    """What a rule is: its name, its backends that have a weight, and its index among rules like it."""
+    """The identity of a rule: its name, its backends with a weight, and its index among equal rules."""
     rule = _unnumbered(route, index)
     return rule._replace(nth=sum(_unnumbered(route, earlier) == rule for earlier in range(index)))
 
 
 def index_of(route: Route, rule: StableRule) -> int | None:
-    """Where a rule stands in its route; ``None`` when it is gone."""
+    """The index of a rule in its route; ``None`` if the rule is gone."""
     alike = [n for n in range(len(route.spec.rules)) if _unnumbered(route, n) == rule._replace(nth=0)]
     return alike[rule.nth] if rule.nth < len(alike) else None
 
@@ -278,9 +278,9 @@ def _identity(*of: Any) -> str:
 
 @query
 def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ...]:
-    """The clusters that a route needs in a fleet, over all listeners and rules, and the secrets.
+    """The clusters and secrets that a route needs in a fleet, for all listeners and rules.
 
-    Those of forms that stand in for what Envoy refused are among them.
+    They include the clusters and secrets of the last good versions that replace refused entries.
     """
     resource = get(db, Route, route)
     if resource is None:
@@ -330,8 +330,8 @@ def resource_keys(
 ) -> tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]:
     """The clusters, and the secrets of policies, that each route of one shard needs in a fleet.
 
-    ``None`` is for a route that cannot be judged just now: the fleet keeps those that it has for it. To a
-    cluster that is not there nothing passes.
+    The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
+    secrets. Requests to a cluster that does not exist fail.
     """
     routes = {route for gateway in members(db, fleet) for route in find_in(db, ROUTES, gateway, part)}
     needed = ((route, route_resources.attempt(db, fleet, route)) for route in sorted(routes))
@@ -369,7 +369,7 @@ def _is_of_route(db: Db, policy: Ref, route: Ref) -> bool:
 def _must_stay_apart(
     db: Db, listener: ListenerId, route: Ref, rule: RouteRule, policy: Applied | None, routed_to_service: bool
 ) -> bool:
-    """Whether the backends of a rule may not use shared clusters, ``policy`` being what holds for it."""
+    """Whether ``policy``, the effective policy of a rule, forbids shared clusters for its backends."""
     gateway = listener.gateway
     if routed_to_service != to_service(db, gateway):
         return True
@@ -398,7 +398,7 @@ def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_servi
 
 
 def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backend:
-    """A backend as a route sees it, which may not even be allowed to look."""
+    """A backend as resolved for a route, which may lack the permission to refer to it."""
     if (problem := kind_problem(at)) is not None:
         return Backend(problem=problem)
     if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):

@@ -2,22 +2,22 @@
 
 Theory of operation
 ===================
-As in the reference, a filter is in a chain while a route on it uses the filter; so the first use of a feature
-changes the listener. A route and its chain then change at different times, and connections that are open keep
-the chain that they came by. What this means for who may pass is settled in three ways:
+As in Envoy Gateway, a chain has a filter while a route on it uses the filter; so the first use of a feature
+changes the listener. A route and its chain then change at different times, and open connections keep the
+chain with which they were accepted. Three rules make sure that no request passes without its filter:
 
 * With *stable chains* (in the configuration that moongate ships) one disabled instance of each filter that
   routes can configure stands in every chain from the start. Nothing about the chain changes then.
 * A filter that has to be configured in the chain is *bound* to it. With stable chains the chain marks its
   connections with the bound filters that it has (``mark``), and a route that relies on one matches only
-  connections with that mark; all others it answers with 500. So it cannot matter in which order Envoy learns
-  of listener and routes, whether it takes both, nor how old a connection is.
-  What is too large to be copied to every route is bound as well, where the chain can say all of it: an
-  htpasswd of hundreds of users.
-* A filter leaves a chain only after the routes that relied on it: until then it *lingers*. And while a chain
-  does not have a filter that is asked for, routes that rely on it answer 500 (``missing_on``). Envoy may
-  have refused the listener, which ``chain_transitions`` writes into cells; or it refuses the filter, so that
-  ``quarantine`` keeps that out of the listener.
+  connections with that mark; a second route answers all others with 500. So the order in which Envoy gets
+  listener and routes does not matter, nor whether it accepts both, nor the age of a connection.
+  If per-route config is too large to be copied to every route, for example an htpasswd of hundreds of users,
+  and the chain can carry all of it, the filter is bound as well.
+* A filter leaves a chain only after the routes that rely on it; until then it *lingers*. While a chain lacks
+  a filter, routes that rely on the filter answer 500 (``missing_on``). There are two possible causes: Envoy
+  refused the listener (``chain_transitions`` writes that into cells), or Envoy refused the filter, and
+  ``quarantine`` keeps it out of the listener.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ An HTTPRoute has up to 2,048 Envoy routes, and a policy may hold for thousands o
 """
 
 MARK: Final = "moongate.filters"
-"""The filter state of a connection that names the bound filters of its chain, each between two bars."""
+"""The key of the filter state with the names of a connection's bound filters, each between two bars."""
 
 
 class ChainFilter(NamedTuple):
@@ -100,24 +100,24 @@ def lingering(table: TableId) -> tuple[str, TableId]:
 
 
 def lacking(table: TableId) -> tuple[str, TableId]:
-    """The cell with the filters that an Envoy has not, as it refused its listener; or absent.
+    """The cell with the filters that an Envoy lacks because it refused the listener; or absent.
 
-    By name, with Envoy's words about the listener that it refused.
+    Each name comes with Envoy's message about the refused listener.
     """
     return ("lacking-filters", table)
 
 
 @query
 def stable_chains(db: Db) -> bool:
-    """Whether filters stand in every chain, whoever uses them."""
+    """Whether every chain has all filters, used or not."""
     return config(db).runtime_flags.on("StableFilterChains")
 
 
 @query
 def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
-    """The HTTP filters that the chain of some listeners has, the router excluded.
+    """The HTTP filters of the chain of some listeners, without the router.
 
-    Of those that Envoy refuses the last good form is among them, or nothing.
+    A filter that Envoy refuses is replaced by its last good version, or left out if there is none.
     """
     table = TableId(fleet_of(db, members[0].gateway), chain)
     filters, out = _asked_for(db, table, members), _kept_out(db, table)
@@ -136,9 +136,9 @@ def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[C
 
 @query
 def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
-    """The filters that routes of a listener may rely on and some Envoy has not; with its words, sorted.
+    """The filters that routes of a listener may rely on but some Envoy lacks; with its message, sorted.
 
-    Either they are kept out of the chain that is handed out, or an Envoy has refused what was handed out.
+    Either the quarantine keeps the filter out of the chain, or an Envoy has refused the listener.
     """
     table = table_of(db, listener)
     if table is None:
@@ -152,7 +152,7 @@ def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
 
 
 def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
-    """The filters that a chain is to have."""
+    """The filters that a chain should have."""
     filters = {one.name: one for one in db.read(lingering(table)) or ()}
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
@@ -161,7 +161,7 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
 
 
 def _kept_out(db: Db, table: TableId) -> Mapping[str, Fallback]:
-    """What is kept out of all chains of the listener that has the chain of a table."""
+    """The filters that the quarantine keeps out of all chains of a table's listener."""
     chain = chain_of(db, table)
     return kept_out(db, table.fleet, LISTENER, chain[0], ALL) if chain is not None else {}
 
@@ -195,7 +195,7 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 
 @query
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
-    """The filters that have to be in a chain because some route on its listeners uses them, sorted."""
+    """The filters that some route on the listeners of a chain uses, sorted."""
     needed: dict[str, ChainFilter] = {}
     for listener in members:
         for part in parts(db, ROUTES, listener.gateway):
@@ -208,7 +208,7 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
 def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ...]:
     """The filters that the routes of one shard need on a listener, each once, sorted.
 
-    A route that cannot be judged is left out; it has no filters, as it is not served.
+    A route whose query failed is left out; it needs no filters, because it is not served.
     """
     needed: dict[str, ChainFilter] = {}
     for route in find_in(db, ROUTES, listener.gateway, part):
@@ -220,9 +220,9 @@ def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ..
 
 @query
 def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, ...]:
-    """The filters that have to be in the chain of a listener for one route, sorted.
+    """The filters that one route needs in the chain of a listener, sorted.
 
-    Those that stand in every chain are not among them.
+    Filters that every chain has are not included.
     """
     resource = get(db, Route, route)
     if resource is None or not attached_hosts(db, route, listener):
@@ -295,8 +295,8 @@ def _large_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> ChainFilter
 
 
 def _bound(order: int, stem: str, chain: Message) -> ChainFilter:
-    # Its name says what it is, so that it is added or removed, and never replaced under a route. Users choose
-    # what it is, and two that share a name would share the filter.
+    # The name has a hash of the config, so a filter is added or removed but never replaced while a route uses
+    # it. Users choose the config, and two configs with one name would share the filter.
     name = f"{stem}/{fingerprint(encode(chain))}"
     return ChainFilter(order, name, _encoded(name, chain, disabled=True), bound=True)
 
@@ -307,7 +307,7 @@ def _encoded(name: str, chain: Message, *, disabled: bool) -> bytes:
 
 @cache
 def _standing() -> Mapping[int, ChainFilter]:
-    """What stands in every stable chain, by the position of the feature."""
+    """The filters of every stable chain, by the position of the feature."""
     return {
         order: ChainFilter(order, one.name, _encoded(one.name, one.stable(None), disabled=True), bound=False)
         for order, one in enumerate(feature.http_filter for feature in FEATURES)
@@ -316,7 +316,7 @@ def _standing() -> Mapping[int, ChainFilter]:
 
 
 def mark(filters: tuple[ChainFilter, ...]) -> Filter | None:
-    """The network filter that notes on a connection which bound filters its chain has; ``None`` for none."""
+    """The network filter that marks connections with their chain's bound filters; ``None`` if it has none."""
     bound = [one.name for one in filters if one.bound]
     if not bound:
         return None
@@ -331,5 +331,5 @@ def mark(filters: tuple[ChainFilter, ...]) -> Filter | None:
 
 
 def has_mark(name: str) -> FilterStateMatcher:
-    """What a connection must have for a route that relies on a bound filter."""
+    """The match on the mark of a connection, for a route that relies on a bound filter."""
     return FilterStateMatcher(key=MARK, string_match=StringMatcher(contains=f"|{name}|"))

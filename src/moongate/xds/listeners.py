@@ -2,13 +2,13 @@
 
 Theory of operation
 ===================
-One resource for each port of a Gateway. ``listener_head`` is what all filter chains of the port share, with
-the settings of the ClientTrafficPolicy that holds for the first; ``listener_parts`` are the chains, each
-encoded by the builder of its kind and kept. ``listener`` joins them.
+Each port of a Gateway is one resource. ``listener_head`` has the fields that all filter chains of the port
+share, with the ClientTrafficPolicy of the first listener. ``listener_parts`` are the chains; the builder of
+its kind encodes each one. ``listener`` joins them.
 
-Envoy takes or refuses all of it. Each of these entries can be kept out for itself: the head, the settings of
-a chain, and an HTTP filter, which is the same in all chains that have it. ``differing`` compares two
-listeners entry by entry, and ``concern`` says whom one of them concerns.
+Envoy accepts or refuses a listener as a whole. The quarantine can keep out one entry alone: the head, the
+settings of a chain, or an HTTP filter (in all chains that have it). ``differing`` compares two listeners
+entry by entry, and ``concern`` returns the resources that an entry concerns.
 
 Source: the reference's defaults, chosen after Envoy's "Configuring Envoy as an edge proxy".
 """
@@ -71,7 +71,7 @@ CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], ChainSettings]]] = {
     "HTTP": http_settings,
     "HTTPS": https_settings,
 }
-"""What builds the filter chain of a group of listeners, by what it is made of."""
+"""The builder of a filter chain, by kind of chain."""
 
 TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
@@ -79,7 +79,7 @@ READINESS_PORT: Final = 19003
 READINESS_PATH: Final = "/ready"
 
 BUFFER_LIMIT: Final = 32 * 1024
-"""Bytes that are held for a connection before its reader is slowed down."""
+"""How many bytes Envoy buffers per connection before it stops reading."""
 
 
 @query
@@ -87,7 +87,7 @@ def listener_names(db: Db, fleet: FleetId) -> tuple[str, ...]:
     """The listener resources of a fleet, the readiness listener first."""
     if not members(db, fleet) or keeps_what_it_has(db, fleet):
         return ()
-    # On a host, several fleets share the ports, and whoever started them asks the admin interface.
+    # On a host, several fleets share the ports, and moongate asks the admin interface instead.
     ready = () if on_host(db) else (_readiness_name(db, fleet),)
     return ready + tuple(envoy.name for envoy in envoy_listeners(db, fleet))
 
@@ -109,7 +109,7 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
 
 
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
-    """What a listener is joined from, besides its own settings."""
+    """The filter chains of a listener."""
     envoy = _envoy_listener(db, fleet, name)
     return tuple(chain_part(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ()))
 
@@ -147,7 +147,7 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
         access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
     )
     if on_host(db):
-        # With it, a second process would bind the port too, and take a share of the connections unnoticed.
+        # With reuse_port, a second process could bind the port too, and silently get part of the connections.
         message.enable_reuse_port.value = False
     for feature, effective in settings(client_policy(db, envoy.groups[0].members)):
         if feature.listener is not None:
@@ -160,7 +160,7 @@ def _envoy_listener(db: Db, fleet: FleetId, name: str) -> EnvoyListener | None:
 
 
 def _inspector(needed: Iterable[bytes]) -> bytes:
-    """The inspector that all chains of a port share: it finds out what any of them needs."""
+    """The TLS inspector that all chains of a port share, with the settings that any of them needs."""
     config = TlsInspector()
     for each in needed:
         config.MergeFromString(each)
@@ -178,7 +178,7 @@ def _readiness_name(db: Db, fleet: FleetId) -> str:
 
 
 def _readiness(db: Db, fleet: FleetId, name: str) -> Listener:
-    """Answers probes of the pod; it comes over xDS, so an Envoy that answers has had its configuration."""
+    """The listener for readiness probes. An Envoy that answers them has its configuration from xDS."""
     check = HealthCheck(
         pass_through_mode=BoolValue(value=False),
         headers=[HeaderMatcher(name=":path", string_match=StringMatcher(exact=READINESS_PATH))],
@@ -219,7 +219,7 @@ def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]
 
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
-    """What a listener that was just built is joined from: its head, and the parts with its chains."""
+    """The parts of a listener that was just built: its head, and the parts with its chains."""
     head = listener_head.attempt(db, fleet, name)
     envoy = _envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
     parts = [

@@ -2,12 +2,12 @@
 
 Theory of operation
 ===================
-What all Envoy routes of a rule have in common is built once: where requests go, headers, the configuration
-of filters, timeouts. Each match of the rule then gets a copy with its matcher and the rewrites that depend on
-the match, and each hostname a copy of that with its name.
+The common part of a rule's Envoy routes is built once: destination, headers, per-route filter config,
+timeouts. Each match of the rule gets a copy with its matcher and with the rewrites that depend on the match.
+Each hostname gets a copy of that with its own name.
 
-A rule answers 500 where what it asks for cannot be had: policies or filters that cannot be built, or filters
-that its chain does not have yet. A rule with a pattern that Envoy would refuse has no Envoy route at all.
+A rule answers 500 if its policies or filters cannot be built, or if its chain does not have its filters yet.
+A rule with a regular expression that Envoy would refuse has no Envoy route.
 
 Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 """
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 
 class _ServedRule(NamedTuple):
-    """A rule as a listener serves it, with all that its Envoy routes are built from."""
+    """A rule on one listener, with all inputs of its Envoy routes."""
 
     listener: ListenerId
     route: RequestRoute
@@ -74,14 +74,14 @@ class _ServedRule(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """What all routes of a listener are built with, whatever they say.
+    """The inputs that all routes of a listener share.
 
     Args:
         in_order: whether rules stay in the order in which they are written.
         described: whether Envoy routes have metadata.
-        absent: the names of the filters that the listener's chain should have and has not.
+        absent: the names of the filters that the listener's chain should have but lacks.
         failed: whether the listener's own policy cannot be built.
-        facts: what the listener's policy says to features of routes.
+        facts: values of the listener's policy that features of routes use.
     """
 
     in_order: bool
@@ -93,7 +93,7 @@ class _Terms(NamedTuple):
 
 @query
 def _terms(db: Db, listener: ListenerId) -> _Terms:
-    """One value for all of it: whatever a route reads of its listener has thousands of readers."""
+    """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
@@ -119,9 +119,9 @@ def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEnt
 
 @query
 def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple[RouteEntry, ...]:
-    """The matches of a route under a hostname, each answered with 500: what it means cannot be built.
+    """The matches of a route under a hostname, each answered with 500, because the route cannot be built.
 
-    It does not read whether the listener takes the route, as that may be what cannot be judged.
+    This does not read whether the listener accepts the route, as that query may be the one that failed.
     """
     resource = get(db, RequestRoute, route)
     if resource is None:
@@ -158,7 +158,7 @@ def _rule_entries(
     )
     base, bound = _common_route(db, served)
     if base.typed_per_filter_config:
-        # What it says to a filter means nothing where there is none: it fails with the filters of its chain.
+        # Per-route config without its filter has no effect, so a rule fails with the filters of its chain.
         filters_of(db, listener, ref)
     rule_name, in_order = names.rule(ref, index), served.terms.in_order
     tail = _metadata(served) if served.terms.described else b""
@@ -195,9 +195,9 @@ def _metadata(served: _ServedRule) -> bytes:
 
 
 def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
-    """What all Envoy routes of a rule have in common: action, headers, timeouts, per-route filter config.
+    """The common part of a rule's Envoy routes: action, headers, timeouts, per-route filter config.
 
-    With it come the names of the bound filters that a connection's chain must have for it.
+    The second value has the names of the bound filters that the connection's chain must have.
     """
     filters, settings, terms = served.filters, served.settings, served.terms
     message = Route()
@@ -282,14 +282,14 @@ def _apply_destination(action: RouteAction, rule: RequestRule, destination: Dest
         for rewrite in map(rewrite_of, filters):
             if rewrite is not None and rewrite.hostname is not None:
                 entry.host_rewrite_literal = rewrite.hostname
-    # Envoy has one status for all requests whose cluster is missing.
+    # Envoy uses one status for all requests whose cluster does not exist.
     action.cluster_not_found_response_code = (
         RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
     )
 
 
 def _apply_match(db: Db, served: _ServedRule, message: Route, match: Match) -> None:
-    """What depends on the match: the matcher, and rewrites of a prefix."""
+    """The part that depends on the match: the matcher, and rewrites of a prefix."""
     filters = served.filters
     if message.HasField("redirect") and filters.redirect is not None:
         message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _port(db, served.listener)))
