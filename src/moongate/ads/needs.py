@@ -20,7 +20,7 @@ def needs_endpoints(resource: XdsResource) -> str | None:
     try:
         cluster = Cluster.FromString(resource.body)
     except DecodeError:
-        return None  # Envoy will say so, and it will be known whose it is
+        return None  # Envoy will refuse it, and its message names the resource
     if cluster.type != Cluster.EDS or not cluster.eds_cluster_config.eds_config.HasField("ads"):
         return None
     return cluster.eds_cluster_config.service_name or cluster.name

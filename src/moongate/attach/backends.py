@@ -1,13 +1,13 @@
-"""What a backendRef leads to: its protocol, its endpoints, or why it cannot be used.
+"""Resolution of backendRefs: the protocol and the endpoints of a backend, or why it cannot be used.
 
 Theory of operation
 ===================
-A ``Target`` is a backendRef without the route around it. ``backend`` says what kind of cluster it needs and
-whether it has endpoints at all; ``endpoints`` lists them. A route reads the first, its load assignment the
-second: an EndpointSlice that changes re-runs one load assignment and disturbs no route, unless the last
-endpoint went or the first came.
+A ``Target`` is a backendRef without its route. ``backend`` returns the kind of cluster that it needs, and
+whether it has any endpoint; ``endpoints`` lists them. A route reads the first, a load assignment the second.
+So a changed EndpointSlice re-runs one load assignment and no route, unless the first endpoint came or the
+last one went.
 
-Source: Gateway API, HTTPBackendRef; the reference's rules on what each fault answers.
+Source: Gateway API, HTTPBackendRef; Envoy Gateway's status codes for each fault.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SLICES = Index("endpoint-slices", (EndpointSlice,), _by_service)
 
 
 class Target(NamedTuple):
-    """What a backendRef names; ``port`` is 0 when it names none."""
+    """The resource and port that a backendRef names; ``port`` is 0 if it names none."""
 
     group: str
     kind: str
@@ -75,7 +75,7 @@ class Target(NamedTuple):
 
     @property
     def section(self) -> str:
-        """What metadata calls the part of the resource that is meant: the port, but for a Backend."""
+        """The section name in metadata: the port, or nothing for a Backend."""
         return "" if self.kind == BackendResource.KIND else str(self.port)
 
 
@@ -87,7 +87,7 @@ class Endpoint(Struct, frozen=True):
         port: 0 for a Unix socket.
         zone: where it runs, "" when unknown.
         hostname: its own name, for host rewriting; "" for none.
-        draining: not ready or going away: kept, but given no new requests.
+        draining: it is not ready, or terminates. It stays, but gets no new requests.
     """
 
     address: str
@@ -102,12 +102,12 @@ Protocol = Literal["HTTP", "HTTP2", "GRPC"]
 
 
 class Backend(Struct, frozen=True):
-    """What a cluster for a target needs to know, without its endpoints.
+    """The properties of a target that its cluster depends on, without the endpoints.
 
     Args:
         protocol: spoken upstream.
-        http1: HTTP/1.1 even where HTTP/2 could be had, for WebSocket backends.
-        dns: endpoints are names to resolve, not addresses.
+        http1: HTTP/1.1 even if HTTP/2 is available, for WebSocket backends.
+        dns: endpoints are hostnames to resolve, not addresses.
         dynamic: the host is resolved per request.
         empty: no endpoint at all.
         fallback: used only when the others are unhealthy.
@@ -125,7 +125,7 @@ class Backend(Struct, frozen=True):
     problem: Problem | None = None
 
     def speaking(self, protocol: Protocol | None) -> Backend:
-        """The backend as it is spoken to in a protocol, whatever it says itself; ``None`` leaves it that."""
+        """The backend with another protocol than its own; ``None`` keeps its own."""
         return self if protocol is None else structs.replace(self, protocol=protocol, http1=False)
 
 
@@ -135,7 +135,7 @@ def target(ref: BackendObjectReference, namespace: str) -> Target:
 
 
 def kind_problem(of: Target) -> Problem | None:
-    """Why a target can be no backend whatever exists, if so. The kind alone decides which it is."""
+    """Why a target cannot be a backend because of its kind; ``None`` if it can."""
     if of.group not in _GROUPS:
         message = f"the group is {of.group!r}; it must be one of {', '.join(repr(g) for g in _GROUPS)}"
         return Problem("", message, "InvalidKind")
@@ -146,7 +146,7 @@ def kind_problem(of: Target) -> Problem | None:
 
 @query
 def backend(db: Db, of: Target, to_service: bool) -> Backend:
-    """Judge a target.
+    """The backend of a target: resolved, or with the problem why it cannot be used.
 
     Args:
         db: where to read.
@@ -174,7 +174,7 @@ def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
 
 
 def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
-    """What is wrong with a Backend itself: it becomes its status, and that of routes that use it."""
+    """The problem of a Backend itself. Its status and the statuses of the routes that use it report it."""
     if not config(db).extension_apis.enable_backend:
         message = (
             f"{resource.ref} cannot be used: Backends are disabled;"
@@ -207,7 +207,7 @@ def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
 
 
 class _Virtual(NamedTuple):
-    """What a Service and a ServiceImport have in common."""
+    """The common interface of Service and ServiceImport."""
 
     ports: tuple[ServicePort | ServiceImportPort, ...]
     addresses: tuple[str, ...]
@@ -350,7 +350,7 @@ def is_ip(text: str) -> bool:
 
 @lru_cache(maxsize=16_384)  # one endpoint among hundreds has changed
 def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """What a text says, if it is an IP address."""
+    """The IP address that a text contains; ``None`` if it contains another text."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:

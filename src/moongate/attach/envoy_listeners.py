@@ -2,12 +2,12 @@
 
 Theory of operation
 ===================
-Envoy has one listener for a port, and chooses a filter chain for each connection. What a chain is made of
-depends on what its listeners speak (``ChainKind``). Plaintext HTTP connections of a port are all alike
-until their first request, so all HTTP listeners of a port share one chain and one route configuration. An
-HTTPS listener has its own, chosen by the hostname in the TLS handshake.
+Envoy has one listener for a port, and chooses a filter chain for each connection. The kind of a chain
+(``ChainKind``) follows from the protocol of its listeners. Plaintext HTTP connections to one port cannot be
+distinguished before their first request, so all HTTP listeners of a port share one chain and one route
+configuration. Each HTTPS listener has its own; Envoy chooses it by the hostname in the TLS handshake (SNI).
 
-Source: the reference's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.
+Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ChainGroup(NamedTuple):
     """Listeners of a port that Envoy serves by the same filter chains.
 
     Args:
-        kind: what its chains are made of.
+        kind: the kind of its chains.
         name: of its HTTP filter chain, and of its route configuration.
         stat_prefix: what the names of its statistics begin with.
         members: in the order of the spec, at least one.
@@ -66,16 +66,17 @@ class EnvoyListener(Struct, frozen=True):
 
 
 class TableId(NamedTuple):
-    """Which route configuration. The HTTP filter chain that asks for it has the same name."""
+    """The identity of a route configuration. The HTTP filter chain that uses it has the same name."""
 
     fleet: FleetId
     name: str
 
 
 def renamed(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with the chains that have another name than the usual one: ``((usual, name), …)``; or absent.
+    """The cell with the chains that do not have their usual name: ``((usual, name), …)``; or absent.
 
-    A name is taken as long as connections drain that came to it at another place (``draining_tables``).
+    A chain needs another name while connections to another address still use its usual one
+    (``draining_tables``).
     """
     return ("renamed-tables", fleet)
 
@@ -89,7 +90,7 @@ class RouteTable(NamedTuple):
 
 @query
 def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
-    """How the ready listeners of a fleet's Gateways share Envoy's, by first member."""
+    """The Envoy listeners of a fleet, with the ready Gateway listeners that share each, by first member."""
     ports: dict[int, list[Listener]] = defaultdict(list)
     for each in (listener for gateway in members(db, fleet) for listener in listeners(db, gateway)):
         if each.ready and each.chain_kind is not None:
@@ -126,7 +127,7 @@ def table_of(db: Db, listener: ListenerId) -> TableId | None:
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
-    """The Envoy listener with the chain that asks for a route configuration, and whose chain it is."""
+    """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
     groups = chain_groups(db, table.fleet)
     return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
 

@@ -1,10 +1,10 @@
-"""What a rule's ``extensionRef`` leads to: an HTTPRouteFilter, judged, with all that it names.
+"""Resolution of a rule's ``extensionRef``: a checked HTTPRouteFilter with the resources that it names.
 
 Rules
 =====
-1. What is wrong with the filter itself is the rule's fault too: it answers 500 and its route says why.
-2. A filter that does not exist is a reference that leads nowhere, as a backend would be.
-3. The CRD's rules are checked again: an object may be older than the rule that it breaks.
+1. If the filter has a fault, the rule that uses it answers 500, and the status of its route says why.
+2. A filter that does not exist is a dangling reference, like a backend that does not exist.
+3. The CRD's rules are checked again, because an object may be older than the rule that it breaks.
 
 Source: Envoy Gateway, ``HTTPRouteFilterSpec``; the reference for which key of a ConfigMap is the body.
 """
@@ -55,7 +55,7 @@ class DirectResponse(Struct, frozen=True):
 
 
 class Extension(Struct, frozen=True):
-    """An HTTPRouteFilter, as far as it can be honoured.
+    """A checked HTTPRouteFilter.
 
     Args:
         hostname: where the host that the backend sees is taken from.
@@ -77,7 +77,7 @@ class Extension(Struct, frozen=True):
 
 
 def extension(db: Db, ref: LocalObjectReference, namespace: str) -> Extension:
-    """What a filter reference in a route of ``namespace`` leads to."""
+    """The filter that a reference in a route of ``namespace`` names."""
     if (ref.group, ref.kind) != (ENVOY_GROUP, HTTPRouteFilter.KIND):
         message = (
             f"extensionRef names {ref.kind} of the group {ref.group!r}; "
@@ -89,7 +89,7 @@ def extension(db: Db, ref: LocalObjectReference, namespace: str) -> Extension:
 
 @query
 def route_filter(db: Db, ref: Ref) -> Extension:
-    """An HTTPRouteFilter, judged."""
+    """An HTTPRouteFilter, checked."""
     resource = get(db, HTTPRouteFilter, ref)
     if resource is None:
         return Extension(unresolved=Problem("", f"{ref} does not exist.", "UnsupportedValue"))

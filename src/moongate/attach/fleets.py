@@ -1,12 +1,12 @@
-"""Which fleets there are, whose Gateways each serves, and the settings that hold for all its Envoys.
+"""The fleets, the Gateways that each one serves, and the settings of all its Envoys.
 
 Theory of operation
 ===================
-A fleet is the set of Envoys that share a configuration: those of one Gateway, or with ``mergeGateways`` those
-of all Gateways of a class. What Envoys are sent, and what they are, belongs to a fleet; statuses belong to
-Gateways. So whatever is built for Envoys asks for the ``members`` of a fleet, and ``fleet_of`` leads back.
+A fleet is a set of Envoys that share one configuration. It serves one Gateway, or with ``mergeGateways`` all
+Gateways of a class. xDS resources and Envoy processes belong to a fleet; statuses belong to Gateways. The
+builders of xDS resources read the ``members`` of a fleet; ``fleet_of`` is the opposite direction.
 
-Source: EnvoyProxy ``mergeGateways``; the reference keys a merged fleet by the name of its class.
+Source: EnvoyProxy ``mergeGateways``; Envoy Gateway names a merged fleet after its class.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @query
 def fleets(db: Db) -> tuple[FleetId, ...]:
-    """The fleets that there are to be, sorted: each serves at least one Gateway."""
+    """All fleets, sorted. Each serves at least one Gateway."""
     owners: list[Ref] = []
     for gateway_class in managed_classes(db):
         gateways = find(db, GATEWAYS, gateway_class.name)
@@ -71,7 +71,7 @@ def fleet_of(db: Db, gateway: Ref) -> FleetId:
 
 @query
 def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
-    """Whether nothing is made of a fleet's Gateways as they now stand, so its Envoys keep what they have."""
+    """Whether all Gateways of a fleet are rejected, so its Envoys keep their configuration."""
     gateways = members(db, fleet)
     return bool(gateways) and all(rejection(db, gateway) is not None for gateway in gateways)
 
@@ -99,7 +99,7 @@ def bind_addresses(db: Db, fleet: FleetId) -> tuple[str, ...]:
 
 @query
 def access_log_problem(db: Db, fleet: FleetId) -> Problem | None:
-    """Why a fleet has no access logs although some are asked for: an expression that is none."""
+    """Why a fleet writes no access logs although some are configured: an expression is not CEL."""
     telemetry = fleet_proxy(db, fleet).spec.telemetry
     logs = telemetry.access_log if telemetry is not None else None
     for i, setting in enumerate(logs.settings if logs is not None and not logs.disable else ()):

@@ -1,4 +1,4 @@
-"""Which Gateways are ours, and the settings that hold for each: configuration, GatewayClass, EnvoyProxy."""
+"""The Gateways that this controller serves, and their settings: configuration, GatewayClass, EnvoyProxy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 LAPTOP_CLASS = "moongate"
-"""A GatewayClass that a laptop has without its being defined: a Gateway and a route are enough there."""
+"""A GatewayClass that exists on a laptop without a manifest, so a Gateway and a route are enough."""
 CONFIG = "config"
 """The cell of the EnvoyGateway configuration."""
 BIND = "bind"
-"""The cell of where listeners are opened: an IP address or ``LOCALHOST``; ``None`` is everywhere."""
+"""The cell with the address on which listeners open: an IP address, ``LOCALHOST``, or ``None`` for all."""
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
-"""This machine alone, unless a Gateway's ``spec.addresses`` name where it is to be opened."""
+"""Only this machine, unless a Gateway has ``spec.addresses``."""
 
 _LONGEST_ARGUMENT: Final = 131_071
 """Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""
@@ -139,7 +139,7 @@ def fleet_proxy(db: Db, fleet: FleetId) -> Proxy:
 
 @query
 def class_settings(db: Db, class_name: str) -> Proxy:
-    """The EnvoyProxy in force for what has none of its own: its class's over the configuration's."""
+    """The EnvoyProxy for Gateways without their own: that of the class, over that of the configuration."""
     return _layered(db, class_name, None, ())
 
 
@@ -183,7 +183,7 @@ def class_proxy(db: Db, class_name: str) -> tuple[EnvoyProxySpec | None, tuple[P
 
 @query
 def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
-    """What is wrong with an EnvoyProxy beyond its schema; with any, nobody who names it is accepted."""
+    """The problems of an EnvoyProxy beyond its schema. With any, Gateways that name it are not accepted."""
     resource = get(db, EnvoyProxy, envoy_proxy)
     if resource is None:
         return ()
@@ -206,7 +206,7 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
 
 
 def _command_line_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
-    """What Envoy could not even be started with."""
+    """The problems with which Envoy could not start."""
     for component in spec.logging.level:
         if component not in LOG_COMPONENTS:
             near = get_close_matches(component, sorted(LOG_COMPONENTS), 1)
@@ -229,7 +229,7 @@ def _command_line_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
 
 @query
 def rejection(db: Db, gateway: Ref) -> Problem | None:
-    """Why nothing is made of a Gateway as it now stands; what was made of it before stays in force."""
+    """Why a Gateway is rejected, or ``None``. While it is rejected, its last good state stays in force."""
     resource = get(db, Gateway, gateway)
     if resource is None:
         return None

@@ -1,10 +1,10 @@
-"""What a rule matches on, which match is tried first, and what makes two of them equal.
+"""The matches of a rule: their content, their precedence, and when two of them are equal.
 
 Theory of operation
 ===================
-What a rule says (``RequestMatch``) is multiplied with the matches of its filters (cookies). Each product is
-one ``Match``, from which one Envoy route is made; and a second one, where a CORS filter must see the
-preflights of a match whose method would keep them out.
+Each match of a rule (``RequestMatch``) is combined with each match of its filters (cookies). Each combination
+is one ``Match``, and becomes one Envoy route. It becomes a second route if the rule has a CORS filter and the
+match names a method, because the filter must see preflights, which have another method.
 
 Source: Gateway API, HTTPRouteMatch (precedence).
 """
@@ -49,7 +49,7 @@ class Comparison(Protocol):
 
 
 class RequestMatch(Protocol):
-    """What a rule says of a request: all of it must be so."""
+    """The conditions of a rule on a request. All of them must be true."""
 
     @property
     def path(self) -> HTTPPathMatch: ...
@@ -65,7 +65,7 @@ class RequestMatch(Protocol):
 
 
 EVERYTHING: Final[RequestMatch] = HTTPRouteMatch()
-"""What a rule means that says nothing."""
+"""The match of a rule without matches."""
 
 
 class Match(Struct, frozen=True):
@@ -124,7 +124,7 @@ def matches(
 
 
 def precedence(match: Match) -> tuple[int, ...]:
-    """Sorts matches of a hostname, the one to be tried first being the least."""
+    """The sort key of matches under one hostname: Envoy tries the smallest first."""
     path, headers, params = match.path, match.headers, match.written.query_params
     length = 0 if path.type == "PathPrefix" and path.value == "/" else len(path.value)
     return (
@@ -141,7 +141,7 @@ def precedence(match: Match) -> tuple[int, ...]:
 
 
 def unbuildable(written: Iterable[RequestMatch]) -> str | None:
-    """Why a rule can have no Envoy route, if so: it is dropped, and answers as if it were not there."""
+    """Why a rule cannot have an Envoy route, or ``None``. Such a rule is dropped, as if it did not exist."""
     for match in written:
         patterns = [match.path.value] if match.path.type == "RegularExpression" else []
         patterns += [m.value for m in (*match.headers, *match.query_params) if m.type == "RegularExpression"]
@@ -152,7 +152,7 @@ def unbuildable(written: Iterable[RequestMatch]) -> str | None:
 
 
 def overlap_key(match: Match) -> str:
-    """What tells two matches apart, as text: routes with an equal one on a hostname overlap."""
+    """The identity of a match, as text. Routes with equal identities under one hostname overlap."""
     headers = sorted((m.name.lower(), m.type, m.value) for m in match.headers)
     others = [
         sorted((m.name, m.type, m.value) for m in each)

@@ -54,22 +54,22 @@ class Policy(Resource, frozen=True, kw_only=True):
 
     PLURAL: ClassVar[str] = ""
     OF_LISTENERS: ClassVar[bool] = False
-    """It is about connections of clients, so it holds for listeners and never for a route."""
+    """Whether the kind configures client connections. Then it applies to listeners and never to routes."""
     GUARDS: ClassVar[bool] = False
-    """It says who may pass, so nobody passes where it cannot be built."""
+    """Whether the kind controls access. Then no request passes where a policy cannot be built."""
 
     spec: PolicyTargetReferences
 
 
 class Target(NamedTuple):
-    """What a policy attaches to: a resource, and the listener or rule of it, "" for the whole."""
+    """The target of a policy: a resource, and a listener or rule in it, or "" for the whole resource."""
 
     ref: Ref
     section: str
 
 
 class _Targeting(Struct, frozen=True):
-    """The part of a policy that decides what it attaches to; its settings may change without re-running that.
+    """The part of a policy that decides its targets. A change of other settings does not re-run its readers.
 
     Args:
         age: sorts the oldest first.
@@ -83,7 +83,7 @@ class _Targeting(Struct, frozen=True):
 
 
 class Applied(NamedTuple):
-    """Which policy holds for something.
+    """The policy that applies to a listener or rule.
 
     Args:
         owner: the most specific policy.
@@ -151,13 +151,13 @@ def attached_of(db: Db, kind: str, target: Ref) -> list[tuple[str, Ref]]:
 
 
 def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
-    """The policy of a kind that holds a target or one section of it: the first to claim it."""
+    """The policy of a kind that wins a target or one section of it: the first to attach to it."""
     return next((policy for at, policy in attached_of(db, kind, target) if at == section), None)
 
 
 @query
 def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
-    """What a policy attaches to: by selector, the oldest first, then by reference in the spec's order."""
+    """The targets of a policy: those of selectors, the oldest first, then references in the spec's order."""
     targeting = _targeting(db, policy)
     if targeting is None:
         return ()
@@ -168,7 +168,7 @@ def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
 
 @query
 def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
-    """What the selectors of a policy pick in one shard of its targets, sorted."""
+    """The targets in one shard that the selectors of a policy match, sorted."""
     targeting = _targeting(db, policy)
     if targeting is None:
         return ()
@@ -186,7 +186,7 @@ def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
 
 @query
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
-    """The policy that holds for a listener: its own, else that of its owner, else its Gateway's."""
+    """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway."""
     levels = ((listener.owner, listener.name), (listener.owner, ""), (listener.gateway, ""))
     for target, section in dict.fromkeys(levels):
         if (policy := winner(db, kind, target, section)) is not None:
@@ -196,7 +196,7 @@ def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | No
 
 @query
 def applied_to_gateway(db: Db, kind: str, gateway: Ref) -> Applied | None:
-    """The policy that holds for a Gateway as a whole."""
+    """The policy that applies to a Gateway as a whole."""
     policy = winner(db, kind, gateway, "")
     return Applied(policy, None) if policy is not None else None
 

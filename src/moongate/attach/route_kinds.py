@@ -1,13 +1,13 @@
-"""The kinds of routes, and what each of them means: the one place that knows them apart.
+"""The table of route kinds: the only module that distinguishes them.
 
 Theory of operation
 ===================
-Everything else knows a ``Route``: its parents, hostnames, rules and backends. Where kinds differ, the
-difference is a field of ``RouteKind``, and whoever needs it asks for the row of the route's kind. A kind of
-routes of requests has ``matches``: it becomes Envoy routes in a table. The other kinds have none: they become
-filter chains.
+All other modules know only ``Route``: its parents, hostnames, rules and backends. Each difference between
+kinds is a field of ``RouteKind``; a module that needs it reads the row of the route's kind. A kind that
+matches on requests has ``matches``, and becomes Envoy routes in a route table. The other kinds have none, and
+become filter chains.
 
-Adding one: its module in ``api``, a function that says what its rules match on, and what its row lacks here.
+A new kind needs a module in ``api``, a function that returns the matches of a rule, and its row here.
 
 Source: Gateway API, the kinds that each listener protocol supports; the reference for what a kind brings.
 """
@@ -77,11 +77,11 @@ _ORDER: Final = {kind.name: n for n, kind in enumerate(ROUTE_KINDS)}
 ROUTE_TYPES: Final[tuple[type[Route], ...]] = tuple(
     kind.type for kind in ROUTE_KINDS if kind.type is not None
 )
-"""The kinds that are built."""
+"""The kinds that moongate builds."""
 REQUEST_ROUTE_TYPES: Final[tuple[type[RequestRoute], ...]] = tuple(
     route for route in ROUTE_TYPES if issubclass(route, RequestRoute)
 )
-"""Those of them that look at requests."""
+"""The built kinds that match on requests."""
 
 
 def route_kind(name: str) -> RouteKind:
@@ -90,7 +90,7 @@ def route_kind(name: str) -> RouteKind:
 
 
 def order(name: str) -> int:
-    """The place of a kind among all."""
+    """The position of a kind in the table."""
     return _ORDER[name]
 
 
@@ -109,6 +109,6 @@ def kinds_for(protocol: str, *, passthrough: bool) -> tuple[str, ...]:
 
 
 def written_matches(kind: str, rule: RouteRule) -> tuple[RequestMatch, ...]:
-    """What a rule of a route of some kind matches on, in its order."""
+    """The matches of a rule, in their order."""
     matches = route_kind(kind).matches
     return () if matches is None else matches(rule)

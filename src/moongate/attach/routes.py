@@ -2,12 +2,12 @@
 
 Theory of operation
 ===================
-Indexes group routes by parent and by hostname, in shards, so that nobody has to walk all routes of a
-Gateway for one that changed. ``attachments`` judges one route against the listeners of its parents. It
-reads ``attachable``, which leaves out all that cannot matter to a route, so that a rotated certificate
-or an edited match disturbs nobody: the result is equal, and the wave stops there.
+Indexes group routes by parent and by hostname, in shards, so one changed route does not require a walk over
+all routes of its Gateway. ``attachments`` matches one route with the listeners of its parents. It reads
+``attachable``, which contains only the fields of a listener that matter to routes. So after a certificate
+rotation its value is equal, and no route is computed again.
 
-Source: Gateway API, ``parentRefs`` and ``hostnames`` of routes; GEP-3155 for what a status says.
+Source: Gateway API, ``parentRefs`` and ``hostnames`` of routes; GEP-3155 for statuses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 ANY = "*"
-"""The hostname of a virtual host that takes what no other does."""
+"""The hostname of the virtual host for requests that no other virtual host matches."""
 
 
 def _by_parent(route: Route) -> Iterator[tuple[Ref, int, Ref]]:
@@ -82,7 +82,7 @@ ROUTES_BY_PATH: Index[RequestRoute, Ref] = Index("routes-by-path", REQUEST_ROUTE
 
 
 class Attachment(Struct, frozen=True):
-    """One parentRef of a route that is ours to judge.
+    """One parentRef of a route that names a Gateway of this controller.
 
     Args:
         parent: the parentRef as written.
@@ -121,8 +121,7 @@ def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
 def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
     """The parentRefs of a route that name one Gateway, in the order of the spec; none if that is not ours.
 
-    What is served at one Gateway reads this alone, so that whatever keeps another from being judged is no
-    matter here.
+    Queries about one Gateway read only this, so a failure at another Gateway does not affect them.
     """
     resource = get(db, Route, route)
     if resource is None or not managed(db, gateway):
@@ -154,7 +153,7 @@ def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
 def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
     """The routes of one shard that a listener takes; twice in the list when two parentRefs lead there.
 
-    A route that cannot be judged is left out, for this is only counted; its own status says so.
+    A route whose query failed is left out, because this is only counted; its own status reports the failure.
     """
     taken: list[Ref] = []
     for route in find_in(db, ROUTES, listener.gateway, part):
@@ -185,7 +184,7 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
         if host and intersection(host, own) == host
     }
     if shard(own or ANY) == part:
-        # Routes with a wider hostname than the listener's, or none, are served under the listener's own.
+        # A route without hostname, or with a wider one, is served under the listener's own hostname.
         served.add(own or ANY)
     return tuple(sorted(served))
 
@@ -214,8 +213,8 @@ def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
 def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     """The routes of one shard that a listener serves under a hostname, sorted.
 
-    One that cannot be judged is among them if it may be served there: its requests are to be refused, rather
-    than fall to another route that may let them pass.
+    A route whose query failed is included if it may be served there: it answers 500. Otherwise its requests
+    could match another route that lets them pass.
     """
     at = [(listener.gateway, name) for name in _written(db, listener, host)]
     candidates = {route for key in at for route in find_in(db, ROUTES_BY_HOSTNAME, key, part)}
@@ -225,7 +224,7 @@ def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
 def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) -> list[Ref]:
     """The routes that a listener serves under a hostname and that match on a path, sorted.
 
-    One that cannot be judged is left out: this is for statuses, and its own says so.
+    A route whose query failed is left out: only statuses read this, and its own status reports the failure.
 
     Args:
         db: the database.
@@ -253,7 +252,7 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
 
 
 def intersection(one: str, other: str) -> str | None:
-    """What both hostnames cover, the more specific of the two, ``None`` if nothing.
+    """The hostname that both hostnames cover: the more specific of the two; ``None`` if they do not overlap.
 
     >>> intersection("*.example.com", "a.b.example.com")
     'a.b.example.com'
@@ -313,7 +312,7 @@ def _served(
 
 
 def _is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
-    """Whether a listener takes routes of a kind and namespace; also when that is not known."""
+    """Whether a listener accepts routes of a kind and namespace; True also if that is not known."""
     own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
     if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
         return False

@@ -1,15 +1,15 @@
-"""The filters of a rule, judged: what is valid of them, and what is wrong under which condition.
+"""Checks of a rule's filters: their valid settings, and their problems by condition.
 
 Theory of operation
 ===================
-``rule_filters`` judges the filters of a rule, once for all who ask, and builds nothing; ``xds.route_filters``
-applies what is valid to Envoy routes. A filter with a fault makes its rule answer 500 and appears in the
-status; the other rules of the route go on.
+``rule_filters`` checks the filters of a rule, once for all readers, and builds nothing; ``xds.route_filters``
+applies the valid settings to Envoy routes. A rule with a faulty filter answers 500, and the status reports
+the fault; the other rules of the route are served.
 
-Filters are read in order. One that answers by itself, or that cannot be honoured at all, ends the reading:
-what stands after it would never be reached.
+Filters are read in order. After a filter that answers the request itself, or a faulty one, the following
+filters are not read, because no request would reach them.
 
-Source: Gateway API, HTTPRouteFilter; the reference's combination rules.
+Source: Gateway API, HTTPRouteFilter; Envoy Gateway's rules for combinations.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class RuleFilters(Struct, frozen=True):
 
     @property
     def failed(self) -> bool:
-        """Whether the rule answers 500 for a filter that cannot be honoured."""
+        """Whether the rule answers 500 because of a faulty filter."""
         return bool(self.refused or self.unresolved)
 
     @property
@@ -297,12 +297,12 @@ def backend_filters(ref: RouteBackendRef) -> tuple[RouteFilter, ...]:
 
 
 def rewrite_of(route_filter: RouteFilter) -> HTTPURLRewriteFilter | None:
-    """What a filter says of host and path, if it can."""
+    """The rewrite of host and path that a filter asks for, if it is valid."""
     return route_filter.url_rewrite if isinstance(route_filter, HTTPRouteFilter) else None
 
 
 def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
-    """Why no backendRef can have filters like these, if so: judged before what it names."""
+    """Why a backendRef cannot have these filters, or ``None``. Checked before the backend is resolved."""
     for each in backend_filters(ref):
         rewrite = rewrite_of(each)
         if each.type == "URLRewrite" and rewrite is not None and rewrite.path is not None:
@@ -315,7 +315,7 @@ def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
 
 
 def backend_filter_fault(ref: RouteBackendRef) -> Problem | None:
-    """What is wrong with the filters of a backendRef, if anything: judged after what it names."""
+    """The problem of a backendRef's filters, or ``None``. Checked after the backend is resolved."""
     for each in backend_filters(ref):
         faults: list[str] = []
         for headers in (each.request_header_modifier, each.response_header_modifier):

@@ -1,19 +1,19 @@
-"""What policies say of a rule, a cluster or a listener once they are merged, and which policy says it.
+"""The effective policy of a rule, a cluster or a listener after merging, with the owner of each field.
 
 Theory of operation
 ===================
 ``attach.policies`` names the policies that apply. ``effective_policy`` merges and checks their specs, once
 for each pair of policies, however many routes they hold for.
 
-Builders do not read that answer but the part of it that they build from: ``rule_settings`` has what routes
-and filters are made of, ``cluster_settings`` what clusters are made of. Each is computed once for each set of
-policies, so thousands of routes under one policy share one answer; and an edit of a policy re-runs a builder
-only where the builder's part differs.
+Builders do not read this whole answer, but only their part of it: ``rule_settings`` has the settings of
+routes and filters, ``cluster_settings`` those of clusters. Each is computed once for each set of policies, so
+thousands of routes under one policy share one answer. An edit of a policy re-runs a builder only if the
+builder's part differs.
 
-Where a rule has a field or a filter of its own for what a policy says, it wins: ``effective_rule`` lays it
-over the settings of the policies, as the feature says (``Feature.native``).
+If a rule has its own field or filter for a setting, that wins over the policy: ``effective_rule`` puts it
+over the settings of the policies, as the feature defines (``Feature.native``).
 
-Owners are known leaf by leaf: a field that was merged belongs to one policy, and what stands below it may
+Each leaf of a merged spec has an owner: a merged field belongs to one policy, and a field inside it may
 belong to the other (``Effective.owner_of``).
 """
 
@@ -163,29 +163,29 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
 
 
 def feature_problems(db: Db, feature: Feature[M], effective: Effective[M]) -> list[Problem]:
-    """What is wrong with a field; paths start below it."""
+    """The problems of a field; their paths start below it."""
     problems = list(reference_problems(db, feature, effective))
     return problems or list(feature.check(db, effective) if feature.check is not None else ())
 
 
 def effective_listener_policy(db: Db, kind: str, listener: ListenerId) -> EffectivePolicy | None:
-    """What holds for a listener."""
+    """The effective policy of a listener."""
     return _effective(db, applied_to_listener(db, kind, listener))
 
 
 def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> EffectivePolicy | None:
-    """What holds for a Gateway as a whole."""
+    """The effective policy of a Gateway as a whole."""
     return _effective(db, applied_to_gateway(db, kind, gateway))
 
 
 def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: RouteRule) -> RuleSettings:
-    """What holds for the requests of a rule as a listener serves it."""
+    """The settings of a rule on a listener."""
     policies = rule_policies(db, listener, route, rule.name or "")
     return laid_over(rule_settings(db, policies), route, rule)
 
 
 def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettings:
-    """The settings of policies with what a rule says itself, which wins."""
+    """The settings of policies, with a rule's own settings over them."""
     natives = [(feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None]
     if all(value is None for _, value in natives):
         return settings
@@ -218,7 +218,7 @@ def gateway_policies(db: Db, gateway: Ref) -> tuple[Applied, ...]:
 
 @query
 def rule_settings(db: Db, policies: tuple[Applied, ...]) -> RuleSettings:
-    """What some policies say of routes and their filters."""
+    """The settings of some policies for routes and their filters."""
     merged = _all(db, policies)
     features = [each for policy in merged for each in policy.features() if each[0].shapes_rules]
     return RuleSettings(
@@ -230,7 +230,7 @@ def rule_settings(db: Db, policies: tuple[Applied, ...]) -> RuleSettings:
 
 @query
 def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
-    """What some policies say of clusters."""
+    """The settings of some policies for clusters."""
     merged = _all(db, policies)
     features = (each for policy in merged for each in policy.features() if each[0].shapes_clusters)
     return tuple(sorted(features, key=_place))

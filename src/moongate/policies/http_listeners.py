@@ -1,11 +1,11 @@
-"""When a ClientTrafficPolicy cannot hold for one plaintext HTTP listener, because others share its port.
+"""Whether a ClientTrafficPolicy can apply to a plaintext HTTP listener that shares its port with others.
 
 Theory of operation
 ===================
-Nothing tells plaintext connections of one port apart before their first request, so all HTTP listeners of a
-port are one filter chain with one connection manager. What a policy sets there holds for all of them or for
-none. A policy of the whole Gateway holds for all; a policy of one listener among several is refused: neither
-it nor that listener's share of a wider policy has an effect, and requests go on being served.
+Plaintext connections to one port cannot be distinguished before their first request, so all HTTP listeners of
+a port share one filter chain with one connection manager. A setting there applies to all of them or to none.
+A policy of the whole Gateway applies to all. A policy of one listener among several is refused: neither it
+nor a wider policy takes effect on that listener, and requests are still served.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def client_policy(db: Db, listener: ListenerId) -> EffectivePolicy | None:
 
 @query
 def listener_failed(db: Db, listener: ListenerId) -> bool:
-    """Whether a listener's own policy cannot be built: it may be what keeps strangers out."""
+    """Whether a listener's own policy cannot be built. It may be the one that controls access."""
     policy = client_policy(db, listener)
     return policy is not None and policy.failed
 
 
 @query
 def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
-    """What routes have to know of a listener's policy."""
+    """The values of a listener's policy that routes need."""
     policy, facts = client_policy(db, listener), ListenerFacts()
     for feature, effective in policy.features() if policy is not None else ():
         if feature.listener_facts is not None:

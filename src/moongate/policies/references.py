@@ -1,4 +1,4 @@
-"""What policies refer to, as their features say it: who may, whether it is there, where it is written."""
+"""The references of policies, as their features list them: permission, existence, and field path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def references(policy: Policy) -> Iterator[tuple[str, Ref]]:
 
 
 def reference_problems(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Iterator[Problem]:
-    """What is wrong with the references of a field; paths start below the field."""
+    """The problems of the references of a field; their paths start below the field."""
     for reference in feature.references(effective.value) if feature.references is not None else ():
         problem = _problem(db, feature.kind, effective.owner_of(reference.path), reference)
         if problem is not None:

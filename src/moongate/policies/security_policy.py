@@ -1,7 +1,7 @@
 """SecurityPolicy: who may pass.
 
-Rule: what cannot be enforced is never waved through. A policy that asks for something that is not built yet
-fails, also when its parent asks for it, and routes of a policy that fails answer 500.
+Rule: a request never passes because moongate cannot enforce a policy. A policy (or its parent) with a field
+that moongate does not implement yet fails, and the routes of a failed policy answer 500.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""What statuses say while a query fails: a bug of moongate is shown at the resources that it concerns.
+"""The failures of queries in statuses: a bug of moongate is reported on the resources that it concerns.
 
 Theory of operation
 ===================
-A query that raises is contained, and so are those that its failure reached. ``concerned`` finds the resources
-behind such calls, and ``with_failures`` says so on their statuses, with the id under which the log has more.
-Both are no queries: what fails is a fact about queries, and not one of their inputs.
+An exception in a query is contained, and so are the failures of its readers. ``concerned`` finds the
+resources of the failed calls, and ``with_failures`` adds the failures to their statuses, with the id that the
+log has too. These two are not queries: a failure is a fact about queries, and not one of their inputs.
 
 Rules
 =====
-1. The arguments of a call say whom it concerns. Of several resources the most specific count: that a route
-   cannot be built on a listener is no matter of the listener's Gateway.
-2. What concerns no resource by its arguments concerns those who read it, for the failure reaches them. If it
-   reaches no call about a resource, it is about all: the GatewayClasses say so.
-3. A status that cannot be computed any more stays as it was last; only the failure is added. One that never
-   could be computed says nothing but the failure.
-4. The text of an exception is never shown: it may quote a secret.
+1. The arguments of a call name the resources that it concerns. Of several, only the most specific count: if a
+   route cannot be built on a listener, the status of the listener's Gateway does not report it.
+2. A call without a resource among its arguments concerns the resources of its readers, because the failure
+   reaches them. If it reaches no call with a resource, the GatewayClasses report it.
+3. If a status cannot be computed, its last value stays, and only the failure is added. If it never could be
+   computed, it has only the failure.
+4. The text of an exception is never shown, because it may contain a secret.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def concerned(db: Db) -> Mapping[Ref, tuple[Failed, ...]]:
 def with_failures(
     db: Db, resource: Resource, status: Struct | None, failures: Sequence[Failed]
 ) -> Struct | None:
-    """A status that says what of its resource failed; ``None`` when the resource is not ours.
+    """A status with the failures of its resource; ``None`` if another controller serves the resource.
 
     Args:
         db: where to look who is ours.

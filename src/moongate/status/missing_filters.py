@@ -1,6 +1,6 @@
-"""What statuses say while a chain lacks a filter, because Envoy refuses the listener that has it.
+"""Conditions for filters that a chain lacks because Envoy refuses the listener that has them.
 
-The routes that rely on the filter answer 500 meanwhile. They say so, and so does the policy that asks for it.
+Routes that rely on such a filter answer 500. Their statuses report it, and so does the policy's status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def refusals(db: Db, listener: ListenerId, settings: Iterable[RuleSettings]) -> Iterator[tuple[Ref, str]]:
-    """Who asks for filters that a listener's chain has not, and why it has them not: ``(owner, sentence)``.
+    """The owners of filters that a listener's chain lacks, and why it lacks them: ``(owner, sentence)``.
 
     Args:
         db: where to read.

@@ -2,12 +2,13 @@
 
 Theory of operation
 ===================
-Each target of a policy leads to *ancestors*: a Gateway to itself, a route to the parents that it names. What
-is true of a target is noted on its ancestors; an ancestor that several targets lead to has all of it.
+Each target of a policy has *ancestors*: a Gateway is its own ancestor, and a route has the parents that it
+names. The conditions of a target are written to its ancestors. If several targets share an ancestor, it gets
+the conditions of all of them.
 
-A policy of a Gateway or listener tells which routes have policies of their own. ``overrides`` finds these
-from the policies, never from all routes of a Gateway, and in shards: a route that comes, goes or moves
-re-runs one small part, and an edit of its rules none at all.
+The status of a policy on a Gateway or listener lists the routes that have their own policies. ``overrides``
+finds these routes from the policies, never from all routes of a Gateway, and in shards. So a route that
+comes, goes or moves re-runs one small part, and an edit of its rules re-runs nothing.
 
 Rules
 =====

@@ -53,7 +53,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Faults(Struct, frozen=True):
-    """What is wrong with the rules of a route, each fault at its field, before conditions sum it up.
+    """The problems of a route's rules, each with its field; conditions are made from them.
 
     Args:
         refused: rules that cannot be served, by index: ``Accepted`` or ``PartiallyInvalid``.
@@ -68,7 +68,7 @@ class Faults(Struct, frozen=True):
 
 @query
 def route_status(db: Db, route: Ref) -> RouteStatus | None:
-    """What we say of a route; ``None`` when none of its parents is ours."""
+    """The status of a route; ``None`` if this controller serves none of its parents."""
     resource = get(db, Route, route)
     if resource is None:
         return None
@@ -132,7 +132,7 @@ def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
 
 
 def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
-    """What is wrong with the rules of a route as one of its parents takes it."""
+    """The problems of a route's rules at one of its parents."""
     refused: list[tuple[int, Problem]] = []
     unresolved: list[Problem] = []
     without: list[Problem] = []
@@ -182,7 +182,7 @@ def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition
 
 
 def _refusals(db: Db, route: Route, attachment: Attachment) -> Iterator[str]:
-    """Why the listeners of a parent have not the filters that a route relies on."""
+    """Why the listeners of a parent lack filters that a route relies on."""
     for listener, _ in attachment.hosts:
         settings = (effective_rule(db, listener, route.ref, rule) for rule in route.spec.rules)
         yield from (message for _, message in refusals(db, listener, settings))
