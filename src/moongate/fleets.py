@@ -36,9 +36,10 @@ from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
 from moongate.quarantine import Quarantine
+from moongate.refused_certificates import RefusedCertificates
 from moongate.running_fleet import RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +91,7 @@ class Fleets:
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
+        self._certificates = RefusedCertificates(world)
         self._ads = AdsServer(self._take_event)
         self._fleets: dict[str, RunningFleet] = {}
         self._ending: dict[str, RunningFleet] = {}
@@ -129,6 +131,7 @@ class Fleets:
                 continue
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
             self._transitions.handed_out(fleet.id, put, gone)
+            self._certificates.handed_out(fleet.id, put, gone)
             self._ads.publish(name, put, gone)
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:
@@ -139,6 +142,7 @@ class Fleets:
         wrote = yield from self._quarantine.review()
         wrote |= self._transitions.review()
         for name, fleet in self._fleets.items():
+            wrote |= self._certificates.review(fleet.id)
             wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name, ROUTE))
             options = self._options(fleet.id)
             if options is not None and options != fleet.options:
@@ -267,6 +271,7 @@ class Fleets:
             self._quarantine.forget(fleet.id)
             self._transitions.end(fleet.id)
             self._draining.end(fleet.id)
+            self._certificates.end(fleet.id)
             self._ending[name] = fleet
             fleet.stop.set()
 
@@ -333,6 +338,10 @@ class Fleets:
                     if version == self._ads.version(event.fleet, event.type_url, name):
                         mended |= fleet.refused.pop((event.type_url, name), None) is not None
                     self._quarantine.acknowledged(fleet.id, event.envoy, event.type_url, name, version)
+                    if event.type_url == SECRET and self._certificates.acknowledged(fleet.id, name, version):
+                        # Meanwhile listeners may have been refused for no other reason.
+                        self._quarantine.retry(fleet.id, LISTENER)
+                        mended = True
                     wrote |= self._transitions.acknowledged(
                         fleet.id, event.envoy, event.type_url, name, version
                     )
@@ -346,6 +355,8 @@ class Fleets:
                     self._quarantine.refused(
                         fleet.id, event.envoy, event.type_url, event.name, event.version, event.message
                     )
+                if event.type_url == SECRET:
+                    self._certificates.refused(fleet.id, event.name, event.version, event.message)
                 if event.type_url == LISTENER:
                     # Routes may need a filter that only the refused version has: build other routes first.
                     self._ads.hold(event.fleet)

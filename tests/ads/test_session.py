@@ -1423,6 +1423,42 @@ def test_undoing_what_was_refused_ends_the_quarantine_without_sending(served: Co
     assert [name for name, _ in last.versions] == ["r"]
 
 
+def test_a_secret_that_is_refused_is_undone_by_sending_the_one_before() -> None:
+    """Envoy keeps it beside the one in force, and refuses listeners that use it."""
+    session = Conversation()
+    session.says("""
+        == S+s=1
+        >> S +s
+        << S s=1
+        >> S ack
+        == S+s=bad
+        << S s=bad
+        >> S nack odd
+        == S+s=1
+        << S s=1
+        >> S ack
+    """)
+
+    assert session.refused() == {}
+
+
+def test_each_secret_is_sent_alone() -> None:
+    """Envoy takes what it has just refused when it is sent again, so nobody could tell which one it was."""
+    session = Conversation()
+    session.says("""
+        == S+a=1 S+b=bad S+c=1
+        >> S +a +b +c
+        << S a=1
+        >> S ack
+        << S b=bad
+        >> S nack odd
+        << S c=1
+        >> S ack
+    """)
+
+    assert session.refused() == {"b": "bad"}
+
+
 def test_removing_what_was_refused_ends_the_quarantine(served: Conversation) -> None:
     served.says("""
         == C+bad=1

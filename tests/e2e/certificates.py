@@ -46,13 +46,24 @@ class Authority:
         ).sign(self._key, SHA256())
         self.pem = self._certificate.public_bytes(Encoding.PEM)
 
-    def sign(self, *hostnames: str) -> Certificate:
-        """A certificate for these names."""
+    def sign(self, *hostnames: str, signs: bool = True) -> Certificate:
+        """A certificate for these names; its key may be one that is not to sign."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostnames[0])])
         names = x509.SubjectAlternativeName([x509.DNSName(name) for name in hostnames])
         made = self._builder(subject, key.public_key()).add_extension(names, critical=False)
-        signed = made.sign(self._key, SHA256())
+        usage = x509.KeyUsage(
+            digital_signature=signs,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=False,
+            crl_sign=True,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        signed = made.add_extension(usage, critical=True).sign(self._key, SHA256())
         return Certificate(
             signed.public_bytes(Encoding.PEM),
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),

@@ -11,11 +11,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
 
+from moongate.attach import certificates
 from moongate.xds.filters import needed_filters
 from moongate.xds.http_chains import https_settings
 from moongate.xds.wire import encode, message_field, packed
 from tests.e2e import manifests as m
-from tests.e2e.conftest import reference
+from tests.e2e.conftest import reference, until
 from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from moongate.engine import Db
     from moongate.xds.filter_chains import ChainSettings
     from moongate.xds.filters import ChainFilter
+    from tests.e2e.certificates import Certificate
     from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -87,7 +89,8 @@ async def test_a_chain_that_envoy_refuses_leaves_the_others_of_its_port_free_to_
 
     users = m.secret("of-chains", _htpasswd=htpasswd(ann="secret"))
     basic = "basicAuth: {users: {name: of-chains}, forwardUsernameHeader: x-user}"
-    await site.apply(users, m.policy("SecurityPolicy", "left", basic, "HTTPRoute/left"))
+    policy = m.policy("SecurityPolicy", "left", basic, "HTTPRoute/left")
+    await site.apply(users, policy)
 
     assert await site.status("left.test", port=port, tls=True) == 401
     assert await site.status("left.test", port=port, tls=True, auth=("ann", "secret")) == 200
@@ -98,7 +101,81 @@ async def test_a_chain_that_envoy_refuses_leaves_the_others_of_its_port_free_to_
 
     assert set(programmed(site, gateway).values()) == {"True"}
     assert await site.status("middle.test", port=port, tls=True) == 200
+    await site.delete(gateway, *others, users, policy)
+
+
+def resolved(site: Site, gateway: m.Document) -> dict[str, str]:
+    """The listeners of a Gateway, each with the reason and the message of ``ResolvedRefs``."""
+    document = site.laptop.statuses.document(reference(gateway))
+    assert document is not None
+    return {
+        each["name"]: next(
+            f"{c['reason']} {c['message']}" for c in each["conditions"] if c["type"] == "ResolvedRefs"
+        )
+        for each in document["status"]["listeners"]
+    }
+
+
+@pytest.fixture
+def unable(site: Site, monkeypatch: pytest.MonkeyPatch) -> Certificate:
+    """A certificate that Envoy refuses, and moongate takes: its key may not sign."""
+    monkeypatch.setattr(certificates, "_signs", bool)
+    return site.authority.sign("left.test", signs=False)
+
+
+async def test_envoy_serves_the_certificate_before_where_it_refuses_the_next(
+    site: Site, unable: Certificate
+) -> None:
+    """The listener says so. It may be changed meanwhile, also at once with the certificate."""
+    port = free_port()
+    gateway, *others = listeners(site, port)
+    await site.apply(gateway, *others)
+    traffic = m.policy(
+        "ClientTrafficPolicy", "chains", "timeout: {http: {idleTimeout: 9s}}", "Gateway/chains"
+    )
+
+    await site.apply(unable.secret("of-left"), traffic)
+    await until(lambda: "Envoy refuses Secret default/of-left" in resolved(site, gateway)["left"])
+    await until(lambda: set(programmed(site, gateway).values()) == {"True"})
+
+    assert resolved(site, gateway)["left"].startswith("InvalidCertificateRef ")
+    assert {n: words.partition(" ")[0] for n, words in resolved(site, gateway).items() if n != "left"} == {
+        "middle": "ResolvedRefs",
+        "right": "ResolvedRefs",
+    }
+    assert "PRIVATE" not in str(resolved(site, gateway))
+    assert {await site.status(f"{n}.test", port=port, tls=True) for n in NAMES} == {200}
+    await site.apply(m.route("left", RULES, parents="[{name: chains}]"))
+    assert await site.status("left.test", port=port, tls=True) == 200
+
+    await site.apply(site.authority.sign("left.test").secret("of-left"))
+    await until(lambda: resolved(site, gateway)["left"].startswith("ResolvedRefs "))
+    await site.delete(traffic)
+
+    assert set(programmed(site, gateway).values()) == {"True"}
+    assert {await site.status(f"{n}.test", port=port, tls=True) for n in NAMES} == {200}
     await site.delete(gateway, *others)
+
+
+async def test_a_listener_goes_without_a_certificate_that_envoy_never_took(
+    site: Site, unable: Certificate
+) -> None:
+    """The others of its port are served, and it is served once the certificate is another one."""
+    port = free_port()
+    gateway, _, *others = listeners(site, port)
+
+    await site.apply(gateway, unable.secret("of-left"), *others)
+    await until(lambda: "Envoy refuses Secret default/of-left" in resolved(site, gateway)["left"])
+
+    assert programmed(site, gateway) == {"left": "False", "middle": "True", "right": "True"}
+    assert {await site.status(f"{n}.test", port=port, tls=True) for n in NAMES[1:]} == {200}
+
+    able = site.authority.sign("left.test").secret("of-left")
+    await site.apply(able)
+
+    assert set(programmed(site, gateway).values()) == {"True"}
+    assert {await site.status(f"{n}.test", port=port, tls=True) for n in NAMES} == {200}
+    await site.delete(gateway, able, *others)
 
 
 async def test_routes_that_rely_on_a_refused_filter_answer_500_and_others_go_on(

@@ -64,6 +64,11 @@ def manifests(*names: str) -> tuple[str, ...]:
     )
 
 
+def takes(_: Listener) -> bool:
+    """No listener is refused."""
+    return False
+
+
 class Envoy:
     """What one Envoy has in force, by type and name, and what it answered last."""
 
@@ -249,6 +254,21 @@ def test_a_chain_that_is_mended_is_in_force() -> None:
     assert fleet.refusals() == {}
     hcm = manager(fleet.envoys["e0"].chains()["default/eg/b"])
     assert hcm.common_http_protocol_options.idle_timeout.seconds == 7
+
+
+def test_a_chain_that_was_refused_for_something_else_is_tried_again() -> None:
+    """As it is: an Envoy refuses a chain also for a certificate that comes by another way."""
+    fleet = Fleet("a", "b")
+    fleet.apply(client_traffic_policy(BAD_CHAIN, "b"))
+    assert fleet.refusals()
+    (envoy,) = fleet.envoys.values()
+    envoy.refuses = takes
+
+    fleet.quarantine.retry(EG_FLEET, LISTENER)
+    fleet.settle()
+
+    assert fleet.refusals() == {}
+    assert dislikes(Listener.FromString(envoy.held[LISTENER, PORT].body))
 
 
 def test_a_chain_that_never_was_good_ends_its_connections() -> None:

@@ -71,6 +71,12 @@ class Batch(Struct):
             Batch(dict(news[middle:]), [], self.oldest),
         )
 
+    def singly(self) -> list[Batch]:
+        """The same as batches with one resource each."""
+        each = [Batch({name: resource}, [], self.oldest) for name, resource in self.news.items()]
+        each[0].gone = self.gone
+        return each
+
 
 class Flight(Struct):
     """A response that was sent and not answered yet."""
@@ -107,7 +113,7 @@ class Channel(Struct):
     timed_out: dict[str, Batch] = field(default_factory=dict[str, Batch])
     """Batches that timed out, by nonce. Their answers may still come."""
     retries: deque[Batch] = field(default_factory=deque[Batch])
-    """Parts of refused batches."""
+    """Parts of refused batches, and of those that are not sent as one."""
     pending_removal: dict[str, int] = field(default_factory=dict[str, int])
     """Name → the edit that dropped it. Listeners and routes of that edit must be in force first. Sorted."""
     lingering: dict[str, float] = field(default_factory=dict[str, float])

@@ -365,6 +365,11 @@ class Session:
         if batch or (channel.initial_pending and not channel.staged):
             # A wildcard without matches gets an empty response, because Envoy waits for the first one.
             channel.initial_pending = False
+            if channel.type_url == SECRET and len(batch.news) > 1:
+                # Envoy takes a secret that it has refused when it is sent again, as it keeps it already.
+                # So to look for the culprit in halves would be in vain.
+                batch, *others = batch.singly()
+                channel.retries.extend(others)
             return batch
         return None
 
@@ -631,6 +636,9 @@ class Session:
         before = channel.rejected.get(resource.name)
         since = oldest if before is None else min(before.seq, oldest)
         channel.rejected[resource.name] = Refused(resource.version, why, since)
+        if channel.type_url == SECRET:
+            # It keeps a secret that it refuses beside the one in force, and later builds listeners with it.
+            channel.ledger.set(resource.name, UNKNOWN)
         channel.returning.discard(resource.name)
         self.events.append(self._nacked(channel, resource.name, resource.version, why))
 

@@ -42,6 +42,7 @@ from msgspec import Struct
 from moongate.api.core import Secret
 from moongate.engine import query
 from moongate.store import get
+from moongate.xds.wire import Encoded, XdsResource, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
         PublicKeyTypes,
     )
 
-    from moongate.api.base import Ref
+    from moongate.api.base import FleetId, Ref
     from moongate.engine import Db
 
 T = TypeVar("T")
@@ -104,6 +105,41 @@ class Fault(Struct, frozen=True):
     """
 
     message: str
+
+
+class RefusedCertificate(Encoded, frozen=True):
+    """What the Envoys of a fleet refuse of a Secret, although moongate took it.
+
+    Args:
+        contents: which contents of the Secret they refuse, as ``contents`` has it.
+        message: why, in Envoy's words.
+        before: what they took of the Secret last, and go on with; ``None`` if they never took any.
+    """
+
+    contents: str
+    message: str
+    before: XdsResource | None
+
+
+def refused_certificate(fleet: FleetId, secret: Ref) -> tuple[str, FleetId, Ref]:
+    """The cell with the ``RefusedCertificate`` of a Secret; or absent."""
+    return ("refused-certificate", fleet, secret)
+
+
+@query
+def contents(db: Db, ref: Ref) -> str:
+    """What tells one certificate and key of a Secret from the next; nobody can guess them from it."""
+    secret = get(db, Secret, ref)
+    if secret is None:
+        return ""
+    return fingerprint(b"".join((chain_pem(secret), key_pem(secret), secret.data.get(OCSP_STAPLE, b""))))
+
+
+@query
+def refusal(db: Db, fleet: FleetId, secret: Ref) -> RefusedCertificate | None:
+    """Why the Envoys of a fleet refuse what is in a Secret now; ``None`` as far as is known."""
+    refused: RefusedCertificate | None = db.read(refused_certificate(fleet, secret))
+    return refused if refused is not None and refused.contents == contents(db, secret) else None
 
 
 @query

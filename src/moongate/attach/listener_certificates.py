@@ -12,7 +12,8 @@ from msgspec import Struct
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.core import Secret
 from moongate.api.gateway import Gateway
-from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date
+from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date, refusal
+from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
 from moongate.engine import query
 from moongate.problem import Problem
@@ -29,11 +30,14 @@ class ListenerCertificates(Struct, frozen=True):
 
     Args:
         served: Secrets to serve, in order.
+        outdated: those of them of which Envoy refuses the newest contents, and serves the ones before.
         sans: the DNS names of their certificates.
-        faults: why the others are not served, each at its reference, with a path within the listener.
+        faults: why the others are not served, and why these are outdated, each at its reference, with a path
+            within the listener.
     """
 
     served: tuple[Ref, ...]
+    outdated: tuple[Ref, ...]
     sans: tuple[str, ...]
     faults: tuple[Problem, ...]
 
@@ -42,6 +46,7 @@ class ListenerCertificates(Struct, frozen=True):
 def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
     """The certificates that a listener serves; two for one name must differ in the kind of their key."""
     served: dict[Ref, Certificate] = {}
+    outdated: list[Ref] = []
     faults: list[Problem] = []
     held: dict[tuple[str, str], Ref] = {}
     for n, target in enumerate(certificate_refs(db, listener)):
@@ -60,10 +65,18 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
             message = f"{target} is a second {judged.algorithm} certificate for {clash}, after {first}."
             faults.append(Problem(path, message, "InvalidCertificateRef"))
             continue
+        if (refused := refusal(db, fleet_of(db, listener.gateway), target)) is not None:
+            message = f"Envoy refuses {target}: {refused.message}."
+            if refused.before is not None:
+                message += " Until it takes a new version, it serves the one before."
+            faults.append(Problem(path, message, "InvalidCertificateRef"))
+            if refused.before is None:
+                continue
+            outdated.append(target)
         held |= dict.fromkeys(((judged.algorithm, d) for d in domains), target)
         served[target] = judged
     sans = tuple(san for each in served.values() for san in each.sans)
-    return ListenerCertificates(tuple(served), sans, tuple(faults))
+    return ListenerCertificates(tuple(served), tuple(outdated), sans, tuple(faults))
 
 
 @query

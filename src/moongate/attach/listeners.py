@@ -315,8 +315,10 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
         return
     messages = " ".join(f"{fault.path}: {fault.message}" for fault in faults)
     if certificates.served:
-        message = f"Served without some: {messages}"
-        draft.set_condition("ResolvedRefs", "False", "PartiallyInvalidCertificateRef", message)
+        some = len(certificates.outdated) < len(certificates.served)
+        reason = "PartiallyInvalidCertificateRef" if some else "InvalidCertificateRef"
+        message = f"Certificates are not all served as they are: {messages}"
+        draft.set_condition("ResolvedRefs", "False", reason, message)
         return
     reasons = {fault.reason for fault in faults}
     reason = "RefNotPermitted" if reasons == {"RefNotPermitted"} else "InvalidCertificateRef"
@@ -395,7 +397,7 @@ def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
 def _conclude(draft: _Draft) -> None:
     """Fill in the conditions that follow from the others."""
     reasons = {type_: reason for type_, (_, reason, _) in draft.conditions.items()}
-    partly = reasons == {"ResolvedRefs": "PartiallyInvalidCertificateRef"}
+    partly = draft.sound and reasons.keys() == {"ResolvedRefs"}
     closed = reasons == {"ResolvedRefs": "InvalidCertificateRef"}
     if not reasons or partly or closed:
         draft.set_condition("Accepted", "True", "Accepted", "The listener is valid.")

@@ -71,6 +71,11 @@ class Answers:
         said = self._of(node)
         said.refused, said.message = version, message
 
+    def forgive(self) -> None:
+        """What Envoys refused they may take now, although it did not change."""
+        for said in self._said.values():
+            said.refused = NONE
+
     def forget(self, node: str) -> None:
         """An Envoy is gone: nobody waits for it."""
         self._said.pop(node, None)

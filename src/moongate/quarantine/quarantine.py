@@ -108,6 +108,12 @@ class Quarantine:
         self._search(key).answers.refuse(node, version, message)
         self._awake[key] = self._news[key] = None
 
+    def retry(self, fleet: FleetId, type_url: str) -> None:
+        """Try again what is refused of a type: it may have been for something else, which is mended."""
+        for key in [key for key in self._awake if key[:2] == (fleet, type_url)]:
+            self._searches[key].retry()
+            self._news[key] = None
+
     def review(self) -> Steps:
         """Go on with what can be judged by now, and forget what is gone; in steps.
 

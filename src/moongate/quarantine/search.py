@@ -187,6 +187,12 @@ class Search:
             return (yield from self._let_next_in())
         return False
 
+    def retry(self) -> None:
+        """Try the culprits again in the next step: what they were refused for may be gone."""
+        self.answers.forgive()
+        self._fruitless = (NONE, 0)
+        self._gone |= dict.fromkeys(self.culprits)
+
     def drop(self) -> None:
         """Keep nothing out any more."""
         for culprit in list(self.culprits.values()):

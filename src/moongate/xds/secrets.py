@@ -15,7 +15,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as Secre
 from moongate import names
 from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
-from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem
+from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem, refusal
 from moongate.attach.fleets import members
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.attach.listeners import listeners
@@ -47,7 +47,13 @@ def _certificates_of(db: Db, listener: ListenerId) -> tuple[Ref, ...]:
 
 @query
 def secret(db: Db, fleet: FleetId, ref: Ref) -> XdsResource:
-    """A certificate with its key; an empty one when the Secret is gone, until the listeners let go of it."""
+    """A certificate with its key, as Envoy last took it.
+
+    An empty one when the Secret is gone, until the listeners let go of it.
+    """
+    refused = refusal(db, fleet, ref)
+    if refused is not None and refused.before is not None:
+        return refused.before
     resource = get(db, Secret, ref)
     message = SecretMessage(name=names.secret(ref))
     if resource is not None:

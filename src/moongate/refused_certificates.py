@@ -1,0 +1,118 @@
+"""Keeping account of the certificates that Envoys refuse, although moongate took them.
+
+Theory of operation
+===================
+Envoy takes a listener before it has its certificates, and looks at these when they come. A certificate that
+it refuses is a fact about a Secret, so it is written into a cell: the Envoys of the fleet are given again
+what they took of the Secret last, and where they never took anything, its listeners go without it. The
+statuses of the listeners say so. What a user writes next is another certificate, and is tried at once.
+
+Fact: an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a
+listener that uses it. So what was in force is to be sent again, and listeners are to be tried again then.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from moongate import names
+from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
+from moongate.engine import Failed
+from moongate.xds.secrets import secret_refs
+from moongate.xds.wire import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moongate.api.base import FleetId, Ref
+    from moongate.world import World
+    from moongate.xds.wire import XdsResource
+
+MOST_VERSIONS: Final = 8
+"""Versions of a certificate that are kept, as they may still be acknowledged."""
+
+
+class _Fleet:
+    def __init__(self) -> None:
+        self.sent: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
+        """By name and version: what was handed out since an Envoy last took one, the newest last."""
+        self.taken: dict[str, XdsResource] = {}
+        """By name, what an Envoy took last."""
+        self.news: dict[str, tuple[str, str]] = {}
+        """By name, the version that was refused last and is to be judged, and why it was."""
+        self.refused: dict[str, tuple[Ref, RefusedCertificate]] = {}
+        """By name, the Secrets whose cells say something, and what."""
+
+
+class RefusedCertificates:
+    """Takes what Envoys answer about certificates, and writes into cells which they refuse."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._fleets: defaultdict[FleetId, _Fleet] = defaultdict(_Fleet)
+
+    def end(self, fleet_id: FleetId) -> None:
+        """A fleet is gone: nothing is known of it any more."""
+        for ref, _ in self._fleets.pop(fleet_id, _Fleet()).refused.values():
+            self._world.write(refused_certificate(fleet_id, ref), None)
+
+    def handed_out(
+        self, fleet_id: FleetId, put: Iterable[XdsResource], gone: Iterable[tuple[str, str]]
+    ) -> None:
+        """Resources are on their way to the Envoys of a fleet."""
+        fleet = self._fleets[fleet_id]
+        for resource in put:
+            if resource.type_url == SECRET:
+                sent = fleet.sent[resource.name]
+                sent[resource.version] = resource
+                if len(sent) > MOST_VERSIONS:
+                    del sent[next(iter(sent))]
+        for type_url, name in gone:
+            if type_url == SECRET:
+                fleet.sent.pop(name, None)
+                fleet.taken.pop(name, None)
+
+    def acknowledged(self, fleet_id: FleetId, name: str, version: str) -> bool:
+        """An Envoy took a version. True if it had refused another one since it last took any."""
+        fleet = self._fleets[fleet_id]
+        resource = fleet.sent[name].get(version)
+        if resource is None:
+            return False
+        fleet.taken[name] = resource
+        fleet.sent[name] = {version: resource}
+        return fleet.news.pop(name, None) is not None or name in fleet.refused
+
+    def refused(self, fleet_id: FleetId, name: str, version: str, message: str) -> None:
+        """An Envoy refused a version."""
+        self._fleets[fleet_id].news[name] = version, message
+
+    def review(self, fleet_id: FleetId) -> bool:
+        """Write what is known by now. True if the world is to be settled again.
+
+        To be called when the world is settled: a resource is then what its Secret says.
+        """
+        fleet = self._fleets[fleet_id]
+        if not self._world.settled:
+            return False
+        refs = secret_refs.attempt(self._world.db, fleet_id) if fleet.news else ()
+        if isinstance(refs, Failed):
+            return False
+        wrote = False
+        by_name = {names.secret(ref): ref for ref in refs}
+        for name, (version, message) in fleet.news.items():
+            current, ref = self._world.resource(fleet_id, SECRET, name), by_name.get(name)
+            if ref is None or current is None or current.version != version:
+                continue  # it is another one by now, which has yet to be answered
+            held = contents.attempt(self._world.db, ref)
+            if not isinstance(held, Failed):
+                refused = RefusedCertificate(held, message, fleet.taken.get(name))
+                wrote |= self._world.write(refused_certificate(fleet_id, ref), refused)
+                fleet.refused[name] = ref, refused
+        fleet.news.clear()
+        for name, (ref, refused) in list(fleet.refused.items()):
+            taken = fleet.taken.get(name)
+            if taken is not None and taken != refused.before:
+                wrote |= self._world.write(refused_certificate(fleet_id, ref), None)
+                del fleet.refused[name]
+        return wrote

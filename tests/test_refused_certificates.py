@@ -1,0 +1,150 @@
+"""What Envoys go on with that refuse a certificate, over a World and no process."""
+
+from __future__ import annotations
+
+from moongate.api.base import ListenerId, Ref
+from moongate.api.core import Secret
+from moongate.attach.certificates import refused_certificate
+from moongate.attach.listeners import listener_at
+from moongate.refused_certificates import MOST_VERSIONS, RefusedCertificates
+from moongate.world import World
+from moongate.xds.wire import LISTENER, SECRET, XdsResource
+from tests.core import EG, GATEWAY_CLASS, ON_HOST, gateway, read, tls_secret
+from tests.worlds import EG_FLEET
+
+CERT = "default/cert"
+CELL = refused_certificate(EG_FLEET, Ref.of(Secret, "default", "cert"))
+SERVED = ListenerId(EG, EG, "tls")
+
+
+class Fleet:
+    """A Gateway with one certificate, and Envoys that answer as a test says."""
+
+    def __init__(self) -> None:
+        self.world = World(ON_HOST)
+        self.certificates = RefusedCertificates(self.world)
+        tls = "{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}"
+        self.write(GATEWAY_CLASS, gateway(tls))
+
+    def write(self, *manifests: str) -> None:
+        self.world.apply({each.ref: each for text in manifests for each in read(text)})
+        self.settle()
+
+    def renew(self) -> None:
+        self.write(tls_secret("cert", "x.io"))
+
+    def settle(self) -> None:
+        changes = self.world.pull()
+        name = "default/eg"
+        self.certificates.handed_out(EG_FLEET, changes.put.get(name, ()), changes.gone.get(name, ()))
+
+    def held(self) -> XdsResource | None:
+        return self.world.resource(EG_FLEET, SECRET, CERT)
+
+    def answer(self, *, takes: bool, of: XdsResource | None = None) -> bool:
+        """Let an Envoy answer; whether it took one after it had refused some."""
+        answered = of or self.held()
+        assert answered is not None
+        if takes:
+            after = self.certificates.acknowledged(EG_FLEET, CERT, answered.version)
+        else:
+            after = False
+            self.certificates.refused(EG_FLEET, CERT, answered.version, "odd")
+        if self.certificates.review(EG_FLEET):
+            self.settle()
+        return after
+
+    def resolved(self) -> tuple[str, str]:
+        listener = listener_at(self.world.db, SERVED)
+        assert listener is not None
+        return next((c.reason, c.message) for c in listener.conditions if c.type == "ResolvedRefs")
+
+
+def test_envoys_get_again_what_they_took_last() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    first = fleet.held()
+    fleet.answer(takes=True)
+
+    fleet.renew()
+    newest = fleet.held()
+    fleet.answer(takes=False)
+
+    assert first != newest
+    assert fleet.held() == first
+    reason, message = fleet.resolved()
+    assert reason == "InvalidCertificateRef"
+    assert message.endswith(
+        "tls.certificateRefs[0]: Envoy refuses Secret default/cert: odd. "
+        "Until it takes a new version, it serves the one before."
+    )
+    assert fleet.answer(takes=True), "listeners may have been refused meanwhile"
+    assert fleet.held() == first
+
+    fleet.renew()
+
+    assert fleet.held() not in (first, newest)
+    assert fleet.resolved()[0] == "ResolvedRefs"
+    assert fleet.answer(takes=True)
+    assert fleet.world.db.read(CELL) is None
+    assert not fleet.answer(takes=True)
+
+
+def test_a_certificate_that_was_never_taken_leaves_its_listener_until_it_is_another() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    fleet.answer(takes=False)
+
+    assert fleet.held() is None
+    assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is None
+    assert fleet.resolved()[0] == "InvalidCertificateRef"
+
+    fleet.renew()
+
+    assert fleet.held() is not None
+    assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
+
+
+def test_a_refusal_of_what_is_another_by_now_counts_no_more() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    late = fleet.held()
+    fleet.renew()
+    fleet.answer(takes=False, of=late)
+
+    assert fleet.held() not in (None, late)
+    assert fleet.resolved()[0] == "ResolvedRefs"
+
+
+def test_an_acknowledgement_counts_although_another_version_is_under_way() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    first = fleet.held()
+    fleet.renew()
+    fleet.answer(takes=True, of=first)
+    fleet.answer(takes=False)
+
+    assert fleet.held() == first
+
+
+def test_a_fleet_that_is_gone_has_refused_nothing() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    fleet.answer(takes=False)
+
+    fleet.certificates.end(EG_FLEET)
+    fleet.settle()
+
+    assert fleet.held() is not None
+
+
+def test_few_versions_of_a_certificate_are_kept() -> None:
+    fleet = Fleet()
+    fleet.renew()
+    first = fleet.held()
+    for _ in range(MOST_VERSIONS):
+        fleet.renew()
+    fleet.answer(takes=True, of=first)
+    fleet.answer(takes=False)
+
+    assert fleet.held() is None
