@@ -1139,7 +1139,7 @@ def test_nothing_is_sent_after_unsubscribing(served: Conversation) -> None:
     """)
 
 
-def test_names_beside_the_wildcard_are_told_again_when_dropped(envoy: Conversation) -> None:
+def test_names_beside_the_wildcard_are_sent_again_when_dropped(envoy: Conversation) -> None:
     """The client forgot the name, though the wildcard matches it."""
     envoy.says("""
         == C+a=1 C+b=1
@@ -1216,7 +1216,7 @@ def test_the_named_culprit_alone_is_quarantined(served: Conversation) -> None:
     assert served.session.settled(served.snapshot.seq)
 
 
-def test_envoys_words_are_told_of_each_culprit(served: Conversation) -> None:
+def test_each_refused_resource_has_its_part_of_envoys_message(served: Conversation) -> None:
     served.play("""
         == L+x=1 L+y=1 L+z=1
         >> L nack Error adding/updating listener(s) z: cannot bind '127.0.0.1:80': in use|x: no|

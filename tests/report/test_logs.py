@@ -107,7 +107,7 @@ def test_details_are_logged_for_whoever_asks(monkeypatch: pytest.MonkeyPatch) ->
     assert "detail" in logged(monkeypatch, terminal=False, debug=True)
 
 
-def test_envoy_tells_as_much_as_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_envoy_logs_at_debug_level_is_logged_without_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its level is set in the EnvoyProxy; whoever asks for debug there wants to see it."""
     assert "asked for" in logged(monkeypatch, terminal=False)
 

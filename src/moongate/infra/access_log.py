@@ -2,11 +2,11 @@
 
 Theory of operation
 ===================
-Envoy must never wait for whoever reads our output, nor may the event loop: it serves the
-configuration. So lines are handed to a ``LineWriter``. In a terminal only as many requests a second are
-shown as an eye can follow; of the rest the number is shown.
+Neither Envoy nor the event loop may wait for the reader of the output, because the event loop serves the
+configuration. So lines go to a ``LineWriter``. A terminal shows only as many requests per second as a human
+can read, and the number of the others.
 
-JSON is not looked into on its way.
+JSON lines are passed on without parsing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def short_route(name: str) -> str:
 
 
 def short_backend(cluster: str, namespace: str) -> str:
-    """What a user calls the backend of a cluster, seen from a namespace; "" for the cluster of a rule.
+    """The short name of a cluster's backend, relative to a namespace; "" for the cluster of a rule.
 
     >>> short_backend("service/shop/cart/80/http", "shop")
     'cart:80'
@@ -211,7 +211,7 @@ def _clock(start: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: a path comes from a stranger, and must not steer the terminal."""
+    """The text without control characters: clients choose the path, and it must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -43,7 +43,7 @@ class Admin:
         await self._client.aclose()
 
     async def live(self) -> bool:
-        """Whether Envoy serves: it has had its first listeners and clusters, and warmed them."""
+        """Whether Envoy serves: it has its first listeners and clusters, and they are warm."""
         return (await self._client.get("/ready")).is_success
 
     async def set_log_levels(self, levels: Mapping[str, str]) -> None:
@@ -60,18 +60,18 @@ class Admin:
             (await self._client.post("/logging", params=setting)).raise_for_status()
 
     async def drain(self) -> None:
-        """Stop taking connections; ask those that are there to end after their request.
+        """Accept no more connections, and ask open connections to end after their request.
 
-        The graceful drain alone would keep the listeners open: behind a load balancer that is
-        right, here nobody is between the client and us, and a refusal is the clearer answer.
+        A graceful drain alone would keep the listeners open. That is right behind a load balancer. Here
+        clients connect directly, and a refused connection is the clearer answer.
         """
         for path in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit", "/drain_listeners"):
             (await self._client.post(path)).raise_for_status()
 
     async def busy(self) -> int:
-        """How much would be cut off now: HTTP requests in flight, and connections that are not HTTP.
+        """The number of HTTP requests in flight, and of connections that are not HTTP.
 
-        An idle keep-alive connection does not count, or every open browser would delay the end.
+        Idle keep-alive connections do not count, because otherwise every open browser would delay the end.
         """
         answer = await self._client.get(
             "/stats", params={"format": "json", "type": "Gauges", "filter": _ACTIVE}

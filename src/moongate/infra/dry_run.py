@@ -1,18 +1,18 @@
-"""What the real Envoy says to a fleet's resources, without serving them.
+"""Validation of a fleet's resources by the real Envoy, without serving them.
 
 Theory of operation
 ===================
-Envoy has a mode in which it builds its configuration, says the first thing that it does not take, and ends.
-The resources are put into one static bootstrap, as they would be with xDS: route configurations inside their
-listeners, endpoints inside their clusters. When it is refused, the parts are tried in turn: secrets alone,
-clusters, listeners without routes, then routes. Each time halves of halves are tried until the culprits are
-found: one bad route among thousands takes some twenty runs, of some 50 ms each. What is refused has a
-stand-in from then on, so that nobody is blamed for naming it.
+Envoy has a mode in which it loads its configuration, prints the first error, and ends. The resources are put
+into one static bootstrap: route configurations inside their listeners, endpoints inside their clusters. If
+Envoy refuses it, the parts are validated one after the other: secrets alone, clusters, listeners without
+routes, then routes. Each part is halved until the refused resources are known: one bad route among thousands
+takes about twenty runs of 50 ms each. A refused resource is then replaced by a valid one, so that Envoy does
+not refuse the resources that refer to it.
 
 Facts
 -----
-* nothing is bound and nobody is connected to
-* a configuration may hold private keys: its folder is the user's alone, and gone afterwards
+* this Envoy binds no port and connects to no host
+* a configuration may contain private keys: only the user can read its folder, which is deleted afterwards
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from envoy.config.route.v3.route_components_pb2 import Route
 
 MOST = 20
-"""Refusals that are looked for in one fleet: each takes some runs of Envoy."""
+"""How many refused resources are searched in one fleet: each takes several runs of Envoy."""
 
 _PATIENCE_S = 120.0
 _VERSION = re.compile(r"version: \w+/([^/]+)/")
@@ -61,7 +61,7 @@ U = TypeVar("U")
 
 
 class Refused(NamedTuple):
-    """Something that Envoy does not take.
+    """One or more resources that Envoy refuses.
 
     Args:
         what: ``secret``, ``cluster``, ``listener`` or ``route``; ``configuration`` when it is none alone.
@@ -97,7 +97,7 @@ def envoy_version(binary: Path) -> str:
 def refusals(
     binary: Path, fleet: str, resources: Mapping[str, Mapping[str, XdsResource]]
 ) -> tuple[Refused, ...]:
-    """What a real Envoy does not take of a fleet's resources; nothing when it takes all.
+    """The resources of a fleet that a real Envoy refuses; empty if it accepts all.
 
     Args:
         binary: Envoy.
@@ -133,7 +133,7 @@ class _Trial:
         self._tables = _all(resources, ROUTE, RouteConfiguration)
         self._secrets = _all(resources, SECRET, Secret)
         self._awaited: set[str] = set()
-        """Secrets that were refused. Who names them waits for them, as with xDS."""
+        """Secrets that Envoy refused. Resources that name them wait for them, as with xDS."""
 
     def refusals(self) -> Iterator[Refused]:
         secrets, clusters, listeners = list(self._secrets), list(self._clusters), list(self._listeners)
@@ -170,7 +170,7 @@ class _Trial:
             yield Refused("configuration", (self._fleet,), None, whole)
 
     def _replace(self, what: str, name: str) -> None:
-        """Have what comes after judged without something, though it may name it."""
+        """Leave a refused resource out of the following runs, even if other resources name it."""
         if what == "cluster":
             self._clusters[name] = Cluster(
                 name=name, type=Cluster.STATIC, connect_timeout=Duration(seconds=1)
@@ -193,7 +193,7 @@ class _Trial:
         listeners: Sequence[str],
         spots: Sequence[_Spot],
     ) -> str | None:
-        """Envoy's words to a part of the resources, ``None`` when it takes them."""
+        """Envoy's message about a part of the resources; ``None`` if it accepts them."""
         config = self._static(secrets, clusters, listeners, spots)
         # Envoy knows the format by the ending of the name.
         file = self._folder / "bootstrap.pb"
@@ -281,7 +281,7 @@ def _put(into: M, message: M, change: Callable[[Message], None]) -> None:
 def _culprits(
     units: tuple[U, ...], judge: Callable[[Sequence[U]], str | None]
 ) -> Iterator[tuple[tuple[U, ...], str]]:
-    """The smallest groups that are refused, each with Envoy's words: single ones where that can be."""
+    """The smallest refused groups, each with its message; a group has one resource if possible."""
     words = judge(units) if units else None
     if words is None:
         return
@@ -297,7 +297,7 @@ def _culprits(
 
 
 def _words(said: str, file: Path) -> str:
-    """The reason alone, on one line: without the dump of the whole that Envoy puts before it."""
+    """The reason on one line, without the dump of the configuration that Envoy prints before it."""
     _, _, refusal = said.partition(f"error initializing configuration '{file}': ")
     words = " ".join(reason(refusal or said).split())
     return words if words.endswith(".") else f"{words}."

@@ -2,26 +2,27 @@
 
 Theory of operation
 ===================
-A supervisor task runs Envoy again and again until it is stopped. One life of Envoy is: start
-(through ``launch``, so that the kernel ends Envoy with us), read what it writes, ask its admin
-socket until it is live, wait for its end. An end that nobody asked for is followed by another
-start, after a pause that doubles each time and falls back once Envoy has lived for a while.
+A supervisor task runs Envoy again and again until it is stopped. One run of Envoy is: start it (through
+``launch``, so that the kernel ends Envoy when moongate ends), read its output, poll its admin socket until it
+is live, wait for its end. After an unexpected end the supervisor starts it again, after a pause. The pause
+doubles each time, and is reset when Envoy has run for a while.
 
-A start can fail: an argument that Envoy does not know, a full disk, no process to be had. Nothing of it is
-raised by the supervisor, because other Envoys of this process serve: ``trouble`` says why, and the start is
-tried again after a pause, or at once when the options change.
+A start can fail: an unknown argument, a full disk, too many processes. The supervisor raises no exception,
+because other Envoys of this process serve. ``trouble`` has the reason, and the supervisor tries again after a
+pause, or at once when the options change.
 
-Leaving the context drains: no new connections, requests in flight are waited for, then SIGTERM, then
-SIGKILL. Whatever happens to us meanwhile (a second Ctrl-C, a cancellation), Envoy is killed and
-waited for before the context is left.
+Leaving the context drains: Envoy accepts no new connections, completes the requests in flight, and gets
+SIGTERM, then SIGKILL. Even after a second Ctrl-C or a cancellation, the context ends only when Envoy has
+ended.
 
 Facts
 -----
-* Envoy is live only when it has had its first listeners and clusters, so xDS must be served meanwhile
-* it never ends by itself because of xDS: an end before it was live means that its arguments or its bootstrap
-  are wrong, or what they name, or that the machine has not what they ask for
-* it runs in a session of its own: a Ctrl-C in the terminal reaches us, who drain, and not Envoy
-* its pipes are always read, whatever becomes of the lines: a full one would stop Envoy's threads
+* Envoy becomes live only after it got its first listeners and clusters, so xDS must be served during the
+  start
+* Envoy never ends because of xDS: an end before it is live means that its arguments or its bootstrap are
+  wrong, or that the machine lacks a resource that they need
+* it runs in its own session: a Ctrl-C in the terminal reaches moongate, which drains, and not Envoy
+* its pipes are always read, even if the lines are dropped, because a full pipe would stop Envoy's threads
 """
 
 from __future__ import annotations

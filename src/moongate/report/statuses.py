@@ -1,14 +1,13 @@
-"""Statuses as users see them: what the core says, what the Envoys say, and since when.
+"""Statuses as users see them: those of the core, with the state of Envoys and with transition times.
 
 Theory of operation
 ===================
-The core makes statuses without times and without knowing whether an Envoy runs. Here both are added: facts
-about fleets are laid over the statuses of their Gateways, and of the routes behind a refusal.
-Each condition gets the time at which its ``status`` last changed. A condition is known by its type, and the
-part of a status that has it by what it is about (a listener, a parent, an ancestor), never by its place in a
-list.
-Documents are kept, so that asking costs nothing; ``transitions`` says which conditions turned bad or well
-again, for the log.
+The core computes statuses without times, and does not know whether an Envoy runs. This module adds both. The
+state of fleets goes into the statuses of their Gateways, and of the routes that Envoy refuses.
+Each condition gets the time at which its ``status`` last changed. Its type identifies a condition, and a
+listener, parent or ancestor identifies the part of the status that has it; the position in a list does not.
+Documents are cached, so reading them is cheap. ``transitions`` returns the conditions that turned bad or
+good, for the log.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Statuses:
         self._transitions = Transitions()
 
     def update(self, statuses: Mapping[Ref, Struct | None]) -> None:
-        """Take what the core says anew; ``None`` where it has nothing to say any more."""
+        """Take changed statuses of the core; ``None`` for a resource that has no status any more."""
         for ref, status in statuses.items():
             if status is None:
                 self._core.pop(ref, None)
@@ -72,7 +71,7 @@ class Statuses:
                 self._render(ref)
 
     def observe(self, facts: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
-        """Take what is known of fleets, by Gateway, and of what is refused: all of it, each time."""
+        """Take the state of all Envoys, by Gateway, and all refusals."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
@@ -171,7 +170,7 @@ def _stamp_entry(entry: dict[str, Any], known: list[dict[str, Any]], time: str) 
 
 
 def _identity(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an entry of a list in a status is about."""
+    """The identity of an entry of a list in a status."""
     return {key: entry[key] for key in _IDENTITY if key in entry}
 
 

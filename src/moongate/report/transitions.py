@@ -1,10 +1,10 @@
-"""Which conditions turned bad, and which are well again, since it was last asked.
+"""The conditions that turned bad or good since the last call.
 
 Theory of operation
 ===================
-A degradation is known by what it says: a resource that has the same one at two parents has one. It is
-reported when it begins, and when it says something else. Its end is reported when the part of the resource
-that had it has none of that type any more. Nothing is reported of the degradations of a deleted resource.
+Type, reason and message identify a degradation: a resource that has the same one at two parents has one
+degradation. Its begin is reported, and each change of its message. Its end is reported when the part of the
+resource that had it has none of that type any more. The degradations of a deleted resource are not reported.
 """
 
 from __future__ import annotations

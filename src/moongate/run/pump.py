@@ -2,11 +2,11 @@
 
 Theory of operation
 ===================
-Whoever writes into the world says so (``on_write``); whoever has news of another kind, such as an Envoy that
-became ready, calls ``wake``. Then a *turn* begins. It settles the world in slices of a few milliseconds, and
-the event loop runs in between. Endpoints that changed meanwhile are settled and handed out after each slice,
-so that they wait for no one. When all is settled, the turn hands out the rest of the changes and looks at
-what the Envoys have answered, in slices as well.
+After a write into the world the writer calls ``on_write``; after another event, for example when an Envoy
+became ready, the caller calls ``wake``. Then a *turn* begins. It settles the world in slices of a few
+milliseconds, and the event loop runs between the slices. Endpoints that changed in the meantime are settled
+and handed out after each slice, so they do not wait. When all is settled, the turn hands out the other
+changes and handles the answers of Envoys, in slices as well.
 
 Facts
 -----
