@@ -183,3 +183,20 @@ def test_another_routes_edit_leaves_a_status_alone() -> None:
         assert status(core) is before
 
     assert "route_status" not in ran
+
+
+def test_a_rule_whose_envoy_routes_would_be_too_large_says_so() -> None:
+    """It answers 500, as what it asks of each request cannot be had."""
+    headers = ", ".join(f"{{name: x-{n}, value: {'v' * 4000}}}" for n in range(16))
+    paths = ", ".join(f"{{path: {{value: /{n}}}}}" for n in range(16))
+    filters = f"[{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{headers}]}}}}]"
+    large = f"matches: [{paths}]\nfilters: {filters}"
+    names = tuple(f"h{n}.a.example.com" for n in range(8))
+    web = gateway(http("web"))
+    core = Core(web, service(), http_route(rule(), rule(large), hostnames=names))
+
+    assert verdicts(core)["PartiallyInvalid"] == "UnsupportedValue"
+    assert message(core, "PartiallyInvalid").startswith("Dropped Rule(s) [1]: The Envoy routes of rule 1")
+
+    core.apply(http_route(rule(), rule(large), hostnames=names[:1]))
+    assert verdicts(core) == FINE

@@ -9,7 +9,7 @@ import pytest
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.attach.route_kinds import order
-from moongate.xds.rule_routes import closed_entries, route_entries_of
+from moongate.xds.rule_routes import closed_entries, excessive_rules, route_entries_of
 from tests.core import IN_CLUSTER, Core, gateway, http
 from tests.listeners import client_traffic_policy
 from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
@@ -210,3 +210,20 @@ def test_redirects_without_a_port_follow_the_listener() -> None:
 
     assert [r.redirect.port_redirect for r in sent(core)] == [0]
     assert [r.redirect.port_redirect for r in sent(core, "default/eg/alt")] == [8080]
+
+
+def test_a_rule_that_would_take_too_much_of_envoy_is_closed_and_no_other() -> None:
+    """Each match and hostname has a copy of all that the rule says: a small file asks for gigabytes."""
+    headers = ", ".join(f"{{name: x-{n}, value: {'v' * 4000}}}" for n in range(16))
+    filters = f"[{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{headers}]}}}}]"
+    paths = ", ".join(f"{{path: {{value: /{n}}}}}" for n in range(16))
+    hosts = tuple(f"h{n}.example.com" for n in range(8))
+    large = rule(f"matches: [{paths}]\nfilters: {filters}")
+    core = Core(gateway(http("web")), service(), http_route(rule(path("/")), large, hostnames=hosts))
+
+    statuses = {route.name.split("/")[4]: route.direct_response.status for route in sent(core)}
+
+    assert statuses == {"0": 0, "1": 500}
+    assert len(sent(core)) == len(hosts) * (1 + 16)
+    assert len(table(core).SerializeToString()) < 100_000
+    assert excessive_rules(core.db, WEB, route_ref()) == (1,)

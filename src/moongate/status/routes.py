@@ -25,6 +25,7 @@ from moongate.status.conditions import condition, sentence, unsupported
 from moongate.status.missing_filters import not_programmed, refusals
 from moongate.store import get
 from moongate.xds.destinations import rule_destination
+from moongate.xds.rule_routes import MOST_BYTES, excessive_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -148,7 +149,26 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
         destination = rule_destination(db, at, route.ref, index)
         unresolved += destination.unresolved
         without += destination.without_endpoints
+    refused += ((index, _excess(index)) for index in _excessive(db, route.ref, attachment))
     return Faults(tuple(refused), tuple(map(_as_sentence, unresolved)), tuple(without))
+
+
+def _excessive(db: Db, route: Ref, attachment: Attachment) -> list[int]:
+    """The rules that are too large for some listener of a parent, each once."""
+    rules: set[int] = set()
+    for listener, _ in attachment.hosts:
+        excessive = excessive_rules.attempt(db, listener, route)
+        rules.update(() if isinstance(excessive, Failed) else excessive)
+    return sorted(rules)
+
+
+def _excess(index: int) -> Problem:
+    message = (
+        f"The Envoy routes of rule {index}, one for each match and hostname, would take more than "
+        f"{MOST_BYTES >> 20} MiB together, as each has all filters and policies of the rule. Requests are "
+        "answered with 500 until it has fewer matches or hostnames, or less that each must have."
+    )
+    return Problem(f"spec.rules[{index}]", message, "UnsupportedValue")
 
 
 def _as_sentence(fault: Problem) -> Problem:

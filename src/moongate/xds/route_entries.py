@@ -42,6 +42,7 @@ class RouteEntry(NamedTuple):
         route: the route of the API behind it.
         body: the encoded entry of ``VirtualHost.routes``.
         needs: the clusters that it sends requests to, and what else its policies need.
+        excessive: which rule it closes because all Envoy routes of that would be too large.
     """
 
     rank: tuple[Any, ...]
@@ -49,6 +50,7 @@ class RouteEntry(NamedTuple):
     route: Ref
     body: bytes
     needs: tuple[ResourceKey, ...] = ()
+    excessive: int | None = None
 
     def __repr__(self) -> str:
         return sized(self, self._fields)

@@ -9,12 +9,15 @@ Each hostname gets a copy of that with its own name.
 A rule answers 500 if its policies or filters cannot be built, or if its chain does not have its filters yet.
 A rule with a regular expression that Envoy would refuse has no Envoy route.
 
+What a rule says is in each copy, so a file of some kilobytes can ask for gigabytes. A rule whose Envoy routes
+would take more than ``MOST_BYTES`` answers 500.
+
 Source: Gateway API, HTTPRouteMatch (precedence); the reference's shapes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
 
@@ -59,6 +62,10 @@ if TYPE_CHECKING:
     from moongate.policies.effective import RuleSettings
     from moongate.xds.destinations import Destination
     from moongate.xds.filters import ChainFilter
+
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""What the Envoy routes of one rule on one listener may take."""
 
 
 class _ServedRule(NamedTuple):
@@ -113,7 +120,7 @@ def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEnt
     return tuple(
         entry
         for index in range(len(resource.spec.rules))
-        for entry in _rule_entries(db, listener, resource, index, hosts)
+        for entry in _entries_within(db, listener, resource, index, hosts)
     )
 
 
@@ -126,18 +133,47 @@ def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple
     resource = get(db, RequestRoute, route)
     if resource is None:
         return ()
+    return tuple(
+        entry
+        for index in range(len(resource.spec.rules))
+        for entry in _closed_rule(db, listener, resource, index, (host,))
+    )
+
+
+@query
+def excessive_rules(db: Db, listener: ListenerId, route: Ref) -> tuple[int, ...]:
+    """The rules of a route that answer 500 because their Envoy routes would be too large, by index."""
+    entries = route_entries_of(db, listener, route)
+    return tuple(dict.fromkeys(entry.excessive for entry in entries if entry.excessive is not None))
+
+
+def _closed_rule(
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+) -> Iterator[RouteEntry]:
+    written = written_matches(route.KIND, route.spec.rules[index])
     in_order = _in_order(db, listener)
-    entries: list[RouteEntry] = []
-    for index, rule in enumerate(resource.spec.rules):
-        written = written_matches(resource.KIND, rule)
-        for match in matches(written) if unbuildable(written) is None else ():
-            message = Route(
-                name=names.route(names.rule(route, index), match.index, host), match=matcher(match)
-            )
+    for match in matches(written) if unbuildable(written) is None else ():
+        for host in hosts:
+            name = names.route(names.rule(route.ref, index), match.index, host)
+            message = Route(name=name, match=matcher(match))
             message.direct_response.status = 500
             body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
-            entries.append(RouteEntry(_rank(resource, index, match, in_order=in_order), host, route, body))
-    return tuple(entries)
+            yield RouteEntry(_rank(route, index, match, in_order=in_order), host, route.ref, body)
+
+
+def _entries_within(
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+) -> Iterator[RouteEntry]:
+    """The entries of a rule, which is closed where they are too large together."""
+    entries: list[RouteEntry] = []
+    size = 0
+    for entry in _rule_entries(db, listener, route, index, hosts):
+        entries.append(entry)
+        size += len(entry.body)
+        if size > MOST_BYTES:
+            closed = _closed_rule(db, listener, route, index, hosts)
+            return (each._replace(excessive=index) for each in closed)
+    return iter(entries)
 
 
 def _rule_entries(
