@@ -251,6 +251,24 @@ async def test_listeners_exchange_their_ports(site: Site) -> None:
     await site.delete(gateway)
 
 
+async def test_a_listener_takes_the_port_that_another_leaves_at_the_same_time(site: Site) -> None:
+    """The other one must not wait for anything that comes only after both."""
+    first, second = free_port(), free_port()
+    routes = [
+        m.route(f"{side}-port", f"[{{{m.to(to)}}}]", parents=at("left", side), hostnames=("x.test",))
+        for side, to in (("left", "one"), ("right", "two"))
+    ]
+    await site.apply(m.gateway("left", f"[{http('left', first)}]"), *routes)
+    gateway = m.gateway("left", f"[{http('left', second)}, {http('right', first)}]")
+    await site.apply(gateway)
+
+    assert site.conditions(gateway)["Programmed"]["status"] == "True"
+    async with httpx.AsyncClient(trust_env=False) as anew:
+        assert (await site.reached("x.test", port=second, client=anew)).by == "one"
+        assert (await site.reached("x.test", port=first, client=anew)).by == "two"
+    await site.delete(gateway, *routes)
+
+
 async def test_a_listener_takes_routes_of_namespaces_by_their_labels(site: Site) -> None:
     """Also when a label comes and goes later."""
     port = free_port()
