@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec import structs
 
-from moongate.api.base import ObjectMeta, Ref
+from moongate.api.base import GATEWAY_GROUP, ObjectMeta, Ref
+from moongate.api.policy import PolicyTargetReference
 from moongate.api.shared import SecretObjectReference
 from moongate.engine import Db
 from moongate.features.basic_auth import BasicAuth
@@ -21,6 +23,7 @@ MEANT = {
     ".spec.cors.allowOrigins[]: pattern": "takes the same strings, but in linear time",
     ".spec.mergeType: enum": "the reference's code knows these alone",
 }
+TARGETS = (PolicyTargetReference(group=GATEWAY_GROUP, kind="HTTPRoute", name="shop"),)
 WIDE = Ref.of(SecurityPolicy, "default", "wide")
 NARROW = Ref.of(SecurityPolicy, "default", "narrow")
 
@@ -29,7 +32,10 @@ def failed(wide: SecurityPolicySpec, narrow: SecurityPolicySpec) -> bool:
     """Whether routes are refused where ``narrow`` merges into ``wide``."""
     db = Db()
     policies = [
-        SecurityPolicy(metadata=ObjectMeta(name=ref.name, namespace=ref.namespace), spec=spec)
+        SecurityPolicy(
+            metadata=ObjectMeta(name=ref.name, namespace=ref.namespace),
+            spec=structs.replace(spec, target_refs=TARGETS),
+        )
         for ref, spec in ((WIDE, wide), (NARROW, narrow))
     ]
     Store(db, ()).apply({policy.ref: policy for policy in policies})
@@ -42,6 +48,13 @@ def test_security_policy_mirrors_its_crd() -> None:
     crd = "envoy-gateway/securitypolicies.gateway.envoyproxy.io.yaml"
 
     assert differences(SecurityPolicy, crd, MEANT) == []
+
+
+def test_policies_without_a_fault_refuse_nobody() -> None:
+    """So the tests below refuse for what they are about, and for nothing else."""
+    narrow = SecurityPolicySpec(merge_type="StrategicMerge", cors=CORS())
+
+    assert not failed(SecurityPolicySpec(cors=CORS()), narrow)
 
 
 @pytest.mark.parametrize("name", PROTECTIONS)
