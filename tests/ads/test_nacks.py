@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from moongate.ads.nacks import culprits, meets_a_listener, meets_a_socket
 
 
@@ -50,5 +52,28 @@ def test_an_address_that_is_open_is_known_by_envoys_words() -> None:
     quoted = f"Incorrect configuration: %{taken}"
 
     assert not meets_a_socket(quoted), "a user may write anything"
-    assert [meets_a_listener(words) for words in (own, taken, reserved)] == [True, False, False]
+    assert [meets_a_listener("l", words) for words in (own, taken, reserved)] == [True, False, False]
     assert [meets_a_socket(words) for words in (own, taken, reserved)] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "error adding listener: 'l' has duplicate address '[::1]:80' as existing listener",
+        "Error adding/updating listener(s) l: error adding listener: 'l' has duplicate address '[::1]:80'",
+        "\nl: error adding listener: 'l' has duplicate address '[::1]:80'",
+    ],
+)
+def test_what_a_user_wrote_is_not_taken_for_envoys_words(quote: str) -> None:
+    """Names of routes and values of headers are quoted. A listener is closed because of Envoy's own words."""
+    words = f"Error adding/updating listener(s) l: Only unique values for domains are permitted: {quote}"
+
+    assert not meets_a_listener("l", words)
+    assert not meets_a_listener("l", words.partition(": ")[2])
+
+
+def test_the_words_about_one_listener_are_not_those_about_another() -> None:
+    words = "error adding listener: 'l' has duplicate address '[::1]:80' as existing listener"
+
+    assert meets_a_listener("l", f"Error adding/updating listener(s) l: {words}")
+    assert not meets_a_listener("m", words)

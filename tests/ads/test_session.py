@@ -1234,7 +1234,7 @@ def test_a_listener_that_meets_itself_is_closed_and_opened_anew(served: Conversa
     served.says("""
         == L+l=2@80,81 L+m=1@82 R+r=2
         << L l=2@80,81 m=1@82
-        >> L nack Error adding/updating listener(s) l: 'l' has duplicate address '…' as existing listener|
+        >> L nack Error adding/updating listener(s) l: error adding listener: 'l' has duplicate address '…'|
         << L m=1@82
         >> L ack
         << L -l
@@ -1253,10 +1253,11 @@ def test_a_listener_that_meets_itself_is_closed_and_opened_anew(served: Conversa
 def test_listeners_that_exchange_their_addresses_are_opened_anew_together(served: Conversation) -> None:
     served.play("== L+l=1@80 L+m=1@81")
     served.play(">> L ack")
-    served.says("""
+    of = "error adding listener: '{}' has duplicate address '…'"
+    served.says(f"""
         == L+l=2@81 L+m=2@80
         << L l=2@81 m=2@80
-        >> L nack Error adding/updating listener(s) l: has duplicate address|m: has duplicate address|
+        >> L nack Error adding/updating listener(s) l: {of.format("l")}|m: {of.format("m")}|
         << L -l -m
         >> L ack
         << L l=2@81 m=2@80
@@ -1273,7 +1274,7 @@ def test_a_listener_is_opened_anew_as_often_as_it_is_needed(served: Conversation
         served.says("""
             == L+l=2@80,81
             << L l=2@80,81
-            >> L nack 'l' has duplicate address
+            >> L nack error adding listener: 'l' has duplicate address '…'
             << L -l
             >> L ack
             << L l=2@80,81
@@ -1287,7 +1288,7 @@ def test_a_new_listener_takes_the_address_of_one_that_moves(served: Conversation
     served.says("""
         == L+a=1@80 L+m=2@81
         << L a=1@80 m=2@81
-        >> L nack Error adding/updating listener(s) a: 'a' has duplicate address '…'|
+        >> L nack Error adding/updating listener(s) a: error adding listener: 'a' has duplicate address '…'|
         << L m=2@81
         >> L ack
         << L a=1@80
@@ -1302,16 +1303,16 @@ def test_a_listener_that_is_refused_again_when_it_is_opened_anew_stays_refused(s
     served.says("""
         == L+a=1@80
         << L a=1@80
-        >> L nack 'a' has duplicate address '…'
+        >> L nack error adding listener: 'a' has duplicate address '…'
         << L a=1@80
-        >> L nack 'a' has duplicate address '…'
+        >> L nack error adding listener: 'a' has duplicate address '…'
     """)
     assert served.refused() == {"a": "1@80"}
 
     served.says("""
         == L+a=2@80
         << L a=2@80
-        >> L nack 'a' has duplicate address '…'
+        >> L nack error adding listener: 'a' has duplicate address '…'
         << L a=2@80
         >> L ack
     """)
@@ -1325,7 +1326,7 @@ def test_a_listener_is_tried_again_while_its_former_sockets_are_being_closed(ser
     served.says("""
         == L+l=2@80,81
         << L l=2@80,81
-        >> L nack 'l' has duplicate address
+        >> L nack error adding listener: 'l' has duplicate address '…'
         << L -l
         >> L ack
         << L l=2@80,81
@@ -1353,7 +1354,7 @@ def test_a_listener_that_meets_another_that_stays_is_not_closed(served: Conversa
     served.says("""
         == L+l=2@80,81
         << L l=2@80,81
-        >> L nack 'l' has duplicate address '…'
+        >> L nack error adding listener: 'l' has duplicate address '…'
     """)
 
     assert served.refused() == {"l": "2@80,81"}

@@ -30,9 +30,16 @@ def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
     return named or dict.fromkeys(sent, message) if len(sent) == 1 else named
 
 
-def meets_a_listener(words: str) -> bool:
-    """Whether Envoy refuses a listener because another, or its own old version, has its address open."""
-    return "has duplicate address" in words
+def meets_a_listener(listener: str, words: str) -> bool:
+    """Whether Envoy refuses a listener because another, or its own old version, has its address open.
+
+    Args:
+        listener: its name.
+        words: what Envoy says of it.
+    """
+    # At the very beginning: what comes later may be a quote of what a user wrote.
+    said = words.removeprefix(f"Error adding/updating listener(s) {listener}: ")
+    return said.startswith(f"error adding listener: '{listener}' has duplicate address '")
 
 
 def meets_a_socket(words: str) -> bool:

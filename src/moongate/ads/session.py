@@ -609,7 +609,7 @@ class Session:
         version, times = channel.reopened.get(listener.name, ("", 0))
         if version == listener.version:
             return meets_a_socket(words) and times <= MOST_REOPENINGS
-        if not meets_a_listener(words):
+        if not meets_a_listener(listener.name, words):
             return False
         wanted = addresses(listener)
         others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)
