@@ -13,7 +13,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.chain_transitions import ChainTransitions
+from moongate.chain_transitions import MOST_VERSIONS, ChainTransitions
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.world import World
 from moongate.xds.wire import LISTENER, ROUTE
@@ -316,6 +316,51 @@ def test_versions_that_no_envoy_can_answer_any_more_are_forgotten() -> None:
         fleet.acknowledge("a", LISTENER, ROUTE, LISTENER)
 
     assert fleet.transitions.versions_known() <= 2
+
+
+def test_versions_that_are_refused_in_a_row_are_forgotten_but_for_a_few() -> None:
+    """Somebody may edit for days what Envoy refuses. What it has in force stays known."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    in_force = fleet.version(LISTENER)
+    fleet.apply(worlds.route(1))
+    for n in range(3 * MOST_VERSIONS):
+        fleet.put(AUTH.format(name="two", header=f"x-{n}").replace("r0", "r1"))
+        fleet.refuse("a")
+        assert fleet.transitions.versions_known() <= MOST_VERSIONS
+
+    fleet.transitions.disconnected(worlds.EG_FLEET, "a")
+    fleet.transitions.acknowledged(worlds.EG_FLEET, "a again", LISTENER, NAME, in_force)
+    fleet.refuse("a again")
+
+    hosts = fleet.message(ROUTE, RouteConfiguration).virtual_hosts
+    assert {host.domains[0]: host.routes[0].direct_response.status for host in hosts} == {
+        "h0.example.com": 0,
+        "h1.example.com": 500,
+    }
+
+
+def test_an_envoy_that_takes_a_version_that_is_forgotten_is_taken_to_lack_its_filters() -> None:
+    """It is late, and another one is ahead. What it had before says nothing of what it has now."""
+    fleet = Fleet(REFERENCE)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    for node in ("a", "b"):
+        fleet.acknowledge(node, LISTENER, ROUTE)
+    fleet.world.apply({Ref.of(SecurityPolicy, "default", "one"): None})
+    fleet.settle()
+    for node in ("a", "b"):
+        fleet.acknowledge(node, ROUTE)
+    without = fleet.version(LISTENER)
+    more = AUTH.format(name="two", header="x-two").replace("r0", "r1")
+    fleet.apply(worlds.route(1))
+    fleet.put(AUTH.format(name="one", header="x-one") + "---" + more)
+    fleet.acknowledge("b", LISTENER, ROUTE)
+
+    fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, NAME, without)
+    fleet.refuse("a")
+
+    assert {route.direct_response.status for route in fleet.routes()} == {500}
 
 
 def test_versions_of_listeners_that_are_gone_are_forgotten() -> None:

@@ -28,7 +28,7 @@ Facts
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from moongate.attach.envoy_listeners import TableId
 from moongate.engine import Failed
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from moongate.xds.wire import XdsResource
 
     Filters: TypeAlias = frozenset[ChainFilter]
+
+
+MOST_VERSIONS: Final = 8
+"""Versions of a listener that may still be answered, of which the filters are kept."""
 
 
 class _Chain:
@@ -131,7 +135,11 @@ class ChainTransitions:
         for resource in put:
             if resource.type_url == LISTENER:
                 filters = filters_by_chain(self._world.parts(fleet_id, LISTENER, resource.name))
-                fleet.listeners.setdefault(resource.name, {})[resource.version] = filters
+                versions = fleet.listeners.setdefault(resource.name, {})
+                versions[resource.version] = filters
+                if len(versions) > MOST_VERSIONS:
+                    # The oldest stays: it is what some Envoy has in force, if any has something.
+                    del versions[list(versions)[1]]
                 for name in filters:
                     fleet.chains.setdefault(name, _Chain())
 
@@ -250,9 +258,10 @@ class ChainTransitions:
         versions = fleet.listeners.get(listener, {})
         wrote = False
         if version not in versions:
-            # An Envoy that was away has a version that nobody remembers: it may have none of the filters.
+            # An Envoy that was away, or is late, has a version that nobody remembers: it may have none of the
+            # filters.
             for name in {name for names in versions.values() for name in names} & fleet.chains.keys():
-                fleet.chains[name].in_force.setdefault(node, frozenset())
+                fleet.chains[name].in_force[node] = frozenset()
         for name, filters in versions.get(version, {}).items():
             if (chain := fleet.chains.get(name)) is not None:
                 chain.in_force[node] = filters
