@@ -86,6 +86,6 @@ def kept_out(db: Db, fleet: FleetId, type_url: str, name: str, group: Group) -> 
     return db.read(withheld(fleet, type_url, name, group)) or {}
 
 
-def in_steps(entries: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Entries, some at a time."""
-    return (entries[start : start + STEP] for start in range(0, len(entries), STEP))
+def in_steps(entries: Sequence[T], count: int = STEP) -> Iterator[Sequence[T]]:
+    """Entries, ``count`` at a time."""
+    return (entries[start : start + count] for start in range(0, len(entries), count))

@@ -43,6 +43,9 @@ IN_ORDER: Final = 64
 shard: their order means nothing to Envoy, and sorting thousands for one that changed would cost more than it
 tells."""
 
+DECODED: Final = 32
+"""Entries that are decoded at a time: about 1 ms."""
+
 _RANK: Final = attrgetter("rank")
 
 
@@ -185,7 +188,7 @@ def differing(good: tuple[Part, ...], now: tuple[Part, ...]) -> Iterator[list[Su
         changes.append((yield from _change(former_entries, entries)))
     steady = steady and all(change.steady for change in changes)
     for change in changes:
-        for some in in_steps(change.entries):
+        for some in in_steps(change.entries, DECODED):
             yield [
                 Suspect(entry.route, version(entry.body), change.forms.get(matched(entry)), steady=steady)
                 for entry in some
@@ -210,13 +213,22 @@ def _change(
     good: tuple[RouteEntry, ...], now: tuple[RouteEntry, ...]
 ) -> Generator[list[Suspect], None, _Change]:
     """How the entries of a hostname differ from others; in steps."""
-    taken, bodies = {entry.body for entry in good}, {entry.body for entry in now}
-    yield []
-    changed = [entry for entry in now if entry.body not in taken]
-    routes = {entry.route for entry in changed}
+    taken: set[bytes] = set()
+    bodies: set[bytes] = set()
+    for entries, into in ((good, taken), (now, bodies)):
+        for some in in_steps(entries):
+            into.update(entry.body for entry in some)
+            yield []
+    changed: list[RouteEntry] = []
+    routes: set[Ref] = set()
+    for some in in_steps(now):
+        differing_ones = [entry for entry in some if entry.body not in taken]
+        changed += differing_ones
+        routes.update(entry.route for entry in differing_ones)
+        yield []
     forms: dict[object, RouteEntry] = {}
     order: list[object] = []
-    for some in in_steps(good):
+    for some in in_steps(good, DECODED):
         for entry in some:
             order.append(entry.body if entry.body in bodies else matched(entry))
             if entry.route in routes:
@@ -224,7 +236,7 @@ def _change(
                 forms.setdefault(matched(entry), entry)
         yield []
     met = 0
-    for some in in_steps(now):
+    for some in in_steps(now, DECODED):
         for entry in some:
             key = entry.body if entry.body in taken else matched(entry)
             met += met < len(order) and order[met] == key
