@@ -390,6 +390,28 @@ def test_one_of_two_envoys_that_refuses_a_filter_keeps_it_out_for_both() -> None
         assert fleet.serving(node) == {"a": "500", "b": "guarded"}
 
 
+def test_a_last_good_chain_that_another_envoy_refuses_ends_its_connections() -> None:
+    """It comes in the place of the one that took it, and the search comes to an end."""
+    fleet = Fleet("a", "b")
+    fleet.apply(client_traffic_policy(f"{BAD_CHAIN}\ntimeout: {{http: {{idleTimeout: 7s}}}}", "b"))
+    assert fleet.serving() == {"a": "open", "b": "open"}
+    fleet.quarantine.disconnected(EG_FLEET, "e0")
+    fleet.transitions.disconnected(EG_FLEET, "e0")
+
+    def dislikes_b(listener: Listener) -> bool:
+        chains = (each for each in listener.filter_chains if each.name == "default/eg/b")
+        return any(each.filters[-1].name != DIRECT_RESPONSE for each in chains)
+
+    fleet.envoys = {"e1": Envoy(dislikes_b)}
+    fleet.quarantine.connected(EG_FLEET, "e1")
+    fleet.transitions.connected(EG_FLEET, "e1")
+    fleet.settle()
+
+    assert fleet.serving("e1") == {"a": "open", "b": ""}
+    assert "default/eg/b" in fleet.envoys["e1"].chains()
+    assert {each.name for refusal in fleet.refusals().values() for each in refusal.listeners} == {"b"}
+
+
 BADNESS = ("", "filter", "chain", "filter and chain")
 
 

@@ -144,6 +144,24 @@ def test_what_no_envoy_has_in_force_any_more_is_searched_through_as_well() -> No
     assert envoys.tables["new"] == {host(n): f"/{n}!" if n == 3 else f"/{n}" for n in range(8)}
 
 
+def test_a_last_good_form_that_another_envoy_refuses_answers_500() -> None:
+    """It comes in the place of the one that took that form, and the search comes to an end."""
+    envoys = Several({"old": {"/1?"}}, *(f"/{n}" for n in range(4)))
+    envoys.settle()
+    envoys.edit(1, "/1", odd=True)
+    assert envoys.tables["old"][host(1)] == "/1", "its last good form"
+    envoys.quarantine.disconnected(worlds.EG_FLEET, "old")
+    del envoys.dislikes["old"]
+
+    envoys.join("new", {"/1", "/1?"})
+
+    assert envoys.refused() == {1}
+    assert envoys.tables["new"] == {host(n): f"/{n}!" if n == 1 else f"/{n}" for n in range(4)}
+    envoys.edit(1, "/mended")
+    assert envoys.refused() == set()
+    assert envoys.tables["new"][host(1)] == "/mended"
+
+
 def test_where_there_is_nothing_to_blame_what_is_left_is_tried() -> None:
     """What is refused may be refused for what it lacks."""
 

@@ -121,8 +121,8 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     if fallback is None:
         return settings
     former: ChainSettings | None = fallback.last_good
-    served = former if former is not None else closed(settings)
-    return None if served.version in out else served
+    others = (former, closed(settings))
+    return next((other for other in others if other is not None and other.version not in out), None)
 
 
 def closed(settings: ChainSettings) -> ChainSettings:

@@ -284,14 +284,32 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
     envoy = _envoy_listener(db, fleet, name)
     if envoy is None:
         return None
+    out = kept_out(db, fleet, LISTENER, name, ALL)
+    forms = {form, *(of for of, fallback in out.items() if form in _versions(fallback.last_good))}
     head = listener_head(db, fleet, name)
-    if head is not None and version(head) == form:
+    if head is not None and version(head) in forms:
         return Concern(f"listener {name}", (), envoy.members)
     for chain in envoy.groups:
         asked = CHAINS[chain.kind](db, chain)
-        if form in (asked.version, closed(asked).version):
+        if not forms.isdisjoint((asked.version, closed(asked).version)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
-    if (concerned := chains_with(db, fleet, name, form)) is None:
+    concerned = next(
+        (chains for each in sorted(forms) if (chains := chains_with(db, fleet, name, each))), None
+    )
+    if concerned is None:
         return None
     one, members = concerned
     return Concern(f"filter {one} of listener {name}", (), members)
+
+
+def _versions(last_good: Any) -> set[str]:
+    """The versions of the last good form of an entry of a listener."""
+    match last_good:
+        case None:
+            return set()
+        case bytes():
+            return {version(last_good)}
+        case ChainSettings():
+            return {last_good.version}
+        case _:
+            return {version(one.body) for _, one in last_good}

@@ -65,8 +65,9 @@ def in_force(
         fallback = out.get(version(entry.body)) if out else None
         if fallback is None:
             yield entry
-        elif version((other := _in_place_of(entry, fallback)).body) not in out:
-            yield other
+        else:
+            others = (_in_place_of(entry, fallback), fail_closed(entry))
+            yield from [other for other in others if version(other.body) not in out][:1]
 
 
 def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[ResourceKey]:

@@ -26,7 +26,7 @@ from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shar
 from moongate.engine import Failed, query
 from moongate.store import get
 from moongate.xds.draining import draining_tables
-from moongate.xds.fallbacks import Concern, Suspect, in_steps
+from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched
 from moongate.xds.rule_routes import closed_entries, route_entries_of
@@ -256,8 +256,11 @@ def concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> Concern
         form: the version of the entry, or of what stands in for it.
     """
     table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
+    out = kept_out(db, fleet, ROUTE, name, route)
+    good = ((of, fallback.last_good) for of, fallback in out.items())
+    forms = {form, *(of for of, former in good if former is not None and version(former.body) == form)}
     for listener in table.members if table is not None else ():
         for entry in route_entries_of(db, listener, route):
-            if form in (version(entry.body), version(fail_closed(entry).body)):
+            if not forms.isdisjoint((version(entry.body), version(fail_closed(entry).body))):
                 return Concern(str(route), (route,))
     return None
