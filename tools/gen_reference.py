@@ -68,7 +68,7 @@ def _features() -> Iterator[str]:
     yield "\n## Kinds that are not built yet\n"
     yield f"{_listed(sorted(kind for _, kind in UNBUILT_KINDS))}."
     yield "A resource of such a kind has no effect, and a warning says so."
-    yield "Other kinds, such as Deployments, are no concern of a gateway and are passed over.\n"
+    yield "Other kinds, such as Deployments, are ignored, because a gateway does not read them.\n"
 
 
 _CONSEQUENCE = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moongate.cli.printing import as_yaml, called, harmless, say_table
+from moongate.cli.printing import as_yaml, escaped, program, say_table
 
 
 def test_columns_are_as_wide_as_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +24,7 @@ def test_long_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\x07", "\x9b2J", "\r"])
 def test_what_would_command_a_terminal_is_spelt_out(text: str) -> None:
-    assert harmless(text).isprintable()
+    assert escaped(text).isprintable()
 
 
 def test_yaml_has_no_anchors() -> None:
@@ -47,13 +47,13 @@ def test_a_command_that_is_on_the_path_goes_by_its_name(
     monkeypatch.setattr(sys, "argv", [str(command), "status"])
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert called() == "moongate"
+    assert program() == "moongate"
     monkeypatch.setenv("PATH", "")
-    assert called() == str(command)
+    assert program() == str(command)
 
 
 def test_a_module_is_run_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/moongate/__main__.py", "status"])
     monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-m", "moongate", "status"])
 
-    assert called() == ".venv/bin/python -m moongate"
+    assert program() == ".venv/bin/python -m moongate"

@@ -30,7 +30,7 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
         Moongate("quickstart", "--port", port, "--run-dir", tmp_path) as running,
         httpx.AsyncClient() as client,
     ):
-        output = await running.says("Ctrl-C ends it all")
+        output = await running.says("Press Ctrl-C to stop")
         calls = [
             shlex.split(line, comments=True) for line in re.findall(r"^    (curl .*)$", output, re.MULTILINE)
         ]
@@ -51,7 +51,7 @@ async def test_what_it_prints_works_and_nothing_stays(tmp_path: Path) -> None:
 async def test_status_shows_it_while_it_runs(tmp_path: Path) -> None:
     """The command that it prints, the real socket and the real report: the tables have what they need."""
     async with Moongate("quickstart", "--port", free_port(), "--run-dir", tmp_path) as running:
-        said = await running.says("Ctrl-C ends it all")
+        said = await running.says("Press Ctrl-C to stop")
         printed = re.search(r"^    (\S*python\S* -m moongate status.*)$", said, re.MULTILINE)
         assert printed is not None
         words = shlex.split(printed[1], comments=True)
@@ -77,7 +77,7 @@ def test_what_it_serves_has_no_fault() -> None:
 async def test_it_is_opened_to_the_network_when_asked(tmp_path: Path) -> None:
     port = free_port()
     async with Moongate("quickstart", "--bind", "0.0.0.0", "--port", port, "--run-dir", tmp_path) as running:
-        await running.says("Ctrl-C ends it all")
+        await running.says("Press Ctrl-C to stop")
 
         assert listening_at(port) == {"0.0.0.0"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moongate.cli.manifests import translated
-from moongate.cli.validate import judged_by_envoy
+from moongate.cli.validate import checked_by_envoy
 from tests.cli.conftest import ONLY_ENVOY_REFUSES, SHOP, Command, line_of
 
 
@@ -43,7 +43,7 @@ def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Pa
         f"{SHOP}---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: shop}}\n"
     )
 
-    assert command("validate", tmp_path).out == "5 resources, 1 document passed over: nothing is wrong.\n"
+    assert command("validate", tmp_path).out == "5 resources, 1 document ignored: nothing is wrong.\n"
 
 
 def test_what_envoy_judges_is_translated_once(tmp_path: Path, shop: Path) -> None:
@@ -53,9 +53,9 @@ def test_what_envoy_judges_is_translated_once(tmp_path: Path, shop: Path) -> Non
     envoy.chmod(0o700)
     translation = translated([str(shop)], config=None, namespace="default", traceable=True)
     with translation.world.ran() as ran:
-        judged = judged_by_envoy(translation, envoy)
+        judged = checked_by_envoy(translation, envoy)
 
-    assert judged == ([], " Envoy 1.40.0 takes all of it.")
+    assert judged == ([], " Envoy 1.40.0 accepts all of it.")
     assert ran.counts() == {}
 
 
@@ -66,7 +66,7 @@ def test_envoy_takes_what_it_can_serve(command: Command, shop: Path) -> None:
 
     assert ended.code == 0
     assert ended.out.startswith("5 resources: nothing is wrong. Envoy 1.")
-    assert ended.out.endswith(" takes all of it.\n")
+    assert ended.out.endswith(" accepts all of it.\n")
 
 
 @pytest.mark.envoy

@@ -2,9 +2,10 @@
 
 Rules
 =====
-1. A command answers with its exit code. What a user can mend is a ``UsageError``, shown in one line.
-2. What is left is a bug: one line as well, and the traceback for whoever asks for it.
-3. Nothing that is slow to import is imported before a command runs, so that help is quick.
+1. A command returns its exit code. An error that the user can fix is a ``UsageError``, shown in one line.
+2. Any other error is a bug. It is shown in one line too, and with its traceback only if the user asks for
+   that.
+3. Modules that are slow to import are imported when a command runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 from cyclopts import App, CycloptsError
 
 from moongate.cli.manifests import STDIN_TOKEN
-from moongate.cli.printing import called, complain
+from moongate.cli.printing import complain, program
 from moongate.cli.quickstart import quickstart
 from moongate.cli.run import run
 from moongate.cli.status import status
@@ -42,9 +43,9 @@ your own:
     moongate validate shop/
     moongate status
 """,
-    help_epilogue="""Exit codes: 0 all is well, 1 something is wrong with what was looked at or with
-the machine, 2 the command cannot be meant as it was given (an option that does
-not exist, a path that is not there), 130 ended by Ctrl-C.
+    help_epilogue="""Exit codes: 0 all is well, 1 a manifest, a run or the machine has a fault, 2 the
+command line is wrong (an option or a path that does not exist), 130 ended by
+Ctrl-C.
 
 `--debug`, or MOONGATE_DEBUG=1 in the environment, shows the traceback of an
 internal error. Colours are shown in a terminal only; NO_COLOR=1 turns them off.""",
@@ -62,53 +63,54 @@ for _number, _command in enumerate(COMMANDS.values()):
 
 
 def main(arguments: Sequence[str] | None = None, commands: App = app) -> int:
-    """Run one command line, and answer its exit code.
+    """Run one command line and return its exit code.
 
     Args:
         arguments: without the program's name; those of the process when ``None``.
-        commands: what there is to run.
+        commands: the commands that exist.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens or os.environ.get("MOONGATE_DEBUG", "") not in ("", "0")
     try:
-        answer = commands(
-            _spelled(tokens), exit_on_error=False, print_error=False, result_action="return_value"
+        result = commands(
+            _normalized(tokens), exit_on_error=False, print_error=False, result_action="return_value"
         )
         sys.stdout.flush()
     except CycloptsError as error:
-        complain(f"{_first_line(error)} `{_help_for(tokens)}` tells what there is.")
+        complain(f"{_first_line(error)} `{_help_for(tokens)}` lists the options.")
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has seen enough (`| head`). What is still buffered must not be tried again at the exit.
+        # The reader closed the pipe (`| head`). Python must not write the rest of the buffer again at its
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
             raise
-        if explained := _explained(error):
-            complain(explained[0])
-            return explained[1]
+        if for_user := _for_user(error):
+            complain(for_user[0])
+            return for_user[1]
         complain(
             f"Internal error, {type(error).__name__} in {_place_of(error)}. This is a bug of moongate: "
-            "please report it with what the same command says with --debug."
+            "please report it, with the output of the same command with --debug."
         )
         return REFUSED
-    return answer if isinstance(answer, int) else 0
+    return result if isinstance(result, int) else 0
 
 
-def _spelled(tokens: list[str]) -> list[str]:
-    """The tokens as Cyclopts takes them: it has no "-", and a flag has no value."""
-    spelled = [STDIN_TOKEN if word == "-" else word for word in tokens if word != "--debug"]
-    if spelled[:1] == ["validate"]:
-        spelled = [word.replace("--envoy=", "--envoy-binary=", 1) for word in spelled]
-    return spelled
+def _normalized(tokens: list[str]) -> list[str]:
+    """The tokens in a form that Cyclopts accepts: no "-" as an argument, and no value after a flag."""
+    normalized = [STDIN_TOKEN if word == "-" else word for word in tokens if word != "--debug"]
+    if normalized[:1] == ["validate"]:
+        normalized = [word.replace("--envoy=", "--envoy-binary=", 1) for word in normalized]
+    return normalized
 
 
 def _help_for(tokens: Sequence[str]) -> str:
     named = next((token for token in tokens if token in COMMANDS), None)
-    return f"{called()} {named} --help" if named else f"{called()} --help"
+    return f"{program()} {named} --help" if named else f"{program()} --help"
 
 
 def _place_of(error: Exception) -> str:
@@ -118,12 +120,12 @@ def _place_of(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or ["no more is known"])[0].rstrip()
+    line = (str(error).strip().splitlines() or ["the command line is wrong"])[0].rstrip()
     return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
-def _explained(error: Exception) -> tuple[str, int] | None:
-    """Message and exit code of an error whose words were written for users; ``None`` for all others."""
+def _for_user(error: Exception) -> tuple[str, int] | None:
+    """Message and exit code of an error whose message is written for users; ``None`` for any other error."""
     while isinstance(error, ExceptionGroup):
         inner = cast("ExceptionGroup[Exception]", error).exceptions
         if len(inner) != 1:
@@ -131,19 +133,19 @@ def _explained(error: Exception) -> tuple[str, int] | None:
         (error,) = inner
     if isinstance(error, UsageError):
         return error.message, error.code
-    for name, module, code in _EXPLAINED:
-        # An error can only be of a class whose module was imported.
+    for name, module, code in _FOR_USERS:
+        # If the module is not imported, no error of its class can exist.
         known = getattr(sys.modules.get(module), name, None)
         if known is not None and isinstance(error, known):
             return str(error), code
     return None
 
 
-_EXPLAINED = (
+_FOR_USERS = (
     ("ManifestError", "moongate.run", USAGE),
     ("EnvoyMissingError", "moongate.infra.binary", REFUSED),
     ("EnvoyFailedError", "moongate.infra.process", REFUSED),
     ("PortError", "moongate.infra.ports", REFUSED),
     ("NoRunDirectoryError", "moongate.infra.rundir", REFUSED),
 )
-"""Errors of layers below that name what a user can do: class, module, exit code."""
+"""Errors of lower layers whose message says what the user can do: class, module, exit code."""

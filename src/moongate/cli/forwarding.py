@@ -1,4 +1,4 @@
-"""What ``moongate run --to`` serves: the manifests of a Gateway with one upstream behind it."""
+"""The manifests of ``moongate run --to``: a Gateway that sends all requests to one upstream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forwarding(upstream: str, port: int, namespace: str) -> str:
     if host == "localhost":
         host = "127.0.0.1"
     try:
-        # Backends want addresses without gaps: "::1" is not of the form that their schema asks for.
+        # The schema of Backend does not accept shortened IPv6 addresses such as "::1".
         endpoint = {"ip": {"address": ip_address(host).exploded, "port": int(upstream_port)}}
     except ValueError:
         endpoint = {"fqdn": {"hostname": host, "port": int(upstream_port)}}

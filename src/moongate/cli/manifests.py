@@ -1,4 +1,4 @@
-"""Manifests as commands take them: read once, translated, and each fault with the place where it stands."""
+"""Reading and translating the manifests of a command, with the place of each fault in its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moongate.world import World
 
 STDIN_TOKEN = "<stdin>"  # noqa: S105  no password
-"""What "-" is on its way through the parser of the command line, which has no such argument."""
+"""Stands for "-" while the command line is parsed, because the parser does not accept "-"."""
 
 Paths = Annotated[
     list[str], Parameter(help="Files or folders of manifests; '-' is standard input.", negative="")
@@ -37,39 +37,41 @@ Namespace = Annotated[
 
 
 class Translated(Struct, frozen=True):
-    """What manifests came to.
+    """The result of a translation.
 
     Args:
-        world: settled.
-        files: knows where everything is written.
-        diagnostics: faults of the manifests, then of what they say together; each once, sorted by place.
-        passed_over: how many documents a gateway has no use for.
+        world: the settled world.
+        files: the files that were read; they know the place of each resource.
+        diagnostics: the faults of single manifests and of their combination; each once, sorted by place.
+        ignored: how many documents are of kinds that a gateway does not read.
     """
 
     world: World
     files: Files
     diagnostics: tuple[Diagnostic, ...]
-    passed_over: int
+    ignored: int
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
-        """The diagnostics that keep something out of force."""
+        """The diagnostics because of which some configuration is not in force."""
         return tuple(diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error")
 
 
 def translated(
     paths: Iterable[str], *, config: Path | None, namespace: str, traceable: bool = False
 ) -> Translated:
-    """Read manifests and translate them, as a moongate that starts now would.
+    """Read manifests and translate them, in the same way as a moongate that starts now.
 
     Args:
         paths: files and folders.
-        config: the file with the EnvoyGateway configuration; ``None`` for that among the manifests, or ours.
-        namespace: for resources that name none.
-        traceable: with metadata on everything, whoever reads it: it says what each piece was made from.
+        config: the file with the EnvoyGateway configuration. If ``None``, the one among the manifests is
+            used, or else the one that moongate ships.
+        namespace: of resources that name none.
+        traceable: put metadata on all xDS resources, so that a caller can see which resource each part of
+            them was built from.
 
     Raises:
-        UsageError: a path or the configuration cannot be taken.
+        UsageError: a path or the configuration cannot be read.
     """
     names = existing(paths)
     configuration = read_configuration(config) if config is not None else None
@@ -93,13 +95,16 @@ def translated(
     world = World.of(resources.values(), in_force)
     faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
     held = world.store.held()
-    ends = dangling_references(
+    dangling = dangling_references(
         held, held, controller=in_force.gateway.controller_name, faulty=files.folder.faulty_place
     )
-    loose = {(e.resource, e.problem.path.removesuffix(".name")): files.folder.diagnostic(*e) for e in ends}
-    # A reference that leads nowhere is reported once, with what may have been meant.
-    status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in loose]
-    diagnostics = dict.fromkeys((*faults, *status, *loose.values(), *_bugs(world)))
+    by_field = {
+        (each.resource, each.problem.path.removesuffix(".name")): files.folder.diagnostic(*each)
+        for each in dangling
+    }
+    # The status reports a dangling reference too, but without the name that the user may have meant.
+    status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in by_field]
+    diagnostics = dict.fromkeys((*faults, *status, *by_field.values(), *_bugs(world)))
     return Translated(
         world,
         files,
@@ -109,11 +114,10 @@ def translated(
 
 
 def existing(paths: Iterable[str]) -> list[str]:
-    """The paths as the loader takes them.
+    """The paths in the form that ``Files`` accepts.
 
     Raises:
-        UsageError: there is no such file, or standard input is a terminal, where nobody would know what to
-            type.
+        UsageError: a file does not exist, or standard input is a terminal.
     """
     names = ["-" if path == STDIN_TOKEN else path for path in paths]
     for path in names:
@@ -126,10 +130,10 @@ def existing(paths: Iterable[str]) -> list[str]:
 
 
 def read_configuration(path: Path) -> EnvoyGateway:
-    """The EnvoyGateway configuration of a file.
+    """The EnvoyGateway configuration in a file.
 
     Raises:
-        UsageError: there is none, or it has faults; all of them are named.
+        UsageError: the file has none, or it has faults; the message lists all of them.
     """
     from moongate.api.admission import admit_configuration
     from moongate.sources.chunks import Place
@@ -161,7 +165,7 @@ def read_configuration(path: Path) -> EnvoyGateway:
 
 
 def statuses(world: World) -> list[dict[str, Any]]:
-    """All statuses as documents, sorted. Whether Envoys run is not known here, so that is left out."""
+    """All statuses as documents, sorted; without the conditions that depend on running Envoys."""
     from moongate.api.gateway import Gateway
     from moongate.status.gateways import EnvoyState, GatewayStatus, live
     from moongate.translation import status_documents
@@ -175,7 +179,7 @@ def statuses(world: World) -> list[dict[str, Any]]:
             import msgspec
 
             seen = live(status, resource, EnvoyState(serving=0))
-            # Without an Envoy nothing is programmed; but that a part of it failed is to be seen.
+            # No Envoy runs, so "Programmed" would be false everywhere. It is kept where a query failed.
             known = tuple(c for c in seen.conditions if c.type != "Programmed" or c in status.conditions)
             document["status"] = msgspec.to_builtins(msgspec.structs.replace(seen, conditions=known))
         documents.append(document)
@@ -183,23 +187,23 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
-    """The degraded conditions of all statuses, each at the field that it is about."""
+    """The degraded conditions of all statuses, each at the field that causes it."""
     from moongate.engine import Contained
     from moongate.status.degraded import degradations
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
         try:
-            summed_up = _summed_up(world, held[ref])
+            faults = _faults_by_condition(world, held[ref])
         except Contained:
-            summed_up = {}  # A query failed, and the status says so; its conditions are shown as they are.
+            faults = {}  # A query failed. The status says so, and its conditions are shown without details.
         for degradation in degradations(held[ref], status):
-            for fault in summed_up.get((degradation.at, degradation.condition)) or (degradation.problem,):
+            for fault in faults.get((degradation.at, degradation.condition)) or (degradation.problem,):
                 yield files.folder.diagnostic(ref, fault, degradation.severity)
 
 
-def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
-    """Part of a status and condition → the faults that the condition sums up, each at its own field."""
+def _faults_by_condition(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
+    """(Path of the status entry, type of its condition) → the faults behind it, each at its own field."""
     from moongate.api.gateway import Gateway
     from moongate.api.route import Route
     from moongate.attach.listeners import listeners
@@ -230,7 +234,7 @@ def _summed_up(world: World, resource: Resource) -> dict[tuple[str, str], tuple[
 
 
 def _bugs(world: World) -> Iterator[Diagnostic]:
-    """What moongate itself could not compute; the rest of the translation goes on around it."""
+    """One diagnostic for each query that failed. The rest of the translation does not depend on it."""
     from moongate.problem import Problem
     from moongate.sources.chunks import Place
     from moongate.sources.diagnostics import Diagnostic

@@ -1,4 +1,4 @@
-"""What commands print: tables as ``kubectl`` has them, documents, and single lines for people."""
+"""How commands print: tables like those of ``kubectl``, YAML or JSON documents, and single lines."""
 
 from __future__ import annotations
 
@@ -24,34 +24,32 @@ _STYLES = {"True": "green", "False": "red", "Unknown": "yellow"}
 _GAP = "   "
 
 
-def called() -> str:
-    """What to write for ``moongate`` in a shell, as this process shows: it may not be on the PATH."""
-    program = Path(sys.argv[0])
-    if program.parts[-2:] == ("moongate", "__main__.py"):
+def program() -> str:
+    """How to start moongate again from a shell, for use in messages: it may not be on the PATH."""
+    path = Path(sys.argv[0])
+    if path.parts[-2:] == ("moongate", "__main__.py"):
         return shlex.join([sys.orig_argv[0], "-m", "moongate"])
     installed = shutil.which("moongate")
-    if program.name != "moongate" or (
-        installed is not None and program.exists() and program.samefile(installed)
-    ):
+    if path.name != "moongate" or (installed is not None and path.exists() and path.samefile(installed)):
         return "moongate"
     return shlex.quote(sys.argv[0])
 
 
 def complain(message: str) -> None:
-    """One line on standard error."""
+    """Print an error in one line on standard error."""
     line = Text("moongate: ", style="bold red")
-    line.append(harmless(message), style="default not bold")
+    line.append(escaped(message), style="default not bold")
     _console(stderr=True).print(line, soft_wrap=True)
 
 
 def say(text: str | Text, *, stderr: bool = False) -> None:
-    """One line, as it is, for a person."""
-    shown = text if isinstance(text, Text) else Text(harmless(text))
+    """Print one line, without wrapping it."""
+    shown = text if isinstance(text, Text) else Text(escaped(text))
     _console(stderr=stderr).print(shown, soft_wrap=True)
 
 
 def say_document(value: Any, output: Output) -> None:
-    """Plain data on standard output, for people and programs."""
+    """Print plain data as a document on standard output."""
     sys.stdout.write(as_yaml(value) if output == "yaml" else as_json(value))
 
 
@@ -64,21 +62,20 @@ def as_yaml(value: Any) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    # Protobuf's own mappings, too.
+    # Also for the mapping types of protobuf.
     Dumper.add_multi_representer(dict, CSafeDumper.represent_dict)
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def as_json(value: Any) -> str:
-    """JSON, indented, one line feed at its end."""
+    """Indented JSON with one line feed at its end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def say_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table with a title; columns as wide as what they hold, the last one as long as it is.
+    """Print a table with a title. Each column is as wide as its widest cell.
 
-    Nothing is cut or wrapped, so that ``grep`` and ``awk`` find what they look for. A cell that is a
-    condition's status has its colour.
+    No cell is cut or wrapped, so that ``grep`` and ``awk`` work. The status of a condition has a colour.
     """
     shown = [[_one_line(cell) or "-" for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
@@ -88,17 +85,17 @@ def say_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[str]])
         say(_line(row, widths))
 
 
-def harmless(text: str) -> str:
-    """A text without the characters that would command a terminal: what manifests say is others' words.
+def escaped(text: str) -> str:
+    """A text with its control characters escaped, because text of manifests must not control the terminal.
 
-    >>> harmless("a\\x1b[2Jb")
+    >>> escaped("a\\x1b[2Jb")
     'a\\\\x1b[2Jb'
     """
     return _CONTROL.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
 
 
 def _one_line(cell: str) -> str:
-    return harmless(" ".join(cell.split()))
+    return escaped(" ".join(cell.split()))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) -> Text:
@@ -111,5 +108,5 @@ def _line(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) 
 
 
 def _console(*, stderr: bool = False) -> Console:
-    # Made for each line: whoever redirects the streams (a test, a pager) has done so by now.
+    # A new console for each line, because a test or a pager may have redirected the streams since the last.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)

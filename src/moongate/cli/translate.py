@@ -1,4 +1,4 @@
-"""``moongate translate``: manifests in, statuses and xDS out."""
+"""``moongate translate``: print the statuses and the xDS resources of manifests."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def translate(
     config: Config = None,
     namespace: Namespace = "default",
 ) -> int:
-    """Print the statuses and xDS resources that manifests become, and start nothing.
+    """Print the statuses and xDS resources of manifests, without starting Envoy.
 
     xDS resources are grouped by fleet, that is, by Gateway. Private keys and
-    passwords are shown as [redacted]. Problems go to standard error, one a line,
-    as FILE:LINE:COLUMN: RESOURCE: FIELD: what is wrong.
+    passwords are shown as [redacted]. Problems go to standard error, one per
+    line, as FILE:LINE:COLUMN: RESOURCE: FIELD: message.
 
-    For example, all of a folder; the routes alone; what a cluster has:
+    For example, a folder; only its routes; the resources of a cluster:
 
         moongate translate shop/
         moongate translate shop/ --of routes -o json

@@ -1,4 +1,4 @@
-"""Small HTTP servers that say who they are and what they were asked: upstreams to play with."""
+"""Small HTTP servers that answer with their name and the request: upstreams for trying things out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MOST_BYTES = 1 << 20
 
 @asynccontextmanager
 async def upstream(name: str) -> AsyncGenerator[int]:
-    """A server on a free port of loopback, for as long as the block lasts.
+    """Run a server on a free port of loopback until the block ends.
 
     It answers every request with JSON: its name, and the method, path, host, headers and length of the body.
 
     Args:
-        name: what it calls itself.
+        name: the name in its answers.
 
     Yields:
         The port.
@@ -50,8 +50,10 @@ async def upstream(name: str) -> AsyncGenerator[int]:
 
 
 async def _answer(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Answer one request; whether the connection stays open for another."""
-    # A client that has hung up between two requests is at its end.
+    """Answer one request. True if the connection stays open for another.
+
+    A client that closes the connection between two requests makes ``readuntil`` raise.
+    """
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").strip().split("\r\n")
     method, path, version = first.split(" ")
@@ -81,7 +83,7 @@ async def _answer(name: str, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 
 async def _body_length(reader: asyncio.StreamReader, headers: dict[str, str]) -> int:
-    """Read the body to its end and count it."""
+    """Read the body to its end and return its length."""
     if "chunked" not in headers.get("transfer-encoding", "").lower():
         left = length = int(headers.get("content-length") or 0)
         while left:

@@ -1,17 +1,17 @@
-"""What ends a command before it has done its work: it is shown in one line, without a traceback."""
+"""The error that ends a command because of its user: shown in one line, without a traceback."""
 
 from __future__ import annotations
 
 REFUSED = 1
-"""Exit code: something is wrong with what was looked at, or with the machine."""
+"""Exit code: a manifest, a run or the machine has a fault."""
 USAGE = 2
-"""Exit code: the command cannot be meant as it was given."""
+"""Exit code: the command line is wrong."""
 INTERRUPTED = 130
-"""Exit code: ended by Ctrl-C, as shells have it."""
+"""Exit code: ended by Ctrl-C, the same as in a shell."""
 
 
 class UsageError(Exception):
-    """Something that a user can mend.
+    """An error that the user can fix.
 
     Args:
         message: what is wrong and what to do, in full sentences.

