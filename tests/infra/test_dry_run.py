@@ -64,7 +64,7 @@ def test_the_one_refused_route_of_many_is_found(binary: Path) -> None:
 
     assert (refused.what, refused.names) == ("route", ("httproute/default/r17/rule/0/match/0/*",))
     assert resources_of(refused.metadata) == ((Ref.of(HTTPRoute, "default", "r17"), ""),)
-    assert "NOSUCH" in refused.words
+    assert "NOSUCH" in refused.message
 
 
 def test_a_refused_cluster_is_reported_in_a_few_words(binary: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_refused_cluster_is_reported_in_a_few_words(binary: Path) -> None:
     (refused,) = refusals(binary, FLEET, world)
 
     assert (refused.what, refused.names) == ("cluster", ("broken",))
-    assert refused.words == "ClusterValidationError.ConnectTimeout: value must be greater than 0s."
+    assert refused.message == "ClusterValidationError.ConnectTimeout: value must be greater than 0s."
 
 
 def test_a_listener_is_not_blamed_for_a_cluster_that_is_refused(binary: Path) -> None:

@@ -118,7 +118,7 @@ def _diagnostic(translation: Translated, fleet: str, refused: Refused) -> Diagno
 
     named = f"{refused.what} {', '.join(map(repr, refused.names))} of {fleet}"
     together = " together" if len(refused.names) > 1 else ""
-    message = f"Envoy refuses the {named}{together}: {refused.words}"
+    message = f"Envoy refuses the {named}{together}: {refused.message}"
     for resource, path in _named(translation, fleet, refused):
         place = translation.files.folder.place(resource, path)
         if place is not None:

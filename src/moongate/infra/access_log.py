@@ -2,11 +2,10 @@
 
 Theory of operation
 ===================
-Neither Envoy nor the event loop may wait for the reader of the output, because the event loop serves the
-configuration. So lines go to a ``LineWriter``. A terminal shows only as many requests per second as a human
-can read, and the number of the others.
+Neither Envoy nor the event loop may wait for the reader of our output. So lines are handed to a
+``LineWriter``. In a terminal at most 500 requests a second are shown, and the others are counted.
 
-JSON lines are passed on without parsing.
+JSON is passed on without being parsed.
 """
 
 from __future__ import annotations
@@ -70,12 +69,12 @@ _decoder = msgspec.json.Decoder()
 
 
 def render(line: bytes, terminal: bool) -> str:
-    """One line of Envoy's access log for a reader, without line end.
+    """One line of Envoy's access log in the form for a reader, without the line end.
 
-    In a terminal: time, method, path, status, duration, what went wrong, route and backend. A long path is
-    cut so that the line has 120 characters, if that leaves enough of it; one that the route rewrites is as
-    the backend got it, for Envoy logs no other. What is no JSON object (a text format that the user chose)
-    stays as it is, as does all when it is no terminal.
+    In a terminal: time, method, path, status, duration, error, route and backend. A long path is cut so that
+    the line has 120 characters, if enough of the path is left. If the route rewrites the path, the rewritten
+    one is shown, because Envoy logs no other. A line that is not a JSON object (the user chose a text format)
+    is not changed, and outside of a terminal no line is.
     """
     line = line.rstrip(b"\n")
     if not terminal:
@@ -99,7 +98,7 @@ def short_route(name: str) -> str:
 
 
 def short_backend(cluster: str, namespace: str) -> str:
-    """The short name of a cluster's backend, relative to a namespace; "" for the cluster of a rule.
+    """The name of a cluster's backend, relative to a namespace; "" for the cluster of a rule.
 
     >>> short_backend("service/shop/cart/80/http", "shop")
     'cart:80'
@@ -121,8 +120,8 @@ class AccessLog(LineWriter):
     """A context manager that writes access log lines to a file descriptor.
 
     Args:
-        fd: where to; it is not closed.
-        terminal: whether a human reads it; see :func:`render`. ``NO_COLOR`` is respected.
+        fd: the file descriptor; it is not closed.
+        terminal: whether it is a terminal; see :func:`render`. ``NO_COLOR`` is respected.
     """
 
     def __init__(self, fd: int = 1, *, terminal: bool | None = None) -> None:
@@ -131,12 +130,12 @@ class AccessLog(LineWriter):
 
 
 def _as_it_is(lines: bytes, _dropped: int, _last: bool) -> tuple[bytes, bool]:
-    # JSON has no place for a number between its lines; see ``dropped``.
+    # The number cannot stand between lines of JSON; see ``dropped``.
     return lines, False
 
 
 class _ForReader:
-    """Lines for a human: as many a second as an eye can follow, and the number of the others."""
+    """Lines for a person: a limited number per second, and the number of the others."""
 
     def __init__(self) -> None:
         self._coloured = not os.environ.get("NO_COLOR")
@@ -160,7 +159,7 @@ class _ForReader:
         if self._unshown and last:
             rendered.append(self._rest())
         text = "".join(f"{line}\n" for line in rendered)
-        # Once the flood is over, the number of what was left out is shown, too.
+        # True asks for another call without lines, which shows the number of the others.
         return (text if self._coloured else _STYLE.sub("", text)).encode(), bool(self._unshown)
 
     def _rest(self) -> str:
@@ -181,7 +180,7 @@ def _line(entry: dict[str, Any]) -> str:
         path = text("x-envoy-origin-path") or text(":authority")
         words += [f"{_BOLD}{method:<4}{_PLAIN} {path}", f"{colour}{status}{_PLAIN}"]
     else:
-        # No HTTP: of a TCP or TLS connection, show where it came in and how much it carried.
+        # Not HTTP: for a TCP or TLS connection, show its server name or address, and its bytes.
         path = text("requested_server_name") or text("downstream_local_address")
         words.append(f"{_BOLD}TCP {_PLAIN} {path}")
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
@@ -190,7 +189,7 @@ def _line(entry: dict[str, Any]) -> str:
         reasons = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
         words.append(f"{_RED}{reasons} ({flags}){_PLAIN}")
     cluster = text("upstream_cluster")
-    # A connection has no route's name, but the cluster of its rule.
+    # A connection has no route name, but the cluster has the name of its rule.
     rule = _RULE.match(name) or _RULE.match(cluster)
     route = short_route(name or (rule[0] if rule else ""))
     backend = (short_backend(cluster, rule[1] if rule else ""), text("upstream_host"))
@@ -211,7 +210,7 @@ def _clock(start: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without control characters: clients choose the path, and it must not control the terminal."""
+    """The text with control characters escaped, because a path of a client must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,10 +1,10 @@
-"""The configuration that Envoy starts with: where its control plane is, and little else.
+"""The bootstrap configuration of Envoy: the address of its control plane, and little else.
 
-Everything a gateway does comes by xDS afterwards. Nothing here reads a file, a clock or the
-machine, so that the same arguments give the same bootstrap.
+All other configuration comes by xDS. This module reads no file, no clock and no state of the machine, so
+the same arguments give the same bootstrap.
 
-Source: envoy.config.bootstrap.v3; the shape is Envoy Gateway's, apart from a Unix socket in place
-of mutual TLS over TCP, and of a TCP admin port.
+Source: envoy.config.bootstrap.v3; the form is that of Envoy Gateway, but with Unix sockets instead
+of mutual TLS over TCP, and instead of a TCP port for admin.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 XDS_CLUSTER = "xds_cluster"
 
-# Labels that Envoy Gateway takes out of statistic names, with its expressions, because the names
-# of the metrics that remain follow from them.
+# Labels that Envoy Gateway extracts from the names of statistics. The expressions are the same as there,
+# because they also determine the names of the metrics.
 STATS_TAGS = (
     ("from_zone", r"\.zone(\.(([^\.]+)\.))"),
     ("to_zone", r"\.zone\.[^\.]+\.(([^\.]+)\.)"),
@@ -58,17 +58,17 @@ STATS_TAGS = (
 
 
 class EnvoyOptions(Struct, frozen=True, kw_only=True):
-    """How to run an Envoy, apart from what it serves.
+    """How to run an Envoy, apart from its xDS configuration.
 
     Args:
         log_levels: level by component, as EnvoyProxy ``spec.logging.level`` has it; ``default`` is
             the level of all components that are not named.
         concurrency: worker threads; None for one per CPU, four at the most.
-        drain_s: how long requests in flight are waited for at the end, in seconds.
-        listener_drain_s: how long connections of a listener live on that was changed or deleted, in seconds.
-            New ones go to the changed listener at once; this is for long downloads and WebSockets, which are
-            cut then. It is also how long Envoy keeps the former listener in memory.
-        extra_args: arguments passed on as they are; they win over ours.
+        drain_s: how long to wait for requests in flight when Envoy ends, in seconds.
+        listener_drain_s: how long open connections of a changed or deleted listener may stay, in seconds. New
+            connections go to the changed listener at once. Long downloads and WebSockets are cut after this
+            time. Envoy also keeps the former listener in memory for this time.
+        extra_args: more arguments for Envoy; they override ours.
     """
 
     log_levels: Mapping[str, str] = {}
@@ -91,16 +91,16 @@ def bootstrap(
     """The bootstrap of one Envoy that gets everything from ``xds_socket``.
 
     Args:
-        fleet: the gateway's key (``namespace/name``). The control plane knows it from ``xds_socket``, and
-            refuses an Envoy that names another.
+        fleet: the name of the fleet. The control plane knows it from ``xds_socket``, and refuses an Envoy
+            that has another.
         node_id: distinguishes the Envoys of a fleet.
         xds_socket: Unix socket on which delta ADS is served to this fleet.
-        admin_socket: Unix socket that Envoy makes for its admin interface; readable to the owner only.
+        admin_socket: Unix socket that Envoy creates for its admin interface; only its owner can use it.
         zone: availability zone, for zone aware routing.
         max_connections: downstream connections over all listeners; more are refused.
-        stats_tags: take Envoy Gateway's four extra labels out of the names of statistics. Each is a
-            regular expression that Envoy tries on every statistic: at 5,000 clusters 16 s of CPU
-            until it is ready, against 1.7 s without. So it is for those whose dashboards need them.
+        stats_tags: extract Envoy Gateway's four extra labels from the names of statistics. Each is a regular
+            expression that Envoy tries on every statistic: with 5,000 clusters Envoy takes 16 s of CPU until
+            it is ready, and 1.7 s without. So only users whose dashboards need the labels should set this.
     """
     return Bootstrap(
         node=Node(id=node_id, cluster=fleet, locality=Locality(zone=zone) if zone else None),
@@ -146,7 +146,7 @@ def bootstrap(
 
 
 def as_json(message: Bootstrap) -> bytes:
-    """The bootstrap as the file that Envoy reads."""
+    """The bootstrap as the content of the file that Envoy reads."""
     return MessageToJson(message, indent=2).encode() + b"\n"
 
 
@@ -154,8 +154,8 @@ def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_for
     """Envoy's command line after the binary's name; a flag and its value are two entries.
 
     Args:
-        bootstrap_file: where the bootstrap is; its name ends in ``.json``.
-        options: what the user chose.
+        bootstrap_file: the file of the bootstrap; its name ends in ``.json``.
+        options: the options from the EnvoyProxy.
         cpus: CPUs that this process may use.
         log_format: format of Envoy's own log, in spdlog's terms.
     """
@@ -170,20 +170,20 @@ def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_for
         "--concurrency": str(options.concurrency or max(1, min(cpus, 4))),
         "--drain-strategy": "immediate",
         "--drain-time-s": str(options.listener_drain_s),
-        # Its default is ten seconds, which is long for somebody who waits for a line.
+        # The default of ten seconds is too long for a user who waits for a line.
         "--file-flush-interval-msec": "100",
-        # Without shared memory and its socket, several Envoys live side by side.
+        # Without the shared memory and the socket of a hot restart, several Envoys can run on one machine.
         "--disable-hot-restart": None,
-        # Otherwise it walks over all fields of a changed table, in search of unknown and deprecated ones: a
-        # quarter of its work. Ours are those of the messages that it is built with.
+        # Otherwise Envoy checks all fields of a changed route table for unknown and deprecated ones, a
+        # quarter of its work. We use only fields of the messages that it is built with.
         "--ignore-unknown-dynamic-fields": None,
-        # A crash is one entry of the log, not one for each frame.
+        # A crash is one log entry, not one for each stack frame.
         "--log-stacktrace-single-entry": None,
     }
     theirs = {_ALIASES.get(argument, argument) for argument in options.extra_args}
     words: list[str] = []
     for flag, value in ours.items():
-        # Envoy refuses a flag that comes twice.
+        # Envoy refuses a repeated flag.
         if flag not in theirs and value != "":
             words += [flag] if value is None else [flag, value]
     return (*words, *options.extra_args)
@@ -193,8 +193,7 @@ _ALIASES = {"-c": "--config-path", "-l": "--log-level"}
 
 
 def _ads() -> ConfigSource:
-    # Zero means: wait for the control plane however long it takes, rather than
-    # begin to serve with nothing.
+    # Zero means: wait for the control plane without a limit, instead of serving with nothing.
     return ConfigSource(
         ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=ApiVersion.V3
     )
@@ -223,7 +222,7 @@ def _xds_cluster(xds_socket: Path) -> Cluster:
 
 def _runtime() -> RuntimeLayer:
     layer = ProtoStruct()
-    # The size of a compiled regular expression: never refused (resources from outside were
-    # judged before they came here), noted from 1,000 on.
+    # The size of a compiled regular expression: Envoy never refuses it, because moongate checks it before,
+    # and warns from 1,000 on.
     layer.update({"re2.max_program_size.error_level": 2**32 - 1, "re2.max_program_size.warn_level": 1000})
     return RuntimeLayer(name="global_config", static_layer=layer)

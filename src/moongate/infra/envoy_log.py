@@ -1,8 +1,8 @@
-"""Envoy's own log, folded into ours.
+"""Reading the log of Envoy, to make its entries part of our log.
 
-Envoy is configured to put a control character before and after each entry, so an entry is known whole
-when its end comes, however many lines it has. What stands outside (a usage text, a word of the
-dynamic linker) is an entry without level.
+Envoy is configured to write a control character before and after each entry, so we see the end of an entry
+even if it has several lines. Text outside of entries (a usage text, an error of the dynamic linker) becomes
+an entry without level.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _LEVELS = {
     "critical": "critical",
 }
 
-# True, but said elsewhere and better, or of no use to a reader: left out.
+# Left out: entries that moongate logs in a better form, or that do not help a reader.
 _NOISE = (
     # Our own SIGTERM.
     ("main", re.compile(r"caught ENVOY_SIGTERM")),
-    # A NACK: the stream's other end reports it, with the resources concerned.
+    # A NACK: the ADS server reports it, with the resources concerned.
     ("config", re.compile(r"(gRPC|delta) config for \S+ rejected")),
     ("config", re.compile(r"listener '.*' failed to bind")),
     ("upstream", re.compile(r"lds: listener '.*' config rejected")),
 )
-# An entry that has more without an end is passed on as far as its first line, and the rest is left out.
+# Of an entry that is longer, only the first line is passed on.
 _MOST_BYTES = 1 << 20
 _LONGEST_LINE = 1000
 
@@ -54,7 +54,7 @@ class Entry(Struct, frozen=True):
 
 
 class LogFolder:
-    """Takes what Envoy writes as it comes, gives entries."""
+    """Turns chunks of Envoy's standard error into entries."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -84,28 +84,28 @@ class LogFolder:
                 yield from self.end()
 
     def _skip(self) -> bool:
-        """Leave out what comes until the entry ends. True when it has."""
+        """Drop the rest of an entry. True if its end has come."""
         _, end, after = self._rest.partition(_END)
-        # An end may come in two pieces.
+        # The end may be split between two chunks.
         self._rest = after if end else self._rest[-len(_END) + 1 :]
         self._left_out = not end
         return bool(end)
 
     def end(self) -> Iterator[Entry]:
-        """What is left when Envoy has closed its log."""
+        """The last entries, after Envoy has closed its log."""
         rest, self._rest = self._rest.lstrip(_BEGIN), b""
         yield from self._outside(rest)
 
     def _entry(self, raw: bytes) -> Iterator[Entry]:
-        level, component, words = [*raw.decode(errors="replace").split(_FIELD.decode(), 2), "", ""][:3]
-        self._last = words
-        message = unquoted(words)
+        level, component, text = [*raw.decode(errors="replace").split(_FIELD.decode(), 2), "", ""][:3]
+        self._last = text
+        message = unquoted(text)
         if not any(component == name and pattern.search(message) for name, pattern in _NOISE):
             yield Entry(_LEVELS.get(level, "info"), component, message)
 
     def _outside(self, raw: bytes) -> Iterator[Entry]:
         # Envoy ends a parse error with two pages of its arguments.
         message = raw.decode(errors="replace").partition("Brief USAGE:")[0].strip()
-        # It says the error that ends it twice: as an entry, then bare.
+        # Envoy writes its last error twice: as an entry, then without the control characters.
         if message and message not in self._last:
             yield Entry("warning", "stderr", unquoted(message))

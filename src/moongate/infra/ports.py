@@ -2,8 +2,8 @@
 
 Facts
 -----
-* Envoy's words come back in the NACK of the listener: ``cannot bind '0.0.0.0:80': Permission denied``
-* /proc shows the holder of a port only for processes of the same user (or to root)
+* the NACK of the listener has the error of Envoy: ``cannot bind '0.0.0.0:80': Permission denied``
+* /proc shows the process that holds a port only to the same user (or to root)
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 OTHER_PORT = "set the listener's port to a free one"
-"""What to do about a port that is taken, where manifests say the port."""
+"""The advice for a port that is taken, if the port comes from a manifest."""
 
 
 class PortError(Exception):
-    """A port cannot be had; the message says why, and what to do."""
+    """A port cannot be bound; the message says why, and what to do."""
 
 
 def explain_bind_failure(message: str) -> str | None:
-    """What happened and what to do, in one or two sentences; None if ``message`` is about no bind failure.
+    """The reason and the advice in one or two sentences; None if ``message`` is about no bind failure.
 
     Args:
-        message: Envoy's words, from a NACK, which begin with the failure if it is one.
+        message: the message of a NACK of Envoy; a bind failure is at its beginning.
     """
     failure = bind_failure(message)
     if failure is None:
@@ -78,7 +78,7 @@ def _taken(port: int) -> str:
 
 
 def port_holder(port: int) -> tuple[int, str] | None:
-    """Process id and name of who listens on a TCP port; None if that cannot be seen."""
+    """Process id and name of the process that listens on a TCP port; None if we may not see it."""
     sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table, port)}
     if not sockets:
         return None
@@ -88,7 +88,7 @@ def port_holder(port: int) -> tuple[int, str] | None:
                 if any(str(fd.readlink()) in sockets for fd in (process / "fd").iterdir()):
                     return int(process.name), (process / "comm").read_text().strip()
             except OSError:
-                # Another user's, or just gone.
+                # It belongs to another user, or has just ended.
                 continue
     return None
 

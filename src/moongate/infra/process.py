@@ -1,28 +1,27 @@
-"""One Envoy on this machine: started, kept running, drained, ended without a trace.
+"""One Envoy process on this machine: started, kept running, drained and ended.
 
 Theory of operation
 ===================
-A supervisor task runs Envoy again and again until it is stopped. One run of Envoy is: start it (through
-``launch``, so that the kernel ends Envoy when moongate ends), read its output, poll its admin socket until it
-is live, wait for its end. After an unexpected end the supervisor starts it again, after a pause. The pause
-doubles each time, and is reset when Envoy has run for a while.
+A supervisor task runs Envoy again and again until it is stopped. Each run of Envoy has these steps: start it
+(through ``launch``, so that the kernel ends Envoy with us), read its output, poll its admin socket until it
+is live, and wait for its end. If Envoy ends unexpectedly, the supervisor starts it again after a pause. The
+pause doubles each time, and is short again after Envoy has run for a while.
 
-A start can fail: an unknown argument, a full disk, too many processes. The supervisor raises no exception,
-because other Envoys of this process serve. ``trouble`` has the reason, and the supervisor tries again after a
-pause, or at once when the options change.
+A start can fail: Envoy does not know an argument, the disk is full, or no process can be created. The
+supervisor does not raise such an error, because other Envoys of this moongate still serve. ``trouble`` has
+the reason, and the start is repeated after a pause, or at once when the options change.
 
-Leaving the context drains: Envoy accepts no new connections, completes the requests in flight, and gets
-SIGTERM, then SIGKILL. Even after a second Ctrl-C or a cancellation, the context ends only when Envoy has
-ended.
+When the context exits, Envoy drains: it accepts no new connections, we wait for requests in flight, then
+comes SIGTERM, then SIGKILL. If we are interrupted (a second Ctrl-C, a cancellation), Envoy is killed and
+waited for before the context exits.
 
 Facts
 -----
-* Envoy becomes live only after it got its first listeners and clusters, so xDS must be served during the
-  start
-* Envoy never ends because of xDS: an end before it is live means that its arguments or its bootstrap are
-  wrong, or that the machine lacks a resource that they need
-* it runs in its own session: a Ctrl-C in the terminal reaches moongate, which drains, and not Envoy
-* its pipes are always read, even if the lines are dropped, because a full pipe would stop Envoy's threads
+* Envoy is live only after it has received its first listeners and clusters, so xDS must be served before
+* xDS never makes Envoy exit. If it exits before it is live, its arguments or its bootstrap are wrong, or the
+  machine lacks something that they need
+* Envoy runs in a session of its own, so that a Ctrl-C in the terminal reaches only us, and we drain
+* its pipes are always read, even if the lines are dropped, because a full pipe would block Envoy's threads
 """
 
 from __future__ import annotations
@@ -61,64 +60,64 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("moongate.infra")
 
 _CHUNK = 1 << 18
-# Pauses between questions to the admin socket, in seconds: it cannot call us.
+# Seconds between polls of the admin socket.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
 _TERM_WAIT_S = 5.0
 _ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM})
-# An access log line longer than this is not kept for its end.
+# Of an access log line that is longer, only this many bytes of its end are kept.
 _LONGEST_LINE = 1 << 20
 
 
 class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
-    WAITING = "waiting"  # to be started again
+    WAITING = "waiting"  # for the next start
     DRAINING = "draining"
     STOPPED = "stopped"
-    FAILED = "failed"  # could not be started; is tried again
+    FAILED = "failed"  # could not be started; the next try comes after a pause
 
 
 class EnvoyFailedError(Exception):
-    """Envoy could not be started, or has been stopped; the message holds its last words."""
+    """Envoy could not be started, or has been stopped. The message has the last error that Envoy logged."""
 
 
 class Backoff(Struct, frozen=True, kw_only=True):
     """Pauses between an end and the next start, in seconds.
 
     Args:
-        first_s: after the first unexpected end; each further one doubles it.
-        longest_s: never more than this.
-        longest_failing_s: never more than this, while Envoy cannot be started.
-        forgiven_after_s: an Envoy that lived longer than this counts as the first again.
+        first_s: the pause after the first unexpected end; each further one doubles it.
+        longest_s: the limit of the pause.
+        longest_failing_s: the limit of the pause while Envoy cannot be started.
+        reset_after_s: if Envoy ran longer than this, the next pause is the first again.
     """
 
     first_s: float = 0.1
     longest_s: float = 15.0
     longest_failing_s: float = 60.0
-    forgiven_after_s: float = 30.0
+    reset_after_s: float = 30.0
 
 
 class EnvoyProcess:
     """An async context manager that keeps one Envoy running.
 
     Args:
-        gateway: whose Envoy it is, for the log.
-        binary: what to run.
-        files: where its files are; they are written at each start and removed at the end.
-        bootstrap: what it starts with; its admin address is ``files.admin``.
+        gateway: the name of its fleet, for the log.
+        binary: the Envoy binary.
+        files: the paths of its files; they are written at each start and removed at the end.
+        bootstrap: its configuration at the start; the admin address in it is ``files.admin``.
         options: arguments, and how long to drain; ``configure`` changes them.
-        beside: entered for each life of Envoy; what it needs, such as a control plane that listens.
-        access_log: takes whole lines of Envoy's standard output; must not block.
+        beside: a context that is entered for each run of Envoy, such as a control plane that listens.
+        access_log: is called with whole lines of Envoy's standard output; must not block.
         backoff: pauses between restarts.
-        on_change: called when ``state`` has changed.
+        on_change: is called when ``state`` has changed.
 
     Attributes:
-        state: what it does now.
+        state: the present state.
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
-        last_words: the last error that Envoy logged.
-        trouble: why it could not be started; empty when it could.
-        unusable: whether this machine cannot run the binary, whatever the options.
+        last_error: the last error that Envoy logged.
+        trouble: why it could not be started; empty if it could.
+        unusable: whether this machine cannot run the binary with any options.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class EnvoyProcess:
         self.state = State.STARTING
         self.restarts = 0
         self.pid: int | None = None
-        self.last_words = ""
+        self.last_error = ""
         self.trouble = ""
         self.unusable = False
         self._binary = binary
@@ -157,7 +156,7 @@ class EnvoyProcess:
         self._hurried = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Begin; returns at once. See :meth:`ready`."""
+        """Start Envoy, and return at once. See :meth:`ready`."""
         await self._group.__aenter__()
         self._group.create_task(self._supervise(), name=f"envoy {self.gateway}")
         return self
@@ -165,10 +164,10 @@ class EnvoyProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain and end Envoy; a cancellation meanwhile ends it at once."""
+        """Drain and end Envoy. A cancellation ends it at once."""
         self._stopping.set()
         self._roused.set()
-        # The error is kept from the group, which would cancel the supervisor; it is to drain.
+        # Without the error, or else the group would cancel the supervisor, which must drain.
         await self._group.__aexit__(None, None, None)
 
     async def ready(self) -> None:
@@ -182,35 +181,35 @@ class EnvoyProcess:
             raise self.failure()
 
     def failure(self) -> EnvoyFailedError:
-        """Why it does not run, as an error."""
+        """An error that says why Envoy does not run."""
         return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.trouble}".strip())
 
     async def until(self, claim: Callable[[], bool]) -> None:
-        """Return when ``claim`` holds; it is asked again whenever the state has changed."""
+        """Return when ``claim()`` is true. It is called again after each change of the state."""
         while not claim():
             await self._changed.wait()
 
     def take(self, options: EnvoyOptions) -> None:
-        """Take other options, for the next start of Envoy: at once if it could not be started."""
+        """Set the options of the next start of Envoy, which comes at once if the last start failed."""
         self._options = options
         self._roused.set()
         if self.state is State.FAILED:
             self._enter(State.STARTING)
 
     async def configure(self, options: EnvoyOptions) -> None:
-        """Take other options: log levels hold as soon as it serves, the rest from the next start of Envoy on.
+        """Set options: log levels apply as soon as Envoy serves, all others from its next start.
 
         Raises:
-            httpx.HTTPStatusError: Envoy knows no such component; it keeps the levels that it had.
+            httpx.HTTPStatusError: Envoy does not know a component; its log levels do not change.
         """
         self.take(options)
         await self.until(lambda: self.state is not State.STARTING)
-        # One that is to be started takes the newest options then.
+        # An Envoy that is not ready gets the newest options at its next start.
         if self.state is not State.READY or self._options is not options:
             return
         if options.log_levels != self._running.log_levels:
             try:
-                # An Envoy that ends just now takes them with its next start.
+                # If Envoy ends just now, it gets them at its next start.
                 with suppress(httpx.TransportError):
                     async with Admin(self._files.admin) as admin:
                         await admin.set_log_levels(options.log_levels)
@@ -220,7 +219,7 @@ class EnvoyProcess:
             self._running = structs.replace(self._running, log_levels=options.log_levels)
 
     def hurry(self) -> None:
-        """Let a drain that is under way, or is to come, end at once."""
+        """End the current drain at once, or the next one."""
         self._hurried.set()
 
     async def _supervise(self) -> None:
@@ -228,13 +227,13 @@ class EnvoyProcess:
         try:
             while not self._stopping.is_set():
                 began = monotonic()
-                status, trouble = await self._try()
+                status, start_error = await self._run_once()
                 if self._stopping.is_set():
                     break
-                if monotonic() - began > self._backoff.forgiven_after_s:
+                if monotonic() - began > self._backoff.reset_after_s:
                     pause = self._backoff.first_s
-                if trouble:
-                    await self._fail(trouble, pause)
+                if start_error:
+                    await self._fail(start_error, pause)
                     longest_s = self._backoff.longest_failing_s
                 else:
                     self._log.warning("envoy.ended", **_end(status), restart_in_s=pause)
@@ -250,35 +249,35 @@ class EnvoyProcess:
                 self._files.remove()
             self._enter(State.STOPPED)
 
-    async def _try(self) -> tuple[int, str]:
-        """One life of Envoy: how it ended, as ``_live`` has it, and why it could not be started."""
+    async def _run_once(self) -> tuple[int, str]:
+        """Run Envoy once: its exit status (see ``_run``), and why it could not be started, or ""."""
         self._roused.clear()
         self._running = self._options
         self._enter(State.STARTING)
-        self.last_words = ""
+        self.last_error = ""
         try:
             async with self._beside():
-                status = await self._live()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this Envoy alone
+                status = await self._run()
+        except Exception as error:  # noqa: BLE001 - it concerns this Envoy alone
             if not isinstance(error, OSError | ValueError):
                 self._log.exception("envoy.failed")
-            return 0, _words(error)
+            return 0, _sentence(error)
         if self.state is not State.STARTING or status in _ENDED_BY_OTHERS:
             return status, ""
         ((what, how),) = _end(status).items()
-        return status, self.last_words or f"It ended with {what} {how}, and said nothing."
+        return status, self.last_error or f"It ended with {what} {how}, without a message."
 
-    async def _fail(self, trouble: str, pause: float) -> None:
-        # What stays so is not logged again.
-        log = self._log.debug if trouble == self.trouble else self._log.error
-        log("envoy.failed", message=trouble, retry_in_s=pause)
+    async def _fail(self, reason: str, pause: float) -> None:
+        # The same reason is not logged again.
+        log = self._log.debug if reason == self.trouble else self._log.error
+        log("envoy.failed", message=reason, retry_in_s=pause)
         if self.restarts == 0:
             self.unusable = not await can_run(self._binary)
-        self.trouble = trouble
+        self.trouble = reason
         self._enter(State.FAILED)
 
-    async def _live(self) -> int:
-        """One life of Envoy; its exit status, or the negative number of the signal that ended it."""
+    async def _run(self) -> int:
+        """Run Envoy until it ends: its exit status, or the negative number of the signal that ended it."""
         self._files.admin.unlink(missing_ok=True)
         self._write_bootstrap()
         process = await asyncio.create_subprocess_exec(
@@ -297,23 +296,23 @@ class EnvoyProcess:
                 tasks.create_task(self._read_access_log(process))
                 tasks.create_task(self._read_log(process))
                 announcer = tasks.create_task(self._announce_ready(admin))
-                ender = tasks.create_task(self._end_when_told(process, admin))
+                ender = tasks.create_task(self._end_when_stopping(process, admin))
                 status = await process.wait()
                 announcer.cancel()
                 ender.cancel()
             return status
         finally:
-            # Only after a cancellation or an error is it still there.
+            # It still runs only after a cancellation or an error.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
-                # Reads its pipes to their end too: unread ones would be left open.
+                # This also reads its pipes to their end, or else they would stay open.
                 await process.communicate()
             self.pid = None
             self._files.record.unlink(missing_ok=True)
 
     def _write_bootstrap(self) -> None:
-        """Write it where it is not there yet: an Envoy that ended starts again on a full disk, too."""
+        """Write the file unless it has this content, so that Envoy can start again even on a full disk."""
         content = as_json(self._bootstrap)
         with suppress(OSError):
             if self._files.bootstrap.read_bytes() == content:
@@ -323,7 +322,7 @@ class EnvoyProcess:
     def _command(self) -> list[str]:
         cpus = len(os.sched_getaffinity(0))
         envoy = arguments(self._files.bootstrap, self._running, cpus=cpus, log_format=LOG_FORMAT)
-        # -I -S: nothing of the environment, no site packages: a start of a few milliseconds.
+        # -I -S: without the environment and site packages, Python starts in a few milliseconds.
         launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid())]
         return [*launcher, str(self._binary), *envoy]
 
@@ -338,12 +337,12 @@ class EnvoyProcess:
             self.trouble = ""
             self._enter(State.READY)
 
-    async def _end_when_told(self, process: Process, admin: Admin) -> None:
+    async def _end_when_stopping(self, process: Process, admin: Admin) -> None:
         await self._stopping.wait()
         was_ready = self.state is State.READY
         self._enter(State.DRAINING)
         if was_ready:
-            # Neither a deadline nor an Envoy that does not answer keeps us from ending it.
+            # If the deadline passes or Envoy does not answer, it is ended all the same.
             with suppress(TimeoutError, httpx.HTTPError):
                 async with asyncio.timeout(self._options.drain_s):
                     await self._drain(admin)
@@ -387,15 +386,15 @@ class EnvoyProcess:
         folder = LogFolder()
         while chunk := await process.stderr.read(_CHUNK):
             for entry in folder.feed(chunk):
-                self._tell(entry.level, entry.component, entry.message)
+                self._log_entry(entry.level, entry.component, entry.message)
         for entry in folder.end():
-            self._tell(entry.level, entry.component, entry.message)
+            self._log_entry(entry.level, entry.component, entry.message)
 
-    def _tell(self, level: str, component: str, message: str) -> None:
+    def _log_entry(self, level: str, component: str, message: str) -> None:
         if level in {"error", "critical"} or component == "stderr":
-            self.last_words = message
+            self.last_error = message
         if self.state is State.DRAINING and level == "warning":
-            return  # What breaks when a gateway ends is its streams.
+            return  # These warnings are about its xDS streams, which end with the gateway.
         getattr(self._log, level)("envoy.log", component=component, message=message)
 
     def _enter(self, state: State) -> None:
@@ -409,12 +408,12 @@ async def _live(admin: Admin) -> bool:
     try:
         return await admin.live()
     except httpx.HTTPError:
-        # Its socket is not there yet.
+        # Its socket does not exist yet.
         return False
 
 
-def _words(error: Exception) -> str:
-    """What went wrong, in a sentence."""
+def _sentence(error: Exception) -> str:
+    """An error as a sentence."""
     if isinstance(error, OSError):
         where = f": {error.filename}." if error.filename else ""
         return f"{error.strerror or error}{where}"
@@ -422,5 +421,5 @@ def _words(error: Exception) -> str:
 
 
 def _end(status: int) -> dict[str, str | int]:
-    """How it ended, as fields of a log event."""
+    """An exit status as fields of a log event."""
     return {"status": status} if status >= 0 else {"signal": signal.Signals(-status).name}

@@ -1,18 +1,17 @@
-"""The folder with one run's sockets and files, which no end of moongate leaves behind for good.
+"""The folder with the sockets and files of one run, removed at its end or by the next start of moongate.
 
 Theory of operation
 ===================
-Each running moongate has a folder ``<base>/<8 hex digits>``, readable to its user only, and holds a
-lock on it (``flock``) that the kernel gives back however the process ends. A folder that nobody
-has locked belongs to the dead: the next start kills what still runs from it and removes it.
+Each running moongate has a folder ``<base>/<8 hex digits>``, which only its user can read, and holds a lock
+on it (``flock``). The kernel releases the lock when the process ends for any reason. A folder without a lock
+belongs to a dead process: the next start of moongate kills the Envoys that still run from it, and removes it.
 
-The folders themselves carry the locks, so there are no lock files to leave behind. Making,
-sweeping and removing folders happens under a lock on the base, so that no one sweeps a folder
-between its making and its locking.
+The lock is on the folder itself, so no lock file can be left behind. Folders are created, swept and removed
+under a lock on the base, so that no other moongate sweeps a folder before it is locked.
 
 Facts
 -----
-* a Unix socket's path has at most 107 bytes; a base in which they would be longer is not taken
+* the path of a Unix socket has at most 107 bytes; a base that is too long for that is refused
 * an orphan is killed only if process id, start time and command line all match what was recorded
 """
 
@@ -49,17 +48,17 @@ _log = structlog.get_logger("moongate.infra")
 
 
 class NoRunDirectoryError(Exception):
-    """No folder for sockets can be had; the message says what to do."""
+    """No folder for sockets can be created; the message says what to do."""
 
 
 class EnvoyFiles(Struct, frozen=True):
     """The files of one Envoy.
 
     Args:
-        bootstrap: what it is started with.
-        admin: the Unix socket that it makes.
-        xds: the Unix socket that its control plane makes for it alone.
-        record: which process it is, for the sweep of a later start.
+        bootstrap: its configuration at the start.
+        admin: the Unix socket that it creates.
+        xds: the Unix socket that its control plane creates for it alone.
+        record: its process id and start time, for the sweep of a later start.
     """
 
     bootstrap: Path
@@ -78,11 +77,11 @@ class EnvoyFiles(Struct, frozen=True):
 
 
 class RunDirectory:
-    """A context manager: the folder exists inside, and is gone after.
+    """A context manager: the folder is created at its start and removed at its end.
 
     Args:
-        base: where the folders of all runs are; by default ``$XDG_RUNTIME_DIR/moongate`` if there
-            is one, else ``moongate-<uid>`` in the folder for temporary files.
+        base: contains the folders of all runs; by default ``$XDG_RUNTIME_DIR/moongate`` if that is
+            set, else ``moongate-<uid>`` in the folder for temporary files.
     """
 
     path: Path
@@ -92,7 +91,7 @@ class RunDirectory:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        """Sweep what dead runs left, then make this run's folder.
+        """Sweep the folders of dead runs, then create the folder of this run.
 
         Raises:
             NoRunDirectoryError: no base is usable.
@@ -124,7 +123,7 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._fd)
             self._fd = -1
-            # Others may be running: then it is not empty, and stays.
+            # If other moongates run, it is not empty, and stays.
             with contextlib.suppress(OSError):
                 base.rmdir()
 
@@ -135,7 +134,7 @@ class RunDirectory:
         return path
 
     def envoy(self, fleet: str) -> EnvoyFiles:
-        """Where the files of a fleet's Envoy are. Their names have a digest: keys may be long."""
+        """The paths of the files of a fleet's Envoy. Their names have a digest, because keys may be long."""
         digest = hashlib.blake2b(fleet.encode(), digest_size=6).hexdigest()
         return EnvoyFiles(
             bootstrap=self.path / f"envoy-{digest}.json",
@@ -159,33 +158,35 @@ class RunDirectory:
 
 
 def runs(base: Path | None = None) -> list[Path]:
-    """The folders of moongates that run now, sorted.
+    """The folders of all moongates that run now, sorted.
 
     Args:
-        base: where their folders are; all places that ``RunDirectory`` chooses from when ``None``.
+        base: contains their folders. If ``None``, all bases that ``RunDirectory`` may choose are searched.
     """
     folders: list[Path] = []
     for each in _candidates() if base is None else [base]:
         with contextlib.suppress(OSError, NoRunDirectoryError):
-            # In a folder where others can write, they could answer in the place of a moongate.
+            # If others could write in the folder, they could put sockets of their own there.
             os.close(_open_folder(each))
-            folders += (folder for folder in sorted(each.iterdir()) if _is_ours(folder) and _is_held(folder))
+            folders += (
+                folder for folder in sorted(each.iterdir()) if _is_ours(folder) and _is_locked(folder)
+            )
     return list(dict.fromkeys(folders))
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it has a name that we give: a base named by hand may hold other things."""
+    """Whether its name is like those of our folders. A base that a user names may contain other files."""
     return len(folder.name) == 8 and not set(folder.name) - set("0123456789abcdef")
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a living moongate has its lock on it."""
+def _is_locked(folder: Path) -> bool:
+    """Whether a running moongate has a lock on it."""
     try:
         fd = _open_folder(folder)
     except (OSError, NoRunDirectoryError):
         return False
     try:
-        # Shared, so that two who ask at once do not take each other for a moongate.
+        # A shared lock, so that two callers at the same time do not take each other for a moongate.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -202,7 +203,7 @@ class _Record(Struct, frozen=True):
 
 
 def _candidates() -> list[Path]:
-    """Where folders of runs may be, best first."""
+    """The bases that may contain folders of runs, the preferred one first."""
     mine = f"moongate-{os.getuid()}"
     bases = [Path(tempfile.gettempdir(), mine), Path("/tmp", mine)]  # noqa: S108 - owner and mode are checked
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -213,14 +214,14 @@ def _candidates() -> list[Path]:
 
 @contextlib.contextmanager
 def _locked_base(base: Path) -> Generator[None]:
-    """The base, which exists now, is ours and is locked."""
+    """Create the base if necessary, check its owner, and hold a lock on it."""
     while True:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = -1
         try:
             fd = _open_folder(base)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            # Between our opening and our locking, a run that ended may have removed it.
+            # Another run may have removed it before we got the lock.
             if os.path.samestat(os.fstat(fd), base.stat()):
                 break
         except FileNotFoundError:
@@ -238,7 +239,7 @@ def _locked_base(base: Path) -> Generator[None]:
 
 
 def _open_folder(path: Path) -> int:
-    """A descriptor of the folder, after making sure that nobody else can write in it."""
+    """Open a folder after checking that no other user can write in it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     owned = os.fstat(fd)
     if owned.st_uid != os.getuid() or stat.S_IMODE(owned.st_mode) & 0o022:
@@ -251,7 +252,7 @@ def _open_folder(path: Path) -> int:
 
 
 def _sweep(base: Path) -> None:
-    """Remove the folders that no living moongate holds, and end what still runs from them."""
+    """Remove the folders without a lock, and kill the Envoys that still run from them."""
     for folder in sorted(base.iterdir()):
         if not _is_ours(folder):
             continue
@@ -275,7 +276,7 @@ def _sweep(base: Path) -> None:
 def _end_orphan(path: Path) -> None:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
-        # A descriptor of the process stays with that process, whatever becomes of the number.
+        # The descriptor stays with this process even if its number is used again.
         process = os.pidfd_open(record.pid)
     except (OSError, msgspec.DecodeError):
         return
