@@ -254,7 +254,7 @@ class TestRepetition:
         assert batch == {}
         assert str(only(folder)) == (
             "a.yaml:4:9: Backend default/a: metadata.name: Backend default/a is defined twice: here and at "
-            "b.yaml:4:9. Keep one of the two. What stands at b.yaml:4:9 is in force."
+            "b.yaml:4:9. Keep one of the two. The definition at b.yaml:4:9 is in force."
         )
 
     def test_of_two_that_come_together_the_first_file_is_first(self) -> None:
@@ -372,7 +372,7 @@ class TestSecurityPoliciesWithFaults:
         assert isinstance(closed, FaultySecurityPolicy)
         assert [ref.name for ref in closed.spec.target_refs] == ["shop"]
         assert [fault.path for fault in closed.faults] == ["spec.cors.allowOriginz"]
-        assert only(folder).effect == "Requests that it is about are answered with 500 until this is mended."
+        assert only(folder).effect == "Requests to its targets are answered with 500 until this is fixed."
 
     def test_once_mended_it_is_what_it_says(self) -> None:
         folder = Folder()
@@ -401,4 +401,4 @@ class TestSecurityPoliciesWithFaults:
         folder = Folder()
 
         assert folder.update("a.yaml", locked(ORIGINS, target="kind: Backend, name: shop")) == {}
-        assert only(folder).effect == "It is not in force until this is mended."
+        assert only(folder).effect == "It is not in force until this is fixed."

@@ -23,26 +23,26 @@ def only(folder: Folder) -> Diagnostic:
         pytest.param(
             backend("a", "many"),
             "9:15: Backend default/a: spec.endpoints[0].ip.port: The value is 'many'; it must be a whole "
-            "number. It is not in force until this is mended.",
+            "number. It is not in force until this is fixed.",
             id="wrong type",
         ),
         pytest.param(
             backend("a").replace("endpoints", "endpoint"),
             "6:3: Backend default/a: spec.endpoint: There is no field 'endpoint' here. Did you mean "
-            "'endpoints'? It is not in force until this is mended.",
+            "'endpoints'? It is not in force until this is fixed.",
             id="unknown field",
         ),
         pytest.param(
             backend("a").replace("        port: 8080\n", ""),
             "7:7: Backend default/a: spec.endpoints[0].ip.port: port is missing; it is required. "
-            "It is not in force until this is mended.",
+            "It is not in force until this is fixed.",
             id="missing field",
         ),
         pytest.param(
             backend("A"),
             "4:9: Backend default/A: metadata.name: The name is 'A'; it must have 1 to 253 characters of "
             "a-z, 0-9, '-', '.', beginning and ending with a letter or digit. "
-            "It is not in force until this is mended.",
+            "It is not in force until this is fixed.",
             id="name",
         ),
         pytest.param(
@@ -67,7 +67,7 @@ def only(folder: Folder) -> Diagnostic:
             "- apiVersion: v1\n  kind: Namespace\n  metadata:\n    name: X\n",
             "7:11: Namespace X: items[0].metadata.name: The name is 'X'; it must have 1 to 63 characters "
             "of a-z, 0-9, '-', beginning and ending with a letter or digit. "
-            "It is not in force until this is mended.",
+            "It is not in force until this is fixed.",
             id="in a list",
         ),
     ],

@@ -1,17 +1,18 @@
-"""What a feature is: one field of a policy, and all that it contributes to xDS.
+"""The definition of a feature: one field of a policy, and its part of xDS.
 
 Theory of operation
 ===================
 A feature owns the API model of its field, its semantic checks, and *hooks*: pure functions that turn the
-effective value straight into protobuf. The translation walks ``features.FEATURES`` and calls what is there;
-a hook that a feature does not need stays ``None``. There is no registration and no shape in between.
+effective value directly into protobuf. The translation goes through ``features.FEATURES`` and calls the
+hooks; a hook that a feature does not need is ``None``. There is no registration, and no model between API and
+xDS.
 
 Rules
 =====
-1. A feature never imports another feature; what two share is here or in ``attach``.
-2. Hooks change the message that is their argument, or return one; they read only through ``db``.
-3. A hook is called only when its field is set in the effective policy, and only when neither its references
-   nor ``check`` have a fault.
+1. A feature never imports another feature. Code that two features share is here or in ``attach``.
+2. Hooks change their argument, or return a message. They read only through ``db``.
+3. A hook is called only if its field is set in the effective policy, and if neither its references nor
+   ``check`` have a fault.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ M = TypeVar("M")
 
 
 class Effective(Struct, Generic[M], frozen=True):
-    """A field's value after precedence and merging, with the policy that it came from.
+    """A field's value after precedence and merging, with the policy that it comes from.
 
     Args:
-        value: the field, as its model.
-        owner: the policy that the field is of, or the route whose rule has it; names of filters and secrets
+        value: the value of the field.
+        owner: the policy with the field, or the route whose rule has it. The names of filters and secrets
             derive from it.
-        others: what below the field somebody else contributed: paths (wire names) with their owners.
+        others: the parts of the value with another owner, after a merge: (path of wire names, owner).
     """
 
     value: M
@@ -65,7 +66,7 @@ class Effective(Struct, Generic[M], frozen=True):
     others: tuple[tuple[str, Ref], ...] = ()
 
     def owner_of(self, path: str) -> Ref:
-        """Who contributed what is at a path below the field: a reference is resolved in its namespace."""
+        """The owner of the part at a path below the field; its namespace is that of a reference there."""
         for other, owner in self.others:
             if path == other or path.startswith((f"{other}.", f"{other}[")):
                 return owner
@@ -73,26 +74,26 @@ class Effective(Struct, Generic[M], frozen=True):
 
     @property
     def owners(self) -> tuple[Ref, Ref | None]:
-        """The more specific of its owners, and the other one where it was merged."""
+        """The more specific owner, and the other one if the value was merged."""
         return self.owner, next((other for _, other in self.others), None)
 
 
 class ListenerFacts(Struct, frozen=True):
-    """What ``route`` hooks have to know of the listener that a route is built for.
+    """What ``route`` hooks need to know about the listener of a route.
 
     Args:
-        stream_idle: its policy limits how long a stream may stand still.
+        stream_idle: whether the policy of the listener sets a stream idle timeout.
     """
 
     stream_idle: bool = False
 
 
 class RouteEdit(Struct):
-    """What a ``route`` hook works on: one Envoy route, built from one match of one rule.
+    """The argument of a ``route`` hook: one Envoy route, built from one match of one rule.
 
     Args:
-        message: changed in place. Hooks run only for routes that forward to a backend.
-        listener: what the policy of its listener says.
+        message: the route; changed in place. Hooks run only for routes that forward to a backend.
+        listener: what the hook needs to know about the listener.
     """
 
     message: Route
@@ -100,14 +101,14 @@ class RouteEdit(Struct):
 
 
 class ClusterEdit(Struct):
-    """What a ``cluster`` hook works on.
+    """The argument of a ``cluster`` hook.
 
     Args:
-        message: changed in place.
-        http: upstream HTTP options; attached to the cluster when a hook or the protocol sets something in it.
+        message: the cluster; changed in place.
+        http: upstream HTTP options. They are added to the cluster if a hook or the protocol sets any of them.
         backends: how many backendRefs share the cluster.
-        host: whom requests of Envoy's own ask for, such as those of a health check: a hostname of the route,
-            or a name of the backend. It is read only when a hook asks.
+        host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
+            or a name of the backend. It is computed only when a hook calls it.
     """
 
     message: Cluster
@@ -117,15 +118,15 @@ class ClusterEdit(Struct):
 
 
 class ChainEdit(Struct):
-    """What a ``filter_chain`` hook works on: how the connections of one filter chain are taken.
+    """The argument of a ``filter_chain`` hook: one filter chain.
 
     Args:
-        message: changed in place. The translation adds the connection manager after the network filters that
-            hooks append.
+        message: the chain; changed in place. The translation adds the connection manager after the network
+            filters of the hooks.
         tls: the TLS context of the chain; ``None`` on a plaintext listener.
-        stat_prefix: that of the connection manager, for filters that count under the same name.
-        inspector: what the TLS inspector must find out for this chain; ``None`` when the chain needs none.
-            All chains of a port share one inspector, which finds out what any of them needs.
+        stat_prefix: the prefix of the connection manager, for filters whose statistics use the same.
+        inspector: the settings of the TLS inspector that this chain needs; ``None`` if it needs none. All
+            chains of a port share one inspector, with the settings of all of them.
     """
 
     message: FilterChain
@@ -145,8 +146,8 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     Args:
         name: Envoy's filter type, ``envoy.filters.http.cors``.
         per_policy: one instance per policy, named ``<type>/<policy kind>/<namespace>/<name>``.
-        disabled: off in the chain, so that only routes with a config of their own run it.
-        chain: its config in the chain, as the reference has it.
+        disabled: disabled in the chain, so that it runs only on routes with a config of their own.
+        chain: its config in the chain, the same as in the reference.
         route: its config on a route (``typed_per_filter_config``).
         stable: the part of its config that no route can carry, of a field's value; of ``None``, which is no
             value, it is that of the instance which stands in every chain. Values with equal parts share an
@@ -164,7 +165,7 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     chain_says_all: bool = False
 
     def instance(self, owner: Ref) -> str:
-        """The filter's name in the chain, and the key of its config on routes, as the reference has it."""
+        """The filter's name in the chain and the key of its config on routes, as in the reference."""
         return (
             f"{self.name}/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
             if self.per_policy
@@ -173,12 +174,12 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
 
 
 class Reference(Struct, frozen=True):
-    """What a value names: another resource.
+    """A reference to another resource in the value of a field.
 
     Args:
-        path: where, below the field: ``users``.
-        target: as written; its namespace is "" when that is not said.
-        kinds: the (group, kind) pairs that are accepted there.
+        path: its path below the field, such as ``users``.
+        target: the reference as it is written; its namespace is "" if none is written.
+        kinds: the (group, kind) pairs that the field accepts.
     """
 
     path: str
@@ -193,18 +194,18 @@ class Reference(Struct, frozen=True):
 
     @classmethod
     def to_backend(cls, path: str, ref: BackendObjectReference) -> Reference:
-        """A reference to what answers requests."""
+        """A reference to a backend."""
         target = Target(ref.group, ref.kind, ref.namespace or "", ref.name, ref.port or 0)
         kinds = (Service, ServiceImport, Backend)
         return cls(path, target, tuple((kind.GROUP, kind.KIND) for kind in kinds))
 
     @property
     def accepted(self) -> bool:
-        """Whether it names a kind that has a meaning there."""
+        """Whether the field accepts the kind of the reference."""
         return (self.target.group, self.target.kind) in self.kinds
 
     def target_from(self, owner: Ref) -> Target:
-        """What it means in a policy."""
+        """The target, with the namespace of the owner if none is written."""
         return self.target._replace(namespace=self.target.namespace or owner.namespace)
 
 
@@ -212,9 +213,9 @@ class ExtraBackend(NamedTuple):
     """A backend of an ``ExtraCluster``.
 
     Args:
-        target: as ``Reference.target_from`` answers it.
-        weight: its share of the requests; none at 0.
-        fallback: whether it is for when the others are unhealthy.
+        target: the result of ``Reference.target_from``.
+        weight: its share of the requests; 0 means none.
+        fallback: whether it is used only if the others are unhealthy.
     """
 
     target: Target
@@ -223,16 +224,16 @@ class ExtraBackend(NamedTuple):
 
 
 class ExtraCluster(NamedTuple):
-    """A cluster that a feature needs besides those that routes lead to, such as that of an identity provider.
+    """A cluster of a feature, besides the clusters of routes; for example that of an identity provider.
 
     Args:
-        name: its name in xDS (``names.policy_cluster``, ``names.host_cluster``). It says all that the cluster
-            is made of: two of one name must be equal, whoever needs them.
-        backends: where its requests go.
-        host: name or IP address to send to instead, for a feature whose value is a URL.
-        port: that of the host.
-        tls: whether the host is spoken to by TLS; its certificate must then be for ``host``.
-        http2: whether its backends speak HTTP/2 whatever else is said of them, as those of gRPC do.
+        name: its name in xDS (``names.policy_cluster``, ``names.host_cluster``). The name determines the
+            cluster: two with the same name must be equal, even if different features need them.
+        backends: its backends.
+        host: a name or IP address instead of backends, for a feature whose value is a URL.
+        port: the port of the host.
+        tls: whether to use TLS to the host; its certificate must then be for ``host``.
+        http2: whether its backends always speak HTTP/2, such as those of gRPC.
     """
 
     name: str
@@ -244,12 +245,12 @@ class ExtraCluster(NamedTuple):
 
 
 class ExtraSecret(NamedTuple):
-    """A secret that Envoy fetches (SDS) because a feature's configuration names it.
+    """A secret that Envoy fetches (SDS) because a feature's configuration refers to it.
 
     Args:
-        name: its name in xDS; two of one name must be equal.
-        secret: the Secret that holds it.
-        key: under which key.
+        name: its name in xDS; two with the same name must be equal.
+        secret: the Secret with the data.
+        key: the key of the data in the Secret.
     """
 
     name: str
@@ -258,11 +259,11 @@ class ExtraSecret(NamedTuple):
 
 
 class Native(Struct, Generic[M], frozen=True, kw_only=True):
-    """What a rule of a route can say itself instead of a policy.
+    """How a rule of a route can set the field itself, instead of a policy.
 
     Args:
-        read: what a rule says, as a value of the field; ``None`` when it says nothing of it.
-        merges: what a policy says besides still holds. Otherwise nothing of it is mixed in.
+        read: the setting of a rule as a value of the field; ``None`` if the rule does not set it.
+        merges: whether the other settings of the policy stay in force. If not, the rule replaces all of them.
     """
 
     read: Callable[[RouteRule], M | None]
@@ -270,24 +271,25 @@ class Native(Struct, Generic[M], frozen=True, kw_only=True):
 
 
 class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
-    """One field of a policy kind, and all that it means.
+    """One field of a policy kind, with all its hooks.
 
     Args:
         kind: the policy kind, ``SecurityPolicy``.
         field: the Python name of the field in its spec, ``basic_auth``.
         model: the Struct of the field.
-        references: the resources that a value names. ``check`` is called only when each may be named and is
-            there.
-        check: faults that the types cannot say, paths relative to the field.
-        native: the rule's own field or filter that wins over the policy's.
+        references: the references in a value. ``check`` is called only if each of them is allowed and its
+            target exists.
+        check: faults that types cannot express, with paths relative to the field.
+        native: the rule's own field or filter, which overrides the policy's.
         clusters: the clusters that a value needs besides those of routes.
         secrets: the secrets that Envoy must be able to fetch for a value.
-        one_cluster: whether a value has its meaning only where all backends of a rule share one cluster.
-        listener_facts: what ``route`` hooks of other features have to know of a value of a listener's policy.
+        one_cluster: whether a value works only if all backends of a rule share one cluster.
+        listener_facts: what ``route`` hooks of other features need to know about a value in a listener's
+            policy.
         http_filter: an HTTP filter, with its per-route config.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
-        endpoint: settings on each endpoint of a cluster, whose address is set.
+        endpoint: settings on each endpoint of a cluster; its address is set already.
         listener: settings on an Envoy listener, which all filter chains of a port share. The policy of its
             first chain decides, so the order of the others does not matter.
         filter_chain: settings on a filter chain or its TLS context.
@@ -314,12 +316,12 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
 
     @property
     def shapes_rules(self) -> bool:
-        """Whether Envoy's routes, or the filters that they use, are made of it."""
+        """Whether it changes Envoy's routes, or the filters of routes."""
         return self.http_filter is not None or self.route is not None
 
     @property
     def shapes_clusters(self) -> bool:
-        """Whether a cluster, or its endpoints, are made of it."""
+        """Whether it changes clusters or their endpoints."""
         return self.cluster is not None or self.endpoint is not None
 
     def of(self, spec: Any) -> M | None:
@@ -328,6 +330,6 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
 
 
 def duration(text: DurationStr) -> Duration:
-    """A Gateway API duration as protobuf's."""
+    """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)

@@ -1,4 +1,4 @@
-"""How many connections a listener takes, how long they live, and how much of them is buffered.
+"""Limits of client connections: their number, their duration, and their buffers.
 
 Set by:      ClientTrafficPolicy ``spec.connection``
 Precedence:  the policy of the listener, else that of the Gateway, as a whole
@@ -46,25 +46,25 @@ MAX_BUFFER = 2**32 - 1
 class ConnectionLimit(Model, frozen=True, kw_only=True):
     """How many connections at once, and how long each may last.
 
-    Connections are counted by each Envoy for itself, and for each filter chain (so for each TLS listener).
+    Each Envoy counts its own connections, separately for each filter chain (so for each TLS listener).
     """
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.closeDelay) || has(self.value)",
-            "closeDelay is about connections over the limit, so value must be set with it.",
+            "closeDelay applies to connections over the limit, so value must be set too.",
         ),
     )
 
     value: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
-    """Connections at once; further ones are closed."""
+    """The limit of open connections; further ones are closed."""
     close_delay: DurationStr | None = None
-    """How long a connection over the limit is held before it is closed, to slow down who comes back."""
+    """How long a connection over the limit stays open before it is closed, to slow down retries."""
     max_connection_duration: DurationStr | None = None
-    """After it a connection takes no new request and is closed when those under way are done."""
+    """After this time a connection accepts no new request. It is closed when its requests have ended."""
     max_requests_per_connection: Int32 | None = None
     max_stream_duration: DurationStr | None = None
-    """After it a request that is still under way is cut off."""
+    """A request that lasts longer than this is cut off."""
 
 
 class ClientConnection(Model, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class ClientConnection(Model, frozen=True, kw_only=True):
 
 
 def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
-    """Numbers that Envoy cannot hold."""
+    """Numbers that are out of the range of Envoy."""
     spec = connection.value
     if spec.buffer_limit is not None and not 0 <= quantity(spec.buffer_limit) <= MAX_BUFFER:
         yield Problem(

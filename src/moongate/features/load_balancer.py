@@ -1,7 +1,7 @@
 """Choose the endpoint that gets a request.
 
 Set by:      BackendTrafficPolicy ``spec.loadBalancer``
-Precedence:  the most specific policy wins; without one, the less busy of two endpoints taken by chance
+Precedence:  the most specific policy wins; without one, the less busy of two random endpoints
 Envoy:       ``Cluster.load_balancing_policy``, extensions/load_balancing_policies/*/v3;
              ``RouteAction.hash_policy``
 Cases:       load_balancer.md beside this file: its reference page and its golden tests
@@ -45,7 +45,7 @@ Type = Literal[
 HashPolicy = RouteAction.HashPolicy
 
 _ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
-"""How backends tell their load, per the Open Request Cost Aggregation standard."""
+"""Headers in which backends report their load, per the Open Request Cost Aggregation standard."""
 
 
 class Header(Model, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Cookie(Model, frozen=True, kw_only=True):
 
 
 class ConsistentHash(Model, frozen=True, kw_only=True):
-    """Requests that are alike in what is hashed go to the same endpoint, as long as it is there."""
+    """Requests with the same hash go to the same endpoint, as long as it exists."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -96,7 +96,8 @@ class ConsistentHash(Model, frozen=True, kw_only=True):
     headers: tuple[Header, ...] = ()
     cookie: Cookie | None = None
     query_params: tuple[QueryParam, ...] = ()
-    # The CRD's default is Envoy's own, so None says the same; and a merge can tell whether a policy said it.
+    # The CRD has the same default as Envoy. With None instead, a merge can see whether a policy sets the
+    # field.
     table_size: Annotated[int, Meta(ge=2, le=5_000_011)] | None = None
     """Entries of the Maglev table; a prime number, 65537 when absent."""
 
@@ -115,49 +116,49 @@ class OutOfBandReporting(Model, frozen=True, kw_only=True):
 
     reporting_period: DurationStr | None = None
     """10s when absent."""
-    # Envoy has them, but the protobuf modules that we build with do not yet.
+    # Envoy supports these, but our protobuf modules do not have them yet.
     port: Unbuilt | None = None
     authority: Unbuilt | None = None
 
 
 class BackendUtilization(Model, frozen=True, kw_only=True):
-    """Endpoints weigh by the load that they report (ORCA): the less busy, the more requests."""
+    """The weight of an endpoint depends on its reported load (ORCA): a less busy one gets more requests."""
 
     blackout_period: DurationStr | None = None
-    """A new endpoint's reports count only after this; 10s when absent."""
+    """The reports of a new endpoint are ignored for this time; 10s when absent."""
     weight_expiration_period: DurationStr | None = None
-    """A report is forgotten after this; 3m when absent."""
+    """A report expires after this time; 3m when absent."""
     weight_update_period: DurationStr | None = None
     """How often weights are computed; 1s when absent."""
     error_utilization_penalty_percent: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    """How much errors add to the utilization; 100 is a factor of 1."""
+    """How much errors increase the utilization; 100 is a factor of 1."""
     metric_names_for_computing_utilization: tuple[str, ...] = ()
     keep_response_headers: bool | None = None
-    """Let clients see the load headers of the backends; they do not when absent."""
+    """Whether clients get the load headers of backends; by default not."""
     out_of_band: OutOfBandReporting | None = None
 
 
 class EndpointOverrideExtractFrom(Model, frozen=True, kw_only=True):
-    """Where a request names its endpoint."""
+    """The part of a request with its endpoint."""
 
     header: str | None = None
-    """A header with ``IP:port``, or several of them with commas, tried in their order."""
+    """The name of a header with ``IP:port``, or with several of them separated by commas, tried in order."""
 
 
 class EndpointOverride(Model, frozen=True, kw_only=True):
-    """Requests may name the endpoint that they want; the load balancer decides when they do not."""
+    """A request may choose its endpoint. If it does not, the load balancer chooses."""
 
     extract_from: Annotated[tuple[EndpointOverrideExtractFrom, ...], Meta(min_length=1, max_length=10)]
 
 
 class SlowStart(Model, frozen=True, kw_only=True):
-    """A new endpoint gets its full share only after ``window``."""
+    """The share of a new endpoint grows during ``window``."""
 
     window: DurationStr
 
 
 class LoadBalancer(Model, frozen=True, kw_only=True):
-    """How endpoints are chosen; the field that is named as ``type`` holds its settings."""
+    """How endpoints are chosen. The field with the name of the ``type`` has its settings."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -205,7 +206,7 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
     consistent_hash: ConsistentHash | None = None
     backend_utilization: BackendUtilization | None = None
     dynamic_module: Unbuilt | None = None
-    """The reference does not build it either: endpoints are chosen as without a policy."""
+    """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
     endpoint_override: EndpointOverride | None = None
     slow_start: SlowStart | None = None
     zone_aware: Unbuilt | None = None
@@ -226,7 +227,7 @@ def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
 
 
 def one_cluster(balancer: LoadBalancer) -> bool:
-    """A hash leads to the same endpoint only among the endpoints of one cluster."""
+    """Whether a rule needs one cluster: a hash chooses the same endpoint only within one cluster."""
     return balancer.type == "ConsistentHash"
 
 
@@ -235,11 +236,12 @@ def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
     if hashed := _hashed(spec):
         action = edit.message.route
         action.hash_policy.extend(_hash_policies(hashed))
-        # Else the choice among the backends is by chance, and only that among a backend's endpoints is not.
+        # Without this, Envoy uses the hash only to choose an endpoint of a backend, and chooses the backend
+        # randomly.
         if action.HasField("weighted_clusters"):
             action.weighted_clusters.use_hash_policy.value = True
-    # The reference removes them for policies that target routes only, by an oversight; they tell clients as
-    # much when the policy targets a Gateway.
+    # The reference removes the headers only for policies that target routes. That seems to be an oversight:
+    # the headers give the same information away if the policy targets a Gateway.
     if spec.type == "BackendUtilization" and not _utilized(spec).keep_response_headers:
         removed = edit.message.response_headers_to_remove
         removed.extend(name for name in _ORCA_HEADERS if name not in removed)
@@ -247,7 +249,7 @@ def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
 
 def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
     if edit.message.cluster_type.name == "envoy.clusters.dynamic_forward_proxy":
-        return  # its endpoints are what requests ask for; there is nothing to choose
+        return  # Each request names its own endpoint, so there is no choice.
     spec = balancer.value
     if spec.type == "DynamicModule":
         return
@@ -257,7 +259,7 @@ def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
 
 
 def _hashed(spec: LoadBalancer) -> ConsistentHash | None:
-    """The settings of the type; a merge may have left those of another type beside it."""
+    """The settings of type ConsistentHash. A merge may leave them in a value of another type."""
     return spec.consistent_hash if spec.type == "ConsistentHash" else None
 
 
@@ -269,7 +271,7 @@ def _check_hash(hashed: ConsistentHash) -> Iterator[Problem]:
     size = hashed.table_size
     if size is not None and not _is_prime(size):
         yield Problem("tableSize", f"tableSize is {size}; it must be a prime number, such as 65537.")
-    # The CRD does not ask for a name, Envoy does.
+    # The CRD allows an empty name, but Envoy does not.
     named: dict[str, Header | Cookie | QueryParam | None] = {
         "header": hashed.header,
         **{f"headers[{index}]": header for index, header in enumerate(hashed.headers)},

@@ -1,7 +1,7 @@
-"""Try a failed request again, on another endpoint.
+"""Retry a failed request on another endpoint.
 
 Set by:      BackendTrafficPolicy ``spec.retry``; HTTPRoute ``rules[].retry``
-Precedence:  the HTTPRoute's own retry replaces the policy's as a whole
+Precedence:  the HTTPRoute's own retry replaces all settings of the policy's
 Envoy:       ``RouteAction.retry_policy``, config/route/v3/route_components.proto
 Cases:       retry.md beside this file: its reference page and its golden tests
 """
@@ -153,14 +153,14 @@ def _back_off(policy: RetryPolicy, back_off: BackOffPolicy) -> None:
     base, longest = back_off.base_interval, back_off.max_interval
     if longest is not None:
         policy.retry_back_off.max_interval.CopyFrom(duration(longest))
-        # Envoy takes no maximum without a base, and no base above the maximum.
+        # Envoy requires a base with a maximum, and the base must not be above the maximum.
         base = base or min(_ENVOY_BASE_INTERVAL, longest, key=milliseconds)
     if base is not None:
         policy.retry_back_off.base_interval.CopyFrom(duration(base))
 
 
 def _standard() -> RetryPolicy:
-    """Two more tries, elsewhere, of what surely did no work: refused, not connected, or 503."""
+    """Two retries on other endpoints, of requests that no backend processed: refused, not connected, 503."""
     return RetryPolicy(
         retry_on="connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
         retriable_status_codes=[503],

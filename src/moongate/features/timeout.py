@@ -1,7 +1,7 @@
-"""How long the gateway waits: for connections, for requests, for streams that say nothing.
+"""How long the gateway waits: for connections, for responses, and for idle streams.
 
 Set by:      BackendTrafficPolicy ``spec.timeout``; HTTPRoute ``rules[].timeouts``
-Precedence:  the HTTPRoute's own request timeout wins; the rest of the policy still holds
+Precedence:  the HTTPRoute's own request timeout overrides the policy's; the policy's other settings stay
 Envoy:       ``RouteAction.timeout``, ``idle_timeout``, ``max_stream_duration``; ``Cluster.connect_timeout``;
              ``HttpProtocolOptions.common_http_protocol_options``
 Cases:       timeout.md beside this file: its reference page and its golden tests
@@ -29,7 +29,7 @@ class TCPTimeout(Model, frozen=True, kw_only=True):
     """Timeouts of connections to the backend."""
 
     connect_timeout: DurationStr | None = None
-    """How long until a connection must stand; 10s when absent."""
+    """The limit for establishing a connection; 10s when absent."""
 
 
 class HTTPTimeout(Model, frozen=True, kw_only=True):
@@ -40,15 +40,15 @@ class HTTPTimeout(Model, frozen=True, kw_only=True):
     max_connection_duration: DurationStr | None = None
     """Upstream connections are drained after this; never when absent."""
     request_timeout: DurationStr | None = None
-    """Until the whole answer must have come; 15s when absent, unlimited at "0s"."""
+    """The limit for the whole response; 15s when absent, unlimited if "0s"."""
     max_stream_duration: DurationStr | None = None
-    """Until a request, however busy, is cut off; never when absent or "0s"."""
+    """The limit for a request even if data flows; unlimited when absent or "0s"."""
     stream_idle_timeout: DurationStr | None = None
-    """How long a request may stand still; when absent, the listener's."""
+    """How long a request may be idle; the timeout of the listener when absent."""
 
 
 class Timeout(Model, frozen=True, kw_only=True):
-    """Timeouts towards backends."""
+    """Timeouts of requests to backends."""
 
     tcp: TCPTimeout | None = None
     http: HTTPTimeout | None = None
@@ -64,7 +64,7 @@ def check(_db: Db, timeout: Effective[Timeout]) -> Iterator[Problem]:
 
 
 def native(rule: RouteRule) -> Timeout | None:
-    """What the HTTPRoute's own ``timeouts`` say."""
+    """The value of the HTTPRoute's own ``timeouts``."""
     request = _own_request_timeout(rule) if isinstance(rule, HTTPRouteRule) else None
     return None if request is None else Timeout(http=HTTPTimeout(request_timeout=request))
 
@@ -90,7 +90,7 @@ def cluster(edit: ClusterEdit, timeout: Effective[Timeout]) -> None:
         edit.message.connect_timeout.CopyFrom(duration(tcp.connect_timeout))
     if http is None:
         return
-    # max_stream_duration is the route's alone: a cluster may serve routes that differ in it.
+    # max_stream_duration is set on routes only, because routes with different values may share a cluster.
     if http.connection_idle_timeout is not None:
         edit.http.common_http_protocol_options.idle_timeout.CopyFrom(duration(http.connection_idle_timeout))
     if http.max_connection_duration is not None:
@@ -103,14 +103,14 @@ def _own_request_timeout(rule: HTTPRouteRule) -> DurationStr | None:
     own = rule.timeouts
     if own is None:
         return None
-    # With retries it is the time of one try, which is the retry's; without, one try is the whole request, and
-    # a try without a limit leaves the limit of the request.
+    # With retries, backendRequest is the limit of one try, which the retry feature sets. Without retries, one
+    # try is the whole request. If it has no limit, the limit of the request applies.
     each = own.backend_request if rule.retry is None else None
     return each if each is not None and (milliseconds(each) or own.request is None) else own.request
 
 
 def _derived_idle(request: DurationStr | None) -> DurationStr | None:
-    """Keeps Envoy's five minutes of stream idle timeout from cutting a request that may take longer."""
+    """A stream idle timeout for requests that may take longer than Envoy's default of five minutes."""
     if request is None:
         return None
     ms = milliseconds(request)

@@ -1,13 +1,13 @@
-"""Statuses as users see them: those of the core, with the state of Envoys and with transition times.
+"""Statuses in the form for users: those of the core, with the state of Envoys and with times.
 
 Theory of operation
 ===================
-The core computes statuses without times, and does not know whether an Envoy runs. This module adds both. The
-state of fleets goes into the statuses of their Gateways, and of the routes that Envoy refuses.
-Each condition gets the time at which its ``status`` last changed. Its type identifies a condition, and a
-listener, parent or ancestor identifies the part of the status that has it; the position in a list does not.
-Documents are cached, so reading them is cheap. ``transitions`` returns the conditions that turned bad or
-good, for the log.
+The core builds statuses without times and without the state of Envoys. This module adds both: the state of
+a fleet changes the statuses of its Gateways, and a refusal changes those of the routes that it concerns.
+Each condition gets the time at which its ``status`` last changed. A condition is identified by its type, and
+its entry in the status by its subject (a listener, a parent, an ancestor), never by its place in a list.
+Documents are stored, so that a request for them costs nothing. ``transitions`` has the conditions that turned
+bad or good again, for the log.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from moongate.quarantine import Refusal
     from moongate.report.transitions import Transition
 
-NO_FACTS = EnvoyState(serving=0)
+NO_ENVOY = EnvoyState(serving=0)
 
 
 def now() -> str:
-    """The time as statuses have it: RFC 3339, UTC, whole seconds."""
+    """The present time in the form of statuses: RFC 3339, UTC, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: TID251 - conditions have times
 
 
@@ -46,15 +46,15 @@ class Statuses:
     """The statuses in force, as documents of the API.
 
     Args:
-        resources: what is in force, by reference.
-        clock: the time as text.
+        resources: all resources in force.
+        clock: returns the time as text.
     """
 
     def __init__(self, resources: Mapping[Ref, Resource], clock: Callable[[], str] = now) -> None:
         self._resources = resources
         self._clock = clock
         self._core: dict[Ref, Struct] = {}
-        self._facts: dict[Ref, EnvoyState] = {}
+        self._envoys: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
         self._documents: dict[Ref, dict[str, Any]] = {}
         self._transitions = Transitions()
@@ -70,28 +70,28 @@ class Statuses:
                 self._core[ref] = status
                 self._render(ref)
 
-    def observe(self, facts: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
-        """Take the state of all Envoys, by Gateway, and all refusals."""
+    def observe(self, states: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
+        """Take the states of all Gateways' Envoys, and all refusals."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
             for ref in refusal.resources:
                 messages.setdefault(ref, []).append(message)
-        changed = {*_differing(facts, self._facts), *_differing(messages, self._refusals)}
-        self._facts, self._refusals = dict(facts), messages
+        changed = {*_differing(states, self._envoys), *_differing(messages, self._refusals)}
+        self._envoys, self._refusals = dict(states), messages
         for ref in changed & self._core.keys():
             self._render(ref)
 
     def documents(self) -> list[dict[str, Any]]:
-        """All of them: ``apiVersion``, ``kind``, ``metadata``, ``status``; sorted."""
+        """All statuses as documents: ``apiVersion``, ``kind``, ``metadata``, ``status``; sorted."""
         return [self._documents[ref] for ref in sorted(self._documents)]
 
     def document(self, ref: Ref) -> dict[str, Any] | None:
-        """One of them."""
+        """The status of one resource as a document."""
         return self._documents.get(ref)
 
     def transitions(self) -> list[Transition]:
-        """Conditions that turned bad, or well again, since this was last asked."""
+        """Conditions that turned bad, or good again, since the last call."""
         return self._transitions.transitions()
 
     def _render(self, ref: Ref) -> None:
@@ -101,7 +101,7 @@ class Statuses:
         kind = type(resource)
         overlaid = self._overlaid(ref, resource, self._core[ref])
         self._transitions.look(ref, resource, overlaid)
-        # By way of JSON: to_builtins would leave tuples, which are not what a document has.
+        # Through JSON, because ``to_builtins`` would leave tuples in the document.
         status = msgspec.json.decode(msgspec.json.encode(overlaid))
         before = self._documents.get(ref)
         _stamp(status, before["status"] if before is not None else {}, self._clock())
@@ -118,7 +118,7 @@ class Statuses:
 
     def _overlaid(self, ref: Ref, resource: Resource, status: Struct) -> Struct:
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
-            return live(status, resource, self._facts.get(ref, NO_FACTS))
+            return live(status, resource, self._envoys.get(ref, NO_ENVOY))
         messages = self._refusals.get(ref)
         if not messages:
             return status
@@ -131,12 +131,12 @@ class Statuses:
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:
-    """Conditions with another one, in place of that of its type."""
+    """Conditions with another one, which replaces the one of its type."""
     return (*(c for c in conditions if c.type != condition.type), condition)
 
 
 def _differing(one: Mapping[Ref, Any], other: Mapping[Ref, Any]) -> Iterator[Ref]:
-    """The keys under which two mappings hold different values."""
+    """The keys whose values differ between two mappings."""
     return (ref for ref in one.keys() | other.keys() if one.get(ref) != other.get(ref))
 
 
@@ -145,8 +145,8 @@ def _stamp(status: dict[str, Any], before: dict[str, Any], time: str) -> None:
 
     Args:
         status: a status as plain data, or a part of one; changed in place.
-        before: the same part as it was, with times; empty when there was none.
-        time: what a condition gets that is new or has changed.
+        before: the former state of the same part, with times; empty if there was none.
+        time: the time of new and changed conditions.
     """
     for key, value in status.items():
         if isinstance(value, dict):
@@ -170,12 +170,12 @@ def _stamp_entry(entry: dict[str, Any], known: list[dict[str, Any]], time: str) 
 
 
 def _identity(entry: dict[str, Any]) -> dict[str, Any]:
-    """The identity of an entry of a list in a status."""
+    """The fields that identify an entry of a list in a status."""
     return {key: entry[key] for key in _IDENTITY if key in entry}
 
 
 _IDENTITY: Final = ("type", "name", "parentRef", "ancestorRef", "controllerName")
-"""The fields by which the entries of lists are known: conditions, listeners, parents, ancestors."""
+"""The fields that identify entries of lists: conditions, listeners, parents, ancestors."""
 
 _CONDITION: Final = {"type", "status", "reason"}
 """Fields that conditions have, and no other entries."""

@@ -1,10 +1,11 @@
-"""The conditions that turned bad or good since the last call.
+"""Finding the conditions that turned bad, or good again, since the last call.
 
 Theory of operation
 ===================
-Type, reason and message identify a degradation: a resource that has the same one at two parents has one
-degradation. Its begin is reported, and each change of its message. Its end is reported when the part of the
-resource that had it has none of that type any more. The degradations of a deleted resource are not reported.
+A degradation is identified by its type, reason and message. So the same degradation at two parents of a route
+counts once. It is reported when it begins, and when its reason or message changes. Its end is reported when
+the part of the resource that had it has no degradation of that type any more. When a resource is deleted, its
+degradations end without a report.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Transition(NamedTuple):
 
 
 class Transitions:
-    """The degradations of all resources, and which of them were reported."""
+    """The degradations of all resources, and those that were reported."""
 
     def __init__(self) -> None:
         self._now: dict[Ref, _Degradations] = {}
@@ -46,29 +47,29 @@ class Transitions:
         self._touched: dict[Ref, None] = {}
 
     def look(self, ref: Ref, resource: Resource, status: Struct) -> None:
-        """Take a resource's status as it is now."""
+        """Note the present status of a resource."""
         now = _grouped(t for t in degradations(resource, status) if _is_reported(ref, t))
         if now or ref in self._now:
             self._now[ref] = now
             self._touched[ref] = None
 
     def forget(self, ref: Ref) -> None:
-        """The resource is gone."""
+        """Note that a resource was deleted."""
         for known in (self._now, self._reported, self._touched):
             known.pop(ref, None)
 
     def transitions(self) -> list[Transition]:
-        """What began or ended since this was last asked, by resource; what began comes first."""
+        """The degradations that began or ended since the last call, sorted by resource, beginnings first."""
         transitions: list[Transition] = []
         for ref in sorted(self._touched):
             before, now = self._reported.pop(ref, {}), self._now[ref]
             transitions += [
-                Transition(ref, now[says].degradation, bad=True) for says in now if says not in before
+                Transition(ref, now[text].degradation, bad=True) for text in now if text not in before
             ]
             transitions += [
                 Transition(ref, held.degradation, bad=False)
-                for says, held in before.items()
-                if not any(says[0] == other[0] and held.parts & kept.parts for other, kept in now.items())
+                for text, held in before.items()
+                if not any(text[0] == other[0] and held.parts & kept.parts for other, kept in now.items())
             ]
             if now:
                 self._reported[ref] = now
@@ -84,17 +85,17 @@ class _Held(NamedTuple):
     """The parts of the resource that have it."""
 
 
-_Says = tuple[str, str, str]
-"""Type, reason and message. Not the path: it moves with every entry before it."""
+_Text = tuple[str, str, str]
+"""Type, reason and message. Without the path, because an index in it may change."""
 
-_Degradations = dict[_Says, _Held]
+_Degradations = dict[_Text, _Held]
 
 _REPORTED_ELSEWHERE = frozenset({"RouteRulesOverlap", "OverlappingTLSConfig", "Warning"})
-"""Types that are about what works all the same, or that are reported with the manifest."""
+"""Types that do not keep anything out of force, or that are logged with the manifest."""
 
 _OF_ENVOY = frozenset({"Invalid", "AddressNotAssigned", "NoResources"})
-"""Reasons of a Gateway that is not programmed because its Envoy starts, ended, or refused something. The log
-has these as events of the Envoy, and the listener or route that was refused has a condition of its own."""
+"""Reasons of a Gateway that is not programmed because its Envoy starts, has ended, or refuses a part. These
+are logged as events of the Envoy, and the refused listener or route has a condition of its own."""
 
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
@@ -106,7 +107,7 @@ def _is_reported(ref: Ref, degradation: Degradation) -> bool:
 def _grouped(degradations: Iterable[Degradation]) -> _Degradations:
     held: _Degradations = {}
     for degradation in degradations:
-        says = (degradation.condition, degradation.problem.reason, degradation.problem.message)
-        known = held.get(says, _Held(degradation, frozenset()))
-        held[says] = known._replace(parts=known.parts | {degradation.part})
+        text = (degradation.condition, degradation.problem.reason, degradation.problem.message)
+        known = held.get(text, _Held(degradation, frozenset()))
+        held[text] = known._replace(parts=known.parts | {degradation.part})
     return held

@@ -1,7 +1,7 @@
-"""Cuts the text of a file into its documents, without reading them; and where a document stands in its file.
+"""Splitting the text of a file into documents without parsing them, and their places in the file.
 
-``---`` at the beginning of a line can be nothing but a marker in YAML, so to cut costs next to nothing. Each
-piece is then read by itself, so that whoever remembers the answer for a text reads only what changed.
+In YAML, ``---`` at the beginning of a line is always a marker, so splitting is very cheap. Each document is
+then parsed separately, so a caller that remembers the results of texts parses only changed documents.
 
 Lines and columns count from 1, columns in characters.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A position in a file; line and column count from 1, and are 0 when the whole is meant."""
+    """A position in a file; line and column count from 1, and are 0 for the whole file."""
 
     file: str
     line: int
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 def _printable(path: str) -> str:
-    """A path as it may be shown: the name of a file may be no text, or steer a terminal."""
+    """A path in a form that is safe to print: a file name may be no text, or contain control characters."""
     if path.isprintable():
         return path
     # A byte that is not UTF-8 is in the string as U+DC00 and itself.
@@ -36,9 +36,10 @@ def _printable(path: str) -> str:
 
 
 class Chunk(NamedTuple):
-    """The text of one document, and how many lines and characters stand before it in its file.
+    """The text of one document, and how many lines and characters are before it in its file.
 
-    ``column`` counts on the line that the chunk begins in; it is 0 but for JSON texts that share a line.
+    ``column`` counts the characters on the first line of the chunk; it is 0 except for JSON texts that share
+    a line.
     """
 
     text: str
@@ -46,16 +47,16 @@ class Chunk(NamedTuple):
     column: int = 0
 
     def place(self, file: str, line: int, column: int) -> Place:
-        """Where a position within the chunk is in the file."""
+        """The place in the file of a position in the chunk."""
         return Place(file, self.line + line, column + (self.column if line == 1 else 0))
 
 
 def chunks(text: str, line: int = 0) -> Iterator[Chunk]:
-    """The documents of a YAML stream, cut but not parsed; joined in their order they are the text.
+    """The documents of a YAML stream, not parsed. Joined in order, they are the text.
 
     Args:
-        text: without a byte order mark.
-        line: how many lines stand before it.
+        text: the text without a byte order mark.
+        line: how many lines are before it.
     """
     start = 0
     length = len(text)
@@ -70,13 +71,13 @@ def chunks(text: str, line: int = 0) -> Iterator[Chunk]:
 
 
 class Recut(NamedTuple):
-    """How the chunks of an edited text are had from those before the edit.
+    """The chunks of an edited text, relative to those before the edit.
 
     Args:
-        head: how many of the old ones it begins with.
-        middle: what comes then.
-        tail: how many of the old ones it ends with.
-        moved: lines by which those have moved.
+        head: how many old chunks are unchanged at the beginning.
+        middle: the new chunks after them.
+        tail: how many old chunks are unchanged at the end.
+        moved: by how many lines the tail has moved.
     """
 
     head: int
@@ -86,7 +87,7 @@ class Recut(NamedTuple):
 
 
 def recut(text: str, old: Sequence[Chunk]) -> Recut:
-    """The chunks of an edited text; costs the comparison of two texts, and the cutting of what differs."""
+    """The chunks of an edited text. Only the changed part is split again."""
     head = start = 0
     for chunk in old:
         if not text.startswith(chunk.text, start):
@@ -100,7 +101,8 @@ def recut(text: str, old: Sequence[Chunk]) -> Recut:
             break
         end -= len(chunk.text)
         tail += 1
-    # The marker after a chunk says where it ends, and the first of the tail may follow a directive.
+    # The end of a chunk depends on the marker after it, and the first chunk of the tail may follow a
+    # directive.
     if head:
         head -= 1
         start -= len(old[head].text)
@@ -118,7 +120,7 @@ def recut(text: str, old: Sequence[Chunk]) -> Recut:
 def values(text: str) -> Iterator[Chunk]:
     """The documents of a JSON text: one value, or several one after another.
 
-    What is no JSON is one chunk, to the end.
+    If the rest of the text is not JSON, it is one chunk.
     """
     start = line = line_start = 0
     decoder = json.JSONDecoder()
@@ -126,7 +128,7 @@ def values(text: str) -> Iterator[Chunk]:
         visible = _VISIBLE.search(text, start)
         if visible is None:
             return
-        # Counted on from the value before: a file may have many values, and all of them on one line.
+        # Continue counting from the former value, because a file may have many values, even on one line.
         line += text.count("\n", start, visible.start())
         line_start = text.rfind("\n", start, visible.start()) + 1 or line_start
         start = visible.start()
@@ -141,9 +143,9 @@ def values(text: str) -> Iterator[Chunk]:
 
 
 def _markers(text: str) -> Iterator[int]:
-    """Offsets of the lines that open or close a document, and of the end."""
+    """The offsets of the lines that begin or end a document, and the end of the text."""
     at = 0
-    # A search for a fixed string: many times faster than a pattern, on the megabytes of a big file.
+    # In a file of megabytes, searching a fixed string is many times faster than a pattern.
     dotted = text.startswith("...") or "\n..." in text
     if dotted:
         for marker in re.finditer(r"^(?:---|\.\.\.)(?=\s|\Z)", text, re.MULTILINE):

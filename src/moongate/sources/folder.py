@@ -1,21 +1,21 @@
-"""What the manifests of a folder say together, and what of it is in force: a state machine without I/O.
+"""All manifests of a folder, and which of their resources are in force: a state machine without I/O.
 
 Rules
 =====
-1. A faulty document keeps the last good state of its resource in force; the others of its file go on.
-   Where there is none, a SecurityPolicy lets nobody pass (``_closed``).
-2. A document that cannot be read at all could be any resource of its file: as long as one is there, nothing
-   that the file once defined is taken out of force because it is missing.
-3. Of two definitions of one resource the one that was in force first stays; the other is an error that names
-   both places, and takes over when the first goes.
-4. Files that change together are one batch: a resource that moves from one to another is not touched.
+1. If a document has a fault, the last good state of its resource stays in force. Other documents of the file
+   are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``).
+2. A document that cannot be read at all could define any resource of its file. As long as the file has such a
+   document, no resource that the file once defined is removed because its definition is missing.
+3. If two documents define the same resource, the one that was first in force stays. The other is an error
+   with both places, and takes over when the first is removed.
+4. Files that change together are one batch, so a resource that moves to another file does not change.
 
 Theory of operation
 ===================
-``stage`` cuts a file into documents and looks each text up among those already read, so that only what was
-edited is parsed and admitted. ``commit`` compares the staged files with what they replace, document by
-document, and decides anew for the resources that either defines. Remembered texts are those of the files that
-are loaded, and no more. Places are worked out when a diagnostic is asked for, never before.
+``stage`` splits a file into documents and looks up the text of each among those already read, so only edited
+documents are parsed and admitted. ``commit`` compares the staged files with the former ones, document by
+document, and decides again for each resource that a changed document defines. Only texts of loaded files are
+remembered. Places are computed only when a diagnostic needs them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, Entry, read_document
 
 STDIN = "<stdin>"
-"""The file name of what came from standard input."""
+"""The file name of standard input."""
 
 
 class Unreadable(NamedTuple):
-    """Stands for the text of a file that is there but cannot be read as text."""
+    """Stands for the text of a file that exists but cannot be read."""
 
     message: str
     line: int = 1
@@ -57,7 +57,7 @@ class Folder:
     def __init__(self, *, namespace: str = "default") -> None:
         self.namespace = namespace
         self.parsed = 0
-        """Documents parsed so far: what the changes have cost."""
+        """The number of documents parsed so far, which is the cost of the changes."""
         self._files: dict[str, _File] = {}
         self._staged: dict[str, _File | None] = {}
         self._read: WeakValueDictionary[tuple[str, bool], Document] = WeakValueDictionary()
@@ -67,11 +67,11 @@ class Folder:
         self._held: dict[Ref, _Held] = {}
 
     def __len__(self) -> int:
-        """Resources in force."""
+        """The number of resources in force."""
         return len(self._held) - (CONFIGURATION in self._held)
 
     def __contains__(self, ref: Ref) -> bool:
-        """Whether a resource in force comes from here."""
+        """Whether a resource of this folder is in force."""
         return ref in self._held
 
     def update(self, path: str, text: str | Unreadable | None) -> dict[Ref, Resource | None]:
@@ -79,13 +79,13 @@ class Folder:
         return self.update_many({path: text})
 
     def update_many(self, files: Mapping[str, str | Unreadable | None]) -> dict[Ref, Resource | None]:
-        """What has to change in the store when these files have changed together.
+        """Update several files together, and return the changes for the store.
 
         Args:
-            files: path → text, None for a file that is gone.
+            files: path → text; None for a deleted file.
 
         Returns:
-            New states of resources, None for those to be taken out of force.
+            New states of resources; None for those to be removed.
         """
         for path, text in files.items():
             for _ in self.stage(path, text):
@@ -93,10 +93,11 @@ class Folder:
         return self.commit()
 
     def stage(self, path: str, text: str | Unreadable | None) -> Iterator[bool]:
-        """Read a changed file, to take effect with the next ``commit``; yields after each document parsed.
+        """Read a changed file, which takes effect with the next ``commit``. Yields after each parsed
+        document.
 
-        Nothing but time passes between two steps, so that a caller may do something else there. The answer of
-        a step says whether the next is long, so that a caller may have a thread take it.
+        A caller may do other work between two steps. Each step yields whether the next one is long, so that
+        the caller may run it in a thread.
         """
         if text is None:
             self._staged[path] = None
@@ -138,7 +139,7 @@ class Folder:
         return read
 
     def losing(self) -> set[str]:
-        """Staged files by which a resource would go that no staged file defines: deleted, or half-written."""
+        """Staged files that would remove a resource which no staged file defines: deleted or half-written."""
         lost: dict[str, set[Ref]] = {}
         for path, new in self._staged.items():
             old = self._files.get(path)
@@ -164,7 +165,7 @@ class Folder:
         self._staged.pop(path, None)
 
     def commit(self) -> dict[Ref, Resource | None]:
-        """Make the staged states of files the current ones; the answer is that of ``update_many``."""
+        """Make the staged states of files the current ones. Returns the same as ``update_many``."""
         touched: dict[Ref, None] = {}
         for path, new in self._staged.items():
             self._replace(path, new, touched)
@@ -186,7 +187,7 @@ class Folder:
 
     @property
     def remembered(self) -> int:
-        """Texts of documents that need not be parsed when they are met again."""
+        """The number of document texts that need not be parsed again."""
         return len(self._read)
 
     @property
@@ -200,7 +201,7 @@ class Folder:
 
     @property
     def resources(self) -> Mapping[Ref, Resource]:
-        """All that is in force."""
+        """All resources in force."""
         return {
             ref: held.resource
             for ref, held in self._held.items()
@@ -208,7 +209,7 @@ class Folder:
         }
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All about the files as they are now, sorted by place."""
+        """The diagnostics of the current files, sorted by place."""
         diagnostics: list[Diagnostic] = []
         for path in self._faulty:
             diagnostics += self._of_file(self._files[path])
@@ -217,13 +218,13 @@ class Folder:
         return tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place))
 
     def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
-        """A diagnostic about a resource in force, at its place if it has one here."""
+        """A diagnostic about a resource, with its place if this folder defines it."""
         return Diagnostic(self.place(ref, problem.path) or NOWHERE, ref, problem, severity)
 
     def place(self, ref: Ref, path: str = "") -> Place | None:
-        """Where a resource that is in force is written, or a field of it; None if there is none such.
+        """The place of a resource in force, or of one of its fields; None if this folder does not define it.
 
-        While its file is broken, that may be a definition that is not the one in force.
+        While its file is broken, this may be another definition than the one in force.
         """
         held = self._held.get(ref)
         known = self._definitions.get(ref, ())
@@ -235,7 +236,7 @@ class Folder:
         return self._place(chosen, path)
 
     def faulty_place(self, ref: Ref) -> Place | None:
-        """Where a resource is written that is not in force because of its faults, if there is one."""
+        """The place of a resource that is not in force because of its faults; None if there is none."""
         known = self._definitions.get(ref, ())
         return self._place(known[0], "metadata.name") if known and ref not in self._held else None
 
@@ -265,7 +266,7 @@ class Folder:
         if new.faulty or new.unreadable is not None:
             self._faulty.add(path)
         if new.broken:
-            # Not what is in force through another file: that one answers for it.
+            # Not resources that are in force through another file.
             new.retained |= {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
 
     def _decision(self, ref: Ref, before: _Held | None) -> _Held | None:
@@ -285,7 +286,7 @@ class Folder:
             known = sorted(known, key=self._order)
         if before is None or isinstance(before.resource, FaultySecurityPolicy):
             return _first(known)
-        # The file that it came from, and in it the text that it came from, go first.
+        # Prefer the same file, and in that file the same text.
         chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
         if chosen.file != before.file:
             chosen = min(known, key=lambda d: d.entry.resource != before.resource)
@@ -333,9 +334,9 @@ class Folder:
     def _effect(self, ref: Ref) -> str:
         held = self._held.get(ref)
         if held is None:
-            return "It is not in force until this is mended."
+            return "It is not in force until this is fixed."
         if isinstance(held.resource, FaultySecurityPolicy):
-            return "Requests that it is about are answered with 500 until this is mended."
+            return "Requests to its targets are answered with 500 until this is fixed."
         if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
             return ""
         return "Its last good state stays in force."
@@ -343,24 +344,24 @@ class Folder:
     def _of_repetition(self, ref: Ref) -> Iterator[Diagnostic]:
         known = sorted(self._definitions[ref], key=self._order)
         held = self._held.get(ref)
-        ruling = 0
+        winner = 0
         if held is not None:
-            ruling = min(
+            winner = min(
                 range(len(known)),
                 key=lambda i: (known[i].file != held.file, known[i].entry.resource != held.resource),
             )
-        # The same text may stand in a file more than once.
+        # A file may contain the same text more than once.
         seen: Counter[_Definition] = Counter()
         places: list[Place] = []
         for definition in known:
             places.append(self._place(definition, "metadata.name", seen[definition]))
             seen[definition] += 1
-        effect = f"What stands at {places[ruling]} is in force." if held is not None else ""
+        effect = f"The definition at {places[winner]} is in force." if held is not None else ""
         for number, definition in enumerate(known):
-            if number == ruling:
+            if number == winner:
                 continue
             at = f"{definition.entry.at}.metadata.name" if definition.entry.at else "metadata.name"
-            message = f"{ref} is defined twice: here and at {places[ruling]}. Keep one of the two."
+            message = f"{ref} is defined twice: here and at {places[winner]}. Keep one of the two."
             yield Diagnostic(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
 
     def _place(self, definition: _Definition, path: str, occurrence: int = 0) -> Place:
@@ -371,11 +372,11 @@ class Folder:
 
 
 _NAMED = 5
-"""Resources that a message names before it says "…"."""
+"""The most resources that a message names."""
 
 
 def _first(known: Iterable[_Definition]) -> _Held | None:
-    """What is to be in force of definitions none of which is: one without faults, else what stands in."""
+    """The definition to put in force if none is yet: the first without faults, or else a closed stand-in."""
     held: _Held | None = None
     for definition in known:
         if definition.entry.resource is not None:
@@ -386,7 +387,7 @@ def _first(known: Iterable[_Definition]) -> _Held | None:
 
 
 class _File:
-    """One file, as it is."""
+    """The state of one file."""
 
     def __init__(
         self,
@@ -402,11 +403,11 @@ class _File:
         self.faulty = [number for number, document in enumerate(read) if document.faulty]
         self.broken = unreadable is not None or any(read[number].broken for number in self.faulty)
         self.retained: set[Ref] = set()
-        """Resources that the file defined before it broke, and does not define now."""
+        """Resources that the file defined before it was broken, and does not define now."""
 
     @cached_property
     def numbers(self) -> dict[Document, list[int]]:
-        """Document → where among the file's documents it is; more than once, if the same text is."""
+        """Document → its positions among the file's documents; several if the file repeats its text."""
         numbers: dict[Document, list[int]] = {}
         for number, document in enumerate(self.documents):
             numbers.setdefault(document, []).append(number)
@@ -427,7 +428,7 @@ class _Held(NamedTuple):
 
 
 def _difference(old: _File, new: _File) -> tuple[list[Document], list[Document]]:
-    """Documents that go and that come, each as often as it does."""
+    """The removed and the added documents, each as often as it is removed or added."""
     before, after = old.documents, new.documents
     head = 0
     for one, other in zip(before, after, strict=False):

@@ -1,11 +1,11 @@
-"""What happens in folders, as the kernel reports it: nothing runs while nothing happens.
+"""Events of the kernel about changes in folders, so that no polling is necessary.
 
 Theory of operation
 ===================
-A watch belongs to the folder that was at a path when it was added, not to the path. When that folder is
-deleted, moved or unmounted, the watch hears of nothing that happens at the path later, even if there is a
-folder again: the watches are *stale* then, and whoever uses them sets up new ones. What happens in between
-is not reported, so everything is to be listed once more after that.
+A watch belongs to the folder that was at a path when the watch was added, not to the path. When that folder
+is deleted, moved or unmounted, the watch gets no later events of the path, even if a new folder is created
+there. The watches are then *stale*, and the caller must create new ones. Events between the two are lost, so
+the caller must then list all files again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STEP_S: Final = 0.002
-"""A burst of events is over when a step brings no other. This is what a change waits."""
+"""A burst of events ends when none comes for this long. It is the delay of each change."""
 LONGEST_BURST_S: Final = 0.05
 
 _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
@@ -44,16 +44,16 @@ _LIMITS: Final = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs
 
 
 class FolderEvents:
-    """A context manager that hears of what happens in folders, from its entering on.
+    """A context manager that receives the events of folders while it is active.
 
     Args:
-        folders: their real paths.
-        writing: paths of files that somebody has written to and not closed since; kept up to date.
+        folders: the real paths of the folders.
+        writing: paths of files that were written and not closed yet; kept up to date.
 
     Attributes:
-        stale: whether a folder that is watched is no longer at its path.
+        stale: whether a watched folder is no longer at its path.
         unheard: folders that cannot be watched.
-        limit: the setting of the kernel that is to be raised for these; empty if that is not the reason.
+        limit: the kernel setting that must be raised to watch these; empty if another reason prevents it.
     """
 
     def __init__(self, folders: Iterable[str], writing: dict[str, None] | None = None) -> None:
@@ -78,7 +78,7 @@ class FolderEvents:
                     try:
                         self._inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
                     except (FileNotFoundError, NotADirectoryError):
-                        self.stale = True  # It went between listing and watching. A new listing shows it.
+                        self.stale = True  # It was removed after the listing. A new listing shows that.
                     except OSError as error:
                         unheard.append(folder)
                         self._note(unheard, error)
@@ -94,7 +94,7 @@ class FolderEvents:
         self._stack.close()
 
     async def burst(self, patience_s: float | None) -> list[str]:
-        """Paths that something happened to, once that is over; empty when nothing did for so long."""
+        """Wait for a burst of events, and return the changed paths; empty after a timeout without events."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 await self._news.wait()
@@ -108,7 +108,7 @@ class FolderEvents:
         return list(paths)
 
     def _take(self, paths: dict[str, None]) -> None:
-        assert self._inotify is not None, "without it there is no news"
+        assert self._inotify is not None, "events come only through it"
         while (event := self._inotify.sync_get()) is not None:
             if event.mask & Mask.Q_OVERFLOW:
                 paths |= dict.fromkeys(self._folders)
@@ -119,7 +119,7 @@ class FolderEvents:
                 if event.mask & Mask.MODIFY:
                     self._writing[path] = None
                 elif not event.mask & Mask.ATTRIB:
-                    # It was closed, or it is gone, or another file has its name.
+                    # The file was closed, removed or replaced.
                     self._writing.pop(path, None)
             self.stale |= bool(event.mask & _ENDED)
 

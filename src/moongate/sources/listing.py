@@ -1,14 +1,15 @@
-"""What there is at some paths: the files to read, the folders to watch, and what is wrong with them.
+"""Listing the files to read at some paths, the folders to watch, and their faults.
 
 Rules
 =====
-1. Of a folder, and the folders within, all that end in ``SUFFIXES`` and do not begin with a dot.
-2. A folder that cannot be read is a fault, and its files count as they were last seen: that something cannot
-   be seen does not mean that it is gone.
-3. Folders are read ``MOST_NESTED`` deep. Links that lead in a circle are followed once.
+1. A folder stands for all files in it and in its subfolders that end in ``SUFFIXES`` and do not begin with a
+   dot.
+2. A folder that cannot be read is a fault. Its files stay listed as before, because a file that cannot be
+   seen is not a deleted file.
+3. Folders are read ``MOST_NESTED`` levels deep. Links that form a cycle are followed once.
 """
 
-# The watcher speaks of paths as strings, and there are thousands of them.
+# The watcher uses strings for paths, and there are thousands of them.
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH120
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-"""Endings of the files that are read in folders."""
+"""The endings of files that are read in folders."""
 MOST_NESTED: Final = 64
-"""Folders within each other."""
+"""The most levels of nested folders."""
 
 
 class Stamp(NamedTuple):
@@ -42,9 +43,9 @@ class Found(NamedTuple):
     """A file to read.
 
     Args:
-        stamp: None while nobody has looked.
-        root: the path that was asked for, by which the file was found.
-        folder: real path of the folder that it was found in.
+        stamp: None until the file was examined.
+        root: the path of the user below which the file is.
+        folder: the real path of its folder.
     """
 
     stamp: Stamp | None
@@ -53,7 +54,7 @@ class Found(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """A folder whose manifests are read, as it is shown, and the path that was asked for."""
+    """A folder whose manifests are read: its path for messages, and the path of the user above it."""
 
     shown: str
     root: str

@@ -1,4 +1,4 @@
-"""What the text of one document says: its resources, and what is wrong with them."""
+"""Reading the text of one document: its resources and their faults."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from moongate.sources.positions import position
 from moongate.sources.yaml_documents import Malformed, parsed_yaml
 
 LONG = 100_000
-"""Characters from which on a document takes so long to read that nobody should wait for it."""
+"""A document with more characters is read in a thread, because that takes long."""
 
 CONFIGURATION = Ref(EnvoyGateway.KIND, "", "", EnvoyGateway.GROUP)
-"""Stands for the configuration among resources; there can be one only."""
+"""The key of the EnvoyGateway configuration among resources; there is only one."""
 
 
 class Entry(Struct, frozen=True, eq=False):
-    """One resource of a document, as it is written there.
+    """One resource of a document.
 
     Args:
         at: ``items[3]`` in a list, "" for the document itself.
-        ref: the resource whose state this decides; None for what is no resource to us.
-        resource: None when there are faults.
+        ref: the resource that this defines; None if it is none for moongate.
+        resource: None if it has faults.
         named: the name to show.
-        closed: what is in force instead of a SecurityPolicy with faults that has no last good state.
+        closed: put in force for a SecurityPolicy with faults that has no last good state.
     """
 
     at: str
@@ -48,7 +48,7 @@ class Entry(Struct, frozen=True, eq=False):
 
 
 class Document:
-    """What a text says, wherever it stands; compared by identity."""
+    """The content of a text, independent of its place in a file. Compared by identity."""
 
     def __init__(self, text: str, entries: tuple[Entry, ...], malformed: Malformed | None = None) -> None:
         self.text = text
@@ -62,7 +62,7 @@ class Document:
         self._positions: dict[tuple[str, bool], tuple[int, int]] = {}
 
     def position(self, entry: Entry, problem: Problem) -> tuple[int, int]:
-        """Line and column in the text."""
+        """Line and column of a problem in the text."""
         path = problem.under(entry.at).path if entry.at else problem.path
         path = path.removesuffix(".")
         named = problem.message.startswith(("There is no field", "Of the key:"))
@@ -73,18 +73,18 @@ class Document:
 
 
 def read_document(text: str, is_json: bool, namespace: str) -> Document:
-    """What a text says. Whatever reading it raises is a fault of this document alone."""
+    """The content of a text. If reading it raises an error, that is a fault of this document alone."""
     try:
         document = _read(text, is_json, namespace)
         if len(text) > LONG:
-            # While nobody waits for it; the places of others are worked out when they are asked for.
+            # Now, because this runs in a thread. The places of short documents are computed when needed.
             for entry in document.entries:
                 for problem in entry.problems:
                     document.position(entry, problem)
         return document
     except Malformed as malformed:
         return Document(text, (), malformed)
-    except Exception as error:  # noqa: BLE001 - nobody foresaw it, and other documents must go on
+    except Exception as error:  # noqa: BLE001 - a bug, which must not affect other documents
         failed = failure("read_document", (), error)
         message = f"moongate failed to read this document: {failed.error}. Please report failure {failed.id}."
         return Document(text, (), Malformed(message, 1, 1, failed.trace))
@@ -101,7 +101,7 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
                 f"The document is a list; {message[0].lower()}{message[1:]}. Put `---` between resources"
             )
         else:
-            message = f"The document is {_sort(value)}; {message[0].lower()}{message[1:]}"
+            message = f"The document is {_type_name(value)}; {message[0].lower()}{message[1:]}"
         return Document(text, (Entry("", None, None, (Problem("", f"{message}."),)),))
     return Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
 
@@ -112,12 +112,12 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
         for number, item in enumerate(cast("list[Any]", document["items"])):
             below = f"{at}.items[{number}]" if at else f"items[{number}]"
             if isinstance(item, dict):
-                # The lists of one kind, as an API server sends them, do not repeat it in each item.
+                # In a list of one kind from an API server, the items do not repeat the kind.
                 inherited = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
                 yield from _entries(inherited | cast("dict[str, Any]", item), below, namespace)
             elif item is not None:
                 problem = Problem(
-                    "", f"The entry is {_sort(item)}; it must be a resource, with apiVersion and kind."
+                    "", f"The entry is {_type_name(item)}; it must be a resource, with apiVersion and kind."
                 )
                 yield Entry(below, None, None, (problem,))
         return
@@ -159,7 +159,7 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
         )
     else:
         problem = Problem(
-            "kind", f"A gateway has no use for a {kind} of {version}: it is passed over.", "Ignored"
+            "kind", f"moongate does not read the kind {kind} of {version}: it is ignored.", "Ignored"
         )
         yield Entry(at, None, None, (problem,), "info", named)
 
@@ -167,9 +167,9 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
 def _closed(
     document: dict[str, Any], faults: tuple[Problem, ...], namespace: str
 ) -> FaultySecurityPolicy | None:
-    """A stand-in for a SecurityPolicy with faults, so that they are not an open door; None for other kinds.
+    """Stands for a SecurityPolicy with faults, and closes its targets; None for other kinds.
 
-    Also None where the fault is in what it targets: nobody knows then what to close.
+    Also None if the fault is in its targets, because it is then unknown what to close.
     """
     if document.get("kind") != SecurityPolicy.KIND or not isinstance(document.get("spec"), dict):
         return None
@@ -182,19 +182,19 @@ def _closed(
 
 
 def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[Entry]:
-    """What is set and known but not built yet: said, so that nobody relies on it."""
+    """A warning for fields that moongate does not support yet, so that no user relies on them."""
     if problems := tuple(map(marks.no_effect, marks.unbuilt(model))):
         yield Entry(at, None, None, problems, "warning", named)
 
 
 def _slip(group: str, kind: str) -> bool:
-    """Whether a kind of a group that others share with us is one of ours, misspelt."""
+    """Whether a kind is probably a misspelling of a kind that moongate reads, in a group of Kubernetes."""
     ours = [known for held, known in KINDS if held == group]
     return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
 
 
-def _sort(value: object) -> str:
-    """What sort of value it is. A text that is no manifest may be a password, so no message quotes it."""
+def _type_name(value: object) -> str:
+    """The type of a value, for messages. They do not quote it, because it may be a password."""
     match value:
         case None:
             return "empty"

@@ -1,8 +1,8 @@
-"""Where a field stands in the text of a document.
+"""Finding the position of a field in the text of a document.
 
-Lines and columns are not kept when a document is read: when a fault has to be shown, the tree of that one
-document is composed again, and the field's path is walked along what is kept of it. Of the last few documents
-that is kept for a while, because faults of one document come together.
+Lines and columns are not stored when a document is read. To show a fault, the document is parsed again into a
+tree of positions, and the path of the field is followed in that tree. The trees of the last few documents are
+cached, because several faults of one document are shown together.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from moongate.sources.yaml_documents import Malformed, composed
 
 
 def position(text: str, path: str, *, key: bool = False) -> tuple[int, int]:
-    """Line and column, within the text, of a field.
+    """Line and column of a field in the text.
 
     Args:
-        text: one document, which parses.
-        path: as in a ``Problem``: ``spec.rules[0].name``, ``metadata.labels[app]``; "" for the whole.
-        key: wanted is the field's name rather than its value.
+        text: one document without syntax errors.
+        path: a path as in a ``Problem``: ``spec.rules[0].name``, ``metadata.labels[app]``; "" for the
+            document.
+        key: whether to return the position of the field's name instead of its value.
 
     Returns:
-        The place of the value; of the name, if the value begins on a line of its own; of what the field
-        would stand in, if there is no such field.
+        The position of the value; of the name, if the value begins on a line of its own; of the nearest
+        parent, if the field does not exist.
     """
     spot, rest = _outline(text), path
     line, column = spot.line, spot.column
@@ -41,7 +42,7 @@ def position(text: str, path: str, *, key: bool = False) -> tuple[int, int]:
 
 
 class _Spot(NamedTuple):
-    """A value and where it begins; ``lengths`` are those of the keys, from the longest on."""
+    """The position of a value. ``lengths`` are the lengths of its keys, the longest first."""
 
     line: int
     column: int
@@ -60,7 +61,7 @@ def _outline(text: str) -> _Spot:
 
 
 def _spot(node: Node, known: dict[int, _Spot]) -> _Spot:
-    """What is kept of a node; ``known`` has those that aliases lead to more than once."""
+    """The positions of a node and all below. ``known`` has nodes that aliases refer to more than once."""
     line, column = node.start_mark.line + 1, node.start_mark.column + 1
     if not isinstance(node, SequenceNode | MappingNode):
         return _Spot(line, column)
@@ -86,7 +87,7 @@ def _step(spot: _Spot, path: str) -> tuple[_Spot | None, _Spot, str] | None:
         if index is None or int(index[1]) >= len(spot.entries):
             return None
         return None, spot.entries[int(index[1])], path[index.end() :]
-    # Keys may hold dots, so the longest that fits is the one; a map's key stands in brackets.
+    # Keys may contain dots, so the longest matching key is used. The key of a map is in brackets.
     for length in spot.lengths:
         for start, end in ((1, length + 2), (0, length)):
             if path[end : end + 1] in {"", ".", "["} and (

@@ -1,4 +1,4 @@
-"""The text of a file. Nothing here waits for somebody else, but for who has begun to write into a pipe."""
+"""Reading the text of a file without blocking, except for a pipe that another process writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from moongate.sources.folder import Unreadable
 
 PIPE_PATIENCE_S: Final = 2.0
-"""Seconds to wait for somebody who writes into a named pipe."""
+"""Seconds to wait until a process writes into a named pipe."""
 
 _KINDS: Final = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -22,14 +22,14 @@ _CHUNK: Final = 1 << 20
 
 
 def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
-    """The text of a file, None when there is none.
+    """The text of a file; None if it does not exist.
 
     Args:
-        path: of a regular file. A pipe would have to be waited for, and a device may have no end.
-        pipes: whether a pipe is read, until who writes into it closes it.
+        path: the path of a regular file. Reading a pipe may block, and a device may have no end.
+        pipes: whether a pipe is read, until its writer closes it.
     """
     try:
-        # Without O_NONBLOCK the opening of a pipe waits for a writer.
+        # Without O_NONBLOCK, opening a pipe blocks until there is a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -66,7 +66,7 @@ def decoded(data: bytes) -> str | Unreadable:
 
 def _content(fd: int, size: int) -> bytes:
     data = os.read(fd, size + 1)
-    # What grows meanwhile is read to its end.
+    # If the file grows during reading, it is read to its end.
     while len(data) > size and (more := os.read(fd, _CHUNK)):
         data += more
     return data
@@ -80,7 +80,7 @@ def _pipe_text(fd: int) -> str | Unreadable:
             if not os.read(fd, 1):
                 return Unreadable("It is a named pipe, and nobody writes into it.")
         except BlockingIOError:
-            pass  # Somebody has opened it, and takes time.
+            pass  # A process has opened it, but has written nothing yet.
     os.set_blocking(fd, True)
     data = b""
     while more := os.read(fd, _CHUNK):

@@ -28,19 +28,19 @@ class BackendStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 @query
 def backend_status(db: Db, ref: Ref) -> BackendStatus | None:
-    """Whether a Backend can be used as its spec asks (``Accepted``); ``None`` when it does not exist.
+    """Whether routes can use a Backend (``Accepted``); ``None`` if it does not exist.
 
-    The status does not say whether anybody uses it, or whether its endpoints answer.
+    The status does not say whether a route uses it, or whether its endpoints answer.
     """
     resource = get(db, Backend, ref)
     if resource is None:
         return None
     generation = resource.metadata.generation
     problem = backend(db, Target(ENVOY_GROUP, ref.kind, ref.namespace, ref.name, 0), False).problem
-    # An address that no route can reach from here is no fault of the Backend: others may reach it.
+    # If moongate cannot use the type of an address, the Backend is still valid, and others may use it.
     if problem is None or problem.reason == "UnsupportedAddressType":
         accepted = condition("Accepted", "True", "Accepted", "The Backend can be used.", generation)
     else:
         accepted = condition("Accepted", "False", "Invalid", summary([problem]), generation)
-    # A Backend that is refused for such a field says so already.
+    # If it is not accepted because of such a field, the message says so already.
     return BackendStatus(conditions=(accepted, *(unsupported(resource) if accepted.status == "True" else ())))

@@ -1,4 +1,4 @@
-"""Conditions, in the form that an API server takes."""
+"""Building conditions in the form that an API server accepts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from moongate.problem import Problem
 
 MAX_MESSAGE: Final = 32_768
-"""Characters that a condition's message may have."""
+"""The most characters in the message of a condition."""
 
 
 def condition(type_: str, status: str, reason: str, message: str, generation: int) -> Condition:
-    """One condition, its message a sentence.
+    """One condition.
 
     Args:
-        type_: ``Accepted``.
+        type_: such as ``Accepted``.
         status: ``True`` or ``False``.
-        reason: one word, in the reference's vocabulary.
-        message: put into the form of ``sentence``.
-        generation: ``metadata.generation`` of the resource that was judged.
+        reason: one word, with the reference's vocabulary.
+        message: is put into the form of ``sentence``.
+        generation: ``metadata.generation`` of the resource.
     """
     return Condition(
         type=type_, status=status, reason=reason, message=sentence(message), observed_generation=generation
@@ -36,10 +36,10 @@ def accepted(problems: Sequence[Problem], generation: int, *, message: str = "Ac
     """The ``Accepted`` condition of a resource.
 
     Args:
-        problems: all of them, in the order of the spec. The first gives the reason. Every message is in
-            the condition, so that a user can mend all at once.
-        generation: ``metadata.generation`` of the resource that was judged.
-        message: what to say when there is none.
+        problems: all of them, in the order of the spec. The first gives the reason. The condition has all
+            messages, so that a user can fix all faults at once.
+        generation: ``metadata.generation`` of the resource.
+        message: the message if there is no problem.
     """
     if not problems:
         return condition("Accepted", "True", "Accepted", message, generation)
@@ -47,7 +47,7 @@ def accepted(problems: Sequence[Problem], generation: int, *, message: str = "Ac
 
 
 def unsupported(resource: Resource) -> tuple[Condition, ...]:
-    """A warning about fields that are known and have no effect yet; empty when none is set."""
+    """A warning about fields that moongate does not support yet; empty if none is set."""
     problems = tuple(map(no_effect, unbuilt(resource)))
     if not problems:
         return ()
@@ -55,7 +55,7 @@ def unsupported(resource: Resource) -> tuple[Condition, ...]:
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """Problems in one text, each with its path unless the message begins with it."""
+    """All problems in one text. Each begins with its path."""
     return " ".join(
         p.message if not p.path or p.message.startswith(p.path) else f"{p.path}: {p.message}"
         for p in problems
@@ -63,7 +63,7 @@ def summary(problems: Sequence[Problem]) -> str:
 
 
 def sentence(message: str) -> str:
-    """A message with a capital letter at its start and a full stop at its end, cut to what a status may hold.
+    """A message with a capital letter at its start and a full stop at its end, cut to ``MAX_MESSAGE``.
 
     A field path stays as it is written.
 

@@ -1,4 +1,4 @@
-"""Conditions that say that something is degraded, each at the field that it is about.
+"""Finding the conditions of a status that mean degradation, each at the field that causes it.
 
 Source: Gateway API, types and reasons of conditions; the reference for those that it adds.
 """
@@ -37,21 +37,21 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("OverlappingTLSConfig", "True"): "warning",
     ("Warning", "True"): "warning",
 }
-"""Conditions that mean degradation, (type, status) → how bad it is."""
+"""Conditions that mean degradation: (type, status) → severity."""
 
-_LED_BY_A_PATH = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
+_PATH_FIRST = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
 
 
 class Degradation(Struct, frozen=True):
     """One condition that means degradation.
 
     Args:
-        part: what of the resource it is about: a listener, a parent, an ancestor; "" for all of it.
-        at: the field of that part; the problem may be about one below, or elsewhere.
-        condition: its type.
+        part: the part of the resource: a listener, a parent, an ancestor; "" for the whole resource.
+        at: the field of that part. The path of the problem may be below that field, or elsewhere.
+        condition: the type of the condition.
         status: ``True`` or ``False``.
-        problem: with the path of the field, and the condition's reason.
-        severity: ``error`` keeps something out of force.
+        problem: the path of the field, with the reason and the message of the condition.
+        severity: ``error`` if some configuration is not in force because of it.
     """
 
     part: str
@@ -65,7 +65,8 @@ class Degradation(Struct, frozen=True):
 def degradations(resource: Resource, status: Struct) -> Iterator[Degradation]:
     """The degradations in a resource's status.
 
-    ``Programmed`` is left out where another condition of the same part is an error, for it says no more then.
+    ``Programmed`` is left out if another condition of the same part is an error, because it is then only a
+    consequence.
     """
     for part, at, conditions in _parts(resource, status):
         bad = [c for c in conditions if (c.type, c.status) in SEVERITIES]
@@ -73,15 +74,15 @@ def degradations(resource: Resource, status: Struct) -> Iterator[Degradation]:
         for condition in bad:
             if condition.type == "Programmed" and others:
                 continue
-            led = _LED_BY_A_PATH.match(condition.message)
-            field, message = (led[1], led[2]) if led else (at, condition.message)
+            match = _PATH_FIRST.match(condition.message)
+            field, message = (match[1], match[2]) if match else (at, condition.message)
             problem = Problem(field, message, condition.reason)
             severity = SEVERITIES[condition.type, condition.status]
             yield Degradation(part, at, condition.type, condition.status, problem, severity)
 
 
 def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:
-    """The parts of a status: name, the field that each is about, and its conditions."""
+    """The parts of a status: the name of each, its field in the spec, and its conditions."""
     match resource, status:
         case Gateway(), GatewayStatus():
             yield "", "", status.conditions
@@ -105,7 +106,7 @@ def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Seque
 
 
 def _entry(path: str, entries: Sequence[T], entry: T) -> str:
-    """The path of an entry; of the list when it is gone: a resource may be newer than its status."""
+    """The path of an entry; of the list if it is gone, as a resource may be newer than its status."""
     return f"{path}[{entries.index(entry)}]" if entry in entries else path
 
 
@@ -116,7 +117,7 @@ def _ancestor(entry: Any) -> str:
 
 
 def _targets_of(policy: Any) -> str:
-    """The field in which a policy says what it is about."""
+    """The field in which a policy has its targets."""
     spec = policy.spec
     if spec.target_refs:
         return "spec.targetRefs"

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``gateway_status`` is what the translation knows: the listeners with their conditions, and why a Gateway is
-rejected. Whether Envoy runs, and where, is no input of a query; ``live`` adds such facts just before a status
-is shown or written.
+``gateway_status`` has the part that follows from resources: the listeners with their conditions, and the
+reason if the Gateway is rejected. The state of Envoys is not an input of queries. ``live`` adds it just
+before a status is shown or written.
 
 Source: Gateway API, ``GatewayStatus``; Envoy Gateway, ``EnvoyProxyStatus``.
 """
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 MAX_ADDRESSES: Final = 16
-"""Addresses that a Gateway's status may list."""
+"""The most addresses that a Gateway's status lists."""
 
 
 class SupportedKind(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A kind of route that a listener takes."""
+    """A kind of route that a listener accepts."""
 
     group: str
     kind: str
@@ -78,7 +78,7 @@ class GatewayClassStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The GatewayClass or Gateway that an EnvoyProxy is judged for."""
+    """The GatewayClass or Gateway to which a status entry of an EnvoyProxy belongs."""
 
     group: str
     kind: str
@@ -100,12 +100,13 @@ class EnvoyProxyStatus(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class RefusedListener(NamedTuple):
-    """A listener that Envoy did not take.
+    """A listener that Envoy refuses.
 
     Args:
-        name: of the listener.
-        reason: of its condition: ``PortUnavailable`` when its port cannot be bound, else ``Invalid``.
-        message: why.
+        name: the name of the listener.
+        reason: the reason of its condition: ``PortUnavailable`` if its port cannot be bound, else
+            ``Invalid``.
+        message: why Envoy refuses it.
     """
 
     name: str
@@ -114,15 +115,15 @@ class RefusedListener(NamedTuple):
 
 
 class EnvoyState(Struct, frozen=True, kw_only=True):
-    """What is known of a Gateway's Envoys.
+    """The state of a Gateway's Envoys.
 
     Args:
-        serving: Envoys that have their configuration and take traffic.
-        wanted: Envoys that there should be.
-        trouble: why an Envoy could not be started; empty when all could.
-        addresses: where they are reached.
-        refusals: what Envoy said of configuration or ports that it did not take; the last good one is served.
-        refused_listeners: the listeners among them.
+        serving: how many have their configuration and accept connections.
+        wanted: how many there should be.
+        trouble: why an Envoy could not be started; empty if all could.
+        addresses: their addresses.
+        refusals: the reasons of Envoys that refuse a part; the last good version of the part stays in force.
+        refused_listeners: the refused listeners.
     """
 
     serving: int
@@ -135,7 +136,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
 
 @query
 def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
-    """The status of a Gateway as far as the translation knows it; ``None`` when it is not ours."""
+    """The status of a Gateway without the state of its Envoys; ``None`` if another controller owns it."""
     resource = get(db, Gateway, gateway)
     if resource is None or not managed(db, gateway):
         return None
@@ -163,7 +164,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
 
 @query
 def class_status(db: Db, gateway_class: Ref) -> GatewayClassStatus | None:
-    """The status of a GatewayClass; ``None`` when it is not ours."""
+    """The status of a GatewayClass; ``None`` if another controller owns it."""
     resource = get(db, GatewayClass, gateway_class)
     if resource is None or gateway_class not in managed_classes(db):
         return None
@@ -174,9 +175,9 @@ def class_status(db: Db, gateway_class: Ref) -> GatewayClassStatus | None:
 
 @query
 def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
-    """The status of an EnvoyProxy, one entry for each GatewayClass or Gateway of ours that names it.
+    """The status of an EnvoyProxy: one entry for each of our GatewayClasses and Gateways that refers to it.
 
-    ``None`` when there is none. Gateways that only inherit it from their class have no entry.
+    ``None`` if there is none. Gateways that use it only through their class have no entry.
     """
     resource = get(db, EnvoyProxy, envoy_proxy)
     if resource is None:
@@ -210,31 +211,31 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     )
 
 
-def live(status: GatewayStatus, spec: Gateway, facts: EnvoyState) -> GatewayStatus:
-    """A Gateway's status with what is known of its Envoys: addresses, ``Accepted`` and ``Programmed``.
+def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> GatewayStatus:
+    """A Gateway's status with the state of its Envoys: addresses, ``Accepted`` and ``Programmed``.
 
-    A listener that Envoy did not take is valid, and not programmed. What the translation says of
-    ``Programmed`` stays: that a part of it failed.
+    A listener that Envoy refuses is accepted, but not programmed. If the status has ``Programmed`` already,
+    because a query failed, that condition stays.
 
     Args:
-        status: what the translation knows.
-        spec: the Gateway that it is about.
-        facts: what is known of its Envoys.
+        status: the status that follows from resources.
+        gateway: the Gateway.
+        envoys: the state of its Envoys.
     """
     conditions = {c.type: c for c in status.conditions}
-    generation = spec.metadata.generation
+    generation = gateway.metadata.generation
     conditions.setdefault("Accepted", _accepted(status, generation))
-    conditions.setdefault("Programmed", _programmed(conditions["Accepted"], spec, facts))
+    conditions.setdefault("Programmed", _programmed(conditions["Accepted"], gateway, envoys))
     return structs.replace(
         status,
-        addresses=tuple(Address(value=a) for a in facts.addresses[:MAX_ADDRESSES]),
+        addresses=tuple(Address(value=a) for a in envoys.addresses[:MAX_ADDRESSES]),
         conditions=tuple(conditions.values()),
-        listeners=tuple(_as_taken(each, facts, generation) for each in status.listeners),
+        listeners=tuple(_with_refusal(each, envoys, generation) for each in status.listeners),
     )
 
 
-def _as_taken(listener: ListenerStatus, facts: EnvoyState, generation: int) -> ListenerStatus:
-    refused = next((r for r in facts.refused_listeners if r.name == listener.name), None)
+def _with_refusal(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
+    refused = next((r for r in envoys.refused_listeners if r.name == listener.name), None)
     if refused is None:
         return listener
     programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
@@ -257,30 +258,30 @@ def _is_true(listener: ListenerStatus, type_: str) -> bool:
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
 
 
-def _programmed(accepted: Condition, spec: Gateway, facts: EnvoyState) -> Condition:
-    generation = spec.metadata.generation
-    if any(a.type == "Hostname" for a in spec.spec.addresses):
+def _programmed(accepted: Condition, gateway: Gateway, envoys: EnvoyState) -> Condition:
+    generation = gateway.metadata.generation
+    if any(a.type == "Hostname" for a in gateway.spec.addresses):
         message = "spec.addresses asks for a hostname, which cannot be assigned."
         return condition("Programmed", "False", "AddressNotUsable", message, generation)
-    if facts.refusals:
-        message = f"Envoy did not take all of it: {' '.join(map(sentence, facts.refusals))}"
+    if envoys.refusals:
+        message = f"Envoy refuses a part of it: {' '.join(map(sentence, envoys.refusals))}"
         return condition("Programmed", "False", "Invalid", message, generation)
-    if facts.trouble:
+    if envoys.trouble:
         message = (
-            f"Envoy could not be started: {sentence(facts.trouble)} "
-            "It is tried again, at once when its options in the EnvoyProxy change."
+            f"Envoy could not be started: {sentence(envoys.trouble)} "
+            "moongate tries again, and does so at once when its options in the EnvoyProxy change."
         )
         return condition("Programmed", "False", "NoResources", message, generation)
-    if accepted.status == "False" and not facts.serving:
+    if accepted.status == "False" and not envoys.serving:
         message = "The Gateway is not accepted, so no Envoy was started for it."
         return condition("Programmed", "False", "Invalid", message, generation)
-    if not facts.addresses:
+    if not envoys.addresses:
         message = "The Gateway has no address yet."
         return condition("Programmed", "False", "AddressNotAssigned", message, generation)
-    if not facts.serving:
-        message = f"None of {facts.wanted} Envoy(s) takes traffic yet."
+    if not envoys.serving:
+        message = f"None of {envoys.wanted} Envoy(s) accepts connections yet."
         return condition("Programmed", "False", "NoResources", message, generation)
-    message = f"{facts.serving} of {facts.wanted} Envoy(s) take traffic."
-    if len(facts.addresses) > MAX_ADDRESSES:
-        message += f" Of {len(facts.addresses)} addresses, the first {MAX_ADDRESSES} are listed."
+    message = f"{envoys.serving} of {envoys.wanted} Envoy(s) accept connections."
+    if len(envoys.addresses) > MAX_ADDRESSES:
+        message += f" Of {len(envoys.addresses)} addresses, the first {MAX_ADDRESSES} are listed."
     return condition("Programmed", "True", "Programmed", message, generation)
