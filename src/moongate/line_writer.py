@@ -1,10 +1,10 @@
-"""Lines that are written beside the event loop, so that nothing ever waits for who reads them.
+"""Writing lines in a thread, so that the event loop never waits for their reader.
 
 Theory of operation
 ===================
-A pipe that nobody reads and a terminal that is stopped block whoever writes into them. So lines are handed
-to a thread, which writes them in big pieces and in their order. What it cannot get rid of is dropped beyond a
-few megabytes, all of it until there is room again, and counted: a gap is in one place, and can be said there.
+A write to a pipe without a reader, or to a stopped terminal, blocks. So lines are handed to a thread, which
+writes them in order and in big pieces. When a few megabytes are pending, further lines are dropped and
+counted until there is room again. So each gap is in one place, where its size can be written.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class LineWriter:
     """A context manager that writes lines to a file descriptor.
 
     Args:
-        fd: where to; it is not closed.
-        name: of the thread.
-        form: makes what is written, in the thread, of whole lines, of the number of lines that were dropped
-            after them, and of whether this is the end. Also says whether it wants to be asked again in a
-            second, without news.
+        fd: the file descriptor; it is not closed.
+        name: the name of the thread.
+        form: called in the thread with whole lines, the number of lines that were dropped after them, and
+            whether this is the end. It returns the bytes to write, and whether it must be called again after
+            a second even without new lines.
     """
 
     def __init__(self, fd: int, name: str, form: Callable[[bytes, int, bool], tuple[bytes, bool]]) -> None:
@@ -44,7 +44,7 @@ class LineWriter:
         self._gap = 0
         self._news = threading.Condition()
         self._closed = False
-        # A daemon: it may hang in a write to a stopped terminal, and must not keep us from ending.
+        # A daemon thread, because a blocked write to a stopped terminal must not prevent our exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
@@ -54,14 +54,14 @@ class LineWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is pending; give up after a second if nobody reads."""
+        """Write the pending lines; give up after a second without a reader."""
         with self._news:
             self._closed = True
             self._news.notify()
         self._thread.join(CLOSE_WITHIN_S)
 
     def write(self, lines: bytes) -> None:
-        """Hand over whole lines. Never blocks; drops them when too much is pending."""
+        """Hand over whole lines. Never blocks; drops them if too many are pending."""
         with self._news:
             if self._gap or self._pending_bytes + len(lines) > MOST_PENDING_BYTES:
                 count = lines.count(b"\n")
@@ -100,5 +100,5 @@ class LineWriter:
                 except BlockingIOError:
                     select.select([], [self._fd], [])
         except OSError:
-            # Nobody reads any more (`moongate | head`): the gateway goes on without a log.
+            # The reader has closed the pipe (`moongate | head`): the gateway goes on without a log.
             self._fd = os.open(os.devnull, os.O_WRONLY)

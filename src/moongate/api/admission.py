@@ -1,13 +1,13 @@
-"""From a manifest to a typed resource, or to the list of what is wrong with it, as an API server would judge.
+"""From a manifest to a typed resource or the list of its faults, with the same checks as an API server.
 
 Theory of operation
 ===================
-A document goes through three walks; ``plans`` has ours, and ``diagnostics`` what they say of a wrong value:
+A document is processed in three walks. ``plans`` has our walks, and ``diagnostics`` their messages:
 
-1. *filled*: nulls are dropped and the defaults of the CRD put in; the document itself is not changed.
+1. *filled*: nulls are removed and the defaults of the CRD added; the document itself is not changed.
 2. ``msgspec.convert``, which is fast and strict, but stops at the first fault. Only when it finds one, a slow
    walk of our own (*faults*) finds them all.
-3. *judged*: the CEL rules (``rules``), and that entries of lists differ where they must.
+3. *judged*: checks the CEL rules (``rules``), and that entries of lists differ where they must.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from moongate.api.plans import plan
 from moongate.problem import Problem
 
 MOST_FAULTS = 100
-"""Faults of one resource that are named."""
+"""The most faults of one resource that are reported."""
 
 M = TypeVar("M", bound=Model)
 R = TypeVar("R", bound=Resource)
 
 
 class Admission(NamedTuple):
-    """What became of one document.
+    """The result for one document.
 
     ``resource`` is None exactly when there are problems.
     """
@@ -49,14 +49,14 @@ def admit(
     namespace: str,
     tolerant: bool = False,
 ) -> Admission:
-    """The resource that a document says, with the CRD's defaults, or all that is wrong with it.
+    """The resource of a document, with the CRD's defaults, or all its faults.
 
     Args:
         document: a parsed manifest, of plain dictionaries and lists; it is not changed.
         kinds: (group, kind) → type of the resource.
-        namespace: what an object of a namespaced kind gets when it names none.
-        tolerant: answer the resource besides its faults, as far as its shape allows: an object that is in a
-            cluster already may be older than the rule that it breaks.
+        namespace: the namespace of an object of a namespaced kind that names none.
+        tolerant: return the resource in addition to its faults, if its types allow it, because an object in a
+            cluster may be older than the rule that it breaks.
     """
     if (fault := _no_text(document)) is not None:
         return Admission(None, (fault,))
@@ -66,7 +66,7 @@ def admit(
     metadata, problems = _metadata(document.get("metadata"), kind, namespace)
     body = {key: value for key, value in document.items() if key not in {"apiVersion", "kind", "status"}}
     if problems:
-        # The rest is judged all the same, so that a user sees everything at once.
+        # The rest is checked too, so that a user sees all faults at once.
         _, others = checked(kind, kind.stored(body | {"metadata": {"name": "unnamed"}}))
         return Admission(None, _discreet(kind, (*problems, *others)))
     stored = kind.stored(body | {"metadata": metadata})
@@ -77,7 +77,7 @@ def admit(
 
 
 def identity(document: Mapping[str, Any], kind: type[Resource], namespace: str) -> Ref:
-    """What a document of a kind is about, as far as it says so: its name is "" where it has none."""
+    """The reference of a document of a kind; its name is "" if the document has none."""
     metadata = document.get("metadata")
     meta: dict[str, Any] = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
     name, within = meta.get("name"), meta.get("namespace")
@@ -89,7 +89,7 @@ def identity(document: Mapping[str, Any], kind: type[Resource], namespace: str) 
 
 
 def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | None, tuple[Problem, ...]]:
-    """The configuration that a document says, or all that is wrong with it."""
+    """The configuration of a document, or all its faults."""
     if (fault := _no_text(document)) is not None:
         return None, (fault,)
     version = f"{EnvoyGateway.GROUP}/{EnvoyGateway.VERSION}"
@@ -100,7 +100,7 @@ def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | Non
 
 
 def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[Problem, ...]]:
-    """An object of any model, with defaults, or all that is wrong with the document."""
+    """An object of any model, with defaults, or all faults of the document."""
     steps = plan(model)
     whole = steps.filled(document)
     try:
@@ -112,7 +112,7 @@ def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[P
 
 
 def _first(faults: Iterable[Problem]) -> tuple[Problem, ...]:
-    """As many faults as somebody may read; a document can have one in every few bytes."""
+    """The first faults, because a document can have one in every few bytes."""
     faults = iter(faults)
     named = tuple(itertools.islice(faults, MOST_FAULTS))
     more = next(faults, None)

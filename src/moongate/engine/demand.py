@@ -1,6 +1,6 @@
-"""Demand: which cells queries read, whether these hold anything or not.
+"""Demand: which cells queries read, even if the cells are empty.
 
-A source that could fill thousands of cells fills those that are asked for, and hears when others are.
+A source that could fill thousands of cells fills only those in demand, and learns of changes of the demand.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ K = TypeVar("K", bound="Hashable")
 
 
 class Demand(Generic[K]):
-    """The keys, of those it is about, whose cells some query reads; and how they differ from the last time.
+    """The keys whose cells are read by a query, and the changes since the last call.
 
     Args:
         cells: all cells, by key.
-        concerns: whether it is about a key.
+        concerns: whether a key belongs to this demand.
     """
 
     def __init__(self, cells: Mapping[K, Node], concerns: Callable[[K], bool]) -> None:
         self._cells = cells
         self._concerns = concerns
         self._wanted: dict[K, None] = {}
-        """As last handed out."""
+        """The keys in demand at the last ``take``."""
         self._touched: dict[K, None] = {}
         self.note(cells)
 
     def note(self, keys: Iterable[K]) -> None:
-        """Look again at some keys: their cells have a first reader now, or lost the last one."""
+        """Note keys whose cells got their first reader, or lost their last one."""
         self._touched.update((key, None) for key in keys if self._concerns(key))
 
     def take(self) -> dict[K, bool]:
-        """What differs since the last time: keys that are wanted now, or no longer.
+        """The changes since the last call: key → whether it is wanted now.
 
-        While something is in doubt this is provisional, for who reads what is then not known.
+        The result is provisional while any value is in doubt, because the readers may change.
         """
         changes: dict[K, bool] = {}
         for key in self._touched:
@@ -54,5 +54,5 @@ class Demand(Generic[K]):
         return changes
 
     def wanted(self) -> tuple[K, ...]:
-        """All that were wanted when the differences were last taken, in the order in which they came up."""
+        """All keys in demand at the last ``take``, in the order in which they appeared."""
         return tuple(self._wanted)

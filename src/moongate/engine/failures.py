@@ -1,4 +1,4 @@
-"""Failures of queries: what is known of one, how it travels up, and which are in force."""
+"""Failures of queries: their data, how they pass to readers, and which calls fail now."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class Failed(Struct, frozen=True):
     """The value of a query that raised.
 
-    It says what kind of exception was raised and where, and never the text of the exception: that may quote
-    what the query had read, and among the inputs are secrets.
+    It has the type of the exception and its place, but never its text, because that may quote inputs of the
+    query, and some inputs are secrets.
 
     Args:
-        query: name of the query that raised first; failures above it carry the same one.
-        args: its arguments, as text. They are keys, so they are no secrets.
-        id: a short name for this failure, the same wherever it is shown: status, log, console.
-        error: the type of the exception, and where it was raised.
-        trace: the frames it came through, for the log.
+        query: the name of the query that raised; failures of its readers have the same.
+        args: its arguments as text. They are keys, so they are not secret.
+        id: a short identifier of this failure, the same in statuses and in the log.
+        error: the type of the exception, and its place in the code.
+        trace: the stack frames, for the log.
     """
 
     query: str
@@ -44,13 +44,13 @@ class Contained(Exception):  # noqa: N818 - not an error of its own: it carries 
 
 
 class Cycle(Exception):  # noqa: N818
-    """Queries that read each other in a circle."""
+    """Queries that read each other in a cycle."""
 
 
 def failure(query: str, args: tuple[Any, ...], error: Exception) -> Failed:
-    """What is kept of an exception that a query raised."""
+    """The failure for an exception that a query raised."""
     if isinstance(error, Cycle):
-        # Its text holds keys alone. Where the circle was entered is chance, and where it was closed, too.
+        # Its text has only keys. The place is left out, because it depends on where the cycle was entered.
         text = trace = f"{type(error).__name__}: {error}"
     else:
         *_, raised = traceback.extract_tb(error.__traceback__)
@@ -62,7 +62,7 @@ def failure(query: str, args: tuple[Any, ...], error: Exception) -> Failed:
 
 
 def _frames(error: BaseException) -> Iterator[str]:
-    """The frames that an exception came through, after those of the exceptions that it was raised for."""
+    """The stack frames of an exception, after those of the exceptions that caused it."""
     chain: list[BaseException] = []
     while error not in chain:
         chain.append(error)
@@ -74,19 +74,19 @@ def _frames(error: BaseException) -> Iterator[str]:
 
 
 class FailuresInForce:
-    """Which calls fail just now."""
+    """The calls that fail now."""
 
     def __init__(self) -> None:
         self.origins: dict[str, Failed] = {}
-        """By the call that failed, as text; only those where a failure began."""
+        """Call as text → failure; only calls that raised themselves."""
         self._calls: dict[Node, Failed] = {}
 
     def calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
-        """The arguments of each call that fails, with its failure, which may have begun below it."""
+        """The arguments of each failing call, with its failure, which may come from a query that it read."""
         return ((node.key, failed) for node, failed in self._calls.items())
 
     def note(self, node: Node, value: Any) -> None:
-        """Take the new value of a call that failed before or fails now."""
+        """Note the new value of a call that failed before or fails now."""
         assert node.query is not None
         self.origins.pop(repr(node), None)
         self._calls.pop(node, None)

@@ -1,7 +1,7 @@
 """The graph that the engine works on: cells and memoized calls, with their edges.
 
-A process of thousands of Gateways holds a million nodes, so each is as small as it can be. Most have one
-reader, which is kept as it is; a few are a tuple, and many a dict.
+A process with thousands of Gateways has a million nodes, so each node is as small as possible. Most nodes
+have one reader, which is stored directly; a few readers are a tuple, and many are a dict.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from moongate.engine.roots import Root
 
 CLEAN: Final = 0
-"""Its value is right, as far as changes have been propagated."""
+"""Its value is current, as far as changes have been propagated."""
 SUSPECT: Final = 1
-"""Something that it read may have another value now."""
+"""The value of a node that it read may have changed."""
 STALE: Final = 2
-"""It has to run."""
+"""It must run again."""
 RUNNING: Final = 3
 
 ABSENT: Final[Any] = object()
 """The value of a call that has not run yet."""
 
 _FEW: Final = 8
-"""Readers up to which a tuple is as fast as a dict. It is a quarter of the size."""
+"""Up to this many readers a tuple is as fast as a dict, with a quarter of its size."""
 
 
 class Node:
@@ -33,7 +33,7 @@ class Node:
     Args:
         query: the query, ``None`` for a cell.
         key: the key of the cell, or the arguments of the call.
-        value: what it holds.
+        value: the present value.
         state: CLEAN, SUSPECT, STALE or RUNNING; a cell is always CLEAN.
     """
 
@@ -45,16 +45,16 @@ class Node:
         self.value = value
         self.state = state
         self.root: Root[Any] | None = None
-        """Who observes it from outside, if anybody does."""
+        """The root, if code outside of the engine observes this call."""
         self.reads: tuple[Node, ...] = ()
-        """What the call read when it last ran, in that order."""
+        """The nodes that the call read in its last run, in order."""
         self._readers: Node | tuple[Node, ...] | dict[Node, None] | None = None
         self.suspects: dict[Node, None] | None = None
-        """The reads that may have another value now."""
+        """The nodes in ``reads`` whose values may have changed."""
 
     @property
     def readers(self) -> tuple[Node, ...] | dict[Node, None]:
-        """The calls that have this among their reads, in the order in which they first had it."""
+        """The calls that read this node, in the order of their first read."""
         readers = self._readers
         if readers is None:
             return ()
@@ -62,11 +62,11 @@ class Node:
 
     @property
     def has_readers(self) -> bool:
-        """Whether any call has this among its reads."""
+        """Whether any call reads this node."""
         return self._readers is not None
 
     def add_reader(self, reader: Node) -> bool:
-        """Note a call that reads this. True if it is the first."""
+        """Note a call that reads this node. True if it is the first."""
         readers = self._readers
         if readers is None:
             self._readers = reader
@@ -80,7 +80,7 @@ class Node:
         return False
 
     def drop_reader(self, reader: Node) -> None:
-        """Forget a call that read this."""
+        """Forget a call that read this node."""
         readers = self._readers
         if isinstance(readers, dict):
             readers.pop(reader, None)

@@ -1,7 +1,7 @@
-"""Propagation: what a change puts in doubt is marked, and nothing runs.
+"""Propagation: marking all calls that a change puts in doubt, without running them.
 
-The direct readers of what changed are marked at once. What is above those may be most of the graph, so it
-waits in a queue and is marked in slices, and at the latest when somebody asks for a value.
+The direct readers of a changed node are marked at once. The readers above them may be most of the graph, so
+they are queued and marked in slices, at the latest when a value is requested.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from moongate.engine.roots import Roots
 
 STRIDE: Final = 256
-"""Nodes that are marked or found to be as they were before the driver has its turn: well below 1 ms."""
+"""How many nodes are marked or checked before the caller gets control again: well below 1 ms."""
 
 
 class Propagation:
     """Marks readers, and queues the roots among them.
 
     Args:
-        roots: where roots that come into doubt are queued.
+        roots: the queues for roots in doubt.
     """
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self.waiting: list[Node] = []
-        """Marked nodes whose readers have still to be marked."""
+        """Marked nodes whose readers are not marked yet."""
 
     def changed(self, node: Node) -> None:
-        """Mark the readers of a node that has another value."""
+        """Mark the readers of a node whose value changed."""
         self._mark_stale(node, self.waiting, urgent=False)
 
     def changed_urgently(self, node: Node) -> None:
-        """Mark the readers of a node that has another value, and what is near above them."""
+        """Mark the readers of a node whose value changed, and the nearest readers above them, at once."""
         above: list[Node] = []
         self._mark_stale(node, above, urgent=True)
         looks = 0
@@ -47,7 +47,7 @@ class Propagation:
         self.waiting += above
 
     def slices(self) -> Iterator[None]:
-        """Mark all that waits, stopping now and then."""
+        """Mark all queued nodes, pausing after each stride."""
         looks = 0
         while self.waiting:
             looks += self._mark_suspect(self.waiting.pop(), self.waiting, urgent=False)
@@ -56,21 +56,22 @@ class Propagation:
                 yield
 
     def finish(self) -> None:
-        """Mark all that waits."""
+        """Mark all queued nodes."""
         if self.waiting:
             for _ in self.slices():
                 pass
 
     def _mark_stale(self, node: Node, above: list[Node], *, urgent: bool) -> None:
-        """Mark the direct readers of a changed node, and note those whose readers have still to be marked.
+        """Mark the direct readers of a changed node, and note those whose readers must be marked later.
 
-        Never further, for what is marked while a query runs is forgotten when that ends.
+        Only direct readers, because a mark on a running query is lost when the query ends.
         """
         for reader in node.readers:
             state = reader.state
             if state == RUNNING:
                 continue
-            # What was in doubt before has its readers marked, or noted; but these may have to be urgent now.
+            # If it was in doubt before, its readers are marked or noted already, but may need to be urgent
+            # now.
             if state == CLEAN or urgent:
                 above.append(reader)
             reader.state = STALE
@@ -78,7 +79,7 @@ class Propagation:
                 self._roots.enqueue(reader.root, urgent=urgent)
 
     def _mark_suspect(self, node: Node, above: list[Node], *, urgent: bool) -> int:
-        """Mark the readers of a marked node, noting what put each in doubt; how much work that was."""
+        """Mark the readers of a marked node, and note this node as their suspect. Returns the work done."""
         for reader in node.readers:
             if reader.suspects is None:
                 reader.suspects = {node: None}

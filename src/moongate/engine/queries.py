@@ -25,14 +25,14 @@ class Query(Generic[P, T]):
         self.__doc__ = fn.__doc__
 
     def __call__(self, db: Db, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The settled value. Raises ``Contained`` where it failed."""
+        """The settled value. Raises ``Contained`` if the query failed."""
         value = db.value_of(self, args)
         if isinstance(value, Failed):
             raise Contained(value)
         return value
 
     def attempt(self, db: Db, *args: P.args, **kwargs: P.kwargs) -> T | Failed:
-        """The settled value, or the failure as a value: where a failure stops travelling up."""
+        """The settled value, or the failure as a value, so that the reader does not fail."""
         return db.value_of(self, args)
 
     def __repr__(self) -> str:
@@ -40,5 +40,5 @@ class Query(Generic[P, T]):
 
 
 def query(fn: Callable[Concatenate[Db, P], T]) -> Query[P, T]:
-    """Make a pure function of ``db`` and hashable keys a tracked one."""
+    """Turn a pure function of ``db`` and hashable keys into a tracked query."""
     return Query(fn)

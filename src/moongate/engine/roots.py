@@ -1,4 +1,4 @@
-"""Roots: the calls that somebody outside observes, queued while their values are in doubt."""
+"""Roots: the query calls that code outside of the engine observes, queued while their values are in doubt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Root(Generic[T]):
-    """A query call that somebody outside observes; the ``Db`` names it while its value is in doubt."""
+    """A query call that code outside of the engine observes. It is queued while its value is in doubt."""
 
     __slots__ = ("eager", "node", "rank", "urgent", "valued")
 
@@ -24,19 +24,19 @@ class Root(Generic[T]):
         self.rank = rank
         self.eager = eager
         self.urgent = False
-        """Whether it was last settled because of an urgent write."""
+        """Whether the last settling was for an urgent write."""
         self.valued = False
-        """Whether it had a value, and not ``None``, when it was last settled to the end."""
+        """Whether it had a value other than ``None`` when it was last settled completely."""
 
     @property
     def value(self) -> T | Failed | None:
-        """The value as last settled, ``None`` before the first time; it does not settle."""
+        """The last settled value, ``None`` before the first time. Reading it does not settle."""
         value = self.node.value
         return None if value is ABSENT else value
 
     @property
     def in_doubt(self) -> bool:
-        """Whether its value may be another now, as far as changes have been propagated."""
+        """Whether its value may have changed, as far as changes have been propagated."""
         return self.node.state != CLEAN
 
 
@@ -44,7 +44,7 @@ class Roots:
     """The queues of the roots in doubt: an urgent one, and one for each rank."""
 
     def __init__(self) -> None:
-        # Ordered, because the first of a plain dict is found by walking over all that were taken before it.
+        # OrderedDict, because finding the first entry of a dict walks over all entries removed before it.
         self._urgent: OrderedDict[Root[Any], None] = OrderedDict()
         self._dirty: dict[int, OrderedDict[Root[Any], None]] = {}
 
@@ -52,11 +52,11 @@ class Roots:
         return root.node.root is root
 
     def add(self, node: Node, rank: int, *, eager: bool) -> Root[Any]:
-        """The root of a node, a new one where there is none; a new one is queued."""
+        """The root of a node. If it has none, a new one is created and queued."""
         root = node.root
         if root is None:
             root = node.root = Root(node, rank, eager=eager)
-            # Also one that was computed long ago: this observer has not seen it.
+            # Also if the value was computed long ago, because this observer has not seen it.
             self.enqueue(root)
         return root
 
@@ -66,7 +66,7 @@ class Roots:
         self.dequeue(root)
 
     def enqueue(self, root: Root[Any], *, urgent: bool = False) -> None:
-        """Queue a root, where it is not queued yet; an urgent one that is eager goes before all others."""
+        """Queue a root unless it is queued already. An urgent and eager one goes before all others."""
         if root in self._urgent:
             return
         if urgent and root.eager and root.valued:
@@ -76,12 +76,12 @@ class Roots:
             self._dirty.setdefault(root.rank, OrderedDict())[root] = None
 
     def dequeue(self, root: Root[Any]) -> None:
-        """Take a root out of whatever queue it is in."""
+        """Remove a root from its queue, if it is in one."""
         self._urgent.pop(root, None)
         if (queue := self._dirty.get(root.rank)) is not None:
             queue.pop(root, None)
             if not queue:
-                # One that was long keeps its size.
+                # A dict that was long keeps its memory.
                 del self._dirty[root.rank]
 
     def is_urgent(self, root: Root[Any]) -> bool:
@@ -93,5 +93,5 @@ class Roots:
         return next(iter(self._urgent), None)
 
     def next_dirty(self) -> Root[Any] | None:
-        """The first of the other queues: of the lowest rank that has any."""
+        """The first root of the lowest rank in the other queues."""
         return next(iter(self._dirty[min(self._dirty)])) if self._dirty else None

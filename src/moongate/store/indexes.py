@@ -1,4 +1,4 @@
-"""Reading what is in force: one resource, or one bucket of an index."""
+"""Reading the store: one resource, or one bucket of an index."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ V = TypeVar("V")
 P = TypeVar("P")
 
 SHARDS = 64
-"""Buckets of a fan-in layer: a join of 5,000 routes reads 64 parts of about 80."""
+"""The number of buckets in a fan-in layer: a join of 5,000 routes reads 64 parts of about 80 routes."""
 
 
 def shard(key: str) -> int:
-    """The fan-in bucket of a key, the same in every process (``hash`` of a string is not)."""
+    """The fan-in bucket of a key; the same in every process, unlike ``hash`` of a string."""
     return zlib.crc32(key.encode()) % SHARDS
 
 
@@ -33,7 +33,7 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
     Args:
         name: unique among indexes; part of the cell's key.
         kinds: the kinds that it reads.
-        entries: the ``(key, value)`` pairs that a resource contributes; pure.
+        entries: the ``(key, value)`` pairs of a resource; pure.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Index(Struct, Generic[R, V], frozen=True, eq=False):
 
 
 class PartedIndex(Struct, Generic[R, P, V], frozen=True, eq=False):
-    """An index whose buckets are parted, so that a reader may read some parts of a key, or one by one.
+    """An index whose buckets have parts, so that a reader can read single parts of a key.
 
-    Which parts a key has can be read as well: a part without values does not exist and costs nothing.
+    A reader can also read which parts a key has. A part without values does not exist and costs nothing.
 
     Args:
         name: unique among indexes; part of the cell's key.
         kinds: the kinds that it reads.
-        entries: what a resource contributes, as ``(key, part, value)``; pure.
+        entries: the ``(key, part, value)`` entries of a resource; pure.
     """
 
     name: str
@@ -58,12 +58,12 @@ class PartedIndex(Struct, Generic[R, P, V], frozen=True, eq=False):
 
 
 def get(db: Db, kind: type[R], ref: Ref) -> R | None:
-    """One resource, ``None`` when there is none of that name.
+    """One resource; ``None`` if it does not exist.
 
     Args:
         db: where to read.
         kind: its type, or a base of several kinds.
-        ref: which one.
+        ref: its reference.
     """
     resource = db.read(ref)
     assert ref.is_a(kind) or not kind.KIND, f"{ref} is not a {kind.KIND}"
