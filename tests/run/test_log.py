@@ -116,8 +116,10 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
     assert counts == [(2, 2, 2), (1, 2, 1)]
 
 
-def turn(n: int = 0, *, bad: bool = True, message: str = "It does not exist.") -> Transition:
-    problem = Problem("spec.parentRefs[0]", message, "BackendNotFound")
+def turn(
+    n: int = 0, *, bad: bool = True, message: str = "It does not exist.", path: str = "spec.parentRefs[0]"
+) -> Transition:
+    problem = Problem(path, message, "BackendNotFound")
     degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
     return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
@@ -167,6 +169,19 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
     assert "Did you mean 'shop'?" in event["hint"]
     column = 1 + route.splitlines()[4].index("'shopp'")
     assert event["at"] == f"route:5:{column}"
+
+
+def test_a_condition_has_no_hint_about_another_reference(events: list[Any]) -> None:
+    """A mirror that is not permitted is not explained by a Backend of another rule."""
+    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
+    route = ROUTE.replace("}]}", f"}}], rules: [{{}}, {{backendRefs: [{backend}]}}]}}")
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=route)
+
+    run.log.transitions([turn(path="spec.rules[0].filters[0]"), turn(path="spec.rules[1].backendRefs[0]")])
+
+    other, own = of(events, "status.degraded")
+    assert "hint" not in other
+    assert "shopp" in own["hint"]
 
 
 def test_a_condition_that_is_well_again_is_reported(events: list[Any]) -> None:

@@ -119,7 +119,7 @@ class RunLog:
                 fields["field"] = problem.path
             if at := str(self.diagnostic(ref, problem, "warning").place):
                 fields["at"] = at
-            hint = next((h for h in self._hints if h.resource == ref), None)
+            hint = next((h for h in self._hints if h.resource == ref and _is_about(problem, h.problem)), None)
             if bad and hint is not None:
                 fields |= {"hint": hint.problem.message, "at": str(hint.place)}
             if bad:
@@ -158,3 +158,10 @@ class RunLog:
                     "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
                 )
         self._failures = set(current)
+
+
+def _is_about(condition: Problem, reference: Problem) -> bool:
+    """Whether a condition is about a reference: it names a field around it, or only its parent."""
+    if not condition.path.startswith(("spec.rules", "spec.listeners")):
+        return True
+    return f"{reference.path}.".startswith((f"{condition.path}.", f"{condition.path}["))
