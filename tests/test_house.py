@@ -98,6 +98,20 @@ def test_a_feature_is_in_the_table(path: Path) -> None:
     assert path.stem in named, f"no table in features/__init__.py has a line {path.stem}.…"
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.stem == "__init__"], ids=lambda path: path.parent.name
+)
+def test_a_package_has_its_logic_in_modules(path: Path) -> None:
+    """An ``__init__.py`` has tables and exports only: nobody looks for logic there."""
+    logic = [
+        node.name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+
+    assert set(logic) <= {"__getattr__"}, "only exports that are loaded late need a function"
+
+
 def test_nobody_else_knows_a_single_feature() -> None:
     """One module, one page, two lines: whoever else knows a feature would have to be changed with it.
 

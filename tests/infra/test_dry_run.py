@@ -130,7 +130,7 @@ def test_an_envoy_says_its_version(binary: Path) -> None:
 
 
 def test_what_is_no_envoy_has_no_version() -> None:
-    with pytest.raises(EnvoyMissingError, match="does not say that it is an Envoy"):
+    with pytest.raises(EnvoyMissingError, match="does not print the version of an Envoy"):
         envoy_version(Path("/bin/true"))
 
 
