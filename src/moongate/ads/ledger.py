@@ -1,23 +1,23 @@
-"""What Envoy asked for of one type and what it has, kept as the difference from the snapshot.
+"""The subscriptions of one Envoy for one type and its versions, stored as the difference from the snapshot.
 
 Theory of operation
 ===================
-Hundreds of Envoys have the same thousands of resources, and nearly all of them have what the snapshot has. So
-a ledger of one stream says "what Envoy asks for, as the snapshot has it, except …". The names and versions
-are the snapshot's own, and all ledgers share them.
+Hundreds of Envoys have the same thousands of resources, and nearly all versions are those of the snapshot. So
+the ledger of a stream stores only exceptions: names whose version differs from the snapshot. All other names
+and versions are those of the snapshot, which all ledgers share.
 
-The snapshot changes in place, so each edit of it must be entered (``enter``): what Envoy has is then an
-exception, until Envoy acknowledges what the snapshot has now.
+The snapshot changes in place, so each edit must be entered (``enter``). The version that Envoy has is then an
+exception until Envoy acknowledges the new one.
 
-The names that Envoy asks for are kept in the same way: as a list, or as "all of the snapshot, except …",
-whichever is shorter.
+The names that Envoy subscribes to are stored in the same way: as a list, or as "all of the snapshot except
+…", whichever is shorter.
 
 Facts
 -----
-* exceptions are dropped as soon as they are none
-* while an edit is entered name by name, the snapshot is ahead of the ledger; so nothing is written in another
-  form before the edit is entered whole (``compact``)
-* a set or dictionary that has shrunk keeps its room, and a copy of it does not
+* an exception is removed as soon as its version equals that of the snapshot
+* an edit is entered name by name, and the snapshot is ahead of the ledger until all are entered; so the form
+  changes only after that (``compact``)
+* a set or dictionary that has shrunk keeps its memory, but a copy of it does not
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """A set of names, most of which may be all names of the snapshot."""
+    """A set of names, which may be nearly equal to all names of the snapshot."""
 
     __slots__ = ("_count", "_inverted", "_listed", "_peak", "_shared", "_view")
 
@@ -39,8 +39,8 @@ class Names:
         """Make a set of these names.
 
         Args:
-            view: what the snapshot has of the type, as it is at any time.
-            names: what is in the set.
+            view: the resources of the type in the snapshot; changes with it.
+            names: the names in the set.
         """
         self._view = view
         self._listed = set(names)
@@ -85,10 +85,10 @@ class Names:
             self.compact()
 
     def enter(self, name: str, *, existed: bool) -> None:
-        """Take note of an edit of the snapshot: the set stays the same.
+        """Note an edit of the snapshot, which does not change the set.
 
         Args:
-            name: what the edit changed.
+            name: the name that the edit changed.
             existed: whether the snapshot had the name before.
         """
         exists = name in self._view
@@ -99,11 +99,11 @@ class Names:
                 self._shared += 1 if exists else -1
 
     def entries(self) -> int:
-        """How many names are kept for this set alone."""
+        """How many names are stored for this set alone."""
         return len(self._listed)
 
     def compact(self) -> None:
-        """Take the shorter form, if it is much shorter. To be called when all edits are entered."""
+        """Switch to the shorter form if it is much shorter. Called when all edits are entered."""
         other = self._count
         if not self._inverted:
             other += len(self._view) - 2 * self._shared
@@ -122,7 +122,7 @@ class Names:
 
 
 class Ledger:
-    """What Envoy asks for of one type, and the version that it has of each."""
+    """The resources of one type that Envoy subscribes to, and the version that it has of each."""
 
     __slots__ = ("_exceptions", "_peak", "_view", "_wildcard", "names")
 
@@ -134,26 +134,26 @@ class Ledger:
         *,
         wildcard: bool,
     ) -> None:
-        """Begin with what Envoy says when it opens its stream.
+        """Create the ledger from the first request of Envoy for the type.
 
         Args:
-            view: what the snapshot has of the type, as it is at any time.
-            names: what Envoy asks for by name.
-            held: name → version of what Envoy says it has, of what it asks for.
-            wildcard: whether Envoy asks for all there is.
+            view: the resources of the type in the snapshot; changes with it.
+            names: the names that Envoy subscribes to.
+            held: name → version that Envoy has already.
+            wildcard: whether Envoy subscribes to all resources of the type.
         """
         self._view = view
         self._wildcard = wildcard
         self.names = Names(view, names)
-        """What Envoy asks for by name."""
+        """The names that Envoy subscribes to."""
         self._exceptions: dict[str, str | None] = {}
-        """Name → version of what Envoy has otherwise than the snapshot; None where it has nothing."""
+        """Name → version that Envoy has, if it differs from the snapshot; None if Envoy has none."""
         self._peak = 0
         self._fill(held)
 
     @property
     def wildcard(self) -> bool:
-        """Whether Envoy asks for all there is."""
+        """Whether Envoy subscribes to all resources of the type."""
         return self._wildcard
 
     @wildcard.setter
@@ -163,15 +163,15 @@ class Ledger:
         self._fill(held)
 
     def wants(self, name: str) -> bool:
-        """Whether Envoy asks for a name, by itself or with all others."""
+        """Whether Envoy subscribes to a name, directly or by the wildcard."""
         return self._wildcard or name in self.names
 
     def get(self, name: str) -> str | None:
-        """The version that Envoy has under a name."""
+        """The version of a resource that Envoy has."""
         return self._exceptions[name] if name in self._exceptions else self._wanted(name)
 
     def set(self, name: str, version: str | None) -> None:
-        """Note what Envoy has under a name."""
+        """Note the version of a resource that Envoy has."""
         if version != self._wanted(name):
             self._exceptions[name] = version
             self._peak = max(self._peak, len(self._exceptions))
@@ -182,32 +182,32 @@ class Ledger:
                 self._peak = len(self._exceptions)
 
     def subscribe(self, name: str) -> None:
-        """Note that Envoy asks for a name. What it has under it is not known any more."""
+        """Note a subscription to a name. The version that Envoy has is unknown from now on."""
         self.names.add(name)
         self.set(name, None)
 
     def unsubscribe(self, name: str) -> None:
-        """Note that Envoy does not ask for a name by itself any more, and has dropped what it had."""
+        """Note that Envoy has ended its subscription to a name, and has dropped the resource."""
         self.names.discard(name)
         self.set(name, None)
 
     def enter(self, name: str, before: str | None) -> None:
-        """Take note of one name in an edit of the snapshot, which has happened.
+        """Note one name of an edit that the snapshot has already.
 
         Args:
-            name: what differs.
-            before: the version before the edit; None when there was none.
+            name: the name that the edit changed.
+            before: the version before the edit; None if there was none.
         """
         self.names.enter(name, existed=before is not None)
         if self.wants(name):
             self.set(name, self._exceptions.get(name, before))
 
     def compact(self) -> None:
-        """Save room. To be called when an edit is entered whole."""
+        """Save memory. Called when all names of an edit are entered."""
         self.names.compact()
 
     def held(self) -> Iterator[tuple[str, str]]:
-        """All that Envoy has: (name, version)."""
+        """All resources that Envoy has: (name, version)."""
         for name in self._view if self._wildcard else self.names:
             if name not in self._exceptions and (version := self._wanted(name)) is not None:
                 yield name, version
@@ -216,20 +216,20 @@ class Ledger:
                 yield name, version
 
     def holds_anything(self) -> bool:
-        """Whether Envoy has anything."""
+        """Whether Envoy has any resource."""
         return next(self.held(), None) is not None
 
     def unsettled(self) -> Iterator[str]:
-        """The names under which Envoy has something else than the snapshot, or that do not exist."""
+        """The names whose version differs from the snapshot, or that do not exist."""
         yield from self._exceptions
         yield from self.names.unknown()
 
     def entries(self) -> int:
-        """How many names and versions are kept for this stream alone."""
+        """How many names and versions are stored for this stream alone."""
         return len(self._exceptions) + self.names.entries()
 
     def _wanted(self, name: str) -> str | None:
-        """The version that Envoy should have under a name, and has if there is no exception."""
+        """The version of a resource that Envoy should have, and has if there is no exception."""
         resource = self._view.get(name)
         return resource.version if resource is not None and self.wants(name) else None
 
@@ -241,5 +241,5 @@ class Ledger:
 
 
 def _is_roomy(length: int, peak: int) -> bool:
-    """Whether what was once longer has much more room than it needs."""
+    """Whether a collection that was longer has much more memory than it needs."""
     return 4 * length < peak

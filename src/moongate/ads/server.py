@@ -1,12 +1,12 @@
-"""The delta ADS server: carries bytes between grpcio and sessions, decides nothing.
+"""The delta ADS server: passes requests and responses between grpcio and sessions, without decisions.
 
 Facts
 -----
 * one thread: all methods belong to one event loop
-* gRPC takes no further address once it serves, so each transport has a gRPC server of its own: 14 kB and one
-  descriptor
-* a stream writes one response at a time and awaits its room on the wire, so a stopped Envoy costs one
-  response per type; what changes meanwhile changes what it is sent next
+* a gRPC server accepts no further address after its start, so each transport has a gRPC server of its own,
+  which costs 14 kB and one descriptor
+* a stream writes one response at a time and waits until the transport accepts it, so a stopped Envoy costs
+  one response per type; later changes go into its next response
 """
 
 # The stubs of grpcio leave the types of its handler factories open.
@@ -47,7 +47,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 class AdsServer:
-    """Serves every fleet, over any number of transports. What is published is kept while there are none."""
+    """Serves all fleets, over any number of transports. It keeps published resources even without one."""
 
     def __init__(
         self,
@@ -56,13 +56,13 @@ class AdsServer:
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """Nothing listens yet.
+        """Create a server that does not listen yet.
 
         Args:
             on_event: called with each event, in order, from the event loop. It must neither block nor raise.
         """
         self.counters: dict[str, Counters] = {}
-        """What was sent and answered since the start, by type URL."""
+        """Counters of responses and answers since the start, by type URL."""
         self._on_event = on_event
         self._streams = 0
         self._linger_seconds = linger_seconds
@@ -71,9 +71,9 @@ class AdsServer:
 
     @asynccontextmanager
     async def listen(self, transport: Transport) -> AsyncGenerator[None]:
-        """Let Envoys connect over a transport; a dead socket file in its place is replaced.
+        """Let Envoys connect over a transport. A stale socket file at its path is replaced.
 
-        When it is left, the streams over it are cut; Envoys keep what they have.
+        When the context exits, its streams are cut, and Envoys keep their configuration.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -83,7 +83,7 @@ class AdsServer:
             await self._stream(transport, requests, context)
 
         server = grpc.aio.server(options=OPTIONS)
-        # Without a serializer, what is written is already on the wire.
+        # Without a serializer, because responses are encoded already.
         method = grpc.stream_stream_rpc_method_handler(stream, DeltaDiscoveryRequest.FromString, None)
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": method}),)
@@ -103,9 +103,9 @@ class AdsServer:
             await server.stop(grace=None)
 
     def publish(self, fleet: str, put: Iterable[XdsResource] = (), gone: Iterable[Key] = ()) -> None:
-        """Change what the Envoys of ``fleet`` should have.
+        """Change the resources of a fleet.
 
-        The first call makes the fleet exist, even if empty; it exists until ``end``, whatever it loses.
+        The first call creates the fleet, even without resources. It exists until ``end``.
         """
         of = self._fleet(fleet)
         of.published = True
@@ -118,7 +118,7 @@ class AdsServer:
     def end(self, fleet: str) -> None:
         """Forget a fleet.
 
-        Envoys that are connected keep what they have, and hear of nothing more. One that connects later waits
+        Connected Envoys keep their configuration, and get no more changes. An Envoy that connects later waits
         until the fleet is published again.
         """
         self._fleets.pop(fleet, None)
@@ -130,9 +130,9 @@ class AdsServer:
             stream.wake.set()
 
     def hold(self, fleet: str) -> None:
-        """Send no routes until ``release``: others are being built, because of what an Envoy has refused.
+        """Send no routes until ``release``: an Envoy refused a resource, and new routes are being built.
 
-        In ``on_event`` this comes before anything that the refusal would let go.
+        If this is called in ``on_event``, it takes effect before anything that the refusal would release.
         """
         if (of := self._fleets.get(fleet)) is not None:
             of.holding = True
@@ -140,7 +140,7 @@ class AdsServer:
                 stream.session.hold()
 
     def release(self, fleet: str) -> None:
-        """Send routes again, as they are published by now."""
+        """Send routes again, in their newest version."""
         if (of := self._fleets.get(fleet)) is not None:
             of.holding = False
             for stream in of.streams:
@@ -148,15 +148,15 @@ class AdsServer:
                 stream.wake.set()
 
     def version(self, fleet: str, type_url: str, name: str) -> str | None:
-        """The version that the Envoys of a fleet should have under a name; None when there should be none."""
+        """The version of a resource that a fleet should have; None if it should not have the resource."""
         of = self._fleets.get(fleet)
         resource = of.snapshot.get(type_url, name) if of is not None else None
         return resource.version if resource is not None else None
 
     def is_asked_for(self, fleet: str, type_url: str, name: str) -> bool:
-        """Whether a connected Envoy asks for a resource, or has still to say what it asks for.
+        """Whether a connected Envoy subscribes to a resource, or has not sent its subscription yet.
 
-        True as well while none is connected: one that comes back may still use what it had.
+        Also true if no Envoy is connected, because one that reconnects may still use the resource.
         """
         streams = self._streams_of(fleet)
         return not streams or any(stream.session.asks_for(type_url, name) for stream in streams)
@@ -166,7 +166,7 @@ class AdsServer:
         return tuple(sorted(stream.session.node for stream in self._streams_of(fleet)))
 
     def holders(self, fleet: str, type_url: str, name: str) -> tuple[Holder, ...]:
-        """What each connected Envoy has acknowledged under a name, by node and stream."""
+        """The version of a resource that each connected Envoy has acknowledged, by node and stream."""
         sessions = (stream.session for stream in self._streams_of(fleet))
         return tuple(
             Holder(node=session.node, stream=session.stream, version=session.held(type_url, name))
@@ -174,9 +174,9 @@ class AdsServer:
         )
 
     def quarantine(self, fleet: str) -> tuple[Rejection, ...]:
-        """What connected Envoys refuse just now, by type and name.
+        """The resources that connected Envoys refuse now, by type and name.
 
-        An entry ends when a newer version is acknowledged, or the resource is gone.
+        An entry ends when a newer version is acknowledged, or the resource is removed.
         """
         nodes: dict[tuple[str, str, str, str], list[str]] = {}
         for stream in self._streams_of(fleet):
@@ -188,12 +188,13 @@ class AdsServer:
         )
 
     async def settled(self, fleet: str, timeout_seconds: float) -> None:
-        """Return when every connected Envoy of ``fleet``, at least one, has what was published until now.
+        """Return when at least one Envoy of a fleet is connected, and all have what was published before the
+        call.
 
-        What it refused counts as settled, see ``quarantine``; so does what lingers until its removal.
+        A refused resource counts as settled (see ``quarantine``), and so does one that lingers.
 
         Raises:
-            TimeoutError: it did not come to that in time.
+            TimeoutError: this did not happen in time.
         """
         of = self._fleet(fleet)
         seq = max(of.snapshot.seq, 1)
@@ -216,7 +217,7 @@ class AdsServer:
         return of.streams if of is not None else []
 
     def _forget_if_unknown(self, name: str, of: _Fleet) -> None:
-        """Forget a fleet that nobody has published and nobody waits for."""
+        """Forget a fleet without publication, streams and waiters."""
         if self._fleets.get(name) is of and not (of.published or of.streams or of.watchers):
             del self._fleets[name]
 
@@ -252,14 +253,14 @@ class AdsServer:
                 group.create_task(self._write(stream, of, context))
                 async for request in requests:
                     session.receive(request, _now())
-                    self._report(session)  # here too: the writer may wait for a slow Envoy's room
+                    self._report(session)  # here too, as the writer may wait for a slow Envoy
                     of.notify()
                     stream.wake.set()
                 # Not cancelled: grpcio cannot end a call while a write of it is pending.
                 stream.open = False
                 stream.wake.set()
             if stream.lost:
-                raise asyncio.CancelledError  # with nobody left, sending a status would raise
+                raise asyncio.CancelledError  # the client is gone, and sending a status would raise
         finally:
             of.streams.remove(stream)
             of.notify()
@@ -282,7 +283,7 @@ class AdsServer:
                 async with asyncio.timeout_at(session.wake_at(_now())):
                     await stream.wake.wait()
             except TimeoutError:
-                pass  # something has lingered long enough
+                pass  # a removal is due
 
     def _report(self, session: Session) -> None:
         while session.events:
@@ -305,19 +306,19 @@ class _Fleet:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self.published = False
-        """Whether it was ever published: the name that an Envoy came with may be unknown."""
+        """Whether it was ever published. If not, only the name of a connected Envoy is known."""
         self.holding = False
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
 
     def notify(self) -> None:
-        """Let those look again who wait for what Envoys answer."""
+        """Wake the callers that wait for answers of Envoys."""
         for watcher in self.watchers:
             watcher.set()
 
 
 def _protect(address: str) -> None:
-    """Leave a Unix socket to its owner: private keys travel over it."""
+    """Restrict a Unix socket to its owner, because private keys are sent over it."""
     scheme, _, path = address.partition(":")
     if scheme == "unix":
         Path(path).chmod(0o600)
