@@ -131,7 +131,7 @@ def _configuration() -> Iterator[str]:
     for path, meaning in _GATEWAY.items():
         yield f"| `{path}` | {meaning} |"
     yield f"\nAccepted and without effect so far: {_listed([*_own(_unbuilt(EnvoyGateway)), *_GATEWAY_IDLE])}."
-    yield "Nothing says so when they are set.\n"
+    yield "Do not wait for a message about them: a configuration that is given with `--config` gets none.\n"
     yield "## EnvoyProxy\n"
     yield (
         "A resource that a GatewayClass (`parametersRef`) or a Gateway (`infrastructure.parametersRef`) names; "
@@ -142,8 +142,9 @@ def _configuration() -> Iterator[str]:
     yield "|---|---|"
     for path, meaning in _PROXY.items():
         yield f"| `{path}` | {meaning} |"
-    yield f"\nAccepted and without effect so far: {_listed([*_unbuilt(_spec(EnvoyProxy)), *_PROXY_IDLE])}."
-    yield "Nothing says so when they are set.\n"
+    yield f"\nAccepted and not built yet, so without effect: {_listed(_unbuilt(_spec(EnvoyProxy)))}."
+    yield "A warning names those of them that are set.\n"
+    yield f"Without effect, and nothing says so: {_listed(_PROXY_IDLE)}.\n"
     yield "An EnvoyProxy that cannot be used is reported in the status of the resources that name it, and what ran before goes on.\n"
 
 

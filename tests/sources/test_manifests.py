@@ -135,3 +135,31 @@ def test_a_field_without_effect_is_reported_where_it_stands() -> None:
     assert len(batch) == 1
     assert diagnostic.severity == "warning"
     assert str(diagnostic).startswith("proxy.yaml:5:14: EnvoyProxy default/custom: spec.bootstrap:")
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "field", "consequence"),
+    [
+        ("BackendTrafficPolicy", "HTTPRoute", "dns: {}", "it has no effect."),
+        ("SecurityPolicy", "HTTPRoute", "jwt: {}", "routes of this policy answer 500, so that nobody passes"),
+        ("SecurityPolicy", "HTTPRoute", "extAuth: {}", "routes of this policy answer 500"),
+        ("ClientTrafficPolicy", "Gateway", "tls: {clientValidation: {}}", "routes on its listeners answer"),
+        ("Backend", "", "tls: {}", "its requests answer 500, and nothing is sent in the clear."),
+    ],
+)
+def test_what_follows_from_a_field_that_is_not_built_is_reported(
+    kind: str, target: str, field: str, consequence: str
+) -> None:
+    """A field that closes routes must not be said to have no effect."""
+    folder = Folder()
+    ref = f"targetRefs: [{{group: gateway.networking.k8s.io, kind: {target}, name: shop}}]"
+    needed = ref if target else "endpoints: [{ip: {address: 127.0.0.1, port: 80}}]"
+
+    folder.update(
+        "f.yaml",
+        f"apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: {kind}\nmetadata: {{name: x}}\n"
+        f"spec:\n  {needed}\n  {field}\n",
+    )
+
+    assert only(folder).severity == "warning"
+    assert only(folder).problem.message.startswith(f"This field is not built yet; {consequence}")

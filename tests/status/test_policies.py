@@ -312,8 +312,8 @@ def test_a_field_without_effect_keeps_a_policy_from_being_accepted() -> None:
 
     assert conditions(core, subject) == {"eg": {"Accepted": "!Invalid"}}
     text = message(core, subject, "Accepted")
-    assert "spec.dns is not supported" in text
-    assert "spec.telemetry is not supported" in text
+    assert "spec.dns: This field is not built yet; it has no effect." in text
+    assert "spec.telemetry: This field is not built yet; it has no effect." in text
 
 
 def test_a_setting_that_is_wrong_is_reported_with_its_path() -> None:

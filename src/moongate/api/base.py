@@ -69,10 +69,19 @@ def form(pattern: str, words: str, *, low: int | None = None, high: int | None =
     return Meta(pattern=pattern, min_length=low, max_length=high, extra={"form": words})
 
 
-Unbuilt = Annotated[Any, Meta(extra={"unbuilt": True})]
-"""A field of the reference that is accepted but has no effect yet; its status says so."""
+def not_built_yet(consequence: str) -> Meta:
+    """Annotation of a field of the reference that is accepted and not built yet; its status says so.
 
-UnbuiltClusterSetting = Annotated[Any, Meta(extra={"unbuilt": True, "shapes_clusters": True})]
+    Args:
+        consequence: what follows from it for a user who sets the field; half a sentence.
+    """
+    return Meta(extra={"unbuilt": consequence})
+
+
+Unbuilt = Annotated[Any, not_built_yet("it has no effect")]
+"""A field of the reference that is accepted but has no effect yet."""
+
+UnbuiltClusterSetting = Annotated[Unbuilt, Meta(extra={"shapes_clusters": True})]
 """An ``Unbuilt`` field that shapes clusters in the reference. A rule that sets it has clusters of its own
 already now, so that their names stay when the field is built."""
 

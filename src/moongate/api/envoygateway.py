@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, field, structs
 
-from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Rule, Unbuilt
+from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Rule, Unbuilt, not_built_yet
 from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
 from moongate.api.shared import SecretObjectReference
 
@@ -228,7 +228,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
     runtime_flags: RuntimeFlags = RuntimeFlags()
     envoy_proxy: EnvoyProxySpec | None = None
     """The settings below those of Gateways and GatewayClasses."""
-    rate_limit: Annotated[RateLimit, Meta(extra={"unbuilt": True})] | None = None
+    rate_limit: Annotated[RateLimit, not_built_yet("it has no effect")] | None = None
     admin: Unbuilt | None = None
     telemetry: Unbuilt | None = None
     xds_server: Unbuilt | None = None

@@ -1,4 +1,4 @@
-"""Fields with a mark in their type: those that have no effect yet, and those that are deprecated."""
+"""Fields with a mark in their type: those that are not built yet, and those that are deprecated."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from moongate.api.plans import extra_of, plan
 from moongate.problem import Problem
 
 NOT_SUPPORTED = "NotSupported"
-"""Reason of what is said about fields that have no effect yet."""
+"""Reason of a problem about a field that is not built yet."""
 
 
-def no_effect(path: str) -> Problem:
-    """What is said about a field of ``unbuilt``."""
-    return Problem(path, f"{path} is not supported by this version and has no effect.", NOT_SUPPORTED)
-
-
-def unbuilt(resource: Model) -> Iterator[str]:
-    """Field paths of all that is set in a resource, is accepted, and has no effect yet."""
-    return (path for path, _, value in plan(type(resource)).marked(resource, "unbuilt") if value is not None)
+def unbuilt(resource: Model) -> Iterator[Problem]:
+    """A problem for each field that is set in a resource, is accepted, and is not built yet."""
+    for path, consequence, value in plan(type(resource)).marked(resource, "unbuilt"):
+        if value is not None:
+            yield Problem(path, f"This field is not built yet; {consequence}.", NOT_SUPPORTED)
 
 
 def deprecated(resource: Model) -> Iterator[tuple[str, str]]:

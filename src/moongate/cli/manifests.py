@@ -12,9 +12,9 @@ from msgspec import Struct
 from moongate.cli.usage_errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from moongate.api.base import Resource
+    from moongate.api.base import Ref, Resource
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.problem import Problem
     from moongate.sources.diagnostics import Diagnostic
@@ -104,13 +104,32 @@ def translated(
     }
     # The status reports a dangling reference too, but without the name that the user may have meant.
     status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in by_field]
-    diagnostics = dict.fromkeys((*faults, *status, *by_field.values(), *_bugs(world)))
+    diagnostics = dict.fromkeys((*_once(faults, status), *by_field.values(), *_bugs(world)))
     return Translated(
         world,
         files,
         tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place)),
         len(loaded.diagnostics) - len(faults),
     )
+
+
+def _once(faults: Iterable[Diagnostic], status: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
+    """The faults of manifests and what statuses say, each field that is not built yet once.
+
+    Where a status is an error because of such a field, the error is kept; otherwise the warning of the
+    manifest, which stands at the field itself.
+    """
+    from moongate.api.marks import NOT_SUPPORTED
+
+    errors: dict[Ref | None, list[str]] = {}
+    for each in status:
+        if each.severity == "error":
+            errors.setdefault(each.resource, []).append(f"{each.problem.path}: {each.problem.message}")
+    for each in faults:
+        text = f"{each.problem.path}: {each.problem.message}"
+        if each.problem.reason != NOT_SUPPORTED or not any(text in e for e in errors.get(each.resource, ())):
+            yield each
+    yield from (each for each in status if each.problem.reason != NOT_SUPPORTED)
 
 
 def existing(paths: Iterable[str]) -> list[str]:

@@ -16,12 +16,12 @@ Facts
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 
-from moongate.api.base import Model, Rule, Unbuilt, deprecated
+from moongate.api.base import Model, Rule, deprecated, not_built_yet
 from moongate.engine import Db
 from moongate.features.base import ChainEdit, Effective, Feature
 from moongate.problem import Problem
@@ -94,7 +94,14 @@ class ClientTLSSettings(Model, frozen=True, kw_only=True):
         ),
     )
 
-    client_validation: Annotated[Unbuilt, deprecated("mode", "optional", only_if_true=True)] | None = None
+    client_validation: (
+        Annotated[
+            Any,
+            not_built_yet("routes on its listeners answer 500, so that nobody passes unchecked"),
+            deprecated("mode", "optional", only_if_true=True),
+        ]
+        | None
+    ) = None
     min_version: TLSVersion | None = None
     """1.2 when not set."""
     max_version: TLSVersion | None = None

@@ -27,7 +27,7 @@ from msgspec import Struct, structs
 
 from moongate.api.admission import checked
 from moongate.api.base import Ref, fields_of
-from moongate.api.marks import NOT_SUPPORTED, marked_fields, no_effect, unbuilt
+from moongate.api.marks import NOT_SUPPORTED, marked_fields, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.policies import (
@@ -153,7 +153,7 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
     for each in (policy, base):
         problems += each.faults if isinstance(each, FaultySecurityPolicy) else ()
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
-    problems += map(no_effect, unbuilt(structs.replace(policy, spec=spec)))
+    problems += unbuilt(structs.replace(policy, spec=spec))
     return structs.replace(
         merged,
         problems=tuple(problems),

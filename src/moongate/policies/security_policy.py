@@ -7,14 +7,19 @@ that moongate does not implement yet fails, and the routes of a failed policy an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
+from moongate.api.base import ENVOY_GROUP, Rule, deprecated, not_built_yet
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.basic_auth import BasicAuth
 from moongate.features.cors import CORS
 from moongate.problem import Problem
+
+UnbuiltGuard = Annotated[
+    Any, not_built_yet("routes of this policy answer 500, so that nobody passes unchecked")
+]
+"""A way to decide who may pass that is not built yet."""
 
 
 class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
@@ -64,16 +69,16 @@ class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
     }
 
     merge_type: MergeType | None = None
-    api_key_auth: Unbuilt | None = None
+    api_key_auth: UnbuiltGuard | None = None
     cors: CORS | None = None
-    csrf: Unbuilt | None = None
+    csrf: UnbuiltGuard | None = None
     basic_auth: BasicAuth | None = None
-    jwt: Unbuilt | None = None
-    oidc: Unbuilt | None = None
-    ext_auth: Annotated[Unbuilt, deprecated("backendRefs", "grpc.backendRef", "http.backendRef")] | None = (
-        None
-    )
-    authorization: Unbuilt | None = None
+    jwt: UnbuiltGuard | None = None
+    oidc: UnbuiltGuard | None = None
+    ext_auth: (
+        Annotated[UnbuiltGuard, deprecated("backendRefs", "grpc.backendRef", "http.backendRef")] | None
+    ) = None
+    authorization: UnbuiltGuard | None = None
 
 
 class SecurityPolicy(Policy, frozen=True, kw_only=True):

@@ -183,7 +183,7 @@ def _closed(
 
 def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[Entry]:
     """A warning for fields that moongate does not support yet, so that no user relies on them."""
-    if problems := tuple(map(marks.no_effect, marks.unbuilt(model))):
+    if problems := tuple(marks.unbuilt(model)):
         yield Entry(at, None, None, problems, "warning", named)
 
 

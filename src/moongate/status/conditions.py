@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from moongate.api.base import Condition
-from moongate.api.marks import NOT_SUPPORTED, no_effect, unbuilt
+from moongate.api.marks import NOT_SUPPORTED, unbuilt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def accepted(problems: Sequence[Problem], generation: int, *, message: str = "Ac
 
 def unsupported(resource: Resource) -> tuple[Condition, ...]:
     """A warning about fields that moongate does not support yet; empty if none is set."""
-    problems = tuple(map(no_effect, unbuilt(resource)))
+    problems = tuple(unbuilt(resource))
     if not problems:
         return ()
     return (condition("Warning", "True", NOT_SUPPORTED, summary(problems), resource.metadata.generation),)
