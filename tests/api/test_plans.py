@@ -42,6 +42,17 @@ def test_a_null_is_as_if_it_were_not_there() -> None:
     assert resource.spec.rules[0].matches == (HTTPRouteMatch(),)
 
 
+def test_a_misspelt_field_that_is_required_is_one_fault() -> None:
+    """A second message about the field that is missing would only repeat the question of the first."""
+    faults = problems(route(backendRefs=[{"naame": "a"}, {"weight": 1}]))
+
+    refs = "spec.rules[0].backendRefs"
+    assert faults == {
+        f"{refs}[0].naame": "There is no field 'naame' here. Did you mean 'name'?",
+        f"{refs}[1].name": "name is missing; it is required.",
+    }
+
+
 def test_every_fault_of_the_schema_is_reported_at_once() -> None:
     faults = problems(
         route(

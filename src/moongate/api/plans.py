@@ -223,6 +223,7 @@ class Plan:
             yield Problem("", f"The value is {shown(value)}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
+        questions: list[str] = []
         for key, entry in entries.items():
             node = self.fields.get(key)
             if node is not None:
@@ -235,9 +236,11 @@ class Plan:
                     or did_you_mean(str(key), list(self.fields))
                     or self._belongs(str(key))
                 )
+                questions.append(meant)
                 yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
         for wire in self.required:
-            if wire not in entries:
+            # One slip, one message: where a required field is misspelt, the question names it.
+            if wire not in entries and not any(repr(wire) in question for question in questions):
                 yield Problem(wire, f"{wire} is missing; it is required.")
 
     def _belongs(self, key: str) -> str:
