@@ -60,6 +60,7 @@ _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _COLOURS = {1: _CYAN, 2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
 
 _RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
+_RULE_CLUSTER = re.compile(r"^[a-z]+route/[^/]+/[^/]+/rule/-?[0-9a-f]+$")
 _RULE_BACKEND = re.compile(r"^[a-z]+route/.*/backend/(\d+)$")
 _SHARED = re.compile(r"^(?:backend|service|serviceimport)/([^/]+)/([^/]+)/(\d+)(?:/|$)")
 _WIDTH = 120
@@ -111,7 +112,7 @@ def short_backend(cluster: str, namespace: str) -> str:
         return f"backendRef {one[1]}"
     match = _SHARED.match(cluster)
     if match is None:
-        return "" if _RULE.match(cluster) else cluster
+        return "" if _RULE_CLUSTER.match(cluster) else cluster
     within, name, port = match.groups()
     return f"{'' if within == namespace else f'{within}/'}{name}{'' if port == '0' else f':{port}'}"
 
