@@ -88,6 +88,8 @@ class RunDirectory:
 
     def __init__(self, base: Path | None = None) -> None:
         self._bases = _candidates() if base is None else [base]
+        remedy = "Set XDG_RUNTIME_DIR to" if base is None else "Choose as the folder of runs"
+        self._remedy = f"{remedy} a short path of a folder that only you can write."
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -105,10 +107,7 @@ class RunDirectory:
             else:
                 break
         if self._fd < 0:
-            raise NoRunDirectoryError(
-                " ".join(refusals)
-                + " Set XDG_RUNTIME_DIR to a short path of a folder that only you can write."
-            )
+            raise NoRunDirectoryError(f"{' '.join(refusals)} {self._remedy}")
         for base in self._bases:
             if base != self.path.parent and base.is_dir():
                 with contextlib.suppress(OSError, NoRunDirectoryError), _locked_base(base):
