@@ -120,6 +120,24 @@ async def test_all_well_is_exit_code_0(command: Command, tmp_path: Path) -> None
     assert (ended.code, ended.out) == (0, TABLES[: TABLES.index("\nLISTENERS")])
 
 
+async def test_a_backend_without_endpoints_is_shown_and_is_no_failure(
+    command: Command, tmp_path: Path
+) -> None:
+    """All is in force as it is written; but who meets 503 looks for the reason here."""
+    empty = condition(
+        "BackendsAvailable", "False", "EndpointsNotFound", "Service default/x has no endpoints."
+    )
+    parent = {
+        "parentRef": {"group": GATEWAY_API, "kind": "Gateway", "name": "web"},
+        "conditions": [condition("Accepted"), condition("ResolvedRefs"), empty],
+    }
+    async with running(tmp_path, [ROUTE | {"status": {"parents": [parent]}}]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert "EndpointsNotFound   Service default/x has no endpoints." in ended.out
+    assert ended.code == 0
+
+
 @pytest.mark.parametrize("output", ["json", "yaml"])
 async def test_programs_get_the_whole(command: Command, tmp_path: Path, output: str) -> None:
     async with running(tmp_path, [GATEWAY, ROUTE, POLICY]):

@@ -293,7 +293,7 @@ def _reference(ref: Document, resource: Document) -> str:
 
 def _state(conditions: Iterable[Document], *types: str) -> _State:
     by_type = {c["type"]: c for c in conditions}
-    bad = _degraded(by_type.values())
+    bad = [*_degraded(by_type.values()), *_without_endpoints(by_type.values())]
     # "Programmed" is a consequence of other conditions. Their reasons say more.
     shown = [c for c in bad if c["type"] != "Programmed"] or bad
     first = by_type.get("Programmed") or by_type.get(types[0])
@@ -316,6 +316,11 @@ def _degraded(conditions: Iterable[Document]) -> list[Document]:
         for c in conditions
         if (c["type"] in _GOOD and c["status"] != "True") or (c["type"] in _BAD and c["status"] == "True")
     ]
+
+
+def _without_endpoints(conditions: Iterable[Document]) -> list[Document]:
+    """The conditions that say that requests answer 503, although all is in force as it is written."""
+    return [c for c in conditions if c["type"] == "BackendsAvailable" and c["status"] == "False"]
 
 
 def _all_conditions(tree: Any) -> Iterator[list[Document]]:
