@@ -193,6 +193,15 @@ async def test_the_reason_why_nothing_is_served_is_printed(
     assert ended.out.startswith(f"Nothing is served: {reason}.\n")
 
 
+async def test_a_run_that_has_not_read_its_manifests_is_not_well(command: Command, tmp_path: Path) -> None:
+    """A script waits for exit code 0 before it sends requests."""
+    async with running(tmp_path, [], settling=True):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out == "Nothing is served yet. Manifests are being put in force; ask again.\n"
+    assert ended.code == 1
+
+
 def test_an_error_explains_that_nothing_is_running(command: Command, tmp_path: Path) -> None:
     ended = command("status", "--run-dir", tmp_path)
 
@@ -216,10 +225,12 @@ async def running(
     diagnostics: list[str] | None = None,
     failures: list[dict[str, str]] | None = None,
     unserved: list[dict[str, str]] | None = None,
+    settling: bool = False,
 ) -> AsyncGenerator[Path]:
     """A run that reports these resources on its socket; with ``None`` it closes the connection at once."""
     report: dict[str, Any] = {
         "version": 1,
+        "settling": settling,
         "gateways": [],
         "resources": resources,
         "diagnostics": diagnostics or [],

@@ -183,6 +183,20 @@ async def test_gateways_of_another_controller_are_reported(folder: Path) -> None
     assert report["unserved"] == [{"namespace": "default", "name": "gateway"}]
 
 
+async def test_a_report_says_whether_manifests_are_still_being_put_in_force(folder: Path) -> None:
+    """Who asks between two steps of the start must not take what is missing for all that there is."""
+    async with Laptop(run_dir=folder / "run", envoy=Path("/bin/true")) as running:
+        before = running.report()["settling"]
+        running.take_text("app.yaml", app(free_port(), 1))
+        meanwhile = running.report()
+        await until(lambda: not running.report()["settling"])
+        after = running.report()
+
+    assert before is True
+    assert (meanwhile["settling"], meanwhile["resources"]) == (True, [])
+    assert {document["kind"] for document in after["resources"]} > {"Gateway", "HTTPRoute"}
+
+
 async def test_files_are_read_again_after_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not end the Envoys that serve; nor must they miss what changes later."""
 

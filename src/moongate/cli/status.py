@@ -50,8 +50,8 @@ def status(
         moongate status --of routes
         moongate status -o json | jq '.diagnostics'
 
-    Exits 0 when everything is in force, 1 when something is not, or when no
-    moongate runs, 2 on bad usage.
+    Exits 0 when everything is in force, 1 when something is not, or not yet, or
+    when no moongate runs, 2 on bad usage.
     """
     _, report = _report(_socket(run_dir))
     resources: list[Document] = report.get("resources", [])
@@ -62,7 +62,8 @@ def status(
             report["resources"] = [r for r in resources if _SELECTS[of](r)]
         say_document(report, output)
     degraded = any(_degraded(conditions) for r in resources for conditions in _all_conditions(r["status"]))
-    return REFUSED if degraded or report.get("diagnostics") or report.get("failures") else 0
+    faulty = report.get("diagnostics") or report.get("failures")
+    return REFUSED if degraded or faulty or report.get("settling") else 0
 
 
 # --- which run ------------------------------------------------------------------------------------
@@ -189,7 +190,9 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
                 say("")
             shown += 1
             say_table(name.upper(), headers.split(), rows)
-    if not shown:
+    if report.get("settling"):
+        say(f"{'' if shown else 'Nothing is served yet. '}Manifests are being put in force; ask again.")
+    elif not shown:
         unserved = report.get("unserved", ())
         why = (
             f"no Gateway is of a class of this controller ({len(unserved)} of others)"

@@ -110,7 +110,7 @@ class Laptop:
         self._texts = Folder(namespace=namespace)
         self._log.places_from(self._texts)
         self._stack = AsyncExitStack()
-        self.status = StatusReport(self.world, self.fleets, self.statuses, self._log)
+        self.status = StatusReport(self.world, self.fleets, self.statuses, self._log, self._settling)
 
     async def __aenter__(self) -> Self:
         """Start to serve. The manifests come by ``apply``, ``take_text`` or ``follow``."""
@@ -300,6 +300,10 @@ class Laptop:
     def slices(self) -> int:
         """How often settling paused for the event loop since the start."""
         return self._pump.slices
+
+    def _settling(self) -> bool:
+        """Whether statuses do not yet cover all that was put in force, or nothing was so far."""
+        return not self.loaded.is_set() or self._pump.settling
 
     # -- the pump's outlet --------------------------------------------------
 

@@ -64,6 +64,11 @@ class Pump:
         self._turning = False
         self.slices = 0
 
+    @property
+    def settling(self) -> bool:
+        """Whether something that was written is not handed out yet."""
+        return self._published < self._written
+
     def wake(self) -> None:
         """Begin a turn, because an Envoy or a process changed its state."""
         self._wake.set()

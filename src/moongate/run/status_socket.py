@@ -13,7 +13,7 @@ from moongate.api.gateway import Gateway
 from moongate.kinds import ref_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
 
     from moongate.fleets import Fleets
@@ -32,6 +32,7 @@ class StatusReport(Struct, frozen=True):
     fleets: Fleets
     statuses: Statuses
     log: RunLog
+    settling: Callable[[], bool]
 
     def as_data(self) -> dict[str, Any]:
         """The whole report, as plain data."""
@@ -62,6 +63,7 @@ class StatusReport(Struct, frozen=True):
         """The report without its resources, which may be thousands."""
         return {
             "version": 1,
+            "settling": self.settling(),
             "unserved": self._unserved(),
             "gateways": self.fleets.report(),
             "diagnostics": [str(f) for f in self.log.diagnostics() if f.severity != "info"],
