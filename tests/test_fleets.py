@@ -183,6 +183,23 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
 
 
 @pytest.mark.envoy
+async def test_a_listener_is_called_served_at_a_port_once_it_is_there() -> None:
+    """One that moves to a port that is taken never is; one that changes otherwise is served all the time."""
+    free = free_port()
+    with structlog.testing.capture_logs() as events, taken() as (port, _):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(free))
+            await laptop.apply(opened(free).replace(f"port: {free}", f"port: {port}"))
+            await laptop.apply(opened(free))
+            await laptop.apply(opened(free).replace(f"port: {free}", f"port: {free}\n    hostname: a.test"))
+
+    served = [event["url"] for event in events if event["event"] == "gateway.serving"]
+    assert f"http://127.0.0.1:{port}" not in served
+    assert served[0] == f"http://127.0.0.1:{free}"
+    assert served[-1] == f"http://a.test:{free}"
+
+
+@pytest.mark.envoy
 async def test_over_the_socket_of_a_gateway_no_other_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

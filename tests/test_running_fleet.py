@@ -21,6 +21,7 @@ from tests.faults import faulty, put_fault
 
 EG = Ref.of(Gateway, "default", "eg")
 OPEN, NAMED = "default/eg/open", "default/eg/named"
+FIRST = {OPEN: "1", NAMED: "1"}.get
 
 
 def running() -> tuple[World, RunningFleet]:
@@ -49,18 +50,37 @@ async def test_urls_name_an_address_that_a_client_can_use(bind: str, host: str) 
     world, fleet = running()
     world.write(BIND, bind)
     world.pull()
-    fleet.listening = {OPEN, NAMED}
+    fleet.listening = {OPEN: "1", NAMED: "1"}
 
-    assert set(fleet.urls()) == {f"http://{host}:8080", "http://a.example:8081"}
+    assert set(fleet.urls(FIRST)) == {f"http://{host}:8080", "http://a.example:8081"}
 
 
 async def test_a_listener_that_envoy_refuses_has_no_url() -> None:
     """Its old version may be in force, but nobody knows on which port that listens."""
     _, fleet = running()
-    fleet.listening = {OPEN, NAMED}
+    fleet.listening = {OPEN: "1", NAMED: "1"}
     fleet.refused[LISTENER, OPEN] = RefusedResource("port 8080 is taken", port=True)
 
-    assert list(fleet.urls()) == ["http://a.example:8081"]
+    assert list(fleet.urls(FIRST)) == ["http://a.example:8081"]
+
+
+async def test_a_listener_that_moves_has_no_url_until_envoy_has_it_there() -> None:
+    """Envoy may find that the new port is taken. One that changes otherwise is served all the time."""
+    world, fleet = running()
+    fleet.listening = {OPEN: "1", NAMED: "1"}
+    before = set(fleet.urls(FIRST))
+
+    moved = gateway(http("open", port=8090), http("named", port=8081, hostname="a.example"))
+    world.apply({resource.ref: resource for resource in read(moved)})
+    world.pull()
+    second = {OPEN: "2", NAMED: "2"}
+    meanwhile = set(fleet.urls(second.get))
+    fleet.listening = dict(second)
+    after = set(fleet.urls(second.get))
+
+    assert before == {"http://127.0.0.1:8080", "http://a.example:8081"}
+    assert meanwhile == {"http://a.example:8081"}
+    assert after == {"http://127.0.0.1:8090", "http://a.example:8081"}
 
 
 async def test_the_last_answer_holds_while_a_query_fails() -> None:

@@ -218,9 +218,9 @@ class Fleets:
     def urls(self) -> tuple[str, ...]:
         """The URLs of all HTTP listeners that Envoys have in force."""
         urls: dict[str, None] = {}
-        for fleet in self._fleets.values():
+        for name, fleet in self._fleets.items():
             if fleet.process.state is State.READY:
-                urls |= dict.fromkeys(fleet.urls())
+                urls |= dict.fromkeys(fleet.urls(partial(self._ads.version, name, LISTENER)))
         return tuple(urls)
 
     def report(self) -> list[dict[str, Any]]:
@@ -346,8 +346,10 @@ class Fleets:
                         fleet.id, event.envoy, event.type_url, name, version
                     )
                 if event.type_url == LISTENER:
-                    fleet.listening |= {name for name, _ in event.versions}
-                    fleet.listening -= set(event.gone)
+                    fleet.listening |= dict(event.versions)
+                    for name in event.gone:
+                        fleet.listening.pop(name, None)
+                        fleet.ports.pop(name, None)
             case Nacked():
                 self._note_refusal(fleet, event)
                 if not fleet.refused[event.type_url, event.name].port:

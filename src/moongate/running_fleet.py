@@ -19,7 +19,7 @@ from moongate.infra.process import EnvoyProcess, State
 from moongate.xds.wire import LISTENER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from moongate.ads.events import Rejection
     from moongate.api.base import ListenerId
@@ -62,8 +62,10 @@ class RunningFleet:
         self.task: asyncio.Task[None] | None = None
         self.retrying = False
         """Whether a task waits to send the listeners again whose ports were taken."""
-        self.listening: set[str] = set()
-        """Names of the listeners that Envoy has in force."""
+        self.listening: dict[str, str] = {}
+        """The listeners that Envoy has in force, name → version."""
+        self.ports: dict[str, int] = {}
+        """The port of each of them, as it was when Envoy last had the version that was handed out."""
         self.refused: dict[tuple[str, str], RefusedResource] = {}
         """By type and name. Entries stay while Envoy is away, because a refusal usually lasts longer."""
         self._answers: dict[tuple[str, FleetId | Ref], tuple[Any, ...]] = {}
@@ -89,11 +91,21 @@ class RunningFleet:
         """The Gateway listeners that share each Envoy listener, by its name."""
         return {envoy.name: envoy.members for envoy in self._query(envoy_listeners, self.id)}
 
-    def urls(self) -> Iterator[str]:
-        """The URLs of the listeners that Envoy has in force."""
-        by_name = self.listener_members()
-        taken = self.listening - self.refused_listeners().keys()
-        serving = {member for name in taken for member in by_name.get(name, ())}
+    def urls(self, version_of: Callable[[str], str | None]) -> Iterator[str]:
+        """The URLs of the listeners that Envoy has in force.
+
+        Args:
+            version_of: the version of an Envoy listener that was last handed out; ``None`` if there is none.
+        """
+        refused = self.refused_listeners()
+        serving: set[ListenerId] = set()
+        for envoy in self._query(envoy_listeners, self.id):
+            version = version_of(envoy.name)
+            if version is not None and self.listening.get(envoy.name) == version:
+                self.ports[envoy.name] = envoy.container_port
+            # Until Envoy has the new version of a listener that moves, it listens on the former port.
+            if envoy.name not in refused and self.ports.get(envoy.name) == envoy.container_port:
+                serving |= set(envoy.members)
         (host, *_) = self.hosts()
         for listener in (each for gateway in self.gateways() for each in self._query(listeners, gateway)):
             if listener.id in serving:
