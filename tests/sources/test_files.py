@@ -247,6 +247,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A shell empties a file long before a program has written it, and half of it may be a manifest."""
+        monkeypatch.setattr(files, "OPEN_S", 60.0)
         monkeypatch.setattr(files, "SETTLE", 0.0)
         monkeypatch.setattr(files, "PATIENCE", 0.0)
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))

@@ -59,6 +59,39 @@ async def test_the_watch_of_a_folder_that_is_replaced_is_stale(
         assert events.stale
 
 
+async def test_a_file_that_is_closed_before_the_watches_are_renewed_is_not_being_written(
+    tmp_path: Path,
+) -> None:
+    """Only the watches before have seen its end; without it the file would be read seconds later."""
+    writing: dict[str, None] = {}
+    path = tmp_path / "a"
+    with FolderEvents([str(tmp_path)], writing) as events:
+        with path.open("w") as file:
+            file.write("half")
+            file.flush()
+            await events.burst(None)
+            assert list(writing) == [str(path)]
+        (tmp_path / "sub").mkdir()
+        events.watch([str(tmp_path), str(tmp_path / "sub")])
+
+        assert not writing
+        (tmp_path / "sub" / "b").touch()
+        assert str(tmp_path / "sub" / "b") in await events.burst(None)
+
+
+async def test_watches_that_are_renewed_are_not_stale_because_of_what_was_before(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    with FolderEvents([str(folder)]) as events:
+        replace_by_another(folder)
+        events.watch([str(folder)])
+
+        assert not events.stale
+        (folder / "a").touch()
+        assert str(folder / "a") in await events.burst(None)
+        assert not events.stale
+
+
 async def test_a_folder_that_went_before_it_was_watched_is_stale(tmp_path: Path) -> None:
     with FolderEvents([str(tmp_path / "gone")]) as events:
         assert events.stale

@@ -138,10 +138,9 @@ class Files:
         await _in_slices(self._staged(paths))
         yield self._loaded(self.folder.commit(), paths, parsed)
         pause = FIRST_PAUSE_S
-        while self._listing.watched:
-            watched = self._listing.watched
-            with FolderEvents(watched, self._writing) as events:
-                self._events = events
+        with FolderEvents(self._listing.watched, self._writing) as events:
+            self._events = events
+            while watched := self._listing.watched:
                 until = time.monotonic() + RETRY_S
                 heard: list[str] | None = None  # what slipped between listing and watching
                 while True:
@@ -155,8 +154,9 @@ class Files:
                     heard = await events.burst(self._patience_s(until))
                 # Who replaces a folder again and again does not make this turn fast.
                 pause = min(2 * pause, RETRY_S) if heard is None else FIRST_PAUSE_S
-            if heard is None and events.stale:
-                await asyncio.sleep(pause)
+                if heard is None and events.stale:
+                    await asyncio.sleep(pause)
+                events.watch(self._listing.watched)
 
     def _patience_s(self, until: float) -> float | None:
         waits = [TICK] if self._unsettled else []

@@ -4,8 +4,9 @@ Theory of operation
 ===================
 A watch belongs to the folder that was at a path when the watch was added, not to the path. When that folder
 is deleted, moved or unmounted, the watch gets no later events of the path, even if a new folder is created
-there. The watches are then *stale*, and the caller must create new ones. Events between the two are lost, so
-the caller must then list all files again.
+there. The watches are then *stale*, and the caller must create new ones. Changes that only the old watches
+saw are not reported, so the caller must then list all files again. But the old watches still say which files
+were closed.
 """
 
 from __future__ import annotations
@@ -67,31 +68,53 @@ class FolderEvents:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            try:
-                self._inotify = stack.enter_context(Inotify(sync_timeout=0))
-            except OSError as error:
-                self._note(self._folders, error)
-            else:
-                unheard: list[str] = []
-                for folder in self._folders:
-                    try:
-                        self._inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
-                    except (FileNotFoundError, NotADirectoryError):
-                        self.stale = True  # It was removed after the listing. A new listing shows that.
-                    except OSError as error:
-                        unheard.append(folder)
-                        self._note(unheard, error)
-                loop = asyncio.get_running_loop()
-                loop.add_reader(self._inotify.fd, self._news.set)
-                stack.callback(loop.remove_reader, self._inotify.fd)
-            self._stack = stack.pop_all()
+        self.watch(self._folders)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def watch(self, folders: Iterable[str]) -> None:
+        """Watch these folders from now on, each as it is now, and no others.
+
+        The old watches end after the new ones have begun, so that the close of each file is seen.
+        """
+        before, last = self._inotify, self._stack
+        self.unheard = ()
+        self.limit = ""
+        self._folders = sorted(folders)
+        with last:
+            with ExitStack() as stack:
+                self._inotify, stale = self._begun(stack)
+                self._stack = stack.pop_all()
+            if before is not None:
+                self._take(before, {})
+        # What happened to the folders before does not matter: they are watched as they are now.
+        self.stale = stale
+
+    def _begun(self, stack: ExitStack) -> tuple[Inotify | None, bool]:
+        """Return new watches, which end with the stack, and whether a folder is no longer there."""
+        try:
+            inotify = stack.enter_context(Inotify(sync_timeout=0))
+        except OSError as error:
+            self._note(self._folders, error)
+            return None, False
+        stale = False
+        unheard: list[str] = []
+        for folder in self._folders:
+            try:
+                inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
+            except (FileNotFoundError, NotADirectoryError):
+                stale = True  # It was removed after the listing. A new listing shows that.
+            except OSError as error:
+                unheard.append(folder)
+                self._note(unheard, error)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(inotify.fd, self._news.set)
+        stack.callback(loop.remove_reader, inotify.fd)
+        return inotify, stale
 
     async def burst(self, patience_s: float | None) -> list[str]:
         """Wait for a burst of events, and return the changed paths; empty after a timeout without events."""
@@ -102,14 +125,14 @@ class FolderEvents:
         until = time.monotonic() + LONGEST_BURST_S
         while self._news.is_set():
             self._news.clear()
-            self._take(paths)
+            if self._inotify is not None:
+                self._take(self._inotify, paths)
             if time.monotonic() < until:
                 await asyncio.sleep(STEP_S)
         return list(paths)
 
-    def _take(self, paths: dict[str, None]) -> None:
-        assert self._inotify is not None, "events come only through it"
-        while (event := self._inotify.sync_get()) is not None:
+    def _take(self, inotify: Inotify, paths: dict[str, None]) -> None:
+        while (event := inotify.sync_get()) is not None:
             if event.mask & Mask.Q_OVERFLOW:
                 paths |= dict.fromkeys(self._folders)
                 self._writing.clear()
