@@ -98,15 +98,9 @@ class DrainingTables:
         usual = {name: of for of, name in fleet.renamed.items()}
         taken = {*used, *(each.table.name for each in placed)}
         places = {each.place for each in placed}
-        ports = {place.port for place in places}
         for each in placed:
             name = each.table.name
-            if name not in used or not _is_elsewhere(each, used[name], places):
-                continue
-            # A listener that waits for a table holds its former port until then. Envoy would refuse it to the
-            # listener that takes it over.
-            former = used[name].place.port
-            if former == each.place.port or former not in ports:
+            if name in used and _is_elsewhere(each, used[name], places):
                 of = usual.get(name, name)
                 other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
                 taken.add(other)

@@ -27,7 +27,7 @@ def test_a_cluster_that_knows_its_endpoints_asks_for_none() -> None:
 
 
 def test_a_listener_asks_for_its_routes() -> None:
-    assert needs_routes(laptop.listener("l", 80, "r"))
+    assert needs_routes(laptop.listener("l", 80, "r")) == {"r"}
 
 
 def test_a_listener_without_routes_asks_for_none() -> None:

@@ -123,9 +123,11 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
             body = encode(cluster)
         case "L":
             manager = HttpConnectionManager(stat_prefix=what)
+            where, _, table = what.partition("/")
+            manager.rds.route_config_name = table or "r"
             manager.rds.config_source.ads.SetInParent()
             listener = Listener(name=name)
-            for port in filter(None, what.partition("@")[2].split(",")):
+            for port in filter(None, where.partition("@")[2].split(",")):
                 listener.additional_addresses.add().address.socket_address.port_value = int(port)
             listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
             body = encode(listener)
@@ -1293,6 +1295,26 @@ def test_a_new_listener_takes_the_address_of_one_that_moves(served: Conversation
         >> L ack
         << L a=1@80
         >> L ack
+    """)
+
+    assert served.refused() == {}
+
+
+def test_a_listener_that_moves_and_waits_for_its_routes_leaves_its_address(served: Conversation) -> None:
+    """Until it has them, Envoy keeps the old version open; and the routes wait for the listeners."""
+    served.play("== L+m=1@80")
+    served.play(">> L ack")
+    served.says("""
+        == L+a=1@80 L+m=2@81/other R+other=1
+        << L a=1@80 m=2@81/other
+        >> R +other
+        >> L nack Error adding/updating listener(s) a: error adding listener: 'a' has duplicate address '…'|
+        << L -m
+        >> L ack
+        << L a=1@80 m=2@81/other
+        >> L ack
+        << R other=1
+        >> R ack
     """)
 
     assert served.refused() == {}

@@ -26,18 +26,19 @@ def needs_endpoints(resource: XdsResource) -> str | None:
     return cluster.eds_cluster_config.service_name or cluster.name
 
 
-def needs_routes(resource: XdsResource) -> bool:
-    """Whether a listener asks for a route configuration."""
+def needs_routes(resource: XdsResource) -> frozenset[str]:
+    """The names of the route configurations that a listener subscribes to."""
+    names: set[str] = set()
     try:
         listener = Listener.FromString(resource.body)
         for chain in (*listener.filter_chains, listener.default_filter_chain):
             for network_filter in chain.filters:
                 manager = HttpConnectionManager()
                 if network_filter.typed_config.Unpack(manager) and manager.rds.config_source.HasField("ads"):
-                    return True
+                    names.add(manager.rds.route_config_name)
     except DecodeError:
         pass
-    return False
+    return frozenset(names)
 
 
 def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:

@@ -35,8 +35,9 @@ still use.
 There is one exception: a listener that *reopens*. Envoy refuses a listener whose address another of its
 listeners has open. That may be a listener that moves in the same response, or the old version of the same
 listener when it gets one more address. So the session removes the old version, lets the others move, and
-sends the listener again. Until then, for some milliseconds, clients cannot connect to it. Open connections
-drain, as at any change of a listener.
+sends the listener again. Envoy keeps the old version of a listener that waits for a new route table, so those
+in the same response are removed and sent again too. Until then, for some milliseconds, clients cannot connect
+to them. Open connections drain, as at any change of a listener.
 
 Rules
 -----
@@ -586,6 +587,11 @@ class Session:
                     reopening.news[name] = refused
                 else:
                     self._reject(channel, refused, words, batch.oldest)
+            if reopening.news:
+                for name in [
+                    name for name in batch.news if self._waits_for_routes(channel, batch.news[name])
+                ]:
+                    reopening.news[name] = batch.news.pop(name)
             if batch:
                 channel.retries.appendleft(batch)
             closing = [name for name in reopening.news if channel.ledger.get(name) not in (None, ABSENT)]
@@ -614,6 +620,17 @@ class Session:
         wanted = addresses(listener)
         others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)
         return not any(wanted & addresses(other) for other in others)
+
+    def _waits_for_routes(self, channel: Channel, listener: XdsResource) -> bool:
+        """Whether Envoy keeps the old version of a listener until it has route tables that come later.
+
+        The old version may have the address that another listener takes over.
+        """
+        if channel.ledger.get(listener.name) in (None, ABSENT):
+            return False
+        routes = self._channels.get(ROUTE)
+        tables = needs_routes(listener)
+        return routes is None or any(routes.ledger.get(name) in (None, ABSENT) for name in tables)
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
         """Handle the refusal of a flight that has timed out. Its resources may have changed since."""
