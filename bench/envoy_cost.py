@@ -203,7 +203,7 @@ async def measure(routes: int, changes: int, rounds: int) -> dict[str, tuple[flo
                         if change:  # the first replaces a table of another form
                             passed[form.__name__].append(took * 1000)
                             cpu[form.__name__].append((cpu_s(envoy.pid) - before) * 1000)
-            envoy.hurry()
+            envoy.skip_drain()
         await grpc_server.stop(grace=None)
     return {name: (median(cpu[name]), median(passed[name])) for name in cpu}
 

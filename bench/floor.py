@@ -191,7 +191,7 @@ class _Floor:
             ) as envoy:
                 self.envoy = envoy
                 await self.stop.wait()
-                envoy.hurry()
+                envoy.skip_drain()
             await server.stop(grace=None)
 
 

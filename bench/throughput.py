@@ -216,7 +216,7 @@ async def _static_envoy(
             options=EnvoyOptions(concurrency=1),
         )
     )
-    stack.callback(envoy.hurry)
+    stack.callback(envoy.skip_drain)
     await envoy.ready()
     assert envoy.pid is not None
     return envoy.pid
@@ -226,7 +226,7 @@ async def _moongates_envoy(stack: AsyncExitStack, port: int, upstream: int) -> i
     """The process id of a new Envoy that moongate configures, which serves; it ends with the stack."""
     before = {child.pid for child in psutil.Process().children()}
     laptop = await stack.enter_async_context(Laptop())
-    stack.callback(laptop.hurry)
+    stack.callback(laptop.skip_drain)
     await laptop.apply(MANIFESTS.format(port=port, upstream=upstream))
     [envoy] = (child for child in psutil.Process().children() if child.pid not in before)
     return envoy.pid

@@ -67,7 +67,7 @@ class _Chain:
         """Node → the filters that its chain has."""
         self.lacking: dict[str, Filters] = {}
         """Node → the filters that its chain should have; none once it takes the listener."""
-        self.words: dict[str, str] = {}
+        self.messages: dict[str, str] = {}
         """Node → what it says of the listener that it refuses."""
 
 
@@ -180,8 +180,8 @@ class ChainTransitions:
             return self._shrink(fleet_id, fleet)
         return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
 
-    def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, words: str) -> bool:
-        """An Envoy has refused a listener, in these words. True if the world is to be settled again."""
+    def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, message: str) -> bool:
+        """An Envoy has refused a listener, with this message. True if the world is to be settled again."""
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
@@ -190,7 +190,7 @@ class ChainTransitions:
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
-                chain.lacking[node], chain.words[node] = filters - in_force, words
+                chain.lacking[node], chain.messages[node] = filters - in_force, message
                 wrote |= self._write_lacking(fleet_id, name, chain)
         return wrote
 
@@ -247,12 +247,12 @@ class ChainTransitions:
         return self._world.write(lingering(TableId(fleet_id, name)), rest or None)
 
     def _write_lacking(self, fleet_id: FleetId, name: str, chain: _Chain) -> bool:
-        words = {
-            one.name: chain.words[node]
+        messages = {
+            one.name: chain.messages[node]
             for node, filters in sorted(chain.lacking.items())
             for one in sorted(filters)
         }
-        return self._world.write(lacking(TableId(fleet_id, name)), words or None)
+        return self._world.write(lacking(TableId(fleet_id, name)), messages or None)
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
         versions = fleet.listeners.get(listener, {})

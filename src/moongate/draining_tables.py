@@ -21,7 +21,7 @@ from moongate.attach.envoy_listeners import renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
-from moongate.xds.draining import draining, placed_tables
+from moongate.xds.draining import draining, table_uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId
     from moongate.engine import Root
     from moongate.world import World
-    from moongate.xds.draining import Place, PlacedTable
+    from moongate.xds.draining import ChainMatch, TableUse
 
 
 class _Fleet:
-    def __init__(self, root: Root[tuple[PlacedTable, ...]]) -> None:
+    def __init__(self, root: Root[tuple[TableUse, ...]]) -> None:
         self.root = root
-        self.current: dict[str, PlacedTable] = {}
-        self.draining: dict[str, PlacedTable] = {}
+        self.current: dict[str, TableUse] = {}
+        self.draining: dict[str, TableUse] = {}
         self.renamed: dict[str, str] = {}
         """Usual name → the name at the present place."""
 
@@ -52,7 +52,7 @@ class DrainingTables:
     def start(self, fleet_id: FleetId) -> None:
         """A fleet has come."""
         root = self._world.observers.observe(
-            placed_tables, (fleet_id,), INVENTORY, lambda root: self._placed(fleet_id, root.value)
+            table_uses, (fleet_id,), INVENTORY, lambda root: self._on_uses(fleet_id, root.value)
         )
         self._fleets[fleet_id] = _Fleet(root)
 
@@ -77,30 +77,30 @@ class DrainingTables:
         fleet.draining = {name: each for name, each in fleet.draining.items() if is_asked_for(name)}
         return self._write(fleet_id, fleet)
 
-    def _placed(self, fleet_id: FleetId, placed: tuple[PlacedTable, ...] | Failed | None) -> None:
+    def _on_uses(self, fleet_id: FleetId, uses: tuple[TableUse, ...] | Failed | None) -> None:
         """Note what has left. Called before it is handed out."""
-        if placed is None or isinstance(placed, Failed):
+        if uses is None or isinstance(uses, Failed):
             return
         if keeps_what_it_has.attempt(self._world.db, fleet_id) is not False:
             return
         fleet = self._fleets[fleet_id]
-        if self._rename(fleet_id, fleet, placed):
+        if self._rename(fleet_id, fleet, uses):
             return  # This is called again, with the new names.
-        before, fleet.current = fleet.current, {each.table.name: each for each in placed}
+        before, fleet.current = fleet.current, {each.table.name: each for each in uses}
         left = {name: each for name, each in before.items() if name not in fleet.current}
         # Of one that left twice, from two places, connections of the first are taken for those of the last.
         fleet.draining = {n: each for n, each in (fleet.draining | left).items() if n not in fleet.current}
         self._write(fleet_id, fleet)
 
-    def _rename(self, fleet_id: FleetId, fleet: _Fleet, placed: tuple[PlacedTable, ...]) -> bool:
+    def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: tuple[TableUse, ...]) -> bool:
         """Give another name to what Envoys may use by its name at another place. True if anything has one."""
         used = fleet.draining | fleet.current
         usual = {name: of for of, name in fleet.renamed.items()}
-        taken = {*used, *(each.table.name for each in placed)}
-        places = {each.place for each in placed}
-        for each in placed:
+        taken = {*used, *(each.table.name for each in uses)}
+        matches = {each.match for each in uses}
+        for each in uses:
             name = each.table.name
-            if name in used and _is_elsewhere(each, used[name], places):
+            if name in used and _is_elsewhere(each, used[name], matches):
                 of = usual.get(name, name)
                 other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
                 taken.add(other)
@@ -111,20 +111,20 @@ class DrainingTables:
         known = fleet.current.keys() | fleet.draining.keys()
         fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in known}
         wrote = self._write_renamed(fleet_id, fleet)
-        drain = sorted((name, each.place) for name, each in fleet.draining.items())
+        drain = sorted((name, each.match) for name, each in fleet.draining.items())
         return self._world.write(draining(fleet_id), tuple(drain) or None) or wrote
 
     def _write_renamed(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
         return self._world.write(renamed(fleet_id), tuple(sorted(fleet.renamed.items())) or None)
 
 
-def _is_elsewhere(table: PlacedTable, former: PlacedTable, places: AbstractSet[Place]) -> bool:
+def _is_elsewhere(use: TableUse, former: TableUse, matches: AbstractSet[ChainMatch]) -> bool:
     """Whether connections that come to a table now could not do so before, or must not be taken for others.
 
     Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has the
     former hostname now, the connections of before are that one's.
     """
-    if table.place == former.place or former.place not in places:
-        known = former.place._replace(hostname=table.place.hostname)
-        return table.place != known or not set(table.addresses) <= set(former.addresses)
+    if use.match == former.match or former.match not in matches:
+        known = former.match._replace(hostname=use.match.hostname)
+        return use.match != known or not set(use.addresses) <= set(former.addresses)
     return True

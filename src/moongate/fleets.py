@@ -137,7 +137,7 @@ class Fleets:
             for key in gone:
                 fleet.refused.pop(key, None)
 
-    def look(self) -> Iterator[None]:
+    def review(self) -> Iterator[None]:
         """React to the events, now that the world is settled; in steps."""
         wrote = yield from self._quarantine.review()
         wrote |= self._transitions.review()
@@ -161,10 +161,10 @@ class Fleets:
             while self._held:
                 self._ads.release(self._held.pop())
 
-    def hurry(self) -> None:
+    def skip_drain(self) -> None:
         """End a running or future drain at once."""
         for fleet in (*self._fleets.values(), *self._ending.values()):
-            fleet.process.hurry()
+            fleet.process.skip_drain()
 
     # -- out ----------------------------------------------------------------
 
@@ -418,7 +418,7 @@ class Fleets:
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
-            trouble=fleet.process.trouble,
+            start_error=fleet.process.start_error,
             addresses=fleet.hosts() if serving else (),
             refusals=tuple(messages),
             refused_listeners=(
@@ -428,7 +428,7 @@ class Fleets:
                     for member in served.get(name, ())
                     if member.gateway == gateway
                 ),
-                *(RefusedListener(at, "Invalid", words) for at, words in sorted(out.items())),
+                *(RefusedListener(at, "Invalid", message) for at, message in sorted(out.items())),
             ),
         )
 

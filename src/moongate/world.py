@@ -155,15 +155,15 @@ class World:
         self._outbox = Outbox()
         self._fleets: dict[FleetId, FleetInventory] = {}
         self._statuses: dict[Ref, Root[Any]] = {}
-        self._judged: dict[Ref, Struct | None] = {}
+        self._computed: dict[Ref, Struct | None] = {}
         """Statuses as their queries last answered."""
-        self._judged_anew: dict[Ref, None] = {}
+        self._recomputed: dict[Ref, None] = {}
         self._concerned: Mapping[Ref, tuple[Failed, ...]] = {}
-        self._shown: dict[Ref, Struct] = {}
+        self._reported: dict[Ref, Struct] = {}
         """Statuses as they were handed out: with the failures of queries added."""
-        self._came: dict[str, FleetId | None] = {}
-        self._status_news: dict[Ref, Struct | None] = {}
-        self.observers.observe(fleets.fleets, (), INVENTORY, self._fleets_that_are)
+        self._fleet_changes: dict[str, FleetId | None] = {}
+        self._status_changes: dict[Ref, Struct | None] = {}
+        self.observers.observe(fleets.fleets, (), INVENTORY, self._on_fleets)
 
     @classmethod
     def of(cls, resources: Iterable[Resource], config: EnvoyGateway | None = None) -> World:
@@ -276,10 +276,10 @@ class World:
         """
         if urgent:
             return Changes(self._outbox.take_endpoints(), {}, {}, {})
-        self._show_statuses()
-        changes = Changes(*self._outbox.take(), dict(self._came), dict(self._status_news))
-        self._came.clear()
-        self._status_news.clear()
+        self._report_statuses()
+        changes = Changes(*self._outbox.take(), dict(self._fleet_changes), dict(self._status_changes))
+        self._fleet_changes.clear()
+        self._status_changes.clear()
         return changes
 
     # -- out ----------------------------------------------------------------
@@ -327,7 +327,7 @@ class World:
 
     def statuses(self) -> Mapping[Ref, Struct]:
         """All statuses, as last handed out."""
-        return self._shown
+        return self._reported
 
     def problems(self) -> Iterator[tuple[Ref, Problem]]:
         """The problems of the policies that are in force, with paths into their manifests."""
@@ -357,51 +357,51 @@ class World:
         yield ran
         ran.note(self.db.counts - before)
 
-    def _fleets_that_are(self, root: Root[tuple[FleetId, ...]]) -> None:
+    def _on_fleets(self, root: Root[tuple[FleetId, ...]]) -> None:
         value = root.value
         if value is None or isinstance(value, Failed):
             return
         for fleet in [each for each in self._fleets if each not in value]:
             self._fleets.pop(fleet).close()
-            self._came[names.fleet(fleet)] = None
+            self._fleet_changes[names.fleet(fleet)] = None
         for fleet in value:
             if fleet not in self._fleets:
                 self._fleets[fleet] = FleetInventory(self.observers, self._outbox, fleet, self._patches)
-                self._came[names.fleet(fleet)] = fleet
+                self._fleet_changes[names.fleet(fleet)] = fleet
 
     def _status(self, ref: Ref) -> Callable[[Root[Any]], None]:
         def handle(root: Root[Any]) -> None:
             if not isinstance(root.value, Failed):
-                self._judged[ref] = root.value
-                self._judged_anew[ref] = None
+                self._computed[ref] = root.value
+                self._recomputed[ref] = None
 
         return handle
 
-    def _show_statuses(self) -> None:
+    def _report_statuses(self) -> None:
         """Note the statuses that differ from those handed out, with what fails just now."""
         # Whom a failure concerns may differ although the same calls fail: members of a fleet come and go.
         concerned, self._concerned = self._concerned, failures.concerned(self.db)
         held = self.store.held()
-        for ref in self._judged_anew | dict.fromkeys((*concerned, *self._concerned)):
-            status = self._judged.get(ref)
+        for ref in self._recomputed | dict.fromkeys((*concerned, *self._concerned)):
+            status = self._computed.get(ref)
             failed = self._concerned.get(ref)
             # Without a status it is not ours, unless it is the status that failed.
             if failed and ref in held and (status or isinstance(self._statuses[ref].value, Failed)):
                 status = failures.with_failures(self.db, held[ref], status, failed)
-            if status != self._shown.get(ref):
-                self._status_news[ref] = status
+            if status != self._reported.get(ref):
+                self._status_changes[ref] = status
                 if status is None:
-                    del self._shown[ref]
+                    del self._reported[ref]
                 else:
-                    self._shown[ref] = status
-        self._judged_anew.clear()
+                    self._reported[ref] = status
+        self._recomputed.clear()
 
     def _forget_status(self, ref: Ref) -> None:
         root = self._statuses.pop(ref, None)
         if root is not None:
             self.observers.release(root)
-            self._judged.pop(ref, None)
-            self._judged_anew[ref] = None
+            self._computed.pop(ref, None)
+            self._recomputed[ref] = None
 
 
 def _is_of_endpoints(old: Resource | None, new: Resource | None) -> bool:

@@ -117,13 +117,13 @@ async def test_an_envoy_that_cannot_be_started_is_reported_in_its_own_words(run:
             await process.ready()
 
         assert process.state is State.FAILED
-        assert "--no-such-flag" in process.trouble
+        assert "--no-such-flag" in process.start_error
         assert not process.unusable, "other options would do"
 
         await process.configure(EnvoyOptions(concurrency=1))
         await process.until(lambda: process.state is State.READY)
 
-        assert process.trouble == ""
+        assert process.start_error == ""
 
 
 async def test_an_envoy_that_ends_well_without_having_served_is_in_trouble_too(run: RunDirectory) -> None:
@@ -235,7 +235,7 @@ async def test_a_hurried_end_waits_for_nobody(run: RunDirectory) -> None:
         await process.ready()
         tasks.create_task(_cut_off(url))
         await backend.asked.wait()
-        process.hurry()
+        process.skip_drain()
 
 
 async def test_a_cancelled_drain_leaves_no_process(run: RunDirectory) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 
-from moongate.xds.access_logs import DEFAULT_FIELDS, Place, access_logs
+from moongate.xds.access_logs import DEFAULT_FIELDS, AccessLogType, access_logs
 from tests.core import EG_FLEET, Core, gateway, http
 
 NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "logs"}}
 
 
-def logs(access_log: str, place: Place = "Route") -> list[AccessLog]:
+def logs(access_log: str, type_: AccessLogType = "Route") -> list[AccessLog]:
     core = Core(
         gateway(http("web"), infrastructure=NAMED),
         f"""
@@ -21,7 +21,7 @@ def logs(access_log: str, place: Place = "Route") -> list[AccessLog]:
         spec: {{telemetry: {{accessLog: {access_log}}}}}
         """,
     )
-    return [AccessLog.FromString(body) for body in access_logs(core.db, EG_FLEET, place)]
+    return [AccessLog.FromString(body) for body in access_logs(core.db, EG_FLEET, type_)]
 
 
 def file_of(log: AccessLog) -> FileAccessLog:
@@ -61,7 +61,7 @@ def test_text_comes_before_json() -> None:
 def test_a_type_says_who_logs() -> None:
     setting = "{settings: [{type: Upstream, sinks: [{type: File, file: {path: /up}}]}]}"
 
-    assert [len(logs(setting, place)) for place in ("Listener", "Route", "Upstream")] == [0, 0, 1]
+    assert [len(logs(setting, type_)) for type_ in ("Listener", "Route", "Upstream")] == [0, 0, 1]
 
 
 def test_all_conditions_must_hold() -> None:

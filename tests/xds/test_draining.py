@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from moongate.attach.listeners import ChainKind
-from moongate.xds.draining import Place, draining, draining_tables
+from moongate.xds.draining import ChainMatch, draining, draining_tables
 from tests.core import EG_FLEET, Core, gateway, http, https, tls_secret
 
 FORMER = "default/eg/former"
 SECRET = tls_secret("cert", "*.test")
 
 
-def successors(core: Core, place: Place) -> list[str]:
-    """The listeners whose routes a connection meets that has once arrived at a place."""
-    core.db.put(draining(EG_FLEET), ((FORMER, place),))
+def successors(core: Core, match: ChainMatch) -> list[str]:
+    """The listeners whose routes a connection meets that once came by a match."""
+    core.db.put(draining(EG_FLEET), ((FORMER, match),))
     (table,) = draining_tables(core.db, EG_FLEET)
     assert table.name == FORMER
     return [member.name for member in table.members]
@@ -27,7 +27,7 @@ def successors(core: Core, place: Place) -> list[str]:
 def test_plain_connections_of_a_port_are_alike(kind: ChainKind, port: int, names: list[str]) -> None:
     core = Core(gateway(http("one"), http("two", hostname="two.test")))
 
-    assert successors(core, Place(kind, port, "")) == names
+    assert successors(core, ChainMatch(kind, port, "")) == names
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_an_encrypted_connection_goes_where_its_hostname_leads(hostname: str, na
         SECRET,
     )
 
-    assert successors(core, Place("HTTPS", 10443, hostname)) == names
+    assert successors(core, ChainMatch("HTTPS", 10443, hostname)) == names
 
 
 def test_where_no_name_fits_nobody_succeeds() -> None:
     core = Core(gateway(https("own", "cert", hostname="a.test")), SECRET)
 
-    assert successors(core, Place("HTTPS", 10443, "b.test")) == []
-    assert successors(core, Place("HTTPS", 10443, "")) == []
-    assert successors(core, Place("HTTP", 10443, "")) == []
+    assert successors(core, ChainMatch("HTTPS", 10443, "b.test")) == []
+    assert successors(core, ChainMatch("HTTPS", 10443, "")) == []
+    assert successors(core, ChainMatch("HTTP", 10443, "")) == []
 
 
 def test_nothing_drains_of_which_nothing_is_noted() -> None:

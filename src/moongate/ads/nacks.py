@@ -30,21 +30,21 @@ def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
     return named or dict.fromkeys(sent, message) if len(sent) == 1 else named
 
 
-def meets_a_listener(listener: str, words: str) -> bool:
+def meets_a_listener(listener: str, message: str) -> bool:
     """Whether Envoy refuses a listener because another, or its own old version, has its address open.
 
     Args:
         listener: its name.
-        words: what Envoy says of it.
+        message: what Envoy says of it.
     """
     # At the very beginning: what comes later may be a quote of what a user wrote.
-    said = words.removeprefix(f"Error adding/updating listener(s) {listener}: ")
+    said = message.removeprefix(f"Error adding/updating listener(s) {listener}: ")
     return said.startswith(f"error adding listener: '{listener}' has duplicate address '")
 
 
-def meets_a_socket(words: str) -> bool:
+def meets_a_socket(message: str) -> bool:
     """Whether Envoy refuses a listener because a socket has its address: of another process, or its own."""
-    failure = bind_failure(words)
+    failure = bind_failure(message)
     return failure is not None and failure.in_use
 
 

@@ -359,7 +359,7 @@ class Session:
         elif channel.type_url == ROUTE and self._done(_MAKE) >= channel.staged_seq:
             batch = channel.staged.part(channel.returning)
 
-        self._arm(channel, now)
+        self._start_lingering(channel, now)
         if channel.type_url == CLUSTER or not self._removing_clusters(now):
             batch.gone.extend(channel.expired(now))
 
@@ -449,7 +449,7 @@ class Session:
                 else:
                     channel.pending_removal[name] = self._snapshot.seq
             elif channel.type_url == CLUSTER:
-                self._recut()
+                self._restage_listeners_and_routes()
         channel.dirty.clear()
         if not staged:
             staged.oldest = inf
@@ -466,7 +466,7 @@ class Session:
             return None
         return clusters.flight.endpoints.get(name)
 
-    def _recut(self) -> None:
+    def _restage_listeners_and_routes(self) -> None:
         """Stage listeners and routes again, because a cluster came and went before it was sent.
 
         A staged resource may refer to that cluster; the newest version does not.
@@ -476,7 +476,7 @@ class Session:
             if channel is not None:
                 channel.take_back(channel.staged.take())
 
-    def _arm(self, channel: Channel, now: float) -> None:
+    def _start_lingering(self, channel: Channel, now: float) -> None:
         """Let resources that are pending removal linger, as soon as nothing in force refers to them."""
         if not channel.pending_removal:
             return
@@ -578,15 +578,15 @@ class Session:
         batch.applied = bool(blamed)
         if blamed:
             reopening = Batch(oldest=batch.oldest)
-            for name, words in blamed.items():
+            for name, own in blamed.items():
                 refused = batch.news.pop(name)
-                if self._may_reopen(channel, refused, words):
+                if self._may_reopen(channel, refused, own):
                     version, times = channel.reopened.get(name, ("", 0))
                     again = times + 1 if version == refused.version else 1
                     channel.reopened[name] = refused.version, again
                     reopening.news[name] = refused
                 else:
-                    self._reject(channel, refused, words, batch.oldest)
+                    self._reject(channel, refused, own, batch.oldest)
             if reopening.news:
                 for name in [
                     name for name in batch.news if self._waits_for_routes(channel, batch.news[name])
@@ -604,7 +604,7 @@ class Session:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
 
-    def _may_reopen(self, channel: Channel, listener: XdsResource, words: str) -> bool:
+    def _may_reopen(self, channel: Channel, listener: XdsResource, message: str) -> bool:
         """Whether Envoy can open a listener after other listeners, and its own old version, are closed.
 
         If another listener keeps the address, closing does not help, and the listener is rejected. Envoy
@@ -614,8 +614,8 @@ class Session:
             return False
         version, times = channel.reopened.get(listener.name, ("", 0))
         if version == listener.version:
-            return meets_a_socket(words) and times <= MOST_REOPENINGS
-        if not meets_a_listener(listener.name, words):
+            return meets_a_socket(message) and times <= MOST_REOPENINGS
+        if not meets_a_listener(listener.name, message):
             return False
         wanted = addresses(listener)
         others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)
@@ -647,8 +647,8 @@ class Session:
             else:
                 channel.mark(name, self._snapshot.seq)
 
-    def _reject(self, channel: Channel, resource: XdsResource, words: str, oldest: float) -> None:
-        why = reason(words)
+    def _reject(self, channel: Channel, resource: XdsResource, message: str, oldest: float) -> None:
+        why = reason(message)
         # If several versions in a row were refused, the version in force is older than the first of them.
         before = channel.rejected.get(resource.name)
         since = oldest if before is None else min(before.seq, oldest)

@@ -167,8 +167,8 @@ def _discreet(kind: type[Resource], faults: tuple[Problem, ...]) -> tuple[Proble
     """The faults of a resource without values that nobody else may read."""
     if not kind.PRIVATE:
         return faults
-    words = _OF_PRIVATE | {kind.PRIVATE: f"{kind.PRIVATE} must be an object, its values in base64."}
-    return tuple(Problem(f.path, words.get(f.path, f.message), f.reason) for f in faults)
+    messages = _OF_PRIVATE | {kind.PRIVATE: f"{kind.PRIVATE} must be an object, its values in base64."}
+    return tuple(Problem(f.path, messages.get(f.path, f.message), f.reason) for f in faults)
 
 
 def _made(kind: type[R], document: dict[str, Any]) -> R | None:

@@ -57,16 +57,16 @@ class Model(
     entry of a list (or each value of a map). Those of the base classes hold too."""
 
 
-def form(pattern: str, words: str, *, low: int | None = None, high: int | None = None) -> Meta:
+def form(pattern: str, description: str, *, low: int | None = None, high: int | None = None) -> Meta:
     """Annotation of a string that must have a form.
 
     Args:
         pattern: the CRD's regular expression.
-        words: what it asks for, to follow "it must be"; a user never sees the pattern.
+        description: what it asks for, to follow "it must be"; a user never sees the pattern.
         low: fewest characters.
         high: most characters.
     """
-    return Meta(pattern=pattern, min_length=low, max_length=high, extra={"form": words})
+    return Meta(pattern=pattern, min_length=low, max_length=high, extra={"form": description})
 
 
 def not_built_yet(consequence: str) -> Meta:

@@ -34,9 +34,9 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             values = type_.values
             if any(value == right and type(value) is type(right) for right in values):
                 return None
-            words = [str(right) for right in values]
-            meant = did_you_mean(value, words) if isinstance(value, str) else ""
-            return f"The value is {shown(value)}; it must be one of {', '.join(words)}.{meant}"
+            choices = [str(right) for right in values]
+            meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+            return f"The value is {shown(value)}; it must be one of {', '.join(choices)}.{meant}"
         case types.StrType():
             pattern = exact(type_)
             if not isinstance(value, str):

@@ -393,8 +393,8 @@ def reading(read: Callable[[], T], fault: str) -> T | Fault:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception, and must not end the process
-        words = (message for kind, message in _FAULTS.items() if isinstance(error, kind))
-        return Fault(next(words, fault))
+        messages = (message for kind, message in _FAULTS.items() if isinstance(error, kind))
+        return Fault(next(messages, fault))
 
 
 def _spki(key: PublicKeyTypes) -> bytes:

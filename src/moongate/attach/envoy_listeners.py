@@ -45,6 +45,11 @@ class ChainGroup(NamedTuple):
     stat_prefix: str
     members: tuple[ListenerId, ...]
 
+    @property
+    def table(self) -> RouteTable:
+        """Its route configuration."""
+        return RouteTable(self.name, self.members)
+
 
 class EnvoyListener(Struct, frozen=True):
     """Listeners of one port that share an Envoy listener.
@@ -115,7 +120,7 @@ def chain_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainG
 @query
 def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     """The route configurations of a fleet: one for an HTTPS listener, one for the HTTP ones of a port."""
-    return tuple(RouteTable(group.name, group.members) for _, group in chain_groups(db, fleet))
+    return tuple(group.table for _, group in chain_groups(db, fleet))
 
 
 @query

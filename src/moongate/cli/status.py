@@ -108,12 +108,12 @@ def _description(path: Path) -> str:
 def _command(pid: int) -> str:
     """The command line of a process, and its working directory, because paths may be relative."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         folder = Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
         return "ending"
-    own = next((n for n, word in enumerate(words) if Path(word).name == "moongate"), None)
-    return f"{shlex.join(words if own is None else ['moongate', *words[own + 1 :]])} (in {folder})"
+    own = next((n for n, word in enumerate(argv) if Path(word).name == "moongate"), None)
+    return f"{shlex.join(argv if own is None else ['moongate', *argv[own + 1 :]])} (in {folder})"
 
 
 def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:

@@ -181,12 +181,12 @@ def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_for
         "--log-stacktrace-single-entry": None,
     }
     theirs = {_ALIASES.get(argument, argument) for argument in options.extra_args}
-    words: list[str] = []
+    flags: list[str] = []
     for flag, value in ours.items():
         # Envoy refuses a repeated flag.
         if flag not in theirs and value != "":
-            words += [flag] if value is None else [flag, value]
-    return (*words, *options.extra_args)
+            flags += [flag] if value is None else [flag, value]
+    return (*flags, *options.extra_args)
 
 
 _ALIASES = {"-c": "--config-path", "-l": "--log-level"}

@@ -8,8 +8,8 @@ is live, and wait for its end. If Envoy ends unexpectedly, the supervisor starts
 pause doubles each time, and is short again after Envoy has run for a while.
 
 A start can fail: Envoy does not know an argument, the disk is full, or no process can be created. The
-supervisor does not raise such an error, because other Envoys of this moongate still serve. ``trouble`` has
-the reason, and the start is repeated after a pause, or at once when the options change.
+supervisor does not raise such an error, because other Envoys of this moongate still serve. ``start_error``
+has the reason, and the start is repeated after a pause, or at once when the options change.
 
 When the context exits, Envoy drains: it accepts no new connections, we wait for requests in flight, then
 comes SIGTERM, then SIGKILL. If we are interrupted (a second Ctrl-C, a cancellation), Envoy is killed and
@@ -116,7 +116,7 @@ class EnvoyProcess:
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
         last_error: the last error that Envoy logged.
-        trouble: why it could not be started; empty if it could.
+        start_error: why it could not be started; empty if it could.
         unusable: whether this machine cannot run the binary with any options.
     """
 
@@ -138,7 +138,7 @@ class EnvoyProcess:
         self.restarts = 0
         self.pid: int | None = None
         self.last_error = ""
-        self.trouble = ""
+        self.start_error = ""
         self.unusable = False
         self._binary = binary
         self._files = files
@@ -153,7 +153,7 @@ class EnvoyProcess:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._roused = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._drain_skipped = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Start Envoy, and return at once. See :meth:`ready`."""
@@ -182,7 +182,7 @@ class EnvoyProcess:
 
     def failure(self) -> EnvoyFailedError:
         """An error that says why Envoy does not run."""
-        return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.trouble}".strip())
+        return EnvoyFailedError(f"Envoy of {self.gateway} {self.state}. {self.start_error}".strip())
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Return when ``claim()`` is true. It is called again after each change of the state."""
@@ -218,9 +218,9 @@ class EnvoyProcess:
                 raise
             self._running = structs.replace(self._running, log_levels=options.log_levels)
 
-    def hurry(self) -> None:
+    def skip_drain(self) -> None:
         """End the current drain at once, or the next one."""
-        self._hurried.set()
+        self._drain_skipped.set()
 
     async def _supervise(self) -> None:
         pause = self._backoff.first_s
@@ -269,11 +269,11 @@ class EnvoyProcess:
 
     async def _fail(self, reason: str, pause: float) -> None:
         # The same reason is not logged again.
-        log = self._log.debug if reason == self.trouble else self._log.error
+        log = self._log.debug if reason == self.start_error else self._log.error
         log("envoy.failed", message=reason, retry_in_s=pause)
         if self.restarts == 0:
             self.unusable = not await can_run(self._binary)
-        self.trouble = reason
+        self.start_error = reason
         self._enter(State.FAILED)
 
     async def _run(self) -> int:
@@ -334,7 +334,7 @@ class EnvoyProcess:
             pause = min(2 * pause, _LONGEST_POLL_S)
         if self.state is State.STARTING:
             self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
-            self.trouble = ""
+            self.start_error = ""
             self._enter(State.READY)
 
     async def _end_when_stopping(self, process: Process, admin: Admin) -> None:
@@ -358,13 +358,13 @@ class EnvoyProcess:
 
     async def _drain(self, admin: Admin) -> None:
         pause = _FIRST_POLL_S
-        if self._hurried.is_set():
+        if self._drain_skipped.is_set():
             return
         await admin.drain()
         while busy := await admin.busy():
             self._log.debug("envoy.draining", in_flight=busy)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurried.wait(), pause)
+                await asyncio.wait_for(self._drain_skipped.wait(), pause)
                 return
             pause = min(2 * pause, _LONGEST_POLL_S)
 

@@ -303,7 +303,7 @@ def _started(pid: int) -> int | None:
 
 def _runs_from(pid: int, folder: Path) -> bool:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(word.startswith(os.fsencode(folder) + b"/") for word in words)
+    return any(word.startswith(os.fsencode(folder) + b"/") for word in argv)

@@ -325,10 +325,10 @@ class Search:
 
     # -- cells --------------------------------------------------------------
 
-    def _keep_out(self, suspects: Sequence[Suspect], words: str, *, strict: bool) -> Steps:
+    def _keep_out(self, suspects: Sequence[Suspect], message: str, *, strict: bool) -> Steps:
         for some in in_steps(suspects):
             for suspect in some:
-                fallback = Fallback(suspect.last_good, strict or not suspect.steady, words)
+                fallback = Fallback(suspect.last_good, strict or not suspect.steady, message)
                 self._withheld[suspect.group][suspect.version] = fallback
             yield
         return (yield from self._write(suspects))

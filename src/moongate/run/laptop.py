@@ -284,9 +284,9 @@ class Laptop:
         """The faults and the dangling references of the current manifests."""
         return self._log.diagnostics()
 
-    def hurry(self) -> None:
+    def skip_drain(self) -> None:
         """End the current drain at once, or the next one."""
-        self.fleets.hurry()
+        self.fleets.skip_drain()
 
     def report(self) -> dict[str, Any]:
         """The report that ``moongate status`` shows, as plain data."""
@@ -314,7 +314,7 @@ class Laptop:
         self._log.failures(self.world.failures().values())
 
     def _observe(self) -> Iterator[None]:
-        yield from self.fleets.look()
+        yield from self.fleets.review()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
         self._log.serving(self.urls())

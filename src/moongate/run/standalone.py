@@ -76,12 +76,12 @@ async def run_laptop(
 
             def on_signal() -> None:
                 if stop.is_set():
-                    running.hurry()
+                    running.skip_drain()
                 else:
                     _log.info("gateway.stopping")
                     stop.set()
 
-            # The handlers stay until the Envoys are gone: a second signal hurries.
+            # The handlers stay until the Envoys are gone: a second signal skips the drain.
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, on_signal)
             await _serve(running, options, stop, served)

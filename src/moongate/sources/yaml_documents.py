@@ -293,7 +293,7 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
             return Malformed(
                 "The line is indented with a tab; YAML takes spaces only.", number + 1, indent.index("\t") + 1
             )
-    hint = next((hint for words, hint in _HINTS if words in problem), "")
+    hint = next((hint for fragment, hint in _HINTS if fragment in problem), "")
     about = f" ({error.context})" if error.context and not hint else ""
     return Malformed(
         f"This is not YAML: {problem}{about}{': ' + hint if hint else ''}.", line + 1, column + 1

@@ -120,7 +120,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     Args:
         serving: how many have their configuration and accept connections.
         wanted: how many there should be.
-        trouble: why an Envoy could not be started; empty if all could.
+        start_error: why an Envoy could not be started; empty if all could.
         addresses: their addresses.
         refusals: the reasons of Envoys that refuse a part; the last good version of the part stays in force.
         refused_listeners: the refused listeners.
@@ -128,7 +128,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
 
     serving: int
     wanted: int = 1
-    trouble: str = ""
+    start_error: str = ""
     addresses: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     refused_listeners: tuple[RefusedListener, ...] = ()
@@ -266,9 +266,9 @@ def _programmed(accepted: Condition, gateway: Gateway, envoys: EnvoyState) -> Co
     if envoys.refusals:
         message = f"Envoy refuses a part of it: {' '.join(map(sentence, envoys.refusals))}"
         return condition("Programmed", "False", "Invalid", message, generation)
-    if envoys.trouble:
+    if envoys.start_error:
         message = (
-            f"Envoy could not be started: {sentence(envoys.trouble)} "
+            f"Envoy could not be started: {sentence(envoys.start_error)} "
             "moongate tries again, and does so at once when its options in the EnvoyProxy change."
         )
         return condition("Programmed", "False", "NoResources", message, generation)

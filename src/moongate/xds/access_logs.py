@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId
     from moongate.engine import Db
 
-Place = Literal["Listener", "Route", "Upstream"]
+AccessLogType = Literal["Listener", "Route", "Upstream"]
 """Who writes the log: a listener, a connection manager, the router."""
 
 DEFAULT_FIELDS: Final[Mapping[str, str]] = {
@@ -77,8 +77,8 @@ _DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(pa
 
 
 @query
-def access_logs(db: Db, fleet: FleetId, place: Place) -> tuple[bytes, ...]:
-    """Encoded ``AccessLog`` entries of a fleet for one place, in order.
+def access_logs(db: Db, fleet: FleetId, type_: AccessLogType) -> tuple[bytes, ...]:
+    """Encoded ``AccessLog`` entries of a fleet of one type, in order.
 
     There are none when logs are off, or when a condition of one cannot be read; statuses say so.
     """
@@ -87,32 +87,32 @@ def access_logs(db: Db, fleet: FleetId, place: Place) -> tuple[bytes, ...]:
     if (spec is not None and spec.disable) or access_log_problem(db, fleet) is not None:
         return ()
     settings = spec.settings if spec is not None else ()
-    return _encoded(settings, place) if settings else _default(place)
+    return _encoded(settings, type_) if settings else _default(type_)
 
 
 @cache
-def _default(place: Place) -> tuple[bytes, ...]:
+def _default(type_: AccessLogType) -> tuple[bytes, ...]:
     """What fleets have that ask for nothing else: one value for all of them."""
-    return _encoded(_DEFAULT, place)
+    return _encoded(_DEFAULT, type_)
 
 
-def _encoded(settings: tuple[AccessLogSettings, ...], place: Place) -> tuple[bytes, ...]:
+def _encoded(settings: tuple[AccessLogSettings, ...], type_: AccessLogType) -> tuple[bytes, ...]:
     logs = [
-        (not _is_text(setting), encode(_access_log(setting, sink.file, place)))
+        (not _is_text(setting), encode(_access_log(setting, sink.file, type_)))
         for setting in settings
-        if setting.type == place or (setting.type is None and place != "Upstream")
+        if setting.type == type_ or (setting.type is None and type_ != "Upstream")
         for sink in setting.sinks
         if sink.file is not None
     ]
     return tuple(log for json in (False, True) for is_json, log in logs if is_json is json)
 
 
-def _access_log(setting: AccessLogSettings, sink: FileSink, place: Place) -> AccessLog:
+def _access_log(setting: AccessLogSettings, sink: FileSink, type_: AccessLogType) -> AccessLog:
     log = AccessLog(
         name="envoy.access_loggers.file",
         typed_config=packed(FileAccessLog(path=sink.path, log_format=_format(setting))),
     )
-    conditions = list(_conditions(setting, place))
+    conditions = list(_conditions(setting, type_))
     if len(conditions) == 1:
         log.filter.CopyFrom(conditions[0])
     elif conditions:
@@ -120,7 +120,7 @@ def _access_log(setting: AccessLogSettings, sink: FileSink, place: Place) -> Acc
     return log
 
 
-def _conditions(setting: AccessLogSettings, place: Place) -> Iterator[AccessLogFilter]:
+def _conditions(setting: AccessLogSettings, type_: AccessLogType) -> Iterator[AccessLogFilter]:
     for expression in setting.matches:
         yield AccessLogFilter(
             extension_filter=ExtensionFilter(
@@ -128,7 +128,7 @@ def _conditions(setting: AccessLogSettings, place: Place) -> Iterator[AccessLogF
                 typed_config=packed(ExpressionFilter(expression=expression)),
             )
         )
-    if setting.type is None and place == "Listener":
+    if setting.type is None and type_ == "Listener":
         yield AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NR"]))
 
 

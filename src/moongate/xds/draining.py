@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 
-class Place(NamedTuple):
-    """Where connections come to a route configuration.
+class ChainMatch(NamedTuple):
+    """What a connection must match to come to a route configuration.
 
     Args:
         kind: what the chain is made of.
-        port: on which Envoy listens.
-        hostname: for which the connections ask in the TLS handshake; "" for any.
+        port: the port on which Envoy listens.
+        hostname: the hostname that it asks for in the TLS handshake; "" for any.
     """
 
     kind: ChainKind
@@ -46,33 +46,33 @@ class Place(NamedTuple):
     hostname: str
 
 
-class PlacedTable(NamedTuple):
-    """A route configuration, and where it is used.
+class TableUse(NamedTuple):
+    """A route configuration, and which connections use it.
 
     Args:
-        place: where connections come to it.
-        addresses: on which the port is open.
+        match: what a connection must match to come to it.
+        addresses: the addresses on which the port is open.
         table: the route configuration.
     """
 
-    place: Place
+    match: ChainMatch
     addresses: tuple[str, ...]
     table: RouteTable
 
 
 def draining(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with what draining listeners use: ``((name, Place), …)``, sorted; or absent."""
+    """The cell with what draining listeners use: ``((name, ChainMatch), …)``, sorted; or absent."""
     return ("draining-tables", fleet)
 
 
 @query
-def placed_tables(db: Db, fleet: FleetId) -> tuple[PlacedTable, ...]:
-    """The route configurations that a fleet is to have, each with the place where it is used."""
+def table_uses(db: Db, fleet: FleetId) -> tuple[TableUse, ...]:
+    """The route configurations that a fleet is to have, each with the connections that use it."""
     return tuple(
-        PlacedTable(
-            Place(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
+        TableUse(
+            ChainMatch(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
             bind_addresses(db, fleet),
-            RouteTable(group.name, group.members),
+            group.table,
         )
         for envoy, group in chain_groups(db, fleet)
     )
@@ -84,20 +84,20 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
 
     It has none where a new connection would not be accepted; all requests are then answered with 404.
     """
-    drain: tuple[tuple[str, Place], ...] = db.read(draining(fleet)) or ()
+    drain: tuple[tuple[str, ChainMatch], ...] = db.read(draining(fleet)) or ()
     if not drain:
         return ()
-    members = {each.place: each.table.members for each in placed_tables(db, fleet)}
+    members = {use.match: use.table.members for use in table_uses(db, fleet)}
     return tuple(
-        RouteTable(name, next((members[each] for each in _successors(place) if each in members), ()))
-        for name, place in drain
+        RouteTable(name, next((members[each] for each in _successors(match) if each in members), ()))
+        for name, match in drain
     )
 
 
-def _successors(place: Place) -> list[Place]:
-    """The places at which a connection may arrive now that has once arrived at one, the narrowest first."""
-    names = [place.hostname, *wider(place.hostname), ""] if place.hostname else [""]
-    return [place._replace(hostname=name) for name in names]
+def _successors(match: ChainMatch) -> list[ChainMatch]:
+    """What a connection that once came by ``match`` may match now, the narrowest first."""
+    names = [match.hostname, *wider(match.hostname), ""] if match.hostname else [""]
+    return [match._replace(hostname=name) for name in names]
 
 
 def _hostname(db: Db, kind: ChainKind, members: tuple[ListenerId, ...]) -> str:

@@ -38,12 +38,12 @@ class Fallback(Struct, frozen=True):
         strict: whether nothing may pass that its own form would not let pass. That is so when it is known to
             be at fault, and when nothing of the resource was ever in force. While it is only suspected, it is
             as it was before: in its last good form, which Envoy still has in force, or left out.
-        words: what Envoy says of the resource that it refused with it.
+        message: what Envoy says of the resource that it refused with it.
     """
 
     last_good: Any
     strict: bool
-    words: str = ""
+    message: str = ""
 
 
 class Suspect(NamedTuple):

@@ -147,7 +147,7 @@ def missing_on(db: Db, listener: ListenerId) -> tuple[tuple[str, str], ...]:
     if (out := _kept_out(db, table)) and (chain := chain_of(db, table)) is not None:
         for one in _asked_for(db, table, chain[1]):
             if (fallback := out.get(version(one.body))) is not None:
-                missing[one.name] = fallback.words
+                missing[one.name] = fallback.message
     return tuple(sorted(missing.items()))
 
 

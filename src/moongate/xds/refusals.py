@@ -37,20 +37,20 @@ class BindFailure(NamedTuple):
         return "address already in use" in self.why.lower()
 
 
-def bind_failure(words: str) -> BindFailure | None:
-    """What cannot be bound, if that is what Envoy refuses a listener for; its words begin with it then."""
-    failure = _CANNOT_BIND.match(words)
+def bind_failure(message: str) -> BindFailure | None:
+    """What cannot be bound, if Envoy refuses a listener for that; its message begins with it then."""
+    failure = _CANNOT_BIND.match(message)
     return None if failure is None else BindFailure(failure["address"], int(failure["port"]), failure["why"])
 
 
-def unquoted(words: str) -> str:
-    """What Envoy says, in its words, but for what it quotes."""
-    return _QUOTE.sub(lambda quote: ": " if quote.start() > 0 and quote.end() < len(words) else "", words)
+def unquoted(message: str) -> str:
+    """A message of Envoy without what it quotes."""
+    return _QUOTE.sub(lambda quote: ": " if quote.start() > 0 and quote.end() < len(message) else "", message)
 
 
-def reason(words: str) -> str:
-    """Why Envoy refuses something, in its words: of a chain of reasons the one that names the field."""
-    said = unquoted(words)
+def reason(message: str) -> str:
+    """Why Envoy refuses something, from its message: of a chain of reasons the one that names the field."""
+    said = unquoted(message)
     _, constraint, chain = said.rpartition(_CONSTRAINT)
     why = chain.strip().removesuffix(")").split(_CAUSED)[-1] if constraint else said.strip()
     return why or _NO_MORE  # Envoy cuts long messages off
