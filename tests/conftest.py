@@ -35,6 +35,12 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
+def pytest_sessionfinish() -> None:
+    """Look for garbage once: pytest does so ten times more, and would look at all results each time."""
+    gc.collect()
+    gc.freeze()
+
+
 Accept = Callable[[Expected, Any], None]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+import pytest
+
 from moongate.line_writer import LineWriter
 
 
@@ -32,7 +34,8 @@ def test_a_gap_stands_where_the_lines_are_missing() -> None:
     assert later == b"later\n"
 
 
-def test_the_end_does_not_wait_for_who_does_not_read() -> None:
+def test_the_end_does_not_wait_for_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moongate.line_writer.CLOSE_WITHIN_S", 0.01)
     reader, writer = os.pipe()
     with LineWriter(writer, "test", marked) as lines:
         lines.write(b"x" * (1 << 20) + b"\n")

@@ -143,6 +143,7 @@ def test_a_translation_shows_no_secret_but_in_its_messages() -> None:
     assert_secret([*translation.status], [*translation.problems])
 
 
+@pytest.mark.slow
 async def test_a_run_logs_and_reports_no_secret() -> None:
     with TemporaryDirectory(prefix="mg-", dir="/tmp") as folder, structlog.testing.capture_logs() as events:
         async with Laptop(run_dir=Path(folder), envoy=Path("/bin/true")) as running:

@@ -169,6 +169,7 @@ def test_text_that_cannot_be_written_is_a_fault_of_its_field() -> None:
     assert [(ref.name, problem.path) for ref, problem in result.problems] == [("shop", "spec.hostnames[1]")]
 
 
+@pytest.mark.slow
 def test_thousands_of_entries_are_faults_and_no_wait() -> None:
     """Each is named once, where its list is too long."""
     manifests = copy.deepcopy(WHOLE)

@@ -295,6 +295,7 @@ def test_endpoints_of_a_fleet_do_not_wait_for_what_concerns_another() -> None:
     assert urgent(world) == [OWN]
 
 
+@pytest.mark.slow
 def test_to_see_what_came_with_endpoints_costs_no_more_than_a_moment() -> None:
     """What they wait for otherwise must not be stopped by them, nor must other endpoints."""
     world = World.of(routes_with_services(1_500))

@@ -126,7 +126,7 @@ class PlainLedger(RuleBasedStateMachine):
         assert self.ledger.names.entries() <= 2 * shorter
 
 
-TestPlainLedger = PlainLedger.TestCase
+TestPlainLedger = pytest.mark.slow(PlainLedger.TestCase)
 TestPlainLedger.settings = settings(max_examples=150, stateful_step_count=20, deadline=None)
 
 EVERYTHING = {f"c{n}": "1" for n in range(1000)}

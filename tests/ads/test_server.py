@@ -373,6 +373,7 @@ async def test_what_is_larger_than_grpcs_default_limit_is_sent(socket: Path) -> 
         assert len((await client.answer()).resources[0].resource.value) == 8 << 20
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_holds_up_nobody(socket: Path) -> None:
     """Its changes gather: when it reads on, it gets the first state and the last, not those between."""
     async with (

@@ -84,6 +84,7 @@ def like(value: Any) -> Any:
     return (value.query, value.args, value.id, value.error) if isinstance(value, Failed) else value
 
 
+@pytest.mark.slow
 @settings(max_examples=10 * settings().max_examples)  # they are small, and so is what hides between slices
 @given(programs(), st.lists(edits, max_size=40), st.sampled_from([1, 3, STRIDE]))
 def test_incremental_equals_from_scratch(

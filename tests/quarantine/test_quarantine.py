@@ -260,6 +260,7 @@ def test_a_search_that_is_over_counts_for_nothing_in_the_next() -> None:
     assert envoy.refused() == set()
 
 
+@pytest.mark.slow
 def test_one_route_is_found_whichever_envoys_refuse_it() -> None:
     """Envoys of one fleet may be of several versions, and answer one after the other."""
     for refuses in (

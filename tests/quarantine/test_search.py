@@ -45,6 +45,7 @@ def at_one_hostname(envoy: Refusing, *paths: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_first_refusal_costs_what_there_is_to_search() -> None:
     """Not its square: 5,000 routes are common."""
     costs: list[int] = []
@@ -59,6 +60,7 @@ def test_a_first_refusal_costs_what_there_is_to_search() -> None:
     assert costs[1] < 2.5 * costs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["a hostname each", "one hostname"])
 def test_no_step_of_a_search_grows_with_the_table(*, shared: bool) -> None:
     """The event loop runs in between, and endpoints are handed out."""

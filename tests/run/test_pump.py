@@ -6,6 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from moongate.run.pump import Outlet, Pump
 from moongate.world import Changes, World
 from moongate.xds.wire import CLUSTER, ENDPOINT
@@ -71,6 +73,7 @@ async def running() -> AsyncGenerator[Running]:
         task.cancel()
 
 
+@pytest.mark.slow
 async def test_what_was_written_is_handed_out_when_it_is_settled() -> None:
     async with running() as run:
         run.put(*worlds.routes_with_services(2))

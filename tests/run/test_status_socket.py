@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from moongate.run import Laptop
 from moongate.run.status_socket import RESOURCES_AT_ONCE
 from tests.e2e import manifests as m
 from tests.run.conftest import sockets, text, until
-
-if TYPE_CHECKING:
-    pass
 
 
 async def test_the_report_travels_over_a_socket(folder: Path) -> None:
@@ -31,6 +28,7 @@ async def test_the_report_travels_over_a_socket(folder: Path) -> None:
     assert [r["kind"] for r in report["resources"]] == ["GatewayClass"]
 
 
+@pytest.mark.slow
 async def test_a_report_of_thousands_is_sent_in_parts(folder: Path) -> None:
     """Endpoints that change do not wait for somebody who looks at statuses."""
     routes = [m.route(f"app-{n}", f"[{{{m.to('up')}}}]") for n in range(3 * RESOURCES_AT_ONCE)]

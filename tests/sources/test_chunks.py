@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +104,7 @@ def test_each_json_value_knows_its_line_and_column(text: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_many_json_values_on_one_line_cost_no_more_than_their_length() -> None:
     """A line counted anew for each would take minutes."""
     assert sum(1 for _ in values("1 " * 200_000)) == 200_000

@@ -517,6 +517,7 @@ class TestWatch:
         assert len(watched.held) == 100
         assert turns >= 100
 
+    @pytest.mark.slow
     async def test_a_long_document_leaves_the_loop_its_time(self, tmp_path: Path) -> None:
         """A thread reads it: other tasks take their turns all the while."""
         (tmp_path / "long.yaml").write_text(f"a: [{'1,' * 50_000}]")
