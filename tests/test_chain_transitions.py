@@ -13,8 +13,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.chain_transitions import MOST_VERSIONS, ChainTransitions
+from moongate.chain_transitions import ChainTransitions
 from moongate.policies.security_policy import SecurityPolicy
+from moongate.recent_versions import MOST_VERSIONS
 from moongate.world import World
 from moongate.xds.wire import LISTENER, ROUTE
 from tests import worlds

@@ -6,7 +6,8 @@ from moongate.api.base import ListenerId, Ref
 from moongate.api.core import Secret
 from moongate.attach.certificates import refused_certificate
 from moongate.attach.listeners import listener_at
-from moongate.refused_certificates import MOST_VERSIONS, RefusedCertificates
+from moongate.recent_versions import MOST_VERSIONS
+from moongate.refused_certificates import RefusedCertificates
 from moongate.world import World
 from moongate.xds.wire import LISTENER, SECRET, XdsResource
 from tests.core import EG, GATEWAY_CLASS, ON_HOST, gateway, read, tls_secret
@@ -125,6 +126,21 @@ def test_an_acknowledgement_counts_although_another_version_is_under_way() -> No
     fleet.answer(takes=False)
 
     assert fleet.held() == first
+
+
+def test_a_version_that_was_under_way_when_the_one_before_was_acknowledged_can_be_gone_back_to() -> None:
+    """It is acknowledged next, and then the one before it is no longer what was taken last."""
+    fleet = Fleet()
+    fleet.renew()
+    first = fleet.held()
+    fleet.renew()
+    second = fleet.held()
+    fleet.answer(takes=True, of=first)
+    fleet.answer(takes=True, of=second)
+    fleet.renew()
+    fleet.answer(takes=False)
+
+    assert fleet.held() == second
 
 
 def test_a_fleet_that_is_gone_has_refused_nothing() -> None:

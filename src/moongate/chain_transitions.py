@@ -28,11 +28,12 @@ Facts
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from moongate.attach.envoy_listeners import TableId
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
+from moongate.recent_versions import RecentVersions
 from moongate.xds.filters import chain_filters, lacking, lingering
 from moongate.xds.listeners import filters_by_chain
 from moongate.xds.wire import LISTENER, ROUTE
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from moongate.xds.wire import XdsResource
 
     Filters: TypeAlias = frozenset[ChainFilter]
-
-
-MOST_VERSIONS: Final = 8
-"""Versions of a listener that may still be answered, of which the filters are kept."""
 
 
 class _Chain:
@@ -79,8 +76,8 @@ class _Fleet:
         self.chains: dict[str, _Chain] = {}
         self.tables: dict[str, dict[str, str]] = {}
         """Connected node → route configuration → the version that it has in force."""
-        self.listeners: dict[str, dict[str, dict[str, Filters]]] = {}
-        """Listener → version that was handed out → chain → its filters. Only what may still be answered."""
+        self.listeners: dict[str, RecentVersions[dict[str, Filters]]] = {}
+        """Listener → its recent versions, each with the filters of its chains, by name of the chain."""
 
 
 def _never(_fleet: FleetId, _type_url: str, _name: str) -> bool:
@@ -135,11 +132,8 @@ class ChainTransitions:
         for resource in put:
             if resource.type_url == LISTENER:
                 filters = filters_by_chain(self._world.parts(fleet_id, LISTENER, resource.name))
-                versions = fleet.listeners.setdefault(resource.name, {})
-                versions[resource.version] = filters
-                if len(versions) > MOST_VERSIONS:
-                    # The oldest stays: it is what some Envoy has in force, if any has something.
-                    del versions[list(versions)[1]]
+                versions = fleet.listeners.setdefault(resource.name, RecentVersions())
+                versions.note(resource.version, filters)
                 for name in filters:
                     fleet.chains.setdefault(name, _Chain())
 
@@ -186,7 +180,7 @@ class ChainTransitions:
         if fleet is None:
             return False
         wrote = False
-        for name, filters in fleet.listeners.get(listener, {}).get(version, {}).items():
+        for name, filters in _filters(fleet, listener, version).items():
             chain = fleet.chains.get(name)
             # Without a former chain nobody can connect, so nobody can pass.
             if chain is not None and (in_force := chain.in_force.get(node)) is not None:
@@ -195,7 +189,7 @@ class ChainTransitions:
         return wrote
 
     def versions_known(self) -> int:
-        """How many versions of listeners may still be answered."""
+        """How many versions of listeners are kept."""
         return sum(len(known) for fleet in self._fleets.values() for known in fleet.listeners.values())
 
     def _needs(
@@ -255,19 +249,23 @@ class ChainTransitions:
         return self._world.write(lacking(TableId(fleet_id, name)), messages or None)
 
     def _took(self, fleet_id: FleetId, fleet: _Fleet, node: str, listener: str, version: str) -> bool:
-        versions = fleet.listeners.get(listener, {})
+        versions = fleet.listeners.get(listener, RecentVersions())
         wrote = False
-        if version not in versions:
-            # An Envoy that was away, or is late, has a version that nobody remembers: it may have none of the
+        if versions.get(version) is None:
+            # An Envoy that was away, or is late, has a version that is forgotten. It may have none of the
             # filters.
-            for name in {name for names in versions.values() for name in names} & fleet.chains.keys():
+            for name in {name for filters in versions for name in filters} & fleet.chains.keys():
                 fleet.chains[name].in_force[node] = frozenset()
-        for name, filters in versions.get(version, {}).items():
+        for name, filters in _filters(fleet, listener, version).items():
             if (chain := fleet.chains.get(name)) is not None:
                 chain.in_force[node] = filters
                 if chain.lacking.pop(node, None):
                     wrote |= self._write_lacking(fleet_id, name, chain)
-        if version in versions:
-            for older in list(versions)[: list(versions).index(version)]:
-                del versions[older]
+        versions.acknowledge(version)
         return wrote
+
+
+def _filters(fleet: _Fleet, listener: str, version: str) -> dict[str, Filters]:
+    """The filters of each chain of a version of a listener; empty when that is forgotten."""
+    versions = fleet.listeners.get(listener)
+    return (versions.get(version) if versions is not None else None) or {}

@@ -14,11 +14,12 @@ listener that uses it. So what was in force is to be sent again, and listeners a
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from moongate import names
 from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
 from moongate.engine import Failed
+from moongate.recent_versions import RecentVersions
 from moongate.xds.secrets import secret_refs
 from moongate.xds.wire import SECRET
 
@@ -29,16 +30,11 @@ if TYPE_CHECKING:
     from moongate.world import World
     from moongate.xds.wire import XdsResource
 
-MOST_VERSIONS: Final = 8
-"""Versions of a certificate that are kept, as they may still be acknowledged."""
-
 
 class _Fleet:
     def __init__(self) -> None:
-        self.sent: defaultdict[str, dict[str, XdsResource]] = defaultdict(dict)
-        """By name and version: what was handed out since an Envoy last took one, the newest last."""
-        self.taken: dict[str, XdsResource] = {}
-        """By name, what an Envoy took last."""
+        self.sent: defaultdict[str, RecentVersions[XdsResource]] = defaultdict(RecentVersions)
+        """By name, the recent versions of a certificate."""
         self.news: dict[str, tuple[str, str]] = {}
         """By name, the version that was refused last and is to be judged, and why it was."""
         self.refused: dict[str, tuple[Ref, RefusedCertificate]] = {}
@@ -64,23 +60,18 @@ class RefusedCertificates:
         fleet = self._fleets[fleet_id]
         for resource in put:
             if resource.type_url == SECRET:
-                sent = fleet.sent[resource.name]
-                sent[resource.version] = resource
-                if len(sent) > MOST_VERSIONS:
-                    del sent[next(iter(sent))]
+                fleet.sent[resource.name].note(resource.version, resource)
         for type_url, name in gone:
             if type_url == SECRET:
                 fleet.sent.pop(name, None)
-                fleet.taken.pop(name, None)
 
     def acknowledged(self, fleet_id: FleetId, name: str, version: str) -> bool:
         """An Envoy took a version. True if it had refused another one since it last took any."""
         fleet = self._fleets[fleet_id]
-        resource = fleet.sent[name].get(version)
-        if resource is None:
+        sent = fleet.sent.get(name)
+        if sent is None or sent.get(version) is None:
             return False
-        fleet.taken[name] = resource
-        fleet.sent[name] = {version: resource}
+        sent.acknowledge(version)
         return fleet.news.pop(name, None) is not None or name in fleet.refused
 
     def refused(self, fleet_id: FleetId, name: str, version: str, message: str) -> None:
@@ -106,12 +97,12 @@ class RefusedCertificates:
                 continue  # it is another one by now, which has yet to be answered
             held = contents.attempt(self._world.db, ref)
             if not isinstance(held, Failed):
-                refused = RefusedCertificate(held, message, fleet.taken.get(name))
+                refused = RefusedCertificate(held, message, fleet.sent[name].acknowledged())
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), refused)
                 fleet.refused[name] = ref, refused
         fleet.news.clear()
         for name, (ref, refused) in list(fleet.refused.items()):
-            taken = fleet.taken.get(name)
+            taken = fleet.sent[name].acknowledged()
             if taken is not None and taken != refused.before:
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), None)
                 del fleet.refused[name]

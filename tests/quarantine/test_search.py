@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from moongate.api.backend import Backend
-from moongate.quarantine.search import MOST_VERSIONS
+from moongate.recent_versions import MOST_VERSIONS
 from moongate.xds.fallbacks import STEP
 from moongate.xds.wire import ROUTE
 from tests import worlds

@@ -49,6 +49,7 @@ from msgspec import Struct
 from moongate.engine import Failed
 from moongate.fleet_inventory import STATUS
 from moongate.quarantine.answers import NONE, Answers
+from moongate.recent_versions import RecentVersions
 from moongate.xds import listeners, patches, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
 from moongate.xds.patches import PATCHES
@@ -66,9 +67,6 @@ if TYPE_CHECKING:
 
 Steps: TypeAlias = "Generator[None, None, bool]"
 """Work in steps of a moment each; it ends with whether the world is to be settled again."""
-
-MOST_VERSIONS: Final = 8
-"""Versions that may still be answered, of which the parts are kept: an Envoy may be silent for long."""
 
 
 class Joined(NamedTuple):
@@ -129,8 +127,7 @@ class Search:
         self.culprits: dict[str, Culprit] = {}
         """By version of the entry."""
         self._good, self._good_version = NOTHING, NONE
-        self._versions: dict[str, _Version] = {}
-        """Those that may still be answered, the newest last."""
+        self._versions: RecentVersions[_Version] = RecentVersions()
         self._era = 0
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
         self._waiting: list[Sequence[Suspect]] = []
@@ -210,21 +207,15 @@ class Search:
 
     def _note(self, version: str) -> None:
         """Remember what the version in force is made from, as long as it may be answered."""
-        self._versions.pop(version, None)
         made_from = self._world.parts(*self._at), self._world.patches(*self._at)
-        self._versions[version] = _Version(*made_from, self._era)
-        if len(self._versions) > MOST_VERSIONS:
-            del self._versions[next(iter(self._versions))]
+        self._versions.note(version, _Version(*made_from, self._era))
 
     def _take(self, taken: str, version: _Version) -> None:
         """All Envoys have a version in force: it is good, and no older one will be answered."""
         self._good, self._good_version = version, taken
         self._untried.clear()
         self._last = ()
-        for older in list(self._versions):
-            if older == taken:
-                break
-            del self._versions[older]
+        self._versions.acknowledge(taken)
 
     def _blame(self, refused: Refused, version: _Version) -> Generator[None, None, bool | None]:
         """Find out who may be at fault. ``None`` when there is nothing to do about it."""
