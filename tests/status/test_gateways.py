@@ -184,6 +184,47 @@ def test_a_gateway_is_programmed_once_an_envoy_serves_it(facts: EnvoyState, expe
     assert lived(gateway(http("web")), facts)["Programmed"] == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        gateway(http("web"), infrastructure=NAMED),
+        gateway(http("web"), addresses=[{"type": "NamedAddress", "value": "a"}]),
+        gateway("{name: x, port: 1, protocol: acme.io/X}"),
+        gateway("{name: x, port: 1, protocol: TCP}"),
+        gateway(https("web", "gone")),
+    ],
+    ids=["no-such-proxy", "address", "no-such-protocol", "protocol-not-built", "no-certificate"],
+)
+def test_a_gateway_is_not_programmed_where_nothing_listens(text: str) -> None:
+    """Its Envoy may run all the same: it has an older configuration, or serves other Gateways too."""
+    assert lived(text, UP)["Programmed"] == "!Invalid"
+
+
+def test_a_listener_of_a_protocol_that_is_not_built_is_not_programmed() -> None:
+    text = gateway(http("web"), "{name: x, port: 1, protocol: TCP}")
+    status = gateway_status(Core(text).db, EG)
+    [spec] = read(text)
+    assert status is not None
+    assert isinstance(spec, Gateway)
+
+    shown = live(status, spec, UP)
+
+    assert [verdicts(each.conditions)["Programmed"] for each in shown.listeners] == [
+        "Programmed",
+        "!NotSupported",
+    ]
+    assert verdicts(shown.conditions)["Programmed"] == "Programmed"
+
+
+def test_a_gateway_is_not_programmed_when_envoy_refuses_its_only_listener() -> None:
+    refused = RefusedListener("web", "PortUnavailable", "Port 80 is taken.")
+
+    assert (
+        lived(gateway(http("web")), msgspec.structs.replace(UP, refused_listeners=(refused,)))["Programmed"]
+        == "!Invalid"
+    )
+
+
 def test_a_hostname_cannot_be_assigned() -> None:
     text = gateway(http("web"), addresses=[{"type": "Hostname", "value": "x.io"}])
 

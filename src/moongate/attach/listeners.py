@@ -214,7 +214,7 @@ def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
     return kinds_for(spec.protocol, passthrough=passthrough)
 
 
-def _chain_kind(spec: ListenerSpec) -> ChainKind | None:
+def chain_kind(spec: ListenerSpec) -> ChainKind | None:
     """What Envoy serves a listener with; ``None`` when it does not reach Envoy yet."""
     match spec.protocol:
         case "HTTP":
@@ -424,7 +424,7 @@ def _conclude_failed(draft: _Draft, failure: Failed) -> None:
 
 
 def _programmed(draft: _Draft) -> str:
-    if _chain_kind(draft.spec) is not None:
+    if chain_kind(draft.spec) is not None:
         return "The listener is sent to Envoy."
     return f"The listener is valid; routes of protocol {draft.spec.protocol} are not served by this version."
 
@@ -474,7 +474,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
     return Listener(
         id=draft.id,
         protocol=draft.spec.protocol,
-        chain_kind=_chain_kind(draft.spec),
+        chain_kind=chain_kind(draft.spec),
         port=draft.spec.port,
         container_port=_container_port(draft.spec.port, shift),
         hostname=draft.hostname,

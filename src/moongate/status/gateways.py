@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.marks import NOT_SUPPORTED
 from moongate.attach.fleets import access_log_problem, fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
@@ -27,7 +28,7 @@ from moongate.attach.gateways import (
     proxy_problems,
     rejection,
 )
-from moongate.attach.listeners import listeners
+from moongate.attach.listeners import chain_kind, listeners
 from moongate.attach.routes import attached_count
 from moongate.engine import query
 from moongate.status.conditions import accepted, condition, sentence, unsupported
@@ -214,8 +215,9 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
 def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> GatewayStatus:
     """A Gateway's status with the state of its Envoys: addresses, ``Accepted`` and ``Programmed``.
 
-    A listener that Envoy refuses is accepted, but not programmed. If the status has ``Programmed`` already,
-    because a query failed, that condition stays.
+    A listener that Envoy refuses is accepted, but not programmed. A Gateway is programmed if it is accepted
+    and at least one of its listeners is programmed: with ``mergeGateways`` an Envoy may serve other Gateways
+    only. If the status has ``Programmed`` already, because a query failed, that condition stays.
 
     Args:
         status: the status that follows from resources.
@@ -225,12 +227,18 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     conditions = {c.type: c for c in status.conditions}
     generation = gateway.metadata.generation
     conditions.setdefault("Accepted", _accepted(status, generation))
-    conditions.setdefault("Programmed", _programmed(conditions["Accepted"], gateway, envoys))
+    unserved = {each.name for each in gateway.spec.listeners if chain_kind(each) is None}
+    listeners = tuple(
+        _unserved(each, generation) if each.name in unserved else _with_refusal(each, envoys, generation)
+        for each in status.listeners
+    )
+    programmed = _programmed(conditions["Accepted"], gateway, listeners, envoys)
+    conditions.setdefault("Programmed", programmed)
     return structs.replace(
         status,
         addresses=tuple(Address(value=a) for a in envoys.addresses[:MAX_ADDRESSES]),
         conditions=tuple(conditions.values()),
-        listeners=tuple(_with_refusal(each, envoys, generation) for each in status.listeners),
+        listeners=listeners,
     )
 
 
@@ -239,6 +247,18 @@ def _with_refusal(listener: ListenerStatus, envoys: EnvoyState, generation: int)
     if refused is None:
         return listener
     programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
+    return _not_programmed(listener, programmed)
+
+
+def _unserved(listener: ListenerStatus, generation: int) -> ListenerStatus:
+    """A listener of a protocol that is not built yet; if it has a fault, its condition already says so."""
+    if not _is_true(listener, "Programmed"):
+        return listener
+    message = "Nothing listens here: the protocol of the listener is not built yet."
+    return _not_programmed(listener, condition("Programmed", "False", NOT_SUPPORTED, message, generation))
+
+
+def _not_programmed(listener: ListenerStatus, programmed: Condition) -> ListenerStatus:
     conditions = tuple(programmed if c.type == "Programmed" else c for c in listener.conditions)
     return structs.replace(listener, conditions=conditions)
 
@@ -258,7 +278,9 @@ def _is_true(listener: ListenerStatus, type_: str) -> bool:
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
 
 
-def _programmed(accepted: Condition, gateway: Gateway, envoys: EnvoyState) -> Condition:
+def _programmed(
+    accepted: Condition, gateway: Gateway, listeners: tuple[ListenerStatus, ...], envoys: EnvoyState
+) -> Condition:
     generation = gateway.metadata.generation
     if any(a.type == "Hostname" for a in gateway.spec.addresses):
         message = "spec.addresses asks for a hostname, which cannot be assigned."
@@ -274,6 +296,14 @@ def _programmed(accepted: Condition, gateway: Gateway, envoys: EnvoyState) -> Co
         return condition("Programmed", "False", "NoResources", message, generation)
     if accepted.status == "False" and not envoys.serving:
         message = "The Gateway is not accepted, so no Envoy was started for it."
+        return condition("Programmed", "False", "Invalid", message, generation)
+    if not any(_is_true(each, "Programmed") for each in listeners):
+        if listeners:
+            message = f"None of its listeners is programmed: {', '.join(each.name for each in listeners)}."
+        elif accepted.status == "False":
+            message = "The Gateway is not accepted, so its listeners are not programmed as they are written."
+        else:
+            message = "The Gateway has no listener."
         return condition("Programmed", "False", "Invalid", message, generation)
     if not envoys.addresses:
         message = "The Gateway has no address yet."
