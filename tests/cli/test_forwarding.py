@@ -12,20 +12,53 @@ from moongate.sources.folder import Folder
 
 
 @pytest.mark.parametrize(
-    "upstream", ["localhost", "localhost:", ":80", "localhost:http", "localhost:0", "a:70000"]
+    ("upstream", "right"),
+    [
+        ("localhost", "localhost:3000"),
+        ("localhost:", "localhost:3000"),
+        ("localhost:http", "localhost:3000"),
+        ("localhost:0", "localhost:3000"),
+        ("a:70000", "localhost:3000"),
+        ("4000", "localhost:4000"),
+        ("70000", "localhost:3000"),
+        (":4000", "localhost:4000"),
+        ("", "localhost:3000"),
+        ("shop.example.com", "shop.example.com:80"),
+        ("[::1]", "[::1]:80"),
+        ("::1", "localhost:3000"),
+        ("localhost:3000/api", "localhost:3000"),
+        ("me@shop.example.com:81", "shop.example.com:81"),
+        ("http://localhost:3000/", "localhost:3000"),
+        ("HTTP://shop.example.com/api?q=1", "shop.example.com:80"),
+        ("http://", "localhost:3000"),
+    ],
 )
-def test_an_upstream_that_is_none_is_reported(upstream: str) -> None:
-    with pytest.raises(UsageError, match="it must be HOST:PORT"):
+def test_an_upstream_of_another_form_is_reported_with_the_nearest_right_one(
+    upstream: str, right: str
+) -> None:
+    """The most natural thing to paste is a URL; what the message proposes must be accepted."""
+    with pytest.raises(UsageError) as caught:
+        forwarding(upstream, 8080, "default")
+
+    assert caught.value.message.endswith(f" it must be HOST:PORT alone, such as {right}.")
+    forwarding(right, 8080, "default")
+
+
+@pytest.mark.parametrize("upstream", ["https://shop.example.com", "HTTPS://localhost:3000/api"])
+def test_an_upstream_over_tls_is_reported_as_not_built(upstream: str) -> None:
+    """Its host and port alone would be asked in plain HTTP, which it does not answer."""
+    with pytest.raises(UsageError, match="TLS to upstreams is not built yet"):
         forwarding(upstream, 8080, "default")
 
 
-def test_an_upstream_with_a_scheme_is_reported_with_the_right_form() -> None:
-    """The most natural thing to paste is a URL."""
-    with pytest.raises(UsageError, match="such as localhost:3000"):
-        forwarding("http://localhost:3000/", 8080, "default")
+@pytest.mark.parametrize("host", ["a b", "a_b", "[fe80::1%eth0]"])
+def test_a_host_that_is_no_name_and_no_address_is_reported(host: str) -> None:
+    """Otherwise the gateway would start, and answer 500."""
+    with pytest.raises(UsageError, match="is neither a DNS name nor an IP address"):
+        forwarding(f"{host}:80", 8080, "default")
 
 
-@pytest.mark.parametrize("upstream", ["localhost:3000", "10.0.0.1:80", "[::1]:80", "app.example.com:443"])
+@pytest.mark.parametrize("upstream", ["localhost:3000", "10.0.0.1:80", "[::1]:80", "App.example.com:443"])
 def test_what_forwards_to_an_upstream_is_sound(upstream: str) -> None:
     """The manifests that are made of it have no fault, in any namespace."""
     folder = Folder(namespace="any")

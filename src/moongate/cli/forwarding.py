@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from moongate.cli.usage_errors import UsageError
 
@@ -15,20 +16,7 @@ def forwarding(upstream: str, port: int, namespace: str) -> str:
     Raises:
         UsageError: ``upstream`` is not ``HOST:PORT``.
     """
-    if "://" in upstream:
-        bare = upstream.partition("://")[2].rstrip("/")
-        raise UsageError(f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as {bare}.")
-    host, _, upstream_port = upstream.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not upstream_port.isdecimal() or not 0 < int(upstream_port) < 65536:
-        raise UsageError(f"The upstream is {upstream!r}; it must be HOST:PORT, such as localhost:3000.")
-    if host == "localhost":
-        host = "127.0.0.1"
-    try:
-        # The schema of Backend does not accept shortened IPv6 addresses such as "::1".
-        endpoint = {"ip": {"address": ip_address(host).exploded, "port": int(upstream_port)}}
-    except ValueError:
-        endpoint = {"fqdn": {"hostname": host, "port": int(upstream_port)}}
+    endpoint = _endpoint(upstream)
     gateway_api, envoy = "gateway.networking.k8s.io/v1", "gateway.envoyproxy.io/v1alpha1"
     metadata = {"name": "to", "namespace": namespace}
     documents: list[dict[str, Any]] = [
@@ -60,3 +48,50 @@ def forwarding(upstream: str, port: int, namespace: str) -> str:
         },
     ]
     return "\n---\n".join(map(json.dumps, documents))
+
+
+def _endpoint(upstream: str) -> dict[str, Any]:
+    """The endpoint of a Backend for ``HOST:PORT``."""
+    from moongate.api.admission import checked
+    from moongate.api.backend import BackendEndpoint
+
+    host, port = _parsed(upstream)
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        # The schema of Backend does not accept shortened IPv6 addresses such as "::1".
+        endpoint = {"ip": {"address": ip_address(host).exploded, "port": port}}
+    except ValueError:
+        endpoint = {"fqdn": {"hostname": host, "port": port}}
+    _, faults = checked(BackendEndpoint, endpoint)
+    if faults:
+        raise UsageError(f"The upstream is {upstream!r}; {host!r} is neither a DNS name nor an IP address.")
+    return endpoint
+
+
+def _parsed(upstream: str) -> tuple[str, int]:
+    """The host and the port of ``HOST:PORT``.
+
+    Raises:
+        UsageError: it has another form; the message names the nearest right one.
+    """
+    scheme = upstream.partition("://")[0].lower() if "://" in upstream else ""
+    try:
+        # A number alone is meant as a port.
+        url = urlsplit(upstream if scheme else f"//{':' * upstream.isdecimal()}{upstream}")
+        host, port = url.hostname or "", url.port
+    except ValueError:  # the port is no number, or a bracket is missing
+        host, port = "", None
+    if scheme == "https":
+        raise UsageError(
+            f"The upstream is {upstream!r}; it must be HOST:PORT of a server that speaks plain HTTP, such as "
+            "localhost:3000. TLS to upstreams is not built yet."
+        )
+    shown = f"[{host}]" if ":" in host else host
+    if not host or not port or upstream.lower() != f"{shown}:{port}":
+        usual = 80 if host not in ("", "localhost") else 3000
+        raise UsageError(
+            f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as "
+            f"{shown or 'localhost'}:{port or usual}."
+        )
+    return host, port
