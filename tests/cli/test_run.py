@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from moongate.cli.forwarding import forwarding
 from moongate.cli.upstreams import upstream
 from tests.cli.conftest import Command
 from tests.cli.process import Moongate, left_in
@@ -41,6 +42,22 @@ def test_a_port_that_is_taken_ends_it_at_once(command: Command, tmp_path: Path) 
     last = ended.err.splitlines()[-1]
     assert f"Port {port} is taken by" in last
     assert "name a free one with --port" in last
+
+
+@pytest.mark.envoy
+async def test_a_port_of_a_manifest_that_is_taken_is_waited_for(tmp_path: Path) -> None:
+    """Whoever edits the manifest, or ends the other process, need not start moongate again."""
+    runs, shop = tmp_path / "runs", tmp_path / "shop.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        shop.write_text(forwarding("localhost:1", port, "default"))
+        async with Moongate("run", shop, "--run-dir", runs) as running:
+            assert f"Port {port} is taken by" in await running.says("status.degraded")
+
+            holder.close()
+            await running.says("gateway.serving")
+
+            assert await running.ended_by(signal.SIGTERM) == 0
 
 
 def test_a_configuration_that_is_none_is_a_mistake(command: Command, shop: Path) -> None:

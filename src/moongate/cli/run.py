@@ -65,6 +65,10 @@ def run(
         moongate run shop/
         moongate run --to localhost:3000 --port 8080
 
+    If a port of a manifest is taken, moongate goes on: the log and `moongate
+    status` say which process has it, and moongate listens there as soon as it is
+    free. If the port of --to is taken, moongate ends.
+
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
     them at once.
 
