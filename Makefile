@@ -52,7 +52,7 @@ clean:
 # The stamp is written last: set-up that was interrupted starts again, and a finished one costs nothing.
 $(READY): pyproject.toml constraints.txt tools/find_python.sh
 	@python=$$(PYTHON='$(PYTHON)' sh tools/find_python.sh) || exit 1; \
-	echo "set-up: $(VENV) with $$python"; \
+	echo "set-up: pip installs moongate, Envoy and the tools of the tests into $(VENV) with $$python, once; this takes a minute or two"; \
 	"$$python" -m venv --clear $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
