@@ -1207,6 +1207,8 @@ def test_the_named_culprit_alone_is_quarantined(served: Conversation) -> None:
         >> C nack Error adding/updating cluster(s) bad: no host, worse: none, bad: at all
         << C b=1
         >> C ack
+        << C worse=1
+        >> C nack Error adding/updating cluster(s) worse: none, bad: at all
         << R r=2
         >> R ack
         == C+b=2
@@ -1226,6 +1228,44 @@ def test_each_refused_resource_has_its_part_of_envoys_message(served: Conversati
 
     refusals = [(event.name, event.message) for event in served.events() if isinstance(event, Nacked)]
     assert refusals == [("z", "cannot bind '127.0.0.1:80': in use"), ("x", "no")]
+
+
+def test_what_a_refusal_only_seems_to_name_is_asked_about_alone(served: Conversation) -> None:
+    """As recorded from Envoy 1.40, which quotes log formats as they are, with their line breaks."""
+    served.says("""
+        == L+x=1 L+y=1 L+z=1
+        << L x=1 y=1 z=1
+        >> L nack Error adding/updating listener(s) x: Incorrect configuration: %NO|y: PE%.|z: no|
+        << L y=1
+        >> L ack
+        << L z=1
+        >> L nack Error adding/updating listener(s) z: no|
+    """)
+
+    assert served.refused() == {"x": "1", "z": "1"}
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_listeners_that_exchange_their_addresses_do_so_beside_one_that_is_refused(
+    served: Conversation,
+) -> None:
+    """What a refusal says after the words about another one is not certain, and they open anew together."""
+    served.play("== L+l=1@80 L+m=1@81")
+    served.play(">> L ack")
+    of = "error adding listener: '{}' has duplicate address '…'"
+    served.says(f"""
+        == L+a=1@82 L+l=2@81 L+m=2@80
+        << L a=1@82 l=2@81 m=2@80
+        >> L nack Error adding/updating listener(s) l: {of.format("l")}|a: no|m: {of.format("m")}|
+        << L m=2@80 l=2@81
+        >> L nack Error adding/updating listener(s) l: {of.format("l")}|m: {of.format("m")}|
+        << L -l -m
+        >> L ack
+        << L l=2@81 m=2@80
+        >> L ack
+    """)
+
+    assert served.refused() == {"a": "1@82"}
 
 
 def test_a_listener_that_meets_itself_is_closed_and_opened_anew(served: Conversation) -> None:

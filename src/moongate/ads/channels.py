@@ -74,7 +74,8 @@ class Batch(Struct):
     def singly(self) -> list[Batch]:
         """The same as batches with one resource each."""
         each = [Batch({name: resource}, [], self.oldest) for name, resource in self.news.items()]
-        each[0].gone = self.gone
+        if each:
+            each[0].gone = self.gone
         return each
 
 

@@ -3,31 +3,63 @@
 Envoy answers for a response as a whole. For listeners and clusters the message names the refused ones, and
 Envoy has accepted the others; for other types it names none. Envoy truncates long messages.
 
+Facts
+-----
+* Envoy writes ``Error adding/updating listener(s) `` and then ``NAME: REASON`` for each refused listener, on
+  a line of its own; for clusters it separates them with commas
+* a reason may quote what a user wrote, such as a log format or the address of a host, as it is. So what looks
+  like a further name may be a part of that. Only the first name is certain, and a name after a reason that is
+  all Envoy's own: that an address is in use
+
 Source: the messages of Envoy 1.40.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moongate.xds.refusals import bind_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Mapping
 
-_NAMED = re.compile(r"^Error adding/updating (?:listener|cluster)\(s\) ")
+_BEGINNINGS: Final[Mapping[str, str]] = {
+    "Error adding/updating listener(s) ": "\n",
+    "Error adding/updating cluster(s) ": ", ",
+}
+"""How a message begins that names resources, and what separates these."""
 
 
-def culprits(message: str, sent: Collection[str]) -> dict[str, str]:
-    """The resources that Envoy certainly refuses, each with Envoy's message; often empty.
+class Blame(NamedTuple):
+    """Which resources of a response Envoy refuses.
 
     Args:
-        message: the message of the NACK.
+        certain: those that it certainly refuses, each with Envoy's message.
+        likely: the others that it seems to name, with what it seems to say of them. They are to be sent
+            again apart from the rest, and the answer to that is certain.
+    """
+
+    certain: dict[str, str]
+    likely: dict[str, str]
+
+
+def blame(message: str, sent: Collection[str]) -> Blame:
+    """Which resources Envoy refuses, as far as the message of a NACK says.
+
+    Args:
+        message: the message.
         sent: the names of the resources in the response.
     """
-    named = _named(message, sent)
-    return named or dict.fromkeys(sent, message) if len(sent) == 1 else named
+    certain: dict[str, str] = {}
+    likely: dict[str, str] = {}
+    into = certain
+    for name, words in _entries(message, sent):
+        into.setdefault(name, words)
+        if not _quotes_nobody(name, words):
+            into = likely
+    if not certain and len(sent) == 1:
+        certain = dict.fromkeys(sent, message)
+    return Blame(certain, {name: words for name, words in likely.items() if name not in certain})
 
 
 def meets_a_listener(listener: str, message: str) -> bool:
@@ -35,11 +67,11 @@ def meets_a_listener(listener: str, message: str) -> bool:
 
     Args:
         listener: its name.
-        message: what Envoy says of it.
+        message: what Envoy says about it.
     """
     # At the very beginning: what comes later may be a quote of what a user wrote.
-    said = message.removeprefix(f"Error adding/updating listener(s) {listener}: ")
-    return said.startswith(f"error adding listener: '{listener}' has duplicate address '")
+    own = message.removeprefix(f"Error adding/updating listener(s) {listener}: ")
+    return own.startswith(f"error adding listener: '{listener}' has duplicate address '")
 
 
 def meets_a_socket(message: str) -> bool:
@@ -48,17 +80,25 @@ def meets_a_socket(message: str) -> bool:
     return failure is not None and failure.in_use
 
 
-def _named(message: str, sent: Iterable[str]) -> dict[str, str]:
-    if not _NAMED.match(message):
-        return {}
-    rest = _NAMED.sub(", ", message)
-    starts = sorted(
-        (min(places), name)
-        for name in sent
-        if (places := [at for before in (", ", "\n") if (at := rest.find(f"{before}{name}: ")) >= 0])
-    )
-    ends = [at for at, _ in starts[1:]] + [len(rest)]
-    return {
-        name: rest[at:end].strip(", \n").removeprefix(f"{name}: ")
-        for (at, name), end in zip(starts, ends, strict=True)
-    }
+def _entries(message: str, sent: Collection[str]) -> list[tuple[str, str]]:
+    """The names in a message, each with what follows it; empty if the message does not begin with one."""
+    beginning = next((each for each in _BEGINNINGS if message.startswith(each)), None)
+    if beginning is None:
+        return []
+    separator = _BEGINNINGS[beginning]
+    entries: list[tuple[str, str]] = []
+    for piece in message.removeprefix(beginning).rstrip("\n").split(separator):
+        name, colon, words = piece.partition(": ")
+        if colon and name in sent:
+            entries.append((name, words))
+        elif entries:
+            name, words = entries[-1]
+            entries[-1] = name, f"{words}{separator}{piece}"
+        else:
+            return []
+    return entries
+
+
+def _quotes_nobody(name: str, words: str) -> bool:
+    """Whether all of a reason is Envoy's own, so that what follows it is as certain."""
+    return "\n" not in words and (meets_a_listener(name, words) or bind_failure(words) is not None)

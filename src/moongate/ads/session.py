@@ -28,6 +28,7 @@ one comparison.
   removed. If it comes back before that, the removal is cancelled.
 
 A NACK names the refused resource, or the session sends the batch again in halves until one resource is alone.
+Where a NACK only seems to name a resource, the session sends that one again apart from the others.
 That resource is *rejected*: the session does not send this version again on this stream, and no other
 resource waits for it. But the session removes nothing that the last good version of a rejected resource may
 still use.
@@ -62,7 +63,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger
-from moongate.ads.nacks import culprits, meets_a_listener, meets_a_socket
+from moongate.ads.nacks import blame, meets_a_listener, meets_a_socket
 from moongate.ads.needs import addresses, needs_endpoints, needs_routes
 from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
@@ -574,19 +575,25 @@ class Session:
         no change.
         """
         self._counters_of(channel).nacks += 1
-        blamed = culprits(message, batch.news)
-        batch.applied = bool(blamed)
-        if blamed:
-            reopening = Batch(oldest=batch.oldest)
-            for name, own in blamed.items():
+        refusals, likely = blame(message, batch.news)
+        batch.applied = bool(refusals)
+        if refusals:
+            oldest = batch.oldest
+            # Listeners that meet each other are opened anew together, so they stay together.
+            meeting = batch.part([name for name, own in likely.items() if meets_a_listener(name, own)])
+            apart = batch.part(likely).singly()
+            reopening = Batch(oldest=oldest)
+            for name, own in refusals.items():
                 refused = batch.news.pop(name)
-                if self._may_reopen(channel, refused, own):
+                if meeting and meets_a_listener(name, own):
+                    meeting.news[name] = refused
+                elif self._may_reopen(channel, refused, own):
                     version, times = channel.reopened.get(name, ("", 0))
                     again = times + 1 if version == refused.version else 1
                     channel.reopened[name] = refused.version, again
                     reopening.news[name] = refused
                 else:
-                    self._reject(channel, refused, own, batch.oldest)
+                    self._reject(channel, refused, own, oldest)
             if reopening.news:
                 for name in [
                     name for name in batch.news if self._waits_for_routes(channel, batch.news[name])
@@ -595,9 +602,8 @@ class Session:
             if batch:
                 channel.retries.appendleft(batch)
             closing = [name for name in reopening.news if channel.ledger.get(name) not in (None, ABSENT)]
-            channel.retries.extend(
-                each for each in (Batch(gone=closing, oldest=batch.oldest), reopening) if each
-            )
+            later = (*apart, meeting, Batch(gone=closing, oldest=oldest), reopening)
+            channel.retries.extend(each for each in later if each)
         elif batch.news:
             channel.retries.extendleft(reversed(batch.halves()))
         else:
@@ -635,15 +641,15 @@ class Session:
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
         """Handle the refusal of a flight that has timed out. Its resources may have changed since."""
         self._counters_of(channel).nacks += 1
-        blamed = culprits(message, batch.news)
+        refusals = blame(message, batch.news).certain
         for name, resource in batch.news.items():
             if channel.ledger.get(name) == resource.version:
                 channel.ledger.set(name, UNKNOWN)
             now = self._snapshot.get(channel.type_url, name)
             if now is None or now.version != resource.version:
                 continue
-            if name in blamed:
-                self._reject(channel, resource, blamed[name], batch.oldest)
+            if name in refusals:
+                self._reject(channel, resource, refusals[name], batch.oldest)
             else:
                 channel.mark(name, self._snapshot.seq)
 
