@@ -18,12 +18,15 @@ from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, Rou
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector, SecretObjectReference
 from moongate.attach.routes import route_shards
+from moongate.engine.db import STEP
 from moongate.store import SHARDS, shard
 from moongate.world import Changes, World
+from moongate.xds.wire import ROUTE
 from tests.core import certificate, key_bytes, new_key
 from tests.strategies import renamed, resource
 from tests.worlds import (
     EG,
+    EG_FLEET,
     endpoint_slice,
     gateway,
     gateway_class,
@@ -123,6 +126,27 @@ def many() -> World:
 def some() -> World:
     """200 routes: to show that a cost is not of their number. Each shard has some, as among many."""
     return built(200)
+
+
+@pytest.mark.parametrize("hosts", [1, 1000])
+def test_the_first_table_of_many_routes_takes_no_long_step(hosts: int) -> None:
+    """Else the event loop would stand still for as long as a table takes."""
+    named = [
+        structs.replace(each, spec=structs.replace(each.spec, hostnames=(f"r{n % hosts}.example.com",)))
+        if isinstance(each, HTTPRoute)
+        else each
+        for n, each in enumerate(routes_with_services(1000))
+    ]
+    world = World()
+    world.apply({each.ref: each for each in named})
+
+    runs, before = [0], 0
+    for _ in world.settle():
+        runs.append(world.db.counts.total() - before)
+        before = world.db.counts.total()
+
+    assert world.resource(EG_FLEET, ROUTE, "default/eg/http") is not None
+    assert max(runs) <= STEP
 
 
 def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World) -> None:

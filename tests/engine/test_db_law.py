@@ -22,9 +22,9 @@ from tests.engine.arithmetic import (
 )
 
 CELLS = 4
-Program = list[tuple[int, list[tuple[bool, int]], bool, int]]
-"""Per query: modulus of its result, (to a cell?, which one) of its reads, whether it attempts, and the
-residue at which it stops after its first read (so that reads come and go) or fails."""
+Program = list[tuple[int, list[tuple[bool, int]], bool, int, bool]]
+"""Per query: modulus of its result, (to a cell?, which one) of its reads, whether it attempts, the residue at
+which it stops after its first read (so that reads come and go) or fails, and whether it reads by ``each``."""
 
 
 @st.composite
@@ -34,7 +34,8 @@ def programs(draw: st.DrawFn) -> Program:
         cells = st.tuples(st.just(True), st.integers(0, CELLS - 1))
         lower = st.tuples(st.just(False), st.integers(0, n - 1)) if n else cells
         reads = draw(st.lists(cells | lower | lower, min_size=1, max_size=4))
-        program.append((draw(st.integers(1, 9)), reads, draw(st.booleans()), draw(st.integers(0, 20))))
+        stop = draw(st.integers(0, 20))
+        program.append((draw(st.integers(1, 9)), reads, draw(st.booleans()), stop, draw(st.booleans())))
     return program
 
 
@@ -43,16 +44,20 @@ def compiled(program: Program) -> Any:
 
     @query
     def run(db: Db, n: int) -> int:
-        modulus, reads, attempts, stop = program[n]
+        modulus, reads, attempts, stop, joins = program[n]
         total = n
         for place, (is_cell, which) in enumerate(reads):
+            # All others together with the first, so that the others are read even if it then stops.
+            calls = [(at,) for is_cell, at in reads if not is_cell] if joins else [(which,)]
             if is_cell:
                 total += db.read(which) or 0
+            elif joins and place:
+                pass
             elif attempts:
-                value = run.attempt(db, which)
-                total += 1 if isinstance(value, Failed) else value
+                joined = run.attempt_each(db, calls) if joins else [run.attempt(db, which)]
+                total += sum(1 if isinstance(value, Failed) else value for value in joined)
             else:
-                total += run(db, which)
+                total += sum(run.each(db, calls) if joins else [run(db, which)])
             if place == 0 and total % 10 == stop:
                 break
         if total % 20 == stop:
@@ -86,12 +91,13 @@ def like(value: Any) -> Any:
 
 @pytest.mark.slow
 @settings(max_examples=10 * settings().max_examples)  # they are small, and so is what hides between slices
-@given(programs(), st.lists(edits, max_size=40), st.sampled_from([1, 3, STRIDE]))
+@given(programs(), st.lists(edits, max_size=40), st.sampled_from([1, 3, STRIDE]), st.sampled_from([1, 2, 64]))
 def test_incremental_equals_from_scratch(
-    program: Program, history: list[tuple[str, Any, Any]], stride: int
+    program: Program, history: list[tuple[str, Any, Any]], stride: int, step: int
 ) -> None:
     """Whenever all is settled, however it was cut in slices, each answer is that of a fresh database."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "STEP", step)  # or no join this small would be postponed
         for module in (engine, propagation):
             patch.setattr(module, "STRIDE", stride)  # or nothing this small would be marked in parts
         _play(program, history)

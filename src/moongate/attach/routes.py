@@ -156,8 +156,9 @@ def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
     A route whose query failed is left out, because this is only counted; its own status reports the failure.
     """
     taken: list[Ref] = []
-    for route in find_in(db, ROUTES, listener.gateway, part):
-        judged = attachments_at.attempt(db, route, listener.gateway)
+    routes = find_in(db, ROUTES, listener.gateway, part)
+    attached = attachments_at.attempt_each(db, [(route, listener.gateway) for route in routes])
+    for route, judged in zip(routes, attached, strict=True):
         if not isinstance(judged, Failed):
             taken += [route for attachment in judged for at, _ in attachment.hosts if at == listener]
     return tuple(taken)
@@ -166,7 +167,8 @@ def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
 @query
 def attached_count(db: Db, listener: ListenerId) -> int:
     """``attachedRoutes`` of a listener's status: pairs of route and parentRef that it takes."""
-    return sum(len(attached_routes(db, listener, part)) for part in parts(db, ROUTES, listener.gateway))
+    shards = parts(db, ROUTES, listener.gateway)
+    return sum(map(len, attached_routes.each(db, [(listener, part) for part in shards])))
 
 
 @query
@@ -300,8 +302,9 @@ def _served(
 ) -> list[Ref]:
     """Those of some routes that a listener serves under a hostname, sorted."""
     routes: list[Ref] = []
-    for route in sorted(candidates):
-        judged = attachments_at.attempt(db, route, listener.gateway)
+    in_order = sorted(candidates)
+    attached = attachments_at.attempt_each(db, [(route, listener.gateway) for route in in_order])
+    for route, judged in zip(in_order, attached, strict=True):
         if isinstance(judged, Failed):
             taken = also_unjudged and _is_open_to(db, listener, route)
         else:

@@ -16,6 +16,12 @@ Settling walks an explicit stack and can stop after every run (``Db.settle`` is 
 recomputation is cut in slices: whoever drives it may write cells and settle other nodes in between, or never
 come back. A doubt is struck out only once it is settled, so nothing is lost with the stack.
 
+What a query reads is known only after its first run, and that run computes all its reads within it. So a
+query that joins many calls names them together (``Query.each``). Once a step has done as much as ``STEP``
+says, such a join is *postponed*: the query and the queries around it are given up, the calls that it lacks
+are settled first, each in a step of its own, and then the query runs again. Queries are pure, so giving one
+up loses nothing but the way to the join.
+
 An *urgent* write marks what is near by at once, and the *eager* roots there queue apart, for ``next_urgent``:
 they wait neither for those that are in doubt for other reasons nor for their marks.
 
@@ -37,26 +43,34 @@ Facts
   answer for things that are gone, so this costs a run and never a wrong answer
 * what nobody observes or reads any more is dropped by ``collect``
 * no step walks all that there is: not all roots, not all readers of a node for one of them
+* a step does little more than ``STEP`` says, as long as queries read many others only by ``each``
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moongate.engine.demand import Demand
-from moongate.engine.failures import Contained, Cycle, Failed, FailuresInForce, failure
+from moongate.engine.failures import Contained, Cycle, Failed, FailuresInForce, Postponed, failure
 from moongate.engine.nodes import ABSENT, CLEAN, RUNNING, STALE, SUSPECT, Node
 from moongate.engine.propagation import STRIDE, Propagation
 from moongate.engine.roots import Roots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from moongate.engine.queries import Query
     from moongate.engine.roots import Root
 
 T = TypeVar("T")
+
+STEP: Final = 200
+"""How much may be done in one step before a join is postponed: each run counts, and each of its reads. It is
+about 1 ms."""
+
+_UNLIMITED: Final = 1 << 62
+"""What is left of a step where nobody could settle something else first."""
 
 
 class Db:
@@ -78,6 +92,8 @@ class Db:
         self._demands: list[Demand[Any]] = []
         self._orphans: dict[Node, None] = {}
         self._circles: dict[Node, Failed] = {}
+        self._left = _UNLIMITED
+        """What is left of ``STEP``."""
         self._clock = clock
         self._nested = 0.0
         self.counts: Counter[str] = Counter()
@@ -162,6 +178,29 @@ class Db:
             self._orphans[node] = None
         return node.value
 
+    def values_of(self, query: Query[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T | Failed]:
+        """Settle many calls of a query, record the reads, answer their values in order.
+
+        Raises:
+            Postponed: the step has done enough, and the caller is to run again when these are settled.
+        """
+        values: list[T | Failed] = []
+        listed = list(calls)
+        for place, args in enumerate(listed):
+            if self._left <= 0 and self._node(query, args).state in (STALE, SUSPECT):
+                raise Postponed(self._in_doubt(query, listed[place:]))
+            try:
+                values.append(self.value_of(query, args))
+            except Postponed as postponed:
+                # By the time that it runs again, it finds all of them settled.
+                postponed.first += self._in_doubt(query, listed[place:])
+                raise
+        return values
+
+    def _in_doubt(self, query: Query[..., Any], calls: list[tuple[Any, ...]]) -> list[Node]:
+        nodes = [self._node(query, args) for args in calls]
+        return [node for node in nodes if node.state != CLEAN]
+
     def _node(self, query: Query[..., Any], args: tuple[Any, ...]) -> Node:
         memos = self._memos[query]
         node = memos.get(args)
@@ -173,6 +212,8 @@ class Db:
         """Bring ``root`` to CLEAN, stopping after each run, and now and then between two."""
         stack, on_stack = [root], {root}
         looks = 0
+        # Of one that settles within a run, the stack would be lost: a join is postponed by the outermost.
+        outermost = not self._running
         while stack:
             looks += 1
             if looks % STRIDE == 0:
@@ -197,9 +238,32 @@ class Db:
             elif node.state == SUSPECT:
                 node.state = CLEAN
                 node.suspects = None
+            elif outermost:
+                first = self._step(node, on_stack)
+                stack += reversed(first)
+                on_stack.update(first)
+                yield
             else:
                 self._run(node)
                 yield
+
+    def _step(self, node: Node, on_stack: set[Node]) -> list[Node]:
+        """Run a call; if a join is postponed, answer what to settle before it runs again."""
+        self._left = STEP
+        try:
+            self._run(node)
+        except Postponed as postponed:
+            first = list(dict.fromkeys(each for each in postponed.first if each not in on_stack))
+            for each in first:
+                self._note_orphan(each)
+            if not first:
+                # It waits for calls that wait for it: a circle, which shows only where nothing is postponed.
+                self._left = _UNLIMITED
+                self._run(node)
+            return first
+        finally:
+            self._left = _UNLIMITED
+        return []
 
     def _run(self, node: Node) -> None:
         query, args, before = node.query, node.key, node.value
@@ -214,6 +278,9 @@ class Db:
             value = query.fn(self, *args)
         except Contained as contained:
             value = contained.failed
+        except Postponed:
+            self._give_up(node)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a query raises is contained, that is the point
             value = failure(query.name, args, error)
         finally:
@@ -227,6 +294,7 @@ class Db:
             self.seconds[query.name] += took - self._nested
             self._nested = nested + took
         self.counts[query.name] += 1
+        self._left -= 1 + len(reads)
         self._rewire(node, reads)
         # No write can happen during a run and each read was settled before it was read, so whatever an
         # edge of the run before this one has put in doubt meanwhile is already accounted for.
@@ -238,6 +306,16 @@ class Db:
             node.value = value
             if node.has_readers:
                 self._propagation.changed(node)
+
+    def _give_up(self, node: Node) -> None:
+        """Note what the innermost running query leaves behind if it never runs again."""
+        self._circles.pop(node, None)
+        for each in (*self._reads, node):
+            self._note_orphan(each)
+
+    def _note_orphan(self, node: Node) -> None:
+        if not node.has_readers and node.root is None:
+            self._orphans[node] = None
 
     def _rewire(self, node: Node, reads: dict[Node, None]) -> None:
         before = node.reads
@@ -338,24 +416,31 @@ class Db:
         root.urgent, root.valued = urgent, root.value is not None
 
     def collect(self, most: int | None = None) -> int:
-        """Drop what nobody observes or reads any more, ``most`` nodes of it; how many that was."""
-        dropped = 0
-        while self._orphans and dropped != most:
-            node, _ = self._orphans.popitem()
-            if not node.has_readers and node.root is None and self._forget(node):
-                dropped += 1
-        return dropped
+        """Drop what nobody observes or reads any more.
 
-    def _forget(self, node: Node) -> bool:
-        """Drop a node that has no readers; False if there is nothing to drop."""
+        Args:
+            most: how many nodes to look at. Some of those that nobody read at first have readers now.
+
+        Returns:
+            How many nodes it has looked at: 0 when there is nothing left to drop.
+        """
+        looked = 0
+        while self._orphans and looked != most:
+            node, _ = self._orphans.popitem()
+            looked += 1
+            if not node.has_readers and node.root is None:
+                self._forget(node)
+        return looked
+
+    def _forget(self, node: Node) -> None:
+        """Drop a node that has no readers, if it is still held."""
         if node.query is None:
-            if node.value is not None or self._cells.get(node.key) is not node:
-                return False
-            del self._cells[node.key]
-            return True
+            if node.value is None and self._cells.get(node.key) is node:
+                del self._cells[node.key]
+            return
         memos = self._memos.get(node.query, {})
         if memos.get(node.key) is not node:
-            return False
+            return
         del memos[node.key]
         if not memos:
             del self._memos[node.query]
@@ -367,7 +452,6 @@ class Db:
         # Should a settle that stopped half-way come back to it, there is nothing left to do.
         node.state = CLEAN
         node.suspects = None
-        return True
 
     # -- answers about itself ----------------------------------------------
 

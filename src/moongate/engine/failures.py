@@ -47,6 +47,20 @@ class Cycle(Exception):  # noqa: N818
     """Queries that read each other in a cycle."""
 
 
+class Postponed(BaseException):
+    """Raised in a query that reads many calls, and passed on by its readers: the calls are settled first.
+
+    It is no ``Exception``, because it is neither a failure nor the business of a query.
+
+    Args:
+        first: the calls to settle, in this order, before the query runs again.
+    """
+
+    def __init__(self, first: list[Node]) -> None:
+        super().__init__()
+        self.first = first
+
+
 def failure(query: str, args: tuple[Any, ...], error: Exception) -> Failed:
     """The failure for an exception that a query raised."""
     if isinstance(error, Cycle):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from moongate.engine.failures import Contained, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from moongate.engine.db import Db
 
@@ -34,6 +34,26 @@ class Query(Generic[P, T]):
     def attempt(self, db: Db, *args: P.args, **kwargs: P.kwargs) -> T | Failed:
         """The settled value, or the failure as a value, so that the reader does not fail."""
         return db.value_of(self, args)
+
+    def each(self, db: Db, calls: Iterable[tuple[Any, ...]]) -> list[T]:
+        """The settled values of many calls, in order. Raises ``Contained`` if one of them failed.
+
+        A query that joins many others reads them in this way, so that they are settled in steps of their own
+        and before it (see ``db``).
+
+        Args:
+            db: the database.
+            calls: the arguments of each call.
+        """
+        values = db.values_of(self, calls)
+        for value in values:
+            if isinstance(value, Failed):
+                raise Contained(value)
+        return cast("list[T]", values)
+
+    def attempt_each(self, db: Db, calls: Iterable[tuple[Any, ...]]) -> list[T | Failed]:
+        """As ``each``, with failures as values."""
+        return db.values_of(self, calls)
 
     def __repr__(self) -> str:
         return self.name

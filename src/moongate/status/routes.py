@@ -106,8 +106,8 @@ def overlaps(
     if len(routes) < 2:
         return ()
     by_key: dict[str, list[Ref]] = {}
-    for route in routes:
-        for key in _match_keys(db, route, path):
+    for route, keys in zip(routes, match_keys.attempt_each(db, [(route,) for route in routes]), strict=True):
+        for key in _at_path(keys, path):
             by_key.setdefault(key, []).append(route)
     shared = ((key, sharing) for key, sharing in by_key.items() if len(sharing) > 1)
     return tuple((key, tuple(sharing[: MAX_NAMED + 2])) for key, sharing in sorted(shared))
@@ -122,13 +122,13 @@ def overlapped_by(
     Those to be named, and one more if there is.
     """
     sharing = dict(overlaps(db, listener, host, path))
-    own = _match_keys(db, route, path) if sharing else []
+    own = _at_path(match_keys.attempt(db, route), path) if sharing else []
     others = {other for key in own for other in sharing.get(key, ())}
     return tuple(nsmallest(MAX_NAMED + 1, others - {route}))
 
 
-def _match_keys(db: Db, route: Ref, path: tuple[str, str]) -> list[str]:
-    keys = match_keys.attempt(db, route)
+def _at_path(keys: tuple[tuple[tuple[str, str], str], ...] | Failed, path: tuple[str, str]) -> list[str]:
+    """Those of ``match_keys`` that are on one path."""
     return [] if isinstance(keys, Failed) else [key for of, key in keys if of == path]
 
 

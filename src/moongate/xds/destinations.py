@@ -333,9 +333,12 @@ def resource_keys(
     The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
     secrets. Requests to a cluster that does not exist fail.
     """
-    routes = {route for gateway in members(db, fleet) for route in find_in(db, ROUTES, gateway, part)}
-    needed = ((route, route_resources.attempt(db, fleet, route)) for route in sorted(routes))
-    return tuple((route, None if isinstance(keys, Failed) else keys) for route, keys in needed)
+    routes = sorted({route for gateway in members(db, fleet) for route in find_in(db, ROUTES, gateway, part)})
+    needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
+    return tuple(
+        (route, None if isinstance(keys, Failed) else keys)
+        for route, keys in zip(routes, needed, strict=True)
+    )
 
 
 @query

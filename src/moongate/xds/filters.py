@@ -56,7 +56,7 @@ from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from google.protobuf.message import Message
 
@@ -196,12 +196,8 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 @query
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The filters that some route on the listeners of a chain uses, sorted."""
-    needed: dict[str, ChainFilter] = {}
-    for listener in members:
-        for part in parts(db, ROUTES, listener.gateway):
-            for one in filters_in(db, listener, part):
-                needed.setdefault(one.name, one)
-    return tuple(sorted(needed.values()))
+    shards = [(listener, part) for listener in members for part in parts(db, ROUTES, listener.gateway)]
+    return _each_once(filters_in.each(db, shards))
 
 
 @query
@@ -210,12 +206,18 @@ def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ..
 
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
-    needed: dict[str, ChainFilter] = {}
-    for route in find_in(db, ROUTES, listener.gateway, part):
-        filters = filters_of.attempt(db, listener, route)
-        for one in () if isinstance(filters, Failed) else filters:
-            needed.setdefault(one.name, one)
-    return tuple(sorted(needed.values()))
+    calls = [(listener, route) for route in find_in(db, ROUTES, listener.gateway, part)]
+    needed = filters_of.attempt_each(db, calls)
+    return _each_once(filters for filters in needed if not isinstance(filters, Failed))
+
+
+def _each_once(filters: Iterable[tuple[ChainFilter, ...]]) -> tuple[ChainFilter, ...]:
+    """The filters of several sets, those of one name once, sorted."""
+    by_name: dict[str, ChainFilter] = {}
+    for some in filters:
+        for one in some:
+            by_name.setdefault(one.name, one)
+    return tuple(sorted(by_name.values()))
 
 
 @query

@@ -78,22 +78,22 @@ class Part(Encoded, frozen=True):
 def host_entries(db: Db, listener: ListenerId, host: str, part: int) -> tuple[RouteEntry, ...]:
     """What one shard of routes has under a hostname, in force and sorted."""
     entries: list[RouteEntry] = []
-    for route in routes_at(db, listener, host, part):
-        built = route_entries_of.attempt(db, listener, route)
-        if isinstance(built, Failed):
-            # Whatever failed may be what keeps strangers out.
-            built = closed_entries.attempt(db, listener, route, host)
-        if isinstance(built, Failed):
+    routes = routes_at(db, listener, host, part)
+    built_entries = route_entries_of.attempt_each(db, [(listener, route) for route in routes])
+    for route, built in zip(routes, built_entries, strict=True):
+        # Whatever failed may be what keeps strangers out.
+        served = closed_entries.attempt(db, listener, route, host) if isinstance(built, Failed) else built
+        if isinstance(served, Failed):
             # Not even what it matches on is known. A rule that Envoy could not match on is left out as well.
             continue
-        entries += in_force(db, listener, route, tuple(each for each in built if each.host == host))
+        entries += in_force(db, listener, route, tuple(each for each in served if each.host == host))
     return tuple(sorted(entries, key=_RANK))
 
 
 @query
 def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     """One virtual host, its routes in Gateway API precedence."""
-    parts = [host_entries(db, listener, host, n) for n in shards_at(db, listener, host)]
+    parts = host_entries.each(db, [(listener, host, n) for n in shards_at(db, listener, host)])
     entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
     if not entries and not reserved(db, listener, host):
@@ -118,7 +118,8 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 @query
 def host_part(db: Db, listener: ListenerId, part: int) -> Part:
     """The virtual hosts of one shard."""
-    served = [h for host in hosts(db, listener, part) if (h := virtual_host(db, listener, host)).body]
+    named = virtual_host.each(db, [(listener, host) for host in hosts(db, listener, part)])
+    served = [host for host in named if host.body]
     body = b"".join([h.body for h in served])
     return Part((listener, part), tuple(served), body, version(body))
 
@@ -133,7 +134,7 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
     head = encode(_head(name))
     joined = [(head, version(head))]
     for listener in table.members:
-        parts = [host_part(db, listener, n) for n in host_shards(db, listener)]
+        parts = host_part.each(db, [(listener, n) for n in host_shards(db, listener)])
         if sum(len(p.hosts) for p in parts) <= IN_ORDER:
             few = sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)
             joined += [(host.body, version(host.body)) for host in few]
