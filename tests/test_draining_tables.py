@@ -8,7 +8,7 @@ from msgspec import structs
 from moongate.api.core import Secret
 from moongate.api.gateway import Gateway, GatewayInfrastructure, GatewaySpec, Listener, ListenerTLSConfig
 from moongate.api.shared import LocalObjectReference, SecretObjectReference
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.envoy_listeners import envoy_listeners, route_configurations
 from moongate.attach.gateways import BIND
 from moongate.draining_tables import DrainingTables
 from moongate.world import Changes, World
@@ -170,6 +170,42 @@ def test_https_listeners_that_exchange_their_hostnames_exchange_their_connection
 
     fleet.listen(https("a", "*.test"))
     assert "default/eg/a/moved/2" not in dict(route_configurations(fleet.world.db, worlds.EG_FLEET))
+
+
+def test_an_https_listener_that_loses_a_hostname_to_a_narrower_one_has_another_table() -> None:
+    """Envoy switches to both chains at once, and a connection from before asks for what either serves."""
+    wide, narrow = https("wide", "*.example.com"), https("narrow", "h0.example.com")
+    fleet = Fleet(wide)
+    fleet.listen(wide, narrow)
+
+    assert fleet.paths("default/eg/wide") == fleet.paths("default/eg/narrow") == ["/"]
+    assert fleet.paths("default/eg/wide/moved/1") == []
+
+    fleet.listen(wide)
+
+    assert fleet.paths("default/eg/wide/moved/1") == fleet.paths("default/eg/narrow") == ["/"]
+    assert fleet.paths("default/eg/wide/moved/2") == ["/"]
+
+
+def test_a_narrower_listener_of_another_port_takes_no_hostname_away() -> None:
+    fleet = Fleet(https("wide", "*.test"))
+    fleet.listen(https("wide", "*.test"), structs.replace(https("narrow", "a.test"), port=444))
+
+    assert fleet.paths("default/eg/wide") is not None
+    assert fleet.paths("default/eg/wide/moved/1") is None
+
+
+def test_a_listener_that_moves_is_another_one_of_envoys() -> None:
+    """It is closed here and opened there, so that a port that changes hands stays open."""
+    fleet = Fleet(worlds.http_listener("one"), worlds.http_listener("two", 81))
+    fleet.listen(worlds.http_listener("one", 81), worlds.http_listener("two"))
+
+    assert [
+        (each.name, each.container_port) for each in envoy_listeners(fleet.world.db, worlds.EG_FLEET)
+    ] == [
+        ("default/eg/one/moved/1", 81),
+        ("default/eg/two/moved/1", 80),
+    ]
 
 
 def https(name: str, hostname: str) -> Listener:

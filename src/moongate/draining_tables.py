@@ -6,8 +6,9 @@ A route configuration that leaves a fleet may be in use: Envoy asks for it until
 that names it. So it is noted, with the place at which it was used, and forgotten as soon as no Envoy asks for
 it any more, or when it is back at that place.
 
-One that comes to another place than the one at which Envoys use it gets another name there. It keeps that
-name for as long as it stays in place, because a further change of the name would change its listener.
+One that comes to another place than the one at which Envoys use it gets another name there, and so does one
+whose place loses hostnames to a narrower one, or gets them back. It keeps that name for as long as it stays
+in place, because a further change of the name would change its listener.
 
 While all Gateways of a fleet are rejected, its Envoys keep what they have, and nothing is noted.
 """
@@ -124,6 +125,8 @@ def _is_elsewhere(use: TableUse, former: TableUse, matches: AbstractSet[ChainMat
     Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has the
     former hostname now, the connections of before are that one's.
     """
+    if use.isolated != former.isolated:
+        return True  # what it serves changes together with what the narrower ones serve
     if use.match == former.match or former.match not in matches:
         known = former.match._replace(hostname=use.match.hostname)
         return use.match != known or not set(use.addresses) <= set(former.addresses)

@@ -1409,6 +1409,33 @@ def test_a_listener_is_tried_again_while_its_former_sockets_are_being_closed(ser
     """)
 
 
+def test_a_new_listener_is_tried_again_while_sockets_of_closed_ones_are_being_closed(
+    served: Conversation,
+) -> None:
+    """It has the address of one that the response closes, and another one: Envoy opens sockets anew."""
+    served.play("== L+l=1@80")
+    served.play(">> L ack")
+    served.says("""
+        == L-l L+m=1@80,81 L+n=1@82
+        << L m=1@80,81 n=1@82 -l
+        >> L nack Error adding/updating listener(s) m: cannot bind ':80': Address already in use|
+        << L n=1@82 -l
+        >> L ack
+        << L m=1@80,81
+        >> L nack cannot bind ':80': Address already in use
+        << L m=1@80,81
+        >> L ack
+    """)
+
+    assert served.refused() == {}
+    served.says("""
+        == L+o=1@83
+        << L o=1@83
+        >> L nack cannot bind ':83': Address already in use
+    """)
+    assert served.refused() == {"o": "1@83"}
+
+
 def test_a_listener_that_meets_another_that_stays_is_not_closed(served: Conversation) -> None:
     """To close it would be in vain: its last good version stays in force."""
     served.play("== L+l=1@80 L+m=1@81")

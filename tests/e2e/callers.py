@@ -8,11 +8,14 @@ open, goes on until standard input is closed, and then writes what became of eac
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
+from collections import defaultdict
 from itertools import cycle, product
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from hpack import Decoder, Encoder
@@ -39,7 +42,7 @@ class Plan(msgspec.Struct):
 
     Args:
         port: of the gateway, on loopback.
-        hosts: whom to ask for.
+        hosts: whom to ask for: a hostname, or an origin such as ``https://a.test:8443``, at another port.
         credentials: caller → the headers that say who it is.
         pause_s: between two requests of a busy connection.
         result: the file to write.
@@ -50,6 +53,24 @@ class Plan(msgspec.Struct):
     credentials: dict[str, dict[str, str]]
     pause_s: float
     result: str
+
+
+class Place(NamedTuple):
+    """Where connections for a host are opened: the port, and the name in the TLS handshake; "" for no TLS."""
+
+    port: int
+    tls: str
+
+    async def connect(self, *, http2: bool) -> Http1 | Http2:
+        context = None
+        if self.tls:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2" if http2 else "http/1.1"])
+        streams = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=context, server_hostname=self.tls or None
+        )
+        return Http2(*streams, scheme="https" if self.tls else "http") if http2 else Http1(*streams)
 
 
 class Answer(NamedTuple):
@@ -103,9 +124,11 @@ class Http2:
     a request that is under way may follow it.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, scheme: str = "http"
+    ) -> None:
         self.opened = monotonic()
-        self._reader, self._writer = reader, writer
+        self._reader, self._writer, self._scheme = reader, writer, scheme
         self._encoder, self._decoder = Encoder(), Decoder()
         self._stream = -1
         self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
@@ -113,7 +136,7 @@ class Http2:
     async def ask(self, host: str, headers: dict[str, str]) -> tuple[int, bool]:
         """The status of one request, and whether the connection stays open."""
         self._stream += 2
-        sent = {":method": "GET", ":path": "/", ":scheme": "http", ":authority": host, **headers}
+        sent = {":method": "GET", ":path": "/", ":scheme": self._scheme, ":authority": host, **headers}
         asking = HeadersFrame(
             self._stream, self._encoder.encode(sent.items()), flags=["END_HEADERS", "END_STREAM"]
         )
@@ -170,14 +193,23 @@ class Callers:
     async def run(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             for kind in KINDS:
-                # One connection for each host and caller where it is to be idle, else two that ask for all.
-                pairs = list(product(self._plan.hosts, self._plan.credentials))
-                shares = [[pair] for pair in pairs] if kind.startswith("idle") else [pairs, pairs[::-1]]
-                self._waiting += len(shares)
-                for share in shares:
-                    tasks.create_task(self._call(kind, share, stop))
+                for place, pairs in self._pairs().items():
+                    # One connection for each host and caller where it is to be idle, else two that ask for
+                    # all.
+                    shares = [[pair] for pair in pairs] if kind.startswith("idle") else [pairs, pairs[::-1]]
+                    self._waiting += len(shares)
+                    for share in shares:
+                        tasks.create_task(self._call(kind, place, share, stop))
 
-    async def _call(self, kind: str, pairs: list[tuple[str, str]], stop: asyncio.Event) -> None:
+    def _pairs(self) -> dict[Place, list[tuple[str, str]]]:
+        pairs: dict[Place, list[tuple[str, str]]] = defaultdict(list)
+        for host in self._plan.hosts:
+            at = urlsplit(host)
+            place = Place(at.port or self._plan.port, (at.hostname or "") if at.scheme == "https" else "")
+            pairs[place] += product([host], self._plan.credentials)
+        return pairs
+
+    async def _call(self, kind: str, place: Place, pairs: list[tuple[str, str]], stop: asyncio.Event) -> None:
         connection: Http1 | Http2 | None = None
         pause_s = self._plan.pause_s * (IDLE_EVERY if kind.startswith("idle") else 1)
         opened_once = False
@@ -188,11 +220,12 @@ class Callers:
             try:
                 async with asyncio.timeout(10):
                     if connection is None:
-                        streams = await asyncio.open_connection("127.0.0.1", self._plan.port)
-                        connection = Http2(*streams) if kind.endswith("2") else Http1(*streams)
+                        connection = await place.connect(http2=kind.endswith("2"))
                         sent = monotonic()
                     opened = connection.opened
-                    status, stays = await connection.ask(host, self._plan.credentials[caller])
+                    status, stays = await connection.ask(
+                        urlsplit(host).hostname or host, self._plan.credentials[caller]
+                    )
             except (OSError, EOFError, TimeoutError, ValueError) as failure:
                 error = repr(failure)
             if not opened_once:

