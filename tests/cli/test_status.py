@@ -113,6 +113,29 @@ async def test_tables_tell_what_is_in_force_and_why_something_is_not(
     assert ended.code == 1
 
 
+async def test_a_resource_without_a_table_is_shown_if_it_is_degraded(
+    command: Command, tmp_path: Path
+) -> None:
+    """Otherwise the exit code would be 1, and nothing would say why."""
+    closed = condition("Accepted", "False", "Invalid", "spec.tls: TLS is not built yet.")
+    backends = [
+        {
+            "kind": "Backend",
+            "metadata": {"namespace": "default", "name": name},
+            "status": {"conditions": [of]},
+        }
+        for name, of in (("open", condition("Accepted")), ("closed", closed))
+    ]
+    async with running(tmp_path, [GATEWAY, *backends]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out.partition("\nOTHERS\n")[2] == (
+        "KIND      NAMESPACE   NAME     ACCEPTED   REASON    MESSAGE\n"
+        "Backend   default     closed   False      Invalid   spec.tls: TLS is not built yet.\n"
+    )
+    assert ended.code == 1
+
+
 async def test_all_well_is_exit_code_0(command: Command, tmp_path: Path) -> None:
     async with running(tmp_path, [GATEWAY]):
         ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "gateways")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moongate.cli.manifests import translated
 from moongate.cli.validate import checked_by_envoy
 from tests.cli.conftest import ONLY_ENVOY_REFUSES, SHOP, Command, line_of
+from tests.unbuilt import PROTECTIONS
 
 
 def test_sound_manifests_are_said_to_be_sound(command: Command, shop: Path) -> None:
@@ -36,6 +39,35 @@ def test_warnings_alone_are_no_failure(command: Command, tmp_path: Path) -> None
 
     assert ended.code == 0
     assert ended.out.endswith("6 resources: 0 errors, 2 warnings.\n")
+
+
+def test_fields_that_are_not_built_are_reported_once_each_at_its_place(
+    command: Command, tmp_path: Path
+) -> None:
+    """The manifest and the status both know of them; also where manifests come in a list."""
+    first, second = PROTECTIONS[:2]
+    policy: dict[str, Any] = {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "SecurityPolicy",
+        "metadata": {"name": "closed"},
+        "spec": {
+            "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}],
+            first: {},
+            second: {},
+        },
+    }
+    items = json.dumps({"apiVersion": "v1", "kind": "List", "items": [policy]})
+    (tmp_path / "shop.yaml").write_text(SHOP)
+    (tmp_path / "list.json").write_text(items)
+
+    ended = command("validate", tmp_path)
+
+    *lines, total = ended.out.splitlines()
+    places = [
+        f"{tmp_path}/list.json:1:{items.index(name) + len(name) + 4}: error: " for name in (first, second)
+    ]
+    assert [line.startswith(place) for line, place in zip(lines, places, strict=True)] == [True, True]
+    assert total == "6 resources: 2 errors, 0 warnings."
 
 
 def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Path) -> None:

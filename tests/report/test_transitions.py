@@ -29,7 +29,7 @@ class Scene(Transitions):
 
     def news(self) -> list[str]:
         return [
-            f"{'-' if bad else '+'} {it.condition} {it.problem.path}: {it.problem.message}"
+            f"{'-' if bad else '+'} {it.condition} {it.problems[0].path}: {it.problems[0].message}"
             for _, it, bad in self.transitions()
         ]
 

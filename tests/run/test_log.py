@@ -24,6 +24,14 @@ kind: HTTPRoute
 metadata: {name: shop, namespace: default}
 spec: {parentRefs: [{name: eg}]}
 """
+POLICY = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: browsers, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]
+  cors: {allowOrigins: ["https://example.com"]}
+"""
 SHOP = Ref.of(HTTPRoute, "default", "shop")
 
 
@@ -50,8 +58,7 @@ class Run:
                 del self.held[ref]
             else:
                 self.held[ref] = resource
-        self.log.faults("files", self.folder.diagnostics())
-        self.log.loaded(batch, files=len(files), resources=len(self.folder))
+        self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
 
 
 def of(events: list[Any], name: str) -> list[dict[str, Any]]:
@@ -78,6 +85,26 @@ def test_the_end_of_all_faults_is_reported(events: list[Any]) -> None:
     run.write(b="")
 
     assert len(of(events, "manifests.mended")) == 1
+
+
+def test_the_end_of_an_error_that_led_to_another_is_reported_once(events: list[Any]) -> None:
+    """A Gateway with a typo is missing where a policy targets it; one edit mends both."""
+    run, typo = Run(), gateway(http("web")).replace("listeners", "listenrs")
+    run.write(classes=GATEWAY_CLASS, gateway=typo, policy=POLICY)
+    assert [e["log_level"] for e in of(events, "manifest")] == ["error", "error"]
+
+    run.write(gateway=gateway(http("web")))
+
+    assert len(of(events, "manifests.mended")) == 1
+
+
+def test_an_error_that_makes_room_for_another_is_not_called_mended(events: list[Any]) -> None:
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), policy="kind: [")
+
+    run.write(policy=POLICY.replace("name: eg", "name: other"))
+
+    assert of(events, "manifests.mended") == []
 
 
 def test_a_reference_that_leads_nowhere_is_reported_with_its_place(events: list[Any]) -> None:
@@ -120,7 +147,7 @@ def turn(
     n: int = 0, *, bad: bool = True, message: str = "It does not exist.", path: str = "spec.parentRefs[0]"
 ) -> Transition:
     problem = Problem(path, message, "BackendNotFound")
-    degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", problem, "error")
+    degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", (problem,), "error")
     return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
+from moongate.api.admission import admit
+from moongate.api.base import Ref, Resource
+from moongate.kinds import KINDS
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.run import Laptop
 from moongate.run.status_socket import RESOURCES_AT_ONCE
 from tests.e2e import manifests as m
 from tests.run.conftest import sockets, text, until
+from tests.unbuilt import PROTECTIONS
 
 
 async def test_the_report_travels_over_a_socket(folder: Path) -> None:
@@ -44,3 +51,43 @@ async def test_a_report_of_thousands_is_sent_in_parts(folder: Path) -> None:
     assert len(parts) > 4
     assert report["resources"] == whole["resources"]
     assert report.keys() == whole.keys()
+
+
+POLICY: dict[str, Any] = {
+    "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+    "kind": "SecurityPolicy",
+    "metadata": {"name": "closed", "namespace": "default"},
+    "spec": {
+        "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gateway"}],
+        PROTECTIONS[0]: {},
+    },
+}
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+async def test_a_field_that_is_not_built_is_reported_once(folder: Path, from_file: bool) -> None:
+    """The log has it with the manifest, or else with the status; the report has it with the status."""
+    gateway = m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]")
+    ref = Ref.of(SecurityPolicy, "default", "closed")
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=folder, envoy=Path("/bin/true")) as running:
+            running.take_text("all", text(gateway, *([POLICY] if from_file else [])))
+            if not from_file:
+                running.put({ref: admitted(POLICY)})
+            await until(lambda: running.statuses.document(ref) is not None)
+            report = running.report()
+            running.take_text("all", text(gateway))
+            running.put({ref: None})
+            await until(lambda: running.statuses.document(ref) is None)
+
+    field = f"spec.{PROTECTIONS[0]}"
+    assert [e["event"] for e in events if field in str(e)] == ["manifest" if from_file else "status.degraded"]
+    assert report["diagnostics"] == []
+    (status,) = (r["status"] for r in report["resources"] if r["kind"] == "SecurityPolicy")
+    assert field in status["ancestors"][0]["conditions"][0]["message"]
+
+
+def admitted(document: dict[str, Any]) -> Resource:
+    resource = admit(document, KINDS, namespace="default").resource
+    assert resource is not None
+    return resource

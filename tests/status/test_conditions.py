@@ -26,7 +26,7 @@ def test_every_problem_is_reported_and_the_first_gives_the_reason() -> None:
     judged = accepted([Problem("spec.a", "No.", "First"), Problem("", "Neither.", "Second")], 3)
 
     assert (judged.status, judged.reason, judged.observed_generation) == ("False", "First", 3)
-    assert judged.message == "spec.a: No. Neither."
+    assert judged.message == "spec.a: No.\nNeither."
 
 
 def test_without_problems_it_is_accepted() -> None:

@@ -52,8 +52,8 @@ def test_a_listener_without_its_secret_is_reported_at_the_listener() -> None:
         "ResolvedRefs",
         "False",
     )
-    assert degradation.problem.path == "spec.listeners[1]"
-    assert "default/nowhere does not exist" in degradation.problem.message
+    assert degradation.problems[0].path == "spec.listeners[1]"
+    assert "default/nowhere does not exist" in degradation.problems[0].message
     assert degradation.severity == "error"
 
 
@@ -61,9 +61,9 @@ def test_a_route_is_reported_at_each_of_its_parents() -> None:
     by_part = {(t.part, t.condition): t for t in degraded("HTTPRoute", gateway(http("web")), ROUTE)}
 
     missing, nowhere = by_part["parent eg/web", "ResolvedRefs"], by_part["parent eg/none", "Accepted"]
-    assert (missing.at, missing.problem.path) == ("spec.parentRefs[0]", "spec.rules[0].backendRefs[0]")
-    assert missing.problem.reason == "BackendNotFound"
-    assert (nowhere.at, nowhere.problem.path) == ("spec.parentRefs[1]", "spec.parentRefs[1]")
+    assert (missing.at, missing.problems[0].path) == ("spec.parentRefs[0]", "spec.rules[0].backendRefs[0]")
+    assert missing.problems[0].reason == "BackendNotFound"
+    assert (nowhere.at, nowhere.problems[0].path) == ("spec.parentRefs[1]", "spec.parentRefs[1]")
 
 
 def test_a_policy_is_reported_at_its_targets() -> None:
@@ -71,7 +71,7 @@ def test_a_policy_is_reported_at_its_targets() -> None:
 
     assert degradation.part.startswith("ancestor ")
     assert degradation.condition == "Accepted"
-    assert "nowhere" in degradation.problem.message
+    assert "nowhere" in degradation.problems[0].message
 
 
 @pytest.mark.parametrize("others", [False, True])
@@ -91,7 +91,7 @@ def test_a_status_that_is_older_than_its_resource_is_reported_all_the_same() -> 
 
     (degradation,) = degradations(worlds.gateway(), GatewayStatus(listeners=(gone,)))
 
-    assert degradation.problem.path == "spec.listeners"
+    assert degradation.problems[0].path == "spec.listeners"
 
 
 def _condition(type_: str) -> Condition:

@@ -332,7 +332,31 @@ def test_a_security_policy_fails_for_what_its_parent_asks_and_nobody_enforces() 
     core = Core(TWO, route("shop", "eg/a"), parent, subject)
 
     assert conditions(core, subject)["eg/a"]["Accepted"] == "!Invalid"
-    assert f"spec.{PROTECTIONS[0]}" in message(core, subject, "Accepted")
+    blamed = "This comes from SecurityPolicy default/parent, into which this policy merges. "
+    assert message(core, subject, "Accepted").startswith(f"spec.{PROTECTIONS[0]}: {blamed}")
+
+
+def test_a_policy_is_not_blamed_for_a_field_of_its_parent_that_is_not_built() -> None:
+    """It is in force, and only the manifest of the parent has the field; the parent's status reports it."""
+    parent = btp("parent", "Gateway/eg", dns={"dnsRefreshRate": "5s"})
+    subject = btp("own", "HTTPRoute/shop", mergeType="StrategicMerge", retry={"numRetries": 1})
+    core = Core(TWO, route("shop", "eg/a"), parent, subject)
+
+    assert conditions(core, subject) == {"eg/a": OK | {"Merged": "Merged"}}
+    assert conditions(core, parent)["eg"]["Accepted"] == "!Invalid"
+
+
+def test_what_is_wrong_with_a_field_of_the_parent_names_the_parent() -> None:
+    """Whoever reads the status of the merging policy looks for the field in its manifest in vain."""
+    users = {"users": {"name": "missing"}}
+    parent = security("parent", "Gateway/eg", basicAuth=users)
+    subject = security("own", "HTTPRoute/shop", mergeType="StrategicMerge")
+    core = Core(TWO, route("shop", "eg/a"), parent, subject)
+
+    assert message(core, subject, "Accepted") == (
+        "spec.basicAuth.users: This comes from SecurityPolicy default/parent, into which this policy merges. "
+        "There is no Secret default/missing."
+    )
 
 
 def test_deprecated_fields_are_reported_with_their_successors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from msgspec import Struct
 from moongate.cli.usage_errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from moongate.api.base import Ref, Resource
     from moongate.api.envoygateway import EnvoyGateway
@@ -79,8 +80,10 @@ def translated(
     from msgspec import structs
 
     from moongate.api.envoygateway import EnvoyGateway
+    from moongate.api.marks import NOT_SUPPORTED
     from moongate.attach.gateways import laptop_class
     from moongate.dangling import dangling_references
+    from moongate.sources.diagnostics import without_reported
     from moongate.sources.files import Files
     from moongate.world import World
 
@@ -102,34 +105,20 @@ def translated(
         (each.resource, each.problem.path.removesuffix(".name")): files.folder.diagnostic(*each)
         for each in dangling
     }
+    statuses = [each for each in status_diagnostics(world, files) if each.problem.reason != NOT_SUPPORTED]
     # The status reports a dangling reference too, but without the name that the user may have meant.
-    status = [f for f in status_diagnostics(world, files) if (f.resource, f.problem.path) not in by_field]
-    diagnostics = dict.fromkeys((*_once(faults, status), *by_field.values(), *_bugs(world)))
+    degraded = [each for each in statuses if (each.resource, each.problem.path) not in by_field]
+    faulty: dict[Ref | None, set[str]] = defaultdict(set)
+    for each in degraded:
+        faulty[each.resource].add(each.problem.path)
+    manifests = without_reported(faults, lambda ref: faulty[ref])
+    diagnostics = dict.fromkeys((*manifests, *degraded, *by_field.values(), *_bugs(world)))
     return Translated(
         world,
         files,
         tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place)),
         len(loaded.diagnostics) - len(faults),
     )
-
-
-def _once(faults: Iterable[Diagnostic], status: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
-    """The faults of manifests and what statuses say, each field that is not built yet once.
-
-    Where a status is an error because of such a field, the error is kept; otherwise the warning of the
-    manifest, which stands at the field itself.
-    """
-    from moongate.api.marks import NOT_SUPPORTED
-
-    errors: dict[Ref | None, list[str]] = {}
-    for each in status:
-        if each.severity == "error":
-            errors.setdefault(each.resource, []).append(f"{each.problem.path}: {each.problem.message}")
-    for each in faults:
-        text = f"{each.problem.path}: {each.problem.message}"
-        if each.problem.reason != NOT_SUPPORTED or not any(text in e for e in errors.get(each.resource, ())):
-            yield each
-    yield from (each for each in status if each.problem.reason != NOT_SUPPORTED)
 
 
 def existing(paths: Iterable[str]) -> list[str]:
@@ -217,7 +206,7 @@ def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
         except Contained:
             faults = {}  # A query failed. The status says so, and its conditions are shown without details.
         for degradation in degradations(held[ref], status):
-            for fault in faults.get((degradation.at, degradation.condition)) or (degradation.problem,):
+            for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:
                 yield files.folder.diagnostic(ref, fault, degradation.severity)
 
 

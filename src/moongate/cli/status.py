@@ -179,12 +179,14 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
         "listeners": (_LISTENER_COLUMNS, _listeners),
         "routes": ("KIND NAMESPACE NAME HOSTNAMES PARENT ACCEPTED RESOLVED REASON MESSAGE", _routes),
         "policies": ("KIND NAMESPACE NAME TARGET ANCESTOR ACCEPTED REASON MESSAGE", _policies),
+        "others": ("KIND NAMESPACE NAME ACCEPTED REASON MESSAGE", _others),
     }
     shown = 0
     for name, (headers, rows_of) in tables.items():
         if of not in ("all", name):
             continue
-        rows = [row for resource in resources if _SELECTS[name](resource) for row in rows_of(resource)]
+        selects = _SELECTS.get(name, _has_no_table)
+        rows = [row for resource in resources if selects(resource) for row in rows_of(resource)]
         if rows or of == name:
             if shown:
                 say("")
@@ -280,6 +282,17 @@ def _policies(resource: Document) -> Iterator[tuple[str, ...]]:
             state.reason,
             state.message,
         )
+
+
+def _has_no_table(resource: Document) -> bool:
+    return not any(selects(resource) for selects in _SELECTS.values())
+
+
+def _others(resource: Document) -> Iterator[tuple[str, ...]]:
+    """A row for each degradation: what is in force is not listed."""
+    degraded = filter(_degraded, _all_conditions(resource["status"]))
+    for state in dict.fromkeys(_state(conditions, "Accepted") for conditions in degraded):
+        yield (resource["kind"], *_name(resource), *state.statuses, state.reason, state.message)
 
 
 def _name(resource: Document) -> tuple[str, str]:

@@ -98,6 +98,15 @@ class EffectivePolicy(Struct, frozen=True):
         below = (path.removeprefix(f"{field}.") for path in self.inherited if path.startswith(f"{field}."))
         return Effective(value, self.owner, tuple((path, self.parent) for path in below))
 
+    def inherits(self, path: str) -> bool:
+        """Whether a field comes from the parent alone. Its path (wire names) starts below ``spec``."""
+        return any(path == each or path.startswith((f"{each}.", f"{each}[")) for each in self.inherited)
+
+    def of_parent(self, problem: Problem) -> Problem:
+        """A problem of the parent's, as the owner reports it."""
+        message = f"This comes from {self.parent}, into which this policy merges. {problem.message}"
+        return structs.replace(problem, message=message)
+
     def settings(self) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
         """The features that are set, in the order of the table; those with a fault are among them."""
         for feature in FEATURES:
@@ -150,16 +159,30 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
             faulty.append(feature.field)
             problems += [p.under(f"spec.{_wire_name(spec, feature.field)}") for p in of_feature]
     problems += [fault.under("spec") for fault in faults]
-    for each in (policy, base):
-        problems += each.faults if isinstance(each, FaultySecurityPolicy) else ()
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += unbuilt(structs.replace(policy, spec=spec))
+    problems = list(_attributed(merged, problems, guards=policy.GUARDS))
+    problems += policy.faults if isinstance(policy, FaultySecurityPolicy) else ()
+    problems += map(merged.of_parent, base.faults if isinstance(base, FaultySecurityPolicy) else ())
     return structs.replace(
         merged,
         problems=tuple(problems),
         faulty=tuple(faulty),
         failed=any(policy.GUARDS or problem.reason != NOT_SUPPORTED for problem in problems),
     )
+
+
+def _attributed(merged: EffectivePolicy, problems: list[Problem], *, guards: bool) -> Iterator[Problem]:
+    """The problems as the owner reports them: those of a field of the parent name the parent.
+
+    A field of the parent that is not built yet does not concern the owner, unless requests are refused for it
+    (``guards``): the parent's own status reports it.
+    """
+    for problem in problems:
+        if not merged.inherits(problem.path.removeprefix("spec.")):
+            yield problem
+        elif guards or problem.reason != NOT_SUPPORTED:
+            yield merged.of_parent(problem)
 
 
 def feature_problems(db: Db, feature: Feature[M], effective: Effective[M]) -> list[Problem]:

@@ -22,6 +22,7 @@ from moongate import names
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
+from moongate.status.degraded import faulty_fields
 from moongate.status.gateways import EnvoyState, GatewayStatus, live
 from moongate.status.routes import RouteStatus
 
@@ -48,16 +49,22 @@ class Statuses:
     Args:
         resources: all resources in force.
         clock: returns the time as text.
+        logged: whether the log has a field of a resource already; see ``Transitions``.
     """
 
-    def __init__(self, resources: Mapping[Ref, Resource], clock: Callable[[], str] = now) -> None:
+    def __init__(
+        self,
+        resources: Mapping[Ref, Resource],
+        clock: Callable[[], str] = now,
+        logged: Callable[[Ref, str], bool] = lambda _ref, _path: False,
+    ) -> None:
         self._resources = resources
         self._clock = clock
         self._core: dict[Ref, Struct] = {}
         self._envoys: dict[Ref, EnvoyState] = {}
         self._refusals: dict[Ref, list[str]] = {}
         self._documents: dict[Ref, dict[str, Any]] = {}
-        self._transitions = Transitions()
+        self._transitions = Transitions(logged)
 
     def update(self, statuses: Mapping[Ref, Struct | None]) -> None:
         """Take changed statuses of the core; ``None`` for a resource that has no status any more."""
@@ -89,6 +96,11 @@ class Statuses:
     def document(self, ref: Ref) -> dict[str, Any] | None:
         """The status of one resource as a document."""
         return self._documents.get(ref)
+
+    def faulty_fields(self, ref: Ref) -> frozenset[str]:
+        """The fields because of which a resource is not in force as it is written, as its status says."""
+        resource, status = self._resources.get(ref), self._core.get(ref)
+        return frozenset() if resource is None or status is None else faulty_fields(resource, status)
 
     def transitions(self) -> list[Transition]:
         """Conditions that turned bad, or good again, since the last call."""

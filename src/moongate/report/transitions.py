@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec import structs
+
 from moongate.api.gateway import Gateway
 from moongate.status.degraded import degradations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from msgspec import Struct
 
@@ -39,19 +41,31 @@ class Transition(NamedTuple):
 
 
 class Transitions:
-    """The degradations of all resources, and those that were reported."""
+    """The degradations of all resources, and those that were reported.
 
-    def __init__(self) -> None:
+    Args:
+        logged: whether the log has a field of a resource already, because it is not built yet.
+    """
+
+    def __init__(self, logged: Callable[[Ref, str], bool] = lambda _ref, _path: False) -> None:
+        self._logged = logged
         self._now: dict[Ref, _Degradations] = {}
         self._reported: dict[Ref, _Degradations] = {}
         self._touched: dict[Ref, None] = {}
 
     def look(self, ref: Ref, resource: Resource, status: Struct) -> None:
         """Note the present status of a resource."""
-        now = _grouped(t for t in degradations(resource, status) if _is_reported(ref, t))
+        now = _grouped(filter(None, (self._reportable(ref, t) for t in degradations(resource, status))))
         if now or ref in self._now:
             self._now[ref] = now
             self._touched[ref] = None
+
+    def _reportable(self, ref: Ref, degradation: Degradation) -> Degradation | None:
+        """A degradation without the fields that the log has already; ``None`` if nothing of it is left."""
+        if not _is_reported(ref, degradation):
+            return None
+        problems = tuple(p for p in degradation.problems if not self._logged(ref, p.path))
+        return structs.replace(degradation, problems=problems) if problems else None
 
     def forget(self, ref: Ref) -> None:
         """Note that a resource was deleted."""
@@ -85,8 +99,8 @@ class _Held(NamedTuple):
     """The parts of the resource that have it."""
 
 
-_Text = tuple[str, str, str]
-"""Type, reason and message. Without the path, because an index in it may change."""
+_Text = tuple[str, str, tuple[str, ...]]
+"""Type, reason and messages. Without the paths, because an index in them may change."""
 
 _Degradations = dict[_Text, _Held]
 
@@ -100,14 +114,15 @@ are logged as events of the Envoy, and the refused listener or route has a condi
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
     if degradation.condition == "Programmed" and not degradation.part and ref.is_a(Gateway):
-        return degradation.problem.reason not in _OF_ENVOY
+        return degradation.problems[0].reason not in _OF_ENVOY
     return degradation.condition not in _REPORTED_ELSEWHERE
 
 
 def _grouped(degradations: Iterable[Degradation]) -> _Degradations:
     held: _Degradations = {}
     for degradation in degradations:
-        text = (degradation.condition, degradation.problem.reason, degradation.problem.message)
+        problems = degradation.problems
+        text = (degradation.condition, problems[0].reason, tuple(problem.message for problem in problems))
         known = held.get(text, _Held(degradation, frozenset()))
         held[text] = known._replace(parts=known.parts | {degradation.part})
     return held

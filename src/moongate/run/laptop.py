@@ -89,12 +89,12 @@ class Laptop:
         self._namespace = namespace
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
-        self.statuses = Statuses(self.world.store.held())
         self._log = RunLog(
             self.world.store.held(),
             partial(has_slices, self.world.db),
             partial(controller_name, self.world.db),
         )
+        self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir)
         self._pump = Pump(self.world)
         self.fleets = Fleets(
@@ -210,8 +210,12 @@ class Laptop:
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
         self.loaded.set()
-        self._log.faults("files", (*loaded.diagnostics, *late))
-        self._log.loaded(loaded.batch, files=len(loaded.files), resources=len(files.folder))
+        self._log.loaded(
+            (*loaded.diagnostics, *late),
+            loaded.batch,
+            files=len(loaded.files),
+            resources=len(files.folder),
+        )
 
     def _with_lasting_flags(self, config: EnvoyGateway) -> tuple[EnvoyGateway, tuple[Diagnostic, ...]]:
         """The configuration with the fixed flags of the start, and a warning about flags that differ."""

@@ -56,6 +56,10 @@ class RunLog:
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self._hints: tuple[Diagnostic, ...] = ()
+        self._erroneous = False
+        """Whether a diagnostic is an error."""
+        self._unbuilt: frozenset[tuple[Ref, str]] = frozenset()
+        """The fields that were logged as not built yet: resource and path."""
         self._failures: set[str] = set()
         self._urls: tuple[str, ...] = ()
 
@@ -73,10 +77,20 @@ class RunLog:
         faults = (d for source, own in self._diagnostics.items() if source != _DANGLING for d in own)
         return (*faults, *self._dangling(self._held))
 
+    def has_unbuilt(self, ref: Ref, path: str) -> bool:
+        """Whether a field of a resource was logged as not built yet, so that its status need not be."""
+        return (ref, path) in self._unbuilt
+
     def faults(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
-        """Log what is new among all the diagnostics of a source."""
+        """Log what is new among all the diagnostics of a source, and the end of all errors."""
+        self._log_new(source, diagnostics)
+        self._log_end_of_errors()
+
+    def _log_new(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
         known = self._diagnostics.get(source, ())
         self._diagnostics[source] = diagnostics
+        everything = (each.unbuilt for own in self._diagnostics.values() for each in own)
+        self._unbuilt = frozenset(filter(None, everything))
         # Not by place: that moves with every line before it.
         before = {(f.resource, f.problem, f.place.file) for f in known}
         new = [f for f in diagnostics if (f.resource, f.problem, f.place.file) not in before]
@@ -86,17 +100,31 @@ class RunLog:
             log("manifest", message=str(diagnostic), **({"trace": t} if (t := diagnostic.trace) else {}))
         if len(new) > MOST_FAULTS_LOGGED:
             _log.warning("manifest.more", count=len(new) - MOST_FAULTS_LOGGED, see="moongate validate")
-        if any(f.severity == "error" for f in known) and not any(f.severity == "error" for f in diagnostics):
+
+    def _log_end_of_errors(self) -> None:
+        """To be called when all that one change leads to is known: an error may lead to another one."""
+        before = self._erroneous
+        self._erroneous = any(d.severity == "error" for own in self._diagnostics.values() for d in own)
+        if before and not self._erroneous:
             _log.info("manifests.mended")
 
-    def loaded(self, batch: Mapping[Ref, Resource | None], *, files: int, resources: int) -> None:
-        """Log that a batch is in force, and which references lead nowhere since.
+    def loaded(
+        self,
+        diagnostics: tuple[Diagnostic, ...],
+        batch: Mapping[Ref, Resource | None],
+        *,
+        files: int,
+        resources: int,
+    ) -> None:
+        """Log that a batch from files is in force, their new faults, and the new dangling references.
 
         Args:
+            diagnostics: all those of the files.
             batch: what differs from before.
             files: how many were read.
             resources: how many there are now.
         """
+        self._log_new("files", diagnostics)
         known = (f.resource for f in (*self._diagnostics.get(_DANGLING, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource, and a class decides on all its Gateways.
         anywhere = (
@@ -107,13 +135,14 @@ class RunLog:
         self._logged_as = self._controller()
         ends = self._dangling(self._held if anywhere else dict.fromkeys((*known, *batch)))
         self._hints = tuple(f for f in ends if f.problem.reason in _IN_STATUS)
-        self.faults(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
+        self._log_new(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
+        self._log_end_of_errors()
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good."""
         for ref, degradation, bad in transitions[:MOST_LOGGED]:
-            problem = degradation.problem
+            problem, *others = degradation.problems
             fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
                 fields["field"] = problem.path
@@ -123,8 +152,8 @@ class RunLog:
             if bad and hint is not None:
                 fields |= {"hint": hint.problem.message, "at": str(hint.place)}
             if bad:
-                # A condition may name several references, each in a line of its own.
-                message = problem.message.replace("\n", " ")
+                messages = (problem.message, *(f"{other.path}: {other.message}" for other in others))
+                message = " ".join(messages).replace("\n", " ")
                 fields |= {"status": degradation.status, "reason": problem.reason, "message": message}
                 _log.warning("status.degraded", **fields)
             else:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from moongate.api.gateway import Gateway
 from moongate.kinds import ref_of
+from moongate.sources.diagnostics import without_reported
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from moongate.fleets import Fleets
     from moongate.report.statuses import Statuses
     from moongate.run.log import RunLog
+    from moongate.sources.diagnostics import Diagnostic
     from moongate.world import World
 
 RESOURCES_AT_ONCE: Final = 100
@@ -66,7 +68,7 @@ class StatusReport(Struct, frozen=True):
             "settling": self.settling(),
             "unserved": self._unserved(),
             "gateways": self.fleets.report(),
-            "diagnostics": [str(f) for f in self.log.diagnostics() if f.severity != "info"],
+            "diagnostics": [str(d) for d in self._diagnostics() if d.severity != "info"],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
             "failures": [
                 {"query": f.query, "args": f.args, "id": f.id, "error": f.error}
@@ -74,6 +76,10 @@ class StatusReport(Struct, frozen=True):
             ],
             "figures": self.figures(),
         }
+
+    def _diagnostics(self) -> Iterator[Diagnostic]:
+        """What is wrong with manifests, and is not in the statuses."""
+        return without_reported(self.log.diagnostics(), self.statuses.faulty_fields)
 
     def _unserved(self) -> list[dict[str, str]]:
         """Gateways whose class is none of this controller, so that they have no status."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from moongate.api.base import Ref
+from moongate.api.marks import NOT_SUPPORTED
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 Severity = Literal["error", "warning", "info"]
 """``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
 
 NOWHERE = Place("", 0, 0)
 """The place of what stands in no file."""
+
+_ITEM = re.compile(r"^items\[\d+\]\.")
+"""The beginning of a path in a list of resources."""
 
 
 class Diagnostic(Struct, frozen=True):
@@ -35,7 +43,29 @@ class Diagnostic(Struct, frozen=True):
     effect: str = ""
     trace: str = ""
 
+    @property
+    def unbuilt(self) -> tuple[Ref, str] | None:
+        """The field that is not built yet, if that is the problem: its resource, and its path there."""
+        if self.resource is None or self.problem.reason != NOT_SUPPORTED:
+            return None
+        return self.resource, _ITEM.sub("", self.problem.path)
+
     def __str__(self) -> str:
         parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
         line = ": ".join(part for part in parts if part)
         return f"{line} {self.effect}" if self.effect else line
+
+
+def without_reported(
+    diagnostics: Iterable[Diagnostic], reported: Callable[[Ref], Collection[str]]
+) -> Iterator[Diagnostic]:
+    """Diagnostics without those about a field that is not built yet and that is reported already.
+
+    Args:
+        diagnostics: those of manifests.
+        reported: the paths of the fields of a resource that its status reports.
+    """
+    for each in diagnostics:
+        unbuilt = each.unbuilt
+        if unbuilt is None or unbuilt[1] not in reported(unbuilt[0]):
+            yield each

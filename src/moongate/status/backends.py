@@ -5,9 +5,9 @@ Source: Envoy Gateway, ``BackendStatus``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, Condition, Ref
@@ -18,6 +18,9 @@ from moongate.store import get
 
 if TYPE_CHECKING:
     from moongate.engine import Db
+
+_FIELDS: Final = {"InvalidBackendTLS": "spec.tls"}
+"""Reason of a problem → the field of the Backend that has it. Routes report it at their own reference."""
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -41,6 +44,8 @@ def backend_status(db: Db, ref: Ref) -> BackendStatus | None:
     if problem is None or problem.reason == "UnsupportedAddressType":
         accepted = condition("Accepted", "True", "Accepted", "The Backend can be used.", generation)
     else:
-        accepted = condition("Accepted", "False", "Invalid", summary([problem]), generation)
+        field = _FIELDS.get(problem.reason, problem.path)
+        message = summary([structs.replace(problem, path=field)])
+        accepted = condition("Accepted", "False", "Invalid", message, generation)
     # If it is not accepted because of such a field, the message says so already.
     return BackendStatus(conditions=(accepted, *(unsupported(resource) if accepted.status == "True" else ())))

@@ -55,8 +55,8 @@ def unsupported(resource: Resource) -> tuple[Condition, ...]:
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """All problems in one text. Each begins with its path."""
-    return " ".join(
+    """All problems in one text, a line for each. It begins with the path."""
+    return "\n".join(
         p.message if not p.path or p.message.startswith(p.path) else f"{p.path}: {p.message}"
         for p in problems
     )

@@ -1,4 +1,4 @@
-"""Finding the conditions of a status that mean degradation, each at the field that causes it.
+"""Finding the conditions of a status that mean degradation, each at the fields that cause it.
 
 Source: Gateway API, types and reasons of conditions; the reference for those that it adds.
 """
@@ -39,7 +39,7 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
 }
 """Conditions that mean degradation: (type, status) → severity."""
 
-_PATH_FIRST = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)", re.DOTALL)
+_PATH_FIRST = re.compile(r"(spec[\w.\[\]-]*\w\]?): (.*)")
 
 
 class Degradation(Struct, frozen=True):
@@ -47,10 +47,10 @@ class Degradation(Struct, frozen=True):
 
     Args:
         part: the part of the resource: a listener, a parent, an ancestor; "" for the whole resource.
-        at: the field of that part. The path of the problem may be below that field, or elsewhere.
+        at: the field of that part. The paths of the problems may be below that field, or elsewhere.
         condition: the type of the condition.
         status: ``True`` or ``False``.
-        problem: the path of the field, with the reason and the message of the condition.
+        problems: what its message says: the problem of each field, with the reason of the condition.
         severity: ``error`` if some configuration is not in force because of it.
     """
 
@@ -58,7 +58,7 @@ class Degradation(Struct, frozen=True):
     at: str
     condition: str
     status: str
-    problem: Problem
+    problems: tuple[Problem, ...]
     severity: Severity
 
 
@@ -74,11 +74,34 @@ def degradations(resource: Resource, status: Struct) -> Iterator[Degradation]:
         for condition in bad:
             if condition.type == "Programmed" and others:
                 continue
-            match = _PATH_FIRST.match(condition.message)
-            field, message = (match[1], match[2]) if match else (at, condition.message)
-            problem = Problem(field, message, condition.reason)
-            severity = SEVERITIES[condition.type, condition.status]
-            yield Degradation(part, at, condition.type, condition.status, problem, severity)
+            yield Degradation(
+                part,
+                at,
+                condition.type,
+                condition.status,
+                tuple(_problems(condition, at)),
+                SEVERITIES[condition.type, condition.status],
+            )
+
+
+def faulty_fields(resource: Resource, status: Struct) -> frozenset[str]:
+    """The paths of the fields because of which a resource is not in force as it is written."""
+    errors = (each for each in degradations(resource, status) if each.severity == "error")
+    return frozenset(problem.path for error in errors for problem in error.problems)
+
+
+def _problems(condition: Condition, at: str) -> Iterator[Problem]:
+    """The problems in the message of a condition; those without a path are at ``at``."""
+    path, lines = at, list[str]()
+    for line in condition.message.split("\n"):
+        match = _PATH_FIRST.match(line)
+        if match is None:
+            lines.append(line)
+            continue
+        if lines:
+            yield Problem(path, "\n".join(lines), condition.reason)
+        path, lines = match[1], [match[2]]
+    yield Problem(path, "\n".join(lines), condition.reason)
 
 
 def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:
