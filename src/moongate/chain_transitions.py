@@ -171,7 +171,7 @@ class ChainTransitions:
             return False
         if type_url == ROUTE:
             fleet.tables.setdefault(node, {})[name] = version
-            return self._shrink(fleet_id, fleet)
+            return name in fleet.chains and self._shrink_chain(fleet_id, fleet, name)
         return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
 
     def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, message: str) -> bool:
@@ -213,17 +213,19 @@ class ChainTransitions:
 
     def _shrink(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
         """Drop what lingers where the routes that are in force everywhere need it no more."""
-        wrote = False
-        for name, chain in fleet.chains.items():
-            if (
-                chain.handed_out
-                and len(chain.relied) > len(chain.needed)
-                and not self._is_searching(fleet_id, ROUTE, name)
-                and self._switched(fleet, fleet_id, name)
-            ):
-                chain.relied = dict(chain.needed)
-                wrote |= self._write_lingering(fleet_id, name, chain)
-        return wrote
+        return any([self._shrink_chain(fleet_id, fleet, name) for name in fleet.chains])  # noqa: C419 - all
+
+    def _shrink_chain(self, fleet_id: FleetId, fleet: _Fleet, name: str) -> bool:
+        chain = fleet.chains[name]
+        if (
+            not chain.handed_out
+            or len(chain.relied) == len(chain.needed)
+            or self._is_searching(fleet_id, ROUTE, name)
+            or not self._switched(fleet, fleet_id, name)
+        ):
+            return False
+        chain.relied = dict(chain.needed)
+        return self._write_lingering(fleet_id, name, chain)
 
     def _switched(self, fleet: _Fleet, fleet_id: FleetId, table: str) -> bool:
         """Whether each connected Envoy, and at least one, has a route configuration as it was handed out."""

@@ -22,10 +22,12 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.session import MOST_REOPENINGS, Session
+from moongate.ads.secrets import respelled
+from moongate.ads.session import MOST_REOPENINGS, MOST_SECRETS, Session
 from moongate.ads.snapshot import Difference, Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
 
@@ -131,10 +133,16 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
                 listener.additional_addresses.add().address.socket_address.port_value = int(port)
             listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
             body = encode(listener)
+        case "S" if what.startswith("pem"):
+            secret = Secret(name=name)
+            secret.tls_certificate.certificate_chain.inline_bytes = what.encode()
+            body = encode(secret)
         case _:
             body = f"{name} {what}".encode()
     made = XdsResource.of(TYPES[letter], name, body)
     _CONTENTS[made.version] = what
+    if (other := respelled(made)) is not None:
+        _CONTENTS[other.version] = f"{what}'"
     return made
 
 
@@ -1532,7 +1540,7 @@ def test_a_secret_that_is_refused_is_undone_by_sending_the_one_before() -> None:
     assert session.refused() == {}
 
 
-def test_each_secret_is_sent_alone() -> None:
+def test_a_secret_of_which_each_byte_counts_is_sent_alone() -> None:
     """Envoy takes what it has just refused when it is sent again, so nobody could tell which one it was."""
     session = Conversation()
     session.says("""
@@ -1547,6 +1555,63 @@ def test_each_secret_is_sent_alone() -> None:
     """)
 
     assert session.refused() == {"b": "bad"}
+
+
+def test_certificates_are_sent_together_and_alone_in_other_bytes_if_one_is_refused() -> None:
+    """Envoy says nothing of which one it is, has taken some of them, and ignores what has equal bytes."""
+    session = Conversation()
+    session.says("""
+        == S+a=pem S+b=pem-bad S+c=pem S+t=token
+        >> S +a +b +c +t
+        << S t=token
+        >> S ack
+        << S a=pem b=pem-bad c=pem
+        >> S nack odd
+        << S a=pem'
+        >> S ack
+        << S b=pem-bad'
+        >> S nack odd
+        << S c=pem'
+        >> S ack
+    """)
+    assert session.refused() == {"b": "pem-bad"}
+
+    session.says("""
+        == S+b=pem2 S+c=pem2
+        << S b=pem2 c=pem2
+        >> S ack
+    """)
+    assert session.refused() == {}
+    assert session.session.held(SECRET, "a") == resource("S", "a", "pem").version
+
+
+def test_a_response_has_a_bounded_number_of_certificates() -> None:
+    session = Conversation()
+    names = [f"s{n:03}" for n in range(2 * MOST_SECRETS + 1)]
+    session.play(f"== {' '.join(f'S+{name}=pem' for name in names)}")
+    sent = [session.play(f">> S {' '.join(f'+{name}' for name in names)}")]
+    sent += [session.play(">> S ack") for _ in range(2)]
+
+    assert [said.count("=pem") for said in sent] == [MOST_SECRETS, MOST_SECRETS, 1]
+
+
+def test_certificates_whose_refusal_comes_late_are_sent_alone_in_other_bytes() -> None:
+    session = Conversation()
+    session.play("== C+a=1 S+a=pem S+b=pem-bad")
+    session.play(">> S +a +b")
+    late = session.nonces["S"]
+    session.play(">> C *")
+    session.play(".. 31")
+    session.nonces["S"] = late
+    session.says("""
+        >> S nack odd
+        << S a=pem'
+        >> S ack
+        << S b=pem-bad'
+        >> S nack odd
+    """)
+
+    assert session.refused() == {"b": "pem-bad"}
 
 
 def test_removing_what_was_refused_ends_the_quarantine(served: Conversation) -> None:

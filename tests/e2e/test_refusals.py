@@ -17,6 +17,7 @@ from moongate.xds.http_chains import https_settings
 from moongate.xds.wire import encode, message_field, packed
 from tests.e2e import manifests as m
 from tests.e2e.conftest import reference, until
+from tests.e2e.test_listeners import serial, tls
 from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
@@ -134,7 +135,11 @@ async def test_envoy_serves_the_certificate_before_where_it_refuses_the_next(
         "ClientTrafficPolicy", "chains", "timeout: {http: {idleTimeout: 9s}}", "Gateway/chains"
     )
 
-    await site.apply(unable.secret("of-left"), traffic)
+    # Envoy gets them together, and does not say which of them it refuses.
+    renewed = {n: site.authority.sign(f"{n}.test") for n in NAMES[1:]}
+    await site.apply(
+        unable.secret("of-left"), *(each.secret(f"of-{n}") for n, each in renewed.items()), traffic
+    )
     await until(lambda: "Envoy refuses Secret default/of-left" in resolved(site, gateway)["left"])
     await until(lambda: set(programmed(site, gateway).values()) == {"True"})
 
@@ -144,6 +149,9 @@ async def test_envoy_serves_the_certificate_before_where_it_refuses_the_next(
         "right": "ResolvedRefs",
     }
     assert "PRIVATE" not in str(resolved(site, gateway))
+    for name, each in renewed.items():
+        async with tls(site, port, f"{name}.test") as (_, connection):
+            assert serial(connection) == each.serial
     assert {await site.status(f"{n}.test", port=port, tls=True) for n in NAMES} == {200}
     await site.apply(m.route("left", RULES, parents="[{name: chains}]"))
     assert await site.status("left.test", port=port, tls=True) == 200

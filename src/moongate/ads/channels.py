@@ -73,7 +73,14 @@ class Batch(Struct):
 
     def singly(self) -> list[Batch]:
         """The same as batches with one resource each."""
-        each = [Batch({name: resource}, [], self.oldest) for name, resource in self.news.items()]
+        return self.of_size(1)
+
+    def of_size(self, size: int) -> list[Batch]:
+        """The same as batches with at most so many resources each; none if it has only removals."""
+        news = iter(self.news.items())
+        each: list[Batch] = []
+        while part := dict(islice(news, size)):
+            each.append(Batch(part, [], self.oldest))
         if each:
             each[0].gone = self.gone
         return each
@@ -122,6 +129,8 @@ class Channel(Struct):
     absent: dict[str, int] = field(default_factory=dict[str, int])
     """Route table to which Envoy subscribes and which it may still have → the edit that dropped it."""
     rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
+    kept: set[str] = field(default_factory=set[str])
+    """Secrets that Envoy may keep as they are now, although it refused them or did not reach them."""
     reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Listener → its version that was sent again after its address was closed, and how many times."""
     returning: set[str] = field(default_factory=set[str])
@@ -153,6 +162,7 @@ class Channel(Struct):
         self.rejected.pop(name, None)
         self.reopened.pop(name, None)
         self.returning.discard(name)
+        self.kept.discard(name)
         self.dirty.discard(name)
         self.staged.drop(name)
         for batch in (*self.retries, *([self.flight.batch] if self.flight else [])):
@@ -170,6 +180,7 @@ class Channel(Struct):
             self.rejected.pop(name, None)
             self.reopened.pop(name, None)
             self.returning.discard(name)
+            self.kept.discard(name)
         for name in batch.gone:
             self.rejected.pop(name, None)
             self.ledger.set(name, ABSENT if name in self.ledger.names else None)

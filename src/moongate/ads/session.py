@@ -27,7 +27,8 @@ one comparison.
   edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it is
   removed. If it comes back before that, the removal is cancelled.
 
-A NACK names the refused resource, or the session sends the batch again in halves until one resource is alone.
+A NACK names the refused resource, or the session sends the batch again in halves until one resource is alone,
+or each resource alone if they are certificates (``secrets`` has the reason).
 Where a NACK only seems to name a resource, the session sends that one again apart from the others.
 That resource is *rejected*: the session does not send this version again on this stream, and no other
 resource waits for it. But the session removes nothing that the last good version of a rejected resource may
@@ -67,11 +68,12 @@ from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger
 from moongate.ads.nacks import blame, meets_a_listener, meets_a_socket
 from moongate.ads.needs import addresses, needs_endpoints, needs_routes
+from moongate.ads.secrets import respelled
 from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.ads.responses import Response
     from moongate.ads.snapshot import Difference, Snapshot
@@ -85,6 +87,9 @@ PATIENCE_SECONDS = 30.0
 
 MOST_REOPENINGS = 50
 """How often a listener is sent again while Envoy closes its old sockets, which takes some milliseconds."""
+
+MOST_SECRETS = 100
+"""How many secrets are sent in one response. If Envoy refuses it, each is sent alone once more."""
 
 ORDER = (
     CLUSTER,  # first: all else refers to clusters
@@ -370,12 +375,22 @@ class Session:
             # A wildcard without matches gets an empty response, because Envoy waits for the first one.
             channel.initial_pending = False
             if channel.type_url == SECRET and len(batch.news) > 1:
-                # Envoy takes a secret that it has refused when it is sent again, as it keeps it already.
-                # So to look for the culprit in halves would be in vain.
-                batch, *others = batch.singly()
+                batch, *others = self._secrets(channel, batch)
                 channel.retries.extend(others)
             return batch
         return None
+
+    def _secrets(self, channel: Channel, batch: Batch) -> list[Batch]:
+        """Secrets in batches of a bounded size; alone those among which a culprit is looked for."""
+        alone = [
+            name
+            for name, resource in batch.news.items()
+            if name in channel.kept or respelled(resource) is None
+        ]
+        gone, batch.gone = batch.gone, []
+        first, *others = [*batch.part(alone).singly(), *batch.of_size(MOST_SECRETS)]
+        first.gone = gone
+        return [first, *others]
 
     def _ready(self, channel: Channel) -> float:
         """The last edit up to which all is answered that must be before a channel sends."""
@@ -517,8 +532,11 @@ class Session:
         return (c for t in _BEFORE[ROUTE] if (c := self._channels.get(t)) is not None)
 
     def _send(self, channel: Channel, batch: Batch, now: float) -> bytes:
+        resources: Collection[XdsResource] = batch.news.values()
+        if not channel.kept.isdisjoint(batch.news):
+            resources = [respelled(each) or each if each.name in channel.kept else each for each in resources]
         response = self._snapshot.responses.response(
-            channel.type_url, batch.news.values(), batch.gone, after=self._last
+            channel.type_url, resources, batch.gone, after=self._last
         )
         self._last = response.number
         channel.flight = Flight(response=response, batch=batch)
@@ -606,6 +624,9 @@ class Session:
             closing = [name for name in reopening.news if channel.ledger.get(name) not in (None, ABSENT)]
             later = (*apart, meeting, Batch(gone=closing, oldest=oldest), reopening)
             channel.retries.extend(each for each in later if each)
+        elif channel.type_url == SECRET and batch.news:
+            channel.kept.update(batch.news)
+            channel.retries.extendleft(reversed(batch.singly()))
         elif batch.news:
             channel.retries.extendleft(reversed(batch.halves()))
         else:
@@ -660,6 +681,8 @@ class Session:
             if name in refusals:
                 self._reject(channel, resource, refusals[name], batch.oldest)
             else:
+                if channel.type_url == SECRET:
+                    channel.kept.add(name)
                 channel.mark(name, self._snapshot.seq)
 
     def _reject(self, channel: Channel, resource: XdsResource, message: str, oldest: float) -> None:
@@ -671,6 +694,7 @@ class Session:
         if channel.type_url == SECRET:
             # It keeps a secret that it refuses beside the one in force, and later builds listeners with it.
             channel.ledger.set(resource.name, UNKNOWN)
+            channel.kept.discard(resource.name)
         channel.returning.discard(resource.name)
         self.events.append(self._nacked(channel, resource.name, resource.version, why))
 

@@ -61,7 +61,7 @@ class RunLog:
         self._unbuilt: frozenset[tuple[Ref, str]] = frozenset()
         """The fields that were logged as not built yet: resource and path."""
         self._failures: set[str] = set()
-        self._urls: tuple[str, ...] = ()
+        self._urls: dict[str, None] = {}
 
     def places_from(self, folder: Folder) -> None:
         """Give the resources of a folder their places in what is logged."""
@@ -176,7 +176,7 @@ class RunLog:
         for url in urls:
             if url not in self._urls:
                 _log.info("gateway.serving", url=url)
-        self._urls = urls
+        self._urls = dict.fromkeys(urls)
 
     def failures(self, failures: Iterable[Failed]) -> None:
         """Log bugs of moongate that were contained and were not in force before; takes all that are now."""
