@@ -76,8 +76,8 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     local.FLEET_SERVICES,
     structs.replace(policies.TARGETS, kinds=POLICY_KINDS),
     structs.replace(policies.SELECTORS, kinds=POLICY_KINDS),
-    structs.replace(policies.TARGETED, kinds=POLICY_KINDS),
-    policies.TARGETABLE,
+    policies.LABELLED,
+    policies.TARGET_NAMESPACES,
 )
 """All indexes of the store. The module that reads an index declares it."""
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import (
     Applied,
-    Target,
     applied,
     applied_to_listener,
     policy_attachments,
-    targets,
+    selected,
+    selected_shards,
     winner,
 )
 from moongate.kinds import ref_of
+from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.store import get
 from tests.core import EG, Core, gateway, http
 
 KIND = "BackendTrafficPolicy"
@@ -47,6 +53,12 @@ spec:
 
 def ref(name: str, namespace: str = "default") -> Ref:
     return ref_of(KIND, namespace, name)
+
+
+def targets(core: Core, policy: str) -> list[Ref]:
+    """The targets that the selectors of a policy match, sorted."""
+    calls = [(ref(policy), *shard) for shard in selected_shards(core.db, ref(policy))]
+    return sorted(target for shard in selected.each(core.db, calls) for target in shard)
 
 
 GATEWAY = "kind: Gateway, name: eg"
@@ -129,9 +141,79 @@ def test_a_selector_claims_what_has_the_labels() -> None:
         policy("by-label", targetSelectors="[{kind: HTTPRoute, matchLabels: {team: shop}}]"),
     )
 
-    assert targets(core.db, ref("by-label")) == (Target(SHOP, ""),)
+    assert targets(core, "by-label") == [SHOP]
     assert winner(core.db, KIND, SHOP, "") == ref("by-label")
     assert winner(core.db, KIND, Ref.of(HTTPRoute, "default", "other"), "") is None
+
+
+LABELS: list[dict[str, str]] = [
+    {},
+    {"team": "shop"},
+    {"team": "shop", "tier": "web"},
+    {"team": "ops", "tier": "web"},
+    {"tier": "db"},
+]
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        "matchLabels: {}",
+        "matchLabels: {team: shop}",
+        "matchLabels: {team: shop, tier: web}",
+        "matchExpressions: [{key: team, operator: In, values: [shop, ops]}]",
+        "matchExpressions: [{key: team, operator: In, values: []}]",
+        "matchExpressions: [{key: team, operator: Exists}]",
+        "matchExpressions: [{key: team, operator: DoesNotExist}]",
+        "matchExpressions: [{key: team, operator: NotIn, values: [shop]}]",
+        "matchExpressions: [{key: team, operator: NotIn, values: [shop]}, {key: tier, operator: Exists}]",
+        "matchLabels: {tier: web}, matchExpressions: [{key: team, operator: NotIn, values: [shop]}]",
+    ],
+)
+def test_a_selector_finds_what_it_matches_and_is_found_by_it(selector: str) -> None:
+    """Both ways lead through indexes of labels; what they find is what the selector says of each route."""
+    core = Core(
+        gateway(http("http")),
+        *(route(f"r{n}", labels=json.dumps(labels)) for n, labels in enumerate(LABELS)),
+        route("elsewhere", namespace="other", labels="{team: shop, tier: web}"),
+        policy("by-label", targetSelectors=f"[{{kind: HTTPRoute, {selector}}}]"),
+    )
+    subject = get(core.db, BackendTrafficPolicy, ref("by-label"))
+    assert subject is not None
+    routes = [Ref.of(HTTPRoute, "default", f"r{n}") for n in range(len(LABELS))]
+    matched = [
+        each for each, labels in zip(routes, LABELS, strict=True)
+        if subject.spec.target_selectors[0].selector.selects(labels)
+    ]  # fmt: skip
+
+    assert targets(core, "by-label") == matched
+    assert [each for each in routes if winner(core.db, KIND, each, "")] == matched
+
+
+def test_a_selector_policy_costs_what_it_selects() -> None:
+    """Of a thousand teams, each with a policy for its own routes, nobody pays for the others."""
+    teams = range(30)
+    core = Core(
+        gateway(http("http")),
+        *(route(f"r{n}", labels=f"{{app: a{n}}}") for n in teams),
+        *(
+            policy(f"p{n}", targetSelectors=f"[{{kind: HTTPRoute, matchLabels: {{app: a{n}}}}}]")
+            for n in teams
+        ),
+    )
+    for n in teams:
+        assert winner(core.db, KIND, Ref.of(HTTPRoute, "default", f"r{n}"), "") == ref(f"p{n}")
+        targets(core, f"p{n}")
+
+    core.apply(
+        policy("younger", targetSelectors="[{kind: HTTPRoute, matchLabels: {app: a7}}]", created="2026")
+    )
+    with core.ran() as ran:
+        for n in teams:
+            targets(core, f"p{n}")
+            winner(core.db, KIND, Ref.of(HTTPRoute, "default", f"r{n}"), "")
+
+    assert ran == {"policy_attachments": 1, "_targeting": 1}
 
 
 def test_a_selector_reaches_other_namespaces_only_with_a_grant() -> None:
@@ -179,15 +261,15 @@ def test_a_route_that_comes_costs_a_selector_one_shard() -> None:
         *(route(f"r{n}", labels="{team: shop}") for n in range(200)),
         policy("by-label", targetSelectors=selector),
     )
-    before = targets(core.db, ref("by-label"))
+    before = targets(core, "by-label")
 
     core.apply(route("new", labels="{team: shop}"))
     with core.ran() as came:
-        after = targets(core.db, ref("by-label"))
+        after = targets(core, "by-label")
     core.apply(policy("by-label", targetSelectors=selector, timeout="{http: {requestTimeout: 3s}}"))
     with core.ran() as edited:
-        targets(core.db, ref("by-label"))
+        targets(core, "by-label")
 
-    assert set(after) - set(before) == {Target(Ref.of(HTTPRoute, "default", "new"), "")}
-    assert came == dict.fromkeys(("targets", "selected", "labels", "_age"), 1)
+    assert set(after) - set(before) == {Ref.of(HTTPRoute, "default", "new")}
+    assert came == dict.fromkeys(("selected", "labels", "age"), 1)
     assert edited == {"_targeting": 1}

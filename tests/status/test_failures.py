@@ -8,7 +8,7 @@ import pytest
 
 from moongate.api.base import Condition, Ref
 from moongate.attach.fleets import fleets
-from moongate.attach.policies import targets
+from moongate.attach.policies import named
 from moongate.attach.routes import route_shards
 from moongate.kinds import KINDS
 from moongate.status.failures import INTERNAL, MOST_NAMED
@@ -97,7 +97,7 @@ def test_a_policy_whose_targets_are_unknown_says_so_at_those_that_it_names() -> 
         policy = next(ref for ref in ALL if ref.kind == "SecurityPolicy")
         world = World()
         world.apply(ALL)
-        put_fault(world, (targets, (policy,)), "before")
+        put_fault(world, (named, (policy,)), "before")
         world.pull()
 
         assert conditions(world.statuses()[policy])[0].reason == INTERNAL

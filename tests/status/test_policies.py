@@ -63,6 +63,7 @@ def route(
     namespace: str = "default",
     labels: dict[str, str] | None = None,
     path: str = "/",
+    created: str = "",
 ) -> str:
     """An HTTPRoute; a parent is ``gateway`` or ``gateway/listener``, a rule its name."""
     refs = [
@@ -73,7 +74,12 @@ def route(
     document = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": labels or {},
+            "creationTimestamp": created,
+        },
         "spec": {
             "parentRefs": refs,
             "rules": [{"name": rule, "matches": matches} for rule in rules] or [{"matches": matches}],
@@ -402,6 +408,17 @@ def test_routes_that_a_selector_finds_override_the_gateways_policy() -> None:
     core = Core(TWO, subject, route("shop", labels={"tier": "web"}), btp("own", targetSelectors=[selector]))
 
     assert message(core, subject, "Overridden").endswith("these routes: [default/shop].")
+
+
+def test_ancestors_of_selected_routes_stand_in_the_order_of_their_age() -> None:
+    """The routes are judged in shards, which have nothing to do with their age."""
+    subject = btp("all", targetSelectors=[{"kind": "HTTPRoute", "matchLabels": {}}])
+    names = [f"g{n}" for n in range(9)]
+    gateways = [gateway(http("web"), name=name) for name in names]
+    routes = [route(f"r{n}", name, created=f"20{30 - n}-01-01T00:00:00Z") for n, name in enumerate(names)]
+    core = Core(*gateways, *routes, subject)
+
+    assert list(conditions(core, subject)) == names[::-1]
 
 
 def test_of_more_than_sixteen_ancestors_those_with_bad_news_stay() -> None:

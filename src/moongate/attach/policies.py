@@ -11,6 +11,11 @@ answers with the first winner, and with the parent that it merges into, if it as
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.
 
+A selector is indexed by one of the labels that it requires, its *anchor*, and targets by all their labels. So
+a selector looks only at targets with that label, and a target only at selectors that require one of its
+labels: a policy costs what it selects, however many policies and routes there are. Only a selector that
+requires no label, as one that names what a target must not have, looks at all targets of its namespaces.
+
 Rules
 =====
 1. Targets by reference are in the policy's namespace. Targets by selector may be elsewhere; each then needs
@@ -23,7 +28,7 @@ Source: GEP-713 and GEP-2648; the reference's order of attachment.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -46,6 +51,9 @@ TARGET_KINDS: Final = (Gateway, *ROUTE_TYPES)
 """Kinds that a policy of ours may target."""
 EVERYWHERE: Final = ""
 """Stands for all namespaces, where a policy selects in others than its own."""
+Anchor: TypeAlias = tuple[str, ...]
+"""What a selector requires at least: a label (key and value), a label of any value (its key), or nothing."""
+ANYTHING: Final[Anchor] = ()
 ROUTE_KINDS: Final = tuple(route.KIND for route in ROUTE_TYPES)
 
 
@@ -99,42 +107,41 @@ def _by_target(policy: Policy) -> Iterator[tuple[Ref, Ref]]:
         yield target.ref, policy.ref
 
 
-def _by_selected_kind(policy: Policy) -> Iterator[tuple[str, str, Ref]]:
+def _by_anchor(policy: Policy) -> Iterator[tuple[tuple[str, str], Anchor, Ref]]:
     for selector in policy.spec.target_selectors:
         only = policy.metadata.namespace if _stays(selector) else EVERYWHERE
-        yield selector.kind, only, policy.ref
+        for anchor in _anchors(selector):
+            yield (selector.kind, only), anchor, policy.ref
 
 
-def _by_target_kind(policy: Policy) -> Iterator[tuple[tuple[str, str, int], Ref]]:
-    for target, _ in named_targets(policy.spec, policy.metadata.namespace):
-        yield (policy.KIND, target.kind, shard(str(target))), target
-
-
-def _by_kind(resource: Resource) -> Iterator[tuple[str, int, Ref]]:
+def _by_label(resource: Resource) -> Iterator[tuple[tuple[str, str, Anchor], int, Ref]]:
     ref = resource.ref
-    yield resource.KIND, shard(str(ref)), ref
+    part = shard(str(ref))
+    yield (resource.KIND, ref.namespace, ANYTHING), part, ref
+    for label in resource.metadata.labels.items():
+        yield (resource.KIND, ref.namespace, label), part, ref
+        yield (resource.KIND, ref.namespace, label[:1]), part, ref
+
+
+def _by_namespace(resource: Resource) -> Iterator[tuple[str, str]]:
+    yield resource.KIND, resource.metadata.namespace
 
 
 TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
 """Target → policies that name it."""
-SELECTORS: PartedIndex[Policy, str, Ref] = PartedIndex("policy-selectors", (), _by_selected_kind)
-"""Target kind; namespace of the targets or EVERYWHERE → policies that select among them."""
-TARGETED: Index[Policy, Ref] = Index("policy-targeted", (), _by_target_kind)
-"""(policy kind, target kind, shard of the target) → targets that some policy names."""
-TARGETABLE: PartedIndex[Resource, int, Ref] = PartedIndex("policy-targetable", TARGET_KINDS, _by_kind)
-"""Target kind; shard of the target → all of it. Read only for policies with selectors."""
+SELECTORS: PartedIndex[Policy, Anchor, Ref] = PartedIndex("policy-selectors", (), _by_anchor)
+"""(Target kind, namespace of the targets or EVERYWHERE); anchor → policies with such a selector."""
+LABELLED: PartedIndex[Resource, int, Ref] = PartedIndex("policy-labelled", TARGET_KINDS, _by_label)
+"""(Target kind, namespace, anchor); shard of the target → targets with it."""
+TARGET_NAMESPACES: Index[Resource, str] = Index("policy-target-namespaces", TARGET_KINDS, _by_namespace)
+"""Target kind → namespaces that have any of it."""
 
 
 @query
 def policy_attachments(db: Db, target: Ref) -> tuple[tuple[str, Ref], ...]:
     """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
     attached: list[tuple[tuple[str, str, str], int, str, Ref]] = []
-    refs = {
-        *find(db, TARGETS, target),
-        *find_in(db, SELECTORS, target.kind, target.namespace),
-        *find_in(db, SELECTORS, target.kind, EVERYWHERE),
-    }
-    for ref in refs:
+    for ref in {*find(db, TARGETS, target), *_selecting(db, target)}:
         targeting = _targeting(db, ref)
         if targeting is None:
             continue
@@ -155,33 +162,77 @@ def winner(db: Db, kind: str, target: Ref, section: str) -> Ref | None:
     return next((policy for at, policy in attached_of(db, kind, target) if at == section), None)
 
 
+def _selecting(db: Db, target: Ref) -> Iterator[Ref]:
+    """The policies with a selector that may match a target."""
+    asked = _labels_asked_for(db, target.kind, target.namespace)
+    if not asked:
+        return
+    having = dict(labels(db, target) or ())
+    for key in asked:
+        if not key:
+            anchors: tuple[Anchor, ...] = (ANYTHING,)
+        elif key in having:
+            anchors = ((key,), (key, having[key]))
+        else:
+            continue
+        for anchor in anchors:
+            for namespace in (target.namespace, EVERYWHERE):
+                yield from find_in(db, SELECTORS, (target.kind, namespace), anchor)
+
+
 @query
-def targets(db: Db, policy: Ref) -> tuple[Target, ...]:
-    """The targets of a policy: those of selectors, the oldest first, then references in the spec's order."""
+def _labels_asked_for(db: Db, kind: str, namespace: str) -> tuple[str, ...]:
+    """The keys of the labels by which selectors are indexed that may match targets of a namespace, sorted.
+
+    "" if there are selectors without anchor.
+    """
+    anchors = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
+    return tuple(sorted({anchor[0] if anchor else "" for anchor in anchors}))
+
+
+@query
+def named(db: Db, policy: Ref) -> tuple[Target, ...]:
+    """The targets to which a policy refers, in the order of its spec."""
     targeting = _targeting(db, policy)
-    if targeting is None:
-        return ()
-    shards = sorted({n for selector in targeting.selectors for n in parts(db, TARGETABLE, selector.kind)})
-    chosen = sorted((_age(db, ref), Target(ref, "")) for n in shards for ref in selected(db, policy, n))
-    return tuple(dict.fromkeys([*(t for _, t in chosen), *targeting.named]))
+    return () if targeting is None else targeting.named
 
 
 @query
-def selected(db: Db, policy: Ref, part: int) -> tuple[Ref, ...]:
-    """The targets in one shard that the selectors of a policy match, sorted."""
+def selected_shards(db: Db, policy: Ref) -> tuple[tuple[str, int], ...]:
+    """The shards in which selectors of a policy may have targets: their namespaces and numbers, sorted."""
     targeting = _targeting(db, policy)
     if targeting is None:
         return ()
     return tuple(
         sorted(
             {
-                ref
+                (namespace, part)
                 for selector in targeting.selectors
-                for ref in find_in(db, TARGETABLE, selector.kind, part)
-                if _picks(db, policy, selector, ref)
+                for namespace in _namespaces(db, policy, selector)
+                for anchor in _anchors(selector)
+                for part in parts(db, LABELLED, (selector.kind, namespace, anchor))
             }
         )
     )
+
+
+@query
+def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
+    """The targets in one shard of a namespace that the selectors of a policy match, the oldest first."""
+    targeting = _targeting(db, policy)
+    if targeting is None:
+        return ()
+    matched = sorted(
+        {
+            ref
+            for selector in targeting.selectors
+            for anchor in _anchors(selector)
+            for ref in find_in(db, LABELLED, (selector.kind, namespace, anchor), part)
+            if _picks(db, policy, selector, ref)
+        }
+    )
+    ages = zip(age.each(db, [(ref,) for ref in matched]), matched, strict=True)
+    return tuple(ref for _, ref in sorted(ages))
 
 
 @query
@@ -255,7 +306,8 @@ def _targeting(db: Db, policy: Ref) -> _Targeting | None:
 
 
 @query
-def _age(db: Db, ref: Ref) -> tuple[str, str, str]:
+def age(db: Db, ref: Ref) -> tuple[str, str, str]:
+    """What sorts resources of a kind, the oldest first."""
     resource: Resource | None = db.read(ref)
     return ("", "", "") if resource is None else resource.age
 
@@ -279,6 +331,23 @@ def named_targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Targ
 def _stays(selector: TargetSelector) -> bool:
     """Whether a selector looks in the namespace of its policy alone."""
     return selector.namespaces is None or selector.namespaces.from_ == "Same"
+
+
+def _namespaces(db: Db, policy: Ref, selector: TargetSelector) -> tuple[str, ...]:
+    """The namespaces in which a selector may have targets."""
+    return (policy.namespace,) if _stays(selector) else find(db, TARGET_NAMESPACES, selector.kind)
+
+
+def _anchors(selector: TargetSelector) -> tuple[Anchor, ...]:
+    """Labels of which a target must have one to match a selector; ``ANYTHING`` where no label is required."""
+    if selector.match_labels:
+        return (min(selector.match_labels.items()),)
+    for requirement in selector.match_expressions:
+        if requirement.operator == "In":
+            return tuple((requirement.key, value) for value in dict.fromkeys(requirement.values))
+        if requirement.operator == "Exists":
+            return ((requirement.key,),)
+    return (ANYTHING,)
 
 
 def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:

@@ -19,6 +19,7 @@ Rules
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import structs
@@ -31,7 +32,7 @@ from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
-from moongate.attach.policies import Policy, named_targets, targets
+from moongate.attach.policies import Policy, named_targets, selected, selected_shards
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import Failed
 from moongate.policies import POLICY_KINDS
@@ -207,14 +208,16 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
 
 def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
     """The Gateways above what a policy targets, as far as they are known: at least what it names."""
-    chosen = targets.attempt(db, policy.ref)
-    named = named_targets(policy.spec, policy.metadata.namespace)
-    for target in named if isinstance(chosen, Failed) else chosen:
-        resource = db.read(target.ref)
+    shards = selected_shards.attempt(db, policy.ref)
+    calls = [] if isinstance(shards, Failed) else [(policy.ref, *at) for at in shards]
+    chosen = [shard for shard in selected.attempt_each(db, calls) if not isinstance(shard, Failed)]
+    named = [target.ref for target in named_targets(policy.spec, policy.metadata.namespace)]
+    for target in chain(*chosen, named):
+        resource = db.read(target)
         if isinstance(resource, Route):
             yield from (gateway for _, gateway in _parents(resource))
         else:
-            yield target.ref
+            yield target
 
 
 def _parents(route: Route) -> Iterator[tuple[ParentReference, Ref]]:

@@ -6,9 +6,12 @@ Each target of a policy has *ancestors*: a Gateway is its own ancestor, and a ro
 names. The conditions of a target are written to its ancestors. If several targets share an ancestor, it gets
 the conditions of all of them.
 
+A selector may match thousands of targets. They are judged in shards (``judged_shard``), and the status joins
+the drafts of the shards (``policy_drafts``).
+
 The status of a policy on a Gateway or listener lists the routes that have their own policies. ``overrides``
-finds these routes from the policies, never from all routes of a Gateway, and in shards. So a route that
-comes, goes or moves re-runs one small part, and an edit of its rules re-runs nothing.
+finds these routes in shards, by the names of their policies. So a route that comes, goes or moves re-runs one
+small part, and an edit of its rules re-runs nothing.
 
 Rules
 =====
@@ -35,16 +38,17 @@ from moongate.attach.gateways import controller_name, managed, rejection
 from moongate.attach.listeners import listeners
 from moongate.attach.policies import (
     ROUTE_KINDS,
-    SELECTORS,
-    TARGETED,
     Applied,
     Policy,
     Target,
+    age,
     applied,
     attached_of,
+    named,
+    policy_attachments,
     section_names,
     selected,
-    targets,
+    selected_shards,
     winner,
 )
 from moongate.attach.routes import ROUTES, attachments
@@ -55,7 +59,8 @@ from moongate.policies.http_listeners import port_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
-from moongate.store import find, find_in, parts
+from moongate.status.policy_drafts import Draft, Drafts, Judged
+from moongate.store import find_in, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -112,14 +117,12 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
     resource: Policy | None = db.read(policy)
     if resource is None:
         return None
-    drafts: dict[tuple[Ref, str], _Draft] = {}
-    for target in sorted(targets(db, policy), key=_level):
-        if target.ref.is_a(Gateway):
-            _judge_gateway(db, policy, target, drafts)
-        elif target.ref.kind in ROUTE_KINDS and not _KINDS[policy.kind].OF_LISTENERS:
-            _judge_route(db, policy, target, drafts)
-    if not drafts:
-        return None
+    drafts = Drafts()
+    for number, target in enumerate(named(db, policy)):
+        drafts.place = (_level(target), number, ())
+        _judge(db, policy, target, drafts)
+    for shard in judged_shard.each(db, [(policy, *at) for at in selected_shards(db, policy)]):
+        drafts.join(shard)
     name, generation, warning = controller_name(db), resource.metadata.generation, _deprecated(resource)
     ancestors = [
         AncestorStatus(
@@ -127,50 +130,40 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
             controller_name=name,
             conditions=tuple(_conditions(draft, warning, generation)),
         )
-        for (gateway, section), draft in drafts.items()
+        for (gateway, section), draft in drafts.in_order()
     ]
-    return PolicyStatus(ancestors=tuple(_cut(ancestors, generation)))
+    return PolicyStatus(ancestors=tuple(_cut(ancestors, generation))) if ancestors else None
+
+
+@query
+def judged_shard(db: Db, policy: Ref, namespace: str, part: int) -> Judged:
+    """The drafts of those targets in one shard of a namespace that the selectors of a policy match."""
+    drafts = Drafts()
+    for ref in selected(db, policy, namespace, part):
+        target = Target(ref, "")
+        drafts.place = (_level(target), -1, age(db, ref))
+        _judge(db, policy, target, drafts)
+    return drafts.judged()
 
 
 @query
 def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...]:
     """The routes of one shard that a Gateway takes and that policies of a kind target, sorted."""
-    routes: set[Ref] = set()
-    for route_kind in ROUTE_KINDS:
-        routes.update(find(db, TARGETED, (kind, route_kind, part)))
-        for namespace in parts(db, SELECTORS, route_kind):
-            for policy in find_in(db, SELECTORS, route_kind, namespace):
-                if policy.kind == kind:
-                    routes.update(ref for ref in selected(db, policy, part) if ref.kind == route_kind)
-    overriding = (_override(db, kind, gateway, route) for route in sorted(routes))
+    routes = find_in(db, ROUTES, gateway, part)
+    attached = policy_attachments.each(db, [(route,) for route in routes])
+    overriding = (
+        _override(db, kind, gateway, route)
+        for route, policies in zip(routes, attached, strict=True)
+        if any(policy.kind == kind for _, policy in policies)
+    )
     return tuple(override for override in overriding if override is not None)
 
 
-class _Draft:
-    """An ancestor while the targets that lead to it are judged."""
-
-    def __init__(self) -> None:
-        self.faults: dict[Problem, None] = {}
-        self.merged: dict[str, None] = {}
-        self.overridden: dict[str, None] = {}
-        self.refused: dict[str, None] = {}
-        """Why filters that it asks for are not in force."""
-        self.judged = False
-        """Whether it has ``Accepted``; a listener that only says with what the policy merged has not."""
-        self.held = False
-        """Whether the policy holds a target that leads here."""
-
-    def refuse(self, problem: Problem) -> None:
-        self.judged = True
-        self.faults[problem] = None
-
-    def hold(self, problems: Iterable[Problem]) -> None:
-        self.judged = self.held = True
-        self.faults.update(dict.fromkeys(problems))
-
-
-def _at(drafts: dict[tuple[Ref, str], _Draft], gateway: Ref, section: str) -> _Draft:
-    return drafts.setdefault((gateway, section), _Draft())
+def _judge(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
+    if target.ref.is_a(Gateway):
+        _judge_gateway(db, policy, target, drafts)
+    elif target.ref.kind in ROUTE_KINDS and not _KINDS[policy.kind].OF_LISTENERS:
+        _judge_route(db, policy, target, drafts)
 
 
 def _level(target: Target) -> int:
@@ -178,11 +171,11 @@ def _level(target: Target) -> int:
     return 2 * target.ref.is_a(Gateway) + (not target.section)
 
 
-def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:
+def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     gateway, section = target
     if not managed(db, gateway) or rejection(db, gateway) is not None:
         return
-    draft = _at(drafts, gateway, section)
+    draft = drafts.at(gateway, section)
     if (refusal := _refusal(db, policy, target)) is not None:
         draft.refuse(refusal)
         return
@@ -196,10 +189,10 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, 
         conflict = port_conflict(db, ListenerId(gateway, gateway, section))
         draft.hold([conflict] if conflict is not None else [])
     elif sections := _claimed_sections(db, policy.kind, gateway):
-        draft.overridden[f"{_others(policy.kind)} override these sections: {_listed(sections)}."] = None
+        draft.override(f"{_others(policy.kind)} override these sections: {_listed(sections)}.")
 
 
-def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, str], _Draft]) -> None:
+def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     route, section = target
     others = _others(policy.kind)
     refusal = _refusal(db, policy, target)
@@ -207,7 +200,7 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, st
     for attachment in attachments(db, route):
         if rejection(db, attachment.gateway) is not None:
             continue
-        draft = _at(drafts, attachment.gateway, attachment.parent.section_name or "")
+        draft = drafts.at(attachment.gateway, attachment.parent.section_name or "")
         if refusal is not None:
             draft.refuse(refusal)
             continue
@@ -220,21 +213,21 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: dict[tuple[Ref, st
             _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:
                 continue
-            below = _at(drafts, listener.owner, listener.name)
+            below = drafts.at(listener.owner, listener.name)
             for problem in problems:
                 below.refuse(problem)
             if all(problem.reason == NOT_SUPPORTED for problem in problems):
-                below.merged[f"Merged with policy {parent.namespace}/{parent.name}."] = None
+                below.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
         if rules:
-            draft.overridden[f"{others} override this one for these route rules: {_listed(rules)}."] = None
+            draft.override(f"{others} override this one for these route rules: {_listed(rules)}.")
 
 
-def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: _Draft) -> None:
+def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: Draft) -> None:
     """Note why the chain of a listener lacks filters that a policy asks for."""
     settings = (rule_settings(db, each) for each in ((policy,),))
     for owner, message in refusals(db, listener, settings):
         if owner == policy.owner:
-            draft.refused[message] = None
+            draft.lack(message)
 
 
 def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | None:
@@ -246,7 +239,7 @@ def _parent(db: Db, kind: str, listener: ListenerId, target: Target) -> Ref | No
 def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     """Why a policy does not hold what it targets: there is no such section, or another was first."""
     what = "rule" if target.ref.kind in ROUTE_KINDS else "listener"
-    sections = section_names(db, target.ref) or ()
+    sections = (section_names(db, target.ref) or ()) if target.section else ()
     if target.section and target.section not in sections:
         has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
         message = f"{target.ref} has no {what} named {target.section!r}{has}."
@@ -269,14 +262,15 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
 
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
     """The sections of a target that policies hold, sorted."""
-    sections = section_names(db, target) or ()
-    return sorted({at for at, _ in attached_of(db, kind, target) if at in sections})
+    claimed = {at for at, _ in attached_of(db, kind, target) if at}
+    return sorted(claimed.intersection(section_names(db, target) or ())) if claimed else []
 
 
-def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
+def _note_overrides(db: Db, policy: Ref, target: Target, draft: Draft) -> None:
     gateway, section = target
     others = _others(policy.kind)
-    below = [o for part in parts(db, ROUTES, gateway) for o in overrides(db, policy.kind, gateway, part)]
+    shards = overrides.each(db, [(policy.kind, gateway, part) for part in parts(db, ROUTES, gateway)])
+    below = [override for shard in shards for override in shard]
     merged = [_name(o.route) for o in below if section in o.merged]
     routes = [
         _name(o.route) for o in below if section not in o.merged and (not section or section in o.listeners)
@@ -287,10 +281,10 @@ def _note_overrides(db: Db, policy: Ref, target: Target, draft: _Draft) -> None:
         "routes": routes,
     }
     if merged:
-        draft.merged[f"{others} merge with this one for these routes: {_listed(merged)}."] = None
+        draft.merge(f"{others} merge with this one for these routes: {_listed(merged)}.")
     if any(scopes.values()):
         which = " and ".join(f"these {scope}: {_listed(names)}" for scope, names in scopes.items() if names)
-        draft.overridden[f"{others} override this one for {which}."] = None
+        draft.override(f"{others} override this one for {which}.")
 
 
 def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
@@ -332,19 +326,19 @@ def _ancestor(gateway: Ref, section: str) -> AncestorRef:
     )
 
 
-def _conditions(draft: _Draft, warning: str, generation: int) -> Iterator[Condition]:
-    if draft.faults:
+def _conditions(draft: Draft, warning: str, generation: int) -> Iterator[Condition]:
+    if problems := draft.faults:
         # What keeps the policy from a target weighs more than what is wrong with its settings.
-        faults = sorted(draft.faults, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
+        faults = sorted(problems, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
         reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
         yield condition("Accepted", "False", reason, summary(faults), generation)
     elif draft.judged:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
-    yield from not_programmed(draft.refused, generation)
-    if draft.merged:
-        yield condition("Merged", "True", "Merged", " ".join(draft.merged), generation)
-    if draft.overridden:
-        yield condition("Overridden", "True", "Overridden", " ".join(draft.overridden), generation)
+    yield from not_programmed(draft.messages("lacking"), generation)
+    if merged := draft.messages("merged"):
+        yield condition("Merged", "True", "Merged", " ".join(merged), generation)
+    if overridden := draft.messages("overridden"):
+        yield condition("Overridden", "True", "Overridden", " ".join(overridden), generation)
     if warning and draft.held:
         yield condition("Warning", "True", "DeprecatedField", warning, generation)
 
