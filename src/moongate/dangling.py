@@ -37,7 +37,7 @@ REASON = "TargetNotFound"
 MISSING = "NotFound"
 """Reason of a dangling reference that a condition reports too, in fewer words."""
 UNUSED = "Unused"
-"""Reason of a resource that has an effect only if another resource refers to it, and none does."""
+"""Reason of a hint: a resource has no effect, because no other refers to it, or its selectors match none."""
 EMPTY = "EndpointsNotFound"
 """Reason of a reference to a Service that exists but has no endpoints."""
 
@@ -108,6 +108,31 @@ def dangling_references(
                 remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
                 message = f"{to} has no endpoints: {remedy}."
                 yield _dangling(ref, Problem(path, message, EMPTY))
+
+
+def selecting_nothing(
+    held: Mapping[Ref, Resource], refs: Iterable[Ref], has_status: Callable[[Ref], bool]
+) -> Iterator[DanglingReference]:
+    """The policies that target by labels alone, and target nothing.
+
+    Args:
+        held: all resources in force.
+        refs: the resources that are checked; those that are not in force, or no such policies, are skipped.
+        has_status: whether a policy has a status: one without a target has none.
+    """
+    for ref in refs:
+        policy = held.get(ref)
+        if not isinstance(policy, Policy) or not selects_only(policy) or has_status(ref):
+            continue
+        kinds = " or ".join(dict.fromkeys(selector.kind for selector in policy.spec.target_selectors))
+        message = f"No {kinds} that is served here matches, so this policy has no effect until one does."
+        yield DanglingReference(ref, Problem("spec.targetSelectors", message, UNUSED), "warning")
+
+
+def selects_only(policy: Policy) -> bool:
+    """Whether a policy has targets by their labels alone."""
+    spec = policy.spec
+    return bool(spec.target_selectors) and spec.target_ref is None and not spec.target_refs
 
 
 def _dangling(ref: Ref, problem: Problem) -> DanglingReference:

@@ -136,6 +136,15 @@ async def test_a_resource_without_a_table_is_shown_if_it_is_degraded(
     assert ended.code == 1
 
 
+async def test_a_hint_is_shown_and_is_no_failure(command: Command, tmp_path: Path) -> None:
+    """What it is about may be meant: a route with those labels may come later."""
+    async with running(tmp_path, [GATEWAY], hints=["p.yaml:5:20: SecurityPolicy default/p: nothing."]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert ended.out.endswith("\nHINTS\np.yaml:5:20: SecurityPolicy default/p: nothing.\n")
+    assert ended.code == 0
+
+
 async def test_all_well_is_exit_code_0(command: Command, tmp_path: Path) -> None:
     async with running(tmp_path, [GATEWAY]):
         ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "gateways")
@@ -246,6 +255,7 @@ async def running(
     base: Path,
     resources: list[dict[str, Any]] | None,
     diagnostics: list[str] | None = None,
+    hints: list[str] | None = None,
     failures: list[dict[str, str]] | None = None,
     unserved: list[dict[str, str]] | None = None,
     settling: bool = False,
@@ -257,6 +267,7 @@ async def running(
         "gateways": [],
         "resources": resources,
         "diagnostics": diagnostics or [],
+        "hints": hints or [],
         "rejections": [],
         "failures": failures or [],
         "unserved": unserved or [],

@@ -70,6 +70,27 @@ def test_fields_that_are_not_built_are_reported_once_each_at_its_place(
     assert total == "6 resources: 2 errors, 0 warnings."
 
 
+def test_a_policy_whose_selectors_match_nothing_is_a_warning(command: Command, tmp_path: Path) -> None:
+    policy = """\
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: browsers}
+spec:
+  targetSelectors: [{kind: HTTPRoute, matchLabels: {tier: web}}]
+  cors: {allowOrigins: ["https://example.com"]}
+"""
+    (tmp_path / "shop.yaml").write_text(SHOP)
+    (tmp_path / "policy.yaml").write_text(policy)
+
+    ended = command("validate", tmp_path)
+
+    assert ended.code == 0
+    first, total = ended.out.splitlines()
+    assert first.startswith(f"{tmp_path}/policy.yaml:5:20: warning: SecurityPolicy default/browsers: ")
+    assert "No HTTPRoute that is served here matches" in first
+    assert total == "6 resources: 0 errors, 1 warning."
+
+
 def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text(
         f"{SHOP}---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: shop}}\n"

@@ -11,6 +11,7 @@ import structlog
 from moongate.api.base import Ref, Resource
 from moongate.api.httproute import HTTPRoute
 from moongate.engine import Failed
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem
 from moongate.report.transitions import Transition
 from moongate.run.log import MOST_FAULTS_LOGGED, MOST_LOGGED, RunLog
@@ -131,6 +132,32 @@ def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: l
     run.write(gateway=None)
 
     assert len(of(events, "manifest")) == 2
+
+
+def test_a_policy_whose_selectors_match_nothing_is_reported_until_they_do(events: list[Any]) -> None:
+    """It has no status that could say so; nor is it said of a policy that names its targets."""
+    run, statuses = Run(), set[Ref]()
+    selecting = POLICY.replace("targetRefs", "targetSelectors").replace(
+        "name: eg}", "matchLabels: {tier: web}}"
+    )
+    run.write(named=POLICY.replace("browsers", "named"), policy=selecting)
+
+    run.log.selecting(statuses.__contains__)
+    run.log.selecting(statuses.__contains__)
+
+    _, event = of(events, "manifest")
+    assert "No Gateway that is served here matches, so this policy has no effect" in event["message"]
+    assert event["log_level"] == "warning"
+    assert event["message"] in map(str, run.log.diagnostics())
+
+    statuses.add(Ref.of(SecurityPolicy, "default", "browsers"))
+    run.log.selecting(statuses.__contains__)
+    assert event["message"] not in map(str, run.log.diagnostics())
+
+    statuses.clear()
+    run.write(policy=None)
+    run.log.selecting(statuses.__contains__)
+    assert event["message"] not in map(str, run.log.diagnostics())
 
 
 def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:

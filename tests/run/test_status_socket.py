@@ -16,8 +16,9 @@ from moongate.kinds import KINDS
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.run import Laptop
 from moongate.run.status_socket import RESOURCES_AT_ONCE
+from moongate.sources.files import Files
 from tests.e2e import manifests as m
-from tests.run.conftest import sockets, text, until
+from tests.run.conftest import following, sockets, text, until
 from tests.unbuilt import PROTECTIONS
 
 
@@ -91,3 +92,18 @@ def admitted(document: dict[str, Any]) -> Resource:
     resource = admit(document, KINDS, namespace="default").resource
     assert resource is not None
     return resource
+
+
+async def test_a_policy_whose_selectors_match_nothing_is_a_hint(folder: Path, tmp_path: Path) -> None:
+    """It is apart from the diagnostics, as it does not change the exit code of ``moongate status``."""
+    selecting = POLICY | {"spec": {"targetSelectors": [{"kind": "Gateway", "matchLabels": {"tier": "web"}}]}}
+    (tmp_path / "all.yaml").write_text(text(selecting))
+    async with (
+        Laptop(run_dir=folder, envoy=Path("/bin/true")) as running,
+        following(running, Files([str(tmp_path)])),
+    ):
+        await until(lambda: running.report()["hints"])
+        report = running.report()
+
+    assert ["No Gateway that is served here matches" in hint for hint in report["hints"]] == [True]
+    assert report["diagnostics"] == []

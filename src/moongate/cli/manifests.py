@@ -82,7 +82,7 @@ def translated(
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.api.marks import NOT_SUPPORTED
     from moongate.attach.gateways import laptop_class
-    from moongate.dangling import dangling_references
+    from moongate.dangling import dangling_references, selecting_nothing
     from moongate.sources.diagnostics import without_reported
     from moongate.sources.files import Files
     from moongate.world import World
@@ -101,9 +101,10 @@ def translated(
     dangling = dangling_references(
         held, held, controller=in_force.gateway.controller_name, faulty=files.folder.faulty_place
     )
+    unselecting = selecting_nothing(held, held, world.statuses().__contains__)
     by_field = {
         (each.resource, each.problem.path.removesuffix(".name")): files.folder.diagnostic(*each)
-        for each in dangling
+        for each in (*dangling, *unselecting)
     }
     statuses = [each for each in status_diagnostics(world, files) if each.problem.reason != NOT_SUPPORTED]
     # The status reports a dangling reference too, but without the name that the user may have meant.

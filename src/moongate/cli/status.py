@@ -50,8 +50,8 @@ def status(
         moongate status --of routes
         moongate status -o json | jq '.diagnostics'
 
-    Exits 0 when everything is in force, 1 when something is not, or not yet, or
-    when no moongate runs, 2 on bad usage.
+    Exits 0 when everything is in force, whatever hints there are, 1 when something
+    is not, or not yet, or when no moongate runs, 2 on bad usage.
     """
     _, report = _report(_socket(run_dir))
     resources: list[Document] = report.get("resources", [])
@@ -204,6 +204,7 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
         say(f"Nothing is served: {why}.")
     if of == "all":
         _say_lines("DIAGNOSTICS", report.get("diagnostics", ()))
+        _say_lines("HINTS", report.get("hints", ()))
         _say_lines(
             "INTERNAL ERRORS",
             (f"{f['query']} ({f['id']}): {f['error']}. This is a bug." for f in report.get("failures", ())),

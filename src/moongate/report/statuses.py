@@ -97,6 +97,10 @@ class Statuses:
         """The status of one resource as a document."""
         return self._documents.get(ref)
 
+    def has(self, ref: Ref) -> bool:
+        """Whether a resource has a status."""
+        return ref in self._documents
+
     def faulty_fields(self, ref: Ref) -> frozenset[str]:
         """The fields because of which a resource is not in force as it is written, as its status says."""
         resource, status = self._resources.get(ref), self._core.get(ref)

@@ -321,6 +321,7 @@ class Laptop:
         yield from self.fleets.review()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
+        self._log.selecting(self.statuses.has)
         self._log.serving(self.urls())
 
     # -- admission ----------------------------------------------------------

@@ -8,7 +8,8 @@ import structlog
 
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
-from moongate.dangling import EMPTY, MISSING, dangling_references
+from moongate.attach.policies import Policy
+from moongate.dangling import EMPTY, MISSING, dangling_references, selecting_nothing, selects_only
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class RunLog:
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
         self._hints: tuple[Diagnostic, ...] = ()
+        self._selecting: dict[Ref, None] = {}
+        """The policies from files that have targets by labels alone."""
         self._erroneous = False
         """Whether a diagnostic is an error."""
         self._unbuilt: frozenset[tuple[Ref, str]] = frozenset()
@@ -125,6 +128,11 @@ class RunLog:
             resources: how many there are now.
         """
         self._log_new("files", diagnostics)
+        for ref, resource in batch.items():
+            if isinstance(resource, Policy) and selects_only(resource):
+                self._selecting[ref] = None
+            else:
+                self._selecting.pop(ref, None)
         known = (f.resource for f in (*self._diagnostics.get(_DANGLING, ()), *self._hints) if f.resource)
         # What is gone may have been the target of any resource, and a class decides on all its Gateways.
         anywhere = (
@@ -138,6 +146,11 @@ class RunLog:
         self._log_new(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
         self._log_end_of_errors()
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
+
+    def selecting(self, has_status: Callable[[Ref], bool]) -> None:
+        """Log which policies have begun to select nothing; to be called when all statuses are known."""
+        ends = selecting_nothing(self._held, self._selecting, has_status)
+        self._log_new("selectors", tuple(self.diagnostic(*end) for end in ends))
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good."""

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from moongate.api.gateway import Gateway
+from moongate.dangling import UNUSED
 from moongate.kinds import ref_of
 from moongate.sources.diagnostics import without_reported
 
@@ -63,12 +64,14 @@ class StatusReport(Struct, frozen=True):
 
     def _head(self) -> dict[str, Any]:
         """The report without its resources, which may be thousands."""
+        diagnostics = self._diagnostics()
         return {
             "version": 1,
             "settling": self.settling(),
             "unserved": self._unserved(),
             "gateways": self.fleets.report(),
-            "diagnostics": [str(d) for d in self._diagnostics() if d.severity != "info"],
+            "diagnostics": [str(d) for d in diagnostics if d.problem.reason != UNUSED],
+            "hints": [str(d) for d in diagnostics if d.problem.reason == UNUSED],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
             "failures": [
                 {"query": f.query, "args": f.args, "id": f.id, "error": f.error}
@@ -77,9 +80,10 @@ class StatusReport(Struct, frozen=True):
             "figures": self.figures(),
         }
 
-    def _diagnostics(self) -> Iterator[Diagnostic]:
+    def _diagnostics(self) -> list[Diagnostic]:
         """What is wrong with manifests, and is not in the statuses."""
-        return without_reported(self.log.diagnostics(), self.statuses.faulty_fields)
+        reported = without_reported(self.log.diagnostics(), self.statuses.faulty_fields)
+        return [diagnostic for diagnostic in reported if diagnostic.severity != "info"]
 
     def _unserved(self) -> list[dict[str, str]]:
         """Gateways whose class is none of this controller, so that they have no status."""
