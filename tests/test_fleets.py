@@ -27,7 +27,7 @@ from moongate.world import Changes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
-from tests.core import extension, gateway, gateway_class, http
+from tests.core import extension, gateway, gateway_class, http, read
 from tests.ports import free_port
 
 EG = Ref.of(Gateway, "default", "eg")
@@ -157,6 +157,39 @@ async def test_a_port_is_served_once_it_is_free() -> None:
             await connected(port)
 
     assert [r["name"] for r in refused] == [f"default/eg/at-{port}"]
+
+
+@pytest.mark.envoy
+async def test_a_port_goes_from_one_gateway_to_another() -> None:
+    """It is open again, by the Envoy of the other, when the change is served; no port is said to be taken."""
+    first, second = free_port(), free_port()
+
+    def manifests(web: int, other: int) -> str:
+        return "---\n".join((opened(web, name="web"), opened(other, name="other")))
+
+    with structlog.testing.capture_logs() as events:
+        async with Laptop() as laptop:
+            for ports in ((first, second), (second, first)):
+                await laptop.apply(manifests(*ports))
+                assert {f"http://127.0.0.1:{port}" for port in ports} == set(laptop.urls())
+                assert [await answers(port) for port in ports] == [True, True]
+
+            former, later = Ref.of(Gateway, "default", "web"), read(opened(second, name="later"))
+            laptop.put({former: None} | {each.ref: each for each in later})
+            await laptop.served()
+            assert await answers(second)
+            assert laptop.urls()
+
+    assert "status.degraded" not in {event["event"] for event in events}
+
+
+async def answers(port: int) -> bool:
+    """Whether somebody takes a connection there now, and answers a request."""
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.get(f"http://127.0.0.1:{port}")).status_code == 404
+    except httpx.ConnectError:
+        return False
 
 
 @pytest.mark.envoy

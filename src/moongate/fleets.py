@@ -39,6 +39,7 @@ from moongate.quarantine import Quarantine
 from moongate.refused_certificates import RefusedCertificates
 from moongate.running_fleet import RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.xds.refusals import bind_failure
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SECRET
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ T = TypeVar("T")
 
 PORT_RETRY_S: Final = 2.0
 """Seconds until a port that was taken is asked for again."""
+
+PORT_SOON_S: Final = 0.01
+"""The same after another Envoy of moongate has left ports: it closes its sockets in some milliseconds."""
+
+HANDOVER_S: Final = 0.5
+"""How long a port is then asked for again and again. Nobody is told meanwhile that it is taken."""
+
+SUCCESSOR_S: Final = 5.0
+"""How long an Envoy that is to end goes on until those have started that may take over its ports."""
 
 
 class Fleets:
@@ -109,7 +119,7 @@ class Fleets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for fleet in self._fleets.values():
-            fleet.stop.set()
+            fleet.end()
         # The group does not see the error: it would cancel the Envoys, but they have to drain.
         await self._tasks.__aexit__(None, None, None)
 
@@ -125,11 +135,15 @@ class Fleets:
                 self._start(name, fleet_id)
             else:
                 self._stop(name)
+        if self._ending:
+            self._hand_over()
         for name in changes.put.keys() | changes.gone.keys():
             fleet = self._fleets.get(name)
             if fleet is None:
                 continue
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
+            if any(type_url == LISTENER for type_url, _ in gone):
+                self._hand_over(name)
             self._transitions.handed_out(fleet.id, put, gone)
             self._certificates.handed_out(fleet.id, put, gone)
             self._ads.publish(name, put, gone)
@@ -150,7 +164,7 @@ class Fleets:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
-            taken = [r for r in self._refused_by(name, fleet) if fleet.is_port(r)]
+            taken = self._taken(name, fleet)
             if taken and not fleet.retrying:
                 fleet.retrying = True
                 self._tasks.create_task(self._retry(name, fleet, taken), name=f"ports of {name}")
@@ -180,7 +194,11 @@ class Fleets:
                 # A fleet that ends in the meantime never settles, so wait one second at a time.
                 with suppress(TimeoutError):
                     await self._ads.settled(name, 1)
-                    break
+                    if not (fleet.in_handover and self._taken(name, fleet)):
+                        break
+                    await asyncio.sleep(PORT_SOON_S)
+        for fleet in list(self._ending.values()):
+            await fleet.closed()
 
     def failure(self) -> EnvoyFailedError | None:
         """Why no Envoy can run on this machine: the binary does not run. ``None`` once one has run."""
@@ -200,10 +218,7 @@ class Fleets:
     def unbound(self) -> list[str]:
         """A message for each port that cannot be bound."""
         return [
-            fleet.message(r)
-            for name, fleet in sorted(self._fleets.items())
-            for r in self._refused_by(name, fleet)
-            if fleet.is_port(r)
+            fleet.message(r) for name, fleet in sorted(self._fleets.items()) for r in self._taken(name, fleet)
         ]
 
     def envoy_states(self) -> dict[Ref, EnvoyState]:
@@ -261,8 +276,17 @@ class Fleets:
             await asyncio.wait({before.task})
         async with fleet.process:
             await fleet.stop.wait()
+            await self._successors(name)
         if self._ending.get(name) is fleet:
             del self._ending[name]
+
+    async def _successors(self, name: str) -> None:
+        """Wait for the Envoys that are being started. One may take over a port of an Envoy that is to end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SUCCESSOR_S):
+                for other, fleet in list(self._fleets.items()):
+                    if other != name and not fleet.stop.is_set():
+                        await fleet.started()
 
     def _stop(self, name: str) -> None:
         fleet = self._fleets.pop(name, None)
@@ -273,7 +297,7 @@ class Fleets:
             self._draining.end(fleet.id)
             self._certificates.end(fleet.id)
             self._ending[name] = fleet
-            fleet.stop.set()
+            fleet.end()
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
@@ -324,7 +348,19 @@ class Fleets:
 
     def _note_state(self) -> None:
         self._has_run = self._has_run or any(f.process.state is State.READY for f in self._fleets.values())
+        if self._ending:
+            self._hand_over()
         self._on_change()
+
+    def _hand_over(self, by: str = "") -> None:
+        """Let fleets ask again soon for ports that they could not bind: an Envoy closes listeners.
+
+        Args:
+            by: whose Envoy it is; "" for one that ends.
+        """
+        for name, fleet in self._fleets.items():
+            if name != by:
+                fleet.hand_over(HANDOVER_S)
 
     def _take_event(self, event: Event) -> None:
         fleet = self._fleets.get(event.fleet)
@@ -347,6 +383,8 @@ class Fleets:
                     )
                 if event.type_url == LISTENER:
                     fleet.listening |= dict(event.versions)
+                    if event.gone:
+                        self._hand_over(event.fleet)
                     for name in event.gone:
                         fleet.listening.pop(name, None)
                         fleet.ports.pop(name, None)
@@ -381,9 +419,17 @@ class Fleets:
         """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
         return (r for r in self._ads.quarantine(name) if (r.type_url, r.name) in fleet.refused)
 
+    def _taken(self, name: str, fleet: RunningFleet) -> list[Rejection]:
+        """The listeners of a fleet whose ports cannot be bound."""
+        return [r for r in self._refused_by(name, fleet) if fleet.is_port(r)]
+
     def _note_refusal(self, fleet: RunningFleet, event: Nacked) -> None:
         key = (event.type_url, event.name)
         before = fleet.refused.get(key)
+        failure = bind_failure(event.message)
+        if failure is not None and failure.in_use and fleet.in_handover:
+            fleet.refused[key] = RefusedResource(event.message, port=True)
+            return  # to look for the process that has the port takes long, and it is about to be free
         port = explain_bind_failure(event.message)
         refused = fleet.refused[key] = RefusedResource(port or event.message, port is not None)
         # The condition of the listener reports a port that is taken, with the place in the manifests.
@@ -397,8 +443,10 @@ class Fleets:
             )
 
     async def _retry(self, name: str, fleet: RunningFleet, taken: list[Rejection]) -> None:
+        pause_s = PORT_SOON_S if fleet.in_handover else PORT_RETRY_S
+        fleet.ports_left.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(fleet.stop.wait(), PORT_RETRY_S)
+            await asyncio.wait_for(fleet.ports_left.wait(), pause_s)
         fleet.retrying = False
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
@@ -413,6 +461,8 @@ class Fleets:
         messages += [f"{r.what}: {r.message}" for r in own]
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
+        if fleet.in_handover:
+            refused = {at: why for at, why in refused.items() if not why.port}
         served = fleet.listener_members() if refused else {}
         out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))

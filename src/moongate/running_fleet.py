@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
@@ -62,6 +64,9 @@ class RunningFleet:
         self.task: asyncio.Task[None] | None = None
         self.retrying = False
         """Whether a task waits to send the listeners again whose ports were taken."""
+        self.ports_left = asyncio.Event()
+        """Set when another Envoy of moongate leaves ports, and when this one is to end."""
+        self._handover_ends = -inf
         self.listening: dict[str, str] = {}
         """The listeners that Envoy has in force, name → version."""
         self.ports: dict[str, int] = {}
@@ -77,6 +82,29 @@ class RunningFleet:
         await self.process.until(lambda: self.stop.is_set() or self.process.state in decided)
         if not self.stop.is_set():
             await self.process.ready()
+
+    @property
+    def in_handover(self) -> bool:
+        """Whether another Envoy of moongate is just leaving ports, so that this one may get them soon."""
+        return monotonic() < self._handover_ends
+
+    def hand_over(self, seconds: float) -> None:
+        """Another Envoy leaves ports."""
+        self._handover_ends = monotonic() + seconds
+        self.ports_left.set()
+
+    async def closed(self) -> None:
+        """Return when its Envoy, which is to end, takes no connections any more."""
+        await self.process.until(lambda: self.process.state is not State.READY)
+
+    async def started(self) -> None:
+        """Return when its Envoy has tried to open its listeners, or could not be started."""
+        await self.process.until(lambda: self.process.state is not State.STARTING)
+
+    def end(self) -> None:
+        """Let its Envoy end."""
+        self.stop.set()
+        self.ports_left.set()
 
     def gateways(self) -> tuple[Ref, ...]:
         """The Gateways that share the fleet."""

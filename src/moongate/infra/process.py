@@ -72,7 +72,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     WAITING = "waiting"  # for the next start
-    DRAINING = "draining"
+    DRAINING = "draining"  # accepts no more connections
     STOPPED = "stopped"
     FAILED = "failed"  # could not be started; the next try comes after a pause
 
@@ -339,13 +339,13 @@ class EnvoyProcess:
 
     async def _end_when_stopping(self, process: Process, admin: Admin) -> None:
         await self._stopping.wait()
-        was_ready = self.state is State.READY
-        self._enter(State.DRAINING)
-        if was_ready:
+        if self.state is State.READY:
             # If the deadline passes or Envoy does not answer, it is ended all the same.
             with suppress(TimeoutError, httpx.HTTPError):
                 async with asyncio.timeout(self._options.drain_s):
                     await self._drain(admin)
+        if self.state is not State.DRAINING:
+            self._enter(State.DRAINING)
         with suppress(ProcessLookupError):
             process.terminate()
         try:
@@ -361,6 +361,7 @@ class EnvoyProcess:
         if self._drain_skipped.is_set():
             return
         await admin.drain()
+        self._enter(State.DRAINING)
         while busy := await admin.busy():
             self._log.debug("envoy.draining", in_flight=busy)
             with suppress(TimeoutError):
