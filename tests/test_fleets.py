@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.infra.process import EnvoyFailedError
+from moongate.quarantine.search import Search
 from moongate.run import Laptop
 from moongate.world import Changes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
@@ -282,6 +284,25 @@ async def test_what_an_envoy_had_before_does_not_end_a_refusal(
 
     changes = [event["event"] for event in events if event["event"].startswith("status.")]
     assert changes == ["status.degraded", "status.recovered"]
+
+
+@pytest.mark.envoy
+async def test_listeners_that_come_and_go_leave_nothing_behind() -> None:
+    """A fleet may live for months."""
+
+    def searches() -> int:
+        gc.unfreeze()
+        gc.collect()
+        return sum(isinstance(each, Search) for each in gc.get_objects())
+
+    drained = "{shutdown: {drainTimeout: 1s}}"
+    async with Laptop() as laptop:
+        await laptop.apply(proxied(free_port(), drained))
+        first = searches()
+        for _ in range(3):
+            await laptop.apply(proxied(free_port(), drained))
+
+        await until(lambda: searches() <= first)
 
 
 @pytest.mark.envoy

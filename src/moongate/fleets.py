@@ -146,6 +146,7 @@ class Fleets:
                 self._hand_over(name)
             self._transitions.handed_out(fleet.id, put, gone)
             self._certificates.handed_out(fleet.id, put, gone)
+            self._quarantine.left(fleet.id, gone)
             self._ads.publish(name, put, gone)
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:

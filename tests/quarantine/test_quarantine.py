@@ -246,6 +246,25 @@ def test_a_table_that_is_gone_is_forgotten() -> None:
     assert envoy.quarantine.refusals() == ()
 
 
+def test_nothing_is_kept_of_a_table_that_is_gone_although_nothing_was_refused_in_it() -> None:
+    """Listeners come and go for months while their fleet stays."""
+    envoy = Refusing("/a", "/b")
+    envoy.settle()
+    before = envoy.quarantine.versions_kept()
+
+    for n in range(5):
+        envoy.world.apply({worlds.EG: worlds.gateway(worlds.http_listener(f"renamed-{n}"))})
+        gone = envoy.world.pull().gone["default/eg"]
+        envoy.quarantine.left(worlds.EG_FLEET, gone)
+        envoy.review()
+        at = (worlds.EG_FLEET, ROUTE, f"default/eg/renamed-{n}")
+        resource = envoy.world.resource(*at)
+        assert resource is not None
+        envoy.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, at[2], resource.version)
+        envoy.review()
+        assert envoy.quarantine.versions_kept() == before
+
+
 def test_a_search_that_is_over_counts_for_nothing_in_the_next() -> None:
     """However often a good route changes together with a bad one, it is not taken for one."""
     envoy = Refusing("/a", "/b")

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from moongate.quarantine.search import JOINED, Search
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.quarantine.search import Steps
     from moongate.world import World
@@ -87,6 +89,13 @@ class Quarantine:
             if key[0] == fleet:
                 self._searches[key].answers.forget(node)
                 self._news[key] = None
+
+    def left(self, fleet: FleetId, gone: Iterable[tuple[str, str]]) -> None:
+        """Resources have left a fleet, by type URL and name: the next review forgets them."""
+        for type_url, name in gone:
+            key = (fleet, type_url, name)
+            if key in self._searches:
+                self._awake[key] = None
 
     def acknowledged(self, fleet: FleetId, node: str, type_url: str, name: str, version: str) -> None:
         """An Envoy has a version in force."""
