@@ -139,7 +139,9 @@ class Refusing:
         else:
             self.paths = paths
             self.taken = table
-            self.serves = {host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts}
+            self.serves = {
+                host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts if host.routes
+            }
             self.quarantine.acknowledged(worlds.EG_FLEET, NODE, ROUTE, TABLE, resource.version)
         return True
 
@@ -198,7 +200,9 @@ class Several(Refusing):
             self.answers += 1
             assert self.answers < 1000, "the search does not come to an end"
             table = RouteConfiguration.FromString(resource.body)
-            paths = {host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts}
+            paths = {
+                host.domains[0]: _marked_path(host.routes[0]) for host in table.virtual_hosts if host.routes
+            }
             about = (worlds.EG_FLEET, node, ROUTE, TABLE, resource.version)
             if self.dislikes[node] & set(paths.values()):
                 self.quarantine.refused(*about, WORDS)

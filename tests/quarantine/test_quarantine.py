@@ -86,6 +86,24 @@ def test_a_new_route_whose_match_is_refused_is_left_out() -> None:
     assert envoy.serves == {host(0): "/a"}
 
 
+def test_requests_for_a_hostname_whose_only_match_is_refused_do_not_fall_to_a_wider_one() -> None:
+    """What is refused may be there to keep strangers out."""
+    envoy = Refusing("/", "/b")
+    wide = worlds.route(0, "/", kind=Backend.KIND)
+    spec = structs.replace(wide.spec, hostnames=("*.example.com",))
+    envoy.world.apply({wide.ref: structs.replace(wide, spec=spec)})
+    envoy.apply(1, None)
+    envoy.settle()
+    hostnames: list[set[str]] = []
+
+    envoy.apply(1, REFUSED)
+    envoy.settle(lambda: hostnames.append({host.domains[0] for host in envoy.taken.virtual_hosts}))
+
+    assert envoy.refused() == {1}
+    assert envoy.serves == {"*.example.com": "/"}
+    assert hostnames[-1] == {"*.example.com", host(1)}
+
+
 def test_a_new_route_that_answers_500_is_served_once_mended() -> None:
     envoy = Refusing("/a", DISLIKED)
     envoy.settle()

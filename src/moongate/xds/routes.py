@@ -96,7 +96,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     parts = host_entries.each(db, [(listener, host, n) for n in shards_at(db, listener, host)])
     entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
-    if not entries and not reserved(db, listener, host):
+    if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host):
         return Host((), name, b"", ())
     head = VirtualHost(name=name, domains=[host])
     if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
@@ -106,6 +106,18 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     body = encode(head) + b"".join([p.body for p in entries])
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
     return Host(entries[0].rank if entries else (), name, entry, entries)
+
+
+def _has_routes(db: Db, listener: ListenerId, host: str) -> bool:
+    """Whether a hostname is to have routes, also if Envoy refuses all of them even as answers with 500.
+
+    Then its requests must not fall to a wider hostname, whose routes may let everybody pass.
+    """
+    routes = (route for n in shards_at(db, listener, host) for route in routes_at(db, listener, host, n))
+    built = (route_entries_of.attempt(db, listener, route) for route in routes)
+    return any(
+        entry.host == host for entries in built if not isinstance(entries, Failed) for entry in entries
+    )
 
 
 @query
