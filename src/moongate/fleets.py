@@ -173,8 +173,12 @@ class Fleets:
             self._on_write()
         # A refusal that came during this review is handled in the next one; routes are held until then.
         if self._world.settled and not self._quarantine.has_news:
-            while self._held:
-                self._ads.release(self._held.pop())
+            for name in sorted(self._held):
+                fleet = self._fleets.get(name)
+                # Without a patch that is still to be tried, a listener may let pass whom it should not.
+                if fleet is None or not self._quarantine.has_patches_in_doubt(fleet.id):
+                    self._held.remove(name)
+                    self._ads.release(name)
 
     def skip_drain(self) -> None:
         """End a running or future drain at once."""

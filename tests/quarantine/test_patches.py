@@ -89,6 +89,8 @@ class Fleet:
         self.held: dict[tuple[str, str, str], XdsResource] = {}
         self.answered: dict[tuple[str, str, str], str] = {}
         self.answers = 0
+        self.watch: Callable[[], None] = lambda: None
+        """Called after each answer."""
         for node in self.refuses:
             self.quarantine.connected(FLEET, node)
         paths = paths or ("/a", "/b")
@@ -127,6 +129,7 @@ class Fleet:
                 else:
                     self.held[key] = resource
                     self.quarantine.acknowledged(FLEET, node, type_url, name, resource.version)
+                self.watch()
         return news
 
     def in_force(self, type_url: str, node: str = "e0") -> list[str]:
@@ -236,6 +239,52 @@ def test_a_bad_route_and_a_bad_patch_are_both_found() -> None:
 
     assert fleet.blamed() == {"r1", "one"}
     assert fleet.in_force(ROUTE) == ["2"]
+
+
+@pytest.mark.parametrize("afterwards", [False, True], ids=["at the start", "later"])
+def test_no_new_route_is_in_force_while_a_patch_of_its_table_is_in_doubt(*, afterwards: bool) -> None:
+    """The patch may be there to keep strangers out."""
+    fleet = Fleet("/a", "/b")
+    if afterwards:
+        fleet.settle()
+        backend, route = worlds.backend(2), worlds.route(2, "/c", kind=Backend.KIND)
+        fleet.world.apply({backend.ref: backend, route.ref: route})
+    known = {"/a", "/b"} if afterwards else set[str]()
+    unguarded: list[set[str]] = []
+
+    def watch() -> None:
+        held = fleet.held.get(("e0", ROUTE, TABLE))
+        if held is not None and "guard" not in patches_in(held):
+            table = RouteConfiguration.FromString(held.body)
+            routes = [route for host in table.virtual_hosts for route in host.routes]
+            unguarded.append({r.match.path_separated_prefix for r in routes if r.HasField("route")})
+
+    fleet.watch = watch
+    fleet.patch(ROUTE, of_table("one", "guard"), of_table("two", BAD))
+
+    assert fleet.blamed() == {"two"}
+    assert fleet.in_force(ROUTE) == ["guard"]
+    assert all(paths <= known for paths in unguarded)
+
+
+def test_while_a_patch_of_a_first_listener_is_in_doubt_that_is_known() -> None:
+    """Its entries have to be tried first. Meanwhile no routes are handed out."""
+    fleet = Fleet()
+    doubts: list[tuple[bool, bool]] = []
+
+    def watch() -> None:
+        fleet.quarantine.has_patches_in_doubt(FLEET)
+        held = fleet.held.get(("e0", LISTENER, PORT))
+        if held is not None:
+            doubts.append(("guard" in patches_in(held), fleet.quarantine.has_patches_in_doubt(FLEET)))
+
+    fleet.watch = watch
+    fleet.patch(LISTENER, of_listener("one", "guard"), of_listener("two", BAD))
+
+    assert fleet.blamed() == {"two"}
+    assert (False, True) in doubts
+    assert (False, False) not in doubts
+    assert not fleet.quarantine.has_patches_in_doubt(FLEET)
 
 
 def by_dns(fleet: Fleet) -> None:

@@ -241,6 +241,46 @@ def test_while_a_first_table_is_searched_no_request_falls_to_a_wider_route() -> 
         assert serves.keys() >= {host(n) for n in range(1, 9)}, "nobody else may answer for them"
 
 
+@pytest.mark.parametrize("bad", [8, 29, 71], ids=["first", "middle", "last"])
+def test_all_but_a_few_good_routes_are_back_after_a_few_answers(bad: int) -> None:
+    """64 routes come at once, and Envoy refuses one. Those of before are served all the time."""
+    envoy = Refusing(*(f"/{n}" for n in range(72)))
+    for n in range(8, 72):
+        envoy.apply(n, None)
+    envoy.settle()
+    before, first = envoy.serves, envoy.answers
+    serving: list[dict[str, str]] = []
+
+    for n in range(8, 72):
+        envoy.apply(n, f"/{n}", odd=n == bad)
+    envoy.settle(lambda: serving.append(envoy.serves))
+
+    assert envoy.refused() == {bad}
+    assert all(serves.items() >= before.items() for serves in serving)
+    assert envoy.answers - first <= 13, "two for each time that 64 can be halved, and one"
+    good = [sum(not path.endswith("!") for path in serves.values()) for serves in serving]
+    assert sum(count >= 8 + 48 for count in good) >= len(good) / 2
+    assert good[-1] == 8 + 63
+
+
+def test_no_route_is_let_in_while_the_fallback_of_another_is_out() -> None:
+    """What matches it might then reach a route that lets everybody pass."""
+    envoy = Refusing("/old")
+    at_one_hostname(envoy, "/old")
+    envoy.settle()
+    paths = [f"/{n}" for n in range(16)]
+    tables: list[list[str]] = []
+
+    at_one_hostname(envoy, "/old", *paths, REFUSED)
+    envoy.settle(lambda: tables.append(envoy.paths))
+
+    assert envoy.refused() == {17}
+    assert any("/0!" in table for table in tables)
+    for table in tables:
+        if set(paths) & set(table):
+            assert {path.removesuffix("!") for path in table} >= set(paths)
+
+
 def test_edits_that_come_faster_than_answers_go_on_beside_a_culprit() -> None:
     """Each answer is about a version that is no longer the last, and each version has something new in it."""
     envoy = Refusing(*(f"/{n}" for n in range(8)))

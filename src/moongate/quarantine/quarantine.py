@@ -24,6 +24,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from moongate.quarantine.search import JOINED, Search
+from moongate.xds.wire import LISTENER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,6 +157,10 @@ class Quarantine:
         """Whether it may still turn out who is at fault in a resource."""
         key = (fleet, type_url, name)
         return key in self._news or (key in self._searches and self._searches[key].under_way)
+
+    def has_patches_in_doubt(self, fleet: FleetId) -> bool:
+        """Whether it may still turn out that a patch of a fleet's listeners is not at fault."""
+        return any(self._searches[key].doubts_patches for key in self._awake if key[:2] == (fleet, LISTENER))
 
     def facts_kept(self) -> int:
         """How many facts are kept of single Envoys, because they differ from what the others have."""

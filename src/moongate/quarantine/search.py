@@ -7,16 +7,22 @@ last version that all Envoys took is *good*; the entries in which a refused vers
 *suspects*.
 
 1. A single suspect is a *culprit*, and stays out of the resource.
-2. Several suspects are all kept out (in their place stands their last good form, or nothing), and wait in two
-   halves. Envoys take what is left.
-3. When they have taken it, the next half is let in again. If they take that as well, it is good: go on with
-   3. If not, its entries are the suspects: go on with 1.
+2. Several suspects are all kept out, and wait as a *group*. In their place stands a fallback: their last good
+   form, or for a new route an answer with 500.
+3. Envoys take what is left. Then the largest group is let in, but of a group that was refused as a whole only
+   one half. If Envoys take that, it is good, and the culprit is in the other half. If not, its entries are
+   the suspects: go on with 1.
 
-Each round halves what is in doubt, so k culprits among n entries cost about k·log(n) answers, and no entry is
-kept out and let in more often than log(n) times.
+Entries that did not change stay in force all the time, and most of the good ones are back after a few
+answers. One culprit among n entries costs about log(n) answers, k of them k·log(n).
 
-A patch of a resource is an entry of it. Patches are tried last: without its other entries a listener is not
-handed out, so they could not be tried alone.
+Envoys may refuse the fallbacks as well. Then these are suspects, in a search of their own within the search
+(a *phase*), and no entry is let in before it is over: a fallback may keep requests from a route that lets
+everybody pass.
+
+A patch of a resource is an entry of it, and may keep strangers out. So patches are tried before all else,
+while fallbacks stand in the place of the other entries. Of a listener of which nothing was ever in force they
+are tried last: without its other entries it is not handed out. Meanwhile no routes are (``fleets``).
 
 What is kept out is written into cells that the builders of entries read (``xds.fallbacks``); so all other
 entries change meanwhile as users like, and what is edited is tried at once, as it is another form.
@@ -107,6 +113,20 @@ class _Version(Struct):
     era: int
 
 
+class _Group(Struct, eq=False):
+    """Suspects that are kept out and still to be tried.
+
+    Args:
+        suspects: in the order in which they are let in.
+        company: what is let in with the first of them, as it could not be tried without.
+        guilty: whether one of them is at fault, as Envoy refused them together.
+    """
+
+    suspects: Sequence[Suspect]
+    company: Sequence[Suspect] = ()
+    guilty: bool = False
+
+
 NOTHING: Final = _Version((), (), -1)
 
 
@@ -130,8 +150,10 @@ class Search:
         self._versions: RecentVersions[_Version] = RecentVersions()
         self._era = 0
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
-        self._waiting: list[Sequence[Suspect]] = []
-        """What is kept out and still to be tried, in groups; the last one is the next."""
+        self._waiting: list[list[_Group]] = []
+        """By phase, what is kept out and still to be tried. The last phase goes first."""
+        self._other_half: _Group | None = None
+        """The other half of what was let in last, if that was a half."""
         self._observed: dict[str, Root[Concern | None]] = {}
         """By version, the concern of each culprit, and of what it was refused with."""
         self._gone: dict[str, None] = {}
@@ -147,6 +169,17 @@ class Search:
     def under_way(self) -> bool:
         """Whether something is still to be tried."""
         return bool(self._waiting)
+
+    @property
+    def doubts_patches(self) -> bool:
+        """Whether a patch is kept out, or was just let in, that is still to be tried."""
+        groups = (group for phase in self._waiting for group in phase)
+        waiting = (suspects for group in groups for suspects in (group.company, group.suspects))
+        return any(
+            suspect.group == PATCHES
+            for suspects in (*waiting, self._last, self._untried)
+            for suspect in suspects
+        )
 
     @property
     def at_rest(self) -> bool:
@@ -168,21 +201,20 @@ class Search:
                 return wrote
         if resource is None:
             # All of it is kept out, so no Envoy will say anything; there may be something that it takes.
-            if not self._waiting:
-                return False
             self._untried += self._last
-            return (yield from self._let_next_in())
+            self._last = ()
+            return (yield from self._go_on()) or False
         taken = self.answers.unanimous()
         if taken is None or (version := self._versions.get(taken)) is None:
             return False
         self._take(taken, version)
+        if version.era == self._era:
+            self._let_in_is_good()
         if taken == resource.version and not self._waiting:
             # Until then, a version that was refused may come again at once, and is not asked about again.
             self.answers.agree(taken, now)
         # It may also be that what was let in made no difference: its entries are others meanwhile.
-        if version.era == self._era and self._waiting:
-            return (yield from self._let_next_in())
-        return False
+        return version.era == self._era and ((yield from self._go_on()) or False)
 
     def retry(self) -> None:
         """Try the culprits again in the next step: what they were refused for may be gone."""
@@ -213,9 +245,16 @@ class Search:
     def _take(self, taken: str, version: _Version) -> None:
         """All Envoys have a version in force: it is good, and no older one will be answered."""
         self._good, self._good_version = version, taken
+        self._versions.acknowledge(taken)
+
+    def _let_in_is_good(self) -> None:
+        """All Envoys have in force what was let in last."""
         self._untried.clear()
         self._last = ()
-        self._versions.acknowledge(taken)
+        if self._other_half is not None:
+            self._other_half.guilty = True
+            self._other_half = None
+        self._end_phases()
 
     def _blame(self, refused: Refused, version: _Version) -> Generator[None, None, bool | None]:
         """Find out who may be at fault. ``None`` when there is nothing to do about it."""
@@ -233,29 +272,34 @@ class Search:
         if self._world.patched(*self._at) is not None:
             suspects += patches.differing(self._good.patches, version.patches)
         if not suspects:
-            if self._waiting:
-                return (yield from self._let_next_in())
+            if (wrote := (yield from self._go_on())) is not None:
+                return wrote
             if self.answers.is_held_by_another(refused.node, refused.version):
                 self._pass_over(refused.node)
                 return None
             self._fruitless = refused.version, self._era
             return None
         untried = [suspect for suspect in self._untried if suspect in suspects]
-        self._untried.clear()
-        self._last = ()
         others = [suspect for suspect in suspects if suspect not in untried] if untried else suspects
         if not others:
             others, untried = suspects, []
-        if len(others) == 1:
+        let_in = {suspect.version for suspect in (*self._untried, *self._last)}
+        self._untried.clear()
+        self._last, self._other_half = (), None
+        if len(others) > 1:
+            self._wait_all(others, untried, in_new_phase=not let_in)
+        else:
             self._condemn(others[0], untried, refused)
             if untried:
-                self._waiting.append(untried)
-        else:
-            middle = len(others) // 2
-            self._waiting += [others[middle:], untried + others[:middle]]
+                self._wait(_Group(untried))
+            self._end_phases()
         # Where nothing was ever in force there is no "as before" that may go on.
         strict = len(others) == 1 or self._good_version == NONE
-        return (yield from self._keep_out(suspects, refused.message, strict=strict))
+        wrote = yield from self._keep_out(suspects, refused.message, strict=strict)
+        if len(others) > 1 and let_in.issuperset(suspect.version for suspect in suspects):
+            # What is left was in force just now, so nobody needs to be asked about it.
+            yield from self._go_on()
+        return wrote
 
     def _pass_over(self, node: str) -> None:
         """An Envoy has no say any more. What it alone is known to refuse is tried without it."""
@@ -264,7 +308,7 @@ class Search:
         for culprit in blamed:
             self._acquit(culprit)
         if blamed:
-            self._waiting.append([culprit.suspect for culprit in blamed])
+            self._wait(_Group([culprit.suspect for culprit in blamed]), in_new_phase=True)
 
     # -- culprits -----------------------------------------------------------
 
@@ -324,8 +368,50 @@ class Search:
             yield
         return (yield from self._write(suspects))
 
+    def _wait(self, group: _Group, *, in_new_phase: bool = False) -> None:
+        """Keep a group to be tried later."""
+        if in_new_phase or not self._waiting:
+            self._waiting.append([])
+        self._waiting[-1].append(group)
+
+    def _wait_all(
+        self, suspects: Sequence[Suspect], company: Sequence[Suspect], *, in_new_phase: bool
+    ) -> None:
+        """Keep what was refused together to be tried later."""
+        entries = [suspect for suspect in suspects if suspect.group != PATCHES]
+        of_patches = [suspect for suspect in suspects if suspect.group == PATCHES]
+        if not entries or not of_patches:
+            self._wait(_Group(suspects, company, guilty=True), in_new_phase=in_new_phase)
+            return
+        first, last = of_patches, entries
+        if self._at[1] == LISTENER and self._good_version == NONE:
+            first, last = last, first
+        self._wait(_Group(last), in_new_phase=in_new_phase)
+        self._wait(_Group(first, company), in_new_phase=True)
+
+    def _go_on(self) -> Generator[None, None, bool | None]:
+        """Let in the next group. ``None`` when there is none."""
+        self._end_phases()
+        return (yield from self._let_next_in()) if self._waiting else None
+
+    def _end_phases(self) -> None:
+        """End the phases in which nothing is left to be tried."""
+        while self._waiting and not self._waiting[-1]:
+            self._waiting.pop()
+
     def _let_next_in(self) -> Steps:
-        self._last = self._waiting.pop()
+        """Let in the largest group of the present phase, or a half of it if one of it must be at fault."""
+        phase = self._waiting[-1]
+        # While nothing is in force, an entry may be tried in vain without those before it.
+        group = phase[-1] if self._good_version == NONE else max(phase, key=lambda each: len(each.suspects))
+        phase.remove(group)
+        suspects = group.suspects
+        if group.guilty and len(suspects) > 1:
+            middle = len(suspects) // 2
+            self._other_half = _Group(suspects[middle:])
+            phase.append(self._other_half)
+            suspects = suspects[:middle]
+        self._last = (*group.company, *suspects)
         return (yield from self._let_in(self._last))
 
     def _let_in(self, suspects: Sequence[Suspect]) -> Steps:
