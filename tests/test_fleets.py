@@ -176,12 +176,25 @@ async def test_a_port_goes_from_one_gateway_to_another() -> None:
                 assert {f"http://127.0.0.1:{port}" for port in ports} == set(laptop.urls())
                 assert [await answers(port) for port in ports] == [True, True]
 
-            former, later = Ref.of(Gateway, "default", "web"), read(opened(second, name="later"))
-            laptop.put({former: None} | {each.ref: each for each in later})
-            await laptop.served()
-            assert await answers(second)
-            assert laptop.urls()
+    assert "status.degraded" not in {event["event"] for event in events}
 
+
+@pytest.mark.envoy
+async def test_an_envoy_whose_gateway_is_replaced_serves_until_that_of_the_next_has_started() -> None:
+    port = free_port()
+    with structlog.testing.capture_logs() as events:
+        async with Laptop() as laptop:
+            await laptop.apply(opened(port))
+            laptop.put({EG: None} | {each.ref: each for each in read(opened(port, name="next"))})
+            started, answered = False, [True]
+            while not started:
+                answered.append(await answers(port))
+                started = ("envoy.ready", "default/next") in {(e["event"], e.get("gateway")) for e in events}
+
+            await laptop.served()
+            assert await answers(port)
+
+    assert all(answered[:-1]), "the last one may have been asked when the next had started"
     assert "status.degraded" not in {event["event"] for event in events}
 
 
