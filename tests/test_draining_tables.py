@@ -172,6 +172,23 @@ def test_https_listeners_that_exchange_their_hostnames_exchange_their_connection
     assert "default/eg/a/moved/2" not in dict(route_configurations(fleet.world.db, worlds.EG_FLEET))
 
 
+def test_an_https_listener_whose_former_hostname_is_another_ones_has_another_table() -> None:
+    """Whoever has connected for that hostname must meet the routes of the other."""
+    fleet = Fleet(https("one", "a.test"), https("two", "h0.example.com"))
+    fleet.listen(https("one", "*.example.com"), https("two", "a.test"))
+
+    assert fleet.paths("default/eg/two") == fleet.paths("default/eg/one/moved/1") == ["/"]
+    assert fleet.paths("default/eg/two/moved/1") == []
+
+
+def test_an_https_listener_whose_former_hostname_is_nobodys_keeps_its_table() -> None:
+    fleet = Fleet(https("one", "h0.example.com"))
+    for hostname in ("*.example.com", "", "h0.example.com", "a.test"):
+        fleet.listen(https("one", hostname))
+
+        assert fleet.paths("default/eg/one/moved/1") is None
+
+
 def test_an_https_listener_that_loses_a_hostname_to_a_narrower_one_has_another_table() -> None:
     """Envoy switches to both chains at once, and a connection from before asks for what either serves."""
     wide, narrow = https("wide", "*.example.com"), https("narrow", "h0.example.com")

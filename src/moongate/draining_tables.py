@@ -22,16 +22,15 @@ from moongate.attach.envoy_listeners import renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
-from moongate.xds.draining import draining, table_uses
+from moongate.xds.draining import draining, successors, table_uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Set as AbstractSet
 
     from moongate.api.base import FleetId
     from moongate.engine import Root
     from moongate.world import World
-    from moongate.xds.draining import ChainMatch, TableUse
+    from moongate.xds.draining import TableUse
 
 
 class _Fleet:
@@ -98,10 +97,9 @@ class DrainingTables:
         used = fleet.draining | fleet.current
         usual = {name: of for of, name in fleet.renamed.items()}
         taken = {*used, *(each.table.name for each in uses)}
-        matches = {each.match for each in uses}
         for each in uses:
             name = each.table.name
-            if name in used and _is_elsewhere(each, used[name], matches):
+            if name in used and _is_elsewhere(each, used[name], uses):
                 of = usual.get(name, name)
                 other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
                 taken.add(other)
@@ -119,15 +117,18 @@ class DrainingTables:
         return self._world.write(renamed(fleet_id), tuple(sorted(fleet.renamed.items())) or None)
 
 
-def _is_elsewhere(use: TableUse, former: TableUse, matches: AbstractSet[ChainMatch]) -> bool:
+def _is_elsewhere(use: TableUse, former: TableUse, uses: tuple[TableUse, ...]) -> bool:
     """Whether connections that come to a table now could not do so before, or must not be taken for others.
 
-    Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has the
-    former hostname now, the connections of before are that one's.
+    Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has some
+    of the former hostnames now, the connections of before are that one's.
     """
     if use.isolated != former.isolated:
         return True  # what it serves changes together with what the narrower ones serve
-    if use.match == former.match or former.match not in matches:
-        known = former.match._replace(hostname=use.match.hostname)
-        return use.match != known or not set(use.addresses) <= set(former.addresses)
-    return True
+    if not set(use.addresses) <= set(former.addresses):
+        return True
+    if use.match == former.match:
+        return False
+    if use.match != former.match._replace(hostname=use.match.hostname):
+        return True
+    return not set(successors(former.match, uses)) <= set(use.table.members)

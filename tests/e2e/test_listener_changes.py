@@ -92,6 +92,15 @@ CASES = {
         [{0, 1}, {0, 1}],
         BOTH,
     ),
+    "HTTPS listeners serve hostnames of each other": Case(
+        [
+            f"{https('one', P, 'wild', 'a.test')}, {https('two', P, 'wild', 'b.test')}",
+            f"{https('one', P, 'wild', '*.test')}, {https('two', P, 'wild', 'a.test')}",
+        ],
+        [AS, BS],
+        [{0, 1}, {0, 1}],
+        BOTH,
+    ),
     "HTTPS listeners exchange their hostnames": Case(
         [
             f"{https('one', P, 'wild', 'a.test')}, {https('two', P, 'wild', 'b.test')}",

@@ -98,10 +98,10 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     if not drain:
         return ()
     uses = table_uses(db, fleet)
-    return tuple(RouteTable(name, _successors(match, uses)) for name, match in drain)
+    return tuple(RouteTable(name, successors(match, uses)) for name, match in drain)
 
 
-def _successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:
+def successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:
     """The listeners to which a connection may come now that once came by ``match``."""
     members = {use.match: use.table.members for use in uses}
     own = next((members[each] for each in (match, *_wider(match)) if each in members), ())
