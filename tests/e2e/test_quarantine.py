@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import RouteMatch, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
@@ -23,9 +26,11 @@ from moongate.world import World
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from tests import patching
 from tests.ads.client import Client
+from tests.ads.laptop import Envoy
+from tests.ads.laptop import until as ads_until
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, Site, until
+from tests.e2e.conftest import DEADLINE_S, Site, admitted, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -46,9 +51,11 @@ def run_directory() -> Generator[Path]:
         yield Path(path)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def patched(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Site]:
-    """A gateway whose resources can be patched."""
+@asynccontextmanager
+async def serving(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch, *patches: Message
+) -> AsyncGenerator[Site]:
+    """A gateway whose resources can be patched, and whose listener is from the start."""
     monkeypatch.setattr(laptop_module, "World", partial(World, patches=patching.TRIAL))
     async with (
         httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client,
@@ -56,9 +63,26 @@ async def patched(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Async
     ):
         site = Site(laptop, client, Authority())
         async with site.one.serving():
+            if patches:
+                by_owner = (patching.patch(f"p{n}", message) for n, message in enumerate(patches))
+                patching.put(laptop.world, LISTENER, TABLE, *by_owner)
             gateway = m.gateway("gateway", f"[{{name: http, port: {site.port}, protocol: HTTP}}]")
             await site.apply(gateway, m.local("one", site.one.port), m.route("plain", RULES))
             yield site
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def patched(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Site]:
+    """A gateway whose resources can be patched."""
+    async with serving(run_directory, monkeypatch) as site:
+        yield site
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Site]:
+    """A gateway whose port several Envoys may have open."""
+    async with serving(run_directory, monkeypatch, Listener(enable_reuse_port={"value": True})) as site:
+        yield site
 
 
 async def patch(site: Site, type_url: str, name: str, *adds: Message) -> None:
@@ -180,9 +204,9 @@ class Older:
         return {host.domains[0]: host.routes[0].direct_response.status for host in self.table.virtual_hosts}
 
 
-def xds_socket(run_directory: Path) -> Path:
-    """That of the only fleet of a laptop."""
-    (socket,) = run_directory.rglob("xds-*")
+def socket_of(run_directory: Path, kind: str) -> Path:
+    """The socket of the only fleet of a laptop for xDS, or for the admin interface of its Envoy."""
+    (socket,) = run_directory.rglob(f"{kind}-*.sock")
     return socket
 
 
@@ -206,7 +230,7 @@ async def test_a_route_that_one_of_two_envoys_refuses_is_found_among_many(
     patched: Site, run_directory: Path
 ) -> None:
     """They share a configuration: it is out of force for both, and both have all the others."""
-    async with older_envoy(xds_socket(run_directory)) as older:
+    async with older_envoy(socket_of(run_directory, "xds")) as older:
         await until(lambda: "plain.test" in older.answers())
         many = [newer(f"r{n}") if n == 17 else m.route(f"r{n}", RULES) for n in range(32)]
 
@@ -225,3 +249,59 @@ async def test_a_route_that_one_of_two_envoys_refuses_is_found_among_many(
         answer = await patched.ask("plain.test")
         assert (answer.status_code, NEWER in answer.headers) == (200, False), "its last good form"
         assert older.answers()["plain.test"] == 0
+
+
+# -- two real Envoys -----------------------------------------------------------
+
+
+async def hosts(admin: httpx.AsyncClient) -> dict[str, int]:
+    """By hostname, the status that the first route of an Envoy answers with; 0 if it sends requests on."""
+    dump = (await admin.get("/config_dump")).json()
+    configs = [each for part in dump["configs"] for each in part.get("dynamic_route_configs", ())]
+    tables = [each["route_config"] for each in configs if "route_config" in each]
+    return {
+        host["domains"][0]: host["routes"][0].get("direct_response", {}).get("status", 0)
+        for table in tables
+        for host in table.get("virtual_hosts", ())
+        if host.get("routes")
+    }
+
+
+async def test_a_search_ends_although_its_envoys_are_killed_and_come_back(
+    shared: Site, run_directory: Path
+) -> None:
+    """First the one that moongate starts again, in the middle of the search, and then the other."""
+    own_admin = socket_of(run_directory, "envoy")
+    second = Envoy(run_directory, socket_of(run_directory, "xds"), fleet=FLEET, node="second")
+    transport = httpx.AsyncHTTPTransport(uds=str(own_admin))
+
+    def refusals() -> int:
+        return shared.laptop.figures()["sent"][ROUTE]["nacks"]
+
+    async def has_all(admin: httpx.AsyncClient) -> bool:
+        answers = await hosts(admin)
+        return {f"r{n}.test": answers.get(f"r{n}.test") for n in range(256)} == expected
+
+    expected = {f"r{n}.test": 500 if n == 17 else 0 for n in range(256)}
+    many = [m.route(f"r{n}", RULES) for n in range(256)]
+    many[17] = m.route("r17", f"[{{filters: [{m.tell_client('x', '%NOPE%')}], {m.to('one')}}}]")
+    async with second, httpx.AsyncClient(transport=transport, base_url="http://admin") as own:
+        await ads_until(lambda: hosts(second.admin))
+        before = refusals()
+        (report,) = shared.laptop.report()["gateways"]
+
+        shared.laptop.put(admitted(*many))
+        await until(lambda: refusals() >= before + 2, pause_s=0.001)
+        os.kill(report["envoy"]["pid"], signal.SIGKILL)
+        assert blamed(shared) == {}, "the search is under way"
+        await until(lambda: refusals() >= before + 3, pause_s=0.001)
+        await second.kill()
+        await second.start()
+
+        await ads_until(lambda: has_all(second.admin))
+        await ads_until(lambda: has_all(own))
+        await shared.apply(m.route("plain", RULES))
+
+    assert blamed(shared).keys() == {"r17"}
+    assert shared.laptop.report()["gateways"][0]["envoy"]["restarts"] == 1
+    assert await shared.status("r17.test") == 500
