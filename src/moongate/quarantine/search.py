@@ -7,11 +7,10 @@ last version that all Envoys took is *good*; the entries in which a refused vers
 *suspects*.
 
 1. A single suspect is a *culprit*, and stays out of the resource.
-2. Several suspects are all kept out, and wait as a *group*. In their place stands a fallback: their last good
-   form, or for a new route an answer with 500.
-3. Envoys take what is left. Then the largest group is let in, but of a group that was refused as a whole only
-   one half. If Envoys take that, it is good, and the culprit is in the other half. If not, its entries are
-   the suspects: go on with 1.
+2. Several suspects are all kept out, and wait. A fallback stands in the place of each: its last good form, or
+   for a new route an answer with 500.
+3. Envoys take what is left. Then some suspects are let in (``waiting`` has the order). If Envoys take that,
+   these are good: go on with 3. If not, these are the suspects: go on with 1.
 
 Entries that did not change stay in force all the time, and most of the good ones are back after a few
 answers. One culprit among n entries costs about log(n) answers, k of them k·log(n).
@@ -55,6 +54,7 @@ from msgspec import Struct
 from moongate.engine import Failed
 from moongate.fleet_inventory import STATUS
 from moongate.quarantine.answers import NONE, Answers
+from moongate.quarantine.waiting import Trial, Waiting
 from moongate.recent_versions import RecentVersions
 from moongate.xds import listeners, patches, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
@@ -113,20 +113,6 @@ class _Version(Struct):
     era: int
 
 
-class _Group(Struct, eq=False):
-    """Suspects that are kept out and still to be tried.
-
-    Args:
-        suspects: in the order in which they are let in.
-        company: what is let in with the first of them, as it could not be tried without.
-        guilty: whether one of them is at fault, as Envoy refused them together.
-    """
-
-    suspects: Sequence[Suspect]
-    company: Sequence[Suspect] = ()
-    guilty: bool = False
-
-
 NOTHING: Final = _Version((), (), -1)
 
 
@@ -150,10 +136,7 @@ class Search:
         self._versions: RecentVersions[_Version] = RecentVersions()
         self._era = 0
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
-        self._waiting: list[list[_Group]] = []
-        """By phase, what is kept out and still to be tried. The last phase goes first."""
-        self._other_half: _Group | None = None
-        """The other half of what was let in last, if that was a half."""
+        self._waiting = Waiting()
         self._observed: dict[str, Root[Concern | None]] = {}
         """By version, the concern of each culprit, and of what it was refused with."""
         self._gone: dict[str, None] = {}
@@ -173,13 +156,8 @@ class Search:
     @property
     def doubts_patches(self) -> bool:
         """Whether a patch is kept out, or was just let in, that is still to be tried."""
-        groups = (group for phase in self._waiting for group in phase)
-        waiting = (suspects for group in groups for suspects in (group.company, group.suspects))
-        return any(
-            suspect.group == PATCHES
-            for suspects in (*waiting, self._last, self._untried)
-            for suspect in suspects
-        )
+        in_doubt = (*self._waiting, *self._last, *self._untried)
+        return any(suspect.group == PATCHES for suspect in in_doubt)
 
     @property
     def at_rest(self) -> bool:
@@ -251,10 +229,7 @@ class Search:
         """All Envoys have in force what was let in last."""
         self._untried.clear()
         self._last = ()
-        if self._other_half is not None:
-            self._other_half.guilty = True
-            self._other_half = None
-        self._end_phases()
+        self._waiting.taken_are_good()
 
     def _blame(self, refused: Refused, version: _Version) -> Generator[None, None, bool | None]:
         """Find out who may be at fault. ``None`` when there is nothing to do about it."""
@@ -285,14 +260,14 @@ class Search:
             others, untried = suspects, []
         let_in = {suspect.version for suspect in (*self._untried, *self._last)}
         self._untried.clear()
-        self._last, self._other_half = (), None
+        self._last = ()
+        self._waiting.taken_are_refused()
         if len(others) > 1:
-            self._wait_all(others, untried, in_new_phase=not let_in)
+            self._let_wait(others, untried, in_new_phase=not let_in)
         else:
             self._condemn(others[0], untried, refused)
             if untried:
-                self._wait(_Group(untried))
-            self._end_phases()
+                self._waiting.add(Trial(untried))
         # Where nothing was ever in force there is no "as before" that may go on.
         strict = len(others) == 1 or self._good_version == NONE
         wrote = yield from self._keep_out(suspects, refused.message, strict=strict)
@@ -308,7 +283,7 @@ class Search:
         for culprit in blamed:
             self._acquit(culprit)
         if blamed:
-            self._wait(_Group([culprit.suspect for culprit in blamed]), in_new_phase=True)
+            self._waiting.add(Trial([culprit.suspect for culprit in blamed]), in_new_phase=True)
 
     # -- culprits -----------------------------------------------------------
 
@@ -368,51 +343,26 @@ class Search:
             yield
         return (yield from self._write(suspects))
 
-    def _wait(self, group: _Group, *, in_new_phase: bool = False) -> None:
-        """Keep a group to be tried later."""
-        if in_new_phase or not self._waiting:
-            self._waiting.append([])
-        self._waiting[-1].append(group)
-
-    def _wait_all(
+    def _let_wait(
         self, suspects: Sequence[Suspect], company: Sequence[Suspect], *, in_new_phase: bool
     ) -> None:
-        """Keep what was refused together to be tried later."""
+        """Let wait what was refused together."""
         entries = [suspect for suspect in suspects if suspect.group != PATCHES]
         of_patches = [suspect for suspect in suspects if suspect.group == PATCHES]
         if not entries or not of_patches:
-            self._wait(_Group(suspects, company, guilty=True), in_new_phase=in_new_phase)
+            self._waiting.add(Trial(suspects, company, guilty=True), in_new_phase=in_new_phase)
             return
         first, last = of_patches, entries
         if self._at[1] == LISTENER and self._good_version == NONE:
             first, last = last, first
-        self._wait(_Group(last), in_new_phase=in_new_phase)
-        self._wait(_Group(first, company), in_new_phase=True)
+        self._waiting.add(Trial(last), in_new_phase=in_new_phase)
+        self._waiting.add(Trial(first, company), in_new_phase=True)
 
     def _go_on(self) -> Generator[None, None, bool | None]:
-        """Let in the next group. ``None`` when there is none."""
-        self._end_phases()
-        return (yield from self._let_next_in()) if self._waiting else None
-
-    def _end_phases(self) -> None:
-        """End the phases in which nothing is left to be tried."""
-        while self._waiting and not self._waiting[-1]:
-            self._waiting.pop()
-
-    def _let_next_in(self) -> Steps:
-        """Let in the largest group of the present phase, or a half of it if one of it must be at fault."""
-        phase = self._waiting[-1]
+        """Let in the next of those that wait. ``None`` when none does."""
         # While nothing is in force, an entry may be tried in vain without those before it.
-        group = phase[-1] if self._good_version == NONE else max(phase, key=lambda each: len(each.suspects))
-        phase.remove(group)
-        suspects = group.suspects
-        if group.guilty and len(suspects) > 1:
-            middle = len(suspects) // 2
-            self._other_half = _Group(suspects[middle:])
-            phase.append(self._other_half)
-            suspects = suspects[:middle]
-        self._last = (*group.company, *suspects)
-        return (yield from self._let_in(self._last))
+        self._last = self._waiting.take(newest=self._good_version == NONE)
+        return (yield from self._let_in(self._last)) if self._last else None
 
     def _let_in(self, suspects: Sequence[Suspect]) -> Steps:
         for some in in_steps(suspects):
