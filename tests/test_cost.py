@@ -155,7 +155,7 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
 
     assert_alike(costs)
     assert costs[0].runs == {
-        **one("attachments", "attachments_at", "rule_destination", "route_resources", "route_entries_of"),
+        **one("attachments_at", "rule_destination", "route_resources", "route_entries_of"),
         **one("route_status", "excessive_rules"),
         **one("host_entries", "virtual_host", "host_part", "route_configuration"),
         "filters_of": 2,  # one on each listener
@@ -193,7 +193,6 @@ def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
 
     assert_alike(costs)
     built_once = {
-        "attachments",
         "rule_destination",
         "route_entries_of",
         "cluster",

@@ -108,6 +108,12 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     )
 
 
+@query
+def ready_listeners(db: Db, fleet: FleetId) -> frozenset[ListenerId]:
+    """The listeners that a fleet's Envoys serve. Each route asks whether its own are among them."""
+    return frozenset(member for each in envoy_listeners(db, fleet) for member in each.members)
+
+
 def chain_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:
     """Every chain group of a fleet, each with its Envoy listener."""
     return ((envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups)

@@ -107,8 +107,12 @@ def paths(route: RequestRoute) -> tuple[tuple[str, str], ...]:
 def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
     """The parentRefs of a route that name a Gateway of ours, in the order of the spec."""
     resource = get(db, Route, route)
-    if resource is None:
-        return ()
+    return () if resource is None else attachments_of(db, resource)
+
+
+def attachments_of(db: Db, resource: Route) -> tuple[Attachment, ...]:
+    """As ``attachments``, for a query that reads the route itself and so runs again with each edit of it."""
+    route = resource.ref
     gateways = [_gateway(parent, route.namespace) for parent in resource.spec.parent_refs]
     judged = {
         gateway: iter(attachments_at(db, route, gateway)) for gateway in gateways if gateway is not None

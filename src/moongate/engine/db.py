@@ -323,7 +323,7 @@ class Db:
         if now == before:
             return
         for read in now:
-            if read.add_reader(node) and read.query is None:
+            if read.add_reader(node) and read.query is None and self._demands:
                 self._note_demand(read)
         for read in before:
             if read not in reads:

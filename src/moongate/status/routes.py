@@ -16,7 +16,7 @@ from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
 from moongate.attach.matches import matches, overlap_key, unbuildable
 from moongate.attach.route_kinds import written_matches
-from moongate.attach.routes import attachments, paths, routes_on
+from moongate.attach.routes import attachments_of, paths, routes_on
 from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
 from moongate.policies.effective import effective_rule
@@ -76,7 +76,7 @@ def route_status(db: Db, route: Ref) -> RouteStatus | None:
     name = controller_name(db)
     parents = [
         ParentStatus(parent_ref=a.parent, controller_name=name, conditions=_conditions(db, resource, a))
-        for a in attachments(db, route)
+        for a in attachments_of(db, resource)
     ]
     return RouteStatus(parents=tuple(parents[:MAX_PARENTS])) if parents else None
 
@@ -122,7 +122,9 @@ def overlapped_by(
     Those to be named, and one more if there is.
     """
     sharing = dict(overlaps(db, listener, host, path))
-    own = _at_path(match_keys.attempt(db, route), path) if sharing else []
+    if not sharing:
+        return ()
+    own = _at_path(match_keys.attempt(db, route), path)
     others = {other for key in own for other in sharing.get(key, ())}
     return tuple(nsmallest(MAX_NAMED + 1, others - {route}))
 

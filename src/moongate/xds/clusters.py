@@ -11,6 +11,7 @@ Source: envoy/config/cluster/v3/cluster.proto; the reference's constants.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
@@ -244,21 +245,39 @@ def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> EndpointM
 
 
 def _discover(message: Cluster) -> None:
-    message.type = Cluster.EDS
+    message.MergeFromString(_discovered())
     message.eds_cluster_config.service_name = message.name
-    message.eds_cluster_config.eds_config.ads.SetInParent()
-    message.eds_cluster_config.eds_config.resource_api_version = ApiVersion.V3
 
 
 def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
-    message = Cluster(name=name, ignore_health_on_host_removal=True)
+    message = Cluster.FromString(_defaults(families))
+    message.name = name
+    return message
+
+
+# What thousands of clusters have in common is built once: to read its bytes takes a tenth of the time.
+
+
+@cache
+def _discovered() -> bytes:
+    """The settings of a cluster whose endpoints come by EDS."""
+    message = Cluster(type=Cluster.EDS)
+    message.eds_cluster_config.eds_config.ads.SetInParent()
+    message.eds_cluster_config.eds_config.resource_api_version = ApiVersion.V3
+    return encode(message)
+
+
+@cache
+def _defaults(families: tuple[str, ...]) -> bytes:
+    """The settings of any cluster for which no policy says otherwise."""
+    message = Cluster(ignore_health_on_host_removal=True)
     message.connect_timeout.seconds = CONNECT_TIMEOUT_S
     message.per_connection_buffer_limit_bytes.value = BUFFER_LIMIT
     message.circuit_breakers.thresholds.add().max_retries.value = 1024
     message.dns_lookup_family = _lookup_family(families)
     message.common_lb_config.SetInParent()
-    message.load_balancing_policy.MergeFromString(_LEAST_REQUEST)
-    return message
+    message.load_balancing_policy.CopyFrom(_least_request())
+    return encode(message)
 
 
 def _of_host(made_of: ExtraCluster) -> Cluster:
@@ -379,15 +398,12 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     return message
 
 
-def _least_request() -> bytes:
+def _least_request() -> LoadBalancingPolicy:
+    """Envoy's own default, with locality weights, which carry the weights of a rule's backends."""
     policy = LeastRequest()
     policy.locality_lb_config.locality_weighted_lb_config.SetInParent()
     message = LoadBalancingPolicy()
     config = message.policies.add().typed_extension_config
     config.name = "envoy.load_balancing_policies.least_request"
     config.typed_config.CopyFrom(packed(policy))
-    return encode(message)
-
-
-_LEAST_REQUEST: Final = _least_request()
-"""Envoy's own default, with locality weights, which carry the weights of a rule's backends."""
+    return message

@@ -28,7 +28,7 @@ from moongate import names
 from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.route import Route
 from moongate.attach.backends import Backend, Target, backend, kind_problem, target
-from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.grants import granted
@@ -286,7 +286,7 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     if resource is None:
         return ()
     keys: dict[ResourceKey, None] = {}
-    for listener in served_on(db, fleet, route):
+    for listener in _served_on(db, fleet, route):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
@@ -312,7 +312,11 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 
     They stand in the order of the fleet's Gateways, and for each in that of the route's parentRefs.
     """
-    ready = {member for each in envoy_listeners(db, fleet) for member in each.members}
+    return _served_on(db, fleet, route)
+
+
+def _served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
+    ready = ready_listeners(db, fleet)
     attachments = (each for gateway in members(db, fleet) for each in attachments_at(db, route, gateway))
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
     return tuple(dict.fromkeys(at for at in taken if at in ready))
