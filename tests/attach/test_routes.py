@@ -8,7 +8,7 @@ from msgspec import structs
 from moongate.api.base import ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.routes import (
-    attached_count,
+    attached_counts,
     attached_hosts,
     attachments,
     hosts,
@@ -136,7 +136,7 @@ def test_a_route_that_cannot_be_judged_is_not_counted_and_the_others_stay() -> N
     core.db.put(broken.ref, structs.replace(broken, spec=structs.replace(broken.spec, parent_refs=(None,))))
 
     assert isinstance(attachments.attempt(core.db, route_ref("broken")), Failed)
-    assert attached_count(core.db, WEB) == 1
+    assert attached_counts(core.db, WEB.gateway)[WEB] == 1
     assert all_routes(core, "*.com") == (route_ref(),)
 
 
@@ -164,7 +164,7 @@ def test_listeners_that_share_a_hostname_do_not_take_it_from_a_route_without() -
     core = Core(gateway(http("web", "a.example.com"), two), http_route())
 
     assert refusal(core) is None
-    assert attached_count(core.db, WEB) == 1
+    assert attached_counts(core.db, WEB.gateway)[WEB] == 1
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,11 @@ def test_a_parent_ref_without_a_section_means_all_listeners() -> None:
 
 def test_an_edited_match_disturbs_no_attachment() -> None:
     core = Core(gateway(http("web")), http_route(), http_route(name="other"))
-    assert attached_count(core.db, WEB) == 2
+    assert attached_counts(core.db, WEB.gateway)[WEB] == 2
 
     core.apply(http_route(rule("matches: [{path: {value: /new}}]")))
     with core.ran() as ran:
-        assert attached_count(core.db, WEB) == 2
+        assert attached_counts(core.db, WEB.gateway)[WEB] == 2
 
     assert ran == {"attachments_at": 1}
 

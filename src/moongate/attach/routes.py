@@ -12,7 +12,8 @@ Source: Gateway API, ``parentRefs`` and ``hostnames`` of routes; GEP-3155 for st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -30,7 +31,7 @@ from moongate.problem import Problem
 from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from moongate.engine import Db
 
@@ -154,58 +155,76 @@ def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
 
 
 @query
-def attached_routes(db: Db, listener: ListenerId, part: int) -> tuple[Ref, ...]:
-    """The routes of one shard that a listener takes; twice in the list when two parentRefs lead there.
+def attached_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ListenerId, ...]], ...]:
+    """The routes of one shard with the listeners of a Gateway that take them.
 
-    A route whose query failed is left out, because this is only counted; its own status reports the failure.
+    A listener is named twice when two parentRefs lead there. A route whose query failed is left out; its own
+    status reports the failure, and it answers 500 wherever it may be served.
     """
-    taken: list[Ref] = []
-    routes = find_in(db, ROUTES, listener.gateway, part)
-    attached = attachments_at.attempt_each(db, [(route, listener.gateway) for route in routes])
-    for route, judged in zip(routes, attached, strict=True):
-        if not isinstance(judged, Failed):
-            taken += [route for attachment in judged for at, _ in attachment.hosts if at == listener]
-    return tuple(taken)
+    routes = find_in(db, ROUTES, gateway, part)
+    attached = attachments_at.attempt_each(db, [(route, gateway) for route in routes])
+    return tuple(
+        (route, tuple(at for attachment in judged for at, _ in attachment.hosts))
+        for route, judged in zip(routes, attached, strict=True)
+        if not isinstance(judged, Failed)
+    )
 
 
 @query
-def attached_count(db: Db, listener: ListenerId) -> int:
-    """``attachedRoutes`` of a listener's status: pairs of route and parentRef that it takes."""
-    shards = parts(db, ROUTES, listener.gateway)
-    return sum(map(len, attached_routes.each(db, [(listener, part) for part in shards])))
+def attached_counts(db: Db, gateway: Ref) -> Mapping[ListenerId, int]:
+    """``attachedRoutes`` of the statuses of listeners: pairs of route and parentRef that each takes."""
+    shards = attached_in.each(db, [(gateway, part) for part in parts(db, ROUTES, gateway)])
+    return dict(Counter(at for shard in shards for _, listeners in shard for at in listeners))
 
 
 @query
-def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
-    """The hostnames of one shard that routes may have on a listener, sorted.
+def hosts_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple[str, ...]]:
+    """The hostnames of one shard that routes may have on the listeners of a Gateway, sorted.
 
     A hostname stands in the shard that it hashes to. Some may turn out to have no route that is allowed.
     """
-    own = _own_hostname(db, listener)
-    if own is None:
-        return ()
-    served = {
-        host
-        for host in find_in(db, HOSTNAMES, listener.gateway, part)
-        if host and intersection(host, own) == host
-    }
-    if shard(own or ANY) == part:
+    known = _directory(db, gateway)
+    served: dict[ListenerId, set[str]] = {}
+    for host in find_in(db, HOSTNAMES, gateway, part):
+        if host:
+            for place in known.covering(host):
+                served.setdefault(known.listeners[place].id, set()).add(host)
+    for each in known.listeners:
         # A route without hostname, or with a wider one, is served under the listener's own hostname.
-        served.add(own or ANY)
-    return tuple(sorted(served))
+        host = each.hostname or ANY
+        if shard(host) == part and _may_have(db, each.id, host):
+            served.setdefault(each.id, set()).add(host)
+    return {listener: tuple(sorted(hosts)) for listener, hosts in served.items()}
 
 
-def host_shards(db: Db, listener: ListenerId) -> list[int]:
+def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """Those of ``hosts_in`` that are of one listener."""
+    return hosts_in(db, listener.gateway, part).get(listener, ())
+
+
+@query
+def host_shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
+    """The shards in which listeners of a Gateway may have hostnames, sorted."""
+    own = {shard(each.hostname or ANY) for each in _directory(db, gateway).listeners}
+    shards = sorted({*parts(db, HOSTNAMES, gateway), *own})
+    by_listener: dict[ListenerId, list[int]] = {}
+    for part, served in zip(shards, hosts_in.each(db, [(gateway, part) for part in shards]), strict=True):
+        for listener in served:
+            by_listener.setdefault(listener, []).append(part)
+    return {listener: tuple(numbers) for listener, numbers in by_listener.items()}
+
+
+def host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
     """The shards in which a listener may have hostnames, sorted."""
+    return host_shards_of(db, listener.gateway).get(listener, ())
+
+
+def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
+    """Whether a listener may have something under its own hostname. Most routes have narrower ones."""
     written = parts(db, HOSTNAMES, listener.gateway)
-    own = _own_hostname(db, listener)
-    if own is None:
-        return []
-    host = own or ANY
-    # Most listeners have nothing under their own hostname, as all routes have narrower ones.
-    if any(shard(name) in written for name in _written(db, listener, host)) or reserved(db, listener, host):
-        return sorted({*written, shard(host)})
-    return list(written)
+    return any(shard(name) in written for name in _written(db, listener, host)) or reserved(
+        db, listener, host
+    )
 
 
 def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
@@ -248,13 +267,12 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
 
     Only HTTP listeners of one port share a table; connections of HTTPS are assigned before there is a host.
     """
-    own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
+    known = _directory(db, listener.gateway)
+    own = known.get(listener)
     if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
         return False
-    return any(
-        a.port == own.port and a.hostname != host and intersection(host, a.hostname) == host
-        for a in attachable(db, listener.gateway)
-    )
+    covering = (known.listeners[place] for place in known.covering(host))
+    return any(a.port == own.port and a.hostname != host for a in covering)
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -292,7 +310,52 @@ def wider(host: str) -> list[str]:
 @query
 def _own_hostname(db: Db, listener: ListenerId) -> str | None:
     """The hostname of a listener, "" for all; ``None`` when there is no such listener."""
-    return next((a.hostname for a in attachable(db, listener.gateway) if a.id == listener), None)
+    own = _directory(db, listener.gateway).get(listener)
+    return None if own is None else own.hostname
+
+
+class _Directory(NamedTuple):
+    """The listeners of a Gateway, and where they stand by what routes look for.
+
+    With a walk over all listeners for each route, thousands of routes on hundreds of listeners would take
+    minutes.
+    """
+
+    listeners: tuple[Attachable, ...]
+    places: Mapping[ListenerId, int]
+    named: Mapping[str, tuple[int, ...]]
+    of_hostname: Mapping[str, tuple[int, ...]]
+
+    def get(self, listener: ListenerId) -> Attachable | None:
+        place = self.places.get(listener)
+        return None if place is None else self.listeners[place]
+
+    def covering(self, host: str) -> list[int]:
+        """The places of the listeners whose hostname covers all of ``host``, in order."""
+        return sorted(place for name in (host, *wider(host), "") for place in self.of_hostname.get(name, ()))
+
+    def near(self, hostnames: tuple[str, ...]) -> tuple[Attachable, ...]:
+        """The listeners that may serve a route with these hostnames, and maybe others, in order."""
+        if not hostnames or any(name.startswith("*.") for name in hostnames):
+            return self.listeners
+        places = {place for name in hostnames for place in self.covering(name)}
+        return tuple(self.listeners[place] for place in sorted(places))
+
+
+@query
+def _directory(db: Db, gateway: Ref) -> _Directory:
+    listeners = attachable(db, gateway)
+    named: defaultdict[str, list[int]] = defaultdict(list)
+    of_hostname: defaultdict[str, list[int]] = defaultdict(list)
+    for place, each in enumerate(listeners):
+        named[each.id.name].append(place)
+        of_hostname[each.hostname].append(place)
+    return _Directory(
+        listeners,
+        {each.id: place for place, each in enumerate(listeners)},
+        {name: tuple(places) for name, places in named.items()},
+        {name: tuple(places) for name, places in of_hostname.items()},
+    )
 
 
 def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
@@ -320,7 +383,7 @@ def _served(
 
 def _is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
     """Whether a listener accepts routes of a kind and namespace; True also if that is not known."""
-    own = next((a for a in attachable(db, listener.gateway) if a.id == listener), None)
+    own = _directory(db, listener.gateway).get(listener)
     if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
         return False
     if own.from_ == "Selector" and isinstance(namespace_labels.attempt(db, route.namespace), Failed):
@@ -341,25 +404,41 @@ def _unmatched(parent: ParentReference, listeners: tuple[Attachable, ...]) -> st
 def _judge(
     db: Db, route: Ref, hostnames: tuple[str, ...], parent: ParentReference, gateway: Ref
 ) -> Attachment:
-    listeners = attachable(db, gateway)
-    named = [
-        a for a in listeners if parent.section_name in (None, a.id.name) and parent.port in (None, a.port)
-    ]
+    known = _directory(db, gateway)
+    if parent.section_name is None:
+        near, named = known.near(hostnames), known.listeners
+    else:
+        near = named = tuple(known.listeners[n] for n in known.named.get(parent.section_name, ()))
+    open_to = _open_to(db, route, parent, near)
+    taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, known)))
+    if taken:
+        return Attachment(parent, gateway, taken)
+    named = tuple(a for a in named if parent.port in (None, a.port))
     if not named:
-        return Attachment(parent, gateway, (), Problem("", _unmatched(parent, listeners), "NoMatchingParent"))
-    open_to = [a for a in named if (GATEWAY_GROUP, route.kind) in a.kinds and _allows(db, a, route.namespace)]
-    if not open_to:
+        problem = Problem("", _unmatched(parent, known.listeners), "NoMatchingParent")
+        return Attachment(parent, gateway, (), problem)
+    if not _open_to(db, route, parent, named):
         names = ", ".join(a.id.name for a in named)
         message = (
             f"None of the listeners that are meant ({names}) takes routes of kind {route.kind} "
             f"from namespace {route.namespace}."
         )
         return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
-    taken = [(a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, listeners))]
-    if not taken:
-        message = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
-        return Attachment(parent, gateway, (), Problem("", message, "NoMatchingListenerHostname"))
-    return Attachment(parent, gateway, tuple(taken))
+    message = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
+    return Attachment(parent, gateway, (), Problem("", message, "NoMatchingListenerHostname"))
+
+
+def _open_to(
+    db: Db, route: Ref, parent: ParentReference, listeners: tuple[Attachable, ...]
+) -> list[Attachable]:
+    """The listeners at the port of a parentRef that accept routes of a kind and namespace."""
+    return [
+        a
+        for a in listeners
+        if parent.port in (None, a.port)
+        and (GATEWAY_GROUP, route.kind) in a.kinds
+        and _allows(db, a, route.namespace)
+    ]
 
 
 def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
@@ -372,20 +451,22 @@ def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
             return namespace == listener.id.owner.namespace
 
 
-def _hosts_on(
-    hostnames: tuple[str, ...], listener: Attachable, listeners: tuple[Attachable, ...]
-) -> tuple[str, ...]:
+def _hosts_on(hostnames: tuple[str, ...], listener: Attachable, known: _Directory) -> tuple[str, ...]:
     if not hostnames:
         return (listener.hostname or ANY,)
     names = {h or ANY for name in hostnames if (h := intersection(name, listener.hostname)) is not None}
-    others = {a.hostname for a in listeners if a.id != listener.id and a.port == listener.port}
-    return tuple(sorted(n for n in names if not any(_isolates(o, n, listener.hostname) for o in others)))
+    return tuple(sorted(name for name in names if not _is_isolated(name, listener, known)))
 
 
-def _isolates(other: str, host: str, own: str) -> bool:
+def _is_isolated(host: str, listener: Attachable, known: _Directory) -> bool:
     # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
     # or not that one takes the route. Of two that cover it, the longer is the more specific.
-    return other == host or (len(other) > len(own) and intersection(host, other) == host)
+    covering = (known.listeners[place] for place in known.covering(host))
+    return any(
+        a.hostname == host or len(a.hostname) > len(listener.hostname)
+        for a in covering
+        if a.id != listener.id and a.port == listener.port
+    )
 
 
 def _gateway(parent: ParentReference, namespace: str) -> Ref | None:

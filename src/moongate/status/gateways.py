@@ -29,7 +29,7 @@ from moongate.attach.gateways import (
     rejection,
 )
 from moongate.attach.listeners import chain_kind, listeners
-from moongate.attach.routes import attached_count
+from moongate.attach.routes import attached_counts
 from moongate.engine import query
 from moongate.status.conditions import accepted, condition, sentence, unsupported
 from moongate.store import find, get
@@ -146,6 +146,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
     problem = access_log_problem(db, fleet_of(db, gateway))
+    attached = attached_counts(db, gateway)
     return GatewayStatus(
         conditions=(
             *((accepted([problem], generation),) if problem is not None else ()),
@@ -155,7 +156,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
             ListenerStatus(
                 name=each.id.name,
                 supported_kinds=tuple(SupportedKind(group=group, kind=kind) for group, kind in each.kinds),
-                attached_routes=attached_count(db, each.id),
+                attached_routes=attached.get(each.id, 0),
                 conditions=tuple(structs.replace(c, message=sentence(c.message)) for c in each.conditions),
             )
             for each in listeners(db, gateway)

@@ -47,11 +47,11 @@ from moongate.attach.envoy_listeners import (
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import route_kind
-from moongate.attach.routes import ROUTES, attached_hosts
+from moongate.attach.routes import ROUTES, attached_hosts, attached_in
 from moongate.engine import Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_policy, effective_rule
-from moongate.store import find_in, get, parts
+from moongate.store import get, parts
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
@@ -196,19 +196,26 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 @query
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The filters that some route on the listeners of a chain uses, sorted."""
-    shards = [(listener, part) for listener in members for part in parts(db, ROUTES, listener.gateway)]
-    return _each_once(filters_in.each(db, shards))
+    gateways = dict.fromkeys(listener.gateway for listener in members)
+    shards = [(gateway, part) for gateway in gateways for part in parts(db, ROUTES, gateway)]
+    needed = filters_in.each(db, shards)
+    own = frozenset(members)
+    return _each_once(of for shard in needed for listener, of in shard if listener in own)
 
 
 @query
-def filters_in(db: Db, listener: ListenerId, part: int) -> tuple[ChainFilter, ...]:
-    """The filters that the routes of one shard need on a listener, each once, sorted.
+def filters_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[ListenerId, tuple[ChainFilter, ...]], ...]:
+    """The filters that the routes of one shard need on the listeners of a Gateway that need any, sorted.
 
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
-    calls = [(listener, route) for route in find_in(db, ROUTES, listener.gateway, part)]
-    needed = filters_of.attempt_each(db, calls)
-    return _each_once(filters for filters in needed if not isinstance(filters, Failed))
+    attached = attached_in(db, gateway, part)
+    calls = [(listener, route) for route, listeners in attached for listener in dict.fromkeys(listeners)]
+    by_listener: dict[ListenerId, list[tuple[ChainFilter, ...]]] = {}
+    for (listener, _), filters in zip(calls, filters_of.attempt_each(db, calls), strict=True):
+        if filters and not isinstance(filters, Failed):
+            by_listener.setdefault(listener, []).append(filters)
+    return tuple((listener, _each_once(filters)) for listener, filters in sorted(by_listener.items()))
 
 
 def _each_once(filters: Iterable[tuple[ChainFilter, ...]]) -> tuple[ChainFilter, ...]:

@@ -11,7 +11,7 @@ shard of routes, and sorted parts are merged.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -56,12 +56,14 @@ class Host(Encoded, frozen=True):
         rank: of its first route; ``()`` when it has none.
         name: in xDS.
         body: the encoded entry of ``RouteConfiguration.virtual_hosts``; empty when it has no route.
+        version: that of the body.
         entries: what it was joined from.
     """
 
     rank: tuple[Any, ...]
     name: str
     body: bytes
+    version: str
     entries: tuple[RouteEntry, ...]
 
 
@@ -97,7 +99,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
     if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host):
-        return Host((), name, b"", ())
+        return Host((), name, b"", version(b""), ())
     head = VirtualHost(name=name, domains=[host])
     if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
         head.metadata.MergeFromString(
@@ -105,7 +107,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
         )
     body = encode(head) + b"".join([p.body for p in entries])
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
-    return Host(entries[0].rank if entries else (), name, entry, entries)
+    return Host(entries[0].rank if entries else (), name, entry, version(entry), entries)
 
 
 def _has_routes(db: Db, listener: ListenerId, host: str) -> bool:
@@ -139,20 +141,31 @@ def host_part(db: Db, listener: ListenerId, part: int) -> Part:
 @query
 def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One route configuration of a fleet; ``None`` when there is none of that name."""
+    parts = table_parts(db, fleet, name)
+    if parts is None:
+        return None
+    head = encode(_head(name))
+    joined = [(head, version(head))]
+    for _, of_listener in groupby(parts, key=lambda part: part.at[0]):
+        own = list(of_listener)
+        if sum(len(p.hosts) for p in own) <= IN_ORDER:
+            few = sorted(chain.from_iterable(p.hosts for p in own), key=_RANK)
+            joined += [(host.body, host.version) for host in few]
+        else:
+            joined += [(part.body, part.version) for part in own]
+    return XdsResource.joined(ROUTE, name, joined)
+
+
+@query
+def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
+    """The parts of a table, listener by listener; ``None`` when there is no table of that name."""
     tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
     table = next((t for t in tables if t.name == name), None)
     if table is None:
         return None
-    head = encode(_head(name))
-    joined = [(head, version(head))]
-    for listener in table.members:
-        parts = host_part.each(db, [(listener, n) for n in host_shards(db, listener)])
-        if sum(len(p.hosts) for p in parts) <= IN_ORDER:
-            few = sorted(chain.from_iterable(p.hosts for p in parts), key=_RANK)
-            joined += [(host.body, version(host.body)) for host in few]
-        else:
-            joined += [(part.body, part.version) for part in parts]
-    return XdsResource.joined(ROUTE, name, joined)
+    # In one join: with one for each listener, the table would begin again after each of them.
+    shards = [(listener, n) for listener in table.members for n in host_shards(db, listener)]
+    return tuple(host_part.each(db, shards))
 
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
@@ -160,10 +173,8 @@ def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
     tables = route_configurations.attempt(db, fleet)
     if isinstance(tables, Failed):
         return ()
-    listeners_of = next((table.members for table in tables if table.name == name), ())
-    shards = ((listener, part) for listener in listeners_of for part in host_shards(db, listener))
-    parts = (host_part.attempt(db, listener, part) for listener, part in shards)
-    return tuple(part for part in parts if not isinstance(part, Failed))
+    parts = table_parts.attempt(db, fleet, name) if any(table.name == name for table in tables) else ()
+    return () if isinstance(parts, Failed) else parts or ()
 
 
 def _head(name: str) -> RouteConfiguration:
