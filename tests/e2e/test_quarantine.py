@@ -31,6 +31,7 @@ from tests.ads.laptop import until as ads_until
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import DEADLINE_S, Site, admitted, until
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -305,3 +306,31 @@ async def test_a_search_ends_although_its_envoys_are_killed_and_come_back(
     assert blamed(shared).keys() == {"r17"}
     assert shared.laptop.report()["gateways"][0]["envoy"]["restarts"] == 1
     assert await shared.status("r17.test") == 500
+
+
+async def test_no_route_is_sent_while_a_patch_of_a_first_listener_is_in_doubt(patched: Site) -> None:
+    """The entries of the listener have to be tried first, and without the patch it may let everybody pass."""
+    guard = Listener(per_connection_buffer_limit_bytes={"value": 77})
+    bad = Listener(listener_filters=[{"name": "unheard-of"}])
+    patching.put(
+        patched.laptop.world,
+        LISTENER,
+        "default/other/http",
+        *(patching.patch(owner, message) for owner, message in (("guard", guard), ("bad", bad))),
+    )
+    port = free_port()
+    other = m.gateway("other", f"[{{name: http, port: {port}, protocol: HTTP}}]")
+
+    def responses() -> int:
+        return patched.laptop.figures()["sent"][ROUTE]["responses"]
+
+    before = responses()
+    route = m.route("guarded", RULES, parents="[{name: other}]")
+    patched.laptop.put(admitted(other, route))
+    await until(lambda: responses() > before, pause_s=0)
+
+    assert blamed(patched).keys() == {"bad"}
+    listener = patched.laptop.world.xds()["default/other"][LISTENER]["default/other/http"]
+    assert Listener.FromString(listener.body).per_connection_buffer_limit_bytes.value == 77
+    await patched.apply(route)
+    assert await patched.status("guarded.test", port=port) == 200
