@@ -64,6 +64,10 @@ class Fleet:
             r.match.path_separated_prefix or r.match.prefix for h in message.virtual_hosts for r in h.routes
         ]
 
+    def opened(self) -> dict[str, int]:
+        """The Envoy listeners, each with its port."""
+        return {each.name: each.container_port for each in envoy_listeners(self.world.db, worlds.EG_FLEET)}
+
     def forget(self, *, asked_for: bool) -> None:
         if self.draining.review(worlds.EG_FLEET, lambda _: asked_for):
             self.world.pull()
@@ -197,6 +201,7 @@ def test_an_https_listener_that_loses_a_hostname_to_a_narrower_one_has_another_t
 
     assert fleet.paths("default/eg/wide") == fleet.paths("default/eg/narrow") == ["/"]
     assert fleet.paths("default/eg/wide/moved/1") == []
+    assert fleet.opened() == {"default/eg/wide": 443}, "other connections of the port live on"
 
     fleet.listen(wide)
 
@@ -217,12 +222,10 @@ def test_a_listener_that_moves_is_another_one_of_envoys() -> None:
     fleet = Fleet(worlds.http_listener("one"), worlds.http_listener("two", 81))
     fleet.listen(worlds.http_listener("one", 81), worlds.http_listener("two"))
 
-    assert [
-        (each.name, each.container_port) for each in envoy_listeners(fleet.world.db, worlds.EG_FLEET)
-    ] == [
-        ("default/eg/one/moved/1", 81),
-        ("default/eg/two/moved/1", 80),
-    ]
+    assert fleet.opened() == {"default/eg/one/moved/1": 81, "default/eg/two/moved/1": 80}
+
+    fleet.listen(worlds.http_listener("one", 82), worlds.http_listener("two"))
+    assert fleet.opened() == {"default/eg/one/moved/2": 82, "default/eg/two/moved/1": 80}
 
 
 def https(name: str, hostname: str) -> Listener:

@@ -8,29 +8,34 @@ it any more, or when it is back at that place.
 
 One that comes to another place than the one at which Envoys use it gets another name there, and so does one
 whose place loses hostnames to a narrower one, or gets them back. It keeps that name for as long as it stays
-in place, because a further change of the name would change its listener.
+in place, because a further change of the name would change its listener. An Envoy listener gets another name
+wherever it is opened anew.
 
 While all Gateways of a fleet are rejected, its Envoys keep what they have, and nothing is noted.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from operator import ne
+from typing import TYPE_CHECKING, TypeVar
 
-from moongate.attach.envoy_listeners import renamed
+from moongate.attach.envoy_listeners import Renamed, renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
 from moongate.xds.draining import draining, successors, table_uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from moongate.api.base import FleetId
     from moongate.engine import Root
     from moongate.world import World
     from moongate.xds.draining import TableUse
+
+P = TypeVar("P")
 
 
 class _Fleet:
@@ -40,6 +45,10 @@ class _Fleet:
         self.draining: dict[str, TableUse] = {}
         self.renamed: dict[str, str] = {}
         """Usual name → the name at the present place."""
+        self.opened: dict[str, tuple[int, tuple[str, ...]]] = {}
+        """Envoy listener → the port and the addresses at which it is open."""
+        self.renamed_listeners: dict[str, str] = {}
+        """The same as ``renamed``, of Envoy listeners."""
 
 
 class DrainingTables:
@@ -87,6 +96,7 @@ class DrainingTables:
         if self._rename(fleet_id, fleet, uses):
             return  # This is called again, with the new names.
         before, fleet.current = fleet.current, {each.table.name: each for each in uses}
+        fleet.opened = _opened(uses)
         left = {name: each for name, each in before.items() if name not in fleet.current}
         # Of one that left twice, from two places, connections of the first are taken for those of the last.
         fleet.draining = {n: each for n, each in (fleet.draining | left).items() if n not in fleet.current}
@@ -94,30 +104,56 @@ class DrainingTables:
 
     def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: tuple[TableUse, ...]) -> bool:
         """Give another name to what Envoys may use by its name at another place. True if anything has one."""
-        used = fleet.draining | fleet.current
-        usual = {name: of for of, name in fleet.renamed.items()}
-        taken = {*used, *(each.table.name for each in uses)}
-        for each in uses:
-            name = each.table.name
-            if name in used and _is_elsewhere(each, used[name], uses):
-                of = usual.get(name, name)
-                other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
-                taken.add(other)
-                fleet.renamed[of] = other
+        tables = {each.table.name: each for each in uses}
+        _give_names(fleet.renamed, tables, fleet.draining | fleet.current, partial(_is_elsewhere, uses))
+        _give_names(fleet.renamed_listeners, _opened(uses), fleet.opened, ne)
         return self._write_renamed(fleet_id, fleet)
 
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
         known = fleet.current.keys() | fleet.draining.keys()
         fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in known}
+        fleet.renamed_listeners = {
+            of: name for of, name in fleet.renamed_listeners.items() if name in fleet.opened
+        }
         wrote = self._write_renamed(fleet_id, fleet)
         drain = sorted((name, each.match) for name, each in fleet.draining.items())
         return self._world.write(draining(fleet_id), tuple(drain) or None) or wrote
 
     def _write_renamed(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
-        return self._world.write(renamed(fleet_id), tuple(sorted(fleet.renamed.items())) or None)
+        tables, listeners = fleet.renamed, fleet.renamed_listeners
+        others = Renamed(tuple(sorted(tables.items())), tuple(sorted(listeners.items())))
+        return self._world.write(renamed(fleet_id), others if any(others) else None)
 
 
-def _is_elsewhere(use: TableUse, former: TableUse, uses: tuple[TableUse, ...]) -> bool:
+def _opened(uses: tuple[TableUse, ...]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    return {each.listener: (each.match.port, each.addresses) for each in uses}
+
+
+def _give_names(
+    names: dict[str, str],
+    placed: Mapping[str, P],
+    used: Mapping[str, P],
+    is_elsewhere: Callable[[P, P], bool],
+) -> None:
+    """Give another name to what is used by its name at another place.
+
+    Args:
+        names: usual name → name; is changed.
+        placed: by name, where something is to be.
+        used: by name, where something is, or was and may still be used.
+        is_elsewhere: whether the first of two places is another one than the second.
+    """
+    usual = {name: of for of, name in names.items()}
+    taken = {*used, *placed}
+    for name, place in placed.items():
+        if name in used and is_elsewhere(place, used[name]):
+            of = usual.get(name, name)
+            other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
+            taken.add(other)
+            names[of] = other
+
+
+def _is_elsewhere(uses: tuple[TableUse, ...], use: TableUse, former: TableUse) -> bool:
     """Whether connections that come to a table now could not do so before, or must not be taken for others.
 
     Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has some

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.e2e import manifests as m
+from tests.e2e.callers import Place
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import Site, admitted, reference
 from tests.e2e.guarded import watching
@@ -182,6 +183,23 @@ async def test_no_request_fails_and_nobody_passes_who_must_not(
     assert watch.strangers() == []
     assert not watch.shut_out()
     assert {a.status for a in watch.answers} & {200}, "requests passed at all"
+
+
+async def test_a_connection_outlives_the_listeners_of_other_hostnames(site: Site) -> None:
+    """One that takes a hostname from another listener of the port changes the chains of these two alone."""
+    authority = Authority()
+    certificates = [authority.sign(n).secret(name) for n, name in (("*.test", "wild"), ("c.other", "other"))]
+    before = f"{https('wide', P, 'wild', '*.test')}, {https('other', P, 'other', 'c.other')}"
+    route = m.route("c", f"[{{{m.to('one')}}}]", hostnames=("c.other",), parents=at("web"))
+    await site.apply(*certificates, m.gateway("web", f"[{before}]"), route)
+    connection = await Place(P, "c.other").connect(http2=False)
+
+    assert await connection.ask("c.other", {}) == (200, True)
+    await site.apply(m.gateway("web", f"[{before}, {https('narrow', P, 'wild', 'a.test')}]"))
+    assert await connection.ask("c.other", {}) == (200, True)
+
+    connection.close()
+    await site.delete(m.gateway("web", "[]"), route)
 
 
 async def put(site: Site, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:

@@ -77,13 +77,24 @@ class TableId(NamedTuple):
     name: str
 
 
-def renamed(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with the chains that do not have their usual name: ``((usual, name), …)``; or absent.
+class Renamed(NamedTuple):
+    """What does not have its usual name in Envoy: ``((usual, name), …)``, sorted.
 
-    A chain needs another name while connections to another place still use its usual one
-    (``draining_tables``).
+    Args:
+        tables: route configurations and their chains. One needs another name while connections to another
+            place still use its usual one (``draining_tables``).
+        listeners: Envoy listeners. Envoy never gets one at another address, as it would refuse a listener
+            that comes to an address which another one leaves. So it closes one and opens the other there, and
+            the socket stays open.
     """
-    return ("renamed-tables", fleet)
+
+    tables: tuple[tuple[str, str], ...] = ()
+    listeners: tuple[tuple[str, str], ...] = ()
+
+
+def renamed(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with what does not have its usual name: a ``Renamed``; or absent."""
+    return ("renamed", fleet)
 
 
 class RouteTable(NamedTuple):
@@ -101,10 +112,16 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
-    other_names: dict[str, str] = dict(db.read(renamed(fleet)) or ())
+    others: Renamed = db.read(renamed(fleet)) or Renamed()
+    other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
-        _envoy_listener(members, tuple(_groups(members, other_names, by_port=by_port)), by_port=by_port)
+        EnvoyListener(
+            other_listeners.get(name, name),
+            members[0].container_port,
+            tuple(_groups(members, other_names, by_port=by_port)),
+        )
         for members in ports.values()
+        for name in (f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),)
     )
 
 
@@ -137,15 +154,6 @@ def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | Non
     """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
     groups = chain_groups(db, table.fleet)
     return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
-
-
-def _envoy_listener(
-    members: list[Listener], groups: tuple[ChainGroup, ...], *, by_port: bool
-) -> EnvoyListener:
-    # Its name changes with that of its first chain. So Envoy never gets one listener at another address: it
-    # closes one and opens the other there, and a port that only changes hands stays open in between.
-    name = f"tcp-{members[0].port}" if by_port else groups[0].name
-    return EnvoyListener(name, members[0].container_port, groups)
 
 
 def _groups(

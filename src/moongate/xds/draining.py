@@ -52,12 +52,14 @@ class TableUse(NamedTuple):
     """A route configuration, and which connections use it.
 
     Args:
+        listener: the Envoy listener.
         match: what a connection must match to come to it.
         addresses: the addresses on which the port is open.
         isolated: the hostnames of narrower matches at the same port, sorted; their connections do not use it.
         table: the route configuration.
     """
 
+    listener: str
     match: ChainMatch
     addresses: tuple[str, ...]
     isolated: tuple[str, ...]
@@ -72,20 +74,24 @@ def draining(fleet: FleetId) -> tuple[str, FleetId]:
 @query
 def table_uses(db: Db, fleet: FleetId) -> tuple[TableUse, ...]:
     """The route configurations that a fleet is to have, each with the connections that use it."""
-    tables = [
+    used = [
         (
+            envoy.name,
             ChainMatch(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
             group.table,
         )
         for envoy, group in chain_groups(db, fleet)
     ]
-    isolated: dict[ChainMatch, set[str]] = {match: set() for match, _ in tables}
-    for match, _ in tables:
+    isolated: dict[ChainMatch, set[str]] = {match: set() for _, match, _ in used}
+    for _, match, _ in used:
         for wide in _wider(match):
             if wide in isolated:
                 isolated[wide].add(match.hostname)
     addresses = bind_addresses(db, fleet)
-    return tuple(TableUse(match, addresses, tuple(sorted(isolated[match])), table) for match, table in tables)
+    return tuple(
+        TableUse(listener, match, addresses, tuple(sorted(isolated[match])), table)
+        for listener, match, table in used
+    )
 
 
 @query
