@@ -2,10 +2,10 @@
 
 Theory of operation
 ===================
-Envoy takes a listener before it has its certificates, and looks at these when they come. A certificate that
-it refuses is a fact about a Secret, so it is written into a cell: the Envoys of the fleet are given again
-what they took of the Secret last, and where they never took anything, its listeners go without it. The
-statuses of the listeners say so. What a user writes next is another certificate, and is tried at once.
+Envoy takes a listener before it has its certificates, and checks these when they come. If it refuses one,
+that is written into a cell. Then the Envoys of the fleet are sent again the version of the Secret that they
+took last; if they never took one, its listeners go without it. The statuses of the listeners say so. A new
+version of the Secret is tried at once.
 
 Fact: an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a
 listener that uses it. So what was in force is to be sent again, and listeners are to be tried again then.

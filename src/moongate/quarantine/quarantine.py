@@ -2,20 +2,21 @@
 
 Theory of operation
 ===================
-An answer of an Envoy is a fact, and is only noted. Whenever the world has been settled, ``review`` goes on
-with the searches that have anything to do (``search``), in steps, so that whoever drives it can do something
-else in between. What it writes into cells is settled, handed out and answered before the next review.
+An answer of an Envoy is only noted. After the world has been settled, ``review`` goes on with the searches
+(``search``), in steps, so that the event loop runs in between. What it writes into cells is settled, handed
+out and answered before the next review.
 
-A version is refused when one Envoy refuses it, and good when all have acknowledged it that answer at all. So
-any number of Envoys, of any versions, takes part in one search, and what one of them does not take is out of
-force for all, for they share a configuration.
+A version is refused if one Envoy refuses it, and good if all Envoys that answer have acknowledged it. So any
+number of Envoys, of different versions, takes part in one search. What one of them refuses is out of force
+for all, because they share a configuration.
 
 Facts
 -----
-* parts of a resource that did not change are the same object, so comparing two versions costs what differs
-* a culprit is one form of an entry: an edit makes another form, which is tried at once
-* an answer may come when the resource is another already. Should it become again what was answered, nothing
-  is sent to Envoy, and so nothing answered: what each Envoy said last of each kind is kept
+* parts of a resource that did not change are the same object, so comparing two versions costs as much as they
+  differ
+* a culprit is one form of an entry. An edit makes another form, which is tried at once
+* an answer may come when the resource has changed already. If it changes back, nothing is sent to Envoy, and
+  nothing is answered. So the last acknowledgement and the last refusal of each Envoy are kept
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Quarantine:
         return bool(self._news)
 
     def searches(self, fleet: FleetId, type_url: str, name: str) -> bool:
-        """Whether anything of a resource can be kept out of it."""
+        """Whether a resource has entries that can be kept out of it."""
         return type_url in JOINED or self._world.patched(fleet, type_url, name) is not None
 
     def connected(self, fleet: FleetId, node: str) -> None:
@@ -145,7 +146,7 @@ class Quarantine:
         return wrote
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """The entries that are out of force just now because they are at fault, sorted."""
+        """The entries that are out of force because they are at fault, sorted."""
         refusals = {
             Refusal(key[0], concern.what, concern.resources, concern.listeners, culprit.message)
             for key in self._awake
@@ -154,16 +155,16 @@ class Quarantine:
         return tuple(sorted(refusals))
 
     def is_searching(self, fleet: FleetId, type_url: str, name: str) -> bool:
-        """Whether it may still turn out who is at fault in a resource."""
+        """Whether the search for what is at fault in a resource goes on."""
         key = (fleet, type_url, name)
         return key in self._news or (key in self._searches and self._searches[key].under_way)
 
     def has_patches_in_doubt(self, fleet: FleetId) -> bool:
-        """Whether it may still turn out that a patch of a fleet's listeners is not at fault."""
+        """Whether a patch of a fleet's listeners is still to be tried."""
         return any(self._searches[key].doubts_patches for key in self._awake if key[:2] == (fleet, LISTENER))
 
     def facts_kept(self) -> int:
-        """How many facts are kept of single Envoys, because they differ from what the others have."""
+        """How many records of single Envoys are kept, because these differ from the others."""
         return sum(len(search.answers) for search in self._searches.values())
 
     def versions_kept(self) -> int:

@@ -23,24 +23,24 @@ A patch of a resource is an entry of it, and may keep strangers out. So patches 
 while fallbacks stand in the place of the other entries. Of a listener of which nothing was ever in force they
 are tried last: without its other entries it is not handed out. Meanwhile no routes are (``fleets``).
 
-What is kept out is written into cells that the builders of entries read (``xds.fallbacks``); so all other
-entries change meanwhile as users like, and what is edited is tried at once, as it is another form.
+What is kept out is written into cells that the builders of entries read (``xds.fallbacks``). So all other
+entries may change in the meantime, and an edited culprit is tried at once, because it is another form.
 
 Rules
 =====
-1. What was written since a version was built is its *era*: only answers to versions of this era say anything
+1. Each write of what is kept out begins an *era*. Only answers to versions of the present era say anything
    about what is in and what is out now.
-2. What is said of an older version still moves ``good`` on, as long as its parts are known. If they are not,
-   more is suspect than necessary, and the search takes a round more.
-3. Nothing to blame, but something kept out that is still to be tried: let it in. Envoy may refuse the
-   resource for what it lacks.
-4. An Envoy that refuses what another one has in force, with nothing in it that is not good, is at odds with
-   that: the others lose nothing by it. If no Envoy has the good version in force, it counts for nothing, and
-   all entries are suspects.
-5. A culprit is tried again when it is no longer asked for in this form, so it is observed (``Concern``).
+2. An older version that all Envoys took is good as well, as long as its parts are known. If they are not
+   known, more entries are suspects than necessary, and the search takes longer.
+3. If Envoy refuses a resource in which nothing is suspect, the next suspects are let in all the same. Envoy
+   may refuse the resource because it lacks them.
+4. An Envoy may refuse a version of which all is good, and which another Envoy has in force. Then it is at
+   odds with that one, and has no say any more. If no Envoy has the good version in force, that counts for
+   nothing, and all entries are suspects.
+5. A culprit is observed (``Concern``), and tried again when the resource is to have another form of it.
 6. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
-   They are tried together with the next half. A culprit that was refused only together with such entries is
-   tried again when one of these is another.
+   They are tried as the *company* of the next suspects. A culprit that was refused in company is tried again
+   when any of the company changes.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ class Culprit(Struct):
     """The Envoy that refuses it."""
     message: str
     company: frozenset[str]
-    """The versions of what it was refused with and could not be tried without, and its own."""
+    """Its version, and those of its company."""
 
 
 class _Version(Struct):
-    """What a version is made from, and since when it has been what follows from what is kept out."""
+    """What a version is made from, and the era in which it was last current."""
 
     parts: tuple[Any, ...]
     patches: tuple[Form, ...]
@@ -138,13 +138,13 @@ class Search:
         self._withheld: defaultdict[Group, dict[str, Fallback]] = defaultdict(dict)
         self._waiting = Waiting()
         self._observed: dict[str, Root[Concern | None]] = {}
-        """By version, the concern of each culprit, and of what it was refused with."""
+        """By version, the concern of each culprit and of its company."""
         self._gone: dict[str, None] = {}
-        """Those of them that are no longer asked for."""
-        self._untried: list[Suspect] = []
-        """What was let in and no Envoy was asked about, as there was nothing to hand out."""
+        """Those of them that the resource is no longer to have."""
         self._last: Sequence[Suspect] = ()
-        """What was let in last."""
+        """The suspects that were let in last."""
+        self._untried: list[Suspect] = []
+        """Suspects that were let in before, when there was still nothing to hand out."""
         self._fruitless = (NONE, 0)
         """The version and era that was refused last with nothing to blame."""
 
@@ -178,7 +178,7 @@ class Search:
             if (wrote := (yield from self._blame(refused, version))) is not None:
                 return wrote
         if resource is None:
-            # All of it is kept out, so no Envoy will say anything; there may be something that it takes.
+            # There is nothing to hand out, so no Envoy will answer.
             self._untried += self._last
             self._last = ()
             return (yield from self._go_on()) or False
@@ -189,9 +189,9 @@ class Search:
         if version.era == self._era:
             self._let_in_is_good()
         if taken == resource.version and not self._waiting:
-            # Until then, a version that was refused may come again at once, and is not asked about again.
+            # During a search, a refused version may come again, and Envoy does not answer for it again.
             self.answers.agree(taken, now)
-        # It may also be that what was let in made no difference: its entries are others meanwhile.
+        # Also when what was let in made no difference, because users have edited it.
         return version.era == self._era and ((yield from self._go_on()) or False)
 
     def retry(self) -> None:
@@ -277,7 +277,7 @@ class Search:
         return wrote
 
     def _pass_over(self, node: str) -> None:
-        """An Envoy has no say any more. What it alone is known to refuse is tried without it."""
+        """An Envoy has no say any more. The culprits that it refused are tried again without it."""
         self.answers.put_at_odds(node)
         blamed = [culprit for culprit in self.culprits.values() if culprit.node == node]
         for culprit in blamed:
@@ -295,10 +295,11 @@ class Search:
                 yield culprit, concern
 
     def _condemn(self, suspect: Suspect, company: Sequence[Suspect], refused: Refused) -> None:
+        """Make a suspect a culprit, and observe it and its company."""
         for each in (suspect, *company):
             if each.version not in self._observed:
                 self._observed[each.version] = self._world.observers.observe(
-                    *self._concern(each), STATUS, partial(self._look, each.version)
+                    *self._concern(each), STATUS, partial(self._note_gone, each.version)
                 )
         versions = frozenset(each.version for each in (suspect, *company))
         self.culprits[suspect.version] = Culprit(suspect, refused.node, refused.message, versions)
@@ -312,8 +313,8 @@ class Search:
         assert self._joined is not None, "nothing else is suspected of a resource that is not joined"
         return self._joined.concern, (self._at[0], self._at[2], suspect.group, suspect.version)
 
-    def _look(self, version: str, root: Root[Concern | None]) -> None:
-        """Note that an entry is no longer asked for."""
+    def _note_gone(self, version: str, root: Root[Concern | None]) -> None:
+        """Note that the resource is no longer to have an entry."""
         if root.value is None:
             self._gone[version] = None
 
@@ -324,7 +325,7 @@ class Search:
                 self._world.observers.release(self._observed.pop(version))
 
     def _mended(self) -> list[Suspect]:
-        """Forget the culprits that are no longer asked for, or that were refused with what is gone."""
+        """Acquit the culprits that are gone from the resource, or whose company is, in the form refused."""
         if not self._gone:
             return []
         mended = [each for each in self.culprits.values() if not each.company.isdisjoint(self._gone)]

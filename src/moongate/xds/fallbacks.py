@@ -36,8 +36,8 @@ class Fallback(Struct, frozen=True):
     Args:
         last_good: its last form that all Envoys took, if there was one.
         strict: whether nothing may pass that its own form would not let pass. That is so when it is known to
-            be at fault, and when nothing of the resource was ever in force. While it is only suspected, it is
-            as it was before: in its last good form, which Envoy still has in force, or left out.
+            be at fault, and when nothing of the resource was ever in force. While it is only suspected, its
+            last good form stands in for it, which Envoy still has in force.
         message: what Envoy says of the resource that it refused with it.
     """
 

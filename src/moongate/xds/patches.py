@@ -5,16 +5,15 @@ Theory of operation
 ``patched`` is one query around the one that builds a resource. Only the resources that some patch names have
 it, so it costs nothing where nothing patches.
 
-A patch is an entry of the resource that it changes, as a route is one of its table: Envoy may refuse the
-resource because of it, ``quarantine`` finds that out and keeps out the patch alone. Its last good form then
-stands in for it, if there was one; otherwise the resource is handed out without it.
+A patch is an entry of the resource that it changes, as a route is one of its table. If Envoy refuses the
+resource because of a patch, ``quarantine`` keeps out that patch alone. Its last good form stands in for it,
+if there is one; otherwise the resource is handed out without it.
 
 Facts
 -----
-* a resource that is joined has entries that can be kept out as well, so a patch of it is known by what it
-  says alone. Of any other resource nothing but its patches can be kept out: there a patch is known also by
-  what it is applied to. When that differs, all its patches may be what Envoy refuses, and each that was
-  refused is tried again
+* a patch of a joined resource is known by its content. Of any other resource nothing but its patches can be
+  kept out, so a patch of it is known by its content and by what it is applied to. If that changes, all its
+  patches are suspects, and each that was refused is tried again
 * a patch that fails when it is applied makes the query fail, and the resource keeps its last bytes
 """
 
