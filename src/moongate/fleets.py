@@ -281,16 +281,19 @@ class Fleets:
             await asyncio.wait({before.task})
         async with fleet.process:
             await fleet.stop.wait()
-            await self._successors(name)
+            await self._successors()
         if self._ending.get(name) is fleet:
             del self._ending[name]
 
-    async def _successors(self, name: str) -> None:
-        """Wait for the Envoys that are being started. One may take over a port of an Envoy that is to end."""
+    async def _successors(self) -> None:
+        """Wait for the Envoys that are being started. One may take over a port of an Envoy that is to end.
+
+        Those that wait in turn for the end of an Envoy of the same Gateway are left out.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(SUCCESSOR_S):
-                for other, fleet in list(self._fleets.items()):
-                    if other != name and not fleet.stop.is_set():
+                for name, fleet in list(self._fleets.items()):
+                    if name not in self._ending and not fleet.stop.is_set():
                         await fleet.started()
 
     def _stop(self, name: str) -> None:

@@ -15,11 +15,14 @@ import msgspec
 import psutil
 import pytest
 
+from moongate.api.base import FleetId
 from moongate.run import Laptop
+from moongate.xds.draining import draining_tables
 from moongate.xds.wire import ENDPOINT, ROUTE
 from tests import worlds
 from tests.e2e import manifests as m
-from tests.e2e.conftest import Site, admitted, until
+from tests.e2e.conftest import Site, admitted, reference, until
+from tests.e2e.test_listeners import at, http
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -54,6 +57,26 @@ async def test_a_killed_envoy_comes_back_with_the_same_configuration(site: Site)
 
     assert envoy_of(site.laptop)["restarts"] == before["restarts"] + 1
     assert (await site.reached("killed.test")).by == "one"
+
+
+async def test_an_envoy_that_starts_anew_has_moved_listeners_and_nothing_of_before(site: Site) -> None:
+    """Until then, tables were kept for connections that drain at the former ports."""
+    ports = free_port(), free_port()
+    for one, two in (ports, ports[::-1]):
+        listeners = f"[{http('one', one)}, {http('two', two)}]"
+        await site.apply(
+            m.gateway("moved", listeners), m.route("moved", f"[{{{m.to('one')}}}]", parents=at("moved"))
+        )
+    gateway = m.gateway("moved", listeners)
+    fleet = FleetId(reference(gateway))
+    assert draining_tables(site.laptop.world.db, fleet)
+
+    os.kill(envoy_of(site.laptop, "default/moved")["pid"], signal.SIGKILL)
+    await until(lambda: not draining_tables(site.laptop.world.db, fleet))
+    await site.laptop.served()
+
+    assert [await site.status("moved.test", port=port) for port in ports] == [200, 200]
+    await site.delete(gateway)
 
 
 async def test_an_envoy_whose_gateway_is_empty_comes_back_ready(site: Site) -> None:
