@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from moongate.engine import Db, query
+import itertools
+
+from moongate.engine import STRIDE, Db, query
 from tests.engine.arithmetic import (
     doubled,
     numbered,
@@ -35,6 +37,35 @@ def test_an_urgent_root_is_settled_while_others_are_still_to_be_marked(db: Db) -
     assert (root.value, steps) == (4, 3)
     assert db.counts == {"doubled": 2, "among_many": 1}
     assert not db.propagated
+
+
+def test_the_readers_of_one_node_are_marked_in_slices(db: Db) -> None:
+    """Thousands of routes read the same answer about their Gateway."""
+    roots = [db.observe(numbered, n) for n in range(10 * STRIDE)]
+    settle_all(db)
+    db.put("a", 1)
+
+    marked = [0, *(sum(root.in_doubt for root in roots) for _ in db.propagate())]
+
+    assert db.propagated
+    assert all(root.in_doubt for root in roots)
+    assert max(after - before for before, after in itertools.pairwise(marked)) <= STRIDE
+
+
+def test_a_node_whose_readers_are_half_marked_may_be_put_in_doubt_again(db: Db) -> None:
+    roots = [db.observe(numbered, n) for n in range(10 * STRIDE)]
+    settle_all(db)
+    db.put("a", 1)
+    marking = db.propagate()
+    next(marking)
+    next(marking)
+
+    for _ in db.settle(roots[3]):
+        pass
+    db.put("a", 2)
+    settle_all(db)
+
+    assert {root.value for root in roots} == {f"even {n}" for n in range(10 * STRIDE)}
 
 
 def test_an_urgent_write_finds_roots_near_by_whatever_else_reads_the_same(db: Db) -> None:

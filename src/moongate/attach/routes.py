@@ -325,6 +325,7 @@ class _Directory(NamedTuple):
     places: Mapping[ListenerId, int]
     named: Mapping[str, tuple[int, ...]]
     of_hostname: Mapping[str, tuple[int, ...]]
+    has_wildcards: bool
 
     def get(self, listener: ListenerId) -> Attachable | None:
         place = self.places.get(listener)
@@ -332,7 +333,8 @@ class _Directory(NamedTuple):
 
     def covering(self, host: str) -> list[int]:
         """The places of the listeners whose hostname covers all of ``host``, in order."""
-        return sorted(place for name in (host, *wider(host), "") for place in self.of_hostname.get(name, ()))
+        names = (host, *wider(host), "") if self.has_wildcards else (host, "")
+        return sorted(place for name in names for place in self.of_hostname.get(name, ()))
 
     def near(self, hostnames: tuple[str, ...]) -> tuple[Attachable, ...]:
         """The listeners that may serve a route with these hostnames, and maybe others, in order."""
@@ -355,6 +357,7 @@ def _directory(db: Db, gateway: Ref) -> _Directory:
         {each.id: place for place, each in enumerate(listeners)},
         {name: tuple(places) for name, places in named.items()},
         {name: tuple(places) for name, places in of_hostname.items()},
+        any(name.startswith("*.") for name in of_hostname),
     )
 
 

@@ -6,12 +6,13 @@ they are queued and marked in slices, at the latest when a value is requested.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from moongate.engine.nodes import CLEAN, RUNNING, STALE, SUSPECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from moongate.engine.nodes import Node
     from moongate.engine.roots import Roots
@@ -30,7 +31,9 @@ class Propagation:
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self.waiting: list[Node] = []
-        """Marked nodes whose readers are not marked yet."""
+        """Marked nodes whose readers are not all marked yet."""
+        self._rest: dict[Node, Iterator[Node]] = {}
+        """The readers still to be marked, of nodes that have more of them than are marked at once."""
 
     def changed(self, node: Node) -> None:
         """Mark the readers of a node whose value changed."""
@@ -43,14 +46,21 @@ class Propagation:
         looks = 0
         while above and looks <= STRIDE:
             below, above = above, []
-            looks += sum(self._mark_suspect(each, above, urgent=True) for each in below)
+            looks += sum(self._mark_suspect(each, each.readers, above, urgent=True) for each in below)
         self.waiting += above
 
     def slices(self) -> Iterator[None]:
         """Mark all queued nodes, pausing after each stride."""
         looks = 0
         while self.waiting:
-            looks += self._mark_suspect(self.waiting.pop(), self.waiting, urgent=False)
+            node = self.waiting.pop()
+            # A reader that comes later reads the node after it was settled, so it is not in doubt.
+            readers = self._rest.pop(node, None) or iter(tuple(node.readers))
+            some = tuple(islice(readers, STRIDE))
+            looks += self._mark_suspect(node, some, self.waiting, urgent=False)
+            if len(some) == STRIDE:
+                self._rest[node] = readers
+                self.waiting.append(node)
             if looks > STRIDE:
                 looks = 0
                 yield
@@ -78,9 +88,9 @@ class Propagation:
             if reader.root is not None:
                 self._roots.enqueue(reader.root, urgent=urgent)
 
-    def _mark_suspect(self, node: Node, above: list[Node], *, urgent: bool) -> int:
-        """Mark the readers of a marked node, and note this node as their suspect. Returns the work done."""
-        for reader in node.readers:
+    def _mark_suspect(self, node: Node, readers: Collection[Node], above: list[Node], *, urgent: bool) -> int:
+        """Mark readers of a marked node, and note this node as their suspect. Returns the work done."""
+        for reader in readers:
             if reader.suspects is None:
                 reader.suspects = {node: None}
             else:
@@ -90,4 +100,4 @@ class Propagation:
                 above.append(reader)
             if reader.root is not None and (was_clean or urgent):
                 self._roots.enqueue(reader.root, urgent=urgent)
-        return 1 + len(node.readers)
+        return 1 + len(readers)
