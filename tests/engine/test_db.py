@@ -607,16 +607,38 @@ def test_a_join_learns_of_writes_between_its_steps(db: Db) -> None:
     assert root.value == "0"
 
 
-def test_a_join_that_nobody_finishes_leaves_nothing_behind(db: Db) -> None:
-    root = db.observe(above, 4, 100)
+@query
+def with_others(db: Db, parts: int, size: int) -> int:
+    """A join that has also read a cell and a call by the time that it is postponed."""
+    return (db.read("a") or 0) + len(shouted(db, "b")) + counted_in_parts(db, parts, size)
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_a_join_that_nobody_finishes_leaves_nothing_behind(db: Db, steps: int) -> None:
+    root = db.observe(with_others, 4, 150)
     settling = db.settle(root)
-    for _ in range(5):
+    for _ in range(steps):
         next(settling)
     db.release(root)
 
     db.collect()
 
     assert len(db) == 0
+
+
+def test_a_join_begins_again_only_once_for_all_that_it_lacks(db: Db) -> None:
+    """Else each of its parts would cost a walk over all parts before it."""
+    begun: list[str] = []
+
+    @query
+    def joined(db: Db) -> int:
+        begun.append("joined")
+        return counted_in_parts(db, 40, 60)
+
+    root = db.observe(joined)
+    settle_all(db)
+
+    assert (root.value, begun) == (2400, ["joined"] * 2)
 
 
 def test_a_change_below_a_join_runs_what_it_concerns(db: Db) -> None:
@@ -667,6 +689,40 @@ def test_joins_that_wait_for_each_other_fail_as_a_circle(db: Db) -> None:
 
     assert isinstance(root.value, Failed)
     assert "queries read each other in a circle" in root.value.error
+
+
+def test_a_circle_that_is_gone_by_the_time_that_a_join_runs_again_is_forgotten(db: Db) -> None:
+    @query
+    def back(db: Db) -> int:
+        return forth(db) if db.read("closed") else 1
+
+    @query
+    def forth(db: Db) -> int:
+        value = back.attempt(db)
+        return counted(db, 0, 300) + (value if isinstance(value, int) else 0)
+
+    db.put("closed", value=True)
+    root = db.observe(forth)
+    settling = db.settle(root)
+    next(settling)
+    db.put("closed", None)
+    settle_all(db)
+
+    assert root.value == 301
+
+
+def test_a_join_of_one_that_waits_for_it_comes_to_an_end(db: Db) -> None:
+    """The step is used up by what is no join, so there is nothing that could be settled first."""
+
+    @query
+    def waits(db: Db, n: int) -> int:
+        own = sum(is_even(db, str(1000 * n + at)) for at in range(300))
+        return own + sum(waits.each(db, [(1 - n,)]))
+
+    root = db.observe(waits, 0)
+    settle_all(db)
+
+    assert isinstance(root.value, Failed)
 
 
 # -- answers about itself ----------------------------------------------------

@@ -256,10 +256,8 @@ class Db:
             first = list(dict.fromkeys(each for each in postponed.first if each not in on_stack))
             for each in first:
                 self._note_orphan(each)
-            if not first:
-                # It waits for calls that wait for it: a circle, which shows only where nothing is postponed.
-                self._left = _UNLIMITED
-                self._run(node)
+            # There may be none, where calls wait for each other. Then it runs again, and with all that this
+            # step has computed it comes to the circle.
             return first
         finally:
             self._left = _UNLIMITED
