@@ -41,6 +41,9 @@ def pytest_sessionfinish() -> None:
     gc.freeze()
 
 
+# Otherwise a failing assertion in a module that has no tests of its own does not show its values.
+pytest.register_assert_rewrite("tests.ads.conversation")
+
 Accept = Callable[[Expected, Any], None]
 
 

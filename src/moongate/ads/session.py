@@ -34,18 +34,12 @@ That resource is *rejected*: the session does not send this version again on thi
 resource waits for it. But the session removes nothing that the last good version of a rejected resource may
 still use.
 
-There is one exception: a listener that *reopens*. Envoy refuses a listener whose address another of its
-listeners has open. That may be a listener that moves in the same response, or the old version of the same
-listener when it gets one more address. So the session removes the old version, lets the others move, and
-sends the listener again. Envoy keeps the old version of a listener that waits for a new route table, so those
-in the same response are removed and sent again too. Until then, for some milliseconds, clients cannot connect
-to them. Open connections drain, as at any change of a listener. A new listener with the addresses of one that
-the same response removes takes over its sockets. If the addresses differ in part, Envoy cannot open those
-that both have, and the session sends the new listener again until the old one is closed.
+There is one exception: a listener whose address Envoy still has open is not rejected, but opened again after
+that address was closed (``reopening``).
 
 Rules
 -----
-1. This file decides what a client is sent, and when. Other modules only keep records.
+1. This file decides what a client is sent, and when. Other modules keep records, or answer one question.
 2. Requests come in as messages, and time as an argument in seconds. Responses go out as bytes, and their
    results as ``events``.
 3. The cost depends on the size of the change: names are looked up, and a whole type is scanned only once, at
@@ -66,8 +60,9 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger
-from moongate.ads.nacks import blame, meets_a_listener, meets_a_socket
-from moongate.ads.needs import addresses, needs_endpoints, needs_routes
+from moongate.ads.nacks import blame
+from moongate.ads.needs import needs_endpoints, needs_routes
+from moongate.ads.reopening import meeting_listeners, to_reopen
 from moongate.ads.secrets import respelled
 from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
@@ -75,6 +70,7 @@ from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
     from moongate.ads.snapshot import Difference, Snapshot
     from moongate.xds.wire import XdsResource
@@ -84,9 +80,6 @@ LINGER_SECONDS = 5.0
 
 PATIENCE_SECONDS = 30.0
 """How long to wait for an answer, after any other request of Envoy. Above its initial_fetch_timeout, 15 s."""
-
-MOST_REOPENINGS = 50
-"""How often a listener is sent again while Envoy closes its old sockets, which takes some milliseconds."""
 
 MOST_SECRETS = 100
 """How many secrets are sent in one response. If Envoy refuses it, each is sent alone once more."""
@@ -588,42 +581,11 @@ class Session:
             self._acknowledged(channel, flight.batch.versions(), flight.batch.gone)
 
     def _refused(self, channel: Channel, batch: Batch, message: str) -> None:
-        """Reject the resources that Envoy refused, and send the others again.
-
-        If Envoy names the refused resources, it has applied the others. But Envoy truncates long messages,
-        and a NACK proves nothing about the others. So they are sent again and acknowledged; to Envoy that is
-        no change.
-        """
+        """Reject the resources that Envoy refused, or find them, and send the others again."""
         self._counters_of(channel).nacks += 1
-        refusals, likely = blame(message, batch.news)
-        batch.applied = bool(refusals)
-        if refusals:
-            oldest = batch.oldest
-            # Listeners that meet each other are opened anew together, so they stay together.
-            meeting = batch.part([name for name, own in likely.items() if meets_a_listener(name, own)])
-            apart = batch.part(likely).singly()
-            reopening = Batch(oldest=oldest)
-            for name, own in refusals.items():
-                refused = batch.news.pop(name)
-                if meeting and meets_a_listener(name, own):
-                    meeting.news[name] = refused
-                elif self._may_reopen(channel, refused, own, closes=bool(batch.gone)):
-                    version, times = channel.reopened.get(name, ("", 0))
-                    again = times + 1 if version == refused.version else 1
-                    channel.reopened[name] = refused.version, again
-                    reopening.news[name] = refused
-                else:
-                    self._reject(channel, refused, own, oldest)
-            if reopening.news:
-                for name in [
-                    name for name in batch.news if self._waits_for_routes(channel, batch.news[name])
-                ]:
-                    reopening.news[name] = batch.news.pop(name)
-            if batch:
-                channel.retries.appendleft(batch)
-            closing = [name for name in reopening.news if channel.ledger.get(name) not in (None, ABSENT)]
-            later = (*apart, meeting, Batch(gone=closing, oldest=oldest), reopening)
-            channel.retries.extend(each for each in later if each)
+        blamed = blame(message, batch.news)
+        if blamed.certain:
+            self._refused_by_name(channel, batch, blamed)
         elif channel.type_url == SECRET and batch.news:
             channel.kept.update(batch.news)
             channel.retries.extendleft(reversed(batch.singly()))
@@ -633,40 +595,32 @@ class Session:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
 
-    def _may_reopen(self, channel: Channel, listener: XdsResource, message: str, *, closes: bool) -> bool:
-        """Whether Envoy can open a listener after other listeners, and its own old version, are closed.
+    def _refused_by_name(self, channel: Channel, batch: Batch, blamed: Blame) -> None:
+        """Reject the resources that Envoy names, and send the others again.
 
-        If another listener keeps the address, closing does not help, and the listener is rejected. Envoy
-        closes sockets a moment after its answer, so the session sends the listener again several times.
-
-        Args:
-            channel: the channel of the refused resource.
-            listener: the refused resource.
-            message: Envoy's message.
-            closes: whether the same response closes listeners.
+        Envoy has applied the others. But it truncates long messages, and a NACK proves nothing about the
+        others. So they are sent again and acknowledged; to Envoy that is no change.
         """
+        batch.applied = True
+        oldest = batch.oldest
+        meeting = batch.part(meeting_listeners(blamed))
+        apart = batch.part(blamed.likely).singly()
+        reopening = self._reopening(channel, batch, blamed)
+        for name, why in blamed.certain.items():
+            if (refused := batch.news.pop(name, None)) is not None:
+                self._reject(channel, refused, why, oldest)
+        if batch:
+            channel.retries.appendleft(batch)
+        channel.retries.extend(each for each in (*apart, meeting, *reopening) if each)
+
+    def _reopening(self, channel: Channel, batch: Batch, blamed: Blame) -> tuple[Batch, ...]:
+        """Take the listeners that are opened again out of a batch: one to close them, one to open them."""
         if channel.type_url != LISTENER:
-            return False
-        version, times = channel.reopened.get(listener.name, ("", 0))
-        reopened = version == listener.version
-        if meets_a_socket(message):
-            return times <= MOST_REOPENINGS if reopened else closes
-        if reopened or not meets_a_listener(listener.name, message):
-            return False
-        wanted = addresses(listener)
-        others = (other for name, other in self._snapshot.of(LISTENER).items() if name != listener.name)
-        return not any(wanted & addresses(other) for other in others)
-
-    def _waits_for_routes(self, channel: Channel, listener: XdsResource) -> bool:
-        """Whether Envoy keeps the old version of a listener until it has route tables that come later.
-
-        The old version may have the address that another listener takes over.
-        """
-        if channel.ledger.get(listener.name) in (None, ABSENT):
-            return False
-        routes = self._channels.get(ROUTE)
-        tables = needs_routes(listener)
-        return routes is None or any(routes.ledger.get(name) in (None, ABSENT) for name in tables)
+            return ()
+        others = self._snapshot.of(LISTENER)
+        opening = batch.part(to_reopen(channel, self._channels.get(ROUTE), others, batch, blamed))
+        closing = [name for name in opening.news if channel.ledger.get(name) not in (None, ABSENT)]
+        return Batch(gone=closing, oldest=opening.oldest), opening
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
         """Handle the refusal of a flight that has timed out. Its resources may have changed since."""
