@@ -488,6 +488,36 @@ def base() -> Batch:
 BASE = base()
 
 
+def merged_base() -> Batch:
+    """``BASE`` with one fleet for both Gateways; they share ports, under hostnames of their own."""
+    docs: list[tuple[str, str, str, Doc]] = [
+        ("EnvoyProxy", "default", "ep", {"spec": {"mergeGateways": True}}),
+        ("GatewayClass", "", "eg", {
+            "spec": {"controllerName": CONTROLLER, "parametersRef": _CLASS_PROXY},
+        }),
+        ("Gateway", "other", "eg", {
+            "metadata": _meta({}, "2025-01-01T00:00:00Z"),
+            "spec": {"gatewayClassName": "eg", "listeners": [
+                _listener("web", hostname="b.com", allowedRoutes=_from("All")),
+                _listener("tls", 443, tls=_tls("cert"), hostname="a.x.com", allowedRoutes=_from("All")),
+            ]},
+        }),
+        ("Secret", "other", "cert", {
+            "type": "kubernetes.io/tls",
+            "data": {"tls.crt": certificate(_KEYS[1], "a.x.com"), "tls.key": key_bytes(_KEYS[1])},
+        }),
+        ("HTTPRoute", "default", "r2", {"spec": {
+            "parentRefs": [{"name": "eg", "namespace": n} for n in NAMESPACES],
+            "rules": [{"backendRefs": [_ref("Service", "s0", port=8080)]}],
+        }}),
+    ]  # fmt: skip
+    resources = [resource(*doc) for doc in docs]
+    return BASE | {each.ref: each for each in resources}
+
+
+MERGED_BASE = merged_base()
+
+
 def renamed(resource: Resource, name: str) -> Resource:
     """The same resource under another name."""
     return structs.replace(resource, metadata=structs.replace(resource.metadata, name=name))

@@ -47,6 +47,32 @@ def test_a_failure_quotes_nothing_that_was_read() -> None:
     assert "ValueError" in failure.trace
 
 
+def test_a_reader_may_go_on_with_the_last_good_value(db: Db) -> None:
+    """One part of a whole then stays as it was, while the others change."""
+    db.put("a", 0)
+    never = percent.last_good(db, "a")
+    db.put("a", 4)
+    percent(db, "a")
+    db.put("a", 0)
+    kept = percent.last_good(db, "a")
+    db.put("a", None)  # It fails otherwise.
+    kept_again = percent.last_good(db, "a")
+    db.put("a", 2)
+
+    assert isinstance(never, Failed)
+    assert (kept, kept_again, percent.last_good(db, "a")) == (25.0, 25.0, 50.0)
+
+
+def test_a_last_good_value_is_forgotten_with_its_call(db: Db) -> None:
+    db.put("a", 4)
+    percent(db, "a")
+    db.put("a", 0)
+    percent.attempt(db, "a")
+    db.collect()
+
+    assert isinstance(percent.last_good(db, "a"), Failed)
+
+
 def test_all_that_a_failure_reached_is_known(db: Db) -> None:
     """Each call with its arguments: who shows failures finds those they concern."""
     assert list(db.failed_calls()) == []

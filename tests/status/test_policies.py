@@ -12,7 +12,8 @@ from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
-from tests.core import EG, Core, dump, gateway, http, load
+from tests.core import EG, Core, dump, gateway, http, https, load, tls_secret
+from tests.listeners import sent
 from tests.unbuilt import PROTECTIONS
 
 ALL = "{name: %s, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
@@ -287,6 +288,34 @@ def test_a_client_policy_of_one_listener_among_several_of_a_port_is_invalid() ->
 
     assert conditions(core, subject) == {"eg/a": {"Accepted": "!Invalid"}}
     assert "shares its port" in message(core, subject, "Accepted")
+
+
+def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_are_told() -> None:
+    """Envoy has one limit of buffers for a port, whichever listener is the first in the spec."""
+    port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
+    kind = "ClientTrafficPolicy"
+    late = policy(
+        kind, "late", "Gateway/eg/a", created="2025-01-01T00:00:00Z", connection={"bufferLimit": "1Mi"}
+    )
+    early = policy(
+        kind, "early", "Gateway/eg/b", created="2024-01-01T00:00:00Z", connection={"bufferLimit": "2Mi"}
+    )
+    core = Core(port, tls_secret("cert", "x.io"), late, early)
+
+    assert sent(core, "default/eg/a").per_connection_buffer_limit_bytes.value == 2**21
+    assert conditions(core, early) == {"eg/b": OK}
+    assert conditions(core, late) == {"eg/a": {"Accepted": "!Conflicted"}}
+    assert "once for port 10443, and there ClientTrafficPolicy default/early" in message(
+        core, late, "Accepted"
+    )
+
+
+def test_policies_that_set_a_port_alike_have_no_conflict() -> None:
+    port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
+    one, other = (ctp(f"of-{n}", f"Gateway/eg/{n}", connection={"bufferLimit": "1Mi"}) for n in "ab")
+    core = Core(port, tls_secret("cert", "x.io"), one, other)
+
+    assert (conditions(core, one), conditions(core, other)) == ({"eg/a": OK}, {"eg/b": OK})
 
 
 def test_policies_that_merge_tell_it_on_both_sides() -> None:

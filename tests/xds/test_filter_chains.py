@@ -35,7 +35,7 @@ def test_the_inspector_of_a_port_finds_out_what_any_chain_needs() -> None:
     assert config.enable_ja4_fingerprinting.value
 
 
-def test_what_chains_share_is_set_by_the_policy_of_the_first() -> None:
+def test_what_chains_share_is_set_by_one_policy() -> None:
     """Buffers and time limits of inspection belong to the port; a limit of connections to each chain."""
     core = two_tls_listeners(
         client_traffic_policy("connection: {bufferLimit: 1Mi, connectionLimit: {value: 1}}", "a", "one"),
@@ -55,7 +55,7 @@ def test_what_chains_share_is_set_by_the_policy_of_the_first() -> None:
 
 
 def test_a_changed_chain_is_encoded_alone_and_joined_with_the_others() -> None:
-    """Nothing of the other chains is built again, nor of what they share."""
+    """Nothing of the other chains is built again."""
     core = two_tls_listeners()
     before = listener(core.db, EG_FLEET, LISTENER)
     kept = listener_parts(core.db, EG_FLEET, LISTENER)[0]
@@ -66,7 +66,6 @@ def test_a_changed_chain_is_encoded_alone_and_joined_with_the_others() -> None:
 
     assert after != before
     assert (ran["https_settings"], ran["chain_part"], ran["listener"]) == (1, 1, 1)
-    assert "listener_head" not in ran
     assert listener_parts(core.db, EG_FLEET, LISTENER)[0] is kept
     assert [manager(chain).merge_slashes for chain in sent(core, LISTENER).filter_chains] == [True, False]
 

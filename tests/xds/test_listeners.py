@@ -5,7 +5,7 @@ from __future__ import annotations
 from moongate.api.base import Ref
 from moongate.api.core import Secret
 from moongate.attach.gateways import BIND
-from moongate.engine import Failed
+from moongate.xds.filter_chains import HCM
 from moongate.xds.listeners import listener, listener_names
 from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, https, tls_secret
 from tests.listeners import manager, sent
@@ -54,8 +54,8 @@ def test_a_listener_takes_all_addresses_that_it_is_opened_on() -> None:
     assert (second.socket_address.address, second.socket_address.port_value) == ("2001:db8::7", 10080)
 
 
-def test_a_port_with_a_listener_that_cannot_be_judged_stays_as_it_was() -> None:
-    """Without its chain, a wider one would take its connections. Other ports are built as ever."""
+def test_a_listener_that_could_never_be_judged_has_a_chain_that_ends_its_connections() -> None:
+    """Without its chain, a wider one would take its connections. The others of its port are built as ever."""
     core = Core(
         gateway(https("a", "broken", hostname="a.io"), https("wide", "cert"), https("b", "cert", port=8443)),
         tls_secret("cert", "x.io"),
@@ -63,7 +63,10 @@ def test_a_port_with_a_listener_that_cannot_be_judged_stays_as_it_was() -> None:
     core.db.put(Ref.of(Secret, "default", "broken"), "no Secret: reading it raises")
 
     assert listener_names(core.db, EG_FLEET)[1:] == ("default/eg/a", "default/eg/b")
-    assert isinstance(listener.attempt(core.db, EG_FLEET, "default/eg/a"), Failed)
+    closed, wide = sent(core, "default/eg/a").filter_chains
+    assert (closed.name, list(closed.filter_chain_match.server_names)) == ("default/eg/a", ["a.io"])
+    assert [each.name for each in closed.filters] == ["envoy.filters.network.direct_response"]
+    assert wide.filters[-1].name == HCM
     assert sent(core, "default/eg/b").filter_chains[0].name == "default/eg/b"
 
 

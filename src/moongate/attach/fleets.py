@@ -27,7 +27,7 @@ from moongate.attach.gateways import (
     merges_gateways,
     rejection,
 )
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.expressions import cel
 from moongate.problem import Problem
 from moongate.store import find, get
@@ -57,7 +57,7 @@ def members(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     if fleet.owner not in managed_classes(db) or not merges_gateways(db, fleet.owner.name):
         return ()
     gateways = find(db, GATEWAYS, fleet.owner.name)
-    return tuple(sorted(gateways, key=lambda gateway: (_age(db, gateway), gateway)))
+    return tuple(sorted(gateways, key=lambda gateway: (_seniority(db, gateway), gateway)))
 
 
 @query
@@ -71,9 +71,18 @@ def fleet_of(db: Db, gateway: Ref) -> FleetId:
 
 @query
 def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
-    """Whether all Gateways of a fleet are rejected, so its Envoys keep their configuration."""
+    """Whether all Gateways of a fleet are rejected, so its Envoys keep their configuration.
+
+    A Gateway of which that is not known counts as rejected.
+    """
     gateways = members(db, fleet)
-    return bool(gateways) and all(rejection(db, gateway) is not None for gateway in gateways)
+    return bool(gateways) and all(rejection.attempt(db, gateway) is not None for gateway in gateways)
+
+
+def _seniority(db: Db, gateway: Ref) -> tuple[bool, tuple[str, str, str]]:
+    """Sorts Gateways by age. One whose age was never known is the youngest: it takes no place of others."""
+    age = _age.last_good(db, gateway)
+    return (True, ("", "", "")) if isinstance(age, Failed) else (False, age)
 
 
 @query

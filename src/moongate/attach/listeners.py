@@ -31,7 +31,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
 from moongate.attach.fleets import fleet_of, members
-from moongate.attach.gateways import config, managed, proxy, rejection
+from moongate.attach.gateways import config, fleet_proxy, managed, rejection
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
@@ -95,7 +95,18 @@ class Listener(Struct, frozen=True):
 
 
 class Attachable(Struct, frozen=True):
-    """What decides whether a route attaches to a listener; certificates and conditions do not."""
+    """What decides whether a route attaches to a listener; certificates and conditions do not.
+
+    Args:
+        id: which it is.
+        protocol: as written.
+        port: as written.
+        hostname: "" for any.
+        kinds: as in ``Listener``.
+        from_: likewise.
+        selector: likewise.
+        beside: the hostnames that listeners of other Gateways of its fleet have on its port, sorted.
+    """
 
     id: ListenerId
     protocol: str
@@ -104,6 +115,7 @@ class Attachable(Struct, frozen=True):
     kinds: tuple[tuple[str, str], ...]
     from_: str
     selector: LabelSelector | None
+    beside: tuple[str, ...]
 
 
 @query
@@ -116,25 +128,59 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     for draft in drafts:
         _judge_alone(db, draft, resource)
     shift = _shift(db, gateway)
-    sound = [d for d in drafts if d.sound]
-    _protocol_conflicts(sound)
-    _hostname_conflicts(sound)
-    for protocol in ("TCP", "UDP"):
-        _port_conflicts(d for d in sound if d.spec.protocol == protocol)
-    _shifted_port_conflicts(sound, shift)
-    _conflicts_with_older(db, gateway, sound, shift)
+    _conflicts(db, gateway, [d for d in drafts if d.sound], shift)
     for draft in drafts:
         _conclude(draft)
     _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
     return tuple(_listener(d, resource.metadata.generation, shift) for d in drafts)
 
 
+def last_judged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway, for what it shares with the other Gateways of its fleet.
+
+    While they cannot be judged, they are as they last were. If they never were, they have their places as
+    they are written: nothing is served there, but no other listener takes them over.
+    """
+    judged = listeners.last_good(db, gateway)
+    if not isinstance(judged, Failed):
+        return judged
+    if len(members(db, fleet_of(db, gateway))) == 1:
+        return listeners(db, gateway)  # There is nobody to go on without it.
+    places = unjudged.attempt(db, gateway)
+    return () if isinstance(places, Failed) else places
+
+
+@query
+def unjudged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway by their places alone: protocol, port and hostname."""
+    resource = get(db, Gateway, gateway)
+    written = resource.spec.listeners if resource is not None else ()
+    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in written]
+    shift = _shift(db, gateway)
+    _conflicts(db, gateway, drafts, shift)
+    for draft in drafts:
+        draft.ready = not draft.conditions
+    return tuple(_listener(draft, 0, shift) for draft in drafts)
+
+
 @query
 def attachable(db: Db, gateway: Ref) -> tuple[Attachable, ...]:
     """What routes see of a Gateway's listeners, in the order of its spec."""
+    own = listeners(db, gateway)
+    others = [other for other in members(db, fleet_of(db, gateway)) if other != gateway]
+    served = [each for other in others for each in last_judged(db, other) if each.ready]
     return tuple(
-        Attachable(each.id, each.protocol, each.port, each.hostname, each.kinds, each.from_, each.selector)
-        for each in listeners(db, gateway)
+        Attachable(
+            each.id,
+            each.protocol,
+            each.port,
+            each.hostname,
+            each.kinds,
+            each.from_,
+            each.selector,
+            tuple(sorted({other.hostname for other in served if other.port == each.port})),
+        )
+        for each in own
     )
 
 
@@ -325,6 +371,16 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     draft.fault(f"No certificate can be served: {messages}", reason, "ResolvedRefs")
 
 
+def _conflicts(db: Db, gateway: Ref, drafts: list[_Draft], shift: int) -> None:
+    """Judge listeners against each other, and against those of older Gateways of the fleet."""
+    _protocol_conflicts(drafts)
+    _hostname_conflicts(drafts)
+    for protocol in ("TCP", "UDP"):
+        _port_conflicts(d for d in drafts if d.spec.protocol == protocol)
+    _shifted_port_conflicts(drafts, shift)
+    _conflicts_with_older(db, gateway, drafts, shift)
+
+
 def _protocol_conflicts(drafts: list[_Draft]) -> None:
     for port, sharing in _grouped(drafts, lambda d: d.spec.port).items():
         others = [d for d in sharing if d.spec.protocol != "UDP"]
@@ -354,7 +410,7 @@ def _conflicts_with_older(db: Db, gateway: Ref, drafts: list[_Draft], shift: int
     """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
     older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
-    taken = [each for other in older for each in listeners(db, other) if each.ready]
+    taken = [each for other in older for each in last_judged(db, other) if each.ready]
     for draft in drafts:
         spec, port = draft.spec, _container_port(draft.spec.port, shift)
         for other in taken if "Conflicted" not in draft.conditions else ():
@@ -502,7 +558,7 @@ def _shift(db: Db, gateway: Ref) -> int:
     custom = config(db).provider.custom
     if custom is not None and custom.infrastructure is not None:
         return 0
-    provider = proxy(db, gateway).spec.provider
+    provider = fleet_proxy(db, fleet_of(db, gateway)).spec.provider
     kubernetes = provider.kubernetes if provider is not None else None
     kept = kubernetes is not None and kubernetes.use_listener_port_as_container_port
     return 0 if kept else _PORT_SHIFT

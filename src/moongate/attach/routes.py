@@ -272,7 +272,18 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
     if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
         return False
     covering = (known.listeners[place] for place in known.covering(host))
-    return any(a.port == own.port and a.hostname != host for a in covering)
+    return any(a.port == own.port and a.hostname != host for a in covering) or any(
+        other != host and intersection(host, other) == host for other in own.beside
+    )
+
+
+def may_serve(db: Db, listener: ListenerId, host: str) -> bool:
+    """Whether a hostname still belongs to a listener, as far as its Gateway can be judged."""
+    known = _directory.last_good(db, listener.gateway)
+    own = None if isinstance(known, Failed) else known.get(listener)
+    if isinstance(known, Failed) or own is None:
+        return False
+    return host == ANY or bool(_hosts_on((host,), own, known))
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -464,12 +475,11 @@ def _hosts_on(hostnames: tuple[str, ...], listener: Attachable, known: _Director
 def _is_isolated(host: str, listener: Attachable, known: _Directory) -> bool:
     # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
     # or not that one takes the route. Of two that cover it, the longer is the more specific.
+    own = listener.hostname
     covering = (known.listeners[place] for place in known.covering(host))
-    return any(
-        a.hostname == host or len(a.hostname) > len(listener.hostname)
-        for a in covering
-        if a.id != listener.id and a.port == listener.port
-    )
+    narrower = (a.hostname for a in covering if a.id != listener.id and a.port == listener.port)
+    others = (other for other in listener.beside if intersection(host, other) == host)
+    return any(other == host or len(other) > len(own) for other in (*narrower, *others))
 
 
 def _gateway(parent: ParentReference, namespace: str) -> Ref | None:

@@ -28,6 +28,9 @@ they wait neither for those that are in doubt for other reasons nor for their ma
 A query that raises is contained: its value is a ``Failed``. Reading it from another query raises
 ``Contained`` there, so the failure travels up as a value until somebody reads with ``attempt``.
 
+A reader that must go on without a failed query reads its ``last_good`` value: a part of a whole then stays as
+it was, while the other parts change. Such a result depends on history, but only as long as the query fails.
+
 A query that reads itself, through others or not, fails with ``Cycle``, as do all on the circle.
 
 Invariant
@@ -201,6 +204,11 @@ class Db:
         nodes = [self._node(query, args) for args in calls]
         return [node for node in nodes if node.state != CLEAN]
 
+    def last_good(self, query: Query[..., T], args: tuple[Any, ...]) -> T | Failed:
+        """As ``value_of``; while the call fails, its last value before it failed, if it had one."""
+        value = self.value_of(query, args)
+        return self._failures.last_good(self._memos[query][args]) if isinstance(value, Failed) else value
+
     def _node(self, query: Query[..., Any], args: tuple[Any, ...]) -> Node:
         memos = self._memos[query]
         node = memos.get(args)
@@ -299,7 +307,7 @@ class Db:
         node.state = CLEAN
         node.suspects = None
         if before.__class__ is Failed or value.__class__ is Failed:
-            self._failures.note(node, value)
+            self._failures.note(node, value, before)
         if before is ABSENT or value != before:
             node.value = value
             if node.has_readers:

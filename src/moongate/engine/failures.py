@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from moongate.engine.nodes import ABSENT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -94,14 +96,24 @@ class FailuresInForce:
         self.origins: dict[str, Failed] = {}
         """Call as text → failure; only calls that raised themselves."""
         self._calls: dict[Node, Failed] = {}
+        self._before: dict[Node, Any] = {}
+        """The last value of each failing call before it failed, if it had one."""
 
     def calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
         """The arguments of each failing call, with its failure, which may come from a query that it read."""
         return ((node.key, failed) for node, failed in self._calls.items())
 
-    def note(self, node: Node, value: Any) -> None:
-        """Note the new value of a call that failed before or fails now."""
+    def last_good(self, node: Node) -> Any:
+        """The value of a call; while it fails, the last one before; the failure if there was none."""
+        return self._before.get(node, node.value)
+
+    def note(self, node: Node, value: Any, before: Any = ABSENT) -> None:
+        """Note the new value of a call that failed before or fails now, and the value before that."""
         assert node.query is not None
+        if value.__class__ is not Failed:
+            self._before.pop(node, None)
+        elif before is not ABSENT and before.__class__ is not Failed:
+            self._before[node] = before
         self.origins.pop(repr(node), None)
         self._calls.pop(node, None)
         if value.__class__ is Failed:

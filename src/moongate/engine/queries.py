@@ -55,6 +55,10 @@ class Query(Generic[P, T]):
         """As ``each``, with failures as values."""
         return db.values_of(self, calls)
 
+    def last_good(self, db: Db, *args: P.args, **kwargs: P.kwargs) -> T | Failed:
+        """The settled value; while the query fails, its last one before; the failure if it never had one."""
+        return db.last_good(self, args)
+
     def __repr__(self) -> str:
         return self.name
 

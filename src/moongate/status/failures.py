@@ -9,7 +9,9 @@ log has too. These two are not queries: a failure is a fact about queries, and n
 Rules
 =====
 1. The arguments of a call name the resources that it concerns. Of several, only the most specific count: if a
-   route cannot be built on a listener, the status of the listener's Gateway does not report it.
+   route cannot be built on a listener, the status of the listener's Gateway does not report it. A fleet
+   stands for all its Gateways, but only if the call names nothing of theirs: what fails of one Gateway leaves
+   the others of its fleet as they should be.
 2. A call without a resource among its arguments concerns the resources of its readers, because the failure
    reaches them. If it reaches no call with a resource, the GatewayClasses report it.
 3. If a status cannot be computed, its last value stays, and only the failure is added. If it never could be
@@ -135,22 +137,29 @@ def with_failures(
 
 def _owners(db: Db, args: Any) -> tuple[Ref, ...]:
     """The most specific of the resources that are arguments of a call."""
-    refs = dict.fromkeys(_refs(db, args))
-    levels = (tuple(ref for ref in refs if ref.kind in kinds) for kinds in _LEVELS)
-    return next((owners for owners in levels if owners), ())
+    keys = dict.fromkeys(_keys(args))
+    of_fleets = (ref for key in keys if isinstance(key, FleetId) for ref in _members(db, key))
+    for refs in ([key for key in keys if isinstance(key, Ref)], list(dict.fromkeys(of_fleets))):
+        levels = (tuple(ref for ref in refs if ref.kind in kinds) for kinds in _LEVELS)
+        if owners := next((owners for owners in levels if owners), ()):
+            return owners
+    return ()
 
 
-def _refs(db: Db, key: Any) -> Iterator[Ref]:
-    if isinstance(key, Ref):
+def _members(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
+    gateways = members.attempt(db, fleet)
+    return (fleet.owner,) if isinstance(gateways, Failed) else gateways
+
+
+def _keys(key: Any) -> Iterator[Ref | FleetId]:
+    """The resources and fleets that arguments of a call name."""
+    if isinstance(key, Ref | FleetId):
         yield key
-    elif isinstance(key, FleetId):
-        gateways = members.attempt(db, key)
-        yield from (key.owner,) if isinstance(gateways, Failed) else gateways
     elif isinstance(key, Target):
         yield key.ref
     elif isinstance(key, tuple):
         for each in key:  # pyright: ignore[reportUnknownVariableType] - a key: its parts are keys, or scalars
-            yield from _refs(db, each)
+            yield from _keys(each)
 
 
 def _replaced(conditions: tuple[Condition, ...], *by: Condition) -> tuple[Condition, ...]:

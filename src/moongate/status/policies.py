@@ -43,6 +43,7 @@ from moongate.attach.policies import (
     Target,
     age,
     applied,
+    applied_to_listener,
     attached_of,
     named,
     policy_attachments,
@@ -55,7 +56,7 @@ from moongate.attach.routes import ROUTES, attachments
 from moongate.engine import query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings
-from moongate.policies.http_listeners import port_conflict
+from moongate.policies.http_listeners import port_conflict, setting_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
@@ -185,10 +186,13 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         for listener in (each.id for each in listeners(db, gateway)):
             if section in ("", listener.name):
                 _note_refusals(db, Applied(policy, None), listener, draft)
-    elif section:
-        conflict = port_conflict(db, ListenerId(gateway, gateway, section))
-        draft.hold([conflict] if conflict is not None else [])
-    elif sections := _claimed_sections(db, policy.kind, gateway):
+        return
+    for listener in (each.id for each in listeners(db, gateway)):
+        holding = applied_to_listener(db, policy.kind, listener)
+        if section in ("", listener.name) and holding is not None and holding.owner == policy:
+            conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
+            draft.hold(conflict for conflict in conflicts if conflict is not None)
+    if not section and (sections := _claimed_sections(db, policy.kind, gateway)):
         draft.override(f"{_others(policy.kind)} override these sections: {_listed(sections)}.")
 
 

@@ -317,7 +317,8 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 
 def _served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     ready = ready_listeners(db, fleet)
-    attachments = (each for gateway in members(db, fleet) for each in attachments_at(db, route, gateway))
+    judged = (attachments_at.last_good(db, route, gateway) for gateway in members(db, fleet))
+    attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
     return tuple(dict.fromkeys(at for at in taken if at in ready))
 
@@ -325,7 +326,8 @@ def _served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 @query
 def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
     """The shards in which a fleet's Gateways have routes, sorted."""
-    return tuple(sorted({part for gateway in members(db, fleet) for part in route_shards(db, gateway)}))
+    shards = (route_shards.last_good(db, gateway) for gateway in members(db, fleet))
+    return tuple(sorted({part for of in shards if not isinstance(of, Failed) for part in of}))
 
 
 @query

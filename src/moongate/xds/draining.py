@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moongate.attach.envoy_listeners import RouteTable, chain_groups
 from moongate.attach.fleets import bind_addresses
-from moongate.attach.listeners import listener_at
+from moongate.attach.listeners import last_judged
 from moongate.attach.routes import wider
 from moongate.engine import query
 
@@ -124,5 +124,5 @@ def _wider(match: ChainMatch) -> list[ChainMatch]:
 def _hostname(db: Db, kind: ChainKind, members: tuple[ListenerId, ...]) -> str:
     if kind == "HTTP":
         return ""
-    first = listener_at(db, members[0])
+    first = next((each for each in last_judged(db, members[0].gateway) if each.id == members[0]), None)
     return first.hostname if first is not None else ""

@@ -26,8 +26,6 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
-from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
-from moongate.policies.http_listeners import port_conflict
 from moongate.xds.filters import mark
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
 
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
         HttpFilter,
     )
 
-    from moongate.api.base import ListenerId
-    from moongate.engine import Db
     from moongate.features.base import ChainEdit, Effective, Feature
     from moongate.policies.effective import EffectivePolicy
     from moongate.xds.fallbacks import Fallback
@@ -177,17 +173,6 @@ def chain_settings(
         default,
         encode(edit.inspector) if edit.inspector is not None else None,
     )
-
-
-def client_policy(db: Db, members: tuple[ListenerId, ...]) -> EffectivePolicy | None:
-    """The ClientTrafficPolicy of listeners that share a chain.
-
-    It is that of the first whose own is not refused, or else the Gateway's.
-    """
-    for member in members:
-        if port_conflict(db, member) is None:
-            return effective_listener_policy(db, "ClientTrafficPolicy", member)
-    return effective_gateway_policy(db, "ClientTrafficPolicy", members[0].gateway)
 
 
 def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Effective[Any]]]:

@@ -48,7 +48,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import ROUTES, attached_hosts, attached_in
-from moongate.engine import Failed, query
+from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_policy, effective_rule
 from moongate.store import get, parts
@@ -190,7 +190,13 @@ def chains_with(
 @query
 def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
     """The filters that routes need in each HTTP chain of a fleet: ``(chain, filters)``."""
-    return tuple((name, needed_filters(db, members)) for name, members in route_configurations(db, fleet))
+    needed: list[tuple[str, tuple[ChainFilter, ...]]] = []
+    for name, members in route_configurations(db, fleet):
+        filters = needed_filters.last_good(db, members)
+        if isinstance(filters, Failed):
+            raise Contained(filters)
+        needed.append((name, filters))
+    return tuple(needed)
 
 
 @query
@@ -198,9 +204,14 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
     """The filters that some route on the listeners of a chain uses, sorted."""
     gateways = dict.fromkeys(listener.gateway for listener in members)
     shards = [(gateway, part) for gateway in gateways for part in parts(db, ROUTES, gateway)]
-    needed = filters_in.each(db, shards)
     own = frozenset(members)
-    return _each_once(of for shard in needed for listener, of in shard if listener in own)
+    needed: list[tuple[ChainFilter, ...]] = []
+    for shard, built in zip(shards, filters_in.attempt_each(db, shards), strict=True):
+        kept = filters_in.last_good(db, *shard) if isinstance(built, Failed) else built
+        if isinstance(kept, Failed):
+            raise Contained(kept)  # Routes must not rely on filters that the chain may lack.
+        needed += [of for listener, of in kept if listener in own]
+    return _each_once(needed)
 
 
 @query

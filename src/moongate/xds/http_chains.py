@@ -34,9 +34,10 @@ from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.engine import query
 from moongate.features.base import ChainEdit
+from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
-from moongate.xds.filter_chains import ChainSettings, chain_settings, client_policy, over_ads, settings
-from moongate.xds.wire import packed
+from moongate.xds.filter_chains import ChainSettings, chain_settings, over_ads, settings
+from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
@@ -60,16 +61,23 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     assert listener is not None, "a group is of listeners that there are"
     certificates = listener_certificates(db, member).served
     alpn = ("http/1.1",) if listener.http1_only else ("h2", "http/1.1")
-    edit = ChainEdit(FilterChain(name=group.name), _tls(certificates, alpn), group.stat_prefix)
-    if listener.hostname:
-        edit.message.filter_chain_match.server_names.append(listener.hostname)
-        edit.inspector = TlsInspector()
+    match = chain_match(group.name, listener.hostname)
+    edit = ChainEdit(FilterChain.FromString(match.chain), _tls(certificates, alpn), group.stat_prefix)
+    edit.inspector = TlsInspector() if match.inspector is not None else None
     return _settings(db, group, edit)
+
+
+def chain_match(name: str, hostname: str) -> ChainSettings:
+    """A chain that only says which TLS connections it takes: those that ask for a hostname, "" for any."""
+    chain = FilterChain(name=name)
+    if hostname:
+        chain.filter_chain_match.server_names.append(hostname)
+    return ChainSettings(name, encode(chain), inspector=encode(TlsInspector()) if hostname else None)
 
 
 def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
     fleet = fleet_of(db, group.members[0].gateway)
-    policy = client_policy(db, group.members)
+    policy = chain_policy(db, group.members)
     hcm = _connection_manager(db, fleet, group)
     if policy is not None and edit.tls is not None:
         edit.tls.common_tls_context.tls_params.CopyFrom(

@@ -2,9 +2,8 @@
 
 Theory of operation
 ===================
-Each port of a Gateway is one resource. ``listener_head`` has the fields that all filter chains of the port
-share, with the ClientTrafficPolicy of the first listener. ``listener_parts`` are the chains; the builder of
-its kind encodes each one. ``listener`` joins them.
+Each port of a fleet is one resource. ``listener_head`` has the fields that all filter chains of the port
+share. ``listener_parts`` are the chains; the builder of its kind encodes each one. ``listener`` joins them.
 
 Envoy accepts or refuses a listener as a whole. The quarantine can keep out one entry alone: the head, the
 settings of a chain, or an HTTP filter (in all chains that have it). ``differing`` compares two listeners
@@ -36,12 +35,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpFilter,
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
 from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members
 from moongate.attach.gateways import ALL_IPV6, fleet_proxy, on_host
-from moongate.engine import Failed, query
+from moongate.attach.listeners import last_judged
+from moongate.engine import Contained, Failed, query
+from moongate.policies.http_listeners import port_settings
 from moongate.xds.access_logs import access_logs
 from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
 from moongate.xds.filter_chains import (
@@ -49,14 +50,12 @@ from moongate.xds.filter_chains import (
     ChainEntry,
     ChainPart,
     ChainSettings,
-    client_policy,
     closed,
     in_force,
     joined,
-    settings,
 )
 from moongate.xds.filters import ChainFilter, chains_with, http_filters
-from moongate.xds.http_chains import http_settings, https_settings, router
+from moongate.xds.http_chains import chain_match, http_settings, https_settings, router
 from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed, version
 
 if TYPE_CHECKING:
@@ -77,9 +76,6 @@ TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
 READINESS_PORT: Final = 19003
 READINESS_PATH: Final = "/ready"
-
-BUFFER_LIMIT: Final = 32 * 1024
-"""How many bytes Envoy buffers per connection before it stops reading."""
 
 
 @query
@@ -111,7 +107,24 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """The filter chains of a listener."""
     envoy = _envoy_listener(db, fleet, name)
-    return tuple(chain_part(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ()))
+    return tuple(
+        _part_in_force(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ())
+    )
+
+
+def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup) -> ChainPart:
+    """The filter chains of some listeners; while they cannot be built, as they last were.
+
+    A chain that never was built is closed: its connections are not meant for another one. That cannot be said
+    of plaintext, where all listeners of the port share the chain; then the whole listener is not built.
+    """
+    part = chain_part.last_good(db, fleet, name, group)
+    if not isinstance(part, Failed):
+        return part
+    first = next((e for e in last_judged(db, group.members[0].gateway) if e.id == group.members[0]), None)
+    if group.kind == "HTTP" or first is None:
+        raise Contained(part)
+    return ChainPart.of(joined(closed(chain_match(group.name, first.hostname)), ()))
 
 
 @query
@@ -137,21 +150,18 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
     if envoy is None:
         return None
     first, *others = (_address(db, fleet, host, envoy.container_port) for host in bind_addresses(db, fleet))
-    message = Listener(
-        name=name,
-        address=first,
-        additional_addresses=[AdditionalAddress(address=other) for other in others],
-        per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
-        # Accepted connections are spread over the workers, instead of one worker taking a burst.
-        max_connections_to_accept_per_socket_event=UInt32Value(value=1),
-        access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
+    message = Listener.FromString(port_settings(db, envoy).body)
+    message.MergeFrom(
+        Listener(
+            name=name,
+            address=first,
+            additional_addresses=[AdditionalAddress(address=other) for other in others],
+            access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
+        )
     )
     if on_host(db):
         # With reuse_port, a second process could bind the port too, and silently get part of the connections.
         message.enable_reuse_port.value = False
-    for feature, effective in settings(client_policy(db, envoy.groups[0].members)):
-        if feature.listener is not None:
-            feature.listener(message, effective)
     return encode(message)
 
 
@@ -222,12 +232,7 @@ def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
     """The parts of a listener that was just built: its head, and the parts with its chains."""
     head = listener_head.attempt(db, fleet, name)
     envoy = _envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
-    parts = [
-        chain_part.attempt(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ())
-    ]
-    if envoy is None or any(isinstance(part, Failed) for part in parts):
-        return ()
-    return (_head_in_force(db, fleet, name), *parts)
+    return (_head_in_force(db, fleet, name), *listener_parts(db, fleet, name)) if envoy is not None else ()
 
 
 def differing(good: tuple[Any, ...], now: tuple[Any, ...]) -> Iterator[list[Suspect]]:

@@ -15,16 +15,17 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, RouteMatch, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from moongate import names
 from moongate.api.gateway import Gateway
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import fleet_of
-from moongate.attach.routes import host_shards, hosts, reserved, routes_at, shards_at
-from moongate.engine import Failed, query
-from moongate.store import get
+from moongate.attach.listeners import last_judged
+from moongate.attach.routes import ANY, host_shards, hosts, may_serve, reserved, routes_at, shards_at
+from moongate.engine import Contained, Failed, query
+from moongate.store import get, shard
 from moongate.xds.draining import draining_tables
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
@@ -33,7 +34,7 @@ from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field, version
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
@@ -55,6 +56,7 @@ class Host(Encoded, frozen=True):
     Args:
         rank: of its first route; ``()`` when it has none.
         name: in xDS.
+        domain: its hostname.
         body: the encoded entry of ``RouteConfiguration.virtual_hosts``; empty when it has no route.
         version: that of the body.
         entries: what it was joined from.
@@ -62,6 +64,7 @@ class Host(Encoded, frozen=True):
 
     rank: tuple[Any, ...]
     name: str
+    domain: str
     body: bytes
     version: str
     entries: tuple[RouteEntry, ...]
@@ -99,7 +102,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
     if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host):
-        return Host((), name, b"", version(b""), ())
+        return Host((), name, host, b"", version(b""), ())
     head = VirtualHost(name=name, domains=[host])
     if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
         head.metadata.MergeFromString(
@@ -107,7 +110,7 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
         )
     body = encode(head) + b"".join([p.body for p in entries])
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
-    return Host(entries[0].rank if entries else (), name, entry, version(entry), entries)
+    return Host(entries[0].rank if entries else (), name, host, entry, version(entry), entries)
 
 
 def _has_routes(db: Db, listener: ListenerId, host: str) -> bool:
@@ -132,10 +135,34 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 @query
 def host_part(db: Db, listener: ListenerId, part: int) -> Part:
     """The virtual hosts of one shard."""
-    named = virtual_host.each(db, [(listener, host) for host in hosts(db, listener, part)])
-    served = [host for host in named if host.body]
-    body = b"".join([h.body for h in served])
-    return Part((listener, part), tuple(served), body, version(body))
+    named = hosts(db, listener, part)
+    built = virtual_host.attempt_each(db, [(listener, host) for host in named])
+    return _part(
+        listener, part, [_host_in_force(db, listener, *each) for each in zip(named, built, strict=True)]
+    )
+
+
+def _part(listener: ListenerId, part: int, of: Iterable[Host]) -> Part:
+    served = tuple([host for host in of if host.body])
+    body = b"".join([host.body for host in served])
+    return Part((listener, part), served, body, version(body))
+
+
+def _host_in_force(db: Db, listener: ListenerId, host: str, built: Host | Failed) -> Host:
+    """A virtual host; while it cannot be built, as it last was, or closed if it never was."""
+    if not isinstance(built, Failed):
+        return built
+    kept = virtual_host.last_good(db, listener, host)
+    return _closed_host(listener, host) if isinstance(kept, Failed) else kept
+
+
+def _closed_host(listener: ListenerId, host: str) -> Host:
+    """A virtual host that cannot be built: all of its requests are answered with 500."""
+    name = names.virtual_host(listener, host)
+    message = VirtualHost(name=name, domains=[host])
+    message.routes.add(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=500))
+    entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, encode(message))
+    return Host((), name, host, entry, version(entry), ())
 
 
 @query
@@ -163,9 +190,65 @@ def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     table = next((t for t in tables if t.name == name), None)
     if table is None:
         return None
+    if len({listener.gateway for listener in table.members}) <= 1:
+        return _parts(db, table.members)
+    built = parts_beside_others.attempt_each(db, [(listener,) for listener in table.members])
+    in_force = (_parts_in_force(db, *each) for each in zip(table.members, built, strict=True))
+    return tuple(part for parts in in_force for part in parts)
+
+
+def _parts(db: Db, listeners: tuple[ListenerId, ...]) -> tuple[Part, ...]:
+    """The virtual hosts of some listeners by shard.
+
+    A shard that cannot be built is as it last was. What never was built is closed.
+    """
     # In one join: with one for each listener, the table would begin again after each of them.
-    shards = [(listener, n) for listener in table.members for n in host_shards(db, listener)]
-    return tuple(host_part.each(db, shards))
+    shards = [(listener, n) for listener in listeners for n in host_shards(db, listener)]
+    built = zip(shards, host_part.attempt_each(db, shards), strict=True)
+    return tuple(_kept_part(db, *at) if isinstance(part, Failed) else part for at, part in built)
+
+
+def _kept_part(db: Db, listener: ListenerId, shard_: int) -> Part:
+    kept = host_part.last_good(db, listener, shard_)
+    former = {host.name: host for host in kept.hosts} if not isinstance(kept, Failed) else {}
+    closed = [_closed_host(listener, host) for host in hosts(db, listener, shard_)]
+    return _part(listener, shard_, [former.get(host.name, host) for host in closed])
+
+
+@query
+def parts_beside_others(db: Db, listener: ListenerId) -> tuple[Part, ...]:
+    """The parts of a listener in a table that several Gateways share."""
+    return _parts(db, (listener,))
+
+
+def _parts_in_force(db: Db, listener: ListenerId, built: tuple[Part, ...] | Failed) -> tuple[Part, ...]:
+    """The parts of a listener in a table that several Gateways share.
+
+    One that fails must not freeze the others: it stays as it was, without the hostnames that are another's
+    now. If it never was, requests for its hostname are answered with 500, because they must not meet the
+    routes of another.
+    """
+    if not isinstance(built, Failed):
+        return built
+    kept = parts_beside_others.last_good(db, listener)
+    if isinstance(kept, Failed):
+        return (_closed(db, listener, kept),)
+    return tuple(_without_lost(db, listener, part) for part in kept)
+
+
+def _without_lost(db: Db, listener: ListenerId, part: Part) -> Part:
+    """A former part of a listener without the hostnames that no longer belong to it."""
+    kept = [host for host in part.hosts if may_serve(db, listener, host.domain)]
+    return part if len(kept) == len(part.hosts) else _part(listener, part.at[1], kept)
+
+
+def _closed(db: Db, listener: ListenerId, failed: Failed) -> Part:
+    """All requests of a listener answered with 500."""
+    own = next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+    if own is None:
+        raise Contained(failed)
+    host = own.hostname or ANY
+    return _part(listener, shard(host), [_closed_host(listener, host)])
 
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
