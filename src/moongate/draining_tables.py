@@ -2,14 +2,15 @@
 
 Theory of operation
 ===================
-A route configuration that leaves a fleet may be in use: Envoy asks for it until the last listener is gone
-that names it. So it is noted, with the place at which it was used, and forgotten as soon as no Envoy asks for
-it any more, or when it is back at that place.
+Envoy asks for a route configuration until the last listener that names it is gone. So a route configuration
+that leaves a fleet may still be in use. It is noted with its *use* (which connections come to it), and kept
+until no Envoy asks for it any more, or until it is back in the fleet.
 
-One that comes to another place than the one at which Envoys use it gets another name there, and so does one
-whose place loses hostnames to a narrower one, or gets them back. It keeps that name for as long as it stays
-in place, because a further change of the name would change its listener. An Envoy listener gets another name
-wherever it is opened anew.
+If a route configuration is to serve other connections than before, the open ones must not meet its new
+routes. So it gets another name. That happens when its listener moves to another port or to further addresses,
+and when an HTTPS listener loses hostnames to a narrower one, or gets them back. It keeps this name as long as
+it is in the fleet, because a change of the name changes its listener. An Envoy listener that is to be opened
+at other addresses gets another name too.
 
 While all Gateways of a fleet are rejected, its Envoys keep what they have, and nothing is noted.
 """
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from moongate.world import World
     from moongate.xds.draining import TableUse
 
-P = TypeVar("P")
+U = TypeVar("U")
 
 
 class _Fleet:
@@ -44,11 +45,11 @@ class _Fleet:
         self.current: dict[str, TableUse] = {}
         self.draining: dict[str, TableUse] = {}
         self.renamed: dict[str, str] = {}
-        """Usual name → the name at the present place."""
+        """Usual name → present name of a route configuration."""
         self.opened: dict[str, tuple[int, tuple[str, ...]]] = {}
-        """Envoy listener → the port and the addresses at which it is open."""
+        """Present name of an Envoy listener → the port and the addresses at which it is open."""
         self.renamed_listeners: dict[str, str] = {}
-        """The same as ``renamed``, of Envoy listeners."""
+        """Usual name → present name of an Envoy listener."""
 
 
 class DrainingTables:
@@ -74,11 +75,11 @@ class DrainingTables:
             self._world.write(renamed(fleet_id), None)
 
     def review(self, fleet_id: FleetId, is_asked_for: Callable[[str], bool]) -> bool:
-        """Forget what no Envoy asks for any more. True if the world is to be settled again.
+        """Forget what no Envoy asks for any more. True if the world must be settled again.
 
         Args:
-            fleet_id: whose.
-            is_asked_for: whether some Envoy asks for a route configuration, or may do so, by its name.
+            fleet_id: the fleet.
+            is_asked_for: whether an Envoy asks for the route configuration of a name, or may do so.
         """
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
@@ -87,7 +88,7 @@ class DrainingTables:
         return self._write(fleet_id, fleet)
 
     def _on_uses(self, fleet_id: FleetId, uses: tuple[TableUse, ...] | Failed | None) -> None:
-        """Note what has left. Called before it is handed out."""
+        """Note what leaves the fleet. Called before the change is handed out."""
         if uses is None or isinstance(uses, Failed):
             return
         if keeps_what_it_has.attempt(self._world.db, fleet_id) is not False:
@@ -98,15 +99,15 @@ class DrainingTables:
         before, fleet.current = fleet.current, {each.table.name: each for each in uses}
         fleet.opened = _opened(uses)
         left = {name: each for name, each in before.items() if name not in fleet.current}
-        # Of one that left twice, from two places, connections of the first are taken for those of the last.
+        # If one leaves a second time, with another use, only that use is noted, for all its connections.
         fleet.draining = {n: each for n, each in (fleet.draining | left).items() if n not in fleet.current}
         self._write(fleet_id, fleet)
 
     def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: tuple[TableUse, ...]) -> bool:
-        """Give another name to what Envoys may use by its name at another place. True if anything has one."""
+        """Give other names to what Envoys may still use in another way. True if a name has changed."""
         tables = {each.table.name: each for each in uses}
-        _give_names(fleet.renamed, tables, fleet.draining | fleet.current, partial(_is_elsewhere, uses))
-        _give_names(fleet.renamed_listeners, _opened(uses), fleet.opened, ne)
+        _rename(fleet.renamed, tables, fleet.draining | fleet.current, partial(_needs_other_name, uses))
+        _rename(fleet.renamed_listeners, _opened(uses), fleet.opened, ne)
         return self._write_renamed(fleet_id, fleet)
 
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
@@ -129,38 +130,38 @@ def _opened(uses: tuple[TableUse, ...]) -> dict[str, tuple[int, tuple[str, ...]]
     return {each.listener: (each.match.port, each.addresses) for each in uses}
 
 
-def _give_names(
+def _rename(
     names: dict[str, str],
-    placed: Mapping[str, P],
-    used: Mapping[str, P],
-    is_elsewhere: Callable[[P, P], bool],
+    wanted: Mapping[str, U],
+    former: Mapping[str, U],
+    needs_other_name: Callable[[U, U], bool],
 ) -> None:
-    """Give another name to what is used by its name at another place.
+    """Give another name to each thing whose present name stands for another use in an Envoy.
 
     Args:
-        names: usual name → name; is changed.
-        placed: by name, where something is to be.
-        used: by name, where something is, or was and may still be used.
-        is_elsewhere: whether the first of two places is another one than the second.
+        names: usual name → present name. This function changes it.
+        wanted: the new use of each, by present name.
+        former: the use that Envoys may have of each, by present name.
+        needs_other_name: whether a new use and a former one must not have the same name.
     """
     usual = {name: of for of, name in names.items()}
-    taken = {*used, *placed}
-    for name, place in placed.items():
-        if name in used and is_elsewhere(place, used[name]):
+    taken = {*former, *wanted}
+    for name, use in wanted.items():
+        if name in former and needs_other_name(use, former[name]):
             of = usual.get(name, name)
             other = next(one for n in count(1) if (one := f"{of}/moved/{n}") not in taken)
             taken.add(other)
             names[of] = other
 
 
-def _is_elsewhere(uses: tuple[TableUse, ...], use: TableUse, former: TableUse) -> bool:
-    """Whether connections that come to a table now could not do so before, or must not be taken for others.
+def _needs_other_name(uses: tuple[TableUse, ...], use: TableUse, former: TableUse) -> bool:
+    """Whether open connections of the former use must not meet the routes of a new use.
 
-    Clients choose which hostname they ask for, so that keeps nobody away. But where another listener has some
-    of the former hostnames now, the connections of before are that one's.
+    Clients choose the hostname that they ask for, so a change of the hostname alone needs no other name. But
+    if another listener has some of the former hostnames now, the open connections belong to that one.
     """
     if use.isolated != former.isolated:
-        return True  # what it serves changes together with what the narrower ones serve
+        return True  # its routes have to change at the same moment as those of the narrower listeners
     if not set(use.addresses) <= set(former.addresses):
         return True
     if use.match == former.match:

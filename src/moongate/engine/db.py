@@ -16,14 +16,16 @@ Settling walks an explicit stack and can stop after every run (``Db.settle`` is 
 recomputation is cut in slices: whoever drives it may write cells and settle other nodes in between, or never
 come back. A doubt is struck out only once it is settled, so nothing is lost with the stack.
 
-What a query reads is known only after its first run, and that run computes all its reads within it. So a
-query that joins many calls names them together (``Query.each``). Once a step has done as much as ``STEP``
-says, such a join is *postponed*: the query and the queries around it are given up, the calls that it lacks
-are settled first, each in a step of its own, and then the query runs again. Queries are pure, so giving one
-up loses nothing but the way to the join.
+A query may read thousands of calls that are all new, and its run computes each of them within it. So a query
+that joins many calls names them together (``Query.each``). When a step has done as much as ``STEP`` says,
+such a join is *postponed*: it raises ``Postponed``, which gives up the query and the queries that called it.
+The calls that these joins still lack are settled first, each in a step of its own, and then the outermost
+query runs again. Queries are pure, so giving one up is allowed. It repeats only the query's own code up to
+the join: the calls that the step has settled keep their values, so each step makes progress.
 
-An *urgent* write marks what is near by at once, and the *eager* roots there queue apart, for ``next_urgent``:
-they wait neither for those that are in doubt for other reasons nor for their marks.
+An *urgent* write marks the nearest readers at once, and the *eager* roots among them have a queue of their
+own, for ``next_urgent``. They do not wait for roots that are in doubt for other reasons, nor until those are
+marked.
 
 A query that raises is contained: its value is a ``Failed``. Reading it from another query raises
 ``Contained`` there, so the failure travels up as a value until somebody reads with ``attempt``.
@@ -35,18 +37,20 @@ A query that reads itself, through others or not, fails with ``Cycle``, as do al
 
 Invariant
 ---------
-What a CLEAN node read last is CLEAN, and has the value that was read; or it has still to be marked, and then
-what puts it in doubt waits in ``propagation``.
+All that a CLEAN node has read is CLEAN, and has the value that was read. The only exception: the node is not
+marked yet, and then a node below it waits in ``propagation``.
 
 Facts
 -----
 * one thread: call it from the event loop that owns it, never from two
 * equality is ``==``, so results must be values: frozen Structs, tuples, bytes, str, int
-* a read in doubt may be settled although the re-run will no longer want it (a deleted route, say): queries
-  answer for things that are gone, so this costs a run and never a wrong answer
+* a read in doubt may be settled although the next run will not read it any more (a deleted route, say):
+  queries have an answer for what does not exist, so this costs a run and never gives a wrong value
 * what nobody observes or reads any more is dropped by ``collect``
-* no step walks all that there is: not all roots, not all readers of a node for one of them
+* no step walks all roots, and to add or drop one reader of a node does not walk the others. But when a value
+  changes, all direct readers of its node are marked at once
 * a step does little more than ``STEP`` says, as long as queries read many others only by ``each``
+* a query starts again after each of its postponed joins, so it should name all its calls in one join
 """
 
 from __future__ import annotations
@@ -69,11 +73,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STEP: Final = 200
-"""How much may be done in one step before a join is postponed: each run counts, and each of its reads. It is
-about 1 ms."""
+"""How many runs and reads together a step may do before a join is postponed. They take about 1 ms."""
 
 _UNLIMITED: Final = 1 << 62
-"""What is left of a step where nobody could settle something else first."""
+"""What is left where no step is limited, because nobody could settle something else first."""
 
 
 class Db:
@@ -112,10 +115,9 @@ class Db:
         Args:
             key: which cell.
             value: what it holds from now on.
-            urgent: whether the eager roots that this puts in doubt go before all others. That is meant for
-                roots near by: only as many readers are followed as a moment allows, and above the direct
-                ones only as far as nothing is in doubt for another reason. Who reads a reader of the cell is
-                always found.
+            urgent: whether the eager roots that this puts in doubt go before all others. Readers of the cell
+                and the readers of these are always found. Roots further above are found only if they are few,
+                and if nothing on the way to them is in doubt for another reason.
         """
         assert not self._running, "a query must not write"
         node = self._cells.get(key)
@@ -145,9 +147,9 @@ class Db:
         return node.value
 
     def demand(self, concerns: Callable[[Any], bool]) -> Demand[Any]:
-        """Which cells queries read, from now on, of those whose keys it is about.
+        """Follow from now on which cells queries read, of those whose keys ``concerns`` accepts.
 
-        What nobody observes any more still counts as a reader until ``collect`` has dropped it.
+        A query that nobody observes any more counts as a reader until ``collect`` has dropped it.
         """
         demand = Demand[Any](self._cells, concerns)
         self._demands.append(demand)
@@ -185,7 +187,7 @@ class Db:
         """Settle many calls of a query, record the reads, answer their values in order.
 
         Raises:
-            Postponed: the step has done enough, and the caller is to run again when these are settled.
+            Postponed: the step has done enough; the caller runs again after these calls are settled.
         """
         values: list[T | Failed] = []
         listed = list(calls)
@@ -195,7 +197,7 @@ class Db:
             try:
                 values.append(self.value_of(query, args))
             except Postponed as postponed:
-                # By the time that it runs again, it finds all of them settled.
+                # The caller will run again too. Then it finds all its calls settled.
                 postponed.first += self._in_doubt(query, listed[place:])
                 raise
         return values
@@ -217,10 +219,10 @@ class Db:
         return node
 
     def _settle(self, root: Node) -> Iterator[None]:
-        """Bring ``root`` to CLEAN, stopping after each run, and now and then between two."""
+        """Bring ``root`` to CLEAN. Stops after each run, and after ``STRIDE`` nodes without one."""
         stack, on_stack = [root], {root}
         looks = 0
-        # Of one that settles within a run, the stack would be lost: a join is postponed by the outermost.
+        # A postponed join ends all runs around it, so only the settle outside of them keeps its stack.
         outermost = not self._running
         while stack:
             looks += 1
@@ -231,13 +233,13 @@ class Db:
             if node.state == CLEAN:
                 on_stack.discard(stack.pop())
             elif suspects:
-                # The last one, and taken by popitem: to find the first, or to find the last of a dict whose
-                # end was deleted, Python walks over all that are gone.
+                # The last one, and removed by popitem: in a dict, Python walks over all deleted entries
+                # before the first one, and after the last one unless popitem removed them.
                 read = next(reversed(suspects))
                 if read.state == CLEAN:
                     suspects.popitem()
                 elif read in on_stack or read.state == RUNNING:
-                    # A circle, or what once was a part of one: only a run shows which.
+                    # A circle, or a circle that the changes have opened: only a run shows which.
                     suspects.popitem()
                     node.state = STALE
                 else:
@@ -256,7 +258,7 @@ class Db:
                 yield
 
     def _step(self, node: Node, on_stack: set[Node]) -> list[Node]:
-        """Run a call; if a join is postponed, answer what to settle before it runs again."""
+        """Run a call. If a join is postponed, return the nodes to settle before it runs again."""
         self._left = STEP
         try:
             self._run(node)
@@ -264,8 +266,8 @@ class Db:
             first = list(dict.fromkeys(each for each in postponed.first if each not in on_stack))
             for each in first:
                 self._note_orphan(each)
-            # There may be none, where calls wait for each other. Then it runs again, and with all that this
-            # step has computed it comes to the circle.
+            # Empty if all of them are on the stack already, because calls wait for each other. Then it runs
+            # again at once. It gets further, as this step's results are kept, until it reaches the circle.
             return first
         finally:
             self._left = _UNLIMITED
@@ -302,8 +304,8 @@ class Db:
         self.counts[query.name] += 1
         self._left -= 1 + len(reads)
         self._rewire(node, reads)
-        # No write can happen during a run and each read was settled before it was read, so whatever an
-        # edge of the run before this one has put in doubt meanwhile is already accounted for.
+        # Nothing is written during a run, and each read was settled before it was read. So this value is
+        # current, and doubts from the reads of the former run are obsolete.
         node.state = CLEAN
         node.suspects = None
         if before.__class__ is Failed or value.__class__ is Failed:
@@ -314,7 +316,7 @@ class Db:
                 self._propagation.changed(node)
 
     def _give_up(self, node: Node) -> None:
-        """Note what the innermost running query leaves behind if it never runs again."""
+        """Note what nobody reads if the innermost running query never runs again."""
         self._circles.pop(node, None)
         for each in (*self._reads, node):
             self._note_orphan(each)
@@ -347,9 +349,10 @@ class Db:
             demand.note((cell.key,))
 
     def _cycle(self, node: Node) -> Cycle:
-        """What to raise for a read that closes a circle.
+        """The exception for a read that closes a circle.
 
-        All on it fail, and alike: wherever the circle was entered, and also those who read by ``attempt``.
+        All queries on the circle get the same failure, wherever it was entered, and also if they read by
+        ``attempt``.
         """
         circle = self._running[self._running.index(node) :]
         first = min(range(len(circle)), key=lambda n: repr(circle[n]))
@@ -372,7 +375,7 @@ class Db:
         Args:
             query: what to observe.
             args: its arguments.
-            rank: what matters more has a lower one.
+            rank: roots with a lower rank are settled first.
             eager: whether ``next_urgent`` names it when an urgent write puts it in doubt. The first value is
                 never urgent, nor one after ``None``.
         """
@@ -386,7 +389,7 @@ class Db:
                 self._orphans[root.node] = None
 
     def requeue(self, root: Root[Any]) -> None:
-        """Have ``next_dirty`` name a root though it may be settled: its observer wants another look."""
+        """Let ``next_dirty`` name a root even if it is settled, because its observer wants to look again."""
         if root in self._roots:
             self._roots.enqueue(root)
 
@@ -395,15 +398,15 @@ class Db:
         return self._roots.next_urgent()
 
     def next_dirty(self) -> Root[Any] | None:
-        """Of all others in doubt, the one that matters most; among equals, the first that came into it.
+        """Of all other roots in doubt, one of the lowest rank; among these, the one longest in doubt.
 
-        Marks what has not been marked yet: call ``propagate`` before to have that in slices.
+        This marks all that is not marked yet. To do that in slices, call ``propagate`` before.
         """
         self._propagation.finish()
         return self._roots.next_dirty()
 
     def propagate(self) -> Iterator[None]:
-        """Mark what writes have put in doubt and have not marked yet, stopping now and then."""
+        """Mark in slices what writes have put in doubt but not marked yet."""
         return self._propagation.slices()
 
     @property
@@ -412,7 +415,7 @@ class Db:
         return not self._propagation.waiting
 
     def settle(self, root: Root[Any]) -> Iterator[None]:
-        """Settle a root, stopping so that the caller can do something else: after each run at the latest."""
+        """Settle a root. Stops after each run at the latest, so that the caller can do something else."""
         urgent = self._roots.is_urgent(root)
         while root.node.state != CLEAN or not (urgent or self.propagated):
             if not urgent:
@@ -425,10 +428,10 @@ class Db:
         """Drop what nobody observes or reads any more.
 
         Args:
-            most: how many nodes to look at. Some of those that nobody read at first have readers now.
+            most: how many nodes to look at. Some of them may have readers again, and stay.
 
         Returns:
-            How many nodes it has looked at: 0 when there is nothing left to drop.
+            How many nodes it has looked at; 0 if there is nothing left to drop.
         """
         looked = 0
         while self._orphans and looked != most:
@@ -455,7 +458,7 @@ class Db:
         for read in node.reads:
             self._drop_edge(read, node)
         node.reads = ()
-        # Should a settle that stopped half-way come back to it, there is nothing left to do.
+        # A settle that has stopped half-way may come back to it, and then has nothing to do.
         node.state = CLEAN
         node.suspects = None
 
@@ -471,7 +474,7 @@ class Db:
         return self._failures.origins
 
     def failed_calls(self) -> Iterator[tuple[tuple[Any, ...], Failed]]:
-        """The arguments of each call that fails just now, with its failure, which may have begun below it."""
+        """The arguments of each call that fails now, with its failure, which may come from a read."""
         return self._failures.calls()
 
     def calls(self) -> Iterator[tuple[Query[..., Any], tuple[Any, ...]]]:

@@ -2,20 +2,20 @@
 
 Theory of operation
 ===================
-A listener of Envoy that is replaced or removed drains: connections that are open live on, and ask the route
-configuration by which they came. When a listener of a Gateway is renamed, or another one becomes the first of
-its port, that configuration has no place in the fleet any more, but Envoy still uses it. So it is kept up to
-date, with the routes that a new connection of the same kind would meet now. An old connection is then not
-cut, and it is no way around a policy that came later.
+When a listener of Envoy is replaced or removed, it drains: open connections stay open, and still use the
+route configuration with which they were accepted. When a listener of a Gateway is renamed, or another one
+becomes the first of its port, the fleet needs that route configuration no more, but Envoy still uses it. So
+it is kept up to date, with the routes that a new connection of the same kind would get now. Then open
+connections are not cut, and they are no way around a policy that came later.
 
-A listener that moves to another port keeps its name. Its connections of before drain at the former place, and
-must not meet the routes of the new one; nor may the new place be opened with the routes of the former. So the
-configuration of the new place has another name as long as the former may be in use. The same holds for an
-HTTPS listener that loses a hostname to a narrower listener, or gets it back: Envoy then switches to the new
-chains and their routes at once, and open connections meet the routes of both listeners.
+A listener that moves to another port keeps its name in the Gateway. Its open connections drain at the former
+port, and must not get the routes of the new port; and the new port must not be opened with the former routes.
+So the route configuration for the new port has another name. The same holds for an HTTPS listener that loses
+a hostname to a narrower listener, or gets it back: Envoy then switches to the new chains and their routes at
+once, and open connections get the routes of both listeners.
 
-Which these are is a fact about Envoys: ``draining_tables`` (the module beside ``world``) writes it into
-cells.
+Which route configurations are in use is a fact about Envoys: the module ``moongate.draining_tables`` writes
+it into cells.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def table_uses(db: Db, fleet: FleetId) -> tuple[TableUse, ...]:
 
 @query
 def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
-    """The route configurations that only draining listeners use, each with the listeners that succeed it.
+    """The route configurations that only draining listeners use, each with its successors.
 
-    It has none where a new connection would not be accepted; all requests are then answered with 404.
+    If a new connection would not be accepted, there are none, and all requests are answered with 404.
     """
     drain: tuple[tuple[str, ChainMatch], ...] = db.read(draining(fleet)) or ()
     if not drain:
@@ -108,7 +108,7 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
 
 
 def successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:
-    """The listeners to which a connection may come now that once came by ``match``."""
+    """The listeners that would take new connections like those that came by ``match``."""
     members = {use.match: use.table.members for use in uses}
     own = next((members[each] for each in (match, *_wider(match)) if each in members), ())
     narrower = (use.table.members for use in uses if match in _wider(use.match))
