@@ -5,7 +5,7 @@ A failure is a bug of moongate, so no world that works has one; ``tests.faults``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -57,23 +57,7 @@ def test_a_query_that_fails_costs_what_it_concerns(
     config: EnvoyGateway | None, history: list[Batch], healthy: int, which: int, when: When
 ) -> None:
     """Whatever fails at whatever time: nothing is withdrawn, no other Gateway notices, and it is mended."""
-    with faulty():
-        warm, twin = world(config), world(config)
-        for batch in history[:healthy]:
-            play(batch, warm, twin)
-        call = calls(warm)[which % len(calls(warm))]
-        kept = keys(warm)
-        put_fault(warm, call, when)
-        for batch in [{}, *history[healthy:]]:
-            play(batch, warm, twin)
-            kept &= keys(twin)
-            assert_contained(warm, twin)
-            assert kept <= keys(warm), "a resource left because of a failure"
-            assert_others_alike(warm, twin, call)
-        put_fault(warm, call, None)
-        warm.pull()
-
-        assert_same(warm, World.of(held_after([BASE, *history]), config))
+    fail_and_mend(config, [BASE, *history], healthy, lambda calls: calls[which % len(calls)], when)
 
 
 @law
@@ -110,24 +94,12 @@ def test_what_fails_of_one_gateway_does_not_freeze_those_that_share_its_envoys(
     history: list[Batch], healthy: int, which: int, when: When
 ) -> None:
     """The other members of a merged fleet have what they would have: chains, virtual hosts, clusters."""
-    with faulty():
-        warm, twin = world(EnvoyGateway(), MERGED_BASE), world(EnvoyGateway(), MERGED_BASE)
-        for batch in history[:healthy]:
-            play(batch, warm, twin)
-        of_one = [call for call in calls(warm) if len(gateways_of(call)) == 1]
-        call = of_one[which % len(of_one)]
-        kept = keys(warm)
-        put_fault(warm, call, when)
-        for batch in [{}, *history[healthy:]]:
-            play(batch, warm, twin)
-            kept &= keys(twin)
-            assert_contained(warm, twin)
-            assert kept <= keys(warm), "a resource left because of a failure"
-            assert_members_alike(warm, twin, call)
-        put_fault(warm, call, None)
-        warm.pull()
 
-        assert_same(warm, World.of(held_after([MERGED_BASE, *history]), EnvoyGateway()))
+    def chosen(of: Sequence[Call]) -> Call:
+        of_one = [call for call in of if len(gateways_of(call)) == 1]
+        return of_one[which % len(of_one)]
+
+    fail_and_mend(EnvoyGateway(), [MERGED_BASE, *history], healthy, chosen, when)
 
 
 JOINED = (
@@ -282,6 +254,36 @@ def test_a_route_is_closed_while_the_filters_of_its_chain_are_unknown() -> None:
         assert {
             each.direct_response.status for name, each in table.items() if "httproute/default/r0/" in name
         } == {500}
+
+
+def fail_and_mend(
+    config: EnvoyGateway | None,
+    history: list[Batch],
+    healthy: int,
+    chosen: Callable[[Sequence[Call]], Call],
+    when: When,
+) -> None:
+    """Let a call fail after some batches of a history, and hold against the law what follows."""
+    base, *batches = history
+    with faulty():
+        warm, twin = world(config, base), world(config, base)
+        for batch in batches[:healthy]:
+            play(batch, warm, twin)
+        call = chosen(calls(warm))
+        kept = keys(warm)
+        put_fault(warm, call, when)
+        for batch in [{}, *batches[healthy:]]:
+            play(batch, warm, twin)
+            kept &= keys(twin)
+            assert_contained(warm, twin)
+            assert kept <= keys(warm), "a resource left because of a failure"
+            assert_others_alike(warm, twin, call)
+            if gateways_of(call):
+                assert_members_alike(warm, twin, call)
+        put_fault(warm, call, None)
+        warm.pull()
+
+        assert_same(warm, World.of(held_after(history), config))
 
 
 def play(batch: Batch, *worlds: World) -> None:
