@@ -4,8 +4,8 @@ Theory of operation
 ===================
 ``publish`` takes the changes of the world. It starts and ends fleets together with their Gateways, and hands
 xDS resources to the ADS server. The answers of Envoys come back as events: a refused route goes into
-quarantine, and a listener whose port is taken is sent again from time to time, because no event says when the
-port is free. Statuses show ``envoy_states`` and ``refusals``.
+quarantine, and a listener whose port is taken is sent again from time to time (``port_handover``). Statuses
+show ``envoy_states`` and ``refusals``.
 
 Facts
 -----
@@ -33,6 +33,7 @@ from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
 from moongate.quarantine import Quarantine
@@ -57,17 +58,8 @@ _log = structlog.get_logger("moongate")
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
 
-PORT_RETRY_S: Final = 2.0
-"""Seconds until a port that was taken is asked for again."""
-
-PORT_SOON_S: Final = 0.01
-"""The same after another Envoy of moongate has left ports: it closes its sockets in some milliseconds."""
-
-HANDOVER_S: Final = 0.5
-"""How long a port is then asked for again and again. Nobody is told meanwhile that it is taken."""
-
 SUCCESSOR_S: Final = 5.0
-"""How long an Envoy that is to end goes on until those have started that may take over its ports."""
+"""How many seconds an Envoy that is to end waits at most for the start of Envoys that may take its ports."""
 
 
 class Fleets:
@@ -199,9 +191,9 @@ class Fleets:
                 # A fleet that ends in the meantime never settles, so wait one second at a time.
                 with suppress(TimeoutError):
                     await self._ads.settled(name, 1)
-                    if not (fleet.in_handover and self._taken(name, fleet)):
+                    if not (fleet.handover.under_way and self._taken(name, fleet)):
                         break
-                    await asyncio.sleep(PORT_SOON_S)
+                    await asyncio.sleep(SOON_S)
         for fleet in list(self._ending.values()):
             await fleet.closed()
 
@@ -281,14 +273,14 @@ class Fleets:
             await asyncio.wait({before.task})
         async with fleet.process:
             await fleet.stop.wait()
-            await self._successors()
+            await self._successors_started()
         if self._ending.get(name) is fleet:
             del self._ending[name]
 
-    async def _successors(self) -> None:
-        """Wait for the Envoys that are being started. One may take over a port of an Envoy that is to end.
+    async def _successors_started(self) -> None:
+        """Wait until new Envoys have started, because they may take over ports of an Envoy that is to end.
 
-        Those that wait in turn for the end of an Envoy of the same Gateway are left out.
+        An Envoy that itself waits for the end of the former Envoy of its Gateway is left out.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(SUCCESSOR_S):
@@ -361,14 +353,14 @@ class Fleets:
         self._on_change()
 
     def _hand_over(self, by: str = "") -> None:
-        """Let fleets ask again soon for ports that they could not bind: an Envoy closes listeners.
+        """Begin a handover of ports, because an Envoy closes listeners.
 
         Args:
-            by: whose Envoy it is; "" for one that ends.
+            by: the fleet of this Envoy; "" if the Envoy ends.
         """
         for name, fleet in self._fleets.items():
             if name != by:
-                fleet.hand_over(HANDOVER_S)
+                fleet.handover.begin()
 
     def _take_event(self, event: Event) -> None:
         fleet = self._fleets.get(event.fleet)
@@ -435,9 +427,10 @@ class Fleets:
         key = (event.type_url, event.name)
         before = fleet.refused.get(key)
         failure = bind_failure(event.message)
-        if failure is not None and failure.in_use and fleet.in_handover:
+        if failure is not None and failure.in_use and fleet.handover.under_way:
+            # The port will be free soon, and it takes long to find the process that has it.
             fleet.refused[key] = RefusedResource(event.message, port=True)
-            return  # to look for the process that has the port takes long, and it is about to be free
+            return
         port = explain_bind_failure(event.message)
         refused = fleet.refused[key] = RefusedResource(port or event.message, port is not None)
         # The condition of the listener reports a port that is taken, with the place in the manifests.
@@ -451,10 +444,7 @@ class Fleets:
             )
 
     async def _retry(self, name: str, fleet: RunningFleet, taken: list[Rejection]) -> None:
-        pause_s = PORT_SOON_S if fleet.in_handover else PORT_RETRY_S
-        fleet.ports_left.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(fleet.ports_left.wait(), pause_s)
+        await fleet.handover.time_to_ask()
         fleet.retrying = False
         for one in taken if not fleet.stop.is_set() else ():
             self._ads.retry(name, one.type_url, one.name)
@@ -469,7 +459,7 @@ class Fleets:
         messages += [f"{r.what}: {r.message}" for r in own]
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
-        if fleet.in_handover:
+        if fleet.handover.under_way:
             refused = {at: why for at, why in refused.items() if not why.port}
         served = fleet.listener_members() if refused else {}
         out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}

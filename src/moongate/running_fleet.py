@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
@@ -17,6 +15,7 @@ from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, members
 from moongate.attach.listeners import listeners
 from moongate.engine import Failed
+from moongate.infra.port_handover import PortHandover
 from moongate.infra.process import EnvoyProcess, State
 from moongate.xds.wire import LISTENER
 
@@ -64,9 +63,7 @@ class RunningFleet:
         self.task: asyncio.Task[None] | None = None
         self.retrying = False
         """Whether a task waits to send the listeners again whose ports were taken."""
-        self.ports_left = asyncio.Event()
-        """Set when another Envoy of moongate leaves ports, and when this one is to end."""
-        self._handover_ends = -inf
+        self.handover = PortHandover()
         self.listening: dict[str, str] = {}
         """The listeners that Envoy has in force, name → version."""
         self.ports: dict[str, int] = {}
@@ -83,16 +80,6 @@ class RunningFleet:
         if not self.stop.is_set():
             await self.process.ready()
 
-    @property
-    def in_handover(self) -> bool:
-        """Whether another Envoy of moongate is just leaving ports, so that this one may get them soon."""
-        return monotonic() < self._handover_ends
-
-    def hand_over(self, seconds: float) -> None:
-        """Another Envoy leaves ports."""
-        self._handover_ends = monotonic() + seconds
-        self.ports_left.set()
-
     async def closed(self) -> None:
         """Return when its Envoy, which is to end, takes no connections any more."""
         await self.process.until(lambda: self.process.state is not State.READY)
@@ -104,7 +91,7 @@ class RunningFleet:
     def end(self) -> None:
         """Let its Envoy end."""
         self.stop.set()
-        self.ports_left.set()
+        self.handover.cancel()
 
     def gateways(self) -> tuple[Ref, ...]:
         """The Gateways that share the fleet."""

@@ -1,0 +1,44 @@
+"""When an Envoy asks again for a port that another process had."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from moongate.infra.port_handover import PortHandover
+
+
+def test_a_handover_begins_when_another_envoy_leaves_ports() -> None:
+    """Without one, the port belongs to another program, and its user is told so at once."""
+    handover = PortHandover()
+    assert not handover.under_way
+
+    handover.begin()
+
+    assert handover.under_way
+
+
+@pytest.mark.parametrize("event", [PortHandover.begin, PortHandover.cancel])
+async def test_a_wait_ends_when_ports_are_left_and_when_the_envoy_is_to_end(
+    event: Callable[[PortHandover], None],
+) -> None:
+    """It would take two seconds otherwise, and the deadline of this test is half of that."""
+    handover = PortHandover()
+    async with asyncio.timeout(1), asyncio.TaskGroup() as tasks:
+        tasks.create_task(handover.time_to_ask())
+        await asyncio.sleep(0)
+        event(handover)
+
+
+async def test_an_event_from_before_the_wait_does_not_end_it() -> None:
+    """The last handover may be long over, and then nobody has left ports since."""
+    handover = PortHandover()
+    handover.cancel()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(handover.time_to_ask())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        handover.cancel()
