@@ -73,14 +73,14 @@ def fleet_of(db: Db, gateway: Ref) -> FleetId:
 def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
     """Whether all Gateways of a fleet are rejected, so its Envoys keep their configuration.
 
-    A Gateway of which that is not known counts as rejected.
+    A Gateway counts as rejected if the query for it fails.
     """
     gateways = members(db, fleet)
     return bool(gateways) and all(rejection.attempt(db, gateway) is not None for gateway in gateways)
 
 
 def _seniority(db: Db, gateway: Ref) -> tuple[bool, tuple[str, str, str]]:
-    """Sorts Gateways by age. One whose age was never known is the youngest: it takes no place of others."""
+    """Sorts Gateways by age. If its age was never known, a Gateway is the youngest and displaces no other."""
     age = _age.last_good(db, gateway)
     return (True, ("", "", "")) if isinstance(age, Failed) else (False, age)
 

@@ -136,23 +136,23 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
 
 
 def last_judged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
-    """The listeners of a Gateway, for what it shares with the other Gateways of its fleet.
+    """The listeners of a Gateway, for queries that join all Gateways of its fleet.
 
-    While they cannot be judged, they are as they last were. If they never were, they have their places as
-    they are written: nothing is served there, but no other listener takes them over.
+    While they cannot be judged, they are as they were before. If they never were judged, they keep the ports
+    and hostnames that are written: nothing is served there, but no other listener takes these over.
     """
     judged = listeners.last_good(db, gateway)
     if not isinstance(judged, Failed):
         return judged
     if len(members(db, fleet_of(db, gateway))) == 1:
-        return listeners(db, gateway)  # There is nobody to go on without it.
+        return listeners(db, gateway)  # This fails. The fleet has no other Gateway that must go on.
     places = unjudged.attempt(db, gateway)
     return () if isinstance(places, Failed) else places
 
 
 @query
 def unjudged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
-    """The listeners of a Gateway by their places alone: protocol, port and hostname."""
+    """The listeners of a Gateway, judged by protocol, port and hostname alone."""
     resource = get(db, Gateway, gateway)
     written = resource.spec.listeners if resource is not None else ()
     drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in written]

@@ -9,7 +9,7 @@ is refused (``port_conflict``), and so is any policy where a listener of another
 takes no effect on that listener, and requests are still served.
 
 Besides, Envoy has some settings once for a port, whatever filter chains are on it (``Feature.listener``).
-There the oldest policy of those that have such a setting wins, and the others are told
+If several policies have such a setting, the oldest one wins, and the statuses of the others say so
 (``setting_conflict``). If listeners of several Gateways share the port, no policy sets them: a policy never
 changes what belongs to another Gateway.
 
@@ -56,15 +56,15 @@ def _defaults() -> Listener:
 
 
 DEFAULTS: Final = encode(_defaults())
-"""What Envoy has once for a port, where no policy sets it: a part of an encoded ``Listener``."""
+"""The settings of a port if no policy has any: a part of an encoded ``Listener``."""
 
 
 class PortSettings(Encoded, frozen=True):
-    """What Envoy has once for a port.
+    """The settings that Envoy has once for a port.
 
     Args:
         body: a part of an encoded ``Listener``.
-        owner: the policy that sets it, if any does.
+        owner: the policy that sets them, if there is one.
     """
 
     body: bytes = DEFAULTS
@@ -127,7 +127,7 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
 
 
 def port_settings(db: Db, envoy: EnvoyListener) -> PortSettings:
-    """What an Envoy listener has once for all filter chains."""
+    """The settings that an Envoy listener has once for all filter chains."""
     if _is_shared(envoy.members):
         return PortSettings()
     wanted: list[tuple[tuple[str, str, str], PortSettings]] = []
@@ -187,7 +187,7 @@ def _is_shared(members: tuple[ListenerId, ...]) -> bool:
 
 
 def _on_port(policy: EffectivePolicy) -> bytes:
-    """What a policy sets of an Envoy listener as a whole, over the defaults."""
+    """The settings of a port if only this policy sets them."""
     message = _defaults()
     for feature, effective in policy.features():
         if feature.listener is not None:
