@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.wrappers_pb2 import UInt32Value
@@ -12,8 +13,12 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, GatewayClass, GatewaySpec
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import ParentReference
+from moongate.attach.routes import attachments_at
+from moongate.engine import db
 from moongate.status.gateways import GatewayStatus
+from moongate.store import SHARDS
 from moongate.world import World
+from moongate.xds.destinations import resource_keys
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE
 from tests import patching
 from tests.patching import patch
@@ -132,6 +137,36 @@ def test_a_gateway_that_joins_changes_nothing_of_the_others() -> None:
     assert not changes.fleets
     assert before.items() <= flat(world)["eg"].items()
     assert flat(world) == flat(World.of([*resources, two], EnvoyGateway()))
+
+
+def test_a_route_asks_only_the_gateways_that_it_names() -> None:
+    """A class may have a thousand Gateways; their work must not grow with their square."""
+    world = World.of(many_merged(20), EnvoyGateway())
+
+    asked = [args for query, args in world.db.calls() if query is attachments_at]
+    assert sorted(asked) == sorted((of_gateway(n).ref, gateway_on(0, f"g{n}").ref) for n in range(20))
+    reads = [each for n in range(SHARDS) for each in world.db.reads(resource_keys, MERGED, n)]
+    assert sum("('index', 'routes'" in each for each in reads) == 20
+
+
+def test_the_gateways_of_a_fleet_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in one step would hold up the endpoints that change meanwhile."""
+    monkeypatch.setattr(db, "STEP", 1)
+    world = World(EnvoyGateway())
+    world.apply({each.ref: each for each in many_merged(10)})
+
+    most, before = 0, 0
+    for _ in world.settle():
+        now = world.db.counts["listeners"] + world.db.counts["route_shards"]
+        most, before = max(most, now - before), now
+
+    assert (before, most) == (20, 1)
+
+
+def many_merged(count: int) -> list[Resource]:
+    """Gateways of one class, each with a port, and a route for each."""
+    gateways = [gateway_on(8000 + n, f"g{n}") for n in range(count)]
+    return [*merging(), *gateways, *(of_gateway(n, f"g{n}") for n in range(count))]
 
 
 def test_gateways_that_part_have_a_fleet_each() -> None:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
-from moongate.attach.listeners import ChainKind, Listener, last_judged
+from moongate.attach.listeners import ChainKind, Listener, all_last_judged
 from moongate.engine import query
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RouteTable(NamedTuple):
 def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     """The Envoy listeners of a fleet, with the ready Gateway listeners that share each, by first member."""
     ports: dict[int, list[Listener]] = defaultdict(list)
-    for each in (listener for gateway in members(db, fleet) for listener in last_judged(db, gateway)):
+    for each in all_last_judged(db, members(db, fleet)):
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")

@@ -39,8 +39,9 @@ from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from moongate.api.base import FleetId
     from moongate.api.shared import LabelSelectorRequirement
     from moongate.engine import Db
 
@@ -150,6 +151,16 @@ def last_judged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     return () if isinstance(places, Failed) else places
 
 
+def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
+    """The listeners of many Gateways, as ``last_judged`` has them."""
+    calls = [(gateway,) for gateway in gateways]
+    return [
+        listener
+        for gateway, judged in zip(gateways, listeners.attempt_each(db, calls), strict=True)
+        for listener in (last_judged(db, gateway) if isinstance(judged, Failed) else judged)
+    ]
+
+
 @query
 def unjudged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     """The listeners of a Gateway, judged by protocol, port and hostname alone."""
@@ -167,8 +178,6 @@ def unjudged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
 def attachable(db: Db, gateway: Ref) -> tuple[Attachable, ...]:
     """What routes see of a Gateway's listeners, in the order of its spec."""
     own = listeners(db, gateway)
-    others = [other for other in members(db, fleet_of(db, gateway)) if other != gateway]
-    served = [each for other in others for each in last_judged(db, other) if each.ready]
     return tuple(
         Attachable(
             each.id,
@@ -178,10 +187,31 @@ def attachable(db: Db, gateway: Ref) -> tuple[Attachable, ...]:
             each.kinds,
             each.from_,
             each.selector,
-            tuple(sorted({other.hostname for other in served if other.port == each.port})),
+            _beside(db, gateway, each.port),
         )
         for each in own
     )
+
+
+def _beside(db: Db, gateway: Ref, port: int) -> tuple[str, ...]:
+    """The hostnames that listeners of other Gateways of its fleet have on a port, sorted."""
+    fleet = fleet_of(db, gateway)
+    if len(members(db, fleet)) == 1:
+        return ()
+    hostnames = _hostnames_on(db, fleet).get(port, {})
+    return tuple(hostname for hostname, owners in hostnames.items() if owners - {gateway})
+
+
+@query
+def _hostnames_on(db: Db, fleet: FleetId) -> Mapping[int, Mapping[str, frozenset[Ref]]]:
+    """The hostnames on each port of a merged fleet, sorted, with the Gateways that have them."""
+    by_port: dict[int, dict[str, set[Ref]]] = {}
+    for each in all_last_judged(db, members(db, fleet)):
+        if each.ready:
+            by_port.setdefault(each.port, {}).setdefault(each.hostname, set()).add(each.id.gateway)
+    return {
+        port: {host: frozenset(of) for host, of in sorted(hosts.items())} for port, hosts in by_port.items()
+    }
 
 
 @query
@@ -410,7 +440,7 @@ def _conflicts_with_older(db: Db, gateway: Ref, drafts: list[_Draft], shift: int
     """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
     older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
-    taken = [each for other in older for each in last_judged(db, other) if each.ready]
+    taken = [each for each in all_last_judged(db, older) if each.ready]
     for draft in drafts:
         spec, port = draft.spec, _container_port(draft.spec.port, shift)
         for other in taken if "Conflicted" not in draft.conditions else ():

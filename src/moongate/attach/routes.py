@@ -122,6 +122,11 @@ def attachments_of(db: Db, resource: Route) -> tuple[Attachment, ...]:
     return tuple(attachment for attachment in in_order if attachment is not None)
 
 
+def parent_gateways(resource: Route) -> frozenset[Ref | None]:
+    """The Gateways that a route names as parents, ours or not; ``None`` for a parent of another kind."""
+    return frozenset(_gateway(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
+
+
 @query
 def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
     """The parentRefs of a route that name one Gateway, in the order of the spec; none if that is not ours.

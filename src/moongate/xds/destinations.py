@@ -35,7 +35,7 @@ from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
-from moongate.attach.routes import ROUTES, attachments_at, route_shards
+from moongate.attach.routes import ROUTES, attachments_at, parent_gateways, route_shards
 from moongate.attach.rule_filters import (
     Mirror,
     backend_filter_fault,
@@ -54,7 +54,7 @@ from moongate.policies.effective import (
     wants_one_cluster,
 )
 from moongate.problem import Problem
-from moongate.store import find_in, get
+from moongate.store import SHARDS, find_in, get
 from moongate.xds.cluster_keys import (
     BackendCluster,
     ClusterKey,
@@ -69,6 +69,8 @@ from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.attach.policies import Applied
@@ -286,7 +288,7 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     if resource is None:
         return ()
     keys: dict[ResourceKey, None] = {}
-    for listener in _served_on(db, fleet, route):
+    for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
@@ -312,12 +314,16 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 
     They stand in the order of the fleet's Gateways, and for each in that of the route's parentRefs.
     """
-    return _served_on(db, fleet, route)
+    resource = get(db, Route, route)
+    return _served_on(db, fleet, resource) if resource is not None else ()
 
 
-def _served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
+def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
     ready = ready_listeners(db, fleet)
-    judged = (attachments_at.last_good(db, route, gateway) for gateway in members(db, fleet))
+    # A merged fleet may have thousands of Gateways, and a route names few of them.
+    named = parent_gateways(route)
+    gateways = [gateway for gateway in members(db, fleet) if gateway in named]
+    judged = (attachments_at.last_good(db, route.ref, gateway) for gateway in gateways)
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
     return tuple(dict.fromkeys(at for at in taken if at in ready))
@@ -326,8 +332,27 @@ def _served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 @query
 def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
     """The shards in which a fleet's Gateways have routes, sorted."""
-    shards = (route_shards.last_good(db, gateway) for gateway in members(db, fleet))
-    return tuple(sorted({part for of in shards if not isinstance(of, Failed) for part in of}))
+    gateways = members(db, fleet)
+    if len(gateways) == 1:
+        return route_shards(db, *gateways)
+    return tuple(sorted(_gateways_by_shard(db, fleet)))
+
+
+@query
+def _gateways_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
+    """The Gateways of a fleet that may have routes in a shard, by shard."""
+    gateways = members(db, fleet)
+    by_shard: dict[int, list[Ref]] = {}
+    shards = route_shards.attempt_each(db, [(gateway,) for gateway in gateways])
+    for gateway, known in zip(gateways, shards, strict=True):
+        for part in range(SHARDS) if isinstance(known, Failed) else known:
+            by_shard.setdefault(part, []).append(gateway)
+    return {part: tuple(named) for part, named in by_shard.items()}
+
+
+@query
+def _gateways_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
+    return _gateways_by_shard(db, fleet).get(part, ())
 
 
 @query
@@ -339,7 +364,11 @@ def resource_keys(
     The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
     secrets. Requests to a cluster that does not exist fail.
     """
-    routes = sorted({route for gateway in members(db, fleet) for route in find_in(db, ROUTES, gateway, part)})
+    gateways = members(db, fleet)
+    if len(gateways) > 1:
+        # Few Gateways of a merged fleet have a route in this shard.
+        gateways = _gateways_in(db, fleet, part)
+    routes = sorted({route for gateway in gateways for route in find_in(db, ROUTES, gateway, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
         (route, None if isinstance(keys, Failed) else keys)

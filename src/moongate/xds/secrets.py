@@ -18,7 +18,7 @@ from moongate.api.core import Secret
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem, refusal
 from moongate.attach.fleets import members
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
-from moongate.attach.listeners import last_judged
+from moongate.attach.listeners import all_last_judged
 from moongate.engine import Failed, query
 from moongate.store import get
 from moongate.xds.wire import SECRET, XdsResource, encode
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @query
 def secret_refs(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     """The Secrets whose certificates a fleet's ready listeners serve, each once, sorted."""
-    judged = (listener for gateway in members(db, fleet) for listener in last_judged(db, gateway))
+    judged = all_last_judged(db, members(db, fleet))
     served = [each.id for each in judged if each.ready and each.chain_kind is not None]
     return tuple(sorted({ref for listener in served for ref in _certificates_of(db, listener)}))
 
