@@ -393,8 +393,23 @@ def test_dropping_can_stop(db: Db) -> None:
 
     db.release(root)
 
-    assert [db.collect(2), db.collect(2), db.collect(2)] == [2, 2, 0]
+    assert [db.collect(2) for _ in range(5)] == [2, 2, 2, 1, 0]
     assert len(db) == 0
+
+
+def test_dropping_stops_sooner_where_much_was_read(db: Db) -> None:
+    """A query may have read thousands of nodes; many such queries in one step would stop the loop."""
+
+    @query
+    def wide(db: Db, n: int) -> int:
+        return n + sum(db.read(cell) or 0 for cell in range(50))
+
+    for n in range(4):
+        wide(db, n)
+
+    db.collect(20)
+
+    assert len(list(db.calls())) == 3
 
 
 def test_a_cell_without_value_goes_with_its_last_reader(db: Db) -> None:

@@ -428,18 +428,20 @@ class Db:
         """Drop what nobody observes or reads any more.
 
         Args:
-            most: how many nodes to look at. Some of them may have readers again, and stay.
+            most: after how much work to stop: each node counts, and each read of one that is dropped. Some
+                of the nodes may have readers again, and stay.
 
         Returns:
-            How many nodes it has looked at; 0 if there is nothing left to drop.
+            How much work it was; 0 if there was nothing to drop.
         """
-        looked = 0
-        while self._orphans and looked != most:
+        work = 0
+        while self._orphans and (most is None or work < most):
             node, _ = self._orphans.popitem()
-            looked += 1
+            work += 1
             if not node.has_readers and node.root is None:
+                work += len(node.reads)
                 self._forget(node)
-        return looked
+        return work
 
     def _forget(self, node: Node) -> None:
         """Drop a node that has no readers, if it is still held."""
