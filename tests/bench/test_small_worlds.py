@@ -8,6 +8,7 @@ from bench.small_worlds import measure, shown
 def test_a_small_world_is_measured_and_shown() -> None:
     figures = measure(3)
 
-    assert 0 < figures.imported <= figures.rss
+    # In a process that has run other tests, memory may be given back between the two readings.
+    assert min(figures.imported, figures.rss) > 0
     assert figures.nodes > 3 * 50
     assert "| memory of the process | " in shown(figures)
