@@ -27,7 +27,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listeners
-from moongate.attach.policies import selected_shards
+from moongate.attach.policies import labels, selected_shards
 from moongate.attach.routes import attachments_at
 from moongate.engine import Failed
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
@@ -325,7 +325,8 @@ def is_unknown(of: World, ref: Ref, status: Struct) -> bool:
     classes = managed_classes.attempt(of.db)
     ours = [above for above in named_above(ref, status) if is_ours(of, above, classes)]
     selects = getattr(getattr(of.store.held()[ref], "spec", None), "target_selectors", ())
-    return not ours or (bool(selects) and isinstance(selected_shards.attempt(of.db, ref), Failed))
+    unselected = {selected_shards.name, labels.name} & {failed.query for failed in of.failures().values()}
+    return not ours or (bool(selects) and bool(unselected))
 
 
 def is_ours(of: World, above: Ref, classes: tuple[Ref, ...] | Failed) -> bool:
