@@ -26,10 +26,10 @@ from moongate.api.shared import ParentReference
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
-from moongate.attach.listeners import listeners
+from moongate.attach.listeners import last_judged, listeners
 from moongate.attach.policies import labels, selected_shards
 from moongate.attach.routes import attachments_at
-from moongate.engine import Failed
+from moongate.engine import Contained, Failed
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.status.gateways import EnvoyProxyStatus
 from moongate.status.policies import PolicyStatus
@@ -256,6 +256,18 @@ def test_a_route_is_closed_while_the_filters_of_its_chain_are_unknown() -> None:
         } == {500}
 
 
+def test_a_listener_without_certificate_does_not_come_back_because_of_a_failure() -> None:
+    """It has no certificate, so the port is another Gateway's. A failure must not rename that listener."""
+    broken = resource("Secret", "default", "cert", {"type": "kubernetes.io/tls", "data": {}})
+    with faulty():
+        warm = world(EnvoyGateway(), {**MERGED_BASE, broken.ref: broken})
+        before = keys(warm)
+        put_fault(warm, (listener_certificates, (ListenerId(EG, EG, "tls"),)), "before")
+        warm.pull()
+
+        assert keys(warm) == before
+
+
 def fail_and_mend(
     config: EnvoyGateway | None,
     history: list[Batch],
@@ -368,7 +380,13 @@ def gateways_of(call: Call) -> set[Ref]:
 
 
 def assert_members_alike(of: World, twin: World, call: Call) -> None:
-    """What a merged fleet has of the Gateways that a failing call does not name is as it would be."""
+    """What a merged fleet has of the Gateways that a failing call does not name is as it would be.
+
+    The Gateway that it names stays as it was. If it has lost or won a hostname in the twin, the hostnames of
+    the others differ too, so there is nothing to compare.
+    """
+    if any(places(of, gateway) != places(twin, gateway) for gateway in gateways_of(call)):
+        return
     for fleet, resources in flat(twin).items():
         mine = flat(of).get(fleet, {})
         for gateway in twin.store.held().keys() - gateways_of(call):
@@ -378,6 +396,14 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
                 assert hosts_of(mine, own) == hosts_of(resources, own), own
                 for cluster in clusters_of(hosts_of(resources, own)):
                     assert mine.get((CLUSTER, cluster)) == resources.get((CLUSTER, cluster)), cluster
+
+
+def places(of: World, gateway: Ref) -> set[tuple[int, str]] | None:
+    """The ports and hostnames that a Gateway has in a merged fleet; None if that cannot be judged."""
+    try:
+        return {(each.port, each.hostname) for each in last_judged(of.db, gateway) if each.ready}
+    except Contained:
+        return None
 
 
 def members_hosts(of: World, gateway: Ref) -> dict[str, VirtualHost]:

@@ -384,6 +384,9 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     certificates = listener_certificates.attempt(db, draft.id)
     if isinstance(certificates, Failed):
         draft.failure = certificates
+        # A listener without a certificate must not come back: its port may be another listener's by now.
+        certificates = listener_certificates.last_good(db, draft.id)
+    if isinstance(certificates, Failed):
         return
     draft.sans = certificates.sans
     draft.certificate_faults = faults = certificates.faults
