@@ -20,8 +20,8 @@ NONE: Final = ""
 """The version of what an Envoy has not."""
 
 
-class Said(Struct):
-    """What one Envoy has said."""
+class LastAnswers(Struct):
+    """The last answers of one Envoy."""
 
     held: str = NONE
     """The version that it acknowledged last."""
@@ -50,7 +50,7 @@ class Answers:
 
     def __init__(self, nodes: Mapping[str, int]) -> None:
         self._nodes = nodes
-        self._said: dict[str, Said] = {}
+        self._by_node: dict[str, LastAnswers] = {}
         """By Envoy: those that differ from the others."""
         self._common = NONE
         """What all others hold that were connected at ``_common_since``."""
@@ -58,7 +58,7 @@ class Answers:
 
     def acknowledge(self, node: str, version: str) -> bool:
         """An Envoy has a version in force. False if that was known."""
-        if node not in self._said and self._held(node) == version:
+        if node not in self._by_node and self._held(node) == version:
             return False
         said = self._of(node)
         said.held, said.at_odds = version, False
@@ -73,33 +73,33 @@ class Answers:
 
     def forgive(self) -> None:
         """What Envoys refused they may take now, although it did not change."""
-        for said in self._said.values():
+        for said in self._by_node.values():
             said.refused = NONE
 
     def forget(self, node: str) -> None:
         """An Envoy is gone: nobody waits for it."""
-        self._said.pop(node, None)
+        self._by_node.pop(node, None)
 
     def refusals(self) -> Iterator[Refused]:
         """What Envoys refuse, by Envoy, but for those that have no say."""
-        for node, said in sorted(self._said.items()):
+        for node, said in sorted(self._by_node.items()):
             if said.refused and not said.at_odds:
                 yield Refused(node, said.refused, said.message)
 
     def unanimous(self) -> str | None:
         """The version that all Envoys hold which have said anything; ``None`` when there is none."""
-        versions = {said.held for said in self._said.values() if not said.at_odds}
-        if any(node not in self._said and self._held(node) for node in self._nodes):
+        versions = {said.held for said in self._by_node.values() if not said.at_odds}
+        if any(node not in self._by_node and self._held(node) for node in self._nodes):
             versions.add(self._common)
         return versions.pop() or None if len(versions) == 1 else None
 
     def agree(self, version: str, now: int) -> None:
         """All hold a version, and it is what they should have: nothing is kept for each of them any more."""
-        if all(node in self._said or self._held(node) for node in self._nodes) and not any(
-            said.at_odds for said in self._said.values()
+        if all(node in self._by_node or self._held(node) for node in self._nodes) and not any(
+            said.at_odds for said in self._by_node.values()
         ):
             self._common, self._common_since = version, now
-            self._said.clear()
+            self._by_node.clear()
 
     def is_held_by_another(self, node: str, version: str) -> bool:
         """Whether another connected Envoy has a version in force."""
@@ -111,14 +111,14 @@ class Answers:
 
     def __len__(self) -> int:
         """For how many Envoys something is kept."""
-        return len(self._said)
+        return len(self._by_node)
 
     def _held(self, node: str) -> str:
-        if (said := self._said.get(node)) is not None:
+        if (said := self._by_node.get(node)) is not None:
             return said.held
         return self._common if self._nodes[node] <= self._common_since else NONE
 
-    def _of(self, node: str) -> Said:
-        if node not in self._said:
-            self._said[node] = Said(self._held(node))
-        return self._said[node]
+    def _of(self, node: str) -> LastAnswers:
+        if node not in self._by_node:
+            self._by_node[node] = LastAnswers(self._held(node))
+        return self._by_node[node]
