@@ -1,10 +1,10 @@
-"""What the Envoys of a fleet have said last of one resource.
+"""The last answers of the Envoys of a fleet about one resource.
 
 Facts
 -----
 * while all Envoys have the same version, nothing is kept for each of them: a fleet may have hundreds of
   Envoys, and thousands of tables
-* an Envoy that has said nothing yet is not waited for: it may never ask for the resource
+* an Envoy that has not answered yet is not waited for: it may never ask for the resource
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Refused(NamedTuple):
 
 
 class Answers:
-    """What each Envoy has said.
+    """The last answers of each Envoy.
 
     Args:
         nodes: the connected Envoys, each with the time at which it came; changed by the owner.
@@ -60,21 +60,21 @@ class Answers:
         """An Envoy has a version in force. False if that was known."""
         if node not in self._by_node and self._held(node) == version:
             return False
-        said = self._of(node)
-        said.held, said.at_odds = version, False
-        if said.refused == version:
-            said.refused = NONE
+        last = self._of(node)
+        last.held, last.at_odds = version, False
+        if last.refused == version:
+            last.refused = NONE
         return True
 
     def refuse(self, node: str, version: str, message: str) -> None:
         """An Envoy refuses a version."""
-        said = self._of(node)
-        said.refused, said.message = version, message
+        last = self._of(node)
+        last.refused, last.message = version, message
 
     def forgive(self) -> None:
         """What Envoys refused they may take now, although it did not change."""
-        for said in self._by_node.values():
-            said.refused = NONE
+        for last in self._by_node.values():
+            last.refused = NONE
 
     def forget(self, node: str) -> None:
         """An Envoy is gone: nobody waits for it."""
@@ -82,13 +82,13 @@ class Answers:
 
     def refusals(self) -> Iterator[Refused]:
         """What Envoys refuse, by Envoy, but for those that have no say."""
-        for node, said in sorted(self._by_node.items()):
-            if said.refused and not said.at_odds:
-                yield Refused(node, said.refused, said.message)
+        for node, last in sorted(self._by_node.items()):
+            if last.refused and not last.at_odds:
+                yield Refused(node, last.refused, last.message)
 
     def unanimous(self) -> str | None:
-        """The version that all Envoys hold which have said anything; ``None`` when there is none."""
-        versions = {said.held for said in self._by_node.values() if not said.at_odds}
+        """The version that all Envoys hold which have answered; ``None`` when there is none."""
+        versions = {last.held for last in self._by_node.values() if not last.at_odds}
         if any(node not in self._by_node and self._held(node) for node in self._nodes):
             versions.add(self._common)
         return versions.pop() or None if len(versions) == 1 else None
@@ -96,7 +96,7 @@ class Answers:
     def agree(self, version: str, now: int) -> None:
         """All hold a version, and it is what they should have: nothing is kept for each of them any more."""
         if all(node in self._by_node or self._held(node) for node in self._nodes) and not any(
-            said.at_odds for said in self._by_node.values()
+            last.at_odds for last in self._by_node.values()
         ):
             self._common, self._common_since = version, now
             self._by_node.clear()
@@ -114,8 +114,8 @@ class Answers:
         return len(self._by_node)
 
     def _held(self, node: str) -> str:
-        if (said := self._by_node.get(node)) is not None:
-            return said.held
+        if (last := self._by_node.get(node)) is not None:
+            return last.held
         return self._common if self._nodes[node] <= self._common_since else NONE
 
     def _of(self, node: str) -> LastAnswers:
