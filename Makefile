@@ -2,6 +2,7 @@
 #
 #   make run     serve an example on this machine, to try with curl
 #   make test    run all tests
+#   make quick   run those that are quick, on all cores: about 15 seconds
 #   make check   run what CI runs: lint, layers, types, then all tests
 #   make bench   measure here what docs/reference/benchmarks.md shows
 #   make clean   remove .venv and what was generated
@@ -16,7 +17,7 @@ PYTEST_ARGS ?=
 export HYPOTHESIS_PROFILE ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint layers types bench clean
+.PHONY: help run test quick check lint layers types bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -26,6 +27,10 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: export HYPOTHESIS_PROFILE = quick
+quick: $(READY)
+	$(BIN)/python -m pytest --numprocesses auto -m "not envoy and not slow" $(PYTEST_ARGS)
 
 # Tests come last, so that pytest's summary is what CI shows last.
 check: lint layers types

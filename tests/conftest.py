@@ -55,6 +55,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("accept") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--accept rewrites pages: use it in one process, without --numprocesses.")
+
+
 @pytest.fixture(scope="session")
 def accept(pytestconfig: pytest.Config) -> Iterator[Accept]:
     """Compares a block with the actual value, as data; or notes it to be rewritten after the last test."""

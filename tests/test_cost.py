@@ -128,6 +128,7 @@ def some() -> World:
     return built(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [1, 1000])
 def test_the_first_table_of_many_routes_takes_no_long_step(hosts: int) -> None:
     """Else the event loop would stand still for as long as a table takes."""
