@@ -106,3 +106,21 @@ def test_matches_that_take_the_same_requests_have_the_same_key() -> None:
     assert overlap_key(Match(0, one)) == overlap_key(Match(3, same))
     assert overlap_key(Match(0, one)) != overlap_key(Match(0, one, COOKIE.cookies))
     assert overlap_key(Match(0, path("/a", "Exact"))) != overlap_key(Match(0, path("/a")))
+
+
+def test_of_several_entries_for_one_header_the_first_counts() -> None:
+    """Header names are the same in any letter case; both entries together would match no request."""
+    twice = Match(0, made(headers=[header("X"), header("x", "RegularExpression")]))
+    once = Match(0, made(headers=[header("X")]))
+
+    assert [(h.name, h.type) for h in twice.headers] == [("X", "Exact")]
+    assert precedence(twice) == precedence(once)
+    assert overlap_key(twice) == overlap_key(once)
+
+
+def test_of_several_entries_for_one_query_parameter_the_first_counts() -> None:
+    """Query parameters that differ in letter case are two parameters."""
+    match = Match(0, made(queryParams=[header("q"), header("Q"), header("q", "RegularExpression")]))
+
+    assert [(p.name, p.type) for p in match.query_params] == [("q", "Exact"), ("Q", "Exact")]
+    assert precedence(match) == precedence(Match(0, made(queryParams=[header("q"), header("Q")])))

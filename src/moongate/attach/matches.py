@@ -6,7 +6,7 @@ Each match of a rule (``RequestMatch``) is combined with each match of its filte
 is one ``Match``, and becomes one Envoy route. It becomes a second route if the rule has a CORS filter and the
 match names a method, because the filter must see preflights, which have another method.
 
-Source: Gateway API, HTTPRouteMatch (precedence).
+Source: Gateway API, HTTPRouteMatch (precedence); HTTPHeaderMatch, HTTPQueryParamMatch (repeated names).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moongate.api.httproutefilter import HTTPCookieMatch
 from moongate.regex import regex_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from moongate.api.httproutefilter import HTTPRouteMatchFilter
 
@@ -92,6 +92,11 @@ class Match(Struct, frozen=True):
         return "OPTIONS" if self.preflight else self.written.method
 
     @property
+    def own_headers(self) -> Sequence[Comparison]:
+        """Headers that the rule names, each once: of several entries for one header, the first counts."""
+        return _first_of_each(self.written.headers, str.lower)
+
+    @property
     def added_headers(self) -> Sequence[Comparison]:
         """Headers that are compared besides those that the rule names."""
         return _PREFLIGHT if self.preflight else ()
@@ -99,7 +104,12 @@ class Match(Struct, frozen=True):
     @property
     def headers(self) -> Sequence[Comparison]:
         """All headers that are compared."""
-        return (*self.written.headers, *self.added_headers)
+        return (*self.own_headers, *self.added_headers)
+
+    @property
+    def query_params(self) -> Sequence[Comparison]:
+        """Query parameters that are compared, each once: of several entries for one, the first counts."""
+        return _first_of_each(self.written.query_params, str)
 
 
 def matches(
@@ -125,7 +135,7 @@ def matches(
 
 def precedence(match: Match) -> tuple[int, ...]:
     """The sort key of matches under one hostname: Envoy tries the smallest first."""
-    path, headers, params = match.path, match.headers, match.written.query_params
+    path, headers, params = match.path, match.headers, match.query_params
     length = 0 if path.type == "PathPrefix" and path.value == "/" else len(path.value)
     return (
         _PATHS.get(path.type, len(_PATHS)),
@@ -154,12 +164,24 @@ def unbuildable(written: Iterable[RequestMatch]) -> str | None:
 def overlap_key(match: Match) -> str:
     """The identity of a match, as text. Routes with equal identities under one hostname overlap."""
     headers = sorted((m.name.lower(), m.type, m.value) for m in match.headers)
-    others = [
-        sorted((m.name, m.type, m.value) for m in each)
-        for each in (match.written.query_params, match.cookies)
-    ]
+    others = [sorted((m.name, m.type, m.value) for m in each) for each in (match.query_params, match.cookies)]
     return repr((match.path.key, match.method, headers, others))
 
 
 def _exact(comparisons: Iterable[Comparison]) -> int:
     return sum(1 for each in comparisons if each.type == "Exact")
+
+
+def _first_of_each(comparisons: Sequence[Comparison], identity: Callable[[str], str]) -> Sequence[Comparison]:
+    """The first comparison of each name.
+
+    Args:
+        comparisons: all that are written.
+        identity: makes names equal that mean the same.
+    """
+    if len(comparisons) < 2:
+        return comparisons
+    first: dict[str, Comparison] = {}
+    for comparison in comparisons:
+        first.setdefault(identity(comparison.name), comparison)
+    return tuple(first.values())

@@ -27,13 +27,13 @@ def matcher(match: Match) -> RouteMatch:
     message = RouteMatch()
     _path(message, match.path)
     # The reference puts a match's own method last, that of a preflight before what is added for it.
-    for header in match.written.headers:
+    for header in match.own_headers:
         _compare(_header(message, header.name), header)
     if match.method is not None:
         _header(message, ":method").exact = match.method
     for header in match.added_headers:
         _compare(_header(message, header.name), header)
-    for param in match.written.query_params:
+    for param in match.query_params:
         entry = QueryParameterMatcher(name=param.name)
         _compare(entry.string_match, param)
         message.query_parameters.append(entry)
