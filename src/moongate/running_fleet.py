@@ -151,6 +151,7 @@ class RunningFleet:
                 "state": str(self.process.state),
                 "pid": self.process.pid,
                 "restarts": self.process.restarts,
+                "admin": str(self.process.admin),
             },
         }
 

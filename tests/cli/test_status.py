@@ -170,6 +170,32 @@ async def test_a_backend_without_endpoints_is_shown_and_is_no_failure(
     assert ended.code == 0
 
 
+async def test_a_table_shows_each_envoy_with_its_admin_socket(command: Command, tmp_path: Path) -> None:
+    """Who wants Envoy's own statistics finds there whom to ask. One that is down has no process."""
+    gateways = [{"namespace": "default", "name": name} for name in ("api", "web")]
+    ready = {"state": "ready", "pid": 7, "restarts": 0, "admin": "/r/a.sock"}
+    down = {"state": "starting", "pid": None, "restarts": 3, "admin": "/r/b.sock"}
+    fleets = [
+        {"fleet": "a", "gateways": gateways, "envoy": ready},
+        {"fleet": "b", "gateways": gateways[:1], "envoy": down},
+    ]
+    async with running(tmp_path, [GATEWAY], fleets=fleets):
+        asked = ("status", "--run-dir", tmp_path)
+        of_envoys = await asyncio.to_thread(command, *asked, "--of", "envoys")
+        of_all = await asyncio.to_thread(command, *asked)
+
+    assert of_envoys.out == (
+        "ENVOYS\n"
+        "GATEWAY                   PID   STATE      RESTARTS   ADMIN\n"
+        "default/api,default/web   7     ready      0          /r/a.sock\n"
+        "default/api               -     starting   3          /r/b.sock\n"
+    )
+    assert of_all.out.partition("\nENVOYS\n")[2] == (
+        "GATEWAY       PID   STATE      RESTARTS   ADMIN\n"
+        "default/api   -     starting   3          /r/b.sock\n"
+    )
+
+
 @pytest.mark.parametrize("output", ["json", "yaml"])
 async def test_programs_get_the_whole(command: Command, tmp_path: Path, output: str) -> None:
     async with running(tmp_path, [GATEWAY, ROUTE, POLICY]):
@@ -259,12 +285,13 @@ async def running(
     failures: list[dict[str, str]] | None = None,
     unserved: list[dict[str, str]] | None = None,
     settling: bool = False,
+    fleets: list[dict[str, Any]] | None = None,
 ) -> AsyncGenerator[Path]:
     """A run that reports these resources on its socket; with ``None`` it closes the connection at once."""
     report: dict[str, Any] = {
         "version": 1,
         "settling": settling,
-        "gateways": [],
+        "gateways": fleets or [],
         "resources": resources,
         "diagnostics": diagnostics or [],
         "hints": hints or [],

@@ -1,4 +1,5 @@
-"""The tutorial, as a reader does it: files are written, commands are run, and what they print is compared.
+"""The tutorial and how-to pages, as a reader does them: files are written, commands are run, and what they
+print is compared.
 
 Rules
 =====
@@ -7,11 +8,14 @@ Rules
 2. What a file says is in force soon after it was written, so a command is asked again until it answers as
    shown, or its time is over.
 3. ``console edited`` needs an edit that only the prose describes; it is passed over.
+4. A how-to page starts from the shop of the tutorial, which is being served. Its blocks of ``sh`` are for the
+   reader to choose from, and are passed over.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_docs import DOCS, blocks
+from tests.docs.test_docs import DOCS, SHOP, blocks, laid_on
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
@@ -47,6 +51,40 @@ def test_a_reader_sees_what_the_tutorial_shows(tmp_path: Path) -> None:
                     (tmp_path / path).write_text(text, "utf-8")
                 case ["sh"]:
                     reader.do(text)
+                case ["console"]:
+                    for command, shown in commands(text):
+                        assert reader.see(command, shown) == shown, f"line {block.line}: {command}"
+                case _:
+                    pass
+
+
+HOW_TO = [
+    page
+    for page in sorted((DOCS / "how-to").glob("*.md"))
+    if any(block.words == ("console",) for block in blocks(page))
+]
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_a_reader_sees_what_a_how_to_shows(tmp_path: Path, page: Path) -> None:
+    """What is wrong on purpose stays until the next manifest takes its place."""
+    if "jq" in page.read_text("utf-8") and shutil.which("jq") is None:
+        pytest.skip("The page uses jq, which is not installed.")
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    with ExitStack() as stack:
+        runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="mg-"))
+        reader = Reader(tmp_path, Path(runs), stack)
+        files = {path.name: reader.exchanged(path.read_text("utf-8")) for path in SHOP}
+        reader.write(shop, files)
+        reader.do(reader.exchanged("python3 -m http.server --directory . --bind 127.0.0.1 3000"))
+        reader.serve("moongate run shop/")
+        for block in blocks(page):
+            text = reader.exchanged(block.text)
+            match block.words:
+                case ["yaml", path] if path != "part":
+                    files = laid_on(files, path.removeprefix("shop/").removesuffix(".yaml") + ".yaml", text)
+                    reader.write(shop, files)
                 case ["console"]:
                     for command, shown in commands(text):
                         assert reader.see(command, shown) == shown, f"line {block.line}: {command}"
@@ -100,6 +138,19 @@ class Reader:
         while (seen := steady(self._shell(command, quiet=True))) != shown and time.monotonic() < end:
             time.sleep(PAUSE_S)
         return seen
+
+    def write(self, folder: Path, files: dict[str, str]) -> None:
+        """Let the folder have these files and no others."""
+        for name, text in files.items():
+            if not (folder / name).exists() or (folder / name).read_text("utf-8") != text:
+                (folder / name).write_text(text, "utf-8")
+        for path in folder.iterdir():
+            if path.name not in files:
+                path.unlink()
+
+    def serve(self, command: str) -> None:
+        """Serve a folder until the end, whatever the log says."""
+        self._stack.enter_context(running(f"exec {self._ours(command)} 2>/dev/null", self._folder))
 
     def _serve(self, command: str, shown: list[str]) -> list[str]:
         """The log, as shown; times and process ids differ."""

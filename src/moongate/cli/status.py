@@ -19,7 +19,7 @@ from moongate.cli.usage_errors import REFUSED, USAGE, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-Of = Literal["all", "gateways", "listeners", "routes", "policies"]
+Of = Literal["all", "gateways", "listeners", "routes", "policies", "envoys"]
 Document = dict[str, Any]
 
 SOCKET = "status.sock"
@@ -48,6 +48,7 @@ def status(
 
         moongate status
         moongate status --of routes
+        moongate status --of envoys
         moongate status -o json | jq '.diagnostics'
 
     Exits 0 when everything is in force, whatever hints there are, 1 when something
@@ -58,7 +59,7 @@ def status(
     if output == "table":
         _say_tables(report, resources, of)
     else:
-        if of != "all":
+        if of in _SELECTS:
             report["resources"] = [r for r in resources if _SELECTS[of](r)]
         say_document(report, output)
     degraded = any(_degraded(conditions) for r in resources for conditions in _all_conditions(r["status"]))
@@ -192,6 +193,16 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
                 say("")
             shown += 1
             say_table(name.upper(), headers.split(), rows)
+    envoys = [
+        _envoy(fleet)
+        for fleet in report.get("gateways", ())
+        if of == "envoys" or fleet["envoy"]["state"] != "ready"
+    ]
+    if of == "envoys" or (of == "all" and envoys):
+        if shown:
+            say("")
+        shown += 1
+        say_table("ENVOYS", ["GATEWAY", "PID", "STATE", "RESTARTS", "ADMIN"], envoys)
     if report.get("settling"):
         say(f"{'' if shown else 'Nothing is served yet. '}Manifests are being put in force; ask again.")
     elif not shown:
@@ -283,6 +294,13 @@ def _policies(resource: Document) -> Iterator[tuple[str, ...]]:
             state.reason,
             state.message,
         )
+
+
+def _envoy(fleet: Document) -> tuple[str, ...]:
+    envoy = fleet["envoy"]
+    gateways = ",".join(f"{g['namespace']}/{g['name']}" for g in fleet["gateways"])
+    pid = "" if envoy["pid"] is None else str(envoy["pid"])
+    return gateways, pid, envoy["state"], str(envoy["restarts"]), envoy["admin"]
 
 
 def _has_no_table(resource: Document) -> bool:

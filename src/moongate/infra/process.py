@@ -115,6 +115,7 @@ class EnvoyProcess:
         state: the present state.
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
+        admin: the Unix socket of its admin interface.
         last_error: the last error that Envoy logged.
         start_error: why it could not be started; empty if it could.
         unusable: whether this machine cannot run the binary with any options.
@@ -137,6 +138,7 @@ class EnvoyProcess:
         self.state = State.STARTING
         self.restarts = 0
         self.pid: int | None = None
+        self.admin = files.admin
         self.last_error = ""
         self.start_error = ""
         self.unusable = False
