@@ -48,8 +48,8 @@ def test_a_port_that_is_taken_ends_it_at_once(command: Command, tmp_path: Path) 
 async def test_a_port_of_a_manifest_that_is_taken_is_waited_for(tmp_path: Path) -> None:
     """Whoever edits the manifest, or ends the other process, need not start moongate again."""
     runs, shop = tmp_path / "runs", tmp_path / "shop.yaml"
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as holder:
         shop.write_text(forwarding("localhost:1", port, "default"))
         async with Moongate("run", shop, "--run-dir", runs) as running:
             assert f"Port {port} is taken by" in await running.says("status.degraded")
