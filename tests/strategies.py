@@ -444,7 +444,7 @@ def base() -> Batch:
         }}),
         ("Gateway", "other", "eg", {"spec": {
             "gatewayClassName": "eg",
-            "listeners": [_listener("web", allowedRoutes=_from("Selector", team="a"))],
+            "listeners": [_listener("web", 81, allowedRoutes=_from("Selector", team="a"))],
         }}),
         *(("HTTPRoute", namespace, name, {
             "metadata": _meta({"app": "x"} if name == "r0" else {}),

@@ -233,7 +233,7 @@ def test_endpoints_wait_for_their_route_no_longer_than_it_takes() -> None:
         Secret(metadata=meta("unused")),
         namespace("elsewhere", team="a"),
         policy_of("other"),
-        structs.replace(gateway(), metadata=meta("another")),
+        gateway(http_listener("http", port=81), name="another"),
         service(7),
         route(7),
     ],
@@ -287,10 +287,8 @@ def test_endpoints_do_not_wait_for_what_came_with_them_and_is_as_before() -> Non
 
 
 def test_endpoints_of_a_fleet_do_not_wait_for_what_concerns_another() -> None:
-    another = structs.replace(gateway(), metadata=meta("another"))
-    world = World.of([*routes_with_services(2), another])
-    more = gateway(http_listener("more", port=81))
-    apply(world, structs.replace(another, spec=more.spec), endpoint_slice(1, 99))
+    world = World.of([*routes_with_services(2), gateway(http_listener("http", port=81), name="another")])
+    apply(world, gateway(http_listener("more", port=82), name="another"), endpoint_slice(1, 99))
 
     assert urgent(world) == [OWN]
 

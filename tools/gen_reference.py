@@ -137,7 +137,7 @@ def _configuration() -> Iterator[str]:
         "A resource that a GatewayClass (`parametersRef`) or a Gateway (`infrastructure.parametersRef`) names; "
         "`envoyProxy` of the EnvoyGateway is the level below both."
     )
-    yield "The higher level replaces the lower as a whole, unless its `mergeType` says otherwise; `mergeBackends` is inherited in any case.\n"
+    yield "The higher level replaces the lower as a whole, unless its `mergeType` says otherwise; `mergeBackends` is inherited in any case, unless the class has `mergeGateways`.\n"
     yield "| field | what it does |"
     yield "|---|---|"
     for path, meaning in _PROXY.items():

@@ -37,7 +37,7 @@ from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.attach import backends, fleets, gateways, grants, policies, routes
+from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
 from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observers, Outbox
@@ -67,6 +67,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.CLASSES,
     gateways.GATEWAYS,
     gateways.PROXY_USERS,
+    host_ports.PORT_USERS,
     grants.GRANTS,
     routes.ROUTES,
     routes.HOSTNAMES,

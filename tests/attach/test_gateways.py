@@ -65,6 +65,33 @@ def test_merged_backends_are_kept_by_settings_that_say_nothing_of_them() -> None
     assert proxy(core.db, EG).spec.merge_backends == MergeBackends()
 
 
+@pytest.mark.parametrize("merge_type", ["", ", mergeType: StrategicMerge", ", mergeType: JSONMerge"])
+def test_a_class_that_merges_its_gateways_inherits_no_merged_backends(merge_type: str) -> None:
+    """The two exclude each other. mergeBackends is our default, and mergeGateways is what a user wrote."""
+    core = Core(
+        gateway(http("web")),
+        CLASS_WITH_PROXY,
+        envoy_proxy("class", f"{{mergeGateways: true{merge_type}}}"),
+        config=ON_HOST,
+    )
+
+    assert ON_HOST.envoy_proxy is not None
+    assert ON_HOST.envoy_proxy.merge_backends is not None
+    assert proxy(core.db, EG).spec.merge_backends is None
+    assert rejection(core.db, EG) is None
+
+
+def test_a_class_that_does_not_merge_its_gateways_inherits_merged_backends() -> None:
+    core = Core(
+        gateway(http("web")),
+        CLASS_WITH_PROXY,
+        envoy_proxy("class", "{mergeGateways: false}"),
+        config=ON_HOST,
+    )
+
+    assert proxy(core.db, EG).spec.merge_backends == MergeBackends()
+
+
 def test_parameters_of_another_kind_are_refused() -> None:
     other = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "own"}}
     core = Core(gateway(http("web"), infrastructure=other))

@@ -70,6 +70,34 @@ def test_fields_that_are_not_built_are_reported_once_each_at_its_place(
     assert total == "6 resources: 2 errors, 0 warnings."
 
 
+def test_a_port_of_an_older_gateway_is_an_error_at_the_later_one(command: Command, tmp_path: Path) -> None:
+    """A CI job must know it before Envoys are asked. Gateways on addresses of their own share a port."""
+    gateway = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: %s}
+spec:
+  gatewayClassName: moongate
+  addresses: [{value: %s}]
+  listeners:
+    - {name: http, port: 8080, protocol: HTTP}
+"""
+    (tmp_path / "one.yaml").write_text(gateway % ("one", "127.0.0.1"))
+    (tmp_path / "two.yaml").write_text(gateway % ("two", "127.0.0.1"))
+    (tmp_path / "three.yaml").write_text(gateway % ("z", "127.0.0.2"))
+
+    ended = command("validate", tmp_path)
+
+    *lines, total = ended.out.splitlines()
+    assert [line for line in lines if not line.startswith(f"{tmp_path}/two.yaml")] == []
+    assert lines[-1].startswith(
+        f"{tmp_path}/two.yaml:8:7: error: Gateway default/two: spec.listeners[0]: Port 8080 of this machine "
+        "belongs to listener http of Gateway default/one, which comes first"
+    )
+    assert ended.code == 1
+    assert total.startswith("3 resources: ")
+
+
 def test_a_policy_whose_selectors_match_nothing_is_a_warning(command: Command, tmp_path: Path) -> None:
     policy = """\
 apiVersion: gateway.envoyproxy.io/v1alpha1

@@ -57,7 +57,7 @@ def members(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     if fleet.owner not in managed_classes(db) or not merges_gateways(db, fleet.owner.name):
         return ()
     gateways = find(db, GATEWAYS, fleet.owner.name)
-    return tuple(sorted(gateways, key=lambda gateway: (_seniority(db, gateway), gateway)))
+    return tuple(sorted(gateways, key=lambda gateway: (seniority(db, gateway), gateway)))
 
 
 @query
@@ -79,7 +79,7 @@ def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
     return bool(gateways) and all(rejection.attempt(db, gateway) is not None for gateway in gateways)
 
 
-def _seniority(db: Db, gateway: Ref) -> tuple[bool, tuple[str, str, str]]:
+def seniority(db: Db, gateway: Ref) -> tuple[bool, tuple[str, str, str]]:
     """Sorts Gateways by age. If its age was never known, a Gateway is the youngest and displaces no other."""
     age = _age.last_good(db, gateway)
     return (True, ("", "", "")) if isinstance(age, Failed) else (False, age)
@@ -104,6 +104,11 @@ def bind_addresses(db: Db, fleet: FleetId) -> tuple[str, ...]:
     asked = [address for gateway in gateways if gateway is not None for address in gateway.spec.addresses]
     own = tuple(dict.fromkeys(a.value for a in asked if a.type == "IPAddress" and a.value))
     return own or _LOOPBACKS[family]
+
+
+def takes_ipv4(db: Db, fleet: FleetId, address: str) -> bool:
+    """Whether a listener of a fleet at one of its ``bind_addresses``, an IPv6 address, takes IPv4 as well."""
+    return address == ALL_IPV6 and fleet_proxy(db, fleet).spec.ip_family == "DualStack"
 
 
 @query

@@ -117,7 +117,7 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     ``mergeType`` of the Gateway's governs the first step; that of the class's, or else the Gateway's,
     the second. Unset replaces the lower level as a whole, but for ``mergeBackends``: where a level does not
     set it, the next one does. Where the class merges its Gateways, they share their Envoys, so there is no
-    EnvoyProxy of their own.
+    EnvoyProxy of their own, and ``mergeBackends`` is not inherited.
     """
     resource = get(db, Gateway, gateway)
     if resource is None:
@@ -161,7 +161,9 @@ def _layered(
         spec = merge(of_class, of_gateway, of_gateway.merge_type)
         governs = governs or of_gateway.merge_type
     spec = (merge(default, spec, governs) if spec is not None else default) or EnvoyProxySpec()
-    merging = (level.merge_backends for level in (spec, of_class, default) if level is not None)
+    # A class that merges its Gateways inherits no mergeBackends: the two exclude each other.
+    levels = (of_class or default,) if merges_gateways(db, class_name) else (spec, of_class, default)
+    merging = (level.merge_backends for level in levels if level is not None)
     spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
     if gateway_problems or of_gateway:
         return Proxy(spec, gateway_problems)

@@ -13,6 +13,7 @@ Rules
 2. A listener is *ready* when it is ``Programmed``; only then does it reach Envoy. Routes attach to it all the
    same, and are counted.
 3. Where neither of two listeners is older, neither wins: both are refused, and no order of the spec matters.
+4. Of two Gateways with Envoys of their own on this machine, the older one has the port (``host_ports``).
 
 Source: Gateway API, ``Listener`` and GEP-3567 (overlapping TLS); the reference for reasons.
 """
@@ -30,8 +31,9 @@ from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
-from moongate.attach.fleets import fleet_of, members
+from moongate.attach.fleets import fleet_of, keeps_what_it_has, members
 from moongate.attach.gateways import config, fleet_proxy, managed, rejection
+from moongate.attach.host_ports import rivals
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId
     from moongate.api.shared import LabelSelectorRequirement
+    from moongate.attach.host_ports import Claim
     from moongate.engine import Db
 
 K = TypeVar("K")
@@ -405,13 +408,14 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
 
 
 def _conflicts(db: Db, gateway: Ref, drafts: list[_Draft], shift: int) -> None:
-    """Judge listeners against each other, and against those of older Gateways of the fleet."""
+    """Judge listeners against each other, and against those of older Gateways."""
     _protocol_conflicts(drafts)
     _hostname_conflicts(drafts)
     for protocol in ("TCP", "UDP"):
         _port_conflicts(d for d in drafts if d.spec.protocol == protocol)
     _shifted_port_conflicts(drafts, shift)
     _conflicts_with_older(db, gateway, drafts, shift)
+    _ports_of_rivals(db, gateway, drafts)
 
 
 def _protocol_conflicts(drafts: list[_Draft]) -> None:
@@ -457,6 +461,40 @@ def _conflicts_with_older(db: Db, gateway: Ref, drafts: list[_Draft], shift: int
             )
             message = f"{other.id.owner} is older and has the same place, with its listener {other.id.name}."
             draft.conflict(reason, message)
+
+
+def _ports_of_rivals(db: Db, gateway: Ref, drafts: list[_Draft]) -> None:
+    """Refuse the ports of this machine that belong to older Gateways with Envoys of their own."""
+    for draft in drafts:
+        if draft.conditions.keys() & {"Conflicted", "Accepted"}:
+            continue
+        port, udp = draft.spec.port, draft.spec.protocol == "UDP"
+        holder = next(
+            (
+                other
+                for claim in rivals(db, gateway, port)
+                for other in _opened_by(db, claim)
+                if other.port == port and (other.protocol == "UDP") is udp
+            ),
+            None,
+        )
+        if holder is not None:
+            message = (
+                f"Port {port} of this machine belongs to listener {holder.id.name} of {holder.id.owner}, "
+                "which comes first by age, then by namespace and name. Requests to the port reach that "
+                "Gateway, and nothing listens here until it gives the port up. Set another port, or let one "
+                "Envoy serve both Gateways (mergeGateways)."
+            )
+            draft.set_condition("Accepted", "False", "PortUnavailable", message)
+            draft.set_condition("Programmed", "False", "PortUnavailable", message)
+
+
+def _opened_by(db: Db, claim: Claim) -> Iterator[Listener]:
+    """The listeners of a Gateway that its Envoys open, or keep open while it is rejected or not judged."""
+    judged = listeners.last_good(db, claim.gateway)
+    if isinstance(judged, Failed) or keeps_what_it_has(db, claim.fleet):
+        judged = unjudged.attempt(db, claim.gateway)
+    return (each for each in (() if isinstance(judged, Failed) else judged) if each.ready and each.chain_kind)
 
 
 def _port_conflicts(drafts: Iterable[_Draft]) -> None:

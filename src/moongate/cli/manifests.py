@@ -59,7 +59,12 @@ class Translated(Struct, frozen=True):
 
 
 def translated(
-    paths: Iterable[str], *, config: Path | None, namespace: str, traceable: bool = False
+    paths: Iterable[str],
+    *,
+    config: Path | None,
+    namespace: str,
+    traceable: bool = False,
+    bind: str | None = None,
 ) -> Translated:
     """Read manifests and translate them, in the same way as a moongate that starts now.
 
@@ -70,6 +75,7 @@ def translated(
         namespace: of resources that name none.
         traceable: put metadata on all xDS resources, so that a caller can see which resource each part of
             them was built from.
+        bind: where listeners are opened, as the cell ``BIND`` has it.
 
     Raises:
         UsageError: a path or the configuration cannot be read.
@@ -81,7 +87,7 @@ def translated(
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.api.marks import NOT_SUPPORTED
-    from moongate.attach.gateways import laptop_class
+    from moongate.attach.gateways import BIND, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
     from moongate.sources.diagnostics import without_reported
     from moongate.sources.files import Files
@@ -95,7 +101,10 @@ def translated(
         in_force = structs.replace(in_force, runtime_flags=flags)
     built_in = laptop_class(in_force)
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
-    world = World.of(resources.values(), in_force)
+    world = World(in_force)
+    world.write(BIND, bind)
+    world.apply(resources)
+    world.pull()
     faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
     held = world.store.held()
     dangling = dangling_references(

@@ -65,9 +65,11 @@ def run(
         moongate run shop/
         moongate run --to localhost:3000 --port 8080
 
-    If a port of a manifest is taken, moongate goes on: the log and `moongate
-    status` say which process has it, and moongate listens there as soon as it is
-    free. If the port of --to is taken, moongate ends.
+    If two Gateways ask for the same port, the older one has it; the status of
+    the other one, and `moongate validate`, name it. If another program has a
+    port of a manifest, moongate goes on: the log and `moongate status` say
+    which process has it, and moongate listens there as soon as it is free. If
+    the port of --to is taken, moongate ends.
 
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
     them at once.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from moongate.api.core import Secret
+from moongate.attach.gateways import LOCALHOST
 from moongate.cli.manifests import Config, Namespace, Paths, translated
 from moongate.cli.printing import say
 from moongate.cli.usage_errors import REFUSED
@@ -58,7 +59,7 @@ def validate(
     """
     asks_envoy = envoy or envoy_binary is not None
     # The metadata of what Envoy refuses says which resource it was built from.
-    translation = translated(paths, config=config, namespace=namespace, traceable=asks_envoy)
+    translation = translated(paths, config=config, namespace=namespace, traceable=asks_envoy, bind=LOCALHOST)
     diagnostics = list(translation.diagnostics)
     verdict = ""
     if asks_envoy:

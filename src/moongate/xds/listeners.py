@@ -38,8 +38,8 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
-from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members
-from moongate.attach.gateways import ALL_IPV6, fleet_proxy, on_host
+from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, takes_ipv4
+from moongate.attach.gateways import on_host
 from moongate.attach.listeners import last_judged
 from moongate.engine import Contained, Failed, query
 from moongate.policies.http_listeners import port_settings
@@ -179,7 +179,7 @@ def _inspector(needed: Iterable[bytes]) -> bytes:
 
 
 def _address(db: Db, fleet: FleetId, host: str, port: int) -> Address:
-    both = host == ALL_IPV6 and fleet_proxy(db, fleet).spec.ip_family == "DualStack"
+    both = takes_ipv4(db, fleet, host)
     return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=both))
 
 
