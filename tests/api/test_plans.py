@@ -139,8 +139,8 @@ def test_rules_of_entries_and_of_base_classes_hold_too() -> None:
     _, faults = checked(Derived, {"low": 10, "words": ["a", "HOST", "a"]})
 
     assert [(problem.path, problem.message) for problem in faults] == [
-        ("", "low is above high."),
-        ("words[1]", "Not that one."),
+        ("", "low is above high. Here high is 9 and low is 10."),
+        ("words[1]", "Not that one. The value is 'HOST'."),
         ("words[2]", "The entry repeats 'a' of [0]; each may stand once."),
     ]
 

@@ -19,8 +19,23 @@ def test_each_rule_that_does_not_hold_is_reported() -> None:
         )
     )
 
-    assert broken(rules, {"low": 0, "high": -1}) == ["low is above high.", "low must be positive."]
+    assert broken(rules, {"low": 0, "high": -1}) == [
+        "low is above high. Here high is -1 and low is 0.",
+        "low must be positive. Here low is 0.",
+    ]
     assert broken(rules, {"low": 1, "high": 1}) == []
+
+
+def test_a_broken_rule_says_the_values_that_it_compares() -> None:
+    """Its message says what must be; a reader also wants to know what is. Long values stand in the file."""
+    rules = Ruleset((Rule("self.path.startsWith('/') && !has(self.host)", "path must begin with '/'."),))
+
+    assert broken(rules, {"path": "cart", "other": "x"}) == ["path must begin with '/'. Here path is 'cart'."]
+    assert broken(rules, {"path": "c" * 100}) == ["path must begin with '/'."]
+    assert broken(rules, {"path": "/", "host": "a"}) == ["path must begin with '/'. Here path is '/'."]
+    assert broken(Ruleset((Rule("self == 'a'", "It must be a."),)), "b") == [
+        "It must be a. The value is 'b'."
+    ]
 
 
 def test_a_rule_that_cannot_be_evaluated_counts_as_broken() -> None:

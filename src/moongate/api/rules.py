@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from moongate.api.projection import projection
+from moongate.api.projection import WHOLE, projection
 from moongate.expressions import add_stdlib_to_context, cel
 from moongate.problem import Problem
 
@@ -78,13 +78,35 @@ class Ruleset:
         if held:
             return []
         return [
-            Problem("", rule.message)
-            for rule, program in zip(self.rules, self.programs, strict=True)
+            Problem("", f"{rule.message}{_values(text, value)}")
+            for rule, text, program in zip(self.rules, self.texts, self.programs, strict=True)
             if not program(part)
         ]
 
 
 _encoder = msgspec.msgpack.Encoder()
+
+LONGEST_SHOWN = 60
+"""Characters of a value up to which a message shows it."""
+
+
+def _values(expression: str, value: Any) -> str:
+    """A sentence with the values that a rule compares. Its message says what must be, this says what is."""
+    reads = projection(expression)
+    if not isinstance(value, dict):
+        return f" The value is {value!r}." if _is_shown(value) else ""
+    fields: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
+    shown = [
+        f"{name} is {fields[name]!r}"
+        for name, use in reads.uses
+        if use == WHOLE and _is_shown(fields.get(name))
+    ]
+    return f" Here {' and '.join(shown)}." if shown else ""
+
+
+def _is_shown(value: Any) -> bool:
+    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return plain and len(repr(value)) <= LONGEST_SHOWN
 
 
 def ruleset(rules: tuple[Rule, ...]) -> Ruleset | None:
