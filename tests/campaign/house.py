@@ -1,0 +1,468 @@
+"""``moongate run`` over a folder, as a process with a real Envoy: what is said, and what requests get.
+
+Laws
+====
+What holds for every row of the campaign is checked here, not in the rows:
+
+1. The process lives, and a route that has nothing to do with the fault answers 200 all the while.
+2. Each request that the row does not name gets what it gets while nothing is wrong.
+3. Another edit takes effect while the fault lasts.
+4. What is said of the fault has its place, resource, field, value and remedy; ``status`` ends with 1.
+5. ``moongate validate`` says the same in the same words, and its exit code is that of the row.
+6. No value of a Secret is said by anybody.
+7. When the fault is mended, all is as before, and nothing stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import httpx
+import psutil
+from msgspec import Struct, structs
+
+from moongate.cli import main
+from tests.campaign.fault import HERE, Fault, Reading, places
+from tests.campaign.healthy import CANARY, FILES, HEALTHY, TURN, in_base64, rendered
+from tests.e2e.backends import Echo
+from tests.e2e.certificates import Authority
+from tests.ports import free_port
+
+DEADLINE_S: Final = 10.0
+
+_LINE = re.compile(
+    r"(?:(?P<at>[^\s:][^:]*(?::\d+:\d+)?): )?"
+    r"(?:(?P<severity>error|warning): )?"
+    r"(?:(?P<of>[A-Z]\w+ [\w./-]+): )?"
+    r"(?:(?P<field>[a-z]\S*): )?"
+    r"(?P<text>.*)",
+    re.DOTALL,
+)
+
+Claim = Callable[[], Awaitable[str]]
+"""Says what is amiss; nothing when all is as it should be."""
+
+
+class Said(Struct, frozen=True):
+    """One message, in its parts; the same for the log of ``run`` and the lines of ``validate``."""
+
+    severity: str
+    at: str
+    of: str
+    field: str
+    text: str
+
+
+class House:
+    """A running moongate, the folder that it serves, and a client."""
+
+    def __init__(self, home: Path, client: httpx.AsyncClient, upstream: Echo, authority: Authority) -> None:
+        self.home = home
+        self.folder = home / "gw"
+        self.log = home / "log"
+        self.output = home / "output"
+        self.client = client
+        self.process: Process
+        self.failed: list[str] = []
+        """Requests of the unhurt route that did not get 200."""
+        self._turn = 0
+        certificate = authority.sign("secure.test")
+        self.secret = certificate.key.decode().splitlines()[2]
+        digest = in_base64(hashlib.sha1(b"open sesame").digest())
+        self.values: dict[str, str] = {
+            "PORT": str(free_port()),
+            "TLS_PORT": str(free_port()),
+            "SIDE_PORT": str(free_port()),
+            "UPSTREAM": str(upstream.port),
+            "CERTIFICATE": in_base64(certificate.pem),
+            "KEY": in_base64(certificate.key),
+            "DIGEST": digest,
+        }
+        self.secrets = (
+            CANARY,
+            in_base64(CANARY)[:6],
+            digest,
+            self.secret,
+            in_base64(certificate.key)[100:140],
+        )
+
+    # -- the folder ---------------------------------------------------------
+
+    def rendered(self, text: str) -> str:
+        return rendered(text, self.values)
+
+    def mend(self) -> None:
+        """Make the folder what it was: no other file, and each as it was."""
+        self.folder.mkdir(exist_ok=True)
+        self.folder.chmod(0o755)
+        for path in self.folder.iterdir():
+            if path.name in FILES or path.name == "turn.yaml":
+                mode = path.lstat().st_mode
+                if stat.S_ISREG(mode) and path.lstat().st_nlink == 1:
+                    path.chmod(0o644)
+                    continue
+            _remove(path)
+        for name, text in FILES.items():
+            self._write(name, self.rendered(text))
+
+    def write(self, files: Mapping[str, str | bytes | None]) -> None:
+        """Write files of a row, without their marks."""
+        for name, content in files.items():
+            if content is None:
+                (self.folder / name).unlink()
+            elif isinstance(content, bytes):
+                (self.folder / name).write_bytes(content)
+            else:
+                self._write(name, self.rendered(content).replace(HERE, ""))
+
+    def turn(self) -> int:
+        """Edit a route that no row names."""
+        self._turn += 1
+        self._write("turn.yaml", rendered(self.rendered(TURN), {"TURN": str(self._turn)}))
+        return self._turn
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+            path.write_text(text, encoding="utf-8")
+
+    def expected(self, reading: Reading, files: Mapping[str, str | bytes | None]) -> Reading:
+        """A reading with the place that the row marks in what it writes."""
+        at = reading.at
+        text = files.get(at)
+        if isinstance(text, str) and HERE in text:
+            place = places(self.rendered(text))[reading.mark]
+            at = f"{at}:{place.line}:{place.column}"
+        return structs.replace(reading, at=at, value=self.rendered(reading.value))
+
+    # -- the process --------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, *options: str, **more: Any) -> AsyncGenerator[None]:
+        """Run until the block is left."""
+        with self.log.open("ab") as log, self.output.open("ab") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "moongate", "run", str(self.folder)),
+                *("--run-dir", str(self.home / "r"), "--log-format", "json", *options),
+                stdout=output,
+                stderr=log,
+                **more,
+            )
+        try:
+            yield
+        finally:
+            if self.process.returncode is None:
+                self.process.send_signal(signal.SIGINT)
+                self.process.send_signal(signal.SIGINT)
+                try:
+                    async with asyncio.timeout(DEADLINE_S):
+                        await self.process.wait()
+                except TimeoutError:
+                    self.process.kill()
+                    await self.process.wait()
+
+    def opened(self) -> int:
+        """Descriptors that the process has open."""
+        return psutil.Process(self.process.pid).num_fds()
+
+    # -- what is said -------------------------------------------------------
+
+    def mark(self) -> int:
+        """Where the log ends now."""
+        return self.log.stat().st_size
+
+    def raw(self, since: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode()
+
+    def events(self, since: int) -> Iterator[dict[str, Any]]:
+        for line in self.raw(since).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+    def said(self, since: int) -> list[Said]:
+        """What the log says of faults, in parts."""
+        return [said for event in self.events(since) if (said := self._of_event(event)) is not None]
+
+    def _of_event(self, event: dict[str, Any]) -> Said | None:
+        if event.get("level") not in {"warning", "error"}:
+            return None
+        if event["event"] == "manifest":
+            return self.parsed(event["message"], event["level"])
+        if event["event"] == "status.degraded":
+            return Said(
+                event["level"],
+                self._short(event.get("at", "")),
+                event["resource"],
+                event.get("field", ""),
+                f"{event.get('hint', '')} {event['message']}".strip(),
+            )
+        text = " ".join(str(value) for key, value in event.items() if key not in {"level", "timestamp"})
+        return Said(event["level"], "", "", "", self._short(text))
+
+    def parsed(self, line: str, severity: str = "") -> Said:
+        match = _LINE.fullmatch(self._short(line))
+        assert match is not None
+        return Said(
+            match["severity"] or severity,
+            match["at"] or "",
+            match["of"] or "",
+            match["field"] or "",
+            match["text"],
+        )
+
+    def _short(self, text: str) -> str:
+        return text.replace(f"{self.folder}/", "").replace(str(self.folder), ".")
+
+    def report(self) -> tuple[int, dict[str, Any]]:
+        """What ``moongate status`` says, and its exit code."""
+        code, out = ran("status", "-o", "json", "--run-dir", self.home / "r")
+        return code, json.loads(out) if out.startswith("{") else {}
+
+    def validated(self, *options: str) -> tuple[int, list[Said], str]:
+        """What ``moongate validate`` says of the folder as it is now, and its exit code."""
+        code, out = ran("validate", self.folder, *options)
+        *lines, _ = out.splitlines()
+        return code, [self.parsed(line) for line in lines], out
+
+    # -- what requests get --------------------------------------------------
+
+    async def ask(self, probe: str) -> int | str:
+        """What one request gets: its status, or how it failed."""
+        host = f"{'private' if probe == 'member' else probe}.test"
+        port, scheme = self.values["PORT"], "http"
+        headers = {"host": host}
+        extensions: dict[str, str] = {}
+        if probe == "side":
+            port = self.values["SIDE_PORT"]
+        if probe == "member":
+            headers["authorization"] = f"Basic {in_base64('member:open sesame')}"
+        if probe == "secure":
+            port, scheme = self.values["TLS_PORT"], "https"
+            headers["connection"] = "close"
+            extensions["sni_hostname"] = host
+        try:
+            answer = await self.client.get(
+                f"{scheme}://127.0.0.1:{port}/", headers=headers, extensions=extensions
+            )
+        except httpx.TransportError as error:
+            return type(error).__name__
+        return answer.status_code
+
+    async def turned(self) -> str:
+        """Which edit of the route that no row names is in force."""
+        try:
+            answer = await self.client.get(
+                f"http://127.0.0.1:{self.values['PORT']}/", headers={"host": "turn.test"}
+            )
+        except httpx.TransportError:
+            return ""
+        return answer.headers.get("x-turn", "")
+
+    async def answers(self) -> dict[str, int | str]:
+        """What a request of each sort gets now."""
+        return {probe: await self.ask(probe) for probe in HEALTHY}
+
+    async def watch(self) -> None:
+        """Ask for the unhurt route again and again."""
+        while True:
+            if (answer := await self.ask("other")) != 200:
+                self.failed.append(f"{answer} after {self.mark()} bytes of the log")
+            await asyncio.sleep(0.02)
+
+    # -- a row --------------------------------------------------------------
+
+    async def well(self) -> None:
+        """Return when all is as it is while nothing is wrong."""
+        turn = str(self.turn())
+
+        async def is_well() -> str:
+            if await self.turned() != turn:
+                return "an edit is not in force"
+            code, report = self.report()
+            if code:
+                return f"the status says {_wrong(report)}"
+            answers = await self.answers()
+            return "" if answers == HEALTHY else f"requests get {answers}"
+
+        await until(is_well)
+
+    async def suffers(self, fault: Fault) -> None:
+        """Try a row: the fault, then its end. All laws are checked."""
+        opened = self.opened()
+        began = self.mark()
+        self.failed.clear()
+        readings = [self.expected(reading, fault.files) for reading in fault.reads]
+        errors = any(reading.severity == "error" for reading in readings)
+        try:
+            self.write(fault.files)
+            fault.act(self.folder)
+            turn = str(self.turn())
+            await until(self._in_force(turn))
+            # What is known to fail need not be waited for.
+            patience_s = 1.0 if fault.pending else DEADLINE_S
+            await until(self._reads(began, readings), deadline_s=patience_s)
+            await until(self._gets({**HEALTHY, **fault.requests}), deadline_s=patience_s)
+            code, report = self.report()
+            assert (code, errors) in {(1, True), (0, False)}, f"status ends with {code}: {_wrong(report)}"
+            self._agrees_with_validate(fault, began, readings)
+            self._holds_no_secret(self.raw(began), json.dumps(report))
+        finally:
+            self.mend()
+            await self.well()
+        self._holds_no_secret(self.raw(began))
+        assert self.process.returncode is None
+        assert not self.failed, f"the unhurt route: {self.failed[:5]}"
+
+        async def closed() -> str:
+            return "" if self.opened() <= opened else f"{self.opened()} descriptors, {opened} before"
+
+        await until(closed)
+
+    def _in_force(self, turn: str) -> Claim:
+        async def claim() -> str:
+            return "" if await self.turned() == turn else f"another edit is not in force: {turn}"
+
+        return claim
+
+    def _reads(self, since: int, readings: Sequence[Reading]) -> Claim:
+        async def claim() -> str:
+            return missing(readings, self.said(since))
+
+        return claim
+
+    def _gets(self, expected: Mapping[str, int | str]) -> Claim:
+        async def claim() -> str:
+            answers = await self.answers()
+            wrong = {k: (v, expected[k]) for k, v in answers.items() if v != expected[k]}
+            return f"requests get (and should): {wrong}" if wrong else ""
+
+        return claim
+
+    def _agrees_with_validate(self, fault: Fault, since: int, readings: Sequence[Reading]) -> None:
+        code, lines, out = self.validated()
+        self._holds_no_secret(out)
+        if fault.unseen:
+            assert code == 0, f"validate sees it: {out}"
+            return
+        assert code == fault.exits, out
+        if not fault.differs:
+            # Nothing was in force before, so something else is meanwhile.
+            cold = [structs.replace(reading, meanwhile="") for reading in readings]
+            assert not missing(cold, lines)
+            for said in self.said(since):
+                words = _words(said.text)
+                same = [s for s in lines if (s.at, s.of) == (said.at, said.of) and words in s.text]
+                assert same, f"run says\n  {said}\nand validate\n{out}"
+
+    def _holds_no_secret(self, *texts: str) -> None:
+        shown = [secret for secret in self.secrets for text in texts if secret in text]
+        assert not shown, f"a secret is shown: {shown}"
+
+
+def ran(*arguments: str | Path) -> tuple[int, str]:
+    """A command in this process: its exit code, and what it wrote."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main([str(argument) for argument in arguments])
+    return code, out.getvalue()
+
+
+def missing(readings: Iterable[Reading], said: Sequence[Said]) -> str:
+    """The first reading that nobody said, with what was said instead."""
+    for reading in readings:
+        if not any(_is_said(reading, each) for each in said):
+            heard = "\n".join(f"  {each}" for each in said) or "  nothing"
+            return f"to be read:\n  {reading}\nsaid:\n{heard}"
+    return ""
+
+
+def _is_said(reading: Reading, said: Said) -> bool:
+    return (
+        said.at == reading.at
+        and said.of == reading.of
+        and said.field == reading.field
+        and all(words in said.text for words in (reading.value, reading.right, reading.meanwhile))
+    )
+
+
+_EFFECT = re.compile(
+    r" (?:Its last good state stays in force\.|The last good state of .* in force: .*"
+    r"|It is not in force until this is fixed\.|The definition at .* is in force\.)$"
+)
+
+
+def _words(text: str) -> str:
+    """A message without what is in force meanwhile, which differs where there is a last good state."""
+    return _EFFECT.sub("", text)
+
+
+def _wrong(report: Mapping[str, Any]) -> str:
+    conditions = [
+        f"{resource['kind']} {resource['metadata']['name']}: {c['type']} {c['status']}: {c['message']}"
+        for resource in report.get("resources", ())
+        for c in _conditions(resource["status"])
+        if (c["status"] == "True") == (c["type"] in {"Conflicted", "PartiallyInvalid"})
+    ]
+    return "\n".join([*report.get("diagnostics", ()), *conditions, str(report.get("failures", ""))])
+
+
+def _conditions(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        for key, value in cast("dict[str, Any]", tree).items():
+            yield from value if key == "conditions" else _conditions(value)
+    elif isinstance(tree, list):
+        for value in cast("list[Any]", tree):
+            yield from _conditions(value)
+
+
+async def until(claim: Claim, *, deadline_s: float = DEADLINE_S) -> None:
+    """Return when nothing is amiss any more: ``claim`` says what is."""
+    amiss = ""
+    try:
+        async with asyncio.timeout(deadline_s):
+            while amiss := await claim():  # noqa: ASYNC110 - no event tells of other processes
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(amiss or "it took too long") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for folder, _, _ in os.walk(path):
+            Path(folder).chmod(0o700)
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@asynccontextmanager
+async def house(home: Path, **more: Any) -> AsyncGenerator[House]:
+    """A house in good order."""
+    async with AsyncExitStack() as stack:
+        authority = Authority()
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(verify=authority.client_context(), timeout=DEADLINE_S, trust_env=False)
+        )
+        upstream = await stack.enter_async_context(Echo("one").serving())
+        built = House(home, client, upstream, authority)
+        built.mend()
+        await stack.enter_async_context(built.running(**more))
+        await built.well()
+        yield built
