@@ -33,8 +33,8 @@ from tests.run.conftest import until
 
 KEY = new_key()
 DIGEST = base64.b64encode(b"c4n4ry" + bytes(14))
-CANARIES = ("c4n4ry", DIGEST.decode(), key_bytes(KEY).decode().splitlines()[1])
-"""A word, an entry of an htpasswd file, a line of a private key."""
+CANARIES = ("c4n4ry", "43434343", "43.4343", DIGEST.decode(), key_bytes(KEY).decode().splitlines()[1])
+"""A word, numbers, an entry of an htpasswd file, a line of a private key."""
 
 
 TLS = "kubernetes.io/tls"
@@ -78,11 +78,43 @@ FAULTY = (
     dump({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "A B"}, "data": "c4n4ry"}),
     dump({"apiVersion": "v1", "kind": "Secret", "metadata": "c4n4ry", "data": {"key": "c4n4ry"}}),
     dump({"apiVersion": "v1", "kind": "List", "items": ["c4n4ry", {"c4n4ry": 1}]}),
+    # Whatever is wrong with a value, and in whatever document a password may stand.
+    secret("j", stringData={"key": 43434343, "other": 43.434343}),
+    secret("k", stringData={"key": {"c4n4ry": ["c4n4ry"]}}),
+    secret("l", type=43434343),
+    secret("m", stringData="c4n4ry"),
+    secret("n", stringData=["c4n4ry"]),
+    secret("o", dta={"key": "c4n4ry"}),
+    secret("p", metadata={"name": "p", "annotations": {"token": 43434343}}),
+    secret("q", metadata={"name": "q", "annotations": "c4n4ry"}),
+    secret("r", metadata={"name": "r", "labels": ["c4n4ry"]}),
+    secret("s", metadata={"name": "s", "annotation": {"token": "c4n4ry"}}),
+    secret("t", kind="Secrt", stringData={"key": 43434343}),
+    secret("u", apiVersion="v2", stringData={"key": 43434343}),
+    secret("v", kind="ConfigMap", data={"password": 43434343}),
+    secret("w", kind="ConfigMap", binaryData={"password": "c4n4ry!"}),
+    dump({"kind": "List", "items": [{"data": {"key": "c4n4ry!"}, "kind": "Secret", "metadata": {}}]}),
+    "data: {key: 'c4n4ry!'}\nkind: Secret\napiVersion: v1\nmetadata: {name: x}",
+    policy("SecurityPolicy", "basicAuth: {users: 'alice:c4n4ry'}"),
+    policy("SecurityPolicy", "basicAuth: {users: {name: a, password: c4n4ry}}"),
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: y}\ndata: {key: !!binary c4n4ry!}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {key: !!!!c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {key: !!int c4n4ry, key: !!int c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {<<: c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {? [c4n4ry] : a}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata:\n  key: c4n\x01ary",
     "alice:{SHA}c4n4ry",
     "!c4n4ry",
     "- !c4n4ry [a]",
     "{a: !c4n4ry {b: c}}",
     "-----BEGIN PRIVATE KEY-----\nc4n4ry\n-----END PRIVATE KEY-----",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: *c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: &c4n4ry a, other: *c4n4r}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: %c4n4ry}",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: 'c4n4ry'c4n4ry}",
+    'apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: "\\c4n4ry"}',
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata:\n  key: c4n4ry: a",
+    "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata:\n  key=c4n4ry\n  other: a",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: h}\ndata: {key: 'c4n4ry}",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: i}\nstringData:\n  key: {{ c4n4ry }}",
 )
@@ -112,7 +144,7 @@ def test_nothing_in_a_world_shows_a_secret(config: EnvoyGateway) -> None:
     world.apply(batch)
     changes = world.pull()
 
-    assert any(CANARIES[2].encode() in r.body for put in changes.put.values() for r in put), "they are sent"
+    assert any(CANARIES[-1].encode() in r.body for put in changes.put.values() for r in put), "they are sent"
     assert_secret(batch, changes, world.xds(), world.statuses(), [*world.problems()], folder.diagnostics())
     assert_secret(*values(world))
 
@@ -122,7 +154,32 @@ def test_no_fault_of_a_manifest_quotes_a_secret() -> None:
         folder = Folder()
         folder.update("secret.yaml", text)
 
-        assert folder.diagnostics()
+        assert folder.diagnostics(), text
+        assert_secret(folder.diagnostics(), *map(str, folder.diagnostics()))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "c4n4ry",
+        "'c4n4ry'",
+        r'"\\ud800c4n4ry"',
+        '"c4n4ry',
+        r'"c4n4ry\q"',
+        '"a" "c4n4ry"',
+        '"!c4n4ry"',
+        "43434343",
+    ],
+)
+def test_no_fault_of_json_quotes_a_secret(value: str) -> None:
+    whole = (
+        f'{{"apiVersion": "v1", "kind": "Secret", "metadata": {{"name": "a"}}, "data": {{"key": {value}}}}}'
+    )
+    for name, text in (("a.json", whole), ("a.yaml", whole), ("a.json", whole[:-2]), ("a.yaml", whole[:-2])):
+        folder = Folder()
+        folder.update(name, text)
+
+        assert folder.diagnostics(), text
         assert_secret(folder.diagnostics(), *map(str, folder.diagnostics()))
 
 

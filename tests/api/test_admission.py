@@ -12,6 +12,7 @@ from msgspec import Meta
 from moongate.api.admission import MOST_FAULTS, admit, admit_configuration, checked
 from moongate.api.base import Model, Rule
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.kinds import KINDS as ALL_KINDS
 from tests.api.manifests import KINDS, admitted, gateway, manifest, problems, route
 
 
@@ -122,7 +123,7 @@ def test_core_kinds_may_have_fields_that_we_do_not_know() -> None:
 def test_a_secret_is_never_quoted_in_a_message() -> None:
     faults = problems(manifest("Secret", "v1", data={"key": "hunter2!"}))
 
-    assert faults == {"data[key]": "The value is not a string in base64."}
+    assert faults == {"data[key]": "The value is not base64; plain text goes under stringData."}
 
 
 def test_the_configuration_is_judged_like_a_resource() -> None:
@@ -169,3 +170,90 @@ def test_of_many_faults_the_first_are_reported_and_that_there_are_more() -> None
 
     assert len(messages) == MOST_FAULTS + 1
     assert messages[""] == "There are more than 100 faults."
+
+
+@pytest.mark.parametrize(
+    ("written", "time"),
+    [
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z"),
+        ("2026-01-31T13:00:00+01:00", "2026-01-31T12:00:00Z"),
+        ("2026-01-31T00:30:00.75-11:30", "2026-01-31T12:00:00Z"),
+        (datetime(2026, 1, 31, 12, tzinfo=UTC).replace(tzinfo=None), "2026-01-31T12:00:00Z"),
+        (None, ""),
+    ],
+)
+def test_times_are_in_utc_so_that_the_oldest_is_known(written: object, time: str) -> None:
+    """Who is older decides conflicts, and times are compared as text."""
+    document = manifest("Namespace", "v1")
+    document["metadata"]["creationTimestamp"] = written
+
+    assert admitted(document).metadata.creation_timestamp == time
+
+
+@pytest.mark.parametrize(
+    ("metadata", "path", "message"),
+    [
+        ({"label": {}}, "metadata.label", "There is no field 'label' here. Did you mean 'labels'?"),
+        ({"names": "a"}, "metadata.names", "There is no field 'names' here. Did you mean 'name'?"),
+        ({"name": 123}, "metadata.name", "The name is 123; write it in quotes."),
+        ({"name": True}, "metadata.name", "The name is true; write it in quotes."),
+        ({"namespace": 123}, "metadata.namespace", "The namespace is 123; write it in quotes."),
+        (
+            {"name": None, "generateName": "a-"},
+            "metadata.name",
+            "The name is missing; generateName makes one in a cluster alone, so give it a name here.",
+        ),
+        (
+            {"labels": {"a": 1}},
+            "metadata.labels[a]",
+            "The value is 1; it must be a string: write it in quotes.",
+        ),
+        (
+            {"annotations": {"token": 1}},
+            "metadata.annotations[token]",
+            "The value is a number; it must be a string: write it in quotes.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Gateway", "Service"])
+def test_metadata_has_no_other_fields_than_kubernetes_knows(
+    kind: str, metadata: dict[str, Any], path: str, message: str
+) -> None:
+    document = gateway({"name": "a", "port": 80, "protocol": "HTTP"})
+    if kind == "Service":
+        document = manifest("Service", "v1", spec={"ports": [{"port": 80}]})
+    document["metadata"] |= metadata
+
+    assert problems(document) == {path: message}
+
+
+def test_a_number_where_a_word_is_due_is_to_be_quoted() -> None:
+    """``1.2`` is a number in YAML, and the message shows it as it shows the right one."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "a"}
+    document = manifest(
+        "ClientTrafficPolicy",
+        "gateway.envoyproxy.io/v1alpha1",
+        spec={"targetRefs": [target], "tls": {"minVersion": 1.2, "maxVersion": 1}},
+    )
+
+    faults = {p.path: p.message for p in admit(document, ALL_KINDS, namespace="default").problems}
+
+    choices = "it must be one of 1.0, 1.1, 1.2, 1.3, Auto: write it in quotes."
+    assert faults == {
+        "spec.tls.minVersion": f"The value is 1.2; {choices}",
+        "spec.tls.maxVersion": f"The value is 1; {choices}",
+    }
+
+
+def test_what_stands_for_the_name_of_a_secret_is_not_quoted() -> None:
+    """Somebody wrote the password itself."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "a"}
+    document = manifest(
+        "SecurityPolicy",
+        "gateway.envoyproxy.io/v1alpha1",
+        spec={"targetRefs": [target], "basicAuth": {"users": "alice:hunter2"}},
+    )
+
+    faults = {p.path: p.message for p in admit(document, ALL_KINDS, namespace="default").problems}
+
+    assert faults == {"spec.basicAuth.users": "The value is a string; it must be an object."}

@@ -53,7 +53,7 @@ def messages(model: type[Model], **fields: Any) -> list[str]:
                 "'shop.example.com', without scheme, port or path, or '*.example.com'; none means any."
             ),
         ),
-        (Given, {"header": 1}, "The value is 1; it must be a string, in quotes."),
+        (Given, {"header": 1}, "The value is 1; it must be a string: write it in quotes."),
         (
             Given,
             {"size": "10 MB"},
@@ -66,8 +66,8 @@ def messages(model: type[Model], **fields: Any) -> list[str]:
             IPEndpoint,
             {"address": "localhost", "port": 80},
             (
-                "The value is 'localhost'; it must be an IPv4 or IPv6 address, such as 127.0.0.1; a name "
-                "goes under fqdn, as its hostname."
+                "The value is 'localhost'; it must be an IPv4 or IPv6 address, such as '127.0.0.1' or "
+                "'::1', without brackets, zone or leading zeros; a name goes under fqdn, as its hostname."
             ),
         ),
         (

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moongate.api.backend import Backend
+from moongate.api.backend import Backend, IPEndpoint
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.httproute import HTTPRoute
@@ -43,7 +48,13 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
             ".spec.directResponse.header.set[].value: pattern": "as in a header filter of the Gateway API",
         },
     ),
-    (Backend, "envoy-gateway/backends.gateway.envoyproxy.io.yaml", {}),
+    (
+        Backend,
+        "envoy-gateway/backends.gateway.envoyproxy.io.yaml",
+        {
+            ".spec.endpoints[].ip.address: pattern": "that of the CRD refuses '::1' and takes leading zeros",
+        },
+    ),
     (
         EnvoyProxy,
         "envoy-gateway/envoyproxies.gateway.envoyproxy.io.yaml",
@@ -59,3 +70,25 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
 def test_a_kind_mirrors_its_crd(kind: type[Resource], crd: str, known: Mapping[str, str]) -> None:
     """Every field is declared, with the CRD's default, range, pattern, enum, length and rules."""
     assert differences(kind, crd, known) == []
+
+
+@given(
+    st.ip_addresses().map(str)
+    | st.ip_addresses(v=6).map(lambda address: address.exploded)
+    | st.ip_addresses(v=4).map("::ffff:{}".format)
+    | st.from_regex(re.compile(r"[0-9a-f:.]{3,20}", re.ASCII), fullmatch=True)
+    | st.lists(st.sampled_from(["1", "ab", "0", "", "1.2.3.4"]), min_size=3, max_size=9).map(":".join)
+)
+def test_a_backend_takes_all_ip_addresses_and_nothing_else(text: str) -> None:
+    """``::1`` is the address that everybody has. Envoy refuses what has leading zeros."""
+    try:
+        ipaddress.ip_address(text)
+        is_address = text != "::"  # no address to connect to
+    except ValueError:
+        is_address = False
+    try:
+        takes = bool(msgspec.convert({"address": text, "port": 1}, IPEndpoint))
+    except msgspec.ValidationError:
+        takes = False
+
+    assert takes == is_address

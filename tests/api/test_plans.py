@@ -70,7 +70,7 @@ def test_every_fault_of_the_schema_is_reported_at_once() -> None:
             "The value is 'Prefix'; it must be one of Exact, PathPrefix, RegularExpression. "
             "Did you mean 'PathPrefix'?"
         ),
-        f"{rule}.matches[0].path.value": "The value is 1; it must be a string, in quotes.",
+        f"{rule}.matches[0].path.value": "The value is 1; it must be a string: write it in quotes.",
         f"{rule}.matches[0].method": (
             "The value is 'get'; it must be one of "
             "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE. "

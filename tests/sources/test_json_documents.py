@@ -72,3 +72,24 @@ def test_a_fault_in_json_is_shown(text: str, line: int, column: int, words: str)
 
     assert problem[:2] == (line, column)
     assert words in problem[2]
+
+
+@pytest.mark.parametrize("number", ["80.0", "8e1", "8.0E+1", "800e-1"])
+def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(number: str) -> None:
+    """It loses them on its way to an API server, in YAML and in JSON."""
+    value = parsed_json(f'{{"port": {number}}}')["port"]
+
+    assert (type(value), value) == (int, 80)
+
+
+def test_other_numbers_stay_as_they_are() -> None:
+    assert parsed_json("[0.5, 1e300, -2.25]") == [0.5, 1e300, -2.25]
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_json_has_no_words_for_numbers(word: str) -> None:
+    assert fault(f'{{"a": "NaN Infinity -Infinity",\n "b": {word}}}') == (
+        2,
+        7,
+        f"This is not JSON: {word} is not a number.",
+    )

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
 from moongate.api.base import Model, Ref, Resource
-from moongate.api.diagnostics import did_you_mean, shown
+from moongate.api.diagnostics import did_you_mean, shown, type_name, veiled
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.plans import plan
 from moongate.problem import Problem
@@ -65,15 +66,18 @@ def admit(
         return Admission(None, (kind,))
     metadata, problems = _metadata(document.get("metadata"), kind, namespace)
     body = {key: value for key, value in document.items() if key not in {"apiVersion", "kind", "status"}}
+    if kind.BUILT_IN and metadata.get("uid"):
+        body = plan(kind).declared(body)  # An API server made this uid, and it keeps no unknown field.
     if problems:
         # The rest is checked too, so that a user sees all faults at once.
-        _, others = checked(kind, kind.stored(body | {"metadata": {"name": "unnamed"}}))
-        return Admission(None, _discreet(kind, (*problems, *others)))
+        sound = {"metadata": metadata | {"name": "unnamed", "namespace": "unnamed", "creationTimestamp": ""}}
+        _, others = checked(kind, kind.stored(body | sound), _veil(kind))
+        return Admission(None, (*problems, *others))
     stored = kind.stored(body | {"metadata": metadata})
-    value, faults = checked(kind, stored)
+    value, faults = checked(kind, stored, _veil(kind))
     if value is None and tolerant:
         value = _made(kind, stored)
-    return Admission(value, _discreet(kind, faults))
+    return Admission(value, faults)
 
 
 def identity(document: Mapping[str, Any], kind: type[Resource], namespace: str) -> Ref:
@@ -99,14 +103,22 @@ def admit_configuration(document: Mapping[str, Any]) -> tuple[EnvoyGateway | Non
     return checked(EnvoyGateway, {k: v for k, v in document.items() if k not in {"apiVersion", "kind"}})
 
 
-def checked(model: type[M], document: dict[str, Any]) -> tuple[M | None, tuple[Problem, ...]]:
-    """An object of any model, with defaults, or all faults of the document."""
+def checked(
+    model: type[M], document: dict[str, Any], veil: Callable[[Any], Any] = lambda whole: whole
+) -> tuple[M | None, tuple[Problem, ...]]:
+    """An object of any model, with defaults, or all faults of the document.
+
+    Args:
+        model: what the document should be.
+        document: it is not changed.
+        veil: hides the values that no message may quote.
+    """
     steps = plan(model)
     whole = steps.filled(document)
     try:
         value = msgspec.convert(whole, model)
     except msgspec.ValidationError as error:
-        return None, _first(steps.faults(whole)) or (Problem("", f"{error}."),)
+        return None, _first(steps.faults(veil(whole))) or (Problem("", f"{error}."),)
     problems = steps.judged(whole)
     return (None, _first(problems)) if problems else (value, ())
 
@@ -160,15 +172,19 @@ def _is_text(value: object) -> bool:
     return True
 
 
-_OF_PRIVATE = {"metadata": "metadata must be an object with a name."}
+def _veil(kind: type[Resource]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What veils the private values of a document of this kind: all, or those of its annotations.
 
+    ``kubectl apply`` stores a whole manifest in an annotation, and other programs store tokens in theirs.
+    """
 
-def _discreet(kind: type[Resource], faults: tuple[Problem, ...]) -> tuple[Problem, ...]:
-    """The faults of a resource without values that nobody else may read."""
-    if not kind.PRIVATE:
-        return faults
-    messages = _OF_PRIVATE | {kind.PRIVATE: f"{kind.PRIVATE} must be an object, its values in base64."}
-    return tuple(Problem(f.path, messages.get(f.path, f.message), f.reason) for f in faults)
+    def veil(whole: dict[str, Any]) -> dict[str, Any]:
+        if kind.PRIVATE:
+            return cast("dict[str, Any]", veiled(whole))
+        metadata: dict[str, Any] = whole["metadata"]
+        return whole | {"metadata": metadata | {"annotations": veiled(metadata.get("annotations", {}))}}
+
+    return veil
 
 
 def _made(kind: type[R], document: dict[str, Any]) -> R | None:
@@ -211,44 +227,82 @@ def _kind(
 
 
 _KEPT = ("uid", "labels", "annotations", "generation")
+_OTHERS = (
+    "clusterName",  # until Kubernetes 1.23
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "initializers",  # until Kubernetes 1.15
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",  # until Kubernetes 1.19
+)
+_IN_QUOTES = "write it in quotes"
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 
 def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(metadata, dict):
-        return {}, [Problem("metadata", f"metadata is {shown(metadata)}; it must be an object with a name.")]
+        what = type_name(metadata) if metadata is not None else "missing"
+        return {}, [Problem("metadata", f"metadata is {what}; it must be an object with a name.")]
     meta = cast("dict[str, Any]", metadata)
     problems: list[Problem] = []
     kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
+    if not meta.get("uid"):  # An API server, which makes uids, keeps no unknown field.
+        for key in meta.keys() - {*_KEPT, *_OTHERS}:
+            meant = did_you_mean(str(key), (*_KEPT, *_OTHERS))
+            problems.append(Problem(f"metadata.{key}", f"There is no field {str(key)!r} here.{meant}"))
+        problems.sort(key=lambda problem: problem.path)
 
     kept["name"] = name = meta.get("name")
     form, longest = (_DNS_LABEL, 63) if kind.NAME_IS_LABEL else (_DNS_SUBDOMAIN, 253)
     if not isinstance(name, str) or not form.match(name) or len(name) > longest:
         dots = "" if kind.NAME_IS_LABEL else ", '.'"
-        problems.append(
-            Problem(
-                "metadata.name",
-                f"The name is {shown(name)}; it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, "
-                "beginning and ending with a letter or digit.",
-            )
+        right = (
+            f"it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, beginning and ending with a "
+            "letter or digit"
         )
+        if name is None and meta.get("generateName"):
+            right = "generateName makes one in a cluster alone, so give it a name here"
+        elif isinstance(name, bool | int | float):
+            right = _IN_QUOTES
+        problems.append(Problem("metadata.name", f"The name is {shown(name)}; {right}."))
 
     # A namespace on an object that has none is what ``kubectl -n`` writes too: it means nothing.
     if not kind.CLUSTER_SCOPED:
         kept["namespace"] = where = meta.get("namespace") or namespace
         if not isinstance(where, str) or not _DNS_LABEL.match(where) or len(where) > 63:
-            problems.append(
-                Problem(
-                    "metadata.namespace",
-                    f"The namespace is {shown(where)}; it must have 1 to 63 characters of a-z, 0-9, '-', "
-                    "beginning and ending with a letter or digit.",
-                )
+            right = (
+                "it must have 1 to 63 characters of a-z, 0-9, '-', beginning and ending with a letter or "
+                "digit"
             )
+            if isinstance(where, bool | int | float):
+                right = _IN_QUOTES
+            problems.append(Problem("metadata.namespace", f"The namespace is {shown(where)}; {right}."))
 
-    created: Any = meta.get("creationTimestamp")
-    if hasattr(created, "isoformat"):  # YAML reads an unquoted time as one
-        created = created.isoformat().replace("+00:00", "Z")
+    created = _utc(meta.get("creationTimestamp"))
     if created is not None:
         kept["creationTimestamp"] = created
     return kept, problems
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
+
+
+def _utc(time: object) -> object:
+    """A time of RFC 3339 in the form of an API server, so that times sort as text; another value as it is."""
+    if isinstance(time, str) and time[-1:] != "Z" and _TIME.match(time):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            return time
+    # YAML libraries make times of unquoted ones; those without an offset are in UTC.
+    if not isinstance(time, datetime):
+        return time
+    return f"{time if time.tzinfo is None else time.astimezone(UTC):%Y-%m-%dT%H:%M:%S}Z"

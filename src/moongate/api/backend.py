@@ -9,6 +9,24 @@ from msgspec import Meta
 from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form, not_built_yet
 from moongate.api.shared import PreciseHostname
 
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
+_WORD = "[0-9a-fA-F]{1,4}"
+_IPV6 = "|".join(
+    (
+        rf"({_WORD}:){{7}}{_WORD}",
+        rf"({_WORD}:){{6}}{_IPV4}",
+        # The double colon stands for two words or more, behind as many words as there are.
+        *(rf"({_WORD}:){{{n}}}(:{_WORD}){{1,{7 - n}}}" if n else rf":(:{_WORD}){{1,7}}" for n in range(7)),
+        rf"({_WORD}:){{1,7}}:",
+        "::",
+        *(
+            rf"({_WORD}:){{{n}}}(:{_WORD}){{0,{5 - n}}}:{_IPV4}" if n else rf":(:{_WORD}){{0,5}}:{_IPV4}"
+            for n in range(6)
+        ),
+    )
+)
+
 EndpointPortNumber = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -33,12 +51,10 @@ class IPEndpoint(Model, frozen=True, kw_only=True):
     address: Annotated[
         str,
         form(
-            (
-                r"^((25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)\.){3}(25[0-5]|2[0-4][0-9]|[01]?[0-9][0-"
-                r"9]?)$|^(([0-9a-fA-F]{1,4}:){1,7}[0-9a-fA-F]{1,4}|::|(([0-9a-fA-F]{1,4}:){0,5})?("
-                r":[0-9a-fA-F]{1,4}){1,2})$"
-            ),
-            "an IPv4 or IPv6 address, such as 127.0.0.1; a name goes under fqdn, as its hostname",
+            # The pattern of the CRD refuses '::1', and takes '010.0.0.1', which Envoy refuses.
+            rf"^({_IPV4}|{_IPV6})$",
+            "an IPv4 or IPv6 address, such as '127.0.0.1' or '::1', without brackets, zone or leading zeros; "
+            "a name goes under fqdn, as its hostname",
             low=3,
             high=45,
         ),

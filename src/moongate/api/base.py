@@ -52,6 +52,10 @@ class Model(
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
     """Rules about the object; those of its base classes hold too."""
+    DROPPED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the object may have and that mean nothing to a gateway; they are dropped on admission."""
+    NAMES_SECRET: ClassVar[bool] = False
+    """It refers to a Secret. No message quotes what is in its place, because it may be the secret itself."""
     FIELD_RULES: ClassVar[Mapping[str, tuple[Rule, ...]]] = {}
     """Rules about one field: attribute name → rules whose ``self`` is the field's value. ``"name[]"`` is each
     entry of a list (or each value of a map). Those of the base classes hold too."""
@@ -96,6 +100,20 @@ def deprecated(instead: str, *below: str, only_if_true: bool = False) -> Meta:
         only_if_true: to set it to false says the same as not to set it.
     """
     return Meta(extra={"deprecated": dict.fromkeys(below or ("",), (instead, only_if_true))})
+
+
+def null_is(value: str) -> Meta:
+    """Annotation of a map of a built-in kind. An API server reads a null in it as the empty value, while it
+    drops a null from a map of a CRD.
+
+    Args:
+        value: the empty value, as on the wire.
+    """
+    return Meta(extra={"null": value})
+
+
+BuiltInStrings = Annotated[dict[str, str], null_is("")]
+"""A map of strings in a built-in kind, such as labels."""
 
 
 def unique_by(*keys: str) -> Meta:
@@ -171,11 +189,11 @@ class ObjectMeta(Model, frozen=True, kw_only=True):
     name: str
     namespace: str = ""
     uid: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: BuiltInStrings = {}
+    annotations: BuiltInStrings = {}
     generation: int = 0
     creation_timestamp: str = ""
-    """RFC 3339, "" when unknown, which sorts as the oldest."""
+    """"2026-01-31T12:00:00Z", always in UTC; "" when unknown, which sorts as the oldest."""
 
 
 class Resource(Model, frozen=True, kw_only=True):
@@ -186,8 +204,11 @@ class Resource(Model, frozen=True, kw_only=True):
     """Versions that are read; the first is the one that is written in statuses."""
     KIND: ClassVar[str] = ""
     CLUSTER_SCOPED: ClassVar[bool] = False
-    PRIVATE: ClassVar[str] = ""
-    """A field whose value no message may quote, if there is one."""
+    PRIVATE: ClassVar[bool] = False
+    """No message may quote any of its values but its name."""
+    BUILT_IN: ClassVar[bool] = False
+    """The kind belongs to Kubernetes, which adds fields with its releases. So what an API server has admitted
+    may have fields that are not declared here."""
     NAME_IS_LABEL: ClassVar[bool] = False
     """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
 

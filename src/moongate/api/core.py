@@ -1,6 +1,7 @@
 """The core kinds that a gateway reads: Namespace, Service, EndpointSlice, Secret, ConfigMap.
 
-Real objects of these kinds have dozens of fields more; those that we read are declared, the rest is dropped.
+Real objects of these kinds have dozens of fields more. Those that we read are declared, and the names of the
+others are in ``DROPPED``.
 """
 
 from __future__ import annotations
@@ -11,27 +12,26 @@ from typing import Annotated, Any, ClassVar, cast
 
 from msgspec import Meta, field
 
-from moongate.api.base import Model, Resource
+from moongate.api.base import BuiltInStrings, Model, Resource, null_is
 from moongate.api.shared import PortNumber
 
 
-class Loose(Model, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """Base of objects that others define: what we do not declare is dropped."""
+class BuiltInResource(Resource, frozen=True, kw_only=True):
+    """Base of the kinds that belong to Kubernetes."""
+
+    BUILT_IN: ClassVar[bool] = True
 
 
-class LooseResource(Resource, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """Base of kinds that others define: what we do not declare is dropped."""
-
-
-class Namespace(LooseResource, frozen=True, kw_only=True):
+class Namespace(BuiltInResource, frozen=True, kw_only=True):
     """A namespace; its labels are what ``from: Selector`` looks at."""
 
+    DROPPED: ClassVar[frozenset[str]] = frozenset({"spec"})
     KIND: ClassVar[str] = "Namespace"
     CLUSTER_SCOPED: ClassVar[bool] = True
     NAME_IS_LABEL: ClassVar[bool] = True
 
 
-class ServicePort(Loose, frozen=True, kw_only=True):
+class ServicePort(Model, frozen=True, kw_only=True):
     """One port of a Service."""
 
     name: str = ""
@@ -45,8 +45,23 @@ class ServicePort(Loose, frozen=True, kw_only=True):
     node_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
 
 
-class ServiceSpec(Loose, frozen=True, kw_only=True):
+class ServiceSpec(Model, frozen=True, kw_only=True):
     """What a Service listens on and which pods are behind it."""
+
+    DROPPED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "allocateLoadBalancerNodePorts",
+            "externalTrafficPolicy",
+            "healthCheckNodePort",
+            "ipFamily",  # until Kubernetes 1.19
+            "loadBalancerClass",
+            "loadBalancerIP",
+            "loadBalancerSourceRanges",
+            "sessionAffinity",
+            "sessionAffinityConfig",
+            "topologyKeys",  # until Kubernetes 1.21
+        }
+    )
 
     type: str = "ClusterIP"
     """``ClusterIP``, ``NodePort``, ``LoadBalancer`` or ``ExternalName``."""
@@ -54,7 +69,7 @@ class ServiceSpec(Loose, frozen=True, kw_only=True):
     """"None" for a headless Service."""
     cluster_ips: tuple[str, ...] = field(default=(), name="clusterIPs")
     ports: tuple[ServicePort, ...] = ()
-    selector: dict[str, str] = field(default_factory=dict[str, str])
+    selector: BuiltInStrings = field(default_factory=dict[str, str])
     ip_families: tuple[str, ...] = ()
     ip_family_policy: str | None = None
     external_name: str | None = None
@@ -64,7 +79,7 @@ class ServiceSpec(Loose, frozen=True, kw_only=True):
     internal_traffic_policy: str | None = None
 
 
-class Service(LooseResource, frozen=True, kw_only=True):
+class Service(BuiltInResource, frozen=True, kw_only=True):
     """A Service: a name and ports for a changing set of endpoints."""
 
     KIND: ClassVar[str] = "Service"
@@ -73,7 +88,7 @@ class Service(LooseResource, frozen=True, kw_only=True):
     spec: ServiceSpec = ServiceSpec()
 
 
-class EndpointConditions(Loose, frozen=True, kw_only=True):
+class EndpointConditions(Model, frozen=True, kw_only=True):
     """Whether an endpoint takes traffic; an absent ``ready`` means that it does."""
 
     ready: bool | None = None
@@ -81,20 +96,24 @@ class EndpointConditions(Loose, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
-class ForZone(Loose, frozen=True, kw_only=True):
+class ForZone(Model, frozen=True, kw_only=True):
     """A zone whose clients should use the endpoint."""
 
     name: str
 
 
-class EndpointHints(Loose, frozen=True, kw_only=True):
+class EndpointHints(Model, frozen=True, kw_only=True):
     """Who should use an endpoint."""
+
+    DROPPED: ClassVar[frozenset[str]] = frozenset({"forNodes"})
 
     for_zones: tuple[ForZone, ...] = ()
 
 
-class Endpoint(Loose, frozen=True, kw_only=True):
+class Endpoint(Model, frozen=True, kw_only=True):
     """One backend of a Service: addresses that mean the same process."""
+
+    DROPPED: ClassVar[frozenset[str]] = frozenset({"deprecatedTopology", "targetRef"})
 
     addresses: Annotated[tuple[str, ...], Meta(min_length=1, max_length=100)]
     conditions: EndpointConditions = EndpointConditions()
@@ -104,7 +123,7 @@ class Endpoint(Loose, frozen=True, kw_only=True):
     hints: EndpointHints | None = None
 
 
-class EndpointPort(Loose, frozen=True, kw_only=True):
+class EndpointPort(Model, frozen=True, kw_only=True):
     """The port on each endpoint of a slice that a port of the Service leads to."""
 
     name: str = ""
@@ -114,7 +133,7 @@ class EndpointPort(Loose, frozen=True, kw_only=True):
     app_protocol: str | None = None
 
 
-class EndpointSlice(LooseResource, frozen=True, kw_only=True):
+class EndpointSlice(BuiltInResource, frozen=True, kw_only=True):
     """Some of the endpoints behind a Service."""
 
     GROUP: ClassVar[str] = "discovery.k8s.io"
@@ -131,15 +150,21 @@ class EndpointSlice(LooseResource, frozen=True, kw_only=True):
         return self.metadata.labels.get("kubernetes.io/service-name")
 
 
-class Secret(LooseResource, frozen=True, kw_only=True):
+class Secret(BuiltInResource, frozen=True, kw_only=True):
     """Certificates, keys, passwords."""
 
     KIND: ClassVar[str] = "Secret"
-    PRIVATE: ClassVar[str] = "data"
+    PRIVATE: ClassVar[bool] = True
+    DROPPED: ClassVar[frozenset[str]] = frozenset({"immutable"})
 
     type: str = "Opaque"
-    data: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    data: Annotated[
+        dict[str, Annotated[bytes, Meta(extra={"form": "plain text goes under stringData"})]],
+        null_is(""),
+    ] = field(default_factory=dict[str, bytes])
     """Decoded; base64 on the wire."""
+    string_data: BuiltInStrings = field(default_factory=dict[str, str])
+    """Empty in an admitted Secret: it is folded into ``data``."""
 
     def __repr__(self) -> str:
         """Names and keys, never values: it may end up in a log."""
@@ -154,25 +179,27 @@ class Secret(LooseResource, frozen=True, kw_only=True):
     @classmethod
     def stored(cls, document: dict[str, Any]) -> dict[str, Any]:
         """``stringData`` is folded into ``data``, over entries of the same key."""
-        plain = document.get("stringData")
-        if not isinstance(plain, Mapping):
-            return document
-        coded = {
-            key: base64.b64encode(value.encode()).decode() if isinstance(value, str) else value
-            for key, value in cast("Mapping[str, object]", plain).items()
-        }
+        plain: object = document.get("stringData")
+        data: object = document.get("data") or dict[str, object]()
+        if not isinstance(plain, Mapping) or not isinstance(data, Mapping):
+            return document  # its shape is judged later
+        texts = {key: text or "" for key, text in cast("Mapping[str, Any]", plain).items()}
+        if not all(isinstance(text, str) for text in texts.values()):
+            return document  # so that its faults have their places
+        coded = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
         rest = {key: value for key, value in document.items() if key != "stringData"}
-        data = document.get("data")
-        if data is not None and not isinstance(data, Mapping):
-            return rest  # its shape is judged later
-        return rest | {"data": {**cast("Mapping[str, object]", data or {}), **coded}}
+        return rest | {"data": {**cast("Mapping[str, object]", data), **coded}}
 
 
-class ConfigMap(LooseResource, frozen=True, kw_only=True):
-    """Settings and CA certificates as text."""
+class ConfigMap(BuiltInResource, frozen=True, kw_only=True):
+    """Settings and CA certificates as text. Some people keep passwords in it, too, so it is ``PRIVATE``."""
 
     KIND: ClassVar[str] = "ConfigMap"
+    PRIVATE: ClassVar[bool] = True
+    DROPPED: ClassVar[frozenset[str]] = frozenset({"immutable"})
 
-    data: dict[str, str] = field(default_factory=dict[str, str])
-    binary_data: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    data: BuiltInStrings = field(default_factory=dict[str, str])
+    binary_data: Annotated[
+        dict[str, Annotated[bytes, Meta(extra={"form": "plain text goes under data"})]], null_is("")
+    ] = field(default_factory=dict[str, bytes])
     """Decoded; base64 on the wire."""

@@ -35,13 +35,14 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             if any(value == right and type(value) is type(right) for right in values):
                 return None
             choices = [str(right) for right in values]
+            quotes = _quoted(value) if isinstance(values[0], str) else ""
             meant = did_you_mean(value, choices) if isinstance(value, str) else ""
-            return f"The value is {shown(value)}; it must be one of {', '.join(choices)}.{meant}"
+            return f"The value is {shown(value)}; it must be one of {', '.join(choices)}{quotes}.{meant}"
         case types.StrType():
             pattern = exact(type_)
             if not isinstance(value, str):
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                unlike = number and pattern is not None and not pattern.search(str(value))
+                scalar = isinstance(value, bool | int | float)
+                unlike = scalar and pattern is not None and not pattern.search(str(value).lower())
                 right = form if unlike else f"a string{_quoted(value)}"
                 return f"The value is {shown(value)}; it must be {right}."
             message = bounded(len(value), type_.min_length, type_.max_length, "characters")
@@ -62,16 +63,35 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             if not isinstance(value, bool):
                 return f"The value is {shown(value)}; it must be true or false, without quotes."
         case types.BytesType():
-            try:
-                msgspec.convert(value, bytes)
-            except msgspec.ValidationError:
-                # Not shown: it may be a secret.
-                return "The value is not a string in base64."
+            hint = f"; {form}" if form else ""
+            if not isinstance(value, str):
+                return f"The value is {type_name(value)}; it must be a string in base64{hint}."
+            if not _is_base64(str(value)):
+                return f"The value is not base64{_why_not_base64(str(value))}{hint}."
         case types.NoneType():
             return None if value is None else f"The value is {shown(value)}; it must be null."
         case _:
             pass
     return None
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        msgspec.convert(text, bytes)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _why_not_base64(text: str) -> str:
+    """What keeps a text from being base64, in words that do not quote it, because it may be a secret."""
+    if _is_base64(re.sub(r"\s", "", text)):
+        return ": there are blanks in it"
+    if _is_base64(text.replace("-", "+").replace("_", "/")):
+        return ": it has '-' and '_', as in URLs, for '+' and '/'"
+    if _is_base64(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4)):
+        return ": it must end with '=' until its length is a multiple of 4"
+    return ""
 
 
 def exact(type_: types.Type) -> re.Pattern[str] | None:
@@ -104,7 +124,8 @@ def _span(low: float | None, high: float | None) -> str:
 
 
 def _quoted(value: object) -> str:
-    return ", in quotes" if isinstance(value, bool | int | float) else ""
+    """What to do with a number or a boolean that is to be a string."""
+    return ": write it in quotes" if isinstance(value, bool | int | float) else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -117,6 +138,59 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         begun = [name for name in names if len(word) > 2 and name.lower().startswith(word[:3].lower())]
         close = begun if len(begun) == 1 else []
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def type_name(value: object) -> str:
+    """The type of a value, for messages that do not quote it, because it may be a secret."""
+    match value:
+        case None:
+            return "empty"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+        case str():
+            return "a string"
+        case bool():
+            return "a boolean"
+        case _:
+            return "a number"
+
+
+class _VeiledText(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return type_name(self)
+
+
+class _VeiledInt(int):
+    def __repr__(self) -> str:
+        return type_name(self)
+
+
+class _VeiledFloat(float):
+    def __repr__(self) -> str:
+        return type_name(self)
+
+
+def veiled(value: Any) -> Any:
+    """A copy of plain data of which messages show the types alone; keys of objects stay as they are."""
+    match value:
+        case dict():
+            return {key: veiled(entry) for key, entry in cast("dict[Any, Any]", value).items()}
+        case list() | tuple():
+            return [veiled(entry) for entry in cast("list[Any]", value)]
+        case str():
+            return _VeiledText(value)
+        case bool():
+            return value
+        case int():
+            return _VeiledInt(value)
+        case float():
+            return _VeiledFloat(value)
+        case _:
+            return value
 
 
 _LONGEST = 80

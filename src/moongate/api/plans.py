@@ -5,7 +5,9 @@ Theory of operation
 A plan knows the fields of a Struct by wire name: which of them have defaults, which lead to Structs below,
 and which rules it carries. Each walk visits only the parts in which it has something to do:
 
-- *filled* drops nulls and puts in the defaults of the CRD; the document is left as it is.
+- *filled* drops nulls, and fields without a meaning for a gateway, and puts in the defaults of the CRD; the
+  document is left as it is.
+- *declared* drops the fields that are not declared.
 - *faults* finds all that is wrong with the types, each with its path, the value and what would be right.
 - *judged* asks the CEL rules, and whether entries of lists differ where they must.
 - *made* builds the object whatever its values are, as long as their types are right.
@@ -22,8 +24,8 @@ import msgspec
 from msgspec import Struct
 from msgspec import inspect as types
 
-from moongate.api.base import Rule
-from moongate.api.diagnostics import bounded, did_you_mean, exact, shown, wrong
+from moongate.api.base import Model, Rule
+from moongate.api.diagnostics import bounded, did_you_mean, exact, shown, type_name, wrong
 from moongate.api.rules import ruleset
 from moongate.problem import Problem
 
@@ -36,12 +38,19 @@ class Leaf:
         self.exact = exact(type_)
         self.bare = _bare(type_)
         self.judges = self.exact is not None
+        self.fills = _is_base64(type_)
 
-    # Whether the walk of that name has anything to do here or below, and which marks stand below.
-    fills = False
     marks: frozenset[str] = frozenset()
 
+    # ``fills``, ``judges`` and ``marks``: whether the walk of that name has anything to do here or below, and
+    # which marks stand below.
+
     def filled(self, value: Any) -> Any:
+        # Source: encoding/base64 of Go, which passes over line breaks, and over nothing else.
+        broken = self.fills and isinstance(value, str) and ("\n" in value or "\r" in value)
+        return value.translate(_LINE_BREAKS) if broken else value
+
+    def declared(self, value: Any) -> Any:
         return value
 
     def faults(self, value: Any) -> Iterator[Problem]:
@@ -80,6 +89,11 @@ class List:
         entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
         fill = self.item.filled
         return [fill(entry) for entry in entries]
+
+    def declared(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [self.item.declared(entry) for entry in cast("list[Any]", value)]
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, list | tuple):
@@ -123,19 +137,33 @@ class List:
 class Map:
     """A map of strings to values."""
 
-    def __init__(self, type_: types.DictType) -> None:
+    def __init__(self, type_: types.DictType, null: str | None) -> None:
         self.type = type_
+        self.null = null
+        """What a null means: this value, or without it that there is no entry."""
         self.key = _node(type_.key_type)
         self.item = _node(type_.value_type)
-        self.fills = self.item.fills
+        self.fills = True  # nulls have a meaning in each map
         self.judges = self.item.judges
         self.marks = self.item.marks
 
     def filled(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
+        if None in entries.values():
+            entries = {
+                key: self.null if entry is None else entry
+                for key, entry in entries.items()
+                if entry is not None or self.null is not None
+            }
         fill = self.item.filled
-        return {key: fill(entry) for key, entry in cast("dict[str, Any]", value).items()}
+        return {key: fill(entry) for key, entry in entries.items()} if self.item.fills else entries
+
+    def declared(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: self.item.declared(entry) for key, entry in cast("dict[str, Any]", value).items()}
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, dict):
@@ -170,7 +198,8 @@ class Plan:
 
     def __init__(self, info: types.StructType) -> None:
         self.cls = cls = info.cls
-        self.closed = info.forbid_unknown_fields
+        self.dropped = cls.DROPPED if issubclass(cls, Model) else frozenset[str]()
+        self.names_secret = issubclass(cls, Model) and cls.NAMES_SECRET
         self.fields: dict[str, Node] = {field.encode_name: _node(field.type) for field in info.fields}
         self.names = {field.name: field.encode_name for field in info.fields}
         self.required = [field.encode_name for field in info.fields if field.required]
@@ -209,6 +238,9 @@ class Plan:
             return value
         entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
         whole = {key: entry for key, entry in entries.items() if entry is not None}
+        if self.dropped:
+            for key in self.dropped & whole.keys():
+                del whole[key]
         for wire, node in self.filling:
             entry = whole.get(wire)
             if entry is not None:
@@ -218,9 +250,19 @@ class Plan:
                 whole[wire] = default
         return whole
 
+    def declared(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: node.declared(entry)
+            for key, entry in cast("dict[str, Any]", value).items()
+            if (node := self.fields.get(key)) is not None
+        }
+
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, dict):
-            yield Problem("", f"The value is {shown(value)}; it must be an object.")
+            is_now = type_name(value) if self.names_secret else shown(value)
+            yield Problem("", f"The value is {is_now}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
         questions: list[str] = []
@@ -229,7 +271,7 @@ class Plan:
             if node is not None:
                 for problem in node.faults(entry):
                     yield problem.under(key)
-            elif self.closed:
+            else:
                 free = [wire for wire in self.fields if wire not in entries]
                 meant = (
                     did_you_mean(str(key), free)
@@ -326,8 +368,21 @@ def _node(type_: types.Type) -> Node:
     if isinstance(type_, types.VarTupleType):
         return List(type_, extra.get("unique_by"))
     if isinstance(type_, types.DictType):
-        return Map(type_)
+        return Map(type_, extra.get("null"))
     return Leaf(whole)
+
+
+_LINE_BREAKS = str.maketrans("", "", "\r\n")
+
+
+def _is_base64(type_: types.Type) -> bool:
+    match type_:
+        case types.Metadata():
+            return _is_base64(type_.type)
+        case types.UnionType():
+            return any(map(_is_base64, type_.types))
+        case _:
+            return isinstance(type_, types.BytesType)
 
 
 def _bare(type_: types.Type) -> Any:

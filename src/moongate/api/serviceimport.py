@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from moongate.api.core import Loose, LooseResource
+from moongate.api.base import Model
+from moongate.api.core import BuiltInResource
 from moongate.api.shared import PortNumber
 
 MULTICLUSTER_GROUP = "multicluster.x-k8s.io"
 
 
-class ServiceImportPort(Loose, frozen=True, kw_only=True):
+class ServiceImportPort(Model, frozen=True, kw_only=True):
     """One port of a ServiceImport."""
 
     name: str = ""
@@ -20,8 +21,18 @@ class ServiceImportPort(Loose, frozen=True, kw_only=True):
     port: PortNumber
 
 
-class ServiceImportSpec(Loose, frozen=True, kw_only=True):
+class ServiceImportSpec(Model, frozen=True, kw_only=True):
     """What a ServiceImport listens on."""
+
+    DROPPED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "internalTrafficPolicy",
+            "ipFamilies",
+            "sessionAffinity",
+            "sessionAffinityConfig",
+            "trafficDistribution",
+        }
+    )
 
     ports: tuple[ServiceImportPort, ...] = ()
     ips: tuple[str, ...] = ()
@@ -30,7 +41,7 @@ class ServiceImportSpec(Loose, frozen=True, kw_only=True):
     """``ClusterSetIP`` or ``Headless``."""
 
 
-class ServiceImport(LooseResource, frozen=True, kw_only=True):
+class ServiceImport(BuiltInResource, frozen=True, kw_only=True):
     """A Service of the cluster set; its endpoints are in EndpointSlices with a label that names it."""
 
     GROUP: ClassVar[str] = MULTICLUSTER_GROUP

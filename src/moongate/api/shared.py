@@ -262,6 +262,8 @@ class ObjectReference(LocalObjectReference, frozen=True, kw_only=True):
 class SecretObjectReference(Model, frozen=True, kw_only=True):
     """A Secret, or what stands for one."""
 
+    NAMES_SECRET: ClassVar[bool] = True
+
     group: Group = ""
     kind: Kind = "Secret"
     name: Name

@@ -23,11 +23,14 @@ def parsed_json(text: str) -> Any:
         if escape["half"]:
             raise _at(text, escape.start(), f"{escape[0]} is half of a surrogate pair, which is no text.")
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(text, object_pairs_hook=_once, parse_float=_number, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise _json_fault(text, error) from None
     except RecursionError:
         raise _too_deep(text) from None
+    except _NoNumberError as error:
+        at = next((m.start() for m in _NUMBERS.finditer(text) if m[0] == error.word), 0)
+        raise _at(text, at, f"This is not JSON: {error.word} is not a number.") from None
     except ValueError:
         # An int of Python is the only value with a limit.
         whole = (m for m in _NUMBERS.finditer(text) if m[0].removeprefix("-").isdecimal())
@@ -42,6 +45,23 @@ def parsed_json(text: str) -> Any:
     if level:
         raise _too_deep(text)
     return value
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    # On its way to an API server, a whole number loses its point.
+    return int(number) if abs(number) < 2**53 and number.is_integer() else number
+
+
+class _NoNumberError(ValueError):
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+def _no_number(word: str) -> None:
+    """NaN and infinities, which Python reads."""
+    raise _NoNumberError(word)
 
 
 def _entries(value: Any) -> Iterable[Any]:
@@ -64,8 +84,8 @@ def _at(text: str, offset: int, message: str) -> Malformed:
 
 
 _MOST_DIGITS = sys.get_int_max_str_digits()
-_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*', re.DOTALL)
-"""Numbers; and strings, to step over what is in them."""
+_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*|-?[A-Za-z]+', re.DOTALL)
+"""Numbers and words; and strings, to step over what is in them."""
 
 _SURROGATE = r"\\u[dD][%s][0-9a-fA-F]{2}"
 _ESCAPES = re.compile(

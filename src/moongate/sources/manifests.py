@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
+from moongate.api.diagnostics import type_name
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.engine.failures import failure
 from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
@@ -101,7 +102,7 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
                 f"The document is a list; {message[0].lower()}{message[1:]}. Put `---` between resources"
             )
         else:
-            message = f"The document is {_type_name(value)}; {message[0].lower()}{message[1:]}"
+            message = f"The document is {type_name(value)}; {message[0].lower()}{message[1:]}"
         return Document(text, (Entry("", None, None, (Problem("", f"{message}."),)),))
     return Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
 
@@ -117,7 +118,7 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
                 yield from _entries(inherited | cast("dict[str, Any]", item), below, namespace)
             elif item is not None:
                 problem = Problem(
-                    "", f"The entry is {_type_name(item)}; it must be a resource, with apiVersion and kind."
+                    "", f"The entry is {type_name(item)}; it must be a resource, with apiVersion and kind."
                 )
                 yield Entry(below, None, None, (problem,))
         return
@@ -191,20 +192,3 @@ def _slip(group: str, kind: str) -> bool:
     """Whether a kind is probably a misspelling of a kind that moongate reads, in a group of Kubernetes."""
     ours = [known for held, known in KINDS if held == group]
     return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
-
-
-def _type_name(value: object) -> str:
-    """The type of a value, for messages. They do not quote it, because it may be a password."""
-    match value:
-        case None:
-            return "empty"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case str():
-            return "a string"
-        case bool():
-            return "a boolean"
-        case _:
-            return "a number"
