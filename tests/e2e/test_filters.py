@@ -6,6 +6,7 @@ import pytest
 
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -92,6 +93,10 @@ async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> 
         ("hostname: other.test, statusCode: 301", 301, "http://other.test:{port}/a/b?q=1"),
         ("port: 8888", 302, "http://moved.test:8888/a/b?q=1"),
         ("port: 80", 302, "http://moved.test/a/b?q=1"),
+        ("port: 443", 302, "http://moved.test:443/a/b?q=1"),
+        ("scheme: https, port: 80", 302, "https://moved.test:80/a/b?q=1"),
+        ("scheme: https, port: 443", 302, "https://moved.test/a/b?q=1"),
+        ("scheme: http", 302, "http://moved.test/a/b?q=1"),
         ("path: {type: ReplaceFullPath, replaceFullPath: /x}", 302, "http://moved.test:{port}/x?q=1"),
         ("path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}", 302, "http://moved.test:{port}/x/b?q=1"),
         (
@@ -117,6 +122,89 @@ async def test_a_redirect_names_where_to_go(site: Site, text: str, status: int, 
 
     assert answer.status_code == status
     assert answer.headers["location"] == location.format(port=site.port)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "location"),
+    [
+        ("scheme: https", "to.test:8080", "https://to.test/a/b"),
+        ("scheme: https", "to.test:443", "https://to.test/a/b"),
+        ("scheme: https", "TO.test:8080", "https://to.test/a/b"),
+        ("scheme: https", "x.wild.test", "https://x.wild.test/a/b"),
+        # Envoy cannot take a port off; it can replace it by the one that clients use anyway.
+        ("scheme: https", "x.wild.test:8080", "https://x.wild.test:443/a/b"),
+        ("scheme: http", "x.wild.test:8080", "http://x.wild.test:80/a/b"),
+        ("scheme: https", "x.wild.test:", "https://x.wild.test:443/a/b"),
+        ("scheme: https", "[::1]", "https://[::1]/a/b"),
+        ("scheme: https", "[::1]:8080", "https://[::1]:443/a/b"),
+        ("scheme: https, port: 8443", "[::1]:8080", "https://[::1]:8443/a/b"),
+        ("scheme: https", "127.0.0.1:8080", "https://127.0.0.1:443/a/b"),
+        ("scheme: https, hostname: other.test", "x.wild.test:8080", "https://other.test/a/b"),
+        ("scheme: https, port: 8443", "to.test:8080", "https://to.test:8443/a/b"),
+        ("", "to.test:8080", "http://to.test:{port}/a/b"),
+        ("", "x.wild.test", "http://x.wild.test:{port}/a/b"),
+        (
+            "scheme: https, path: {type: ReplacePrefixMatch, replacePrefixMatch: /z}",
+            "x.wild.test:8080",
+            "https://x.wild.test:443/z/b",
+        ),
+        (
+            "scheme: https, path: {type: ReplaceFullPath, replaceFullPath: /z}",
+            "to.test:8080",
+            "https://to.test/z",
+        ),
+    ],
+)
+async def test_a_redirect_never_keeps_the_port_of_the_request(
+    site: Site, text: str, host: str, location: str
+) -> None:
+    """That port is the one of the listener, where nobody speaks the scheme to which the redirect leads."""
+    for name, hostnames in (("to", ("to.test",)), ("wild", ("*.wild.test",)), ("all", ())):
+        document = filtering(name, redirect(text), match="path: {value: /a}", backends="")
+        document["spec"]["hostnames"] = list(hostnames)
+        await site.apply(document)
+
+    answer = await site.ask(host, "/a/b")
+
+    assert answer.headers["location"] == location.format(port=site.port)
+
+
+async def test_a_redirect_from_https_leads_to_the_port_of_its_listener_or_scheme(site: Site) -> None:
+    """Several listeners share the route, and each is a different place."""
+    port, other = free_port(), free_port()
+    await site.apply(
+        site.authority.sign("*.shown.test").secret("shown"),
+        m.gateway(
+            "several",
+            f"[{{name: a, port: {other}, protocol: HTTP}}, {{name: b, port: {port}, protocol: HTTPS,"
+            " tls: {certificateRefs: [{name: shown}]}}]",
+        ),
+        *(
+            m.route(
+                name,
+                f"[{{filters: [{redirect(text)}]}}]",
+                hostnames=(f"{name}.shown.test",),
+                parents="[{name: several}]",
+            )
+            for name, text in (
+                ("stay", "path: {type: ReplaceFullPath, replaceFullPath: /x}"),
+                ("plain", "scheme: http"),
+            )
+        ),
+    )
+
+    locations = [
+        (await site.ask(host, port=at, tls=tls)).headers["location"]
+        for host in ("stay.shown.test", "plain.shown.test")
+        for at, tls in ((other, False), (port, True))
+    ]
+
+    assert locations == [
+        f"http://stay.shown.test:{other}/x",
+        f"https://stay.shown.test:{port}/x",
+        "http://plain.shown.test/",
+        "http://plain.shown.test/",
+    ]
 
 
 async def test_a_rewrite_gives_the_backend_another_host(site: Site) -> None:

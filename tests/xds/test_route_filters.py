@@ -17,12 +17,21 @@ from moongate.api.route import HTTPHeaderFilter
 from moongate.attach.rule_filters import (
     Rewrite,
 )
-from moongate.xds.route_filters import apply_rewrite, as_format, header_options, quoted, redirect_action
+from moongate.xds.route_filters import (
+    Origin,
+    apply_rewrite,
+    as_format,
+    header_options,
+    quoted,
+    redirect_action,
+)
 from tests.filters import EXTRA, header, judged, url_rewrite
 from tests.routes import as_dict
 
 ROOT = HTTPPathMatch()
 A = HTTPPathMatch(value="/a")
+HTTP = Origin("http", 80)
+HTTPS = Origin("https", 443)
 
 
 def redirect(**fields: Any) -> HTTPRequestRedirectFilter:
@@ -66,20 +75,35 @@ def test_a_percent_sign_that_begins_no_command_stands_for_itself(text: str, form
 
 
 @pytest.mark.parametrize(
-    ("spec", "port", "expected"),
+    ("spec", "listener", "expected"),
     [
-        (redirect(hostname="example.com"), 80, {"host_redirect": "example.com", "response_code": "FOUND"}),
-        (redirect(statusCode=301), 443, {}),
-        (redirect(statusCode=308), 8080, {"port_redirect": 8080, "response_code": "PERMANENT_REDIRECT"}),
-        (redirect(scheme="https", statusCode=301), 8080, {"scheme_redirect": "https"}),
-        (redirect(port=443, statusCode=301), 8080, {}),
-        (redirect(port=8443, statusCode=301), 80, {"port_redirect": 8443}),
+        (redirect(hostname="b.test"), HTTP, {"host_redirect": "b.test", "response_code": "FOUND"}),
+        (redirect(statusCode=301), HTTPS, {}),
+        (
+            redirect(statusCode=308),
+            Origin("http", 8080),
+            {"port_redirect": 8080, "response_code": "PERMANENT_REDIRECT"},
+        ),
+        (redirect(scheme="https", statusCode=301), Origin("http", 8080), {"scheme_redirect": "https"}),
+        (redirect(scheme="http", statusCode=301), Origin("https", 8443), {"scheme_redirect": "http"}),
+        (redirect(port=8443, statusCode=301), HTTP, {"port_redirect": 8443}),
+        (redirect(port=80, statusCode=301), HTTP, {}),
+        # Ports that are well-known, but not those of the scheme, are named.
+        (redirect(port=443, statusCode=301), HTTP, {"port_redirect": 443}),
+        (redirect(port=80, statusCode=301), HTTPS, {"port_redirect": 80}),
+        (redirect(statusCode=301), Origin("http", 443), {"port_redirect": 443}),
+        (
+            redirect(scheme="https", port=80, statusCode=301),
+            HTTP,
+            {"scheme_redirect": "https", "port_redirect": 80},
+        ),
     ],
 )
-def test_a_redirect_names_a_port_only_when_it_must(
-    spec: HTTPRequestRedirectFilter, port: int, expected: dict[str, Any]
+def test_a_redirect_names_every_port_but_the_well_known_one_of_its_scheme(
+    spec: HTTPRequestRedirectFilter, listener: Origin, expected: dict[str, Any]
 ) -> None:
-    assert as_dict(redirect_action(spec, ROOT, port)) == expected
+    """Source: Gateway API, ``HTTPRequestRedirectFilter.port``."""
+    assert as_dict(redirect_action(spec, ROOT, listener)) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,7 +119,7 @@ def test_a_redirect_names_a_port_only_when_it_must(
     ],
 )
 def test_a_redirect_changes_the_path(path: dict[str, str], expected: dict[str, Any]) -> None:
-    assert as_dict(redirect_action(redirect(path=path, statusCode=301), A, 80)) == expected
+    assert as_dict(redirect_action(redirect(path=path, statusCode=301), A, HTTP)) == expected
 
 
 @pytest.mark.parametrize("replacement", ["/x", "/x/"])
@@ -105,7 +129,7 @@ def test_a_replacement_of_the_prefix_of_all_paths_ends_in_a_slash(replacement: s
     action = RouteAction()
 
     apply_rewrite(action, Rewrite(path=path), ROOT)
-    answer = redirect_action(HTTPRequestRedirectFilter(path=path), ROOT, 80)
+    answer = redirect_action(HTTPRequestRedirectFilter(path=path), ROOT, HTTP)
 
     assert (action.prefix_rewrite, answer.prefix_rewrite) == ("/x/", "/x/")
 

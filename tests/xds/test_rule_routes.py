@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.attach.route_kinds import order
+from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import closed_entries, excessive_rules, route_entries_of
 from tests.core import IN_CLUSTER, Core, gateway, http
 from tests.listeners import client_traffic_policy
@@ -204,12 +206,51 @@ def test_a_mirror_copies_its_share(share: str, fraction: dict[str, Any]) -> None
     assert as_dict(policy.runtime_fraction.default_value) == fraction
 
 
-def test_redirects_without_a_port_follow_the_listener() -> None:
-    fields = rule("{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}], backendRefs: []}")
-    core = Core(gateway(http("web"), http("alt", port=8080)), http_route(fields))
+REDIRECT = "{type: RequestRedirect, requestRedirect: {statusCode: 301}}"
 
-    assert [r.redirect.port_redirect for r in sent(core)] == [0]
-    assert [r.redirect.port_redirect for r in sent(core, "default/eg/alt")] == [8080]
+
+def redirects(core: Core, name: str = "default/eg/web") -> list[dict[str, Any]]:
+    return [as_dict(route.redirect) for route in sent(core, name)]
+
+
+def test_redirects_without_a_port_follow_the_listener() -> None:
+    """Where that is the well-known one, Envoy must not keep the port of the request instead."""
+    fields = rule(f"{{filters: [{REDIRECT}], backendRefs: []}}")
+    core = Core(gateway(http("web"), http("alt", port=8080)), http_route(fields, hostnames=("a.test",)))
+
+    assert redirects(core) == [{"host_redirect": "a.test"}]
+    assert redirects(core, "default/eg/alt") == [{"port_redirect": 8080}]
+
+
+@pytest.mark.parametrize("hostnames", [(), ("*.a.test",)])
+def test_a_redirect_of_a_wildcard_replaces_the_port_of_requests_that_have_one(
+    hostnames: tuple[str, ...],
+) -> None:
+    """Envoy cannot take it off. So it names the well-known one, but only to those requests."""
+    core = Core(
+        gateway(http("web")),
+        http_route(rule(f"{{filters: [{REDIRECT}], backendRefs: []}}"), hostnames=hostnames),
+    )
+
+    ported, plain = sent(core)
+
+    assert ported.name == f"{plain.name}/port"
+    assert [as_dict(header) for header in ported.match.headers] == [
+        {"name": ":authority", "string_match": {"safe_regex": {"regex": ".*:[0-9]*"}}}
+    ]
+    assert (ported.redirect.port_redirect, plain.redirect.port_redirect) == (80, 0)
+    assert not plain.match.headers
+
+
+def test_a_redirect_of_a_wildcard_is_one_entry_that_is_known_by_its_own_match() -> None:
+    """So it is suspected, kept and closed as a whole when Envoy refuses its table."""
+    core = Core(gateway(http("web")), http_route(rule(f"{{filters: [{REDIRECT}], backendRefs: []}}")))
+
+    [entry] = route_entries_of(core.db, WEB, route_ref())
+    [shut] = VirtualHost.FromString(fail_closed(entry).body).routes
+
+    assert not shut.match.headers
+    assert shut.direct_response.status == 500
 
 
 def test_a_rule_that_would_take_too_much_of_envoy_is_closed_and_no_other() -> None:

@@ -6,7 +6,7 @@ Source: envoy/config/route/v3/route_components.proto; the reference's shapes.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction
@@ -30,6 +30,8 @@ _REDIRECTS: Final = {
     307: RedirectAction.TEMPORARY_REDIRECT,
     308: RedirectAction.PERMANENT_REDIRECT,
 }
+_WELL_KNOWN: Final = {"http": 80, "https": 443}
+"""The port of each scheme that a URL need not name."""
 
 
 def header_options(filters: Iterable[HTTPHeaderFilter]) -> tuple[list[HeaderValueOption], list[str]]:
@@ -64,18 +66,42 @@ def apply_headers(message: Route, filters: RuleFilters) -> None:
         remove.extend(removed)
 
 
+class Origin(NamedTuple):
+    """Where requests come from, or where a redirect sends them.
+
+    Args:
+        scheme: ``http`` or ``https``.
+        port: 1 .. 65535.
+    """
+
+    scheme: str
+    port: int
+
+    @property
+    def well_known(self) -> bool:
+        """Whether the port is the one that clients use for the scheme when a URL names none."""
+        return self.port == _WELL_KNOWN[self.scheme]
+
+
+def redirect_origin(redirect: HTTPRequestRedirectFilter, listener: Origin) -> Origin:
+    """The scheme and port of a redirect. What it does not say is that of its scheme, or of the listener."""
+    if redirect.scheme is None:
+        return Origin(listener.scheme, redirect.port or listener.port)
+    return Origin(redirect.scheme, redirect.port or _WELL_KNOWN[redirect.scheme])
+
+
 def redirect_action(
-    redirect: HTTPRequestRedirectFilter, match: HTTPPathMatch, listener_port: int
+    redirect: HTTPRequestRedirectFilter, match: HTTPPathMatch, listener: Origin
 ) -> RedirectAction:
-    """Envoy's redirect. Ports 80 and 443 are never named; without one, it follows scheme or listener."""
+    """Envoy's redirect. It names its port, unless it is the well-known one of its scheme."""
     action = RedirectAction(
         scheme_redirect=redirect.scheme or None,
         host_redirect=redirect.hostname or "",
         response_code=_REDIRECTS[redirect.status_code],
     )
-    port = redirect.port or {"http": 80, "https": 443}.get(redirect.scheme or "", listener_port)
-    if port not in (80, 443):
-        action.port_redirect = port
+    origin = redirect_origin(redirect, listener)
+    if not origin.well_known:
+        action.port_redirect = origin.port
     if redirect.path is not None:
         if redirect.path.type == FULL_PATH and redirect.path.replace_full_path is not None:
             action.path_redirect = redirect.path.replace_full_path
@@ -85,6 +111,33 @@ def redirect_action(
             else:
                 action.prefix_rewrite = _new_prefix(match, replacement)
     return action
+
+
+def without_request_port(message: Route, host: str, port: int) -> tuple[Route, ...]:
+    """The Envoy routes of a redirect to a well-known port, under one hostname.
+
+    Envoy keeps the port of a request's Host unless the redirect names a host or a port, and that port belongs
+    to the listener. So the redirect names the hostname. Where the hostname is a wildcard, requests whose Host
+    has a port match a route before the other, which names the well-known port.
+
+    Args:
+        message: the route, whose redirect names no port.
+        host: the domain of its virtual host.
+        port: the well-known port of the redirect's scheme.
+    """
+    if message.redirect.host_redirect:
+        return (message,)
+    if "*" not in host:
+        named = Route()
+        named.CopyFrom(message)
+        named.redirect.host_redirect = host
+        return (named,)
+    ported = Route()
+    ported.CopyFrom(message)
+    ported.name = f"{message.name}/port"
+    ported.match.headers.add(name=":authority").string_match.safe_regex.regex = ".*:[0-9]*"
+    ported.redirect.port_redirect = port
+    return (ported, message)
 
 
 def apply_direct_response(message: Route, response: DirectResponse) -> None:

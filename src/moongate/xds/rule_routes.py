@@ -42,11 +42,14 @@ from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry
 from moongate.xds.route_filters import (
+    Origin,
     apply_direct_response,
     apply_headers,
     apply_rewrite,
     header_options,
     redirect_action,
+    redirect_origin,
+    without_request_port,
 )
 from moongate.xds.wire import encode, message_field, packed
 
@@ -204,12 +207,11 @@ def _rule_entries(
         message.CopyFrom(base)
         _apply_match(db, served, message, match)
         rank = _rank(route, index, match, in_order=in_order)
+        port = _well_known_port(db, served) if message.HasField("redirect") else 0
         for host in hosts:
             message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
-            body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message) + tail)
-            if bound:
-                body = _for_marked(message, bound, tail)
-            yield RouteEntry(rank, host, ref, body, needs)
+            forms = without_request_port(message, host, port) if port else (message,)
+            yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs)
 
 
 def _in_order(db: Db, listener: ListenerId) -> bool:
@@ -258,14 +260,24 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     return message, tuple(one.name for one in used if one.bound)
 
 
-def _for_marked(message: Route, bound: tuple[str, ...], tail: bytes) -> bytes:
-    """The route for connections whose chain has its bound filters, and after it 500 for all others."""
+def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> bytes:
+    """The encoded routes of one match under one hostname.
+
+    If the match has bound filters, connections whose chain lacks them meet only the last route, which answers
+    500. The last route always has the match alone.
+    """
     number = VirtualHost.ROUTES_FIELD_NUMBER
-    marked, unmarked = Route(), Route(name=f"{message.name}/filter-missing", match=message.match)
-    marked.CopyFrom(message)
-    marked.match.filter_state.extend(has_mark(name) for name in bound)
+    if not bound:
+        return b"".join(message_field(number, encode(form) + tail) for form in forms)
+    marked: list[bytes] = []
+    for form in forms:
+        message = Route()
+        message.CopyFrom(form)
+        message.match.filter_state.extend(has_mark(name) for name in bound)
+        marked.append(message_field(number, encode(message) + tail))
+    unmarked = Route(name=f"{forms[-1].name}/filter-missing", match=forms[-1].match)
     unmarked.direct_response.status = 500
-    return message_field(number, encode(marked) + tail) + message_field(number, encode(unmarked))
+    return b"".join(marked) + message_field(number, encode(unmarked))
 
 
 def _forward(served: _ServedRule, message: Route) -> None:
@@ -328,12 +340,23 @@ def _apply_match(db: Db, served: _ServedRule, message: Route, match: Match) -> N
     """The part that depends on the match: the matcher, and rewrites of a prefix."""
     filters = served.filters
     if message.HasField("redirect") and filters.redirect is not None:
-        message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _port(db, served.listener)))
+        message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _origin(db, served.listener)))
     elif message.HasField("route") and filters.rewrite is not None:
         apply_rewrite(message.route, filters.rewrite, match.path)
     message.match.CopyFrom(matcher(match))
 
 
+def _well_known_port(db: Db, served: _ServedRule) -> int:
+    """The port of the redirect of a rule if it is the well-known one of its scheme, else 0."""
+    redirect = served.filters.redirect
+    origin = redirect_origin(redirect, _origin(db, served.listener)) if redirect is not None else None
+    return origin.port if origin is not None and origin.well_known else 0
+
+
 @query
-def _port(db: Db, listener: ListenerId) -> int:
-    return next((a.port for a in attachable(db, listener.gateway) if a.id == listener), 0)
+def _origin(db: Db, listener: ListenerId) -> Origin:
+    """The scheme and port by which clients reach a listener."""
+    at = next((each for each in attachable(db, listener.gateway) if each.id == listener), None)
+    if at is None:
+        return Origin("http", 80)
+    return Origin("https" if at.protocol in ("HTTPS", "TLS") else "http", at.port)
