@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from h2.config import H2Configuration
@@ -50,6 +52,8 @@ class Echo:
         port: where it listens on loopback; 0 for a Unix socket.
         requests: all that reached it, oldest first.
         statuses: what to answer next, one each; 200 when there is none left.
+        faults: what to do next instead of an answer, one each: ``reset`` or ``close`` the connection, or
+            ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
     """
 
@@ -58,6 +62,7 @@ class Echo:
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
+        self.faults: list[Literal["reset", "close", "stall"]] = []
         self.go = asyncio.Event()
         self.go.set()
         self._arrived = asyncio.Event()
@@ -78,6 +83,7 @@ class Echo:
         """Start anew: as if nothing had been asked of it."""
         self.requests.clear()
         self.statuses.clear()
+        self.faults.clear()
         self.go.set()
 
     @asynccontextmanager
@@ -105,6 +111,14 @@ class Echo:
                 request = await self._read(head, reader)
                 self._take(request)
                 await self.go.wait()
+                fault = self.faults.pop(0) if self.faults else ""
+                if fault == "stall":
+                    # Until the other side gives up.
+                    await reader.read()
+                if fault == "reset":
+                    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
+                if fault:
+                    break
                 writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
                 await writer.drain()
         self._open.discard(writer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Literal
 
 import pytest
 
@@ -89,6 +90,88 @@ async def test_a_rule_has_its_own_retries(site: Site) -> None:
 
     assert await site.status("own-retry.test") == 500
     assert len(site.one.requests) == 2
+
+
+def retrying(name: str, more: str = "") -> m.Document:
+    """A route whose rule has the Gateway API's ``retry``."""
+    return m.route(name, f"[{{retry: {{attempts: 3, backoff: 1ms}}, {more}{m.to('one')}}}]")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("fault", ["reset", "close"])
+async def test_a_rules_own_retries_cover_connections_that_break(
+    site: Site, fault: Literal["reset", "close"], method: str
+) -> None:
+    """Also one that was kept open, and a request whose body was sent already. Source: ``HTTPRouteRetry``."""
+    await site.apply(retrying("broken"))
+    assert await site.status("broken.test") == 200
+    site.one.forget()
+    site.one.faults.extend([fault] * 3)
+
+    request = await site.reached("broken.test", method=method, content=b"body" if method == "POST" else b"")
+
+    assert request.body == ("body" if method == "POST" else "")
+    assert len(site.one.requests) == 4
+
+    site.one.forget()
+    site.one.faults.extend([fault] * 9)
+
+    assert await site.status("broken.test") == 503
+    assert len(site.one.requests) == 4
+
+
+async def test_a_rules_own_retries_cover_tries_that_take_too_long(site: Site) -> None:
+    await site.apply(retrying("stalled", "timeouts: {request: 10s, backendRequest: 50ms}, "))
+    site.one.faults.extend(["stall", "reset", "stall"])
+
+    assert await site.status("stalled.test") == 200
+    assert len(site.one.requests) == 4
+
+    site.one.forget()
+    site.one.faults.extend(["stall"] * 9)
+
+    assert await site.status("stalled.test") == 504
+    assert len(site.one.requests) == 4
+
+
+async def test_all_tries_together_take_no_longer_than_the_request_may(site: Site) -> None:
+    await site.apply(retrying("hurried", "timeouts: {request: 80ms, backendRequest: 50ms}, "))
+    site.one.faults.extend(["stall"] * 9)
+
+    assert await site.status("hurried.test") == 504
+    assert len(site.one.requests) == 2
+
+
+async def test_a_rules_own_retries_replace_those_of_a_policy(site: Site) -> None:
+    """The policy would not try a reset again, and tries more often."""
+    await site.apply(
+        retrying("both-retry"),
+        on_route("both-retry", "retry: {numRetries: 7, retryOn: {triggers: [connect-failure]}}"),
+    )
+    site.one.faults.extend(["reset"] * 9)
+
+    assert await site.status("both-retry.test") == 503
+    assert len(site.one.requests) == 4
+
+
+@pytest.mark.parametrize(("size", "tries"), [(30_000, 2), (100_000, 1)])
+async def test_a_body_is_sent_again_up_to_the_buffer_limit(site: Site, size: int, tries: int) -> None:
+    """Envoy keeps no more of it; as documented with ``retry``."""
+    await site.apply(retrying("body"))
+    site.one.faults.append("reset")
+
+    status = await site.status("body.test", method="POST", content=b"x" * size)
+
+    assert (status, len(site.one.requests)) == (200 if tries == 2 else 503, tries)
+
+
+async def test_a_policys_retries_cover_resets_only_if_it_says_so(site: Site) -> None:
+    """The request may have been processed, and nobody said that it may be twice."""
+    await site.apply(m.route("careful", f"[{{{m.to('one')}}}]"), on_route("careful", "retry: {}"))
+    site.one.faults.append("reset")
+
+    assert await site.status("careful.test") == 503
+    assert len(site.one.requests) == 1
 
 
 async def test_no_more_than_the_allowed_requests_are_under_way_at_once(site: Site) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from moongate.api.admission import checked
 from moongate.api.httproute import HTTPRouteRetry, HTTPRouteRule, HTTPRouteTimeouts
 from moongate.features.retry import FEATURE, native
 from tests.features.backends import faults, on_route
@@ -24,6 +25,12 @@ STANDARD = {
         }
     ],
     "host_selection_retry_max_attempts": "5",
+}
+
+
+OF_ROUTES = {
+    **STANDARD,
+    "retry_on": "cancelled,connect-failure,refused-stream,reset,retriable-status-codes,unavailable",
 }
 
 
@@ -106,7 +113,7 @@ def test_a_back_off_of_nothing_or_shrinking_is_a_fault(back_off: dict[str, str],
 def test_the_routes_own_retry_replaces_the_policys() -> None:
     rule = HTTPRouteRule(retry=HTTPRouteRetry())
 
-    assert built({"numRetries": 5, "retryOn": {"triggers": ["5xx"]}}, rule) == STANDARD
+    assert built({"numRetries": 5, "retryOn": {"triggers": ["5xx"]}}, rule) == OF_ROUTES
 
 
 def test_the_routes_own_retry_bounds_each_try_by_the_backend_timeout() -> None:
@@ -116,7 +123,7 @@ def test_the_routes_own_retry_bounds_each_try_by_the_backend_timeout() -> None:
     )
 
     assert built({}, rule) == {
-        **STANDARD,
+        **OF_ROUTES,
         "num_retries": 3,
         "retriable_status_codes": [500, 502],
         "per_try_timeout": "2s",
@@ -131,3 +138,18 @@ def test_a_route_without_retry_has_no_retry_policy_of_its_own() -> None:
 def test_a_routes_back_off_of_zero_is_left_to_envoy() -> None:
     """Envoy would refuse the whole route configuration."""
     assert "retry_back_off" not in built({}, HTTPRouteRule(retry=HTTPRouteRetry(backoff="0s")))
+
+
+def test_a_route_names_the_statuses_to_retry_and_breaks_are_retried_whatever_it_names() -> None:
+    """Source: Gateway API, ``HTTPRouteRetry``."""
+    policy = built({}, HTTPRouteRule(retry=HTTPRouteRetry(codes=(500,))))
+
+    assert policy == {**OF_ROUTES, "retriable_status_codes": [500]}
+
+
+@pytest.mark.parametrize("attempts", [0, -1])
+def test_a_route_cannot_ask_for_less_than_one_attempt(attempts: int) -> None:
+    rule, problems = checked(HTTPRouteRetry, {"attempts": attempts})
+
+    assert rule is None
+    assert [problem.path for problem in problems] == ["attempts"]

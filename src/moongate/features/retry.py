@@ -8,7 +8,7 @@ Cases:       retry.md beside this file: its reference page and its golden tests
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from envoy.config.route.v3.route_components_pb2 import RetryPolicy
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
@@ -47,6 +47,21 @@ Trigger = Literal[
     "unavailable",
 ]
 """Conditions of Envoy's ``x-envoy-retry-on`` and ``x-envoy-retry-grpc-on``."""
+
+_STANDARD: Final[tuple[Trigger, ...]] = (
+    "connect-failure",
+    "refused-stream",
+    "unavailable",
+    "cancelled",
+    "retriable-status-codes",
+)
+"""Failures of requests that no backend processed."""
+
+_STANDARD_CODES: Final = (503,)
+
+_NATIVE: Final[tuple[Trigger, ...]] = (*_STANDARD, "reset")
+"""What an HTTPRoute's own ``retry`` covers. ``reset`` also means a connection that is closed before the
+response, and a try that takes longer than its timeout."""
 
 _ENVOY_BASE_INTERVAL: DurationStr = "25ms"
 
@@ -87,14 +102,19 @@ class Retry(Model, frozen=True, kw_only=True):
 
 
 def native(rule: RouteRule) -> Retry | None:
-    """What the HTTPRoute's own ``retry`` says, with ``timeouts.backendRequest`` as the time of each try."""
+    """What the HTTPRoute's own ``retry`` says, with ``timeouts.backendRequest`` as the time of each try.
+
+    Disconnects, resets and timeouts are retried whatever ``codes`` says.
+
+    Source: Gateway API, ``HTTPRouteRetry``.
+    """
     if not isinstance(rule, HTTPRouteRule) or (own := rule.retry) is None:
         return None
     # Envoy refuses a base of zero; no pause at all cannot be had, so its own short one stays.
     pause = own.backoff if own.backoff is not None and milliseconds(own.backoff) > 0 else None
     return Retry(
         num_retries=own.attempts,
-        retry_on=RetryOn(http_status_codes=own.codes),
+        retry_on=RetryOn(triggers=_NATIVE, http_status_codes=own.codes or _STANDARD_CODES),
         per_retry=PerRetryPolicy(
             timeout=rule.timeouts.backend_request if rule.timeouts is not None else None,
             back_off=BackOffPolicy(base_interval=pause),
@@ -162,8 +182,8 @@ def _back_off(policy: RetryPolicy, back_off: BackOffPolicy) -> None:
 def _standard() -> RetryPolicy:
     """Two retries on other endpoints, of requests that no backend processed: refused, not connected, 503."""
     return RetryPolicy(
-        retry_on="connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
-        retriable_status_codes=[503],
+        retry_on=",".join(_STANDARD),
+        retriable_status_codes=_STANDARD_CODES,
         num_retries=UInt32Value(value=2),
         retry_host_predicate=[
             RetryPolicy.RetryHostPredicate(
