@@ -24,3 +24,13 @@ class Problem(Struct, frozen=True):
             f"{prefix}.{self.path}" if self.path and not self.path.startswith("[") else prefix + self.path
         )
         return Problem(joined, self.message, self.reason)
+
+    def saying(self, effect: str) -> Problem:
+        """The same fault, and what happens to requests because of it.
+
+        Args:
+            effect: a full sentence, or "" if nothing happens to them.
+        """
+        if not effect:
+            return self
+        return Problem(self.path, f"{self.message.removesuffix('.')}. {effect}", self.reason)

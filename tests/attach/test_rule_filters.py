@@ -120,7 +120,7 @@ def test_a_filter_that_is_not_supported_is_refused() -> None:
     [
         ("", [None]),
         ("percent: 20,", [200_000]),
-        ("percent: 0,", []),
+        ("percent: 0,", [0]),
         ("fraction: {numerator: 1, denominator: 3},", [333_333]),
         ("fraction: {numerator: 5},", [50_000]),
     ],

@@ -246,7 +246,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             7,
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0]: "
-                "Service default/shop has no TCP port 81."
+                "Service default/shop has no TCP port 81. Requests are answered with 500."
             ),
         ),
         (

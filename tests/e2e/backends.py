@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from h2.config import H2Configuration
@@ -62,7 +62,7 @@ class Echo:
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
-        self.faults: list[Literal["reset", "close", "stall"]] = []
+        self.faults: list[str] = []
         self.go = asyncio.Event()
         self.go.set()
         self._arrived = asyncio.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Literal
 
 import pytest
 
@@ -99,9 +98,7 @@ def retrying(name: str, more: str = "") -> m.Document:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("fault", ["reset", "close"])
-async def test_a_rules_own_retries_cover_connections_that_break(
-    site: Site, fault: Literal["reset", "close"], method: str
-) -> None:
+async def test_a_rules_own_retries_cover_connections_that_break(site: Site, fault: str, method: str) -> None:
     """Also one that was kept open, and a request whose body was sent already. Source: ``HTTPRouteRetry``."""
     await site.apply(retrying("broken"))
     assert await site.status("broken.test") == 200

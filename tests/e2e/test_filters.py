@@ -275,6 +275,19 @@ async def test_several_mirrors_get_a_copy_each(site: Site) -> None:
     await site.three.arrived(1)
 
 
+async def test_a_mirror_that_leads_nowhere_is_dropped_and_the_rule_goes_on(site: Site) -> None:
+    """Source: Gateway API, ``HTTPRequestMirrorFilter``."""
+    route = filtering("mirror-gone", mirror("gone"), mirror("two"))
+    await site.apply(route)
+
+    assert (await site.reached("mirror-gone.test")).by == "one"
+    await site.two.arrived(1)
+
+    resolved = site.conditions(route)["ResolvedRefs"]
+    assert (resolved["status"], resolved["reason"]) == ("False", "BackendNotFound")
+    assert resolved["message"].endswith("Requests are served, but not copied.")
+
+
 async def test_a_mirror_of_a_share_gets_that_share(site: Site) -> None:
     await site.apply(filtering("share", mirror("two", ", percent: 50")))
 

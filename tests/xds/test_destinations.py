@@ -248,20 +248,61 @@ def test_a_mirror_has_a_cluster_of_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize("percent", ["", "percent: 0,"])
 @pytest.mark.parametrize(
-    ("backend", "status", "reason"),
-    [("gone", 500, ["BackendNotFound"]), ("empty", 0, [])],
+    ("backend", "reason"),
+    [
+        ("{name: gone, port: 80}", ["BackendNotFound"]),
+        ("{name: shop, port: 81}", ["PortNotFound"]),
+        ("{name: shop, namespace: other, port: 80}", ["RefNotPermitted"]),
+        ("{kind: Pod, name: shop, port: 80}", ["InvalidKind"]),
+        ("{group: gateway.envoyproxy.io, kind: Backend, name: gone}", ["BackendNotFound"]),
+        ("{name: empty, port: 80}", []),
+    ],
 )
-def test_a_mirror_that_leads_nowhere_fails_its_rule_unless_it_only_lacks_endpoints(
-    backend: str, status: int, reason: list[str]
+def test_a_mirror_that_leads_nowhere_is_dropped_and_its_rule_goes_on(
+    backend: str, reason: list[str], percent: str
 ) -> None:
-    mirror = (
-        f"filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: {backend}, port: 80}}}}}}]"
-    )
+    """Source: Gateway API, ``HTTPRequestMirrorFilter``: such a backend is dropped."""
+    mirror = f"filters: [{{type: RequestMirror, requestMirror: {{{percent} backendRef: {backend}}}}}]"
 
     destination = destination_of(fields=rule(mirror))
 
-    assert (destination.status, destination.mirrors, reasons(destination)) == (status, (), reason)
+    assert (destination.status, destination.mirrors, reasons(destination)) == (0, (), reason)
+    for problem in (*destination.unresolved, *destination.without_endpoints):
+        assert problem.path == "spec.rules[0].filters[0].requestMirror.backendRef"
+        assert problem.message.endswith(". Requests are served, but not copied.")
+
+
+def test_a_mirror_that_leads_nowhere_leaves_the_other() -> None:
+    one, other = (
+        f"{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}}}}}"
+        for name in ("gone", "shop")
+    )
+
+    destination = destination_of(fields=rule(f"filters: [{one}, {other}]"))
+
+    assert [n for n, _ in destination.mirrors] == [1]
+
+
+@pytest.mark.parametrize(
+    ("backends", "effects"),
+    [
+        (["{name: gone, port: 80}"], ["Requests are answered with 500."]),
+        (["{name: empty, port: 80}"], ["Requests are answered with 503."]),
+        (
+            [SHOP, "{name: gone, port: 80, weight: 3}"],
+            ["Its share of the requests, 3 of 4, is answered with 500."],
+        ),
+        ([SHOP, "{name: empty, port: 80}"], ["Its share of the requests, 1 of 2, is answered with 503."]),
+        ([SHOP, "{name: gone, port: 80, weight: 0}"], ["Its weight is 0, so no request goes there."]),
+    ],
+)
+def test_what_is_wrong_with_a_backend_says_what_requests_get(backends: list[str], effects: list[str]) -> None:
+    destination = destination_of(fields=rule("", *backends))
+
+    problems = (*destination.unresolved, *destination.without_endpoints)
+    assert [problem.message.partition(". ")[2] for problem in problems] == effects
 
 
 @pytest.mark.parametrize(

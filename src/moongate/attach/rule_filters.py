@@ -66,7 +66,7 @@ class Mirror(Struct, frozen=True):
     Args:
         index: position of the filter in the rule; part of the mirror's cluster name.
         backend: where copies go.
-        millionths: share of the requests that are copied, 1 .. 1_000_000; all for ``None``.
+        millionths: share of the requests that are copied, 0 .. 1_000_000; all for ``None``.
     """
 
     index: int
@@ -189,8 +189,7 @@ class _Draft:
             case "RequestMirror":
                 if (mirror := route_filter.request_mirror) is not None:
                     share = _millionths(mirror.percent, mirror.fraction)
-                    if share != 0:
-                        self._mirrors.append(Mirror(n, mirror.backend_ref, share))
+                    self._mirrors.append(Mirror(n, mirror.backend_ref, share))
             case "ExtensionRef" if (ref := route_filter.extension_ref) is not None:
                 return self._extend(path, extension(self._db, ref, self._route.namespace))
             case "RequestRedirect" if of_http is not None:
@@ -210,7 +209,8 @@ class _Draft:
         return True
 
     def judged(self) -> RuleFilters:
-        if self._mirrors and (self._direct is not None or self._redirect is not None):
+        mirrored = any(mirror.millionths != 0 for mirror in self._mirrors)
+        if mirrored and (self._direct is not None or self._redirect is not None):
             other = "a direct response" if self._direct is not None else "requestRedirect"
             message = f"requestMirror cannot go with {other}: what is not forwarded is not copied."
             self._refused.append(Problem("filters", message, "IncompatibleFilters"))

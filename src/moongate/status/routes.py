@@ -143,11 +143,17 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
     at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
     for index, rule in enumerate(route.spec.rules):
         if (fault := unbuildable(written_matches(route.KIND, rule))) is not None:
-            message = f"Failed to process route rule {index}: {fault}."
+            message = (
+                f"Failed to process route rule {index}: {fault}. Its requests go to the next rule that "
+                "matches them, or are answered with 404."
+            )
             refused.append((index, Problem(f"spec.rules[{index}]", message, "UnsupportedValue")))
             continue
         filters = rule_filters(db, route, index)
-        refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in filters.refused]
+        closed = (
+            fault.saying(f"Requests of rule {index} are answered with 500.") for fault in filters.refused
+        )
+        refused += [(index, fault.under(f"spec.rules[{index}]")) for fault in closed]
         destination = rule_destination(db, at, route.ref, index)
         unresolved += destination.unresolved
         without += destination.without_endpoints

@@ -78,6 +78,8 @@ if TYPE_CHECKING:
 
 BTP: Final = BackendTrafficPolicy.KIND
 
+_NOT_COPIED: Final = "Requests are served, but not copied."
+
 
 class WeightedCluster(Struct, frozen=True):
     """One cluster of a rule.
@@ -151,41 +153,66 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     to_service = _goes_to_service(db, listener, route, policy)
     filters = rule_filters(db, resource, index)
     mirrors, faults, without_endpoints = _mirrors(db, fleet, resource, index, filters.mirrors, to_service)
-    unresolved = [*(fault.under(at_rule) for fault in filters.unresolved), *faults]
-    weighted: list[_RuleBackend] = []
+    backends: list[_RuleBackend] = []
     for n, ref in enumerate(rule.backend_refs):
         at = target(ref, route.namespace)
-        judged = _judge(db, route, ref, at, to_service)
-        path = f"{at_rule}.backendRefs[{n}]"
-        if judged.problem is not None:
-            unresolved.append(judged.problem.under(path))
-        elif judged.empty:
-            without_endpoints.append(Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound"))
-        if ref.weight:
-            weighted.append(_RuleBackend(n, ref, at, judged))
+        backends.append(_RuleBackend(n, ref, at, _judge(db, route, ref, at, to_service)))
+    weighted = [each for each in backends if each.ref.weight]
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
     merging = proxy(db, listener.gateway).spec.merge_backends
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
     clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
-    if filters.failed or faults:
+    if filters.failed:
         status = 500
     elif any(each.usable for each in weighted):
         status = 0
     else:
         status = 503 if unusable and not broken else 500
-    forwards = status == 0 and filters.forwards
+    forwards, empty = status == 0 and filters.forwards, unusable > broken
+    refused = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
+    unresolved = [*(fault.under(at_rule) for fault in refused), *faults]
+    for each in backends:
+        path = f"{at_rule}.backendRefs[{each.place}]"
+        if each.usable:
+            continue
+        effect = _effect(each.ref.weight, weighted, status, empty=empty) if filters.forwards else ""
+        if (problem := each.backend.problem) is not None:
+            unresolved.append(problem.saying(effect).under(path))
+        else:
+            without_endpoints.append(_without_endpoints(path, each.target).saying(effect))
     return Destination(
         status,
         clusters if forwards else (),
         weighted=by_weight,
         unavailable=unusable,
-        empty=unusable > broken,
+        empty=empty,
         mirrors=mirrors if forwards else (),
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
     )
+
+
+def _without_endpoints(path: str, at: Target) -> Problem:
+    return Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound")
+
+
+def _effect(weight: int, weighted: list[_RuleBackend], status: int, *, empty: bool) -> str:
+    """What happens to requests because a backend of a rule is broken or empty.
+
+    Args:
+        weight: that of the backend.
+        weighted: all backends of the rule that have a weight.
+        status: of the rule's destination.
+        empty: whether any of its backends is empty, rather than broken.
+    """
+    if not weight:
+        return "Its weight is 0, so no request goes there."
+    if status:
+        return f"Requests are answered with {status}."
+    total = sum(each.ref.weight for each in weighted)
+    return f"Its share of the requests, {weight} of {total}, is answered with {503 if empty else 500}."
 
 
 def _weighted_clusters(
@@ -457,10 +484,10 @@ def _mirrors(
         path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
         judged = _permitted(db, route, at, routed_to_service)
         if judged.problem is not None:
-            faults.append(judged.problem.under(path))
+            faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:
-            empty.append(Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound"))
-        else:
+            empty.append(_without_endpoints(path, at).saying(_NOT_COPIED))
+        elif mirror.millionths != 0:
             if fleet_proxy(db, fleet).spec.merge_backends is None:
                 name = names.mirror(names.rule(route, index), mirror.index)
                 key = MirrorCluster(name, fleet, route, index, at)
