@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes longer than this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from moongate.run import Laptop, ManifestError
     from moongate.translation import ConfigurationError, Translation, translate
 
@@ -25,4 +25,6 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'moongate' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - slow, as above
+
     return getattr(importlib.import_module(home), name)

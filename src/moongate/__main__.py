@@ -1,7 +1,34 @@
-"""``python -m moongate``: the command line."""
+"""``moongate`` and ``python -m moongate``: the command line as a process of its own.
 
+Facts
+-----
+* importing the commands takes a tenth of a second or more, and Python turns a Ctrl-C in that time into a
+  traceback. So SIGINT has its default action here, which ends the process at once: there is nothing to clean
+  up. Code that has something to clean up handles the signals itself, see ``infra.signals``
+* asyncio leaves a handler that raises when its loop is closed, so the default action is set again at the end
+* a SIGINT that is ignored, as in the background of a script, stays ignored
+"""
+
+import signal
 import sys
 
-from moongate.cli import main
 
-sys.exit(main())
+def _end_at_once_by_ctrl_c() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+_end_at_once_by_ctrl_c()
+
+
+def main() -> None:
+    """Run the command line of this process, and exit with its code."""
+    from moongate.cli import main as command_line  # noqa: PLC0415 - slow, and signals are set before
+
+    code = command_line()
+    _end_at_once_by_ctrl_c()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,16 +13,27 @@ WAIT_S = 30
 
 
 class Moongate:
-    """``moongate`` with some arguments; killed at the end of the block, if it still runs then."""
+    """``moongate`` with some arguments; killed at the end of the block, if it still runs then.
 
-    def __init__(self, *arguments: str | int | Path) -> None:
+    Args:
+        new_session: whether it has no controlling terminal, as a daemon.
+    """
+
+    def __init__(self, *arguments: str | int | Path, new_session: bool = False) -> None:
         self._arguments = [str(argument) for argument in arguments]
+        self._new_session = new_session
         self._said = ""
         self.process: Process
 
     async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "moongate", *self._arguments, stdout=PIPE, stderr=asyncio.subprocess.STDOUT
+            sys.executable,
+            "-m",
+            "moongate",
+            *self._arguments,
+            stdout=PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=self._new_session,
         )
         return self
 

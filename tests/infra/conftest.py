@@ -150,3 +150,19 @@ class HeldBackend:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ndone")
         await writer.drain()
         writer.close()
+
+
+async def let_go_when_refused(port: int, backend: HeldBackend) -> None:
+    """Let a backend answer once the gateway in front of it takes no more connections."""
+    refused = False
+    while not refused:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionRefusedError:
+            refused = True
+        except ConnectionResetError:
+            # It was in the queue of the socket when that was closed.
+            continue
+    backend.let_go.set()

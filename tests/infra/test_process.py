@@ -24,7 +24,14 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.process import EnvoyFailedError, State
 from moongate.infra.rundir import RunDirectory
-from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
+from tests.infra.conftest import (
+    HeldBackend,
+    add_backend,
+    envoy,
+    let_go_when_refused,
+    listener,
+    standalone,
+)
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -224,7 +231,7 @@ async def test_a_request_in_flight_is_answered_before_the_end(run: RunDirectory)
             await process.ready()
             request = tasks.create_task(client.get(url))
             await backend.asked.wait()
-            tasks.create_task(_let_go_when_refused(url, backend))
+            tasks.create_task(let_go_when_refused(httpx.URL(url).port or 0, backend))
 
         assert (await request).text == "done"
 
@@ -236,6 +243,15 @@ async def test_a_hurried_end_waits_for_nobody(run: RunDirectory) -> None:
         tasks.create_task(_cut_off(url))
         await backend.asked.wait()
         process.skip_drain()
+
+
+async def test_a_hurried_end_does_not_wait_for_an_envoy_that_is_suspended(run: RunDirectory) -> None:
+    """It answers nothing, and ends by no signal but SIGKILL."""
+    async with asyncio.timeout(DEADLINE_S / 4), envoy(run, drain_s=3600) as process:
+        await process.ready()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.1, process.skip_drain)
 
 
 async def test_a_cancelled_drain_leaves_no_process(run: RunDirectory) -> None:
@@ -394,20 +410,3 @@ async def _cut_off(url: str) -> None:
     async with httpx.AsyncClient() as client:
         with pytest.raises(httpx.HTTPError):
             await client.get(url)
-
-
-async def _let_go_when_refused(url: str, backend: HeldBackend) -> None:
-    """Let the backend answer once Envoy takes no more connections."""
-    port = httpx.URL(url).port
-    refused = False
-    while not refused:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            await writer.wait_closed()
-        except ConnectionRefusedError:
-            refused = True
-        except ConnectionResetError:
-            # It was in the queue of the socket when that was closed.
-            continue
-    backend.let_go.set()

@@ -72,7 +72,8 @@ def run(
     the port of --to is taken, moongate ends.
 
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
-    them at once.
+    them at once. SIGTERM does the same, and SIGHUP of a terminal that is closed,
+    unless nohup ignores it. Without a terminal, SIGHUP reads all files again.
 
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """

@@ -12,7 +12,8 @@ a placeholder, so that resources that refer to it are not refused because of it.
 Facts
 -----
 * Envoy opens no port and no connection in this mode
-* a configuration may hold private keys, so only the user can read its folder, and it is removed at the end
+* a configuration may hold private keys, so only the user can read its folder, and it is removed at the end,
+  also if a signal ends the process
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from google.protobuf.message import Message
 
 from moongate.infra.binary import EnvoyMissingError
 from moongate.infra.bootstrap import bootstrap
+from moongate.infra.signals import exiting_by_signals
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
@@ -108,7 +110,7 @@ def refusals(
     Returns:
         At most ``MOST``.
     """
-    with tempfile.TemporaryDirectory(prefix="moongate-validate-") as folder:
+    with exiting_by_signals(), tempfile.TemporaryDirectory(prefix="moongate-validate-") as folder:
         return tuple(islice(_Trial(binary, fleet, resources, Path(folder)).refusals(), MOST))
 
 

@@ -62,7 +62,8 @@ _log = structlog.get_logger("moongate.infra")
 _CHUNK = 1 << 18
 # Seconds between polls of the admin socket.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
-_TERM_WAIT_S = 5.0
+# Seconds from SIGTERM to SIGKILL; the shorter time if nobody wants to wait for requests in flight.
+_TERM_WAIT_S, _HURRIED_WAIT_S = 5.0, 1.0
 _ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 # Of an access log line that is longer, only this many bytes of its end are kept.
 _LONGEST_LINE = 1 << 20
@@ -343,33 +344,42 @@ class EnvoyProcess:
         await self._stopping.wait()
         if self.state is State.READY:
             # If the deadline passes or Envoy does not answer, it is ended all the same.
-            with suppress(TimeoutError, httpx.HTTPError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.drain_s):
-                    await self._drain(admin)
+                    await self._drain_or_skip(admin)
         if self.state is not State.DRAINING:
             self._enter(State.DRAINING)
         with suppress(ProcessLookupError):
             process.terminate()
+        patience_s = _HURRIED_WAIT_S if self._drain_skipped.is_set() else _TERM_WAIT_S
         try:
-            async with asyncio.timeout(_TERM_WAIT_S):
+            async with asyncio.timeout(patience_s):
                 await process.wait()
         except TimeoutError:
-            self._log.warning("envoy.killed", pid=process.pid, after_s=_TERM_WAIT_S)
+            self._log.warning("envoy.killed", pid=process.pid, after_s=patience_s)
             with suppress(ProcessLookupError):
                 process.kill()
 
+    async def _drain_or_skip(self, admin: Admin) -> None:
+        """Drain, until somebody loses patience: an Envoy that is suspended does not even answer."""
+        async with asyncio.TaskGroup() as tasks:
+            drain = tasks.create_task(self._drain(admin))
+            skip = tasks.create_task(self._drain_skipped.wait())
+            await asyncio.wait({drain, skip}, return_when=asyncio.FIRST_COMPLETED)
+            drain.cancel()
+            skip.cancel()
+
     async def _drain(self, admin: Admin) -> None:
-        pause = _FIRST_POLL_S
         if self._drain_skipped.is_set():
             return
-        await admin.drain()
-        self._enter(State.DRAINING)
-        while busy := await admin.busy():
-            self._log.debug("envoy.draining", in_flight=busy)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._drain_skipped.wait(), pause)
-                return
-            pause = min(2 * pause, _LONGEST_POLL_S)
+        pause = _FIRST_POLL_S
+        with suppress(httpx.HTTPError):
+            await admin.drain()
+            self._enter(State.DRAINING)
+            while busy := await admin.busy():
+                self._log.debug("envoy.draining", in_flight=busy)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_POLL_S)
 
     async def _read_access_log(self, process: Process) -> None:
         assert process.stdout is not None, "standard output was asked for as a pipe"

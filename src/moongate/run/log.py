@@ -68,7 +68,8 @@ class RunLog:
 
     def places_from(self, folder: Folder) -> None:
         """Give the resources of a folder their places in what is logged."""
-        self._folders.append(folder)
+        if folder not in self._folders:
+            self._folders.append(folder)
 
     def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
         """A diagnostic with its place, if the resource comes from a folder."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 from moongate.attach.gateways import LOCALHOST
 from moongate.infra.access_log import AccessLog
 from moongate.infra.process import EnvoyFailedError
+from moongate.infra.signals import has_terminal, is_ignored
 from moongate.run.laptop import Laptop
 from moongate.sources.files import Files
 
@@ -52,7 +53,10 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
 async def run_laptop(
     options: LaptopOptions, *, served: Callable[[Laptop], None] = lambda _laptop: None
 ) -> None:
-    """Run a gateway on this machine until a signal ends it (SIGINT, SIGTERM).
+    """Run a gateway on this machine until a signal ends it.
+
+    SIGINT and SIGTERM drain the Envoys, a second one ends them at once. SIGHUP does the same if it comes from
+    a terminal that is closed; without a terminal, it reads all files again.
 
     Args:
         options: what to serve, and how.
@@ -62,8 +66,9 @@ async def run_laptop(
         PortError: a port cannot be had, and there is no path whose change could mend it.
         EnvoyMissingError, EnvoyFailedError, NoRunDirectoryError: the machine lacks what is needed to start.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    signals = _Signals()
+    # The handlers are there before anything that must be cleaned up, and until it is.
+    signals.handle()
     with AccessLog() as access_log:
         async with Laptop(
             config=options.config,
@@ -73,37 +78,62 @@ async def run_laptop(
             run_dir=options.run_dir,
             access_log=access_log.write,
         ) as running:
-
-            def on_signal() -> None:
-                if stop.is_set():
-                    running.skip_drain()
-                else:
-                    _log.info("gateway.stopping")
-                    stop.set()
-
-            # The handlers stay until the Envoys are gone: a second signal skips the drain.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, on_signal)
-            await _serve(running, options, stop, served)
+            signals.skip_drain = running.skip_drain
+            await _serve(running, options, signals, served)
     _log.info("gateway.stopped")
 
 
+class _Signals:
+    """What signals ask for: to end, to end at once, to read all files again."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.reread = asyncio.Event()
+        self.skip_drain: Callable[[], None] = lambda: None
+
+    def handle(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._end)
+        if not is_ignored(signal.SIGHUP):
+            loop.add_signal_handler(signal.SIGHUP, self._end if has_terminal() else self.reread.set)
+
+    def _end(self) -> None:
+        if self.stop.is_set():
+            self.skip_drain()
+        else:
+            _log.info("gateway.stopping")
+            self.stop.set()
+
+
 async def _serve(
-    running: Laptop, options: LaptopOptions, stop: asyncio.Event, served: Callable[[Laptop], None]
+    running: Laptop, options: LaptopOptions, signals: _Signals, served: Callable[[Laptop], None]
 ) -> None:
     for n, text in enumerate(options.documents):
         running.take_text(f"<document {n + 1}>", text)
     async with asyncio.TaskGroup() as tasks:
         jobs = [tasks.create_task(_announce(running, served))]
         if options.paths:
-            jobs.append(tasks.create_task(running.follow(Files(options.paths, namespace=options.namespace))))
+            jobs.append(tasks.create_task(_follow(running, options, signals.reread)))
         failed = tasks.create_task(running.failed(ports=not options.paths))
-        stopped = tasks.create_task(stop.wait())
+        stopped = tasks.create_task(signals.stop.wait())
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         for task in (*jobs, failed, stopped):
             task.cancel()
     if not failed.cancelled():
         raise failed.result()
+
+
+async def _follow(running: Laptop, options: LaptopOptions, reread: asyncio.Event) -> None:
+    """Put the manifests of files in force, and read all of them again when asked to, until cancelled."""
+    files = Files(options.paths, namespace=options.namespace)
+    while True:
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(running.follow(files))
+            await reread.wait()
+            reread.clear()
+            _log.info("files.reread")
+            following.cancel()
 
 
 async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
