@@ -22,6 +22,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
+from moongate.chain_transitions import ChainTransitions
 from moongate.infra.process import EnvoyFailedError
 from moongate.quarantine.search import Search
 from moongate.run import Laptop
@@ -196,6 +197,107 @@ async def test_an_envoy_whose_gateway_is_replaced_serves_until_that_of_the_next_
 
     assert all(answered[:-1]), "the last one may have been asked when the next had started"
     assert "status.degraded" not in {event["event"] for event in events}
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize(
+    "change", ["a listener moves", "a listener is removed", "a Gateway leaves the Envoy of its class"]
+)
+async def test_a_port_that_goes_to_an_envoy_that_starts_is_served_until_it_has_started(change: str) -> None:
+    """The Envoy of the former Gateway goes on with other listeners. It closes the port at the last moment."""
+    port, other = free_port(), free_port()
+    merged = (
+        gateway_class("shared", name="shared"),
+        extension("EnvoyProxy", "shared", "{mergeGateways: true}"),
+    )
+    beside = gateway(http("beside", port=other), name="beside", gatewayClassName="shared")
+    leaves = gateway(http("web", port=port), name="next", gatewayClassName="shared")
+    before = {
+        "a listener moves": (opened(port),),
+        "a listener is removed": (opened(port, other),),
+        "a Gateway leaves the Envoy of its class": (*merged, beside, leaves),
+    }[change]
+    after = (
+        (*merged, beside) if "class" in change else (opened(port).replace(f"port: {port}", f"port: {other}"),)
+    )
+    with structlog.testing.capture_logs() as events:
+        async with Laptop() as laptop:
+            await laptop.apply("---\n".join(before))
+            laptop.put(
+                {each.ref: each for text in (*after, opened(port, name="next")) for each in read(text)}
+            )
+            started, answered = False, [True]
+            while not started:
+                answered.append(await answers(port))
+                started = ("envoy.ready", "default/next") in {(e["event"], e.get("gateway")) for e in events}
+
+            await laptop.served()
+            assert [await answers(each) for each in (port, other)] == [True, True]
+
+    assert all(answered[:-1]), "the last one may have been asked when the next had started"
+    assert len(answered) > 3, "or nothing was asked while the Envoy started"
+    assert "status.degraded" not in {event["event"] for event in events}
+
+
+@pytest.mark.envoy
+async def test_of_two_gateways_on_one_port_the_first_serves_and_then_the_other() -> None:
+    """No Envoy is asked for the port of another, so nothing depends on which one is faster."""
+    port, other = free_port(), free_port()
+    with structlog.testing.capture_logs() as events:
+        async with Laptop() as laptop:
+            await laptop.apply("---\n".join((opened(port), opened(port, other, name="later"))))
+            document = laptop.statuses.document(Ref.of(Gateway, "default", "later"))
+            assert document is not None
+            listeners = {each["name"]: each["conditions"][0] for each in document["status"]["listeners"]}
+            assert [await answers(each) for each in (port, other)] == [True, True]
+
+            # The first one gives the port up, and takes it back.
+            for ports in ((free_port(),), (port,)):
+                await laptop.apply(opened(*ports))
+                assert [await answers(each) for each in (port, other, *ports)] == [True] * (2 + len(ports))
+
+            await laptop.delete(EG)
+            assert [await answers(each) for each in (port, other)] == [True, True]
+
+    assert (listeners[f"at-{other}"]["status"], listeners[f"at-{port}"]["status"]) == ("True", "False")
+    assert listeners[f"at-{port}"]["reason"] == "PortUnavailable"
+    assert "Gateway default/eg" in listeners[f"at-{port}"]["message"]
+    assert "envoy.refused" not in {event["event"] for event in events}
+    refused = [event for event in events if event["event"] == "status.degraded"]
+    assert {event["condition"] for event in refused} <= {"Accepted"}
+
+
+@pytest.mark.envoy
+async def test_a_listener_that_envoy_could_not_open_after_its_acknowledgement_is_reported_and_served_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Envoy binds a port, acknowledges, and begins to listen when routes are there: too late, this time."""
+    with socket.socket() as late:
+        late.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        late.bind(("127.0.0.1", free_port()))
+        port = late.getsockname()[1]
+        acknowledged = ChainTransitions.acknowledged
+
+        def listens_then(*event: Any) -> bool:
+            if event[3] == LISTENER:
+                late.listen()
+            return acknowledged(*event)
+
+        with structlog.testing.capture_logs() as events:
+            async with Laptop() as laptop:
+                monkeypatch.setattr(ChainTransitions, "acknowledged", listens_then)
+                laptop.put({each.ref: each for each in read(opened(port))})
+                await until(lambda: "status.degraded" in {event["event"] for event in events})
+                refused, urls = conditions(laptop, f"at-{port}")["Programmed"], laptop.urls()
+                monkeypatch.undo()
+                late.close()
+
+                await until(lambda: "status.recovered" in {event["event"] for event in events})
+                assert await answers(port)
+
+    assert (refused["status"], refused["reason"], urls) == ("False", "PortUnavailable", ())
+    assert refused["message"].startswith(f"Port {port} is taken by ")
+    assert "envoy.log" not in {event["event"] for event in events}, "it would say the same"
 
 
 async def answers(port: int) -> bool:

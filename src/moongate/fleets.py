@@ -11,6 +11,9 @@ Facts
 -----
 * two Envoys of one Gateway would share files, ports and a node name, so a new one starts after the old ended
 * a running Envoy can change its log levels; all other options need a restart
+* an Envoy opens a listener in two steps, and acknowledges it after the first one. If the second one fails, it
+  drops the listener, and only its log says so
+* an Envoy that finds a port taken while it starts is ready all the same
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import structlog
 from msgspec import structs
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
+from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, Ref, milliseconds
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from moongate.ads.events import Counters, Rejection
+    from moongate.infra.envoy_log import Unopened
     from moongate.infra.rundir import RunDirectory
     from moongate.quarantine import Refusal
     from moongate.world import Changes, World
@@ -57,6 +62,9 @@ _log = structlog.get_logger("moongate")
 
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
+
+_UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
+"""What a port that cannot be had means for requests."""
 
 SUCCESSOR_S: Final = 5.0
 """How many seconds an Envoy that is to end waits at most for the start of Envoys that may take its ports."""
@@ -129,6 +137,7 @@ class Fleets:
                 self._stop(name)
         if self._ending:
             self._hand_over()
+        left: dict[str, frozenset[int]] = {}
         for name in changes.put.keys() | changes.gone.keys():
             fleet = self._fleets.get(name)
             if fleet is None:
@@ -136,6 +145,7 @@ class Fleets:
             put, gone = changes.put.get(name, ()), changes.gone.get(name, ())
             if any(type_url == LISTENER for type_url, _ in gone):
                 self._hand_over(name)
+                left[name] = self._ports(name)
             self._transitions.handed_out(fleet.id, put, gone)
             self._certificates.handed_out(fleet.id, put, gone)
             self._quarantine.left(fleet.id, gone)
@@ -143,6 +153,8 @@ class Fleets:
             # A resource that Envoy never accepted is not removed by a response, so no answer will come.
             for key in gone:
                 fleet.refused.pop(key, None)
+        for name, before in left.items():
+            self._await_starting(name, before - self._ports(name))
 
     def review(self) -> Iterator[None]:
         """React to the events, now that the world is settled; in steps."""
@@ -170,7 +182,7 @@ class Fleets:
                 # Without a patch that is still to be tried, a listener may let pass whom it should not.
                 if fleet is None or not self._quarantine.has_patches_in_doubt(fleet.id):
                     self._held.remove(name)
-                    self._ads.release(name)
+                    self._ads.release(name, ROUTE)
 
     def skip_drain(self) -> None:
         """End a running or future drain at once."""
@@ -260,6 +272,7 @@ class Fleets:
             beside=lambda: self._ads.listen(unix_socket(files.xds, name)),
             access_log=self._access_log,
             on_change=self._note_state,
+            on_unopened=partial(self._take_unopened, name),
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
@@ -287,6 +300,42 @@ class Fleets:
                 for name, fleet in list(self._fleets.items()):
                     if name not in self._ending and not fleet.stop.is_set():
                         await fleet.started()
+
+    def _await_starting(self, name: str, ports: frozenset[int]) -> None:
+        """Let an Envoy keep its listeners until Envoys that are to take over ports of it have started.
+
+        Args:
+            name: the fleet of the Envoy.
+            ports: those that it is to leave.
+        """
+        starting = [
+            fleet
+            for other, fleet in self._fleets.items()
+            if other not in {name, *self._ending}
+            and fleet.process.state is State.STARTING
+            and not ports.isdisjoint(self._ports(other))
+        ]
+        if starting:
+            for fleet in starting:
+                fleet.handover.begin(SUCCESSOR_S)
+            self._fleets[name].awaiting += 1
+            self._ads.hold(name, LISTENER)
+            self._tasks.create_task(self._release_listeners(name, starting), name=f"listeners of {name}")
+
+    async def _release_listeners(self, name: str, starting: list[RunningFleet]) -> None:
+        fleet = self._fleets[name]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SUCCESSOR_S):
+                for successor in starting:
+                    await successor.started()
+        fleet.awaiting -= 1
+        if not fleet.awaiting and self._fleets.get(name) is fleet:
+            self._ads.release(name, LISTENER)
+
+    def _ports(self, name: str) -> frozenset[int]:
+        """The ports of the listeners that a fleet should have."""
+        listeners = self._ads.resources(name, LISTENER).values()
+        return frozenset(port for listener in listeners for _, port in addresses(listener))
 
     def _stop(self, name: str) -> None:
         fleet = self._fleets.pop(name, None)
@@ -399,7 +448,7 @@ class Fleets:
                     self._certificates.refused(fleet.id, event.name, event.version, event.message)
                 if event.type_url == LISTENER:
                     # Routes may need a filter that only the refused version has: build other routes first.
-                    self._ads.hold(event.fleet)
+                    self._ads.hold(event.fleet, ROUTE)
                     self._held.add(event.fleet)
                     wrote = self._transitions.refused(
                         fleet.id, event.envoy, event.name, event.version, event.message
@@ -414,6 +463,16 @@ class Fleets:
             self._on_write()
         elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
             self._on_change()
+
+    def _take_unopened(self, name: str, listener: Unopened) -> None:
+        """Treat a listener that Envoy could not open after its acknowledgement as one that it refuses.
+
+        That happens if another socket comes between the two steps in which Envoy opens a port.
+        """
+        resource = self._ads.resources(name, LISTENER).get(listener.name)
+        for address, port in sorted(addresses(resource))[:1] if resource is not None else ():
+            message = f"cannot bind '{address}:{port}': {listener.why}"
+            self._ads.dropped(name, LISTENER, listener.name, message)
 
     def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
         """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
@@ -431,7 +490,9 @@ class Fleets:
             # The port will be free soon, and it takes long to find the process that has it.
             fleet.refused[key] = RefusedResource(event.message, port=True)
             return
-        port = explain_bind_failure(event.message)
+        fleets = (*self._fleets.items(), *self._ending.items())
+        envoys = {of.process.pid: other for other, of in fleets if of.process.pid is not None}
+        port = explain_bind_failure(event.message, envoys)
         refused = fleet.refused[key] = RefusedResource(port or event.message, port is not None)
         # The condition of the listener reports a port that is taken, with the place in the manifests.
         if refused != before and not refused.port:
@@ -471,7 +532,11 @@ class Fleets:
             refusals=tuple(messages),
             refused_listeners=(
                 *(
-                    RefusedListener(member.name, "PortUnavailable" if why.port else "Invalid", why.message)
+                    RefusedListener(
+                        member.name,
+                        "PortUnavailable" if why.port else "Invalid",
+                        f"{why.message} {_UNOPENED}" if why.port else why.message,
+                    )
                     for name, why in sorted(refused.items())
                     for member in served.get(name, ())
                     if member.gateway == gateway

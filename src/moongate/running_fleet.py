@@ -63,6 +63,8 @@ class RunningFleet:
         self.task: asyncio.Task[None] | None = None
         self.retrying = False
         """Whether a task waits to send the listeners again whose ports were taken."""
+        self.awaiting = 0
+        """How many tasks wait for starting Envoys, which are to take over ports of this one."""
         self.handover = PortHandover()
         self.listening: dict[str, str] = {}
         """The listeners that Envoy has in force, name → version."""

@@ -258,7 +258,7 @@ async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) ->
 
     def on_event(event: Event) -> None:
         if isinstance(event, Nacked):
-            ads.hold("eg")
+            ads.hold("eg", ROUTE)
 
     async with serving(socket, on_event) as ads, Client(socket) as client:
         ads.publish("eg", [listener, routes])
@@ -267,7 +267,7 @@ async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) ->
         await client.refuse(await client.answer(), "no")
         await until(lambda: ads.quarantine("eg"))
         ads.publish("eg", [XdsResource.of(ROUTE, "r", b"2")])
-        ads.release("eg")
+        ads.release("eg", ROUTE)
 
         [answer] = (await client.answer()).resources
 
@@ -277,7 +277,7 @@ async def test_routes_can_be_held_before_a_refusal_lets_them_go(socket: Path) ->
 async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path) -> None:
     async with serving(socket) as ads, Client(socket) as client:
         ads.publish("eg", [XdsResource.of(ROUTE, "r", b"1")])
-        ads.hold("eg")
+        ads.hold("eg", ROUTE)
         await client.ask(ROUTE, resource_names_subscribe=["r"])
         await client.ask(ENDPOINT, resource_names_subscribe=["a"])
 
@@ -285,7 +285,7 @@ async def test_routes_are_held_for_an_envoy_that_connects_meanwhile(socket: Path
         assert answer.type_url == ENDPOINT
         await client.acknowledge(answer)
 
-        ads.release("eg")
+        ads.release("eg", ROUTE)
         assert (await client.answer()).type_url == ROUTE
 
 

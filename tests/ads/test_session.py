@@ -815,7 +815,7 @@ def test_a_table_whose_listener_was_refused_does_not_return(served: Conversation
 def test_held_routes_leave_as_they_are_when_they_are_released(served: Conversation) -> None:
     """A listener was refused; routes that need what it lacks are built anew, and the former ones not sent."""
     served.play("== L+l=2 R+r=2")
-    served.session.hold()
+    served.session.hold(ROUTE)
     served.says("""
         >> L nack no
         == R+r=3 E+a=2
@@ -824,13 +824,67 @@ def test_held_routes_leave_as_they_are_when_they_are_released(served: Conversati
     """)
     assert not served.session.settled(served.snapshot.seq)
 
-    served.session.release()
+    served.session.release(ROUTE)
     served.says("""
         == S+s=1
         << R r=3
         >> R ack
     """)
     assert served.session.settled(served.snapshot.seq)
+
+
+def test_held_listeners_leave_as_they_are_when_they_are_released(served: Conversation) -> None:
+    """An Envoy that starts is to take a port over. Routes wait for the listeners that they are meant for."""
+    served.session.hold(LISTENER)
+    served.says("""
+        == L-l L+m=1 R+r=2 E+a=2
+        << E a=2
+        >> E ack
+        == L+m=2
+    """)
+    assert not served.session.settled(served.snapshot.seq)
+
+    served.session.release(LISTENER)
+    served.says("""
+        == S+s=1
+        << L m=2 -l
+        >> L ack
+        << R r=2
+        >> R ack
+    """)
+    assert served.session.settled(served.snapshot.seq)
+
+
+def test_a_listener_that_envoy_drops_after_its_acknowledgement_is_refused(served: Conversation) -> None:
+    """Envoy opens a port in two steps, and the second one comes later; its log alone says that it failed."""
+    served.session.dropped(LISTENER, "l", "in use")
+    served.says("")
+    assert served.refused() == {"l": "1"}
+
+    served.session.retry(LISTENER, "l")
+    served.says("""
+        == S+s=1
+        << L l=1
+        >> L ack
+    """)
+    assert served.refused() == {}
+
+
+def test_a_former_version_that_envoy_drops_leaves_the_newest_unrefused(served: Conversation) -> None:
+    served.play("== L+l=2")
+    served.session.dropped(LISTENER, "l", "in use")
+
+    served.says(">> L ack")
+
+    assert served.refused() == {}
+    assert served.session.held(LISTENER, "l") == served.snapshot.of(LISTENER)["l"].version
+
+
+def test_what_envoy_never_had_is_not_dropped(served: Conversation) -> None:
+    served.session.dropped(LISTENER, "other", "in use")
+    served.session.dropped("no.such.Type", "l", "in use")
+
+    assert served.refused() == {}
 
 
 def test_parts_of_refused_routes_are_held_too(served: Conversation) -> None:
@@ -840,12 +894,12 @@ def test_parts_of_refused_routes_are_held_too(served: Conversation) -> None:
         >> R ack
         == R+r=2 R+s=2
     """)
-    served.session.hold()
+    served.session.hold(ROUTE)
     served.says("""
         >> R nack no
         == R+s=3
     """)
-    served.session.release()
+    served.session.release(ROUTE)
     served.says("""
         == E+other=1
         << R r=2 s=3

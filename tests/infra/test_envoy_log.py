@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moongate.infra.envoy_log import Entry, LogFolder
+from moongate.infra.envoy_log import Entry, LogFolder, Unopened, unopened
 
 
 def folded(*chunks: bytes) -> list[Entry]:
@@ -88,3 +88,21 @@ def test_an_entry_without_an_end_is_left_out_after_its_first_line() -> None:
     entries = folded(*pieces, entry("info", "main", "It goes on."))
 
     assert entries == [Entry("warning", "config", "rejected"), Entry("info", "main", "It goes on.")]
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [("cannot listen() errno=98", "Address already in use"), ("no file descriptors", "no file descriptors")],
+)
+def test_a_listener_that_could_not_be_opened_is_seen(failure: str, why: str) -> None:
+    """Envoy says so in its log alone, after it has acknowledged the listener."""
+    message = f"final pre-worker listener init for listener 'default/web/http' failed: {failure}"
+
+    assert unopened(Entry("error", "config", message)) == Unopened("default/web/http", why)
+
+
+def test_a_text_in_another_entry_drops_no_listener() -> None:
+    text = "final pre-worker listener init for listener 'default/web/http' failed: cannot listen() errno=98"
+
+    assert unopened(Entry("error", "lua", text)) is None
+    assert unopened(Entry("error", "config", f"gRPC config: {text}")) is None

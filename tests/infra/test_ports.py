@@ -29,6 +29,19 @@ def test_a_taken_port_names_who_has_it() -> None:
     assert f"(process {os.getpid()})" in explanation
 
 
+def test_a_port_of_an_own_envoy_names_its_gateway() -> None:
+    """The user did not start that process, and must not end it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        message = f"cannot bind '0.0.0.0:{port}': Address already in use"
+
+        explanation = explain_bind_failure(message, {os.getpid(): "default/web"})
+
+    assert explanation is not None
+    assert explanation.startswith(f"Port {port} is still open for default/web")
+    assert "end it" not in explanation
+
+
 def test_a_port_of_another_users_process_says_how_to_find_it() -> None:
     """Nobody listens on it any more, which looks the same as not being allowed to see who does."""
     explanation = explain_bind_failure("cannot bind '[::]:1': Address already in use")

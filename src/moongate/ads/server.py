@@ -29,7 +29,7 @@ from moongate.ads.snapshot import Snapshot
 from moongate.ads.transports import IdentityError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 
     from moongate.ads.snapshot import Key
     from moongate.ads.transports import Context, Transport
@@ -129,28 +129,41 @@ class AdsServer:
             stream.session.retry(type_url, name)
             stream.wake.set()
 
-    def hold(self, fleet: str) -> None:
-        """Send no routes until ``release``: an Envoy refused a resource, and new routes are being built.
+    def dropped(self, fleet: str, type_url: str, name: str, message: str) -> None:
+        """Note that the Envoys of a fleet have dropped a resource that they acknowledged; see ``Session``."""
+        for stream in self._streams_of(fleet):
+            stream.session.dropped(type_url, name, message)
+            self._report(stream.session)
+            stream.wake.set()
 
-        If this is called in ``on_event``, it takes effect before anything that the refusal would release.
+    def hold(self, fleet: str, type_url: str) -> None:
+        """Send no listeners, or no routes, until ``release``.
+
+        Routes are held when an Envoy refused a resource, and new routes are being built; listeners, when one
+        is to close whose port another Envoy cannot open yet. If this is called in ``on_event``, it takes
+        effect before anything that the event would release.
         """
         if (of := self._fleets.get(fleet)) is not None:
-            of.holding = True
+            of.held.add(type_url)
             for stream in of.streams:
-                stream.session.hold()
+                stream.session.hold(type_url)
 
-    def release(self, fleet: str) -> None:
-        """Send routes again, in their newest version."""
+    def release(self, fleet: str, type_url: str) -> None:
+        """Send resources of a type again, in their newest version."""
         if (of := self._fleets.get(fleet)) is not None:
-            of.holding = False
+            of.held.discard(type_url)
             for stream in of.streams:
-                stream.session.release()
+                stream.session.release(type_url)
                 stream.wake.set()
+
+    def resources(self, fleet: str, type_url: str) -> Mapping[str, XdsResource]:
+        """The resources of a type that a fleet should have, by name. A live view, not a copy."""
+        of = self._fleets.get(fleet)
+        return of.snapshot.of(type_url) if of is not None else {}
 
     def version(self, fleet: str, type_url: str, name: str) -> str | None:
         """The version of a resource that a fleet should have; None if it should not have the resource."""
-        of = self._fleets.get(fleet)
-        resource = of.snapshot.get(type_url, name) if of is not None else None
+        resource = self.resources(fleet, type_url).get(name)
         return resource.version if resource is not None else None
 
     def is_asked_for(self, fleet: str, type_url: str, name: str) -> bool:
@@ -242,8 +255,8 @@ class AdsServer:
             linger_seconds=self._linger_seconds,
             patience_seconds=self._patience_seconds,
         )
-        if of.holding:
-            session.hold()
+        for type_url in sorted(of.held):
+            session.hold(type_url)
         stream = _Stream(session)
         of.streams.append(stream)
         self._emit(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
@@ -307,7 +320,8 @@ class _Fleet:
         self.snapshot = Snapshot()
         self.published = False
         """Whether it was ever published. If not, only the name of a connected Envoy is known."""
-        self.holding = False
+        self.held: set[str] = set()
+        """The types of which nothing is sent."""
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
 

@@ -131,7 +131,8 @@ class Session:
         """The number of the last response."""
         self._warming: set[str] = set()
         """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
-        self._holding = False
+        self._held: set[str] = set()
+        """The types of which nothing is sent until ``release``."""
 
     def receive(self, request: DeltaDiscoveryRequest, now: float) -> None:
         """Take one request: a subscription, a change of it, an ACK, a NACK, or several of these in one."""
@@ -215,18 +216,18 @@ class Session:
         ]
         return min(times, default=None)
 
-    def hold(self) -> None:
-        """Send no routes until ``release``: Envoy refused a resource, and new routes are being built."""
-        self._holding = True
+    def hold(self, type_url: str) -> None:
+        """Send no listeners, or no routes, until ``release``."""
+        self._held.add(type_url)
 
-    def release(self) -> None:
-        """Send routes again, in their newest version."""
-        self._holding = False
-        routes = self._channels.get(ROUTE)
-        if routes is not None:
-            for batch in (routes.staged.take(), *routes.retries):
-                routes.take_back(batch)
-            routes.retries.clear()
+    def release(self, type_url: str) -> None:
+        """Send resources of a type again, in their newest version."""
+        self._held.discard(type_url)
+        channel = self._channels.get(type_url)
+        if channel is not None:
+            for batch in (channel.staged.take(), *channel.retries):
+                channel.take_back(batch)
+            channel.retries.clear()
 
     def settled(self, seq: int) -> bool:
         """Whether Envoy has answered for all resources to which it subscribes, up to edit ``seq``.
@@ -244,6 +245,19 @@ class Session:
         if channel is not None and (refused := channel.rejected.get(name)) is not None:
             refused.again = True
             channel.mark(name, self._snapshot.seq)
+
+    def dropped(self, type_url: str, name: str, message: str) -> None:
+        """Note that Envoy has dropped a resource that it acknowledged, for a reason that it only logs.
+
+        If that is the newest version, it counts as refused. Else a newer one is on its way.
+        """
+        channel = self._channels.get(type_url)
+        if channel is None or (version := self.held(type_url, name)) is None:
+            return
+        channel.ledger.set(name, None)
+        resource = self._snapshot.get(type_url, name)
+        if resource is not None and resource.version == version:
+            self._reject(channel, resource, message, self._snapshot.seq)
 
     def asks_for(self, type_url: str, name: str) -> bool:
         """Whether Envoy subscribes to a resource, or needs its type and has not requested that yet."""
@@ -347,7 +361,7 @@ class Session:
 
     def _due(self, channel: Channel, now: float) -> Batch | None:
         """The batch that may be sent now, or None. No response of the channel is in flight."""
-        if channel.type_url == ROUTE and self._holding:
+        if channel.type_url in self._held:
             return None
         if channel.retries:
             return channel.retries.popleft()

@@ -7,6 +7,7 @@ an entry without level.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,10 @@ _NOISE = (
     ("config", re.compile(r"listener '.*' failed to bind")),
     ("upstream", re.compile(r"lds: listener '.*' config rejected")),
 )
+_UNOPENED = re.compile(
+    r"final pre-worker listener init for listener '(?P<name>.*)' failed: (?P<why>.*)", re.DOTALL
+)
+_CANNOT_LISTEN = re.compile(r"cannot listen\(\) errno=(?P<errno>\d{1,4})")
 # Of an entry that is longer, only the first line is passed on.
 _MOST_BYTES = 1 << 20
 _LONGEST_LINE = 1000
@@ -51,6 +56,28 @@ class Entry(Struct, frozen=True):
     level: str
     component: str
     message: str
+
+
+class Unopened(Struct, frozen=True):
+    """A listener that Envoy acknowledged, and dropped because it could not open it.
+
+    Args:
+        name: the name of the listener.
+        why: the reason, in the words of the operating system if it is the reason.
+    """
+
+    name: str
+    why: str
+
+
+def unopened(entry: Entry) -> Unopened | None:
+    """The listener that Envoy has dropped, if an entry reports that. No answer to the control plane does."""
+    match = _UNOPENED.fullmatch(entry.message) if entry.component == "config" else None
+    if match is None:
+        return None
+    why = match["why"]
+    refused = _CANNOT_LISTEN.fullmatch(why)
+    return Unopened(match["name"], why if refused is None else os.strerror(int(refused["errno"])))
 
 
 class LogFolder:

@@ -6,6 +6,8 @@ A port may go from one Envoy of moongate to another: two Gateways exchange their
 the port of a deleted one. Two processes cannot have it at the same time. The Envoy that gets it may ask
 first, and no event says when the port is free. So whenever an Envoy of moongate leaves ports, a *handover*
 begins for all others: for a short time they ask again and again, and nobody reports that the port is taken.
+If the Envoy that gets the port must still start, the handover lasts until then, and the other one keeps the
+port open meanwhile (``fleets``).
 
 If another program has the port, its user must act. So that is reported, and the Envoy asks from time to time.
 """
@@ -40,9 +42,9 @@ class PortHandover:
         """Whether another Envoy of moongate has just left ports, so that this one may get them soon."""
         return monotonic() < self._ends
 
-    def begin(self) -> None:
-        """Another Envoy leaves ports."""
-        self._ends = monotonic() + HANDOVER_S
+    def begin(self, seconds: float = HANDOVER_S) -> None:
+        """Another Envoy leaves ports, within some seconds."""
+        self._ends = max(self._ends, monotonic() + seconds)
         self._wake.set()
 
     def cancel(self) -> None:

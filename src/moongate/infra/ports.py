@@ -9,8 +9,13 @@ Facts
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from moongate.xds.refusals import bind_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LISTENING = "0A"
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -24,11 +29,12 @@ class PortError(Exception):
     """A port cannot be bound; the message says why, and what to do."""
 
 
-def explain_bind_failure(message: str) -> str | None:
+def explain_bind_failure(message: str, envoys: Mapping[int, str] = MappingProxyType({})) -> str | None:
     """The reason and the advice in one or two sentences; None if ``message`` is about no bind failure.
 
     Args:
         message: the message of a NACK of Envoy; a bind failure is at its beginning.
+        envoys: process id → fleet of the Envoys of this moongate.
     """
     failure = bind_failure(message)
     if failure is None:
@@ -37,7 +43,7 @@ def explain_bind_failure(message: str) -> str | None:
     if "permission denied" in why.lower():
         return _privileged(port)
     if failure.in_use:
-        return _taken(port)
+        return _taken(port, envoys)
     if "cannot assign requested address" in why.lower():
         return (
             f"No interface of this machine has the address {address}, which --bind or the Gateway's "
@@ -66,7 +72,7 @@ def _first_unprivileged() -> int:
         return 1024
 
 
-def _taken(port: int) -> str:
+def _taken(port: int, envoys: Mapping[int, str]) -> str:
     holder = port_holder(port)
     if holder is None:
         return (
@@ -74,6 +80,11 @@ def _taken(port: int) -> str:
             f"End it, or {OTHER_PORT}."
         )
     pid, name = holder
+    if pid in envoys:
+        return (
+            f"Port {port} is still open for {envoys[pid]}, whose Envoy (process {pid}) has not given it up. "
+            f"Wait for that, or {OTHER_PORT}."
+        )
     return f"Port {port} is taken by {name} (process {pid}); end it, or {OTHER_PORT}."
 
 

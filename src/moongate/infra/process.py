@@ -45,7 +45,7 @@ from moongate.infra import launch
 from moongate.infra.admin import Admin
 from moongate.infra.binary import can_run
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
-from moongate.infra.envoy_log import LOG_FORMAT, LogFolder
+from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
+    from moongate.infra.envoy_log import Entry, Unopened
     from moongate.infra.rundir import EnvoyFiles
 
 _log = structlog.get_logger("moongate.infra")
@@ -111,6 +112,7 @@ class EnvoyProcess:
         access_log: is called with whole lines of Envoy's standard output; must not block.
         backoff: pauses between restarts.
         on_change: is called when ``state`` has changed.
+        on_unopened: is called with each listener that Envoy has dropped because it could not open it.
 
     Attributes:
         state: the present state.
@@ -134,6 +136,7 @@ class EnvoyProcess:
         access_log: Callable[[bytes], None] = lambda _lines: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
+        on_unopened: Callable[[Unopened], None] = lambda _listener: None,
     ) -> None:
         self.gateway = gateway
         self.state = State.STARTING
@@ -151,6 +154,7 @@ class EnvoyProcess:
         self._access_log = access_log
         self._backoff = backoff
         self._on_change = on_change
+        self._on_unopened = on_unopened
         self._log = _log.bind(gateway=gateway)
         self._group = asyncio.TaskGroup()
         self._changed = asyncio.Event()
@@ -399,8 +403,14 @@ class EnvoyProcess:
         folder = LogFolder()
         while chunk := await process.stderr.read(_CHUNK):
             for entry in folder.feed(chunk):
-                self._log_entry(entry.level, entry.component, entry.message)
+                self._take_entry(entry)
         for entry in folder.end():
+            self._take_entry(entry)
+
+    def _take_entry(self, entry: Entry) -> None:
+        if (listener := unopened(entry)) is not None:
+            self._on_unopened(listener)
+        else:
             self._log_entry(entry.level, entry.component, entry.message)
 
     def _log_entry(self, level: str, component: str, message: str) -> None:
