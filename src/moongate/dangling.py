@@ -110,6 +110,11 @@ def dangling_references(
                 yield _dangling(ref, Problem(path, message, EMPTY))
 
 
+def references_of(resource: object) -> frozenset[Ref]:
+    """All resources that a resource refers to, whether they exist or not."""
+    return frozenset(to for _, to, _ in _references(resource))
+
+
 def selecting_nothing(
     held: Mapping[Ref, Resource], refs: Iterable[Ref], has_status: Callable[[Ref], bool]
 ) -> Iterator[DanglingReference]:
@@ -241,7 +246,7 @@ class _Known:
         return frozenset((s.metadata.namespace, s.metadata.labels.get(SERVICE_NAME)) for s in slices)
 
 
-def _references(resource: Resource | None) -> Iterator[_Reference]:
+def _references(resource: object) -> Iterator[_Reference]:
     match resource:
         case GatewayClass():
             if resource.spec.parameters_ref is not None:

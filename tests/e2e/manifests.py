@@ -44,7 +44,7 @@ def route(
 
 def to(*names: str) -> str:
     """A rule's ``backendRefs``, in YAML: Backends by name, each ``NAME`` or ``NAME=WEIGHT``."""
-    return f"backendRefs: [{', '.join(map(_backend_ref, names))}]"
+    return f"backendRefs: [{', '.join(map(backend_ref, names))}]"
 
 
 def tell_client(name: str, value: str) -> str:
@@ -133,7 +133,8 @@ def grant(namespace: str, *, kind: str, of: str, to_kind: str) -> Document:
     return _document("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", "grant", body, namespace)
 
 
-def _backend_ref(text: str) -> str:
+def backend_ref(text: str) -> str:
+    """A reference to a Backend, in YAML: ``NAME`` or ``NAME=WEIGHT``."""
     name, _, weight = text.partition("=")
     ref = f"{{group: gateway.envoyproxy.io, kind: Backend, name: {name}"
     return f"{ref}, weight: {weight}}}" if weight else f"{ref}}}"

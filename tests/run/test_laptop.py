@@ -105,7 +105,7 @@ async def test_an_edit_of_a_file_is_served(folder: Path) -> None:
             manifests.write_text(app(port, two.port))
             await until(lambda: is_(port, "two"))
 
-            manifests.unlink()
+            manifests.write_text("")
             await until(lambda: running.report()["gateways"] == [])
             await until(lambda: is_(port, ""))
 
@@ -280,7 +280,7 @@ async def test_a_reference_that_leads_nowhere_is_reported_when_its_target_goes(f
             following(running, Files((str(route), str(gateway)))),
         ):
             await running.loaded.wait()
-            gateway.unlink()
+            gateway.write_text("# nothing any more\n")
             await until(lambda: any("There is no Gateway" in e.get("message", "") for e in events))
             messages = [e["message"] for e in events if e["event"] == "manifest"]
             diagnostics = running.report()["diagnostics"]

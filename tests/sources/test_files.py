@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -248,7 +249,7 @@ class TestWatch:
     ) -> None:
         """A shell empties a file long before a program has written it, and half of it may be a manifest."""
         monkeypatch.setattr(files, "OPEN_S", 60.0)
-        monkeypatch.setattr(files, "SETTLE", 0.0)
+        monkeypatch.setattr(files, "SETTLE_USED", 0.0)
         monkeypatch.setattr(files, "PATIENCE", 0.0)
         (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
@@ -271,7 +272,7 @@ class TestWatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also while it waits because it was removed first."""
-        monkeypatch.setattr(files, "SETTLE", 60.0)
+        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
         monkeypatch.setattr(files, "PATIENCE", 60.0)
         (tmp_path / "a.yaml").write_text(backend("a", 1))
         (tmp_path / "b.yaml").write_text(backend("b", 1))
@@ -333,7 +334,8 @@ class TestWatch:
         assert watched.last is not None
         assert watched.last.diagnostics == ()
 
-    async def test_folders_come_and_go(self, tmp_path: Path) -> None:
+    async def test_folders_come_and_go(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(files, "EMPTIED_S", 0.0)
         (tmp_path / "a.yaml").write_text(backend("a"))
 
         async with watching(tmp_path) as watched:
@@ -372,7 +374,56 @@ class TestWatch:
                 (root / "a.yaml").unlink()
                 root.rmdir()
                 root.parent.rmdir()
-                await watched.until(lambda: not watched.held)
+                await watched.until(lambda: watched.last is not None and bool(watched.last.errors))
+                assert watched.last is not None
+                assert str(watched.last.errors[0]).endswith(
+                    "it is read as soon as there is. The resource that it had stays in force until then."
+                )
+
+        assert all(None not in batch.values() for batch in watched.batches)
+
+    async def test_an_emptied_folder_is_believed_after_a_while(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Builds remove a folder and write it anew, and so does git."""
+        monkeypatch.setattr(files, "EMPTIED_S", 60.0)
+        for name in ("m", "m/sub"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "m" / "a.yaml").write_text(backend("a", 1))
+        (tmp_path / "m" / "sub" / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path / "m") as watched:
+            for number in (2, 3):
+                shutil.rmtree(tmp_path / "m" / "sub")
+                await watched.until(lambda: watched.last is not None and bool(watched.last.diagnostics))
+                assert watched.last is not None
+                [warning] = watched.last.diagnostics
+                (tmp_path / "m" / "sub").mkdir()
+                (tmp_path / "m" / "sub" / "b.yaml").write_text(backend("b", number))
+                await watched.until(lambda wanted=number: watched.ports == {"a": 1, "b": wanted})
+            assert warning.severity == "warning"
+            assert str(warning) == (
+                f"{tmp_path}/m/sub: The folder has no manifests any more. The resource that it had stays in "
+                "force for 60 seconds, in case the folder is being rebuilt; after that, it is removed."
+            )
+            assert all(None not in batch.values() for batch in watched.batches)
+            (tmp_path / "m" / "sub" / "b.yaml").unlink()
+            monkeypatch.setattr(files, "EMPTIED_S", 0.0)
+            await watched.until(lambda: watched.ports == {"a": 1})
+
+    async def test_a_removal_holds_nothing_else_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither in the same file; and the removal is believed when nothing has changed for a moment."""
+        (tmp_path / "a.yaml").write_text(stream(backend("a", 1), backend("c", 1)))
+
+        async with watching(tmp_path) as watched:
+            monkeypatch.setattr(files, "SETTLE_USED", 60.0)
+            monkeypatch.setattr(files, "PATIENCE", 60.0)
+            (tmp_path / "a.yaml").write_text(stream(backend("b", 2), backend("c", 2)))
+            await watched.until(lambda: watched.ports == {"a": 1, "b": 2, "c": 2})
+            monkeypatch.setattr(files, "SETTLE_USED", 0.0)
+            await watched.until(lambda: watched.ports == {"b": 2, "c": 2})
 
     @pytest.mark.parametrize("name", ["", "sub"])
     @pytest.mark.parametrize("replace", [replace_at_once, replace_by_another])

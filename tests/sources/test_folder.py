@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.core import EndpointSlice, Namespace
+from moongate.api.httproute import HTTPRoute
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
@@ -402,3 +403,85 @@ class TestSecurityPoliciesWithFaults:
 
         assert folder.update("a.yaml", locked(ORIGINS, target="kind: Backend, name: shop")) == {}
         assert only(folder).effect == "It is not in force until this is fixed."
+
+
+def wait(_ref: Ref, _file: str, _used: bool) -> bool:
+    return True
+
+
+class TestWaiting:
+    """An edit over several files comes one file at a time."""
+
+    def test_a_removal_waits_while_all_else_is_in_force(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a", 1), backend("b", 1)))
+
+        for _ in folder.stage("a.yaml", stream(backend("b", 2), backend("c", 2))):
+            pass
+        batch = folder.commit(wait)
+
+        assert {ref.name: port(new) for ref, new in batch.items()} == {"b": 2, "c": 2}
+        assert folder.waiting == {A: "a.yaml"}
+        assert folder.commit() == {A: None}
+
+    def test_a_reference_to_what_is_missing_waits_until_it_is_there(self) -> None:
+        """The route is read before the Backend that it is moved to."""
+        folder = Folder()
+        folder.update_many({"r.yaml": route("r", "a"), "b.yaml": backend("a")})
+
+        for _ in folder.stage("r.yaml", route("r", "b")):
+            pass
+        assert folder.commit(wait) == {}
+        for _ in folder.stage("b.yaml", backend("b")):
+            pass
+        assert list(folder.commit(wait)) == [ROUTE, B]
+        assert folder.commit() == {A: None}
+
+    def test_a_reference_to_what_stays_missing_is_in_force_in_the_end(self) -> None:
+        folder = Folder()
+        folder.update_many({"r.yaml": route("r", "a"), "b.yaml": backend("a")})
+
+        for _ in folder.stage("r.yaml", route("r", "b")):
+            pass
+        folder.commit(wait)
+
+        assert list(folder.commit()) == [ROUTE]
+
+    def test_a_new_resource_does_not_wait_for_what_it_refers_to(self) -> None:
+        folder = Folder()
+        for _ in folder.stage("r.yaml", route("r", "a")):
+            pass
+
+        assert list(folder.commit(wait)) == [ROUTE]
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_a_target_of_a_policy_is_renamed_in_one_piece(self, order: int) -> None:
+        """Neither the old nor the new route is ever served without its policy."""
+        folder = Folder()
+        folder.update_many({"r.yaml": route("old", "a"), "p.yaml": policy("old"), "b.yaml": backend("a")})
+        edits = [("r.yaml", route("new", "a")), ("p.yaml", policy("new"))]
+
+        for path, text in edits[::order]:
+            for _ in folder.stage(path, text):
+                pass
+            assert folder.commit(wait) == {}
+
+        assert {ref.name for ref in folder.commit()} == {"old", "new", "p"}
+
+
+ROUTE = Ref.of(HTTPRoute, "default", "r")
+
+
+def route(name: str, to: str) -> str:
+    return (
+        f"{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}}}, spec: {{"
+        f"rules: [{{backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: {to}}}]}}]}}}}\n"
+    )
+
+
+def policy(target: str) -> str:
+    ref = f"{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}"
+    return (
+        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: SecurityPolicy, metadata: {name: p}, "
+        f"spec: {{targetRefs: [{ref}], cors: {{allowOrigins: ['*']}}}}}}\n"
+    )

@@ -9,9 +9,9 @@ Rules
    pass. Only when a resource would disappear, its file must be quiet for ``SETTLE`` besides: some editors
    remove a file before they write it anew.
 3. Files that change together are one batch.
-4. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
+5. No more than ``SLICE`` is worked without giving way to the other tasks of the event loop, and nothing waits
    for somebody else. A thread reads what takes longer: a document that is as big as a hundred others.
-5. What is wrong with one file or folder is a diagnostic of it, whatever it is; the others go on.
+6. What is wrong with one file or folder is a diagnostic of it, whatever it is; the others go on.
 
 Theory of operation
 ===================
@@ -23,7 +23,7 @@ differs. Folders that cannot be watched, as the kernel has a limit, are looked a
 """
 
 # The watcher speaks of paths as strings, and there are thousands of them.
-# ruff: noqa: PTH116, PTH118
+# ruff: noqa: PTH116, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ import os
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
@@ -46,7 +47,7 @@ from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
 from moongate.sources.folder import STDIN, Folder, Unreadable
 from moongate.sources.folder_events import FolderEvents
-from moongate.sources.listing import SUFFIXES, Found, Listing, differing, list_paths
+from moongate.sources.listing import SUFFIXES, Found, Listing, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
 
 TICK = 0.05
@@ -57,11 +58,15 @@ FIRST_PAUSE_S = 0.05
 """Seconds before watches are set up anew that could not be; each further pause is twice as long."""
 
 SETTLE = 0.05
-"""Seconds of quiet after which a file is believed that a resource is gone."""
+"""Seconds of quiet after which an edit is taken to be whole."""
+SETTLE_USED = 0.5
+"""The same, if another file may have to change too. A disk may take long for one file."""
+EMPTIED_S = 10.0
+"""Seconds after which a folder is believed that it has no manifests any more."""
 OPEN_S = 5.0
 """Seconds without a change after which a file is read though it was not closed, if no resource would go."""
-PATIENCE = 1.0
-"""Seconds after which it is believed though the file is still being written."""
+PATIENCE = 3.0
+"""Seconds after which it is taken to be whole though other files still change."""
 SLICE = 0.01
 """Seconds of work between two pauses."""
 
@@ -116,7 +121,9 @@ class Files:
         """The paths that can be read more than once."""
         self._listing = Listing()
         self._events: FolderEvents | None = None
-        self._unsettled: dict[str, _Unsettled] = {}
+        self._unsettled: dict[Ref, float] = {}
+        """The resources with a change that waits, each with the time since when."""
+        self._quiet_since = 0.0
         self._writing: dict[str, None] = {}
         """The files of watched folders that somebody has open for writing, by real path."""
         self._open: dict[str, float] = {}
@@ -159,7 +166,8 @@ class Files:
                 events.watch(self._listing.watched)
 
     def _patience_s(self, until: float) -> float | None:
-        waits = [TICK] if self._unsettled else []
+        in_time = any(not self._listing.is_out_of_reach(file) for file in self.folder.waiting.values())
+        waits = [TICK] if in_time else []
         if self._open:
             waits.append(max(0.0, min(self._open.values()) - time.monotonic()))
         if self._events is not None and self._events.unheard:
@@ -170,35 +178,30 @@ class Files:
         """The next state, None when nothing differs."""
         now = time.monotonic()
         paths, unsure = self._meant(events)
-        for path in paths & self._unsettled.keys():
-            self._unsettled[path] = self._unsettled[path]._replace(last=now)
         if everything or unsure:
             before = self._listing
             self._listing = await asyncio.to_thread(list_paths, self._lasting)
             self._listing.keep(before)
             paths |= differing(before, self._listing)
         written = self._being_written()
+        if paths or events or written:
+            self._quiet_since = now
         self._open |= dict.fromkeys(paths & written, now + OPEN_S)
         late = {path for path, until in self._open.items() if until <= now}
         paths = (paths - written) | late | (self._open.keys() - written)
         self._open = {
             path: until for path, until in self._open.items() if path in written and path not in late
         }
-        due = {path for path, unsettled in self._unsettled.items() if unsettled.due(now)}
-        if not paths and not due and not (everything or unsure):
+        if not paths and not self._unsettled and not (everything or unsure):
             return None
-        # What waits is looked at again whenever something else changes: a resource may have moved there.
-        read = sorted(paths | (self._unsettled.keys() - written))
+        read = sorted(paths)
         parsed = self.folder.parsed
         await _in_slices(self._staged(read))
-        losing = self.folder.losing()
-        for path in losing - due:
-            self._unsettled.setdefault(path, _Unsettled(now, now))
-            self.folder.unstage(path)
-        for path in self._unsettled.keys() - (losing - due):
-            del self._unsettled[path]
+        waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
+        batch = self.folder.commit(waits)
+        self._unsettled = {ref: self._unsettled.get(ref, now) for ref in self.folder.waiting}
         reported = self._reported
-        loaded = self._loaded(self.folder.commit(), read, parsed)
+        loaded = self._loaded(batch, read, parsed)
         return loaded if loaded.batch or self._reported != reported else None
 
     def _meant(self, events: Iterable[str]) -> tuple[set[str], bool]:
@@ -278,11 +281,42 @@ class Files:
             yield False
 
     def _loaded(self, batch: Mapping[Ref, Resource | None], files: Sequence[str], parsed: int) -> Loaded:
-        diagnostics = (*self._listing.diagnostics(), *self._unheard(), *self.folder.diagnostics())
+        diagnostics = (
+            *map(self._with_effect, self._listing.diagnostics()),
+            *self._emptied(),
+            *self._unheard(),
+            *self.folder.diagnostics(),
+        )
         self._reported = (diagnostics, self.folder.configuration)
         return Loaded(
             batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
         )
+
+    def _with_effect(self, fault: Diagnostic) -> Diagnostic:
+        """The fault of a path, with what is in force of it meanwhile."""
+        files = self.folder.waiting.values()
+        kept = sum(
+            self._listing.is_out_of_reach(file) and is_within(file, fault.place.file) for file in files
+        )
+        if fault.severity != "error" or not kept:
+            return fault
+        return structs.replace(fault, effect=f"{_stay(kept)} in force until then.")
+
+    def _emptied(self) -> Iterator[Diagnostic]:
+        """Warnings about folders whose last manifest went a moment ago."""
+        filled = self._listing.filled()
+        lost = Counter(
+            os.path.dirname(file)
+            for file in self.folder.waiting.values()
+            if not self._listing.is_out_of_reach(file) and os.path.dirname(file) not in filled
+        )
+        for folder, count in sorted(lost.items()):
+            they = "it is" if count == 1 else "they are"
+            message = (
+                f"The folder has no manifests any more. {_stay(count)} in force for {EMPTIED_S:.0f} seconds, "
+                f"in case the folder is being rebuilt; after that, {they} removed."
+            )
+            yield Diagnostic(Place(folder or ".", 0, 0), None, Problem("", message, "Emptied"), "warning")
 
     def _unheard(self) -> Iterator[Diagnostic]:
         events = self._events
@@ -298,14 +332,44 @@ class Files:
         yield Diagnostic(place, None, Problem("", message, "Unwatched"), "warning")
 
 
-class _Unsettled(NamedTuple):
-    """When a file first seemed to lose a resource, and when it was last written."""
+class _Waits:
+    """Says whether changes that may be the first half of an edit wait, at some moment.
 
-    first: float
-    last: float
+    Args:
+        listing: what there is now.
+        since: the changes that wait already, each with the time since when.
+        written: the files that somebody has open for writing.
+        now: the time.
+        quiet_since: when something was last written.
+    """
 
-    def due(self, now: float) -> bool:
-        return now - self.last >= SETTLE or now - self.first >= PATIENCE
+    def __init__(
+        self,
+        listing: Listing,
+        since: Mapping[Ref, float],
+        written: set[str],
+        now: float,
+        quiet_since: float,
+    ) -> None:
+        self._listing, self._since, self._written = listing, since, written
+        self._now, self._quiet_since = now, quiet_since
+
+    def __call__(self, ref: Ref, file: str, used: bool, /) -> bool:
+        if ref not in self._since or file in self._written or self._listing.is_out_of_reach(file):
+            return True
+        waited = self._now - self._since[ref]
+        if os.path.dirname(file) not in self._filled:
+            return waited < EMPTIED_S
+        return self._now - self._quiet_since < (SETTLE_USED if used else SETTLE) and waited < PATIENCE
+
+    @cached_property
+    def _filled(self) -> set[str]:
+        """The folders with manifests."""
+        return self._listing.filled()
+
+
+def _stay(count: int) -> str:
+    return "The resource that it had stays" if count == 1 else f"The {count} resources that it had stay"
 
 
 async def _in_slices(steps: Iterator[bool]) -> None:

@@ -9,6 +9,10 @@ Rules
 3. If two documents define the same resource, the one that was first in force stays. The other is an error
    with both places, and takes over when the first is removed.
 4. Files that change together are one batch, so a resource that moves to another file does not change.
+5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
+   removed, or refers to one that does not exist. All other changes take effect at once, except together with
+   the removal of a Gateway, of a policy, or of what a policy refers to: then all wait, so that no port is
+   wanted twice, and nothing is served without its policy.
 
 Theory of operation
 ===================
@@ -21,13 +25,17 @@ remembered. Places are computed only when a diagnostic needs them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway
+from moongate.api.route import Route
+from moongate.attach.policies import Policy
+from moongate.dangling import references_of
 from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
 from moongate.sources import chunks as cutting
@@ -45,6 +53,19 @@ class Unreadable(NamedTuple):
     message: str
     line: int = 1
     column: int = 1
+
+
+class Waits(Protocol):
+    """Says whether a change of a resource waits that may be the first half of an edit."""
+
+    def __call__(self, ref: Ref, file: str, used: bool, /) -> bool:
+        """
+        Args:
+            ref: the resource.
+            file: where it is in force from.
+            used: whether other resources may be in force that are still to change with it.
+        """
+        ...
 
 
 class Folder:
@@ -65,6 +86,7 @@ class Folder:
         self._faulty: set[str] = set()
         self._repeated: set[Ref] = set()
         self._held: dict[Ref, _Held] = {}
+        self._waiting: dict[Ref, None] = {}
 
     def __len__(self) -> int:
         """The number of resources in force."""
@@ -138,43 +160,25 @@ class Folder:
             read.append(document)
         return read
 
-    def losing(self) -> set[str]:
-        """Staged files that would remove a resource which no staged file defines: deleted or half-written."""
-        lost: dict[str, set[Ref]] = {}
-        for path, new in self._staged.items():
-            old = self._files.get(path)
-            if old is None or (new is not None and new.broken):
-                continue
-            gone, _ = _difference(old, new or _File(path, (), ()))
-            refs = {entry.ref for document in gone for entry in document.entries if entry.ref is not None}
-            if refs:
-                lost[path] = refs
-        if not lost:
-            return set()
-        kept = {
-            entry.ref
-            for new in self._staged.values()
-            if new is not None
-            for document in new.documents
-            for entry in document.entries
-        }
-        return {path for path, refs in lost.items() if not refs <= kept}
+    def commit(self, waits: Waits | None = None) -> dict[Ref, Resource | None]:
+        """Make the staged states of files the current ones. Returns the same as ``update_many``.
 
-    def unstage(self, path: str) -> None:
-        """Forget a staged state."""
-        self._staged.pop(path, None)
-
-    def commit(self) -> dict[Ref, Resource | None]:
-        """Make the staged states of files the current ones. Returns the same as ``update_many``."""
-        touched: dict[Ref, None] = {}
+        Args:
+            waits: says whether a change waits that may be the first half of an edit. If it does, the resource
+                stays as it is, and each later commit asks again.
+        """
+        touched: dict[Ref, None] = dict(self._waiting)
         for path, new in self._staged.items():
             self._replace(path, new, touched)
         self._staged.clear()
 
+        decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in touched}
+        self._waiting = dict.fromkeys(self._unready(decisions, waits)) if waits is not None else {}
         batch: dict[Ref, Resource | None] = {}
-        for ref in touched:
+        for ref, after in decisions.items():
+            if ref in self._waiting:
+                continue
             before = self._held.get(ref)
-            after = self._decision(ref, before)
             if after is None:
                 self._held.pop(ref, None)
             else:
@@ -184,6 +188,11 @@ class Folder:
                 assert not isinstance(new, EnvoyGateway)
                 batch[ref] = new
         return batch
+
+    @property
+    def waiting(self) -> Mapping[Ref, str]:
+        """The resources with a change that waits, each with the file that it is in force from, or ""."""
+        return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
 
     @property
     def remembered(self) -> int:
@@ -241,6 +250,44 @@ class Folder:
         return self._place(known[0], "metadata.name") if known and ref not in self._held else None
 
     # --- deciding ---------------------------------------------------------------------------------
+
+    def _unready(self, decisions: Mapping[Ref, _Held | None], waits: Waits) -> Iterator[Ref]:
+        """The resources that stay as they are until a later commit."""
+        removed = {
+            ref: held for ref, after in decisions.items() if after is None and (held := self._held.get(ref))
+        }
+        exclusive = self._is_exclusive(removed, decisions)
+        waiting = {
+            ref
+            for ref, held in removed.items()
+            if waits(ref, held.file, exclusive or not isinstance(held.resource, Route))
+        }
+        if exclusive and waiting:
+            yield from decisions
+            return
+        yield from waiting
+        for ref, after in decisions.items():
+            before = self._held.get(ref)
+            if before is None or after is None or before.resource == after.resource:
+                continue
+            missing = {
+                to
+                for to in references_of(after.resource)
+                if to not in self._held and decisions.get(to) is None
+            }
+            if missing.difference(references_of(before.resource)) and waits(ref, before.file, True):
+                yield ref
+
+    def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, _Held | None]) -> bool:
+        """Whether one of these resources must not be in force beside what takes its place.
+
+        That is a Gateway, which has ports; a policy, which has targets; and what a policy refers to.
+        """
+        if any(isinstance(self._held[ref].resource, Policy | Gateway) for ref in removed):
+            return True
+        helds = (*self._held.values(), *decisions.values()) if removed else ()
+        policies = (held.resource for held in helds if held is not None and isinstance(held.resource, Policy))
+        return any(not references_of(policy).isdisjoint(removed) for policy in policies)
 
     def _replace(self, path: str, new: _File | None, touched: dict[Ref, None]) -> None:
         old = self._files.get(path) or _File(path, (), ())

@@ -89,8 +89,18 @@ class Listing:
         if not self.closed:
             return
         for path, file in before.files.items():
-            if path not in self.files and any(_is_within(file.folder, folder) for folder in self.closed):
+            if path not in self.files and any(is_within(file.folder, folder) for folder in self.closed):
                 self.files[path] = file
+
+    def filled(self) -> set[str]:
+        """The folders with manifests, by the path that is shown."""
+        return {os.path.dirname(file) for file in self.files}
+
+    def is_out_of_reach(self, file: str) -> bool:
+        """Whether a file is gone because a path above it is, or cannot be read."""
+        return file not in self.files and any(
+            is_within(file, path) for path in (*self.missing, *self.unreadable)
+        )
 
     def diagnostics(self) -> Iterator[Diagnostic]:
         for path in self.missing:
@@ -106,7 +116,7 @@ class Listing:
             if not any(
                 file.root == root or os.path.commonpath((file.folder, within)) == within
                 for file in self.files.values()
-            ) and not any(_is_within(folder, within) for folder in self.closed):
+            ) and not any(is_within(folder, within) for folder in self.closed):
                 message = (
                     f"The folder has no manifests, which are files that end in {', '.join(SUFFIXES)}. "
                     "A Gateway of class moongate, an HTTPRoute and a Backend make a beginning; "
@@ -244,5 +254,8 @@ def _why(error: OSError) -> str:
     return f"It cannot be read: {reason}; what was read of it before stays in force."
 
 
-def _is_within(path: str, folder: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is a folder or in it."""
+    if folder == ".":
+        return not path.startswith("/")
     return path == folder or path.startswith(folder.rstrip("/") + "/")
