@@ -36,6 +36,7 @@ OUTSIDE_THE_CORE = {
     "run",
     "running_fleet",
     "sources",
+    "terminal",
 }
 """Parts that may do I/O. All others are the core, also those that do not exist yet."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moongate.cli.printing import as_yaml, escaped, program, say_table
+from moongate.cli.printing import as_yaml, complain, escaped, program, say_table
 
 
 def test_columns_are_as_wide_as_what_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,3 +57,23 @@ def test_a_module_is_run_again_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", "-m", "moongate", "status"])
 
     assert program() == ".venv/bin/python -m moongate"
+
+
+def test_without_colours_there_is_no_style_at_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither colour nor bold: ``NO_COLOR`` is set by people for whose terminal or script each is noise."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    say_table("FRUIT", ["NAME"], [["True"]])
+
+    assert "\x1b[1m" in capsys.readouterr().out
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    say_table("FRUIT", ["NAME"], [["True"]])
+    complain("wrong")
+
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moongate.sources.chunks import Chunk, Place, chunks, recut, values
+from moongate.sources.chunks import Chunk, Place, chunks, json_stream, recut, values
 from moongate.sources.yaml_documents import parsed_yaml
 
 
@@ -108,3 +108,24 @@ def test_each_json_value_knows_its_line_and_column(text: str) -> None:
 def test_many_json_values_on_one_line_cost_no_more_than_their_length() -> None:
     """A line counted anew for each would take minutes."""
     assert sum(1 for _ in values("1 " * 200_000)) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        ('{"a": 1}\n{"b": 2}\n', 2),
+        (' {"a": 1}{"b": 2}', 2),
+        ('{"a": 1}', 1),
+        ("{a: 1}", None),
+        ('{"a": 1}\n---\nb: 2\n', None),
+        ('{"a": 1', None),
+        ("a: 1", None),
+        ("", None),
+    ],
+)
+def test_json_is_known_by_what_it_is(text: str, documents: int | None) -> None:
+    """``kubectl get -o json`` is written into files of any name, and several outputs into one file."""
+    stream = json_stream(text, certain=False)
+
+    assert (stream and len(stream)) == documents
+    assert len(json_stream(text, certain=True) or ()) >= (documents or 0)

@@ -64,7 +64,7 @@ def test_a_number_of_more_digits_than_python_reads_is_refused_where_it_stands() 
         ('{"a": 1', 1, 8, "last bracket"),
         ('{"a": {{ .x }}}', 1, 8, "helm template"),
         ('{"a": 1,\n "a": 2}', 2, 2, "'a' stands twice"),
-        ('{"a": flase}', 1, 7, "expecting value"),
+        ('{"a": flase}', 1, 7, "a word without quotes other than true"),
     ],
 )
 def test_a_fault_in_json_is_shown(text: str, line: int, column: int, words: str) -> None:

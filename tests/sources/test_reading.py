@@ -9,7 +9,7 @@ import pytest
 
 from moongate.sources import reading
 from moongate.sources.folder import Unreadable
-from moongate.sources.reading import file_text
+from moongate.sources.reading import decoded, file_text
 
 
 def test_a_file_is_read_to_its_end(tmp_path: Path) -> None:
@@ -75,3 +75,25 @@ def test_a_pipe_is_read_until_its_writer_closes_it(tmp_path: Path) -> None:
     os.close(reading_end)
 
     assert text == "kind: Backend\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_if_it_says_so(encoding: str) -> None:
+    """PowerShell writes it where others write UTF-8, and YAML allows it."""
+    assert decoded("\ufeffkind: é\r\n".encode(encoding)) == "kind: é\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x1f\x8b\x08\x00", "compressed with gzip"),
+        (b"PK\x03\x04\x14", "a zip archive"),
+        (b"\xff\xfea", "does not go on so"),
+        (b"a: \xe9", "byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_text_say_what_they_are(data: bytes, words: str) -> None:
+    text = decoded(data)
+
+    assert isinstance(text, Unreadable)
+    assert words in text.message

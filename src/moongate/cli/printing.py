@@ -14,6 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from moongate.terminal import is_styled
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -109,4 +111,13 @@ def _line(cells: Sequence[str], widths: Sequence[int], *, header: bool = False) 
 
 def _console(*, stderr: bool = False) -> Console:
     # A new console for each line, because a test or a pager may have redirected the streams since the last.
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    styled = is_styled(sys.stderr if stderr else sys.stdout)
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=styled,
+        # Without it there is no style at all. "NO_COLOR" of Rich leaves bold and dim.
+        color_system="auto" if styled else None,
+    )

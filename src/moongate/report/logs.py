@@ -7,7 +7,6 @@ which serves the Envoys. Lines that are dropped because of that are counted in t
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 import structlog
 
 from moongate.line_writer import LineWriter
+from moongate.terminal import is_styled
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -95,10 +95,9 @@ def _log_to(file: TextIO, processors: Sequence[Processor]) -> None:
 
 
 def _processors(form: LogFormat, *, debug: bool) -> list[Processor]:
-    terminal = sys.stderr.isatty()
-    text = form == "text" or (form == "auto" and terminal)
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=terminal and not os.environ.get("NO_COLOR"), pad_event_to=24)
+        structlog.dev.ConsoleRenderer(colors=is_styled(sys.stderr), pad_event_to=24)
         if text
         else structlog.processors.JSONRenderer()
     )

@@ -142,6 +142,31 @@ def values(text: str) -> Iterator[Chunk]:
         start = end
 
 
+def json_stream(text: str, *, certain: bool) -> list[Chunk] | None:
+    """The documents of a text that holds nothing but values of JSON; ``None`` if it is YAML.
+
+    As for ``kubectl``, that does not depend on the name of a file. An object of YAML in braces begins alike.
+
+    Args:
+        text: the text without a byte order mark.
+        certain: take it for JSON in any case, so that its faults are those of JSON.
+    """
+    if not certain and text.lstrip()[:1] != "{":
+        return None
+    cut = list(values(text))
+    if certain or _is_json(cut[-1].text):
+        return cut
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _markers(text: str) -> Iterator[int]:
     """The offsets of the lines that begin or end a document, and the end of the text."""
     at = 0

@@ -128,8 +128,8 @@ class Folder:
             self._staged[path] = _File(path, (), (), text)
             return
         text = text.removeprefix("\ufeff")
-        if path.endswith(".json") or (path == STDIN and text.lstrip()[:1] == "{"):
-            chunks = list(cutting.values(text))
+        chunks = cutting.json_stream(text, certain=path.endswith(".json"))
+        if chunks is not None:
             read = yield from self._documents(chunks, is_json=True)
             self._staged[path] = _File(path, tuple(chunks), tuple(read))
             return

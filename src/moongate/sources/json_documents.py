@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from yaml.nodes import MappingNode, SequenceNode
 
-from moongate.sources.yaml_documents import DEEPEST, HELM, Malformed, composed, repeated_key
+from moongate.sources.mistaken import HELM, seeming
+from moongate.sources.yaml_documents import DEEPEST, Malformed, composed, malformed, repeated_key
 
 
 def parsed_json(text: str) -> Any:
@@ -21,7 +22,9 @@ def parsed_json(text: str) -> Any:
     """
     for escape in _ESCAPES.finditer(text) if "\\u" in text else ():
         if escape["half"]:
-            raise _at(text, escape.start(), f"{escape[0]} is half of a surrogate pair, which is no text.")
+            raise malformed(
+                text, escape.start(), f"{escape[0]} is half of a surrogate pair, which is no text."
+            )
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_float=_number, parse_constant=_no_number)
     except json.JSONDecodeError as error:
@@ -30,12 +33,12 @@ def parsed_json(text: str) -> Any:
         raise _too_deep(text) from None
     except _NoNumberError as error:
         at = next((m.start() for m in _NUMBERS.finditer(text) if m[0] == error.word), 0)
-        raise _at(text, at, f"This is not JSON: {error.word} is not a number.") from None
+        raise malformed(text, at, f"This is not JSON: {error.word} is not a number.") from None
     except ValueError:
         # An int of Python is the only value with a limit.
         whole = (m for m in _NUMBERS.finditer(text) if m[0].removeprefix("-").isdecimal())
         at = next((m.start() for m in whole if len(m[0].removeprefix("-")) > _MOST_DIGITS), 0)
-        raise _at(text, at, f"The number has more than {_MOST_DIGITS} digits.") from None
+        raise malformed(text, at, f"The number has more than {_MOST_DIGITS} digits.") from None
     except _TwiceError as error:
         line, column = _second(text, error.key)
         raise Malformed(repeated_key(error.key), line, column) from None
@@ -79,10 +82,6 @@ def _too_deep(text: str) -> Malformed:
     return Malformed(f"The document is nested deeper than {DEEPEST} levels.", 1, 1)
 
 
-def _at(text: str, offset: int, message: str) -> Malformed:
-    return Malformed(message, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset))
-
-
 _MOST_DIGITS = sys.get_int_max_str_digits()
 _NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*|-?[A-Za-z]+', re.DOTALL)
 """Numbers and words; and strings, to step over what is in them."""
@@ -112,20 +111,43 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_fault(text: str, error: json.JSONDecodeError) -> Malformed:
+    if (guess := seeming(text)) is not None:
+        return malformed(text, guess.offset, guess.message)
     before = text[: error.pos].rstrip()
     after = text[error.pos :].lstrip()[:1]
-    message = f"This is not JSON: {error.msg[0].lower()}{error.msg[1:]}."
+    message = next((message for words, message in _FAULTS if words in error.msg), error.msg)
     if before.endswith(",") and after in {"}", "]"}:
-        return _at(
+        return malformed(
             text, len(before) - 1, f"This is not JSON: a ',' stands before the closing '{after}'; remove it."
         )
     if "{{" in text[error.pos - 1 : error.pos + 2]:
-        message = HELM
+        return Malformed(HELM, error.lineno, error.colno)
+    if "Unterminated" in error.msg:
+        message = "a string is not closed; the text may have been cut off"
     elif not after:
-        message = "This is not JSON: it ends before its last bracket is closed."
+        message = "it ends before its last bracket is closed; it may have been cut off"
     elif after == "'":
-        message = 'This is not JSON: strings stand in double quotes ("), not single ones.'
-    return Malformed(message, error.lineno, error.colno)
+        message = 'strings stand in double quotes ("), not single ones'
+    return Malformed(f"This is not JSON: {message}.", error.lineno, error.colno)
+
+
+_FAULTS = (
+    (
+        "Expecting value",
+        "a value is missing here, or it is a word without quotes other than true, false and null",
+    ),
+    ("property name", "the name of a field, in double quotes, is missing here"),
+    ("':' delimiter", "a ':' is missing between a name and its value"),
+    ("',' delimiter", "a ',' or a closing bracket is missing before this"),
+    (
+        "control character",
+        "a string has a line break or a tab in it; write `\\n` or `\\t`, or close the string before it",
+    ),
+    ("\\u", "`\\u` takes four hexadecimal digits; double the backslash if it is meant as such"),
+    ("escape", "a backslash in a string must be doubled"),
+    ("Extra data", "the value has ended before this"),
+)
+"""Words of Python's decoder and what to say instead."""
 
 
 def _second(text: str, key: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -18,6 +19,15 @@ from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPoli
 from moongate.problem import Problem
 from moongate.sources.diagnostics import Severity
 from moongate.sources.json_documents import parsed_json
+from moongate.sources.mistaken import (
+    HELM,
+    KUSTOMIZATION,
+    SOPS,
+    is_encrypted,
+    is_kustomization,
+    seeming,
+    seeming_of_object,
+)
 from moongate.sources.positions import position
 from moongate.sources.yaml_documents import Malformed, parsed_yaml
 
@@ -92,9 +102,11 @@ def read_document(text: str, is_json: bool, namespace: str) -> Document:
 
 
 def _read(text: str, is_json: bool, namespace: str) -> Document:
-    value = parsed_json(text) if is_json else parsed_yaml(text)
+    value = _value(text, is_json)
     if value is None:
         return Document(text, ())
+    if isinstance(value, str) and (guess := seeming(text)) is not None:
+        return Document(text, (Entry("", None, None, (Problem("", guess.message),)),))
     if not isinstance(value, dict):
         message = "A manifest is an object with apiVersion and kind"
         if isinstance(value, list):
@@ -104,7 +116,36 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
         else:
             message = f"The document is {type_name(value)}; {message[0].lower()}{message[1:]}"
         return Document(text, (Entry("", None, None, (Problem("", f"{message}."),)),))
-    return Document(text, tuple(_entries(cast("dict[str, Any]", value), "", namespace)))
+    document = cast("dict[str, Any]", value)
+    if is_kustomization(document):
+        return Document(text, (Entry("", None, None, (Problem("", KUSTOMIZATION, "Ignored"),), "warning"),))
+    if (message := _mistake(text, document)) is not None:
+        return Document(text, (Entry("", None, None, (Problem("", message),)),))
+    return Document(text, tuple(_entries(document, "", namespace)))
+
+
+def _mistake(text: str, document: dict[str, Any]) -> str | None:
+    """What a document is that is no manifest."""
+    if is_encrypted(document):
+        return SOPS
+    if isinstance(document.get("apiVersion"), str) and isinstance(document.get("kind"), str):
+        return None
+    guess = seeming(text)
+    return guess.message if guess is not None else seeming_of_object(document)
+
+
+_JSON = re.compile(r'\s*(?:\{\s*"|\[\s*[\[{"])')
+
+
+def _value(text: str, is_json: bool) -> Any:
+    if is_json:
+        return parsed_json(text)
+    try:
+        return parsed_yaml(text)
+    except Malformed:
+        if _JSON.match(text):
+            return parsed_json(text)  # which knows better what is wrong with it
+        raise
 
 
 def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entry]:
@@ -130,6 +171,9 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
     metadata = document.get("metadata")
     meta = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
     name = meta.get("name")
+    if isinstance(name, str) and "{{" in name:
+        yield Entry(at, None, None, (Problem("metadata.name", HELM),))
+        return
     known = KINDS.get((group, kind))
     within = "" if known is not None and known.CLUSTER_SCOPED else meta.get("namespace") or namespace
     named = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import stat
@@ -19,6 +20,8 @@ _KINDS: Final = (
     (stat.S_ISBLK, "a device"),
 )
 _CHUNK: Final = 1 << 20
+_PACKED: Final = ((b"\x1f\x8b", "compressed with gzip"), (b"PK\x03\x04", "a zip archive"))
+"""How files begin that hold others, and what they are."""
 
 
 def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
@@ -52,7 +55,16 @@ def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
 
 
 def decoded(data: bytes) -> str | Unreadable:
-    """The bytes of a file as text."""
+    """The bytes of a file as text: in UTF-8, or in UTF-16 with a byte order mark, as in YAML."""
+    for magic, what in _PACKED:
+        if data.startswith(magic):
+            return Unreadable(f"It is {what}; unpack it.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # PowerShell writes so.
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError:
+            return Unreadable("It begins as UTF-16 and does not go on so; save the file as UTF-8.")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

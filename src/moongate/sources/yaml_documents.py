@@ -20,14 +20,10 @@ from yaml._yaml import CParser
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
+from moongate.sources.mistaken import HELM, seeming
+
 DEEPEST = 200
 """Levels of nesting; the deepest field of any kind is above 20."""
-
-HELM = (
-    "This is a template of Helm, not a manifest: '{{' is for Helm to fill in. "
-    "Render it first, with `helm template`, and load what it prints."
-)
-"""What is said of a template."""
 
 EXPANDED = 200_000
 """Values that a document with aliases may come to."""
@@ -49,6 +45,11 @@ class Malformed(Exception):  # noqa: N818  it is data for a diagnostic, caught b
         self.line = line
         self.column = column
         self.trace = trace
+
+
+def malformed(text: str, offset: int, message: str) -> Malformed:
+    """A fault of a text at an offset."""
+    return Malformed(message, text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset))
 
 
 def parsed_yaml(text: str) -> Any:
@@ -108,6 +109,8 @@ def composed(text: str) -> Node | None:
     except ReaderError as error:
         # libyaml gives an offset in bytes.
         before = text.encode()[: error.position].decode(errors="replace")
+        if (guess := seeming(text)) is not None:
+            raise malformed(text, guess.offset, guess.message) from None
         raise Malformed(
             f"There is a character that YAML does not allow, {error.character!r}."
             if isinstance(error.character, str)
@@ -234,7 +237,7 @@ def _plain_key(text: str) -> str | None:
     return str(value).lower() if isinstance(value, bool) else text
 
 
-_NO_TAG = "A tag ('!…') has no meaning here; leave it out."
+_NO_TAG = "A tag ('!…') has no meaning here; leave it out, or put a value that begins with '!' in quotes."
 
 
 def _too_deep(node: Node) -> Malformed:
@@ -250,6 +253,7 @@ _HINTS = (
         "mapping values are not allowed",
         "a second ':' stands on the line; put the value in quotes, or mend the indentation",
     ),
+    ("mapping keys are not allowed", "a key that begins with '?' must be in quotes"),
     (
         "could not find expected ':'",
         "a key without ':' and value stands on the line before, or a quote is not closed",
@@ -257,15 +261,45 @@ _HINTS = (
     ("did not find expected key", "this line is indented otherwise than its neighbours"),
     ("did not find expected '-' indicator", "this line is indented otherwise than the list before it"),
     ("did not find expected ',' or", "a ',' or a closing bracket is missing before this"),
+    ("did not find expected node content", "a value is missing here, or a bracket is not closed"),
+    (
+        "did not find expected <document start>",
+        "the document has ended before this; put `---` on a line between two documents",
+    ),
     ("found unexpected end of stream", "a quote or bracket is not closed"),
+    ("found unexpected document indicator", "a quote is not closed before the `---`"),
     ("found undefined alias", "an alias (*name) needs its anchor (&name) above it, in the same document"),
+    ("found duplicate anchor", "the anchor (&name) stands twice in the document; rename one of them"),
+    (
+        "did not find expected alphabetic or numeric character",
+        "an anchor (&name) or alias (*name) has no name; put a value that begins with '&' or '*' in quotes",
+    ),
     ("cannot start any token", "a value that begins with this character must be in quotes"),
     (
         "found unknown escape character",
         "in double quotes a backslash must be doubled; single quotes take it as it is",
     ),
+    (
+        "did not find expected hex",
+        "in double quotes, `\\x` takes two hexadecimal digits, `\\u` four and `\\U` eight",
+    ),
+    ("found invalid Unicode character escape code", "there is no character of this number"),
     ("block sequence entries are not allowed", "a list begins on a line of its own, below its key"),
+    ("found unexpected ':'", "a ':' stands in a value between brackets; put the value in quotes"),
+    (
+        "did not find expected comment or line break",
+        "the text of '|' or '>' begins on the next line, indented further",
+    ),
+    ("found undefined tag handle", "a value that begins with '!' must be in quotes"),
+    ("while scanning a tag", "a value that begins with '!' must be in quotes"),
+    (
+        "while scanning a directive",
+        "a line that begins with '%' is a directive, and only `%YAML 1.1` and `%TAG` exist",
+    ),
+    ("found incompatible YAML document", "it asks for another version than YAML 1.1 or 1.2"),
+    ("found a tab character", "there is a tab where only spaces may be"),
 )
+"""Words of libyaml and what to say instead."""
 
 
 _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
@@ -275,6 +309,8 @@ _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+    if (guess := seeming(text)) is not None:
+        return malformed(text, guess.offset, guess.message)
     problem = error.problem or "it is not YAML"
     if "unexpected end of stream" in problem and error.context_mark is not None:
         # Where the quote opens says more than where the text ends.
@@ -293,11 +329,10 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
             return Malformed(
                 "The line is indented with a tab; YAML takes spaces only.", number + 1, indent.index("\t") + 1
             )
-    hint = next((hint for fragment, hint in _HINTS if fragment in problem), "")
-    about = f" ({error.context})" if error.context and not hint else ""
-    return Malformed(
-        f"This is not YAML: {problem}{about}{': ' + hint if hint else ''}.", line + 1, column + 1
-    )
+    # The words of the parser are for those who know its grammar.
+    words = f"{problem} ({error.context})" if error.context else problem
+    hint = next((hint for fragment, hint in _HINTS if fragment in words), words)
+    return Malformed(f"This is not YAML: {hint}.", line + 1, column + 1)
 
 
 def repeated_key(key: str) -> str:
