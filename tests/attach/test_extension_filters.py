@@ -80,6 +80,9 @@ def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> N
     [
         "{urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: '(', substitution: x}}}}",
         "{urlRewrite: {hostname: {type: PathRegex, pathRegex: {pattern: '(', substitution: x}}}}",
+        r"{urlRewrite: {path: {type: ReplaceRegexMatch, replaceRegexMatch: {pattern: a, substitution: \1}}}}",
+        r"{urlRewrite: {hostname: {type: PathRegex, pathRegex: {pattern: /a, substitution: '\1'}}}}",
+        "{urlRewrite: {hostname: {type: Header, header: 'no header'}}}",
         "{matches: [{cookies: [{name: a, type: RegularExpression, value: '('}]}]}",
         "{directResponse: {statusCode: 99}}",
         "{credentialInjection: {credential: {valueRef: {name: secret}}}}",

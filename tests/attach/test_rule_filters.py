@@ -189,3 +189,33 @@ def _read_loose(header_filter: HTTPHeaderFilter) -> RuleFilters:
         filters=(HTTPRouteFilter(type="RequestHeaderModifier", request_header_modifier=header_filter),)
     )
     return judged_filters(Core().db, route_ref(), rule)
+
+
+PATHS = [
+    ("{type: ReplaceFullPath, replaceFullPath: x}", "path.replaceFullPath is 'x'; it must begin with '/'."),
+    ("{type: ReplaceFullPath, replaceFullPath: ''}", "path.replaceFullPath is ''; it must begin with '/'."),
+    (
+        "{type: ReplacePrefixMatch, replacePrefixMatch: x}",
+        "path.replacePrefixMatch is 'x'; it must begin with '/'.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "message"), PATHS)
+@pytest.mark.parametrize("of", ["URLRewrite, urlRewrite", "RequestRedirect, requestRedirect"])
+def test_a_path_that_does_not_begin_with_a_slash_is_refused(of: str, path: str, message: str) -> None:
+    """A backend could not read the request, and a redirect would lead to another host."""
+    verdict = judged(f"{{type: {of}: {{path: {path}}}}}")
+
+    assert [problem.message for problem in verdict.refused] == [message]
+
+
+def test_a_prefix_may_be_replaced_by_nothing() -> None:
+    assert not judged(url_rewrite("{path: {type: ReplacePrefixMatch, replacePrefixMatch: ''}}")).failed
+
+
+def test_a_header_that_a_direct_response_cannot_set_is_refused() -> None:
+    """It would be left out without a word."""
+    verdict = judged(EXTRA, extra="{directResponse: {header: {set: [{name: Content-Length, value: '9'}]}}}")
+
+    assert [problem.reason for problem in verdict.refused] == ["UnsupportedValue"]

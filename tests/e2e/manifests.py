@@ -96,6 +96,11 @@ def endpoint_slice(of: str, port: int, *addresses: str, namespace: str = "defaul
     }
 
 
+def http_route_filter(name: str, body: str) -> Document:
+    """An HTTPRouteFilter; ``body`` is the YAML of its spec."""
+    return _document(ENVOY, "HTTPRouteFilter", name, spec(body), "default")
+
+
 def policy(kind: str, name: str, body: str, *targets: str, namespace: str = "default") -> Document:
     """A policy; a target is ``KIND/NAME`` or ``KIND/NAME/SECTION``."""
     refs: list[Document] = []

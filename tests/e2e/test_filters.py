@@ -30,6 +30,11 @@ def mirror(name: str, more: str = "") -> str:
     return f"{{type: RequestMirror, requestMirror: {{backendRef: {ref}{more}}}}}"
 
 
+def extension(name: str) -> str:
+    ref = f"{{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: {name}}}"
+    return f"{{type: ExtensionRef, extensionRef: {ref}}}"
+
+
 async def test_request_headers_are_set_added_and_removed(site: Site) -> None:
     change = "set: [{name: x-set, value: new}], add: [{name: x-add, value: more}], remove: [x-gone]"
     await site.apply(
@@ -244,6 +249,31 @@ async def test_a_rewrite_replaces_the_prefix(
     await site.apply(filtering("rewrite-prefix", rewriting, match=f"path: {{value: {prefix}}}"))
 
     assert (await site.reached("rewrite-prefix.test", asked)).path == reaching
+
+
+@pytest.mark.parametrize(
+    ("pattern", "substitution"), [("^/(a)", r"/\2"), ("^/a", r"/\x"), ("^/(.*)$", r"\1"), ("b*", "/c")]
+)
+async def test_a_substitution_that_cannot_work_is_answered_500_and_the_status_says_why(
+    site: Site, pattern: str, substitution: str
+) -> None:
+    """Envoy would take it, and send the request as it is, or as nobody can read it."""
+    replace = f"{{pattern: '{pattern}', substitution: '{substitution}'}}"
+    route = filtering("substitution", extension("substitution"))
+    await site.apply(
+        m.http_route_filter(
+            "substitution",
+            f"{{urlRewrite: {{path: {{type: ReplaceRegexMatch, replaceRegexMatch: {replace}}}}}}}",
+        ),
+        route,
+    )
+
+    assert await site.status("substitution.test", "/a/b") == 500
+
+    accepted = site.conditions(route)["Accepted"]
+    assert accepted["status"] == "False"
+    assert "HTTPRouteFilter default/substitution cannot be used: in urlRewrite.path, " in accepted["message"]
+    assert accepted["message"].endswith("Requests of rule 0 are answered with 500.")
 
 
 async def test_a_mirror_gets_a_copy_and_its_answer_is_ignored(site: Site) -> None:

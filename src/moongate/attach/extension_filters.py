@@ -11,6 +11,7 @@ Source: Envoy Gateway, ``HTTPRouteFilterSpec``; the reference for which key of a
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -26,6 +27,7 @@ from moongate.api.httproutefilter import (
     ReplaceRegexMatch,
 )
 from moongate.api.route import HTTPHeader, HTTPHeaderFilter
+from moongate.attach.replacements import host_substitution_fault, path_substitution_fault
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.regex import regex_fault
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from moongate.api.httproutefilter import CustomResponseBody, HTTPURLRewriteFilter
     from moongate.api.shared import LocalObjectReference
     from moongate.engine import Db
+
+_HEADER_NAME: Final = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 BODY_KEY: Final = "response.body"
 """The key of a ConfigMap that holds a response; where it is missing, the first one is taken."""
@@ -124,14 +128,19 @@ def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:
         replace = rewrite.path.replace_regex_match
         if replace is None or not replace.pattern:
             return "urlRewrite.path needs replaceRegexMatch with a pattern"
-        if (fault := regex_fault(replace.pattern)) is not None:
+        fault = regex_fault(replace.pattern) or path_substitution_fault(replace.pattern, replace.substitution)
+        if fault is not None:
             return f"in urlRewrite.path, {fault}"
     hostname = rewrite.hostname
     if hostname is None:
         return None
     match hostname.type:
         case "Header":
-            return None if hostname.header else "urlRewrite.hostname of type Header needs header"
+            if not hostname.header:
+                return "urlRewrite.hostname of type Header needs header"
+            if _HEADER_NAME.fullmatch(hostname.header) is None:
+                return f"urlRewrite.hostname.header is {hostname.header!r}, which is not the name of a header"
+            return None
         case "Backend":
             return None
         case "PathRegex":
@@ -140,7 +149,7 @@ def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:
                 return (
                     "urlRewrite.hostname of type PathRegex needs pathRegex with a pattern and a substitution"
                 )
-            fault = regex_fault(regex.pattern)
+            fault = regex_fault(regex.pattern) or host_substitution_fault(regex.pattern, regex.substitution)
             return f"in urlRewrite.hostname, {fault}" if fault is not None else None
     return f"urlRewrite.hostname has the type {hostname.type!r}; it must be Header, Backend or PathRegex"
 

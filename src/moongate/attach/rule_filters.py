@@ -37,6 +37,7 @@ from moongate.api.route import (
 )
 from moongate.api.shared import FRAMING_HEADERS, BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
+from moongate.attach.replacements import path_fault
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import get
@@ -287,7 +288,7 @@ class _Draft:
             )
         if extra.response is not None:
             self._direct = extra.response
-            self._response += [_valid_headers(headers) for headers in extra.response.headers]
+            self._response += [self._headers(path, headers) for headers in extra.response.headers]
         return extra.response is None
 
 
@@ -372,7 +373,8 @@ def _redirect_fault(redirect: HTTPRequestRedirectFilter) -> str | None:
     if redirect.status_code not in REDIRECT_STATUSES:
         statuses = ", ".join(map(str, REDIRECT_STATUSES))
         return f"statusCode is {redirect.status_code}; it must be one of {statuses}."
-    return _hostname_fault(redirect.hostname) or _path_type_fault(redirect.path)
+    path = redirect.path
+    return _hostname_fault(redirect.hostname) or _path_type_fault(path) or _path_text_fault(path)
 
 
 def _hostname_fault(hostname: str | None) -> str | None:
@@ -402,6 +404,17 @@ def _path_fault(path: HTTPPathModifier | None) -> str | None:
     wanted = "replaceFullPath" if path.type == FULL_PATH else "replacePrefixMatch"
     if values.pop(path.type) is None or any(value is not None for value in values.values()):
         return f"path.type is {path.type}, so {wanted} must be set, and nothing else."
+    return _path_text_fault(path)
+
+
+def _path_text_fault(path: HTTPPathModifier | None) -> str | None:
+    if path is None:
+        return None
+    if path.replace_full_path is not None and (fault := path_fault(path.replace_full_path)) is not None:
+        return f"path.replaceFullPath {fault}."
+    # An empty replacement takes the prefix off.
+    if path.replace_prefix_match and (fault := path_fault(path.replace_prefix_match)) is not None:
+        return f"path.replacePrefixMatch {fault}."
     return None
 
 
