@@ -85,6 +85,7 @@ def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> N
         "{urlRewrite: {hostname: {type: Header, header: 'no header'}}}",
         "{matches: [{cookies: [{name: a, type: RegularExpression, value: '('}]}]}",
         "{directResponse: {statusCode: 99}}",
+        "{directResponse: {body: {type: Inline, inline: 'of %REQ(x'}}}",
         "{credentialInjection: {credential: {valueRef: {name: secret}}}}",
     ],
 )

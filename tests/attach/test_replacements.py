@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from moongate.attach.replacements import host_substitution_fault, path_fault, path_substitution_fault
+from moongate.attach.replacements import (
+    host_substitution_fault,
+    path_fault,
+    path_substitution_fault,
+    unfinished_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +106,18 @@ def test_a_path_that_no_request_can_have_is_a_fault(path: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/a/b", "/a?b=c", "/%C3%A4", "/a;b=(c)"])
 def test_a_path_of_a_request_has_no_fault(path: str) -> None:
     assert path_fault(path) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["%REQ(x-a", "of %REQ(x-a) and %RESP(b", "%REQ(x-a)", "%%%REQ(x%", "%REQ(%PROTOCOL%"]
+)
+def test_a_command_that_does_not_end_is_noticed(text: str) -> None:
+    """It would be sent as text, which nobody means who writes it."""
+    assert unfinished_command(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["100%", "%%REQ(x", "%REQ(x)%", "%REQ(x):5%", "%PROTOCOL%", "50% (a)", "%a(b"]
+)
+def test_other_percent_signs_are_no_commands_that_do_not_end(text: str) -> None:
+    assert unfinished_command(text) is None

@@ -219,3 +219,12 @@ def test_a_header_that_a_direct_response_cannot_set_is_refused() -> None:
     verdict = judged(EXTRA, extra="{directResponse: {header: {set: [{name: Content-Length, value: '9'}]}}}")
 
     assert [problem.reason for problem in verdict.refused] == ["UnsupportedValue"]
+
+
+def test_a_header_with_a_command_that_does_not_end_is_refused() -> None:
+    verdict = judged(
+        "{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X, value: '%REQ(a%'}]}}"
+    )
+
+    [problem] = verdict.refused
+    assert "the command '%REQ(' does not end with ')%'" in problem.message

@@ -27,7 +27,11 @@ from moongate.api.httproutefilter import (
     ReplaceRegexMatch,
 )
 from moongate.api.route import HTTPHeader, HTTPHeaderFilter
-from moongate.attach.replacements import host_substitution_fault, path_substitution_fault
+from moongate.attach.replacements import (
+    host_substitution_fault,
+    path_substitution_fault,
+    unfinished_command,
+)
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.regex import regex_fault
@@ -167,6 +171,11 @@ def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectR
     body = _body(db, namespace, spec.body) if spec.body is not None else b""
     if isinstance(body, str):
         return body
+    if (command := unfinished_command(body.decode(errors="replace"))) is not None:
+        return (
+            f"in directResponse.body, the command {command!r} does not end with ')%'; "
+            "a percent sign that begins no command is '%%'"
+        )
     headers: list[HTTPHeaderFilter] = []
     if spec.content_type is not None:
         headers.append(HTTPHeaderFilter(set=(HTTPHeader(name="Content-Type", value=spec.content_type),)))

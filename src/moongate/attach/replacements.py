@@ -1,4 +1,4 @@
-r"""What stands in place of a path or a host: whether it can work.
+r"""What stands in place of a path, a host or the value of a header: whether it can work.
 
 Theory of operation
 ===================
@@ -25,7 +25,16 @@ _PATH: Final = re.compile(r"/[!-\"$-~]*")
 _TEXT_OF_PATH: Final = re.compile(r"[!-\"$-~]*")
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 _TEXT_OF_HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]\-]*")
+_COMMAND: Final = re.compile(
+    r"%%|%[A-Z][A-Z0-9_]*(?:\(.{0,512}?\))?(?::[0-9]{1,9})?%|(?P<unfinished>%[A-Z][A-Z0-9_]*\()", re.DOTALL
+)
 _REFERENCE: Final = re.compile(r"\\(.?)", re.DOTALL)
+
+
+def unfinished_command(text: str) -> str | None:
+    """The first command of Envoy that begins in a text and does not end, like ``%REQ(x-a``; or ``None``."""
+    unfinished = (found["unfinished"] for found in _COMMAND.finditer(text))
+    return next((begin for begin in unfinished if begin is not None), None)
 
 
 def path_fault(path: str) -> str | None:

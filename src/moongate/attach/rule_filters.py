@@ -37,7 +37,7 @@ from moongate.api.route import (
 )
 from moongate.api.shared import FRAMING_HEADERS, BackendObjectReference, Fraction
 from moongate.attach.extension_filters import DirectResponse, extension
-from moongate.attach.replacements import path_fault
+from moongate.attach.replacements import path_fault, unfinished_command
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import get
@@ -337,6 +337,11 @@ def _header_faults(headers: HTTPHeaderFilter) -> Iterator[str]:
             yield f"The header {header.name!r} says where a message ends, and cannot be set here."
         elif not _HEADER_VALUE.fullmatch(header.value):
             yield f"The header {header.name!r} has the value {header.value!r}, which no header may have."
+        elif (command := unfinished_command(header.value)) is not None:
+            yield (
+                f"The header {header.name!r} has the value {header.value!r}, where the command {command!r} "
+                "does not end with ')%'; a percent sign that begins no command is '%%'."
+            )
     for name in headers.remove:
         if not _nameable(name):
             yield _unnameable(name)
