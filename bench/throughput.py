@@ -186,7 +186,7 @@ def from_file(manifests: str, disabled: int) -> Bootstrap.StaticResources:
     return Bootstrap.StaticResources(listeners=[listener], clusters=[cluster])
 
 
-def _upstream(port: int) -> Bootstrap.StaticResources:
+def upstream_that_answers(port: int) -> Bootstrap.StaticResources:
     """An Envoy that answers all requests by itself, on a listener as moongate makes it."""
     static = from_file(MANIFESTS.format(port=port, upstream=port), disabled=0)
     network_filter = static.listeners[0].default_filter_chain.filters[-1]
@@ -199,7 +199,7 @@ def _upstream(port: int) -> Bootstrap.StaticResources:
     return Bootstrap.StaticResources(listeners=[static.listeners[0]])
 
 
-async def _static_envoy(
+async def static_envoy(
     stack: AsyncExitStack, run: RunDirectory, name: str, static: Bootstrap.StaticResources
 ) -> int:
     """The process id of a new Envoy, which is ready; it ends with the stack."""
@@ -232,7 +232,7 @@ async def _moongates_envoy(stack: AsyncExitStack, port: int, upstream: int) -> i
     return envoy.pid
 
 
-async def _load(pid: int, port: int, requests: int, connections: int) -> Run:
+async def load(pid: int, port: int, requests: int, connections: int) -> Run:
     """One run of load on an Envoy.
 
     Raises:
@@ -281,13 +281,13 @@ async def measure(plan: Plan) -> list[Comparison]:
         async with AsyncExitStack() as stack:
             run = stack.enter_context(RunDirectory())
             upstream = free_port()
-            await _static_envoy(stack, run, "upstream", _upstream(upstream))
+            await static_envoy(stack, run, "upstream", upstream_that_answers(upstream))
             ports = {name: free_port() for name in runs}
             pids = {SHIPPED: await _moongates_envoy(stack, ports[SHIPPED], upstream)}
             for name, disabled in chains.items():
                 manifests = MANIFESTS.format(port=ports[name], upstream=upstream)
                 static = from_file(manifests, disabled)
-                pids[name] = await _static_envoy(stack, run, f"static-{len(pids)}", static)
+                pids[name] = await static_envoy(stack, run, f"static-{len(pids)}", static)
             await _turns(plan, pids, ports, runs)
     return [compared(name, runs[name], runs[ALONE]) for name in (ALONE, AGAIN, SHIPPED, *list(chains)[2:])]
 
@@ -296,12 +296,12 @@ async def _turns(
     plan: Plan, pids: Mapping[str, int], ports: Mapping[str, int], runs: Mapping[str, list[Run]]
 ) -> None:
     for name in pids:  # connections to the upstream, and caches
-        await _load(pids[name], ports[name], plan.requests, plan.connections)
+        await load(pids[name], ports[name], plan.requests, plan.connections)
     names = list(pids)
     for turn in range(plan.pairs):
         # There and back again, so that a machine that gets slower hits all alike.
         for name in names if turn % 2 == 0 else reversed(names):
-            runs[name].append(await _load(pids[name], ports[name], plan.requests, plan.connections))
+            runs[name].append(await load(pids[name], ports[name], plan.requests, plan.connections))
 
 
 def main() -> int:

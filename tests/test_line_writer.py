@@ -54,3 +54,21 @@ def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
 
         assert out.readline() == content
     os.close(writer)
+
+
+def test_a_full_disk_is_written_to_again_when_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was lost meanwhile is counted, and nothing is written for others that are lost."""
+    monkeypatch.setattr("moongate.line_writer.AGAIN_AFTER_S", 0.01)
+    fd = os.open("/dev/full", os.O_WRONLY)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as out, LineWriter(fd, "test", marked) as lines:
+        lines.write(b"one\ntwo\n")
+        while not lines.dropped:
+            pass
+        os.dup2(writer, fd)
+        assert out.readline() == b"and 2\n"
+
+        lines.write(b"three\n")
+        assert out.readline() == b"three\n"
+    os.close(fd)
+    os.close(writer)

@@ -77,7 +77,7 @@ class Fleets:
         world: has the Gateways, and the resources of their Envoys.
         run: the folder for sockets and files; the caller has entered it.
         binary: the Envoy to run.
-        access_log: takes whole lines of Envoy's access log; must not block.
+        access_log: where Envoys write their access log, as ``EnvoyProcess`` has it.
         on_change: called when the state of an Envoy, or a refusal, changed.
         on_write: called after a write into cells of the world; the caller then settles the world.
     """
@@ -88,7 +88,7 @@ class Fleets:
         run: RunDirectory,
         *,
         binary: Path,
-        access_log: Callable[[bytes], None],
+        access_log: Callable[[bytes], None] | int,
         on_change: Callable[[], None],
         on_write: Callable[[], None],
     ) -> None:

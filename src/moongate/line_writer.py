@@ -4,11 +4,13 @@ Theory of operation
 ===================
 A write to a pipe without a reader, or to a stopped terminal, blocks. So lines are handed to a thread, which
 writes them in order and in big pieces. When a few megabytes are pending, further lines are dropped and
-counted until there is room again. So each gap is in one place, where its size can be written.
+counted until there is room again. So each gap is in one place, where its size can be written. The same holds
+for a disk that is full.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 MOST_PENDING_BYTES: Final = 4 << 20
 CLOSE_WITHIN_S: Final = 1.0
 AGAIN_AFTER_S: Final = 1.0
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk that has no room, which may end."""
 
 
 class LineWriter:
@@ -42,6 +47,7 @@ class LineWriter:
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._gap = 0
+        self._torn = False
         self._news = threading.Condition()
         self._closed = False
         # A daemon thread, because a blocked write to a stopped terminal must not prevent our exit.
@@ -83,22 +89,35 @@ class LineWriter:
                 self._pending.clear()
                 gap, self._gap = self._gap, 0
                 closed = self._closed
+            unwritten = b""
             if not closed or lines or gap or again:
                 data, again = self._form(lines, gap, closed)
-                self._put(data)
+                unwritten = self._put(data)
             if closed:
                 return
             with self._news:
                 self._pending_bytes -= len(lines)
+                if unwritten:
+                    lost = unwritten.count(b"\n") if lines else 0
+                    self.dropped += lost
+                    self._gap += gap + lost
+                    self._news.wait_for(lambda: self._closed, AGAIN_AFTER_S)
 
-    def _put(self, data: bytes) -> None:
-        view = memoryview(data)
+    def _put(self, data: bytes) -> bytes:
+        """Write; return what a full disk does not take."""
+        view = memoryview(b"\n" + data if self._torn and data else data)
         try:
             while view:
                 try:
                     view = view[os.write(self._fd, view) :]
                 except BlockingIOError:
                     select.select([], [self._fd], [])
-        except OSError:
+        except OSError as error:
+            if error.errno in _FULL:
+                # What is written later must not continue the line that was cut.
+                self._torn = self._torn or 0 < len(view) < len(data)
+                return bytes(view)
             # The reader has closed the pipe (`moongate | head`): the gateway goes on without a log.
             self._fd = os.open(os.devnull, os.O_WRONLY)
+        self._torn = False
+        return b""

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moongate.infra.access_log import AccessLog, render, short_backend, short_route
+from moongate.infra.access_log import AccessLog, can_append, render, short_backend, short_route
 
 ENTRY: dict[str, Any] = {
     "start_time": "2026-01-02T03:04:05.678Z",
@@ -175,13 +177,13 @@ def test_a_flood_in_a_terminal_is_counted() -> None:
     """No eye follows thousands of lines a second, and colouring them takes from the gateway."""
     reader, writer = os.pipe()
     with AccessLog(writer, terminal=True) as log:
-        log.write(b"{}\n" * 800)
+        log.write(b"{}\n" * 1800)
     os.close(writer)
 
     with os.fdopen(reader, "rb") as out:
         lines = out.read().splitlines()
-    assert len(lines) == 501
-    assert "… and 300 more" in lines[-1].decode()
+    assert len(lines) == 101
+    assert "+1,700 requests in this second" in lines[-1].decode()
 
 
 def test_a_terminal_without_colours_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,3 +196,36 @@ def test_a_terminal_without_colours_gets_none(monkeypatch: pytest.MonkeyPatch) -
 
     with os.fdopen(reader) as out:
         assert out.read() == seen() + "\n"
+
+
+def test_envoy_appends_to_a_file_itself(tmp_path: Path) -> None:
+    """And what others write to the same descriptor is appended too, or else it would overwrite that."""
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        assert can_append(log.fileno())
+
+        with (tmp_path / "log").open("ab") as other:
+            other.write(b"of Envoy\n")
+        log.write(b"ours\n")
+
+    assert (tmp_path / "log").read_text() == "of Envoy\nours\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal", "a full disk", "closed"])
+def test_envoy_does_not_write_to_what_it_cannot_append_to(kind: str) -> None:
+    """A reader that stops would make Envoy keep all lines, and a socket cannot be opened anew."""
+    match kind:
+        case "pipe":
+            fds = os.pipe()
+        case "socket":
+            fds = tuple(end.detach() for end in socket.socketpair())
+        case "terminal":
+            fds = os.openpty()
+        case "a full disk":
+            fds = (os.open("/dev/full", os.O_WRONLY),)
+        case _:
+            fds = ()
+    try:
+        assert not can_append(fds[-1] if fds else 1 << 16)
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 
-from moongate.xds.access_logs import DEFAULT_FIELDS, AccessLogType, access_logs
+from moongate.xds.access_logs import DEFAULT_FIELDS, NO_DEFAULT_ACCESS_LOG, AccessLogType, access_logs
 from tests.core import EG_FLEET, Core, gateway, http
 
 NAMED = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "logs"}}
 
 
-def logs(access_log: str, type_: AccessLogType = "Route") -> list[AccessLog]:
+def logs(access_log: str, type_: AccessLogType = "Route", *, default: bool = True) -> list[AccessLog]:
     core = Core(
         gateway(http("web"), infrastructure=NAMED),
         f"""
@@ -21,6 +21,7 @@ def logs(access_log: str, type_: AccessLogType = "Route") -> list[AccessLog]:
         spec: {{telemetry: {{accessLog: {access_log}}}}}
         """,
     )
+    core.db.put(NO_DEFAULT_ACCESS_LOG, not default)
     return [AccessLog.FromString(body) for body in access_logs(core.db, EG_FLEET, type_)]
 
 
@@ -79,3 +80,12 @@ def test_an_operator_that_is_an_extension_is_loaded() -> None:
     [log] = logs(setting + "sinks: [{type: File, file: {path: /x}}]}]}")
 
     assert [f.name for f in file_of(log).log_format.formatters] == ["envoy.formatter.req_without_query"]
+
+
+def test_the_default_can_be_turned_off_but_not_what_an_envoyproxy_asks_for() -> None:
+    """``moongate run --access-log none``: the resource is nearer to the fleet than an option of all."""
+    asked_for = "{settings: [{sinks: [{type: File, file: {path: /dev/stdout}}]}]}"
+
+    assert logs("{}", default=False) == []
+    assert logs("{}", "Listener", default=False) == []
+    assert logs(asked_for, default=False) == logs(asked_for)

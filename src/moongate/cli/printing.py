@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from rich.text import Text
 from moongate.terminal import is_styled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 Output = Literal["yaml", "json"]
 
@@ -48,6 +49,21 @@ def say(text: str | Text, *, stderr: bool = False) -> None:
     """Print one line, without wrapping it."""
     shown = text if isinstance(text, Text) else Text(escaped(text))
     _console(stderr=stderr).print(shown, soft_wrap=True)
+
+
+@contextmanager
+def saying_aside() -> Generator[Callable[[str], None]]:
+    """A function like ``say`` that waits for no reader, for a process that must go on serving."""
+    from moongate.line_writer import LineWriter
+
+    try:
+        fd = sys.stdout.fileno()
+    except (OSError, ValueError):
+        # It is no file but an object of the caller, and there is no pipe to wait for.
+        yield say
+        return
+    with LineWriter(fd, "banner", lambda lines, _dropped, _last: (lines, False)) as writer:
+        yield lambda text: writer.write(f"{escaped(text)}\n".encode(errors="backslashreplace"))
 
 
 def say_document(value: Any, output: Output) -> None:

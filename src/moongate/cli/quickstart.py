@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moongate.cli.printing import program, say
-from moongate.cli.run import Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
+from moongate.cli.printing import program, saying_aside
+from moongate.cli.run import AccessLog, Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
 from moongate.cli.usage_errors import REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def quickstart(
     envoy: EnvoyBinary = None,
     run_dir: RunDir = None,
     log_format: LogFormat = "auto",
+    access_log: AccessLog = "stdout",
 ) -> int:
     """Serve an example, until Ctrl-C: a Gateway, routes, and two small upstreams.
 
@@ -53,28 +54,33 @@ def quickstart(
     from moongate.report.logs import logging_aside
 
     with logging_aside(log_format):
-        asyncio.run(_served(chosen, show=show, bind=bind, envoy=envoy, run_dir=run_dir))
+        asyncio.run(_served(chosen, access_log, show=show, bind=bind, envoy=envoy, run_dir=run_dir))
     return 0
 
 
-async def _served(port: int, *, show: bool, bind: str, envoy: EnvoyBinary, run_dir: RunDir) -> None:
+async def _served(
+    port: int, access_log: AccessLog, *, show: bool, bind: str, envoy: EnvoyBinary, run_dir: RunDir
+) -> None:
     from moongate.cli.upstreams import upstream
     from moongate.run import LaptopOptions, run_laptop
 
     async with AsyncExitStack() as stack:
+        say = stack.enter_context(saying_aside())
         ports = {name: await stack.enter_async_context(upstream(name)) for name in ("apple", "banana")}
         text = manifests(port, ports["apple"], ports["banana"])
         if show:
             say(text)
 
         def served(running: Laptop) -> None:
-            _say_what_to_try(bind, port, run_dir)
+            say(_what_to_try(bind, port, run_dir))
 
-        options = LaptopOptions(documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir)
+        options = LaptopOptions(
+            documents=(text,), bind=bind, envoy=envoy, run_dir=run_dir, access_log=access_log == "stdout"
+        )
         await run_laptop(options, served=served)
 
 
-def _say_what_to_try(bind: str, port: int, run_dir: Path | None) -> None:
+def _what_to_try(bind: str, port: int, run_dir: Path | None) -> str:
     host = "localhost" if bind == "0.0.0.0" else f"[{bind}]" if ":" in bind else bind  # noqa: S104 - compared
     url = f"http://{host}:{port}"
     status = f"{program()} status" + (
@@ -89,10 +95,13 @@ def _say_what_to_try(bind: str, port: int, run_dir: Path | None) -> None:
     }
     width = max(map(len, calls))
     alone = ", for this machine only" if bind == "localhost" else ""
-    say(f"\nA gateway listens on {url}{alone}. In another terminal:\n")
-    for call, answer in calls.items():
-        say(f"    {call:{width}}   # {answer}")
-    say("\nPress Ctrl-C to stop.\n")
+    return "\n".join(
+        (
+            f"\nA gateway listens on {url}{alone}. In another terminal:\n",
+            *(f"    {call:{width}}   # {answer}" for call, answer in calls.items()),
+            "\nPress Ctrl-C to stop.\n",
+        )
+    )
 
 
 def manifests(port: int, apple: int, banana: int) -> str:

@@ -33,6 +33,12 @@ Bind = Annotated[
         help="The IP address to listen on: 0.0.0.0 is all interfaces, 'localhost' only this machine.",
     ),
 ]
+AccessLog = Annotated[
+    Literal["stdout", "none"],
+    Parameter(
+        help="Where Envoys log requests, unless an EnvoyProxy says something else: 'none' spares the work."
+    ),
+]
 Port = Annotated[int | None, Parameter(help="The port to listen on.")]
 
 
@@ -53,6 +59,7 @@ def run(
     envoy: EnvoyBinary = None,
     run_dir: RunDir = None,
     log_format: LogFormat = "auto",
+    access_log: AccessLog = "stdout",
 ) -> int:
     """Serve manifests on this machine, until Ctrl-C.
 
@@ -104,6 +111,7 @@ def run(
         bind=bind,
         envoy=envoy,
         run_dir=run_dir,
+        access_log=access_log == "stdout",
     )
     try:
         with logging_aside(log_format):

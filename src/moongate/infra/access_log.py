@@ -2,16 +2,28 @@
 
 Theory of operation
 ===================
-Neither Envoy nor the event loop may wait for the reader of our output. So lines are handed to a
-``LineWriter``. In a terminal at most 500 requests a second are shown, and the others are counted.
+If standard output is a file, Envoy writes to it itself, and no line passes through us.
+
+A terminal, a pipe and a socket (the journal of systemd) have a reader that may stop to read. Envoy would keep
+all lines in memory until then, without a limit, and it cannot open a socket. So it writes to a pipe that we
+always read, and the lines are handed to a ``LineWriter``. In a terminal at most 100 requests a second are
+shown, and the others are counted.
 
 JSON is passed on without being parsed.
+
+Facts
+-----
+* Envoy opens ``/dev/stdout`` anew, and appends to the file. What we or a shell write to the same file must be
+  appended too, or else it would overwrite Envoy's lines; so the file is set to ``O_APPEND``
+* a file that another user opened for us may not be opened anew
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import stat
 import time
 from typing import Any
 
@@ -19,7 +31,7 @@ import msgspec
 
 from moongate.line_writer import LineWriter
 
-_MOST_LINES_PER_SECOND = 500
+_MOST_LINES_PER_SECOND = 100
 
 # Source: envoy, "Access logging", RESPONSE_FLAGS; the words are ours.
 FLAGS = {
@@ -117,6 +129,18 @@ def short_backend(cluster: str, namespace: str) -> str:
     return f"{'' if within == namespace else f'{within}/'}{name}{'' if port == '0' else f':{port}'}"
 
 
+def can_append(fd: int) -> bool:
+    """Whether Envoy can write to the file of a descriptor itself. If so, writes to it append from now on."""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_APPEND))
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    except OSError:
+        return False
+    return True
+
+
 class AccessLog(LineWriter):
     """A context manager that writes access log lines to a file descriptor.
 
@@ -141,22 +165,23 @@ class _ForReader:
     def __init__(self) -> None:
         self._coloured = not os.environ.get("NO_COLOR")
         self._unshown = 0
+        """The requests of the last second that were not shown."""
         self._second = 0
         self._shown = 0
 
     def form(self, lines: bytes, dropped: int, last: bool) -> tuple[bytes, bool]:
         second = int(time.monotonic())
+        rendered: list[str] = []
         if second != self._second:
             self._second, self._shown = second, 0
-        batch = lines.splitlines()
-        room = max(0, _MOST_LINES_PER_SECOND - self._shown)
-        shown = batch[:room]
+            if self._unshown:
+                rendered.append(self._rest())
+        room = _MOST_LINES_PER_SECOND - self._shown
+        # Of a flood, only the lines that are shown are cut into pieces.
+        shown = lines.split(b"\n", room)[:-1] if room else []
         self._shown += len(shown)
-        rendered: list[str] = []
-        if self._unshown and room:
-            rendered.append(self._rest())
         rendered += [render(line, True) for line in shown]
-        self._unshown += len(batch) - len(shown) + dropped
+        self._unshown += lines.count(b"\n") - len(shown) + dropped
         if self._unshown and last:
             rendered.append(self._rest())
         text = "".join(f"{line}\n" for line in rendered)
@@ -165,7 +190,8 @@ class _ForReader:
 
     def _rest(self) -> str:
         unshown, self._unshown = self._unshown, 0
-        return f"{_DIM}… and {unshown} more{_PLAIN}"
+        requests = "1 more request" if unshown == 1 else f"{unshown:,} requests"
+        return f"{_DIM}+{requests} in this second{_PLAIN}"
 
 
 def _line(entry: dict[str, Any]) -> str:

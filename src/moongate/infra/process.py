@@ -109,7 +109,8 @@ class EnvoyProcess:
         bootstrap: its configuration at the start; the admin address in it is ``files.admin``.
         options: arguments, and how long to drain; ``configure`` changes them.
         beside: a context that is entered for each run of Envoy, such as a control plane that listens.
-        access_log: is called with whole lines of Envoy's standard output; must not block.
+        access_log: is called with whole lines of Envoy's standard output, and must not block; or the
+            descriptor that Envoy gets as its standard output.
         backoff: pauses between restarts.
         on_change: is called when ``state`` has changed.
         on_unopened: is called with each listener that Envoy has dropped because it could not open it.
@@ -133,7 +134,7 @@ class EnvoyProcess:
         bootstrap: Bootstrap,
         options: EnvoyOptions = EnvoyOptions(),  # noqa: B008 - frozen
         beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-        access_log: Callable[[bytes], None] = lambda _lines: None,
+        access_log: Callable[[bytes], None] | int = lambda _lines: None,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
         on_unopened: Callable[[Unopened], None] = lambda _listener: None,
@@ -290,7 +291,7 @@ class EnvoyProcess:
         process = await asyncio.create_subprocess_exec(
             *self._command(),
             stdin=DEVNULL,
-            stdout=PIPE,
+            stdout=self._access_log if isinstance(self._access_log, int) else PIPE,
             stderr=PIPE,
             start_new_session=True,
             limit=_CHUNK,
@@ -300,7 +301,8 @@ class EnvoyProcess:
             self._files.write_record(process.pid)
             self._log.info("envoy.started", pid=process.pid)
             async with Admin(self._files.admin) as admin, asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_access_log(process))
+                if not isinstance(self._access_log, int):
+                    tasks.create_task(self._read_access_log(process, self._access_log))
                 tasks.create_task(self._read_log(process))
                 announcer = tasks.create_task(self._announce_ready(admin))
                 ender = tasks.create_task(self._end_when_stopping(process, admin))
@@ -385,18 +387,18 @@ class EnvoyProcess:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_POLL_S)
 
-    async def _read_access_log(self, process: Process) -> None:
+    async def _read_access_log(self, process: Process, hand_on: Callable[[bytes], None]) -> None:
         assert process.stdout is not None, "standard output was asked for as a pipe"
         rest = b""
         while chunk := await process.stdout.read(_CHUNK):
             whole, newline, tail = chunk.rpartition(b"\n")
             if newline:
-                self._access_log(rest + whole + newline)
+                hand_on(rest + whole + newline)
                 rest = tail
             else:
                 rest = (rest + chunk)[-_LONGEST_LINE:]
         if rest:
-            self._access_log(rest + b"\n")
+            hand_on(rest + b"\n")
 
     async def _read_log(self, process: Process) -> None:
         assert process.stderr is not None, "standard error was asked for as a pipe"

