@@ -34,6 +34,8 @@ from tests.core import extension, gateway, gateway_class, http, read
 from tests.ports import free_port
 
 EG = Ref.of(Gateway, "default", "eg")
+LATENESS = frozenset({"envoy.late", "envoy.caught_up"})
+"""The events in the log of an Envoy that owes an answer, and gives it."""
 
 
 def opened(*ports: int, **spec: Any) -> str:
@@ -298,6 +300,60 @@ async def test_a_listener_that_envoy_could_not_open_after_its_acknowledgement_is
     assert (refused["status"], refused["reason"], urls) == ("False", "PortUnavailable", ())
     assert refused["message"].startswith(f"Port {port} is taken by ")
     assert "envoy.log" not in {event["event"] for event in events}, "it would say the same"
+
+
+@pytest.mark.envoy
+async def test_an_envoy_that_does_not_acknowledge_is_reported_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has stopped, and an edit is not in force; the status must not call it programmed."""
+    monkeypatch.setattr("moongate.fleets.LATE_SECONDS", 0.3)
+    port, other = free_port(), free_port()
+    beside = opened(other, name="beside")
+    with structlog.testing.capture_logs() as events:
+        async with Laptop() as laptop:
+            await laptop.apply("---\n".join((opened(port), beside)))
+            pid = next(f["envoy"]["pid"] for f in laptop.report()["gateways"] if f["fleet"] == "default/eg")
+            events.clear()  # a start under load may take longer
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                laptop.put({each.ref: each for each in read(opened(port, free_port()))})
+                await until(lambda: conditions(laptop)["Programmed"]["reason"] == "Pending")
+                stopped, report = conditions(laptop)["Programmed"], laptop.report()["gateways"]
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await until(lambda: conditions(laptop)["Programmed"]["status"] == "True")
+            resumed = laptop.report()["gateways"]
+
+    assert stopped["status"] == "False"
+    assert stopped["message"].startswith(f"Envoy (process {pid}) is stopped and has not acknowledged")
+    assert f"kill -CONT {pid}" in stopped["message"]
+    late = {fleet["fleet"]: fleet["envoy"]["unacknowledged_s"] for fleet in report}
+    assert late["default/beside"] is None, "another Envoy is not concerned"
+    assert late["default/eg"] is not None
+    assert {fleet["envoy"]["unacknowledged_s"] for fleet in resumed} == {None}
+    reported = [(event["event"], event["gateway"]) for event in events if event["event"] in LATENESS]
+    assert reported == [("envoy.late", "default/eg"), ("envoy.caught_up", "default/eg")]
+    assert "status.degraded" not in {event["event"] for event in events}, "it would say the same"
+
+
+@pytest.mark.envoy
+async def test_an_envoy_that_never_connects_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moongate.fleets.LATE_SECONDS", 0.3)
+    idle = tmp_path / "envoy"
+    idle.write_text("#!/bin/sh\nexec sleep 60\n")
+    idle.chmod(0o755)
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(envoy=idle) as laptop:
+            laptop.put({each.ref: each for each in read(opened(free_port()))})
+            await until(lambda: "envoy.late" in {event["event"] for event in events})
+            await until(lambda: conditions(laptop)["Programmed"]["reason"] == "Pending")
+            message = conditions(laptop)["Programmed"]["message"]
+
+    assert "has not connected to moongate since" in message
+    assert [event["event"] for event in events if event["event"] in LATENESS] == ["envoy.late"]
 
 
 async def answers(port: int) -> bool:

@@ -28,6 +28,7 @@ import structlog
 from msgspec import structs
 
 from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Nacked
+from moongate.ads.lateness import LATE_SECONDS
 from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
@@ -39,10 +40,11 @@ from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
-from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State
+from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
 from moongate.quarantine import Quarantine
 from moongate.refused_certificates import RefusedCertificates
-from moongate.running_fleet import RefusedResource, RunningFleet
+from moongate.report.statuses import time_before
+from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.refusals import bind_failure
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SECRET
@@ -102,7 +104,7 @@ class Fleets:
         self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
         self._certificates = RefusedCertificates(world)
-        self._ads = AdsServer(self._take_event)
+        self._ads = AdsServer(self._take_event, on_lateness=self._note_lateness, late_seconds=LATE_SECONDS)
         self._fleets: dict[str, RunningFleet] = {}
         self._ending: dict[str, RunningFleet] = {}
         self._has_run = False
@@ -249,7 +251,8 @@ class Fleets:
 
     def report(self) -> list[dict[str, Any]]:
         """All fleets as ``moongate status`` shows them, as plain data."""
-        return [fleet.report(name) for name, fleet in sorted(self._fleets.items())]
+        now = asyncio.get_running_loop().time()
+        return [fleet.report(name, now) for name, fleet in sorted(self._fleets.items())]
 
     @property
     def counters(self) -> dict[str, Counters]:
@@ -464,6 +467,24 @@ class Fleets:
         elif mended or not isinstance(event, Acknowledged) or event.type_url != CLUSTER:
             self._on_change()
 
+    def _note_lateness(self, name: str) -> None:
+        fleet = self._fleets.get(name)
+        if fleet is None:
+            return
+        pid, since = fleet.process.pid, self._ads.late_since(name)
+        if since is None and fleet.late is not None:
+            seconds = round(asyncio.get_running_loop().time() - fleet.late.since, 1)
+            _log.info("envoy.caught_up", gateway=name, pid=pid, after_s=seconds)
+            fleet.late = None
+        elif since is not None and fleet.process.state in {State.STARTING, State.READY}:
+            # In other states it does not run, which is reported already.
+            connected = bool(self._ads.nodes(name))
+            seconds = asyncio.get_running_loop().time() - since
+            message = lateness(time_before(seconds), pid=pid, connected=connected)
+            fleet.late = Late(since, message)
+            _log.warning("envoy.late", gateway=name, pid=pid, message=message)
+        self._on_change()
+
     def _take_unopened(self, name: str, listener: Unopened) -> None:
         """Treat a listener that Envoy could not open after its acknowledgement as one that it refuses.
 
@@ -528,6 +549,7 @@ class Fleets:
         return EnvoyState(
             serving=int(serving),
             start_error=fleet.process.start_error,
+            late=fleet.late.message if fleet.late is not None else "",
             addresses=fleet.hosts() if serving else (),
             refusals=tuple(messages),
             refused_listeners=(

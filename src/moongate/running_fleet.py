@@ -43,6 +43,18 @@ class RefusedResource(Struct, frozen=True):
     """Whether it is refused because its port cannot be bound."""
 
 
+class Late(Struct, frozen=True):
+    """Since when an Envoy owes an answer.
+
+    Args:
+        since: on the clock of the event loop.
+        message: the same for users, with what it means for requests.
+    """
+
+    since: float
+    message: str
+
+
 class RunningFleet:
     """The Envoy of one fleet.
 
@@ -65,6 +77,8 @@ class RunningFleet:
         """Whether a task waits to send the listeners again whose ports were taken."""
         self.awaiting = 0
         """How many tasks wait for starting Envoys, which are to take over ports of this one."""
+        self.late: Late | None = None
+        """Whether it owes an answer for too long."""
         self.handover = PortHandover()
         self.listening: dict[str, str] = {}
         """The listeners that Envoy has in force, name → version."""
@@ -144,8 +158,13 @@ class RunningFleet:
         known = self.refused.get((rejection.type_url, rejection.name))
         return known is not None and known.port
 
-    def report(self, name: str) -> dict[str, Any]:
-        """The fleet as ``moongate status`` shows it."""
+    def report(self, name: str, now: float) -> dict[str, Any]:
+        """The fleet as ``moongate status`` shows it.
+
+        Args:
+            name: the name of the fleet.
+            now: the time on the clock of the event loop.
+        """
         return {
             "fleet": name,
             "gateways": [{"namespace": each.namespace, "name": each.name} for each in self.gateways()],
@@ -153,6 +172,7 @@ class RunningFleet:
                 "state": str(self.process.state),
                 "pid": self.process.pid,
                 "restarts": self.process.restarts,
+                "unacknowledged_s": None if self.late is None else round(now - self.late.since),
                 "admin": str(self.process.admin),
             },
         }

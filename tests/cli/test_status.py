@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,6 +195,32 @@ async def test_a_table_shows_each_envoy_with_its_admin_socket(command: Command, 
         "GATEWAY       PID   STATE      RESTARTS   ADMIN\n"
         "default/api   -     starting   3          /r/b.sock\n"
     )
+
+
+async def test_an_envoy_that_owes_an_acknowledgement_is_listed(command: Command, tmp_path: Path) -> None:
+    """Its process is there, so "ready" alone would hide that an edit is not in force."""
+    late = {"state": "ready", "pid": 7, "restarts": 0, "admin": "/r/a.sock", "unacknowledged_s": 37}
+    fleets = [{"fleet": "a", "gateways": [{"namespace": "default", "name": "web"}], "envoy": late}]
+    async with running(tmp_path, [GATEWAY], fleets=fleets):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path)
+
+    assert "default/web   7     ready, not acknowledged for 37 s   0          /r/a.sock\n" in ended.out
+
+
+def test_a_moongate_that_does_not_answer_is_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped. The socket takes the connection, and then nothing comes."""
+    monkeypatch.setattr("moongate.cli.status._report.__kwdefaults__", {"timeout_s": 0.05})
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(os.fspath(tmp_path / "status.sock"))
+        silent.listen()
+
+        ended = command("status", "--run-dir", tmp_path)
+
+    assert ended.code == 1
+    assert f"(process {os.getpid()}) does not answer" in ended.err
+    assert f"kill -CONT {os.getpid()}" in ended.err
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])

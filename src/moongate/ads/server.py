@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ import grpc.aio
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.events import Connected, Counters, Disconnected, Event, Holder, Rejection
+from moongate.ads.lateness import LATE_SECONDS, Lateness
 from moongate.ads.session import LINGER_SECONDS, PATIENCE_SECONDS, Session
 from moongate.ads.snapshot import Snapshot
 from moongate.ads.transports import IdentityError
@@ -55,11 +57,14 @@ class AdsServer:
         *,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        on_lateness: Callable[[str], None] | None = None,
+        late_seconds: float = LATE_SECONDS,
     ) -> None:
         """Create a server that does not listen yet.
 
         Args:
             on_event: called with each event, in order, from the event loop. It must neither block nor raise.
+            on_lateness: called with the name of a fleet when ``late_since`` of it has changed.
         """
         self.counters: dict[str, Counters] = {}
         """Counters of responses and answers since the start, by type URL."""
@@ -67,6 +72,8 @@ class AdsServer:
         self._streams = 0
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
+        self._on_lateness = on_lateness
+        self._late_seconds = late_seconds
         self._fleets: dict[str, _Fleet] = {}
 
     @asynccontextmanager
@@ -121,7 +128,17 @@ class AdsServer:
         Connected Envoys keep their configuration, and get no more changes. An Envoy that connects later waits
         until the fleet is published again.
         """
-        self._fleets.pop(fleet, None)
+        if (of := self._fleets.pop(fleet, None)) is not None:
+            of.published = False
+            of.lateness.cancel()
+
+    def late_since(self, fleet: str) -> float | None:
+        """Since when Envoys of a fleet owe an answer, on the loop's clock; None unless they are late.
+
+        Envoys are late if one of them does not answer, or if none is connected.
+        """
+        of = self._fleets.get(fleet)
+        return of.lateness.since if of is not None else None
 
     def retry(self, fleet: str, type_url: str, name: str) -> None:
         """Send a resource again that Envoys refuse, such as a listener whose port was taken."""
@@ -215,7 +232,7 @@ class AdsServer:
         of.watchers.add(changed)
         try:
             async with asyncio.timeout(timeout_seconds):
-                while not (of.streams and all(s.session.settled(seq) for s in of.streams)):
+                while not of.settled(seq):
                     changed.clear()
                     await changed.wait()
         finally:
@@ -223,7 +240,15 @@ class AdsServer:
             self._forget_if_unknown(fleet, of)
 
     def _fleet(self, name: str) -> _Fleet:
-        return self._fleets.setdefault(name, _Fleet())
+        of = self._fleets.get(name)
+        if of is None:
+            lateness = Lateness(self._late_seconds, partial(self._note_lateness, name))
+            of = self._fleets[name] = _Fleet(lateness)
+        return of
+
+    def _note_lateness(self, name: str) -> None:
+        if self._on_lateness is not None:
+            self._on_lateness(name)
 
     def _streams_of(self, fleet: str) -> list[_Stream]:
         of = self._fleets.get(fleet)
@@ -316,7 +341,8 @@ class _Stream:
 
 
 class _Fleet:
-    def __init__(self) -> None:
+    def __init__(self, lateness: Lateness) -> None:
+        self.lateness = lateness
         self.snapshot = Snapshot()
         self.published = False
         """Whether it was ever published. If not, only the name of a connected Envoy is known."""
@@ -324,11 +350,27 @@ class _Fleet:
         """The types of which nothing is sent."""
         self.streams: list[_Stream] = []
         self.watchers: set[asyncio.Event] = set()
+        self._behind = 0
+        """The index of the stream that had not answered the last time."""
+
+    def settled(self, seq: int) -> bool:
+        """Whether an Envoy is connected, and all that are have answered up to edit ``seq``.
+
+        This is asked at each answer, so it begins with the Envoy that was behind the last time.
+        """
+        for n in range(len(self.streams)):
+            at = (self._behind + n) % len(self.streams)
+            if not self.streams[at].session.settled(seq):
+                self._behind = at
+                return False
+        return bool(self.streams)
 
     def notify(self) -> None:
-        """Wake the callers that wait for answers of Envoys."""
+        """Note an edit or an answer: wake the callers that wait for answers."""
         for watcher in self.watchers:
             watcher.set()
+        if self.published:
+            self.lateness.look(self.snapshot.seq, self.settled)
 
 
 def _protect(address: str) -> None:

@@ -120,6 +120,7 @@ def _command(pid: int) -> str:
 def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:
     """The process id of a run, and its report."""
     received = bytearray()
+    pid = 0
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
@@ -129,8 +130,12 @@ def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document
             while chunk := connection.recv(1 << 16):
                 received += chunk
     except TimeoutError:
+        process = f" (process {pid})" if pid else ""
+        resume = f" If it is suspended, `kill -CONT {pid}` lets it go on." if pid else ""
         raise UsageError(
-            f"The moongate of {path.parent} does not answer; is its process suspended?", REFUSED
+            f"The moongate of {path.parent}{process} does not answer. Its Envoys serve what they have, but "
+            f"no change takes effect.{resume}",
+            REFUSED,
         ) from None
     except OSError as error:
         why = error.strerror or str(error)
@@ -196,7 +201,7 @@ def _say_tables(report: Document, resources: Sequence[Document], of: Of) -> None
     envoys = [
         _envoy(fleet)
         for fleet in report.get("gateways", ())
-        if of == "envoys" or fleet["envoy"]["state"] != "ready"
+        if of == "envoys" or _envoy_state(fleet["envoy"]) != "ready"
     ]
     if of == "envoys" or (of == "all" and envoys):
         if shown:
@@ -300,7 +305,12 @@ def _envoy(fleet: Document) -> tuple[str, ...]:
     envoy = fleet["envoy"]
     gateways = ",".join(f"{g['namespace']}/{g['name']}" for g in fleet["gateways"])
     pid = "" if envoy["pid"] is None else str(envoy["pid"])
-    return gateways, pid, envoy["state"], str(envoy["restarts"]), envoy["admin"]
+    return gateways, pid, _envoy_state(envoy), str(envoy["restarts"]), envoy["admin"]
+
+
+def _envoy_state(envoy: Document) -> str:
+    late_s = envoy.get("unacknowledged_s")
+    return envoy["state"] if late_s is None else f"{envoy['state']}, not acknowledged for {late_s} s"
 
 
 def _has_no_table(resource: Document) -> bool:

@@ -429,6 +429,39 @@ class EnvoyProcess:
         self._on_change()
 
 
+def lateness(since: str, *, pid: int | None, connected: bool) -> str:
+    """What it means that an Envoy does not acknowledge its configuration: sentences for a user.
+
+    Args:
+        since: since when it has not.
+        pid: its process.
+        connected: whether it has connected to moongate.
+    """
+    envoy = "Envoy" if pid is None else f"Envoy (process {pid})"
+    if pid is not None and _is_stopped(pid):
+        return (
+            f"{envoy} is stopped and has not acknowledged its configuration since {since}. Requests wait, "
+            f"and what changed is not in force. `kill -CONT {pid}` lets it go on."
+        )
+    if not connected:
+        return (
+            f"{envoy} has not connected to moongate since {since}, so what changed is not in force. "
+            "If it is new, it serves nothing yet; its log is part of moongate's."
+        )
+    return (
+        f"{envoy} has not acknowledged its configuration since {since}, so it may still serve requests as "
+        "before. It is slow, waits for the certificates or endpoints of what changed, or hangs."
+    )
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped a process. Source: proc_pid_stat(5), state T or t."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}
+    except (OSError, IndexError):
+        return False
+
+
 async def _live(admin: Admin) -> bool:
     try:
         return await admin.live()

@@ -12,7 +12,7 @@ bad or good again, for the log.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -40,7 +40,13 @@ NO_ENVOY = EnvoyState(serving=0)
 
 def now() -> str:
     """The present time in the form of statuses: RFC 3339, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # noqa: TID251 - conditions have times
+    return time_before(0)
+
+
+def time_before(seconds: float) -> str:
+    """The time some seconds ago, in the same form."""
+    then = datetime.now(UTC) - timedelta(seconds=seconds)  # noqa: TID251 - conditions have times
+    return then.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Statuses:

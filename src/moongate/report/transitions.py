@@ -107,9 +107,9 @@ _Degradations = dict[_Text, _Held]
 _REPORTED_ELSEWHERE = frozenset({"RouteRulesOverlap", "OverlappingTLSConfig", "Warning"})
 """Types that do not keep anything out of force, or that are logged with the manifest."""
 
-_OF_ENVOY = frozenset({"Invalid", "AddressNotAssigned", "NoResources"})
-"""Reasons of a Gateway that is not programmed because its Envoy starts, has ended, or refuses a part. These
-are logged as events of the Envoy, and the refused listener or route has a condition of its own."""
+_OF_ENVOY = frozenset({"Invalid", "AddressNotAssigned", "NoResources", "Pending"})
+"""Reasons of a Gateway that is not programmed because its Envoy starts, has ended, is late or refuses a part.
+These are logged as events of the Envoy, and the refused listener or route has a condition of its own."""
 
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:

@@ -122,6 +122,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
         serving: how many have their configuration and accept connections.
         wanted: how many there should be.
         start_error: why an Envoy could not be started; empty if all could.
+        late: why it is not known whether they have their newest configuration; empty if they have it.
         addresses: their addresses.
         refusals: the reasons of Envoys that refuse a part; the last good version of the part stays in force.
         refused_listeners: the refused listeners.
@@ -130,6 +131,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     serving: int
     wanted: int = 1
     start_error: str = ""
+    late: str = ""
     addresses: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     refused_listeners: tuple[RefusedListener, ...] = ()
@@ -295,6 +297,8 @@ def _programmed(
             "moongate tries again, and does so at once when its options in the EnvoyProxy change."
         )
         return condition("Programmed", "False", "NoResources", message, generation)
+    if envoys.late:
+        return condition("Programmed", "False", "Pending", sentence(envoys.late), generation)
     if accepted.status == "False" and not envoys.serving:
         message = "The Gateway is not accepted, so no Envoy was started for it."
         return condition("Programmed", "False", "Invalid", message, generation)
