@@ -3,7 +3,8 @@
 A policy that targets a route by a misspelt name protects no route, and no status reports it. In a cluster the
 resource may belong to somebody else, so statuses do not mention it, or say only that it is missing, as Envoy
 Gateway does. On a laptop all resources are known, so a name that matches no resource is probably a spelling
-mistake. This module reports each such reference and suggests the name that was probably meant.
+mistake. This module reports each such reference and suggests the name that was probably meant. It also hands
+out the hints about single resources (``hints``), which no status reports either.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.route import RequestRule, Route
 from moongate.attach.backends import SERVICE_NAME, kind_problem, target
 from moongate.attach.policies import Policy
+from moongate.hints import UNUSED, hints
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import references
 from moongate.problem import Problem
@@ -36,8 +38,6 @@ REASON = "TargetNotFound"
 """Reason of a dangling reference that no status reports."""
 MISSING = "NotFound"
 """Reason of a dangling reference that a condition reports too, in fewer words."""
-UNUSED = "Unused"
-"""Reason of a hint: a resource has no effect, because no other refers to it, or its selectors match none."""
 EMPTY = "EndpointsNotFound"
 """Reason of a reference to a Service that exists but has no endpoints."""
 
@@ -55,7 +55,7 @@ class _Reference(NamedTuple):
 
 
 class DanglingReference(NamedTuple):
-    """A reference to a resource that does not exist, or a resource that no other refers to.
+    """A reference to a resource that does not exist, or a hint about a resource.
 
     It is an error if a SecurityPolicy has the reference, or if requests fail because of it; else a warning.
     """
@@ -88,6 +88,8 @@ def dangling_references(
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
             message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
             yield _dangling(ref, Problem("metadata.name", message, UNUSED))
+        for problem in hints(held.get(ref)):
+            yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
                 place = faulty(to)

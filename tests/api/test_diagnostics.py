@@ -38,12 +38,18 @@ def messages(model: type[Model], **fields: Any) -> list[str]:
         (
             Given,
             {"duration": 600},
-            "The value is 600; it must be a duration, such as '600s', '10m' or '1h30m'.",
+            (
+                "The value is 600; it must be a duration with at most 5 digits before each unit, "
+                "such as '600s', '1h30m' or '48h'."
+            ),
         ),
         (
             Given,
             {"duration": "10 min"},
-            "The value is '10 min'; it must be a duration, such as '600s', '10m' or '1h30m'.",
+            (
+                "The value is '10 min'; it must be a duration with at most 5 digits before each unit, "
+                "such as '600s', '1h30m' or '48h'."
+            ),
         ),
         (
             Given,

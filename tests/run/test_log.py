@@ -19,11 +19,12 @@ from moongate.sources.folder import Folder
 from moongate.status.degraded import Degradation
 from tests.core import GATEWAY_CLASS, gateway, http
 
-ROUTE = """
+REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
+ROUTE = f"""
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
-metadata: {name: shop, namespace: default}
-spec: {parentRefs: [{name: eg}]}
+metadata: {{name: shop, namespace: default}}
+spec: {{parentRefs: [{{name: eg}}], rules: [{{{REDIRECT}}}]}}
 """
 POLICY = """
 apiVersion: gateway.envoyproxy.io/v1alpha1
@@ -213,7 +214,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: shop}\n"
         "spec: {endpoints: [{ip: {address: 127.0.0.1, port: 1}}]}"
     )
-    route = ROUTE.replace("}]}", f"}}], rules: [{{backendRefs: [{backend}]}}]}}")
+    route = ROUTE.replace(REDIRECT, f"backendRefs: [{backend}]")
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), shop=shop, route=route)
 
     run.log.transitions([turn()])
@@ -228,7 +229,7 @@ def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> 
 def test_a_condition_has_no_hint_about_another_reference(events: list[Any]) -> None:
     """A mirror that is not permitted is not explained by a Backend of another rule."""
     run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
-    route = ROUTE.replace("}]}", f"}}], rules: [{{}}, {{backendRefs: [{backend}]}}]}}")
+    route = ROUTE.replace(REDIRECT, f"{REDIRECT}}}, {{backendRefs: [{backend}]")
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=route)
 
     run.log.transitions([turn(path="spec.rules[0].filters[0]"), turn(path="spec.rules[1].backendRefs[0]")])

@@ -216,7 +216,7 @@ def test_a_listener_that_does_not_exist_is_reported(make: Any) -> None:
     core = Core(TWO, subject)
 
     assert conditions(core, subject) == {"eg/c": {"Accepted": "!TargetNotFound"}}
-    expected = "Gateway default/eg has no listener named 'c'; it has a, b."
+    expected = "Gateway default/eg has no listener named 'c'; it has a, b. The policy has no effect there."
     assert message(core, subject, "Accepted") == expected
 
 
@@ -390,7 +390,8 @@ def test_what_is_wrong_with_a_field_of_the_parent_names_the_parent() -> None:
 
     assert message(core, subject, "Accepted") == (
         "spec.basicAuth.users: This comes from SecurityPolicy default/parent, into which this policy merges. "
-        "There is no Secret default/missing."
+        "There is no Secret default/missing. All requests that it would hold for are answered with 500 until "
+        "this is fixed."
     )
 
 

@@ -248,7 +248,7 @@ DurationStr = Annotated[
     str,
     form(
         r"^([0-9]{1,5}(h|m|s|ms)){1,4}$",
-        "a duration, such as '600s', '10m' or '1h30m'",
+        "a duration with at most 5 digits before each unit, such as '600s', '1h30m' or '48h'",
     ),
 ]
 """GEP-2257 duration: one to four number-unit pairs, "1h30m", "250ms"."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, Unbuilt, form
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form, not_built_yet
 from moongate.api.route import HTTPHeaderFilter
 from moongate.api.shared import LocalObjectReference
 
@@ -136,7 +136,10 @@ class HTTPRouteFilterSpec(Model, frozen=True, kw_only=True):
 
     url_rewrite: HTTPURLRewriteFilter | None = None
     direct_response: HTTPDirectResponseFilter | None = None
-    credential_injection: Unbuilt | None = None
+    credential_injection: (
+        Annotated[Any, not_built_yet("rules that use the filter answer 500, so that no request lacks it")]
+        | None
+    ) = None
     matches: Annotated[tuple[HTTPRouteMatchFilter, ...], Meta(max_length=8)] = ()
     """A request must match one of them, and one of the rule's own."""
 

@@ -270,6 +270,20 @@ def _listeners(resource: Document) -> Iterator[tuple[str, ...]]:
 
 def _routes(resource: Document) -> Iterator[tuple[str, ...]]:
     hostnames = ",".join(resource.get("spec", {}).get("hostnames", ())) or "*"
+    if not resource["status"].get("parents"):
+        refs = resource.get("spec", {}).get("parentRefs", ())
+        named = ",".join(f"{ref.get('kind', 'Gateway')}/{_reference(ref, resource)}" for ref in refs)
+        why = "No parent of this route is served here" if refs else "The route names no parent"
+        yield (
+            resource["kind"],
+            *_name(resource),
+            hostnames,
+            named,
+            "",
+            "",
+            "",
+            f"{why}: no request comes here.",
+        )
     for parent in resource["status"].get("parents", ()):
         state = _state(parent["conditions"], "Accepted", "ResolvedRefs")
         named = _reference(parent["parentRef"], resource)

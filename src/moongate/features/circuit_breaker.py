@@ -74,6 +74,27 @@ def check(_db: Db, breaker: Effective[CircuitBreaker]) -> Iterator[Problem]:
         )
 
 
+def hints(breaker: CircuitBreaker) -> Iterator[Problem]:
+    """Limits of zero."""
+    closed = "so no request ever goes on. Requests are answered with 503."
+    if breaker.max_pending_requests == 0:
+        message = f"No request may wait for a connection, not even the first, {closed}"
+        yield Problem("maxPendingRequests", message, "Closed")
+    if breaker.max_parallel_requests == 0:
+        yield Problem("maxParallelRequests", f"No request may be under way, {closed}", "Closed")
+    if breaker.max_parallel_retries == 0:
+        message = "No retry may be under way, so no request is ever tried again."
+        yield Problem("maxParallelRetries", message, "Unused")
+    per_endpoint = breaker.per_endpoint
+    for path, most in (
+        ("maxConnections", breaker.max_connections),
+        ("perEndpoint.maxConnections", per_endpoint.max_connections if per_endpoint is not None else None),
+    ):
+        if most == 0:
+            message = "Envoy opens one connection to an endpoint even if the limit is 0. Requests are served."
+            yield Problem(path, message, "Unused")
+
+
 def cluster(edit: ClusterEdit, breaker: Effective[CircuitBreaker]) -> None:
     spec = breaker.value
     breakers = edit.message.circuit_breakers
@@ -115,5 +136,6 @@ FEATURE = Feature(
     field="circuit_breaker",
     model=CircuitBreaker,
     check=check,
+    hints=hints,
     cluster=cluster,
 )

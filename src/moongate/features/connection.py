@@ -34,7 +34,7 @@ Size = (
         str,
         form(
             r"^[1-9]+[0-9]*([EPTGMK]i|[EPTGMk])?$",
-            "a size in bytes: a whole number, perhaps with a unit, such as '32Ki', '50M' or 32768",
+            "a size in bytes: a whole number above 0, perhaps with a unit, such as '32Ki', '50M' or 32768",
         ),
     ]
     | int
@@ -98,6 +98,18 @@ def check(db: Db, connection: Effective[ClientConnection]) -> Iterator[Problem]:
         )
 
 
+def _hints(connection: ClientConnection) -> Iterator[Problem]:
+    """A time of zero."""
+    limit = connection.connection_limit
+    longest = limit.max_connection_duration if limit is not None else None
+    if longest is not None and milliseconds(longest) == 0:
+        message = (
+            f"maxConnectionDuration is {longest!r}, so Envoy closes each connection at once: no request is "
+            "answered. Without the field there is no limit."
+        )
+        yield Problem("connectionLimit.maxConnectionDuration", message, "Closed")
+
+
 def _listener(listener: Listener, connection: Effective[ClientConnection]) -> None:
     spec = connection.value
     if spec.buffer_limit is not None:
@@ -142,6 +154,7 @@ FEATURE = Feature(
     field="connection",
     model=ClientConnection,
     check=check,
+    hints=_hints,
     listener=_listener,
     filter_chain=_filter_chain,
     connection_manager=_connection_manager,

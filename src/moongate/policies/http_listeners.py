@@ -97,7 +97,8 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
     return Problem(
         "spec.targetRefs",
         f"Listener {names.listener(listener)} shares its port, and so its connections, with {sharers}; a "
-        f"ClientTrafficPolicy for one of them would hold for all. {advice}",
+        "ClientTrafficPolicy for one of them would hold for all. So it has no effect there, and requests are "
+        f"served without it. {advice}",
     )
 
 

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from moongate.api.gateway import Gateway
-from moongate.dangling import UNUSED
+from moongate.api.route import Route
+from moongate.hints import REASONS
 from moongate.kinds import ref_of
 from moongate.sources.diagnostics import without_reported
 
@@ -39,13 +40,13 @@ class StatusReport(Struct, frozen=True):
 
     def as_data(self) -> dict[str, Any]:
         """The whole report, as plain data."""
-        return {**self._head(), "resources": [self._with_spec(d) for d in self.statuses.documents()]}
+        return {**self._head(), "resources": [self._with_spec(d) for d in self._documents()]}
 
     def encoded(self) -> Iterator[bytes]:
         """The same as JSON, in parts that take some milliseconds each: endpoints do not wait for it."""
         yield msgspec.json.encode(self._head()).removesuffix(b"}") + b',"resources":['
         comma = b""
-        documents = self.statuses.documents()
+        documents = self._documents()
         for n in range(0, len(documents), RESOURCES_AT_ONCE):
             some = documents[n : n + RESOURCES_AT_ONCE]
             encoded = msgspec.json.encode([self._with_spec(d) for d in some])
@@ -70,8 +71,8 @@ class StatusReport(Struct, frozen=True):
             "settling": self.settling(),
             "unserved": self._unserved(),
             "gateways": self.fleets.report(),
-            "diagnostics": [str(d) for d in diagnostics if d.problem.reason != UNUSED],
-            "hints": [str(d) for d in diagnostics if d.problem.reason == UNUSED],
+            "diagnostics": [str(d) for d in diagnostics if d.problem.reason not in REASONS],
+            "hints": [str(d) for d in diagnostics if d.problem.reason in REASONS],
             "rejections": [msgspec.to_builtins(r) for r in self.fleets.rejections()],
             "failures": [
                 {"query": f.query, "args": f.args, "id": f.id, "error": f.error}
@@ -84,6 +85,19 @@ class StatusReport(Struct, frozen=True):
         """What is wrong with manifests, and is not in the statuses."""
         reported = without_reported(self.log.diagnostics(), self.statuses.faulty_fields)
         return [diagnostic for diagnostic in reported if diagnostic.severity != "info"]
+
+    def _documents(self) -> list[dict[str, Any]]:
+        """The statuses of all resources; an empty one for each route that has none, so that it is shown."""
+        if self.settling():
+            return self.statuses.documents()
+        held = self.world.store.held()
+        routes = (ref for ref, resource in held.items() if isinstance(resource, Route))
+        unserved = sorted(ref for ref in routes if self.statuses.document(ref) is None)
+        without = (
+            {"kind": ref.kind, "metadata": {"namespace": ref.namespace, "name": ref.name}, "status": {}}
+            for ref in unserved
+        )
+        return [*self.statuses.documents(), *without]
 
     def _unserved(self) -> list[dict[str, str]]:
         """Gateways whose class is none of this controller, so that they have no status."""

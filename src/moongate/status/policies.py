@@ -181,6 +181,7 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         draft.refuse(refusal)
         return
     draft.hold(_problems(db, policy, None))
+    _note_closed(db, Applied(policy, None), draft)
     if not _KINDS[policy.kind].OF_LISTENERS:
         _note_overrides(db, policy, target, draft)
         for listener in (each.id for each in listeners(db, gateway)):
@@ -211,9 +212,11 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
             draft.hold(_problems(db, policy, None))
+            _note_closed(db, Applied(policy, None), draft)
         for listener, parent in parents.items():
             problems = _problems(db, policy, parent)
             draft.hold(problems)
+            _note_closed(db, Applied(policy, parent), draft)
             _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:
                 continue
@@ -224,6 +227,16 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
                 below.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
         if rules:
             draft.override(f"{others} override this one for these route rules: {_listed(rules)}.")
+
+
+def _note_closed(db: Db, policy: Applied, draft: Draft) -> None:
+    """Note that requests are refused because of the faults of a policy. That of an unbuilt field says so."""
+    judged = effective_policy(db, policy.owner, policy.parent)
+    if judged is None or not judged.failed:
+        return
+    if any(problem.reason != NOT_SUPPORTED for problem in judged.problems):
+        what = "of its listeners" if _KINDS[policy.owner.kind].OF_LISTENERS else "that it would hold for"
+        draft.close(f"All requests {what} are answered with 500 until this is fixed.")
 
 
 def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: Draft) -> None:
@@ -247,12 +260,13 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     if target.section and target.section not in sections:
         has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
         message = f"{target.ref} has no {what} named {target.section!r}{has}."
-        return Problem("", message, "TargetNotFound")
+        return Problem("", f"{message} The policy has no effect there.", "TargetNotFound")
     first = winner(db, policy.kind, target.ref, target.section)
     if first is None or first == policy:
         return None
     named = f"{what.capitalize()} {target.section} of {target.ref}" if target.section else str(target.ref)
-    return Problem("", f"{named} is held by {first} already, which came before this policy.", "Conflicted")
+    message = f"{named} is held by {first} already, which came before this policy: it has no effect there."
+    return Problem("", message, "Conflicted")
 
 
 def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
@@ -335,7 +349,8 @@ def _conditions(draft: Draft, warning: str, generation: int) -> Iterator[Conditi
         # What keeps the policy from a target weighs more than what is wrong with its settings.
         faults = sorted(problems, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
         reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
-        yield condition("Accepted", "False", reason, summary(faults), generation)
+        message = " ".join((summary(faults), *draft.messages("closed")))
+        yield condition("Accepted", "False", reason, message, generation)
     elif draft.judged:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
     yield from not_programmed(draft.messages("lacking"), generation)

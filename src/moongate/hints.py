@@ -1,0 +1,83 @@
+"""Hints: what one resource alone says, that is valid, and that hardly anybody means.
+
+Such a resource has no effect, or quietly answers all requests with an error. It is in force as it is written,
+so no condition reports it. The hint says what happens to requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moongate.api.backend import Backend
+from moongate.api.base import GATEWAY_GROUP, fields_of
+from moongate.api.gateway import Gateway
+from moongate.api.route import RequestRule, Route
+from moongate.attach.policies import Policy
+from moongate.features import FEATURES
+from moongate.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import Resource
+    from moongate.api.route import RouteRule
+
+UNUSED = "Unused"
+"""Reason of a hint: a resource, or a part of one, has no effect."""
+CLOSED = "Closed"
+"""Reason of a hint: all requests that come this way are answered with an error."""
+
+REASONS = frozenset({UNUSED, CLOSED})
+"""Reasons of hints: what has one is in force as it is written."""
+
+_ANSWERING = ("RequestRedirect", "ExtensionRef")
+"""Types of filters that may answer a request, so that its rule needs no backend."""
+
+
+def hints(resource: Resource | None) -> Iterator[Problem]:
+    """The hints about one resource, at their fields."""
+    match resource:
+        case Route():
+            yield from _of_parents(resource)
+            for n, rule in enumerate(resource.spec.rules):
+                yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(rule))
+        case Backend():
+            for n, endpoint in enumerate(resource.spec.endpoints):
+                for kind, at in (("ip", endpoint.ip), ("fqdn", endpoint.fqdn)):
+                    if at is not None and at.port == 0:
+                        message = "The port is 0, where nothing can listen. Requests are answered with 503."
+                        yield Problem(f"spec.endpoints[{n}].{kind}.port", message, CLOSED)
+        case Policy():
+            names = {field.name: field.encode_name for field in fields_of(type(resource.spec))}
+            for feature in FEATURES:
+                if feature.kind == resource.KIND and feature.hints is not None:
+                    value = feature.of(resource.spec)
+                    for problem in feature.hints(value) if value is not None else ():
+                        yield problem.under(f"spec.{names[feature.field]}")
+        case _:
+            return
+
+
+def _of_parents(route: Route) -> Iterator[Problem]:
+    if not route.spec.parent_refs:
+        message = "The route names no parent, so no request comes here. Name a Gateway."
+        yield Problem("spec.parentRefs", message, UNUSED)
+    for n, parent in enumerate(route.spec.parent_refs):
+        if (parent.group, parent.kind) != (GATEWAY_GROUP, Gateway.KIND):
+            message = (
+                f"The parent is a {parent.kind}; only a Gateway is served here, so no request comes by this "
+                "parent, and no status reports it."
+            )
+            yield Problem(f"spec.parentRefs[{n}]", message, UNUSED)
+
+
+def _of_rule(rule: RouteRule) -> Iterator[Problem]:
+    filters = rule.filters if isinstance(rule, RequestRule) else ()
+    if not isinstance(rule, RequestRule) or any(each.type in _ANSWERING for each in filters):
+        return
+    if not rule.backend_refs:
+        message = "The rule has no backend, and no filter that answers. Requests are answered with 500."
+        yield Problem("", message, CLOSED)
+    elif not any(ref.weight for ref in rule.backend_refs):
+        message = "All backends of the rule have the weight 0. Requests are answered with 500."
+        yield Problem("backendRefs", message, CLOSED)

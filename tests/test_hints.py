@@ -1,0 +1,120 @@
+"""Hints about single resources: what is valid, and closes something without a word."""
+
+from __future__ import annotations
+
+import pytest
+
+from moongate.hints import REASONS, hints
+from tests.core import extension, read
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: default}
+spec: %s
+"""
+TO_APP = "backendRefs: [{name: app, port: 80}]"
+REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]"
+EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: x}"
+RESPOND = f"filters: [{{type: ExtensionRef, extensionRef: {EXTENSION}}}]"
+ADD = "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}]"
+TARGET = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]"
+NOT_A_GATEWAY = "only a Gateway is served here, so no request comes by this parent, and no status reports it."
+
+
+def of(manifest: str) -> list[str]:
+    [resource] = read(manifest)
+    problems = list(hints(resource))
+    assert {problem.reason for problem in problems} <= REASONS
+    return [f"{problem.path}: {problem.message}" for problem in problems]
+
+
+def route(rule: str, parents: str = "[{name: eg}]") -> str:
+    return ROUTE % f"{{parentRefs: {parents}, rules: [{{{rule}}}]}}"
+
+
+def breaker(fields: str) -> str:
+    return extension("BackendTrafficPolicy", "limits", f"{{{TARGET}, circuitBreaker: {{{fields}}}}}")
+
+
+@pytest.mark.parametrize(
+    "rule", [TO_APP, REDIRECT, RESPOND, "backendRefs: [{name: a, port: 1, weight: 0}, {name: b, port: 1}]"]
+)
+def test_a_route_that_serves_has_no_hint(rule: str) -> None:
+    assert of(route(rule)) == []
+
+
+@pytest.mark.parametrize("parents", ["", "parentRefs: [], "])
+def test_a_route_without_parents_says_that_no_request_comes(parents: str) -> None:
+    assert of(ROUTE % f"{{{parents}rules: [{{{TO_APP}}}]}}") == [
+        "spec.parentRefs: The route names no parent, so no request comes here. Name a Gateway."
+    ]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    ["{group: '', kind: Service, name: app, port: 80}", "{group: example.com, kind: Gateway, name: eg}"],
+)
+def test_a_parent_that_is_no_gateway_is_named(parent: str) -> None:
+    [hint] = of(route(TO_APP, f"[{{name: eg}}, {parent}]"))
+
+    assert hint.startswith("spec.parentRefs[1]: The parent is a ")
+    assert hint.endswith(NOT_A_GATEWAY)
+
+
+@pytest.mark.parametrize(
+    ("rule", "hint"),
+    [
+        ("", "spec.rules[0]: The rule has no backend, and no filter that answers."),
+        (ADD, "spec.rules[0]: The rule has no backend, and no filter that answers."),
+        (
+            "backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80, weight: 0}]",
+            "spec.rules[0].backendRefs: All backends of the rule have the weight 0.",
+        ),
+    ],
+)
+def test_a_rule_that_sends_requests_nowhere_says_what_they_get(rule: str, hint: str) -> None:
+    assert of(route(rule)) == [f"{hint} Requests are answered with 500."]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ip: {address: 127.0.0.1, port: 0}", "fqdn: {hostname: a.test, port: 0}"]
+)
+def test_an_endpoint_on_port_0_says_that_nothing_listens_there(endpoint: str) -> None:
+    [hint] = of(extension("Backend", "app", f"{{endpoints: [{{{endpoint}}}]}}"))
+
+    assert hint.endswith("The port is 0, where nothing can listen. Requests are answered with 503.")
+
+
+@pytest.mark.parametrize(
+    ("field", "effect"),
+    [
+        ("maxPendingRequests", "Requests are answered with 503."),
+        ("maxParallelRequests", "Requests are answered with 503."),
+        ("maxParallelRetries", "no request is ever tried again."),
+        ("maxConnections", "Requests are served."),
+    ],
+)
+def test_a_limit_of_zero_says_what_requests_get(field: str, effect: str) -> None:
+    [hint] = of(breaker(f"{field}: 0"))
+
+    assert hint.startswith(f"spec.circuitBreaker.{field}: ")
+    assert hint.endswith(effect)
+    assert of(breaker(f"{field}: 1")) == []
+
+
+def test_a_limit_of_zero_of_each_endpoint_is_named_with_its_path() -> None:
+    [hint] = of(breaker("perEndpoint: {maxConnections: 0}"))
+
+    assert hint.startswith("spec.circuitBreaker.perEndpoint.maxConnections: ")
+
+
+def test_connections_that_may_last_no_time_are_closed_and_that_is_said() -> None:
+    def policy(longest: str) -> str:
+        limit = f"connection: {{connectionLimit: {{value: 9, maxConnectionDuration: {longest}}}}}"
+        return extension("ClientTrafficPolicy", "limits", f"{{{TARGET}, {limit}}}")
+
+    [hint] = of(policy("0s"))
+
+    assert "no request is answered" in hint
+    assert of(policy("1s")) == []
