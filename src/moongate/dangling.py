@@ -9,6 +9,7 @@ out the hints about single resources (``hints``), which no status reports either
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections import defaultdict
 from functools import cached_property
@@ -48,6 +49,10 @@ MOST_QUESTIONS = 100
 _GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
 
 
+_MISSING = re.compile(r"^(?:There is no \w+ \S+|[A-Z]\w+ \S+ (?:does not exist|has no endpoints))\.\s*")
+"""How a condition says what a dangling reference says too."""
+
+
 class _Reference(NamedTuple):
     path: str
     to: Ref
@@ -63,6 +68,14 @@ class DanglingReference(NamedTuple):
     resource: Ref
     problem: Problem
     severity: Literal["error", "warning"]
+
+    def explaining(self, problem: Problem) -> Problem:
+        """A problem of a condition in the words of this reference, which say what may have been meant.
+
+        What happens to requests is in the message of the condition alone, so it stays.
+        """
+        effect = _MISSING.sub("", problem.message)
+        return Problem(self.problem.path, f"{self.problem.message} {effect}".strip(), self.problem.reason)
 
 
 def dangling_references(

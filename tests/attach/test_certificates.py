@@ -9,7 +9,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from cryptography.x509 import ocsp
 from hypothesis import given, settings, strategies
 
@@ -25,6 +30,7 @@ KEY = new_key()
 CHAIN = certificate(KEY, "x.io", "*.y.io")
 RSA, RSASSA_PSS = (bytes.fromhex(f"2a864886f70d0101{last}") for last in ("010500", "0a3000"))
 """Kinds of keys as DER names them, with their parameters: none, and the usual ones."""
+ENCRYPTED = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
 DER_KEY = KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -52,6 +58,14 @@ def test_without_dns_names_it_stands_for_its_common_name() -> None:
         ),
         pytest.param({"tls.crt": CHAIN, "tls.key": CHAIN}, "no private key", id="certificate-as-key"),
         pytest.param({"tls.crt": CHAIN, "tls.key": key_bytes(new_key())}, "does not belong", id="other-key"),
+        pytest.param(
+            {"tls.crt": CHAIN, "tls.key": ENCRYPTED}, "without one, as `openssl", id="encrypted-key"
+        ),
+        pytest.param(
+            {"tls.crt": certificate(new_key(), "ca") + CHAIN, "tls.key": key_bytes(KEY)},
+            "belong to the first certificate in tls.crt; a chain begins with",
+            id="chain-order",
+        ),
     ],
 )
 def test_a_secret_that_cannot_be_served_says_why(data: dict[str, bytes], words: str) -> None:

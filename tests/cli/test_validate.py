@@ -9,6 +9,7 @@ import pytest
 from moongate.cli.manifests import translated
 from moongate.cli.validate import checked_by_envoy
 from tests.cli.conftest import ONLY_ENVOY_REFUSES, SHOP, Command, line_of
+from tests.core import GATEWAY_CLASS, certificate, gateway, https, key_bytes, new_key, secret
 from tests.unbuilt import PROTECTIONS
 
 
@@ -212,7 +213,8 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             14,
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
-                "There is no Service default/shpo. Did you mean 'shop'?"
+                "There is no Service default/shpo. Did you mean 'shop'? "
+                "Requests are answered with 500."
             ),
         ),
         (
@@ -220,7 +222,8 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             59,
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
-                "There is no Backend default/crat. Did you mean 'cart'?"
+                "There is no Backend default/crat. Did you mean 'cart'? "
+                "Requests are answered with 500."
             ),
         ),
         (
@@ -229,7 +232,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
                 "There is no Service default/cart. Did you mean the Backend of this name? "
-                "Then say group: gateway.envoyproxy.io and kind: Backend."
+                "Then say group: gateway.envoyproxy.io and kind: Backend. Requests are answered with 500."
             ),
         ),
         (
@@ -238,7 +241,8 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
                 "There is no Service default/elsewhere. Without a cluster, a Service and its EndpointSlice "
-                "are manifests, too; or use a Backend (gateway.envoyproxy.io) with an ip or fqdn endpoint."
+                "are manifests, too; or use a Backend (gateway.envoyproxy.io) with an ip or fqdn endpoint. "
+                "Requests are answered with 500."
             ),
         ),
         (
@@ -256,7 +260,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
                 "warning: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
                 "Service default/till has no endpoints: add an EndpointSlice with the label "
                 "kubernetes.io/service-name: till, or use a Backend (gateway.envoyproxy.io) with an ip or "
-                "fqdn endpoint."
+                "fqdn endpoint. Requests are answered with 503."
             ),
         ),
     ],
@@ -279,7 +283,8 @@ def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Comman
 
     assert route == (
         f"{LINE}:59: error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
-        f"Backend default/cart is not in force: it is written at {tmp_path}/shop.yaml:{at}:18, with an error."
+        f"Backend default/cart is not in force: it is written at {tmp_path}/shop.yaml:{at}:18, "
+        "with an error. Requests are answered with 500."
     )
     assert " Backend default/cart: spec.endpoints[0].ip.address: The value is 'localhost'; " in backend
 
@@ -296,7 +301,8 @@ def test_a_certificate_is_reported_where_it_is_named(command: Command, tmp_path:
 
     assert missing.startswith(f"{line}:")
     assert missing.endswith(
-        "tls.certificateRefs[0].name: There is no Secret default/wbe. Did you mean 'web'?"
+        "tls.certificateRefs[0].name: There is no Secret default/wbe. Did you mean 'web'? "
+        "The listener serves nothing until this is fixed."
     )
     assert unfit.startswith(f"{line}:")
     assert ": spec.listeners[0].tls.certificateRefs[1]: Secret default/web " in unfit
@@ -334,3 +340,17 @@ def test_a_name_that_is_nearly_right_is_asked_for(
     assert right in SHOP
 
     assert any(line.endswith(expected) for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))
+
+
+def test_a_certificate_that_has_expired_is_reported_as_a_run_would(command: Command, tmp_path: Path) -> None:
+    """The listener would not be served: whoever validates wants to know before."""
+    key = new_key()
+    data = {"tls.crt": certificate(key, "a.test", days=-1), "tls.key": key_bytes(key)}
+    (tmp_path / "gateway.yaml").write_text(
+        "\n---\n".join((GATEWAY_CLASS, gateway(https("tls", "old")), secret("old", data)))
+    )
+
+    ended = command("validate", tmp_path)
+
+    assert ended.code == 1
+    assert "has expired. The listener serves nothing until this is fixed." in ended.out

@@ -50,7 +50,8 @@ class Run:
     def __init__(self) -> None:
         self.folder = Folder()
         self.held: dict[Ref, Resource] = {}
-        self.log = RunLog(self.held)
+        self.causes: dict[tuple[str, str], tuple[Problem, ...]] = {}
+        self.log = RunLog(self.held, causes=lambda _ref: self.causes)
         self.log.places_from(self.folder)
 
     def write(self, **files: str | None) -> None:
@@ -198,6 +199,19 @@ def test_a_condition_that_turned_bad_has_its_place(events: list[Any]) -> None:
             "at": "route:5:21",
         }
     ]
+
+
+def test_a_condition_is_logged_at_the_fields_that_cause_it(events: list[Any]) -> None:
+    """Whoever mends a route wants the rule, not the parentRef at which the rule is refused."""
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE)
+    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem("metadata.name", "It is odd.", "Odd"),)}
+
+    run.log.transitions([turn()])
+
+    (event,) = of(events, "status.degraded")
+    assert (event["field"], event["at"]) == ("metadata.name", "route:4:18")
+    assert (event["reason"], event["message"]) == ("Odd", "It is odd.")
 
 
 def test_a_condition_of_several_references_is_reported_in_one_line(events: list[Any]) -> None:

@@ -77,6 +77,7 @@ _HEAD: Final = 32
 """Within so many bytes a PKCS8 key says of what kind it is."""
 
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
+_ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _BLOCK = re.compile(
     # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
     rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
@@ -173,7 +174,10 @@ def certificate(db: Db, ref: Ref) -> Certificate | Fault:
         if isinstance(one, Fault):
             return one
     if of_certificate != of_key:
-        return Fault(f"has a {KEY} that does not belong to the certificate in {CERTIFICATE}.")
+        many = len(_blocks(secret.data.get(CERTIFICATE, b""))) > 1
+        first = "first certificate in" if many else "certificate in"
+        order = "; a chain begins with the certificate of the server" if many else ""
+        return Fault(f"has a {KEY} that does not belong to the {first} {CERTIFICATE}{order}.")
     judged = _judged(leaf, public)
     if isinstance(judged, Fault):
         return judged
@@ -339,6 +343,11 @@ def _private_key(secret: Secret) -> PrivateKeyTypes | Fault:
         return Fault(f"holds no PEM block in {KEY}.")
     ders = [der for label, der in blocks if label in _KEY_LABELS]
     if not ders:
+        if any(label == _ENCRYPTED for label, _ in blocks):
+            return Fault(
+                f"holds a private key in {KEY} that is encrypted, and nobody can be asked for its password: "
+                "write it without one, as `openssl pkey` does."
+            )
         return Fault(f"holds no private key in {KEY} that is PKCS1, PKCS8 or EC.")
     unreadable = f"holds a private key in {KEY} that cannot be read."
     if _RSASSA_PSS in ders[0][:_HEAD]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from pathlib import Path
+from time import time  # noqa: TID251 - certificates have dates
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -15,9 +16,8 @@ from moongate.cli.usage_errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from moongate.api.base import Ref, Resource
+    from moongate.api.base import Ref
     from moongate.api.envoygateway import EnvoyGateway
-    from moongate.problem import Problem
     from moongate.sources.diagnostics import Diagnostic
     from moongate.sources.files import Files
     from moongate.world import World
@@ -87,6 +87,7 @@ def translated(
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.api.marks import NOT_SUPPORTED
+    from moongate.attach.certificates import NOW
     from moongate.attach.gateways import BIND, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
     from moongate.sources.diagnostics import without_reported
@@ -103,6 +104,8 @@ def translated(
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World(in_force)
     world.write(BIND, bind)
+    # As in a run: a certificate that is out of date is not served.
+    world.write(NOW, int(time()))
     world.apply(resources)
     world.pull()
     faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
@@ -112,17 +115,25 @@ def translated(
     )
     unselecting = selecting_nothing(held, held, world.statuses().__contains__)
     by_field = {
-        (each.resource, each.problem.path.removesuffix(".name")): files.folder.diagnostic(*each)
-        for each in (*dangling, *unselecting)
+        (each.resource, each.problem.path.removesuffix(".name")): each for each in (*dangling, *unselecting)
     }
     statuses = [each for each in status_diagnostics(world, files) if each.problem.reason != NOT_SUPPORTED]
     # The status reports a dangling reference too, but without the name that the user may have meant.
-    degraded = [each for each in statuses if (each.resource, each.problem.path) not in by_field]
+    degraded: list[Diagnostic] = []
+    for each in statuses:
+        reference = by_field.get((each.resource, each.problem.path)) if each.resource else None
+        if reference is None:
+            degraded.append(each)
+        else:
+            by_field[reference.resource, each.problem.path] = reference._replace(
+                problem=reference.explaining(each.problem)
+            )
+    references = [files.folder.diagnostic(*each) for each in by_field.values()]
     faulty: dict[Ref | None, set[str]] = defaultdict(set)
     for each in degraded:
         faulty[each.resource].add(each.problem.path)
     manifests = without_reported(faults, lambda ref: faulty[ref])
-    diagnostics = dict.fromkeys((*manifests, *degraded, *by_field.values(), *_bugs(world)))
+    diagnostics = dict.fromkeys((*manifests, *degraded, *references, *_bugs(world)))
     return Translated(
         world,
         files,
@@ -206,49 +217,15 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     """The degraded conditions of all statuses, each at the field that causes it."""
-    from moongate.engine import Contained
+    from moongate.status.causes import causes
     from moongate.status.degraded import degradations
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
-        try:
-            faults = _faults_by_condition(world, held[ref])
-        except Contained:
-            faults = {}  # A query failed. The status says so, and its conditions are shown without details.
+        faults = causes(world.db, held[ref])
         for degradation in degradations(held[ref], status):
             for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:
                 yield files.folder.diagnostic(ref, fault, degradation.severity)
-
-
-def _faults_by_condition(world: World, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
-    """(Path of the status entry, type of its condition) → the faults behind it, each at its own field."""
-    from moongate.api.gateway import Gateway
-    from moongate.api.route import Route
-    from moongate.attach.listeners import listeners
-    from moongate.attach.routes import attachments
-    from moongate.status.routes import faults
-
-    by_condition: dict[tuple[str, str], tuple[Problem, ...]] = {}
-    match resource:
-        case Gateway():
-            positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
-            for listener in listeners(world.db, resource.ref):
-                at = f"spec.listeners[{positions[listener.id.name]}]"
-                by_condition[at, "ResolvedRefs"] = tuple(p.under(at) for p in listener.certificate_faults)
-        case Route():
-            refs = list(resource.spec.parent_refs)
-            for attachment in attachments(world.db, resource.ref):
-                at = f"spec.parentRefs[{refs.index(attachment.parent)}]"
-                route_faults = faults(world.db, resource, attachment)
-                by_condition[at, "PartiallyInvalid"] = refused = tuple(
-                    fault for _, fault in route_faults.refused
-                )
-                by_condition[at, "Accepted"] = refused if attachment.problem is None else ()
-                by_condition[at, "ResolvedRefs"] = route_faults.unresolved
-                by_condition[at, "BackendsAvailable"] = route_faults.without_endpoints
-        case _:
-            pass
-    return by_condition
 
 
 def _bugs(world: World) -> Iterator[Diagnostic]:

@@ -31,6 +31,7 @@ from moongate.run.pump import Outlet, Pump
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION
+from moongate.status.causes import causes
 from moongate.world import World
 from moongate.xds.access_logs import NO_DEFAULT_ACCESS_LOG
 
@@ -98,6 +99,7 @@ class Laptop:
             self.world.store.held(),
             partial(has_slices, self.world.db),
             partial(controller_name, self.world.db),
+            self._causes,
         )
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
         self._run = RunDirectory(run_dir)
@@ -309,6 +311,11 @@ class Laptop:
     def slices(self) -> int:
         """How often settling paused for the event loop since the start."""
         return self._pump.slices
+
+    def _causes(self, ref: Ref) -> Mapping[tuple[str, str], tuple[Problem, ...]]:
+        """The faults behind the conditions of a resource; none if it is not in force any more."""
+        resource = self.world.store.held().get(ref)
+        return {} if resource is None else causes(self.world.db, resource)
 
     def _settling(self) -> bool:
         """Whether statuses do not yet cover all that was put in force, or nothing was so far."""

@@ -42,6 +42,7 @@ class RunLog:
         held: all resources in force.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
         controller: the controllerName of GatewayClasses that are served.
+        causes: the faults behind the conditions of a resource, by the field of the part and the type.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class RunLog:
         held: Mapping[Ref, Resource],
         sliced: Callable[[Ref], bool] | None = None,
         controller: Callable[[], str] = lambda: CONTROLLER_NAME,
+        causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Problem, ...]]] = lambda _ref: {},
     ) -> None:
         self._held = held
+        self._causes = causes
         self._sliced = sliced
         self._controller = controller
         self._logged_as = ""
@@ -156,7 +159,8 @@ class RunLog:
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good."""
         for ref, degradation, bad in transitions[:MOST_LOGGED]:
-            problem, *others = degradation.problems
+            causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
+            problem, *others = causes or degradation.problems
             fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
                 fields["field"] = problem.path
@@ -164,7 +168,11 @@ class RunLog:
                 fields["at"] = at
             hint = next((h for h in self._hints if h.resource == ref and _is_about(problem, h.problem)), None)
             if bad and hint is not None:
-                fields |= {"hint": hint.problem.message, "at": str(hint.place)}
+                fields |= {
+                    "hint": hint.problem.message,
+                    "field": hint.problem.path,
+                    "at": str(hint.place),
+                }
             if bad:
                 messages = (problem.message, *(f"{other.path}: {other.message}" for other in others))
                 message = " ".join(messages).replace("\n", " ")
