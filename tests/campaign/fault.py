@@ -101,14 +101,15 @@ def more(file: str, text: str) -> dict[str, str]:
     return {file: f"{FILES[file]}---\n{text}"}
 
 
-def params(faults: tuple[Fault, ...]) -> list[Any]:
+def params(**groups: tuple[Fault, ...]) -> list[Any]:
     """Rows as parameters of a test; what is known to fail fails until it is mended."""
     return [
         pytest.param(
             fault,
-            id=fault.name,
+            id=f"{group}: {fault.name}",
             marks=pytest.mark.xfail(strict=True, reason=fault.pending) if fault.pending else (),
         )
+        for group, faults in groups.items()
         for fault in faults
     ]
 

@@ -11,11 +11,16 @@ from collections.abc import AsyncGenerator
 import pytest
 import pytest_asyncio
 
-from tests.campaign import kind_faults, yaml_faults
+from tests.campaign import certificate_faults, kind_faults, reference_faults, yaml_faults
 from tests.campaign.fault import Fault, params
 from tests.campaign.house import House, house
 
-CONTENT = (*yaml_faults.FAULTS, *kind_faults.FAULTS)
+CONTENT = params(
+    yaml=yaml_faults.FAULTS,
+    field=kind_faults.FAULTS,
+    reference=reference_faults.FAULTS,
+    certificate=certificate_faults.FAULTS,
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -27,7 +32,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ho
 
 @pytest.mark.envoy
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("fault", params(CONTENT))
+@pytest.mark.parametrize("fault", CONTENT)
 async def test_a_fault_of_content_hurts_nothing_else_and_is_said(gateway: House, fault: Fault) -> None:
     """Whoever reads the message once knows what to do, and nothing else has changed meanwhile."""
     async with asyncio.TaskGroup() as tasks:
