@@ -62,7 +62,9 @@ class _Reference(NamedTuple):
 class DanglingReference(NamedTuple):
     """A reference to a resource that does not exist, or a hint about a resource.
 
-    It is an error if a SecurityPolicy has the reference, or if requests fail because of it; else a warning.
+    It is an error if the resource that is referred to does not exist, because something that is written is
+    then not in force. It is a warning if that resource is written with an error, because that error is
+    reported already, or if it belongs to another controller.
     """
 
     resource: Ref
@@ -100,7 +102,7 @@ def dangling_references(
     for ref in refs:
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
             message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
-            yield _dangling(ref, Problem("metadata.name", message, UNUSED))
+            yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
         for problem in hints(held.get(ref)):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
@@ -111,18 +113,20 @@ def dangling_references(
                     if place is None
                     else f"{to} is not in force: it is written at {place}, with an error."
                 )
-                yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
+                problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
+                yield DanglingReference(ref, problem, "error" if place is None else "warning")
             elif (other := known.controller_of(to)) not in (None, controller):
                 message = (
                     f"{to} is of the controller {other!r}, and this one is {controller!r}; "
                     "use a class of this controller, or correct spec.controllerName of the class."
                 )
-                yield _dangling(ref, Problem(path, f"{message}{_effect(ref, reason)}", reason))
+                problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
+                yield DanglingReference(ref, problem, "warning")
             elif to.is_a(Service) and known.needs_slices(to) and not sliced(to):
                 label = f"{SERVICE_NAME}: {to.name}"
                 remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
                 message = f"{to} has no endpoints: {remedy}."
-                yield _dangling(ref, Problem(path, message, EMPTY))
+                yield DanglingReference(ref, Problem(path, message, EMPTY), "warning")
 
 
 def references_of(resource: object) -> frozenset[Ref]:
@@ -153,11 +157,6 @@ def selects_only(policy: Policy) -> bool:
     """Whether a policy has targets by their labels alone."""
     spec = policy.spec
     return bool(spec.target_selectors) and spec.target_ref is None and not spec.target_refs
-
-
-def _dangling(ref: Ref, problem: Problem) -> DanglingReference:
-    severe = ref.kind in _GUARDS or problem.reason == MISSING
-    return DanglingReference(ref, problem, "error" if severe else "warning")
 
 
 _BACKEND = f"use a Backend ({ENVOY_GROUP}) with an ip or fqdn endpoint"
@@ -330,4 +329,10 @@ def _effect(ref: Ref, reason: str) -> str:
         return ""
     if ref.kind in _GUARDS:
         return " Nothing is guarded by this reference."
-    return " This Gateway is not served." if ref.is_a(Gateway) else ""
+    if ref.is_a(Gateway):
+        return " This Gateway is not served."
+    return (
+        " No request gets to this route through it."
+        if ref.kind.endswith("Route")
+        else " This policy has no effect there."
+    )

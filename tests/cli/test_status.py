@@ -137,6 +137,32 @@ async def test_a_resource_without_a_table_is_shown_if_it_is_degraded(
     assert ended.code == 1
 
 
+@pytest.mark.parametrize("output", ["table", "json"])
+async def test_a_table_of_a_part_says_what_is_wrong_with_the_rest(
+    command: Command, tmp_path: Path, output: str
+) -> None:
+    """The exit code is about everything, so it may be 1 where all that is shown is well."""
+    closed = condition("Accepted", "False", "Invalid", "wrong")
+    backends = [
+        {
+            "kind": "Backend",
+            "metadata": {"namespace": "default", "name": f"b{n}"},
+            "status": {"conditions": [closed]},
+        }
+        for n in range(5)
+    ]
+    async with running(tmp_path, [GATEWAY, *backends], ["a.yaml:1:1: wrong"]):
+        ended = await asyncio.to_thread(
+            command, "status", "--run-dir", tmp_path, "--of", "gateways", "-o", output
+        )
+
+    assert ended.code == 1
+    assert ended.err.startswith(
+        "Not in force, and not in this table: Backend default/b0, Backend default/b1, Backend default/b2, "
+        "2 more, 1 diagnostic. `"
+    )
+
+
 async def test_a_hint_is_shown_and_is_no_failure(command: Command, tmp_path: Path) -> None:
     """What it is about may be meant: a route with those labels may come later."""
     async with running(tmp_path, [GATEWAY], hints=["p.yaml:5:20: SecurityPolicy default/p: nothing."]):

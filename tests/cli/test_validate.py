@@ -282,7 +282,7 @@ def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Comman
     route, backend = diagnostics(command, tmp_path, text)
 
     assert route == (
-        f"{LINE}:59: error: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
+        f"{LINE}:59: warning: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: "
         f"Backend default/cart is not in force: it is written at {tmp_path}/shop.yaml:{at}:18, "
         "with an error. Requests are answered with 500."
     )
@@ -354,3 +354,183 @@ def test_a_certificate_that_has_expired_is_reported_as_a_run_would(command: Comm
 
     assert ended.code == 1
     assert "has expired. The listener serves nothing until this is fixed." in ended.out
+
+
+NO_CLASS = SHOP.replace("gatewayClassName: moongate", "gatewayClassName: moongat")
+NO_PARENT = SHOP.replace("- name: gateway\n", "- name: gatewya\n")
+POLICY = """\
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: retries}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: shpo}]
+  retry: {numRetries: 3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (NO_CLASS, "There is no GatewayClass moongat. Did you mean 'moongate'? This Gateway is not served."),
+        (
+            NO_PARENT,
+            (
+                "There is no Gateway default/gatewya. Did you mean 'gateway'? "
+                "No request gets to this route through it."
+            ),
+        ),
+        (
+            SHOP + POLICY,
+            "There is no HTTPRoute default/shpo. Did you mean 'shop'? This policy has no effect there.",
+        ),
+    ],
+    ids=["class", "parent", "target"],
+)
+def test_what_leads_nowhere_is_an_error(command: Command, tmp_path: Path, text: str, words: str) -> None:
+    """Nothing of it would be in force, and a CI job must not pass."""
+    assert text != SHOP
+    (tmp_path / "shop.yaml").write_text(text)
+
+    ended = command("validate", tmp_path)
+
+    assert ended.code == 1
+    assert [line.endswith(words) for line in ended.out.splitlines() if ": error: " in line] == [True]
+
+
+def test_a_gateway_of_another_controller_is_no_error(command: Command, tmp_path: Path) -> None:
+    """Manifests for several controllers may be in one folder."""
+    other = """\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: other}
+spec: {controllerName: example.com/other}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: other}
+spec: {gatewayClassName: other, listeners: [{name: a, port: 80, protocol: HTTP}]}
+"""
+    (tmp_path / "shop.yaml").write_text(SHOP + other)
+
+    assert command("validate", tmp_path).code == 0
+
+
+def test_one_mistake_is_one_error(command: Command, tmp_path: Path) -> None:
+    """A reference to a faulty resource is a warning, so that the number of errors is that of mistakes."""
+    (tmp_path / "shop.yaml").write_text(
+        SHOP.replace("parentRefs", "parentRef") + POLICY.replace("shpo", "shop")
+    )
+
+    ended = command("validate", tmp_path)
+
+    assert ended.out.endswith("5 resources: 1 error, 1 warning.\n")
+
+
+@pytest.mark.parametrize("text", ["", " \n", "# nothing\n", "---\n", "\ufeff---\r\n---\r\n# a\r\n", "...\n"])
+def test_standard_input_without_a_manifest_is_an_error(command: Command, shop: Path, text: str) -> None:
+    """The program before the pipe failed, and only its exit code, which a shell drops, says so."""
+    message = "Standard input holds no manifest. Perhaps the program that was to write some failed."
+
+    for paths, resources in (("-",), 0), (("-", shop), 5):
+        ended = command("validate", *paths, stdin=text)
+
+        assert ended.code == 1
+        assert ended.out == f"<stdin>: error: {message}\n{resources} resources: 1 error, 0 warnings.\n"
+    assert command("translate", "-", stdin=text).code == 1
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"read.me": "a"}, {"a.yaml": "# a\n", "b.yml": "---\n"}, {"a.json": " "}]
+)
+def test_a_folder_without_a_manifest_is_an_error(
+    command: Command, tmp_path: Path, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    ended = command("validate", tmp_path)
+
+    assert ended.code == 1
+    assert ended.out.startswith(f"{tmp_path}: error: ")
+    assert ended.out.endswith("0 resources: 1 error, 0 warnings.\n")
+
+
+def test_a_file_without_a_manifest_is_an_error_if_it_is_named(command: Command, shop: Path) -> None:
+    empty = shop / "empty.yaml"
+    empty.write_text("# to be written\n")
+
+    assert command("validate", shop).code == 0
+    assert command("validate", empty, shop / "shop.yaml").out.startswith(
+        f"{empty}: error: There is no manifest"
+    )
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", "---\r\n", "\ufeff---\n", "# Source: a\r\n---\r\n"])
+def test_streams_of_other_programs_are_read(command: Command, mark: str) -> None:
+    """Kustomize, Helm and Windows write markers, comments, line ends and byte order marks of their own."""
+    text = mark + SHOP.replace("\n", "\r\n") + "---\r\n"
+
+    assert command("validate", "-", stdin=text) == (0, "5 resources: nothing is wrong.\n", "")
+
+
+def test_warnings_are_errors_if_asked_for(command: Command, tmp_path: Path) -> None:
+    twin = SHOP[SHOP.rindex("apiVersion") :].replace("name: shop, namespace", "name: twin, namespace")
+    (tmp_path / "shop.yaml").write_text(f"{SHOP}---\n{twin}")
+
+    ended = command("validate", tmp_path, "--strict")
+
+    assert ended.code == 1
+    assert ended.out.endswith("6 resources: 2 errors, 0 warnings.\n")
+    assert ": warning: " not in ended.out
+
+
+def test_json_has_each_diagnostic_with_its_place(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(SHOP.replace("parentRefs", "parentRef"))
+    empty = tmp_path / "empty.yaml"
+    empty.touch()
+
+    ended = command("validate", path, empty, "--output", "json")
+
+    assert (ended.code, ended.err) == (1, "")
+    report = json.loads(ended.out)
+    at_field, at_path = sorted(report.pop("diagnostics"), key=lambda each: each["field"], reverse=True)
+    assert report == {
+        "version": 1,
+        "resources": 4,
+        "ignored": 0,
+        "errors": 2,
+        "warnings": 0,
+        "envoy": "",
+    }
+    assert at_field == {
+        "severity": "error",
+        "file": str(path),
+        "line": line_of(path.read_text(), "  parentRef:"),
+        "column": 3,
+        "resource": {
+            "kind": "HTTPRoute",
+            "namespace": "default",
+            "name": "shop",
+            "group": "gateway.networking.k8s.io",
+        },
+        "field": "spec.parentRef",
+        "reason": "Invalid",
+        "message": "There is no field 'parentRef' here. Did you mean 'parentRefs'?",
+        "effect": "It is not in force until this is fixed.",
+    }
+    assert (at_path["file"], at_path["line"], at_path["column"], at_path["resource"]) == (
+        str(empty),
+        None,
+        None,
+        None,
+    )
+
+
+def test_json_is_printed_of_sound_manifests_too(command: Command, shop: Path) -> None:
+    ended = command("validate", shop, "-o", "json")
+
+    assert ended.code == 0
+    assert json.loads(ended.out)["diagnostics"] == []

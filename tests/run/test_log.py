@@ -94,7 +94,7 @@ def test_the_end_of_an_error_that_led_to_another_is_reported_once(events: list[A
     """A Gateway with a typo is missing where a policy targets it; one edit mends both."""
     run, typo = Run(), gateway(http("web")).replace("listeners", "listenrs")
     run.write(classes=GATEWAY_CLASS, gateway=typo, policy=POLICY)
-    assert [e["log_level"] for e in of(events, "manifest")] == ["error", "error"]
+    assert [e["log_level"] for e in of(events, "manifest")] == ["error", "warning"]
 
     run.write(gateway=gateway(http("web")))
 

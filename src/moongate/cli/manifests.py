@@ -90,7 +90,7 @@ def translated(
     from moongate.attach.certificates import NOW
     from moongate.attach.gateways import BIND, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
-    from moongate.sources.diagnostics import without_reported
+    from moongate.sources.diagnostics import EMPTY, without_reported
     from moongate.sources.files import Files
     from moongate.world import World
 
@@ -108,7 +108,12 @@ def translated(
     world.write(NOW, int(time()))
     world.apply(resources)
     world.pull()
-    faults = [diagnostic for diagnostic in loaded.diagnostics if diagnostic.severity != "info"]
+    # To judge nothing is no success: it is a slip in a path, or the failure of a program before a pipe.
+    faults = [
+        structs.replace(diagnostic, severity="error") if diagnostic.problem.reason == EMPTY else diagnostic
+        for diagnostic in loaded.diagnostics
+        if diagnostic.severity != "info"
+    ]
     held = world.store.held()
     dangling = dangling_references(
         held, held, controller=in_force.gateway.controller_name, faulty=files.folder.faulty_place

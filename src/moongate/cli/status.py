@@ -62,9 +62,27 @@ def status(
         if of in _SELECTS:
             report["resources"] = [r for r in resources if _SELECTS[of](r)]
         say_document(report, output)
-    degraded = any(_degraded(conditions) for r in resources for conditions in _all_conditions(r["status"]))
-    faulty = report.get("diagnostics") or report.get("failures")
-    return REFUSED if degraded or faulty or report.get("settling") else 0
+    degraded = [r for r in resources if any(map(_degraded, _all_conditions(r["status"])))]
+    faults = [*report.get("diagnostics", ()), *report.get("failures", ())]
+    if of != "all":
+        _say_what_is_hidden([r for r in degraded if not _SELECTS.get(of, _has_no_table)(r)], len(faults))
+    return REFUSED if degraded or faults or report.get("settling") else 0
+
+
+def _say_what_is_hidden(degraded: Sequence[Document], faults: int) -> None:
+    """Why the exit code is 1, although the tables that were asked for may show nothing bad."""
+    names = [f"{r['kind']} {'/'.join(filter(None, _name(r)))}" for r in degraded[:_NAMED]]
+    names += [f"{len(degraded) - _NAMED} more"] if len(degraded) > _NAMED else []
+    names += [f"{faults} diagnostic{'s' if faults > 1 else ''}"] if faults else []
+    if names:
+        say(
+            f"Not in force, and not in this table: {', '.join(names)}. `{program()} status` has all.",
+            stderr=True,
+        )
+
+
+_NAMED = 3
+"""The most resources that are named."""
 
 
 # --- which run ------------------------------------------------------------------------------------

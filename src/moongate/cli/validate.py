@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from msgspec import structs
 
 from moongate.api.core import Secret
 from moongate.attach.gateways import LOCALHOST
 from moongate.cli.manifests import Config, Namespace, Paths, translated
-from moongate.cli.printing import say
+from moongate.cli.printing import say, say_document
 from moongate.cli.usage_errors import REFUSED
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def validate(
     ] = None,
     config: Config = None,
     namespace: Namespace = "default",
+    output: Annotated[
+        Literal["text", "json"], Parameter(name=["--output", "-o"], help="How to print it.")
+    ] = "text",
+    strict: Annotated[bool, Parameter(negative="", help="Take warnings for errors.")] = False,
 ) -> int:
     """List the faults of manifests, each with its place.
 
@@ -47,15 +52,18 @@ def validate(
 
     Each diagnostic is one line,
     FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: message; a summary follows.
+    -o json prints the same as one object.
 
     For example:
 
         moongate validate shop/
         moongate validate shop/ --envoy
-        helm template shop | moongate validate -
+        helm template shop | moongate validate - --strict
+        moongate validate shop/ -o json | jq '.diagnostics[]'
 
-    Exits 0 when there is no error (warnings are allowed), 1 when there is one,
-    2 on bad usage.
+    Exits 0 when there is no error (warnings are allowed, unless --strict is
+    given), 1 when there is one, 2 on bad usage. It is an error if a path holds no
+    manifest, or if nothing of a Gateway, a route or a policy can be in force.
     """
     asks_envoy = envoy or envoy_binary is not None
     # The metadata of what Envoy refuses says which resource it was built from.
@@ -65,11 +73,40 @@ def validate(
     if asks_envoy:
         refusals, verdict = checked_by_envoy(translation, envoy_binary)
         diagnostics += refusals
-    for diagnostic in sorted(diagnostics, key=lambda diagnostic: diagnostic.place):
-        say(_line(diagnostic))
+    diagnostics.sort(key=lambda diagnostic: diagnostic.place)
+    if strict:
+        diagnostics = [structs.replace(diagnostic, severity="error") for diagnostic in diagnostics]
     errors = sum(diagnostic.severity == "error" for diagnostic in diagnostics)
-    say(_summary(translation, errors, len(diagnostics) - errors) + verdict)
+    warnings = len(diagnostics) - errors
+    if output == "json":
+        counts = {
+            "resources": len(translation.files.folder),
+            "ignored": translation.ignored,
+            "errors": errors,
+            "warnings": warnings,
+        }
+        found = [_as_data(diagnostic) for diagnostic in diagnostics]
+        say_document({"version": 1, **counts, "envoy": verdict.strip(), "diagnostics": found}, "json")
+    else:
+        for diagnostic in diagnostics:
+            say(_line(diagnostic))
+        say(_summary(translation, errors, warnings) + verdict)
     return REFUSED if errors else 0
+
+
+def _as_data(diagnostic: Diagnostic) -> dict[str, object]:
+    place, resource, problem = diagnostic.place, diagnostic.resource, diagnostic.problem
+    return {
+        "severity": diagnostic.severity,
+        "file": place.file or None,
+        "line": place.line or None,
+        "column": place.column or None,
+        "resource": resource._asdict() if resource is not None else None,
+        "field": problem.path,
+        "reason": problem.reason,
+        "message": problem.message,
+        "effect": diagnostic.effect,
+    }
 
 
 def _line(diagnostic: Diagnostic) -> str:

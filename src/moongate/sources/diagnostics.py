@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "info"]
 """``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
 
+EMPTY = "Empty"
+"""Reason of a path without manifests: a program that was to write them may have failed."""
 NOWHERE = Place("", 0, 0)
 """The place of what stands in no file."""
 

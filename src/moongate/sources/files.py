@@ -44,7 +44,7 @@ from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
-from moongate.sources.diagnostics import Diagnostic
+from moongate.sources.diagnostics import EMPTY, Diagnostic
 from moongate.sources.folder import STDIN, Folder, Unreadable
 from moongate.sources.folder_events import FolderEvents
 from moongate.sources.listing import SUFFIXES, Found, Listing, differing, is_within, list_paths
@@ -284,6 +284,7 @@ class Files:
         diagnostics = (
             *map(self._with_effect, self._listing.diagnostics()),
             *self._emptied(),
+            *(self._without_manifests() if self._reported is None else ()),
             *self._unheard(),
             *self.folder.diagnostics(),
         )
@@ -291,6 +292,21 @@ class Files:
         return Loaded(
             batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
         )
+
+    def _without_manifests(self) -> Iterator[Diagnostic]:
+        """The paths that have files, but no manifest. To be asked once, because it walks over all files."""
+        files: dict[str, list[str]] = {STDIN: [STDIN]} if "-" in self.paths else {}
+        for path, file in self._listing.files.items():
+            files.setdefault(file.root, []).append(path)
+        for root, below in files.items():
+            if not all(map(self.folder.is_empty, below)):
+                continue
+            message = "There is no manifest in it, only comments or nothing."
+            if root == STDIN:
+                message = (
+                    "Standard input holds no manifest. Perhaps the program that was to write some failed."
+                )
+            yield Diagnostic(Place(root, 0, 0), None, Problem("", message, EMPTY), "warning")
 
     def _with_effect(self, fault: Diagnostic) -> Diagnostic:
         """The fault of a path, with what is in force of it meanwhile."""

@@ -92,6 +92,11 @@ class Folder:
         """The number of resources in force."""
         return len(self._held) - (CONFIGURATION in self._held)
 
+    def is_empty(self, path: str) -> bool:
+        """Whether a file holds nothing but comments and white space, or is not there."""
+        file = self._files.get(path)
+        return file is None or not (file.faulty or file.unreadable or any(d.entries for d in file.documents))
+
     def __contains__(self, ref: Ref) -> bool:
         """Whether a resource of this folder is in force."""
         return ref in self._held

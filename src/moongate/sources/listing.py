@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
-from moongate.sources.diagnostics import Diagnostic
+from moongate.sources.diagnostics import EMPTY, Diagnostic
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 """The endings of files that are read in folders."""
@@ -122,7 +122,7 @@ class Listing:
                     "A Gateway of class moongate, an HTTPRoute and a Backend make a beginning; "
                     "`moongate quickstart --show` prints some."
                 )
-                yield Diagnostic(Place(root, 0, 0), None, Problem("", message, "Empty"), "warning")
+                yield Diagnostic(Place(root, 0, 0), None, Problem("", message, EMPTY), "warning")
 
 
 def list_paths(paths: Iterable[str]) -> Listing:
