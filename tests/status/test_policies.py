@@ -310,6 +310,62 @@ def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_a
     )
 
 
+@pytest.mark.parametrize(
+    ("early", "late", "lost"),
+    [
+        ({"connection": {"bufferLimit": "32Ki"}}, {"connection": {"bufferLimit": "1Mi"}}, "spec.connection"),
+        (
+            {"connection": {"maxAcceptPerSocketEvent": 0}},
+            {"connection": {"maxAcceptPerSocketEvent": 4}},
+            "spec.connection",
+        ),
+        (
+            {"timeout": {"tcp": {"connectionInspectionTimeout": "1s"}}},
+            {"timeout": {"tcp": {"connectionInspectionTimeout": "2s"}}, "connection": {"bufferLimit": "1Mi"}},
+            "spec.timeout",
+        ),
+        ({"connection": {"bufferLimit": "1Mi"}}, {"connection": {"maxAcceptPerSocketEvent": 4}}, ""),
+        (
+            {"connection": {"bufferLimit": "1Mi"}},
+            {"timeout": {"tcp": {"connectionInspectionTimeout": "1s"}}},
+            "",
+        ),
+        (
+            {"connection": {"connectionLimit": {"value": 1}}},
+            {"connection": {"connectionLimit": {"value": 2}}},
+            "",
+        ),
+    ],
+)
+def test_each_setting_of_a_port_belongs_to_the_oldest_policy_that_has_it(
+    early: dict[str, Any], late: dict[str, Any], lost: str
+) -> None:
+    """Also one that is set to the default. A limit of connections belongs to a chain, not to the port."""
+    port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
+    kind = "ClientTrafficPolicy"
+    younger = policy(kind, "late", "Gateway/eg/a", created="2025-01-01T00:00:00Z", **late)
+    older = policy(kind, "early", "Gateway/eg/b", created="2024-01-01T00:00:00Z", **early)
+    core = Core(port, tls_secret("cert", "x.io"), younger, older)
+
+    assert conditions(core, older) == {"eg/b": OK}
+    assert conditions(core, younger) == {"eg/a": {"Accepted": "!Conflicted"} if lost else OK}
+    if lost:
+        assert message(core, younger, "Accepted").startswith(f"{lost}: Envoy has some of these settings")
+
+
+def test_settings_of_several_policies_are_in_force_on_one_port() -> None:
+    port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
+    one = ctp("one", "Gateway/eg/a", connection={"bufferLimit": "1Mi"})
+    other = ctp("other", "Gateway/eg/b", connection={"maxAcceptPerSocketEvent": 4})
+    third = {"timeout": {"tcp": {"connectionInspectionTimeout": "7s"}}}
+    core = Core(port, tls_secret("cert", "x.io"), one, other, ctp("third", "Gateway/eg", **third))
+    listener = sent(core, "default/eg/a")
+
+    assert listener.per_connection_buffer_limit_bytes.value == 2**20
+    assert listener.max_connections_to_accept_per_socket_event.value == 4
+    assert not listener.HasField("listener_filters_timeout"), "no listener has the policy of the Gateway"
+
+
 def test_policies_that_set_a_port_alike_have_no_conflict() -> None:
     port = gateway(https("a", "cert", hostname="a.io"), https("b", "cert", hostname="b.io"))
     one, other = (ctp(f"of-{n}", f"Gateway/eg/{n}", connection={"bufferLimit": "1Mi"}) for n in "ab")

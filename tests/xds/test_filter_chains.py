@@ -35,7 +35,7 @@ def test_the_inspector_of_a_port_finds_out_what_any_chain_needs() -> None:
     assert config.enable_ja4_fingerprinting.value
 
 
-def test_what_chains_share_is_set_by_one_policy() -> None:
+def test_each_setting_that_chains_share_is_set_by_one_policy() -> None:
     """Buffers and time limits of inspection belong to the port; a limit of connections to each chain."""
     core = two_tls_listeners(
         client_traffic_policy("connection: {bufferLimit: 1Mi, connectionLimit: {value: 1}}", "a", "one"),
@@ -49,7 +49,7 @@ def test_what_chains_share_is_set_by_one_policy() -> None:
     message = sent(core, LISTENER)
 
     assert message.per_connection_buffer_limit_bytes.value == 2**20
-    assert not message.HasField("listener_filters_timeout")
+    assert message.listener_filters_timeout.seconds == 2
     assert [len(chain.filters) for chain in message.filter_chains] == [2, 2]
     assert message.filter_chains[1].transport_socket_connect_timeout.seconds == 2
 

@@ -292,8 +292,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         route: settings on an Envoy route.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
-        listener: settings on an Envoy listener, which all filter chains of a port share. The policy of its
-            first chain decides, so the order of the others does not matter.
+        listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
+            that set a field, the oldest decides.
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
     """

@@ -114,10 +114,11 @@ def _listener(listener: Listener, connection: Effective[ClientConnection]) -> No
     spec = connection.value
     if spec.buffer_limit is not None:
         listener.per_connection_buffer_limit_bytes.value = quantity(spec.buffer_limit)
-    if spec.max_accept_per_socket_event:
-        listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
-    else:
+    if spec.max_accept_per_socket_event == 0:
         listener.ClearField("max_connections_to_accept_per_socket_event")
+    elif spec.max_accept_per_socket_event != 1:
+        # 1 is also the default of the field, so a policy that sets no number does not set this one.
+        listener.max_connections_to_accept_per_socket_event.value = spec.max_accept_per_socket_event
 
 
 def _filter_chain(edit: ChainEdit, connection: Effective[ClientConnection]) -> None:

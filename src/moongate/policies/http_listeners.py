@@ -9,36 +9,43 @@ is refused (``port_conflict``), and so is any policy where a listener of another
 takes no effect on that listener, and requests are still served.
 
 Besides, Envoy has some settings once for a port, whatever filter chains are on it (``Feature.listener``).
-If several policies have such a setting, the oldest one wins, and the statuses of the others say so
-(``setting_conflict``). If listeners of several Gateways share the port, no policy sets them: a policy never
-changes what belongs to another Gateway.
+If several policies have such a setting, the oldest one wins that setting, and the statuses of those that have
+another value say so (``setting_conflict``). If listeners of several Gateways share the port, no policy sets
+them: a policy never changes what belongs to another Gateway.
+
+A hook changes a message, and does not say which fields it sets. So it is called with two messages that differ
+in all fields: a field that is then equal in both was set, also one that was set to the default or removed.
 
 Source: the reference for listeners that share a chain; it lets the first listener decide about the port.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.listener.v3.listener_pb2 import Listener
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import fleet_of
-from moongate.attach.policies import applied_to_listener, winner
+from moongate.attach.policies import age, applied_to_listener, winner
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
 from moongate.problem import Problem
-from moongate.store import get
 from moongate.xds.wire import Encoded, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from moongate.api.base import ListenerId, Ref
     from moongate.attach.envoy_listeners import EnvoyListener
     from moongate.engine import Db
+    from moongate.features.base import Effective, Feature
     from moongate.policies.effective import EffectivePolicy
 
 CTP: Final = ClientTrafficPolicy.KIND
@@ -55,8 +62,16 @@ def _defaults() -> Listener:
     )
 
 
-DEFAULTS: Final = encode(_defaults())
-"""The settings of a port if no policy has any: a part of an encoded ``Listener``."""
+_DEFAULTS: Final = encode(_defaults())
+
+_UNLIKE: Final = encode(
+    Listener(
+        per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT + 1),
+        max_connections_to_accept_per_socket_event=UInt32Value(value=2),
+        listener_filters_timeout=Duration(seconds=1),
+    )
+)
+"""Settings that all differ from ``_DEFAULTS``."""
 
 
 class PortSettings(Encoded, frozen=True):
@@ -64,11 +79,11 @@ class PortSettings(Encoded, frozen=True):
 
     Args:
         body: a part of an encoded ``Listener``.
-        owner: the policy that sets them, if there is one.
+        owners: the policy that sets a field of ``Listener``, by the name of the field.
     """
 
-    body: bytes = DEFAULTS
-    owner: Ref | None = None
+    body: bytes = _DEFAULTS
+    owners: Mapping[str, Ref] = MappingProxyType({})
 
 
 def _sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
@@ -109,14 +124,20 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     if policy is None or envoy is None:
         return None
     settings = port_settings(db, envoy)
-    wanted = _on_port(policy)
-    if wanted in (DEFAULTS, settings.body):
+    in_force = _fields(Listener.FromString(settings.body))
+    paths: list[str] = []
+    owners: set[Ref] = set()
+    for feature, effective in policy.features():
+        wanted = _set_fields([(feature, effective)])
+        lost = [name for name, value in wanted.items() if value != in_force.get(name)]
+        paths += [f"spec.{feature.field}"] if lost else []
+        owners.update(settings.owners[name] for name in lost if name in settings.owners)
+    if not paths:
         return None
-    path = ", ".join(
-        f"spec.{feature.field}" for feature, _ in policy.features() if feature.listener is not None
-    )
-    if settings.owner is not None:
-        why = f"there {settings.owner}, which came before this policy, sets them"
+    if owners:
+        one = len(owners) == 1
+        listed = " and ".join(map(str, sorted(owners)))
+        why = f"there {listed}, which came before this policy, {'sets' if one else 'set'} them"
     else:
         strangers = [m for m in envoy.members if m.gateway != listener.gateway]
         why = f"that port is shared with {', '.join(map(names.listener, strangers))} of another Gateway"
@@ -124,21 +145,26 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
         f"Envoy has some of these settings, such as limits of buffers, once for port {envoy.container_port}, "
         f"and {why}. So they are not in force for listener {names.listener(listener)}; the rest is."
     )
-    return Problem(path, message, "Conflicted")
+    return Problem(", ".join(paths), message, "Conflicted")
 
 
 def port_settings(db: Db, envoy: EnvoyListener) -> PortSettings:
     """The settings that an Envoy listener has once for all filter chains."""
     if _is_shared(envoy.members):
         return PortSettings()
-    wanted: list[tuple[tuple[str, str, str], PortSettings]] = []
+    asking: dict[Ref, EffectivePolicy] = {}
     for group in envoy.groups:
-        policy = chain_policy(db, group.members)
-        if policy is not None and (body := _on_port(policy)) != DEFAULTS:
-            resource = get(db, ClientTrafficPolicy, policy.owner)
-            assert resource is not None, "an effective policy exists"
-            wanted.append((resource.age, PortSettings(body, policy.owner)))
-    return min(wanted, key=lambda each: each[0])[1] if wanted else PortSettings()
+        if (policy := chain_policy(db, group.members)) is not None:
+            asking[policy.owner] = policy
+    fields = _fields(_defaults())
+    owners: dict[str, Ref] = {}
+    for policy in sorted(asking.values(), key=lambda policy: age(db, policy.owner)):
+        for name, value in _set_fields(list(policy.features())).items():
+            if name not in owners:
+                owners[name] = policy.owner
+                fields[name] = value
+    body = encode(Listener(**{name: value for name, value in fields.items() if value is not None}))
+    return PortSettings(body, owners)
 
 
 def chain_policy(db: Db, members: tuple[ListenerId, ...]) -> EffectivePolicy | None:
@@ -187,10 +213,19 @@ def _is_shared(members: tuple[ListenerId, ...]) -> bool:
     return any(member.gateway != members[0].gateway for member in members)
 
 
-def _on_port(policy: EffectivePolicy) -> bytes:
-    """The settings of a port if only this policy sets them."""
-    message = _defaults()
-    for feature, effective in policy.features():
-        if feature.listener is not None:
-            feature.listener(message, effective)
-    return encode(message)
+def _set_fields(features: Sequence[tuple[Feature[Any], Effective[Any]]]) -> dict[str, Any]:
+    """The fields of ``Listener`` that features of a policy set, by name; ``None`` if they remove it."""
+    results: list[dict[str, Any]] = []
+    for base in (_DEFAULTS, _UNLIKE):
+        message = Listener.FromString(base)
+        for feature, effective in features:
+            if feature.listener is not None:
+                feature.listener(message, effective)
+        results.append(_fields(message))
+    one, other = results
+    candidates = dict.fromkeys((*_fields(Listener.FromString(_UNLIKE)), *other))
+    return {name: other.get(name) for name in candidates if one.get(name) == other.get(name)}
+
+
+def _fields(message: Listener) -> dict[str, Any]:
+    return {field.name: value for field, value in message.ListFields()}
