@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -122,16 +122,16 @@ def reference(document: dict[str, Any]) -> Ref:
     return ref_of(document["kind"], metadata.get("namespace", ""), metadata["name"])
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]:
-    """One for all tests of a module: each has routes of its own name, and its own hostname."""
+@asynccontextmanager
+async def open_site(access_log: Callable[[bytes], None] = lambda _lines: None) -> AsyncGenerator[Site]:
+    """A site with its Gateway and Backends; ``access_log`` is called with what Envoy logs of requests."""
     async with AsyncExitStack() as stack:
         authority = Authority()
         client = await stack.enter_async_context(
             # Its connections stay open from test to test, as those of users do when manifests change.
             httpx.AsyncClient(verify=authority.client_context(), timeout=DEADLINE_S, trust_env=False)
         )
-        laptop = await stack.enter_async_context(Laptop())
+        laptop = await stack.enter_async_context(Laptop(access_log=access_log))
         at = Site(laptop, client, authority)
         for each in at.backends.values():
             await stack.enter_async_context(each.serving())
@@ -142,6 +142,13 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Site]
         )
         # A port that somebody else has would answer in the place of this gateway, in every test.
         assert at.conditions(gateway)["Programmed"]["status"] == "True"
+        yield at
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site() -> AsyncGenerator[Site]:
+    """One for all tests of a module: each has routes of its own name, and its own hostname."""
+    async with open_site() as at:
         yield at
 
 

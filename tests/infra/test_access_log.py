@@ -36,7 +36,7 @@ def seen(**changes: Any) -> str:
 
 
 def test_a_request_is_one_readable_line() -> None:
-    assert seen() == "03:04:05  GET  /cart?id=7  200  7ms  shop/cart/0 → 10.0.0.1:8080"
+    assert seen() == "03:04:05  GET  shop.example.com/cart?id=7  200  7ms  shop/cart/0 → 10.0.0.1:8080"
 
 
 def test_a_shared_cluster_is_named() -> None:
@@ -48,6 +48,24 @@ def test_a_backend_that_was_not_reached_is_named_without_address() -> None:
     line = seen(response_code=503, response_flags="UH", upstream_host=None, upstream_cluster="backend/a/b/0")
 
     assert line.endswith("no healthy backend (UH)  shop/cart/0 → a/b")
+
+
+def test_the_gateway_and_its_listener_are_named() -> None:
+    """Several Gateways may write to one terminal. The namespace of the route is not said twice."""
+    assert "7ms  web/http → shop/cart/0 → 10" in seen(listener="shop/web/http")
+    assert "7ms  infra/web/http → shop/cart/0 → 10" in seen(listener="infra/web/http")
+    assert seen(
+        listener="infra/web/http", route_name=None, upstream_host=None, upstream_cluster=None
+    ).endswith("7ms  infra/web/http")
+
+
+def test_a_handshake_for_a_name_without_certificate_says_so() -> None:
+    """The client is told nothing: its connection is closed."""
+    entry = {"response_flags": "NR", "requested_server_name": "shop.test", "duration": 0}
+    line = re.sub(r"\x1b\[\d+m", "", render(json.dumps(entry).encode(), terminal=True))
+
+    assert "TCP  shop.test" in line
+    assert "no listener has this name, or no certificate for it (NR)" in line
 
 
 def test_a_redirect_goes_to_no_backend() -> None:
@@ -90,7 +108,7 @@ def test_a_request_without_route_says_so() -> None:
         response_code=404, response_flags="NR", route_name="", upstream_host=None, upstream_cluster=None
     )
 
-    assert line == "03:04:05  GET  /cart?id=7  404  7ms  no route (NR)"
+    assert line == "03:04:05  GET  shop.example.com/cart?id=7  404  7ms  no route (NR)"
 
 
 def test_a_tcp_connection_is_logged_with_its_name_and_bytes() -> None:

@@ -66,6 +66,9 @@ FLAGS = {
     "UT": "backend timed out",
 }
 
+_OF_CONNECTIONS = {"NR": "no listener has this name, or no certificate for it"}
+"""Words for connections that carry no request, such as a TLS handshake that was refused."""
+
 _PLAIN, _BOLD, _DIM = "\x1b[0m", "\x1b[1m", "\x1b[2m"
 _STYLE = re.compile(r"\x1b\[\d+m")
 _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
@@ -204,7 +207,7 @@ def _line(entry: dict[str, Any]) -> str:
     words = [f"{_DIM}{_clock(text('start_time'))}{_PLAIN}"]
     if method:
         colour = _COLOURS.get(status // 100 if isinstance(status, int) else 0, _RED)
-        path = text("x-envoy-origin-path") or text(":authority")
+        path = f"{text(':authority')}{text('x-envoy-origin-path')}"
         words += [f"{_BOLD}{method:<4}{_PLAIN} {path}", f"{colour}{status}{_PLAIN}"]
     else:
         # Not HTTP: for a TCP or TLS connection, show its server name or address, and its bytes.
@@ -213,14 +216,15 @@ def _line(entry: dict[str, Any]) -> str:
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
     words.append(f"{text('duration') or 0}ms")
     if flags:
-        reasons = ", ".join(FLAGS.get(flag, flag) for flag in flags.split(","))
+        words_of = FLAGS if method else FLAGS | _OF_CONNECTIONS
+        reasons = ", ".join(words_of.get(flag, flag) for flag in flags.split(","))
         words.append(f"{_RED}{reasons} ({flags}){_PLAIN}")
     cluster = text("upstream_cluster")
     # A connection has no route name, but the cluster has the name of its rule.
     rule = _RULE.match(name) or _RULE.match(cluster)
     route = short_route(name or (rule[0] if rule else ""))
     backend = (short_backend(cluster, rule[1] if rule else ""), text("upstream_host"))
-    way = [part for part in (route, " ".join(filter(None, backend))) if part]
+    way = [part for part in (_at(text("listener"), rule), route, " ".join(filter(None, backend))) if part]
     if way:
         words.append(f"{_DIM}{' → '.join(way)}{_PLAIN}")
     line = "  ".join(words)
@@ -229,6 +233,11 @@ def _line(entry: dict[str, Any]) -> str:
         kept = max(_SHORTEST_PATH, len(path) - excess) - 1
         line = line.replace(path, f"{path[:kept]}…", 1)
     return line
+
+
+def _at(listener: str, rule: re.Match[str] | None) -> str:
+    """``shop/web/http`` without the namespace, if that is the one of the route."""
+    return listener.removeprefix(f"{rule[1]}/") if rule is not None else listener
 
 
 def _clock(start: str) -> str:

@@ -12,6 +12,7 @@ Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
 from __future__ import annotations
 
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
@@ -32,7 +33,7 @@ from google.protobuf.struct_pb2 import Struct
 from moongate.api.envoyproxy import AccessLogSettings, AccessLogSink
 from moongate.api.envoyproxy import FileAccessLog as FileSink
 from moongate.attach.fleets import access_log_problem
-from moongate.attach.gateways import fleet_proxy
+from moongate.attach.gateways import fleet_proxy, on_host
 from moongate.engine import query
 from moongate.xds.wire import encode, packed
 
@@ -76,6 +77,9 @@ DEFAULT_FIELDS: Final[Mapping[str, str]] = {
 }
 """The fields of a JSON line, unless a format says otherwise."""
 
+_LISTENER_FIELD: Final[Mapping[str, str]] = {"listener": "%FILTER_CHAIN_NAME%"}
+"""On a laptop, where all Gateways may write to one stream: the listener, with the name of its Gateway."""
+
 _DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(path="/dev/stdout")),)),)
 
 
@@ -92,18 +96,29 @@ def access_logs(db: Db, fleet: FleetId, type_: AccessLogType) -> tuple[bytes, ..
     settings = spec.settings if spec is not None else ()
     if settings:
         return _encoded(settings, type_)
-    return () if db.read(NO_DEFAULT_ACCESS_LOG) else _default(type_)
+    return () if db.read(NO_DEFAULT_ACCESS_LOG) else _default(type_, on_host(db))
 
 
 @cache
-def _default(type_: AccessLogType) -> tuple[bytes, ...]:
+def _default(type_: AccessLogType, laptop: bool) -> tuple[bytes, ...]:
     """What fleets have that ask for nothing else: one value for all of them."""
-    return _encoded(_DEFAULT, type_)
+    return _encoded(_DEFAULT, type_, _LISTENER_FIELD if laptop else {})
 
 
-def _encoded(settings: tuple[AccessLogSettings, ...], type_: AccessLogType) -> tuple[bytes, ...]:
+def _encoded(
+    settings: tuple[AccessLogSettings, ...],
+    type_: AccessLogType,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[bytes, ...]:
+    """The entries of one type.
+
+    Args:
+        settings: what logs there are.
+        type_: the type.
+        more: the fields of a JSON line besides ``DEFAULT_FIELDS``.
+    """
     logs = [
-        (not _is_text(setting), encode(_access_log(setting, sink.file, type_)))
+        (not _is_text(setting), encode(_access_log(setting, sink.file, type_, more)))
         for setting in settings
         if setting.type == type_ or (setting.type is None and type_ != "Upstream")
         for sink in setting.sinks
@@ -112,10 +127,12 @@ def _encoded(settings: tuple[AccessLogSettings, ...], type_: AccessLogType) -> t
     return tuple(log for json in (False, True) for is_json, log in logs if is_json is json)
 
 
-def _access_log(setting: AccessLogSettings, sink: FileSink, type_: AccessLogType) -> AccessLog:
+def _access_log(
+    setting: AccessLogSettings, sink: FileSink, type_: AccessLogType, more: Mapping[str, str]
+) -> AccessLog:
     log = AccessLog(
         name="envoy.access_loggers.file",
-        typed_config=packed(FileAccessLog(path=sink.path, log_format=_format(setting))),
+        typed_config=packed(FileAccessLog(path=sink.path, log_format=_format(setting, more))),
     )
     conditions = list(_conditions(setting, type_))
     if len(conditions) == 1:
@@ -141,14 +158,14 @@ def _is_text(setting: AccessLogSettings) -> bool:
     return setting.format is not None and setting.format.type == "Text"
 
 
-def _format(setting: AccessLogSettings) -> SubstitutionFormatString:
+def _format(setting: AccessLogSettings, more: Mapping[str, str]) -> SubstitutionFormatString:
     asked = setting.format
     text = (asked.text or "") if asked is not None and _is_text(setting) else None
     if text is not None:
         log_format = SubstitutionFormatString(text_format_source=DataSource(inline_string=text))
         operators = text
     else:
-        fields = (asked.json if asked is not None else None) or DEFAULT_FIELDS
+        fields = (asked.json if asked is not None else None) or {**DEFAULT_FIELDS, **more}
         log_format = SubstitutionFormatString(json_format=Struct())
         log_format.json_format.update(fields)
         operators = "".join(fields.values())
