@@ -103,6 +103,7 @@ def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
     assert "no such port" in scene.conditions(worlds.EG)["Programmed"]["message"]
     assert scene.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
     assert "no such header" in scene.conditions(ROUTE)["Programmed"]["message"]
+    assert "What was in force of it stays so;" in scene.conditions(ROUTE)["Programmed"]["message"]
 
 
 def test_a_refusal_that_ends_leaves_the_status() -> None:

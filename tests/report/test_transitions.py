@@ -101,6 +101,15 @@ def test_an_envoy_that_starts_is_no_degradation() -> None:
     assert scene.see(said("Programmed", "False", "AddressNotUsable")) == ["- Programmed : No."]
 
 
+def test_a_gateway_that_only_counts_its_listeners_is_not_reported() -> None:
+    """Each listener says what is wrong, at its own place; the sum of them helps nobody."""
+    listeners, scene = said("Accepted", "False", "ListenersNotValid"), Scene()
+
+    assert scene.see(listeners, a=(said("Accepted", "False", "PortUnavailable"),)) == [
+        "- Accepted spec.listeners[0]: No."
+    ]
+
+
 def test_an_overlap_that_works_as_written_is_not_reported() -> None:
     assert Scene().see(a=(said("OverlappingTLSConfig", "True"),)) == []
 

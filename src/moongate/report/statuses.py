@@ -145,11 +145,16 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        refused = condition("Programmed", "False", "Refused", " ".join(messages), generation)
+        message = " ".join((*messages, _KEPT))
+        refused = condition("Programmed", "False", "Refused", message, generation)
         if isinstance(status, RouteStatus):
             parents = (structs.replace(p, conditions=_with(p.conditions, refused)) for p in status.parents)
             return structs.replace(status, parents=tuple(parents))
         return status
+
+
+_KEPT: Final = "What was in force of it stays so; requests to what never was are answered with 500."
+"""What happens to the requests of a route that Envoy refuses in part."""
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:

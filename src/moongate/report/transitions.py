@@ -107,14 +107,20 @@ _Degradations = dict[_Text, _Held]
 _REPORTED_ELSEWHERE = frozenset({"RouteRulesOverlap", "OverlappingTLSConfig", "Warning"})
 """Types that do not keep anything out of force, or that are logged with the manifest."""
 
+_OF_LISTENERS = "ListenersNotValid"
+"""A reason of a Gateway that only lists its listeners; each of these has a condition that says more."""
+
 _OF_ENVOY = frozenset({"Invalid", "AddressNotAssigned", "NoResources", "Pending"})
 """Reasons of a Gateway that is not programmed because its Envoy starts, has ended, is late or refuses a part.
 These are logged as events of the Envoy, and the refused listener or route has a condition of its own."""
 
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
+    reason = degradation.problems[0].reason
     if degradation.condition == "Programmed" and not degradation.part and ref.is_a(Gateway):
-        return degradation.problems[0].reason not in _OF_ENVOY
+        return reason not in _OF_ENVOY
+    if reason == _OF_LISTENERS:
+        return False
     return degradation.condition not in _REPORTED_ELSEWHERE
 
 

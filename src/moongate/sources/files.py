@@ -324,7 +324,7 @@ class Files:
         lost = Counter(
             os.path.dirname(file)
             for file in self.folder.waiting.values()
-            if not self._listing.is_out_of_reach(file) and os.path.dirname(file) not in filled
+            if file and not self._listing.is_out_of_reach(file) and os.path.dirname(file) not in filled
         )
         for folder, count in sorted(lost.items()):
             they = "it is" if count == 1 else "they are"
