@@ -288,8 +288,8 @@ FAULTS = (
         field="spec.rules[0]",
         value="/(cart",
         right="missing )",
-        meanwhile="",
-        requests={"shop": 500},
+        meanwhile="404",
+        requests={"shop": 404},
     ),
     wrong(
         "a pattern that looks ahead is none of RE2",
@@ -300,8 +300,8 @@ FAULTS = (
         field="spec.rules[0]",
         value="(?=cart)",
         right="RE2",
-        meanwhile="",
-        requests={"shop": 500},
+        meanwhile="404",
+        requests={"shop": 404},
     ),
     wrong(
         "a timeout needs its unit",

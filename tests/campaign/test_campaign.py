@@ -11,7 +11,15 @@ from collections.abc import AsyncGenerator
 import pytest
 import pytest_asyncio
 
-from tests.campaign import certificate_faults, kind_faults, reference_faults, yaml_faults
+from tests.campaign import (
+    certificate_faults,
+    conflict_faults,
+    file_faults,
+    kind_faults,
+    reference_faults,
+    refused_faults,
+    yaml_faults,
+)
 from tests.campaign.fault import Fault, params
 from tests.campaign.house import House, house
 
@@ -20,6 +28,10 @@ CONTENT = params(
     field=kind_faults.FAULTS,
     reference=reference_faults.FAULTS,
     certificate=certificate_faults.FAULTS,
+    conflict=conflict_faults.FAULTS,
+    refused=refused_faults.FAULTS,
+    file=file_faults.FAULTS,
+    edit=file_faults.EDITS,
 )
 
 
