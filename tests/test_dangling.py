@@ -219,3 +219,24 @@ def test_a_slip_is_found_among_hundreds_of_names() -> None:
     lines = messages(GATEWAY_CLASS, gateway(http("http")), *services, *routes)
 
     assert [line.rpartition("Did you mean ")[2] for line in lines] == [f"{n!r}?" for n in slips.values()]
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "loops"), [("127.0.0.1", 80, True), ("127.0.0.1", 81, False), ("10.0.0.1", 80, False)]
+)
+def test_a_backend_that_is_the_gateway_itself_is_noticed(address: str, port: int, loops: bool) -> None:
+    backend = f"""
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: Backend
+        metadata: {{name: app, namespace: default}}
+        spec: {{endpoints: [{{ip: {{address: {address}, port: {port}}}}}]}}
+    """
+
+    lines = messages(GATEWAY_CLASS, gateway(http("http")), backend)
+
+    expected = (
+        f"Backend default/app: spec.endpoints[0].ip.port: {address}:{port} is where listener http of Gateway "
+        "default/eg listens. Requests come back to it again and again, until they fail. Name the port of the "
+        "backend itself."
+    )
+    assert lines == ([expected] if loops else [])

@@ -22,9 +22,9 @@ from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.route import RequestRule, Route
-from moongate.attach.backends import SERVICE_NAME, kind_problem, target
+from moongate.attach.backends import SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.policies import Policy
-from moongate.hints import UNUSED, hints
+from moongate.hints import CLOSED, UNUSED, hints
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import references
 from moongate.problem import Problem
@@ -49,7 +49,10 @@ MOST_QUESTIONS = 100
 _GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
 
 
-_MISSING = re.compile(r"^(?:There is no \w+ \S+|[A-Z]\w+ \S+ (?:does not exist|has no endpoints))\.\s*")
+_MISSING = re.compile(
+    r"^[A-Z]\w+ \S+ (?:does not exist|has no endpoints|is not in force, as its manifest .* \(.*\))\.\s*",
+    re.DOTALL,
+)
 """How a condition says what a dangling reference says too."""
 
 
@@ -104,6 +107,8 @@ def dangling_references(
             message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
             yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
         for problem in hints(held.get(ref)):
+            yield DanglingReference(ref, problem, "warning")
+        for problem in _loops(held.get(ref), known):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
@@ -248,6 +253,15 @@ class _Known:
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
     @cached_property
+    def ports(self) -> Mapping[int, str]:
+        """The ports at which Gateways listen, each with the first listener that has it."""
+        gateways = (each for each in self._held.values() if isinstance(each, Gateway))
+        named = [
+            (each.port, f"listener {each.name} of {of.ref}") for of in gateways for each in of.spec.listeners
+        ]
+        return dict(reversed(named))
+
+    @cached_property
     def _names(self) -> dict[tuple[str, str, str], _Names]:
         names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for ref in self._held:
@@ -318,6 +332,18 @@ def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_
     at = target(ref, route.metadata.namespace)
     if kind_problem(at) is None:
         yield _Reference(f"{path}.name", at.ref)
+
+
+def _loops(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+    """The endpoints of a Backend at which a Gateway of this machine listens itself."""
+    for n, endpoint in enumerate(resource.spec.endpoints if isinstance(resource, Backend) else ()):
+        at = endpoint.ip
+        if at is not None and is_loopback(at.address) and (listener := known.ports.get(at.port)) is not None:
+            message = (
+                f"{at.address}:{at.port} is where {listener} listens. Requests come back to it again and "
+                "again, until they fail. Name the port of the backend itself."
+            )
+            yield Problem(f"spec.endpoints[{n}].ip.port", message, CLOSED)
 
 
 def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:

@@ -38,6 +38,7 @@ from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes
+from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
 from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observers, Outbox
@@ -148,6 +149,7 @@ class World:
         patches: Patches | None = None,
     ) -> None:
         self._patches = patches
+        self._refused = frozenset[Ref]()
         self.db = Db(clock)
         self.store = Store(self.db, INDEXES)
         if config is not None:
@@ -214,6 +216,16 @@ class World:
     def write(self, key: Hashable, value: Any) -> bool:
         """Put a fact that is no resource into its cell (``None`` for none). True if it differs."""
         return self.db.put(key, value)
+
+    def refuse(self, faults: Mapping[Ref, str]) -> bool:
+        """Say which resources are not in force as their manifests have faults. True if that differs.
+
+        Args:
+            faults: all of them, each with the place and the words of its fault.
+        """
+        differing = [self.db.put(refused(ref), faults.get(ref)) for ref in sorted({*self._refused, *faults})]
+        self._refused = frozenset(faults)
+        return any(differing)
 
     def demand(self, *kinds: type[Resource]) -> Demand[Ref]:
         """The resources of some kinds that queries read, whether they exist or not.

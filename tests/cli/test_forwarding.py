@@ -75,3 +75,27 @@ def test_it_listens_on_its_port_and_names_its_upstream() -> None:
     assert documents[0]["spec"]["listeners"][0]["port"] == 8081
     address = "0000:0000:0000:0000:0000:0000:0000:0001"
     assert documents[1]["spec"]["endpoints"] == [{"ip": {"address": address, "port": 81}}]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "bind"),
+    [
+        ("localhost:8080", "127.0.0.1"),
+        ("127.0.0.1:8080", "127.0.0.1"),
+        ("127.0.0.2:8080", "0.0.0.0"),
+        ("[::1]:8080", "::1"),
+        ("0.0.0.0:8080", "127.0.0.1"),
+        ("10.1.2.3:8080", "10.1.2.3"),
+    ],
+)
+def test_an_upstream_that_is_moongate_itself_is_refused(upstream: str, bind: str) -> None:
+    """Requests would go round until they fail."""
+    with pytest.raises(UsageError) as caught:
+        forwarding(upstream, 8080, "default", bind)
+
+    assert "moongate itself would listen there" in str(caught.value)
+
+
+@pytest.mark.parametrize("upstream", ["localhost:8081", "10.1.2.3:8080", "shop.example.com:8080"])
+def test_an_upstream_elsewhere_is_taken(upstream: str) -> None:
+    assert forwarding(upstream, 8080, "default", "127.0.0.1")

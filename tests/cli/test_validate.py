@@ -339,7 +339,7 @@ def test_a_name_that_is_nearly_right_is_asked_for(
 ) -> None:
     assert right in SHOP
 
-    assert any(line.endswith(expected) for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))
+    assert any(expected in line for line in diagnostics(command, tmp_path, SHOP.replace(right, wrong)))
 
 
 def test_a_certificate_that_has_expired_is_reported_as_a_run_would(command: Command, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_each_policy_has_a_filter_of_its_own_that_is_off_elsewhere() -> None:
 
 
 def test_without_the_secret_there_is_nobody_to_let_in() -> None:
-    assert faults(world()) == ["There is no Secret default/users."]
+    assert faults(world()) == ["Secret default/users does not exist."]
 
 
 @pytest.mark.parametrize("entries", [b"", b" \n \n"])

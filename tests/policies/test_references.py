@@ -63,7 +63,7 @@ def db(*resources: Resource | str) -> Db:
 @pytest.mark.parametrize(
     ("field", "manifests", "expected"),
     [
-        (KEYS, (), ["spec.jwt.keys: There is no Secret default/keys."]),
+        (KEYS, (), ["spec.jwt.keys: Secret default/keys does not exist."]),
         (KEYS, (secret("keys", {}),), []),
         (
             {"keys": {"kind": "ConfigMap", "name": "keys"}},
@@ -109,7 +109,7 @@ def test_a_reference_is_meant_in_the_namespace_of_who_wrote_it() -> None:
     merged = effective_policy(db(*everything), child.ref, parent.ref)
     assert merged is not None
     (problem,) = merged.problems
-    assert problem.message.endswith("There is no Secret ops/keys.")
+    assert problem.message.endswith("Secret ops/keys does not exist.")
 
     merged = effective_policy(db(*everything, secret("keys", {}, namespace="ops")), child.ref, parent.ref)
     assert merged is not None

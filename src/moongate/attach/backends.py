@@ -24,6 +24,7 @@ from moongate.api.base import ENVOY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
 from moongate.attach.gateways import config, on_host
+from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import Index, find, get
@@ -239,7 +240,7 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
         return Backend(problem=Problem("", f"{what} is named without a port", "PortNotSpecified"))
     virtual = _virtual(db, of)
     if virtual is None:
-        return Backend(problem=Problem("", f"{what} does not exist", "BackendNotFound"))
+        return Backend(problem=Problem("", f"{what} {absence(db, of.ref)}", "BackendNotFound"))
     if virtual.external:
         message = (
             f"{what} is of type ExternalName, which has no endpoints; name a Backend with an FQDN instead"
@@ -296,7 +297,7 @@ def _slices(db: Db, of: Target) -> list[EndpointSlice]:
 def _backend(db: Db, of: Target) -> Backend:
     resource = get(db, BackendResource, of.ref)
     if resource is None:
-        return Backend(problem=Problem("", f"{of.ref} does not exist", "BackendNotFound"))
+        return Backend(problem=Problem("", f"{of.ref} {absence(db, of.ref)}", "BackendNotFound"))
     if (problem := backend_problem(db, resource)) is not None:
         return Backend(problem=problem)
     if any(e.unix is not None for e in resource.spec.endpoints) and not on_host(db):
@@ -346,6 +347,12 @@ def _is_websocket(app_protocol: str | None) -> bool:
 def is_ip(text: str) -> bool:
     """Whether a text is an IP address."""
     return _ip_address(text) is not None
+
+
+def is_loopback(text: str) -> bool:
+    """Whether a text is an IP address at which a machine reaches itself."""
+    address = _ip_address(text)
+    return address is not None and (address.is_loopback or address.is_unspecified)
 
 
 @lru_cache(maxsize=16_384)  # one endpoint among hundreds has changed

@@ -40,6 +40,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from msgspec import Struct
 
 from moongate.api.core import Secret
+from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.store import get
 from moongate.xds.wire import Encoded, XdsResource, fingerprint
@@ -151,7 +152,7 @@ def certificate(db: Db, ref: Ref) -> Certificate | Fault:
     """
     secret = get(db, Secret, ref)
     if secret is None:
-        return Fault("does not exist.")
+        return Fault(f"{absence(db, ref)}.")
     if secret.type != TLS_SECRET:
         return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
     for name in (CERTIFICATE, KEY):

@@ -27,6 +27,7 @@ from moongate.api.httproutefilter import (
     ReplaceRegexMatch,
 )
 from moongate.api.route import HTTPHeader, HTTPHeaderFilter
+from moongate.attach.refused import absence
 from moongate.attach.replacements import (
     host_substitution_fault,
     path_substitution_fault,
@@ -100,7 +101,7 @@ def route_filter(db: Db, ref: Ref) -> Extension:
     """An HTTPRouteFilter, checked."""
     resource = get(db, HTTPRouteFilter, ref)
     if resource is None:
-        return Extension(unresolved=Problem("", f"{ref} does not exist.", "UnsupportedValue"))
+        return Extension(unresolved=Problem("", f"{ref} {absence(db, ref)}.", "UnsupportedValue"))
     spec = resource.spec
     problem = next(
         (fault for fault in (_rewrite_fault(spec.url_rewrite), _match_fault(spec.matches)) if fault), None
@@ -192,7 +193,7 @@ def _body(db: Db, namespace: str, spec: CustomResponseBody) -> bytes | str:
     ref = Ref.of(ConfigMap, namespace, spec.value_ref.name)
     config_map = get(db, ConfigMap, ref)
     if config_map is None:
-        return f"its body is in {ref}, which does not exist"
+        return f"its body is in {ref}, which {absence(db, ref)}"
     if BODY_KEY in config_map.data or config_map.data:
         return config_map.data.get(BODY_KEY, config_map.data[min(config_map.data)]).encode()
     if config_map.binary_data:

@@ -13,6 +13,7 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
+from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import Index, find, get
@@ -279,7 +280,7 @@ def _named(
         return None, (Problem(path, message, "InvalidParameters"),)
     resource = get(db, EnvoyProxy, ref)
     if resource is None:
-        return None, (Problem(path, f"{ref} does not exist.", "InvalidParameters"),)
+        return None, (Problem(path, f"{ref} {absence(db, ref)}.", "InvalidParameters"),)
     if problems := proxy_problems(db, ref):
         return None, tuple(Problem(path, f"{ref} is not valid. {p.message}", p.reason) for p in problems)
     return resource.spec, ()

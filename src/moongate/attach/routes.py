@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from moongate.engine import Db
 
+MOST_NAMED = 5
+"""How many hostnames or listeners a message names."""
 ANY = "*"
 """The hostname of the virtual host for requests that no other virtual host matches."""
 
@@ -443,7 +445,11 @@ def _judge(
             f"from namespace {route.namespace}."
         )
         return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
-    message = f"No hostname of the {route.kind} is served by the listeners of this parent ref."
+    served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in named[:MOST_NAMED])
+    message = (
+        f"No hostname of the {route.kind} ({', '.join(hostnames[:MOST_NAMED])}) is served by the listeners "
+        f"of this parent: {served}. Give the route one of their hostnames, or the Gateway a listener for it."
+    )
     return Attachment(parent, gateway, (), Problem("", message, "NoMatchingListenerHostname"))
 
 

@@ -10,13 +10,21 @@ from urllib.parse import urlsplit
 from moongate.cli.usage_errors import UsageError
 
 
-def forwarding(upstream: str, port: int, namespace: str) -> str:
+def forwarding(upstream: str, port: int, namespace: str, bind: str = "") -> str:
     """Manifests of a Gateway that sends everything to one upstream.
 
     Raises:
-        UsageError: ``upstream`` is not ``HOST:PORT``.
+        UsageError: ``upstream`` is not ``HOST:PORT``, or it is the Gateway itself.
     """
+    from moongate.attach.backends import is_loopback
+
     endpoint = _endpoint(upstream)
+    at = endpoint.get("ip")
+    if at is not None and at["port"] == port and (is_loopback(at["address"]) or at["address"] == bind):
+        raise UsageError(
+            f"The upstream is {upstream!r}, and moongate itself would listen there: requests would come back "
+            "to it again and again. Name the port of the upstream, or another one with --port."
+        )
     gateway_api, envoy = "gateway.networking.k8s.io/v1", "gateway.envoyproxy.io/v1alpha1"
     metadata = {"name": "to", "namespace": namespace}
     documents: list[dict[str, Any]] = [

@@ -90,7 +90,7 @@ def translated(
     from moongate.attach.certificates import NOW
     from moongate.attach.gateways import BIND, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
-    from moongate.sources.diagnostics import EMPTY, without_reported
+    from moongate.sources.diagnostics import EMPTY, refused_resources, without_reported
     from moongate.sources.files import Files
     from moongate.world import World
 
@@ -107,6 +107,7 @@ def translated(
     # As in a run: a certificate that is out of date is not served.
     world.write(NOW, int(time()))
     world.apply(resources)
+    world.refuse(refused_resources(loaded.diagnostics, resources))
     world.pull()
     # To judge nothing is no success: it is a slip in a path, or the failure of a program before a pipe.
     faults = [

@@ -96,7 +96,7 @@ def run(
     checked_port(port)
     checked_address(bind)
     names = existing(paths or ())
-    documents = (forwarding(to, port or 8080, namespace),) if to is not None else ()
+    documents = (forwarding(to, port or 8080, namespace, bind),) if to is not None else ()
     configuration = read_configuration(config) if config is not None else None
 
     from moongate.infra.ports import OTHER_PORT, PortError

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moongate.api.base import ENVOY_GROUP, Ref, fields_of
 from moongate.attach.backends import backend, kind_problem
 from moongate.attach.grants import granted
+from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.features import FEATURES
 from moongate.problem import Problem
@@ -57,7 +58,7 @@ def _problem(db: Db, kind: str, owner: Ref, reference: Reference) -> Problem | N
     if kind_problem(target) is None:
         problem = backend(db, target, False).problem
         return Problem(path, f"{problem.message.rstrip('.')}.") if problem is not None else None
-    return None if _exists(db, target.ref) else Problem(path, f"There is no {target.ref}.")
+    return None if _exists(db, target.ref) else Problem(path, f"{target.ref} {absence(db, target.ref)}.")
 
 
 @query

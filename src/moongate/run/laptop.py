@@ -29,6 +29,7 @@ from moongate.report.statuses import Statuses
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.status_socket import StatusReport, status_socket
+from moongate.sources.diagnostics import refused_resources
 from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION
 from moongate.status.causes import causes
@@ -216,6 +217,8 @@ class Laptop:
             self._rename_controller(config.gateway.controller_name)
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
+        if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):
+            self._pump.on_write()
         self.loaded.set()
         self._log.loaded(
             (*loaded.diagnostics, *late),

@@ -13,7 +13,7 @@ from moongate.problem import Problem
 from moongate.sources.chunks import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator
 
 Severity = Literal["error", "warning", "info"]
 """``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
@@ -56,6 +56,16 @@ class Diagnostic(Struct, frozen=True):
         parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
         line = ": ".join(part for part in parts if part)
         return f"{line} {self.effect}" if self.effect else line
+
+
+def refused_resources(diagnostics: Iterable[Diagnostic], in_force: Container[Ref]) -> dict[Ref, str]:
+    """The resources that are not in force at all because of faults, each with its first fault."""
+    faults: dict[Ref, str] = {}
+    for each in diagnostics:
+        if each.severity == "error" and each.resource is not None and each.resource not in in_force:
+            parts = (str(each.place), each.problem.path, each.problem.message.removesuffix("."))
+            faults.setdefault(each.resource, ": ".join(part for part in parts if part))
+    return faults
 
 
 def without_reported(

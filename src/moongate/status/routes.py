@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 MAX_PARENTS: Final = 32
+_NOT_REACHED: Final = (
+    "No request reaches the route by this parent: it is answered by another route, or with 404."
+)
 MAX_NAMED: Final = 5
 """How many of the routes that overlap with one are named to it. The others are not even counted: each that
 came or went would change the statuses of all."""
@@ -191,7 +194,8 @@ def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition
     conditions = list(_accepted(route, of_rules.refused, generation))
     if problem is not None:
         conditions = [c for c in conditions if c.type != "Accepted"]
-        conditions.append(condition("Accepted", "False", problem.reason, problem.message, generation))
+        message = problem.saying(_NOT_REACHED).message
+        conditions.append(condition("Accepted", "False", problem.reason, message, generation))
     if unresolved:
         message = "\n".join(dict.fromkeys(f"{fault.path}: {fault.message}" for fault in unresolved))
         conditions.append(condition("ResolvedRefs", "False", _reasons(unresolved), message, generation))
