@@ -308,7 +308,7 @@ async def test_an_envoy_that_does_not_acknowledge_is_reported_until_it_does(
 ) -> None:
     """It has stopped, and an edit is not in force; the status must not call it programmed."""
     monkeypatch.setattr("moongate.fleets.LATE_SECONDS", 0.3)
-    port, other = free_port(), free_port()
+    port, more, other = free_port(), free_port(), free_port()
     beside = opened(other, name="beside")
     with structlog.testing.capture_logs() as events:
         async with Laptop() as laptop:
@@ -317,8 +317,9 @@ async def test_an_envoy_that_does_not_acknowledge_is_reported_until_it_does(
             events.clear()  # a start under load may take longer
             os.kill(pid, signal.SIGSTOP)
             try:
-                laptop.put({each.ref: each for each in read(opened(port, free_port()))})
+                laptop.put({each.ref: each for each in read(opened(port, more))})
                 await until(lambda: conditions(laptop)["Programmed"]["reason"] == "Pending")
+                listeners = [conditions(laptop, f"at-{n}")["Programmed"]["reason"] for n in (port, more)]
                 stopped, report = conditions(laptop)["Programmed"], laptop.report()["gateways"]
             finally:
                 os.kill(pid, signal.SIGCONT)
@@ -328,6 +329,7 @@ async def test_an_envoy_that_does_not_acknowledge_is_reported_until_it_does(
     assert stopped["status"] == "False"
     assert stopped["message"].startswith(f"Envoy (process {pid}) is stopped and has not acknowledged")
     assert f"kill -CONT {pid}" in stopped["message"]
+    assert listeners == ["Programmed", "Pending"], "Envoy has the first one, and nothing listens at the other"
     late = {fleet["fleet"]: fleet["envoy"]["unacknowledged_s"] for fleet in report}
     assert late["default/beside"] is None, "another Envoy is not concerned"
     assert late["default/eg"] is not None

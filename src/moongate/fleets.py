@@ -565,7 +565,14 @@ class Fleets:
                 ),
                 *(RefusedListener(at, "Invalid", message) for at, message in sorted(out.items())),
             ),
+            unopened=tuple(self._unopened(name, fleet, gateway)) if fleet.late is not None else (),
         )
+
+    def _unopened(self, name: str, fleet: RunningFleet, gateway: Ref) -> Iterator[str]:
+        """The listeners of a Gateway whose newest version its Envoy has not acknowledged."""
+        for envoy_listener, members in fleet.listener_members().items():
+            if fleet.listening.get(envoy_listener) != self._ads.version(name, LISTENER, envoy_listener):
+                yield from (member.name for member in members if member.gateway == gateway)
 
     def _is_searched(self, fleet: RunningFleet, rejection: Rejection) -> bool:
         """Whether the quarantine may still find the entry at fault; statuses then report that entry only."""

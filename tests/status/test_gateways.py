@@ -185,6 +185,40 @@ def test_a_gateway_is_programmed_once_an_envoy_serves_it(facts: EnvoyState, expe
 
 
 @pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (UP, ["Programmed", "Programmed"]),
+        (EnvoyState(serving=0), ["!Pending", "!Pending"]),
+        (EnvoyState(serving=0, start_error="No such flag."), ["!Pending", "!Pending"]),
+        (msgspec.structs.replace(UP, late="Envoy hangs.", unopened=("more",)), ["Programmed", "!Pending"]),
+        (
+            EnvoyState(serving=0, refused_listeners=(RefusedListener("web", "PortUnavailable", "Taken."),)),
+            ["!PortUnavailable", "!Pending"],
+        ),
+    ],
+    ids=["serving", "starting", "failed", "late", "refused"],
+)
+def test_a_listener_is_programmed_once_an_envoy_has_it(facts: EnvoyState, expected: list[str]) -> None:
+    """Nothing listens before that, however valid the listener is."""
+    text = gateway(http("web"), http("more", port=81))
+    core = Core(text)
+    status = gateway_status(core.db, EG)
+    [spec] = read(text)
+    assert status is not None
+    assert isinstance(spec, Gateway)
+
+    listeners = live(status, spec, facts).listeners
+
+    assert [verdicts(each.conditions)["Programmed"] for each in listeners] == expected
+
+
+def test_a_late_envoy_makes_its_gateway_pending() -> None:
+    facts = msgspec.structs.replace(UP, late="Envoy hangs.")
+
+    assert lived(gateway(http("web")), facts) == {"Accepted": "Accepted", "Programmed": "!Pending"}
+
+
+@pytest.mark.parametrize(
     "text",
     [
         gateway(http("web"), infrastructure=NAMED),

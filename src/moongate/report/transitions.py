@@ -117,8 +117,8 @@ These are logged as events of the Envoy, and the refused listener or route has a
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
     reason = degradation.problems[0].reason
-    if degradation.condition == "Programmed" and not degradation.part and ref.is_a(Gateway):
-        return reason not in _OF_ENVOY
+    if degradation.condition == "Programmed" and ref.is_a(Gateway):
+        return reason != "Pending" if degradation.part else reason not in _OF_ENVOY
     if reason == _OF_LISTENERS:
         return False
     return degradation.condition not in _REPORTED_ELSEWHERE

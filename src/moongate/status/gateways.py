@@ -126,6 +126,8 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
         addresses: their addresses.
         refusals: the reasons of Envoys that refuse a part; the last good version of the part stays in force.
         refused_listeners: the refused listeners.
+        unopened: the listeners of which no Envoy has acknowledged the newest version, although there
+            was time for it.
     """
 
     serving: int
@@ -135,6 +137,7 @@ class EnvoyState(Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     refused_listeners: tuple[RefusedListener, ...] = ()
+    unopened: tuple[str, ...] = ()
 
 
 @query
@@ -232,7 +235,7 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     conditions.setdefault("Accepted", _accepted(status, generation))
     unserved = {each.name for each in gateway.spec.listeners if chain_kind(each) is None}
     listeners = tuple(
-        _unserved(each, generation) if each.name in unserved else _with_refusal(each, envoys, generation)
+        _unserved(each, generation) if each.name in unserved else _as_in_envoy(each, envoys, generation)
         for each in status.listeners
     )
     programmed = _programmed(conditions["Accepted"], gateway, listeners, envoys)
@@ -245,12 +248,15 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     )
 
 
-def _with_refusal(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
+def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
     refused = next((r for r in envoys.refused_listeners if r.name == listener.name), None)
-    if refused is None:
-        return listener
-    programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
-    return _not_programmed(listener, programmed)
+    if refused is not None:
+        programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
+        return _not_programmed(listener, programmed)
+    if _is_true(listener, "Programmed") and (not envoys.serving or listener.name in envoys.unopened):
+        message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
+        return _not_programmed(listener, condition("Programmed", "False", "Pending", message, generation))
+    return listener
 
 
 def _unserved(listener: ListenerStatus, generation: int) -> ListenerStatus:
@@ -281,6 +287,13 @@ def _is_true(listener: ListenerStatus, type_: str) -> bool:
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
 
 
+def _is_unservable(listener: ListenerStatus) -> bool:
+    """Whether a listener is not programmed, and not because its Envoy is not ready."""
+    return any(
+        c.type == "Programmed" and c.status == "False" and c.reason != "Pending" for c in listener.conditions
+    )
+
+
 def _programmed(
     accepted: Condition, gateway: Gateway, listeners: tuple[ListenerStatus, ...], envoys: EnvoyState
 ) -> Condition:
@@ -302,7 +315,7 @@ def _programmed(
     if accepted.status == "False" and not envoys.serving:
         message = "The Gateway is not accepted, so no Envoy was started for it."
         return condition("Programmed", "False", "Invalid", message, generation)
-    if not any(_is_true(each, "Programmed") for each in listeners):
+    if all(_is_unservable(each) for each in listeners):
         if listeners:
             message = f"None of its listeners is programmed: {', '.join(each.name for each in listeners)}."
         elif accepted.status == "False":
