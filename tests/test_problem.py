@@ -23,3 +23,16 @@ def test_only_the_path_changes() -> None:
     assert problem.under("backendRefs[1]") == Problem(
         "backendRefs[1].name", "There is no Service shop.", "BackendNotFound"
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "whole"),
+    [
+        ("It is wrong", "It is wrong. Requests are answered with 500."),
+        ("It is wrong.", "It is wrong. Requests are answered with 500."),
+        ("Is it wrong?", "Is it wrong? Requests are answered with 500."),
+    ],
+)
+def test_what_happens_to_requests_is_a_sentence_of_its_own(message: str, whole: str) -> None:
+    assert Problem("spec", message).saying("Requests are answered with 500.").message == whole
+    assert Problem("spec", message).saying("") == Problem("spec", message)

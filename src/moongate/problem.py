@@ -33,4 +33,5 @@ class Problem(Struct, frozen=True):
         """
         if not effect:
             return self
-        return Problem(self.path, f"{self.message.removesuffix('.')}. {effect}", self.reason)
+        end = "" if self.message.endswith((".", "?", "!")) else "."
+        return Problem(self.path, f"{self.message}{end} {effect}", self.reason)

@@ -325,3 +325,19 @@ def test_a_gateway_owns_the_listeners_of_its_spec() -> None:
     core = Core(gateway(http("web")))
 
     assert listeners(core.db, EG)[0].id == ListenerId(gateway=EG, owner=EG, name="web")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        gateway(http("web").replace("HTTP", "HTTQ")),
+        gateway(http("web"), http("other").replace("protocol: HTTP", "protocol: TCP")),
+        gateway(https("web", "gone")),
+    ],
+)
+def test_a_listener_that_is_not_served_says_that_it_serves_nothing(manifest: str) -> None:
+    core = Core(manifest)
+
+    for listener in listeners(core.db, EG):
+        messages = [condition.message for condition in listener.conditions]
+        assert any(each.endswith("The listener serves nothing until this is fixed.") for each in messages)

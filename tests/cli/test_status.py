@@ -172,6 +172,26 @@ async def test_a_hint_is_shown_and_is_no_failure(command: Command, tmp_path: Pat
     assert ended.code == 0
 
 
+async def test_a_route_that_nothing_serves_has_a_row(command: Command, tmp_path: Path) -> None:
+    spec = {"parentRefs": [{"kind": "Service", "name": "app"}]}
+    mesh = {
+        "kind": "HTTPRoute",
+        "metadata": {"namespace": "default", "name": "mesh"},
+        "spec": spec,
+        "status": {},
+    }
+    lonely = {**mesh, "metadata": {"namespace": "default", "name": "lonely"}, "spec": {}}
+    async with running(tmp_path, [mesh, lonely]):
+        ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "routes")
+
+    mesh_row, lonely_row = (" ".join(line.split()) for line in ended.out.splitlines()[2:])
+    assert mesh_row.startswith(
+        "HTTPRoute default mesh * Service/app - - - No parent of this route is served here"
+    )
+    assert lonely_row.startswith("HTTPRoute default lonely * - - - - The route names no parent")
+    assert mesh_row.endswith(lonely_row[-len(": no request comes here.") :])
+
+
 async def test_all_well_is_exit_code_0(command: Command, tmp_path: Path) -> None:
     async with running(tmp_path, [GATEWAY]):
         ended = await asyncio.to_thread(command, "status", "--run-dir", tmp_path, "--of", "gateways")

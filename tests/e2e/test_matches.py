@@ -75,6 +75,24 @@ async def test_all_headers_of_a_match_must_match(site: Site) -> None:
     assert await site.status("headers.test", headers={"a": "1"}) == 404
 
 
+async def test_of_several_entries_for_one_header_the_first_counts(site: Site) -> None:
+    """Names have no case; both entries together would match nothing. Source: Gateway API."""
+    await site.apply(
+        matching("twice", "{headers: [{name: X-Env, value: blue}, {name: x-env, value: green}]}")
+    )
+
+    assert await site.status("twice.test", headers={"x-env": "blue"}) == 200
+    assert await site.status("twice.test", headers={"x-env": "green"}) == 404
+
+
+async def test_query_parameters_that_differ_in_case_are_two(site: Site) -> None:
+    await site.apply(matching("cases", "{queryParams: [{name: q, value: a}, {name: Q, value: b}]}"))
+
+    assert await site.status("cases.test", "/?q=a&Q=b") == 200
+    assert await site.status("cases.test", "/?q=a") == 404
+    assert await site.status("cases.test", "/?Q=b") == 404
+
+
 async def test_a_query_parameter_matches_exactly(site: Site) -> None:
     await site.apply(matching("query", "{queryParams: [{name: who, value: me}]}"))
 

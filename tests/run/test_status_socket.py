@@ -107,3 +107,48 @@ async def test_a_policy_whose_selectors_match_nothing_is_a_hint(folder: Path, tm
 
     assert ["No Gateway that is served here matches" in hint for hint in report["hints"]] == [True]
     assert report["diagnostics"] == []
+
+
+async def test_a_route_that_nothing_serves_is_reported_with_an_empty_status(folder: Path) -> None:
+    """It has no status, as that would be another controller's; but whoever wrote it looks for it."""
+    lonely, mesh = (
+        m.route("lonely", "[{}]", parents="[]"),
+        m.route("mesh", "[{}]", parents="[{kind: Service, name: a}]"),
+    )
+    async with Laptop(run_dir=folder, envoy=Path("/bin/true")) as running:
+        running.take_text("all", text(lonely, mesh))
+        await until(lambda: not running.report()["settling"] and len(running.report()["resources"]) == 3)
+        reported = [(r["metadata"]["name"], r["status"]) for r in running.report()["resources"][1:]]
+
+    assert reported == [("lonely", {}), ("mesh", {})]
+
+
+async def test_a_secret_with_a_fault_is_not_said_to_be_missing(folder: Path, tmp_path: Path) -> None:
+    """Its reader would look for the wrong thing. When it is mended, nothing is said any more."""
+    guard = m.policy("SecurityPolicy", "guard", "basicAuth: {users: {name: users}}", "HTTPRoute/app")
+    secret = {**m.secret("users"), "data": {".htpasswd": "!!!"}}
+    served = (
+        m.gateway("gateway", "[{name: http, port: 8080, protocol: HTTP}]"),
+        m.local("up", 1),
+        m.route("app", f"[{{{m.to('up')}}}]"),
+        guard,
+    )
+    file = tmp_path / "all.yaml"
+    file.write_text(text(*served, secret))
+    ref = Ref.of(SecurityPolicy, "default", "guard")
+
+    def said() -> str:
+        document = running.statuses.document(ref)
+        return document["status"]["ancestors"][0]["conditions"][0]["message"] if document is not None else ""
+
+    async with (
+        Laptop(run_dir=folder, envoy=Path("/bin/true")) as running,
+        following(running, Files([str(tmp_path)])),
+    ):
+        await until(lambda: "is not in force, as its manifest has a fault" in said())
+        assert str(file) in said()
+        assert "!!!" not in said()
+        assert "All requests that it would hold for are answered with 500" in said()
+
+        file.write_text(text(*served))
+        await until(lambda: "Secret default/users does not exist." in said())

@@ -553,3 +553,29 @@ def test_overrides_are_reported_once_however_many_policies_a_route_has() -> None
     overriding = [o for part in range(64) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
 
     assert overriding == [(Ref.of(HTTPRoute, "default", "shop"), ("a", "b"), ())]
+
+
+def test_each_fault_of_a_policy_says_what_requests_get() -> None:
+    """Whoever reads only one of them knows. A field that is not built yet says itself what follows."""
+    cidrs = {"xForwardedFor": {"trustedCIDRs": ["10.0.0.0/99"]}}
+    subject = ctp("limits", "Gateway/eg", clientIPDetection=cidrs, proxyProtocol={})
+    core = Core(TWO, subject)
+
+    unbuilt, fault = sorted(message(core, subject, "Accepted").split("\n"), key=len)
+
+    assert unbuilt == "spec.proxyProtocol: This field is not built yet; it has no effect."
+    assert fault.endswith("All requests of its listeners are answered with 500 until this is fixed.")
+
+
+def test_a_guard_that_is_not_built_says_what_requests_get() -> None:
+    subject = security("keys", "HTTPRoute/shop", jwt={})
+    core = Core(TWO, route("shop"), subject)
+
+    assert "routes of this policy answer 500" in message(core, subject, "Accepted")
+
+
+def test_a_policy_that_is_passed_over_says_that_it_has_no_effect() -> None:
+    first, second = btp("a", "Gateway/eg/a"), btp("b", "Gateway/eg/a")
+    core = Core(TWO, first, second)
+
+    assert message(core, second, "Accepted").endswith("came before this policy: it has no effect there.")

@@ -261,11 +261,16 @@ class _Draft:
     def fault(self, message: str, reason: str = "Invalid", type_: str = "Programmed") -> None:
         """The listener's own spec has a fault."""
         self.sound = False
-        self.set_condition(type_, "False", reason, message)
+        self.set_condition(type_, "False", reason, _unserved(message))
 
     def conflict(self, reason: str, message: str) -> None:
         """The listener cannot be served together with others."""
-        self.set_condition("Conflicted", "True", reason, message)
+        self.set_condition("Conflicted", "True", reason, _unserved(message))
+
+
+def _unserved(message: str) -> str:
+    """What keeps a listener from being served, and what follows."""
+    return Problem("", message).saying("The listener serves nothing until this is fixed.").message
 
 
 def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:

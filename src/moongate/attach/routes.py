@@ -438,14 +438,15 @@ def _judge(
     if not named:
         problem = Problem("", _unmatched(parent, known.listeners), "NoMatchingParent")
         return Attachment(parent, gateway, (), problem)
-    if not _open_to(db, route, parent, named):
+    willing = _open_to(db, route, parent, named)
+    if not willing:
         names = ", ".join(a.id.name for a in named)
         message = (
             f"None of the listeners that are meant ({names}) takes routes of kind {route.kind} "
             f"from namespace {route.namespace}."
         )
         return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
-    served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in named[:MOST_NAMED])
+    served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in willing[:MOST_NAMED])
     message = (
         f"No hostname of the {route.kind} ({', '.join(hostnames[:MOST_NAMED])}) is served by the listeners "
         f"of this parent: {served}. Give the route one of their hostnames, or the Gateway a listener for it."

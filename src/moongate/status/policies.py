@@ -181,7 +181,6 @@ def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         draft.refuse(refusal)
         return
     draft.hold(_problems(db, policy, None))
-    _note_closed(db, Applied(policy, None), draft)
     if not _KINDS[policy.kind].OF_LISTENERS:
         _note_overrides(db, policy, target, draft)
         for listener in (each.id for each in listeners(db, gateway)):
@@ -212,11 +211,9 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         parents = {listener: _parent(db, policy.kind, listener, target) for listener, _ in attachment.hosts}
         if not parents:
             draft.hold(_problems(db, policy, None))
-            _note_closed(db, Applied(policy, None), draft)
         for listener, parent in parents.items():
             problems = _problems(db, policy, parent)
             draft.hold(problems)
-            _note_closed(db, Applied(policy, parent), draft)
             _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:
                 continue
@@ -227,16 +224,6 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
                 below.merge(f"Merged with policy {parent.namespace}/{parent.name}.")
         if rules:
             draft.override(f"{others} override this one for these route rules: {_listed(rules)}.")
-
-
-def _note_closed(db: Db, policy: Applied, draft: Draft) -> None:
-    """Note that requests are refused because of the faults of a policy. That of an unbuilt field says so."""
-    judged = effective_policy(db, policy.owner, policy.parent)
-    if judged is None or not judged.failed:
-        return
-    if any(problem.reason != NOT_SUPPORTED for problem in judged.problems):
-        what = "of its listeners" if _KINDS[policy.owner.kind].OF_LISTENERS else "that it would hold for"
-        draft.close(f"All requests {what} are answered with 500 until this is fixed.")
 
 
 def _note_refusals(db: Db, policy: Applied, listener: ListenerId, draft: Draft) -> None:
@@ -270,12 +257,21 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
 
 
 def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
-    """What is wrong with a policy's settings, each field once."""
+    """What is wrong with a policy's settings, each field once, and what requests get because of it.
+
+    The problem of a field that is not built yet says itself what follows from it.
+    """
     judged = effective_policy(db, policy, parent)
     if judged is None:
         return []
+    what = "of its listeners" if _KINDS[policy.kind].OF_LISTENERS else "that it would hold for"
+    effect = f"All requests {what} are answered with 500 until this is fixed." if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
-    return [p for p in judged.problems if p.reason != NOT_SUPPORTED or p.path not in faults]
+    return [
+        problem if problem.reason == NOT_SUPPORTED else problem.saying(effect)
+        for problem in judged.problems
+        if problem.reason != NOT_SUPPORTED or problem.path not in faults
+    ]
 
 
 def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
@@ -349,8 +345,7 @@ def _conditions(draft: Draft, warning: str, generation: int) -> Iterator[Conditi
         # What keeps the policy from a target weighs more than what is wrong with its settings.
         faults = sorted(problems, key=lambda fault: fault.reason not in ("Conflicted", "TargetNotFound"))
         reason = faults[0].reason if faults[0].reason != NOT_SUPPORTED else "Invalid"
-        message = " ".join((summary(faults), *draft.messages("closed")))
-        yield condition("Accepted", "False", reason, message, generation)
+        yield condition("Accepted", "False", reason, summary(faults), generation)
     elif draft.judged:
         yield condition("Accepted", "True", "Accepted", "The policy is in force.", generation)
     yield from not_programmed(draft.messages("lacking"), generation)

@@ -63,10 +63,6 @@ class Draft:
         """A filter that the policy asks for is not in force."""
         self._state("lacking", message)
 
-    def close(self, message: str) -> None:
-        """Requests are refused because of the faults of the policy."""
-        self._state("closed", message)
-
     @property
     def faults(self) -> list[Problem]:
         return [content for content in self._about("fault") if isinstance(content, Problem)]
