@@ -178,3 +178,42 @@ def test_thousands_of_entries_are_faults_and_no_wait() -> None:
     assert ("shop", "spec.rules") in [
         (ref.name, problem.path) for ref, problem in translate(manifests).problems
     ]
+
+
+def problems_of(*documents: dict[str, Any]) -> list[str]:
+    return [f"{ref}: {problem.path}: {problem.message}" for ref, problem in translate(documents).problems]
+
+
+def test_a_list_is_taken_apart() -> None:
+    """``kubectl get -o yaml`` prints one."""
+    whole: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "items": [*WHOLE, None]}
+    of_kind: dict[str, Any] = {"apiVersion": "v1", "kind": "ServiceList", "items": []}
+
+    assert translate(whole) == translate([whole, of_kind, None]) == translate(WHOLE)
+    assert translate({"apiVersion": "v1", "kind": "List", "items": None}).problems == ()
+
+
+def test_a_reference_that_leads_nowhere_is_a_problem() -> None:
+    """Without its class a Gateway has no status, and an empty result would say nothing."""
+    [problem] = problems_of(*(document for document in WHOLE if document["kind"] != "GatewayClass"))
+
+    assert problem == (
+        "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass eg. This Gateway is not served."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "Gatewai"}, "'Gatewai' of 'gateway.networking.k8s.io/v1' is not a kind that is read here."),
+        ({"apiVersion": None}, "apiVersion is missing"),
+        ({"kind": "TLSRoute"}, "TLSRoute is not built yet: this resource has no effect."),
+        ({"kind": "EnvoyGateway", "apiVersion": CONFIG["apiVersion"]}, "hand it over as config"),
+    ],
+)
+def test_a_manifest_that_is_nothing_is_a_problem(change: dict[str, Any], words: str) -> None:
+    [problem] = problems_of(
+        {"apiVersion": "gateway.networking.k8s.io/v1", "metadata": {"name": "a"}, **change}
+    )
+
+    assert words in problem

@@ -6,15 +6,36 @@ TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes long
 if TYPE_CHECKING:
     from typing import Any
 
+    from moongate.api.base import Ref
+    from moongate.infra.binary import EnvoyMissingError
+    from moongate.infra.process import EnvoyFailedError
+    from moongate.infra.rundir import NoRunDirectoryError
+    from moongate.problem import Problem
     from moongate.run import Laptop, ManifestError
     from moongate.translation import ConfigurationError, Translation, translate
 
-__all__ = ["ConfigurationError", "Laptop", "ManifestError", "Translation", "translate"]
+__all__ = [
+    "ConfigurationError",
+    "EnvoyFailedError",
+    "EnvoyMissingError",
+    "Laptop",
+    "ManifestError",
+    "NoRunDirectoryError",
+    "Problem",
+    "Ref",
+    "Translation",
+    "translate",
+]
 
 _HOMES = {
     "ConfigurationError": "moongate.translation",
+    "EnvoyFailedError": "moongate.infra.process",
+    "EnvoyMissingError": "moongate.infra.binary",
     "Laptop": "moongate.run",
     "ManifestError": "moongate.run",
+    "NoRunDirectoryError": "moongate.infra.rundir",
+    "Problem": "moongate.problem",
+    "Ref": "moongate.api.base",
     "Translation": "moongate.translation",
     "translate": "moongate.translation",
 }

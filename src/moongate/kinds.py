@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from moongate.api.backend import Backend
@@ -54,6 +55,12 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 
 OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 """Groups all of whose kinds are known; another kind of them is a slip."""
+
+
+def is_slip(group: str, kind: str) -> bool:
+    """Whether a kind that is not read is probably a slip: its group has no other kinds, or one is alike."""
+    ours = [known for held, known in KINDS if held == group]
+    return group in OWN_GROUPS or bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
 
 
 def ref_of(kind: str, namespace: str, name: str) -> Ref:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from google.protobuf.message import Message
@@ -10,18 +11,19 @@ from msgspec import Struct
 
 from moongate.api.admission import admit, admit_configuration, checked, identity
 from moongate.api.base import Ref
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.parsed import items_of, parsed
 from moongate.api.shared import ParentReference
-from moongate.kinds import KINDS
+from moongate.attach.gateways import controller_name
+from moongate.dangling import dangling_references
+from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip
 from moongate.problem import Problem
 from moongate.status.routes import RouteStatus
 from moongate.world import World
 from moongate.xds.messages import message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from moongate.api.base import Resource
-    from moongate.api.envoygateway import EnvoyGateway
 
 
 class Translation(Struct, frozen=True):
@@ -30,7 +32,8 @@ class Translation(Struct, frozen=True):
     Args:
         status: per resource that has one: ``apiVersion``, ``kind``, ``metadata``, ``status``, as in the API.
         xds: fleet (``namespace/name`` of the Gateway) → type URL → name → Envoy's message.
-        problems: faults of manifests and of policies that cannot be built, each with the resource it is in.
+        problems: faults of manifests, references that lead nowhere, and policies that cannot be built, each
+            with the resource it is in.
     """
 
     status: tuple[dict[str, Any], ...]
@@ -43,7 +46,7 @@ class ConfigurationError(ValueError):
 
 
 def translate(
-    documents: Iterable[Mapping[str, Any]],
+    documents: Mapping[str, Any] | Iterable[Mapping[str, Any] | None],
     *,
     config: Mapping[str, Any] | None = None,
     namespace: str = "default",
@@ -54,19 +57,24 @@ def translate(
     goes: as if it had been in a cluster before the rule that it breaks.
 
     Args:
-        documents: parsed manifests of any kinds; kinds that are not read are passed over.
+        documents: parsed manifests of any kinds; kinds of other programs are passed over. Lists of resources
+            are taken apart.
         config: an EnvoyGateway configuration as a document; ``None`` for the one that moongate ships.
         namespace: where resources without a namespace are.
 
     Raises:
         ConfigurationError: ``config`` has faults.
+        TypeError: an argument is of a type that it cannot have.
     """
+    if not isinstance(namespace, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may have no types
+        raise TypeError(f"namespace must be a string, not {type(namespace).__name__}.")
     resources: dict[Ref, Resource] = {}
     written: dict[Ref, Mapping[str, Any]] = {}
     problems: list[tuple[Ref, Problem]] = []
-    for document in documents:
+    for document in (single for each in parsed(documents) for single in _singles(each)):
         kind = (str(document.get("apiVersion", "")).rpartition("/")[0], str(document.get("kind")))
         if kind not in KINDS:
+            problems += _of_unknown(document, kind, namespace)
             continue
         admission = admit(document, KINDS, namespace=namespace, tolerant=True)
         if admission.resource is not None:
@@ -75,6 +83,9 @@ def translate(
         ref = identity(document, KINDS[kind], namespace)
         problems += [(ref, problem) for problem in admission.problems]
     world = World.of(resources.values(), configuration(config))
+    held = world.store.held()
+    dangling = dangling_references(held, held, controller=controller_name(world.db))
+    problems += [(each.resource, each.problem) for each in dangling if each.severity == "error"]
     return Translation(
         tuple(status_documents(world, written)),
         {
@@ -85,10 +96,48 @@ def translate(
     )
 
 
+def _singles(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The document itself, or the resources of a list."""
+    items = items_of(document)
+    if items is None:
+        yield document
+        return
+    for path, item in items:
+        if isinstance(item, dict):
+            yield from _singles(cast("dict[str, Any]", item))
+        elif item is not None:
+            raise TypeError(f"{path} of a list is of type {type(item).__name__}; it must be a resource.")
+
+
+def _of_unknown(
+    document: dict[str, Any], kind: tuple[str, str], namespace: str
+) -> Iterator[tuple[Ref, Problem]]:
+    """What is wrong with a document of a kind that is not read; nothing, if it is for other programs."""
+    if kind == (EnvoyGateway.GROUP, EnvoyGateway.KIND):
+        problems = (
+            Problem("kind", "An EnvoyGateway is a configuration: hand it over as config.", "Ignored"),
+        )
+    elif kind in UNBUILT_KINDS:
+        message = f"{kind[1]} is not built yet: this resource has no effect."
+        problems = (Problem("kind", message, "Unsupported"),)
+    elif isinstance(document.get("kind"), str) and document.get("apiVersion") and not is_slip(*kind):
+        return
+    else:
+        problems = admit(document, KINDS, namespace=namespace).problems
+    metadata: object = document.get("metadata")
+    named = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else {}
+    within, name = (str(named.get(key) or "") for key in ("namespace", "name"))
+    for problem in problems:
+        yield Ref(kind[1], within or namespace, name, kind[0]), problem
+
+
 def configuration(document: Mapping[str, Any] | None) -> EnvoyGateway | None:
     """An EnvoyGateway configuration from its document. Raises ``ConfigurationError``."""
     if document is None:
         return None
+    if not isinstance(document, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may have no types
+        raise TypeError(f"config must be an EnvoyGateway as an object, not {type(document).__name__}.")
+    (document,) = parsed(document)
     config, problems = admit_configuration(document)
     if config is None:
         raise ConfigurationError("\n".join(f"{p.path}: {p.message}" for p in problems))

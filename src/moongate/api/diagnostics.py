@@ -153,8 +153,10 @@ def type_name(value: object) -> str:
             return "a string"
         case bool():
             return "a boolean"
-        case _:
+        case int() | float():
             return "a number"
+        case _:
+            return f"of type {type(value).__name__}"
 
 
 class _VeiledText(str):
@@ -167,6 +169,16 @@ class _VeiledText(str):
 class _VeiledInt(int):
     def __repr__(self) -> str:
         return type_name(self)
+
+
+class _VeiledOther:
+    """A value that no manifest can hold."""
+
+    def __init__(self, value: object) -> None:
+        self._is = type_name(value)
+
+    def __repr__(self) -> str:
+        return self._is
 
 
 class _VeiledFloat(float):
@@ -189,8 +201,10 @@ def veiled(value: Any) -> Any:
             return _VeiledInt(value)
         case float():
             return _VeiledFloat(value)
+        case None:
+            return None
         case _:
-            return value
+            return _VeiledOther(value)
 
 
 _LONGEST = 80

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -129,11 +128,9 @@ def checked_port(port: int | None) -> None:
 
 def checked_address(bind: str) -> None:
     """Raise ``UsageError`` if this is not an address to listen on."""
-    if bind == "localhost":
-        return
+    from moongate.run.arguments import check_bind
+
     try:
-        ip_address(bind)
-    except ValueError:
-        raise UsageError(
-            f"The address is {bind!r}; it must be localhost or an IP address, such as 0.0.0.0 for all."
-        ) from None
+        check_bind(bind)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import structs
 
 from moongate import names
+from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from moongate.api.base import Condition, Ref, Resource
+    from moongate.api.base import Condition, Resource
     from moongate.quarantine import Refusal
     from moongate.report.transitions import Transition
 
@@ -100,7 +101,9 @@ class Statuses:
         return [self._documents[ref] for ref in sorted(self._documents)]
 
     def document(self, ref: Ref) -> dict[str, Any] | None:
-        """The status of one resource as a document."""
+        """The status of one resource as a document; ``None`` if it has none."""
+        if not isinstance(ref, Ref):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may have no types
+            raise TypeError(f"The resource must be named by a Ref; this is of type {type(ref).__name__}.")
         return self._documents.get(ref)
 
     def has(self, ref: Ref) -> bool:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from time import perf_counter, time  # noqa: TID251 - certificates have dates
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import structlog
 from msgspec import structs
 
-from moongate.api.admission import admit
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import GatewayClass
+from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
 from moongate.attach.gateways import BIND, LOCALHOST, controller_name, laptop_class
@@ -23,21 +24,21 @@ from moongate.fleets import Fleets
 from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
-from moongate.kinds import KINDS
 from moongate.problem import Problem
 from moongate.report.statuses import Statuses
+from moongate.run import arguments
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.diagnostics import refused_resources
 from moongate.sources.folder import Folder
-from moongate.sources.manifests import CONFIGURATION
+from moongate.sources.manifests import CONFIGURATION, Entry, entries
 from moongate.status.causes import causes
 from moongate.world import World
 from moongate.xds.access_logs import NO_DEFAULT_ACCESS_LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -78,15 +79,22 @@ class Laptop:
     def __init__(
         self,
         *,
-        config: EnvoyGateway | None = None,
+        config: EnvoyGateway | Mapping[str, Any] | None = None,
         namespace: str = "default",
         bind: str = LOCALHOST,
-        envoy: Path | None = None,
-        run_dir: Path | None = None,
+        envoy: Path | str | None = None,
+        run_dir: Path | str | None = None,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         default_access_log: bool = True,
     ) -> None:
+        config = arguments.configuration(config)
+        arguments.check("namespace", namespace, str, "the name of a namespace")
+        arguments.check_bind(bind)
+        envoy, run_dir = arguments.path("envoy", envoy), arguments.path("run_dir", run_dir)
+        if not callable(access_log):
+            arguments.check("access_log", access_log, int, "a function or a descriptor")
         self.loaded = asyncio.Event()
+        self._running = False
         self._config = config
         shipped = (config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
@@ -131,6 +139,7 @@ class Laptop:
             stack.callback(pump.cancel)
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
+        self._running = True
         self._put(dict(self._base))
         return self
 
@@ -138,6 +147,7 @@ class Laptop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Drain and end the Envoys, and remove all files of the run."""
+        self._running = False
         try:
             await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
@@ -147,25 +157,49 @@ class Laptop:
 
     # -- in -----------------------------------------------------------------
 
-    async def apply(self, manifests: str | Iterable[Mapping[str, Any]], *, timeout_s: float = 15) -> None:
+    async def apply(
+        self,
+        manifests: str | Mapping[str, Any] | Iterable[Mapping[str, Any] | None],
+        *,
+        timeout_s: float | None = 15,
+    ) -> None:
         """Put manifests in force, and return when every Envoy has acknowledged them.
 
         Args:
-            manifests: YAML or JSON text, or parsed documents. They are added to those in force, and replace
-                resources of the same name.
-            timeout_s: how long to wait at most.
+            manifests: YAML or JSON text, or one or several parsed documents. They are added to those in
+                force, and replace resources of the same name.
+            timeout_s: how long to wait at most; None for as long as it takes.
 
         Raises:
             ManifestError: some of them cannot be put in force, so none is.
             TimeoutError: the Envoys have not acknowledged in time.
+            TypeError: an argument is of a type that it cannot have.
+            RuntimeError: the gateway does not run.
         """
+        self._check_running(timeout_s)
         self.put(self._admitted(manifests))
         await self.served(timeout_s=timeout_s)
 
-    async def delete(self, *refs: Ref, timeout_s: float = 15) -> None:
-        """Take resources out of force, and return when every Envoy has acknowledged it."""
-        self.put(dict.fromkeys(refs))
+    async def delete(self, *named: Ref | Mapping[str, Any], timeout_s: float | None = 15) -> None:
+        """Take resources out of force, and return when every Envoy has acknowledged it.
+
+        Args:
+            named: references, or manifests, of which only the kind and the name matter. What is not in force
+                is passed over.
+            timeout_s: as of ``apply``.
+
+        Raises:
+            ManifestError: a manifest does not say which resource it is.
+            TimeoutError, TypeError, RuntimeError: as of ``apply``.
+        """
+        self._check_running(timeout_s)
+        self.put({ref: None for each in named for ref in self._named(each)})
         await self.served(timeout_s=timeout_s)
+
+    def _check_running(self, timeout_s: object) -> None:
+        arguments.check_seconds("timeout_s", timeout_s)
+        if not self._running:
+            raise RuntimeError("The gateway does not run: use it within `async with Laptop() as gateway:`.")
 
     def put(self, batch: Mapping[Ref, Resource | None]) -> None:
         """Put a batch in force; returns at once."""
@@ -256,7 +290,7 @@ class Laptop:
 
     # -- out ----------------------------------------------------------------
 
-    async def served(self, *, timeout_s: float = 15) -> None:
+    async def served(self, *, timeout_s: float | None = 15) -> None:
         """Return when every Envoy has acknowledged all changes that were made before the call.
 
         A refusal counts as an acknowledgement; the statuses show it.
@@ -264,7 +298,9 @@ class Laptop:
         Raises:
             TimeoutError: an Envoy did not acknowledge in time.
             EnvoyFailedError: an Envoy could not be started. moongate tries to start it again.
+            TypeError, RuntimeError: as of ``apply``.
         """
+        self._check_running(timeout_s)
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
 
@@ -341,21 +377,55 @@ class Laptop:
 
     # -- admission ----------------------------------------------------------
 
-    def _admitted(self, manifests: str | Iterable[Mapping[str, Any]]) -> dict[Ref, Resource | None]:
+    def _admitted(
+        self, manifests: str | Mapping[str, Any] | Iterable[Mapping[str, Any] | None]
+    ) -> dict[Ref, Resource | None]:
         if isinstance(manifests, str):
             folder = Folder(namespace=self._namespace)
             batch = folder.update("<manifests>", manifests)
             faults = [str(f) for f in folder.diagnostics() if f.severity == "error"]
+            if folder.configuration is not None:
+                faults.append(f"<manifests>: {_NO_CONFIGURATION}")
             if faults:
                 raise ManifestError("\n".join(faults))
             return batch
         resources: dict[Ref, Resource | None] = {}
-        problems: list[str] = []
-        for document in manifests:
-            admission = admit(document, KINDS, namespace=self._namespace)
-            problems += [f"{document.get('kind')}: {p.path}: {p.message}" for p in admission.problems]
-            if admission.resource is not None:
-                resources[admission.resource.ref] = admission.resource
-        if problems:
-            raise ManifestError("\n".join(problems))
+        faults = list[str]()
+        for entry in self._entries(manifests):
+            if isinstance(entry.resource, EnvoyGateway):
+                faults.append(f"{entry.named or EnvoyGateway.KIND}: {_NO_CONFIGURATION}")
+            elif entry.resource is not None:
+                resources[entry.resource.ref] = entry.resource
+            if entry.severity == "error":
+                named = str(entry.named or "manifest")
+                paths = [p.under(entry.at).path if entry.at else p.path for p in entry.problems]
+                lines = zip(paths, entry.problems, strict=True)
+                faults += [": ".join(filter(None, (named, path, p.message))) for path, p in lines]
+        if faults:
+            raise ManifestError("\n".join(faults))
         return resources
+
+    def _entries(self, manifests: object) -> Iterator[Entry]:
+        for document in parsed(manifests):
+            yield from entries(document, self._namespace)
+
+    def _named(self, named: object) -> Iterator[Ref]:
+        """The resources that a reference or a manifest names."""
+        if isinstance(named, Ref):
+            yield named
+            return
+        if not isinstance(named, Mapping):
+            raise TypeError(
+                "What is deleted must be a Ref, such as Ref('Backend', 'default', 'shop', "
+                f"'gateway.envoyproxy.io'), or a manifest; it is of type {type(named).__name__}."
+            )
+        for entry in self._entries(cast("Mapping[str, Any]", named)):
+            if entry.ref is None and entry.severity == "error":
+                raise ManifestError(
+                    "A manifest must say which resource it is: by apiVersion, kind and metadata.name."
+                )
+            if entry.ref is not None:
+                yield entry.ref
+
+
+_NO_CONFIGURATION = "An EnvoyGateway is a configuration: hand it over as Laptop(config=…)."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,8 +12,9 @@ from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.diagnostics import type_name
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.parsed import items_of
 from moongate.engine.failures import failure
-from moongate.kinds import KINDS, OWN_GROUPS, UNBUILT_KINDS
+from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
 from moongate.sources.diagnostics import Severity
@@ -121,7 +121,7 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
         return Document(text, (Entry("", None, None, (Problem("", KUSTOMIZATION, "Ignored"),), "warning"),))
     if (message := _mistake(text, document)) is not None:
         return Document(text, (Entry("", None, None, (Problem("", message),)),))
-    return Document(text, tuple(_entries(document, "", namespace)))
+    return Document(text, tuple(entries(document, namespace)))
 
 
 def _mistake(text: str, document: dict[str, Any]) -> str | None:
@@ -148,15 +148,21 @@ def _value(text: str, is_json: bool) -> Any:
         raise
 
 
-def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entry]:
+def entries(document: dict[str, Any], namespace: str, at: str = "") -> Iterator[Entry]:
+    """The resources of a document, which may be a list of them.
+
+    Args:
+        document: plain data.
+        namespace: of resources that name none.
+        at: where it is in the document that holds it.
+    """
     version, kind = document.get("apiVersion"), document.get("kind")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(document.get("items"), list):
-        for number, item in enumerate(cast("list[Any]", document["items"])):
-            below = f"{at}.items[{number}]" if at else f"items[{number}]"
+    items = items_of(document)
+    if items is not None:
+        for path, item in items:
+            below = f"{at}.{path}" if at else path
             if isinstance(item, dict):
-                # In a list of one kind from an API server, the items do not repeat the kind.
-                inherited = {"apiVersion": version, "kind": kind[: -len("List")]} if kind != "List" else {}
-                yield from _entries(inherited | cast("dict[str, Any]", item), below, namespace)
+                yield from entries(cast("dict[str, Any]", item), namespace, below)
             elif item is not None:
                 problem = Problem(
                     "", f"The entry is {type_name(item)}; it must be a resource, with apiVersion and kind."
@@ -194,7 +200,7 @@ def _entries(document: dict[str, Any], at: str, namespace: str) -> Iterator[Entr
     elif (group, kind) in UNBUILT_KINDS:
         problem = Problem("kind", f"{kind} is not built yet: this resource has no effect.", "Unsupported")
         yield Entry(at, None, None, (problem,), "warning", named)
-    elif group in OWN_GROUPS or _slip(group, kind):
+    elif is_slip(group, kind):
         yield Entry(
             at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "error", named
         )
@@ -230,9 +236,3 @@ def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[Entry]
     """A warning for fields that moongate does not support yet, so that no user relies on them."""
     if problems := tuple(marks.unbuilt(model)):
         yield Entry(at, None, None, problems, "warning", named)
-
-
-def _slip(group: str, kind: str) -> bool:
-    """Whether a kind is probably a misspelling of a kind that moongate reads, in a group of Kubernetes."""
-    ours = [known for held, known in KINDS if held == group]
-    return bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))

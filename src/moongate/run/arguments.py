@@ -1,0 +1,64 @@
+"""What callers of the Python API hand over, before anything is done with it: a wrong type is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, cast
+
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.gateways import LOCALHOST
+from moongate.translation import configuration as configuration_of
+
+
+def check(name: str, value: object, kind: type, what: str) -> None:
+    """Raise ``TypeError`` if an argument is of another type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}; it is of type {type(value).__name__}.")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise ``TypeError`` if an argument is neither a number of seconds nor None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{name} must be a number of seconds, or None; it is of type {type(value).__name__}.")
+
+
+def check_bind(bind: object) -> None:
+    """Raise an error if this is not an address to listen on.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it is no address.
+    """
+    check("bind", bind, str, "an IP address, or 'localhost'")
+    if bind == LOCALHOST:
+        return
+    try:
+        ip_address(cast("str", bind))
+    except ValueError:
+        message = f"The address is {bind!r}; it must be localhost or an IP address, such as 0.0.0.0 for all."
+        raise ValueError(message) from None
+
+
+def path(name: str, value: Path | str | None) -> Path | None:
+    """A path that may have been handed over as a string.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, str):
+        return Path(value)
+    if value is not None:
+        check(name, value, Path, "a path")
+    return value
+
+
+def configuration(value: EnvoyGateway | Mapping[str, Any] | None) -> EnvoyGateway | None:
+    """A configuration that may have been handed over as a document.
+
+    Raises:
+        ConfigurationError: it has faults.
+        TypeError: it is neither.
+    """
+    return value if isinstance(value, EnvoyGateway) else configuration_of(value)
