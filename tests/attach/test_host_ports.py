@@ -199,3 +199,13 @@ def test_a_rejected_gateway_keeps_its_port() -> None:
 
     assert listeners(core.db, EG) == ()
     assert reason(core) == "PortUnavailable"
+
+
+def test_a_gateway_reads_the_one_that_has_its_port_and_no_other() -> None:
+    """Else each of a hundred Gateways on one port would read all those before it."""
+    core = on_host(*(gateway(http("web", port=8080), name=f"g{n:03}") for n in range(100)))
+    with core.ran() as ran:
+        for n in range(100):
+            listeners(core.db, Ref.of(Gateway, "default", f"g{n:03}"))
+
+    assert (ran["listeners"], ran["_meet"]) == (100, 99)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 import pytest
 
@@ -16,6 +17,20 @@ def test_a_handover_begins_when_another_envoy_leaves_ports() -> None:
     assert not handover.under_way
 
     handover.begin()
+
+    assert handover.under_way
+
+
+def test_a_handover_to_an_envoy_that_starts_is_not_cut_short_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its user would be told for a moment that a port is taken, which is about to be left."""
+    handover = PortHandover()
+    handover.begin(1000)
+
+    handover.begin()
+    monkeypatch.setattr("moongate.infra.port_handover.HANDOVER_S", 0.0)
+    monkeypatch.setattr("moongate.infra.port_handover.monotonic", lambda: monotonic() + 10)
 
     assert handover.under_way
 

@@ -12,6 +12,7 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.status.gateways import (
     EnvoyState,
+    GatewayStatus,
     RefusedListener,
     class_status,
     gateway_status,
@@ -43,12 +44,16 @@ def verdicts(conditions: tuple[Condition, ...]) -> dict[str, str]:
 
 
 def lived(text: str, facts: EnvoyState) -> dict[str, str]:
+    return verdicts(live_status(text, facts).conditions)
+
+
+def live_status(text: str, facts: EnvoyState) -> GatewayStatus:
     core = Core(text)
     status = gateway_status(core.db, EG)
     [spec] = read(text)
     assert status is not None
     assert isinstance(spec, Gateway)
-    return verdicts(live(status, spec, facts).conditions)
+    return live(status, spec, facts)
 
 
 def test_a_status_has_the_shape_of_the_api() -> None:
@@ -200,14 +205,7 @@ def test_a_gateway_is_programmed_once_an_envoy_serves_it(facts: EnvoyState, expe
 )
 def test_a_listener_is_programmed_once_an_envoy_has_it(facts: EnvoyState, expected: list[str]) -> None:
     """Nothing listens before that, however valid the listener is."""
-    text = gateway(http("web"), http("more", port=81))
-    core = Core(text)
-    status = gateway_status(core.db, EG)
-    [spec] = read(text)
-    assert status is not None
-    assert isinstance(spec, Gateway)
-
-    listeners = live(status, spec, facts).listeners
+    listeners = live_status(gateway(http("web"), http("more", port=81)), facts).listeners
 
     assert [verdicts(each.conditions)["Programmed"] for each in listeners] == expected
 
@@ -279,15 +277,10 @@ def test_sixteen_addresses_are_listed() -> None:
 
 def test_a_listener_that_envoy_refuses_is_valid_and_not_programmed() -> None:
     """The one beside it is: a port that is taken is no fault of the others."""
-    text = gateway(http("web"), http("other", port=81))
-    core = Core(text)
-    status = gateway_status(core.db, EG)
-    [spec] = read(text)
-    assert status is not None
-    assert isinstance(spec, Gateway)
     refused = RefusedListener("other", "PortUnavailable", "Port 81 is taken.")
+    facts = msgspec.structs.replace(UP, refused_listeners=(refused,))
 
-    web, other = live(status, spec, msgspec.structs.replace(UP, refused_listeners=(refused,))).listeners
+    web, other = live_status(gateway(http("web"), http("other", port=81)), facts).listeners
 
     assert verdicts(web.conditions)["Programmed"] == "Programmed"
     assert verdicts(other.conditions) == {

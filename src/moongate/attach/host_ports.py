@@ -62,15 +62,17 @@ def claims(db: Db, port: int) -> tuple[Claim, ...]:
     return tuple(Claim(gateway, fleet_of(db, gateway)) for gateway in gateways)
 
 
-def rivals(db: Db, gateway: Ref, port: int) -> tuple[Claim, ...]:
-    """The claims on a port that come before the claim of a Gateway, and cannot be served together with it."""
+def rivals(db: Db, gateway: Ref, port: int) -> Iterator[Claim]:
+    """The claims on a port that come before the claim of a Gateway, and cannot be served together with it.
+
+    The first of them has the port nearly always, so a caller that stops there reads one, however many ask.
+    """
     fleet = fleet_of(db, gateway)
-    others = claims(db, port)
-    if all(claim.fleet == fleet for claim in others):
-        return ()
-    order = [claim.gateway for claim in others]
-    earlier = others[: order.index(gateway)] if gateway in order else ()
-    return tuple(claim for claim in earlier if claim.fleet != fleet and _meet(db, claim.fleet, fleet))
+    for claim in claims(db, port):
+        if claim.gateway == gateway:
+            return
+        if claim.fleet != fleet and _meet(db, claim.fleet, fleet):
+            yield claim
 
 
 @query
