@@ -58,9 +58,17 @@ OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 
 
 def is_slip(group: str, kind: str) -> bool:
-    """Whether a kind that is not read is probably a slip: its group has no other kinds, or one is alike."""
-    ours = [known for held, known in KINDS if held == group]
-    return group in OWN_GROUPS or bool(difflib.get_close_matches(kind, ours, n=1, cutoff=0.85))
+    """Whether a kind that is not read is probably a slip: its group has no other kinds, or one is alike.
+
+    Or kind and group are both like those of one that is read.
+    """
+    return group in OWN_GROUPS or any(
+        _is_like(kind, known) and (group == held or (held and _is_like(group, held))) for held, known in KINDS
+    )
+
+
+def _is_like(word: str, right: str) -> bool:
+    return bool(difflib.get_close_matches(word, [right], n=1, cutoff=0.85))
 
 
 def ref_of(kind: str, namespace: str, name: str) -> Ref:

@@ -409,6 +409,20 @@ def wait(_ref: Ref, _file: str, _used: bool) -> bool:
     return True
 
 
+class TestNames:
+    def test_a_resource_stays_whose_name_became_a_wrong_one(self) -> None:
+        """It is not removed, as one of its kind in its file has a fault and no last good state."""
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a"), backend("b")))
+
+        assert folder.update("a.yaml", stream(backend("A"), backend("b"))) == {}
+        assert only(folder).effect == (
+            "It is not in force until this is fixed. "
+            "The last good state of 1 resource stays in force: Backend default/a."
+        )
+        assert folder.update("a.yaml", stream(backend("c"), backend("b")))[A] is None
+
+
 class TestWaiting:
     """An edit over several files comes one file at a time."""
 

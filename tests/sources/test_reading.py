@@ -33,12 +33,14 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
     text = file_text(str(tmp_path / "a.yaml"))
 
-    assert text == Unreadable("It is a named pipe; only regular files are read.")
+    assert text == Unreadable("It is a named pipe; only regular files are read.", text="")
 
 
 def test_a_device_is_not_read() -> None:
     """It may have no end."""
-    assert file_text("/dev/zero", pipes=True) == Unreadable("It is a device; only regular files are read.")
+    assert file_text("/dev/zero", pipes=True) == Unreadable(
+        "It is a device; only regular files are read.", text=""
+    )
 
 
 def test_a_socket_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +57,7 @@ def test_a_pipe_that_nobody_writes_into_is_given_up(tmp_path: Path, monkeypatch:
 
     text = file_text(str(tmp_path / "pipe"), pipes=True)
 
-    assert text == Unreadable("It is a named pipe, and nobody writes into it.")
+    assert text == Unreadable("It is a named pipe, and nobody writes into it.", text="")
 
 
 def test_a_pipe_is_read_until_its_writer_closes_it(tmp_path: Path) -> None:

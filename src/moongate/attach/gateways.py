@@ -29,6 +29,8 @@ CONFIG = "config"
 """The cell of the EnvoyGateway configuration."""
 BIND = "bind"
 """The cell with the address on which listeners open: an IP address, ``LOCALHOST``, or ``None`` for all."""
+CLOSED = "closed"
+"""The cell with the namespaces whose routes and Gateways answer each request with 500, "" for all of them."""
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """Only this machine, unless a Gateway has ``spec.addresses``."""

@@ -88,7 +88,7 @@ def translated(
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.api.marks import NOT_SUPPORTED
     from moongate.attach.certificates import NOW
-    from moongate.attach.gateways import BIND, laptop_class
+    from moongate.attach.gateways import BIND, CLOSED, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
     from moongate.sources.diagnostics import EMPTY, refused_resources, without_reported
     from moongate.sources.files import Files
@@ -106,6 +106,7 @@ def translated(
     world.write(BIND, bind)
     # As in a run: a certificate that is out of date is not served.
     world.write(NOW, int(time()))
+    world.write(CLOSED, loaded.closed or None)
     world.apply(resources)
     world.refuse(refused_resources(loaded.diagnostics, resources))
     world.pull()

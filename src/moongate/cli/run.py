@@ -59,6 +59,13 @@ def run(
     run_dir: RunDir = None,
     log_format: LogFormat = "auto",
     access_log: AccessLog = "stdout",
+    permissive: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Serve routes though a manifest that may be a security policy cannot be read at the start.",
+        ),
+    ] = False,
 ) -> int:
     """Serve manifests on this machine, until Ctrl-C.
 
@@ -76,6 +83,9 @@ def run(
     port of a manifest, moongate goes on: the log and `moongate status` say
     which process has it, and moongate listens there as soon as it is free. If
     the port of --to is taken, moongate ends.
+
+    If a manifest that may be a SecurityPolicy cannot be read at the start, all that
+    it may concern answers 500 until it can be, unless you give --permissive.
 
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
     them at once. SIGTERM does the same, and SIGHUP of a terminal that is closed,
@@ -111,6 +121,7 @@ def run(
         envoy=envoy,
         run_dir=run_dir,
         access_log=access_log == "stdout",
+        permissive=permissive,
     )
     try:
         with logging_aside(log_format):

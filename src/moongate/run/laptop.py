@@ -19,7 +19,7 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
-from moongate.attach.gateways import BIND, LOCALHOST, controller_name, laptop_class
+from moongate.attach.gateways import BIND, CLOSED, LOCALHOST, controller_name, laptop_class
 from moongate.fleets import Fleets
 from moongate.infra.binary import envoy_binary
 from moongate.infra.ports import PortError
@@ -249,6 +249,13 @@ class Laptop:
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
+        if self.world.write(CLOSED, loaded.closed or None):
+            self._pump.on_write()
+            if loaded.closed:
+                which = "all" if "" in loaded.closed else ", ".join(loaded.closed)
+                _log.error("requests.refused", namespaces=which, status=500)
+            else:
+                _log.info("requests.admitted")
         # Put in force before logging: if logging fails, these changes do not come a second time.
         self.put(loaded.batch)
         if self.world.refuse(refused_resources(loaded.diagnostics, self.world.store.held())):

@@ -42,6 +42,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         envoy: the Envoy to run, instead of that of the wheel.
         run_dir: where sockets and other files of the run go.
         access_log: whether there is an access log on standard output if no EnvoyProxy says anything about it.
+        permissive: whether routes are served though a document that may be a security policy cannot be read.
     """
 
     paths: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     envoy: Path | None = None
     run_dir: Path | None = None
     access_log: bool = True
+    permissive: bool = False
 
 
 async def run_laptop(
@@ -131,7 +133,7 @@ async def _serve(
 
 async def _follow(running: Laptop, options: LaptopOptions, reread: asyncio.Event) -> None:
     """Put the manifests of files in force, and read all of them again when asked to, until cancelled."""
-    files = Files(options.paths, namespace=options.namespace)
+    files = Files(options.paths, namespace=options.namespace, permissive=options.permissive)
     while True:
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(running.follow(files))

@@ -78,6 +78,7 @@ class Loaded(Struct, frozen=True):
         batch: new states of resources, None for those that are gone; everything, the first time.
         diagnostics: all about the files as they are now, not only about those that changed.
         configuration: the EnvoyGateway among the manifests, if there is one.
+        closed: the namespaces whose requests are refused; with "" all are.
         files: those that were read for this.
         parsed: documents that had to be parsed for this.
     """
@@ -85,6 +86,7 @@ class Loaded(Struct, frozen=True):
     batch: Mapping[Ref, Resource | None]
     diagnostics: tuple[Diagnostic, ...]
     configuration: EnvoyGateway | None
+    closed: tuple[str, ...]
     files: tuple[str, ...]
     parsed: int
 
@@ -112,11 +114,15 @@ class Files:
     Args:
         paths: of files and folders; "-" is standard input, which is read once.
         namespace: of resources that name none.
+        permissive: whether routes are served at the start though a document that may be a security policy
+            cannot be read.
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, namespace: str = "default") -> None:
+    def __init__(
+        self, paths: Iterable[str | Path], *, namespace: str = "default", permissive: bool = False
+    ) -> None:
         self.paths = tuple(dict.fromkeys(str(path) for path in paths))
-        self.folder = Folder(namespace=namespace)
+        self.folder = Folder(namespace=namespace, strict=not permissive)
         self._lasting = list(self.paths)
         """The paths that can be read more than once."""
         self._listing = Listing()
@@ -128,7 +134,7 @@ class Files:
         """The files of watched folders that somebody has open for writing, by real path."""
         self._open: dict[str, float] = {}
         """Those of them that are to be read, each with the time at which it is read at the latest."""
-        self._reported: tuple[tuple[Diagnostic, ...], EnvoyGateway | None] | None = None
+        self._reported: tuple[object, ...] | None = None
 
     def load(self) -> Loaded:
         """Everything, as it is now."""
@@ -184,7 +190,7 @@ class Files:
             self._listing.keep(before)
             paths |= differing(before, self._listing)
         written = self._being_written()
-        if paths or events or written:
+        if paths or written or any(os.path.dirname(event) in self._listing.walked for event in events):
             self._quiet_since = now
         self._open |= dict.fromkeys(paths & written, now + OPEN_S)
         late = {path for path, until in self._open.items() if until <= now}
@@ -288,9 +294,14 @@ class Files:
             *self._unheard(),
             *self.folder.diagnostics(),
         )
-        self._reported = (diagnostics, self.folder.configuration)
+        self._reported = (diagnostics, self.folder.configuration, self.folder.closed)
         return Loaded(
-            batch, diagnostics, self.folder.configuration, tuple(files), self.folder.parsed - parsed
+            batch,
+            diagnostics,
+            self.folder.configuration,
+            self.folder.closed,
+            tuple(files),
+            self.folder.parsed - parsed,
         )
 
     def _without_manifests(self) -> Iterator[Diagnostic]:
@@ -374,7 +385,7 @@ class _Waits:
         if ref not in self._since or file in self._written or self._listing.is_out_of_reach(file):
             return True
         waited = self._now - self._since[ref]
-        if os.path.dirname(file) not in self._filled:
+        if file not in self._listing.files and os.path.dirname(file) not in self._filled:
             return waited < EMPTIED_S
         return self._now - self._quiet_since < (SETTLE_USED if used else SETTLE) and waited < PATIENCE
 

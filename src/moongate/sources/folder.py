@@ -3,9 +3,11 @@
 Rules
 =====
 1. If a document has a fault, the last good state of its resource stays in force. Other documents of the file
-   are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``).
+   are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``). At
+   the start, a document that may be such a policy closes what it may concern (``closed``, ``suspicion``).
 2. A document that cannot be read at all could define any resource of its file. As long as the file has such a
-   document, no resource that the file once defined is removed because its definition is missing.
+   document, no resource that the file once defined is removed because its definition is missing. A resource
+   that has faults and was never in force may be one of its kind with another name, and keeps these.
 3. If two documents define the same resource, the one that was first in force stays. The other is an error
    with both places, and takes over when the first is removed.
 4. Files that change together are one batch, so a resource that moves to another file does not change.
@@ -36,12 +38,14 @@ from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
-from moongate.policies.security_policy import FaultySecurityPolicy
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
 from moongate.sources import chunks as cutting
 from moongate.sources.chunks import Chunk, Place
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, Entry, read_document
+from moongate.sources.suspicion import EVERYTHING, may_guard
 
 STDIN = "<stdin>"
 """The file name of standard input."""
@@ -53,6 +57,8 @@ class Unreadable(NamedTuple):
     message: str
     line: int = 1
     column: int = 1
+    text: str | None = None
+    """The text as far as it can be read; None if nothing can be."""
 
 
 class Waits(Protocol):
@@ -73,10 +79,12 @@ class Folder:
 
     Args:
         namespace: of resources that name none.
+        strict: whether documents close what they may concern until the first state without such documents.
     """
 
-    def __init__(self, *, namespace: str = "default") -> None:
+    def __init__(self, *, namespace: str = "default", strict: bool = False) -> None:
         self.namespace = namespace
+        self.strict = strict
         self.parsed = 0
         """The number of documents parsed so far, which is the cost of the changes."""
         self._files: dict[str, _File] = {}
@@ -192,7 +200,17 @@ class Folder:
             if old != new and ref != CONFIGURATION:
                 assert not isinstance(new, EnvoyGateway)
                 batch[ref] = new
+        # What was served until now stays so: a fault that comes later changes nothing.
+        self.strict = self.strict and (bool(self.closed) or not self._held)
         return batch
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """The namespaces whose requests are refused because of documents that cannot be read, sorted; with
+        ``EVERYTHING`` first, if all are."""
+        if not self.strict:
+            return ()
+        return tuple(sorted({scope for path in self._faulty for _, scope in self._scopes(self._files[path])}))
 
     @property
     def waiting(self) -> Mapping[Ref, str]:
@@ -294,6 +312,28 @@ class Folder:
         policies = (held.resource for held in helds if held is not None and isinstance(held.resource, Policy))
         return any(not references_of(policy).isdisjoint(removed) for policy in policies)
 
+    def _scopes(self, file: _File) -> Iterator[tuple[object, str]]:
+        """The parts of a file that may be policies about who may pass, and what they may concern.
+
+        What the file keeps in force of such policies stands for as many of them.
+        """
+        guards = (ClientTrafficPolicy.KIND, SecurityPolicy.KIND)
+        kept = sum(ref.kind in guards for ref in file.retained if ref in self._held)
+        scopes: list[tuple[object, str]] = []
+        if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
+            scopes.append((file.unreadable, EVERYTHING))
+            kept = 1 if kept else 0
+        for number in file.faulty:
+            document = file.documents[number]
+            if document.guards:
+                scopes.append((document, EVERYTHING))
+            scopes += (
+                (entry, entry.scope)
+                for entry in document.entries
+                if entry.scope is not None and entry.ref not in self._held
+            )
+        return iter(scopes[kept:])
+
     def _replace(self, path: str, new: _File | None, touched: dict[Ref, None]) -> None:
         old = self._files.get(path) or _File(path, (), ())
         gone, come = _difference(old, new or _File(path, (), ()))
@@ -317,9 +357,20 @@ class Folder:
         self._files[path] = new
         if new.faulty or new.unreadable is not None:
             self._faulty.add(path)
+        # Not resources that are in force through another file.
+        own = {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
         if new.broken:
-            # Not resources that are in force through another file.
-            new.retained |= {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
+            new.retained |= own
+        elif own and new.faulty:
+            # A resource that is not in force because of its faults may be one of these, with a wrong name.
+            unsound = (
+                entry.ref
+                for number in new.faulty
+                for entry in new.documents[number].entries
+                if entry.resource is None and entry.ref is not None and entry.ref not in self._held
+            )
+            kinds = {(ref.group, ref.kind) for ref in unsound}
+            new.retained |= {ref for ref in own if (ref.group, ref.kind) in kinds}
 
     def _decision(self, ref: Ref, before: _Held | None) -> _Held | None:
         known = self._definitions.get(ref, [])
@@ -353,7 +404,8 @@ class Folder:
 
     def _of_file(self, file: _File) -> Iterator[Diagnostic]:
         effect = ""
-        if file.broken:
+        closing = dict(self._scopes(file)) if self.strict else {}
+        if file.retained:
             kept = sorted(ref for ref in file.retained if ref in self._held and ref not in self._definitions)
             if kept:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
@@ -363,14 +415,15 @@ class Folder:
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
-            yield Diagnostic(place, None, problem, effect=effect)
+            yield Diagnostic(place, None, problem, effect=_closes(effect, closing.get(file.unreadable)))
         for number in file.faulty:
             chunk, document = file.chunks[number], file.documents[number]
             if document.malformed is not None:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
                 place = chunk.place(file.path, at.line, at.column)
-                yield Diagnostic(place, None, problem, effect=effect, trace=at.trace)
+                both = _closes(effect, closing.get(document))
+                yield Diagnostic(place, None, problem, effect=both, trace=at.trace)
                 effect = ""
             for entry in document.entries:
                 own = ""
@@ -378,6 +431,9 @@ class Folder:
                     own, effect = effect, ""
                 elif entry.severity == "error" and entry.ref is not None:
                     own = self._effect(entry.ref)
+                    if effect and entry.ref not in self._held:
+                        own, effect = f"{own} {effect}", ""
+                own = _closes(own, closing.get(entry))
                 for index, problem in enumerate(entry.problems):
                     place = chunk.place(file.path, *document.position(entry, problem))
                     seen_from_file = problem.under(entry.at) if entry.at and problem.path else problem
@@ -421,6 +477,18 @@ class Folder:
         chunk = file.chunks[file.numbers[definition.document][occurrence]]
         line, column = definition.document.position(definition.entry, Problem(path, ""))
         return chunk.place(file.path, line, column)
+
+
+def _closes(effect: str, scope: str | None) -> str:
+    """The effect of a fault, with the requests that are refused because of it."""
+    if scope is None:
+        return effect
+    which = f"the routes and Gateways of namespace {scope}" if scope else "all routes"
+    closes = (
+        f"It may say who may pass, so all requests to {which} are answered with 500 until this is fixed; "
+        "`moongate run --permissive` serves them."
+    )
+    return f"{effect} {closes}".strip()
 
 
 _NAMED = 5

@@ -238,7 +238,9 @@ def _take(
     try:
         status = entry.stat()
     except FileNotFoundError:
-        return  # It went meanwhile, or is a link that leads nowhere.
+        if entry.is_symlink():  # It leads nowhere, as who reads it hears.
+            listing.files[path] = Found(None, root, folder)
+        return
     except OSError:
         listing.files[path] = Found(None, root, folder)  # Who reads it hears why it cannot be read.
         return

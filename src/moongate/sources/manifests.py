@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
@@ -29,6 +29,7 @@ from moongate.sources.mistaken import (
     seeming_of_object,
 )
 from moongate.sources.positions import position
+from moongate.sources.suspicion import EVERYTHING, is_like_guard, may_guard
 from moongate.sources.yaml_documents import Malformed, parsed_yaml
 
 LONG = 100_000
@@ -47,6 +48,8 @@ class Entry(Struct, frozen=True, eq=False):
         resource: None if it has faults.
         named: the name to show.
         closed: put in force for a SecurityPolicy with faults that has no last good state.
+        scope: what this may concern that may be a policy about who may pass, but cannot be read: a namespace,
+            or ``EVERYTHING``; None for all else.
     """
 
     at: str
@@ -56,6 +59,7 @@ class Entry(Struct, frozen=True, eq=False):
     severity: Severity = "error"
     named: Ref | None = None
     closed: FaultySecurityPolicy | None = None
+    scope: str | None = None
 
 
 class Document:
@@ -63,8 +67,10 @@ class Document:
 
     def __init__(self, text: str, entries: tuple[Entry, ...], malformed: Malformed | None = None) -> None:
         self.text = text
-        self.entries = entries
+        self.entries = entries = tuple(_with_scope(entry, text) for entry in entries)
         self.malformed = malformed
+        self.guards = malformed is not None and may_guard(text)
+        """Whether it cannot be read, and may be a policy about who may pass."""
         faulty = [entry for entry in entries if entry.problems]
         self.faulty = malformed is not None or bool(faulty)
         self.broken = malformed is not None or any(
@@ -148,6 +154,17 @@ def _value(text: str, is_json: bool) -> Any:
         raise
 
 
+def _with_scope(entry: Entry, text: str) -> Entry:
+    if entry.resource is not None or entry.severity != "error" or entry.closed is not None:
+        return entry
+    kind = entry.named.kind if entry.named is not None else ""
+    if not (is_like_guard(kind, text) if kind else may_guard(text)):
+        return entry
+    selects = "targetSelectors" in text  # It may select in other namespaces.
+    scope = entry.named.namespace if entry.named is not None and not selects else EVERYTHING
+    return structs.replace(entry, scope=scope)
+
+
 def entries(document: dict[str, Any], namespace: str, at: str = "") -> Iterator[Entry]:
     """The resources of a document, which may be a list of them.
 
@@ -226,7 +243,9 @@ def _closed(
         return None
     spec = cast("dict[str, Any]", document["spec"])
     targets = {name: spec[name] for name in ("targetRef", "targetRefs", "targetSelectors") if name in spec}
-    sound = admission.admit(document | {"spec": targets}, KINDS, namespace=namespace).resource
+    version = f"{SecurityPolicy.GROUP}/{SecurityPolicy.VERSIONS[0]}"
+    named = document | {"apiVersion": version, "spec": targets}
+    sound = admission.admit(named, KINDS, namespace=namespace).resource
     if not isinstance(sound, SecurityPolicy):
         return None
     return FaultySecurityPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)

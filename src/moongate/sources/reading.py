@@ -35,6 +35,8 @@ def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
         # Without O_NONBLOCK, opening a pipe blocks until there is a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):  # noqa: PTH114
+            return Unreadable(f"It is a symbolic link to {os.readlink(path)}, which does not exist.")  # noqa: PTH115
         return None
     except OSError as error:
         return _unreadable(error)
@@ -47,7 +49,7 @@ def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
         if pipes and stat.S_ISFIFO(status.st_mode):
             return _pipe_text(fd)
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "of an unknown kind")
-        return Unreadable(f"It is {kind}; only regular files are read.")
+        return Unreadable(f"It is {kind}; only regular files are read.", text="")
     except OSError as error:
         return _unreadable(error)
     finally:
@@ -73,6 +75,7 @@ def decoded(data: bytes) -> str | Unreadable:
             f"The byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8.",
             before.count("\n") + 1,
             len(before) - before.rfind("\n"),
+            data.decode(errors="replace"),
         )
 
 
@@ -90,7 +93,7 @@ def _pipe_text(fd: int) -> str | Unreadable:
     if not wait.poll(1000 * PIPE_PATIENCE_S):
         try:
             if not os.read(fd, 1):
-                return Unreadable("It is a named pipe, and nobody writes into it.")
+                return Unreadable("It is a named pipe, and nobody writes into it.", text="")
         except BlockingIOError:
             pass  # A process has opened it, but has written nothing yet.
     os.set_blocking(fd, True)

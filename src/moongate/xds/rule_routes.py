@@ -24,7 +24,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, Virtu
 from moongate import names
 from moongate.api.route import RequestRoute
 from moongate.attach.fleets import fleet_of
-from moongate.attach.gateways import proxy
+from moongate.attach.gateways import CLOSED, proxy
 from moongate.attach.listeners import attachable
 from moongate.attach.matches import matches, precedence, unbuildable
 from moongate.attach.route_kinds import order, route_kind, written_matches
@@ -90,7 +90,8 @@ class _Terms(NamedTuple):
         in_order: whether rules stay in the order in which they are written.
         described: whether Envoy routes have metadata.
         absent: the names of the filters that the listener's chain should have but lacks.
-        failed: whether the listener's own policy cannot be built.
+        failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
+        closed: the namespaces whose routes are closed for such a reason.
         facts: values of the listener's policy that features of routes use.
     """
 
@@ -98,17 +99,20 @@ class _Terms(NamedTuple):
     described: bool
     absent: tuple[str, ...]
     failed: bool
+    closed: tuple[str, ...]
     facts: ListenerFacts
 
 
 @query
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
+    closed: tuple[str, ...] = db.read(CLOSED) or ()
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
         absent=tuple(name for name, _ in missing_on(db, listener)),
-        failed=listener_failed(db, listener),
+        failed=listener_failed(db, listener) or "" in closed or listener.gateway.namespace in closed,
+        closed=closed,
         facts=listener_facts(db, listener),
     )
 
@@ -246,7 +250,7 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
-    failed = settings.failed or terms.failed
+    failed = settings.failed or terms.failed or served.route.metadata.namespace in terms.closed
     if failed or filters.failed or any(one.name in terms.absent for one in used):
         message.direct_response.status = 500
     elif filters.direct is not None:

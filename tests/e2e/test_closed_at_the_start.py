@@ -1,0 +1,156 @@
+"""A policy that cannot be read at the start of moongate lets nobody pass, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import msgspec
+import pytest
+
+from moongate.run import Laptop
+from moongate.sources.files import Files, load
+from tests.e2e import manifests as m
+from tests.e2e.backends import Echo
+from tests.e2e.conftest import until
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
+
+POLICY = """apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata:
+  name: users
+spec:
+  targetRefs:
+  - group: gateway.networking.k8s.io
+    kind: HTTPRoute
+    name: app
+  basicAuth:
+    users:
+      name: users
+"""
+SHA_OF_TEST = "{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\n"
+
+
+def json_of(text: str) -> str:
+    return msgspec.json.encode(msgspec.yaml.decode(text)).decode()
+
+
+A_TAB = POLICY.replace("  basicAuth:", "\tbasicAuth:")
+FAULTS = {
+    "a tab": A_TAB,
+    "wrong indentation": POLICY.replace("  basicAuth:", " basicAuth:"),
+    "a duplicate key": POLICY.replace("  name: users\nspec", "  name: users\n  name: users\nspec"),
+    "a latin-1 byte": POLICY.replace("name: app", "name: app # f\xfcr").encode("latin-1"),
+    "a wrong apiVersion": POLICY.replace("v1alpha1", "v1"),
+    "a wrong group": POLICY.replace("envoyproxy", "envoyproxi"),
+    "a wrong kind": POLICY.replace("SecurityPolicy", "SecurityPolcy"),
+    "a kind in lower case": POLICY.replace("SecurityPolicy", "securitypolicy"),
+    "no kind": POLICY.replace("kind: SecurityPolicy\n", "# a SecurityPolicy\n"),
+    "a wrong key for the kind": POLICY.replace("kind: SecurityPolicy", "knd: SecurityPolicy"),
+    "a target without group": POLICY.replace("- group: gateway.networking.k8s.io\n   ", "-"),
+    "a target of a wrong kind": POLICY.replace("HTTPRoute", "HttpRoute"),
+    "an upper-case name": POLICY.replace("name: users\nspec", "name: Users\nspec"),
+    "no name": POLICY.replace("  name: users\nspec", "  labels: {}\nspec"),
+    "an unknown field": POLICY.replace("basicAuth", "basicAuht"),
+    "the end cut off": POLICY[:-24],
+    "the middle cut off": POLICY[:150],
+    "JSON cut off": json_of(POLICY)[:-30],
+    "one document of several": f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: x}}\n---\n{POLICY}\tx",
+    "in a List": "apiVersion: v1\nkind: List\nitems:\n- "
+    + POLICY.replace("\n", "\n  ").replace("HTTPR", "HttpR"),
+    "a List with a tab": "apiVersion: v1\nkind: List\nitems:\n- " + POLICY.replace("\n", "\n  ") + "\t-",
+}
+
+
+@asynccontextmanager
+async def started(laptop: Laptop, root: Path) -> AsyncGenerator[None]:
+    """The folder as moongate has it that starts now."""
+    async with asyncio.TaskGroup() as tasks:
+        laptop.loaded.clear()
+        following = tasks.create_task(laptop.follow(Files([root])))
+        await laptop.loaded.wait()
+        await laptop.served()
+        yield
+        following.cancel()
+
+
+async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_path: Path) -> None:
+    """Until it can be read; and ``validate`` says what requests get meanwhile."""
+    port, root = free_port(), tmp_path / "m"
+    root.mkdir()
+    opened: list[str] = []
+    silent: list[str] = []
+    async with (
+        Echo("one").serving() as one,
+        Laptop() as laptop,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+
+        async def status() -> int:
+            answer = await client.get(f"http://127.0.0.1:{port}/", headers={"host": "app.test"})
+            return answer.status_code
+
+        base = [
+            m.gateway("gateway", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
+            m.local("one", one.port),
+            m.route("app", f"[{{{m.to('one')}}}]"),
+            m.secret("users", _htpasswd=f"ann:{SHA_OF_TEST}"),
+        ]
+        (root / "base.json").write_bytes(b"\n".join(msgspec.json.encode(each) for each in base))
+        for name, text in FAULTS.items():
+            path = root / ("policy.json" if "JSON" in name else "policy.yaml")
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+            async with started(laptop, root):
+                if await status() not in (401, 500):
+                    opened.append(name)
+            if not any("answered with 500 until" in str(each) for each in load([root]).errors):
+                silent.append(name)
+            path.unlink()
+            laptop.put({ref: None for ref in laptop.world.store.held() if ref.kind == "SecurityPolicy"})
+        await laptop.served()
+        assert (opened, silent) == ([], [])
+
+        (root / "policy.yaml").symlink_to("nowhere.yaml")
+        async with started(laptop, root):
+            assert await status() == 500
+            (root / "policy.yaml").unlink()
+            (root / "policy.yaml").write_text(POLICY)
+            await until(lambda: not laptop.diagnostics())
+            await laptop.served()
+            assert await status() == 401
+            (root / "policy.yaml").write_text(A_TAB)
+            await until(lambda: bool(laptop.diagnostics()))
+            await laptop.served()
+            assert await status() == 401
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("route.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\tspec: {}\n"),
+        ("values.yaml", "replicas: [1\n"),
+        ("route.yaml", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: 'UP'}\n"),
+    ],
+)
+def test_a_fault_of_another_kind_closes_nothing(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+
+    loaded = load([tmp_path])
+
+    assert loaded.errors
+    assert loaded.closed == ()
+
+
+def test_who_asks_for_it_is_served_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(A_TAB)
+
+    assert load([tmp_path]).closed == ("",)
+    assert Files([tmp_path], permissive=True).load().closed == ()
