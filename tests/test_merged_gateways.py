@@ -25,12 +25,15 @@ def core(*manifests: str) -> Core:
     return merged
 
 
-def route(gateway_name: str, *hostnames: str) -> str:
+def route(gateway_name: str, *hostnames: str, rules: str = "[{}]") -> str:
     return f"""
     apiVersion: gateway.networking.k8s.io/v1
     kind: HTTPRoute
     metadata: {{name: of-{gateway_name}, namespace: default}}
-    spec: {{parentRefs: [{{name: {gateway_name}}}], hostnames: [{", ".join(f'"{h}"' for h in hostnames)}]}}
+    spec:
+      parentRefs: [{{name: {gateway_name}}}]
+      hostnames: [{", ".join(f'"{h}"' for h in hostnames)}]
+      rules: {rules}
     """
 
 
@@ -63,6 +66,29 @@ def test_a_hostname_belongs_to_the_narrowest_listener_of_all_gateways_on_a_port(
         ("default/one/web/b_io", "b.io"),
         ("default/two/web/a_io", "a.io"),
     }
+
+
+def test_a_redirect_follows_the_listener_of_its_own_gateway() -> None:
+    """Whoever else has the same Envoys, a redirect must lead to where its own clients can connect."""
+    path = "{type: ReplaceFullPath, replaceFullPath: /x}"
+    rules = f"[{{filters: [{{type: RequestRedirect, requestRedirect: {{path: {path}}}}}]}}]"
+    merged = core(
+        gateway(http("web", "a.io"), name="one"),
+        gateway(https("web", "cert", port=8443), name="two"),
+        tls_secret("cert", "b.io"),
+        route("one", "a.io", rules=rules),
+        route("two", "b.io", rules=rules),
+    )
+
+    redirects: dict[str, tuple[str, int]] = {}
+    for name in ("default/one/web", "default/two/web"):
+        table = route_configuration(merged.db, FLEET, name)
+        assert table is not None
+        for host in RouteConfiguration.FromString(table.body).virtual_hosts:
+            for each in host.routes:
+                redirects[host.domains[0]] = (each.redirect.host_redirect, each.redirect.port_redirect)
+
+    assert redirects == {"a.io": ("a.io", 0), "b.io": ("", 8443)}
 
 
 def test_a_policy_of_one_gateway_does_not_hold_where_another_shares_its_plaintext_port() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import manifests as m
-from tests.e2e.conftest import Site
+from tests.e2e.conftest import Site, until
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -72,6 +72,25 @@ async def test_a_percent_sign_in_a_header_is_one_and_a_command_is_one(site: Site
     answer = await site.ask("percent.test")
 
     assert answer.headers["x-share"] == "100% of HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("%NOBODYS%", "NOBODYS. What was in force"),
+        ("%REQ%", "REQ requires parameters. What was in force"),
+    ],
+)
+async def test_a_command_that_envoy_does_not_know_is_answered_500_and_named(
+    site: Site, value: str, words: str
+) -> None:
+    """Only Envoy knows all of its commands, so it is asked; the rest of the table goes on."""
+    route = filtering("command", m.tell_client("x-command", value))
+    await site.apply(route)
+
+    assert await site.status("command.test") == 500
+    await until(lambda: "Programmed" in site.conditions(route))
+    assert words in site.conditions(route)["Programmed"]["message"]
 
 
 async def test_headers_can_be_changed_for_one_backend_of_several(site: Site) -> None:

@@ -88,7 +88,9 @@ class Statuses:
         """Take the states of all Gateways' Envoys, and all refusals."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
-            message = f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message}"
+            message = (
+                f"Envoy of {names.fleet(refusal.fleet)} refuses it: {refusal.message.removesuffix('.')}."
+            )
             for ref in refusal.resources:
                 messages.setdefault(ref, []).append(message)
         changed = {*_differing(states, self._envoys), *_differing(messages, self._refusals)}
