@@ -479,6 +479,18 @@ class TestWatch:
             (mine / "sub" / "a.yaml").write_text(backend("a", 2))
             await watched.until(lambda: watched.ports == {"a": 2, "b": 2})
 
+    def test_a_folder_that_cannot_be_read_at_the_start_closes_all_routes(self, mine: Path) -> None:
+        """It may have a policy about who may pass."""
+        (mine / "sub").mkdir()
+        (mine / "b.yaml").write_text(backend("b", 1))
+        (mine / "sub").chmod(0)
+
+        loaded = load([mine])
+
+        assert loaded.closed == ("",)
+        [fault] = loaded.errors
+        assert fault.effect.startswith("It may say who may pass, so all requests to all routes are answered")
+
     async def test_a_folder_that_the_kernel_does_not_watch_is_looked_at(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

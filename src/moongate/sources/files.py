@@ -45,10 +45,11 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import EMPTY, Diagnostic
-from moongate.sources.folder import STDIN, Folder, Unreadable
+from moongate.sources.folder import STDIN, Folder, Unreadable, closing_effect
 from moongate.sources.folder_events import FolderEvents
 from moongate.sources.listing import SUFFIXES, Found, Listing, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
+from moongate.sources.suspicion import EVERYTHING
 
 TICK = 0.05
 """Seconds to wait for events before looking at what is unsettled."""
@@ -275,6 +276,7 @@ class Files:
         return True
 
     def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
+        self.folder.hidden = bool(self._listing.unreadable)
         for path in paths:
             try:
                 text = file_text(path)
@@ -325,6 +327,8 @@ class Files:
         kept = sum(
             self._listing.is_out_of_reach(file) and is_within(file, fault.place.file) for file in files
         )
+        if self.folder.strict and fault.problem.reason == "Unreadable":
+            return structs.replace(fault, effect=closing_effect("", EVERYTHING))
         if fault.severity != "error" or not kept:
             return fault
         return structs.replace(fault, effect=f"{_stay(kept)} in force until then.")

@@ -85,6 +85,8 @@ class Folder:
     def __init__(self, *, namespace: str = "default", strict: bool = False) -> None:
         self.namespace = namespace
         self.strict = strict
+        self.hidden = False
+        """Whether there is a folder that cannot be read, which may have a policy about who may pass."""
         self.parsed = 0
         """The number of documents parsed so far, which is the cost of the changes."""
         self._files: dict[str, _File] = {}
@@ -210,7 +212,8 @@ class Folder:
         ``EVERYTHING`` first, if all are."""
         if not self.strict:
             return ()
-        return tuple(sorted({scope for path in self._faulty for _, scope in self._scopes(self._files[path])}))
+        scopes = {scope for path in self._faulty for _, scope in self._scopes(self._files[path])}
+        return tuple(sorted(scopes | {EVERYTHING} if self.hidden else scopes))
 
     @property
     def waiting(self) -> Mapping[Ref, str]:
@@ -415,14 +418,16 @@ class Folder:
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
-            yield Diagnostic(place, None, problem, effect=_closes(effect, closing.get(file.unreadable)))
+            yield Diagnostic(
+                place, None, problem, effect=closing_effect(effect, closing.get(file.unreadable))
+            )
         for number in file.faulty:
             chunk, document = file.chunks[number], file.documents[number]
             if document.malformed is not None:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
                 place = chunk.place(file.path, at.line, at.column)
-                both = _closes(effect, closing.get(document))
+                both = closing_effect(effect, closing.get(document))
                 yield Diagnostic(place, None, problem, effect=both, trace=at.trace)
                 effect = ""
             for entry in document.entries:
@@ -433,7 +438,7 @@ class Folder:
                     own = self._effect(entry.ref)
                     if effect and entry.ref not in self._held:
                         own, effect = f"{own} {effect}", ""
-                own = _closes(own, closing.get(entry))
+                own = closing_effect(own, closing.get(entry))
                 for index, problem in enumerate(entry.problems):
                     place = chunk.place(file.path, *document.position(entry, problem))
                     seen_from_file = problem.under(entry.at) if entry.at and problem.path else problem
@@ -479,8 +484,8 @@ class Folder:
         return chunk.place(file.path, line, column)
 
 
-def _closes(effect: str, scope: str | None) -> str:
-    """The effect of a fault, with the requests that are refused because of it."""
+def closing_effect(effect: str, scope: str | None) -> str:
+    """The effect of a fault, with the requests that are refused because of it: a namespace's, or all ("")."""
     if scope is None:
         return effect
     which = f"the routes and Gateways of namespace {scope}" if scope else "all routes"
