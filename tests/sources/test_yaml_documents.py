@@ -83,7 +83,7 @@ def test_a_second_key_of_a_name_is_an_error() -> None:
     assert fault("a:\n  b: 1\n  b: 2\n") == (
         3,
         3,
-        "The key 'b' stands twice in one object; keep one of them.",
+        "The key 'b' stands twice in one object, here and 1 line above; keep one of them.",
     )
 
 
@@ -106,7 +106,11 @@ def test_a_tag_that_constructs_is_refused() -> None:
 
 
 def test_a_control_character_is_shown() -> None:
-    assert fault("ä: 1\nb: \x01\n") == (2, 4, "There is a character that YAML does not allow, U+0001.")
+    assert fault("ä: 1\nb: \x01\n") == (
+        2,
+        4,
+        "There is a character that YAML does not allow, U+0001; remove it.",
+    )
 
 
 def test_aliases_of_aliases_do_not_fill_the_memory() -> None:
@@ -149,3 +153,26 @@ def test_a_fault_is_shown_whatever_ends_a_line(end: str) -> None:
 def test_a_number_beyond_any_integer_is_no_int(text: str) -> None:
     """Python refuses to write out an int of thousands of digits, in any message."""
     assert not isinstance(parsed_yaml(f"a: {text}")["a"], int)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("a: [b\nc: d\n", (1, 4), "This is not YAML: the '[' is not closed with a ']'."),
+        ("a: {b: [c]\nd: e\n", (1, 4), "This is not YAML: the '{' is not closed with a '}'."),
+        ("a: 1\nb:c4n4ry\nd: 2\n", (2, 1), "This is not YAML: a space is missing after 'b:'."),
+        (
+            "apiVersion: a\nkind: b\napiVersion: c\n",
+            (3, 1),
+            "The key 'apiVersion' stands here and 2 lines above: put `---` on a line between two documents.",
+        ),
+        (
+            "a: {b: 1, b: 2}\n",
+            (1, 11),
+            "The key 'b' stands twice in one object, here and before it on this line; keep one of them.",
+        ),
+    ],
+)
+def test_a_fault_is_shown_where_it_was_made(text: str, place: tuple[int, int], message: str) -> None:
+    """A parser notices many only on a later line, and says so in words of its grammar."""
+    assert fault(text) == (*place, message)

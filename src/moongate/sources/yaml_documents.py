@@ -112,9 +112,7 @@ def composed(text: str) -> Node | None:
         if (guess := seeming(text)) is not None:
             raise malformed(text, guess.offset, guess.message) from None
         raise Malformed(
-            f"There is a character that YAML does not allow, {error.character!r}."
-            if isinstance(error.character, str)
-            else f"There is a character that YAML does not allow, U+{error.character:04X}.",
+            f"There is a character that YAML does not allow, U+{_code(error.character):04X}; remove it.",
             before.count("\n") + 1,
             len(before) - (before.rfind("\n") + 1) + 1,
         ) from None
@@ -135,7 +133,10 @@ class _Values:
             return node.value if not tag else self._tagged(node, tag)
         self._left -= len(node.value) + 1
         if self._left < 0:
-            raise _at(node, f"The aliases of this document come to more than {EXPANDED} values.")
+            raise _at(
+                node,
+                f"The aliases of this document come to more than {EXPANDED} values; write some of them out.",
+            )
         if depth > DEEPEST:
             raise _too_deep(node)
         if type(node) is SequenceNode:
@@ -164,7 +165,7 @@ class _Values:
                     merged.append(entry)
                     continue
             if key in pairs:
-                raise _at(name, repeated_key(key))
+                raise _at(name, _repeated_key(node, name, key))
             # Most entries are such scalars; a call for each would cost more than all the rest.
             pairs[key] = _scalar(entry.value) if entry.tag == _PLAIN else self.value(entry, depth)
         for entry in merged:
@@ -319,6 +320,8 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     shown = lines[line] if line < len(lines) else ""
     if "{{" in shown or (line and "{{" in lines[line - 1]):
         return Malformed(HELM, line + 1, column + 1)
+    if (opened := _opened(lines, error)) is not None:
+        return opened
     for number in (line, line - 1):
         indent = (
             lines[number][: len(lines[number]) - len(lines[number].lstrip())]
@@ -333,6 +336,46 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     words = f"{problem} ({error.context})" if error.context else problem
     hint = next((hint for fragment, hint in _HINTS if fragment in words), words)
     return Malformed(f"This is not YAML: {hint}.", line + 1, column + 1)
+
+
+_OPENED = {"while parsing a flow sequence": ("[", "]"), "while parsing a flow mapping": ("{", "}")}
+
+
+def _opened(lines: list[str], error: yaml.MarkedYAMLError) -> Malformed | None:
+    """The place that the parser was still about when it failed on a later line, if that says more."""
+    about, mark = error.context_mark, error.problem_mark
+    if about is None or mark is None or about.line >= mark.line or about.line >= len(lines):
+        return None
+    if error.context in _OPENED:
+        opening, closing = _OPENED[error.context]
+        return Malformed(
+            f"This is not YAML: the '{opening}' is not closed with a '{closing}'.",
+            about.line + 1,
+            about.column + 1,
+        )
+    key = _KEY_WITHOUT_SPACE.match(lines[about.line], about.column)
+    if "could not find expected ':'" in (error.problem or "") and key is not None:
+        # What follows may be a secret.
+        return Malformed(
+            f"This is not YAML: a space is missing after '{key[1]}'.", about.line + 1, about.column + 1
+        )
+    return None
+
+
+_KEY_WITHOUT_SPACE = re.compile(r"([\w.-]+:)[^\s:]")
+
+
+def _code(character: str | int) -> int:
+    return ord(character) if isinstance(character, str) else character
+
+
+def _repeated_key(node: MappingNode, again: Node, key: str) -> str:
+    first = next(name for name, _ in node.value if name.value == again.value)
+    above = again.start_mark.line - first.start_mark.line
+    where = f"{above} line{'s' * (above > 1)} above" if above else "before it on this line"
+    if key in ("apiVersion", "kind") and not again.start_mark.column:
+        return f"The key {key!r} stands here and {where}: put `---` on a line between two documents."
+    return f"The key {key!r} stands twice in one object, here and {where}; keep one of them."
 
 
 def repeated_key(key: str) -> str:
