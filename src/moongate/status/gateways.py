@@ -197,9 +197,7 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     if not ancestors:
         return None
     generation = resource.metadata.generation
-    conditions = [
-        accepted(proxy_problems(db, envoy_proxy), generation, message="The EnvoyProxy is in force.")
-    ]
+    conditions = [accepted(proxy_problems(db, envoy_proxy), generation, message="The EnvoyProxy is valid.")]
     conditions += unsupported(resource)
     deprecated = getattr(resource.spec, "lua_validation", None) is not None
     if deprecated:
