@@ -86,3 +86,21 @@ def test_a_folder_that_is_too_long_a_path_is_a_fault(tmp_path: Path) -> None:
     [fault] = list_paths([str(tmp_path)]).diagnostics()
 
     assert "file name too long" in fault.problem.message
+
+
+def test_what_somebody_may_expect_to_be_read_is_said(tmp_path: Path) -> None:
+    """Endings in capital letters, and links that lead nowhere; but no backups of editors."""
+    (tmp_path / "a.YAML").touch()
+    (tmp_path / "b.yaml~").touch()
+    (tmp_path / "shared").symlink_to("nowhere")
+    (tmp_path / "self.yaml").symlink_to("self.yaml")
+    (tmp_path / "loop").symlink_to("loop")
+
+    listing = list_paths([str(tmp_path)])
+
+    assert listing.passed == {
+        f"{tmp_path}/a.YAML": "The file is not read: its name must end in .yaml, in small letters.",
+        f"{tmp_path}/loop": "It is a symbolic link that leads nowhere (loop), so it is not read.",
+        f"{tmp_path}/shared": "It is a symbolic link that leads nowhere (nowhere), so it is not read.",
+    }
+    assert list(listing.files) == [f"{tmp_path}/self.yaml"], "who reads it says why it cannot be read"

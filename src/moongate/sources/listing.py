@@ -10,7 +10,7 @@ Rules
 """
 
 # The watcher uses strings for paths, and there are thousands of them.
-# ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH120
+# ruff: noqa: PTH100, PTH110, PTH112, PTH115, PTH116, PTH118, PTH120, PTH122
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ class Listing:
         self.folders: list[str] = []
         self.unreadable: dict[str, str] = {}
         """Folders by the path that is shown → why nothing in them is read."""
+        self.passed: dict[str, str] = {}
+        """What is not read though somebody may expect it, by the path that is shown → why."""
         self.watched: frozenset[str] = frozenset()
 
     def keep(self, before: Listing) -> None:
@@ -110,6 +112,8 @@ class Listing:
             yield Diagnostic(Place(path, 0, 0), None, problem)
         for path, message in self.unreadable.items():
             yield Diagnostic(Place(path, 0, 0), None, Problem("", message, "Unreadable"))
+        for path, message in self.passed.items():
+            yield Diagnostic(Place(path, 0, 0), None, Problem("", message, "NotRead"), "warning")
         for root in self.folders:
             # Of paths that overlap, the first has the files.
             within = os.path.realpath(root)
@@ -194,15 +198,33 @@ def _walk(root: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
         try:
             if entry.is_symlink():
                 listing.linked |= {folder.real, os.path.dirname(os.path.realpath(path))}
-            if entry.is_dir():
+            if _is_folder(entry):
                 if len(nested) < MOST_NESTED:
                     nested.append(_opened(path, root, listing))
                 else:
                     listing.unreadable[path] = f"Folders are read {MOST_NESTED} deep; this one is deeper."
             elif entry.name.endswith(SUFFIXES):
                 _take(entry, path, root, folder.real, listing, seen)
+            elif entry.name.lower().endswith(SUFFIXES):
+                right = os.path.splitext(entry.name)[1].lower()
+                listing.passed[path] = (
+                    f"The file is not read: its name must end in {right}, in small letters."
+                )
+            elif entry.is_symlink() and not os.path.exists(path):
+                there = os.readlink(path)
+                listing.passed[path] = (
+                    f"It is a symbolic link that leads nowhere ({there}), so it is not read."
+                )
         except OSError:
             continue
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads back to itself
 
 
 class _Folder(NamedTuple):
