@@ -31,7 +31,10 @@ def running() -> tuple[World, RunningFleet]:
         gateway(http("open", port=8080), http("named", port=8081, hostname="a.example")),
     )
     world = World.of(resource for text in manifests for resource in read(text))
-    options, files = EnvoyOptions(), EnvoyFiles(*map(Path, ("bootstrap", "admin", "xds", "record")))
+    options, files = (
+        EnvoyOptions(),
+        EnvoyFiles(*map(Path, ("bootstrap", "admin", "xds", "record", "access_log", "log"))),
+    )
     process = EnvoyProcess(
         "default/eg",
         binary=Path("envoy"),

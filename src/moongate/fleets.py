@@ -38,6 +38,7 @@ from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
 from moongate.engine import Failed
 from moongate.infra.bootstrap import EnvoyOptions, bootstrap
+from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
@@ -82,6 +83,7 @@ class Fleets:
         access_log: where Envoys write their access log, as ``EnvoyProcess`` has it.
         on_change: called when the state of an Envoy, or a refusal, changed.
         on_write: called after a write into cells of the world; the caller then settles the world.
+        keep: whether Envoys outlive this, and those that a former moongate left running are adopted.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Fleets:
         access_log: Callable[[bytes], None] | int,
         on_change: Callable[[], None],
         on_write: Callable[[], None],
+        keep: bool = False,
     ) -> None:
         self._world = world
         self._run = run
@@ -100,6 +103,7 @@ class Fleets:
         self._access_log = access_log
         self._on_change = on_change
         self._on_write = on_write
+        self._keep = keep
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
@@ -121,6 +125,7 @@ class Fleets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for fleet in self._fleets.values():
+            fleet.process.leave()
             fleet.end()
         # The group does not see the error: it would cancel the Envoys, but they have to drain.
         await self._tasks.__aexit__(None, None, None)
@@ -185,6 +190,18 @@ class Fleets:
                 if fleet is None or not self._quarantine.has_patches_in_doubt(fleet.id):
                     self._held.remove(name)
                     self._ads.release(name, ROUTE)
+
+    async def end_left_over(self) -> None:
+        """End Envoys that a former moongate left running, and whose fleets do not exist any more."""
+        await self._successors_started()
+        known = {self._run.envoy(name) for name in (*self._fleets, *self._ending)}
+        for envoy in self._run.envoys():
+            if envoy not in known:
+                _log.info("envoy.left_over", pid=envoy.running())
+                # Another Envoy may get its ports.
+                self._hand_over()
+                await end_kept(envoy, EnvoyOptions().drain_s)
+                self._hand_over()
 
     def skip_drain(self) -> None:
         """End a running or future drain at once."""
@@ -274,6 +291,7 @@ class Fleets:
             options=options,
             beside=lambda: self._ads.listen(unix_socket(files.xds, name)),
             access_log=self._access_log,
+            keep=self._keep,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
         )

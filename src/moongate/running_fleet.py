@@ -173,6 +173,7 @@ class RunningFleet:
                 "pid": self.process.pid,
                 "restarts": self.process.restarts,
                 "unacknowledged_s": None if self.late is None else round(now - self.late.since),
+                "adopted": self.process.adopted,
                 "admin": str(self.process.admin),
             },
         }

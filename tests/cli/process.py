@@ -17,11 +17,13 @@ class Moongate:
 
     Args:
         new_session: whether it has no controlling terminal, as a daemon.
+        stderr: whether what it says on standard error is taken, too.
     """
 
-    def __init__(self, *arguments: str | int | Path, new_session: bool = False) -> None:
+    def __init__(self, *arguments: str | int | Path, new_session: bool = False, stderr: bool = True) -> None:
         self._arguments = [str(argument) for argument in arguments]
         self._new_session = new_session
+        self._stderr = asyncio.subprocess.STDOUT if stderr else asyncio.subprocess.DEVNULL
         self._said = ""
         self.process: Process
 
@@ -32,7 +34,7 @@ class Moongate:
             "moongate",
             *self._arguments,
             stdout=PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=self._stderr,
             start_new_session=self._new_session,
         )
         return self
@@ -53,6 +55,11 @@ class Moongate:
                 if word in line:
                     return self._said
         raise AssertionError(f"it ended without {word!r}:\n{self._said}")
+
+    async def killed(self) -> None:
+        """Kill it, so that it can clean up nothing."""
+        self.process.kill()
+        await self.process.communicate()
 
     async def ended_by(self, number: int) -> int | None:
         """The exit code after a signal."""

@@ -12,6 +12,9 @@ from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json, bootstrap
 
 XDS, ADMIN = Path("/run/m/xds.sock"), Path("/run/m/envoy.sock")
 
+SOON = {"retryBackOff": {"baseInterval": "0.050s", "maxInterval": "1s"}}
+"""When an Envoy that lost its control plane asks again: one that outlived it is to be adopted soon."""
+
 
 def made(*, zone: str = "", stats_tags: bool = False) -> dict[str, Any]:
     message = bootstrap(
@@ -35,7 +38,7 @@ def test_listeners_and_clusters_come_by_delta_ads() -> None:
     assert dynamic["adsConfig"] == {
         "apiType": "DELTA_GRPC",
         "transportApiVersion": "V3",
-        "grpcServices": [{"envoyGrpc": {"clusterName": "xds_cluster"}}],
+        "grpcServices": [{"envoyGrpc": {"clusterName": "xds_cluster", "retryPolicy": SOON}}],
         "setNodeOnFirstMessageOnly": True,
     }
     for kind in ("ldsConfig", "cdsConfig"):

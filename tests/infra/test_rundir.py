@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -8,7 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moongate.infra.rundir import MAX_SOCKET_PATH, EnvoyFiles, NoRunDirectoryError, RunDirectory, runs
+from moongate.infra.rundir import (
+    MAX_SOCKET_PATH,
+    EnvoyFiles,
+    NoRunDirectoryError,
+    RunDirectory,
+    TakenError,
+    kept,
+    runs,
+)
 
 WAIT_S = 10
 
@@ -47,9 +56,7 @@ def test_what_still_runs_from_a_dead_folder_is_killed(base: Path) -> None:
     """For an Envoy that the kernel did not end with its parent: one with file capabilities."""
     dead = dead_run(base)
     orphan = sleeper(str(dead / "envoy.json"))
-    EnvoyFiles(dead / "envoy.json", dead / "envoy.sock", dead / "xds.sock", dead / "envoy.pid").write_record(
-        orphan.pid
-    )
+    files_in(dead).write_record(orphan.pid)
 
     with RunDirectory(base):
         assert orphan.wait(WAIT_S) < 0
@@ -64,7 +71,9 @@ def test_a_process_that_took_over_the_number_is_let_live(base: Path, fault: str)
     started = int(Path(f"/proc/{stranger.pid}/stat").read_text().rpartition(")")[2].split()[19])
     if fault == "another start":
         started += 1
-    (dead / "envoy.pid").write_text(f'{{"pid":{stranger.pid},"started":{started}}}')
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    record = {"pid": stranger.pid, "started": started, "boot": boot}
+    (dead / "envoy-0.pid").write_text(json.dumps(record))
 
     with RunDirectory(base):
         assert psutil.Process(stranger.pid).is_running()
@@ -150,3 +159,65 @@ def sleeper(word: str) -> subprocess.Popen[bytes]:
     with process.stdout:
         process.stdout.readline()
     return process
+
+
+def files_in(folder: Path) -> EnvoyFiles:
+    """The files of an Envoy in the folder of a run."""
+    suffixes = {"bootstrap": "json", "admin": "sock", "record": "pid", "access_log": "out", "log": "err"}
+    named = {name: folder / f"envoy-0.{suffix}" for name, suffix in suffixes.items()}
+    return EnvoyFiles(**named, xds=folder / "xds-0.sock")
+
+
+def test_a_folder_that_is_kept_stays_as_long_as_an_envoy_of_it_runs(base: Path) -> None:
+    """No other start sweeps it, and the next one of its kind takes it over."""
+    with RunDirectory(base, keep=True) as run:
+        envoy = run.envoy("default/eg")
+        process = sleeper(str(envoy.bootstrap))
+        envoy.write_record(process.pid)
+
+    with RunDirectory(base):
+        assert kept(base) == [base]
+    with RunDirectory(base, keep=True) as later:
+        assert later.path == run.path
+        assert later.envoys() == [envoy]
+        assert envoy.running() == process.pid
+        assert kept(base) == []
+
+    process.kill()
+    process.wait()
+    assert kept(base) == []
+    with RunDirectory(base):
+        assert not run.path.exists()
+
+
+def test_a_folder_that_is_kept_has_one_moongate(base: Path) -> None:
+    with (
+        RunDirectory(base, keep=True),
+        pytest.raises(TakenError, match="--run-dir"),
+        RunDirectory(base, keep=True),
+    ):
+        pass
+
+
+def test_an_envoy_of_another_boot_is_none_of_ours(base: Path) -> None:
+    """A folder on a disk outlives the machine's restart, and process ids and start times come again."""
+    with RunDirectory(base, keep=True) as run:
+        envoy = run.envoy("default/eg")
+        process = sleeper(str(envoy.bootstrap))
+        envoy.write_record(process.pid)
+        record = json.loads(envoy.record.read_text())
+        envoy.record.write_text(json.dumps(record | {"boot": "another"}))
+
+        assert envoy.running() is None
+
+    assert not base.exists()
+    process.kill()
+    process.wait()
+
+
+def test_a_base_may_be_named_from_where_one_is(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Envoy that outlives its moongate may be adopted from elsewhere."""
+    monkeypatch.chdir(base.parent)
+
+    with RunDirectory(Path(base.name)) as run:
+        assert run.path.parent == base

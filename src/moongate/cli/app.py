@@ -23,6 +23,7 @@ from moongate.cli.printing import complain, program
 from moongate.cli.quickstart import quickstart
 from moongate.cli.run import run
 from moongate.cli.status import status
+from moongate.cli.stop import stop
 from moongate.cli.translate import translate
 from moongate.cli.usage_errors import INTERRUPTED, REFUSED, USAGE, UsageError
 from moongate.cli.validate import validate
@@ -55,7 +56,7 @@ internal error. Colours are shown in a terminal only; NO_COLOR=1 turns them off.
     suppress_keyboard_interrupt=False,
 )
 
-COMMANDS = {each.__name__: each for each in (run, translate, validate, status, quickstart, version)}
+COMMANDS = {each.__name__: each for each in (run, translate, validate, status, stop, quickstart, version)}
 """In the order of help and reference."""
 
 for _number, _command in enumerate(COMMANDS.values()):

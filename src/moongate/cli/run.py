@@ -66,6 +66,12 @@ def run(
             help="Serve routes though a manifest that may be a security policy cannot be read at the start.",
         ),
     ] = False,
+    keep_envoys: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Let Envoys go on serving when moongate ends; the next start adopts them."
+        ),
+    ] = False,
 ) -> int:
     """Serve manifests on this machine, until Ctrl-C.
 
@@ -90,6 +96,11 @@ def run(
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
     them at once. SIGTERM does the same, and SIGHUP of a terminal that is closed,
     unless nohup ignores it. Without a terminal, SIGHUP reads all files again.
+
+    With --keep-envoys the Envoys go on serving when moongate ends, however it
+    ends, and the next start with the same --run-dir adopts them. Use it on a
+    server, so that an upgrade of moongate costs no request. `moongate stop` ends
+    them.
 
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
@@ -122,6 +133,7 @@ def run(
         run_dir=run_dir,
         access_log=access_log == "stdout",
         permissive=permissive,
+        keep_envoys=keep_envoys,
     )
     try:
         with logging_aside(log_format):

@@ -7,6 +7,7 @@ import os
 import shlex
 import socket
 import struct
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
@@ -17,7 +18,7 @@ from moongate.cli.printing import program, say, say_document, say_table
 from moongate.cli.usage_errors import REFUSED, USAGE, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 Of = Literal["all", "gateways", "listeners", "routes", "policies", "envoys"]
 Document = dict[str, Any]
@@ -54,7 +55,7 @@ def status(
     Exits 0 when everything is in force, whatever hints there are, 1 when something
     is not, or not yet, or when no moongate runs, 2 on bad usage.
     """
-    _, report = _report(_socket(run_dir))
+    _, report = _report(run_of(run_dir) / SOCKET)
     resources: list[Document] = report.get("resources", [])
     if output == "table":
         _say_tables(report, resources, of)
@@ -88,8 +89,8 @@ _NAMED = 3
 # --- which run ------------------------------------------------------------------------------------
 
 
-def _socket(run_dir: Path | None) -> Path:
-    """The socket of the only run.
+def run_of(run_dir: Path | None) -> Path:
+    """The folder of the only run.
 
     Raises:
         UsageError: no moongate is running, or more than one.
@@ -97,7 +98,7 @@ def _socket(run_dir: Path | None) -> Path:
     from moongate.infra.rundir import runs
 
     if run_dir is not None and (run_dir / SOCKET).exists():
-        return run_dir / SOCKET
+        return run_dir
     running = [folder for folder in runs(run_dir) if (folder / SOCKET).exists()]
     if not running:
         where = f" in {str(run_dir)!r}" if run_dir is not None else ""
@@ -107,7 +108,17 @@ def _socket(run_dir: Path | None) -> Path:
             f"\n    --run-dir {folder}   # {_description(folder / SOCKET)}" for folder in running
         )
         raise UsageError(f"{len(running)} moongates are running; choose one of them:{listed}", USAGE)
-    return running[0] / SOCKET
+    return running[0]
+
+
+def process_of(run: Path) -> int:
+    """The process id of the moongate of a run.
+
+    Raises:
+        UsageError: it cannot be reached.
+    """
+    with _connected(run / SOCKET, _TIMEOUT_S) as connection:
+        return _process_at(connection)
 
 
 def _description(path: Path) -> str:
@@ -138,26 +149,10 @@ def _command(pid: int) -> str:
 def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document]:
     """The process id of a run, and its report."""
     received = bytearray()
-    pid = 0
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout_s)
-            connection.connect(os.fspath(path))
-            # Source: unix(7), SO_PEERCRED: pid, uid and gid of the listening process.
-            pid, *_ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            while chunk := connection.recv(1 << 16):
-                received += chunk
-    except TimeoutError:
-        process = f" (process {pid})" if pid else ""
-        resume = f" If it is suspended, `kill -CONT {pid}` lets it go on." if pid else ""
-        raise UsageError(
-            f"The moongate of {path.parent}{process} does not answer. Its Envoys serve what they have, but "
-            f"no change takes effect.{resume}",
-            REFUSED,
-        ) from None
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UsageError(f"The moongate of {path.parent} cannot be reached: {why}.", REFUSED) from None
+    with _connected(path, timeout_s) as connection:
+        pid = _process_at(connection)
+        while chunk := connection.recv(1 << 16):
+            received += chunk
     try:
         report = json.loads(received)
     except ValueError:
@@ -171,6 +166,34 @@ def _report(path: Path, *, timeout_s: float = _TIMEOUT_S) -> tuple[int, Document
             REFUSED,
         )
     return pid, report
+
+
+@contextmanager
+def _connected(path: Path, timeout_s: float) -> Generator[socket.socket]:
+    pid = 0
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(os.fspath(path))
+            pid = _process_at(connection)
+            yield connection
+    except TimeoutError:
+        process = f" (process {pid})" if pid else ""
+        resume = f" If it is suspended, `kill -CONT {pid}` lets it go on." if pid else ""
+        raise UsageError(
+            f"The moongate of {path.parent}{process} does not answer. Its Envoys serve what they have, but "
+            f"no change takes effect.{resume}",
+            REFUSED,
+        ) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError(f"The moongate of {path.parent} cannot be reached: {why}.", REFUSED) from None
+
+
+def _process_at(connection: socket.socket) -> int:
+    # Source: unix(7), SO_PEERCRED: pid, uid and gid of the listening process.
+    pid, *_ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -342,7 +365,9 @@ def _envoy(fleet: Document) -> tuple[str, ...]:
 
 def _envoy_state(envoy: Document) -> str:
     late_s = envoy.get("unacknowledged_s")
-    return envoy["state"] if late_s is None else f"{envoy['state']}, not acknowledged for {late_s} s"
+    adopted = ", adopted" if envoy.get("adopted") else ""
+    late = "" if late_s is None else f", not acknowledged for {late_s} s"
+    return f"{envoy['state']}{adopted}{late}"
 
 
 def _has_no_table(resource: Document) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # Seconds for one answer. They come at once, from the main thread; it is slow only while it
 # takes in a big configuration.
 _TIMEOUT_S = 10.0
+# Seconds between two looks at what is in flight.
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
 
 _ACTIVE = r"^(http\..*\.downstream_(rq|cx)_active|listener\..*\.downstream_cx_active)$"
 _OF_ADMIN = re.compile(r"^(http|listener)\.admin\.|^listener\..*\.worker_\d+\.")
@@ -67,6 +70,17 @@ class Admin:
         """
         for path in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit", "/drain_listeners"):
             (await self._client.post(path)).raise_for_status()
+
+    async def version(self) -> str:
+        """The version of this Envoy, as ``envoy --version`` prints it."""
+        return json.loads((await self._client.get("/server_info")).raise_for_status().content)["version"]
+
+    async def idle(self) -> None:
+        """Return when it is not busy."""
+        pause = _FIRST_POLL_S
+        while await self.busy():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_S)
 
     async def busy(self) -> int:
         """The number of HTTP requests in flight, and of connections that are not HTTP.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, PIPE
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -38,20 +38,35 @@ def envoy_binary(named: Path | None = None) -> Path:
 async def can_run(binary: Path) -> bool:
     """Whether this machine can run an Envoy at all: whether it says its version."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            binary, "--version", stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
-        )
-    except OSError:
-        return False
-    try:
-        async with asyncio.timeout(_VERSION_WITHIN_S):
-            return await process.wait() == 0
+        return bool(await version(binary))
     except TimeoutError:
         return True  # A machine that is busy is no reason.
+
+
+async def version(binary: Path) -> str:
+    """The version that a binary prints; empty if it does not run.
+
+    >>> asyncio.run(version(Path("/bin/false")))
+    ''
+
+    Raises:
+        TimeoutError: it prints nothing in time.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            binary, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
+        )
+    except OSError:
+        return ""
+    try:
+        async with asyncio.timeout(_VERSION_WITHIN_S):
+            printed, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    words = printed.decode(errors="replace").split() if process.returncode == 0 else []
+    return words[-1] if words else ""
 
 
 def _of_the_wheel() -> Path:

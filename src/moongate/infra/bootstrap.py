@@ -15,7 +15,8 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Admin, Bootstrap, LayeredRuntime, RuntimeLayer
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import Address, Pipe
-from envoy.config.core.v3.base_pb2 import Locality, Node
+from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
+from envoy.config.core.v3.base_pb2 import Locality, Node, RetryPolicy
 from envoy.config.core.v3.config_source_pb2 import (
     AggregatedConfigSource,
     ApiConfigSource,
@@ -116,7 +117,7 @@ def bootstrap(
             ads_config=ApiConfigSource(
                 api_type=ApiConfigSource.DELTA_GRPC,
                 transport_api_version=ApiVersion.V3,
-                grpc_services=[GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=XDS_CLUSTER))],
+                grpc_services=[GrpcService(envoy_grpc=_xds_service())],
                 set_node_on_first_message_only=True,
             ),
             lds_config=_ads(),
@@ -146,8 +147,8 @@ def bootstrap(
 
 
 def as_json(message: Bootstrap) -> bytes:
-    """The bootstrap as the content of the file that Envoy reads."""
-    return MessageToJson(message, indent=2).encode() + b"\n"
+    """The bootstrap as the content of the file that Envoy reads: equal ones have equal content."""
+    return MessageToJson(message, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def arguments(bootstrap_file: Path, options: EnvoyOptions, *, cpus: int, log_format: str) -> tuple[str, ...]:
@@ -197,6 +198,12 @@ def _ads() -> ConfigSource:
     return ConfigSource(
         ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=ApiVersion.V3
     )
+
+
+def _xds_service() -> GrpcService.EnvoyGrpc:
+    # An Envoy that outlived its control plane is to know soon when there is one again; asking costs little.
+    back_off = BackoffStrategy(base_interval=Duration(nanos=50_000_000), max_interval=Duration(seconds=1))
+    return GrpcService.EnvoyGrpc(cluster_name=XDS_CLUSTER, retry_policy=RetryPolicy(retry_back_off=back_off))
 
 
 def _xds_cluster(xds_socket: Path) -> Cluster:

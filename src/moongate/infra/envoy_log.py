@@ -36,6 +36,8 @@ _LEVELS = {
 _NOISE = (
     # Our own SIGTERM.
     ("main", re.compile(r"caught ENVOY_SIGTERM")),
+    # An Envoy that outlived its control plane: the next one says that it was adopted.
+    ("config", re.compile(r"gRPC config stream to xds_cluster closed")),
     # A NACK: the ADS server reports it, with the resources concerned.
     ("config", re.compile(r"(gRPC|delta) config for \S+ rejected")),
     ("config", re.compile(r"listener '.*' failed to bind")),

@@ -15,6 +15,9 @@ When the context exits, Envoy drains: it accepts no new connections, we wait for
 comes SIGTERM, then SIGKILL. If we are interrupted (a second Ctrl-C, a cancellation), Envoy is killed and
 waited for before the context exits.
 
+Envoy may also outlive us. It is then started without ``launch``, left running at the end, and adopted by the
+next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy.
+
 Facts
 -----
 * Envoy is live only after it has received its first listeners and clusters, so xDS must be served before
@@ -30,7 +33,6 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -43,13 +45,15 @@ from msgspec import Struct, structs
 
 from moongate.infra import launch
 from moongate.infra.admin import Admin
-from moongate.infra.binary import can_run
+from moongate.infra.binary import can_run, version
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
+from moongate.infra.ending import TERM_WAIT_S, end_kept
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
+from moongate.infra.envoy_run import EnvoyRun
+from moongate.infra.rundir import command_line
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -63,8 +67,10 @@ _log = structlog.get_logger("moongate.infra")
 _CHUNK = 1 << 18
 # Seconds between polls of the admin socket.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
-# Seconds from SIGTERM to SIGKILL; the shorter time if nobody wants to wait for requests in flight.
-_TERM_WAIT_S, _HURRIED_WAIT_S = 5.0, 1.0
+# Seconds from SIGTERM to SIGKILL if nobody wants to wait for requests in flight; see also ``TERM_WAIT_S``.
+_HURRIED_WAIT_S = 1.0
+# Seconds for an answer of an Envoy that a former moongate left running.
+_ANSWER_WITHIN_S = 5.0
 _ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 # Of an access log line that is longer, only this many bytes of its end are kept.
 _LONGEST_LINE = 1 << 20
@@ -111,6 +117,8 @@ class EnvoyProcess:
         beside: a context that is entered for each run of Envoy, such as a control plane that listens.
         access_log: is called with whole lines of Envoy's standard output, and must not block; or the
             descriptor that Envoy gets as its standard output.
+        keep: whether Envoy may outlive this process (see ``leave``): it goes on if this process is killed,
+            and one that a former moongate left running is adopted.
         backoff: pauses between restarts.
         on_change: is called when ``state`` has changed.
         on_unopened: is called with each listener that Envoy has dropped because it could not open it.
@@ -119,6 +127,7 @@ class EnvoyProcess:
         state: the present state.
         restarts: how often it was started again after an unexpected end.
         pid: of the running process, or None.
+        adopted: whether that is one that a former moongate left running.
         admin: the Unix socket of its admin interface.
         last_error: the last error that Envoy logged.
         start_error: why it could not be started; empty if it could.
@@ -135,6 +144,7 @@ class EnvoyProcess:
         options: EnvoyOptions = EnvoyOptions(),  # noqa: B008 - frozen
         beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
+        keep: bool = False,
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
         on_unopened: Callable[[Unopened], None] = lambda _listener: None,
@@ -143,6 +153,7 @@ class EnvoyProcess:
         self.state = State.STARTING
         self.restarts = 0
         self.pid: int | None = None
+        self.adopted = False
         self.admin = files.admin
         self.last_error = ""
         self.start_error = ""
@@ -153,6 +164,7 @@ class EnvoyProcess:
         self._options = self._running = options
         self._beside = beside
         self._access_log = access_log
+        self._keep = keep
         self._backoff = backoff
         self._on_change = on_change
         self._on_unopened = on_unopened
@@ -162,6 +174,7 @@ class EnvoyProcess:
         self._stopping = asyncio.Event()
         self._roused = asyncio.Event()
         self._drain_skipped = asyncio.Event()
+        self._left = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Start Envoy, and return at once. See :meth:`ready`."""
@@ -230,6 +243,12 @@ class EnvoyProcess:
         """End the current drain at once, or the next one."""
         self._drain_skipped.set()
 
+    def leave(self) -> None:
+        """Leave Envoy running at the end, for the next moongate. One that does not serve yet is ended."""
+        if self._keep and self.state is State.READY:
+            self._log.info("envoy.left", pid=self.pid)
+            self._left.set()
+
     async def _supervise(self) -> None:
         pause = self._backoff.first_s
         try:
@@ -253,11 +272,12 @@ class EnvoyProcess:
                 if not self._stopping.is_set():
                     self.restarts += 1
         finally:
-            with suppress(OSError):
-                self._files.remove()
+            if not self._left.is_set():
+                with suppress(OSError):
+                    self._files.remove()
             self._enter(State.STOPPED)
 
-    async def _run_once(self) -> tuple[int, str]:
+    async def _run_once(self) -> tuple[int | None, str]:
         """Run Envoy once: its exit status (see ``_run``), and why it could not be started, or ""."""
         self._roused.clear()
         self._running = self._options
@@ -270,7 +290,7 @@ class EnvoyProcess:
             if not isinstance(error, OSError | ValueError):
                 self._log.exception("envoy.failed")
             return 0, _sentence(error)
-        if self.state is not State.STARTING or status in _ENDED_BY_OTHERS:
+        if self.state is not State.STARTING or status is None or status in _ENDED_BY_OTHERS:
             return status, ""
         ((what, how),) = _end(status).items()
         return status, self.last_error or f"It ended with {what} {how}, without a message."
@@ -284,41 +304,88 @@ class EnvoyProcess:
         self.start_error = reason
         self._enter(State.FAILED)
 
-    async def _run(self) -> int:
-        """Run Envoy until it ends: its exit status, or the negative number of the signal that ended it."""
-        self._files.admin.unlink(missing_ok=True)
-        self._write_bootstrap()
-        process = await asyncio.create_subprocess_exec(
-            *self._command(),
-            stdin=DEVNULL,
-            stdout=self._access_log if isinstance(self._access_log, int) else PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-            limit=_CHUNK,
-        )
+    async def _run(self) -> int | None:
+        """Run Envoy until it ends or is left: its exit status, or the negative number of the signal that
+        ended it; ``None`` if that is not known."""
+        process = await self._taken_over() if self._keep else None
+        self.adopted = process is not None
+        if process is None:
+            process = await self._started()
         try:
             self.pid = process.pid
-            self._files.write_record(process.pid)
-            self._log.info("envoy.started", pid=process.pid)
+            self._log.info("envoy.adopted" if self.adopted else "envoy.started", pid=process.pid)
             async with Admin(self._files.admin) as admin, asyncio.TaskGroup() as tasks:
                 if not isinstance(self._access_log, int):
-                    tasks.create_task(self._read_access_log(process, self._access_log))
-                tasks.create_task(self._read_log(process))
+                    reading = self._read_access_log(process.access_log, self._access_log)
+                    lines = tasks.create_task(reading)
+                else:
+                    lines = None
+                log = tasks.create_task(self._read_log(process.log))
                 announcer = tasks.create_task(self._announce_ready(admin))
                 ender = tasks.create_task(self._end_when_stopping(process, admin))
-                status = await process.wait()
-                announcer.cancel()
-                ender.cancel()
-            return status
+                ended = tasks.create_task(process.ended.wait())
+                left = tasks.create_task(self._left.wait())
+                await asyncio.wait({ended, left}, return_when=asyncio.FIRST_COMPLETED)
+                # What it has written is read to its end, unless it still runs.
+                for task in (announcer, ender, ended, left, *((log, lines) if self._left.is_set() else ())):
+                    if task is not None:
+                        task.cancel()
+            return process.status
         finally:
-            # It still runs only after a cancellation or an error.
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                # This also reads its pipes to their end, or else they would stay open.
-                await process.communicate()
+            # It still runs only if it is left, or after a cancellation or an error.
+            if not (process.ended.is_set() or self._left.is_set()):
+                process.send(signal.SIGKILL)
+                await process.ended.wait()
+            process.close()
             self.pid = None
-            self._files.record.unlink(missing_ok=True)
+            if not self._left.is_set():
+                self._files.record.unlink(missing_ok=True)
+
+    async def _started(self) -> EnvoyRun:
+        self._files.admin.unlink(missing_ok=True)
+        self._write_bootstrap()
+        stdout = self._access_log if isinstance(self._access_log, int) else None
+        process = await EnvoyRun.start(self._command(), self._files, stdout)
+        self._files.write_record(process.pid)
+        return process
+
+    async def _taken_over(self) -> EnvoyRun | None:
+        """The Envoy that a former moongate left running, if it is as one would be that is started now.
+
+        If it is not, it is ended.
+        """
+        pid = self._files.running()
+        if pid is None:
+            return None
+        process = await EnvoyRun.adopt(pid, self._files)
+        try:
+            difference = await self._difference(pid)
+        except BaseException:
+            process.close()
+            raise
+        if not difference:
+            return process
+        process.close()
+        self._log.warning("envoy.replaced", pid=pid, message=difference)
+        await end_kept(self._files, self._options.drain_s)
+        return None
+
+    async def _difference(self, pid: int) -> str:
+        """How a running Envoy differs from one that would be started now; empty if it does not."""
+        with suppress(OSError):
+            if self._files.bootstrap.read_bytes() != as_json(self._bootstrap):
+                return "Its bootstrap is another one."
+        if _without_levels(command_line(pid)[1:]) != _without_levels(self._arguments()):
+            return "Its arguments are others."
+        wanted = await version(self._binary)
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
+                running = await admin.version()
+                if running == wanted:
+                    await admin.set_log_levels(self._options.log_levels)
+        except (TimeoutError, httpx.HTTPError):
+            return "It does not answer."
+        return "" if running == wanted else f"It is Envoy {running}, and moongate starts {wanted}."
 
     def _write_bootstrap(self) -> None:
         """Write the file unless it has this content, so that Envoy can start again even on a full disk."""
@@ -329,11 +396,15 @@ class EnvoyProcess:
         self._files.bootstrap.write_bytes(content)
 
     def _command(self) -> list[str]:
-        cpus = len(os.sched_getaffinity(0))
-        envoy = arguments(self._files.bootstrap, self._running, cpus=cpus, log_format=LOG_FORMAT)
+        envoy = [str(self._binary), *self._arguments()]
+        if self._keep:
+            return envoy
         # -I -S: without the environment and site packages, Python starts in a few milliseconds.
-        launcher = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid())]
-        return [*launcher, str(self._binary), *envoy]
+        return [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *envoy]
+
+    def _arguments(self) -> list[str]:
+        cpus = len(os.sched_getaffinity(0))
+        return [*arguments(self._files.bootstrap, self._running, cpus=cpus, log_format=LOG_FORMAT)]
 
     async def _announce_ready(self, admin: Admin) -> None:
         began = monotonic()
@@ -342,11 +413,12 @@ class EnvoyProcess:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_POLL_S)
         if self.state is State.STARTING:
-            self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
+            if not self.adopted:
+                self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
             self.start_error = ""
             self._enter(State.READY)
 
-    async def _end_when_stopping(self, process: Process, admin: Admin) -> None:
+    async def _end_when_stopping(self, process: EnvoyRun, admin: Admin) -> None:
         await self._stopping.wait()
         if self.state is State.READY:
             # If the deadline passes or Envoy does not answer, it is ended all the same.
@@ -355,16 +427,14 @@ class EnvoyProcess:
                     await self._drain_or_skip(admin)
         if self.state is not State.DRAINING:
             self._enter(State.DRAINING)
-        with suppress(ProcessLookupError):
-            process.terminate()
-        patience_s = _HURRIED_WAIT_S if self._drain_skipped.is_set() else _TERM_WAIT_S
+        process.send(signal.SIGTERM)
+        patience_s = _HURRIED_WAIT_S if self._drain_skipped.is_set() else TERM_WAIT_S
         try:
             async with asyncio.timeout(patience_s):
-                await process.wait()
+                await process.ended.wait()
         except TimeoutError:
             self._log.warning("envoy.killed", pid=process.pid, after_s=patience_s)
-            with suppress(ProcessLookupError):
-                process.kill()
+            process.send(signal.SIGKILL)
 
     async def _drain_or_skip(self, admin: Admin) -> None:
         """Drain, until somebody loses patience: an Envoy that is suspended does not even answer."""
@@ -376,21 +446,15 @@ class EnvoyProcess:
             skip.cancel()
 
     async def _drain(self, admin: Admin) -> None:
-        if self._drain_skipped.is_set():
-            return
-        pause = _FIRST_POLL_S
-        with suppress(httpx.HTTPError):
-            await admin.drain()
-            self._enter(State.DRAINING)
-            while busy := await admin.busy():
-                self._log.debug("envoy.draining", in_flight=busy)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_POLL_S)
+        if not self._drain_skipped.is_set():
+            with suppress(httpx.HTTPError):
+                await admin.drain()
+                self._enter(State.DRAINING)
+                await admin.idle()
 
-    async def _read_access_log(self, process: Process, hand_on: Callable[[bytes], None]) -> None:
-        assert process.stdout is not None, "standard output was asked for as a pipe"
+    async def _read_access_log(self, lines: asyncio.StreamReader, hand_on: Callable[[bytes], None]) -> None:
         rest = b""
-        while chunk := await process.stdout.read(_CHUNK):
+        while chunk := await lines.read(_CHUNK):
             whole, newline, tail = chunk.rpartition(b"\n")
             if newline:
                 hand_on(rest + whole + newline)
@@ -400,10 +464,9 @@ class EnvoyProcess:
         if rest:
             hand_on(rest + b"\n")
 
-    async def _read_log(self, process: Process) -> None:
-        assert process.stderr is not None, "standard error was asked for as a pipe"
+    async def _read_log(self, log: asyncio.StreamReader) -> None:
         folder = LogFolder()
-        while chunk := await process.stderr.read(_CHUNK):
+        while chunk := await log.read(_CHUNK):
             for entry in folder.feed(chunk):
                 self._take_entry(entry)
         for entry in folder.end():
@@ -478,6 +541,18 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {error}."
 
 
-def _end(status: int) -> dict[str, str | int]:
+def _without_levels(arguments: Sequence[str]) -> list[str]:
+    """Arguments of Envoy without its log levels, which can be changed while it runs."""
+    levels = {"--log-level", "--component-log-level"}
+    return [
+        word
+        for n, word in enumerate(arguments)
+        if word not in levels and (n == 0 or arguments[n - 1] not in levels)
+    ]
+
+
+def _end(status: int | None) -> dict[str, str | int]:
     """An exit status as fields of a log event."""
+    if status is None:
+        return {}
     return {"status": status} if status >= 0 else {"signal": signal.Signals(-status).name}

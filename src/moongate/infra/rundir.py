@@ -6,13 +6,17 @@ Each running moongate has a folder ``<base>/<8 hex digits>``, which only its use
 on it (``flock``). The kernel releases the lock when the process ends for any reason. A folder without a lock
 belongs to a dead process: the next start of moongate kills the Envoys that still run from it, and removes it.
 
+A moongate whose Envoys are to outlive it has the folder ``<base>/kept`` instead. It stays as long as an Envoy
+runs from it, and the next such moongate takes it over. So there is one of these for each base.
+
 The lock is on the folder itself, so no lock file can be left behind. Folders are created, swept and removed
 under a lock on the base, so that no other moongate sweeps a folder before it is locked.
 
 Facts
 -----
 * the path of a Unix socket has at most 107 bytes; a base that is too long for that is refused
-* an orphan is killed only if process id, start time and command line all match what was recorded
+* an Envoy is taken for ours only if process id, start time, boot of the machine and command line all match
+  what was recorded
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import signal
 import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 import structlog
@@ -44,11 +48,18 @@ MAX_SOCKET_PATH = 107
 _BELOW_BASE = 10 + len("envoy-0123456789ab.sock")
 _KILL_WAIT_MS = 5_000
 
+KEPT: Final = "kept"
+"""The name of the folder whose Envoys outlive their moongate."""
+
 _log = structlog.get_logger("moongate.infra")
 
 
 class NoRunDirectoryError(Exception):
     """No folder for sockets can be created; the message says what to do."""
+
+
+class TakenError(NoRunDirectoryError):
+    """Another moongate runs in the folder."""
 
 
 class EnvoyFiles(Struct, frozen=True):
@@ -58,21 +69,34 @@ class EnvoyFiles(Struct, frozen=True):
         bootstrap: its configuration at the start.
         admin: the Unix socket that it creates.
         xds: the Unix socket that its control plane creates for it alone.
-        record: its process id and start time, for the sweep of a later start.
+        record: its process id and start time, for a later start of moongate.
+        access_log: the FIFO for its standard output.
+        log: the FIFO for its standard error.
     """
 
     bootstrap: Path
     admin: Path
     xds: Path
     record: Path
+    access_log: Path
+    log: Path
 
     def write_record(self, pid: int) -> None:
         started = _started(pid)
         if started is not None:
-            self.record.write_bytes(msgspec.json.encode(_Record(pid, started)))
+            self.record.write_bytes(msgspec.json.encode(_Record(pid, started, _boot())))
+
+    def running(self) -> int | None:
+        """The process id of the Envoy that was recorded, if that still runs."""
+        try:
+            record = msgspec.json.decode(self.record.read_bytes(), type=_Record)
+        except (OSError, msgspec.DecodeError):
+            return None
+        same = _started(record.pid) == record.started and record.boot == _boot()
+        return record.pid if same and _runs_from(record.pid, self.record.parent) else None
 
     def remove(self) -> None:
-        for path in (self.bootstrap, self.admin, self.record):
+        for path in (self.bootstrap, self.admin, self.record, self.access_log, self.log):
             path.unlink(missing_ok=True)
 
 
@@ -82,12 +106,14 @@ class RunDirectory:
     Args:
         base: contains the folders of all runs; by default ``$XDG_RUNTIME_DIR/moongate`` if that is
             set, else ``moongate-<uid>`` in the folder for temporary files.
+        keep: whether Envoys outlive this run, so that the folder stays as long as one of them runs.
     """
 
     path: Path
 
-    def __init__(self, base: Path | None = None) -> None:
-        self._bases = _candidates() if base is None else [base]
+    def __init__(self, base: Path | None = None, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._bases = _candidates(base)
         remedy = "Set XDG_RUNTIME_DIR to" if base is None else "Choose as the folder of runs"
         self._remedy = f"{remedy} a short path of a folder that only you can write."
         self._fd = -1
@@ -96,12 +122,14 @@ class RunDirectory:
         """Sweep the folders of dead runs, then create the folder of this run.
 
         Raises:
-            NoRunDirectoryError: no base is usable.
+            NoRunDirectoryError: no base is usable, or another moongate has the folder that is kept.
         """
         refusals: list[str] = []
         for base in self._bases:
             try:
                 self._take(base)
+            except TakenError:
+                raise
             except (OSError, NoRunDirectoryError) as refusal:
                 refusals.append(str(refusal))
             else:
@@ -119,7 +147,8 @@ class RunDirectory:
     ) -> None:
         base = self.path.parent
         with _locked_base(base):
-            shutil.rmtree(self.path, ignore_errors=True)
+            if not (self._keep and any(each.running() for each in self.envoys())):
+                shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._fd)
             self._fd = -1
             # If other moongates run, it is not empty, and stays.
@@ -134,13 +163,11 @@ class RunDirectory:
 
     def envoy(self, fleet: str) -> EnvoyFiles:
         """The paths of the files of a fleet's Envoy. Their names have a digest, because keys may be long."""
-        digest = hashlib.blake2b(fleet.encode(), digest_size=6).hexdigest()
-        return EnvoyFiles(
-            bootstrap=self.path / f"envoy-{digest}.json",
-            admin=self.socket(f"envoy-{digest}"),
-            xds=self.socket(f"xds-{digest}"),
-            record=self.path / f"envoy-{digest}.pid",
-        )
+        return _files(self.path, hashlib.blake2b(fleet.encode(), digest_size=6).hexdigest())
+
+    def envoys(self) -> list[EnvoyFiles]:
+        """The files of all Envoys that were started from this folder and not ended, sorted."""
+        return _envoys(self.path)
 
     def _take(self, base: Path) -> None:
         longest = len(os.fsencode(base)) + _BELOW_BASE
@@ -149,11 +176,47 @@ class RunDirectory:
                 f"{base} is too long by {longest - MAX_SOCKET_PATH} bytes to hold Unix sockets."
             )
         with _locked_base(base):
-            _sweep(base)
-            self.path = base / secrets.token_hex(4)
-            self.path.mkdir(mode=0o700)
-            self._fd = _open_folder(self.path)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            _sweep(base, but=KEPT if self._keep else "")
+            self.path = base / (KEPT if self._keep else secrets.token_hex(4))
+            self.path.mkdir(mode=0o700, exist_ok=self._keep)
+            fd = _open_folder(self.path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                raise TakenError(
+                    f"Another moongate runs with Envoys that outlive it, in {self.path}. End it, or name "
+                    "another folder for this one with --run-dir."
+                ) from None
+            self._fd = fd
+
+
+def kept(base: Path | None = None) -> list[Path]:
+    """The bases with Envoys that their moongate has left running; see ``runs``."""
+    bases: list[Path] = []
+    for each in _candidates(base):
+        with contextlib.suppress(OSError, NoRunDirectoryError):
+            os.close(_open_folder(each))
+            folder = each / KEPT
+            if not _is_locked(folder) and any(envoy.running() for envoy in _envoys(folder)):
+                bases.append(each)
+    return bases
+
+
+def _envoys(folder: Path) -> list[EnvoyFiles]:
+    records = sorted(folder.glob("envoy-*.pid"))
+    return [_files(folder, record.stem.removeprefix("envoy-")) for record in records]
+
+
+def _files(folder: Path, digest: str) -> EnvoyFiles:
+    return EnvoyFiles(
+        bootstrap=folder / f"envoy-{digest}.json",
+        admin=folder / f"envoy-{digest}.sock",
+        xds=folder / f"xds-{digest}.sock",
+        record=folder / f"envoy-{digest}.pid",
+        access_log=folder / f"envoy-{digest}.out",
+        log=folder / f"envoy-{digest}.err",
+    )
 
 
 def runs(base: Path | None = None) -> list[Path]:
@@ -163,7 +226,7 @@ def runs(base: Path | None = None) -> list[Path]:
         base: contains their folders. If ``None``, all bases that ``RunDirectory`` may choose are searched.
     """
     folders: list[Path] = []
-    for each in _candidates() if base is None else [base]:
+    for each in _candidates(base):
         with contextlib.suppress(OSError, NoRunDirectoryError):
             # If others could write in the folder, they could put sockets of their own there.
             os.close(_open_folder(each))
@@ -175,7 +238,7 @@ def runs(base: Path | None = None) -> list[Path]:
 
 def _is_ours(folder: Path) -> bool:
     """Whether its name is like those of our folders. A base that a user names may contain other files."""
-    return len(folder.name) == 8 and not set(folder.name) - set("0123456789abcdef")
+    return folder.name == KEPT or (len(folder.name) == 8 and not set(folder.name) - set("0123456789abcdef"))
 
 
 def _is_locked(folder: Path) -> bool:
@@ -195,14 +258,18 @@ def _is_locked(folder: Path) -> bool:
 
 
 class _Record(Struct, frozen=True):
-    """A process: its id, and when it started in ticks since boot (so a reused id is another)."""
+    """A process: its id, and when it started in ticks since which boot (so a reused id is another)."""
 
     pid: int
     started: int
+    boot: str
 
 
-def _candidates() -> list[Path]:
-    """The bases that may contain folders of runs, the preferred one first."""
+def _candidates(base: Path | None) -> list[Path]:
+    """The bases that may contain folders of runs, the preferred one first: only one if it is named."""
+    if base is not None:
+        # An Envoy that is adopted may have been started from another folder.
+        return [base.absolute()]
     mine = f"moongate-{os.getuid()}"
     bases = [Path(tempfile.gettempdir(), mine), Path("/tmp", mine)]  # noqa: S108 - owner and mode are checked
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -250,10 +317,15 @@ def _open_folder(path: Path) -> int:
     return fd
 
 
-def _sweep(base: Path) -> None:
-    """Remove the folders without a lock, and kill the Envoys that still run from them."""
+def _sweep(base: Path, *, but: str = "") -> None:
+    """Remove the folders without a lock, and kill the Envoys that still run from them.
+
+    Args:
+        base: contains the folders.
+        but: the name of a folder that stays.
+    """
     for folder in sorted(base.iterdir()):
-        if not _is_ours(folder):
+        if not _is_ours(folder) or folder.name == but:
             continue
         try:
             fd = _open_folder(folder)
@@ -264,32 +336,44 @@ def _sweep(base: Path) -> None:
         except BlockingIOError:
             continue
         else:
-            for record in folder.glob("*.pid"):
-                _end_orphan(record)
+            if folder.name == KEPT and any(envoy.running() for envoy in _envoys(folder)):
+                continue
+            for envoy in _envoys(folder):
+                _end_orphan(envoy)
             shutil.rmtree(folder, ignore_errors=True)
             _log.info("run.swept", folder=str(folder))
         finally:
             os.close(fd)
 
 
-def _end_orphan(path: Path) -> None:
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=_Record)
-        # The descriptor stays with this process even if its number is used again.
-        process = os.pidfd_open(record.pid)
-    except (OSError, msgspec.DecodeError):
+def _end_orphan(envoy: EnvoyFiles) -> None:
+    pid = envoy.running()
+    if pid is None:
         return
     try:
-        if _started(record.pid) == record.started and _runs_from(record.pid, path.parent):
+        # The descriptor stays with this process even if its number is used again.
+        process = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if envoy.running() == pid:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             gone = select.poll()
             gone.register(process, select.POLLIN)
             gone.poll(_KILL_WAIT_MS)
-            _log.warning("envoy.orphan_killed", pid=record.pid)
+            _log.warning("envoy.orphan_killed", pid=pid)
     except ProcessLookupError:
         pass
     finally:
         os.close(process)
+
+
+def _boot() -> str:
+    """Which boot of the machine this is."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> int | None:
@@ -302,8 +386,12 @@ def _started(pid: int) -> int | None:
 
 
 def _runs_from(pid: int, folder: Path) -> bool:
+    return any(word.startswith(f"{folder}/") for word in command_line(pid))
+
+
+def command_line(pid: int) -> list[str]:
+    """The program and the arguments of a process; empty if there is none."""
     try:
-        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")[:-1]
     except OSError:
-        return False
-    return any(word.startswith(os.fsencode(folder) + b"/") for word in argv)
+        return []

