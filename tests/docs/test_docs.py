@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -284,3 +285,19 @@ def test_every_log_event_is_in_the_reference() -> None:
     ) | {"manifest"}
 
     assert sorted(event for event in said if f"| `{event}` |" not in page) == []
+
+
+def test_the_unit_for_systemd_is_one(tmp_path: Path) -> None:
+    """As systemd judges it, where there is one; the program of the unit is not on this machine."""
+    if (analyze := shutil.which("systemd-analyze")) is None:
+        pytest.skip("there is no systemd-analyze")
+    [unit] = (b for b in blocks(DOCS / "how-to" / "run-on-a-server.md") if b.words[:1] == ("ini",))
+    file = tmp_path / unit.words[1]
+    file.write_text(unit.text.replace("/opt/moongate/bin/moongate", "/bin/true"), "utf-8")
+
+    judged = subprocess.run([analyze, "verify", file], capture_output=True, text=True, check=False)
+
+    assert (judged.returncode, judged.stderr) == (0, "")
+    assert all(
+        option in unit.text for option in ("KillMode=process", "--keep-envoys", "RuntimeDirectoryPreserve")
+    )
