@@ -258,8 +258,6 @@ FAULTS = (
         field="spec.targetRefs[0].name",
         value="HTTPRoute default/shopp",
         right="'shop'",
-        severity="warning",
-        exits=0,
     ),
     wrong(
         "a target of a SecurityPolicy that is misspelt is an error",
@@ -425,10 +423,8 @@ FAULTS = (
                 of=LIMITS,
                 field="spec.targetRefs[0].name",
                 value="HTTPRoute default/shop",
-                severity="warning",
             ),
         ),
-        exits=0,
         requests={"shop": 404},
     ),
     # --- circles -------------------------------------------------------------------------------
