@@ -420,11 +420,10 @@ class EnvoyProcess:
 
     async def _end_when_stopping(self, process: EnvoyRun, admin: Admin) -> None:
         await self._stopping.wait()
-        if self.state is State.READY:
-            # If the deadline passes or Envoy does not answer, it is ended all the same.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._options.drain_s):
-                    await self._drain_or_skip(admin)
+        # If the deadline passes or Envoy does not answer, it is ended all the same.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.drain_s):
+                await self._drain_or_skip(admin)
         if self.state is not State.DRAINING:
             self._enter(State.DRAINING)
         process.send(signal.SIGTERM)
@@ -446,7 +445,9 @@ class EnvoyProcess:
             skip.cancel()
 
     async def _drain(self, admin: Admin) -> None:
-        if not self._drain_skipped.is_set():
+        # It may serve already though the last poll was too early to see it.
+        serves = self.state is State.READY or await _live(admin)
+        if serves and not self._drain_skipped.is_set():
             with suppress(httpx.HTTPError):
                 await admin.drain()
                 self._enter(State.DRAINING)
