@@ -257,3 +257,29 @@ def test_what_stands_for_the_name_of_a_secret_is_not_quoted() -> None:
     faults = {p.path: p.message for p in admit(document, ALL_KINDS, namespace="default").problems}
 
     assert faults == {"spec.basicAuth.users": "The value is a string; it must be an object."}
+
+
+@pytest.mark.parametrize("value", ["web site", "-web", "w" * 64])
+def test_a_label_that_an_api_server_refuses_is_a_fault(value: str) -> None:
+    """A selector could never name it."""
+    document = {**NAMESPACE, "metadata": {"name": "a", "labels": {"tier": value}}}
+
+    (problem,) = admit(document, KINDS, namespace="default").problems
+
+    assert problem.path == "metadata.labels[tier]"
+    assert "at most 63 letters, digits" in problem.message
+
+
+def test_a_label_of_a_secret_is_not_shown() -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "a", "labels": {"tier": "a secret"}},
+    }
+
+    (problem,) = admit(document, KINDS, namespace="default").problems
+
+    assert "a secret" not in problem.message
+
+
+NAMESPACE: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace"}

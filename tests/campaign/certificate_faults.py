@@ -66,7 +66,6 @@ def users(name: str, text: str, value: str, right: str) -> Fault:
         files={"users.yaml": USERS.replace('"member:{SHA}@DIGEST@"', text)},
         reads=(reading,),
         requests={"private": 500, "member": 500},
-        pending="the message does not say what requests get",
     )
 
 

@@ -78,6 +78,7 @@ class House:
         self.folder = home / "gw"
         self.log = home / "log"
         self.output = home / "output"
+        self.log.touch()
         self.client = client
         self.process: Process
         self.failed: list[str] = []
@@ -155,29 +156,48 @@ class House:
     # -- the process --------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self, *options: str, **more: Any) -> AsyncGenerator[None]:
-        """Run until the block is left."""
+    async def running(self, *options: str, before: Sequence[str] = (), **more: Any) -> AsyncGenerator[None]:
+        """Run until the block is left.
+
+        Args:
+            options: of the command, besides those that all runs have.
+            before: a command that starts it, instead of Python alone.
+            more: how to start the process, where that differs from the usual.
+        """
+        start = before or (sys.executable, "-m", "moongate")
         with self.log.open("ab") as log, self.output.open("ab") as output:
+            streams: dict[str, Any] = {"stdout": output, "stderr": log}
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "moongate", "run", str(self.folder)),
-                *("--run-dir", str(self.home / "r"), "--log-format", "json", *options),
-                stdout=output,
-                stderr=log,
+                *(*start, "run", str(self.folder), "--run-dir", str(self.home / "r")),
+                *("--log-format", "json", *options),
                 preexec_fn=humbled if os.geteuid() == 0 else None,
-                **more,
+                **{**streams, **more},
             )
         try:
             yield
         finally:
-            if self.process.returncode is None:
-                self.process.send_signal(signal.SIGINT)
-                self.process.send_signal(signal.SIGINT)
-                try:
-                    async with asyncio.timeout(DEADLINE_S):
-                        await self.process.wait()
-                except TimeoutError:
-                    self.process.kill()
-                    await self.process.wait()
+            await self._end()
+
+    async def _end(self) -> None:
+        """End the process as a user does who is in a hurry."""
+        if self.process.returncode is not None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while self.process.returncode is None:
+                    self.process.send_signal(signal.SIGINT)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.process.wait(), 0.2)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+    def envoys(self) -> list[psutil.Process]:
+        """The Envoys of this moongate."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "envoy" in child.name()]
 
     def opened(self) -> int:
         """Descriptors that the process has open."""
@@ -250,7 +270,7 @@ class House:
 
     # -- what requests get --------------------------------------------------
 
-    async def ask(self, probe: str) -> int | str:
+    async def ask(self, probe: str, *, timeout_s: float = 2.0) -> int | str:
         """What one request gets: its status, or how it failed."""
         host = f"{'private' if probe == 'member' else probe}.test"
         port, scheme = self.values["PORT"], "http"
@@ -266,7 +286,7 @@ class House:
             extensions["sni_hostname"] = host
         try:
             answer = await self.client.get(
-                f"{scheme}://127.0.0.1:{port}/", headers=headers, extensions=extensions
+                f"{scheme}://127.0.0.1:{port}/", headers=headers, extensions=extensions, timeout=timeout_s
             )
         except httpx.TransportError as error:
             return type(error).__name__
@@ -284,12 +304,12 @@ class House:
 
     async def answers(self) -> dict[str, int | str]:
         """What a request of each sort gets now."""
-        return {probe: await self.ask(probe) for probe in HEALTHY}
+        return dict(zip(HEALTHY, await asyncio.gather(*map(self.ask, HEALTHY)), strict=True))
 
     async def watch(self) -> None:
         """Ask for the unhurt route again and again."""
         while True:
-            if (answer := await self.ask("other")) != 200:
+            if (answer := await self.ask("other", timeout_s=DEADLINE_S)) != 200:
                 self.failed.append(f"{answer} after {self.mark()} bytes of the log")
             await asyncio.sleep(0.02)
 
@@ -321,14 +341,14 @@ class House:
             self.write(fault.files)
             fault.act(self.folder)
             turn = str(self.turn())
-            await until(self._in_force(turn))
+            await until(self.serves(turn))
             # What is known to fail need not be waited for.
             patience_s = 1.0 if fault.pending else DEADLINE_S
             await until(self._reads(began, readings), deadline_s=patience_s)
             assert fault.reads or not self.said(began), (
                 f"nothing is wrong, and it is said: {self.said(began)}"
             )
-            await until(self._gets({**HEALTHY, **fault.requests}), deadline_s=patience_s)
+            await until(self.gets({**HEALTHY, **fault.requests}), deadline_s=patience_s)
             code, report = self.report()
             assert code or not errors, f"status ends with {code}: {_wrong(report)}"
             self._agrees_with_validate(fault, began, readings)
@@ -345,9 +365,19 @@ class House:
 
         await until(closed)
 
-    def _in_force(self, turn: str) -> Claim:
+    def serves(self, turn: str) -> Claim:
         async def claim() -> str:
             return "" if await self.turned() == turn else f"another edit is not in force: {turn}"
+
+        return claim
+
+    def has_said(self, since: int, words: Sequence[str]) -> Claim:
+        """Whether one line of the log has all these words."""
+
+        async def claim() -> str:
+            lines = self.raw(since).splitlines() or [""]
+            said = any(all(word.lower() in line.lower() for word in words) for line in lines)
+            return "" if said else f"to be read: {words}\nsaid:\n" + "\n".join(lines)
 
         return claim
 
@@ -357,7 +387,7 @@ class House:
 
         return claim
 
-    def _gets(self, expected: Mapping[str, int | str]) -> Claim:
+    def gets(self, expected: Mapping[str, int | str]) -> Claim:
         async def claim() -> str:
             answers = await self.answers()
             wrong = {k: (v, expected[k]) for k, v in answers.items() if v != expected[k]}
@@ -485,8 +515,8 @@ def _remove(path: Path) -> None:
 
 
 @asynccontextmanager
-async def house(home: Path, **more: Any) -> AsyncGenerator[House]:
-    """A house in good order."""
+async def house(home: Path) -> AsyncGenerator[House]:
+    """A house in good order, in which nothing runs yet."""
     async with AsyncExitStack() as stack:
         authority = Authority()
         client = await stack.enter_async_context(
@@ -495,6 +525,4 @@ async def house(home: Path, **more: Any) -> AsyncGenerator[House]:
         upstream = await stack.enter_async_context(Echo("one").serving())
         built = House(home, client, upstream, authority)
         built.mend()
-        await stack.enter_async_context(built.running(**more))
-        await built.well()
         yield built

@@ -38,7 +38,8 @@ CONTENT = params(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[House]:
     """One moongate for all rows."""
-    async with house(tmp_path_factory.mktemp("house")) as built:
+    async with house(tmp_path_factory.mktemp("house")) as built, built.running():
+        await built.well()
         yield built
 
 

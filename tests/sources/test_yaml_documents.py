@@ -176,3 +176,8 @@ def test_a_number_beyond_any_integer_is_no_int(text: str) -> None:
 def test_a_fault_is_shown_where_it_was_made(text: str, place: tuple[int, int], message: str) -> None:
     """A parser notices many only on a later line, and says so in words of its grammar."""
     assert fault(text) == (*place, message)
+
+
+def test_keys_of_different_text_that_mean_the_same_stand_twice() -> None:
+    """``yes`` and ``true`` are one key, as they are to an API server."""
+    assert "The key 'true' stands twice" in fault("yes: 1\na: 2\ntrue: 3\n")[2]

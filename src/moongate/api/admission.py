@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -286,10 +286,26 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
                 right = _IN_QUOTES
             problems.append(Problem("metadata.namespace", f"The namespace is {shown(where)}; {right}."))
 
+    labels = meta.get("labels")
+    if isinstance(labels, dict):
+        problems += _labels(cast("dict[str, Any]", labels), private=kind.PRIVATE)
+
     created = _utc(meta.get("creationTimestamp"))
     if created is not None:
         kept["creationTimestamp"] = created
     return kept, problems
+
+
+_LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?\Z")
+
+
+def _labels(labels: Mapping[str, Any], *, private: bool) -> Iterator[Problem]:
+    """A problem for each label whose value is none for an API server; other types are found elsewhere."""
+    for key, value in labels.items():
+        if isinstance(value, str) and not _LABEL.match(value):
+            what = "The value" if private else f"The value is {shown(value)}; it"
+            right = "at most 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
+            yield Problem(f"metadata.labels[{key}]", f"{what} must have {right}.")
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from msgspec import Meta, field
 
@@ -36,8 +36,7 @@ class ServicePort(Model, frozen=True, kw_only=True):
 
     name: str = ""
     """May be "" only when the Service has one port."""
-    protocol: str = "TCP"
-    """``TCP``, ``UDP`` or ``SCTP``."""
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
     app_protocol: str | None = None
     port: PortNumber
     target_port: int | str | None = None
@@ -128,7 +127,7 @@ class EndpointPort(Model, frozen=True, kw_only=True):
 
     name: str = ""
     """Name of the Service's port."""
-    protocol: str = "TCP"
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
     app_protocol: str | None = None
 
@@ -139,8 +138,7 @@ class EndpointSlice(BuiltInResource, frozen=True, kw_only=True):
     GROUP: ClassVar[str] = "discovery.k8s.io"
     KIND: ClassVar[str] = "EndpointSlice"
 
-    address_type: str
-    """``IPv4``, ``IPv6`` or ``FQDN``."""
+    address_type: Literal["IPv4", "IPv6", "FQDN"]
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
 

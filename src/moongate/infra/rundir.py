@@ -114,7 +114,7 @@ class RunDirectory:
     def __init__(self, base: Path | None = None, *, keep: bool = False) -> None:
         self._keep = keep
         self._bases = _candidates(base)
-        remedy = "Set XDG_RUNTIME_DIR to" if base is None else "Choose as the folder of runs"
+        remedy = "Set XDG_RUNTIME_DIR to" if base is None else "Choose as the folder of runs (--run-dir)"
         self._remedy = f"{remedy} a short path of a folder that only you can write."
         self._fd = -1
 
@@ -130,7 +130,10 @@ class RunDirectory:
                 self._take(base)
             except TakenError:
                 raise
-            except (OSError, NoRunDirectoryError) as refusal:
+            except OSError as error:
+                why = (error.strerror or str(error)).lower()
+                refusals.append(f"Runs cannot have their folders in {base}: {why}.")
+            except NoRunDirectoryError as refusal:
                 refusals.append(str(refusal))
             else:
                 break

@@ -216,7 +216,8 @@ def _walk(root: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
                     f"It is a symbolic link that leads nowhere ({there}), so it is not read."
                 )
         except OSError:
-            continue
+            if entry.name.endswith(SUFFIXES):  # A link that leads back to itself, say.
+                listing.files[path] = Found(None, root, folder.real)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -370,7 +370,8 @@ def _code(character: str | int) -> int:
 
 
 def _repeated_key(node: MappingNode, again: Node, key: str) -> str:
-    first = next(name for name, _ in node.value if name.value == again.value)
+    # Keys of different text may mean the same, such as `yes` and `true`.
+    first = next(name for name, _ in node.value if key in (name.value, _plain_key(name.value)))
     above = again.start_mark.line - first.start_mark.line
     where = f"{above} line{'s' * (above > 1)} above" if above else "before it on this line"
     if key in ("apiVersion", "kind") and not again.start_mark.column:

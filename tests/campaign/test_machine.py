@@ -1,0 +1,394 @@
+"""The campaign goes on with the machine: full disks, descriptors, clocks, readers of the log, children.
+
+``validate`` starts nothing and runs on when all of this is wrong, so it has nothing to say of these rows.
+Each of them is a moongate of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+from msgspec import Struct
+
+from tests.campaign.healthy import HEALTHY
+from tests.campaign.house import House, house, humbled, until
+
+pytestmark = pytest.mark.envoy
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """A fault that keeps moongate from starting.
+
+    Args:
+        name: a sentence about the product.
+        options: of ``run``; ``HOME`` stands for a folder of the test.
+        exits: the exit code: 1 for what the machine lacks, 2 for what was asked for wrongly.
+        says: words that its only message has: what is wrong, and what would be right.
+        prepare: what is done to the folder of the test before.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    exits: int
+    says: tuple[str, ...]
+    prepare: Callable[[Path], Any] = lambda _home: None
+
+
+STARTS = (
+    Start(
+        name="an Envoy that does not exist is named",
+        options=("gw", "--envoy", "HOME/nowhere"),
+        exits=1,
+        says=("HOME/nowhere", "does not exist", "--envoy"),
+    ),
+    Start(
+        name="an Envoy that may not be executed is named",
+        options=("gw", "--envoy", "HOME/envoy"),
+        prepare=lambda home: (home / "envoy").write_text("#!/bin/sh\n"),
+        exits=1,
+        says=("HOME/envoy", "xecut"),
+    ),
+    Start(
+        name="a folder that does not exist is named",
+        options=("nowhere",),
+        exits=2,
+        says=("'nowhere'", "HOME", "name one that holds manifests"),
+    ),
+    Start(
+        name="a folder for runs that is a file is named",
+        options=("gw", "--run-dir", "HOME/file"),
+        prepare=lambda home: (home / "file").touch(),
+        exits=1,
+        says=("HOME/file", "file exists", "--run-dir"),
+    ),
+    Start(
+        name="a folder for runs that may not be written is named",
+        options=("gw", "--run-dir", "HOME/closed"),
+        prepare=lambda home: (home / "closed").mkdir(mode=0o500),
+        exits=1,
+        says=("HOME/closed", "permission denied", "--run-dir"),
+    ),
+    Start(
+        name="a folder for runs whose path is too long is named",
+        options=("gw", "--run-dir", f"HOME/{'r' * 120}"),
+        exits=1,
+        says=("r" * 120, "--run-dir"),
+    ),
+    Start(
+        name="a configuration that cannot be read is named",
+        options=("gw", "--config", "HOME/gw"),
+        exits=2,
+        says=("HOME/gw", "cannot be read"),
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.name) for fault in STARTS])
+def test_what_keeps_it_from_starting_is_said_in_one_line(tmp_path: Path, fault: Start) -> None:
+    """With the exit code that a script relies on, and no trace of Python."""
+    (tmp_path / "gw").mkdir()
+    (tmp_path / "gw" / "a.yaml").write_text(GATEWAY)
+    fault.prepare(tmp_path)
+    options = [option.replace("HOME", str(tmp_path)) for option in fault.options]
+    if "--run-dir" not in options:
+        options += ["--run-dir", str(tmp_path / "r")]
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "moongate", "run", *options, "--log-format", "text"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        preexec_fn=humbled if os.geteuid() == 0 else None,
+    )
+
+    last = ended.stderr.splitlines()[-1]
+    assert ended.returncode == fault.exits, ended.stderr
+    assert [words for words in fault.says if words.replace("HOME", str(tmp_path)) not in last] == [], last
+    assert "Traceback" not in ended.stderr
+
+
+GATEWAY = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gateway}
+spec:
+  gatewayClassName: moongate
+  listeners: [{name: http, port: 10080, protocol: HTTP}]
+"""
+
+
+class Trouble(Struct, frozen=True, kw_only=True):
+    """A fault of the machine while moongate runs.
+
+    Args:
+        name: a sentence about the product.
+        start: what differs in how it is started: arguments of ``House.running``.
+        prepare: what is done before it starts.
+        act: what is done while it runs.
+        says: words that one line of the log has, besides each other; nothing if the log cannot be read.
+        requests: what requests get meanwhile, where it is not what ``HEALTHY`` says.
+        edits: whether another edit takes effect meanwhile.
+        heal: what ends it, after which all is well.
+        ends: whether the moongate is told to end while it lasts, instead of being healed.
+    """
+
+    name: str
+    start: Callable[[House], dict[str, Any]] = lambda _house: {}
+    prepare: Callable[[House], Any] = lambda _house: None
+    act: Callable[[House], Any] = lambda _house: None
+    says: tuple[str, ...] = ()
+    requests: dict[str, int | str] = {}
+    edits: bool = True
+    heal: Callable[[House], Any] = lambda _house: None
+    ends: bool = False
+
+
+GONE = dict.fromkeys(HEALTHY, "ConnectError")
+FOREIGN: list[socket.socket] = []
+"""Ports that another program has."""
+
+
+def envoy_of_gateway(house: House) -> psutil.Process:
+    """The Envoy that listens on the port of the first Gateway."""
+    port = int(house.values["PORT"])
+    return next(e for e in house.envoys() if port in {c.laddr.port for c in e.net_connections() if c.laddr})
+
+
+def limited(house: House, number: int, least: int = 0) -> None:
+    """Give the running process a limit, at least what it has open."""
+    process = psutil.Process(house.process.pid)
+    _, hard = process.rlimit(number)
+    process.rlimit(number, (least, hard))
+
+
+def take_port(house: House) -> None:
+    FOREIGN.append(socket.create_server(("127.0.0.1", int(house.values["SIDE_PORT"]))))
+
+
+def give_port_back(_house: House) -> None:
+    while FOREIGN:
+        FOREIGN.pop().close()
+
+
+def unread_pipe() -> int:
+    """The writing end of a pipe that is full, and that nobody reads."""
+    _, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while True:
+            os.write(writing, b"x" * 65536)
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    return writing
+
+
+def broken_pipe() -> int:
+    """The writing end of a pipe whose reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def by_shell(redirection: str) -> dict[str, Any]:
+    """Started by a shell that closes a standard stream."""
+    return {"before": ("/bin/sh", "-c", f'exec {sys.executable} -m moongate "$@" {redirection}', "-")}
+
+
+def shifted_clock(house: House) -> dict[str, Any]:
+    """Python's clock of the process is moved by as many seconds as a file says."""
+    (house.home / "shift").write_text("0")
+    program = (
+        "import sys, time; from pathlib import Path; real = time.time; "
+        f"time.time = lambda: real() + float(Path({str(house.home / 'shift')!r}).read_text() or 0); "
+        "from moongate.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return {"before": (sys.executable, "-c", program)}
+
+
+def shift(seconds: int) -> Callable[[House], Any]:
+    return lambda house: (house.home / "shift").write_text(str(seconds))
+
+
+TROUBLES = (
+    Trouble(
+        name="a full disk under the log holds nothing up",
+        start=lambda _house: {"stderr": os.open("/dev/full", os.O_WRONLY)},
+    ),
+    Trouble(
+        name="a full disk under the access log holds nothing up",
+        start=lambda _house: {"stdout": os.open("/dev/full", os.O_WRONLY)},
+    ),
+    Trouble(
+        name="a reader of the log that stalls holds nothing up",
+        start=lambda _house: {"stderr": unread_pipe()},
+    ),
+    Trouble(
+        name="a reader of both logs that stalls holds nothing up",
+        start=lambda _house: {"stdout": (pipe := unread_pipe()), "stderr": pipe},
+    ),
+    Trouble(
+        name="a reader of the log that stalls does not keep it from ending",
+        start=lambda _house: {"stdout": (pipe := unread_pipe()), "stderr": pipe},
+        ends=True,
+    ),
+    Trouble(
+        name="a reader of both logs that has gone holds nothing up",
+        start=lambda _house: {"stdout": (pipe := broken_pipe()), "stderr": pipe},
+    ),
+    Trouble(
+        name="a standard output that is closed holds nothing up",
+        start=lambda _house: {
+            "before": ("/bin/sh", "-c", f'exec {sys.executable} -m moongate "$@" >&-', "-")
+        },
+    ),
+    Trouble(
+        name="a standard error that is closed holds nothing up",
+        start=lambda _house: {
+            "before": ("/bin/sh", "-c", f'exec {sys.executable} -m moongate "$@" 2>&-', "-")
+        },
+    ),
+    Trouble(
+        name="a standard input that is closed holds nothing up",
+        start=lambda _house: {
+            "before": ("/bin/sh", "-c", f'exec {sys.executable} -m moongate "$@" <&-', "-")
+        },
+    ),
+    Trouble(
+        name="a file of the log that may not grow holds nothing up",
+        act=lambda house: limited(house, resource.RLIMIT_FSIZE),
+    ),
+    Trouble(
+        name="without descriptors an edit waits until there are some",
+        act=lambda house: (limited(house, resource.RLIMIT_NOFILE, house.opened()), house.turn()),
+        says=("too many open files", "turn.yaml"),
+        edits=False,
+        heal=lambda house: limited(house, resource.RLIMIT_NOFILE, 1024),
+    ),
+    Trouble(
+        name="a clock that is set back by a day holds nothing up",
+        start=shifted_clock,
+        act=shift(-86_400),
+    ),
+    Trouble(
+        name="a clock that is set forward by a month holds nothing up",
+        start=shifted_clock,
+        act=shift(30 * 86_400),
+    ),
+    Trouble(
+        name="a clock that is set back before the certificate began closes its listener with the next edit",
+        start=shifted_clock,
+        act=lambda house: (
+            shift(-20 * 365 * 86_400)(house),
+            (house.folder / "extra.yaml").write_text(
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: extra}\nstringData: {a: b}\n"
+            ),
+        ),
+        says=("Secret default/certificate", "not valid yet", "serves nothing"),
+        requests={"secure": "ConnectError"},
+        heal=lambda house: (shift(0)(house), (house.folder / "extra.yaml").unlink()),
+    ),
+    Trouble(
+        name="an Envoy that is killed is started again",
+        act=lambda house: envoy_of_gateway(house).kill(),
+        says=("envoy.ended", "default/gateway", "SIGKILL"),
+    ),
+    Trouble(
+        name="an Envoy that is told to end by somebody else is started again",
+        act=lambda house: envoy_of_gateway(house).terminate(),
+        says=("envoy", "default/gateway"),
+    ),
+    Trouble(
+        name="an Envoy that is frozen keeps its requests waiting, and goes on where it was",
+        act=lambda house: (envoy_of_gateway(house).suspend(), house.turn()),
+        requests={**dict.fromkeys(HEALTHY, "ReadTimeout"), "secure": "ConnectTimeout", "side": 200},
+        edits=False,
+        heal=lambda house: [envoy.resume() for envoy in house.envoys()],
+    ),
+    Trouble(
+        name="a port that another program has is named with it, and taken when it is free",
+        prepare=take_port,
+        says=("@SIDE_PORT@", "is taken by"),
+        requests={"side": "ReadTimeout"},
+        heal=give_port_back,
+    ),
+    Trouble(
+        name="a socket of the status that is removed costs the status alone",
+        act=lambda house: [path.unlink() for path in (house.home / "r").glob("*/status.sock")],
+    ),
+    Trouble(
+        name="a folder of the run that is removed costs no request and no edit",
+        act=lambda house: shutil.rmtree(house.home / "r"),
+    ),
+    Trouble(
+        name="a folder that is moved away stays in force until it is back",
+        act=lambda house: house.folder.rename(house.home / "away"),
+        says=("no such file or folder", "in force"),
+        edits=False,
+        heal=lambda house: (house.home / "away").rename(house.folder),
+    ),
+    Trouble(
+        name="a folder that may not be read any more stays in force",
+        act=lambda house: house.folder.chmod(0o000),
+        says=("permission denied", "stay"),
+        edits=False,
+        heal=lambda house: house.folder.chmod(0o755),
+    ),
+    Trouble(
+        name="a folder that is removed and written anew within a moment costs no request",
+        act=lambda house: (shutil.rmtree(house.folder), house.mend()),
+    ),
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def home(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[House]:
+    """A folder and a client for all rows; each starts a moongate of its own."""
+    async with house(tmp_path_factory.mktemp("m")) as built:
+        yield built
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("trouble", [pytest.param(trouble, id=trouble.name) for trouble in TROUBLES])
+async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House, trouble: Trouble) -> None:
+    """Requests go on, edits take effect where they can, and all is well when it is over."""
+    home.mend()
+    trouble.prepare(home)
+    began = home.mark()
+    expected = {**HEALTHY, **trouble.requests}
+    async with home.running(**trouble.start(home)):
+        turn = str(home.turn())
+        await until(home.serves(turn), deadline_s=30)
+
+        trouble.act(home)
+
+        if trouble.ends:
+            home.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(30):
+                assert await home.process.wait() == 0
+            return
+        if trouble.edits:
+            turn = str(home.turn())
+            await until(home.serves(turn), deadline_s=30)
+        await until(home.has_said(began, tuple(map(home.rendered, trouble.says))), deadline_s=30)
+        await until(home.gets(expected), deadline_s=30)
+        trouble.heal(home)
+        turn = str(home.turn())
+        await until(home.serves(turn), deadline_s=30)
+        await until(home.gets(HEALTHY), deadline_s=30)
+        assert home.process.returncode is None
+        assert "Traceback" not in home.raw(began)
