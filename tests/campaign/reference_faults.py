@@ -163,7 +163,7 @@ FAULTS = (
         field="spec.parentRefs[0].name",
         value="Gateway default/gatewy",
         right="'gateway'",
-        meanwhile="404",
+        meanwhile="No request gets to this route",
         requests={"shop": 404},
     ),
     wrong(
