@@ -42,6 +42,18 @@ def test_a_null_is_as_if_it_were_not_there() -> None:
     assert resource.spec.rules[0].matches == (HTTPRouteMatch(),)
 
 
+def test_a_null_at_a_field_that_does_not_exist_is_reported() -> None:
+    """`{scheme:https}`, without a blank after the colon, is such a field in YAML."""
+    faults = problems(
+        route(filters=[{"type": "RequestRedirect", "requestRedirect": {"scheme:https": None, "port": 1}}])
+    )
+
+    assert faults == {
+        "spec.rules[0].filters[0].requestRedirect.scheme:https": "There is no field 'scheme:https' here. "
+        "Did you mean 'scheme'?"
+    }
+
+
 def test_a_misspelt_field_that_is_required_is_one_fault() -> None:
     """A second message about the field that is missing would only repeat the question of the first."""
     faults = problems(route(backendRefs=[{"naame": "a"}, {"weight": 1}]))

@@ -237,7 +237,8 @@ class Plan:
         if not isinstance(value, dict):
             return value
         entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
-        whole = {key: entry for key, entry in entries.items() if entry is not None}
+        # A null at a field that does not exist stays, so that the field is named: {scheme:https} is one.
+        whole = {key: entry for key, entry in entries.items() if entry is not None or key not in self.fields}
         if self.dropped:
             for key in self.dropped & whole.keys():
                 del whole[key]
