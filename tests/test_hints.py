@@ -44,6 +44,24 @@ def test_a_route_that_serves_has_no_hint(rule: str) -> None:
     assert of(route(rule)) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("{value: /shop/*}", "*"),
+        ("{value: '/items/:id'}", "/:id"),
+        ("{value: /things:batch}", None),
+        ("{type: RegularExpression, value: '/items/.*'}", None),
+    ],
+)
+def test_a_pattern_in_a_path_that_takes_none_is_noticed(path: str, pattern: str | None) -> None:
+    """Other routers take it for a pattern; here the rule looks right, and answers nothing."""
+    lines = of(route(f"matches: [{{path: {path}}}], {TO_APP}"))
+
+    assert [line.split(" stands for itself")[0] for line in lines] == (
+        [f"spec.rules[0].matches[0].path.value: {pattern!r}"] if pattern else []
+    )
+
+
 @pytest.mark.parametrize("parents", ["", "parentRefs: [], "])
 def test_a_route_without_parents_says_that_no_request_comes(parents: str) -> None:
     assert of(ROUTE % f"{{{parents}rules: [{{{TO_APP}}}]}}") == [

@@ -6,11 +6,13 @@ so no condition reports it. The hint says what happens to requests.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, fields_of
 from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRouteRule
 from moongate.api.route import RequestRule, Route
 from moongate.attach.policies import Policy
 from moongate.features import FEATURES
@@ -34,6 +36,10 @@ _ANSWERING = ("RequestRedirect", "ExtensionRef")
 """Types of filters that may answer a request, so that its rule needs no backend."""
 
 
+_PATTERN = re.compile(r"\*|/:\w+")
+"""What stands for any text in the paths of other routers: `*` and `:name`. A `{name}` is refused before."""
+
+
 def hints(resource: Resource | None) -> Iterator[Problem]:
     """The hints about one resource, at their fields."""
     match resource:
@@ -41,6 +47,7 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
             yield from _of_parents(resource)
             for n, rule in enumerate(resource.spec.rules):
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(rule))
+                yield from (problem.under(f"spec.rules[{n}]") for problem in _of_paths(rule))
         case Backend():
             for n, endpoint in enumerate(resource.spec.endpoints):
                 for kind, at in (("ip", endpoint.ip), ("fqdn", endpoint.fqdn)):
@@ -69,6 +76,18 @@ def _of_parents(route: Route) -> Iterator[Problem]:
                 "parent, and no status reports it."
             )
             yield Problem(f"spec.parentRefs[{n}]", message, UNUSED)
+
+
+def _of_paths(rule: RouteRule) -> Iterator[Problem]:
+    """The paths with what other routers replace: here each character stands for itself."""
+    for n, match in enumerate(rule.matches if isinstance(rule, HTTPRouteRule) else ()):
+        path = match.path
+        if path.type != "RegularExpression" and (pattern := _PATTERN.search(path.value)):
+            message = (
+                f"{pattern[0]!r} stands for itself in a path of type {path.type}, so hardly any request "
+                "matches. A PathPrefix takes all that is below it; for a pattern, use RegularExpression."
+            )
+            yield Problem(f"matches[{n}].path.value", message, UNUSED)
 
 
 def _of_rule(rule: RouteRule) -> Iterator[Problem]:

@@ -74,7 +74,7 @@ class HTTPPathMatch(Model, frozen=True, kw_only=True):
             'self.value.matches(r"""^(?:[-A-Za-z0-9/._~!$&\'()*+,;=:@]|[%][0-9a-fA-F'
             ']{2})+$""") : true',
             "A path of type Exact or PathPrefix may hold only characters that RFC 3986 "
-            "allows in paths; encode others as %XX.",
+            "allows in paths; encode others as %XX. For a pattern, use RegularExpression.",
         ),
     )
 
