@@ -109,7 +109,8 @@ def test_references_that_lead_somewhere_are_not_reported() -> None:
             "gatewayClassName: envoy",
             (
                 "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass envoy."
-                " The only GatewayClass there is 'eg'. This Gateway is not served."
+                " The only GatewayClass there is 'eg'. To use this class, add it with controllerName"
+                " 'gateway.envoyproxy.io/gatewayclass-controller'. This Gateway is not served."
             ),
         ),
     ],
@@ -117,6 +118,51 @@ def test_references_that_lead_somewhere_are_not_reported() -> None:
 def test_a_slip_in_a_reference_is_reported(right: str, wrong: str, expected: str) -> None:
     """A password guard with a typo would guard nothing, and everything would look fine."""
     assert messages(*(text.replace(right, wrong) for text in SOUND)) == [expected]
+
+
+def test_a_resource_of_the_same_name_in_another_namespace_is_named() -> None:
+    """Who never saw Kubernetes does not think of namespaces, and sees a name that is right."""
+    of_route, of_policy = messages(
+        GATEWAY_CLASS, gateway(http("http")), ROUTE.replace("namespace: default", "namespace: apps"), POLICY
+    )
+
+    assert of_route == (
+        "HTTPRoute apps/shop: spec.parentRefs[0].name: There is no Gateway apps/eg. One is in namespace "
+        "'default': if you mean it, add namespace: default here. No request gets to this route through it."
+    )
+    assert of_policy == (
+        "SecurityPolicy default/staff: spec.targetRefs[0].name: There is no HTTPRoute default/shop. One is "
+        "in namespace 'apps'; only one in 'default' can be named here. Nothing is guarded by this reference."
+    )
+
+
+def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowhere() -> None:
+    """A tab in one file makes all references to what is in it dangle: the tab is the cause."""
+    held = {resource.ref: resource for text in (ROUTE, POLICY) for resource in read(text)}
+
+    first, *_ = dangling_references(held, held, unread=lambda: "web.yaml:5:1")
+    slip = POLICY.replace("name: shop", "name: shpo")
+    likely = {resource.ref: resource for text in (ROUTE, slip) for resource in read(text)}
+    *_, last = dangling_references(likely, likely, unread=lambda: "web.yaml:5:1")
+
+    assert first.problem.message == (
+        "There is no Gateway default/eg. It may be in the document that cannot be read, at web.yaml:5:1. "
+        "No request gets to this route through it."
+    )
+    assert "Did you mean 'shop'?" in last.problem.message
+
+
+def test_a_target_of_a_kind_that_is_not_built_is_not_said_to_be_missing() -> None:
+    """It may well be there; moongate does not read it."""
+    policy = POLICY.replace("kind: HTTPRoute", "kind: GRPCRoute")
+    held = {resource.ref: resource for resource in read(policy)}
+
+    [(_, problem, severity)] = dangling_references(held, held)
+
+    assert (problem.message, severity) == (
+        "The kind GRPCRoute is not built yet. Nothing is guarded by this reference.",
+        "warning",
+    )
 
 
 @pytest.mark.parametrize("kind", POLICY_KINDS, ids=lambda kind: kind.KIND)

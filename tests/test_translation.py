@@ -198,7 +198,8 @@ def test_a_reference_that_leads_nowhere_is_a_problem() -> None:
     [problem] = problems_of(*(document for document in WHOLE if document["kind"] != "GatewayClass"))
 
     assert problem == (
-        "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass eg. This Gateway is not served."
+        "Gateway default/eg: spec.gatewayClassName: There is no GatewayClass eg. To use this class, add it "
+        "with controllerName 'gateway.envoyproxy.io/gatewayclass-controller'. This Gateway is not served."
     )
 
 

@@ -25,6 +25,7 @@ from moongate.api.route import RequestRule, Route
 from moongate.attach.backends import SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.policies import Policy
 from moongate.hints import CLOSED, UNUSED, hints
+from moongate.kinds import UNBUILT_KINDS
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import references
 from moongate.problem import Problem
@@ -46,6 +47,9 @@ MOST_QUESTIONS = 100
 """For how many missing names one call suggests another. If more are missing, whole files are absent."""
 
 
+_WITHIN_NAMESPACE = ("spec.targetRef", "spec.infrastructure")
+"""The fields whose references have no namespace."""
+
 _GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
 
 
@@ -66,8 +70,8 @@ class DanglingReference(NamedTuple):
     """A reference to a resource that does not exist, or a hint about a resource.
 
     It is an error if the resource that is referred to does not exist, because something that is written is
-    then not in force. It is a warning if that resource is written with an error, because that error is
-    reported already, or if it belongs to another controller.
+    then not in force. It is a warning if that resource is written with an error or is of a kind that is not
+    built yet, because that is reported already, or if it belongs to another controller.
     """
 
     resource: Ref
@@ -90,6 +94,7 @@ def dangling_references(
     controller: str = CONTROLLER_NAME,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
     sliced: Callable[[Ref], bool] | None = None,
+    unread: Callable[[], object | None] = lambda: None,
 ) -> Iterator[DanglingReference]:
     """The dangling references of some resources.
 
@@ -99,8 +104,9 @@ def dangling_references(
         controller: the controllerName of the GatewayClasses that this controller serves.
         faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
         sliced: whether a Service has an EndpointSlice; if it is absent, all EndpointSlices are searched.
+        unread: the place of a document that cannot be read, so that nobody knows what it defines; or None.
     """
-    known = _Known(held)
+    known = _Known(held, controller, unread)
     sliced = sliced or known.sliced
     for ref in refs:
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
@@ -113,13 +119,15 @@ def dangling_references(
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
                 place = faulty(to)
-                message = (
-                    f"There is no {to}.{known.question(to)}"
-                    if place is None
-                    else f"{to} is not in force: it is written at {place}, with an error."
-                )
+                is_known = place is not None or (to.group, to.kind) in UNBUILT_KINDS
+                if place is not None:
+                    message = f"{to} is not in force: it is written at {place}, with an error."
+                elif is_known:
+                    message = f"The kind {to.kind} is not built yet."
+                else:
+                    message = f"There is no {to}.{known.question(path, to)}"
                 problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
-                yield DanglingReference(ref, problem, "error" if place is None else "warning")
+                yield DanglingReference(ref, problem, "warning" if is_known else "error")
             elif (other := known.controller_of(to)) not in (None, controller):
                 message = (
                     f"{to} is of the controller {other!r}, and this one is {controller!r}; "
@@ -211,12 +219,21 @@ def _begun_alike(one: str, other: str) -> int:
 class _Known:
     """The resources in force, with the lookups that messages about a missing resource need."""
 
-    def __init__(self, held: Mapping[Ref, Resource]) -> None:
+    def __init__(
+        self, held: Mapping[Ref, Resource], controller: str, unread: Callable[[], object | None]
+    ) -> None:
         self._held = held
+        self._controller = controller
+        self._unread = unread
         self._asked = 0
 
-    def question(self, to: Ref) -> str:
-        """A suggestion how to correct a reference to a missing resource; "" if there is none."""
+    def question(self, path: str, to: Ref) -> str:
+        """A suggestion how to correct a reference to a missing resource; "" if there is none.
+
+        Args:
+            path: the field with the reference.
+            to: the resource that does not exist.
+        """
         self._asked += 1
         if self._asked > MOST_QUESTIONS:
             return ""
@@ -225,11 +242,22 @@ class _Known:
         names = self._names.get((to.group, to.kind, to.namespace))
         if names is not None and (close := names.like(to.name)) is not None:
             return f" Did you mean {close!r}?"
-        if names is not None and len(names.sorted) == 1:
-            return f" The only {to.kind} there is {names.sorted[0]!r}."
-        if to.is_a(Service):
+        if (elsewhere := self._elsewhere.get((to.group, to.kind, to.name))) is not None:
+            if path.startswith(_WITHIN_NAMESPACE):
+                return f" One is in namespace {elsewhere!r}; only one in {to.namespace!r} can be named here."
+            return f" One is in namespace {elsewhere!r}: if you mean it, add namespace: {elsewhere} here."
+        if self._unread_place is not None:
+            return f" It may be in the document that cannot be read, at {self._unread_place}."
+        only = (
+            f" The only {to.kind} there is {names.sorted[0]!r}."
+            if names is not None and len(names.sorted) == 1
+            else ""
+        )
+        if to.is_a(GatewayClass):
+            return f"{only} To use this class, add it with controllerName {self._controller!r}."
+        if to.is_a(Service) and not only:
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
-        return ""
+        return only
 
     def controller_of(self, ref: Ref) -> str | None:
         """The controllerName of a GatewayClass; ``None`` for other kinds."""
@@ -267,6 +295,15 @@ class _Known:
         for ref in self._held:
             names[ref.group, ref.kind, ref.namespace].append(ref.name)
         return {key: _Names(each) for key, each in names.items()}
+
+    @cached_property
+    def _elsewhere(self) -> dict[tuple[str, str, str], str]:
+        """Group, kind and name of each resource, with the first namespace that has one."""
+        return {(ref.group, ref.kind, ref.name): ref.namespace for ref in sorted(self._held, reverse=True)}
+
+    @cached_property
+    def _unread_place(self) -> object | None:
+        return self._unread()
 
     @cached_property
     def _sliced(self) -> frozenset[tuple[str, str | None]]:

@@ -164,8 +164,21 @@ class TestLastGoodState:
         assert batch == {}
         assert only(folder).place.file == "a.yaml"
         assert only(folder).effect == (
-            "The last good state of 2 resources stay in force: Backend default/a, Backend default/b."
+            "The last good state of 2 resources stays in force: Backend default/a, Backend default/b."
         )
+
+    def test_the_place_of_what_cannot_be_read_is_known(self) -> None:
+        """What a reference does not find may be there; what is only faulty says itself what it is."""
+        folder = Folder()
+        folder.update("a.yaml", stream(backend("a", "many")))
+        assert folder.unread_place() is None
+
+        folder.update("c.yaml", "kind: [")
+        folder.update("b.yaml", stream(backend("b", 1).replace("kind: Backend", "kind: Backand")))
+
+        assert folder.unread_place() == ("b.yaml", 2, 7)
+        folder.update("b.yaml", None)
+        assert folder.unread_place() == ("c.yaml", 2, 1)
 
     def test_a_long_document_is_announced_before_it_is_read(self) -> None:
         """Whoever stages it can have a thread read it, so that other tasks go on."""

@@ -276,7 +276,7 @@ class BackendObjectReference(Model, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "(size(self.group) == 0 && self.kind == 'Service') ? has(self.port) : true",
-            "A reference to a Service needs a port.",
+            "A reference to a Service needs a port; if a Backend is meant, say its group and kind.",
         ),
     )
 

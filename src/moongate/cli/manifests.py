@@ -118,7 +118,11 @@ def translated(
     ]
     held = world.store.held()
     dangling = dangling_references(
-        held, held, controller=in_force.gateway.controller_name, faulty=files.folder.faulty_place
+        held,
+        held,
+        controller=in_force.gateway.controller_name,
+        faulty=files.folder.faulty_place,
+        unread=files.folder.unread_place,
     )
     unselecting = selecting_nothing(held, held, world.statuses().__contains__)
     by_field = {

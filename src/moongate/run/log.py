@@ -190,13 +190,22 @@ class RunLog:
 
     def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
         ends = dangling_references(
-            self._held, refs, controller=self._controller(), faulty=self._faulty_place, sliced=self._sliced
+            self._held,
+            refs,
+            controller=self._controller(),
+            faulty=self._faulty_place,
+            sliced=self._sliced,
+            unread=self._unread_place,
         )
         return tuple(self.diagnostic(*end) for end in ends)
 
     def _faulty_place(self, ref: Ref) -> Place | None:
         places = (folder.faulty_place(ref) for folder in self._folders)
         return next((place for place in places if place is not None), None)
+
+    def _unread_place(self) -> Place | None:
+        places = (folder.unread_place() for folder in self._folders)
+        return min((place for place in places if place is not None), default=None)
 
     def serving(self, urls: tuple[str, ...]) -> None:
         """Log the addresses at which listeners answer that did not before."""

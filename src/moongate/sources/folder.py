@@ -38,6 +38,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
+from moongate.kinds import KINDS
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
@@ -275,6 +276,12 @@ class Folder:
         known = self._definitions.get(ref, ())
         return self._place(known[0], "metadata.name") if known and ref not in self._held else None
 
+    def unread_place(self) -> Place | None:
+        """The first place of a document of which nobody knows what it defines; None if there is none."""
+        broken = [file for path in self._faulty if (file := self._files[path]).broken]
+        unread = (each for file in broken for each in self._of_file(file))
+        return min((each.place for each in unread if _is_unread(each)), default=None)
+
     # --- deciding ---------------------------------------------------------------------------------
 
     def _unready(self, decisions: Mapping[Ref, _Held | None], waits: Waits) -> Iterator[Ref]:
@@ -413,8 +420,7 @@ class Folder:
             if kept:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
                 names = ", ".join(map(str, kept[:_NAMED])) + (", …" if len(kept) > _NAMED else "")
-                stays = "stays" if len(kept) == 1 else "stay"
-                effect = f"The last good state of {count} {stays} in force: {names}."
+                effect = f"The last good state of {count} stays in force: {names}."
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
@@ -570,3 +576,9 @@ def _difference(old: _File, new: _File) -> tuple[list[Document], list[Document]]
         return list(gone), list(come)
     many, others = Counter(gone), Counter(come)
     return list((many - others).elements()), list((others - many).elements())
+
+
+def _is_unread(diagnostic: Diagnostic) -> bool:
+    """Whether a diagnostic is about a document that defines no resource, as its text or its kind is wrong."""
+    ref = diagnostic.resource
+    return diagnostic.severity == "error" and (ref is None or (ref.group, ref.kind) not in KINDS)
