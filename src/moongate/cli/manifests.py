@@ -86,7 +86,6 @@ def translated(
     from msgspec import structs
 
     from moongate.api.envoygateway import EnvoyGateway
-    from moongate.api.marks import NOT_SUPPORTED
     from moongate.attach.certificates import NOW
     from moongate.attach.gateways import BIND, CLOSED, laptop_class
     from moongate.dangling import dangling_references, selecting_nothing
@@ -128,7 +127,11 @@ def translated(
     by_field = {
         (each.resource, each.problem.path.removesuffix(".name")): each for each in (*dangling, *unselecting)
     }
-    statuses = [each for each in status_diagnostics(world, files) if each.problem.reason != NOT_SUPPORTED]
+    # A field that is not built yet is reported where it is written; a protocol only the status knows.
+    written = {each.unbuilt for each in faults}
+    statuses = [
+        each for each in status_diagnostics(world, files) if not each.unbuilt or each.unbuilt not in written
+    ]
     # The status reports a dangling reference too, but without the name that the user may have meant.
     degraded: list[Diagnostic] = []
     for each in statuses:
@@ -228,11 +231,16 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     """The degraded conditions of all statuses, each at the field that causes it."""
+    from moongate.api.gateway import Gateway
     from moongate.status.causes import causes
     from moongate.status.degraded import degradations
+    from moongate.status.gateways import GatewayStatus, as_built
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
+        gateway = held[ref]
+        if isinstance(gateway, Gateway) and isinstance(status, GatewayStatus):
+            status = as_built(status, gateway)  # noqa: PLW2901 - the same status, with what it lacks
         faults = causes(world.db, held[ref])
         for degradation in degradations(held[ref], status):
             for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:

@@ -231,11 +231,8 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     conditions = {c.type: c for c in status.conditions}
     generation = gateway.metadata.generation
     conditions.setdefault("Accepted", _accepted(status, generation))
-    unserved = {each.name for each in gateway.spec.listeners if chain_kind(each) is None}
-    listeners = tuple(
-        _unserved(each, generation) if each.name in unserved else _as_in_envoy(each, envoys, generation)
-        for each in status.listeners
-    )
+    built = as_built(status, gateway).listeners
+    listeners = tuple(_as_in_envoy(each, envoys, generation) for each in built)
     programmed = _programmed(conditions["Accepted"], gateway, listeners, envoys)
     conditions.setdefault("Programmed", programmed)
     return structs.replace(
@@ -255,6 +252,16 @@ def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) 
         message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
         return _not_programmed(listener, condition("Programmed", "False", "Pending", message, generation))
     return listener
+
+
+def as_built(status: GatewayStatus, gateway: Gateway) -> GatewayStatus:
+    """A Gateway's status in which listeners of protocols that are not built yet are not programmed."""
+    unserved = {each.name for each in gateway.spec.listeners if chain_kind(each) is None}
+    generation = gateway.metadata.generation
+    listeners = tuple(
+        _unserved(each, generation) if each.name in unserved else each for each in status.listeners
+    )
+    return structs.replace(status, listeners=listeners)
 
 
 def _unserved(listener: ListenerStatus, generation: int) -> ListenerStatus:
