@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,29 @@ def test_a_taken_port_names_who_has_it() -> None:
 
     assert explanation is not None
     assert f"(process {os.getpid()})" in explanation
+
+
+def test_a_port_of_an_envoy_that_was_left_says_how_to_end_it(tmp_path: Path) -> None:
+    """Who has ended moongate with --keep-envoys does not think of its Envoys as of another program."""
+    envoy = tmp_path / "envoy"
+    envoy.symlink_to(Path(sys.executable).resolve())
+    serve = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [envoy, "-I", "-S", "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+
+        explanation = explain_bind_failure(f"cannot bind '0.0.0.0:{port}': Address already in use")
+
+        process.communicate("\n")
+
+    assert explanation is not None
+    assert f"is taken by envoy (process {process.pid})" in explanation
+    assert "`moongate stop` ends it" in explanation
 
 
 def test_a_port_of_an_own_envoy_names_its_gateway() -> None:

@@ -21,6 +21,8 @@ _LISTENING = "0A"
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
+_ENVOY = "envoy"
+"""How the kernel calls an Envoy."""
 OTHER_PORT = "set the listener's port to a free one"
 """The advice for a port that is taken, if the port comes from a manifest."""
 
@@ -85,7 +87,8 @@ def _taken(port: int, envoys: Mapping[int, str]) -> str:
             f"Port {port} is still open for {envoys[pid]}, whose Envoy (process {pid}) has not given it up. "
             f"Wait for that, or {OTHER_PORT}."
         )
-    return f"Port {port} is taken by {name} (process {pid}); end it, or {OTHER_PORT}."
+    left = " If an earlier moongate has left it running, `moongate stop` ends it." if name == _ENVOY else ""
+    return f"Port {port} is taken by {name} (process {pid}); end it, or {OTHER_PORT}.{left}"
 
 
 def port_holder(port: int) -> tuple[int, str] | None:
