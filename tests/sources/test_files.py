@@ -54,7 +54,7 @@ class Watching:
                 self.batches.append(dict(self.last.batch))
                 for ref, new in self.last.batch.items():
                     if new is None:
-                        del self.held[ref]
+                        self.held.pop(ref, None)
                     else:
                         self.held[ref] = new
 
@@ -66,8 +66,12 @@ class Watching:
 
 
 @asynccontextmanager
-async def watching(*paths: Path) -> AsyncGenerator[Watching]:
-    news = watch(paths)
+async def watching(*paths: Path | Files) -> AsyncGenerator[Watching]:
+    news = (
+        paths[0].watch()
+        if isinstance(paths[0], Files)
+        else watch(path for path in paths if isinstance(path, Path))
+    )
     watched = Watching(news)
     try:
         await watched.next()
@@ -490,6 +494,34 @@ class TestWatch:
         assert loaded.closed == ("",)
         [fault] = loaded.errors
         assert fault.effect.startswith("It may say who may pass, so all requests to all routes are answered")
+
+    async def test_what_went_before_all_is_read_again_is_gone(self, tmp_path: Path) -> None:
+        """A script removes a file, and sends SIGHUP at once."""
+        (tmp_path / "a.yaml").write_text(backend("a"))
+        (tmp_path / "b.yaml").write_text(backend("b"))
+        manifests = Files([tmp_path])
+        async with watching(manifests):
+            pass
+        (tmp_path / "b.yaml").unlink()
+
+        async with watching(manifests) as watched:
+            await watched.until(lambda: B in watched.batches[-1])
+
+        assert watched.batches[-1] == {B: None}
+
+    async def test_what_is_away_when_all_is_read_again_stays_in_force(self, tmp_path: Path) -> None:
+        """A folder that was moved away, or unmounted, is as good as one that is away while it is watched."""
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "a.yaml").write_text(backend("a"))
+        manifests = Files([tmp_path / "m"])
+        async with watching(manifests):
+            pass
+        (tmp_path / "m").rename(tmp_path / "away")
+
+        async with watching(manifests) as watched:
+            assert watched.batches == [{}]
+            assert watched.last is not None
+            assert "stays in force" in watched.last.errors[0].effect
 
     async def test_a_folder_that_the_kernel_does_not_watch_is_looked_at(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -418,10 +418,6 @@ class TestSecurityPoliciesWithFaults:
         assert only(folder).effect == "It is not in force until this is fixed."
 
 
-def wait(_ref: Ref, _file: str, _used: bool) -> bool:
-    return True
-
-
 class TestNames:
     def test_a_resource_stays_whose_name_became_a_wrong_one(self) -> None:
         """It is not removed, as one of its kind in its file has a fault and no last good state."""
@@ -436,6 +432,23 @@ class TestNames:
         assert folder.update("a.yaml", stream(backend("c"), backend("b")))[A] is None
 
 
+class Unfinished:
+    """An edit that goes on."""
+
+    def unfinished(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return True
+
+    def stays(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return True
+
+
+class Away(Unfinished):
+    """An edit that is whole, of files that may come back."""
+
+    def unfinished(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return False
+
+
 class TestWaiting:
     """An edit over several files comes one file at a time."""
 
@@ -445,7 +458,7 @@ class TestWaiting:
 
         for _ in folder.stage("a.yaml", stream(backend("b", 2), backend("c", 2))):
             pass
-        batch = folder.commit(wait)
+        batch = folder.commit(Unfinished())
 
         assert {ref.name: port(new) for ref, new in batch.items()} == {"b": 2, "c": 2}
         assert folder.waiting == {A: "a.yaml"}
@@ -458,10 +471,10 @@ class TestWaiting:
 
         for _ in folder.stage("r.yaml", route("r", "b")):
             pass
-        assert folder.commit(wait) == {}
+        assert folder.commit(Unfinished()) == {}
         for _ in folder.stage("b.yaml", backend("b")):
             pass
-        assert list(folder.commit(wait)) == [ROUTE, B]
+        assert list(folder.commit(Unfinished())) == [ROUTE, B]
         assert folder.commit() == {A: None}
 
     def test_a_reference_to_what_stays_missing_is_in_force_in_the_end(self) -> None:
@@ -470,7 +483,7 @@ class TestWaiting:
 
         for _ in folder.stage("r.yaml", route("r", "b")):
             pass
-        folder.commit(wait)
+        folder.commit(Unfinished())
 
         assert list(folder.commit()) == [ROUTE]
 
@@ -479,7 +492,7 @@ class TestWaiting:
         for _ in folder.stage("r.yaml", route("r", "a")):
             pass
 
-        assert list(folder.commit(wait)) == [ROUTE]
+        assert list(folder.commit(Unfinished())) == [ROUTE]
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_a_target_of_a_policy_is_renamed_in_one_piece(self, order: int) -> None:
@@ -491,9 +504,72 @@ class TestWaiting:
         for path, text in edits[::order]:
             for _ in folder.stage(path, text):
                 pass
-            assert folder.commit(wait) == {}
+            assert folder.commit(Unfinished()) == {}
 
         assert {ref.name for ref in folder.commit()} == {"old", "new", "p"}
+
+    def test_what_may_come_back_holds_up_no_other_edit(self) -> None:
+        """A folder that is moved away had a policy; edits elsewhere are in force nevertheless."""
+        folder = Folder()
+        folder.update_many({"away/p.yaml": policy("r"), "r.yaml": route("r", "a"), "b.yaml": backend("a")})
+
+        for _ in folder.stage("away/p.yaml", None):
+            pass
+        for _ in folder.stage("b.yaml", backend("a", 2)):
+            pass
+
+        assert list(folder.commit(Away())) == [A]
+        assert [ref.kind for ref in folder.waiting] == ["SecurityPolicy"]
+
+
+class TestClosing:
+    """A policy that cannot be read at the start closes its routes; an edit comes one file at a time."""
+
+    def closed(self) -> Folder:
+        folder = Folder(strict=True)
+        folder.update_many({"p.yaml": f"{policy('r')}\t", "r.yaml": route("r", "a"), "b.yaml": backend("a")})
+        assert folder.closed == ("",)
+        return folder
+
+    @pytest.mark.parametrize("between", [None, "", "# to do\n"])
+    def test_what_is_closed_is_not_open_while_its_file_is_replaced(self, between: str | None) -> None:
+        """An editor removes a file, or empties it, before it writes it anew."""
+        folder = self.closed()
+
+        for _ in folder.stage("p.yaml", between):
+            pass
+        folder.commit(Unfinished())
+        assert (folder.closed, list(folder.reopening)) == (("",), ["p.yaml"])
+        for _ in folder.stage("p.yaml", policy("r")):
+            pass
+        batch = folder.commit(Unfinished())
+
+        assert [ref.kind for ref in batch] == ["SecurityPolicy"]
+        assert (folder.closed, list(folder.reopening)) == ((), [])
+
+    def test_what_is_closed_is_open_when_its_file_is_gone(self) -> None:
+        folder = self.closed()
+
+        for _ in folder.stage("p.yaml", None):
+            pass
+        folder.commit(Unfinished())
+        folder.commit()
+
+        assert (folder.closed, folder.strict) == ((), False)
+
+    def test_what_is_closed_is_not_open_while_the_policy_that_was_mended_waits(self) -> None:
+        """Another policy goes at the same time, so all changes wait."""
+        folder = self.closed()
+        folder.update("other.yaml", policy("r").replace("name: p", "name: q"))
+
+        for path, text in {"p.yaml": policy("r"), "other.yaml": None}.items():
+            for _ in folder.stage(path, text):
+                pass
+        assert folder.commit(Unfinished()) == {}
+        assert folder.closed == ("",)
+
+        assert len(folder.commit()) == 2
+        assert folder.closed == ()
 
 
 ROUTE = Ref.of(HTTPRoute, "default", "r")

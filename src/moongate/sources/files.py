@@ -128,8 +128,8 @@ class Files:
         """The paths that can be read more than once."""
         self._listing = Listing()
         self._events: FolderEvents | None = None
-        self._unsettled: dict[Ref, float] = {}
-        """The resources with a change that waits, each with the time since when."""
+        self._unsettled: dict[Ref | str, float] = {}
+        """The changes that wait, of resources and of files that close requests, with the time since when."""
         self._quiet_since = 0.0
         self._writing: dict[str, None] = {}
         """The files of watched folders that somebody has open for writing, by real path."""
@@ -146,11 +146,16 @@ class Files:
         return self._loaded(self.folder.commit(), paths, parsed)
 
     async def watch(self) -> AsyncGenerator[Loaded, None]:
-        """Everything, then what changes; ends after the first if there is nothing that could change."""
-        paths = self._opened()
-        parsed = self.folder.parsed
-        await _in_slices(self._staged(paths))
-        yield self._loaded(self.folder.commit(), paths, parsed)
+        """Everything, then what changes; ends after the first if there is nothing that could change.
+
+        If it was watched before, what is gone since then may still come back, as with any change.
+        """
+        again = self._reported is not None
+        if not again:
+            paths = self._opened()
+            parsed = self.folder.parsed
+            await _in_slices(self._staged(paths))
+            yield self._loaded(self.folder.commit(), paths, parsed)
         pause = FIRST_PAUSE_S
         with FolderEvents(self._listing.watched, self._writing) as events:
             self._events = events
@@ -158,7 +163,8 @@ class Files:
                 until = time.monotonic() + RETRY_S
                 heard: list[str] | None = None  # what slipped between listing and watching
                 while True:
-                    loaded = await self._heard(heard or (), everything=heard is None)
+                    loaded = await self._heard(heard or (), everything=heard is None, again=again)
+                    again = False
                     if loaded is not None:
                         yield loaded
                     if events.stale or watched != self._listing.watched:
@@ -173,16 +179,22 @@ class Files:
                 events.watch(self._listing.watched)
 
     def _patience_s(self, until: float) -> float | None:
-        in_time = any(not self._listing.is_out_of_reach(file) for file in self.folder.waiting.values())
-        waits = [TICK] if in_time else []
+        files = (*self.folder.waiting.values(), *self.folder.reopening)
+        waits = [TICK] if any(not self._listing.is_out_of_reach(file) for file in files) else []
         if self._open:
             waits.append(max(0.0, min(self._open.values()) - time.monotonic()))
         if self._events is not None and self._events.unheard:
             waits.append(max(0.0, until - time.monotonic()))
         return min(waits, default=None)
 
-    async def _heard(self, events: Sequence[str], *, everything: bool) -> Loaded | None:
-        """The next state, None when nothing differs."""
+    async def _heard(self, events: Sequence[str], *, everything: bool, again: bool) -> Loaded | None:
+        """The next state, None when nothing differs.
+
+        Args:
+            events: the paths that changed.
+            everything: whether to list all files, and read those that differ.
+            again: whether to read all files, and return the state in any case.
+        """
         now = time.monotonic()
         paths, unsure = self._meant(events)
         if everything or unsure:
@@ -190,6 +202,8 @@ class Files:
             self._listing = await asyncio.to_thread(list_paths, self._lasting)
             self._listing.keep(before)
             paths |= differing(before, self._listing)
+            if again:
+                paths |= self._listing.files.keys()
         written = self._being_written()
         if paths or written or any(os.path.dirname(event) in self._listing.walked for event in events):
             self._quiet_since = now
@@ -206,10 +220,12 @@ class Files:
         await _in_slices(self._staged(read))
         waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
         batch = self.folder.commit(waits)
-        self._unsettled = {ref: self._unsettled.get(ref, now) for ref in self.folder.waiting}
+        self._unsettled = {
+            what: self._unsettled.get(what, now) for what in (*self.folder.waiting, *self.folder.reopening)
+        }
         reported = self._reported
         loaded = self._loaded(batch, read, parsed)
-        return loaded if loaded.batch or self._reported != reported else None
+        return loaded if again or loaded.batch or self._reported != reported else None
 
     def _meant(self, events: Iterable[str]) -> tuple[set[str], bool]:
         """The files that events are about, and whether that needs a new listing of all."""
@@ -377,7 +393,7 @@ class _Waits:
     def __init__(
         self,
         listing: Listing,
-        since: Mapping[Ref, float],
+        since: Mapping[Ref | str, float],
         written: set[str],
         now: float,
         quiet_since: float,
@@ -385,13 +401,17 @@ class _Waits:
         self._listing, self._since, self._written = listing, since, written
         self._now, self._quiet_since = now, quiet_since
 
-    def __call__(self, ref: Ref, file: str, used: bool, /) -> bool:
-        if ref not in self._since or file in self._written or self._listing.is_out_of_reach(file):
+    def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        if what not in self._since or file in self._written:
             return True
-        waited = self._now - self._since[ref]
-        if file not in self._listing.files and os.path.dirname(file) not in self._filled:
-            return waited < EMPTIED_S
+        waited = self._now - self._since[what]
         return self._now - self._quiet_since < (SETTLE_USED if used else SETTLE) and waited < PATIENCE
+
+    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        if self.unfinished(what, file, used=used) or self._listing.is_out_of_reach(file):
+            return True
+        emptied = file not in self._listing.files and os.path.dirname(file) not in self._filled
+        return emptied and self._now - self._since[what] < EMPTIED_S
 
     @cached_property
     def _filled(self) -> set[str]:

@@ -14,7 +14,8 @@ Rules
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
    the removal of a Gateway, of a policy, or of what a policy refers to: then all wait, so that no port is
-   wanted twice, and nothing is served without its policy.
+   wanted twice, and nothing is served without its policy. What is closed is opened as a resource is removed,
+   unless its file has become sound.
 
 Theory of operation
 ===================
@@ -63,15 +64,18 @@ class Unreadable(NamedTuple):
 
 
 class Waits(Protocol):
-    """Says whether a change of a resource waits that may be the first half of an edit."""
+    """Says whether a change waits that may be the first half of an edit.
 
-    def __call__(self, ref: Ref, file: str, used: bool, /) -> bool:
-        """
-        Args:
-            ref: the resource.
-            file: where it is in force from.
-            used: whether other resources may be in force that are still to change with it.
-        """
+    The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
+    from; and whether other resources may be in force that are still to change with it.
+    """
+
+    def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        """Whether the edit may go on, so that what changes with this waits too."""
+        ...
+
+    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        """Whether what is gone stays in force: as long as the edit may go on, or its file may come back."""
         ...
 
 
@@ -98,6 +102,10 @@ class Folder:
         self._repeated: set[Ref] = set()
         self._held: dict[Ref, _Held] = {}
         self._waiting: dict[Ref, None] = {}
+        self._closing: dict[str, frozenset[str]] = {}
+        """File → what is closed because of it (``_scopes``), also while it waits to be opened."""
+        self._reopening: set[str] = set()
+        """The files among them that close nothing any more."""
 
     def __len__(self) -> int:
         """The number of resources in force."""
@@ -190,6 +198,7 @@ class Folder:
 
         decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in touched}
         self._waiting = dict.fromkeys(self._unready(decisions, waits)) if waits is not None else {}
+        self._close(decisions, waits)
         batch: dict[Ref, Resource | None] = {}
         for ref, after in decisions.items():
             if ref in self._waiting:
@@ -204,22 +213,55 @@ class Folder:
                 assert not isinstance(new, EnvoyGateway)
                 batch[ref] = new
         # What was served until now stays so: a fault that comes later changes nothing.
-        self.strict = self.strict and (bool(self.closed) or not self._held)
+        self.strict = self.strict and (bool(self._closing) or not self._held)
         return batch
+
+    def _close(self, decisions: Mapping[Ref, _Held | None], waits: Waits | None) -> None:
+        """Decide what is closed; what waits to be opened is still closed."""
+        if not self.strict:
+            return
+        closing = {path: frozenset(s for _, s in self._scopes(self._files[path])) for path in self._faulty}
+        if self.hidden:
+            closing[_HIDDEN] = frozenset({EVERYTHING})
+        self._reopening = set()
+        for path, before in self._closing.items():
+            lost = before - closing.get(path, frozenset())
+            if lost and waits is not None and not self._may_open(path, decisions, waits):
+                closing[path] = before
+                self._reopening.add(path)
+        self._closing = {path: scopes for path, scopes in closing.items() if scopes}
+
+    def _may_open(self, path: str, decisions: Mapping[Ref, _Held | None], waits: Waits) -> bool:
+        """Whether a file that closes nothing any more is to have no effect any more."""
+        if any(_is_guard(ref) for ref in self._waiting):
+            return False
+        file = self._files.get(path)
+        if file is not None and any(
+            _is_guard(entry.ref) and (held := decisions.get(entry.ref)) is not None and held.file == path
+            for document in file.documents
+            for entry in document.entries
+            if entry.ref is not None
+        ):
+            return True
+        if path == _HIDDEN:
+            return not waits.unfinished(path, path, used=True)
+        return not waits.stays(path, path, used=True)
 
     @property
     def closed(self) -> tuple[str, ...]:
         """The namespaces whose requests are refused because of documents that cannot be read, sorted; with
         ``EVERYTHING`` first, if all are."""
-        if not self.strict:
-            return ()
-        scopes = {scope for path in self._faulty for _, scope in self._scopes(self._files[path])}
-        return tuple(sorted(scopes | {EVERYTHING} if self.hidden else scopes))
+        return tuple(sorted({scope for scopes in self._closing.values() for scope in scopes}))
 
     @property
     def waiting(self) -> Mapping[Ref, str]:
         """The resources with a change that waits, each with the file that it is in force from, or ""."""
         return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
+
+    @property
+    def reopening(self) -> Collection[str]:
+        """The files that close nothing any more, but have an effect for some time."""
+        return self._reopening
 
     @property
     def remembered(self) -> int:
@@ -293,9 +335,9 @@ class Folder:
         waiting = {
             ref
             for ref, held in removed.items()
-            if waits(ref, held.file, exclusive or not isinstance(held.resource, Route))
+            if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route))
         }
-        if exclusive and waiting:
+        if exclusive and any(waits.unfinished(ref, removed[ref].file, used=True) for ref in waiting):
             yield from decisions
             return
         yield from waiting
@@ -308,7 +350,9 @@ class Folder:
                 for to in references_of(after.resource)
                 if to not in self._held and decisions.get(to) is None
             }
-            if missing.difference(references_of(before.resource)) and waits(ref, before.file, True):
+            if missing.difference(references_of(before.resource)) and waits.unfinished(
+                ref, before.file, used=True
+            ):
                 yield ref
 
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, _Held | None]) -> bool:
@@ -327,8 +371,7 @@ class Folder:
 
         What the file keeps in force of such policies stands for as many of them.
         """
-        guards = (ClientTrafficPolicy.KIND, SecurityPolicy.KIND)
-        kept = sum(ref.kind in guards for ref in file.retained if ref in self._held)
+        kept = sum(_is_guard(ref) for ref in file.retained if ref in self._held)
         scopes: list[tuple[object, str]] = []
         if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
             scopes.append((file.unreadable, EVERYTHING))
@@ -502,6 +545,13 @@ def closing_effect(effect: str, scope: str | None) -> str:
     return f"{effect} {closes}".strip()
 
 
+def _is_guard(ref: Ref) -> bool:
+    """Whether a resource may say who may pass."""
+    return ref.is_a(SecurityPolicy) or ref.is_a(ClientTrafficPolicy)
+
+
+_HIDDEN = ""
+"""Stands for the folders that cannot be read, where there are paths of files."""
 _NAMED = 5
 """The most resources that a message names."""
 
