@@ -60,11 +60,16 @@ OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 def is_slip(group: str, kind: str) -> bool:
     """Whether a kind that is not read is probably a slip: its group has no other kinds, or one is alike.
 
-    Or kind and group are both like those of one that is read.
+    Or kind and group are both like those of one that is read: ``v1`` and ``envoyproxy.io/v1alpha1`` as well.
     """
     return group in OWN_GROUPS or any(
-        _is_like(kind, known) and (group == held or (held and _is_like(group, held))) for held, known in KINDS
+        _is_like(kind, known) and (group == held or (held and _is_group_like(group, held)))
+        for held, known in KINDS
     )
+
+
+def _is_group_like(group: str, right: str) -> bool:
+    return not group or _is_like(group, right) or ("envoy" in group and "envoy" in right)
 
 
 def _is_like(word: str, right: str) -> bool:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from moongate.policies.security_policy import FaultySecurityPolicy
+from moongate.sources.folder import Folder
 from moongate.sources.suspicion import may_guard
 
 
@@ -16,6 +18,12 @@ from moongate.sources.suspicion import may_guard
         "kind: HTTPRoute\n=======\nkind: SecurityPolicy\n",
         "kind: List\nitems: [",
         "kind: ClientTrafficPolicy\nspec: {tls: {clientValidation: [",
+        "kind: ClientTrafficPolicy\nspec: {tls: {clientValidaton: [",
+        "kind: Security Policy\n\tspec:",
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: {{ .Values.kind }}",
+        "metadata: {name: users}\nspec:\n\tbasicAuth: {}",
+        "kind: BackendTrafficPolicy\nspec: {basicAuth: [",
+        "kind: SecurityPolicy\n\t".encode("utf-16-be").decode(),
     ],
 )
 def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:
@@ -31,7 +39,59 @@ def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:
         "kind: BackendTrafficPolicy\nspec: [",
         "kind: ClientTrafficPolicy\nspec: {timeout: [",
         "kind: PodSecurityPolicy2000\n[",
+        "apiVersion: v1\nkind: Secret\nstringData: {jwt: [",
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backendd\n\t",
+        "kind: HTTPRoute\nspec: {rules: [{matches: [{headers: [{name: authorization, value: ",
     ],
 )
 def test_a_text_of_another_kind_is_not_suspected(text: str) -> None:
     assert not may_guard(text)
+
+
+SLIPS = {
+    "no kind": ("kind: SecurityPolicy\n", ""),
+    "no value": ("kind: SecurityPolicy", "kind:"),
+    "another kind": ("SecurityPolicy", "BackendTrafficPolicy"),
+    "a kind that nobody knows": ("SecurityPolicy", "AuthorizationPolicy"),
+    "no group": ("gateway.envoyproxy.io/", ""),
+    "a part of the group": ("gateway.envoyproxy.io", "envoyproxy.io"),
+    "no version": ("gateway.envoyproxy.io/v1alpha1", "gateway.envoyproxy.io"),
+    "a namespace that cannot be": ("name: users,", "name: users, namespace: Shop,"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong"), SLIPS.values(), ids=SLIPS.keys())
+def test_a_slip_in_kind_or_group_or_namespace_opens_nothing(right: str, wrong: str) -> None:
+    """The namespace says what is closed, unless it is what is wrong."""
+    text = (
+        "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: SecurityPolicy\n"
+        "metadata: {name: users, labels: {}}\n"
+        "spec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: app}]\n"
+        "  basicAuth: {users: {name: users}}\n"
+    )
+    assert right in text
+    folder = Folder(strict=True)
+
+    batch = folder.update("policy.yaml", text.replace(right, wrong))
+
+    assert folder.closed in (("",), ("default",)) or any(
+        isinstance(r, FaultySecurityPolicy) for r in batch.values()
+    )
+    if "Shop" in wrong:
+        assert folder.closed == ("",)
+
+
+def test_a_fault_beside_a_policy_in_a_list_closes_nothing() -> None:
+    """What is in other resources of the list does not matter."""
+    policy = (
+        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: SecurityPolicy, metadata: {name: p}, spec: {"
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: app}], "
+        "basicAuth: {users: {name: users}}}}"
+    )
+    route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: UP}}"
+    folder = Folder(strict=True)
+
+    folder.update("all.yaml", f"apiVersion: v1\nkind: List\nitems: [{policy}, {route}]\n")
+
+    assert folder.closed == ()
+    assert len(folder.resources) == 1

@@ -67,7 +67,7 @@ class Document:
 
     def __init__(self, text: str, entries: tuple[Entry, ...], malformed: Malformed | None = None) -> None:
         self.text = text
-        self.entries = entries = tuple(_with_scope(entry, text) for entry in entries)
+        self.entries = entries
         self.malformed = malformed
         self.guards = malformed is not None and may_guard(text)
         """Whether it cannot be read, and may be a policy about who may pass."""
@@ -112,7 +112,7 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
     if value is None:
         return Document(text, ())
     if isinstance(value, str) and (guess := seeming(text)) is not None:
-        return Document(text, (Entry("", None, None, (Problem("", guess.message),)),))
+        return Document(text, (_no_resource("", text, Problem("", guess.message)),))
     if not isinstance(value, dict):
         message = "A manifest is an object with apiVersion and kind"
         if isinstance(value, list):
@@ -121,13 +121,18 @@ def _read(text: str, is_json: bool, namespace: str) -> Document:
             )
         else:
             message = f"The document is {type_name(value)}; {message[0].lower()}{message[1:]}"
-        return Document(text, (Entry("", None, None, (Problem("", f"{message}."),)),))
+        return Document(text, (_no_resource("", text, Problem("", f"{message}.")),))
     document = cast("dict[str, Any]", value)
     if is_kustomization(document):
         return Document(text, (Entry("", None, None, (Problem("", KUSTOMIZATION, "Ignored"),), "warning"),))
     if (message := _mistake(text, document)) is not None:
-        return Document(text, (Entry("", None, None, (Problem("", message),)),))
+        return Document(text, (_no_resource("", text, Problem("", message)),))
     return Document(text, tuple(entries(document, namespace)))
+
+
+def _no_resource(at: str, text: str, problem: Problem) -> Entry:
+    """The entry of what is no resource, which may have been meant as any."""
+    return Entry(at, None, None, (problem,), scope=EVERYTHING if may_guard(text) else None)
 
 
 def _mistake(text: str, document: dict[str, Any]) -> str | None:
@@ -154,17 +159,6 @@ def _value(text: str, is_json: bool) -> Any:
         raise
 
 
-def _with_scope(entry: Entry, text: str) -> Entry:
-    if entry.resource is not None or entry.severity != "error" or entry.closed is not None:
-        return entry
-    kind = entry.named.kind if entry.named is not None else ""
-    if not (is_like_guard(kind, text) if kind else may_guard(text)):
-        return entry
-    selects = "targetSelectors" in text  # It may select in other namespaces.
-    scope = entry.named.namespace if entry.named is not None and not selects else EVERYTHING
-    return structs.replace(entry, scope=scope)
-
-
 def entries(document: dict[str, Any], namespace: str, at: str = "") -> Iterator[Entry]:
     """The resources of a document, which may be a list of them.
 
@@ -173,7 +167,6 @@ def entries(document: dict[str, Any], namespace: str, at: str = "") -> Iterator[
         namespace: of resources that name none.
         at: where it is in the document that holds it.
     """
-    version, kind = document.get("apiVersion"), document.get("kind")
     items = items_of(document)
     if items is not None:
         for path, item in items:
@@ -184,8 +177,29 @@ def entries(document: dict[str, Any], namespace: str, at: str = "") -> Iterator[
                 problem = Problem(
                     "", f"The entry is {type_name(item)}; it must be a resource, with apiVersion and kind."
                 )
-                yield Entry(below, None, None, (problem,))
+                yield _no_resource(below, str(item), problem)
         return
+    for entry in _of_one(document, namespace, at):
+        yield _with_scope(entry, document)
+
+
+def _with_scope(entry: Entry, document: dict[str, Any]) -> Entry:
+    if entry.resource is not None or entry.severity != "error" or entry.closed is not None:
+        return entry
+    kind = entry.named.kind if entry.named is not None else ""
+    text = repr(document)
+    if not (is_like_guard(kind, text) if kind else may_guard(text)):
+        return entry
+    # It may select in other namespaces.
+    certain = entry.named is not None and "targetSelectors" not in text
+    if any(problem.path == "metadata.namespace" for problem in entry.problems):
+        certain = False
+    scope = entry.named.namespace if entry.named is not None and certain else EVERYTHING
+    return structs.replace(entry, scope=scope)
+
+
+def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry]:
+    version, kind = document.get("apiVersion"), document.get("kind")
     if not isinstance(version, str) or not isinstance(kind, str):
         yield Entry(at, None, None, admission.admit(document, KINDS, namespace=namespace).problems)
         return

@@ -8,9 +8,11 @@ Rules
 =====
 1. A document is judged by its kind if that can be made out: ``kind: SecurityPolcy`` may be a SecurityPolicy,
    ``kind: HTTPRoute`` is none, whatever else is wrong with it.
-2. A ClientTrafficPolicy counts if it mentions ``clientValidation``.
-3. If a text has no line with a kind, it is judged by all its words.
-4. A file of which nothing can be read may contain anything.
+2. A kind of Envoy Gateway that nobody knows, or that is missing, may be such a policy.
+3. A document of any kind of a gateway is one if it has a field that only such a policy has.
+4. A ClientTrafficPolicy counts if it mentions ``clientValidation``, or a misspelt one.
+5. If a text has no line with a kind, it is judged by all its words.
+6. A file of which nothing can be read may contain anything.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ import difflib
 import re
 from typing import Final
 
+from moongate.api.base import ENVOY_GROUP
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.kinds import KINDS, UNBUILT_KINDS
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import SecurityPolicy
 
@@ -26,15 +31,27 @@ EVERYTHING: Final = ""
 """The scope of a document whose namespace is unknown: all routes. Other scopes are namespaces."""
 
 _ALIKE: Final = 0.8
-_KIND: Final = re.compile(r"^[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?(\w+)", re.MULTILINE)
+_KIND: Final = re.compile(r"^[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([\w-]+(?: [\w-]+)*)", re.MULTILINE)
 _WORD: Final = re.compile(r"\w{9,25}")
 _CLIENT_CHECK: Final = "clientValidation"
+_FIELD: Final = re.compile(r"\b(?:apiKeyAuth|authorization|basicAuth|extAuth|jwt|oidc)[\"']?[ \t]*:")
+"""Fields of a SecurityPolicy that say who may pass. Each is a key, not the value of another."""
+_OTHERS: Final = frozenset(
+    kind for _, kind in KINDS.keys() | UNBUILT_KINDS | {(ENVOY_GROUP, EnvoyGateway.KIND)}
+)
+"""All kinds that are known."""
+_DATA: Final = frozenset({"ConfigMap", "Secret"})
+"""Kinds whose keys users choose."""
 
 
 def may_guard(text: str) -> bool:
     """Whether a text that is no sound document may be a policy that says who may pass."""
-    kinds = set(_KIND.findall(text)) or set(_WORD.findall(text))
-    return any(is_like_guard(kind, text) for kind in kinds) or "List" in kinds
+    text = text.replace("\0", "")  # of UTF-16
+    named = set(_KIND.findall(text))
+    if not named:
+        of_envoy = f"{ENVOY_GROUP}/" in text
+        return of_envoy or _has_field(text) or any(_is_like_kind(w, text) for w in _WORD.findall(text))
+    return "List" in named or any(is_like_guard(kind, text) for kind in named)
 
 
 def is_like_guard(kind: str, text: str) -> bool:
@@ -44,14 +61,26 @@ def is_like_guard(kind: str, text: str) -> bool:
         kind: the word.
         text: its document.
     """
-    if _is_like(kind, SecurityPolicy.KIND):
+    if _is_like_kind(kind, text) or (kind not in _DATA and _has_field(text)):
         return True
-    return _CLIENT_CHECK in text and _is_like(kind, ClientTrafficPolicy.KIND)
+    return f"{ENVOY_GROUP}/" in text and not any(_is_like(kind, known) for known in _OTHERS)
 
 
-def _is_like(word: str, kind: str) -> bool:
-    if word == kind:
+def _is_like_kind(word: str, text: str) -> bool:
+    if _is_like(word, SecurityPolicy.KIND):
         return True
-    return abs(len(word) - len(kind)) <= 3 and (
-        difflib.SequenceMatcher(None, word.lower(), kind.lower()).ratio() >= _ALIKE
+    return _is_like(word, ClientTrafficPolicy.KIND) and any(
+        _is_like(other, _CLIENT_CHECK) for other in _WORD.findall(text)
+    )
+
+
+def _has_field(text: str) -> bool:
+    return _FIELD.search(text) is not None
+
+
+def _is_like(word: str, right: str) -> bool:
+    if word == right:
+        return True
+    return abs(len(word) - len(right)) <= 3 and (
+        difflib.SequenceMatcher(None, word.lower(), right.lower()).ratio() >= _ALIKE
     )
