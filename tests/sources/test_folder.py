@@ -255,7 +255,7 @@ class TestLastGoodState:
         folder.update("b.yaml", backend("a", 2))
 
         assert ports(folder) == {"a": 2}
-        assert only(folder).effect == ""
+        assert only(folder).effect == "Nothing of this document is in force."
 
 
 class TestRepetition:

@@ -464,6 +464,8 @@ class Folder:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
                 names = ", ".join(map(str, kept[:_NAMED])) + (", …" if len(kept) > _NAMED else "")
                 effect = f"The last good state of {count} stays in force: {names}."
+        # What is retained of a file is named once, so nothing is said of its other documents.
+        retains = bool(effect)
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
@@ -476,13 +478,13 @@ class Folder:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
                 place = chunk.place(file.path, at.line, at.column)
-                both = closing_effect(effect, closing.get(document))
+                both = closing_effect(effect if retains else _UNREAD, closing.get(document))
                 yield Diagnostic(place, None, problem, effect=both, trace=at.trace)
                 effect = ""
             for entry in document.entries:
                 own = ""
                 if entry.severity == "error" and entry.ref is None:
-                    own, effect = effect, ""
+                    own, effect = effect if retains or not entry.named else _NOT_IN_FORCE, ""
                 elif entry.severity == "error" and entry.ref is not None:
                     own = self._effect(entry.ref)
                     if effect and entry.ref not in self._held:
@@ -496,7 +498,7 @@ class Folder:
     def _effect(self, ref: Ref) -> str:
         held = self._held.get(ref)
         if held is None:
-            return "It is not in force until this is fixed."
+            return _NOT_IN_FORCE
         if isinstance(held.resource, FaultySecurityPolicy):
             return "Requests to its targets are answered with 500 until this is fixed."
         if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
@@ -552,6 +554,8 @@ def _is_guard(ref: Ref) -> bool:
 
 _HIDDEN = ""
 """Stands for the folders that cannot be read, where there are paths of files."""
+_NOT_IN_FORCE = "It is not in force until this is fixed."
+_UNREAD = "Nothing of this document is in force."
 _NAMED = 5
 """The most resources that a message names."""
 
