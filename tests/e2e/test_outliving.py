@@ -54,6 +54,13 @@ class Home:
     async def envoy(self) -> dict[str, Any]:
         return (await self.report())["gateways"][0]["envoy"]
 
+    async def asked(self, command: str) -> str:
+        """What a command says that fails."""
+        async with Moongate(command, "--run-dir", self.runs) as asked:
+            printed, _ = await asked.process.communicate()
+            assert asked.process.returncode == 1, printed
+        return printed.decode()
+
     async def stopped(self) -> str:
         async with Moongate("stop", "--run-dir", self.runs) as asked:
             printed, _ = await asked.process.communicate()
@@ -80,6 +87,7 @@ async def test_no_request_fails_while_moongate_is_killed_ended_and_started_again
         pid = (await home.envoy())["pid"]
         async with load(home.port) as answers:
             await first.killed()
+            assert "moongate stop` ends them" in await home.asked("status")
             async with home.moongate() as second:
                 await second.says("envoy.adopted")
                 await second.says("gateway.serving")

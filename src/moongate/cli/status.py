@@ -95,13 +95,19 @@ def run_of(run_dir: Path | None) -> Path:
     Raises:
         UsageError: no moongate is running, or more than one.
     """
-    from moongate.infra.rundir import runs
+    from moongate.infra.rundir import kept, runs
 
     if run_dir is not None and (run_dir / SOCKET).exists():
         return run_dir
     running = [folder for folder in runs(run_dir) if (folder / SOCKET).exists()]
     if not running:
         where = f" in {str(run_dir)!r}" if run_dir is not None else ""
+        if kept(run_dir):
+            message = (
+                f"No moongate is running{where}, but Envoys that one has left go on serving: "
+                f"`{program()} run PATH --keep-envoys` adopts them, and `{program()} stop` ends them."
+            )
+            raise UsageError(message, REFUSED)
         raise UsageError(f"No moongate is running{where}; start one with `{program()} run PATH`.", REFUSED)
     if len(running) > 1:
         listed = "".join(
