@@ -14,6 +14,7 @@ import msgspec
 import psutil
 import pytest
 
+from moongate.infra.rundir import KEPT
 from tests.cli.process import Moongate, left_in
 from tests.core import extension, gateway_class
 from tests.e2e.backends import Echo
@@ -171,11 +172,13 @@ async def test_an_envoy_that_differs_is_replaced(home: Home, difference: str) ->
 
 
 async def test_the_envoy_of_a_gateway_that_is_gone_is_ended_once_manifests_have_no_error(home: Home) -> None:
-    """An error may be the only reason why its Gateway is missing. Another Gateway then gets its port."""
+    """An error may be the only reason why its Gateway is missing, where the last good state is not known.
+    Another Gateway then gets its port."""
     async with home.moongate() as first:
         await first.says("gateway.serving")
         pid = (await home.envoy())["pid"]
         await first.killed()
+    (home.runs / KEPT / "last-good" / "journal").unlink()
     (home.shop / "app.yaml").write_text("{")
 
     async with home.moongate() as second:

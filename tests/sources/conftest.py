@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ def mine() -> Iterator[Path]:
             return
         Path(name).chmod(0o755)
         os.chown(folder, NOBODY, -1)
+        # The loop imports it when it is needed, and this user may not be able to.
+        assert concurrent.futures.ThreadPoolExecutor
         os.seteuid(NOBODY)
         try:
             yield folder

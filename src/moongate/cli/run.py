@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,12 @@ RunDir = Annotated[
     Path | None,
     Parameter(
         help="The folder with the folders of runs. Its path must be short, and only you may have access."
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    Parameter(
+        help="The folder for what is in force, for the next start. Default: $STATE_DIRECTORY, if it is set."
     ),
 ]
 EnvoyBinary = Annotated[
@@ -57,6 +64,7 @@ def run(
     bind: Bind = "localhost",
     envoy: EnvoyBinary = None,
     run_dir: RunDir = None,
+    state_dir: StateDir = None,
     log_format: LogFormat = "auto",
     access_log: AccessLog = "stdout",
     permissive: Annotated[
@@ -91,7 +99,8 @@ def run(
     the port of --to is taken, moongate ends.
 
     If a manifest that may be a SecurityPolicy cannot be read at the start, all that
-    it may concern answers 500 until it can be, unless you give --permissive.
+    it may concern answers 500 until it can be, unless you give --permissive. With
+    --state-dir a manifest with a fault has its last good state at the start too.
 
     After the first Ctrl-C, requests in flight may still end; a second Ctrl-C ends
     them at once. SIGTERM does the same, and SIGHUP of a terminal that is closed,
@@ -131,6 +140,7 @@ def run(
         bind=bind,
         envoy=envoy,
         run_dir=run_dir,
+        state_dir=state_dir or state_directory(),
         access_log=access_log == "stdout",
         permissive=permissive,
         keep_envoys=keep_envoys,
@@ -141,6 +151,12 @@ def run(
     except PortError as error:
         raise UsageError(str(error).replace(OTHER_PORT, "name a free one with --port"), REFUSED) from None
     return 0
+
+
+def state_directory() -> Path | None:
+    """The folder that systemd has created for the service (``StateDirectory=``): the first, if several."""
+    first = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(first) if first else None
 
 
 def checked_port(port: int | None) -> None:

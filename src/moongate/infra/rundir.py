@@ -182,7 +182,7 @@ class RunDirectory:
             _sweep(base, but=KEPT if self._keep else "")
             self.path = base / (KEPT if self._keep else secrets.token_hex(4))
             self.path.mkdir(mode=0o700, exist_ok=self._keep)
-            fd = _open_folder(self.path)
+            fd = open_folder(self.path)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -199,7 +199,7 @@ def kept(base: Path | None = None) -> list[Path]:
     bases: list[Path] = []
     for each in _candidates(base):
         with contextlib.suppress(OSError, NoRunDirectoryError):
-            os.close(_open_folder(each))
+            os.close(open_folder(each))
             folder = each / KEPT
             if not _is_locked(folder) and any(envoy.running() for envoy in _envoys(folder)):
                 bases.append(each)
@@ -232,7 +232,7 @@ def runs(base: Path | None = None) -> list[Path]:
     for each in _candidates(base):
         with contextlib.suppress(OSError, NoRunDirectoryError):
             # If others could write in the folder, they could put sockets of their own there.
-            os.close(_open_folder(each))
+            os.close(open_folder(each))
             folders += (
                 folder for folder in sorted(each.iterdir()) if _is_ours(folder) and _is_locked(folder)
             )
@@ -247,7 +247,7 @@ def _is_ours(folder: Path) -> bool:
 def _is_locked(folder: Path) -> bool:
     """Whether a running moongate has a lock on it."""
     try:
-        fd = _open_folder(folder)
+        fd = open_folder(folder)
     except (OSError, NoRunDirectoryError):
         return False
     try:
@@ -288,7 +288,7 @@ def _locked_base(base: Path) -> Generator[None]:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = -1
         try:
-            fd = _open_folder(base)
+            fd = open_folder(base)
             fcntl.flock(fd, fcntl.LOCK_EX)
             # Another run may have removed it before we got the lock.
             if os.path.samestat(os.fstat(fd), base.stat()):
@@ -307,7 +307,7 @@ def _locked_base(base: Path) -> Generator[None]:
         os.close(fd)
 
 
-def _open_folder(path: Path) -> int:
+def open_folder(path: Path) -> int:
     """Open a folder after checking that no other user can write in it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     owned = os.fstat(fd)
@@ -315,7 +315,7 @@ def _open_folder(path: Path) -> int:
         os.close(fd)
         raise NoRunDirectoryError(
             f"{path} belongs to user {owned.st_uid} with mode {stat.S_IMODE(owned.st_mode):o}; "
-            "others could replace the sockets in it."
+            "others could replace what is in it."
         )
     return fd
 
@@ -331,7 +331,7 @@ def _sweep(base: Path, *, but: str = "") -> None:
         if not _is_ours(folder) or folder.name == but:
             continue
         try:
-            fd = _open_folder(folder)
+            fd = open_folder(folder)
         except (OSError, NoRunDirectoryError):
             continue
         try:

@@ -22,6 +22,7 @@ from moongate.attach.certificates import NOW
 from moongate.attach.gateways import BIND, CLOSED, LOCALHOST, controller_name, laptop_class
 from moongate.fleets import Fleets
 from moongate.infra.binary import envoy_binary
+from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
 from moongate.infra.rundir import RunDirectory
 from moongate.problem import Problem
@@ -31,7 +32,7 @@ from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.diagnostics import refused_resources
-from moongate.sources.folder import Folder
+from moongate.sources.folder import Folder, LastGood
 from moongate.sources.manifests import CONFIGURATION, Entry, entries
 from moongate.status.causes import causes
 from moongate.world import World
@@ -53,6 +54,9 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 """Seconds until files are read again after a failure: the first, and the longest, as it doubles each time."""
 
+_JOURNAL: Final = "last-good"
+"""The folder in the state folder."""
+
 
 class ManifestError(ValueError):
     """Manifests that cannot be put in force. The message has the place and the reason of each fault."""
@@ -71,6 +75,8 @@ class Laptop:
         run_dir: the folder for sockets and other files.
         keep_envoys: whether Envoys go on serving when this ends, and are adopted by the next one with the
             same ``run_dir``.
+        state_dir: the folder for what is in force, so that it outlives this process. By default there is one
+            only where Envoys outlive it, as long as they run.
         access_log: is called with whole lines of Envoy's access log, and must not block; or a descriptor to
             which Envoys write it themselves.
         default_access_log: whether Envoys have an access log if no EnvoyProxy says anything about it.
@@ -87,6 +93,7 @@ class Laptop:
         envoy: Path | str | None = None,
         run_dir: Path | str | None = None,
         keep_envoys: bool = False,
+        state_dir: Path | str | None = None,
         access_log: Callable[[bytes], None] | int = lambda _lines: None,
         default_access_log: bool = True,
     ) -> None:
@@ -94,6 +101,9 @@ class Laptop:
         arguments.check("namespace", namespace, str, "the name of a namespace")
         arguments.check_bind(bind)
         envoy, run_dir = arguments.path("envoy", envoy), arguments.path("run_dir", run_dir)
+        self._state_dir = arguments.path("state_dir", state_dir)
+        self._keeps = keep_envoys
+        self._journal: Journal[Ref, LastGood] | None = None
         if not callable(access_log):
             arguments.check("access_log", access_log, int, "a function or a descriptor")
         self.loaded = asyncio.Event()
@@ -136,6 +146,9 @@ class Laptop:
         """Start to serve. The manifests come by ``apply``, ``take_text`` or ``follow``."""
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
+            if folder := self._state_dir or (self._run.path if self._keeps else None):
+                journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
+                self._journal = stack.enter_context(journal)
             await stack.enter_async_context(status_socket(self._run.socket("status"), self.status))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             outlet = Outlet(self.fleets.publish, self._publish, self._observe)
@@ -233,6 +246,8 @@ class Laptop:
         An error does not end this: the resources stay in force, and all files are read again after a pause.
         """
         self._log.places_from(files.folder)
+        if self._journal is not None:
+            files.recall(self._journal.entries)
         pause_s = FIRST_PAUSE_S
         while True:
             try:
@@ -248,6 +263,8 @@ class Laptop:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _load(self, loaded: Loaded, files: Files) -> None:
+        if self._journal is not None:
+            self._journal.put(loaded.states)
         config = self._config or loaded.configuration or EnvoyGateway.shipped()
         config, late = self._with_lasting_flags(config)
         if self.world.configure(config.on_host()):

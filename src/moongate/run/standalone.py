@@ -42,6 +42,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
         envoy: the Envoy to run, instead of that of the wheel.
         run_dir: where sockets and other files of the run go.
         keep_envoys: whether Envoys go on serving when this ends.
+        state_dir: the folder for what is in force, as ``Laptop`` has it.
         access_log: whether there is an access log on standard output if no EnvoyProxy says anything about it.
         permissive: whether routes are served though a document that may be a security policy cannot be read.
     """
@@ -56,6 +57,7 @@ class LaptopOptions(Struct, frozen=True, kw_only=True):
     access_log: bool = True
     permissive: bool = False
     keep_envoys: bool = False
+    state_dir: Path | None = None
 
 
 async def run_laptop(
@@ -85,6 +87,7 @@ async def run_laptop(
             envoy=options.envoy,
             run_dir=options.run_dir,
             keep_envoys=options.keep_envoys,
+            state_dir=options.state_dir,
             # An Envoy that outlives us would write to our file also when the next moongate has another.
             access_log=_STDOUT if not options.keep_envoys and can_append(_STDOUT) else access_log.write,
             default_access_log=options.access_log,

@@ -23,7 +23,7 @@ differs. Folders that cannot be watched, as the kernel has a limit, are looked a
 """
 
 # The watcher speaks of paths as strings, and there are thousands of them.
-# ruff: noqa: PTH116, PTH118, PTH120
+# ruff: noqa: PTH100, PTH116, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import EMPTY, Diagnostic
-from moongate.sources.folder import STDIN, Folder, Unreadable, closing_effect
+from moongate.sources.folder import STDIN, Folder, LastGood, Unreadable, as_of, closing_effect
 from moongate.sources.folder_events import FolderEvents
-from moongate.sources.listing import SUFFIXES, Found, Listing, differing, is_within, list_paths
+from moongate.sources.listing import SUFFIXES, Found, Listing, Stamp, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
 from moongate.sources.suspicion import EVERYTHING
 
@@ -71,6 +71,9 @@ PATIENCE = 3.0
 SLICE = 0.01
 """Seconds of work between two pauses."""
 
+_UNKNOWN = Stamp(0, 0, 0, 0)
+"""Of files that no file has."""
+
 
 class Loaded(Struct, frozen=True):
     """What the manifests came to, at first or after a change.
@@ -82,6 +85,8 @@ class Loaded(Struct, frozen=True):
         closed: the namespaces whose requests are refused; with "" all are.
         files: those that were read for this.
         parsed: documents that had to be parsed for this.
+        states: what a later process must know to put resources in force again, as far as it differs; None
+            for resources that it could not.
     """
 
     batch: Mapping[Ref, Resource | None]
@@ -90,6 +95,7 @@ class Loaded(Struct, frozen=True):
     closed: tuple[str, ...]
     files: tuple[str, ...]
     parsed: int
+    states: Mapping[Ref, LastGood | None]
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -136,12 +142,22 @@ class Files:
         self._open: dict[str, float] = {}
         """Those of them that are to be read, each with the time at which it is read at the latest."""
         self._reported: tuple[object, ...] | None = None
+        self._once: set[str] = set()
+        """The paths that were read, and cannot be read again."""
+        self._known: Mapping[Ref, LastGood] = {}
+        self._recalled: dict[str, int] = {}
+        """The paths that cannot be read since the start, whose last good state is known → when that was."""
+
+    def recall(self, states: Mapping[Ref, LastGood]) -> None:
+        """Use these states, of a former process, for what has a fault when it is first read."""
+        if self._reported is None:
+            self._known = dict(states)
 
     def load(self) -> Loaded:
         """Everything, as it is now."""
         paths = self._opened()
         parsed = self.folder.parsed
-        for _ in self._staged(paths):
+        for _ in self._at_first(paths):
             pass
         return self._loaded(self.folder.commit(), paths, parsed)
 
@@ -154,7 +170,7 @@ class Files:
         if not again:
             paths = self._opened()
             parsed = self.folder.parsed
-            await _in_slices(self._staged(paths))
+            await _in_slices(self._at_first(paths))
             yield self._loaded(self.folder.commit(), paths, parsed)
         pause = FIRST_PAUSE_S
         with FolderEvents(self._listing.watched, self._writing) as events:
@@ -287,12 +303,34 @@ class Files:
             text = file_text(path, pipes=True)
         else:
             return False
-        for _ in self.folder.stage(STDIN if path == "-" else path, text):
+        shown = STDIN if path == "-" else path
+        self._once.add(shown)
+        for _ in self.folder.stage(shown, text):
             pass
         return True
 
+    def _at_first(self, paths: Sequence[str]) -> Iterator[bool]:
+        by_file: dict[str, list[LastGood]] = {}
+        for state in self._known.values():
+            by_file.setdefault(state.file, []).append(state)
+        known = {path: by_file[file] for path in paths if (file := os.path.abspath(path)) in by_file}
+        for folder in (*self._listing.unreadable, *self._listing.missing):
+            above = os.path.abspath(folder)
+            for file, states in by_file.items():
+                if is_within(file, above):
+                    path = folder + file.removeprefix(above)
+                    known[path] = states
+                    real = os.path.realpath(os.path.dirname(path))
+                    self._listing.files[path] = Found(_UNKNOWN, folder, real)
+                    latest = max(state.at for state in states)
+                    self._recalled[folder] = max(latest, self._recalled.get(folder, 0))
+        yield from self._staged(paths)
+        yield from self.folder.recall(known)
+
     def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
-        self.folder.hidden = bool(self._listing.unreadable)
+        out_of_reach = {*self._listing.unreadable, *self._listing.missing}
+        self._recalled = {path: at for path, at in self._recalled.items() if path in out_of_reach}
+        self.folder.hidden = not self._recalled.keys() >= self._listing.unreadable.keys()
         for path in paths:
             try:
                 text = file_text(path)
@@ -312,6 +350,7 @@ class Files:
             *self._unheard(),
             *self.folder.diagnostics(),
         )
+        states = self._states()
         self._reported = (diagnostics, self.folder.configuration, self.folder.closed)
         return Loaded(
             batch,
@@ -320,7 +359,23 @@ class Files:
             self.folder.closed,
             tuple(files),
             self.folder.parsed - parsed,
+            states,
         )
+
+    def _states(self) -> dict[Ref, LastGood | None]:
+        now = int(time.time())  # noqa: TID251 - messages of a later process have a date
+        known, self._known = self._known, {}
+        news = self.folder.news()
+        states: dict[Ref, LastGood | None] = {}
+        for ref, state in news.items():
+            before = known.get(ref)
+            if state is None or state.file in self._once:
+                states[ref] = None
+                continue
+            file = os.path.abspath(state.file)
+            if before is None or (before.file, before.text) != (file, state.text):
+                states[ref] = LastGood(file, state.text, state.at or now)
+        return dict.fromkeys(known.keys() - news.keys()) | states
 
     def _without_manifests(self) -> Iterator[Diagnostic]:
         """The paths that have files, but no manifest. To be asked once, because it walks over all files."""
@@ -343,11 +398,14 @@ class Files:
         kept = sum(
             self._listing.is_out_of_reach(file) and is_within(file, fault.place.file) for file in files
         )
+        at = self._recalled.get(fault.place.file, 0)
+        if at and not kept:
+            return structs.replace(fault, effect=f"What was in it stays in force{as_of(at)}.")
         if self.folder.strict and fault.problem.reason == "Unreadable":
             return structs.replace(fault, effect=closing_effect("", EVERYTHING))
         if fault.severity != "error" or not kept:
             return fault
-        return structs.replace(fault, effect=f"{_stay(kept)} in force until then.")
+        return structs.replace(fault, effect=f"{_stay(kept)} in force until then{as_of(at)}.")
 
     def _emptied(self) -> Iterator[Diagnostic]:
         """Warnings about folders whose last manifest went a moment ago."""

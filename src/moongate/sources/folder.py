@@ -4,7 +4,8 @@ Rules
 =====
 1. If a document has a fault, the last good state of its resource stays in force. Other documents of the file
    are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``). At
-   the start, a document that may be such a policy closes what it may concern (``closed``, ``suspicion``).
+   the start, a document that may be such a policy closes what it may concern (``closed``, ``suspicion``),
+   unless a last good state is known from the former process (``recall``).
 2. A document that cannot be read at all could define any resource of its file. As long as the file has such a
    document, no resource that the file once defined is removed because its definition is missing. A resource
    that has faults and was never in force may be one of its kind with another name, and keeps these.
@@ -28,12 +29,16 @@ remembered. Places are computed only when a diagnostic needs them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
+from msgspec import Struct
+
 from moongate.api.base import Ref, Resource
+from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
@@ -61,6 +66,20 @@ class Unreadable(NamedTuple):
     column: int = 1
     text: str | None = None
     """The text as far as it can be read; None if nothing can be."""
+
+
+class LastGood(Struct, frozen=True):
+    """A resource in force, as a later process may put it in force again.
+
+    Args:
+        file: the file that it came from.
+        text: its document, as it was written.
+        at: when it was put in force, in seconds since 1970; 0 for now.
+    """
+
+    file: str
+    text: str
+    at: int = 0
 
 
 class Waits(Protocol):
@@ -106,6 +125,8 @@ class Folder:
         """File → what is closed because of it (``_scopes``), also while it waits to be opened."""
         self._reopening: set[str] = set()
         """The files among them that close nothing any more."""
+        self._recalled: dict[Ref, Resource | None] = {}
+        self._news: dict[Ref, None] = {}
 
     def __len__(self) -> int:
         """The number of resources in force."""
@@ -184,6 +205,38 @@ class Folder:
             read.append(document)
         return read
 
+    def recall(self, known: Mapping[str, Sequence[LastGood]]) -> Iterator[bool]:
+        """Put in force what a former process had of the staged files that have faults, before they take
+        effect with the next ``commit``. So their faults have the effects of faults that come later.
+
+        Args:
+            known: path → what was in force of that file. One that is not staged cannot be reached, and
+                stays so.
+
+        Yields:
+            As ``stage``.
+        """
+        staged, self._staged = self._staged, {}
+        strict = self.strict
+        for path, states in known.items():
+            new = staged.get(path)
+            if path in staged and (new is None or not (new.faulty or new.unreadable)):
+                continue
+            chunks: list[Chunk] = []
+            read: list[Document] = []
+            for state in states:
+                values = cutting.json_stream(state.text, certain=False)
+                chunks += values or [Chunk(state.text)]
+                read += yield from self._documents(values or [Chunk(state.text)], is_json=bool(values))
+            self._staged[path] = _File(path, tuple(chunks), tuple(read))
+        self._recalled = self.commit()
+        times = {(state.file, state.text): state.at for states in known.values() for state in states}
+        by_file = {path: states[0].file for path, states in known.items() if states}
+        for ref, held in self._held.items():
+            self._held[ref] = held._replace(at=times.get((by_file.get(held.file, ""), held.text), 0))
+        self._staged = staged
+        self.strict = strict
+
     def commit(self, waits: Waits | None = None) -> dict[Ref, Resource | None]:
         """Make the staged states of files the current ones. Returns the same as ``update_many``.
 
@@ -199,7 +252,7 @@ class Folder:
         decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in touched}
         self._waiting = dict.fromkeys(self._unready(decisions, waits)) if waits is not None else {}
         self._close(decisions, waits)
-        batch: dict[Ref, Resource | None] = {}
+        batch, self._recalled = self._recalled, {}
         for ref, after in decisions.items():
             if ref in self._waiting:
                 continue
@@ -209,12 +262,26 @@ class Folder:
             else:
                 self._held[ref] = after
             old, new = before and before.resource, after and after.resource
-            if old != new and ref != CONFIGURATION:
+            differs = old != new
+            if differs or (before and before.file) != (after and after.file):
+                self._news[ref] = None
+            if differs and ref != CONFIGURATION:
                 assert not isinstance(new, EnvoyGateway)
                 batch[ref] = new
         # What was served until now stays so: a fault that comes later changes nothing.
         self.strict = self.strict and (bool(self._closing) or not self._held)
         return batch
+
+    def news(self) -> dict[Ref, LastGood | None]:
+        """What differs since the last call in how a later process could put resources in force again; None
+        for those that it could not. Secrets are among these, because what is in them must not be copied."""
+        news, self._news = self._news, {}
+        states: dict[Ref, LastGood | None] = {}
+        for ref in news:
+            held = self._held.get(ref)
+            known = held is not None and held.text and not ref.is_a(Secret)
+            states[ref] = LastGood(held.file, held.text, held.at) if held is not None and known else None
+        return states
 
     def _close(self, decisions: Mapping[Ref, _Held | None], waits: Waits | None) -> None:
         """Decide what is closed; what waits to be opened is still closed."""
@@ -446,7 +513,9 @@ class Folder:
         chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
         if chosen.file != before.file:
             chosen = min(known, key=lambda d: d.entry.resource != before.resource)
-        return _Held(chosen.entry.resource or before.resource, chosen.file)
+        if chosen.entry.resource is None:
+            return before._replace(file=chosen.file)
+        return _Held(chosen.entry.resource, chosen.file, chosen.text)
 
     def _order(self, definition: _Definition) -> tuple[str, int, int]:
         file = self._files[definition.file]
@@ -463,7 +532,8 @@ class Folder:
             if kept:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
                 names = ", ".join(map(str, kept[:_NAMED])) + (", …" if len(kept) > _NAMED else "")
-                effect = f"The last good state of {count} stays in force: {names}."
+                since = as_of(max(self._held[ref].at for ref in kept))
+                effect = f"The last good state of {count} stays in force{since}: {names}."
         # What is retained of a file is named once, so nothing is said of its other documents.
         retains = bool(effect)
         if file.unreadable is not None:
@@ -503,7 +573,7 @@ class Folder:
             return "Requests to its targets are answered with 500 until this is fixed."
         if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
             return ""
-        return "Its last good state stays in force."
+        return f"Its last good state stays in force{as_of(held.at)}."
 
     def _of_repetition(self, ref: Ref) -> Iterator[Diagnostic]:
         known = sorted(self._definitions[ref], key=self._order)
@@ -547,6 +617,11 @@ def closing_effect(effect: str, scope: str | None) -> str:
     return f"{effect} {closes}".strip()
 
 
+def as_of(at: int) -> str:
+    """When a former process put something in force; "" if it was none, but this one."""
+    return f", as it was at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC" if at else ""
+
+
 def _is_guard(ref: Ref) -> bool:
     """Whether a resource may say who may pass."""
     return ref.is_a(SecurityPolicy) or ref.is_a(ClientTrafficPolicy)
@@ -565,7 +640,7 @@ def _first(known: Iterable[_Definition]) -> _Held | None:
     held: _Held | None = None
     for definition in known:
         if definition.entry.resource is not None:
-            return _Held(definition.entry.resource, definition.file)
+            return _Held(definition.entry.resource, definition.file, definition.text)
         if definition.entry.closed is not None:
             held = held or _Held(definition.entry.closed, definition.file)
     return held
@@ -604,12 +679,21 @@ class _Definition(NamedTuple):
     document: Document
     entry: Entry
 
+    @property
+    def text(self) -> str:
+        return self.entry.text or self.document.text
+
 
 class _Held(NamedTuple):
-    """A resource in force, and the file that it came from."""
+    """A resource in force, with the file and the text that it came from.
+
+    ``text`` is "" for a stand-in. ``at`` is when a former process put it in force, if it is only recalled.
+    """
 
     resource: Resource | EnvoyGateway
     file: str
+    text: str = ""
+    at: int = 0
 
 
 def _difference(old: _File, new: _File) -> tuple[list[Document], list[Document]]:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
+import msgspec
 from msgspec import Struct, structs
 
 from moongate.api import admission, marks
 from moongate.api.base import Model, Ref, Resource
+from moongate.api.core import Secret
 from moongate.api.diagnostics import type_name
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.parsed import items_of
@@ -50,6 +52,7 @@ class Entry(Struct, frozen=True, eq=False):
         closed: put in force for a SecurityPolicy with faults that has no last good state.
         scope: what this may concern that may be a policy about who may pass, but cannot be read: a namespace,
             or ``EVERYTHING``; None for all else.
+        text: of this resource alone, for one in a list; "" for a Secret, and where it is the whole document.
     """
 
     at: str
@@ -60,6 +63,7 @@ class Entry(Struct, frozen=True, eq=False):
     named: Ref | None = None
     closed: FaultySecurityPolicy | None = None
     scope: str | None = None
+    text: str = ""
 
 
 class Document:
@@ -219,13 +223,17 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
     if known is not None:
         resource, problems = admission.admit(document, KINDS, namespace=namespace)
         closed = _closed(document, problems, namespace) if resource is None else None
-        yield Entry(at, named, resource, problems, "error", named, closed)
+        text = (
+            msgspec.json.encode(document).decode() if at and not isinstance(resource, Secret | None) else ""
+        )
+        yield Entry(at, named, resource, problems, "error", named, closed, text=text)
         if resource is not None:
             yield from _without_effect(at, resource, named)
     elif (group, kind) == (EnvoyGateway.GROUP, EnvoyGateway.KIND):
         body = {key: value for key, value in document.items() if key != "metadata"}
         configuration, problems = admission.admit_configuration(body)
-        yield Entry(at, CONFIGURATION, configuration, problems, "error", named)
+        text = msgspec.json.encode(document).decode() if at and configuration is not None else ""
+        yield Entry(at, CONFIGURATION, configuration, problems, "error", named, text=text)
         if configuration is not None:
             yield from _without_effect(at, configuration, named)
     elif (group, kind) in UNBUILT_KINDS:
