@@ -268,21 +268,33 @@ def test_a_slip_is_found_among_hundreds_of_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "port", "loops"), [("127.0.0.1", 80, True), ("127.0.0.1", 81, False), ("10.0.0.1", 80, False)]
+    ("kind", "address", "port", "loops"),
+    [
+        ("ip", "127.0.0.1", 80, True),
+        ("ip", "0.0.0.0", 80, True),
+        ("ip", "127.0.0.1", 81, False),
+        ("ip", "10.0.0.1", 80, False),
+        ("fqdn", "localhost", 80, True),
+        ("fqdn", "localhost", 81, False),
+        ("fqdn", "app.example.com", 80, False),
+    ],
 )
-def test_a_backend_that_is_the_gateway_itself_is_noticed(address: str, port: int, loops: bool) -> None:
+def test_a_backend_that_is_the_gateway_itself_is_noticed(
+    kind: str, address: str, port: int, loops: bool
+) -> None:
+    field = "address" if kind == "ip" else "hostname"
     backend = f"""
         apiVersion: gateway.envoyproxy.io/v1alpha1
         kind: Backend
         metadata: {{name: app, namespace: default}}
-        spec: {{endpoints: [{{ip: {{address: {address}, port: {port}}}}}]}}
+        spec: {{endpoints: [{{{kind}: {{{field}: {address}, port: {port}}}}}]}}
     """
 
     lines = messages(GATEWAY_CLASS, gateway(http("http")), backend)
 
     expected = (
-        f"Backend default/app: spec.endpoints[0].ip.port: {address}:{port} is where listener http of Gateway "
-        "default/eg listens. Requests come back to it again and again, until they fail. Name the port of the "
-        "backend itself."
+        f"Backend default/app: spec.endpoints[0].{kind}.port: {address}:{port} is where listener http of "
+        "Gateway default/eg listens. Requests come back to it again and again, until they fail. Name "
+        "the port of the backend itself."
     )
     assert lines == ([expected] if loops else [])

@@ -163,6 +163,10 @@ def selecting_nothing(
             continue
         kinds = " or ".join(dict.fromkeys(selector.kind for selector in policy.spec.target_selectors))
         message = f"No {kinds} that is served here matches, so this policy has no effect until one does."
+        if any(
+            s.namespaces is not None and s.namespaces.from_ != "Same" for s in policy.spec.target_selectors
+        ):
+            message += " One in another namespace counts only if a ReferenceGrant there allows it."
         yield DanglingReference(ref, Problem("spec.targetSelectors", message, UNUSED), "warning")
 
 
@@ -374,13 +378,22 @@ def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_
 def _loops(resource: Resource | None, known: _Known) -> Iterator[Problem]:
     """The endpoints of a Backend at which a Gateway of this machine listens itself."""
     for n, endpoint in enumerate(resource.spec.endpoints if isinstance(resource, Backend) else ()):
-        at = endpoint.ip
-        if at is not None and is_loopback(at.address) and (listener := known.ports.get(at.port)) is not None:
-            message = (
-                f"{at.address}:{at.port} is where {listener} listens. Requests come back to it again and "
-                "again, until they fail. Name the port of the backend itself."
-            )
-            yield Problem(f"spec.endpoints[{n}].ip.port", message, CLOSED)
+        here: list[tuple[str, str, int]] = []
+        if endpoint.ip is not None and is_loopback(endpoint.ip.address):
+            here.append(("ip", endpoint.ip.address, endpoint.ip.port))
+        if endpoint.fqdn is not None and endpoint.fqdn.hostname in _THIS_MACHINE:
+            here.append(("fqdn", endpoint.fqdn.hostname, endpoint.fqdn.port))
+        for field, host, port in here:
+            if (listener := known.ports.get(port)) is not None:
+                message = (
+                    f"{host}:{port} is where {listener} listens. Requests come back to it again and "
+                    "again, until they fail. Name the port of the backend itself."
+                )
+                yield Problem(f"spec.endpoints[{n}].{field}.port", message, CLOSED)
+
+
+_THIS_MACHINE = ("localhost", "localhost.localdomain")
+"""Names that a machine has for itself."""
 
 
 def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
