@@ -133,7 +133,13 @@ spec:
     first, total = ended.out.splitlines()
     assert first.startswith(f"{tmp_path}/policy.yaml:5:20: warning: SecurityPolicy default/browsers: ")
     assert "No HTTPRoute that is served here matches" in first
+    assert "ReferenceGrant" not in first
     assert total == "6 resources: 0 errors, 1 warning."
+
+    elsewhere = policy.replace("kind: HTTPRoute,", "kind: HTTPRoute, namespaces: {from: All},")
+    (tmp_path / "policy.yaml").write_text(elsewhere)
+
+    assert "only if a ReferenceGrant there allows it" in command("validate", tmp_path).out
 
 
 def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Path) -> None:

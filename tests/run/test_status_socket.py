@@ -148,7 +148,7 @@ async def test_a_secret_with_a_fault_is_not_said_to_be_missing(folder: Path, tmp
         await until(lambda: "is not in force, as its manifest has a fault" in said())
         assert str(file) in said()
         assert "!!!" not in said()
-        assert "All requests that it would hold for are answered with 500" in said()
+        assert "All requests that this policy is for are answered with 500" in said()
 
         file.write_text(text(*served))
         await until(lambda: "Secret default/users does not exist." in said())

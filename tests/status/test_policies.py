@@ -446,7 +446,7 @@ def test_what_is_wrong_with_a_field_of_the_parent_names_the_parent() -> None:
 
     assert message(core, subject, "Accepted") == (
         "spec.basicAuth.users: This comes from SecurityPolicy default/parent, into which this policy merges. "
-        "Secret default/missing does not exist. All requests that it would hold for are answered with 500 "
+        "Secret default/missing does not exist. All requests that this policy is for are answered with 500 "
         "until this is fixed."
     )
 

@@ -264,7 +264,7 @@ def _problems(db: Db, policy: Ref, parent: Ref | None) -> list[Problem]:
     judged = effective_policy(db, policy, parent)
     if judged is None:
         return []
-    what = "of its listeners" if _KINDS[policy.kind].OF_LISTENERS else "that it would hold for"
+    what = "of its listeners" if _KINDS[policy.kind].OF_LISTENERS else "that this policy is for"
     effect = f"All requests {what} are answered with 500 until this is fixed." if judged.failed else ""
     faults = {problem.path for problem in judged.problems if problem.reason != NOT_SUPPORTED}
     return [
