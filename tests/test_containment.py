@@ -160,6 +160,31 @@ def test_edits_of_a_gateway_take_effect_while_a_query_of_another_in_its_fleet_fa
         assert_same(warm, twin)
 
 
+@pytest.mark.parametrize("name", ["host_shards_of", "listeners", "policy_attachments", "port_conflict"])
+def test_a_gateway_leaves_a_port_though_the_one_that_stays_there_fails(name: str) -> None:
+    """It may have been closed for good reason. As they last were, table and listener have it in them."""
+    left = MERGED_BASE[OTHER]
+    assert isinstance(left, Gateway)
+    left = structs.replace(
+        left, spec=structs.replace(left.spec, listeners=(structs.replace(left.spec.listeners[0], port=81),))
+    )
+    with faulty():
+        warm, twin = world(EnvoyGateway(), MERGED_BASE), world(EnvoyGateway(), MERGED_BASE)
+        failing = [call for call in calls(warm) if call[0].name == name and gateways_of(call) == {EG}]
+        assert failing
+        for call in failing:
+            put_fault(warm, call, "before")
+        warm.pull()
+        play({OTHER: left}, warm, twin)
+
+        assert_contained(warm, twin)
+        assert_members_alike(warm, twin, failing[0])
+        table = RouteConfiguration.FromString(flat(warm)["eg"][ROUTE, "default/eg/web"].body)
+        assert {host.name.split("/")[0] for host in table.virtual_hosts} == {"default"}
+        assert chains_of(flat(warm)["eg"], "other/eg/") == {}
+        assert members_hosts(warm, EG), "what fails stays as it was"
+
+
 def test_a_gateway_whose_proxy_fails_keeps_all_and_the_other_goes_on() -> None:
     """Its Envoys keep what they have, whatever is asked of it; that nobody knows is no rejection."""
     with faulty():

@@ -137,7 +137,10 @@ def chain_part(db: Db, fleet: FleetId, name: str, group: ChainGroup) -> ChainPar
 
 
 def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
-    head = listener_head(db, fleet, name)
+    """What the chains of a listener share; while it cannot be built, as it last was, so that they go on."""
+    head = listener_head.last_good(db, fleet, name)
+    if isinstance(head, Failed):
+        raise Contained(head)
     out = kept_out(db, fleet, LISTENER, name, ALL)
     fallback = out.get(version(head)) if head is not None and out else None
     return head if fallback is None else fallback.last_good

@@ -190,8 +190,9 @@ def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     table = next((t for t in tables if t.name == name), None)
     if table is None:
         return None
-    if len({listener.gateway for listener in table.members}) <= 1:
+    if fleet.owner.is_a(Gateway):
         return _parts(db, table.members)
+    # Also for a table that only one of several Gateways has now: as it last was, another had its part in it.
     built = parts_beside_others.attempt_each(db, [(listener,) for listener in table.members])
     in_force = (_parts_in_force(db, *each) for each in zip(table.members, built, strict=True))
     return tuple(part for parts in in_force for part in parts)
@@ -217,12 +218,12 @@ def _kept_part(db: Db, listener: ListenerId, shard_: int) -> Part:
 
 @query
 def parts_beside_others(db: Db, listener: ListenerId) -> tuple[Part, ...]:
-    """The parts of a listener in a table that several Gateways share."""
+    """The parts of a listener in a table of a fleet whose Gateways share Envoys."""
     return _parts(db, (listener,))
 
 
 def _parts_in_force(db: Db, listener: ListenerId, built: tuple[Part, ...] | Failed) -> tuple[Part, ...]:
-    """The parts of a listener in a table that several Gateways share.
+    """The parts of a listener in a table of a fleet whose Gateways share Envoys.
 
     One that fails must not freeze the others: it stays as it was, without the hostnames that are another's
     now. If it never was, requests for its hostname are answered with 500, because they must not meet the
