@@ -27,7 +27,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import last_judged, listeners
-from moongate.attach.policies import age, labels, selected, selected_shards
+from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at
 from moongate.engine import Contained, Failed
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
@@ -361,10 +361,17 @@ def is_unknown(of: World, ref: Ref, status: Struct) -> bool:
         return False
     classes = managed_classes.attempt(of.db)
     ours = [above for above in named_above(ref, status) if is_ours(of, above, classes)]
-    selects = getattr(getattr(of.store.held()[ref], "spec", None), "target_selectors", ())
-    selecting = {selected_shards.name, selected.name, labels.name, age.name}
-    unselected = selecting & {failed.query for failed in of.failures().values()}
-    return not ours or (bool(selects) and bool(unselected))
+    return not ours or is_selecting_unknown(of, ref)
+
+
+def is_selecting_unknown(of: World, ref: Ref) -> bool:
+    """Whether it cannot be computed what the selectors of a policy match."""
+    if not getattr(getattr(of.store.held()[ref], "spec", None), "target_selectors", ()):
+        return False
+    shards = selected_shards.attempt(of.db, ref)
+    return isinstance(shards, Failed) or any(
+        isinstance(selected.attempt(of.db, ref, *shard), Failed) for shard in shards
+    )
 
 
 def is_ours(of: World, above: Ref, classes: tuple[Ref, ...] | Failed) -> bool:
