@@ -197,7 +197,8 @@ class Fleets:
         known = {self._run.envoy(name) for name in (*self._fleets, *self._ending)}
         for envoy in self._run.envoys():
             if envoy not in known:
-                _log.info("envoy.left_over", pid=envoy.running())
+                if (pid := envoy.running()) is not None:
+                    _log.info("envoy.left_over", pid=pid)
                 # Another Envoy may get its ports.
                 self._hand_over()
                 await end_kept(envoy, EnvoyOptions().drain_s)

@@ -149,10 +149,10 @@ def dead_run(base: Path) -> Path:
     return folder
 
 
-def sleeper(word: str) -> subprocess.Popen[bytes]:
-    """A process with ``word`` in its command line, that waits to be killed."""
+def sleeper(*words: str) -> subprocess.Popen[bytes]:
+    """A process with ``words`` in its command line, that waits to be killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", "import signal; print(flush=True); signal.pause()", word],
+        [sys.executable, "-c", "import signal; print(flush=True); signal.pause()", *words],
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
@@ -188,6 +188,26 @@ def test_a_folder_that_is_kept_stays_as_long_as_an_envoy_of_it_runs(base: Path) 
     assert kept(base) == []
     with RunDirectory(base):
         assert not run.path.exists()
+
+
+@pytest.mark.parametrize("record", [None, "", '{"pid": 1'], ids=["no", "an empty", "half a"])
+def test_an_envoy_that_was_not_recorded_is_found(base: Path, record: str | None) -> None:
+    """moongate was killed just after its start, or the disk was full: it must not go on for ever."""
+    with RunDirectory(base, keep=True) as run:
+        envoy = run.envoy("default/eg")
+        envoy.bootstrap.touch()
+        process = sleeper("--config-path", str(envoy.bootstrap))
+        if record is not None:
+            envoy.record.write_text(record)
+
+    assert kept(base) == [base]
+    with RunDirectory(base, keep=True) as later:
+        assert later.envoys() == [envoy]
+        assert envoy.running() == process.pid
+
+    process.kill()
+    process.wait()
+    assert kept(base) == []
 
 
 def test_a_folder_that_is_kept_has_one_moongate(base: Path) -> None:

@@ -79,7 +79,7 @@ def _end(pid: int) -> None:
 async def _end_envoys(run: RunDirectory) -> int:
     from moongate.infra.ending import end_kept
 
-    envoys = run.envoys()
+    envoys = [envoy for envoy in run.envoys() if envoy.running() is not None]
     async with asyncio.TaskGroup() as tasks:
         for envoy in envoys:
             tasks.create_task(end_kept(envoy, _DRAIN_S))

@@ -346,7 +346,9 @@ class EnvoyProcess:
         self._write_bootstrap()
         stdout = self._access_log if isinstance(self._access_log, int) else None
         process = await EnvoyRun.start(self._command(), self._files, stdout)
-        self._files.write_record(process.pid)
+        # On a full disk Envoy is found without it.
+        with suppress(OSError):
+            self._files.write_record(process.pid)
         return process
 
     async def _taken_over(self) -> EnvoyRun | None:

@@ -87,13 +87,24 @@ class EnvoyFiles(Struct, frozen=True):
             self.record.write_bytes(msgspec.json.encode(_Record(pid, started, _boot())))
 
     def running(self) -> int | None:
-        """The process id of the Envoy that was recorded, if that still runs."""
+        """The process id of the Envoy of these files, if it still runs."""
         try:
             record = msgspec.json.decode(self.record.read_bytes(), type=_Record)
         except (OSError, msgspec.DecodeError):
-            return None
+            return self._unrecorded()
         same = _started(record.pid) == record.started and record.boot == _boot()
         return record.pid if same and _runs_from(record.pid, self.record.parent) else None
+
+    def _unrecorded(self) -> int | None:
+        """Whom nobody recorded: moongate was killed just after the start, or the disk was full."""
+        if not self.bootstrap.exists():
+            return None
+        option = ["--config-path", str(self.bootstrap)]
+        for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+            words = command_line(pid)
+            if option in (words[n : n + 2] for n in range(len(words))):
+                return pid
+        return None
 
     def remove(self) -> None:
         for path in (self.bootstrap, self.admin, self.record, self.access_log, self.log):
@@ -207,8 +218,12 @@ def kept(base: Path | None = None) -> list[Path]:
 
 
 def _envoys(folder: Path) -> list[EnvoyFiles]:
-    records = sorted(folder.glob("envoy-*.pid"))
-    return [_files(folder, record.stem.removeprefix("envoy-")) for record in records]
+    # The bootstrap is written before the start of its Envoy, the record after it.
+    digests = {path.stem.removeprefix("envoy-") for path in folder.glob("envoy-*") if path.suffix in _WRITTEN}
+    return [_files(folder, digest) for digest in sorted(digests)]
+
+
+_WRITTEN = frozenset({".json", ".pid"})
 
 
 def _files(folder: Path, digest: str) -> EnvoyFiles:
