@@ -33,10 +33,10 @@ def group_count(pattern: str) -> int:
 
 
 def begin_of_matches(pattern: str) -> str:
-    """A beginning that texts may have which match a valid pattern from their start; "" if there is none."""
-    first: bytes
-    first, _ = re2.compile(pattern, options=_QUIET).possiblematchrange(64)
-    return first.decode(errors="ignore")
+    """Printable ASCII that texts may begin with which match a valid pattern from their start; "" if none."""
+    matching: tuple[bytes, bytes] = re2.compile(pattern, options=_QUIET).possiblematchrange(64)
+    # The first of all texts that match has unprintable characters wherever a class like [^/] takes them.
+    return re.split("[^!-~]", matching[0].decode("latin-1"), maxsplit=1)[0]
 
 
 def matches_nothing_anywhere(pattern: str) -> bool:
@@ -45,8 +45,14 @@ def matches_nothing_anywhere(pattern: str) -> bool:
     return match is not None and match.start() == match.end() == 1
 
 
+def matches_at_start(pattern: str, text: str) -> bool:
+    """Whether the first match of a valid pattern is at the start of a text."""
+    match = re2.compile(pattern, options=_QUIET).search(text)
+    return match is not None and match.start() == 0
+
+
 def replaced(pattern: str, substitution: str, text: str) -> str | None:
-    """A text after substitution, as RE2 makes it; ``None`` if a valid pattern does not match at its start.
+    """A text after substitution, as RE2 makes it; ``None`` if a valid pattern does not match.
 
     Args:
         pattern: what is replaced, wherever it matches.
@@ -56,8 +62,6 @@ def replaced(pattern: str, substitution: str, text: str) -> str | None:
     compiled = re2.compile(pattern, options=_QUIET)
     result, at, last_end = "", 0, -1
     while at <= len(text) and (match := compiled.search(text, at)) is not None:
-        if at == 0 and match.start() != 0:
-            return None
         result += text[at : match.start()]
         if match.start() == match.end() == last_end:
             # No empty match right after another one.

@@ -30,6 +30,13 @@ from moongate.attach.replacements import (
         ("^/a$", "/b?x=1"),
         ("/api/v1/(.*)", r"/v2/\1"),
         ("^/(a|b)/|^/c/", "/d/"),
+        # Of "/" it makes nothing, but it is for the last slash of other paths.
+        ("/$", ""),
+        ("/+$", ""),
+        ("^/[^/]+/", "/"),
+        # Of "/a/b" it makes nothing, but it is for longer paths.
+        ("^(/[^/]+){2}", ""),
+        ("^/[^/]+/[^/]+/[^/]+(/.*)?", r"\1"),
     ],
 )
 def test_a_substitution_that_makes_paths_has_no_fault(pattern: str, substitution: str) -> None:
@@ -47,6 +54,8 @@ def test_a_substitution_that_makes_paths_has_no_fault(pattern: str, substitution
         ("/a", "/b\\", r"a backslash is \\"),
         ("^/api/(.*)$", r"\1", "makes 'a/b' of '/api/a/b'; a path begins with '/'"),
         (r"^/(\d+)", r"\1", "a path begins with '/'"),
+        ("^/$", "", "makes '' of '/'"),
+        ("^/(?:v1|v2)/(.*)", r"\1", "of '/v1/a/b'"),
         (".*", "x", "a path begins with '/'"),
         (".*", "", "a path begins with '/'"),
         ("x*", "/y", "also matches no characters at all"),
@@ -72,6 +81,8 @@ def test_a_substitution_that_cannot_work_in_a_path_is_a_fault(
     [
         ("^/(.+)/.+$", r"\1"),
         ("^/([^/]+).*$", r"\1.example.com"),
+        ("^/service/([^/]+)/.*$", r"\1.default.svc"),
+        (r"^/x/([^\s/]+)/", r"\1"),
         (".*", "inside.test:8080"),
         ("^/.*$", "a_b.test"),
         ("^/.*$", "[::1]:80"),

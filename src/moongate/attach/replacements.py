@@ -4,9 +4,10 @@ Theory of operation
 ===================
 Envoy takes a replacement that cannot work without a word, and then changes nothing, or sends a request that
 its backend cannot read. So a replacement is judged when it is read: the text that is put in place, the groups
-that it names, and what becomes of some sample paths. The samples are made from the beginning that all matches
-of the pattern share. A replacement is at fault only if each sample that the pattern matches comes out wrong,
-because requests may be of another form than some of the samples.
+that it names, and what becomes of some sample paths. The samples are made from a beginning that matches of
+the pattern may have. A replacement is at fault only if each sample that the pattern matches comes out wrong,
+because requests may be of another form than some of the samples. A pattern without ^ can match at the end of
+a path, too, like one that takes the last slash off: then only those matches may be meant.
 
 Source: RE2, ``Replace``: ``\0`` to ``\9`` are groups and ``\\`` is a backslash; RFC 3986, path and host.
 """
@@ -16,7 +17,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from moongate.regex import begin_of_matches, group_count, matches_nothing_anywhere, replaced
+from moongate.regex import (
+    begin_of_matches,
+    group_count,
+    matches_at_start,
+    matches_nothing_anywhere,
+    replaced,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +105,10 @@ def _fault(
             f"pattern is {pattern!r}, which also matches no characters at all: the substitution would stand "
             "between all characters of a path. Let it match at least one, or begin it with ^"
         )
-    results = [(path, replaced(pattern, substitution, path)) for path in _samples(pattern)]
+    paths = [path for path in _samples(pattern) if matches_at_start(pattern, path)] + [
+        path for path in _WITH_SLASHES if not matches_at_start(pattern, path)
+    ]
+    results = [(path, replaced(pattern, substitution, path)) for path in paths]
     changed = [(path, result) for path, result in results if result is not None]
     if changed and not any(valid(result) for _, result in changed):
         path, result = changed[-1]
@@ -106,9 +116,21 @@ def _fault(
     return None
 
 
+_WITH_SLASHES: Final = ("/a/", "/a/b/")
+"""Paths in which a pattern may match at the end alone."""
+
+
 def _samples(pattern: str) -> Iterator[str]:
     """Some paths that the pattern may match."""
     for begin in dict.fromkeys(("/", begin_of_matches(pattern))):
         if begin.startswith("/"):
             bare = begin.removesuffix("/")
-            yield from (begin, f"{bare}/a", f"{bare}/a/b", f"{bare}/1/2", f"{begin}a", f"{begin}a/b")
+            yield from (
+                begin,
+                f"{bare}/a/b/c/d/e",
+                f"{bare}/a",
+                f"{bare}/a/b",
+                f"{bare}/1/2",
+                f"{begin}a",
+                f"{begin}a/b",
+            )
