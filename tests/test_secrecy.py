@@ -60,6 +60,13 @@ SOUND = "\n---\n".join(
             https("tls", "cert", port=8443), http("web", port=8080), https("bad", "not-a-key", port=9443)
         ),
         *(service(), http_route(), http_route(name="other")),
+        dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": "default", "annotations": {"last-applied-configuration": "c4n4ry"}},
+            }
+        ),
         secret("cert", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=key_bytes(KEY))),
         secret("not-a-key", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=b"c4n4ry")),
         secret("users", data={".htpasswd": base64.b64encode(b"alice:{SHA}" + DIGEST).decode()}),
@@ -97,6 +104,12 @@ FAULTY = (
     "data: {key: 'c4n4ry!'}\nkind: Secret\napiVersion: v1\nmetadata: {name: x}",
     policy("SecurityPolicy", "basicAuth: {users: 'alice:c4n4ry'}"),
     policy("SecurityPolicy", "basicAuth: {users: {name: a, password: c4n4ry}}"),
+    policy("SecurityPolicy", "basicAuth: 'alice:c4n4ry'"),
+    policy("SecurityPolicy", "basicAuth: ['alice:c4n4ry']"),
+    gateway("{name: s, port: 443, protocol: HTTPS, tls: c4n4ry}"),
+    gateway("{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: c4n4ry}}"),
+    gateway("{name: s, port: 443, protocol: HTTPS, tls: {certificateRefs: [c4n4ry]}}"),
+    secret("ab", metadata={"name": "ab", "creationTimestamp": "c4n4ry"}),
     "apiVersion: v1\nkind: Secret\nmetadata: {name: y}\ndata: {key: !!binary c4n4ry!}",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {key: !!!!c4n4ry}",
     "apiVersion: v1\nkind: Secret\nmetadata: {name: z}\ndata: {key: !!int c4n4ry, key: !!int c4n4ry}",

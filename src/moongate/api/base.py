@@ -195,6 +195,14 @@ class ObjectMeta(Model, frozen=True, kw_only=True):
     creation_timestamp: str = ""
     """"2026-01-31T12:00:00Z", always in UTC; "" when unknown, which sorts as the oldest."""
 
+    def __repr__(self) -> str:
+        return f"ObjectMeta({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Of the annotations only the keys: ``kubectl apply`` stores whole manifests in their values."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        return [*(shown | {"annotations": sorted(self.annotations)}).items()]
+
 
 class Resource(Model, frozen=True, kw_only=True):
     """Base of every kind: ``apiVersion``, ``kind`` and ``status`` are taken off on admission."""

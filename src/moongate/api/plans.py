@@ -41,6 +41,7 @@ class Leaf:
         self.fills = _is_base64(type_)
 
     marks: frozenset[str] = frozenset()
+    names_secret = False
 
     # ``fills``, ``judges`` and ``marks``: whether the walk of that name has anything to do here or below, and
     # which marks stand below.
@@ -82,6 +83,7 @@ class List:
         self.fills = self.item.fills
         self.judges = keys is not None or self.item.judges
         self.marks = self.item.marks
+        self.names_secret = self.item.names_secret
 
     def filled(self, value: Any) -> Any:
         if not isinstance(value, list):
@@ -97,7 +99,8 @@ class List:
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, list | tuple):
-            yield Problem("", f"The value is {shown(value)}; it must be a list.")
+            is_now = type_name(value) if self.names_secret else shown(value)
+            yield Problem("", f"The value is {is_now}; it must be a list.")
             return
         entries = cast("list[Any]", value)
         message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
@@ -136,6 +139,8 @@ class List:
 
 class Map:
     """A map of strings to values."""
+
+    names_secret = False
 
     def __init__(self, type_: types.DictType, null: str | None) -> None:
         self.type = type_
@@ -201,6 +206,8 @@ class Plan:
         self.dropped = cls.DROPPED if issubclass(cls, Model) else frozenset[str]()
         self.names_secret = issubclass(cls, Model) and cls.NAMES_SECRET
         self.fields: dict[str, Node] = {field.encode_name: _node(field.type) for field in info.fields}
+        self.holds_secret = self.names_secret or any(node.names_secret for node in self.fields.values())
+        """A secret may have been written in its place, because it names a Secret or a field of it does."""
         self.names = {field.name: field.encode_name for field in info.fields}
         self.required = [field.encode_name for field in info.fields if field.required]
         self.defaults: list[tuple[str, Any]] = [
@@ -262,7 +269,7 @@ class Plan:
 
     def faults(self, value: Any) -> Iterator[Problem]:
         if not isinstance(value, dict):
-            is_now = type_name(value) if self.names_secret else shown(value)
+            is_now = type_name(value) if self.holds_secret else shown(value)
             yield Problem("", f"The value is {is_now}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
