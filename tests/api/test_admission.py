@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -178,6 +178,8 @@ def test_of_many_faults_the_first_are_reported_and_that_there_are_more() -> None
         ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z"),
         ("2026-01-31T13:00:00+01:00", "2026-01-31T12:00:00Z"),
         ("2026-01-31T00:30:00.75-11:30", "2026-01-31T12:00:00Z"),
+        ("2026-01-31T12:00:00.75Z", "2026-01-31T12:00:00Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
         (datetime(2026, 1, 31, 12, tzinfo=UTC).replace(tzinfo=None), "2026-01-31T12:00:00Z"),
         (None, ""),
     ],
@@ -188,6 +190,27 @@ def test_times_are_in_utc_so_that_the_oldest_is_known(written: object, time: str
     document["metadata"]["creationTimestamp"] = written
 
     assert admitted(document).metadata.creation_timestamp == time
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-01-31",
+        "2026-13-31T12:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        20260131,
+    ],
+)
+def test_a_time_that_is_none_is_said_to_be_wrong(written: object) -> None:
+    """It would be compared with others as text; and times at the ends of the calendar have none in UTC."""
+    document = manifest("Namespace", "v1")
+    document["metadata"]["creationTimestamp"] = written
+
+    message = problems(document)["metadata.creationTimestamp"]
+
+    assert "it must be a time of RFC 3339" in message
 
 
 @pytest.mark.parametrize(

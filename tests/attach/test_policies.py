@@ -206,7 +206,11 @@ def test_a_selector_policy_costs_what_it_selects() -> None:
         targets(core, f"p{n}")
 
     core.apply(
-        policy("younger", targetSelectors="[{kind: HTTPRoute, matchLabels: {app: a7}}]", created="2026")
+        policy(
+            "younger",
+            targetSelectors="[{kind: HTTPRoute, matchLabels: {app: a7}}]",
+            created="2026-01-01T00:00:00Z",
+        )
     )
     with core.ran() as ran:
         for n in teams:

@@ -18,13 +18,19 @@ def fault(text: str) -> tuple[int, int, str]:
     [
         ("yes", True),
         ("off", False),
-        ("y", "y"),
+        ("y", True),
+        ("N", False),
+        ("yEs", "yEs"),
         ("~", None),
         ("", None),
         ("12", 12),
         ("0x1F", 31),
         ("0644", 420),
         ("1_000", 1000),
+        ("1_000.5", 1000.5),
+        (".1_5", ".1_5"),
+        ("0X1F", 31),
+        ("1e400", "1e400"),
         ("089", 89),
         ("1e3", 1000),
         ("1e-3", 0.001),
@@ -51,9 +57,9 @@ def test_keys_are_strings() -> None:
 
 
 def test_merged_keys_yield_to_those_of_the_object() -> None:
-    text = "base: &b {x: 1, y: 2}\nother: &o {y: 3, z: 4}\nall:\n  y: 0\n  <<: [*b, *o]\n"
+    text = "base: &b {p: 1, q: 2}\nother: &o {q: 3, r: 4}\nall:\n  q: 0\n  <<: [*b, *o]\n"
 
-    assert parsed_yaml(text)["all"] == {"x": 1, "y": 0, "z": 4}
+    assert parsed_yaml(text)["all"] == {"p": 1, "q": 0, "r": 4}
 
 
 def test_a_tab_is_shown_where_it_stands() -> None:

@@ -195,7 +195,7 @@ def _made(kind: type[R], document: dict[str, Any]) -> R | None:
     steps = plan(kind)
     try:
         made: R = steps.made(steps.filled(document))
-    except (msgspec.ValidationError, TypeError):
+    except (msgspec.ValidationError, TypeError, AttributeError):
         return None
     return made
 
@@ -290,9 +290,14 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
     if isinstance(labels, dict):
         problems += _labels(cast("dict[str, Any]", labels), private=kind.PRIVATE)
 
-    created = _utc(meta.get("creationTimestamp"))
-    if created is not None:
-        kept["creationTimestamp"] = created
+    created = meta.get("creationTimestamp")
+    time = _utc(created)
+    if time is not None:
+        kept["creationTimestamp"] = time
+    elif created not in (None, ""):
+        is_now = type_name(created) if kind.PRIVATE else shown(created)
+        right = "it must be a time of RFC 3339, such as '2026-01-31T12:00:00Z'"
+        problems.append(Problem("metadata.creationTimestamp", f"The value is {is_now}; {right}."))
     return kept, problems
 
 
@@ -311,14 +316,15 @@ def _labels(labels: Mapping[str, Any], *, private: bool) -> Iterator[Problem]:
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 
 
-def _utc(time: object) -> object:
-    """A time of RFC 3339 in the form of an API server, so that times sort as text; another value as it is."""
-    if isinstance(time, str) and time[-1:] != "Z" and _TIME.match(time):
-        try:
+def _utc(time: object) -> str | None:
+    """A time of RFC 3339 in the form of an API server, so that times sort as text; ``None`` if it is none."""
+    try:
+        if isinstance(time, str) and _TIME.match(time):
             time = datetime.fromisoformat(time)
-        except ValueError:
-            return time
-    # YAML libraries make times of unquoted ones; those without an offset are in UTC.
-    if not isinstance(time, datetime):
-        return time
-    return f"{time if time.tzinfo is None else time.astimezone(UTC):%Y-%m-%dT%H:%M:%S}Z"
+        # YAML libraries make times of unquoted ones; those without an offset are in UTC.
+        if not isinstance(time, datetime):
+            return None
+        utc = time if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return f"{utc.replace(microsecond=0, tzinfo=None).isoformat()}Z"

@@ -2,8 +2,8 @@
 
 Facts
 -----
-* scalars mean what they mean to ``kubectl``: ``yes`` and ``on`` are booleans, ``1e3`` and ``089`` numbers,
-  times and ``12:30`` strings; keys are always strings
+* scalars mean what they mean to ``kubectl``: ``yes``, ``y`` and ``on`` are booleans, ``1e3`` and ``089``
+  numbers, times and ``12:30`` strings; keys are always strings
 * a key that stands twice is an error, as is a document that is mostly aliases of aliases
 """
 
@@ -190,8 +190,8 @@ _WORDS: dict[str, Any] = {
     word: value
     for value, words in (
         (None, "~ null Null NULL"),
-        (True, "true True TRUE yes Yes YES on On ON"),
-        (False, "false False FALSE no No NO off Off OFF"),
+        (True, "true True TRUE y Y yes Yes YES on On ON"),
+        (False, "false False FALSE n N no No NO off Off OFF"),
         (math.inf, ".inf .Inf .INF +.inf +.Inf +.INF"),
         (-math.inf, "-.inf -.Inf -.INF"),
         (math.nan, ".nan .NaN .NAN"),
@@ -199,7 +199,7 @@ _WORDS: dict[str, Any] = {
     for word in words.split()
 } | {"": None}
 _NUMERIC = frozenset("0123456789+-.")
-_INT = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
+_INT = re.compile(r"[-+]?(?:0[bB][01_]+|0[oO]?[0-7_]+|0[xX][0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 
 
@@ -220,9 +220,12 @@ def _scalar(text: str) -> Any:
             return text
         if abs(number) < 2**64:
             return number
-    if not _FLOAT.match(text):
+    plain = text if text[0] == "." else text.replace("_", "")
+    if not _FLOAT.match(plain):
         return text
-    number = float(text)
+    number = float(plain)
+    if math.isinf(number):
+        return text  # for Go, it is out of range
     # On its way through JSON, as kubectl sends it, a whole number loses its point.
     return int(number) if abs(number) < 2**53 and number.is_integer() else number
 
