@@ -173,10 +173,15 @@ def test_resources_and_changes_are_counted_apart(events: list[Any]) -> None:
 
 
 def turn(
-    n: int = 0, *, bad: bool = True, message: str = "It does not exist.", path: str = "spec.parentRefs[0]"
+    n: int = 0,
+    *,
+    bad: bool = True,
+    message: str = "It does not exist.",
+    path: str = "spec.parentRefs[0]",
+    condition: str = "ResolvedRefs",
 ) -> Transition:
     problem = Problem(path, message, "BackendNotFound")
-    degradation = Degradation("parent eg", "spec.parentRefs[0]", "ResolvedRefs", "False", (problem,), "error")
+    degradation = Degradation("parent eg", "spec.parentRefs[0]", condition, "False", (problem,), "error")
     return Transition(Ref.of(HTTPRoute, "default", f"shop-{n}" if n else "shop"), degradation, bad)
 
 
@@ -251,6 +256,19 @@ def test_a_condition_has_no_hint_about_another_reference(events: list[Any]) -> N
     other, own = of(events, "status.degraded")
     assert "hint" not in other
     assert "shopp" in own["hint"]
+
+
+def test_a_parent_that_does_not_take_a_route_is_not_explained_by_its_backends(events: list[Any]) -> None:
+    """A route can name a listener that does not exist, and a Backend that does not exist, too."""
+    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
+    run.write(route=ROUTE.replace(REDIRECT, f"backendRefs: [{backend}]"))
+
+    run.log.transitions([turn(condition="Accepted"), turn()])
+
+    refused, unresolved = of(events, "status.degraded")
+    assert refused["field"] == "spec.parentRefs[0]"
+    assert "hint" not in refused
+    assert "shopp" in unresolved["hint"]
 
 
 def test_a_condition_that_is_well_again_is_reported(events: list[Any]) -> None:

@@ -171,7 +171,14 @@ class RunLog:
                 fields["field"] = problem.path
             if at := str(self.diagnostic(ref, problem, "warning").place):
                 fields["at"] = at
-            hint = next((h for h in self._hints if h.resource == ref and _is_about(problem, h.problem)), None)
+            hint = next(
+                (
+                    h
+                    for h in self._hints
+                    if h.resource == ref and _is_about(degradation.condition, problem, h.problem)
+                ),
+                None,
+            )
             if bad and hint is not None:
                 fields |= {
                     "hint": hint.problem.message,
@@ -225,8 +232,11 @@ class RunLog:
         self._failures = set(current)
 
 
-def _is_about(condition: Problem, reference: Problem) -> bool:
-    """Whether a condition is about a reference: it names a field around it, or only its parent."""
-    if not condition.path.startswith(("spec.rules", "spec.listeners")):
-        return True
-    return f"{reference.path}.".startswith((f"{condition.path}.", f"{condition.path}["))
+def _is_about(condition: str, problem: Problem, reference: Problem) -> bool:
+    """Whether a problem of a condition is about a reference: it names a field around it, or only its parent.
+
+    Of a parent, only ``ResolvedRefs`` is about references.
+    """
+    if problem.path.startswith(("spec.rules", "spec.listeners")):
+        return f"{reference.path}.".startswith((f"{problem.path}.", f"{problem.path}["))
+    return condition == "ResolvedRefs" or not problem.path.startswith("spec.parentRefs")
