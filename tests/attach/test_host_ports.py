@@ -9,10 +9,13 @@ import pytest
 from moongate.api.base import FleetId, Ref
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.fleets import bind_addresses
 from moongate.attach.gateways import BIND, LOCALHOST
 from moongate.attach.listeners import Listener, listeners
+from moongate.world import World
 from tests.attach.test_gateways import CLASS_WITH_PROXY, envoy_proxy
-from tests.core import EG, GATEWAY_CLASS, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG, GATEWAY_CLASS, IN_CLUSTER, ON_HOST, Core, gateway, http, read
+from tests.faults import faulty, put_fault
 
 OTHER = Ref.of(Gateway, "default", "other")
 LATER = Ref.of(Gateway, "default", "later")
@@ -199,6 +202,25 @@ def test_a_rejected_gateway_keeps_its_port() -> None:
 
     assert listeners(core.db, EG) == ()
     assert reason(core) == "PortUnavailable"
+
+
+def test_a_port_counts_as_taken_where_the_addresses_of_its_gateway_cannot_be_known() -> None:
+    """A query that fails is not a Gateway without addresses: both Envoys would open the port."""
+    texts = (GATEWAY_CLASS, at("127.0.0.1", name="eg"), at("127.0.0.2", name="other"))
+    world = World(ON_HOST)
+    world.write(BIND, LOCALHOST)
+    world.apply({resource.ref: resource for text in texts for resource in read(text)})
+    (before,) = listeners(world.db, OTHER)
+    with faulty():
+        world = World(ON_HOST)
+        world.write(BIND, LOCALHOST)
+        put_fault(world, (bind_addresses, (FleetId(EG),)), "before")
+        world.apply({resource.ref: resource for text in texts for resource in read(text)})
+
+        (after,) = listeners(world.db, OTHER)
+
+    assert [c.reason for c in before.conditions if c.type == "Accepted"] == ["Accepted"]
+    assert [c.reason for c in after.conditions if c.type == "Accepted"] == ["PortUnavailable"]
 
 
 def test_a_gateway_reads_the_one_that_has_its_port_and_no_other() -> None:
