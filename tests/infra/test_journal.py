@@ -118,6 +118,24 @@ def test_what_cannot_be_trusted_is_not_used_and_said_once(
     assert read(folder) == {"d": "4"}
 
 
+def test_entries_of_another_form_are_of_another_version(folder: Path) -> None:
+    with Journal[str, int](folder, tuple[str, int | None]) as some:
+        some.put({"a": 1})
+
+    with capture_logs() as logs:
+        assert read(folder) == {}
+    assert "another version" in logs[0]["message"]
+
+
+def test_a_value_that_cannot_be_written_does_not_end_the_writer(folder: Path) -> None:
+    with journal(folder) as some:
+        some.put({"a": "\ud800"})
+        assert some.flush(10)
+        some.put({"a": "1"})
+
+    assert read(folder) == {"a": "1"}
+
+
 def test_a_symbolic_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     """Neither to read nor to write: it could lead to a file of somebody else."""
     other = tmp_path / "other"

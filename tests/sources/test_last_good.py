@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +16,7 @@ from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPoli
 from moongate.sources.files import Files, Loaded
 from moongate.sources.folder import LastGood
 from moongate.sources.manifests import CONFIGURATION
-from tests.e2e.broken_policies import FAULTS, POLICY
+from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY
 from tests.sources.manifests import backend, stream
 from tests.sources.test_files import port, watching
 
@@ -103,6 +105,25 @@ def test_what_is_not_known_stays_closed(tmp_path: Path, lives: Lives, fault: str
     assert not any(ref.is_a(SecurityPolicy) for ref in lives.states)
 
 
+def test_a_state_that_is_known_opens_nothing_else(tmp_path: Path, lives: Lives) -> None:
+    """Neither another file's, nor another document's of the same file."""
+    (tmp_path / "a.yaml").write_text(backend("a", 1))
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    lives.start()
+    (tmp_path / "a.yaml").write_text(TAB)
+    (tmp_path / "policy.yaml").write_text(A_TAB)
+    assert lives.start().closed == ()
+
+    (tmp_path / "other.yaml").write_text(A_TAB)
+    assert lives.start().closed == ("",)
+    assert port(lives.held[A]) == 1
+    (tmp_path / "other.yaml").unlink()
+
+    other = POLICY.replace("name: users\nspec", "name: other\nspec").replace("HTTPRoute", "HttpRoute")
+    (tmp_path / "policy.yaml").write_text(stream(POLICY, other))
+    assert lives.start().closed == ("default",)
+
+
 def test_each_document_of_a_file_has_its_own_last_good_state(tmp_path: Path, lives: Lives) -> None:
     """Also if no single text of the file ever had them all."""
     file = tmp_path / "all.yaml"
@@ -174,6 +195,25 @@ def test_a_state_that_is_good_replaces_the_one_that_is_known(tmp_path: Path, liv
     assert lives.ports == {"a": 3}
 
 
+def test_the_time_is_that_of_the_last_good_state(tmp_path: Path, lives: Lives) -> None:
+    """Not that of a later start, nor of a move of its file while it has a fault."""
+    file = tmp_path / "a.yaml"
+    file.write_text(backend("a", 1))
+    lives.start()
+    lives.states[A] = msgspec.structs.replace(lives.states[A], at=1)
+    file.write_text(backend("a", "x"))
+    lives.start()
+    assert "as it was at 1970-01-01 00:00:01 UTC" in str(lives.start().errors[0])
+
+    (tmp_path / "b.yaml").write_text(backend("a", "x"))
+    lives.edited()
+    file.write_text("")
+    lives.edited()
+    assert lives.states[A].file.endswith("b.yaml")
+
+    assert "as it was at 1970-01-01 00:00:01 UTC" in str(lives.start().errors[0])
+
+
 def test_a_resource_that_moved_to_another_file_is_that_of_the_other(tmp_path: Path, lives: Lives) -> None:
     (tmp_path / "z.yaml").write_text(backend("a", 1))
     lives.start()
@@ -196,6 +236,9 @@ def test_only_what_changed_is_to_be_remembered(tmp_path: Path, lives: Lives) -> 
     assert [ref.name for ref in lives.edited().states] == ["x7"]
     (tmp_path / "7.yaml").write_text(stream("# a comment\n" + backend("x7", 9), backend("y7")))
     assert lives.edited().states == {}
+
+    (tmp_path / "8.yaml").write_text(stream(backend("x8", 9), backend("y8")))
+    assert lives.start().parsed == 100
 
 
 def test_what_is_secret_is_not_remembered(tmp_path: Path, lives: Lives) -> None:
@@ -242,6 +285,10 @@ def test_a_policy_whose_file_or_folder_cannot_be_read_stays_as_it_was(mine: Path
     lives.start()
 
     (mine / "sub").chmod(0)
+    (mine / "new").mkdir(mode=0)
+    assert lives.start().closed == ("",)
+
+    (mine / "new").rmdir()
     loaded = lives.start()
     assert (loaded.closed, lives.held.keys()) == ((), {A, USERS})
     assert "What was in it stays in force, as it was at 20" in str(loaded.errors[0])
@@ -278,6 +325,28 @@ async def test_a_folder_that_cannot_be_read_at_the_start_is_followed(mine: Path)
         assert not watched.last.errors
 
 
+def test_a_file_may_have_a_name_that_is_no_text(tmp_path: Path, lives: Lives) -> None:
+    file = tmp_path / os.fsdecode(b"f\xfcr.yaml")
+    file.write_text(backend("a", 1))
+    lives.start()
+    file.write_text(TAB)
+
+    lives.start()
+
+    assert lives.ports == {"a": 1}
+
+
+def test_half_a_character_in_a_list_is_no_bug(tmp_path: Path, lives: Lives) -> None:
+    """JSON can have it, and it cannot be written."""
+    text = r'{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a","annotations":{"x":"\ud800"}}}'
+    (tmp_path / "a.json").write_text('{"apiVersion":"v1","kind":"List","items":[' + text + "]}")
+    (tmp_path / "b.json").write_text(text.replace('"a"', '"b"'))
+
+    loaded = lives.start()
+
+    assert not [each for each in loaded.errors if "bug" in str(each) or "failed to read" in str(each)]
+
+
 async def test_a_path_that_is_missing_at_the_start_keeps_its_last_good_state(tmp_path: Path) -> None:
     root, away = tmp_path / "m", tmp_path / "away"
     root.mkdir()
@@ -297,9 +366,6 @@ async def test_a_path_that_is_missing_at_the_start_keeps_its_last_good_state(tmp
 
 def test_pipes_and_standard_input_are_not_remembered(tmp_path: Path) -> None:
     """The next process may read something else there."""
-    import os
-    import threading
-
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=(backend("a"),))

@@ -160,7 +160,7 @@ class Journal(Generic[K, V]):
         except FileNotFoundError:
             self._outdated = False
             self._limit = -1  # The first change writes the file.
-        except (OSError, _DamagedError, msgspec.DecodeError) as error:
+        except (OSError, _DamagedError) as error:
             self.entries.clear()
             self._report(f"{_sentence(error)} It is not used, and replaced.")
             self._failed = False
@@ -178,15 +178,19 @@ class Journal(Generic[K, V]):
             raise _DamagedError(f"{NAME} is empty.")
         if header != _VERSION.encode():
             raise _DamagedError(f"{NAME} is of another version of moongate.")
-        good = [line for line in lines[:-1] if _checked(line) is not None]
-        whole = len(header) + 1 + sum(len(line) + 1 for line in good)
-        if good != lines[: len(good)]:
+        bodies = [_checked(line) for line in lines[:-1]]
+        good = [body for body in bodies if body is not None]
+        if good != bodies[: len(good)]:
             raise _DamagedError(f"{NAME} is damaged.")
-        for line in good:
-            key, value = self._decoder.decode(_checked(line) or b"")
+        for body in good:
+            try:
+                key, value = self._decoder.decode(body)
+            except msgspec.DecodeError:
+                raise _DamagedError(f"{NAME} is of another version of moongate.") from None
             self.entries.pop(key, None)
             if value is not None:
                 self.entries[key] = value
+        whole = sum(len(line) + 1 for line in (header, *lines[: len(good)]))
         if whole < len(content):
             # The end of the former process came while it wrote.
             self._outdated = True
@@ -218,7 +222,7 @@ class Journal(Generic[K, V]):
                 self._write_anew()
             else:
                 self._append(self._file, lines)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - also a bug must not end the thread
             self._outdated = True
             with contextlib.suppress(OSError):
                 os.unlink(NAME, dir_fd=self._fd)
@@ -281,4 +285,6 @@ def _checked(line: bytes) -> bytes | None:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'It'}: {(error.strerror or str(error)).lower()}."
-    return str(error)
+    return (
+        str(error) if isinstance(error, _DamagedError | NoRunDirectoryError) else f"{type(error).__name__}."
+    )

@@ -313,9 +313,9 @@ class Files:
         by_file: dict[str, list[LastGood]] = {}
         for state in self._known.values():
             by_file.setdefault(state.file, []).append(state)
-        known = {path: by_file[file] for path in paths if (file := os.path.abspath(path)) in by_file}
+        known = {path: by_file[file] for path in paths if (file := _lasting(path)) in by_file}
         for folder in (*self._listing.unreadable, *self._listing.missing):
-            above = os.path.abspath(folder)
+            above = _lasting(folder)
             for file, states in by_file.items():
                 if is_within(file, above):
                     path = folder + file.removeprefix(above)
@@ -372,10 +372,10 @@ class Files:
             if state is None or state.file in self._once:
                 states[ref] = None
                 continue
-            file = os.path.abspath(state.file)
+            file = _lasting(state.file)
             if before is None or (before.file, before.text) != (file, state.text):
                 states[ref] = LastGood(file, state.text, state.at or now)
-        return dict.fromkeys(known.keys() - news.keys()) | states
+        return {ref: None for ref in known if ref not in news} | states
 
     def _without_manifests(self) -> Iterator[Diagnostic]:
         """The paths that have files, but no manifest. To be asked once, because it walks over all files."""
@@ -475,6 +475,11 @@ class _Waits:
     def _filled(self) -> set[str]:
         """The folders with manifests."""
         return self._listing.filled()
+
+
+def _lasting(path: str) -> str:
+    """A path as text that another process understands, wherever it was started; its bytes may be no text."""
+    return os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")
 
 
 def _stay(count: int) -> str:

@@ -233,7 +233,8 @@ class Folder:
         times = {(state.file, state.text): state.at for states in known.values() for state in states}
         by_file = {path: states[0].file for path, states in known.items() if states}
         for ref, held in self._held.items():
-            self._held[ref] = held._replace(at=times.get((by_file.get(held.file, ""), held.text), 0))
+            at = times.get((by_file.get(held.file, ""), held.text), held.at)
+            self._held[ref] = held._replace(at=at)
         self._staged = staged
         self.strict = strict
 
