@@ -36,6 +36,7 @@ from moongate.attach.replacements import (
         ("^/[^/]+/", "/"),
         # Of "/a/b" it makes nothing, but it is for longer paths.
         ("^(/[^/]+){2}", ""),
+        ("x*", ""),
         ("^/[^/]+/[^/]+/[^/]+(/.*)?", r"\1"),
     ],
 )

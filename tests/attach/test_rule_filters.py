@@ -97,6 +97,12 @@ def test_what_is_not_forwarded_cannot_be_mirrored(other: str) -> None:
     assert [p.reason for p in verdict.refused] == ["IncompatibleFilters"]
 
 
+def test_a_mirror_of_no_request_goes_with_a_redirect() -> None:
+    none = "{type: RequestMirror, requestMirror: {percent: 0, backendRef: {name: copy, port: 80}}}"
+
+    assert judged(none, REDIRECT).refused == ()
+
+
 def test_a_route_filter_that_does_not_exist_is_unresolved() -> None:
     verdict = judged(EXTRA, ADDS)
 
