@@ -195,13 +195,17 @@ class Fleets:
         """End Envoys that a former moongate left running, and whose fleets do not exist any more."""
         await self._successors_started()
         known = {self._run.envoy(name) for name in (*self._fleets, *self._ending)}
-        for envoy in self._run.envoys():
+        for envoy in self._run.left_over:
             if envoy not in known:
-                if (pid := envoy.running()) is not None:
-                    _log.info("envoy.left_over", pid=pid)
                 # Another Envoy may get its ports.
                 self._hand_over()
-                await end_kept(envoy, EnvoyOptions().drain_s)
+                try:
+                    if (pid := envoy.running()) is not None:
+                        _log.info("envoy.left_over", pid=pid)
+                    await end_kept(envoy, EnvoyOptions().drain_s)
+                except OSError as error:
+                    why = f"It cannot be ended: {error.strerror}. It is tried again at the next start."
+                    _log.warning("envoy.left_over", message=why)
                 self._hand_over()
 
     def skip_drain(self) -> None:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -164,6 +165,11 @@ class Trouble(Struct, frozen=True, kw_only=True):
     edits: bool = True
     heal: Callable[[House], Any] = lambda _house: None
     ends: bool = False
+
+
+async def opened(house: House, probe: str) -> str:
+    """A claim that requests of a probe find an open port."""
+    return f"{probe} finds no open port" if await house.ask(probe) == "ConnectError" else ""
 
 
 GONE = dict.fromkeys(HEALTHY, "ConnectError")
@@ -381,6 +387,8 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
     async with home.running(**trouble.start(home)):
         turn = str(home.turn())
         await until(home.serves(turn), deadline_s=30)
+        # The other Gateway has an Envoy of its own, which starts at its own time.
+        await until(partial(opened, home, "side"), deadline_s=30)
 
         trouble.act(home)
 

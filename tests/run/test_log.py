@@ -136,6 +136,18 @@ def test_a_reference_is_looked_at_again_when_its_target_comes_and_goes(events: l
     assert len(of(events, "manifest")) == 2
 
 
+def test_a_fault_of_what_no_file_has_any_more_is_not_reported_again(events: list[Any]) -> None:
+    """While its removal waits, it is still in force, and other edits look at it again."""
+    run = Run()
+    run.write(route=ROUTE)
+    run.folder.update("route", None)
+
+    run.write(classes=GATEWAY_CLASS)
+
+    assert len(of(events, "manifest")) == 1
+    assert run.log.diagnostics(), "it is still known"
+
+
 def test_a_policy_whose_selectors_match_nothing_is_reported_until_they_do(events: list[Any]) -> None:
     """It has no status that could say so; nor is it said of a policy that names its targets."""
     run, statuses = Run(), set[Ref]()

@@ -121,6 +121,8 @@ class RunDirectory:
     """
 
     path: Path
+    left_over: tuple[EnvoyFiles, ...]
+    """The files of Envoys that an earlier run has left in this folder."""
 
     def __init__(self, base: Path | None = None, *, keep: bool = False) -> None:
         self._keep = keep
@@ -203,6 +205,8 @@ class RunDirectory:
                     "another folder for this one with --run-dir."
                 ) from None
             self._fd = fd
+            # Listed now, as it may fail later: the folder may be removed, or descriptors be used up.
+            self.left_over = tuple(_envoys(self.path))
 
 
 def kept(base: Path | None = None) -> list[Path]:

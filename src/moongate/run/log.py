@@ -105,6 +105,8 @@ class RunLog:
         self._unbuilt = frozenset(filter(None, everything))
         # Not by place: that moves with every line before it.
         before = {(f.resource, f.problem, f.place.file) for f in known}
+        # Nor is a fault new of what no file has any more, and is still in force.
+        before |= {(f.resource, f.problem, NOWHERE.file) for f in known}
         new = [f for f in diagnostics if (f.resource, f.problem, f.place.file) not in before]
         new.sort(key=lambda diagnostic: diagnostic.severity != "error")
         for diagnostic in new[:MOST_FAULTS_LOGGED]:
