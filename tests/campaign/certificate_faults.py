@@ -37,7 +37,6 @@ def refused(
     right: str,
     *,
     secure: str | int = "ConnectError",
-    pending: str = "",
 ) -> Fault:
     """A row in which the listener that has the certificate says what is wrong with it."""
     reading = Reading(
@@ -48,7 +47,7 @@ def refused(
         right=right,
         meanwhile="serves nothing",
     )
-    return Fault(name=name, files=files, reads=(reading,), requests={"secure": secure}, pending=pending)
+    return Fault(name=name, files=files, reads=(reading,), requests={"secure": secure})
 
 
 def users(name: str, text: str, value: str, right: str) -> Fault:

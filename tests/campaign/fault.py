@@ -56,7 +56,6 @@ class Fault(Struct, frozen=True, kw_only=True):
         exits: the exit code of ``validate``.
         unseen: why ``validate`` does not see it, where it cannot.
         differs: why ``validate`` has other words for it than ``run``.
-        pending: the reason why a row fails today; to be removed with the fault.
     """
 
     name: str
@@ -67,7 +66,6 @@ class Fault(Struct, frozen=True, kw_only=True):
     exits: int = 1
     unseen: str = ""
     differs: str = ""
-    pending: str = ""
 
 
 class Place(NamedTuple):
@@ -102,13 +100,9 @@ def more(file: str, text: str) -> dict[str, str]:
 
 
 def params(**groups: tuple[Fault, ...]) -> list[Any]:
-    """Rows as parameters of a test; what is known to fail fails until it is mended."""
+    """Rows as parameters of a test."""
     return [
-        pytest.param(
-            fault,
-            id=f"{group}: {fault.name}",
-            marks=pytest.mark.xfail(strict=True, reason=fault.pending) if fault.pending else (),
-        )
+        pytest.param(fault, id=f"{group}: {fault.name}")
         for group, faults in groups.items()
         for fault in faults
     ]

@@ -342,13 +342,11 @@ class House:
             fault.act(self.folder)
             turn = str(self.turn())
             await until(self.serves(turn))
-            # What is known to fail need not be waited for.
-            patience_s = 1.0 if fault.pending else DEADLINE_S
-            await until(self._reads(began, readings), deadline_s=patience_s)
+            await until(self._reads(began, readings))
             assert fault.reads or not self.said(began), (
                 f"nothing is wrong, and it is said: {self.said(began)}"
             )
-            await until(self.gets({**HEALTHY, **fault.requests}), deadline_s=patience_s)
+            await until(self.gets({**HEALTHY, **fault.requests}))
             code, report = self.report()
             assert code or not errors, f"status ends with {code}: {_wrong(report)}"
             self._agrees_with_validate(fault, began, readings)
