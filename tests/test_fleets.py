@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -23,7 +25,9 @@ from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.chain_transitions import ChainTransitions
+from moongate.infra.binary import envoy_binary
 from moongate.infra.process import EnvoyFailedError
+from moongate.infra.rundir import runs
 from moongate.quarantine.search import Search
 from moongate.run import Laptop
 from moongate.world import Changes
@@ -31,7 +35,9 @@ from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads.client import Client
 from tests.ads.laptop import until
 from tests.core import extension, gateway, gateway_class, http, read
+from tests.infra.conftest import HeldBackend, let_go_when_refused
 from tests.ports import free_port
+from tests.routes import http_route, rule
 
 EG = Ref.of(Gateway, "default", "eg")
 LATENESS = frozenset({"envoy.late", "envoy.caught_up"})
@@ -128,26 +134,121 @@ async def test_an_envoy_that_cannot_be_started_concerns_its_gateway_alone(option
     assert "nosuch" in message or "--no-such-flag" in message
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    with TemporaryDirectory(prefix="mg-", dir="/tmp") as name:
+        yield Path(name)
+
+
+def run_folder(laptop: Laptop) -> Path:
+    (fleet,) = laptop.report()["gateways"]
+    return Path(fleet["envoy"]["admin"]).parent
+
+
+def held_back(folder: Path) -> tuple[Path, Path]:
+    """An Envoy that begins when a file is created, and that file."""
+    go, binary = folder / "go", folder / "envoy"
+    real = envoy_binary()
+    binary.write_text(
+        f'#!/bin/sh\ncase $1 in --version) exec {real} "$@";; esac\n'
+        f'while ! [ -e {go} ]; do sleep 0.02; done; exec {real} "$@"\n'
+    )
+    binary.chmod(0o755)
+    return binary, go
+
+
 @pytest.mark.envoy
-async def test_a_fleet_whose_files_cannot_be_written_is_started_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Somebody cleaned the folder of the run, or its disk is full; other Envoys go on."""
+async def test_a_fleet_whose_files_cannot_be_written_is_started_later(short_path: Path) -> None:
+    """Others may write in the folder of the run, so an Envoy there could be misled; other Envoys go on."""
     port, other = free_port(), free_port()
     beside = gateway(http("web", port=other), name="beside", gatewayClassName="moongate")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    async with Laptop() as laptop:
+    async with Laptop(run_dir=short_path) as laptop:
         await laptop.apply(beside)
-        (run,) = tmp_path.glob("moongate/*")  # noqa: ASYNC240 - local files, in a test
-        run.rename(tmp_path / "elsewhere")
-        with pytest.raises(EnvoyFailedError):
+        run = run_folder(laptop)
+        run.chmod(0o777)
+        with pytest.raises(EnvoyFailedError, match="with mode 777; others could replace what is in it"):
             await laptop.apply(opened(port))
 
         await until(lambda: conditions(laptop)["Programmed"]["reason"] == "NoResources")
-        (tmp_path / "elsewhere").rename(run)
+        run.chmod(0o700)
 
         await connected(port)
         await connected(other)
+
+
+@pytest.mark.envoy
+async def test_an_envoy_whose_files_are_removed_while_it_starts_serves_all_the_same(short_path: Path) -> None:
+    """It would wait for a control plane at a path where there is none, or have no configuration."""
+    binary, go = held_back(short_path)
+    port = free_port()
+    async with Laptop(run_dir=short_path / "r", envoy=binary) as laptop:
+        laptop.put({each.ref: each for each in read(opened(port))})
+        await until(lambda: any(short_path.glob("r/*/envoy-*.pid")))
+        (first,) = laptop.report()["gateways"]
+        shutil.rmtree(short_path / "r")
+        await until(
+            lambda: laptop.report()["gateways"][0]["envoy"]["pid"] not in {first["envoy"]["pid"], None}
+        )
+        go.touch()
+
+        await connected(port)
+        await laptop.served()
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("lost", ["folder", "sockets"])
+async def test_what_is_removed_from_the_folder_of_the_run_is_there_again(short_path: Path, lost: str) -> None:
+    """An Envoy that has to connect anew finds its control plane, a new one has its files."""
+    port, other = free_port(), free_port()
+    beside = gateway(http("web", port=other), name="beside", gatewayClassName="moongate")
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(run_dir=short_path) as laptop:
+            await laptop.apply(opened(port))
+            run = run_folder(laptop)
+            sockets = [run / "status.sock", *run.glob("xds-*.sock")]
+            if lost == "folder":
+                run.rename(short_path / "elsewhere")
+            else:
+                for each in sockets:
+                    each.unlink()
+
+            await until(lambda: all(each.is_socket() for each in sockets))
+            assert len(runs(short_path)) == 1, "`moongate status` finds it"
+            await laptop.apply(beside)
+            await connected(port)
+            await connected(other)
+            _, writer = await asyncio.open_unix_connection(run / "status.sock")
+            writer.close()
+            await writer.wait_closed()
+
+    assert {"event", "log_level", "folder", "files"} == {
+        key for event in events if event["event"] == "run.restored" for key in event
+    }
+    assert not [event for event in events if event["event"] in {"envoy.ended", "envoy.failed"}]
+
+
+@pytest.mark.envoy
+async def test_an_envoy_whose_admin_socket_is_removed_still_drains(short_path: Path) -> None:
+    """Requests in flight end before it does."""
+    port = free_port()
+    async with (
+        HeldBackend().serving() as backend,
+        asyncio.TaskGroup() as tasks,
+        httpx.AsyncClient() as client,
+    ):
+        async with Laptop(run_dir=short_path) as laptop:
+            await laptop.apply(opened(port))
+            at = f"{{ip: {{address: 127.0.0.1, port: {backend.port}}}}}"
+            await laptop.apply(extension("Backend", "slow", f"{{endpoints: [{at}]}}"))
+            slow = "{group: gateway.envoyproxy.io, kind: Backend, name: slow}"
+            await laptop.apply(http_route(rule("", slow)))
+            request = tasks.create_task(client.get(f"http://127.0.0.1:{port}/"))
+            await backend.asked.wait()
+            shutil.rmtree(run_folder(laptop))
+            tasks.create_task(let_go_when_refused(port, backend))
+
+        assert (await request).text == "done"
 
 
 @pytest.mark.envoy

@@ -19,7 +19,7 @@ Facts
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -51,7 +51,7 @@ from moongate.xds.refusals import bind_failure
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -288,13 +288,21 @@ class Fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
         files = self._run.envoy(name)
         options = self._options(fleet_id) or EnvoyOptions()
+
+        @asynccontextmanager
+        async def listening() -> AsyncGenerator[None]:
+            async with self._ads.listen(unix_socket(files.xds, name)):
+                # If this is not its first socket, somebody has removed files.
+                process.files_lost()
+                yield
+
         process = EnvoyProcess(
             name,
             binary=self._binary,
             files=files,
             bootstrap=bootstrap(name, name.replace("/", "-"), xds_socket=files.xds, admin_socket=files.admin),
             options=options,
-            beside=lambda: self._ads.listen(unix_socket(files.xds, name)),
+            beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
             keep=self._keep,
             on_change=self._note_state,

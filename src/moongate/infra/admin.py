@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -31,11 +33,9 @@ class Admin:
     """
 
     def __init__(self, socket: Path) -> None:
-        # No proxies of the environment and no certificates: loading those takes longer than Envoy's start.
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False, trust_env=False)
-        self._client = httpx.AsyncClient(
-            transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S, trust_env=False
-        )
+        self._socket = socket
+        self._fd = -1
+        self._client = self._first = _client(str(socket))
 
     async def __aenter__(self) -> Self:
         return self
@@ -43,7 +43,16 @@ class Admin:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._first.aclose()
         await self._client.aclose()
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def hold(self) -> None:
+        """Reach the socket from now on also if its file is removed. Without an effect if it is gone."""
+        with suppress(OSError):
+            self._fd = os.open(self._socket, os.O_PATH | os.O_CLOEXEC)
+            self._client = _client(f"/proc/self/fd/{self._fd}")
 
     async def live(self) -> bool:
         """Whether Envoy serves: it has its first listeners and clusters, and they are warm."""
@@ -103,3 +112,11 @@ class Admin:
             else:
                 http += value
         return requests + max(0, connections - http)
+
+
+def _client(socket: str) -> httpx.AsyncClient:
+    # No proxies of the environment and no certificates: loading those takes longer than Envoy's start.
+    transport = httpx.AsyncHTTPTransport(uds=socket, verify=False, trust_env=False)
+    return httpx.AsyncClient(
+        transport=transport, base_url="http://envoy", timeout=_TIMEOUT_S, trust_env=False
+    )

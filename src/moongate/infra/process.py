@@ -175,6 +175,7 @@ class EnvoyProcess:
         self._roused = asyncio.Event()
         self._drain_skipped = asyncio.Event()
         self._left = asyncio.Event()
+        self._process: EnvoyRun | None = None
 
     async def __aenter__(self) -> Self:
         """Start Envoy, and return at once. See :meth:`ready`."""
@@ -249,6 +250,22 @@ class EnvoyProcess:
             self._log.info("envoy.left", pid=self.pid)
             self._left.set()
 
+    def files_lost(self) -> None:
+        """Note that somebody has removed the files of Envoy.
+
+        One that starts may not have read them yet, so it is started again. For one that runs, the files are
+        written again by which the next moongate finds it.
+        """
+        if self._process is None:
+            return  # They are written at the start.
+        if self.state is State.STARTING:
+            self._log.warning("envoy.files_lost", pid=self._process.pid)
+            self._process.send(signal.SIGKILL)
+        else:
+            with suppress(OSError):
+                self._write_bootstrap()
+                self._files.write_record(self._process.pid)
+
     async def _supervise(self) -> None:
         pause = self._backoff.first_s
         try:
@@ -312,7 +329,7 @@ class EnvoyProcess:
         if process is None:
             process = await self._started()
         try:
-            self.pid = process.pid
+            self._process, self.pid = process, process.pid
             self._log.info("envoy.adopted" if self.adopted else "envoy.started", pid=process.pid)
             async with Admin(self._files.admin) as admin, asyncio.TaskGroup() as tasks:
                 if not isinstance(self._access_log, int):
@@ -337,7 +354,7 @@ class EnvoyProcess:
                 process.send(signal.SIGKILL)
                 await process.ended.wait()
             process.close()
-            self.pid = None
+            self._process = self.pid = None
             if not self._left.is_set():
                 self._files.record.unlink(missing_ok=True)
 
@@ -414,6 +431,8 @@ class EnvoyProcess:
         while not await _live(admin):
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_POLL_S)
+        # The drain at its end needs it.
+        admin.hold()
         if self.state is State.STARTING:
             if not self.adopted:
                 self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))

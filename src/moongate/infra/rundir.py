@@ -12,6 +12,9 @@ runs from it, and the next such moongate takes it over. So there is one of these
 The lock is on the folder itself, so no lock file can be left behind. Folders are created, swept and removed
 under a lock on the base, so that no other moongate sweeps a folder before it is locked.
 
+Somebody may remove the folder, or a socket in it, while moongate runs. ``restore`` then creates the folder
+again, and opens what had been opened with ``standing``.
+
 Facts
 -----
 * the path of a Unix socket has at most 107 bytes; a base that is too long for that is refused
@@ -21,6 +24,7 @@ Facts
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -39,7 +43,8 @@ import structlog
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
 # sizeof(sockaddr_un.sun_path) less the final NUL. Source: unix(7).
@@ -54,7 +59,7 @@ KEPT: Final = "kept"
 _log = structlog.get_logger("moongate.infra")
 
 
-class NoRunDirectoryError(Exception):
+class NoRunDirectoryError(OSError):
     """No folder for sockets can be created; the message says what to do."""
 
 
@@ -130,6 +135,8 @@ class RunDirectory:
         remedy = "Set XDG_RUNTIME_DIR to" if base is None else "Choose as the folder of runs (--run-dir)"
         self._remedy = f"{remedy} a short path of a folder that only you can write."
         self._fd = -1
+        self._standing: dict[Path, _Standing] = {}
+        self._lock = asyncio.Lock()
 
     def __enter__(self) -> Self:
         """Sweep the folders of dead runs, then create the folder of this run.
@@ -143,18 +150,18 @@ class RunDirectory:
                 self._take(base)
             except TakenError:
                 raise
+            except NoRunDirectoryError as refusal:
+                refusals.append(str(refusal))
             except OSError as error:
                 why = (error.strerror or str(error)).lower()
                 refusals.append(f"Runs cannot have their folders in {base}: {why}.")
-            except NoRunDirectoryError as refusal:
-                refusals.append(str(refusal))
             else:
                 break
         if self._fd < 0:
             raise NoRunDirectoryError(f"{' '.join(refusals)} {self._remedy}")
         for base in self._bases:
             if base != self.path.parent and base.is_dir():
-                with contextlib.suppress(OSError, NoRunDirectoryError), _locked_base(base):
+                with contextlib.suppress(OSError), _locked_base(base):
                     _sweep(base)
         return self
 
@@ -162,14 +169,14 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         base = self.path.parent
-        with _locked_base(base):
+        # A base that is not ours any more stays as it is.
+        with contextlib.suppress(OSError), _locked_base(base):
             if not (self._keep and any(each.running() for each in self.envoys())):
                 shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._fd)
-            self._fd = -1
             # If other moongates run, it is not empty, and stays.
-            with contextlib.suppress(OSError):
-                base.rmdir()
+            base.rmdir()
+        os.close(self._fd)
+        self._fd = -1
 
     def socket(self, name: str) -> Path:
         """The path of a Unix socket, short enough to be bound."""
@@ -185,6 +192,57 @@ class RunDirectory:
         """The files of all Envoys that were started from this folder and not ended, sorted."""
         return _envoys(self.path)
 
+    @contextlib.asynccontextmanager
+    async def standing(
+        self, path: Path, opened: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> AsyncGenerator[None]:
+        """Open something that has a path in the folder, and open it again whenever ``restore`` misses it.
+
+        Raises:
+            OSError: the folder is gone and cannot be created again, or the opening fails.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._lock:
+                self._restore_folder()
+                await stack.enter_async_context(opened())
+                self._standing[path] = _Standing(opened, stack)
+            try:
+                yield
+            finally:
+                async with self._lock:
+                    del self._standing[path]
+
+    async def restore(self) -> list[Path]:
+        """Create the folder again if it is gone, and open what is missing in it: the paths of that.
+
+        Raises:
+            OSError: the folder cannot be created again, or others can write in it now.
+        """
+        missing: list[Path] = []
+        async with self._lock:
+            self._restore_folder()
+            for path, each in self._standing.items():
+                if not path.exists():
+                    await each.stack.enter_async_context(each.opened())
+                    missing.append(path)
+        return missing
+
+    def _restore_folder(self) -> None:
+        try:
+            fd = open_folder(self.path)
+        except FileNotFoundError:
+            pass
+        else:
+            same = os.path.samestat(os.fstat(fd), os.fstat(self._fd))
+            os.close(fd)
+            if same:
+                return
+        with _locked_base(self.path.parent):
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            fd, before = self._locked_folder(), self._fd
+            self._fd = fd
+            os.close(before)
+
     def _take(self, base: Path) -> None:
         longest = len(os.fsencode(base)) + _BELOW_BASE
         if longest > MAX_SOCKET_PATH:
@@ -195,25 +253,28 @@ class RunDirectory:
             _sweep(base, but=KEPT if self._keep else "")
             self.path = base / (KEPT if self._keep else secrets.token_hex(4))
             self.path.mkdir(mode=0o700, exist_ok=self._keep)
-            fd = open_folder(self.path)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                raise TakenError(
-                    f"Another moongate runs with Envoys that outlive it, in {self.path}. End it, or name "
-                    "another folder for this one with --run-dir."
-                ) from None
-            self._fd = fd
+            self._fd = self._locked_folder()
             # Listed now, as it may fail later: the folder may be removed, or descriptors be used up.
             self.left_over = tuple(_envoys(self.path))
+
+    def _locked_folder(self) -> int:
+        fd = open_folder(self.path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise TakenError(
+                f"Another moongate runs with Envoys that outlive it, in {self.path}. End it, or name "
+                "another folder for this one with --run-dir."
+            ) from None
+        return fd
 
 
 def kept(base: Path | None = None) -> list[Path]:
     """The bases with Envoys that their moongate has left running; see ``runs``."""
     bases: list[Path] = []
     for each in _candidates(base):
-        with contextlib.suppress(OSError, NoRunDirectoryError):
+        with contextlib.suppress(OSError):
             os.close(open_folder(each))
             folder = each / KEPT
             if not _is_locked(folder) and any(envoy.running() for envoy in _envoys(folder)):
@@ -249,7 +310,7 @@ def runs(base: Path | None = None) -> list[Path]:
     """
     folders: list[Path] = []
     for each in _candidates(base):
-        with contextlib.suppress(OSError, NoRunDirectoryError):
+        with contextlib.suppress(OSError):
             # If others could write in the folder, they could put sockets of their own there.
             os.close(open_folder(each))
             folders += (
@@ -267,7 +328,7 @@ def _is_locked(folder: Path) -> bool:
     """Whether a running moongate has a lock on it."""
     try:
         fd = open_folder(folder)
-    except (OSError, NoRunDirectoryError):
+    except OSError:
         return False
     try:
         # A shared lock, so that two callers at the same time do not take each other for a moongate.
@@ -277,6 +338,13 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+class _Standing(Struct, frozen=True):
+    """What has a path in the folder: how it is opened, and what closes it."""
+
+    opened: Callable[[], AbstractAsyncContextManager[None]]
+    stack: contextlib.AsyncExitStack[bool | None]
 
 
 class _Record(Struct, frozen=True):
@@ -351,7 +419,7 @@ def _sweep(base: Path, *, but: str = "") -> None:
             continue
         try:
             fd = open_folder(folder)
-        except (OSError, NoRunDirectoryError):
+        except OSError:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

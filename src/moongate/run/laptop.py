@@ -30,6 +30,7 @@ from moongate.report.statuses import Statuses
 from moongate.run import arguments
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
+from moongate.run.restoring import restoring
 from moongate.run.status_socket import StatusReport, status_socket
 from moongate.sources.diagnostics import refused_resources
 from moongate.sources.folder import Folder, LastGood
@@ -149,11 +150,14 @@ class Laptop:
             if folder := self._state_dir or (self._run.path if self._keeps else None):
                 journal = Journal[Ref, LastGood](folder.absolute() / _JOURNAL, tuple[Ref, LastGood | None])
                 self._journal = stack.enter_context(journal)
-            await stack.enter_async_context(status_socket(self._run.socket("status"), self.status))
+            at = self._run.socket("status")
+            await stack.enter_async_context(self._run.standing(at, lambda: status_socket(at, self.status)))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             outlet = Outlet(self.fleets.publish, self._publish, self._observe)
             pump = tasks.create_task(self._pump.run(outlet), name="pump")
             stack.callback(pump.cancel)
+            restorer = tasks.create_task(restoring(self._run), name="files of the run")
+            stack.callback(restorer.cancel)
             await stack.enter_async_context(self.fleets)
             self._stack = stack.pop_all()
         self._running = True
