@@ -5,7 +5,6 @@ Each row of the tables is one fault; ``house`` has the laws that all must keep.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -21,7 +20,7 @@ from tests.campaign import (
     yaml_faults,
 )
 from tests.campaign.fault import Fault, params
-from tests.campaign.house import House, house
+from tests.campaign.house import House, house, strays
 
 CONTENT = params(
     yaml=yaml_faults.FAULTS,
@@ -48,7 +47,6 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ho
 @pytest.mark.parametrize("fault", CONTENT)
 async def test_a_fault_of_content_hurts_nothing_else_and_is_said(gateway: House, fault: Fault) -> None:
     """Whoever reads the message once knows what to do, and nothing else has changed meanwhile."""
-    async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(gateway.watch())
+    async with gateway.steady() as answers:
         await gateway.suffers(fault)
-        watching.cancel()
+    assert strays(answers)[:5] == []
