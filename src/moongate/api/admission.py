@@ -242,6 +242,7 @@ _OTHERS = (
     "resourceVersion",
     "selfLink",  # until Kubernetes 1.19
 )
+_DECLARED = frozenset((*_KEPT, *_OTHERS))
 _IN_QUOTES = "write it in quotes"
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
@@ -255,10 +256,7 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
     problems: list[Problem] = []
     kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
     if not meta.get("uid"):  # An API server, which makes uids, keeps no unknown field.
-        for key in meta.keys() - {*_KEPT, *_OTHERS}:
-            meant = did_you_mean(str(key), (*_KEPT, *_OTHERS))
-            problems.append(Problem(f"metadata.{key}", f"There is no field {str(key)!r} here.{meant}"))
-        problems.sort(key=lambda problem: problem.path)
+        problems += sorted(_undeclared(meta), key=lambda problem: problem.path)
 
     kept["name"] = name = meta.get("name")
     form, longest = (_DNS_LABEL, 63) if kind.NAME_IS_LABEL else (_DNS_SUBDOMAIN, 253)
@@ -291,14 +289,23 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
         problems += _labels(cast("dict[str, Any]", labels), private=kind.PRIVATE)
 
     created = meta.get("creationTimestamp")
+    if created in (None, ""):
+        return kept, problems
     time = _utc(created)
     if time is not None:
         kept["creationTimestamp"] = time
-    elif created not in (None, ""):
+    else:
         is_now = type_name(created) if kind.PRIVATE else shown(created)
         right = "it must be a time of RFC 3339, such as '2026-01-31T12:00:00Z'"
         problems.append(Problem("metadata.creationTimestamp", f"The value is {is_now}; {right}."))
     return kept, problems
+
+
+def _undeclared(metadata: Mapping[str, Any]) -> Iterator[Problem]:
+    """A problem for each field that the metadata of no object has."""
+    for key in metadata.keys() - _DECLARED:
+        meant = did_you_mean(str(key), (*_KEPT, *_OTHERS))
+        yield Problem(f"metadata.{key}", f"There is no field {str(key)!r} here.{meant}")
 
 
 _LABEL = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?\Z")

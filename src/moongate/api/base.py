@@ -8,9 +8,10 @@ Rules
 3. What the CRD says in CEL stands in ``RULES`` of the Struct that it is about, or, when it is about a list,
    a map or a scalar, in ``FIELD_RULES`` of the Struct that holds it.
 4. A list that the CRD calls a map or a set is marked ``unique_by``: two equal entries are an error.
-"""
 
-from __future__ import annotations
+Annotations are not postponed here: msgspec evaluates those of the base classes anew for each of hundreds of
+Structs, which would be a part of each start.
+"""
 
 import functools
 import re
@@ -146,11 +147,11 @@ class Ref(NamedTuple):
     group: str
 
     @classmethod
-    def of(cls, kind: type[Resource], namespace: str, name: str) -> Ref:
+    def of(cls, kind: "type[Resource]", namespace: str, name: str) -> "Ref":
         """The reference to a resource of a kind that is known as a type."""
         return cls(kind.KIND, namespace, name, kind.GROUP)
 
-    def is_a(self, kind: type[Resource]) -> bool:
+    def is_a(self, kind: "type[Resource]") -> bool:
         """Whether it refers to a resource of this kind."""
         return self.kind == kind.KIND and self.group == kind.GROUP
 

@@ -39,7 +39,7 @@ def wrong(type_: types.Type, value: Any, form: str = "") -> str | None:
             meant = did_you_mean(value, choices) if isinstance(value, str) else ""
             return f"The value is {shown(value)}; it must be one of {', '.join(choices)}{quotes}.{meant}"
         case types.StrType():
-            pattern = exact(type_)
+            pattern = _exact(type_)
             if not isinstance(value, str):
                 scalar = isinstance(value, bool | int | float)
                 unlike = scalar and pattern is not None and not pattern.search(str(value).lower())
@@ -94,13 +94,16 @@ def _why_not_base64(text: str) -> str:
     return ""
 
 
-def exact(type_: types.Type) -> re.Pattern[str] | None:
-    """The pattern of a string type, with ``$`` meaning the very end, as in RE2."""
+def has_pattern(type_: types.Type) -> bool:
+    """Whether it is a string that must match a pattern."""
     while isinstance(type_, types.Metadata):
         type_ = type_.type
-    if not isinstance(type_, types.StrType) or type_.pattern is None:
-        return None
-    return _compiled(type_.pattern)
+    return isinstance(type_, types.StrType) and type_.pattern is not None
+
+
+def _exact(type_: types.StrType) -> re.Pattern[str] | None:
+    """The pattern of a string type, with ``$`` meaning the very end, as in RE2."""
+    return _compiled(type_.pattern) if type_.pattern is not None else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -29,9 +29,10 @@ def parsed(manifests: object) -> list[dict[str, Any]]:
 
 def items_of(document: Mapping[str, Any]) -> list[tuple[str, Any]] | None:
     """The entries of a list of resources, each with its path; ``None`` if the document is no such list."""
-    version, kind, items = (document.get(name) for name in ("apiVersion", "kind", "items"))
+    kind = document.get("kind")
     if not isinstance(kind, str) or not kind.endswith("List"):
         return None
+    version, items = document.get("apiVersion"), document.get("items")
     if items is None and kind == "List":
         return []
     if not isinstance(items, list):

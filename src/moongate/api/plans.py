@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec import inspect as types
 
 from moongate.api.base import Model, Rule
-from moongate.api.diagnostics import bounded, did_you_mean, exact, shown, type_name, wrong
+from moongate.api.diagnostics import bounded, did_you_mean, has_pattern, shown, type_name, wrong
 from moongate.api.rules import ruleset
 from moongate.problem import Problem
 
@@ -35,9 +35,8 @@ class Leaf:
 
     def __init__(self, type_: types.Type) -> None:
         self.type = type_
-        self.exact = exact(type_)
         self.bare = _bare(type_)
-        self.judges = self.exact is not None
+        self.judges = has_pattern(type_)
         self.fills = _is_base64(type_)
 
     marks: frozenset[str] = frozenset()
@@ -64,7 +63,7 @@ class Leaf:
 
     def judged(self, value: Any) -> list[Problem]:
         """A newline at the end, which ``$`` of Python lets pass and that of RE2 does not."""
-        if self.exact is None or not isinstance(value, str) or value[-1:] != "\n":
+        if not self.judges or not isinstance(value, str) or value[-1:] != "\n":
             return []
         return list(self.faults(value))
 

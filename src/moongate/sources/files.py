@@ -313,7 +313,9 @@ class Files:
         by_file: dict[str, list[LastGood]] = {}
         for state in self._known.values():
             by_file.setdefault(state.file, []).append(state)
-        known = {path: by_file[file] for path in paths if (file := _lasting(path)) in by_file}
+        # The lasting path of each of thousands of files would be a part of each start.
+        read = paths if by_file else ()
+        known = {path: by_file[file] for path in read if (file := _lasting(path)) in by_file}
         for folder in (*self._listing.unreadable, *self._listing.missing):
             above = _lasting(folder)
             for file, states in by_file.items():
@@ -367,12 +369,13 @@ class Files:
         known, self._known = self._known, {}
         news = self.folder.news()
         states: dict[Ref, LastGood | None] = {}
+        lasting = {file: _lasting(file) for file in {state.file for state in news.values() if state}}
         for ref, state in news.items():
             before = known.get(ref)
             if state is None or state.file in self._once:
                 states[ref] = None
                 continue
-            file = _lasting(state.file)
+            file = lasting[state.file]
             if before is None or (before.file, before.text) != (file, state.text):
                 states[ref] = LastGood(file, state.text, state.at or now)
         return {ref: None for ref in known if ref not in news} | states

@@ -106,10 +106,8 @@ def is_encrypted(document: Mapping[str, Any]) -> bool:
 
 def is_kustomization(document: Mapping[str, Any]) -> bool:
     """Whether an object is for Kustomize, which does not ask for ``apiVersion`` and ``kind``."""
-    if str(document.get("apiVersion", "")).startswith("kustomize.config.k8s.io/"):
-        return True
-    if {"apiVersion", "kind"} & document.keys():
-        return False
+    if "apiVersion" in document or "kind" in document:
+        return str(document.get("apiVersion")).startswith("kustomize.config.k8s.io/")
     return any(isinstance(document.get(field), list) for field in _OF_KUSTOMIZE)
 
 
