@@ -5,6 +5,10 @@ resource may belong to somebody else, so statuses do not mention it, or say only
 Gateway does. On a laptop all resources are known, so a name that matches no resource is probably a spelling
 mistake. This module reports each such reference and suggests the name that was probably meant. It also hands
 out the hints about single resources (``hints``), which no status reports either.
+
+A condition reports some of these references too, in other words and only if the resource has a status. What
+both report is reported once, in the words that ``DanglingReference.explaining`` joins. ``moongate run`` and
+``moongate validate`` do the same here, so that they say the same.
 """
 
 from __future__ import annotations
@@ -78,13 +82,18 @@ class DanglingReference(NamedTuple):
     problem: Problem
     severity: Literal["error", "warning"]
 
+    @property
+    def field(self) -> str:
+        """The field of the reference, as the problem of a condition names it."""
+        return self.problem.path.removesuffix(".name")
+
     def explaining(self, problem: Problem) -> Problem:
         """A problem of a condition in the words of this reference, which say what may have been meant.
 
         What happens to requests is in the message of the condition alone, so it stays.
         """
         effect = _MISSING.sub("", problem.message)
-        return Problem(self.problem.path, f"{self.problem.message} {effect}".strip(), self.problem.reason)
+        return Problem(self.problem.path, f"{self.problem.message} {effect}".strip(), problem.reason)
 
 
 def dangling_references(

@@ -62,6 +62,27 @@ FAULTS = (
             ),
         ),
     ),
+    # --- the same requests ---------------------------------------------------------------------
+    Fault(
+        name="two routes for the same requests are named to each other",
+        files={
+            "twin.yaml": SHOP.replace("name: shop\n", "name: zwin\n").replace(
+                "- name: gateway", "- «name: gateway"
+            )
+        },
+        reads=(
+            Reading(
+                at="twin.yaml",
+                of="HTTPRoute default/zwin",
+                field="spec.parentRefs[0]",
+                value="HTTPRoute default/shop",
+                right="match the same requests",
+                meanwhile="They go to the oldest of these routes",
+                severity="warning",
+            ),
+        ),
+        exits=0,
+    ),
     # --- the same listener ---------------------------------------------------------------------
     Fault(
         name="two listeners of one name are refused",

@@ -281,7 +281,7 @@ class House:
                 self._short(event.get("at", "")),
                 event["resource"],
                 event.get("field", ""),
-                _joined(event.get("hint", ""), event["message"]),
+                event["message"],
             )
         text = " ".join(str(value) for key, value in event.items() if key not in {"level", "timestamp"})
         return Said(event["level"], "", "", "", self._short(text))
@@ -533,12 +533,6 @@ def _is_said(reading: Reading, said: Said) -> bool:
     )
 
 
-def _joined(hint: str, message: str) -> str:
-    """What is said with a hint: the hint names what is missing, and the message says what requests get."""
-    return f"{hint} {_MISSING.sub('', message)}".strip() if hint else message
-
-
-_MISSING = re.compile(r"^(?:There is no \w+ \S+|[A-Z]\w+ \S+ (?:does not exist|has no endpoints))\.\s*")
 _EFFECT = re.compile(
     r" (?:Its last good state stays in force\.|The last good state of .* in force: .*"
     r"|It is not in force until this is fixed\.|The definition at .* is in force\.)$"

@@ -56,11 +56,11 @@ def test_a_degradation_in_other_words_is_reported_and_has_not_ended() -> None:
     assert news == ["- ResolvedRefs spec.listeners[0]: Two are missing."]
 
 
-def test_what_several_parts_have_in_common_is_reported_once() -> None:
-    """A missing Secret of two listeners is one slip."""
+def test_what_several_parts_have_in_common_is_reported_at_each_and_ends_once() -> None:
+    """A Secret is missing where two listeners name it; one that is still missing has not ended."""
     scene, bad = Scene(), (said("ResolvedRefs", "False"),)
 
-    assert scene.see(a=bad, b=bad) == ["- ResolvedRefs spec.listeners[0]: No."]
+    assert scene.see(a=bad, b=bad) == [f"- ResolvedRefs spec.listeners[{n}]: No." for n in (0, 1)]
     assert scene.see(a=(), b=bad) == []
     assert scene.see(a=(), b=()) == ["+ ResolvedRefs spec.listeners[1]: No."]
 
@@ -110,8 +110,15 @@ def test_a_gateway_that_only_counts_its_listeners_is_not_reported() -> None:
     ]
 
 
-def test_an_overlap_that_works_as_written_is_not_reported() -> None:
-    assert Scene().see(a=(said("OverlappingTLSConfig", "True"),)) == []
+def test_an_overlap_is_reported_although_it_works_as_written() -> None:
+    """``validate`` warns of it, so a run does, too."""
+    assert Scene().see(a=(said("OverlappingTLSConfig", "True"),)) == [
+        "- OverlappingTLSConfig spec.listeners[0]: No."
+    ]
+
+
+def test_a_condition_that_repeats_a_warning_about_the_manifest_is_not_reported() -> None:
+    assert Scene().see(said("Warning", "True", "DeprecatedField")) == []
 
 
 def test_degradations_are_reported_by_resource() -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import structlog
+from msgspec import Struct
 
-from moongate.api.base import Ref, Resource
+from moongate.api.base import Condition, Ref, Resource
 from moongate.api.httproute import HTTPRoute
+from moongate.api.shared import ParentReference
 from moongate.engine import Failed
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.problem import Problem
+from moongate.report.statuses import Statuses
 from moongate.report.transitions import Transition
 from moongate.run.log import MOST_FAULTS_LOGGED, MOST_LOGGED, RunLog
 from moongate.sources.folder import Folder
 from moongate.status.degraded import Degradation
+from moongate.status.policies import PolicyStatus
+from moongate.status.routes import ParentStatus, RouteStatus
 from tests.core import GATEWAY_CLASS, gateway, http
 
 REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
@@ -52,6 +57,7 @@ class Run:
         self.held: dict[Ref, Resource] = {}
         self.causes: dict[tuple[str, str], tuple[Problem, ...]] = {}
         self.log = RunLog(self.held, causes=lambda _ref: self.causes)
+        self.statuses = Statuses(self.held)
         self.log.places_from(self.folder)
 
     def write(self, **files: str | None) -> None:
@@ -62,6 +68,12 @@ class Run:
             else:
                 self.held[ref] = resource
         self.log.loaded(self.folder.diagnostics(), batch, files=len(files), resources=len(self.folder))
+
+    def settle(self, statuses: Mapping[Ref, Struct | None] = {}) -> None:
+        """All statuses are known; these have changed."""
+        self.statuses.update(statuses)
+        self.log.statuses(statuses)
+        self.log.references(self.statuses)
 
 
 def of(events: list[Any], name: str) -> list[dict[str, Any]]:
@@ -150,27 +162,27 @@ def test_a_fault_of_what_no_file_has_any_more_is_not_reported_again(events: list
 
 def test_a_policy_whose_selectors_match_nothing_is_reported_until_they_do(events: list[Any]) -> None:
     """It has no status that could say so; nor is it said of a policy that names its targets."""
-    run, statuses = Run(), set[Ref]()
+    run = Run()
     selecting = POLICY.replace("targetRefs", "targetSelectors").replace(
         "name: eg}", "matchLabels: {tier: web}}"
     )
     run.write(named=POLICY.replace("browsers", "named"), policy=selecting)
 
-    run.log.selecting(statuses.__contains__)
-    run.log.selecting(statuses.__contains__)
+    run.settle()
+    run.settle()
 
     _, event = of(events, "manifest")
     assert "No Gateway that is served here matches, so this policy has no effect" in event["message"]
     assert event["log_level"] == "warning"
     assert event["message"] in map(str, run.log.diagnostics())
 
-    statuses.add(Ref.of(SecurityPolicy, "default", "browsers"))
-    run.log.selecting(statuses.__contains__)
+    browsers = Ref.of(SecurityPolicy, "default", "browsers")
+    run.settle({browsers: PolicyStatus(ancestors=())})
     assert event["message"] not in map(str, run.log.diagnostics())
 
-    statuses.clear()
+    run.settle({browsers: None})
     run.write(policy=None)
-    run.log.selecting(statuses.__contains__)
+    run.settle()
     assert event["message"] not in map(str, run.log.diagnostics())
 
 
@@ -231,56 +243,100 @@ def test_a_condition_is_logged_at_the_fields_that_cause_it(events: list[Any]) ->
     assert (event["reason"], event["message"]) == ("Odd", "It is odd.")
 
 
-def test_a_condition_of_several_references_is_reported_in_one_line(events: list[Any]) -> None:
-    Run().log.transitions([turn(message="It does not exist.\nspec.rules[1]: Nor does this.")])
+def test_a_condition_of_several_references_is_reported_at_each(events: list[Any]) -> None:
+    """As ``validate`` does, so each of them has its place."""
+    run = Run()
+    several = tuple(Problem(f"spec.rules[{n}]", "It does not exist.", "BackendNotFound") for n in (0, 1))
+    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): several}
 
-    (event,) = of(events, "status.degraded")
-    assert event["message"] == "It does not exist. spec.rules[1]: Nor does this."
+    run.log.transitions([turn()])
+
+    assert [event["field"] for event in of(events, "status.degraded")] == ["spec.rules[0]", "spec.rules[1]"]
+
+
+SHOPP = "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: shopp}]"
+MISSING = "Backend default/shopp does not exist. Requests are answered with 500."
+AT_SHOPP = "spec.rules[0].backendRefs[0]"
+UNRESOLVED = RouteStatus(
+    parents=(
+        ParentStatus(
+            parent_ref=ParentReference(name="eg"),
+            controller_name="moongate",
+            conditions=(
+                Condition(
+                    type="ResolvedRefs",
+                    status="False",
+                    reason="BackendNotFound",
+                    message=MISSING,
+                    observed_generation=1,
+                ),
+            ),
+        ),
+    )
+)
 
 
 def test_what_may_have_been_meant_goes_with_the_condition(events: list[Any]) -> None:
-    """One slip is logged once, at the field where it is made."""
-    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
+    """One slip is logged once, at the field where it is made, with what requests get."""
+    run = Run()
     shop = (
         "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: Backend\nmetadata: {name: shop}\n"
         "spec: {endpoints: [{ip: {address: 127.0.0.1, port: 1}}]}"
     )
-    route = ROUTE.replace(REDIRECT, f"backendRefs: [{backend}]")
+    route = ROUTE.replace(REDIRECT, SHOPP)
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), shop=shop, route=route)
+    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem(AT_SHOPP, MISSING, "BackendNotFound"),)}
 
     run.log.transitions([turn()])
+    run.settle({SHOP: UNRESOLVED})
 
     assert of(events, "manifest") == []
     (event,) = of(events, "status.degraded")
-    assert "Did you mean 'shop'?" in event["hint"]
-    column = 1 + route.splitlines()[4].index("'shopp'")
-    assert event["at"] == f"route:5:{column}"
+    assert event["message"] == (
+        "There is no Backend default/shopp. Did you mean 'shop'? Requests are answered with 500."
+    )
+    column = 1 + route.splitlines()[4].index("shopp")
+    assert (event["field"], event["at"]) == (f"{AT_SHOPP}.name", f"route:5:{column}")
 
 
-def test_a_condition_has_no_hint_about_another_reference(events: list[Any]) -> None:
+def test_a_condition_is_not_explained_by_another_reference(events: list[Any]) -> None:
     """A mirror that is not permitted is not explained by a Backend of another rule."""
-    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
-    route = ROUTE.replace(REDIRECT, f"{REDIRECT}}}, {{backendRefs: [{backend}]")
-    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=route)
+    run = Run()
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE.replace(REDIRECT, SHOPP))
 
-    run.log.transitions([turn(path="spec.rules[0].filters[0]"), turn(path="spec.rules[1].backendRefs[0]")])
+    run.log.transitions([turn(path="spec.rules[0].filters[0]"), turn(condition="Accepted")])
 
-    other, own = of(events, "status.degraded")
-    assert "hint" not in other
-    assert "shopp" in own["hint"]
+    assert [event["message"] for event in of(events, "status.degraded")] == ["It does not exist."] * 2
 
 
-def test_a_parent_that_does_not_take_a_route_is_not_explained_by_its_backends(events: list[Any]) -> None:
-    """A route can name a listener that does not exist, and a Backend that does not exist, too."""
-    run, backend = Run(), {"group": "gateway.envoyproxy.io", "kind": "Backend", "name": "shopp"}
-    run.write(route=ROUTE.replace(REDIRECT, f"backendRefs: [{backend}]"))
+def test_a_missing_backend_of_a_route_without_a_status_is_reported(events: list[Any]) -> None:
+    """Its Gateway cannot be read, so no condition speaks of the route; whoever mends it wants both."""
+    run = Run()
+    run.write(route=ROUTE.replace(REDIRECT, SHOPP))
+    assert "There is no Gateway" in of(events, "manifest")[0]["message"]
 
-    run.log.transitions([turn(condition="Accepted"), turn()])
+    run.settle()
+    run.settle()
 
-    refused, unresolved = of(events, "status.degraded")
-    assert refused["field"] == "spec.parentRefs[0]"
-    assert "hint" not in refused
-    assert "shopp" in unresolved["hint"]
+    _, event = of(events, "manifest")
+    assert event["message"].endswith(f"{AT_SHOPP}.name: There is no Backend default/shopp.")
+    assert len([d for d in map(str, run.log.diagnostics()) if d == event["message"]]) == 1
+
+
+def test_a_missing_backend_is_left_to_the_condition_as_soon_as_there_is_one(events: list[Any]) -> None:
+    """And reported again when the condition is gone while the Backend is still missing."""
+    run = Run()
+    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (Problem(AT_SHOPP, MISSING, "BackendNotFound"),)}
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), route=ROUTE.replace(REDIRECT, SHOPP))
+
+    run.settle({SHOP: UNRESOLVED})
+    assert of(events, "manifest") == []
+    run.settle({SHOP: None})
+    run.write(route=ROUTE)
+    run.settle()
+
+    assert ["shopp" in event["message"] for event in of(events, "manifest")] == [True]
+    assert len(of(events, "manifests.mended")) == 1
 
 
 def test_a_condition_that_is_well_again_is_reported(events: list[Any]) -> None:

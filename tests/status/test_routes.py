@@ -132,7 +132,7 @@ def test_of_many_routes_that_match_the_same_requests_a_few_are_named(more: int, 
 
     overlap = message(core, "RouteRulesOverlap")
 
-    assert overlap.endswith(f"HTTPRoute default/{end}")
+    assert f"HTTPRoute default/{end} They go to the oldest of these routes" in overlap
     assert overlap.count("default/same-") == MAX_NAMED
 
 
@@ -145,7 +145,7 @@ def test_a_named_route_names_the_next_instead_of_itself() -> None:
 
     assert "same-0" not in overlap
     assert overlap.count("default/s") == MAX_NAMED
-    assert overlap.endswith(" and others.")
+    assert " and others. " in overlap
 
 
 def test_one_more_of_many_routes_that_match_the_same_requests_leaves_their_statuses_alone() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.api.envoygateway import EnvoyGateway
+    from moongate.dangling import DanglingReference
     from moongate.sources.diagnostics import Diagnostic
     from moongate.sources.files import Files
     from moongate.world import World
@@ -124,9 +125,7 @@ def translated(
         unread=files.folder.unread_place,
     )
     unselecting = selecting_nothing(held, held, world.statuses().__contains__)
-    by_field = {
-        (each.resource, each.problem.path.removesuffix(".name")): each for each in (*dangling, *unselecting)
-    }
+    by_field = {(each.resource, each.field): each for each in (*dangling, *unselecting)}
     # A field that is not built yet is reported where it is written; a protocol only the status knows.
     written = {each.unbuilt for each in faults}
     statuses = [
@@ -134,15 +133,14 @@ def translated(
     ]
     # The status reports a dangling reference too, but without the name that the user may have meant.
     degraded: list[Diagnostic] = []
+    explained: dict[tuple[Ref, str], DanglingReference] = {}
     for each in statuses:
-        reference = by_field.get((each.resource, each.problem.path)) if each.resource else None
-        if reference is None:
+        key = (each.resource, each.problem.path) if each.resource is not None else None
+        if key is None or (reference := by_field.get(key)) is None:
             degraded.append(each)
         else:
-            by_field[reference.resource, each.problem.path] = reference._replace(
-                problem=reference.explaining(each.problem)
-            )
-    references = [files.folder.diagnostic(*each) for each in by_field.values()]
+            explained[key] = reference._replace(problem=reference.explaining(each.problem))
+    references = [files.folder.diagnostic(*each) for each in (by_field | explained).values()]
     faulty: dict[Ref | None, set[str]] = defaultdict(set)
     for each in degraded:
         faulty[each.resource].add(each.problem.path)

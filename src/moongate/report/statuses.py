@@ -23,7 +23,7 @@ from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition
-from moongate.status.degraded import faulty_fields
+from moongate.status.degraded import degradations, faulty_fields
 from moongate.status.gateways import EnvoyState, GatewayStatus, live
 from moongate.status.routes import RouteStatus
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from moongate.api.base import Condition, Resource
     from moongate.quarantine import Refusal
     from moongate.report.transitions import Transition
+    from moongate.status.degraded import Degradation
 
 NO_ENVOY = EnvoyState(serving=0)
 
@@ -111,6 +112,11 @@ class Statuses:
     def has(self, ref: Ref) -> bool:
         """Whether a resource has a status."""
         return ref in self._documents
+
+    def degradations(self, ref: Ref) -> Iterator[Degradation]:
+        """The conditions of a resource that mean degradation, without the state of its Envoys."""
+        resource, status = self._resources.get(ref), self._core.get(ref)
+        return iter(()) if resource is None or status is None else degradations(resource, status)
 
     def faulty_fields(self, ref: Ref) -> frozenset[str]:
         """The fields because of which a resource is not in force as it is written, as its status says."""

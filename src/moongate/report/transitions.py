@@ -3,8 +3,9 @@
 Theory of operation
 ===================
 A degradation is identified by its type, reason and message. So the same degradation at two parents of a route
-counts once. It is reported when it begins, and when its reason or message changes. Its end is reported when
-the part of the resource that had it has no degradation of that type any more. When a resource is deleted, its
+counts once, but it is reported at each field that causes it: both parentRefs, or both listeners. It is
+reported when it begins, and when its reason or message changes. Its end is reported once, when the part of
+the resource that had it has no degradation of that type any more. When a resource is deleted, its
 degradations end without a report.
 """
 
@@ -78,10 +79,13 @@ class Transitions:
         for ref in sorted(self._touched):
             before, now = self._reported.pop(ref, {}), self._now[ref]
             transitions += [
-                Transition(ref, now[text].degradation, bad=True) for text in now if text not in before
+                Transition(ref, degradation, bad=True)
+                for text, held in now.items()
+                if text not in before
+                for degradation in held.degradations
             ]
             transitions += [
-                Transition(ref, held.degradation, bad=False)
+                Transition(ref, held.degradations[0], bad=False)
                 for text, held in before.items()
                 if not any(text[0] == other[0] and held.parts & kept.parts for other, kept in now.items())
             ]
@@ -94,7 +98,8 @@ class Transitions:
 
 
 class _Held(NamedTuple):
-    degradation: Degradation
+    degradations: tuple[Degradation, ...]
+    """The same degradation of several parts, once for each field that causes it."""
     parts: frozenset[str]
     """The parts of the resource that have it."""
 
@@ -104,8 +109,8 @@ _Text = tuple[str, str, tuple[str, ...]]
 
 _Degradations = dict[_Text, _Held]
 
-_REPORTED_ELSEWHERE = frozenset({"RouteRulesOverlap", "OverlappingTLSConfig", "Warning"})
-"""Types that do not keep anything out of force, or that are logged with the manifest."""
+_OF_MANIFESTS = "Warning"
+"""The type of a condition that repeats what is logged with the manifest."""
 
 _OF_LISTENERS = "ListenersNotValid"
 """A reason of a Gateway that only lists its listeners; each of these has a condition that says more."""
@@ -121,7 +126,7 @@ def _is_reported(ref: Ref, degradation: Degradation) -> bool:
         return reason != "Pending" if degradation.part else reason not in _OF_ENVOY
     if reason == _OF_LISTENERS:
         return False
-    return degradation.condition not in _REPORTED_ELSEWHERE
+    return degradation.condition != _OF_MANIFESTS
 
 
 def _grouped(degradations: Iterable[Degradation]) -> _Degradations:
@@ -129,6 +134,8 @@ def _grouped(degradations: Iterable[Degradation]) -> _Degradations:
     for degradation in degradations:
         problems = degradation.problems
         text = (degradation.condition, problems[0].reason, tuple(problem.message for problem in problems))
-        known = held.get(text, _Held(degradation, frozenset()))
+        known = held.get(text, _Held((), frozenset()))
+        if all(degradation.problems != other.problems for other in known.degradations):
+            known = known._replace(degradations=(*known.degradations, degradation))
         held[text] = known._replace(parts=known.parts | {degradation.part})
     return held

@@ -406,13 +406,15 @@ class Laptop:
         self.fleets.publish(changes)
         if changes.statuses:
             self.statuses.update(changes.statuses)
+            self._log.statuses(changes.statuses)
         self._log.failures(self.world.failures().values())
 
     def _observe(self) -> Iterator[None]:
         yield from self.fleets.review()
         self.statuses.observe(self.fleets.envoy_states(), self.fleets.refusals())
         self._log.transitions(self.statuses.transitions())
-        self._log.selecting(self.statuses.has)
+        if self.world.settled:
+            self._log.references(self.statuses)
         self._log.serving(self.urls())
 
     # -- admission ----------------------------------------------------------

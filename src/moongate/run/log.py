@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,11 +14,13 @@ from moongate.dangling import EMPTY, MISSING, dangling_references, selecting_not
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from moongate.api.base import Ref, Resource
+    from moongate.dangling import DanglingReference
     from moongate.engine import Failed
     from moongate.problem import Problem
+    from moongate.report.statuses import Statuses
     from moongate.report.transitions import Transition
     from moongate.sources.chunks import Place
     from moongate.sources.folder import Folder, Severity
@@ -31,8 +34,9 @@ MOST_LOGGED: Final = 20
 """Conditions that are logged after one change; of the others only their number is."""
 
 _DANGLING = "dangling"
+_ALONE = "alone"
 _IN_STATUS = frozenset({MISSING, EMPTY})
-"""Reasons of dangling references that a condition names too; the condition is logged with the hint."""
+"""Reasons of dangling references that a condition may report too: they are logged when that is known."""
 
 
 class RunLog:
@@ -59,7 +63,12 @@ class RunLog:
         self._logged_as = ""
         self._folders: list[Folder] = []
         self._diagnostics: dict[str, tuple[Diagnostic, ...]] = {}
-        self._hints: tuple[Diagnostic, ...] = ()
+        self._hints: dict[Ref, list[DanglingReference]] = {}
+        """The dangling references that a condition may report too, by the resource that has them."""
+        self._alone: set[DanglingReference] = set()
+        """Those of them that no condition reports."""
+        self._unsettled: dict[Ref, None] = {}
+        """The resources for which it is to be decided again which of them a condition reports."""
         self._selecting: dict[Ref, None] = {}
         """The policies from files that have targets by labels alone."""
         self._erroneous = False
@@ -81,8 +90,9 @@ class RunLog:
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All about manifests as they are now: their faults, and all references that lead nowhere."""
-        faults = (d for source, own in self._diagnostics.items() if source != _DANGLING for d in own)
-        return (*faults, *self._dangling(self._held))
+        references = (_DANGLING, _ALONE)
+        faults = (d for source, own in self._diagnostics.items() if source not in references for d in own)
+        return (*faults, *(self.diagnostic(*end) for end in self._dangling(self._held)))
 
     def has_unbuilt(self, ref: Ref, path: str) -> bool:
         """Whether a field of a resource was logged as not built yet, so that its status need not be."""
@@ -144,7 +154,8 @@ class RunLog:
                 self._selecting[ref] = None
             else:
                 self._selecting.pop(ref, None)
-        known = (f.resource for f in (*self._diagnostics.get(_DANGLING, ()), *self._hints) if f.resource)
+        logged = (f.resource for f in self._diagnostics.get(_DANGLING, ()) if f.resource)
+        known = (*logged, *self._hints)
         # What is gone may have been the target of any resource, and a class decides on all its Gateways.
         anywhere = (
             None in batch.values()
@@ -153,51 +164,77 @@ class RunLog:
         )
         self._logged_as = self._controller()
         ends = self._dangling(self._held if anywhere else dict.fromkeys((*known, *batch)))
-        self._hints = tuple(f for f in ends if f.problem.reason in _IN_STATUS)
-        self._log_new(_DANGLING, tuple(f for f in ends if f.problem.reason not in _IN_STATUS))
+        self._unsettled.update(dict.fromkeys((*self._hints, *batch)))
+        self._hints = {}
+        for end in ends:
+            if end.problem.reason in _IN_STATUS:
+                self._hints.setdefault(end.resource, []).append(end)
+                self._unsettled[end.resource] = None
+        unreported = (end for end in ends if end.problem.reason not in _IN_STATUS)
+        self._log_new(_DANGLING, tuple(self.diagnostic(*end) for end in unreported))
         self._log_end_of_errors()
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
-    def selecting(self, has_status: Callable[[Ref], bool]) -> None:
-        """Log which policies have begun to select nothing; to be called when all statuses are known."""
-        ends = selecting_nothing(self._held, self._selecting, has_status)
-        self._log_new("selectors", tuple(self.diagnostic(*end) for end in ends))
+    def statuses(self, changed: Iterable[Ref]) -> None:
+        """Note which statuses changed: a condition may report a reference from now on, or not any more."""
+        self._unsettled.update(dict.fromkeys(changed))
+
+    def references(self, statuses: Statuses) -> None:
+        """Log the references that lead nowhere and that no condition reports.
+
+        To be called when all statuses are known. Where a condition reports one, it is logged with that.
+        """
+        unsettled, self._unsettled = self._unsettled, {}
+        alone = {end for end in self._alone if end.resource not in unsettled}
+        for ref, ends in self._hints.items() if unsettled else ():
+            if ref in unsettled:
+                reported = {fault.path for fault in self._faults(ref, statuses)}
+                alone.update(end for end in ends if end.field not in reported)
+        self._alone = alone
+        unselecting = selecting_nothing(self._held, self._selecting, statuses.has)
+        self._log_new(_ALONE, tuple(self.diagnostic(*end) for end in sorted(alone)))
+        self._log_new("selectors", tuple(self.diagnostic(*end) for end in unselecting))
+        self._log_end_of_errors()
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
-        """Log conditions that turned bad or good."""
-        for ref, degradation, bad in transitions[:MOST_LOGGED]:
+        """Log conditions that turned bad or good, the bad ones at each field that causes them."""
+        lines: dict[tuple[Ref, str, Problem], tuple[Place, Transition]] = {}
+        for transition in transitions:
+            ref, degradation, bad = transition
             causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
-            problem, *others = causes or degradation.problems
+            for fault in (causes or degradation.problems) if bad else degradation.problems[:1]:
+                problem = self._explained(ref, fault) if bad else fault
+                place = self.diagnostic(ref, problem, degradation.severity).place
+                lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
+        for (ref, _, problem), (place, transition) in islice(lines.items(), MOST_LOGGED):
+            degradation, bad = transition.degradation, transition.bad
             fields = {"resource": str(ref), "condition": degradation.condition}
             if problem.path:
                 fields["field"] = problem.path
-            if at := str(self.diagnostic(ref, problem, "warning").place):
+            if at := str(place):
                 fields["at"] = at
-            hint = next(
-                (
-                    h
-                    for h in self._hints
-                    if h.resource == ref and _is_about(degradation.condition, problem, h.problem)
-                ),
-                None,
-            )
-            if bad and hint is not None:
-                fields |= {
-                    "hint": hint.problem.message,
-                    "field": hint.problem.path,
-                    "at": str(hint.place),
-                }
             if bad:
-                messages = (problem.message, *(f"{other.path}: {other.message}" for other in others))
-                message = " ".join(messages).replace("\n", " ")
+                message = problem.message.replace("\n", " ")
                 fields |= {"status": degradation.status, "reason": problem.reason, "message": message}
                 _log.warning("status.degraded", **fields)
             else:
                 _log.info("status.recovered", **fields)
-        if len(transitions) > MOST_LOGGED:
-            _log.warning("status.more", count=len(transitions) - MOST_LOGGED, see="moongate status")
+        if len(lines) > MOST_LOGGED:
+            _log.warning("status.more", count=len(lines) - MOST_LOGGED, see="moongate status")
 
-    def _dangling(self, refs: Iterable[Ref]) -> tuple[Diagnostic, ...]:
+    def _explained(self, ref: Ref, fault: Problem) -> Problem:
+        """A fault of a condition in the words of the reference that it is about, if it is about one."""
+        about = (end for end in self._hints.get(ref, ()) if end.field == fault.path)
+        end = next(about, None)
+        return fault if end is None else end.explaining(fault)
+
+    def _faults(self, ref: Ref, statuses: Statuses) -> Iterator[Problem]:
+        """The faults of a resource that its conditions report."""
+        causes = self._causes(ref)
+        for degradation in statuses.degradations(ref):
+            yield from causes.get((degradation.at, degradation.condition), ()) or degradation.problems
+
+    def _dangling(self, refs: Iterable[Ref]) -> tuple[DanglingReference, ...]:
         ends = dangling_references(
             self._held,
             refs,
@@ -206,7 +243,7 @@ class RunLog:
             sliced=self._sliced,
             unread=self._unread_place,
         )
-        return tuple(self.diagnostic(*end) for end in ends)
+        return tuple(ends)
 
     def _faulty_place(self, ref: Ref) -> Place | None:
         places = (folder.faulty_place(ref) for folder in self._folders)
@@ -232,13 +269,3 @@ class RunLog:
                     "core.failed", query=failed.query, id=failed.id, error=failed.error, trace=failed.trace
                 )
         self._failures = set(current)
-
-
-def _is_about(condition: str, problem: Problem, reference: Problem) -> bool:
-    """Whether a problem of a condition is about a reference: it names a field around it, or only its parent.
-
-    Of a parent, only ``ResolvedRefs`` is about references.
-    """
-    if problem.path.startswith(("spec.rules", "spec.listeners")):
-        return f"{reference.path}.".startswith((f"{problem.path}.", f"{problem.path}["))
-    return condition == "ResolvedRefs" or not problem.path.startswith("spec.parentRefs")

@@ -207,7 +207,10 @@ def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
     if others := _overlapping(db, route, attachment):
-        message = f"Some rules match the same requests as rules of {_named(others)}."
+        message = (
+            f"Some rules match the same requests as rules of {_named(others)}. They go to the oldest of "
+            "these routes, or to the first by namespace and name if none is older."
+        )
         conditions.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))
     conditions += not_programmed(_refusals(db, route, attachment), generation)
     return (*conditions, *unsupported(route))

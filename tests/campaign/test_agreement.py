@@ -1,0 +1,109 @@
+"""A run complains of what ``validate`` complains of, and in the same words: for faults two at a time.
+
+One fault may hide another, or be the reason of another: the campaign tries each fault alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.campaign import (
+    certificate_faults,
+    cold,
+    conflict_faults,
+    kind_faults,
+    reference_faults,
+    refused_faults,
+    yaml_faults,
+)
+from tests.campaign.fault import Fault, swap
+from tests.campaign.healthy import SHOP
+
+FAULTS: Final = (
+    *yaml_faults.FAULTS,
+    *kind_faults.FAULTS,
+    *reference_faults.FAULTS,
+    *certificate_faults.FAULTS,
+    *conflict_faults.FAULTS,
+    *refused_faults.FAULTS,
+)
+
+values = cache(cold.values)
+
+
+def check(files: Mapping[str, str | bytes | None]) -> set[str]:
+    """What is said of the healthy folder with other files; the same by both."""
+    with tempfile.TemporaryDirectory() as home:
+        cold.write(Path(home), files, values())
+        said = cold.said_by_validate(Path(home))
+
+        assert cold.said_by_run(Path(home)) == said
+
+        return {line.replace(f"{home}/", "") for line in said}
+
+
+def test_nothing_is_said_of_a_healthy_folder() -> None:
+    assert check({}) == set()
+
+
+@pytest.mark.parametrize(
+    ("far", "said"),
+    [
+        (
+            "metadata: {name: fair, namespace: away}",
+            "There is no Backend away/far. Did you mean 'fair'?",
+        ),
+        ("meta: {name: far, namespace: away}", "There is no Backend away/far."),
+        (
+            "metadata: {name: far, namespace: away, label: {}}",
+            "Backend away/far is not in force: it is written",
+        ),
+    ],
+)
+def test_what_a_route_lacks_is_said_while_its_gateway_cannot_be_read(far: str, said: str) -> None:
+    """No condition speaks of such a route, and whoever mends the Gateway wants to mend this, too."""
+    files = swap("gateway.yaml", ("metadata", "meta"))
+    files |= swap("away.yaml", ("metadata: {name: far, namespace: away}", far))
+    files |= swap("private.yaml", ("users: {name: users}", "users: {name: user}"))
+
+    lines = check(files)
+
+    at = "guest.yaml:9:59: HTTPRoute default/guest: spec.rules[0].backendRefs[0].name: "
+    assert any(line.startswith(at + said) for line in lines)
+    assert any("There is no Secret default/user. Did you mean 'users'?" in line for line in lines)
+
+
+def test_two_routes_for_the_same_requests_are_said_of_both() -> None:
+    said = check({"twin.yaml": SHOP.replace("name: shop\n", "name: twin\n")})
+
+    assert sorted(line.partition(":")[0] for line in said) == ["shop.yaml", "twin.yaml"]
+    assert all("Some rules match the same requests" in line for line in said)
+    assert all("They go to the oldest of these routes" in line for line in said)
+
+
+def test_listeners_that_share_a_certificate_are_said_to() -> None:
+    """It works as it is written, and browsers speak HTTP/1.1 there: a run warns as ``validate`` does."""
+    again = "tls: {certificateRefs: [{name: certificate}]}\n"
+    other = f"  - {{name: wide, port: @TLS_PORT@, protocol: HTTPS, hostname: other.test, {again.strip()}}}\n"
+
+    said = check(swap("gateway.yaml", (again, again + other)))
+
+    assert len(said) == 2
+
+
+@pytest.mark.slow
+@given(st.sampled_from(FAULTS), st.sampled_from(FAULTS))
+@settings(max_examples=40)
+def test_of_two_faults_a_run_says_what_validate_says(one: Fault, other: Fault) -> None:
+    """With the same places, and in the same words."""
+    assume(not one.files.keys() & other.files.keys())
+
+    check({**one.files, **other.files})
