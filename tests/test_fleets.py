@@ -440,13 +440,49 @@ async def test_an_envoy_that_does_not_acknowledge_is_reported_until_it_does(
     assert "status.degraded" not in {event["event"] for event in events}, "it would say the same"
 
 
+VERSION = """\
+#!/bin/sh
+test "$1" = --version && echo "envoy  version: 0/1.40.0/Clean/RELEASE/x" && exit
+"""
+"""The beginning of a program that looks like an Envoy."""
+
+
+@pytest.mark.envoy
+async def test_a_binary_that_is_no_envoy_is_replaced_by_one_while_others_serve(tmp_path: Path) -> None:
+    """An update that went wrong: it is reported once, not used, and started when it is there."""
+    mine, used = tmp_path / "envoy", tmp_path / "used"
+    mine.symlink_to(envoy_binary())
+    port, other = free_port(), free_port()
+    beside = gateway(http("web", port=other), name="beside", gatewayClassName="moongate")
+    with structlog.testing.capture_logs() as events:
+        async with Laptop(envoy=mine) as laptop:
+            await laptop.apply(beside)
+            mine.unlink()
+            mine.write_text(f"#!/bin/sh\ntest $1 = --version || touch {used}\n")
+            mine.chmod(0o755)
+            with pytest.raises(EnvoyFailedError, match="is no Envoy that runs here"):
+                await laptop.apply(opened(port))
+            await until(lambda: "is no Envoy" in conditions(laptop)["Programmed"]["message"])
+            assert laptop.fleets.failure() is None, "one serves"
+            mine.unlink()
+            mine.symlink_to(envoy_binary())
+
+            await connected(port)
+            await connected(other)
+
+    assert not used.exists()
+    assert [e["gateway"] for e in events if e["event"] == "envoy.failed" and e["log_level"] == "error"] == [
+        "default/eg"
+    ]
+
+
 @pytest.mark.envoy
 async def test_an_envoy_that_never_connects_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moongate.fleets.LATE_SECONDS", 0.3)
     idle = tmp_path / "envoy"
-    idle.write_text("#!/bin/sh\nexec sleep 60\n")
+    idle.write_text(VERSION + "exec sleep 60\n")
     idle.chmod(0o755)
     with structlog.testing.capture_logs() as events:
         async with Laptop(envoy=idle) as laptop:

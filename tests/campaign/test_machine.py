@@ -52,6 +52,11 @@ class Start(Struct, frozen=True, kw_only=True):
     prepare: Callable[[Path], Any] = lambda _home: None
 
 
+def program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 STARTS = (
     Start(
         name="an Envoy that does not exist is named",
@@ -65,6 +70,32 @@ STARTS = (
         prepare=lambda home: (home / "envoy").write_text("#!/bin/sh\n"),
         exits=1,
         says=("HOME/envoy", "xecut"),
+    ),
+    Start(
+        name="an Envoy that is a folder is named",
+        options=("gw", "--envoy", "HOME/gw"),
+        exits=1,
+        says=("HOME/gw", "is a folder", "--envoy"),
+    ),
+    Start(
+        name="an Envoy that is another program is not used",
+        options=("gw", "--envoy", "/bin/true"),
+        exits=1,
+        says=("/bin/true is no Envoy that runs here", "/bin/true --version"),
+    ),
+    Start(
+        name="an Envoy that ends at once is named with its words",
+        options=("gw", "--envoy", "HOME/envoy"),
+        prepare=lambda home: program(home / "envoy", "#!/bin/sh\necho no luck >&2; exit 1\n"),
+        exits=1,
+        says=("HOME/envoy", "'no luck'", "status 1"),
+    ),
+    Start(
+        name="an Envoy that is made for another machine is named with this one",
+        options=("gw", "--envoy", "HOME/envoy"),
+        prepare=lambda home: program(home / "envoy", "\x7fELF"),
+        exits=1,
+        says=("HOME/envoy", "exec format error", os.uname().machine),
     ),
     Start(
         name="a folder that does not exist is named",

@@ -19,8 +19,8 @@ from msgspec import structs
 
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
-from moongate.infra.binary import EnvoyMissingError, envoy_binary
-from moongate.infra.dry_run import MOST, envoy_version, refusals
+from moongate.infra.binary import envoy_binary
+from moongate.infra.dry_run import MOST, refusals
 from moongate.world import World
 from moongate.xds.metadata import resources_of
 from moongate.xds.wire import CLUSTER, LISTENER, SECRET, XdsResource, encode, packed
@@ -123,15 +123,6 @@ def test_nothing_is_left_behind(binary: Path, tmp_path: Path, monkeypatch: pytes
     refusals(binary, FLEET, translated(gateway(http("http", port=8080)), route("bad", "%NOSUCH%")))
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_envoy_says_its_version(binary: Path) -> None:
-    assert envoy_version(binary).startswith("1.")
-
-
-def test_what_is_no_envoy_has_no_version() -> None:
-    with pytest.raises(EnvoyMissingError, match="does not print the version of an Envoy"):
-        envoy_version(Path("/bin/true"))
 
 
 WITH_METADATA = structs.replace(ON_HOST, runtime_flags=ON_HOST.runtime_flags.without("MetadataWhereRead"))

@@ -132,11 +132,11 @@ def _counted(number: int, what: str) -> str:
 
 def checked_by_envoy(translation: Translated, named_binary: Path | None) -> tuple[list[Diagnostic], str]:
     """Diagnostics for what Envoy refuses of a traceable translation, and a sentence for the summary."""
-    from moongate.infra.binary import envoy_binary
-    from moongate.infra.dry_run import MOST, envoy_version, refusals
+    from moongate.infra.binary import envoy_binary, version_now
+    from moongate.infra.dry_run import MOST, refusals
 
     binary = envoy_binary(named_binary)
-    version = envoy_version(binary)
+    version = version_now(binary)
     diagnostics: list[Diagnostic] = []
     more = ""
     for fleet, resources in sorted(translation.world.xds().items()):

@@ -25,10 +25,9 @@ def version(
 
     Exits 0, or 1 when there is no Envoy that runs.
     """
-    from moongate.infra.binary import envoy_binary
-    from moongate.infra.dry_run import envoy_version
+    from moongate.infra.binary import envoy_binary, version_now
 
     say(f"moongate  {installed('moongate')}")
-    say(f"Envoy     {envoy_version(envoy_binary(envoy))}")
+    say(f"Envoy     {version_now(envoy_binary(envoy))}")
     say(f"Python    {platform.python_version()}")
     return 0

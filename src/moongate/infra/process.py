@@ -45,7 +45,7 @@ from msgspec import Struct, structs
 
 from moongate.infra import launch
 from moongate.infra.admin import Admin
-from moongate.infra.binary import can_run, version
+from moongate.infra.binary import EnvoyMissingError, is_of_the_wheel, version
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
 from moongate.infra.ending import TERM_WAIT_S, end_kept
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
@@ -131,7 +131,7 @@ class EnvoyProcess:
         admin: the Unix socket of its admin interface.
         last_error: the last error that Envoy logged.
         start_error: why it could not be started; empty if it could.
-        unusable: whether this machine cannot run the binary with any options.
+        unusable: whether the binary is no Envoy that this machine can run, whatever its options.
     """
 
     def __init__(
@@ -159,6 +159,8 @@ class EnvoyProcess:
         self.start_error = ""
         self.unusable = False
         self._binary = binary
+        self._is_known = is_of_the_wheel(binary)
+        """Whether the binary is an Envoy that runs here. After a failed start that is asked again."""
         self._files = files
         self._bootstrap = bootstrap
         self._options = self._running = options
@@ -277,7 +279,7 @@ class EnvoyProcess:
                 if monotonic() - began > self._backoff.reset_after_s:
                     pause = self._backoff.first_s
                 if start_error:
-                    await self._fail(start_error, pause)
+                    self._fail(start_error, pause)
                     longest_s = self._backoff.longest_failing_s
                 else:
                     self._log.warning("envoy.ended", **_end(status), restart_in_s=pause)
@@ -298,26 +300,31 @@ class EnvoyProcess:
         """Run Envoy once: its exit status (see ``_run``), and why it could not be started, or ""."""
         self._roused.clear()
         self._running = self._options
+        self.unusable = False
         self._enter(State.STARTING)
         self.last_error = ""
         try:
             async with self._beside():
                 status = await self._run()
+        except EnvoyMissingError as error:
+            self.unusable = True
+            return 0, str(error)
+        except TimeoutError:
+            return 0, f"`{self._binary} --version` does not end."
         except Exception as error:  # noqa: BLE001 - it concerns this Envoy alone
             if not isinstance(error, OSError | ValueError):
                 self._log.exception("envoy.failed")
             return 0, _sentence(error)
         if self.state is not State.STARTING or status is None or status in _ENDED_BY_OTHERS:
             return status, ""
+        self._is_known = False
         ((what, how),) = _end(status).items()
         return status, self.last_error or f"It ended with {what} {how}, without a message."
 
-    async def _fail(self, reason: str, pause: float) -> None:
+    def _fail(self, reason: str, pause: float) -> None:
         # The same reason is not logged again.
         log = self._log.debug if reason == self.start_error else self._log.error
         log("envoy.failed", message=reason, retry_in_s=pause)
-        if self.restarts == 0:
-            self.unusable = not await can_run(self._binary)
         self.start_error = reason
         self._enter(State.FAILED)
 
@@ -359,6 +366,9 @@ class EnvoyProcess:
                 self._files.record.unlink(missing_ok=True)
 
     async def _started(self) -> EnvoyRun:
+        if not self._is_known:
+            await version(self._binary)
+            self._is_known = True
         self._files.admin.unlink(missing_ok=True)
         self._write_bootstrap()
         stdout = self._access_log if isinstance(self._access_log, int) else None
@@ -396,7 +406,12 @@ class EnvoyProcess:
                 return "Its bootstrap is another one."
         if _without_levels(command_line(pid)[1:]) != _without_levels(self._arguments()):
             return "Its arguments are others."
-        wanted = await version(self._binary)
+        try:
+            wanted = await version(self._binary)
+        except (EnvoyMissingError, TimeoutError) as error:
+            # Rather the Envoy that runs than none.
+            self._log.warning("envoy.failed", message=str(error))
+            return ""
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
                 running = await admin.version()
