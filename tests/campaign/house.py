@@ -101,7 +101,8 @@ class House:
         self.process: Process
         self._counted = -1
         """The end of a pipe from which the number of tasks is read."""
-        self._turn = 0
+        self.last = 0
+        """The edit of the route that no row names that was made last."""
         certificate = authority.sign("secure.test")
         self.secret = certificate.key.decode().splitlines()[2]
         digest = in_base64(hashlib.sha1(b"open sesame").digest())
@@ -153,9 +154,9 @@ class House:
 
     def turn(self) -> int:
         """Edit a route that no row names."""
-        self._turn += 1
-        self._write("turn.yaml", rendered(self.rendered(TURN), {"TURN": str(self._turn)}))
-        return self._turn
+        self.last += 1
+        self._write("turn.yaml", rendered(self.rendered(TURN), {"TURN": str(self.last)}))
+        return self.last
 
     def _write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -174,7 +175,9 @@ class House:
     # -- the process --------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self, *options: str, before: Sequence[str] = (), **more: Any) -> AsyncGenerator[None]:
+    async def running(
+        self, *, options: Sequence[str] = (), before: Sequence[str] = (), **more: Any
+    ) -> AsyncGenerator[None]:
         """Run until the block is left.
 
         Args:
@@ -376,13 +379,17 @@ class House:
         async def is_well() -> str:
             if await self.turned() != turn:
                 return "an edit is not in force"
-            code, report = self.report()
-            if code:
-                return f"the status says {_wrong(report)}"
-            answers = await self.answers()
-            return "" if answers == HEALTHY else f"requests get {answers}"
+            return await self.is_settled()
 
         await until(is_well)
+
+    async def is_settled(self) -> str:
+        """Claim that nothing is wrong."""
+        code, report = self.report()
+        if code:
+            return f"the status says {_wrong(report)}"
+        answers = await self.answers()
+        return "" if answers == HEALTHY else f"requests get {answers}"
 
     async def suffers(self, fault: Fault) -> None:
         """Try a row: the fault, then its end. All laws are checked."""

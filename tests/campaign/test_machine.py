@@ -9,6 +9,8 @@ complains of what is wrong with the folder alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import resource
 import shutil
@@ -17,7 +19,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -165,6 +167,24 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(short_path: Path, fault
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("command", ["validate", "translate", "version"])
+def test_an_output_without_room_is_said_in_one_line(short_path: Path, command: str) -> None:
+    """A script must know that what it has is not all; it is no bug of moongate."""
+    (short_path / "a.yaml").write_text(GATEWAY)
+    arguments = [] if command == "version" else [short_path]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "moongate", command, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == "moongate: The output cannot be written: no space left on device.\n"
+
+
 GATEWAY = """\
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -188,6 +208,8 @@ class Trouble(Struct, frozen=True, kw_only=True):
         fails: why requests of the route that has nothing to do with it fail until it is over; none if empty.
         validates: words of ``validate`` meanwhile, which then ends with an exit code that is not 0.
         edits: whether another edit takes effect meanwhile.
+        lasts: whether it is there from the start.
+        rereads: whether the kernel says nothing of edits, so that SIGHUP is needed to see them at once.
         heal: what ends it, after which all is well.
         ends: whether the moongate is told to end while it lasts, instead of all else.
     """
@@ -201,6 +223,8 @@ class Trouble(Struct, frozen=True, kw_only=True):
     fails: str = ""
     validates: tuple[str, ...] = ()
     edits: bool = True
+    lasts: bool = False
+    rereads: bool = False
     heal: Callable[[House], Any] = lambda _house: None
     ends: bool = False
 
@@ -263,6 +287,56 @@ def by_shell(redirection: str) -> dict[str, Any]:
 
 def shift(seconds: int) -> Callable[[House], Any]:
     return lambda house: house.shift.write_text(str(seconds))
+
+
+# --- mounts and limits -----------------------------------------------------------------------------
+
+
+def in_user_namespace(setting: str) -> dict[str, Any]:
+    """Started in a user namespace of its own, where the kernel gives nothing of this kind."""
+    script = f'echo 0 >/proc/sys/user/{setting} && exec {" ".join(PROGRAM)} "$@"'
+    if subprocess.run(["unshare", "-Ur", "sh", "-c", ":"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives no user namespaces (unshare -Ur)")
+    return {"before": ("unshare", "-Ur", "sh", "-c", script, "-")}
+
+
+@cache
+def mounts_of_its_own() -> bool:
+    """Whether this process can mount, unseen by all others; its children see the same."""
+    libc = ctypes.CDLL(None)
+    return not libc.unshare(_NEW_MOUNTS) and not libc.mount(b"none", b"/", None, _PRIVATE, None)
+
+
+_NEW_MOUNTS, _PRIVATE = 0x20000, 0x4000 | 0x40000
+
+
+def mounted(folder: Path, options: str = "size=1m") -> Path:
+    """A file system of its own at a folder."""
+    if not mounts_of_its_own():
+        pytest.skip("this user may not mount (unshare -m needs CAP_SYS_ADMIN)")
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{options},mode=755", "none", folder], check=True)
+    return folder
+
+
+def empty(house: House) -> None:
+    """Leave nothing at the place where a disk is to be mounted."""
+    shutil.rmtree(house.folder)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), (folder / "fill").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 TROUBLES = (
@@ -360,6 +434,7 @@ TROUBLES = (
     Trouble(
         name="a port that another program has is named with it, and taken when it is free",
         prepare=take_port,
+        lasts=True,
         says=("@SIDE_PORT@", "is taken by"),
         requests={"side": "ReadTimeout"},
         heal=give_port_back,
@@ -371,6 +446,70 @@ TROUBLES = (
     Trouble(
         name="a folder of the run that is removed costs no request and no edit",
         act=lambda house: shutil.rmtree(house.home / "r"),
+    ),
+    Trouble(
+        name="a kernel that has no inotify instances left is named with its setting, and SIGHUP shows edits",
+        start=lambda _house: in_user_namespace("max_inotify_instances"),
+        says=("fs.inotify.max_user_instances", "every 10 seconds"),
+        lasts=True,
+        rereads=True,
+    ),
+    Trouble(
+        name="a kernel that watches no more folders is named with its setting, and SIGHUP shows edits",
+        start=lambda _house: in_user_namespace("max_inotify_watches"),
+        says=("fs.inotify.max_user_watches", "every 10 seconds"),
+        lasts=True,
+        rereads=True,
+    ),
+    Trouble(
+        name="a full disk under the state folder costs only what a next start would know",
+        start=lambda house: {"options": ("--state-dir", str(house.home / "state"))},
+        prepare=lambda house: fill(mounted(house.home / "state", "size=4k,nr_inodes=2")),
+        lasts=True,
+        says=("state.failed", "no space left on device", "next start"),
+        heal=lambda house: unmount(house.home / "state"),
+    ),
+    Trouble(
+        name="a folder on a full disk stays in force where an edit cannot be written",
+        prepare=lambda house: (mounted(house.folder, "size=256k"), house.mend(), house.turn()),
+        act=lambda house: fill(house.folder),
+        edits=False,
+        heal=lambda house: (house.folder / "fill").unlink(),
+    ),
+    Trouble(
+        name="a file that a full disk has emptied takes its resource away, and says what that costs",
+        prepare=lambda house: (mounted(house.folder, "size=256k"), house.mend(), house.turn()),
+        act=lambda house: (fill(house.folder), (house.folder / "shop.yaml").write_bytes(b"")),
+        says=("limits.yaml", "HTTPRoute default/shop", "no effect"),
+        requests={"shop": 404},
+        validates=("limits.yaml", "HTTPRoute default/shop", "no effect"),
+        edits=False,
+        heal=lambda house: ((house.folder / "fill").unlink(), house.mend()),
+    ),
+    Trouble(
+        name="a folder on a disk that may only be read is served",
+        prepare=lambda house: (
+            mounted(house.folder),
+            house.mend(),
+            house.turn(),
+            remount(house.folder, "ro"),
+        ),
+        edits=False,
+        heal=lambda house: remount(house.folder, "rw"),
+    ),
+    Trouble(
+        name="a disk that is unmounted stays in force until it is back",
+        prepare=lambda house: (empty(house), mounted(house.folder), house.mend(), house.turn()),
+        act=lambda house: unmount(house.folder),
+        says=("no manifests any more", "stay in force"),
+        validates=("no manifest",),
+        edits=False,
+        heal=lambda house: (mounted(house.folder), house.mend()),
+    ),
+    Trouble(
+        name="a disk that is mounted over the folder later is served from then on",
+        prepare=lambda _house: mounts_of_its_own(),
+        act=lambda house: (mounted(house.folder), house.mend()),
     ),
     Trouble(
         name="a folder that is moved away stays in force until it is back",
@@ -406,12 +545,14 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[House
 @pytest.mark.parametrize("trouble", [pytest.param(trouble, id=trouble.name) for trouble in TROUBLES])
 async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House, trouble: Trouble) -> None:
     """Requests go on, edits take effect where they can, and all is well when it is over."""
+    while home.folder.is_mount():
+        unmount(home.folder)
     home.mend()
+    home.turn()
     trouble.prepare(home)
     began, asked = home.mark(), home.output.stat().st_size
     async with home.running(**trouble.start(home)):
-        turn = str(home.turn())
-        await until(home.serves(turn), deadline_s=30)
+        await until(home.serves(str(home.last)), deadline_s=30)
         # The other Gateway has an Envoy of its own, which starts at its own time.
         await until(partial(opened, home, "side"), deadline_s=30)
         if trouble.ends:
@@ -419,20 +560,22 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
             async with asyncio.timeout(30):
                 assert await home.process.wait() == 0
             return
-        home.report()
-        held = await home.held()
+        held = None
+        if not trouble.lasts:
+            await until(home.is_settled, deadline_s=30)
+            held = await home.held()
 
         async with home.steady() as answers:
             trouble.act(home)
             await suffers(home, trouble, began)
             trouble.heal(home)
-            turn = str(home.turn())
-            await until(home.serves(turn), deadline_s=30)
+            await edited(home, trouble)
             over = monotonic()
             await until(home.gets(HEALTHY), deadline_s=30)
         assert strays(answer for answer in answers if not trouble.fails or answer.sent > over)[:5] == []
         await home.shows_no_secret(began, asked)
-        await until(home.holds_no_more(held))
+        if held is not None:
+            await until(home.holds_no_more(held))
         assert home.process.returncode is None
         assert "Traceback" not in home.raw(began)
 
@@ -440,10 +583,17 @@ async def test_a_fault_of_the_machine_hurts_nothing_else_and_is_said(home: House
 async def suffers(home: House, trouble: Trouble, began: int) -> None:
     """Check what holds while the fault lasts."""
     if trouble.edits:
-        turn = str(home.turn())
-        await until(home.serves(turn), deadline_s=30)
+        await edited(home, trouble)
     await until(home.has_said(began, tuple(map(home.rendered, trouble.says))), deadline_s=30)
     await until(home.gets({**HEALTHY, **trouble.requests}), deadline_s=30)
     code, _, out = home.validated()
     assert [words for words in trouble.validates if words.lower() not in out.lower()] == [], out
     assert bool(code) == bool(trouble.validates), out
+
+
+async def edited(home: House, trouble: Trouble) -> None:
+    """Make an edit, and return when it is in force."""
+    turn = str(home.turn())
+    if trouble.rereads:
+        home.process.send_signal(signal.SIGHUP)
+    await until(home.serves(turn), deadline_s=30)

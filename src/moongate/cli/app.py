@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -93,6 +94,11 @@ def main(arguments: Sequence[str] | None = None, commands: App = app) -> int:
         if for_user := _for_user(error):
             complain(for_user[0])
             return for_user[1]
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+            # What is left in the buffer must not fail again at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            complain(f"The output cannot be written: {os.strerror(error.errno).lower()}.")
+            return REFUSED
         complain(
             f"Internal error, {type(error).__name__} in {_place_of(error)}. This is a bug of moongate: "
             "please report it, with the output of the same command with --debug."
@@ -141,6 +147,8 @@ def _for_user(error: Exception) -> tuple[str, int] | None:
             return str(error), code
     return None
 
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 _FOR_USERS = (
     ("ManifestError", "moongate.run", USAGE),

@@ -147,7 +147,8 @@ class Journal(Generic[K, V]):
 
     def _report(self, message: str) -> None:
         if not self._failed:
-            _log.warning("state.failed", folder=str(self._folder), message=message)
+            effect = "Requests are served as usual; the next start may not know what was in force."
+            _log.warning("state.failed", folder=str(self._folder), message=f"{message} {effect}")
         self._failed = True
 
     # -- reading ------------------------------------------------------------

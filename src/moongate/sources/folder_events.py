@@ -4,23 +4,31 @@ Theory of operation
 ===================
 A watch belongs to the folder that was at a path when the watch was added, not to the path. When that folder
 is deleted, moved or unmounted, the watch gets no later events of the path, even if a new folder is created
-there. The watches are then *stale*, and the caller must create new ones. Changes that only the old watches
-saw are not reported, so the caller must then list all files again. But the old watches still say which files
-were closed.
+there. Nor do events report a file system that is mounted over a watched folder, so the kernel's table of
+mounts is watched too. The watches are then *stale*, and the caller must create new ones. Changes that only
+the old watches saw are not reported, so the caller must then list all files again. But the old watches still
+say which files were closed.
 """
+
+# Folders are strings here, as in ``files``.
+# ruff: noqa: PTH120
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import re
+import select
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from asyncinotify import Inotify, Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
 STEP_S: Final = 0.002
@@ -66,8 +74,12 @@ class FolderEvents:
         self._news = asyncio.Event()
         self._inotify: Inotify | None = None
         self._stack = ExitStack()
+        self._mount_table = ExitStack()
+
+        self._mounts: dict[str, str] = {}
 
     def __enter__(self) -> Self:
+        self._follow_mounts()
         self.watch(self._folders)
         return self
 
@@ -75,6 +87,7 @@ class FolderEvents:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        self._mount_table.close()
 
     def watch(self, folders: Iterable[str]) -> None:
         """Watch these folders from now on, each as it is now, and no others.
@@ -96,6 +109,7 @@ class FolderEvents:
 
     def _begun(self, stack: ExitStack) -> tuple[Inotify | None, bool]:
         """Return new watches, which end with the stack, and whether a folder is no longer there."""
+        self._mounts = _mounts_of(self._folders)
         try:
             inotify = stack.enter_context(Inotify(sync_timeout=0))
         except OSError as error:
@@ -146,6 +160,52 @@ class FolderEvents:
                     self._writing.pop(path, None)
             self.stale |= bool(event.mask & _ENDED)
 
+    def _follow_mounts(self) -> None:
+        """Get to know of each change of the table of mounts, where the system has one."""
+        stack, loop = self._mount_table, asyncio.get_running_loop()
+        with suppress(OSError):
+            table = stack.enter_context(_MOUNTS.open("rb"))
+            changes = stack.enter_context(select.epoll())
+            # The table can always be read; a change of it is "urgent data".
+            changes.register(table.fileno(), select.EPOLLPRI | select.EPOLLET)
+            loop.add_reader(changes.fileno(), self._take_mounts, changes)
+            stack.callback(loop.remove_reader, changes.fileno())
+
+    def _take_mounts(self, changes: select.epoll) -> None:
+        changes.poll(0)
+        if _mounts_of(self._folders) != self._mounts:
+            self.stale = True
+            self._news.set()
+
     def _note(self, unheard: Iterable[str], error: OSError) -> None:
         self.unheard = tuple(unheard)
         self.limit = _LIMITS.get(error.errno or 0, self.limit)
+
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+def _mounts_of(folders: Iterable[str]) -> dict[str, str]:
+    """The folders → the mount that each of them is on; empty where the system has no table of mounts.
+
+    Nothing is asked of the file systems themselves, because they may not answer.
+    Source: proc_pid_mountinfo(5).
+    """
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return {}
+    mounts: dict[str, str] = {}
+    for line in lines:
+        number, _, device, root, point, *_ = line.split(b" ")
+        path = _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), point)
+        # Of those that are mounted at one path, the last is on top.
+        mounts[os.fsdecode(path)] = f"{number} {device} {root}"
+    return {folder: _mount_of(folder, mounts) for folder in folders}
+
+
+def _mount_of(folder: str, mounts: Mapping[str, str]) -> str:
+    while folder not in mounts and folder != (above := os.path.dirname(folder)):
+        folder = above
+    return mounts.get(folder, "")
