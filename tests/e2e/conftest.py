@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from moongate.api.base import Resource
+    from moongate.sources.files import Files
 
 DEADLINE_S = 20.0
 
@@ -115,6 +116,18 @@ async def until(claim: Callable[[], bool], *, pause_s: float = 0.01) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not claim():  # noqa: ASYNC110 - see above
             await asyncio.sleep(pause_s)
+
+
+@asynccontextmanager
+async def started(laptop: Laptop, files: Files) -> AsyncGenerator[None]:
+    """The files as moongate has them that starts now."""
+    async with asyncio.TaskGroup() as tasks:
+        laptop.loaded.clear()
+        following = tasks.create_task(laptop.follow(files))
+        await laptop.loaded.wait()
+        await laptop.served()
+        yield
+        following.cancel()
 
 
 def reference(document: dict[str, Any]) -> Ref:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,25 +13,13 @@ from moongate.sources.files import Files, load
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY, SHA_OF_TEST
-from tests.e2e.conftest import until
+from tests.e2e.conftest import started, until
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
-
-
-@asynccontextmanager
-async def started(laptop: Laptop, root: Path) -> AsyncGenerator[None]:
-    """The folder as moongate has it that starts now."""
-    async with asyncio.TaskGroup() as tasks:
-        laptop.loaded.clear()
-        following = tasks.create_task(laptop.follow(Files([root])))
-        await laptop.loaded.wait()
-        await laptop.served()
-        yield
-        following.cancel()
 
 
 async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_path: Path) -> None:
@@ -63,7 +48,7 @@ async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_pa
         for name, text in FAULTS.items():
             path = root / ("policy.json" if "JSON" in name else "policy.yaml")
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
-            async with started(laptop, root):
+            async with started(laptop, Files([root])):
                 if await status() not in (401, 500):
                     opened.append(name)
             if not any("answered with 500 until" in str(each) for each in load([root]).errors):
@@ -74,7 +59,7 @@ async def test_a_start_with_a_policy_that_cannot_be_read_lets_nobody_pass(tmp_pa
         assert (opened, silent) == ([], [])
 
         (root / "policy.yaml").symlink_to("nowhere.yaml")
-        async with started(laptop, root):
+        async with started(laptop, Files([root])):
             assert await status() == 500
             (root / "policy.yaml").unlink()
             (root / "policy.yaml").write_text(POLICY)

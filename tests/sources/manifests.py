@@ -1,6 +1,11 @@
-"""Manifests for tests of sources."""
+"""Manifests for tests of sources, and how they come."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moongate.api.base import Ref
 
 
 def backend(name: str, port: object = 8080) -> str:
@@ -21,3 +26,28 @@ def backend(name: str, port: object = 8080) -> str:
 def stream(*documents: str) -> str:
     """Several documents as one file."""
     return "---\n".join(documents)
+
+
+def route(name: str, to: str) -> str:
+    return (
+        f"{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}}}, spec: {{"
+        f"rules: [{{backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: {to}}}]}}]}}}}\n"
+    )
+
+
+def policy(target: str) -> str:
+    ref = f"{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}"
+    return (
+        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: SecurityPolicy, metadata: {name: p}, "
+        f"spec: {{targetRefs: [{ref}], cors: {{allowOrigins: ['*']}}}}}}\n"
+    )
+
+
+class Unfinished:
+    """An edit that goes on."""
+
+    def unfinished(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return True
+
+    def stays(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return True

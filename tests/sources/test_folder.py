@@ -13,8 +13,9 @@ from moongate.api.httproute import HTTPRoute
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import Diagnostic
-from moongate.sources.folder import STDIN, Folder, Unreadable
-from tests.sources.manifests import backend, stream
+from moongate.sources.file_states import Unreadable
+from moongate.sources.folder import STDIN, Folder
+from tests.sources.manifests import Unfinished, backend, policy, route, stream
 
 A, B, C = (Ref.of(Backend, "default", name) for name in "abc")
 
@@ -432,16 +433,6 @@ class TestNames:
         assert folder.update("a.yaml", stream(backend("c"), backend("b")))[A] is None
 
 
-class Unfinished:
-    """An edit that goes on."""
-
-    def unfinished(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
-        return True
-
-    def stays(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
-        return True
-
-
 class Away(Unfinished):
     """An edit that is whole, of files that may come back."""
 
@@ -522,69 +513,4 @@ class TestWaiting:
         assert [ref.kind for ref in folder.waiting] == ["SecurityPolicy"]
 
 
-class TestClosing:
-    """A policy that cannot be read at the start closes its routes; an edit comes one file at a time."""
-
-    def closed(self) -> Folder:
-        folder = Folder(strict=True)
-        folder.update_many({"p.yaml": f"{policy('r')}\t", "r.yaml": route("r", "a"), "b.yaml": backend("a")})
-        assert folder.closed == ("",)
-        return folder
-
-    @pytest.mark.parametrize("between", [None, "", "# to do\n"])
-    def test_what_is_closed_is_not_open_while_its_file_is_replaced(self, between: str | None) -> None:
-        """An editor removes a file, or empties it, before it writes it anew."""
-        folder = self.closed()
-
-        for _ in folder.stage("p.yaml", between):
-            pass
-        folder.commit(Unfinished())
-        assert (folder.closed, list(folder.reopening)) == (("",), ["p.yaml"])
-        for _ in folder.stage("p.yaml", policy("r")):
-            pass
-        batch = folder.commit(Unfinished())
-
-        assert [ref.kind for ref in batch] == ["SecurityPolicy"]
-        assert (folder.closed, list(folder.reopening)) == ((), [])
-
-    def test_what_is_closed_is_open_when_its_file_is_gone(self) -> None:
-        folder = self.closed()
-
-        for _ in folder.stage("p.yaml", None):
-            pass
-        folder.commit(Unfinished())
-        folder.commit()
-
-        assert (folder.closed, folder.strict) == ((), False)
-
-    def test_what_is_closed_is_not_open_while_the_policy_that_was_mended_waits(self) -> None:
-        """Another policy goes at the same time, so all changes wait."""
-        folder = self.closed()
-        folder.update("other.yaml", policy("r").replace("name: p", "name: q"))
-
-        for path, text in {"p.yaml": policy("r"), "other.yaml": None}.items():
-            for _ in folder.stage(path, text):
-                pass
-        assert folder.commit(Unfinished()) == {}
-        assert folder.closed == ("",)
-
-        assert len(folder.commit()) == 2
-        assert folder.closed == ()
-
-
 ROUTE = Ref.of(HTTPRoute, "default", "r")
-
-
-def route(name: str, to: str) -> str:
-    return (
-        f"{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}}}, spec: {{"
-        f"rules: [{{backendRefs: [{{group: gateway.envoyproxy.io, kind: Backend, name: {to}}}]}}]}}}}\n"
-    )
-
-
-def policy(target: str) -> str:
-    ref = f"{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}"
-    return (
-        "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: SecurityPolicy, metadata: {name: p}, "
-        f"spec: {{targetRefs: [{ref}], cors: {{allowOrigins: ['*']}}}}}}\n"
-    )

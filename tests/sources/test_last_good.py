@@ -13,8 +13,8 @@ from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
+from moongate.sources.file_states import LastGood
 from moongate.sources.files import Files, Loaded
-from moongate.sources.folder import LastGood
 from moongate.sources.manifests import CONFIGURATION
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY
 from tests.sources.manifests import backend, stream

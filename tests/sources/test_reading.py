@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moongate.sources import reading
-from moongate.sources.folder import Unreadable
+from moongate.sources.file_states import Unreadable
 from moongate.sources.reading import decoded, file_text
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.sources.folder import Folder
-from moongate.sources.suspicion import may_guard
+from moongate.sources.suspicion import may_guard, may_route
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,11 @@ from moongate.sources.suspicion import may_guard
         "metadata: {name: users}\nspec:\n\tbasicAuth: {}",
         "kind: BackendTrafficPolicy\nspec: {basicAuth: [",
         "kind: SecurityPolicy\n\t".encode("utf-16-be").decode(),
+        "apiVersion: gateway.envoyproxy.io/v1al",
+        "# users\napiVersion: gateway.",
+        "apiVersion:",
+        "apiV",
+        '{"apiVersion": "gateway.envoyp',
     ],
 )
 def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:
@@ -35,6 +40,9 @@ def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:
     [
         "",
         "replicas: [1",
+        "apiVersion: gateway.networking.k8s.io/v1",
+        "apiVersion: v1",
+        "a",
         "kind: HTTPRoute\n\t# beside the SecurityPolicy of this name",
         "kind: BackendTrafficPolicy\nspec: [",
         "kind: ClientTrafficPolicy\nspec: {timeout: [",
@@ -46,6 +54,21 @@ def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:
 )
 def test_a_text_of_another_kind_is_not_suspected(text: str) -> None:
     assert not may_guard(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_route"),
+    [
+        ("kind: HTTPRoute\n\t", True),
+        ("kind: HttpRoot\n\t", True),
+        ("knd: HTTPRoute\n", True),
+        ("kind: Backend\n\t", False),
+        ("kind: SecurityPolicy\nspec:\n\ttargetRef: {kind: HTTPRoute}", False),
+        ("replicas: [1", False),
+    ],
+)
+def test_a_text_may_be_a_route(text: str, *, is_route: bool) -> None:
+    assert may_route(text) is is_route
 
 
 SLIPS = {
@@ -74,11 +97,11 @@ def test_a_slip_in_kind_or_group_or_namespace_opens_nothing(right: str, wrong: s
 
     batch = folder.update("policy.yaml", text.replace(right, wrong))
 
-    assert folder.closed in (("",), ("default",)) or any(
+    assert folder.closing.closed in (("",), ("default",)) or any(
         isinstance(r, FaultySecurityPolicy) for r in batch.values()
     )
     if "Shop" in wrong:
-        assert folder.closed == ("",)
+        assert folder.closing.closed == ("",)
 
 
 def test_a_fault_beside_a_policy_in_a_list_closes_nothing() -> None:
@@ -91,7 +114,8 @@ def test_a_fault_beside_a_policy_in_a_list_closes_nothing() -> None:
     route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: UP}}"
     folder = Folder(strict=True)
 
-    folder.update("all.yaml", f"apiVersion: v1\nkind: List\nitems: [{policy}, {route}]\n")
+    sound = route.replace("UP}", "app}, spec: {}")
+    folder.update("all.yaml", f"apiVersion: v1\nkind: List\nitems: [{policy}, {route}, {sound}]\n")
 
-    assert folder.closed == ()
-    assert len(folder.resources) == 1
+    assert folder.closing.closed == ()
+    assert len(folder.resources) == 2

@@ -30,7 +30,8 @@ CONFIG = "config"
 BIND = "bind"
 """The cell with the address on which listeners open: an IP address, ``LOCALHOST``, or ``None`` for all."""
 CLOSED = "closed"
-"""The cell with the namespaces whose routes and Gateways answer each request with 500, "" for all of them."""
+"""The cell with the set of what answers each request with 500: routes and Gateways, and namespaces for all of
+theirs, "" for all of them."""
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """Only this machine, unless a Gateway has ``spec.addresses``."""

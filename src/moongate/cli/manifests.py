@@ -106,7 +106,7 @@ def translated(
     world.write(BIND, bind)
     # As in a run: a certificate that is out of date is not served.
     world.write(NOW, int(time()))
-    world.write(CLOSED, loaded.closed or None)
+    world.write(CLOSED, loaded.refused)
     world.apply(resources)
     world.refuse(refused_resources(loaded.diagnostics, resources))
     world.pull()

@@ -32,8 +32,9 @@ from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.restoring import restoring
 from moongate.run.status_socket import StatusReport, status_socket
-from moongate.sources.diagnostics import refused_resources
-from moongate.sources.folder import Folder, LastGood
+from moongate.sources.diagnostics import refused_resources, some
+from moongate.sources.file_states import LastGood
+from moongate.sources.folder import Folder
 from moongate.sources.manifests import CONFIGURATION, Entry, entries
 from moongate.status.causes import causes
 from moongate.world import World
@@ -274,11 +275,13 @@ class Laptop:
         if self.world.configure(config.on_host()):
             self._pump.on_write()
             self._rename_controller(config.gateway.controller_name)
-        if self.world.write(CLOSED, loaded.closed or None):
+        if self.world.write(CLOSED, loaded.refused):
             self._pump.on_write()
             if loaded.closed:
                 which = "all" if "" in loaded.closed else ", ".join(loaded.closed)
                 _log.error("requests.refused", namespaces=which, status=500)
+            elif loaded.shut:
+                _log.error("requests.refused", resources=some(sorted(loaded.shut)), status=500)
             else:
                 _log.info("requests.admitted")
         # Put in force before logging: if logging fails, these changes do not come a second time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -13,7 +14,7 @@ from moongate.problem import Problem
 from moongate.sources.chunks import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Iterator
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 
 Severity = Literal["error", "warning", "info"]
 """``error``: not in force as it is written. ``warning``: read, but without effect. ``info``: passed over."""
@@ -22,6 +23,9 @@ EMPTY = "Empty"
 """Reason of a path without manifests: a program that was to write them may have failed."""
 NOWHERE = Place("", 0, 0)
 """The place of what stands in no file."""
+
+NAMED = 5
+"""The most resources that a message names."""
 
 _ITEM = re.compile(r"^items\[\d+\]\.")
 """The beginning of a path in a list of resources."""
@@ -56,6 +60,16 @@ class Diagnostic(Struct, frozen=True):
         parts = [str(self.place), str(self.resource or ""), self.problem.path, self.problem.message]
         line = ": ".join(part for part in parts if part)
         return f"{line} {self.effect}" if self.effect else line
+
+
+def some(refs: Sequence[Ref]) -> str:
+    """Resources as a message names them: not more than ``NAMED``."""
+    return ", ".join(map(str, refs[:NAMED])) + (", …" if len(refs) > NAMED else "")
+
+
+def as_of(at: int) -> str:
+    """When a former process put something in force; "" if it was none, but this one."""
+    return f", as it was at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC" if at else ""
 
 
 def refused_resources(diagnostics: Iterable[Diagnostic], in_force: Container[Ref]) -> dict[Ref, str]:

@@ -44,8 +44,10 @@ from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
-from moongate.sources.diagnostics import EMPTY, Diagnostic
-from moongate.sources.folder import STDIN, Folder, LastGood, Unreadable, as_of, closing_effect
+from moongate.sources.closing import Suspect, closing_effect
+from moongate.sources.diagnostics import EMPTY, Diagnostic, as_of
+from moongate.sources.file_states import LastGood, Unreadable
+from moongate.sources.folder import STDIN, Folder
 from moongate.sources.folder_events import FolderEvents
 from moongate.sources.listing import SUFFIXES, Found, Listing, Stamp, differing, is_within, list_paths
 from moongate.sources.reading import decoded, file_text
@@ -83,6 +85,7 @@ class Loaded(Struct, frozen=True):
         diagnostics: all about the files as they are now, not only about those that changed.
         configuration: the EnvoyGateway among the manifests, if there is one.
         closed: the namespaces whose requests are refused; with "" all are.
+        shut: the routes and Gateways whose requests are refused besides.
         files: those that were read for this.
         parsed: documents that had to be parsed for this.
         states: what a later process must know to put resources in force again, as far as it differs; None
@@ -93,9 +96,15 @@ class Loaded(Struct, frozen=True):
     diagnostics: tuple[Diagnostic, ...]
     configuration: EnvoyGateway | None
     closed: tuple[str, ...]
+    shut: frozenset[Ref]
     files: tuple[str, ...]
     parsed: int
     states: Mapping[Ref, LastGood | None]
+
+    @property
+    def refused(self) -> frozenset[Ref | str] | None:
+        """All whose requests are refused, for the cell ``CLOSED``; None if there is nothing."""
+        return self.shut.union(self.closed) or None
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -136,7 +145,8 @@ class Files:
         self._events: FolderEvents | None = None
         self._unsettled: dict[Ref | str, float] = {}
         """The changes that wait, of resources and of files that close requests, with the time since when."""
-        self._quiet_since = 0.0
+        self._quiet_since = self._edit_since = 0.0
+        """When something was last written, and when the edit began."""
         self._writing: dict[str, None] = {}
         """The files of watched folders that somebody has open for writing, by real path."""
         self._open: dict[str, float] = {}
@@ -144,6 +154,8 @@ class Files:
         self._reported: tuple[object, ...] | None = None
         self._once: set[str] = set()
         """The paths that were read, and cannot be read again."""
+        self._visited: set[str] = set()
+        """The folders that were read some time, by real path."""
         self._known: Mapping[Ref, LastGood] = {}
         self._recalled: dict[str, int] = {}
         """The paths that cannot be read since the start, whose last good state is known → when that was."""
@@ -195,7 +207,7 @@ class Files:
                 events.watch(self._listing.watched)
 
     def _patience_s(self, until: float) -> float | None:
-        files = (*self.folder.waiting.values(), *self.folder.reopening)
+        files = (*self.folder.waiting.values(), *self.folder.closing.reopening)
         waits = [TICK] if any(not self._listing.is_out_of_reach(file) for file in files) else []
         if self._open:
             waits.append(max(0.0, min(self._open.values()) - time.monotonic()))
@@ -221,8 +233,10 @@ class Files:
             if again:
                 paths |= self._listing.files.keys()
         written = self._being_written()
+        begins = now - self._quiet_since >= SETTLE_USED or now - self._edit_since >= PATIENCE
         if paths or written or any(os.path.dirname(event) in self._listing.walked for event in events):
             self._quiet_since = now
+            self._edit_since = now if begins else self._edit_since
         self._open |= dict.fromkeys(paths & written, now + OPEN_S)
         late = {path for path, until in self._open.items() if until <= now}
         paths = (paths - written) | late | (self._open.keys() - written)
@@ -235,10 +249,9 @@ class Files:
         parsed = self.folder.parsed
         await _in_slices(self._staged(read))
         waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
-        batch = self.folder.commit(waits)
-        self._unsettled = {
-            what: self._unsettled.get(what, now) for what in (*self.folder.waiting, *self.folder.reopening)
-        }
+        batch = self.folder.commit(waits, begins=begins)
+        unsettled = (*self.folder.waiting, *self.folder.closing.reopening)
+        self._unsettled = {what: self._unsettled.get(what, now) for what in unsettled}
         reported = self._reported
         loaded = self._loaded(batch, read, parsed)
         return loaded if again or loaded.batch or self._reported != reported else None
@@ -332,7 +345,13 @@ class Files:
     def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
         out_of_reach = {*self._listing.unreadable, *self._listing.missing}
         self._recalled = {path: at for path, at in self._recalled.items() if path in out_of_reach}
-        self.folder.hidden = not self._recalled.keys() >= self._listing.unreadable.keys()
+        self._visited |= self._listing.walked.keys() - self._listing.closed
+        self.folder.closing.hidden = any(
+            path not in self._recalled
+            and path not in self._listing.files
+            and os.path.realpath(path) not in self._visited
+            for path in self._listing.unreadable
+        )
         for path in paths:
             try:
                 text = file_text(path)
@@ -353,12 +372,14 @@ class Files:
             *self.folder.diagnostics(),
         )
         states = self._states()
-        self._reported = (diagnostics, self.folder.configuration, self.folder.closed)
+        closing = self.folder.closing
+        self._reported = (diagnostics, self.folder.configuration, closing.closed, closing.shut)
         return Loaded(
             batch,
             diagnostics,
             self.folder.configuration,
-            self.folder.closed,
+            closing.closed,
+            closing.shut,
             tuple(files),
             self.folder.parsed - parsed,
             states,
@@ -404,11 +425,14 @@ class Files:
         at = self._recalled.get(fault.place.file, 0)
         if at and not kept:
             return structs.replace(fault, effect=f"What was in it stays in force{as_of(at)}.")
-        if self.folder.strict and fault.problem.reason == "Unreadable":
-            return structs.replace(fault, effect=closing_effect("", EVERYTHING))
-        if fault.severity != "error" or not kept:
-            return fault
-        return structs.replace(fault, effect=f"{_stay(kept)} in force until then{as_of(at)}.")
+        if fault.severity == "error" and kept:
+            return structs.replace(fault, effect=f"{_stay(kept)} in force until then{as_of(at)}.")
+        closing = self.folder.closing
+        if closing.strict and closing.hidden and fault.problem.reason == "Unreadable":
+            suspect = Suspect(fault.place.file, EVERYTHING)
+            effect = closing_effect("", [suspect], at_start=closing.at_start)
+            return structs.replace(fault, effect=effect)
+        return fault
 
     def _emptied(self) -> Iterator[Diagnostic]:
         """Warnings about folders whose last manifest went a moment ago."""

@@ -3,9 +3,9 @@
 Rules
 =====
 1. If a document has a fault, the last good state of its resource stays in force. Other documents of the file
-   are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``). At
-   the start, a document that may be such a policy closes what it may concern (``closed``, ``suspicion``),
-   unless a last good state is known from the former process (``recall``).
+   are not affected. A SecurityPolicy without a last good state lets no request pass (``Entry.closed``), and
+   a document that may be such a policy closes what it may concern (``closing``). At the start, the last good
+   state may be known from the former process (``recall``).
 2. A document that cannot be read at all could define any resource of its file. As long as the file has such a
    document, no resource that the file once defined is removed because its definition is missing. A resource
    that has faults and was never in force may be one of its kind with another name, and keeps these.
@@ -15,8 +15,7 @@ Rules
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
    the removal of a Gateway, of a policy, or of what a policy refers to: then all wait, so that no port is
-   wanted twice, and nothing is served without its policy. What is closed is opened as a resource is removed,
-   unless its file has become sound.
+   wanted twice, and nothing is served without its policy.
 
 Theory of operation
 ===================
@@ -30,12 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
-from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
-
-from msgspec import Struct
 
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
@@ -45,57 +39,17 @@ from moongate.api.route import Route
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
 from moongate.kinds import KINDS
-from moongate.policies.client_traffic_policy import ClientTrafficPolicy
-from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy
 from moongate.problem import Problem
 from moongate.sources import chunks as cutting
 from moongate.sources.chunks import Chunk, Place
-from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity
-from moongate.sources.manifests import CONFIGURATION, LONG, Document, Entry, read_document
-from moongate.sources.suspicion import EVERYTHING, may_guard
+from moongate.sources.closing import HIDDEN, Closing, Suspect, Waits, closing_effect, is_guard
+from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity, as_of, some
+from moongate.sources.file_states import Definition, File, Held, LastGood, Unreadable, difference
+from moongate.sources.manifests import CONFIGURATION, LONG, Document, read_document
 
 STDIN = "<stdin>"
 """The file name of standard input."""
-
-
-class Unreadable(NamedTuple):
-    """Stands for the text of a file that exists but cannot be read."""
-
-    message: str
-    line: int = 1
-    column: int = 1
-    text: str | None = None
-    """The text as far as it can be read; None if nothing can be."""
-
-
-class LastGood(Struct, frozen=True):
-    """A resource in force, as a later process may put it in force again.
-
-    Args:
-        file: the file that it came from.
-        text: its document, as it was written.
-        at: when it was put in force, in seconds since 1970; 0 for now.
-    """
-
-    file: str
-    text: str
-    at: int = 0
-
-
-class Waits(Protocol):
-    """Says whether a change waits that may be the first half of an edit.
-
-    The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
-    from; and whether other resources may be in force that are still to change with it.
-    """
-
-    def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
-        """Whether the edit may go on, so that what changes with this waits too."""
-        ...
-
-    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
-        """Whether what is gone stays in force: as long as the edit may go on, or its file may come back."""
-        ...
 
 
 class Folder:
@@ -103,28 +57,24 @@ class Folder:
 
     Args:
         namespace: of resources that name none.
-        strict: whether documents close what they may concern until the first state without such documents.
+        strict: whether documents that cannot be read close what they may concern (``closing``).
     """
 
     def __init__(self, *, namespace: str = "default", strict: bool = False) -> None:
         self.namespace = namespace
-        self.strict = strict
-        self.hidden = False
-        """Whether there is a folder that cannot be read, which may have a policy about who may pass."""
+        self.closing = Closing(strict=strict)
         self.parsed = 0
         """The number of documents parsed so far, which is the cost of the changes."""
-        self._files: dict[str, _File] = {}
-        self._staged: dict[str, _File | None] = {}
+        self._files: dict[str, File] = {}
+        self._staged: dict[str, File | None] = {}
         self._read: WeakValueDictionary[tuple[str, bool], Document] = WeakValueDictionary()
-        self._definitions: dict[Ref, list[_Definition]] = {}
+        self._definitions: dict[Ref, list[Definition]] = {}
         self._faulty: set[str] = set()
         self._repeated: set[Ref] = set()
-        self._held: dict[Ref, _Held] = {}
+        self._held: dict[Ref, Held] = {}
         self._waiting: dict[Ref, None] = {}
-        self._closing: dict[str, frozenset[str]] = {}
-        """File → what is closed because of it (``_scopes``), also while it waits to be opened."""
-        self._reopening: set[str] = set()
-        """The files among them that close nothing any more."""
+        self._edited: dict[Ref, Held | None] = {}
+        """What the current edit has changed → what was in force before it."""
         self._recalled: dict[Ref, Resource | None] = {}
         self._news: dict[Ref, None] = {}
 
@@ -170,21 +120,21 @@ class Folder:
             self._staged[path] = None
             return
         if isinstance(text, Unreadable):
-            self._staged[path] = _File(path, (), (), text)
+            self._staged[path] = File(path, (), (), text)
             return
         text = text.removeprefix("\ufeff")
         chunks = cutting.json_stream(text, certain=path.endswith(".json"))
         if chunks is not None:
             read = yield from self._documents(chunks, is_json=True)
-            self._staged[path] = _File(path, tuple(chunks), tuple(read))
+            self._staged[path] = File(path, tuple(chunks), tuple(read))
             return
-        old = self._staged.get(path) or self._files.get(path) or _File(path, (), ())
+        old = self._staged.get(path) or self._files.get(path) or File(path, (), ())
         cut = cutting.recut(text, old.chunks)
         middle = yield from self._documents(cut.middle, is_json=False)
         tail = old.chunks[len(old.chunks) - cut.tail :]
         if cut.moved:
             tail = tuple(chunk._replace(line=chunk.line + cut.moved) for chunk in tail)
-        self._staged[path] = _File(
+        self._staged[path] = File(
             path,
             (*old.chunks[: cut.head], *cut.middle, *tail),
             (*old.documents[: cut.head], *middle, *old.documents[len(old.documents) - cut.tail :]),
@@ -217,7 +167,6 @@ class Folder:
             As ``stage``.
         """
         staged, self._staged = self._staged, {}
-        strict = self.strict
         for path, states in known.items():
             new = staged.get(path)
             if path in staged and (new is None or not (new.faulty or new.unreadable)):
@@ -228,7 +177,7 @@ class Folder:
                 values = cutting.json_stream(state.text, certain=False)
                 chunks += values or [Chunk(state.text)]
                 read += yield from self._documents(values or [Chunk(state.text)], is_json=bool(values))
-            self._staged[path] = _File(path, tuple(chunks), tuple(read))
+            self._staged[path] = File(path, tuple(chunks), tuple(read))
         self._recalled = self.commit()
         times = {(state.file, state.text): state.at for states in known.values() for state in states}
         by_file = {path: states[0].file for path, states in known.items() if states}
@@ -236,42 +185,90 @@ class Folder:
             at = times.get((by_file.get(held.file, ""), held.text), held.at)
             self._held[ref] = held._replace(at=at)
         self._staged = staged
-        self.strict = strict
+        self.closing.at_start = True
 
-    def commit(self, waits: Waits | None = None) -> dict[Ref, Resource | None]:
+    def commit(self, waits: Waits | None = None, *, begins: bool = True) -> dict[Ref, Resource | None]:
         """Make the staged states of files the current ones. Returns the same as ``update_many``.
 
         Args:
             waits: says whether a change waits that may be the first half of an edit. If it does, the resource
                 stays as it is, and each later commit asks again.
+            begins: whether this is no part of the edit that the commits before are about.
         """
-        touched: dict[Ref, None] = dict(self._waiting)
+        touched = dict.fromkeys((*self._waiting, *self.closing.held_back))
         for path, new in self._staged.items():
             self._replace(path, new, touched)
         self._staged.clear()
+        if begins:
+            self._edited.clear()
 
-        decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in touched}
-        self._waiting = dict.fromkeys(self._unready(decisions, waits)) if waits is not None else {}
-        self._close(decisions, waits)
+        decisions = self._decisions(touched)
+        former: dict[Ref, Held | None] = {}
+        if self.closing.is_begun():
+            # The files of one edit come one after another, so what came with it counts as later.
+            former = self._taken_back()
+            decisions = self._decisions(touched | dict.fromkeys(former))
+        back = self.closing.holds_back(decisions, self._held)
+        # A removal that is held back waits once as any other, because it may be half of an edit.
+        waited = {ref for ref, is_removal in self.closing.held_back.items() if is_removal}
+        others = {
+            ref: after
+            for ref, after in decisions.items()
+            if back.get(ref, True) and not (after is None and ref in waited)
+        }
+        self._waiting = dict.fromkeys(self._unready(others, waits)) if waits is not None else {}
+        self.closing.update(
+            decisions,
+            self._held,
+            self._waiting,
+            lambda path: waits is None or self._may_open(path, decisions, waits),
+        )
         batch, self._recalled = self._recalled, {}
         for ref, after in decisions.items():
-            if ref in self._waiting:
-                continue
-            before = self._held.get(ref)
-            if after is None:
-                self._held.pop(ref, None)
-            else:
-                self._held[ref] = after
-            old, new = before and before.resource, after and after.resource
-            differs = old != new
-            if differs or (before and before.file) != (after and after.file):
-                self._news[ref] = None
-            if differs and ref != CONFIGURATION:
-                assert not isinstance(new, EnvoyGateway)
-                batch[ref] = new
-        # What was served until now stays so: a fault that comes later changes nothing.
-        self.strict = self.strict and (bool(self._closing) or not self._held)
+            stays = ref in self._waiting or ref in self.closing.held_back
+            self._put(ref, self._held.get(ref) if stays else after, former, batch)
+        self.closing.end(self._held)
         return batch
+
+    def _decisions(self, refs: Iterable[Ref]) -> dict[Ref, Held | None]:
+        """What is to be in force of some resources, and the suspects among the files meanwhile."""
+        decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in refs}
+        self.closing.suspect((self._files[path] for path in self._faulty), decisions, self._held)
+        return decisions
+
+    def _taken_back(self) -> dict[Ref, Held | None]:
+        """Put back what the current edit has changed, except new policies → what it had come to."""
+        former: dict[Ref, Held | None] = {}
+        for ref, before in self._edited.items():
+            if before is not None or not is_guard(ref):
+                former[ref] = self._held.pop(ref, None)
+                if before is not None:
+                    self._held[ref] = before
+        return former
+
+    def _put(
+        self,
+        ref: Ref,
+        after: Held | None,
+        former: Mapping[Ref, Held | None],
+        batch: dict[Ref, Resource | None],
+    ) -> None:
+        """Put a resource in force, and into the batch if it is another than the former one."""
+        held = self._held.get(ref)
+        before = former.get(ref, held)
+        if after is None:
+            self._held.pop(ref, None)
+        else:
+            self._held[ref] = after
+        old, new = before and before.resource, after and after.resource
+        differs = old != new
+        if differs or (before and before.file) != (after and after.file):
+            self._news[ref] = None
+        if (held and held.resource) != new and not self.closing.at_start:
+            self._edited.setdefault(ref, held)
+        if differs and ref != CONFIGURATION:
+            assert not isinstance(new, EnvoyGateway)
+            batch[ref] = new
 
     def news(self) -> dict[Ref, LastGood | None]:
         """What differs since the last call in how a later process could put resources in force again; None
@@ -284,52 +281,26 @@ class Folder:
             states[ref] = LastGood(held.file, held.text, held.at) if held is not None and known else None
         return states
 
-    def _close(self, decisions: Mapping[Ref, _Held | None], waits: Waits | None) -> None:
-        """Decide what is closed; what waits to be opened is still closed."""
-        if not self.strict:
-            return
-        closing = {path: frozenset(s for _, s in self._scopes(self._files[path])) for path in self._faulty}
-        if self.hidden:
-            closing[_HIDDEN] = frozenset({EVERYTHING})
-        self._reopening = set()
-        for path, before in self._closing.items():
-            lost = before - closing.get(path, frozenset())
-            if lost and waits is not None and not self._may_open(path, decisions, waits):
-                closing[path] = before
-                self._reopening.add(path)
-        self._closing = {path: scopes for path, scopes in closing.items() if scopes}
-
-    def _may_open(self, path: str, decisions: Mapping[Ref, _Held | None], waits: Waits) -> bool:
+    def _may_open(self, path: str, decisions: Mapping[Ref, Held | None], waits: Waits) -> bool:
         """Whether a file that closes nothing any more is to have no effect any more."""
-        if any(_is_guard(ref) for ref in self._waiting):
+        if any(is_guard(ref) for ref in self._waiting):
             return False
         file = self._files.get(path)
         if file is not None and any(
-            _is_guard(entry.ref) and (held := decisions.get(entry.ref)) is not None and held.file == path
+            is_guard(entry.ref) and (held := decisions.get(entry.ref)) is not None and held.file == path
             for document in file.documents
             for entry in document.entries
             if entry.ref is not None
         ):
             return True
-        if path == _HIDDEN:
+        if path == HIDDEN:
             return not waits.unfinished(path, path, used=True)
         return not waits.stays(path, path, used=True)
-
-    @property
-    def closed(self) -> tuple[str, ...]:
-        """The namespaces whose requests are refused because of documents that cannot be read, sorted; with
-        ``EVERYTHING`` first, if all are."""
-        return tuple(sorted({scope for scopes in self._closing.values() for scope in scopes}))
 
     @property
     def waiting(self) -> Mapping[Ref, str]:
         """The resources with a change that waits, each with the file that it is in force from, or ""."""
         return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
-
-    @property
-    def reopening(self) -> Collection[str]:
-        """The files that close nothing any more, but have an effect for some time."""
-        return self._reopening
 
     @property
     def remembered(self) -> int:
@@ -361,6 +332,7 @@ class Folder:
             diagnostics += self._of_file(self._files[path])
         for ref in self._repeated:
             diagnostics += self._of_repetition(ref)
+        diagnostics += self._of_closing()
         return tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place))
 
     def diagnostic(self, ref: Ref, problem: Problem, severity: Severity) -> Diagnostic:
@@ -394,7 +366,7 @@ class Folder:
 
     # --- deciding ---------------------------------------------------------------------------------
 
-    def _unready(self, decisions: Mapping[Ref, _Held | None], waits: Waits) -> Iterator[Ref]:
+    def _unready(self, decisions: Mapping[Ref, Held | None], waits: Waits) -> Iterator[Ref]:
         """The resources that stay as they are until a later commit."""
         removed = {
             ref: held for ref, after in decisions.items() if after is None and (held := self._held.get(ref))
@@ -423,7 +395,7 @@ class Folder:
             ):
                 yield ref
 
-    def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, _Held | None]) -> bool:
+    def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
         """Whether one of these resources must not be in force beside what takes its place.
 
         That is a Gateway, which has ports; a policy, which has targets; and what a policy refers to.
@@ -434,39 +406,18 @@ class Folder:
         policies = (held.resource for held in helds if held is not None and isinstance(held.resource, Policy))
         return any(not references_of(policy).isdisjoint(removed) for policy in policies)
 
-    def _scopes(self, file: _File) -> Iterator[tuple[object, str]]:
-        """The parts of a file that may be policies about who may pass, and what they may concern.
-
-        What the file keeps in force of such policies stands for as many of them.
-        """
-        kept = sum(_is_guard(ref) for ref in file.retained if ref in self._held)
-        scopes: list[tuple[object, str]] = []
-        if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
-            scopes.append((file.unreadable, EVERYTHING))
-            kept = 1 if kept else 0
-        for number in file.faulty:
-            document = file.documents[number]
-            if document.guards:
-                scopes.append((document, EVERYTHING))
-            scopes += (
-                (entry, entry.scope)
-                for entry in document.entries
-                if entry.scope is not None and entry.ref not in self._held
-            )
-        return iter(scopes[kept:])
-
-    def _replace(self, path: str, new: _File | None, touched: dict[Ref, None]) -> None:
-        old = self._files.get(path) or _File(path, (), ())
-        gone, come = _difference(old, new or _File(path, (), ()))
+    def _replace(self, path: str, new: File | None, touched: dict[Ref, None]) -> None:
+        old = self._files.get(path) or File(path, (), ())
+        gone, come = difference(old, new or File(path, (), ()))
         for document in gone:
             for entry in document.entries:
                 if entry.ref is not None:
-                    self._definitions[entry.ref].remove(_Definition(path, document, entry))
+                    self._definitions[entry.ref].remove(Definition(path, document, entry))
                     touched[entry.ref] = None
         for document in come:
             for entry in document.entries:
                 if entry.ref is not None:
-                    self._definitions.setdefault(entry.ref, []).append(_Definition(path, document, entry))
+                    self._definitions.setdefault(entry.ref, []).append(Definition(path, document, entry))
                     touched[entry.ref] = None
 
         candidates = old.retained | {e.ref for d in gone for e in d.entries if e.ref is not None}
@@ -493,7 +444,7 @@ class Folder:
             kinds = {(ref.group, ref.kind) for ref in unsound}
             new.retained |= {ref for ref in own if (ref.group, ref.kind) in kinds}
 
-    def _decision(self, ref: Ref, before: _Held | None) -> _Held | None:
+    def _decision(self, ref: Ref, before: Held | None) -> Held | None:
         known = self._definitions.get(ref, [])
         if len(known) > 1:
             self._repeated.add(ref)
@@ -516,40 +467,43 @@ class Folder:
             chosen = min(known, key=lambda d: d.entry.resource != before.resource)
         if chosen.entry.resource is None:
             return before._replace(file=chosen.file)
-        return _Held(chosen.entry.resource, chosen.file, chosen.text)
+        return Held(chosen.entry.resource, chosen.file, chosen.text)
 
-    def _order(self, definition: _Definition) -> tuple[str, int, int]:
+    def _order(self, definition: Definition) -> tuple[str, int, int]:
         file = self._files[definition.file]
         at = definition.document.entries.index(definition.entry)
         return definition.file, file.numbers[definition.document][0], at
 
     # --- diagnostics -------------------------------------------------------------------------------
 
-    def _of_file(self, file: _File) -> Iterator[Diagnostic]:
+    def _of_file(self, file: File) -> Iterator[Diagnostic]:
         effect = ""
-        closing = dict(self._scopes(file)) if self.strict else {}
+        suspects: dict[object, list[Suspect]] = {}
+        for suspect in self.closing.suspects.get(file.path, ()):
+            suspects.setdefault(suspect.part, []).append(suspect)
+
+        def closing(effect: str, part: object) -> str:
+            return closing_effect(effect, suspects.get(part, ()), at_start=self.closing.at_start)
+
         if file.retained:
             kept = sorted(ref for ref in file.retained if ref in self._held and ref not in self._definitions)
             if kept:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
-                names = ", ".join(map(str, kept[:_NAMED])) + (", …" if len(kept) > _NAMED else "")
                 since = as_of(max(self._held[ref].at for ref in kept))
-                effect = f"The last good state of {count} stays in force{since}: {names}."
+                effect = f"The last good state of {count} stays in force{since}: {some(kept)}."
         # What is retained of a file is named once, so nothing is said of its other documents.
         retains = bool(effect)
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
-            yield Diagnostic(
-                place, None, problem, effect=closing_effect(effect, closing.get(file.unreadable))
-            )
+            yield Diagnostic(place, None, problem, effect=closing(effect, file.unreadable))
         for number in file.faulty:
             chunk, document = file.chunks[number], file.documents[number]
             if document.malformed is not None:
                 at = document.malformed
                 problem = Problem("", at.message, "Malformed")
                 place = chunk.place(file.path, at.line, at.column)
-                both = closing_effect(effect if retains else _UNREAD, closing.get(document))
+                both = closing(effect if retains else _UNREAD, document)
                 yield Diagnostic(place, None, problem, effect=both, trace=at.trace)
                 effect = ""
             for entry in document.entries:
@@ -560,7 +514,7 @@ class Folder:
                     own = self._effect(entry.ref)
                     if effect and entry.ref not in self._held:
                         own, effect = f"{own} {effect}", ""
-                own = closing_effect(own, closing.get(entry))
+                own = closing(own, entry)
                 for index, problem in enumerate(entry.problems):
                     place = chunk.place(file.path, *document.position(entry, problem))
                     seen_from_file = problem.under(entry.at) if entry.at and problem.path else problem
@@ -576,6 +530,24 @@ class Folder:
             return ""
         return f"Its last good state stays in force{as_of(held.at)}."
 
+    def _of_closing(self) -> Iterator[Diagnostic]:
+        """What is not in force as it is written because of documents of others that cannot be read."""
+        shut, held_back = self.closing.shut, self.closing.held_back
+        for ref in sorted({*shut, *held_back}):
+            cause = self.closing.cause(ref)
+            until = f"{cause} is mended" if cause != HIDDEN else "all folders can be read"
+            because = f"until {until}: something there that cannot be read may say who may pass."
+            held = self._held.get(ref)
+            known = self._definitions.get(ref)
+            place = self._place(min(known, key=self._order), "") if known else NOWHERE
+            if ref in shut:
+                message = f"It is {'removed' if ref in held_back else 'new'}, and not served {because}"
+                effect = "Requests to it are answered with 500."
+            else:
+                message = f"{'Its removal' if held_back[ref] else 'This'} waits {because}"
+                effect = _NOT_IN_FORCE_YET if held is None else "What was in force before stays so."
+            yield Diagnostic(place, ref, Problem("", message, "HeldBack"), effect=effect)
+
     def _of_repetition(self, ref: Ref) -> Iterator[Diagnostic]:
         known = sorted(self._definitions[ref], key=self._order)
         held = self._held.get(ref)
@@ -586,7 +558,7 @@ class Folder:
                 key=lambda i: (known[i].file != held.file, known[i].entry.resource != held.resource),
             )
         # A file may contain the same text more than once.
-        seen: Counter[_Definition] = Counter()
+        seen: Counter[Definition] = Counter()
         places: list[Place] = []
         for definition in known:
             places.append(self._place(definition, "metadata.name", seen[definition]))
@@ -599,122 +571,27 @@ class Folder:
             message = f"{ref} is defined twice: here and at {places[winner]}. Keep one of the two."
             yield Diagnostic(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
 
-    def _place(self, definition: _Definition, path: str, occurrence: int = 0) -> Place:
+    def _place(self, definition: Definition, path: str, occurrence: int = 0) -> Place:
         file = self._files[definition.file]
         chunk = file.chunks[file.numbers[definition.document][occurrence]]
         line, column = definition.document.position(definition.entry, Problem(path, ""))
         return chunk.place(file.path, line, column)
 
 
-def closing_effect(effect: str, scope: str | None) -> str:
-    """The effect of a fault, with the requests that are refused because of it: a namespace's, or all ("")."""
-    if scope is None:
-        return effect
-    which = f"the routes and Gateways of namespace {scope}" if scope else "all routes"
-    closes = (
-        f"It may say who may pass, so all requests to {which} are answered with 500 until this is fixed; "
-        "`moongate run --permissive` serves them."
-    )
-    return f"{effect} {closes}".strip()
-
-
-def as_of(at: int) -> str:
-    """When a former process put something in force; "" if it was none, but this one."""
-    return f", as it was at {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC" if at else ""
-
-
-def _is_guard(ref: Ref) -> bool:
-    """Whether a resource may say who may pass."""
-    return ref.is_a(SecurityPolicy) or ref.is_a(ClientTrafficPolicy)
-
-
-_HIDDEN = ""
-"""Stands for the folders that cannot be read, where there are paths of files."""
 _NOT_IN_FORCE = "It is not in force until this is fixed."
+_NOT_IN_FORCE_YET = "It is not in force until then."
 _UNREAD = "Nothing of this document is in force."
-_NAMED = 5
-"""The most resources that a message names."""
 
 
-def _first(known: Iterable[_Definition]) -> _Held | None:
+def _first(known: Iterable[Definition]) -> Held | None:
     """The definition to put in force if none is yet: the first without faults, or else a closed stand-in."""
-    held: _Held | None = None
+    held: Held | None = None
     for definition in known:
         if definition.entry.resource is not None:
-            return _Held(definition.entry.resource, definition.file, definition.text)
+            return Held(definition.entry.resource, definition.file, definition.text)
         if definition.entry.closed is not None:
-            held = held or _Held(definition.entry.closed, definition.file)
+            held = held or Held(definition.entry.closed, definition.file)
     return held
-
-
-class _File:
-    """The state of one file."""
-
-    def __init__(
-        self,
-        path: str,
-        chunks: tuple[Chunk, ...],
-        read: tuple[Document, ...],
-        unreadable: Unreadable | None = None,
-    ) -> None:
-        self.path = path
-        self.chunks = chunks
-        self.documents = read
-        self.unreadable = unreadable
-        self.faulty = [number for number, document in enumerate(read) if document.faulty]
-        self.broken = unreadable is not None or any(read[number].broken for number in self.faulty)
-        self.retained: set[Ref] = set()
-        """Resources that the file defined before it was broken, and does not define now."""
-
-    @cached_property
-    def numbers(self) -> dict[Document, list[int]]:
-        """Document → its positions among the file's documents; several if the file repeats its text."""
-        numbers: dict[Document, list[int]] = {}
-        for number, document in enumerate(self.documents):
-            numbers.setdefault(document, []).append(number)
-        return numbers
-
-
-class _Definition(NamedTuple):
-    file: str
-    document: Document
-    entry: Entry
-
-    @property
-    def text(self) -> str:
-        return self.entry.text or self.document.text
-
-
-class _Held(NamedTuple):
-    """A resource in force, with the file and the text that it came from.
-
-    ``text`` is "" for a stand-in. ``at`` is when a former process put it in force, if it is only recalled.
-    """
-
-    resource: Resource | EnvoyGateway
-    file: str
-    text: str = ""
-    at: int = 0
-
-
-def _difference(old: _File, new: _File) -> tuple[list[Document], list[Document]]:
-    """The removed and the added documents, each as often as it is removed or added."""
-    before, after = old.documents, new.documents
-    head = 0
-    for one, other in zip(before, after, strict=False):
-        if one is not other:
-            break
-        head += 1
-    tail = 0
-    for one, other in zip(reversed(before[head:]), reversed(after[head:]), strict=False):
-        if one is not other:
-            break
-        tail += 1
-    gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
-    if not gone or not come:
-        return list(gone), list(come)
-    many, others = Counter(gone), Counter(come)
-    return list((many - others).elements()), list((others - many).elements())
 
 
 def _is_unread(diagnostic: Diagnostic) -> bool:

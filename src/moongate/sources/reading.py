@@ -8,7 +8,7 @@ import select
 import stat
 from typing import Final
 
-from moongate.sources.folder import Unreadable
+from moongate.sources.file_states import Unreadable
 
 PIPE_PATIENCE_S: Final = 2.0
 """Seconds to wait until a process writes into a named pipe."""

@@ -11,7 +11,8 @@ Rules
 2. A kind of Envoy Gateway that nobody knows, or that is missing, may be such a policy.
 3. A document of any kind of a gateway is one if it has a field that only such a policy has.
 4. A ClientTrafficPolicy counts if it mentions ``clientValidation``, or a misspelt one.
-5. If a text has no line with a kind, it is judged by all its words.
+5. If a text has no line with a kind, it is judged by all its words. One that is cut off in its apiVersion
+   may be such a policy if the beginning is that of its apiVersion.
 6. A file of which nothing can be read may contain anything.
 """
 
@@ -23,6 +24,7 @@ from typing import Final
 
 from moongate.api.base import ENVOY_GROUP
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.kinds import KINDS, UNBUILT_KINDS
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import SecurityPolicy
@@ -40,6 +42,7 @@ _OTHERS: Final = frozenset(
     kind for _, kind in KINDS.keys() | UNBUILT_KINDS | {(ENVOY_GROUP, EnvoyGateway.KIND)}
 )
 """All kinds that are known."""
+_VERSION: Final = f"{ENVOY_GROUP}/{SecurityPolicy.VERSIONS[0]}"
 _DATA: Final = frozenset({"ConfigMap", "Secret"})
 """Kinds whose keys users choose."""
 
@@ -49,9 +52,22 @@ def may_guard(text: str) -> bool:
     text = text.replace("\0", "")  # of UTF-16
     named = set(_KIND.findall(text))
     if not named:
-        of_envoy = f"{ENVOY_GROUP}/" in text
+        of_envoy = f"{ENVOY_GROUP}/" in text or _is_cut_off(text)
         return of_envoy or _has_field(text) or any(_is_like_kind(w, text) for w in _WORD.findall(text))
     return "List" in named or any(is_like_guard(kind, text) for kind in named)
+
+
+def may_route(text: str) -> bool:
+    """Whether a text that is no sound document may be a route, and no policy that says who may pass."""
+    if may_guard(text):
+        return False
+    named = set(_KIND.findall(text))
+    return any(map(is_like_route, named or set(_WORD.findall(text))))
+
+
+def is_like_route(kind: str) -> bool:
+    """Whether a word may have been meant as the kind of a route."""
+    return any(_is_like(kind, known.KIND) for known in ROUTE_TYPES)
 
 
 def is_like_guard(kind: str, text: str) -> bool:
@@ -71,6 +87,16 @@ def _is_like_kind(word: str, text: str) -> bool:
         return True
     return _is_like(word, ClientTrafficPolicy.KIND) and any(
         _is_like(other, _CLIENT_CHECK) for other in _WORD.findall(text)
+    )
+
+
+def _is_cut_off(text: str) -> bool:
+    """Whether a text ends within its apiVersion, which may be that of such a policy."""
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    key, _, value = "\n".join(lines).strip("{ \n").partition(":")
+    key, value = key.strip("\"' "), value.strip("\"' ")
+    return key.startswith("api") and (
+        _VERSION.startswith(value) if key == "apiVersion" else not value and "apiVersion".startswith(key)
     )
 
 

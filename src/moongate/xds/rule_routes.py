@@ -91,7 +91,7 @@ class _Terms(NamedTuple):
         described: whether Envoy routes have metadata.
         absent: the names of the filters that the listener's chain should have but lacks.
         failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
-        closed: the namespaces whose routes are closed for such a reason.
+        closed: the namespaces whose routes are closed for such a reason, and single routes.
         facts: values of the listener's policy that features of routes use.
     """
 
@@ -99,19 +99,20 @@ class _Terms(NamedTuple):
     described: bool
     absent: tuple[str, ...]
     failed: bool
-    closed: tuple[str, ...]
+    closed: frozenset[Ref | str]
     facts: ListenerFacts
 
 
 @query
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
-    closed: tuple[str, ...] = db.read(CLOSED) or ()
+    closed: frozenset[Ref | str] = db.read(CLOSED) or frozenset()
+    gateway = listener.gateway
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
         absent=tuple(name for name, _ in missing_on(db, listener)),
-        failed=listener_failed(db, listener) or "" in closed or listener.gateway.namespace in closed,
+        failed=listener_failed(db, listener) or not closed.isdisjoint(("", gateway.namespace, gateway)),
         closed=closed,
         facts=listener_facts(db, listener),
     )
@@ -250,7 +251,8 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
-    failed = settings.failed or terms.failed or served.route.metadata.namespace in terms.closed
+    of = (served.route.metadata.namespace, served.route.ref)
+    failed = settings.failed or terms.failed or not terms.closed.isdisjoint(of)
     if failed or filters.failed or any(one.name in terms.absent for one in used):
         message.direct_response.status = 500
     elif filters.direct is not None:

@@ -1,0 +1,367 @@
+"""What a document closes that cannot be read, and may be a policy about who may pass.
+
+Rules
+=====
+1. Such a document (``suspicion``) has an effect if it has no last good state: it may concern its scope, which
+   is a namespace or everything.
+2. At the start, nothing is known of what was served before. So all requests to the routes and Gateways of the
+   scope are answered with 500 (``closed``), until the first state without such documents.
+3. At the start, a document that may be a route closes the namespace of a policy about who may pass whose
+   target is missing: other routes would take the requests of its target, without the policy.
+4. If such a document comes later, what was served before the edit stays as it was. What could let more
+   requests through is not served, as after a restart:
+
+   * A new route or Gateway is in force, and answers each request with 500 (``shut``). So does one that was
+     removed, because other routes would take its requests.
+   * All else waits (``held_back``): changes of routes, Gateways, policies and of what they depend on, the
+     removal of policies, and new resources that something in force misses.
+   * A new policy about who may pass is in force at once. So are other contents of a Secret, ConfigMap or
+     Backend, the endpoints of a Service that has some, and the removal of what only takes away.
+5. What is closed is opened as a resource is removed: when the edit is whole, unless its file has become
+   sound. What waits comes into force in the same batch as the policy.
+
+Theory of operation
+===================
+``Closing`` is asked twice for each batch. ``holds_back`` says which changes wait because of the documents
+that cannot be read now, so that these do not delay other changes. ``update`` then decides, as what is closed
+may stay closed because other changes wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+from moongate.api.backend import Backend
+from moongate.api.base import Ref, Resource
+from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
+from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.route import Route
+from moongate.attach.policies import Policy
+from moongate.attach.route_kinds import ROUTE_TYPES
+from moongate.dangling import references_of
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
+from moongate.policies.security_policy import SecurityPolicy
+from moongate.sources.file_states import File, Held
+from moongate.sources.suspicion import EVERYTHING, is_like_route, may_guard, may_route
+
+HIDDEN = ""
+"""Stands for the folders that cannot be read, where there are paths of files."""
+
+Decisions = Mapping[Ref, Held | None]
+"""What is to be in force of each resource that a batch is about; None for nothing."""
+
+
+class Waits(Protocol):
+    """Says whether a change waits that may be the first half of an edit.
+
+    The arguments are what changes: a resource, or a file that closes requests; the file that it is in force
+    from; and whether other resources may be in force that are still to change with it.
+    """
+
+    def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        """Whether the edit may go on, so that what changes with this waits too."""
+        ...
+
+    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        """Whether what is gone stays in force: as long as the edit may go on, or its file may come back."""
+        ...
+
+
+class Suspect(NamedTuple):
+    """A part of a file that may be a policy about who may pass, or a route that one protects.
+
+    Args:
+        part: the file, a document or an entry.
+        scope: what it may concern.
+        is_route: whether it may be a route.
+    """
+
+    part: object
+    scope: str
+    is_route: bool = False
+
+
+class Closing:
+    """What is closed, and what waits.
+
+    Args:
+        strict: whether documents have such effects at all.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.at_start = True
+        """Whether there was no state yet without such documents."""
+        self.hidden = False
+        """Whether there is a folder that never could be read, which may have a policy about who may pass."""
+        self.reopening: Collection[str] = ()
+        """The files that have no effect any more, but close requests for some time."""
+        self.late: dict[Ref, None] = {}
+        """The resources that came since what is served stays as it was."""
+        self.held_back: dict[Ref, bool] = {}
+        """The resources with a change that waits → whether it is their removal."""
+        self.suspects: dict[str, Sequence[Suspect]] = {}
+        self._scopes: dict[str, frozenset[str]] = {}
+        """File → the scopes of its suspects, also while it waits to be opened."""
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """The namespaces whose requests are refused, sorted; with ``EVERYTHING`` first, if all are."""
+        return tuple(sorted(_union(self._scopes))) if self.at_start else ()
+
+    @property
+    def shut(self) -> frozenset[Ref]:
+        """The routes and Gateways whose requests are refused, though others of their namespace are served."""
+        removed = (ref for ref, is_removal in self.held_back.items() if is_removal)
+        return frozenset(ref for ref in (*self.late, *removed) if is_entrance(ref))
+
+    def cause(self, ref: Ref) -> str:
+        """A file because of which a resource is held back or shut."""
+        those = {EVERYTHING, ref.namespace}
+        concerning = [path for path, scopes in self._scopes.items() if not scopes.isdisjoint(those)]
+        return min(concerning or self._scopes, default=HIDDEN)
+
+    def suspect(self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]) -> None:
+        """Find the suspects among files with faults, before the decisions take effect."""
+        if not self.strict:
+            return
+        found = [*files]
+
+        def in_force(ref: Ref) -> bool:
+            return ref in held or decisions.get(ref) is not None
+
+        exposed = _exposed(decisions, held) if found and self.at_start else ()
+        self.suspects = {file.path: tuple(_suspects(file, in_force, exposed)) for file in found}
+
+    def is_begun(self) -> bool:
+        """Whether there are suspects now, and were none before, though something was served."""
+        return not self.at_start and not self._scopes and bool(_union(self._now()))
+
+    def holds_back(self, decisions: Decisions, held: Mapping[Ref, Held]) -> dict[Ref, bool]:
+        """What the suspects hold back → whether it is removed."""
+        return self._held_back(_union(self._now()), decisions, held)
+
+    def update(
+        self,
+        decisions: Decisions,
+        held: Mapping[Ref, Held],
+        waiting: Collection[Ref],
+        may_open: Callable[[str], bool],
+    ) -> None:
+        """Decide what is closed and what is held back.
+
+        Args:
+            decisions: what is to be in force.
+            held: what is in force.
+            waiting: the changes that wait for another reason.
+            may_open: whether a file without suspects is to have no effect any more.
+        """
+        now = self._now()
+        self.reopening = {
+            path
+            for path, before in self._scopes.items()
+            if before - now.get(path, frozenset()) and not may_open(path)
+        }
+        now |= {path: self._scopes[path] | now.get(path, frozenset()) for path in self.reopening}
+        self._scopes = {path: scopes for path, scopes in now.items() if scopes}
+        back = self._held_back(_union(self._scopes), decisions, held)
+        self.held_back = {ref: is_removal for ref, is_removal in back.items() if ref not in waiting}
+        if self.at_start or not self._scopes:
+            self.late = {}
+            return
+        judge = _Judge(_union(self._scopes), held, self.late)
+        come = (ref for ref in decisions if ref not in held and ref not in back)
+        after = {ref: held.get(ref) for ref in self.late}
+        after |= {ref: decisions[ref] for ref in (*after, *come) if ref in decisions and ref not in waiting}
+        self.late = {ref: None for ref, each in after.items() if each and judge.reaches(ref, each)}
+
+    def end(self, held: Collection[Ref]) -> None:
+        """A batch is in force: from the first without suspects on, what is served stays as it was."""
+        self.at_start = self.at_start and (bool(self._scopes) or not held)
+
+    def _now(self) -> dict[str, frozenset[str]]:
+        now = {path: frozenset(each.scope for each in found) for path, found in self.suspects.items()}
+        if self.strict and self.hidden:
+            now[HIDDEN] = frozenset({EVERYTHING})
+        return now
+
+    def _held_back(
+        self, scopes: frozenset[str], decisions: Decisions, held: Mapping[Ref, Held]
+    ) -> dict[Ref, bool]:
+        if self.at_start or not scopes:
+            return {}
+        judge = _Judge(scopes, held, self.late)
+        return {
+            ref: after is None
+            for ref, after in decisions.items()
+            if judge.holds_back(ref, held.get(ref), after)
+        }
+
+
+class _Judge:
+    """Says which changes could let more requests through.
+
+    Args:
+        scopes: what may be concerned.
+        held: what is in force.
+        late: what of it was not yet when what is served was to stay as it was.
+    """
+
+    def __init__(self, scopes: frozenset[str], held: Mapping[Ref, Held], late: Collection[Ref]) -> None:
+        self._scopes, self._held, self._late = scopes, held, late
+
+    def holds_back(self, ref: Ref, before: Held | None, after: Held | None) -> bool:
+        """Whether a change waits."""
+        if ref in self._late or (before and before.resource) == (after and after.resource):
+            return False
+        either = before or after
+        assert either is not None, "one of them differs from the other"
+        if not self.reaches(ref, either):
+            return False
+        if after is None:
+            return isinstance(either.resource, Route | Gateway | Policy | Namespace | EnvoyGateway)
+        if before is None:
+            return self._is_missed(ref, after.resource)
+        match before.resource:
+            case Secret() | ConfigMap() | Backend():
+                return False
+            case EndpointSlice():
+                return not before.resource.endpoints
+            case _:
+                return True
+
+    def reaches(self, ref: Ref, held: Held) -> bool:
+        """Whether a change of a resource may let requests through within the scopes."""
+        if self._scopes & {EVERYTHING, ref.namespace} or not ref.namespace or ref.is_a(ReferenceGrant):
+            return True
+        match held.resource:
+            case Policy():
+                return not self._needed.isdisjoint(references_of(held.resource))
+            case EndpointSlice():
+                return _service(held.resource) in self._needed
+            case _:
+                return ref in self._needed
+
+    def _is_missed(self, ref: Ref, resource: Resource | EnvoyGateway) -> bool:
+        """Whether something that is served until now may be served in another way with a new resource."""
+        match resource:
+            case Route() | Gateway():
+                return False
+            case EndpointSlice():
+                return _service(resource) in self._needed
+            case EnvoyGateway() | ReferenceGrant() | Namespace() | HTTPRouteFilter() | Policy():
+                return not is_guard(ref)
+            case _:
+                return ref in self._needed
+
+    @cached_property
+    def _needed(self) -> frozenset[Ref]:
+        """What the routes and Gateways refer to that were served before, and their classes."""
+        return frozenset(
+            to
+            for ref, held in self._held.items()
+            if ref not in self._late
+            and isinstance(held.resource, Route | Gateway | GatewayClass)
+            and (self._scopes & {EVERYTHING, ref.namespace} or not ref.namespace)
+            for to in references_of(held.resource)
+        )
+
+
+def _service(endpoints: EndpointSlice) -> Ref:
+    return Ref.of(Service, endpoints.metadata.namespace, endpoints.service or "")
+
+
+def _union(scopes: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*scopes.values())
+
+
+def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
+    """The namespaces with a policy about who may pass, a target of which is missing or unknown."""
+    after = {ref: each for ref, each in decisions.items() if each is not None}
+    return tuple(
+        sorted(
+            {
+                ref.namespace
+                for ref, each in {**held, **after}.items()
+                if isinstance(each.resource, SecurityPolicy)
+                and (
+                    each.resource.spec.target_selectors
+                    or any(
+                        to.is_a(kind) and to not in held and to not in after
+                        for to in references_of(each.resource)
+                        for kind in ROUTE_TYPES
+                    )
+                )
+            }
+        )
+    )
+
+
+def _suspects(file: File, in_force: Callable[[Ref], bool], exposed: Sequence[str]) -> Iterator[Suspect]:
+    """The suspects of a file. What it keeps in force of such policies stands for as many of them."""
+    kept = sum(is_guard(ref) for ref in file.retained if in_force(ref))
+    suspects: list[Suspect] = []
+    if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
+        suspects.append(Suspect(file.unreadable, EVERYTHING))
+        kept = 1 if kept else 0
+    for number in file.faulty:
+        document = file.documents[number]
+        if document.guards:
+            suspects.append(Suspect(document, EVERYTHING))
+        suspects += (
+            Suspect(entry, entry.scope)
+            for entry in document.entries
+            if entry.scope is not None and not (entry.ref is not None and in_force(entry.ref))
+        )
+    yield from suspects[kept:]
+    if not exposed:
+        return
+    if file.unreadable is not None and may_route(file.unreadable.text or ""):
+        yield from (Suspect(file.unreadable, scope, is_route=True) for scope in exposed)
+    for number in file.faulty:
+        document = file.documents[number]
+        parts: list[object] = [
+            entry
+            for entry in document.entries
+            if entry.severity == "error"
+            and not (entry.ref is not None and in_force(entry.ref))
+            and (is_like_route(entry.named.kind) if entry.named is not None else may_route(document.text))
+        ]
+        if document.malformed is not None and may_route(document.text):
+            parts.append(document)
+        yield from (Suspect(part, scope, is_route=True) for part in parts for scope in exposed)
+
+
+def is_guard(ref: Ref) -> bool:
+    """Whether a resource may say who may pass."""
+    return ref.is_a(SecurityPolicy) or ref.is_a(ClientTrafficPolicy)
+
+
+def is_entrance(ref: Ref) -> bool:
+    """Whether requests are answered with 500 by closing a resource alone."""
+    return ref.is_a(Gateway) or any(ref.is_a(kind) for kind in ROUTE_TYPES)
+
+
+def closing_effect(effect: str, suspects: Iterable[Suspect], *, at_start: bool) -> str:
+    """The effect of a fault, with what happens to requests because of it."""
+    suspects = tuple(suspects)
+    if not suspects:
+        return effect
+    scopes = sorted({each.scope for each in suspects})
+    which = f"routes and Gateways of namespace {', '.join(scopes)}" if EVERYTHING not in scopes else "routes"
+    why = "It may say who may pass"
+    if all(each.is_route for each in suspects):
+        why = "It may be a route that a policy protects, and other routes would take its requests"
+    if at_start:
+        all_of = f"all {which}" if EVERYTHING in scopes else f"the {which}"
+        closes = f"{why}, so all requests to {all_of} are answered with 500 until this is fixed;"
+    else:
+        closes = (
+            f"{why}, so until this is fixed what is served stays as it was, requests to new {which} are "
+            "answered with 500, and other changes that may let requests through wait;"
+        )
+    return f"{effect} {closes} `moongate run --permissive` serves them.".strip()
