@@ -95,6 +95,15 @@ def test_a_rule_that_sends_requests_nowhere_says_what_they_get(rule: str, hint: 
     assert of(route(rule)) == [f"{hint} Requests are answered with 500."]
 
 
+def test_a_port_0_of_a_slice_says_that_nothing_listens_there() -> None:
+    [hint] = of(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, namespace: default}\n"
+        "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}]\nports: [{port: 80, name: a}, {port: 0}]\n"
+    )
+
+    assert hint == "ports[1].port: The port is 0, where nothing can listen. Requests are answered with 503."
+
+
 @pytest.mark.parametrize(
     "endpoint", ["ip: {address: 127.0.0.1, port: 0}", "fqdn: {hostname: a.test, port: 0}"]
 )

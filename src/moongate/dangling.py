@@ -46,6 +46,11 @@ MISSING = "NotFound"
 """Reason of a dangling reference that a condition reports too, in fewer words."""
 EMPTY = "EndpointsNotFound"
 """Reason of a reference to a Service that exists but has no endpoints."""
+ROUTABLE = "NoEndpointSlice"
+"""Reason of a reference to a Service without endpoints whose clusterIP may do instead.
+
+Nothing is wrong with it unless a condition says so; then it says what to write.
+"""
 
 MOST_QUESTIONS = 100
 """For how many missing names one call suggests another. If more are missing, whole files are absent."""
@@ -144,11 +149,12 @@ def dangling_references(
                 )
                 problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
                 yield DanglingReference(ref, problem, "warning")
-            elif to.is_a(Service) and known.needs_slices(to) and not sliced(to):
+            elif to.is_a(Service) and known.reads_slices(to) and not sliced(to):
                 label = f"{SERVICE_NAME}: {to.name}"
                 remedy = f"add an EndpointSlice with the label {label}, or {_BACKEND}"
                 message = f"{to} has no endpoints: {remedy}."
-                yield DanglingReference(ref, Problem(path, message, EMPTY), "warning")
+                problem = Problem(path, message, ROUTABLE if known.has_address(to) else EMPTY)
+                yield DanglingReference(ref, problem, "warning")
 
 
 def references_of(resource: object) -> frozenset[Ref]:
@@ -277,11 +283,17 @@ class _Known:
         resource = self._held[ref]
         return resource.spec.controller_name if isinstance(resource, GatewayClass) else None
 
-    def needs_slices(self, service: Ref) -> bool:
-        """Whether a Service gets its endpoints only from EndpointSlices."""
+    def reads_slices(self, service: Ref) -> bool:
+        """Whether a Service gets its endpoints from EndpointSlices."""
         resource = self._held[service]
         assert isinstance(resource, Service)
-        return resource.spec.type != "ExternalName" and resource.spec.cluster_ip in ("", "None", None)
+        return resource.spec.type != "ExternalName"
+
+    def has_address(self, service: Ref) -> bool:
+        """Whether a Service has an address of its own, which Envoys may use instead of its endpoints."""
+        resource = self._held[service]
+        assert isinstance(resource, Service)
+        return resource.spec.cluster_ip not in ("", "None", None)
 
     def sliced(self, service: Ref) -> bool:
         """Whether a Service has an EndpointSlice."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, fields_of
+from moongate.api.core import EndpointSlice
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.route import RequestRule, Route
@@ -54,6 +55,11 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
                     if at is not None and at.port == 0:
                         message = "The port is 0, where nothing can listen. Requests are answered with 503."
                         yield Problem(f"spec.endpoints[{n}].{kind}.port", message, CLOSED)
+        case EndpointSlice():
+            for n, port in enumerate(resource.ports):
+                if port.port == 0:
+                    message = "The port is 0, where nothing can listen. Requests are answered with 503."
+                    yield Problem(f"ports[{n}].port", message, CLOSED)
         case Policy():
             names = {field.name: field.encode_name for field in fields_of(type(resource.spec))}
             for feature in FEATURES:

@@ -306,3 +306,101 @@ def test_a_secret_with_a_fault_in_string_data_keeps_the_rest_of_its_faults() -> 
     document = manifest("Secret", "v1", data={"a": "!"}, stringData={"b": 1})
 
     assert list(problems(document)) == ["data[a]", "stringData[b]"]
+
+
+def slice_of(kind: str, *addresses: str, ports: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "it"},
+        "addressType": kind,
+        "endpoints": [{"addresses": ["127.0.0.1"]} for _ in range(kind == "IPv4")]
+        + [{"addresses": list(addresses)}],
+        "ports": list(ports),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [
+        ("IPv4", "nowhere"),
+        ("IPv4", "::1"),
+        ("IPv4", "10.0.0"),
+        ("IPv4", "010.0.0.1"),
+        ("IPv4", "10.0.0.1:80"),
+        ("IPv4", ""),
+        ("IPv6", "127.0.0.1"),
+        ("IPv6", "[::1]"),
+        ("IPv6", "fe80::1%eth0"),
+        ("FQDN", "no_host"),
+        ("FQDN", "a..example"),
+    ],
+)
+def test_an_address_of_another_family_is_a_fault_at_its_place(kind: str, address: str) -> None:
+    """An API server refuses it; Envoy would take none of the endpoints."""
+    document = slice_of(kind, address)
+    last = len(document["endpoints"]) - 1
+
+    [problem] = admit(document, ALL_KINDS, namespace="default").problems
+
+    assert problem.path == f"endpoints[{last}].addresses[0]"
+    assert problem.message.startswith(f"{address!r} is not ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [
+        ("IPv4", "127.0.0.1"),
+        ("IPv6", "::1"),
+        ("IPv6", "2001:db8::1"),
+        ("FQDN", "a.example"),
+        ("FQDN", "host"),
+    ],
+)
+def test_an_address_of_its_family_is_taken(kind: str, address: str) -> None:
+    """Also one of this machine, where the backends of a laptop are."""
+    assert faults(slice_of(kind, address)) == []
+
+
+@pytest.mark.parametrize("name", ["no_name", "-a", "A", "a" * 64])
+def test_a_name_of_a_port_that_is_none_is_a_fault(name: str) -> None:
+    ports = ({"name": "http", "port": 80}, {"name": name, "port": 81})
+
+    assert faults(slice_of("IPv6", "::1", ports=ports)) == ["ports[1].name"]
+
+
+def test_ports_of_a_slice_have_different_names() -> None:
+    """One of two would never be found."""
+    ports = ({"port": 80}, {"name": "http", "port": 81}, {"name": "http", "port": 82})
+
+    assert faults(slice_of("IPv6", "::1", ports=ports)) == ["ports[2].name"]
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_cannot_be_is_a_fault(port: int) -> None:
+    assert faults(slice_of("IPv6", "::1", ports=({"port": port},))) == ["ports[0].port"]
+
+
+@pytest.mark.parametrize("key", ["a b", "a/b", "", ".", "..", "..a", "k\u00e9y", "a" * 254])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("Secret", "data"), ("Secret", "stringData"), ("ConfigMap", "data"), ("ConfigMap", "binaryData")],
+)
+def test_a_key_that_could_not_be_the_name_of_a_file_is_a_fault(kind: str, field: str, key: str) -> None:
+    """An API server refuses it, so that a Pod can have each entry as a file."""
+    value = "c2VjcmV0"
+    document = manifest(kind, "v1") | {field: {"tls.crt": value, key: value}}
+    [problem] = admit(document, ALL_KINDS, namespace="default").problems
+
+    assert problem.path == f"{field}[{key}]"
+    assert repr(key) in problem.message
+    assert value not in problem.message
+
+
+@pytest.mark.parametrize("key", ["tls.crt", ".htpasswd", "a_b-c.d", "A", "a..b"])
+def test_a_key_that_could_be_the_name_of_a_file_is_taken(key: str) -> None:
+    assert faults(manifest("Secret", "v1", stringData={key: "a"})) == []
+
+
+def test_a_key_of_a_config_map_stands_in_one_of_its_fields() -> None:
+    assert faults(manifest("ConfigMap", "v1", data={"a": "b"}, binaryData={"a": "YQ=="})) == ["binaryData[a]"]

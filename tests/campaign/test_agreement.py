@@ -81,6 +81,38 @@ def test_what_a_route_lacks_is_said_while_its_gateway_cannot_be_read(far: str, s
     assert any("There is no Secret default/user. Did you mean 'users'?" in line for line in lines)
 
 
+@pytest.mark.parametrize("address", ["", "clusterIP: 10.0.0.1, ", "clusterIP: None, "])
+def test_a_service_without_endpoints_says_what_to_write(address: str) -> None:
+    """On a laptop no cluster makes its EndpointSlices, and nothing is at its address."""
+    service = (
+        f"apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{{address}ports: [{{port: 80}}]}}\n"
+    )
+    shop = swap(
+        "shop.yaml",
+        ("group: gateway.envoyproxy.io\n", "port: 80\n"),
+        ("Backend", "Service"),
+        ("name: two", "name: s"),
+    )
+
+    [said] = check({"service.yaml": service} | shop)
+
+    assert "add an EndpointSlice with the label kubernetes.io/service-name: s, or use a Backend" in said
+    assert "Requests are answered with 503." in said
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("a slash/in it", "users.yaml:5:18: Secret default/users: stringData[a slash/in it]: The key is "),
+        ("..hidden", "users.yaml:5:13: Secret default/users: stringData[..hidden]: The key is "),
+    ],
+)
+def test_a_key_of_a_secret_that_an_api_server_refuses_has_its_place(key: str, said: str) -> None:
+    lines = check(swap("users.yaml", (".htpasswd:", f"{key}:")))
+
+    assert any(line.startswith(said) for line in lines)
+
+
 def test_two_routes_for_the_same_requests_are_said_of_both() -> None:
     said = check({"twin.yaml": SHOP.replace("name: shop\n", "name: twin\n")})
 

@@ -508,6 +508,18 @@ def test_warnings_are_errors_if_asked_for(command: Command, tmp_path: Path) -> N
     assert ": warning: " not in ended.out
 
 
+def test_a_kind_that_no_gateway_reads_is_no_warning_also_if_warnings_are_errors(
+    command: Command, tmp_path: Path
+) -> None:
+    """A chart has Deployments beside its routes, and nothing is wrong with them."""
+    deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\n"
+    (tmp_path / "shop.yaml").write_text(f"{SHOP}---\n{deployment}")
+
+    ended = command("validate", tmp_path, "--strict")
+
+    assert (ended.code, ended.out) == (0, "5 resources, 1 document ignored: nothing is wrong.\n")
+
+
 def test_json_has_each_diagnostic_with_its_place(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
     path.write_text(SHOP.replace("parentRefs", "parentRef"))

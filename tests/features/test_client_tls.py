@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+from tempfile import NamedTemporaryFile
+
 import pytest
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.wrappers_pb2 import UInt32Value
+from msgspec import convert
 
 from moongate.engine import Db
 from moongate.features.base import Effective
 from moongate.features.client_tls import (
+    CIPHER_GROUPS,
+    CIPHERS,
+    CURVES,
     FEATURE,
+    SIGNATURES,
+    TLS_1_3,
     ClientTLSSettings,
     Session,
     SessionResumption,
@@ -20,6 +33,8 @@ from moongate.features.client_tls import (
     TLSVersion,
     check,
 )
+from moongate.infra.binary import envoy_binary
+from tests.e2e.certificates import Authority
 from tests.features.listeners import OWNER, chain_with, https, plain
 
 
@@ -27,6 +42,25 @@ def edited(tls: ClientTLSSettings) -> DownstreamTlsContext:
     context = chain_with(FEATURE, tls, https()).tls
     assert context is not None
     return context
+
+
+def taken(tls: ClientTLSSettings) -> bool:
+    """Whether a real Envoy takes a listener with these settings."""
+    pair = Authority().sign("a.test")
+    context = edited(tls)
+    certificate = context.common_tls_context.tls_certificates.add()
+    certificate.certificate_chain.inline_bytes, certificate.private_key.inline_bytes = pair.pem, pair.key
+    listener = Listener(name="listener", filter_chains=[FilterChain(name="chain")])
+    listener.address.socket_address.address, listener.address.socket_address.port_value = "127.0.0.1", 0
+    context.common_tls_context.ClearField("tls_certificate_sds_secret_configs")
+    listener.filter_chains[0].transport_socket.name = "tls"
+    listener.filter_chains[0].transport_socket.typed_config.Pack(context)
+    bootstrap = Bootstrap(static_resources=Bootstrap.StaticResources(listeners=[listener]))
+    with NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(MessageToJson(bootstrap))
+        file.flush()
+        command = (str(envoy_binary(None)), "--mode", "validate", "-c", file.name)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def common(tls: ClientTLSSettings) -> CommonTlsContext:
@@ -115,13 +149,70 @@ def test_a_listener_without_tls_is_left_alone() -> None:
     assert chain_with(FEATURE, tls) == plain()
 
 
-def test_a_cipher_that_envoy_does_not_know_is_a_problem() -> None:
-    """Envoy would refuse the whole listener for it."""
-    settings = ClientTLSSettings(ciphers=("AES128-SHA", "ROT13"))
-    [problem] = check(Db(), Effective(settings, OWNER))
+UNKNOWN = [
+    ("ciphers", ("AES128-SHA", "ROT13"), "ROT13"),
+    ("ciphers", ("ALL", "[AES128-SHA|ROT13]"), "ROT13"),
+    ("ciphers", ("ALL", "!eNULL"), "!eNULL"),
+    ("ciphers", ("ALL", "aes128-sha"), "aes128-sha"),
+    ("ecdhCurves", ("X25519", "P-999"), "P-999"),
+    ("ecdhCurves", ("X25519", "P-256:P-224"), "P-224"),
+    ("ecdhCurves", ("P-256", "prime256v1"), "prime256v1"),
+    ("ecdhCurves", ("X25519", ""), ""),
+    ("signatureAlgorithms", ("ed25519", "ed448"), "ed448"),
+    ("signatureAlgorithms", ("ed25519", "ed25519:RSA+SHA256"), "ed25519"),
+    ("signatureAlgorithms", ("rsa_pss_rsae_sha256", "PSS+SHA256"), "PSS+SHA256"),
+]
+TAKEN = [
+    ("ciphers", ("ALL",)),
+    ("ciphers", ("[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "AES128-SHA")),
+    ("ciphers", ("kECDHE+aRSA+AES128", "ALL:-AES128-SHA", "AES128-SHA:@STRENGTH", "!3DES")),
+    ("ciphers", ("TLS_RSA_WITH_AES_128_CBC_SHA:", "ECDHE-RSA-AES128-SHA256")),
+    ("ciphers", (*CIPHERS, *CIPHERS.values())),
+    ("ciphers", CIPHER_GROUPS),
+    ("ciphers", ("ALL", *TLS_1_3)),
+    ("ecdhCurves", tuple(dict.fromkeys(CURVES.values()))),
+    ("ecdhCurves", ("prime256v1:x25519", "secp384r1", "secp521r1")),
+    ("ecdhCurves", ("",)),
+    ("signatureAlgorithms", tuple(SIGNATURES)),
+    ("signatureAlgorithms", tuple(filter(None, SIGNATURES.values()))),
+    ("signatureAlgorithms", ("PSS+SHA256:PSS+SHA384", "RSA-PSS+SHA512")),
+]
 
-    assert problem.path == "ciphers[1]"
-    assert "'ROT13'" in problem.message
+
+def written(field: str, names: tuple[str, ...]) -> ClientTLSSettings:
+    return convert({field: names}, ClientTLSSettings)
+
+
+@pytest.mark.parametrize(("field", "names", "wrong"), UNKNOWN)
+def test_a_name_that_envoy_does_not_take_is_a_problem_of_its_entry(
+    field: str, names: tuple[str, ...], wrong: str
+) -> None:
+    """Envoy would refuse the whole listener for it, and name no field."""
+    [problem] = check(Db(), Effective(written(field, names), OWNER))
+
+    assert problem.path == f"{field}[1]"
+    assert problem.message.startswith(f"{wrong!r} ")
+
+
+@pytest.mark.parametrize(("field", "names"), TAKEN)
+def test_a_name_that_envoy_takes_is_no_problem(field: str, names: tuple[str, ...]) -> None:
+    assert list(check(Db(), Effective(written(field, names), OWNER))) == []
+
+
+def test_ciphers_of_tls_1_3_alone_are_a_problem() -> None:
+    """They are offered whatever the list says, and the list would hold nothing else."""
+    [problem] = check(Db(), Effective(ClientTLSSettings(ciphers=TLS_1_3), OWNER))
+
+    assert problem.path == "ciphers"
+    assert "name one for TLS up to 1.2, or none" in problem.message
+
+
+@pytest.mark.envoy
+def test_envoy_takes_these_names_and_not_those() -> None:
+    """A real Envoy says which names there are."""
+    assert [(field, names) for field, names in TAKEN if not taken(written(field, names))] == []
+    assert [(field, names) for field, names, _ in UNKNOWN if taken(written(field, names))] == []
+    assert not taken(ClientTLSSettings(ciphers=TLS_1_3))
 
 
 def test_asking_for_client_certificates_fails_closed() -> None:

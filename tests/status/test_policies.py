@@ -578,4 +578,7 @@ def test_a_policy_that_is_passed_over_says_that_it_has_no_effect() -> None:
     first, second = btp("a", "Gateway/eg/a"), btp("b", "Gateway/eg/a")
     core = Core(TWO, first, second)
 
-    assert message(core, second, "Accepted").endswith("came before this policy: it has no effect there.")
+    assert message(core, second, "Accepted").endswith(
+        "is held by BackendTrafficPolicy default/a already, which came before this policy. "
+        "BackendTrafficPolicy default/a stays in force for its requests, and this policy has no effect there."
+    )

@@ -75,6 +75,8 @@ def admit(
         return Admission(None, (*problems, *others))
     stored = kind.stored(body | {"metadata": metadata})
     value, faults = checked(kind, stored, _veil(kind))
+    if value is not None and (faults := _first(value.refused(body))):
+        value = None
     if value is None and tolerant:
         value = _made(kind, stored)
     return Admission(value, faults)

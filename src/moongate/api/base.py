@@ -15,10 +15,12 @@ Structs, which would be a part of each start.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from msgspec import Meta, Struct, structs
+
+from moongate.problem import Problem
 
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 ENVOY_GROUP = "gateway.envoyproxy.io"
@@ -222,6 +224,15 @@ class Resource(Model, frozen=True, kw_only=True):
     """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
 
     metadata: ObjectMeta
+
+    def refused(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+        """What an API server refuses besides what types and CEL say; for kinds that Kubernetes checks in Go.
+
+        Args:
+            document: this resource as it was written.
+        """
+        del document
+        return iter(())
 
     @classmethod
     def stored(cls, document: dict[str, Any]) -> dict[str, Any]:

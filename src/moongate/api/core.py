@@ -7,13 +7,16 @@ others are in ``DROPPED``.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Annotated, Any, ClassVar, Final, Literal, cast
 
 from msgspec import Meta, field
 
 from moongate.api.base import BuiltInStrings, Model, Resource, null_is
 from moongate.api.shared import PortNumber
+from moongate.problem import Problem
 
 
 class BuiltInResource(Resource, frozen=True, kw_only=True):
@@ -142,10 +145,59 @@ class EndpointSlice(BuiltInResource, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
 
+    def refused(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+        """Addresses of another family, and names of ports that are none, or that stand twice.
+
+        An API server refuses the addresses of this machine as well; on a laptop backends are there.
+        """
+        del document
+        for n, endpoint in enumerate(self.endpoints):
+            for m, address in enumerate(endpoint.addresses):
+                if not _is_address(address, self.address_type):
+                    message = f"{address!r} is not {_ADDRESSES[self.address_type]}, as addressType says."
+                    yield Problem(f"endpoints[{n}].addresses[{m}]", message)
+        names: dict[str, None] = {}
+        for n, port in enumerate(self.ports):
+            if port.name in names:
+                again = f"is {port.name!r}, as of another port; each must be another"
+                yield Problem(f"ports[{n}].name", f"The name {again}.")
+            elif port.name and (len(port.name) > 63 or not _LABEL.match(port.name)):
+                right = "it must have 1 to 63 characters of a-z, 0-9, '-', and begin and end with none of '-'"
+                yield Problem(f"ports[{n}].name", f"The name is {port.name!r}; {right}.")
+            names[port.name] = None
+
     @property
     def service(self) -> str | None:
         """Name of the Service, in the slice's namespace, that the endpoints belong to."""
         return self.metadata.labels.get("kubernetes.io/service-name")
+
+
+_ADDRESSES: Final = {"IPv4": "an IPv4 address", "IPv6": "an IPv6 address", "FQDN": "the name of a host"}
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+_HOST = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+
+
+def _is_address(address: str, kind: Literal["IPv4", "IPv6", "FQDN"]) -> bool:
+    if kind == "FQDN":
+        return len(address) <= 253 and _HOST.match(address) is not None
+    try:
+        # A zone has a meaning only on the machine that wrote it.
+        return "%" not in address and f"IPv{ip_address(address).version}" == kind
+    except ValueError:
+        return False
+
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]+\Z")
+
+
+def _odd_keys(document: Mapping[str, Any], *fields: str) -> Iterator[Problem]:
+    """The keys of some fields that an API server refuses: each could be the name of a file."""
+    for name in fields:
+        entries: object = document.get(name)
+        for key in cast("Mapping[str, Any]", entries) if isinstance(entries, Mapping) else ():
+            if not _KEY.match(key) or len(key) > 253 or key == "." or key.startswith(".."):
+                right = "1 to 253 letters, digits, '-', '_' and '.', and not begin with '..'"
+                yield Problem(f"{name}[{key}]", f"The key is {key!r}; it must have {right}.")
 
 
 class Secret(BuiltInResource, frozen=True, kw_only=True):
@@ -163,6 +215,10 @@ class Secret(BuiltInResource, frozen=True, kw_only=True):
     """Decoded; base64 on the wire."""
     string_data: BuiltInStrings = field(default_factory=dict[str, str])
     """Empty in an admitted Secret: it is folded into ``data``."""
+
+    def refused(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+        """Keys that could not be the names of files."""
+        return _odd_keys(document, "data", "stringData")
 
     def __repr__(self) -> str:
         """Names and keys, never values: it may end up in a log."""
@@ -201,3 +257,9 @@ class ConfigMap(BuiltInResource, frozen=True, kw_only=True):
         dict[str, Annotated[bytes, Meta(extra={"form": "plain text goes under data"})]], null_is("")
     ] = field(default_factory=dict[str, bytes])
     """Decoded; base64 on the wire."""
+
+    def refused(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+        """Keys that could not be the names of files, or that stand in both fields."""
+        yield from _odd_keys(document, "data", "binaryData")
+        for key in sorted(self.data.keys() & self.binary_data.keys()):
+            yield Problem(f"binaryData[{key}]", f"The key {key!r} stands in data, too; keep one of the two.")

@@ -89,7 +89,7 @@ def translated(
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.certificates import NOW
     from moongate.attach.gateways import BIND, CLOSED, laptop_class
-    from moongate.dangling import dangling_references, selecting_nothing
+    from moongate.dangling import ROUTABLE, dangling_references, selecting_nothing
     from moongate.sources.diagnostics import EMPTY, refused_resources, without_reported
     from moongate.sources.files import Files
     from moongate.world import World
@@ -140,7 +140,8 @@ def translated(
             degraded.append(each)
         else:
             explained[key] = reference._replace(problem=reference.explaining(each.problem))
-    references = [files.folder.diagnostic(*each) for each in (by_field | explained).values()]
+    alone = {key: each for key, each in by_field.items() if each.problem.reason != ROUTABLE}
+    references = [files.folder.diagnostic(*each) for each in (alone | explained).values()]
     faulty: dict[Ref | None, set[str]] = defaultdict(set)
     for each in degraded:
         faulty[each.resource].add(each.problem.path)

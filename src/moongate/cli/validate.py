@@ -54,6 +54,12 @@ def validate(
     FILE:LINE:COLUMN: SEVERITY: RESOURCE: FIELD: message; a summary follows.
     -o json prints the same as one object.
 
+    It says what a moongate reports that starts with these manifests and
+    nothing else: the state folder of a run (--state-dir) is not read, so
+    nothing is said of the last good state that it may keep in force. A document
+    of a kind that a gateway does not read, such as a Deployment, is
+    counted as ignored; it is no warning, also with --strict.
+
     For example:
 
         moongate validate shop/

@@ -8,6 +8,8 @@ Cases:       client_tls.md beside this file: its reference page and its golden t
 Facts
 -----
 * listeners without TLS are left alone
+* Envoy refuses the whole listener for one unknown name in these lists, so such a policy cannot be built; the
+  expressions of ciphers are BoringSSL's (``[A|B]``, ``ALL``, ``!A``, ``A+B``)
 * versions 1.2 to 1.3 are pinned by any policy on the TLS listeners that it governs, also one without ``tls``
 * client certificates are not checked yet: a policy that asks for it is refused, and like any policy that
   cannot be built it makes the routes of its listeners answer 500, so that nobody passes unchecked
@@ -15,7 +17,8 @@ Facts
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
@@ -43,16 +46,74 @@ CIPHERS: Final = {
     "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
     "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
     "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-PSK-CHACHA20-POLY1305": "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256",
     "ECDHE-ECDSA-AES128-SHA": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
     "ECDHE-RSA-AES128-SHA": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "ECDHE-PSK-AES128-CBC-SHA": "TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA",
+    "ECDHE-ECDSA-AES128-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-RSA-AES128-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
     "AES128-GCM-SHA256": "TLS_RSA_WITH_AES_128_GCM_SHA256",
     "AES128-SHA": "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "PSK-AES128-CBC-SHA": "TLS_PSK_WITH_AES_128_CBC_SHA",
     "ECDHE-ECDSA-AES256-SHA": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
     "ECDHE-RSA-AES256-SHA": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "ECDHE-PSK-AES256-CBC-SHA": "TLS_ECDHE_PSK_WITH_AES_256_CBC_SHA",
     "AES256-GCM-SHA384": "TLS_RSA_WITH_AES_256_GCM_SHA384",
     "AES256-SHA": "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "PSK-AES256-CBC-SHA": "TLS_PSK_WITH_AES_256_CBC_SHA",
+    "DES-CBC3-SHA": "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
 }
-"""The ciphers that Envoy offers for TLS up to 1.2: OpenSSL's name → IANA's. Either may be written."""
+"""The ciphers that Envoy takes for TLS up to 1.2: OpenSSL's name → IANA's. Either may be written."""
+
+TLS_1_3: Final = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
+"""The ciphers of TLS 1.3. Envoy always offers them, and takes their names only beside others."""
+
+CIPHER_GROUPS: Final = (
+    *("ALL", "HIGH", "FIPS", "SSLv3", "TLSv1", "TLSv1.2"),
+    *("ECDHE", "EECDH", "ECDH", "kECDHE", "kEECDH", "RSA", "kRSA", "aRSA", "ECDSA", "aECDSA"),
+    *("PSK", "kPSK", "aPSK", "AES", "AES128", "AES256", "AESGCM", "CHACHA20", "3DES", "SHA", "SHA1"),
+)
+"""The names of sets of ciphers that Envoy takes."""
+
+CURVES: Final = {
+    "X25519": "X25519",
+    "x25519": "X25519",
+    "P-256": "P-256",
+    "prime256v1": "P-256",
+    "P-384": "P-384",
+    "secp384r1": "P-384",
+    "P-521": "P-521",
+    "secp521r1": "P-521",
+    "X25519MLKEM768": "X25519MLKEM768",
+    "MLKEM1024": "MLKEM1024",
+}
+"""The curves that Envoy takes, by all their names: the name → one name for the curve."""
+
+SIGNATURES: Final = {
+    "ecdsa_secp256r1_sha256": "ECDSA+SHA256",
+    "ecdsa_secp384r1_sha384": "ECDSA+SHA384",
+    "ecdsa_secp521r1_sha512": "ECDSA+SHA512",
+    "ed25519": "",
+    "rsa_pss_rsae_sha256": "RSA-PSS+SHA256",
+    "rsa_pss_rsae_sha384": "RSA-PSS+SHA384",
+    "rsa_pss_rsae_sha512": "RSA-PSS+SHA512",
+    "rsa_pkcs1_sha256": "RSA+SHA256",
+    "rsa_pkcs1_sha256_legacy": "",
+    "rsa_pkcs1_sha384": "RSA+SHA384",
+    "rsa_pkcs1_sha512": "RSA+SHA512",
+    "rsa_pkcs1_sha1": "RSA+SHA1",
+    "ecdsa_sha1": "ECDSA+SHA1",
+}
+"""The signature algorithms that Envoy takes: the name in TLS → OpenSSL's, if there is one."""
+
+_SIGNATURES: Final = {
+    **{name: name for name in SIGNATURES},
+    **{other: name for name, other in SIGNATURES.items() if other},
+    **{other[4:]: name for name, other in SIGNATURES.items() if other.startswith("RSA-PSS")},
+}
+_CIPHERS: Final = frozenset((*CIPHERS, *CIPHERS.values(), *CIPHER_GROUPS, *TLS_1_3))
+_IN_EXPRESSIONS: Final = re.compile(r"[:|+\[\]]")
+"""What stands between the names in an expression of ciphers."""
 
 
 class StatelessTLSSessionResumption(Model, frozen=True, kw_only=True):
@@ -107,7 +168,7 @@ class ClientTLSSettings(Model, frozen=True, kw_only=True):
     max_version: TLSVersion | None = None
     """1.3 when not set."""
     ciphers: tuple[str, ...] = ()
-    """For TLS up to 1.2, by OpenSSL's or IANA's name. Envoy's choice when empty."""
+    """For TLS up to 1.2, by OpenSSL's or IANA's name, or expressions of them. Envoy's choice when empty."""
     ecdh_curves: tuple[str, ...] = ()
     signature_algorithms: tuple[str, ...] = ()
     alpn_protocols: tuple[str, ...] | None = None
@@ -118,7 +179,7 @@ class ClientTLSSettings(Model, frozen=True, kw_only=True):
 
 
 def check(db: Db, tls: Effective[ClientTLSSettings]) -> Iterator[Problem]:
-    """Ciphers that Envoy does not know, and client certificates, which are not checked yet."""
+    """Names that Envoy does not know, and client certificates, which are not checked yet."""
     spec = tls.value
     if spec.client_validation is not None:
         yield Problem(
@@ -127,11 +188,39 @@ def check(db: Db, tls: Effective[ClientTLSSettings]) -> Iterator[Problem]:
             "answer 500, so that nobody passes without one.",
         )
     for i, cipher in enumerate(spec.ciphers):
-        if cipher not in CIPHERS and cipher not in CIPHERS.values():
-            yield Problem(
-                f"ciphers[{i}]",
-                f"{cipher!r} is not a cipher that Envoy offers; those are {', '.join(CIPHERS)}.",
-            )
+        for name in _IN_EXPRESSIONS.split(cipher):
+            if name.lstrip("!-") not in _CIPHERS and name not in ("", "@STRENGTH"):
+                yield Problem(
+                    f"ciphers[{i}]",
+                    f"{name!r} is not a cipher that Envoy offers; those are {', '.join(CIPHERS)}, and the "
+                    f"groups {', '.join(CIPHER_GROUPS)}.",
+                )
+    if spec.ciphers and all(cipher in TLS_1_3 for cipher in spec.ciphers):
+        message = "Envoy always offers these ciphers of TLS 1.3; name one for TLS up to 1.2, or none."
+        yield Problem("ciphers", message)
+    yield from _unusable("ecdhCurves", "a curve", spec.ecdh_curves, CURVES)
+    yield from _unusable("signatureAlgorithms", "an algorithm", spec.signature_algorithms, _SIGNATURES)
+
+
+def _unusable(field: str, what: str, entries: tuple[str, ...], known: Mapping[str, str]) -> Iterator[Problem]:
+    """The names of a list that Envoy does not know, or that mean what an entry before them does.
+
+    Args:
+        field: the list.
+        what: one of its entries, in words.
+        entries: each may be several names, with colons.
+        known: all names, each with the one name for what it means.
+    """
+    before: dict[str, str] = {}
+    for i, entry in enumerate(entries):
+        for name in entry.split(":") if entry or len(entries) > 1 else ():
+            if name not in known:
+                listed = ", ".join(dict.fromkeys(known.values()))
+                yield Problem(
+                    f"{field}[{i}]", f"{name!r} is not {what} that Envoy knows; those are {listed}."
+                )
+            elif (other := before.setdefault(known[name], entry)) is not entry:
+                yield Problem(f"{field}[{i}]", f"{name!r} stands there already, as {other!r}; name it once.")
 
 
 def _filter_chain(edit: ChainEdit, tls: Effective[ClientTLSSettings]) -> None:

@@ -10,7 +10,7 @@ import structlog
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.gateway import GatewayClass
 from moongate.attach.policies import Policy
-from moongate.dangling import EMPTY, MISSING, dangling_references, selecting_nothing, selects_only
+from moongate.dangling import EMPTY, MISSING, ROUTABLE, dangling_references, selecting_nothing, selects_only
 from moongate.sources.diagnostics import NOWHERE, Diagnostic
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MOST_LOGGED: Final = 20
 
 _DANGLING = "dangling"
 _ALONE = "alone"
-_IN_STATUS = frozenset({MISSING, EMPTY})
+_IN_STATUS = frozenset({MISSING, EMPTY, ROUTABLE})
 """Reasons of dangling references that a condition may report too: they are logged when that is known."""
 
 
@@ -92,7 +92,8 @@ class RunLog:
         """All about manifests as they are now: their faults, and all references that lead nowhere."""
         references = (_DANGLING, _ALONE)
         faults = (d for source, own in self._diagnostics.items() if source not in references for d in own)
-        return (*faults, *(self.diagnostic(*end) for end in self._dangling(self._held)))
+        ends = (end for end in self._dangling(self._held) if end.problem.reason != ROUTABLE)
+        return (*faults, *(self.diagnostic(*end) for end in ends))
 
     def has_unbuilt(self, ref: Ref, path: str) -> bool:
         """Whether a field of a resource was logged as not built yet, so that its status need not be."""
@@ -189,7 +190,7 @@ class RunLog:
         for ref, ends in self._hints.items() if unsettled else ():
             if ref in unsettled:
                 reported = {fault.path for fault in self._faults(ref, statuses)}
-                alone.update(end for end in ends if end.field not in reported)
+                alone.update(e for e in ends if e.field not in reported and e.problem.reason != ROUTABLE)
         self._alone = alone
         unselecting = selecting_nothing(self._held, self._selecting, statuses.has)
         self._log_new(_ALONE, tuple(self.diagnostic(*end) for end in sorted(alone)))

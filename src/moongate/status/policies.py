@@ -252,7 +252,10 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     if first is None or first == policy:
         return None
     named = f"{what.capitalize()} {target.section} of {target.ref}" if target.section else str(target.ref)
-    message = f"{named} is held by {first} already, which came before this policy: it has no effect there."
+    message = (
+        f"{named} is held by {first} already, which came before this policy. {first} stays in force for its "
+        "requests, and this policy has no effect there."
+    )
     return Problem("", message, "Conflicted")
 
 
