@@ -5,6 +5,8 @@ Facts
 * importing the commands takes a tenth of a second or more, and Python turns a Ctrl-C in that time into a
   traceback. So SIGINT has its default action here, which ends the process at once: there is nothing to clean
   up. Code that has something to clean up handles the signals itself, see ``infra.signals``
+* before this module come Python's own start, and what pip writes into the script ``moongate``. A Ctrl-C in
+  these first milliseconds shows a traceback of Python, and no code of ours can prevent that
 * asyncio leaves a handler that raises when its loop is closed, so the default action is set again at the end
 * a SIGINT that is ignored, as in the background of a script, stays ignored
 * a standard stream may be closed at the start (``moongate run shop/ >&-``). The next file that is opened

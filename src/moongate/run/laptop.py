@@ -28,6 +28,7 @@ from moongate.infra.rundir import RunDirectory
 from moongate.problem import Problem
 from moongate.report.statuses import Statuses
 from moongate.run import arguments
+from moongate.run.blocking import BlockingLaptop
 from moongate.run.log import RunLog
 from moongate.run.pump import Outlet, Pump
 from moongate.run.restoring import restoring
@@ -66,6 +67,8 @@ class ManifestError(ValueError):
 
 class Laptop:
     """A gateway in this process: an async context manager, for tests and for ``moongate run``.
+
+    ``with Laptop() as gateway`` is for code without asyncio, see ``BlockingLaptop``.
 
     Args:
         config: the EnvoyGateway configuration. If ``None``, the one among the followed manifests is used, or
@@ -142,7 +145,17 @@ class Laptop:
         self._texts = Folder(namespace=namespace)
         self._log.places_from(self._texts)
         self._stack = AsyncExitStack()
+        self._blocking = BlockingLaptop(self)
         self.status = StatusReport(self.world, self.fleets, self.statuses, self._log, self._settling)
+
+    def __enter__(self) -> BlockingLaptop:
+        """Start to serve in a thread."""
+        return self._blocking.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._blocking.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Self:
         """Start to serve. The manifests come by ``apply``, ``take_text`` or ``follow``."""
