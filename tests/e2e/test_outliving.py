@@ -155,8 +155,8 @@ async def test_an_envoy_that_differs_is_replaced(home: Home, difference: str) ->
         case "version":
             other = home.shop.parent / "envoy"
             binary = psutil.Process(pid).exe()
-            says = f'test "$1" = --version && echo "envoy version: other" && exit\nexec {binary} "$@"\n'
-            other.write_text(f"#!/bin/sh\n{says}")
+            says = 'echo "envoy  version: 0/1.39.0/Clean/RELEASE/x"'
+            other.write_text(f'#!/bin/sh\ntest "$1" = --version && {says} && exit\nexec {binary} "$@"\n')
             other.chmod(0o755)
             options += ["--envoy", str(other)]
         case _:
@@ -169,6 +169,23 @@ async def test_an_envoy_that_differs_is_replaced(home: Home, difference: str) ->
         assert not runs(pid)
         assert await who(home.port) == "one"
         assert (await home.envoy())["adopted"] is False
+
+
+async def test_an_envoy_stays_where_the_binary_is_none(home: Home) -> None:
+    """An update that went wrong ends no Envoy that serves."""
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        pid = (await home.envoy())["pid"]
+        await first.killed()
+
+    async with home.moongate("--keep-envoys", "--envoy", "/bin/true") as second, load(home.port) as answers:
+        await second.says("/bin/true is no Envoy that runs here")
+        await second.says("envoy.adopted")
+        home.serve(home.two)
+        await until(lambda: is_(home.port, "two"))
+
+        assert runs(pid)
+    assert {answer.status for answer in answers} == {200}
 
 
 async def test_the_envoy_of_a_gateway_that_is_gone_is_ended_once_manifests_have_no_error(home: Home) -> None:

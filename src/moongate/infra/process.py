@@ -45,7 +45,7 @@ from msgspec import Struct, structs
 
 from moongate.infra import launch
 from moongate.infra.admin import Admin
-from moongate.infra.binary import EnvoyMissingError, is_of_the_wheel, version
+from moongate.infra.binary import EnvoyMissingError, build, is_of_the_wheel
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
 from moongate.infra.ending import TERM_WAIT_S, end_kept
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
@@ -367,7 +367,7 @@ class EnvoyProcess:
 
     async def _started(self) -> EnvoyRun:
         if not self._is_known:
-            await version(self._binary)
+            await build(self._binary)
             self._is_known = True
         self._files.admin.unlink(missing_ok=True)
         self._write_bootstrap()
@@ -407,7 +407,7 @@ class EnvoyProcess:
         if _without_levels(command_line(pid)[1:]) != _without_levels(self._arguments()):
             return "Its arguments are others."
         try:
-            wanted = await version(self._binary)
+            wanted = await build(self._binary)
         except (EnvoyMissingError, TimeoutError) as error:
             # Rather the Envoy that runs than none.
             self._log.warning("envoy.failed", message=str(error))
