@@ -203,7 +203,7 @@ def git(root: Path, files: Mapping[str, str]) -> None:
 
 
 def rsync(root: Path, files: Mapping[str, str]) -> None:
-    """``rsync -a --delete``, or its calls: hidden files beside, renamed one after another."""
+    """``rsync -a --checksum --delete``, or its calls: hidden files beside, renamed one after another."""
     if shutil.which("rsync") is None:
         for name, text in files.items():
             path = root / name
@@ -215,7 +215,8 @@ def rsync(root: Path, files: Mapping[str, str]) -> None:
     new = root.with_name("new")
     new.mkdir()
     each(write)(new, files)
-    _run("rsync", "-a", "--delete", f"{new}/", f"{root}/")
+    # Without --checksum, rsync leaves out what has the same size and was written in the same second.
+    _run("rsync", "-a", "--checksum", "--delete", f"{new}/", f"{root}/")
     shutil.rmtree(new)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from base64 import b64encode
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,13 @@ from moongate.run import Laptop
 from moongate.sources.files import Files
 from tests.e2e import edits
 from tests.e2e import manifests as m
+from tests.e2e.certificates import Authority, Certificate
 from tests.e2e.edits import EDITS
 from tests.e2e.test_no_request_fails import AT_LEAST, constant_load
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
@@ -51,6 +55,44 @@ def state(n: int, ports: list[int], port: int) -> dict[str, str]:
         ],
     }
     names = sorted(files, reverse=bool(n % 4 > 1))
+    return {name: _text(files[name]) for name in names}
+
+
+def guarded(n: int, ports: list[int], port: int, tls_port: int, certificate: Certificate) -> dict[str, str]:
+    """The names of two Secrets and a Namespace change, and a label with its selector, each in its file."""
+    listeners = (
+        f"[{{name: http, port: {port}, protocol: HTTP}}, {{name: https, port: {tls_port}, protocol: HTTPS, "
+        f"tls: {{certificateRefs: [{{name: c{n}}}]}}}}]"
+    )
+    far = f"{{group: gateway.envoyproxy.io, kind: Backend, name: far, namespace: n{n}}}"
+    private = m.route("private", f"[{{backendRefs: [{far}]}}]")
+    # The labels overlap: what the policy selected before, and will select next, is there as well.
+    private["metadata"]["labels"] = {f"turn-{turn}": "" for turn in (n, n + 1, n + 2)}
+    selector = f"[{{group: gateway.networking.k8s.io, kind: HTTPRoute, matchLabels: {{turn-{n + 1}: ''}}}}]"
+    policy = m.policy("SecurityPolicy", "members", f"basicAuth: {{users: {{name: u{n}}}}}")
+    policy["spec"].pop("targetRefs")
+    policy["spec"]["targetSelectors"] = m.spec(selector)
+    digest = b64encode(hashlib.sha1(b"open sesame").digest()).decode()
+    files = {
+        "certificates.yaml": [certificate.secret(f"c{n}")],
+        "far/backends.yaml": [
+            m.namespace(f"n{n}"),
+            m.local("far", ports[n % len(ports)], namespace=f"n{n}"),
+        ],
+        "gateway.yaml": [m.gateway("gateway", listeners)],
+        "grants.yaml": [m.grant(f"n{n}", kind="HTTPRoute", of="default", to_kind="Backend")],
+        "policy.yaml": [policy],
+        "private.yaml": [private],
+        "route.yaml": [
+            m.route(
+                "flip",
+                f"[{{matches: [{{path: {{value: /flip}}}}], filters: [{m.tell_client('x-config', str(n))}], "
+                f"backendRefs: [{far}]}}]",
+            )
+        ],
+        "users.yaml": [m.secret(f"u{n}", _htpasswd=f"member:{{SHA}}{digest}")],
+    }
+    names = sorted(files, reverse=bool(n % 2))
     return {name: _text(files[name]) for name in names}
 
 
@@ -114,3 +156,69 @@ async def answers_of(client: httpx.AsyncClient, port: int, n: int) -> None:
         url, headers = f"http://127.0.0.1:{port}/flip", {"host": "flip.test"}
         while (await client.get(url, headers=headers)).headers.get("x-config") != str(n):
             pass
+
+
+async def test_no_request_fails_while_what_guards_is_renamed(tmp_path: Path) -> None:
+    """Certificate, users, Namespace with its grant, label with its selector: nobody fails, nobody gets in."""
+    root = tmp_path / "m"
+    root.mkdir()
+    port, tls_port = free_port(), free_port()
+    authority = Authority()
+    certificate = authority.sign("private.test")
+    context = authority.client_context()
+    odd: list[tuple[str, int | str]] = []
+    edit = ""
+
+    async def knock(stop: asyncio.Event) -> None:
+        """By turns, ask with a password and without, over a new connection."""
+        members = {"authorization": f"Basic {b64encode(b'member:open sesame').decode()}"}
+        while not stop.is_set():
+            for headers, status in ((members, 200), ({}, 401)):
+                answer = await over_tls(tls_port, context, headers)
+                if answer != status:
+                    odd.append((edit, answer))
+            await asyncio.sleep(0.01)
+
+    async with (
+        constant_load(tmp_path, port, "flip.test") as load,
+        httpx.AsyncClient(trust_env=False) as client,
+        Laptop() as laptop,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for name, text in guarded(0, load.ports, port, tls_port, certificate).items():
+            edits.write(root / name, text)
+        following = tasks.create_task(laptop.follow(Files([root])))
+        await laptop.loaded.wait()
+        await laptop.served()
+        load.begin()
+        stop = asyncio.Event()
+        knocking = tasks.create_task(knock(stop))
+        for n, edit in enumerate(EDITS, start=1):
+            files = guarded(n, load.ports, port, tls_port, certificate)
+            await asyncio.to_thread(EDITS[edit], root, files)
+            await answers_of(client, port, n)
+            tidy(root, files)
+        stop.set()
+        await knocking
+        await load.end()
+        following.cancel()
+
+    assert odd == []
+    assert load.failures() == {}
+    assert load.rate >= AT_LEAST
+
+
+async def over_tls(port: int, context: ssl.SSLContext, headers: Mapping[str, str]) -> int | str:
+    """The status of a request over a connection of its own, or how it failed."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    try:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context, server_hostname="private.test"
+        )
+        try:
+            writer.write(f"GET / HTTP/1.1\r\nhost: private.test\r\nconnection: close\r\n{lines}\r\n".encode())
+            return int((await reader.readline()).split(b" ")[1])
+        finally:
+            writer.close()
+    except (OSError, IndexError) as error:
+        return repr(error)
