@@ -1,8 +1,9 @@
 """What the access log costs: requests per second of ``moongate run`` without one, and to several places.
 
 ``python -m bench.access_log`` starts a ``moongate run`` for each place, and asks their Envoys the same thing
-in turns: no access log, a file, a pipe that is read, a terminal. Each is compared with the run without an
-access log next to it. A place is a descriptor for standard output, as a shell gives it.
+in turns: no access log, a file, also one in the watched folder or beside it, a pipe that is read, a terminal.
+Each is compared with the run without an access log next to it. A place is a descriptor for standard output,
+as a shell gives it.
 
 h2load makes the load (Debian: ``nghttp2-client``); an Envoy that answers by itself is the upstream.
 """
@@ -39,17 +40,25 @@ if TYPE_CHECKING:
 NONE: Final = "no access log"
 
 
-def _file(folder: Path) -> int:
-    return os.open(folder / "access.log", os.O_WRONLY | os.O_CREAT)
+def _file(_manifests: Path, logs: Path) -> int:
+    return os.open(logs / "access.log", os.O_WRONLY | os.O_CREAT)
 
 
-def _pipe(_folder: Path) -> int:
+def _file_within(manifests: Path, _logs: Path) -> int:
+    return _file(manifests, manifests)
+
+
+def _file_beside(manifests: Path, _logs: Path) -> int:
+    return _file(manifests, manifests.parent)
+
+
+def _pipe(_manifests: Path, _logs: Path) -> int:
     reader, writer = os.pipe()
     _read_all(reader)
     return writer
 
 
-def _terminal(_folder: Path) -> int:
+def _terminal(_manifests: Path, _logs: Path) -> int:
     reader, writer = pty.openpty()
     _read_all(reader)
     return writer
@@ -66,9 +75,11 @@ def _read_all(fd: int) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-PLACES: Final[dict[str, Callable[[Path], int]]] = {
+PLACES: Final[dict[str, Callable[[Path, Path], int]]] = {
     NONE: _file,
     "a file": _file,
+    "a file in the watched folder": _file_within,
+    "a file beside it": _file_beside,
     "a pipe that is read": _pipe,
     "a terminal": _terminal,
 }
@@ -77,14 +88,14 @@ PLACES: Final[dict[str, Callable[[Path], int]]] = {
 async def _moongate(stack: AsyncExitStack, name: str, port: int, upstream: int) -> tuple[Process, int]:
     """A ``moongate run`` that serves, and the process id of its Envoy."""
     runs = stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp"))
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp")))
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp"))) / "gateway"
+    folder.mkdir()
     manifests = MANIFESTS.format(port=port, upstream=upstream)
     if name != NONE:
         manifests = manifests.replace("accessLog: {disable: true}", "{}")
     (folder / "bench.yaml").write_text(manifests)
-    # In another folder than the manifests, because that one is watched.
     logs = stack.enter_context(TemporaryDirectory(prefix="mg-", dir="/tmp"))
-    stdout = PLACES[name](Path(logs))
+    stdout = PLACES[name](folder, Path(logs))
     command = ["-m", "moongate", "run", folder, "--run-dir", runs]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=stdout, stderr=DEVNULL)
     os.close(stdout)

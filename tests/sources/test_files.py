@@ -293,6 +293,25 @@ class TestWatch:
                 assert watched.ports["a"] == 1
             await watched.until(lambda: watched.ports["a"] == 2)
 
+    async def test_a_file_that_was_missing_is_read_when_it_is_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "OPEN_S", 60.0)
+        (tmp_path / "others").mkdir()
+        (tmp_path / "others" / "b.yaml").write_text(backend("b", 1))
+
+        async with watching(tmp_path / "others", tmp_path / "a.yaml") as watched:
+            (tmp_path / "others" / "b.yaml").write_text(backend("b", 2))
+            await watched.until(lambda: watched.ports["b"] == 2)  # It is watched now.
+            with (tmp_path / "a.yaml").open("w") as written:
+                written.write(backend("a", 1) + "\n---\n")
+                written.flush()
+                (tmp_path / "others" / "b.yaml").write_text(backend("b", 3))
+                await watched.until(lambda: watched.ports["b"] == 3)
+                assert "a" not in watched.ports
+                written.write(backend("c", 1))
+            await watched.until(lambda: {"a", "c"} <= watched.ports.keys())
+
     async def test_a_file_that_is_never_closed_is_read_if_it_takes_nothing_away(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

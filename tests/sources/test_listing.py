@@ -104,3 +104,31 @@ def test_what_somebody_may_expect_to_be_read_is_said(tmp_path: Path) -> None:
         f"{tmp_path}/shared": "It is a symbolic link that leads nowhere (nowhere), so it is not read.",
     }
     assert list(listing.files) == [f"{tmp_path}/self.yaml"], "who reads it says why it cannot be read"
+
+
+def test_files_are_read_in_the_folders_of_the_user_and_not_in_those_around(tmp_path: Path) -> None:
+    """The folder around is watched only to notice that one of the user is replaced."""
+    (tmp_path / "a.yaml").touch()
+    (tmp_path / "shop" / "sub").mkdir(parents=True)
+    shop = tmp_path / "shop"
+
+    assert list_paths([str(shop)]).watched == {
+        str(tmp_path): False,
+        str(shop): True,
+        str(shop / "sub"): True,
+    }
+    assert list_paths([str(tmp_path / "a.yaml")]).watched == {str(tmp_path): True}
+    assert list_paths([str(shop / "sub" / "missing.yaml")]).watched == {str(shop / "sub"): True}
+
+
+def test_what_is_written_matters_where_it_may_be_read(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "named").touch()
+    (tmp_path / "target").touch()
+    (tmp_path / "shop" / "link.yaml").symlink_to(tmp_path / "target")
+    listing = list_paths([str(tmp_path / "shop"), str(tmp_path / "named"), str(tmp_path / "missing")])
+
+    read = ("shop/a.yaml", "shop/b.json", "shop", "named", "target", "missing")
+    others = ("shop/access.log", "shop/.a.yaml", "access.log", "a.yaml")
+    assert all(listing.matters(str(tmp_path / path)) for path in read)
+    assert not any(listing.matters(str(tmp_path / path)) for path in others)

@@ -22,7 +22,7 @@ async def restoring(run: RunDirectory) -> None:
     """Keep the folder of a run complete, until cancelled."""
     message = ""
     while True:
-        with FolderEvents([str(run.path)]) as events:
+        with FolderEvents({str(run.path): False}) as events:
             while True:
                 try:
                     restored = await run.restore()

@@ -185,7 +185,8 @@ class Files:
             await _in_slices(self._at_first(paths))
             yield self._loaded(self.folder.commit(), paths, parsed)
         pause = FIRST_PAUSE_S
-        with FolderEvents(self._listing.watched, self._writing) as events:
+
+        with FolderEvents(self._listing.watched, self._writing, self._matters) as events:
             self._events = events
             while watched := self._listing.watched:
                 until = time.monotonic() + RETRY_S
@@ -205,6 +206,9 @@ class Files:
                 if heard is None and events.stale:
                     await asyncio.sleep(pause)
                 events.watch(self._listing.watched)
+
+    def _matters(self, path: str) -> bool:
+        return self._listing.matters(path)
 
     def _patience_s(self, until: float) -> float | None:
         files = (*self.folder.waiting.values(), *self.folder.closing.reopening)

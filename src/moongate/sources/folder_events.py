@@ -8,6 +8,10 @@ there. Nor do events report a file system that is mounted over a watched folder,
 mounts is watched too. The watches are then *stale*, and the caller must create new ones. Changes that only
 the old watches saw are not reported, so the caller must then list all files again. But the old watches still
 say which files were closed.
+
+A watch has the events of all names in its folder, and a log among them may be written thousands of times a
+second. The kernel joins equal events that nobody has taken yet. So the event loop is not woken while a burst
+goes on, and for some time after events that do not matter.
 """
 
 # Folders are strings here, as in ``files``.
@@ -21,6 +25,7 @@ import os
 import re
 import select
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -34,20 +39,18 @@ if TYPE_CHECKING:
 STEP_S: Final = 0.002
 """A burst of events ends when none comes for this long. It is the delay of each change."""
 LONGEST_BURST_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 0.016
+"""The longest time without a look at the events, while only those come that do not matter."""
+_MOST_IDLE: Final = 1000
+"""Events that do not matter after which a look ends, because they may come faster than they are taken."""
 
 _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
-_EVENTS = (
-    Mask.CREATE
-    | Mask.MODIFY
-    | Mask.CLOSE_WRITE
-    | Mask.ATTRIB
-    | Mask.MOVED_FROM
-    | Mask.MOVED_TO
-    | Mask.DELETE
-    | _GONE
-    | Mask.ONLYDIR
-)
-_ENDED = _GONE | Mask.IGNORED | Mask.UNMOUNT
+_ENTRIES = Mask.CREATE | Mask.ATTRIB | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE | _GONE | Mask.ONLYDIR
+_WRITES = Mask.MODIFY | Mask.CLOSE_WRITE
+_MODIFIED, _ATTRIBUTES, _OVERFLOW = Mask.MODIFY.value, Mask.ATTRIB.value, Mask.Q_OVERFLOW.value
+_OF_CONTENT = (_WRITES | Mask.ATTRIB).value
+"""Events of a file that say neither that it came nor that it went."""
+_ENDED = (_GONE | Mask.IGNORED | Mask.UNMOUNT).value
 
 _LIMITS: Final = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
 
@@ -56,8 +59,10 @@ class FolderEvents:
     """A context manager that receives the events of folders while it is active.
 
     Args:
-        folders: the real paths of the folders.
+        folders: the real paths of the folders, and whether files in them are read. If not, it is only heard
+            what comes and goes.
         writing: paths of files that were written and not closed yet; kept up to date.
+        matters: whether it matters what is written to a path in these folders.
 
     Attributes:
         stale: whether a watched folder is no longer at its path.
@@ -65,13 +70,21 @@ class FolderEvents:
         limit: the kernel setting that must be raised to watch these; empty if another reason prevents it.
     """
 
-    def __init__(self, folders: Iterable[str], writing: dict[str, None] | None = None) -> None:
+    def __init__(
+        self,
+        folders: Mapping[str, bool],
+        writing: dict[str, None] | None = None,
+        matters: Callable[[str], bool] = lambda _path: True,
+    ) -> None:
         self.stale = False
         self.unheard: tuple[str, ...] = ()
         self.limit = ""
-        self._folders = sorted(folders)
+        self._folders = folders
         self._writing = {} if writing is None else writing
+        self._matters = matters
         self._news = asyncio.Event()
+        self._more = False
+        """Whether the last look ended before all events were taken."""
         self._inotify: Inotify | None = None
         self._stack = ExitStack()
         self._mount_table = ExitStack()
@@ -89,7 +102,7 @@ class FolderEvents:
         self._stack.close()
         self._mount_table.close()
 
-    def watch(self, folders: Iterable[str]) -> None:
+    def watch(self, folders: Mapping[str, bool]) -> None:
         """Watch these folders from now on, each as it is now, and no others.
 
         The old watches end after the new ones have begun, so that the close of each file is seen.
@@ -97,13 +110,14 @@ class FolderEvents:
         before, last = self._inotify, self._stack
         self.unheard = ()
         self.limit = ""
-        self._folders = sorted(folders)
+        self._folders = folders
         with last:
             with ExitStack() as stack:
                 self._inotify, stale = self._begun(stack)
                 self._stack = stack.pop_all()
             if before is not None:
                 self._take(before, {})
+                self._more = False
         # What happened to the folders before does not matter: they are watched as they are now.
         self.stale = stale
 
@@ -113,52 +127,80 @@ class FolderEvents:
         try:
             inotify = stack.enter_context(Inotify(sync_timeout=0))
         except OSError as error:
-            self._note(self._folders, error)
+            self._note(sorted(self._folders), error)
             return None, False
         stale = False
         unheard: list[str] = []
-        for folder in self._folders:
+        for folder, is_read in sorted(self._folders.items()):
             try:
-                inotify.add_watch(folder, _EVENTS)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
+                inotify.add_watch(folder, _ENTRIES | _WRITES if is_read else _ENTRIES)  # pyright: ignore[reportUnknownMemberType]  # a bare PathLike
             except (FileNotFoundError, NotADirectoryError):
                 stale = True  # It was removed after the listing. A new listing shows that.
             except OSError as error:
                 unheard.append(folder)
                 self._note(unheard, error)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(inotify.fd, self._news.set)
-        stack.callback(loop.remove_reader, inotify.fd)
         return inotify, stale
 
     async def burst(self, patience_s: float | None) -> list[str]:
         """Wait for a burst of events, and return the changed paths; empty after a timeout without events."""
+        paths: dict[str, None] = {}
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                await self._news.wait()
-        paths: dict[str, None] = {}
-        until = time.monotonic() + LONGEST_BURST_S
-        while self._news.is_set():
-            self._news.clear()
-            if self._inotify is not None:
-                self._take(self._inotify, paths)
-            if time.monotonic() < until:
+                await self._ready()
+                pause_s = STEP_S
+                while not self._look(paths) and not self.stale:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                    await self._ready()
+            until = time.monotonic() + LONGEST_BURST_S
+            while time.monotonic() < until:
                 await asyncio.sleep(STEP_S)
+                if not self._look(paths):
+                    break
         return list(paths)
 
-    def _take(self, inotify: Inotify, paths: dict[str, None]) -> None:
+    async def _ready(self) -> None:
+        """Wait until there is news. The event loop is woken by events of folders only here."""
+        if self._more:
+            return
+        with ExitStack() as stack:
+            if self._inotify is not None:
+                loop = asyncio.get_running_loop()
+                loop.add_reader(self._inotify.fd, self._news.set)
+                stack.callback(loop.remove_reader, self._inotify.fd)
+            await self._news.wait()
+
+    def _look(self, paths: dict[str, None]) -> bool:
+        """Take the events that there are, if folders can be watched. Returns whether one of them matters."""
+        self._news.clear()
+        return self._inotify is not None and self._take(self._inotify, paths)
+
+    def _take(self, inotify: Inotify, paths: dict[str, None]) -> bool:
+        """Take the events that there are. Returns whether one of them matters."""
+        some = self._more = False
+        idle = 0
         while (event := inotify.sync_get()) is not None:
-            if event.mask & Mask.Q_OVERFLOW:
+            mask = event.mask.value  # Operations of a Mask take many times as long.
+            if mask & _OVERFLOW:
                 paths |= dict.fromkeys(self._folders)
                 self._writing.clear()
             elif event.path is not None:
                 path = str(event.path)
-                paths[path] = None
-                if event.mask & Mask.MODIFY:
+                if mask & _MODIFIED:
                     self._writing[path] = None
-                elif not event.mask & Mask.ATTRIB:
+                elif not mask & _ATTRIBUTES:
                     # The file was closed, removed or replaced.
                     self._writing.pop(path, None)
-            self.stale |= bool(event.mask & _ENDED)
+                if not mask & ~_OF_CONTENT and event.name is not None and not self._matters(path):
+                    idle += 1
+                    if idle == _MOST_IDLE:
+                        self._more = True
+                        break
+                    continue
+                paths[path] = None
+            some = True
+            self.stale |= bool(mask & _ENDED)
+        return some
 
     def _follow_mounts(self) -> None:
         """Get to know of each change of the table of mounts, where the system has one."""

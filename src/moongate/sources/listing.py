@@ -84,7 +84,8 @@ class Listing:
         """Folders by the path that is shown → why nothing in them is read."""
         self.passed: dict[str, str] = {}
         """What is not read though somebody may expect it, by the path that is shown → why."""
-        self.watched: frozenset[str] = frozenset()
+        self.watched: dict[str, bool] = {}
+        """Folders to watch → whether files in them are read. Otherwise it only counts what comes and goes."""
 
     def keep(self, before: Listing) -> None:
         """Take over the files of folders that cannot be read any more."""
@@ -93,6 +94,13 @@ class Listing:
         for path, file in before.files.items():
             if path not in self.files and any(is_within(file.folder, folder) for folder in self.closed):
                 self.files[path] = file
+
+    def matters(self, path: str) -> bool:
+        """Whether what is written to a path may change what is read; what comes and goes always may."""
+        folder, name = os.path.split(path)
+        if folder in self.walked and name.endswith(SUFFIXES) and not name.startswith("."):
+            return True
+        return path in self.named or path in self.awaited or path in self.walked
 
     def filled(self) -> set[str]:
         """The folders with manifests, by the path that is shown."""
@@ -133,6 +141,7 @@ def list_paths(paths: Iterable[str]) -> Listing:
     """What there is now."""
     listing = Listing()
     watched: set[str] = set()
+    read: set[str] = set()
     seen: set[tuple[int, int]] = set()
     for path in paths:
         try:
@@ -148,7 +157,7 @@ def list_paths(paths: Iterable[str]) -> Listing:
             while not os.path.isdir(there):
                 there, lacking = os.path.split(there)
                 listing.awaited.add(os.path.join(os.path.realpath(there), lacking))
-            watched.add(os.path.realpath(there))
+            read.add(os.path.realpath(there))  # What comes may be a file, whose end must not be missed.
             continue
         # The folder around is watched as well: it has the events of a path that is moved or replaced.
         around, name = os.path.split(os.path.abspath(path))
@@ -165,7 +174,8 @@ def list_paths(paths: Iterable[str]) -> Listing:
             listing.named[os.path.join(around, name)] = listing.named[real] = path
             if real != os.path.join(around, name):
                 listing.linked |= {around, os.path.dirname(real)}
-    listing.watched = frozenset((watched | listing.walked.keys() | listing.linked) - listing.closed)
+    read |= {*listing.walked, *listing.linked, *map(os.path.dirname, listing.named)}
+    listing.watched = {folder: folder in read for folder in (watched | read) - listing.closed}
     return listing
 
 
