@@ -200,11 +200,15 @@ class RunLog:
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""
         lines: dict[tuple[Ref, str, Problem], tuple[Place, Transition]] = {}
+        # Asked again, as what a resource refers to may have changed without it: a Service loses its slices.
+        bad_ones = dict.fromkeys(each.resource for each in transitions[:MOST_LOGGED] if each.bad)
+        about = {(end.resource, end.field): end for end in self._dangling(bad_ones)} if bad_ones else {}
         for transition in transitions:
             ref, degradation, bad = transition
             causes = self._causes(ref).get((degradation.at, degradation.condition), ()) if bad else ()
             for fault in (causes or degradation.problems) if bad else degradation.problems[:1]:
-                problem = self._explained(ref, fault) if bad else fault
+                end = about.get((ref, fault.path)) if bad else None
+                problem = fault if end is None else end.explaining(fault)
                 place = self.diagnostic(ref, problem, degradation.severity).place
                 lines.setdefault((ref, f"{degradation.condition} {bad}", problem), (place, transition))
         for (ref, _, problem), (place, transition) in islice(lines.items(), MOST_LOGGED):
@@ -222,12 +226,6 @@ class RunLog:
                 _log.info("status.recovered", **fields)
         if len(lines) > MOST_LOGGED:
             _log.warning("status.more", count=len(lines) - MOST_LOGGED, see="moongate status")
-
-    def _explained(self, ref: Ref, fault: Problem) -> Problem:
-        """A fault of a condition in the words of the reference that it is about, if it is about one."""
-        about = (end for end in self._hints.get(ref, ()) if end.field == fault.path)
-        end = next(about, None)
-        return fault if end is None else end.explaining(fault)
 
     def _faults(self, ref: Ref, statuses: Statuses) -> Iterator[Problem]:
         """The faults of a resource that its conditions report."""
