@@ -67,6 +67,7 @@ FAULTS = (
     ),
     Fault(
         name="a folder that may not be read is named",
+        differs="at a start, nothing is known that was served, so all is closed",
         act=closed_folder,
         reads=(Reading(at="sub", value="permission denied", right="", meanwhile=""),),
     ),
@@ -138,6 +139,7 @@ FAULTS = (
     ),
     Fault(
         name="folders that are nested without end are left alone, and said to be",
+        differs="at a start, nothing is known that was served, so all is closed",
         act=deep,
         reads=(Reading(at="/".join(["d"] * 64), value="64 deep", right=""),),
     ),

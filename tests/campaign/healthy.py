@@ -281,10 +281,20 @@ spec:
   hostnames: [turn.test]
   rules:
   - filters:
-    - type: ResponseHeaderModifier
-      responseHeaderModifier: {set: [{name: x-turn, value: "@TURN@"}]}
-    backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: one}]
+    - {type: ExtensionRef, extensionRef: {group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: turn}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: HTTPRouteFilter
+metadata: {name: turn}
+spec:
+  directResponse: {body: {type: ValueRef, valueRef: {group: "", kind: ConfigMap, name: turn}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: turn}
+data: {response.body: "@TURN@"}
 """
+"""What is edited while something is wrong. Of these, the ConfigMap is in force at once whatever that is."""
 
 FILES: Mapping[str, str] = {
     "gateway.yaml": GATEWAY,

@@ -344,14 +344,14 @@ class House:
         return answer.status_code
 
     async def turned(self) -> str:
-        """Which edit of the route that no row names is in force."""
+        """Which edit of what no row names is in force."""
         try:
             answer = await self.client.get(
                 f"http://127.0.0.1:{self.values['PORT']}/", headers={"host": "turn.test"}
             )
         except httpx.TransportError:
             return ""
-        return answer.headers.get("x-turn", "")
+        return answer.text
 
     async def answers(self) -> dict[str, int | str]:
         """What a request of each sort gets now."""

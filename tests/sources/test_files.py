@@ -14,11 +14,12 @@ import pytest
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Namespace
+from moongate.api.httproute import HTTPRoute
 from moongate.sources import files, folder
 from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
 from moongate.sources.manifests import Document
-from tests.sources.manifests import backend, stream
+from tests.sources.manifests import backend, route, stream
 from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
 
 DEADLINE = 10.0
@@ -496,11 +497,32 @@ class TestWatch:
         async with watching(mine) as watched:
             (mine / "sub").chmod(0)
             await watched.until(lambda: watched.last is not None and bool(watched.last.errors))
-            (mine / "b.yaml").write_text(backend("b", 2))
-            await watched.until(lambda: watched.ports == {"a": 1, "b": 2})
+            (mine / "b.yaml").write_text(backend("b", 2) + "---\n" + route("r", "b"))
+            await watched.until(lambda: watched.held.keys() > {A, B})
+            assert watched.last is not None
+            assert watched.last.refused is None, "what was in it is known"
             (mine / "sub").chmod(0o700)
             (mine / "sub" / "a.yaml").write_text(backend("a", 2))
-            await watched.until(lambda: watched.ports == {"a": 2, "b": 2})
+            await watched.until(lambda: port(watched.held[A]) == 2)
+
+    async def test_a_new_folder_that_cannot_be_read_closes_what_is_new_besides(self, mine: Path) -> None:
+        """It may have a policy about who may pass, which nobody has seen."""
+        (mine / "old.yaml").write_text(route("old", "b"))
+
+        async with watching(mine) as watched:
+            await watched.until(lambda: bool(watched.held))
+            (mine / "sub").mkdir(mode=0)
+            (mine / "r.yaml").write_text(route("r", "b"))
+            await watched.until(lambda: watched.last is not None and bool(watched.last.shut))
+            assert watched.last is not None
+            refused = watched.last.refused
+            faults = {each.place.file: str(each) for each in watched.last.errors}
+            (mine / "sub").chmod(0o700)
+            await watched.until(lambda: watched.last is not None and watched.last.refused is None)
+
+        assert refused == {Ref.of(HTTPRoute, "default", "r")}
+        assert "what is served stays as it was" in faults[str(mine / "sub")]
+        assert "until all folders can be read" in faults[str(mine / "r.yaml")]
 
     def test_a_folder_that_cannot_be_read_at_the_start_closes_all_routes(self, mine: Path) -> None:
         """It may have a policy about who may pass."""

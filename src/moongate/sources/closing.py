@@ -135,7 +135,9 @@ class Closing:
             return ref in held or decisions.get(ref) is not None
 
         exposed = _exposed(decisions, held) if found and self.at_start else ()
-        self.suspects = {file.path: tuple(_suspects(file, in_force, exposed)) for file in found}
+        self.suspects = {
+            file.path: tuple(_suspects(file, in_force, exposed, at_start=self.at_start)) for file in found
+        }
 
     def is_begun(self) -> bool:
         """Whether there are suspects now, and were none before, though something was served."""
@@ -301,12 +303,16 @@ def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
     )
 
 
-def _suspects(file: File, in_force: Callable[[Ref], bool], exposed: Sequence[str]) -> Iterator[Suspect]:
+def _suspects(
+    file: File, in_force: Callable[[Ref], bool], exposed: Sequence[str], *, at_start: bool
+) -> Iterator[Suspect]:
     """The suspects of a file. What it keeps in force of such policies stands for as many of them."""
     kept = sum(is_guard(ref) for ref in file.retained if in_force(ref))
     suspects: list[Suspect] = []
     if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
-        suspects.append(Suspect(file.unreadable, EVERYTHING))
+        # Unlike at the start, it is known what was in it a moment ago.
+        if at_start or not file.retained or kept:
+            suspects.append(Suspect(file.unreadable, EVERYTHING))
         kept = 1 if kept else 0
     for number in file.faulty:
         document = file.documents[number]
