@@ -66,9 +66,8 @@ def guarded(n: int, ports: list[int], port: int, tls_port: int, certificate: Cer
     )
     far = f"{{group: gateway.envoyproxy.io, kind: Backend, name: far, namespace: n{n}}}"
     private = m.route("private", f"[{{backendRefs: [{far}]}}]")
-    # The labels overlap: what the policy selected before, and will select next, is there as well.
-    private["metadata"]["labels"] = {f"turn-{turn}": "" for turn in (n, n + 1, n + 2)}
-    selector = f"[{{group: gateway.networking.k8s.io, kind: HTTPRoute, matchLabels: {{turn-{n + 1}: ''}}}}]"
+    private["metadata"]["labels"] = {"turn": f"t{n}"}
+    selector = f"[{{group: gateway.networking.k8s.io, kind: HTTPRoute, matchLabels: {{turn: t{n}}}}}]"
     policy = m.policy("SecurityPolicy", "members", f"basicAuth: {{users: {{name: u{n}}}}}")
     policy["spec"].pop("targetRefs")
     policy["spec"]["targetSelectors"] = m.spec(selector)

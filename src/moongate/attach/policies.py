@@ -109,8 +109,8 @@ def _by_target(policy: Policy) -> Iterator[tuple[Ref, Ref]]:
 
 def _by_anchor(policy: Policy) -> Iterator[tuple[tuple[str, str], Anchor, Ref]]:
     for selector in policy.spec.target_selectors:
-        only = policy.metadata.namespace if _stays(selector) else EVERYWHERE
-        for anchor in _anchors(selector):
+        only = policy.metadata.namespace if stays(selector) else EVERYWHERE
+        for anchor in anchors(selector):
             yield (selector.kind, only), anchor, policy.ref
 
 
@@ -170,12 +170,12 @@ def _selecting(db: Db, target: Ref) -> Iterator[Ref]:
     having = dict(labels(db, target) or ())
     for key in asked:
         if not key:
-            anchors: tuple[Anchor, ...] = (ANYTHING,)
+            wanted: tuple[Anchor, ...] = (ANYTHING,)
         elif key in having:
-            anchors = ((key,), (key, having[key]))
+            wanted = ((key,), (key, having[key]))
         else:
             continue
-        for anchor in anchors:
+        for anchor in wanted:
             for namespace in (target.namespace, EVERYWHERE):
                 yield from find_in(db, SELECTORS, (target.kind, namespace), anchor)
 
@@ -186,8 +186,8 @@ def _labels_asked_for(db: Db, kind: str, namespace: str) -> tuple[str, ...]:
 
     "" if there are selectors without anchor.
     """
-    anchors = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
-    return tuple(sorted({anchor[0] if anchor else "" for anchor in anchors}))
+    asked = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
+    return tuple(sorted({anchor[0] if anchor else "" for anchor in asked}))
 
 
 @query
@@ -209,7 +209,7 @@ def selected_shards(db: Db, policy: Ref) -> tuple[tuple[str, int], ...]:
                 (namespace, part)
                 for selector in targeting.selectors
                 for namespace in _namespaces(db, policy, selector)
-                for anchor in _anchors(selector)
+                for anchor in anchors(selector)
                 for part in parts(db, LABELLED, (selector.kind, namespace, anchor))
             }
         )
@@ -226,7 +226,7 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
         {
             ref
             for selector in targeting.selectors
-            for anchor in _anchors(selector)
+            for anchor in anchors(selector)
             for ref in find_in(db, LABELLED, (selector.kind, namespace, anchor), part)
             if _picks(db, policy, selector, ref)
         }
@@ -328,17 +328,17 @@ def named_targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Targ
             yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")
 
 
-def _stays(selector: TargetSelector) -> bool:
+def stays(selector: TargetSelector) -> bool:
     """Whether a selector looks in the namespace of its policy alone."""
     return selector.namespaces is None or selector.namespaces.from_ == "Same"
 
 
 def _namespaces(db: Db, policy: Ref, selector: TargetSelector) -> tuple[str, ...]:
     """The namespaces in which a selector may have targets."""
-    return (policy.namespace,) if _stays(selector) else find(db, TARGET_NAMESPACES, selector.kind)
+    return (policy.namespace,) if stays(selector) else find(db, TARGET_NAMESPACES, selector.kind)
 
 
-def _anchors(selector: TargetSelector) -> tuple[Anchor, ...]:
+def anchors(selector: TargetSelector) -> tuple[Anchor, ...]:
     """Labels of which a target must have one to match a selector; ``ANYTHING`` where no label is required."""
     if selector.match_labels:
         return (min(selector.match_labels.items()),)
@@ -354,7 +354,7 @@ def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:
     if selector.group != target.group or selector.kind != target.kind:
         return False
     where = selector.namespaces
-    if where is None or _stays(selector):
+    if where is None or stays(selector):
         if target.namespace != policy.namespace:
             return False
     elif where.from_ == "Selector" and (

@@ -14,8 +14,9 @@ Rules
 4. Files that change together are one batch, so a resource that moves to another file does not change.
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
-   the removal of a Gateway, of a policy, or of what a policy refers to: then all wait, so that no port is
-   wanted twice, and nothing is served without its policy.
+   the removal of a Gateway, of a policy, or of what a policy refers to, or with a change that takes a policy
+   from a target (``coverage``): then all wait, so that no port is wanted twice, and nothing is served without
+   its policy.
 
 Theory of operation
 ===================
@@ -44,6 +45,7 @@ from moongate.problem import Problem
 from moongate.sources import chunks as cutting
 from moongate.sources.chunks import Chunk, Place
 from moongate.sources.closing import HIDDEN, Closing, Suspect, Waits, closing_effect, is_guard
+from moongate.sources.coverage import uncovering
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity, as_of, some
 from moongate.sources.file_states import Definition, File, Held, LastGood, Unreadable, difference
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, read_document
@@ -378,6 +380,12 @@ class Folder:
             if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route))
         }
         if exclusive and any(waits.unfinished(ref, removed[ref].file, used=True) for ref in waiting):
+            yield from decisions
+            return
+        if any(
+            waits.unfinished(ref, self._held[ref].file, used=True)
+            for ref in uncovering(self._held, decisions)
+        ):
             yield from decisions
             return
         yield from waiting

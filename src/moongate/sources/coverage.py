@@ -1,0 +1,163 @@
+"""Whether an edit takes a policy from a target that stays, such as a route whose label changes.
+
+The policy and its target may be in two files, of which one comes some milliseconds before the other. Between
+the two, the policy does not hold for the target. ``uncovering`` finds such changes, so that they can wait
+until the edit is whole.
+
+Facts
+=====
+* A route is *covered* by a policy that names or selects it or one of its rules, or one of its parents.
+* Another policy of the same kind covers as well: who moves a route from one to the other wants just that.
+* A selector that looks into other namespaces counts as if all of them let it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, TypeAlias
+
+from moongate.api.base import Ref
+from moongate.api.gateway import Gateway
+from moongate.api.route import Route
+from moongate.attach.policies import ANYTHING, Anchor, Policy, anchors, named_targets, stays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from moongate.api.policy import TargetSelector
+    from moongate.sources.file_states import Held
+
+_Target: TypeAlias = Gateway | Route
+_Section: TypeAlias = tuple[str, str]
+"""The kind of a policy, and a rule or listener; "" for all of them."""
+
+
+def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
+    """The changes of targets and policies, if they take a policy from a target in force that stays.
+
+    Args:
+        held: what is in force.
+        decisions: what is to be in force of each resource that changes; None for nothing.
+    """
+    changed = tuple(
+        ref
+        for ref, after in decisions.items()
+        if after is not None
+        and (before := held.get(ref)) is not None
+        and before.resource != after.resource
+        and _aim(before) != _aim(after)
+    )
+    if not changed:
+        return ()
+    coming = {ref: each for ref, each in decisions.items() if each is not None}
+    after = {ref: each for ref, each in {**held, **coming}.items() if decisions.get(ref, each) is not None}
+    aims = [ref for ref in changed if isinstance(held[ref].resource, Policy)]
+    concerned = dict.fromkeys(ref for ref in changed if isinstance(held[ref].resource, _Target))
+    if aims:
+        aimed = _Coverage(held, aims)
+        targets = (ref for ref, each in held.items() if isinstance(each.resource, _Target))
+        concerned |= dict.fromkeys(ref for ref in targets if ref in after and aimed.of(ref))
+    old, new = _Coverage(held), _Coverage(after)
+    return changed if any(old.loses(ref, new) for ref in concerned) else ()
+
+
+def _aim(held: Held) -> object:
+    """The part of a policy that decides its targets, or of a target that decides its policies."""
+    match held.resource:
+        case Policy():
+            spec = held.resource.spec
+            return spec.target_ref, spec.target_refs, spec.target_selectors
+        case Route():
+            route = held.resource
+            return route.metadata.labels, route.spec.parent_refs, _sections(route)
+        case Gateway():
+            return held.resource.metadata.labels, _sections(held.resource)
+        case _:
+            return None
+
+
+def _sections(target: _Target) -> Counter[str]:
+    """The names of the rules or listeners; "" for those without."""
+    parts = target.spec.listeners if isinstance(target, Gateway) else target.spec.rules
+    return Counter(part.name or "" for part in parts)
+
+
+class _Coverage:
+    """What policies cover.
+
+    Args:
+        held: what is in force.
+        among: the policies among these are asked; all by default.
+    """
+
+    def __init__(self, held: Mapping[Ref, Held], among: Iterable[Ref] | None = None) -> None:
+        self._held = held
+        self._named: defaultdict[Ref, list[_Section]] = defaultdict(list)
+        self._selecting: defaultdict[Anchor, list[tuple[Ref, TargetSelector]]] = defaultdict(list)
+        for ref in held if among is None else among:
+            policy = held[ref].resource
+            if not isinstance(policy, Policy):
+                continue
+            for target in named_targets(policy.spec, ref.namespace):
+                self._named[target.ref].append((ref.kind, target.section))
+            for selector in policy.spec.target_selectors:
+                for anchor in anchors(selector):
+                    self._selecting[anchor].append((ref, selector))
+
+    def loses(self, ref: Ref, after: _Coverage) -> bool:
+        """Whether a target that stays is covered less afterwards."""
+        now, then = self.of(ref), after.of(ref)
+        whole = {kind for kind, section in then if not section}
+        present = after.parts(ref)
+        come = present - self.parts(ref)
+        for kind, section in now - then:
+            # A rule that is renamed, or has no name any more, is one that goes and one that comes.
+            left = come.keys() if section and section not in present else (section,)
+            if kind not in whole and any((kind, each) not in then for each in left):
+                return True
+        old, new = self.parents(ref), after.parents(ref)
+        above = {kind for parent in old for kind in self.above(*parent)} - whole
+        return any(above - after.above(*parent) for parent in new if parent not in old)
+
+    def of(self, ref: Ref) -> set[_Section]:
+        """What policies cover of a target."""
+        sections = {*self._named.get(ref, ())}
+        resource = self._held[ref].resource if ref in self._held else None
+        if isinstance(resource, _Target):
+            present = _sections(resource)
+            sections = {each for each in sections if not each[1] or each[1] in present}
+            sections |= {(policy.kind, "") for policy in self._selectors(ref, resource)}
+        return sections
+
+    def parts(self, ref: Ref) -> Counter[str]:
+        """The names of the rules of a route, or of the listeners of a Gateway."""
+        resource = self._held[ref].resource
+        assert isinstance(resource, _Target), "policies aim at nothing else"
+        return _sections(resource)
+
+    def _selectors(self, ref: Ref, target: _Target) -> Iterator[Ref]:
+        if not self._selecting:
+            return
+        labels = target.metadata.labels
+        for anchor in (ANYTHING, *labels.items(), *((key,) for key in labels)):
+            for policy, selector in self._selecting.get(anchor, ()):
+                is_near = policy.namespace == ref.namespace or not stays(selector)
+                if is_near and selector.kind == ref.kind and selector.selector.selects(labels):
+                    yield policy
+
+    def parents(self, ref: Ref) -> Iterable[tuple[Ref, str]]:
+        """The Gateways that a route names, and the listener of each; "" for all."""
+        resource = self._held[ref].resource
+        if not isinstance(resource, Route):
+            return ()
+        return [
+            (
+                Ref(parent.kind, parent.namespace or ref.namespace, parent.name, parent.group),
+                parent.section_name or "",
+            )
+            for parent in resource.spec.parent_refs
+        ]
+
+    def above(self, gateway: Ref, listener: str) -> set[str]:
+        """The kinds of the policies that cover a parent of a route."""
+        return {kind for kind, section in self.of(gateway) if not section or section == listener}
