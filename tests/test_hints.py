@@ -83,8 +83,8 @@ def test_a_parent_that_is_no_gateway_is_named(parent: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "hint"),
     [
-        ("", "spec.rules[0]: The rule has no backend, and no filter that answers."),
-        (ADD, "spec.rules[0]: The rule has no backend, and no filter that answers."),
+        ("", "spec.rules[0]: The rule has no backend, and no filter that answers; add one of them."),
+        (ADD, "spec.rules[0]: The rule has no backend, and no filter that answers; add one of them."),
         (
             "backendRefs: [{name: a, port: 80, weight: 0}, {name: b, port: 80, weight: 0}]",
             "spec.rules[0].backendRefs: All backends of the rule have the weight 0.",

@@ -101,7 +101,10 @@ def _of_rule(rule: RouteRule) -> Iterator[Problem]:
     if not isinstance(rule, RequestRule) or any(each.type in _ANSWERING for each in filters):
         return
     if not rule.backend_refs:
-        message = "The rule has no backend, and no filter that answers. Requests are answered with 500."
+        message = (
+            "The rule has no backend, and no filter that answers; add one of them. "
+            "Requests are answered with 500."
+        )
         yield Problem("", message, CLOSED)
     elif not any(ref.weight for ref in rule.backend_refs):
         message = "All backends of the rule have the weight 0. Requests are answered with 500."

@@ -138,7 +138,9 @@ def test_every_broken_rule_is_reported_at_once() -> None:
 def test_a_rule_about_a_list_is_reported_at_the_list() -> None:
     tls = {"name": "tls", "port": 1, "protocol": "TLS"}
 
-    assert problems(gateway(tls)) == {"spec.listeners": "A listener of protocol TLS needs tls with a mode."}
+    assert problems(gateway(tls)) == {
+        "spec.listeners": "A listener of protocol TLS needs tls with a mode. Here [0].protocol is 'TLS'."
+    }
 
 
 def test_rules_of_entries_and_of_base_classes_hold_too() -> None:

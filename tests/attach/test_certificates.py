@@ -335,7 +335,9 @@ def test_time_counts_once_somebody_says_it() -> None:
     core.db.put(NOW, 2**40)
 
     assert unknown is None
-    assert out_of_date(core.db, CERT) == Fault("holds the certificate in tls.crt that has expired.")
+    assert out_of_date(core.db, CERT) == Fault(
+        "holds the certificate in tls.crt that has expired; it must be renewed."
+    )
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,9 @@ def test_time_counts_once_somebody_says_it() -> None:
         pytest.param(-2, Fault("holds the certificate in tls.crt that is not valid yet."), id="too-early"),
         pytest.param(0, None, id="in-time"),
         pytest.param(29, None, id="in-time-to-the-end"),
-        pytest.param(31, Fault("holds the certificate in tls.crt that has expired."), id="too-late"),
+        pytest.param(
+            31, Fault("holds the certificate in tls.crt that has expired; it must be renewed."), id="too-late"
+        ),
     ],
 )
 def test_a_certificate_has_its_time(days: int, fault: Fault | None) -> None:

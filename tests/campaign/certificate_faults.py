@@ -73,7 +73,7 @@ FAULTS = (
         "a certificate that has ended is said to",
         secret(certificate(KEY, "secure.test", days=-1), KEY_PEM),
         "has expired",
-        "",
+        "must be renewed",
     ),
     refused(
         "a key of another certificate does not fit", secret(PEM, key_bytes(new_key())), "tls.key", "tls.crt"
@@ -81,10 +81,25 @@ FAULTS = (
     refused("a certificate that is no PEM is not quoted", secret(CANARY, KEY_PEM), "tls.crt", "PEM"),
     refused("a key that is no PEM is not quoted", secret(PEM, CANARY), "tls.key", "PEM"),
     refused("a key with a password must be without", secret(PEM, ENCRYPTED), "tls.key", "password"),
-    refused("a certificate that is empty is missed", secret("", KEY_PEM), "tls.crt", ""),
-    refused("a key that is missing is missed", secret(PEM, None), "tls.key", ""),
-    refused("a certificate that is cut off is not taken", secret(PEM[:-60], KEY_PEM), "tls.crt", ""),
-    refused("certificate and key that are exchanged are not taken", secret(KEY_PEM, PEM), "tls.crt", ""),
+    refused(
+        "a certificate that is empty is missed",
+        secret("", KEY_PEM),
+        "tls.crt",
+        "must hold tls.crt and tls.key",
+    ),
+    refused("a key that is missing is missed", secret(PEM, None), "tls.key", "must hold tls.crt and tls.key"),
+    refused(
+        "a certificate that is cut off is not taken",
+        secret(PEM[:-60], KEY_PEM),
+        "tls.crt",
+        "-----BEGIN CERTIFICATE-----",
+    ),
+    refused(
+        "certificate and key that are exchanged are not taken",
+        secret(KEY_PEM, PEM),
+        "tls.crt",
+        "the private key",
+    ),
     refused(
         "a chain that begins with its authority does not fit its key",
         secret(certificate(new_key(), "authority") + PEM, KEY_PEM),

@@ -20,6 +20,12 @@ HERE: Final = "«"
 Act = Callable[[Path], Any]
 
 
+class NotApplicable(Struct, frozen=True):
+    """A part that a message of a fault cannot have, and why."""
+
+    why: str
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """What a user must read of a fault, each part for itself.
 
@@ -28,7 +34,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         mark: which ``HERE`` of the file it is.
         of: the resource, as "KIND NAMESPACE/NAME"; "" where the text does not say which it is.
         field: the path within the resource.
-        value: what is wrong, as it was written. Empty where it is secret, or where something is missing.
+        value: what is wrong, as it was written.
         right: words that say what would be right.
         meanwhile: words that say what happens to requests until it is mended.
         severity: an error is not in force as it is written.
@@ -38,9 +44,9 @@ class Reading(Struct, frozen=True, kw_only=True):
     mark: int = 0
     of: str = ""
     field: str = ""
-    value: str = ""
-    right: str = ""
-    meanwhile: str = ""
+    value: str | NotApplicable
+    right: str | NotApplicable
+    meanwhile: str | NotApplicable
     severity: str = "error"
 
 
@@ -55,6 +61,7 @@ class Fault(Struct, frozen=True, kw_only=True):
         requests: what requests get meanwhile, where it is not what ``HEALTHY`` says.
         exits: the exit code of ``validate``.
         unseen: why ``validate`` does not see it, where it cannot.
+        alone: whether it must be an edit of its own: what changes with it would count as new.
         differs: why ``validate`` has other words for it than ``run``.
     """
 
@@ -64,6 +71,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     reads: tuple[Reading, ...] = ()
     requests: Mapping[str, int | str] = {}
     exits: int = 1
+    alone: bool = False
     unseen: str = ""
     differs: str = ""
 
@@ -106,6 +114,15 @@ def params(**groups: tuple[Fault, ...]) -> list[Any]:
         for group, faults in groups.items()
         for fault in faults
     ]
+
+
+MISSING: Final = NotApplicable("something is missing, so there is no value")
+SECRET: Final = NotApplicable("a value within a Secret is never shown")
+PLACE: Final = NotApplicable("the place shows what is wrong")
+ONCE: Final = NotApplicable("another reading of the same resource says it")
+GONE: Final = NotApplicable("what was meant is gone, and no other name is like it")
+COLD: Final = NotApplicable("nothing was in force before, so something else is meanwhile")
+ENVOY: Final = NotApplicable("only Envoy knows what it would take")
 
 
 def same(reading: Reading, **changes: Any) -> Reading:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.campaign.fault import Act, Fault, Reading
+from tests.campaign.fault import GONE, PLACE, Act, Fault, Reading
 from tests.campaign.healthy import FILES, SHOP
 
 STAYS = "The last good state of 1 resource stays in force: HTTPRoute default/shop."
-GRACE = "stays in force"
+AS_IT_WAS = "until this is fixed what is served stays as it was"
 
 
 def no_right_to(name: str) -> Act:
@@ -63,36 +63,60 @@ FAULTS = (
     Fault(
         name="a file that may not be read keeps its last good state",
         act=no_right_to("shop.yaml"),
-        reads=(Reading(at="shop.yaml:1:1", value="permission denied", right="", meanwhile=STAYS),),
+        reads=(
+            Reading(
+                at="shop.yaml:1:1",
+                value="permission denied",
+                right="needs the right to read it",
+                meanwhile=STAYS,
+            ),
+        ),
     ),
     Fault(
         name="a folder that may not be read is named",
         differs="at a start, nothing is known that was served, so all is closed",
+        alone=True,
         act=closed_folder,
-        reads=(Reading(at="sub", value="permission denied", right="", meanwhile=""),),
+        reads=(
+            Reading(
+                at="sub", value="permission denied", right="needs the right to read it", meanwhile="stays"
+            ),
+        ),
     ),
     Fault(
         name="a link that leads nowhere is named with where it leads",
         act=linked("shop.yaml", "nowhere.yaml"),
-        reads=(Reading(at="shop.yaml:1:1", value="nowhere.yaml", right="", meanwhile=STAYS),),
+        reads=(
+            Reading(
+                at="shop.yaml:1:1",
+                value="nowhere.yaml",
+                right="correct the link, or remove it",
+                meanwhile=STAYS,
+            ),
+        ),
     ),
     Fault(
         name="a link that leads to itself is named",
         act=linked("shop.yaml", "shop.yaml"),
-        reads=(Reading(at="shop.yaml:1:1", value="link", right="", meanwhile=STAYS),),
+        reads=(Reading(at="shop.yaml:1:1", value="link", right="remove one of them", meanwhile=STAYS),),
     ),
     Fault(
         name="two links that lead to each other are named",
+        alone=True,
         act=lambda folder: (linked("a.yaml", "b.yaml")(folder), linked("b.yaml", "a.yaml")(folder)),
         reads=(
-            Reading(at="a.yaml:1:1", value="link", right=""),
-            Reading(at="b.yaml:1:1", value="link", right=""),
+            Reading(at="a.yaml:1:1", value="link", right="remove one of them", meanwhile=AS_IT_WAS),
+            Reading(at="b.yaml:1:1", value="link", right="remove one of them", meanwhile=AS_IT_WAS),
         ),
     ),
     Fault(
         name="a pipe is not waited for",
         act=in_place_of("pipe.yaml", os.mkfifo),
-        reads=(Reading(at="pipe.yaml:1:1", value="pipe", right="file"),),
+        reads=(
+            Reading(
+                at="pipe.yaml:1:1", value="pipe", right="file", meanwhile="Nothing of this file is in force."
+            ),
+        ),
     ),
     Fault(
         name="a folder in the place of a file takes its resource away, and says nothing more",
@@ -104,6 +128,7 @@ FAULTS = (
                 field="spec.targetRefs[0].name",
                 value="HTTPRoute default/shop",
                 meanwhile="no effect",
+                right=GONE,
             ),
         ),
         requests={"shop": 404},
@@ -133,6 +158,7 @@ FAULTS = (
                 field="spec.targetRefs[0].name",
                 value="HTTPRoute default/shop",
                 meanwhile="no effect",
+                right=GONE,
             ),
         ),
         requests={"shop": 404},
@@ -140,8 +166,16 @@ FAULTS = (
     Fault(
         name="folders that are nested without end are left alone, and said to be",
         differs="at a start, nothing is known that was served, so all is closed",
+        alone=True,
         act=deep,
-        reads=(Reading(at="/".join(["d"] * 64), value="64 deep", right=""),),
+        reads=(
+            Reading(
+                at="/".join(["d"] * 64),
+                value="this one is deeper",
+                right="Folders are read 64 deep",
+                meanwhile=AS_IT_WAS,
+            ),
+        ),
     ),
     Fault(
         name="a resource in a hidden file is not there",
@@ -153,6 +187,7 @@ FAULTS = (
                 field="spec.targetRefs[0].name",
                 value="HTTPRoute default/shop",
                 meanwhile="no effect",
+                right=GONE,
             ),
         ),
         requests={"shop": 404},
@@ -162,7 +197,10 @@ FAULTS = (
         files={"big.yaml": "a: " + "x" * 8_000_000 + "\n"},
         reads=(
             Reading(
-                at="big.yaml:1:1", value="neither apiVersion nor kind", right="move it out of the folder"
+                at="big.yaml:1:1",
+                value="neither apiVersion nor kind",
+                right="move it out of the folder",
+                meanwhile="Nothing of this document is in force.",
             ),
         ),
     ),
@@ -192,6 +230,7 @@ EDITS = (
                 value="no backend",
                 meanwhile="500",
                 severity="warning",
+                right="add one of them",
             ),
         ),
         requests={"shop": 500},
@@ -231,6 +270,7 @@ EDITS = (
                 value="kustomization",
                 right="kubectl kustomize",
                 severity="warning",
+                meanwhile="it reads the manifests beside it as they are written",
             ),
         ),
         exits=0,
@@ -238,17 +278,38 @@ EDITS = (
     Fault(
         name="values of Helm are no manifest, and name its command",
         files={"values.yaml": "replicaCount: 1\nimage: {repository: shop}\n"},
-        reads=(Reading(at="values.yaml:1:1", value="apiVersion", right=""),),
+        reads=(
+            Reading(
+                at="values.yaml:1:1",
+                value="apiVersion",
+                right="helm template",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="a compose file is no manifest",
         files={"compose.yaml": "services: {shop: {image: shop, ports: ['80:80']}}\n"},
-        reads=(Reading(at="compose.yaml:1:1", value="Docker Compose", right="out of the folder"),),
+        reads=(
+            Reading(
+                at="compose.yaml:1:1",
+                value="Docker Compose",
+                right="out of the folder",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="a document of Markdown that is called YAML is none",
         files={"readme.yaml": "# Shop\n\nThis is *the* shop: open.\n\n- a\n"},
-        reads=(Reading(at="readme.yaml:5:1", value="", right=""),),
+        reads=(
+            Reading(
+                at="readme.yaml:5:1",
+                value=PLACE,
+                right="indented otherwise than its neighbours",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="a branch without a Backend closes the route that is still there",
@@ -260,6 +321,7 @@ EDITS = (
                 field="spec.rules[0].backendRefs[0].name",
                 value="Backend default/two",
                 meanwhile="500",
+                right="The only Backend there is 'one'",
             ),
         ),
         requests={"shop": 500},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.campaign.fault import Fault, Reading, swap
+from tests.campaign.fault import MISSING, SECRET, Fault, NotApplicable, Reading, swap
 from tests.campaign.healthy import CANARY
 
 STAYS = "Its last good state stays in force."
@@ -18,8 +18,8 @@ def wrong(
     *,
     of: str,
     field: str,
-    value: str,
-    right: str,
+    value: str | NotApplicable,
+    right: str | NotApplicable,
     meanwhile: str = STAYS,
     **more: Any,
 ) -> Fault:
@@ -98,6 +98,7 @@ FAULTS = (
                 field="metadata.name",
                 right="missing",
                 meanwhile="The last good state of 1 resource stays in force",
+                value=MISSING,
             ),
         ),
     ),
@@ -111,6 +112,7 @@ FAULTS = (
                 value="Limits",
                 right="a-z",
                 of="BackendTrafficPolicy default/Limits",
+                meanwhile="It is not in force until this is fixed.",
             ),
         ),
     ),
@@ -152,7 +154,7 @@ FAULTS = (
         "spec: «{}",
         of=CLASS,
         field="spec.controllerName",
-        value="",
+        value=MISSING,
         right="required",
     ),
     # --- Gateway -------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ FAULTS = (
         "listeners: «[]",
         of="Gateway default/side",
         field="spec.listeners",
-        value="",
+        value="0 entries",
         right="between 1 and 64",
     ),
     wrong(
@@ -348,7 +350,7 @@ FAULTS = (
         "- «type: ResponseHeaderModifier",
         of=SHOP,
         field="spec.rules[0].filters[0]",
-        value="",
+        value="type is 'ResponseHeaderModifier'",
         right="responseHeaderModifier",
     ),
     wrong(
@@ -358,7 +360,7 @@ FAULTS = (
         "«type: RequestHeaderModifier",
         of=SHOP,
         field="spec.rules[0].filters[0]",
-        value="",
+        value="type is 'RequestHeaderModifier'",
         right="requestHeaderModifier",
     ),
     wrong(
@@ -389,7 +391,7 @@ FAULTS = (
         "{name: one}\nspec:\n  endpoints:\n  - ip: «{address: 127.0.0.1}",
         of=ONE,
         field="spec.endpoints[0].ip.port",
-        value="",
+        value=MISSING,
         right="required",
     ),
     wrong(
@@ -409,7 +411,7 @@ FAULTS = (
         "{name: one}\nspec:\n  endpoints:\n  - «unix: {path: /tmp/x}\n    ip:",
         of=ONE,
         field="spec.endpoints[0]",
-        value="",
+        value="ip is set and unix is set",
         right="one",
     ),
     # --- policies ------------------------------------------------------------------------------
@@ -440,7 +442,7 @@ FAULTS = (
         "«spec:\n",
         of=LIMITS,
         field="spec",
-        value="",
+        value=MISSING,
         right="targetRef",
     ),
     wrong(
@@ -450,7 +452,7 @@ FAULTS = (
         "«spec:\n  targetRefs:\n  - group: gateway.networking.k8s.io\n    kind: Service",
         of=LIMITS,
         field="spec",
-        value="",
+        value="targetRefs[0].kind is 'Service'",
         right="Gateway, ListenerSet or a kind of route",
     ),
     wrong(
@@ -514,6 +516,7 @@ FAULTS = (
                 field="spec.rules[0].filters[0]",
                 value="directResponse.statusCode is 2000",
                 right="599",
+                meanwhile="answered with 500",
             ),
         ),
         requests={"pages": 500},
@@ -546,7 +549,7 @@ FAULTS = (
         f"«[{CANARY}]",
         of=USERS,
         field="stringData[.htpasswd]",
-        value="",
+        value=SECRET,
         right="string",
     ),
     wrong(
@@ -556,7 +559,7 @@ FAULTS = (
         "data:\n  .htpasswd: «",
         of=USERS,
         field="data[.htpasswd]",
-        value="",
+        value=SECRET,
         right="base64",
     ),
     wrong(
@@ -576,7 +579,7 @@ FAULTS = (
         "type: «[kubernetes.io/tls]",
         of=CERTIFICATE,
         field="type",
-        value="",
+        value="The value is a list",
         right="string",
     ),
     wrong(
@@ -613,7 +616,14 @@ FAULTS = (
         name="a type of the addresses of a slice must be there",
         files=swap("stock.yaml", ("addressType: IPv4\n", "")),
         reads=(
-            Reading(at="stock.yaml:9:1", of=SLICE, field="addressType", right="is missing", meanwhile=STAYS),
+            Reading(
+                at="stock.yaml:9:1",
+                of=SLICE,
+                field="addressType",
+                right="is missing",
+                meanwhile=STAYS,
+                value=MISSING,
+            ),
         ),
     ),
     wrong(
@@ -643,7 +653,7 @@ FAULTS = (
         "«spec:\n",
         of=GRANT,
         field="spec.from",
-        value="",
+        value=MISSING,
         right="is missing",
     ),
     wrong(
@@ -653,7 +663,7 @@ FAULTS = (
         "«{group: gateway.networking.k8s.io, kind: HTTPRoute}",
         of=GRANT,
         field="spec.from[0].namespace",
-        value="",
+        value=MISSING,
         right="is missing",
     ),
     wrong(

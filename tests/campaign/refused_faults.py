@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tests.campaign.fault import Fault, Reading, swap
+from tests.campaign.fault import ENVOY, Fault, Reading, swap
 
 UNSEEN = "only Envoy knows; validate --envoy asks it"
 
@@ -16,7 +16,7 @@ def refused(
     name: str, files: dict[str, str], of: str, at: str, field: str, value: str, **requests: int
 ) -> Fault:
     """A row in which Envoy refuses one route, which stays as it was while all others go on."""
-    reading = Reading(at=at, of=of, field=field, value=value, meanwhile="stays so")
+    reading = Reading(at=at, of=of, field=field, value=value, right=ENVOY, meanwhile="stays so")
     return Fault(name=name, files=files, reads=(reading,), unseen=UNSEEN)
 
 

@@ -19,12 +19,13 @@ from tests.campaign import (
     certificate_faults,
     cold,
     conflict_faults,
+    file_faults,
     kind_faults,
     reference_faults,
     refused_faults,
     yaml_faults,
 )
-from tests.campaign.fault import Fault, swap
+from tests.campaign.fault import Fault, NotApplicable, swap
 from tests.campaign.healthy import SHOP
 
 FAULTS: Final = (
@@ -37,6 +38,14 @@ FAULTS: Final = (
 )
 
 values = cache(cold.values)
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *file_faults.FAULTS, *file_faults.EDITS], ids=lambda f: f.name)
+def test_a_row_says_all_that_its_user_must_read(fault: Fault) -> None:
+    """What is wrong, what would be right and what requests get: or why a message cannot say that."""
+    for reading in fault.reads:
+        for part in (reading.value, reading.right, reading.meanwhile):
+            assert part.why if isinstance(part, NotApplicable) else part
 
 
 def check(files: Mapping[str, str | bytes | None]) -> set[str]:

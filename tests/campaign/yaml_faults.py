@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign.fault import Fault, Reading, more, swap
+from tests.campaign.fault import MISSING, PLACE, SECRET, Fault, NotApplicable, Reading, more, swap
 from tests.campaign.healthy import CANARY, SHOP
 
 STAYS = "The last good state of 1 resource stays in force: HTTPRoute default/shop."
@@ -31,7 +31,7 @@ FAULTS = (
     Fault(
         name="a line that is indented less than its list is shown",
         files=swap("shop.yaml", ("    sectionName: http", "   «sectionName: http")),
-        reads=(Reading(at="shop.yaml", right="indent", meanwhile=STAYS),),
+        reads=(Reading(at="shop.yaml", right="indent", meanwhile=STAYS, value=PLACE),),
     ),
     Fault(
         name="a key that stands twice is shown with both places",
@@ -46,7 +46,7 @@ FAULTS = (
     Fault(
         name="a value with a colon must be quoted",
         files=swap("shop.yaml", ("value: open", "value: open«: till eight")),
-        reads=(Reading(at="shop.yaml", right="bracket", meanwhile=STAYS),),
+        reads=(Reading(at="shop.yaml", right="bracket", meanwhile=STAYS, value=MISSING),),
     ),
     Fault(
         name="an anchor that does not exist is not named, for it may be a password",
@@ -56,7 +56,14 @@ FAULTS = (
     Fault(
         name="a tag has no meaning in a manifest",
         files=swap("shop.yaml", ("value: open", "value: «!!python/name:open open")),
-        reads=(Reading(at="shop.yaml", right="quote", meanwhile=STAYS),),
+        reads=(
+            Reading(
+                at="shop.yaml",
+                right="quote",
+                meanwhile=STAYS,
+                value=NotApplicable("a tag may be the begin of a password"),
+            ),
+        ),
     ),
     Fault(
         name="a tag in a Secret is shown without its words",
@@ -66,6 +73,7 @@ FAULTS = (
                 at="users.yaml",
                 right="quote",
                 meanwhile="The last good state of 1 resource stays in force: Secret default/users.",
+                value=SECRET,
             ),
         ),
     ),
@@ -77,7 +85,14 @@ FAULTS = (
     Fault(
         name="a document that is a word is no manifest",
         files=more("shop.yaml", "«TODO\n"),
-        reads=(Reading(at="shop.yaml", value="string", right="apiVersion and kind"),),
+        reads=(
+            Reading(
+                at="shop.yaml",
+                value="string",
+                right="apiVersion and kind",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="a separator that is missing makes one document of two",
@@ -103,21 +118,46 @@ FAULTS = (
                 f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
             ),
         ),
-        reads=(Reading(at="shop.yaml:25:4", value="aliases", right="200000"),),
+        reads=(
+            Reading(
+                at="shop.yaml:25:4",
+                value="aliases",
+                right="200000",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="JSON that ends too early says what is missing",
         files={"late.json": '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"«'},
-        reads=(Reading(at="late.json", right="ends"),),
+        reads=(
+            Reading(
+                at="late.json", right="ends", value=MISSING, meanwhile="Nothing of this document is in force."
+            ),
+        ),
     ),
     Fault(
         name="JSON with a trailing comma says so",
         files={"late.json": '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"«,}}'},
-        reads=(Reading(at="late.json", value="',' stands before", right="remove it"),),
+        reads=(
+            Reading(
+                at="late.json",
+                value="',' stands before",
+                right="remove it",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
     Fault(
         name="JSON that ends too early in a file that ends in .yaml is called JSON",
         files={"late.yaml": '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "late"«'},
-        reads=(Reading(at="late.yaml", value="JSON", right="cut off"),),
+        reads=(
+            Reading(
+                at="late.yaml",
+                value="JSON",
+                right="cut off",
+                meanwhile="Nothing of this document is in force.",
+            ),
+        ),
     ),
 )

@@ -375,7 +375,7 @@ def test_a_certificate_that_has_expired_is_reported_as_a_run_would(command: Comm
     ended = command("validate", tmp_path)
 
     assert ended.code == 1
-    assert "has expired. The listener serves nothing until this is fixed." in ended.out
+    assert "has expired; it must be renewed. The listener serves nothing until this is fixed." in ended.out
 
 
 NO_CLASS = SHOP.replace("gatewayClassName: moongate", "gatewayClassName: moongat")

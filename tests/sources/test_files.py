@@ -157,8 +157,9 @@ class TestLoad:
 
         (diagnostic,) = load([tmp_path]).diagnostics
 
-        assert (
-            str(diagnostic) == f"{tmp_path}/a.yaml:2:4: The byte 0xff is not UTF-8; save the file as UTF-8."
+        assert str(diagnostic) == (
+            f"{tmp_path}/a.yaml:2:4: The byte 0xff is not UTF-8; save the file as UTF-8. "
+            "Nothing of this file is in force."
         )
 
     def test_a_byte_order_mark_is_passed_over(self, tmp_path: Path) -> None:

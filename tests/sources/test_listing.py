@@ -67,7 +67,9 @@ def test_folders_are_read_to_a_depth_and_no_deeper(tmp_path: Path) -> None:
 
     assert len(listing.files) == MOST_NESTED
     [fault] = listing.diagnostics()
-    assert fault.problem.message == f"Folders are read {MOST_NESTED} deep; this one is deeper."
+    assert fault.problem.message == (
+        f"Folders are read {MOST_NESTED} deep; this one is deeper, so move it up, or remove it."
+    )
     assert fault.place.file.count("/d") == MOST_NESTED
 
 

@@ -53,13 +53,14 @@ def only(folder: Folder) -> Diagnostic:
         ),
         pytest.param(
             "kind: Service\n",
-            "1:1: apiVersion: apiVersion is missing; a manifest says what it is in apiVersion and kind.",
+            "1:1: apiVersion: apiVersion is missing; a manifest says what it is in apiVersion and kind. "
+            "Nothing of this document is in force.",
             id="no apiVersion",
         ),
         pytest.param(
             "- a\n",
             "1:1: The document is a list; a manifest is an object with apiVersion and kind. "
-            "Put `---` between resources.",
+            "Put `---` between resources. Nothing of this document is in force.",
             id="list",
         ),
         pytest.param(

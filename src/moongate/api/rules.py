@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from moongate.api.projection import WHOLE, projection
+from moongate.api.projection import ENTRIES, PRESENCE, WHOLE, projection
 from moongate.expressions import add_stdlib_to_context, cel
 from moongate.problem import Problem
 
@@ -86,21 +86,46 @@ class Ruleset:
 
 _encoder = msgspec.msgpack.Encoder()
 
+MOST_ENTRIES = 4
+"""Entries of a list of which a message shows values."""
 LONGEST_SHOWN = 60
 """Characters of a value up to which a message shows it."""
 
 
 def _values(expression: str, value: Any) -> str:
     """A sentence with the values that a rule compares. Its message says what must be, this says what is."""
-    reads = projection(expression)
+    uses = projection(expression).uses
+    read = [name for name, use in uses if use == WHOLE]
+    if isinstance(value, list):
+        return _sentence(_of_entries("", value, read))  # pyright: ignore[reportUnknownArgumentType]
     if not isinstance(value, dict):
         return f" The value is {value!r}." if _is_shown(value) else ""
     fields: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
-    shown = [
-        f"{name} is {fields[name]!r}"
-        for name, use in reads.uses
-        if use == WHOLE and _is_shown(fields.get(name))
+    shown = _of_fields("", fields, read)
+    for name, use in uses:
+        if use == ENTRIES and isinstance(fields.get(name), list):
+            shown += _of_entries(name, fields[name], read)
+    kinds = {use for _, use in uses}
+    if PRESENCE in kinds and kinds <= {PRESENCE, ENTRIES}:
+        # The rule asks only which fields there are.
+        shown = [f"{name} is set" for name, _ in uses if name in fields]
+    return _sentence(shown)
+
+
+def _of_fields(at: str, fields: dict[str, Any], read: list[str]) -> list[str]:
+    return [f"{at}{name} is {fields[name]!r}" for name in read if _is_shown(fields.get(name))]
+
+
+def _of_entries(name: str, entries: list[Any], read: list[str]) -> list[str]:
+    return [
+        shown
+        for n, entry in enumerate(entries[:MOST_ENTRIES])
+        if isinstance(entry, dict)
+        for shown in _of_fields(f"{name}[{n}].", entry, read)  # pyright: ignore[reportUnknownArgumentType]
     ]
+
+
+def _sentence(shown: list[str]) -> str:
     return f" Here {' and '.join(shown)}." if shown else ""
 
 

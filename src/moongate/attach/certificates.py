@@ -196,7 +196,7 @@ def out_of_date(db: Db, secret: Ref) -> Fault | None:
         if now < first:
             return Fault(f"holds {which} in {CERTIFICATE} that is not valid yet.")
         if now > last:
-            return Fault(f"holds {which} in {CERTIFICATE} that has expired.")
+            return Fault(f"holds {which} in {CERTIFICATE} that has expired; it must be renewed.")
     return None
 
 
@@ -318,10 +318,16 @@ class _Member(NamedTuple):
 def _chain(secret: Secret) -> tuple[_Member, ...] | Fault:
     blocks = _blocks(secret.data.get(CERTIFICATE, b""))
     if not blocks:
-        return Fault(f"holds no PEM block in {CERTIFICATE}.")
+        return Fault(
+            f"holds no PEM block in {CERTIFICATE}: it must be between the lines "
+            "'-----BEGIN CERTIFICATE-----' and '-----END CERTIFICATE-----'."
+        )
     chain: list[_Member] = []
     for n, (_, der) in enumerate(blocks, start=1):
-        none = f"holds something in block {n} of {CERTIFICATE} that is not a certificate."
+        none = (
+            f"holds something in block {n} of {CERTIFICATE} that is not a certificate; it must hold "
+            f"certificates alone, and {KEY} the private key."
+        )
         member = reading(partial(_member, der), none)
         if isinstance(member, Fault):
             return member

@@ -237,8 +237,14 @@ def _command_line_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
 def rejection(db: Db, gateway: Ref) -> Problem | None:
     """Why a Gateway is rejected, or ``None``. While it is rejected, its last good state stays in force."""
     resource = get(db, Gateway, gateway)
-    if resource is None:
-        return None
+    problem = _rejection(db, gateway, resource) if resource is not None else None
+    return problem.saying(_REJECTED) if problem is not None else None
+
+
+_REJECTED = "Until this is fixed, the Gateway is served as it was before, or not at all if it is new."
+
+
+def _rejection(db: Db, gateway: Ref, resource: Gateway) -> Problem | None:
     settings = proxy(db, gateway)
     if settings.problems:
         return settings.problems[0]

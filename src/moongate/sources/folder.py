@@ -504,7 +504,7 @@ class Folder:
         if file.unreadable is not None:
             problem = Problem("", file.unreadable.message, "Unreadable")
             place = Place(file.path, file.unreadable.line, file.unreadable.column)
-            yield Diagnostic(place, None, problem, effect=closing(effect, file.unreadable))
+            yield Diagnostic(place, None, problem, effect=closing(effect, file.unreadable) or _UNREAD_FILE)
         for number in file.faulty:
             chunk, document = file.chunks[number], file.documents[number]
             if document.malformed is not None:
@@ -517,7 +517,8 @@ class Folder:
             for entry in document.entries:
                 own = ""
                 if entry.severity == "error" and entry.ref is None:
-                    own, effect = effect if retains or not entry.named else _NOT_IN_FORCE, ""
+                    unread = _NOT_IN_FORCE if entry.named else _UNREAD
+                    own, effect = effect if retains else unread, ""
                 elif entry.severity == "error" and entry.ref is not None:
                     own = self._effect(entry.ref)
                     if effect and entry.ref not in self._held:
@@ -589,6 +590,7 @@ class Folder:
 _NOT_IN_FORCE = "It is not in force until this is fixed."
 _NOT_IN_FORCE_YET = "It is not in force until then."
 _UNREAD = "Nothing of this document is in force."
+_UNREAD_FILE = "Nothing of this file is in force."
 
 
 def _first(known: Iterable[Definition]) -> Held | None:

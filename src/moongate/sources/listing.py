@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from moongate.problem import Problem
 from moongate.sources.chunks import Place
 from moongate.sources.diagnostics import EMPTY, Diagnostic
+from moongate.sources.reading import reason
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 """The endings of files that are read in folders."""
@@ -212,7 +213,10 @@ def _walk(root: str, listing: Listing, seen: set[tuple[int, int]]) -> None:
                 if len(nested) < MOST_NESTED:
                     nested.append(_opened(path, root, listing))
                 else:
-                    listing.unreadable[path] = f"Folders are read {MOST_NESTED} deep; this one is deeper."
+                    listing.unreadable[path] = (
+                        f"Folders are read {MOST_NESTED} deep; this one is deeper, so move it up, "
+                        "or remove it."
+                    )
             elif entry.name.endswith(SUFFIXES):
                 _take(entry, path, root, folder.real, listing, seen)
             elif entry.name.lower().endswith(SUFFIXES):
@@ -285,8 +289,7 @@ def _take(
 
 
 def _why(error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    return f"It cannot be read: {reason}; what was read of it before stays in force."
+    return f"It cannot be read: {reason(error)}. What was read of it before stays in force."
 
 
 def is_within(path: str, folder: str) -> bool:

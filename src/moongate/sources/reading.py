@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import select
 import stat
@@ -36,7 +37,10 @@ def file_text(path: str, *, pipes: bool = False) -> str | Unreadable | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):  # noqa: PTH114
-            return Unreadable(f"It is a symbolic link to {os.readlink(path)}, which does not exist.")  # noqa: PTH115
+            there = os.readlink(path)  # noqa: PTH115
+            return Unreadable(
+                f"It is a symbolic link to {there}, which does not exist; correct the link, or remove it."
+            )
         return None
     except OSError as error:
         return _unreadable(error)
@@ -104,4 +108,16 @@ def _pipe_text(fd: int) -> str | Unreadable:
 
 
 def _unreadable(error: OSError) -> Unreadable:
-    return Unreadable(f"The file cannot be read: {(error.strerror or str(error)).lower()}.")
+    return Unreadable(f"The file cannot be read: {reason(error)}.")
+
+
+def reason(error: OSError) -> str:
+    """Why something cannot be read, and what to do, as the end of a sentence."""
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return (error.strerror or str(error)).lower() + (f"; {remedy}" if remedy else "")
+
+
+_REMEDIES: Final = {
+    errno.EACCES: "the user that runs moongate needs the right to read it",
+    errno.ELOOP: "links lead to each other; remove one of them",
+}
