@@ -223,6 +223,8 @@ class RunDirectory:
             self._restore_folder()
             for path, each in self._standing.items():
                 if not path.exists():
+                    # The former one first: nobody can reach it any more, and its end may remove the path.
+                    await each.stack.aclose()
                     await each.stack.enter_async_context(each.opened())
                     missing.append(path)
         return missing
