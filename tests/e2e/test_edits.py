@@ -207,6 +207,60 @@ async def test_no_request_fails_while_what_guards_is_renamed(tmp_path: Path) -> 
     assert load.rate >= AT_LEAST
 
 
+async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_path: Path) -> None:
+    """The new file comes first, then the policy, then the old file goes, with pauses as of a slow disk."""
+    root = tmp_path / "m"
+    root.mkdir()
+    port = free_port()
+    digest = b64encode(hashlib.sha1(b"open sesame").digest()).decode()
+    fixed = [
+        m.gateway("gateway", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
+        m.local("far", free_port()),
+        m.secret("users", _htpasswd=f"member:{{SHA}}{digest}"),
+    ]
+    edits.write(root / "fixed.yaml", _text(fixed))
+
+    def write(n: int) -> None:
+        """The new name sorts before the old one, so that its route would take all requests."""
+        rules = f"[{{backendRefs: [{m.backend_ref('far')}]}}]"
+        route = m.route(f"r{9 - n}", rules, hostnames=("private.test",))
+        edits.write(root / f"r{9 - n}.yaml", _text([route]))
+
+    def guard(n: int) -> None:
+        users = "basicAuth: {users: {name: users}}"
+        policy = m.policy("SecurityPolicy", "members", users, f"HTTPRoute/r{9 - n}")
+        edits.write(root / "policy.yaml", _text([policy]))
+
+    write(0)
+    guard(0)
+    statuses: list[int] = []
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        Laptop() as laptop,
+        asyncio.TaskGroup() as tasks,
+    ):
+        following = tasks.create_task(laptop.follow(Files([root])))
+        await laptop.loaded.wait()
+        await laptop.served()
+
+        async def knock(seconds: float) -> None:
+            until = monotonic() + seconds
+            while monotonic() < until:
+                answer = await client.get(f"http://127.0.0.1:{port}/", headers={"host": "private.test"})
+                statuses.append(answer.status_code)
+
+        for n in range(1, 4):
+            write(n)
+            await knock(0.2)
+            guard(n)
+            await knock(0.2)
+            (root / f"r{10 - n}.yaml").unlink()
+            await knock(1.0)
+        following.cancel()
+
+    assert set(statuses) == {401}
+
+
 async def over_tls(port: int, context: ssl.SSLContext, headers: Mapping[str, str]) -> int | str:
     """The status of a request over a connection of its own, or how it failed."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

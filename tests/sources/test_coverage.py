@@ -73,7 +73,7 @@ TURNS = {
 """What a policy and its target change together: the files before, and those that change."""
 
 
-def commit(folder: Folder, path: str, text: str) -> list[Ref]:
+def commit(folder: Folder, path: str, text: str | None) -> list[Ref]:
     """What is in force anew when one file of an edit has been read."""
     for _ in folder.stage(path, text):
         pass
@@ -147,3 +147,40 @@ def test_a_change_that_takes_a_policy_away_is_in_force_in_the_end() -> None:
 
     assert commit(folder, "r.yaml", labelled("{}")) == []
     assert list(folder.commit()) == [ROUTE]
+
+
+HOSTS = [("", ""), ("", "a.test"), ("a.test", "a.test"), ("a.test", "*.test"), ("*.test", "a.test")]
+
+
+@pytest.mark.parametrize(("old", "new"), HOSTS)
+def test_a_route_under_a_new_name_waits_for_its_policy(old: str, new: str) -> None:
+    """A tool writes the file with the new name, then the policy, and removes the old file last."""
+    folder = Folder()
+    folder.update_many({"r.yaml": hosting("r", old), "p.yaml": naming("HTTPRoute", "r")})
+
+    assert commit(folder, "b.yaml", hosting("b", new)) == []
+    assert commit(folder, "p.yaml", naming("HTTPRoute", "b")) == []
+    assert commit(folder, "r.yaml", None) == []
+    assert {ref.name for ref in folder.commit()} == {"b", "p", "r"}
+
+
+@pytest.mark.parametrize(("host", "gateway"), [("c.test", "g"), ("a.test", "h")])
+def test_a_new_route_does_not_wait_for_a_policy_of_other_requests(host: str, gateway: str) -> None:
+    folder = Folder()
+    folder.update_many({"r.yaml": hosting("r", "a.test"), "p.yaml": naming("HTTPRoute", "r")})
+
+    assert len(commit(folder, "b.yaml", hosting("b", host, gateway))) == 1
+
+
+def test_a_new_route_with_a_policy_does_not_wait() -> None:
+    folder = Folder()
+    folder.update_many({"r.yaml": hosting("r", "a.test"), "p.yaml": naming("HTTPRoute", "r")})
+
+    both = hosting("b", "a.test") + "---\n" + naming("HTTPRoute", "b").replace("name: p}", "name: q}")
+    assert len(commit(folder, "b.yaml", both)) == 2
+
+
+def hosting(name: str, host: str, gateway: str = "g") -> str:
+    hosts = f"hostnames: ['{host}'], " if host else ""
+    route = labelled("{}", f"{hosts}parentRefs: [{{name: {gateway}}}]")
+    return route.replace("name: r,", f"name: {name},")

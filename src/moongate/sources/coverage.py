@@ -1,8 +1,8 @@
-"""Whether an edit takes a policy from a target that stays, such as a route whose label changes.
+"""Whether an edit takes a policy from a target that stays, or from requests that a new route takes.
 
 The policy and its target may be in two files, of which one comes some milliseconds before the other. Between
-the two, the policy does not hold for the target. ``uncovering`` finds such changes, so that they can wait
-until the edit is whole.
+the two, the policy does not hold for the target, such as a route whose label changed. ``uncovering`` finds
+such changes, so that they can wait until the edit is whole.
 
 Facts
 =====
@@ -14,12 +14,14 @@ Facts
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.attach.policies import ANYTHING, Anchor, Policy, anchors, named_targets, stays
+from moongate.attach.routes import intersection
+from moongate.policies.security_policy import SecurityPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,37 +30,53 @@ if TYPE_CHECKING:
     from moongate.sources.file_states import Held
 
 _Target: TypeAlias = Gateway | Route
+_GUARD: Final = SecurityPolicy.KIND
 _Section: TypeAlias = tuple[str, str]
 """The kind of a policy, and a rule or listener; "" for all of them."""
 
 
 def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
-    """The changes of targets and policies, if they take a policy from a target in force that stays.
+    """The changes of targets and policies that wait, if one of them takes a policy from requests.
 
     Args:
         held: what is in force.
         decisions: what is to be in force of each resource that changes; None for nothing.
     """
-    changed = tuple(
-        ref
-        for ref, after in decisions.items()
-        if after is not None
-        and (before := held.get(ref)) is not None
-        and before.resource != after.resource
-        and _aim(before) != _aim(after)
-    )
-    if not changed:
-        return ()
     coming = {ref: each for ref, each in decisions.items() if each is not None}
+    aimed = tuple(ref for ref, each in coming.items() if ref in held and _aim(held[ref]) != _aim(each))
+    routes = tuple(
+        ref for ref, each in coming.items() if ref not in held and isinstance(each.resource, Route)
+    )
+    if not held or not (aimed or routes):
+        return ()
     after = {ref: each for ref, each in {**held, **coming}.items() if decisions.get(ref, each) is not None}
-    aims = [ref for ref in changed if isinstance(held[ref].resource, Policy)]
-    concerned = dict.fromkeys(ref for ref in changed if isinstance(held[ref].resource, _Target))
-    if aims:
-        aimed = _Coverage(held, aims)
-        targets = (ref for ref, each in held.items() if isinstance(each.resource, _Target))
-        concerned |= dict.fromkeys(ref for ref in targets if ref in after and aimed.of(ref))
     old, new = _Coverage(held), _Coverage(after)
-    return changed if any(old.loses(ref, new) for ref in concerned) else ()
+    aims = [ref for ref in aimed if isinstance(held[ref].resource, Policy)]
+    concerned = dict.fromkeys(ref for ref in aimed if isinstance(held[ref].resource, _Target))
+    if aims:
+        by_these = _Coverage(held, aims)
+        targets = (ref for ref, each in held.items() if isinstance(each.resource, _Target))
+        concerned |= dict.fromkeys(ref for ref in targets if ref in after and by_these.of(ref))
+    taken = aimed if any(old.loses(ref, new) for ref in concerned) else ()
+    return (*taken, *_beside_guarded(routes, old, new))
+
+
+def _beside_guarded(routes: Iterable[Ref], old: _Coverage, new: _Coverage) -> Iterator[Ref]:
+    """The new routes without a SecurityPolicy that may take requests of one that has its own.
+
+    A route that is renamed comes under its new name, perhaps before its policy names that.
+    """
+    bare = [ref for ref in routes if not new.is_guarded(ref)]
+    if not bare:
+        return
+    guarded: defaultdict[Ref, set[str]] = defaultdict(set)
+    for ref in old.guarded_routes():
+        for parent, _ in old.parents(ref):
+            guarded[parent] |= old.hostnames(ref)
+    for ref in bare:
+        taken = {host for parent, _ in new.parents(ref) for host in guarded.get(parent, ())}
+        if any(intersection(one, other) is not None for one in new.hostnames(ref) for other in taken):
+            yield ref
 
 
 def _aim(held: Held) -> object:
@@ -128,6 +146,26 @@ class _Coverage:
             sections = {each for each in sections if not each[1] or each[1] in present}
             sections |= {(policy.kind, "") for policy in self._selectors(ref, resource)}
         return sections
+
+    def is_guarded(self, route: Ref) -> bool:
+        """Whether a SecurityPolicy says who may pass a route, or all its parents."""
+        if (_GUARD, "") in self.of(route):
+            return True
+        parents = self.parents(route)
+        return bool(parents) and all(_GUARD in self.above(*parent) for parent in parents)
+
+    def guarded_routes(self) -> Iterator[Ref]:
+        """The routes with a SecurityPolicy of their own, for all or for a rule."""
+        for ref, each in self._held.items():
+            if isinstance(each.resource, Route) and any(kind == _GUARD for kind, _ in self.of(ref)):
+                yield ref
+
+    def hostnames(self, route: Ref) -> set[str]:
+        """The hosts of a route; "" for all."""
+        resource = self._held[route].resource
+        assert isinstance(resource, Route), "nothing else has hosts"
+        hostnames: tuple[str, ...] = getattr(resource.spec, "hostnames", ())
+        return set(hostnames or ("",))
 
     def parts(self, ref: Ref) -> Counter[str]:
         """The names of the rules of a route, or of the listeners of a Gateway."""

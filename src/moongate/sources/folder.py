@@ -383,8 +383,9 @@ class Folder:
             yield from decisions
             return
         if any(
-            waits.unfinished(ref, self._held[ref].file, used=True)
+            waits.unfinished(ref, (self._held.get(ref) or each).file, used=True)
             for ref in uncovering(self._held, decisions)
+            if (each := decisions[ref]) is not None
         ):
             yield from decisions
             return
