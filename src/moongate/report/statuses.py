@@ -22,9 +22,10 @@ from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
-from moongate.status.conditions import condition
+from moongate.status.conditions import condition, sentence
 from moongate.status.degraded import degradations, faulty_fields
 from moongate.status.gateways import EnvoyState, GatewayStatus, live
+from moongate.status.policies import PolicyStatus, policies_of_listener
 from moongate.status.routes import RouteStatus
 
 if TYPE_CHECKING:
@@ -94,10 +95,28 @@ class Statuses:
             )
             for ref in refusal.resources:
                 messages.setdefault(ref, []).append(message)
+        for policy, message in self._refused_settings(states):
+            messages.setdefault(policy, []).append(message)
         changed = {*_differing(states, self._envoys), *_differing(messages, self._refusals)}
         self._envoys, self._refusals = dict(states), messages
         for ref in changed & self._core.keys():
             self._render(ref)
+
+    def _refused_settings(self, states: Mapping[Ref, EnvoyState]) -> Iterator[tuple[Ref, str]]:
+        """The policies that have settings of a listener that Envoy refuses, each with a message.
+
+        Envoy does not say which setting it is, and one policy at most has those of a listener.
+        """
+        for gateway, state in sorted(states.items()):
+            for listener in state.refused_listeners:
+                if listener.reason == "PortUnavailable":
+                    continue
+                for policy in policies_of_listener(self._core, gateway, listener.name):
+                    message = (
+                        f"Envoy refuses listener {listener.name!r} of {gateway}, which has the settings of "
+                        f"this policy: {sentence(listener.message)}"
+                    )
+                    yield policy, message
 
     def documents(self) -> list[dict[str, Any]]:
         """All statuses as documents: ``apiVersion``, ``kind``, ``metadata``, ``status``; sorted."""
@@ -156,8 +175,13 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        message = " ".join((*messages, _KEPT))
-        refused = condition("Programmed", "False", "Refused", message, generation)
+        kept = _KEPT_SETTINGS if isinstance(status, PolicyStatus) else _KEPT
+        refused = condition("Programmed", "False", "Refused", " ".join((*messages, kept)), generation)
+        if isinstance(status, PolicyStatus):
+            ancestors = (
+                structs.replace(each, conditions=_with(each.conditions, refused)) for each in status.ancestors
+            )
+            return structs.replace(status, ancestors=tuple(ancestors))
         if isinstance(status, RouteStatus):
             parents = (structs.replace(p, conditions=_with(p.conditions, refused)) for p in status.parents)
             return structs.replace(status, parents=tuple(parents))
@@ -166,6 +190,12 @@ class Statuses:
 
 _KEPT: Final = "What was in force of it stays so; requests to what never was are answered with 500."
 """What happens to the requests of a route that Envoy refuses in part."""
+
+
+_KEPT_SETTINGS: Final = (
+    "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
+)
+"""What happens to the requests of a listener that Envoy refuses."""
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:

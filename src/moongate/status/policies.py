@@ -64,7 +64,7 @@ from moongate.status.policy_drafts import Draft, Drafts, Judged
 from moongate.store import find_in, parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from moongate.engine import Db
 
@@ -134,6 +134,20 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
         for (gateway, section), draft in drafts.in_order()
     ]
     return PolicyStatus(ancestors=tuple(_cut(ancestors, generation))) if ancestors else None
+
+
+def policies_of_listener(statuses: Mapping[Ref, Struct], gateway: Ref, listener: str) -> tuple[Ref, ...]:
+    """The policies whose settings a listener has: those of the listener alone, or else of its Gateway."""
+    levels: dict[str | None, list[Ref]] = {listener: [], None: []}
+    for ref, status in sorted(statuses.items()):
+        if not isinstance(status, PolicyStatus) or not _KINDS[ref.kind].OF_LISTENERS:
+            continue
+        for at, conditions in ((each.ancestor_ref, each.conditions) for each in status.ancestors):
+            if (at.kind, at.namespace, at.name) == (gateway.kind, gateway.namespace, gateway.name) and any(
+                c.type == "Accepted" and c.status == "True" for c in conditions
+            ):
+                levels.get(at.section_name, []).append(ref)
+    return tuple(dict.fromkeys(levels[listener] or levels[None]))
 
 
 @query
