@@ -247,6 +247,20 @@ FAULTS = (
             ),
         ),
     ),
+    wrong(
+        "a path of a Unix socket that is too long for Linux is measured",
+        "backends.yaml",
+        (
+            "{name: two}\nspec:\n  endpoints:\n  - ip: {address: 127.0.0.1, port: @UPSTREAM@}",
+            f"{{name: two}}\nspec:\n  endpoints:\n  - unix: {{path: «/{'a' * 107}}}",
+        ),
+        of="Backend default/two",
+        field="spec.endpoints[0].unix.path",
+        value="108 bytes",
+        right="107 at most",
+        meanwhile=NotApplicable("the route says it"),
+        requests={"shop": 500},
+    ),
     # --- from policies -------------------------------------------------------------------------
     wrong(
         "a target that is misspelt is asked after by its right name",

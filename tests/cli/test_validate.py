@@ -8,6 +8,9 @@ import pytest
 
 from moongate.cli.manifests import translated
 from moongate.cli.validate import checked_by_envoy
+from tests.campaign import cold
+from tests.campaign.fault import swap
+from tests.campaign.healthy import FILES
 from tests.cli.conftest import ONLY_ENVOY_REFUSES, SHOP, Command, line_of
 from tests.core import GATEWAY_CLASS, certificate, gateway, https, key_bytes, new_key, secret
 from tests.unbuilt import PROTECTIONS
@@ -191,6 +194,21 @@ def test_what_only_envoy_refuses_is_reported_at_the_rule_it_comes_from(
     )
     assert "'httproute/default/refused/rule/1/match/0/refused_example_com'" in diagnostic
     assert "NOSUCH" in diagnostic
+
+
+@pytest.mark.envoy
+@pytest.mark.slow
+def test_settings_that_only_envoy_refuses_are_reported_at_their_policy(
+    command: Command, tmp_path: Path
+) -> None:
+    """The listener itself is as its author wants it."""
+    files = {**FILES, **swap("clients.yaml", ('minVersion: "1.2"', 'ciphers: ["!AES128-SHA"]'))}
+    cold.write(tmp_path, files, cold.values())
+
+    ended = command("validate", tmp_path, "--envoy")
+
+    assert ended.out.startswith(f"{tmp_path}/clients.yaml:4:1: error: ClientTrafficPolicy default/clients: ")
+    assert "!AES128-SHA" in ended.out
 
 
 def test_another_envoy_must_be_one(command: Command, shop: Path) -> None:

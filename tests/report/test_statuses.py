@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
 from msgspec import structs
 
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.httproute import HTTPRoute
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.quarantine import Refusal
 from moongate.report.statuses import Statuses
-from moongate.status.gateways import EnvoyState
+from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.world import World
 from tests import worlds
 from tests.strategies import resource
@@ -104,6 +107,39 @@ def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
     assert scene.conditions(ROUTE)["Programmed"]["reason"] == "Refused"
     assert "no such header" in scene.conditions(ROUTE)["Programmed"]["message"]
     assert "What was in force of it stays so;" in scene.conditions(ROUTE)["Programmed"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("listener", "refused"), [("http", ["of-listener"]), ("other", ["of-gateway"]), ("taken", [])]
+)
+def test_the_policy_that_has_the_settings_of_a_refused_listener_says_so(
+    listener: str, refused: list[str]
+) -> None:
+    """Envoy does not say which setting it is; a port that is taken is the fault of none."""
+    reason = "PortUnavailable" if listener == "taken" else "Invalid"
+    scene = Scene()
+    for name, section in (("of-gateway", {}), ("of-listener", {"sectionName": "http"})):
+        target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg", **section}
+        spec = {"targetRefs": [target], "timeout": {"http": {"idleTimeout": "9s"}}}
+        metadata = {"name": name, "namespace": "default"}
+        scene.apply(msgspec.convert({"metadata": metadata, "spec": spec}, ClientTrafficPolicy))
+
+    facts = structs.replace(SERVING, refused_listeners=(RefusedListener(listener, reason, "No such cipher"),))
+    scene.statuses.observe({worlds.EG: facts}, ())
+
+    said = {
+        document["metadata"]["name"]: c["message"]
+        for document in scene.statuses.documents()
+        if document["kind"] == "ClientTrafficPolicy"
+        for c in document["status"]["ancestors"][0]["conditions"]
+        if c["type"] == "Programmed"
+    }
+    assert list(said) == refused
+    assert all("No such cipher. Until it takes the listener" in message for message in said.values())
+
+    scene.statuses.observe({worlds.EG: SERVING}, ())
+
+    assert "No such cipher" not in str(scene.statuses.documents())
 
 
 def test_a_refusal_that_ends_leaves_the_status() -> None:

@@ -174,6 +174,10 @@ def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
     return bool(endpoints(db, of, to_service))
 
 
+LONGEST_SOCKET: Final = 107
+"""Bytes of the path of a Unix socket on Linux, without the NUL that ends it; the API allows one more."""
+
+
 def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
     """The problem of a Backend itself. Its status and the statuses of the routes that use it report it."""
     if not config(db).extension_apis.enable_backend:
@@ -184,6 +188,9 @@ def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
         return Problem("", message, "UnsupportedValue")
     for n, endpoint in enumerate(resource.spec.endpoints):
         path = f"spec.endpoints[{n}]"
+        if endpoint.unix is not None and (size := len(endpoint.unix.path.encode())) > LONGEST_SOCKET:
+            message = f"The path has {size} bytes; the path of a Unix socket has {LONGEST_SOCKET} at most."
+            return Problem(f"{path}.unix.path", message, "InvalidAddress")
         if endpoint.fqdn is not None:
             name = endpoint.fqdn.hostname
             if is_ip(name):

@@ -174,6 +174,7 @@ def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tu
     """The resources from which this may have been built, the most likely first, each with a field."""
     from moongate.api.base import Ref
     from moongate.api.gateway import Gateway
+    from moongate.api.route import Route
     from moongate.status.policies import policies_of_listener
     from moongate.xds.metadata import resources_of
 
@@ -190,7 +191,9 @@ def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tu
             names = [listener.name for listener in resource.spec.listeners]
             yield ref, f"spec.listeners[{names.index(section)}]" if section in names else ""
         else:
-            yield ref, f"spec.rules[{rule[1]}]" if rule is not None and ref.kind.endswith("Route") else ""
+            # A cluster has a hash in the place of the number of its rule.
+            is_number = isinstance(resource, Route) and rule and int(rule[1]) < len(resource.spec.rules)
+            yield ref, f"spec.rules[{rule[1]}]" if rule and is_number else ""
     if refused.what == "secret":
         namespace, _, name = refused.names[0].partition("/")
         yield Ref.of(Secret, namespace, name), ""

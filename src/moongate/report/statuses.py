@@ -24,7 +24,13 @@ from moongate.api.gateway import Gateway
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition, sentence
 from moongate.status.degraded import degradations, faulty_fields
-from moongate.status.gateways import EnvoyState, GatewayStatus, live
+from moongate.status.gateways import (
+    PORT_UNAVAILABLE,
+    STAYS_AS_IT_WAS,
+    EnvoyState,
+    GatewayStatus,
+    live,
+)
 from moongate.status.policies import PolicyStatus, policies_of_listener
 from moongate.status.routes import RouteStatus
 
@@ -109,7 +115,7 @@ class Statuses:
         """
         for gateway, state in sorted(states.items()):
             for listener in state.refused_listeners:
-                if listener.reason == "PortUnavailable":
+                if listener.reason == PORT_UNAVAILABLE:
                     continue
                 for policy in policies_of_listener(self._core, gateway, listener.name):
                     message = (
@@ -175,7 +181,7 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        kept = _KEPT_SETTINGS if isinstance(status, PolicyStatus) else _KEPT
+        kept = STAYS_AS_IT_WAS if isinstance(status, PolicyStatus) else _KEPT
         refused = condition("Programmed", "False", "Refused", " ".join((*messages, kept)), generation)
         if isinstance(status, PolicyStatus):
             ancestors = (
@@ -190,12 +196,6 @@ class Statuses:
 
 _KEPT: Final = "What was in force of it stays so; requests to what never was are answered with 500."
 """What happens to the requests of a route that Envoy refuses in part."""
-
-
-_KEPT_SETTINGS: Final = (
-    "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
-)
-"""What happens to the requests of a listener that Envoy refuses."""
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:

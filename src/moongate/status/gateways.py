@@ -41,6 +41,14 @@ MAX_ADDRESSES: Final = 16
 """The most addresses that a Gateway's status lists."""
 
 
+PORT_UNAVAILABLE: Final = "PortUnavailable"
+"""The reason of a listener whose port cannot be bound."""
+STAYS_AS_IT_WAS: Final = (
+    "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
+)
+"""What happens to the requests of a listener that Envoy refuses."""
+
+
 class SupportedKind(Struct, frozen=True, kw_only=True, rename="camel"):
     """A kind of route that a listener accepts."""
 
@@ -246,7 +254,10 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
 def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
     refused = next((r for r in envoys.refused_listeners if r.name == listener.name), None)
     if refused is not None:
-        programmed = condition("Programmed", "False", refused.reason, refused.message, generation)
+        message = refused.message
+        if refused.reason != PORT_UNAVAILABLE:
+            message = f"Envoy refuses the listener: {sentence(message)} {STAYS_AS_IT_WAS}"
+        programmed = condition("Programmed", "False", refused.reason, message, generation)
         return _not_programmed(listener, programmed)
     if _is_true(listener, "Programmed") and (not envoys.serving or listener.name in envoys.unopened):
         message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
