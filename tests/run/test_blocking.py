@@ -77,3 +77,27 @@ def test_a_start_that_fails_leaves_no_thread(folder: Path) -> None:
         pass
 
     assert threads() == []
+
+
+def test_ctrl_c_in_the_block_prints_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of somebody who ends pytest: only pytest says something about it."""
+    with pytest.raises(KeyboardInterrupt), Laptop(run_dir=folder / "r", envoy=Path("/bin/true")):
+        raise KeyboardInterrupt
+
+    assert caplog.text == ""
+    assert threads() == []
+
+
+def test_a_laptop_is_for_one_block(folder: Path) -> None:
+    """Who tries to enter it again, inside or afterwards, does no harm to what it serves."""
+    laptop = Laptop(run_dir=folder / "r", envoy=Path("/bin/true"))
+    with laptop as running:
+        with pytest.raises(RuntimeError, match="one `with` block"):
+            laptop.__enter__()
+        assert running.urls() == ()
+
+    with pytest.raises(RuntimeError, match="one `with` block"):
+        laptop.__enter__()
+    with pytest.raises(RuntimeError, match="within `with Laptop"):
+        running.urls()
+    assert threads() == []

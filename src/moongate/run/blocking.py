@@ -27,21 +27,30 @@ class BlockingLaptop:
     def __init__(self, laptop: Laptop) -> None:
         self._laptop = laptop
         self._stack = ExitStack()
-        self._portal: BlockingPortal
+        self._open: BlockingPortal | None = None
 
     def __enter__(self) -> Self:
         """Start to serve."""
         with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal(name="moongate"))
-            stack.enter_context(self._portal.wrap_async_context_manager(self._laptop))
+            portal = stack.enter_context(start_blocking_portal(name="moongate"))
+            stack.enter_context(portal.wrap_async_context_manager(self._laptop))
             self._stack = stack.pop_all()
+        self._open = portal
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Drain and end the Envoys, then the thread."""
-        self._stack.__exit__(kind, error, trace)
+        self._open = None
+        # The error of the block is not one of the event loop, which would print a Ctrl-C with its traceback.
+        self._stack.__exit__(None, None, None)
+
+    @property
+    def _portal(self) -> BlockingPortal:
+        if self._open is None:
+            raise RuntimeError("The gateway does not run: use it within `with Laptop() as gateway:`.")
+        return self._open
 
     def apply(
         self,

@@ -112,7 +112,7 @@ class Laptop:
         if not callable(access_log):
             arguments.check("access_log", access_log, int, "a function or a descriptor")
         self.loaded = asyncio.Event()
-        self._running = False
+        self._running = self._used = False
         self._config = config
         shipped = (config or EnvoyGateway.shipped()).on_host()
         self._flags = shipped.runtime_flags
@@ -159,6 +159,9 @@ class Laptop:
 
     async def __aenter__(self) -> Self:
         """Start to serve. The manifests come by ``apply``, ``take_text`` or ``follow``."""
+        if self._used:
+            raise RuntimeError("A Laptop is for one `with` block; create another one.")
+        self._used = True
         async with AsyncExitStack() as stack:
             stack.enter_context(self._run)
             if folder := self._state_dir or (self._run.path if self._keeps else None):
