@@ -42,7 +42,8 @@ mount -t tmpfs -o mode=700,uid=65534,gid=65534 none root/media
 mount -t tmpfs -o ro none root/tmp
 mount -t proc none root/proc
 shift 3
-exec chroot root setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs --bounding-set -all \
+exec setsid \
+    chroot root setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs --bounding-set -all \
     env -i PYTHONPATH=/home:/opt LD_LIBRARY_PATH=/srv/lib "$@"
 """
 """Builds the container in the working directory, and becomes what is given after three folders: Python, the
@@ -50,7 +51,7 @@ packages and the sources, which are read where everybody may."""
 
 
 def needs_namespaces() -> None:
-    for program in ("unshare", "setpriv", "chroot"):
+    for program in ("unshare", "setpriv", "chroot", "nsenter", "setsid"):
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program} on this machine")
     trial = subprocess.run(
@@ -90,7 +91,8 @@ async def contained(home: Path) -> AsyncGenerator[psutil.Process]:
 
 
 async def test_process_1_of_a_container_serves_drains_and_leaves_no_zombies(tmp_path: Path) -> None:
-    """There, a signal without a handler has no effect. An Envoy that died is collected and started again."""
+    """There, a signal without a handler has no effect. An Envoy that died is collected and started
+    again, and what others leave behind is collected too."""
     needs_namespaces()
     port = free_port()
     async with Echo("one").serving() as backend, httpx.AsyncClient(trust_env=False, timeout=10) as client:
@@ -108,6 +110,17 @@ async def test_process_1_of_a_container_serves_drains_and_leaves_no_zombies(tmp_
             await until(serves, deadline_s=30)
             assert first.uids().real == NOBODY
             assert "HOME" not in first.environ()
+
+            orphan = ("nsenter", "-t", str(first.pid), "-p", "sh", "-c", "(sleep 0.1 &)")
+            for command in (orphan, (*orphan[:4], "setsid", *orphan[4:])):
+                other = await asyncio.create_subprocess_exec(*command)
+                assert await other.wait() == 0
+
+            async def alone() -> str:
+                children = first.children()
+                return "" if len(children) == 1 else str(children)
+
+            await until(alone)
 
             (ended,) = first.children()
             ended.kill()

@@ -21,13 +21,16 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from moongate.infra.rundir import EnvoyFiles
+
+CHILDREN: Final[set[int]] = set()
+"""The Envoys that this process started and whose exit status it has not read yet."""
 
 
 class EnvoyRun:
@@ -72,6 +75,7 @@ class EnvoyRun:
                         stderr=log,
                         start_new_session=True,
                     )
+                    CHILDREN.add(child.pid)
             return cls(child.pid, pipes, child)
         except BaseException:
             pipes.close()
@@ -107,7 +111,9 @@ class EnvoyRun:
 
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        self.status = self._child.wait() if self._child is not None else None
+        if self._child is not None:
+            self.status = self._child.wait()
+            CHILDREN.discard(self.pid)
         self.ended.set()
 
 

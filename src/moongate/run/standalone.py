@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,8 @@ from msgspec import Struct
 
 from moongate.attach.gateways import LOCALHOST
 from moongate.infra.access_log import AccessLog, can_append
+from moongate.infra.envoy_run import CHILDREN
+from moongate.infra.orphans import reap_orphans
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.signals import has_terminal, is_ignored
 from moongate.run.laptop import Laptop
@@ -111,6 +114,9 @@ class _Signals:
             loop.add_signal_handler(number, self._end)
         if not is_ignored(signal.SIGHUP):
             loop.add_signal_handler(signal.SIGHUP, self._end if has_terminal() else self.reread.set)
+
+        if os.getpid() == 1:
+            loop.add_signal_handler(signal.SIGCHLD, reap_orphans, CHILDREN)
 
     def _end(self) -> None:
         if self.stop.is_set():
