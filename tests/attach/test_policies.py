@@ -114,8 +114,22 @@ def test_the_oldest_policy_holds_and_among_equals_the_first_by_name() -> None:
         policy("b", GATEWAY, created="2025-01-02T00:00:00Z"),
     )
 
-    assert policy_attachments(core.db, EG) == (("", ref("z")), ("", ref("a")), ("", ref("b")))
-    assert winner(core.db, KIND, EG, "") == ref("z")
+    assert policy_attachments(core.db, EG) == (("", ref("z")),)
+
+    core.delete(KIND, "default", "z")
+    assert winner(core.db, KIND, EG, "") == ref("a")
+
+
+def test_a_policy_that_comes_too_late_disturbs_nobody() -> None:
+    """Of hundreds of policies for one target, only the first of each section counts for all others."""
+    core = Core(gateway(http("http")), policy("first", GATEWAY, created="2025-01-01T00:00:00Z"))
+    assert applied_to_listener(core.db, KIND, HTTP) == Applied(ref("first"), None)
+
+    core.apply(policy("late", GATEWAY, created="2025-01-02T00:00:00Z"))
+    with core.ran() as ran:
+        assert applied_to_listener(core.db, KIND, HTTP) == Applied(ref("first"), None)
+
+    assert ran == {"policy_attachments": 1, "_targeting": 1}
 
 
 def test_a_policy_that_merges_names_its_parent() -> None:
@@ -190,14 +204,16 @@ def test_a_selector_finds_what_it_matches_and_is_found_by_it(selector: str) -> N
     assert [each for each in routes if winner(core.db, KIND, each, "")] == matched
 
 
-def test_a_selector_policy_costs_what_it_selects() -> None:
-    """Of a thousand teams, each with a policy for its own routes, nobody pays for the others."""
+@pytest.mark.parametrize("shared", ["", "all: web, "])
+def test_a_selector_policy_costs_what_it_selects(shared: str) -> None:
+    """Of a thousand teams, each with a policy for its own routes, nobody pays for the others. That holds too
+    where all have a label in common."""
     teams = range(30)
     core = Core(
         gateway(http("http")),
-        *(route(f"r{n}", labels=f"{{app: a{n}}}") for n in teams),
+        *(route(f"r{n}", labels=f"{{{shared}app: a{n}}}") for n in teams),
         *(
-            policy(f"p{n}", targetSelectors=f"[{{kind: HTTPRoute, matchLabels: {{app: a{n}}}}}]")
+            policy(f"p{n}", targetSelectors=f"[{{kind: HTTPRoute, matchLabels: {{{shared}app: a{n}}}}}]")
             for n in teams
         ),
     )
@@ -208,7 +224,7 @@ def test_a_selector_policy_costs_what_it_selects() -> None:
     core.apply(
         policy(
             "younger",
-            targetSelectors="[{kind: HTTPRoute, matchLabels: {app: a7}}]",
+            targetSelectors=f"[{{kind: HTTPRoute, matchLabels: {{{shared}app: a7}}}}]",
             created="2026-01-01T00:00:00Z",
         )
     )

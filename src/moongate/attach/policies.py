@@ -3,18 +3,18 @@
 Theory of operation
 ===================
 A policy *attaches* to targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
-``policy_attachments`` lists the policies attached to a target, the oldest first, and those of all kinds, as
-most targets have none at all. The first of its kind to attach to a section wins it, later ones conflict. For
+The first policy of its kind to attach to a section wins it, later ones conflict. ``policy_attachments`` lists
+the winners of a target, and those of all kinds, as most targets have none at all. For
 traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, Gateway) and
 answers with the first winner, and with the parent that it merges into, if it asks to merge.
 
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.
 
-A selector is indexed by one of the labels that it requires, its *anchor*, and targets by all their labels. So
-a selector looks only at targets with that label, and a target only at selectors that require one of its
-labels: a policy costs what it selects, however many policies and routes there are. Only a selector that
-requires no label, as one that names what a target must not have, looks at all targets of its namespaces.
+A selector is indexed by the labels that it requires, its *anchor*, and targets by each of their labels. So a
+selector looks only at targets with these labels, and a target only at selectors whose labels it has: a policy
+costs what it selects, however many policies and routes there are. Only a selector that requires no label, as
+one that names what a target must not have, looks at all targets of its namespaces.
 
 Rules
 =====
@@ -43,7 +43,7 @@ from moongate.engine import query
 from moongate.store import Index, PartedIndex, find, find_in, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from moongate.engine import Db
 
@@ -52,7 +52,8 @@ TARGET_KINDS: Final = (Gateway, *ROUTE_TYPES)
 EVERYWHERE: Final = ""
 """Stands for all namespaces, where a policy selects in others than its own."""
 Anchor: TypeAlias = tuple[str, ...]
-"""What a selector requires at least: a label (key and value), a label of any value (its key), or nothing."""
+"""What a selector requires at least: labels (key, value, key, value, …), a label of any value (its key), or
+nothing."""
 ANYTHING: Final[Anchor] = ()
 ROUTE_KINDS: Final = tuple(route.KIND for route in ROUTE_TYPES)
 
@@ -139,17 +140,22 @@ TARGET_NAMESPACES: Index[Resource, str] = Index("policy-target-namespaces", TARG
 
 @query
 def policy_attachments(db: Db, target: Ref) -> tuple[tuple[str, Ref], ...]:
-    """The policies attached to a target, the oldest first: ``(section, policy)``; section "" is the whole."""
-    attached: list[tuple[tuple[str, str, str], int, str, Ref]] = []
-    for ref in {*find(db, TARGETS, target), *_selecting(db, target)}:
-        targeting = _targeting(db, ref)
-        if targeting is None:
-            continue
-        sections = [t.section for t in targeting.named if t.ref == target]
-        if "" not in sections and any(_picks(db, ref, s, target) for s in targeting.selectors):
-            sections.insert(0, "")
-        attached += [(targeting.age, n, section, ref) for n, section in enumerate(dict.fromkeys(sections))]
-    return tuple((section, ref) for _, _, section, ref in sorted(attached))
+    """The policies that win a target or a section of it, the oldest first: ``(section, policy)``.
+
+    Section "" is the whole. No policy is in it for what an older one of its kind has won, so thousands of
+    policies for one target cost no more than their order.
+    """
+    refs = {*find(db, TARGETS, target), *_selecting(db, target)}
+    candidates = [(found.age, ref, found) for ref in refs if (found := _targeting(db, ref)) is not None]
+    winners: dict[tuple[str, str], Ref] = {}
+    for _, ref, targeting in sorted(candidates, key=lambda candidate: candidate[:2]):
+        whole = ref.kind, ""
+        if whole not in winners and any(_picks(db, ref, s, target) for s in targeting.selectors):
+            winners[whole] = ref
+        for named_target in targeting.named:
+            if named_target.ref == target:
+                winners.setdefault((ref.kind, named_target.section), ref)
+    return tuple((section, ref) for (_, section), ref in winners.items())
 
 
 def attached_of(db: Db, kind: str, target: Ref) -> list[tuple[str, Ref]]:
@@ -167,27 +173,16 @@ def _selecting(db: Db, target: Ref) -> Iterator[Ref]:
     asked = _labels_asked_for(db, target.kind, target.namespace)
     if not asked:
         return
-    having = dict(labels(db, target) or ())
-    for key in asked:
-        if not key:
-            wanted: tuple[Anchor, ...] = (ANYTHING,)
-        elif key in having:
-            wanted = ((key,), (key, having[key]))
-        else:
-            continue
-        for anchor in wanted:
-            for namespace in (target.namespace, EVERYWHERE):
-                yield from find_in(db, SELECTORS, (target.kind, namespace), anchor)
+    for anchor in anchors_of(dict(labels(db, target) or ()), asked):
+        for namespace in (target.namespace, EVERYWHERE):
+            yield from find_in(db, SELECTORS, (target.kind, namespace), anchor)
 
 
 @query
-def _labels_asked_for(db: Db, kind: str, namespace: str) -> tuple[str, ...]:
-    """The keys of the labels by which selectors are indexed that may match targets of a namespace, sorted.
-
-    "" if there are selectors without anchor.
-    """
+def _labels_asked_for(db: Db, kind: str, namespace: str) -> tuple[tuple[str, ...], ...]:
+    """The keys of each anchor of selectors that may match targets of a namespace, sorted."""
     asked = (anchor for at in (namespace, EVERYWHERE) for anchor in parts(db, SELECTORS, (kind, at)))
-    return tuple(sorted({anchor[0] if anchor else "" for anchor in asked}))
+    return tuple(sorted(set(map(anchor_keys, asked))))
 
 
 @query
@@ -210,7 +205,9 @@ def selected_shards(db: Db, policy: Ref) -> tuple[tuple[str, int], ...]:
                 for selector in targeting.selectors
                 for namespace in _namespaces(db, policy, selector)
                 for anchor in anchors(selector)
-                for part in parts(db, LABELLED, (selector.kind, namespace, anchor))
+                for part in set[int].intersection(
+                    *(set(parts(db, LABELLED, (selector.kind, namespace, label))) for label in _each(anchor))
+                )
             }
         )
     )
@@ -227,7 +224,12 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
             ref
             for selector in targeting.selectors
             for anchor in anchors(selector)
-            for ref in find_in(db, LABELLED, (selector.kind, namespace, anchor), part)
+            for ref in set[Ref].intersection(
+                *(
+                    set(find_in(db, LABELLED, (selector.kind, namespace, label), part))
+                    for label in _each(anchor)
+                )
+            )
             if _picks(db, policy, selector, ref)
         }
     )
@@ -339,15 +341,34 @@ def _namespaces(db: Db, policy: Ref, selector: TargetSelector) -> tuple[str, ...
 
 
 def anchors(selector: TargetSelector) -> tuple[Anchor, ...]:
-    """Labels of which a target must have one to match a selector; ``ANYTHING`` where no label is required."""
+    """Labels of which a target must have one or the other to match a selector, or ``ANYTHING``."""
     if selector.match_labels:
-        return (min(selector.match_labels.items()),)
+        return (tuple(part for label in sorted(selector.match_labels.items()) for part in label),)
     for requirement in selector.match_expressions:
         if requirement.operator == "In":
             return tuple((requirement.key, value) for value in dict.fromkeys(requirement.values))
         if requirement.operator == "Exists":
             return ((requirement.key,),)
     return (ANYTHING,)
+
+
+def anchor_keys(anchor: Anchor) -> tuple[str, ...]:
+    """The keys of the labels of an anchor."""
+    return anchor[::2]
+
+
+def anchors_of(having: Mapping[str, str], asked: Iterable[tuple[str, ...]]) -> Iterator[Anchor]:
+    """All anchors with certain keys that a target with these labels meets."""
+    for keys in asked:
+        if all(key in having for key in keys):
+            if len(keys) == 1:
+                yield keys
+            yield tuple(part for key in keys for part in (key, having[key]))
+
+
+def _each(anchor: Anchor) -> Sequence[Anchor]:
+    """The labels of an anchor, by each of which targets are indexed."""
+    return [anchor[n : n + 2] for n in range(0, len(anchor), 2)] or (ANYTHING,)
 
 
 def _picks(db: Db, policy: Ref, selector: TargetSelector, target: Ref) -> bool:

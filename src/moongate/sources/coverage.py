@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
-from moongate.attach.policies import ANYTHING, Anchor, Policy, anchors, named_targets, stays
+from moongate.attach.policies import Anchor, Policy, anchor_keys, anchors, anchors_of, named_targets, stays
 from moongate.attach.routes import intersection
 from moongate.policies.security_policy import SecurityPolicy
 
@@ -121,6 +121,7 @@ class _Coverage:
             for selector in policy.spec.target_selectors:
                 for anchor in anchors(selector):
                     self._selecting[anchor].append((ref, selector))
+        self._keys = dict.fromkeys(map(anchor_keys, self._selecting))
 
     def loses(self, ref: Ref, after: _Coverage) -> bool:
         """Whether a target that stays is covered less afterwards."""
@@ -174,10 +175,8 @@ class _Coverage:
         return _sections(resource)
 
     def _selectors(self, ref: Ref, target: _Target) -> Iterator[Ref]:
-        if not self._selecting:
-            return
         labels = target.metadata.labels
-        for anchor in (ANYTHING, *labels.items(), *((key,) for key in labels)):
+        for anchor in anchors_of(labels, self._keys):
             for policy, selector in self._selecting.get(anchor, ()):
                 is_near = policy.namespace == ref.namespace or not stays(selector)
                 if is_near and selector.kind == ref.kind and selector.selector.selects(labels):

@@ -214,7 +214,8 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     route, section = target
     others = _others(policy.kind)
     refusal = _refusal(db, policy, target)
-    rules = _claimed_sections(db, policy.kind, route) if not section else []
+    # Of thousands of policies for one target, one is not refused.
+    rules = _claimed_sections(db, policy.kind, route) if not section and refusal is None else []
     for attachment in attachments(db, route):
         if rejection(db, attachment.gateway) is not None:
             continue
