@@ -204,6 +204,8 @@ class Channel(Struct):
 
     def oldest(self) -> float:
         """The oldest edit that is unsent or unanswered here; inf if there is none."""
+        if not (self.dirty or self.staged or self.flight or self.retries):
+            return inf  # as most channels at each answer
         waiting = [self.staged.oldest if self.staged else inf, self.dirty_since if self.dirty else inf]
         if self.flight is not None:
             waiting.append(self.flight.batch.oldest)

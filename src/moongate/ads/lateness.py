@@ -51,9 +51,14 @@ class Lateness:
             newest: the number of the newest edit.
             settled: whether all Envoys have answered up to an edit.
         """
-        if self._awaited and settled(self._awaited):
+        if self._awaited:
+            if not settled(self._awaited):
+                return
+            is_newest = self._awaited == newest
             self.cancel()
-        if not self._awaited and newest and not settled(newest):
+            if is_newest:
+                return
+        if newest and not settled(newest):
             self._awaited = newest
             self._began = asyncio.get_running_loop().time()
             self._set_timer()

@@ -440,6 +440,8 @@ class Files:
 
     def _emptied(self) -> Iterator[Diagnostic]:
         """Warnings about folders whose last manifest went a moment ago."""
+        if not self.folder.waiting:
+            return  # Nearly always; the folders of thousands of files would be a part of each change.
         filled = self._listing.filled()
         lost = Counter(
             os.path.dirname(file)

@@ -163,12 +163,14 @@ class FolderEvents:
         """Wait until there is news. The event loop is woken by events of folders only here."""
         if self._more:
             return
-        with ExitStack() as stack:
-            if self._inotify is not None:
-                loop = asyncio.get_running_loop()
-                loop.add_reader(self._inotify.fd, self._news.set)
-                stack.callback(loop.remove_reader, self._inotify.fd)
+        loop, inotify = asyncio.get_running_loop(), self._inotify
+        if inotify is not None:
+            loop.add_reader(inotify.fd, self._news.set)
+        try:
             await self._news.wait()
+        finally:
+            if inotify is not None:
+                loop.remove_reader(inotify.fd)
 
     def _look(self, paths: dict[str, None]) -> bool:
         """Take the events that there are, if folders can be watched. Returns whether one of them matters."""
