@@ -631,6 +631,25 @@ class TestWatch:
             (elsewhere / "real.yaml").write_text(backend("a", 2))
             await watched.until(lambda: watched.ports == {"a": 2})
 
+    async def test_what_a_link_leads_to_is_watched_that_takes_the_place_of_a_file(
+        self, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        real = tmp_path / "real.yaml"
+        (folder / "a.yaml").write_text(backend("a", 1))
+
+        async with watching(folder) as watched:
+            real.write_text(backend("a", 2))
+            # At first, all is listed anew.
+            (folder / "b.yaml").write_text(backend("b", 1))
+            await watched.until(lambda: "b" in watched.ports)
+            (folder / "a.tmp").symlink_to(real)
+            (folder / "a.tmp").rename(folder / "a.yaml")
+            await watched.until(lambda: watched.ports["a"] == 2)
+            real.write_text(backend("a", 3))
+            await watched.until(lambda: watched.ports["a"] == 3)
+
     async def test_many_files_at_once_leave_the_loop_its_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -282,8 +282,9 @@ class Files:
                 unsure = True
             elif path in listing.files:
                 paths.add(path)
-                # A folder may have taken the name of the file.
-                unsure |= stat.S_ISDIR(_mode(event) or 0)
+                # A folder or a link may have taken the name of the file.
+                mode = _mode(event)
+                unsure |= mode is not None and not stat.S_ISREG(mode)
             elif not name.startswith("."):
                 mode = _mode(event)
                 if mode is None:
