@@ -47,7 +47,9 @@ def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -
     routes = tuple(
         ref for ref, each in coming.items() if ref not in held and isinstance(each.resource, Route)
     )
-    if not held or not (aimed or routes):
+    # Without policies there is nothing to take; new routes are beside something only where one is guarded.
+    taking = Policy if aimed else SecurityPolicy
+    if not (aimed or routes) or not any(isinstance(each.resource, taking) for each in held.values()):
         return ()
     after = {ref: each for ref, each in {**held, **coming}.items() if decisions.get(ref, each) is not None}
     old, new = _Coverage(held), _Coverage(after)
@@ -157,8 +159,11 @@ class _Coverage:
 
     def guarded_routes(self) -> Iterator[Ref]:
         """The routes with a SecurityPolicy of their own, for all or for a rule."""
-        for ref, each in self._held.items():
-            if isinstance(each.resource, Route) and any(kind == _GUARD for kind, _ in self.of(ref)):
+        for ref in self._held if self._selecting else self._named:
+            each = self._held.get(ref)
+            if each is None or not isinstance(each.resource, Route):
+                continue
+            if any(kind == _GUARD for kind, _ in self.of(ref)):
                 yield ref
 
     def hostnames(self, route: Ref) -> set[str]:
