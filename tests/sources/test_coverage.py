@@ -184,3 +184,29 @@ def hosting(name: str, host: str, gateway: str = "g") -> str:
     hosts = f"hostnames: ['{host}'], " if host else ""
     route = labelled("{}", f"{hosts}parentRefs: [{{name: {gateway}}}]")
     return route.replace("name: r,", f"name: {name},")
+
+
+def reaching(name: str, host: str) -> str:
+    return (
+        f"{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: {name}}}, "
+        f"spec: {{parentRefs: [{{name: one}}], hostnames: [{host}]}}}}\n"
+    )
+
+
+GUARDED = {**GATEWAYS, "r.yaml": reaching("r", "a.test"), "p.yaml": naming("HTTPRoute", "r")}
+
+
+def test_a_policy_of_the_gateway_is_none_of_the_route_that_comes_beside_a_guarded_one() -> None:
+    """It may say nothing about who may pass."""
+    folder = Folder()
+    folder.update_many({**GUARDED, "g.yaml": naming("Gateway", "one").replace("name: p}", "name: wide}")})
+
+    assert commit(folder, "a.yaml", reaching("a", "a.test")) == []
+
+
+def test_a_route_that_comes_to_the_hostname_of_a_guarded_one_waits() -> None:
+    folder = Folder()
+    folder.update_many({**GUARDED, "o.yaml": reaching("o", "b.test")})
+
+    assert len(commit(folder, "o.yaml", reaching("o", "c.test"))) == 1
+    assert commit(folder, "o.yaml", reaching("o", "a.test")) == []

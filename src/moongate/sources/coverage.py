@@ -14,7 +14,7 @@ Facts
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
@@ -45,7 +45,9 @@ def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -
     coming = {ref: each for ref, each in decisions.items() if each is not None}
     aimed = tuple(ref for ref, each in coming.items() if ref in held and _aim(held[ref]) != _aim(each))
     routes = tuple(
-        ref for ref, each in coming.items() if ref not in held and isinstance(each.resource, Route)
+        ref
+        for ref, each in coming.items()
+        if isinstance(each.resource, Route) and (ref not in held or _reach(held[ref]) != _reach(each))
     )
     # Without policies there is nothing to take; new routes are beside something only where one is guarded.
     taking = Policy if aimed else SecurityPolicy
@@ -64,19 +66,26 @@ def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -
 
 
 def _beside_guarded(routes: Iterable[Ref], old: _Coverage, new: _Coverage) -> Iterator[Ref]:
-    """The new routes without a SecurityPolicy that may take requests of one that has its own.
+    """The routes without a SecurityPolicy of their own that may take requests of one that has its own.
 
-    A route that is renamed comes under its new name, perhaps before its policy names that.
+    A route that is renamed comes under its new name, perhaps before its policy names that. A policy of their
+    Gateway does not count, as it may be about something else.
+
+    Args:
+        routes: that are new, or get other requests.
+        old: what policies cover.
+        new: what they will cover.
     """
-    bare = [ref for ref in routes if not new.is_guarded(ref)]
+    bare = [ref for ref in routes if (_GUARD, "") not in new.of(ref)]
     if not bare:
         return
-    guarded: defaultdict[Ref, set[str]] = defaultdict(set)
+    guarded: defaultdict[Ref, list[tuple[Ref, set[str]]]] = defaultdict(list)
     for ref in old.guarded_routes():
         for parent, _ in old.parents(ref):
-            guarded[parent] |= old.hostnames(ref)
+            guarded[parent].append((ref, old.hostnames(ref)))
     for ref in bare:
-        taken = {host for parent, _ in new.parents(ref) for host in guarded.get(parent, ())}
+        others = (each for parent, _ in new.parents(ref) for each in guarded.get(parent, ()))
+        taken = {host for other, hosts in others if other != ref for host in hosts}
         if any(intersection(one, other) is not None for one in new.hostnames(ref) for other in taken):
             yield ref
 
@@ -94,6 +103,12 @@ def _aim(held: Held) -> object:
             return held.resource.metadata.labels, _sections(held.resource)
         case _:
             return None
+
+
+def _reach(held: Held) -> object:
+    """Where a route gets requests. Its matches do not count: edits under its own hostnames are at once."""
+    spec = cast("Route", held.resource).spec
+    return spec.parent_refs, getattr(spec, "hostnames", ())
 
 
 def _sections(target: _Target) -> Counter[str]:
@@ -149,13 +164,6 @@ class _Coverage:
             sections = {each for each in sections if not each[1] or each[1] in present}
             sections |= {(policy.kind, "") for policy in self._selectors(ref, resource)}
         return sections
-
-    def is_guarded(self, route: Ref) -> bool:
-        """Whether a SecurityPolicy says who may pass a route, or all its parents."""
-        if (_GUARD, "") in self.of(route):
-            return True
-        parents = self.parents(route)
-        return bool(parents) and all(_GUARD in self.above(*parent) for parent in parents)
 
     def guarded_routes(self) -> Iterator[Ref]:
         """The routes with a SecurityPolicy of their own, for all or for a rule."""
