@@ -78,18 +78,23 @@ class Watch:
         )
 
     def _judged(self) -> list[tuple[Answer, bool, bool]]:
-        """Each answer, with whether some configuration lets it pass, and whether all do."""
+        """Each answer, with whether some configuration lets it pass, and whether all do.
+
+        Those that were in force while its connection was opened may fail it, but do not let it pass.
+        """
         judged: list[tuple[Answer, bool, bool]] = []
         first = 0
-        for answer in sorted(self.answers, key=lambda a: a.sent):
-            while self._phases[first].ended < answer.sent:
+        for answer in sorted(self.answers, key=lambda a: a.begun):
+            while self._phases[first].ended < answer.begun:
                 first += 1
-            lets: list[bool] = []
+            may, must = False, True
             for phase in self._phases[first:]:
                 if phase.begun > answer.received:
                     break
-                lets.append(answer.caller in phase.passing[answer.host])
-            judged.append((answer, any(lets), all(lets)))
+                lets = answer.caller in phase.passing[answer.host]
+                may |= lets and phase.ended >= answer.sent
+                must &= lets
+            judged.append((answer, may, must))
         return judged
 
 
