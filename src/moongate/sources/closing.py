@@ -17,7 +17,11 @@ Rules
      removal of policies, and new resources that something in force misses.
    * A new policy about who may pass is in force at once. So are other contents of a Secret, ConfigMap or
      Backend, the endpoints of a Service that has some, and the removal of what only takes away.
-5. What is closed is opened as a resource is removed: when the edit is whole, unless its file has become
+5. A policy about who may pass that is in force in its last good state, because its text has a fault now, may
+   be meant for others by now (``outdated``). So what takes requests from such policies waits: the removal of
+   one, or of a route with one of its own, which then answers 500; and what ``coverage`` says of changes. If
+   the text of a route has a fault, only the removal of a route waits, because the other may be in its place.
+6. What is closed is opened as a resource is removed: when the edit is whole, unless its file has become
    sound. What waits comes into force in the same batch as the policy.
 
 Theory of operation
@@ -44,7 +48,8 @@ from moongate.attach.policies import Policy
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.dangling import references_of
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
-from moongate.policies.security_policy import SecurityPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
+from moongate.sources.coverage import guarded_routes, uncovering
 from moongate.sources.file_states import File, Held
 from moongate.sources.suspicion import EVERYTHING, is_like_route, may_guard, may_route
 
@@ -105,6 +110,9 @@ class Closing:
         self.held_back: dict[Ref, bool] = {}
         """The resources with a change that waits → whether it is their removal."""
         self.suspects: dict[str, Sequence[Suspect]] = {}
+        self.outdated: dict[str, frozenset[Ref]] = {}
+        """File with faults → its policies about who may pass in their last good state, and its routes that
+        cannot be read."""
         self._scopes: dict[str, frozenset[str]] = {}
         """File → the scopes of its suspects, also while it waits to be opened."""
 
@@ -122,8 +130,10 @@ class Closing:
     def cause(self, ref: Ref) -> str:
         """A file because of which a resource is held back or shut."""
         those = {EVERYTHING, ref.namespace}
-        concerning = [path for path, scopes in self._scopes.items() if not scopes.isdisjoint(those)]
-        return min(concerning or self._scopes, default=HIDDEN)
+        outdated = {path: frozenset(of.namespace for of in refs) for path, refs in self.outdated.items()}
+        causes = self._scopes or outdated
+        concerning = [path for path, scopes in causes.items() if not scopes.isdisjoint(those)]
+        return min(concerning or causes, default=HIDDEN)
 
     def suspect(self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]) -> None:
         """Find the suspects among files with faults, before the decisions take effect."""
@@ -138,6 +148,8 @@ class Closing:
         self.suspects = {
             file.path: tuple(_suspects(file, in_force, exposed, at_start=self.at_start)) for file in found
         }
+        outdated = {file.path: frozenset(_outdated(file, held)) for file in found}
+        self.outdated = {path: refs for path, refs in outdated.items() if refs}
 
     def is_begun(self) -> bool:
         """Whether there are suspects now, and were none before, though something was served."""
@@ -194,14 +206,19 @@ class Closing:
     def _held_back(
         self, scopes: frozenset[str], decisions: Decisions, held: Mapping[Ref, Held]
     ) -> dict[Ref, bool]:
-        if self.at_start or not scopes:
+        if self.at_start:
             return {}
-        judge = _Judge(scopes, held, self.late)
-        return {
-            ref: after is None
-            for ref, after in decisions.items()
-            if judge.holds_back(ref, held.get(ref), after)
-        }
+        back: dict[Ref, bool] = {}
+        if scopes:
+            judge = _Judge(scopes, held, self.late)
+            back = {
+                ref: after is None
+                for ref, after in decisions.items()
+                if judge.holds_back(ref, held.get(ref), after)
+            }
+        if self.outdated:
+            back |= _taken_from_guards(frozenset[Ref]().union(*self.outdated.values()), decisions, held)
+        return back
 
 
 class _Judge:
@@ -301,6 +318,33 @@ def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
             }
         )
     )
+
+
+def _outdated(file: File, held: Mapping[Ref, Held]) -> Iterator[Ref]:
+    """The policies about who may pass that a file with faults leaves in an older state, and its routes."""
+    entries = (entry for number in file.faulty for entry in file.documents[number].entries)
+    faulty = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
+    for ref in (*file.retained, *faulty):
+        if is_guard(ref):
+            known = held.get(ref)
+            if known is not None and not isinstance(known.resource, FaultySecurityPolicy):
+                yield ref
+        elif not ref.is_a(Gateway) and is_entrance(ref):
+            yield ref
+
+
+def _taken_from_guards(
+    outdated: Collection[Ref], decisions: Decisions, held: Mapping[Ref, Held]
+) -> dict[Ref, bool]:
+    """The changes that take requests from policies about who may pass → whether they are removals."""
+    everywhere = {ref.namespace for ref in outdated}
+    by_guards = {ref.namespace for ref in outdated if is_guard(ref)}
+    removed = {ref for ref, after in decisions.items() if after is None and ref in held}
+    guards = (ref for ref in removed if is_guard(ref) and ref.namespace in by_guards)
+    guarded = removed.intersection(guarded_routes(held)) if removed else ()
+    routes = (ref for ref in guarded if ref.namespace in everywhere)
+    changed = (ref for ref in uncovering(held, decisions) if ref.namespace in by_guards) if by_guards else ()
+    return dict.fromkeys(changed, False) | dict.fromkeys((*guards, *routes), True)
 
 
 def _suspects(

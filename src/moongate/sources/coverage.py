@@ -65,6 +65,11 @@ def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -
     return (*taken, *_beside_guarded(routes, old, new))
 
 
+def guarded_routes(held: Mapping[Ref, Held]) -> Iterator[Ref]:
+    """The routes in force with a SecurityPolicy of their own, for all or for a rule."""
+    return _Coverage(held).guarded_routes()
+
+
 def _beside_guarded(routes: Iterable[Ref], old: _Coverage, new: _Coverage) -> Iterator[Ref]:
     """The routes without a SecurityPolicy of their own that may take requests of one that has its own.
 

@@ -211,14 +211,18 @@ class Folder:
             former = self._taken_back()
             decisions = self._decisions(touched | dict.fromkeys(former))
         back = self.closing.holds_back(decisions, self._held)
-        # A removal that is held back waits once as any other, because it may be half of an edit.
+        # A removal that is held back waits once as any other, because it may be half of an edit. When it is
+        # held back no more, it waits only as long as anything else does.
         waited = {ref for ref, is_removal in self.closing.held_back.items() if is_removal}
+        released = [ref for ref in waited if ref not in back and decisions[ref] is None]
         others = {
             ref: after
             for ref, after in decisions.items()
             if back.get(ref, True) and not (after is None and ref in waited)
         }
         self._waiting = dict.fromkeys(self._unready(others, waits)) if waits is not None else {}
+        if self._waiting:
+            self._waiting |= dict.fromkeys(released)
         self.closing.update(
             decisions,
             self._held,
