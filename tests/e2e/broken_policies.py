@@ -38,6 +38,9 @@ FAULTS = {
     "a wrong key for the kind": POLICY.replace("kind: SecurityPolicy", "knd: SecurityPolicy"),
     "a target without group": POLICY.replace("- group: gateway.networking.k8s.io\n   ", "-"),
     "a target of a wrong kind": POLICY.replace("HTTPRoute", "HttpRoute"),
+    "a selector of a wrong kind": POLICY.replace("targetRefs", "targetSelectors")
+    .replace("HTTPRoute", "HttpRoute")
+    .replace("name: app", "matchLabels: {app: app}"),
     "an upper-case name": POLICY.replace("name: users\nspec", "name: Users\nspec"),
     "no name": POLICY.replace("  name: users\nspec", "  labels: {}\nspec"),
     "an unknown field": POLICY.replace("basicAuth", "basicAuht"),

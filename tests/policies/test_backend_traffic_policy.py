@@ -6,6 +6,7 @@ from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from tests.api.crds import differences
 
 MEANT = {
+    ".spec: has a rule of its own, has(self.targetSelectors)": "else it selects nothing, in silence",
     ".spec.mergeType: enum": "the reference's code knows these alone",
     ".spec.routingType: enum": "the reference's code knows these alone",
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from tests.api.crds import differences
 
+MEANT = {".spec: has a rule of its own, has(self.targetSelectors)": "else it selects nothing, in silence"}
+
 
 def test_client_traffic_policy_mirrors_its_crd() -> None:
-    assert (
-        differences(ClientTrafficPolicy, "envoy-gateway/clienttrafficpolicies.gateway.envoyproxy.io.yaml")
-        == []
-    )
+    crd = "envoy-gateway/clienttrafficpolicies.gateway.envoyproxy.io.yaml"
+
+    assert differences(ClientTrafficPolicy, crd, MEANT) == []

@@ -20,6 +20,7 @@ from tests.api.crds import differences
 from tests.unbuilt import PROTECTIONS
 
 MEANT = {
+    ".spec: has a rule of its own, has(self.targetSelectors)": "else it selects nothing, in silence",
     ".spec.cors.allowOrigins[]: pattern": "takes the same strings, but in linear time",
     ".spec.mergeType: enum": "the reference's code knows these alone",
 }

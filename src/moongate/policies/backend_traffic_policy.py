@@ -49,6 +49,10 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
             "The kind of each of targetRefs must be Gateway, ListenerSet or a kind of route.",
         ),
         Rule(
+            f"has(self.targetSelectors) ? self.targetSelectors.all(sel, sel.kind in {_KINDS}) : true",
+            "The kind of each of targetSelectors must be Gateway, ListenerSet or a kind of route.",
+        ),
+        Rule(
             f"!has(self.mergeType) || {_targets_only(_ROUTES)}",
             "mergeType is for policies that target routes only; a Gateway's has nothing to merge with.",
         ),

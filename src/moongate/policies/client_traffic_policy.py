@@ -37,6 +37,11 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
             "has(self.targetRefs) ? self.targetRefs.all(ref, ref.kind in ['Gateway', 'ListenerSet']) : true",
             "The kind of each of targetRefs must be Gateway or ListenerSet.",
         ),
+        Rule(
+            "has(self.targetSelectors) ? "
+            "self.targetSelectors.all(sel, sel.kind in ['Gateway', 'ListenerSet']) : true",
+            "The kind of each of targetSelectors must be Gateway or ListenerSet.",
+        ),
     )
 
     tcp_keepalive: Unbuilt | None = None

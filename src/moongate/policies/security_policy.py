@@ -46,6 +46,12 @@ class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
             "The kind of each of targetRefs must be Gateway, ListenerSet, HTTPRoute, GRPCRoute or TCPRoute.",
         ),
         Rule(
+            "has(self.targetSelectors) ? self.targetSelectors.all(sel, sel.kind in ['Gateway', "
+            "'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'TCPRoute']) : true",
+            "The kind of each of targetSelectors must be Gateway, ListenerSet, HTTPRoute, GRPCRoute or "
+            "TCPRoute.",
+        ),
+        Rule(
             "!has(self.mergeType) || ((!has(self.targetRef) || self.targetRef.kind in ['HTTPRoute', "
             "'GRPCRoute', 'TCPRoute']) && (!has(self.targetRefs) || self.targetRefs.all(ref, ref.kind in "
             "['HTTPRoute', 'GRPCRoute', 'TCPRoute'])) && (!has(self.targetSelectors) || "
