@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 OTHER = POLICY.replace("name: users\nspec", "name: others\nspec")
 """Another policy for the same route, which is no copy."""
 
+FIRST = OTHER.replace("name: app", "name: old")
+
 
 def text(*documents: m.Document) -> str:
     return "\n---\n".join(msgspec.json.encode(each).decode() for each in documents)
@@ -108,6 +110,26 @@ CASES = {
         {"app": 401},
         {"other.yaml": OTHER},
         {"app": 401},
+    ),
+    "a route that cannot be read in a file that is renamed, beside a wider one": Case(
+        (
+            {"wide.json": route("wide", "one", host="*"), "app.json": route("app", "one"), **SOUND},
+            {"app.json": f"{route('app', 'one')},"},
+            {"app.json": None, "renamed.json": f"{route('app', 'one')},"},
+        ),
+        {"app": 401, "wide": 200},
+        {"renamed.json": route("app", "one")},
+        {"app": 401, "wide": 200},
+    ),
+    "a new policy in a file whose other policy changes as well": Case(
+        (
+            {"old.json": route("old", "one"), "policy.yaml": FIRST},
+            {"policy.yaml": f"{FIRST}    # changed\n---\n{A_TAB}"},
+            {"app.json": route("app", "one")},
+        ),
+        {"app": 500, "old": 401},
+        {"policy.yaml": f"{FIRST}---\n{POLICY}"},
+        {"app": 401, "old": 401},
     ),
     "a Backend that a route has missed": Case(
         ({"app.json": route("app", "two")}, {"two.json": TWO, **BROKEN}), {"app": 500}, SOUND, {"app": 401}

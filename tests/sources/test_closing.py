@@ -184,6 +184,8 @@ SLICE = (
 )
 ADDRESS = "endpoints: [{addresses: [127.0.0.1]}]"
 BROKEN = f"{policy('r')}\t"
+NEW = policy("o").replace("name: p}", "name: q}") + "\t"
+"""A policy of another name that cannot be read."""
 IN_NAMESPACE = policy("r").replace("kind: HTTPR", "kind: HttpR").replace("name: p}", "name: q, namespace: x}")
 
 
@@ -210,6 +212,26 @@ class TestLater:
         assert "until this is fixed what is served stays as it was" in faults[None]
         assert set(folder.update("p", policy("o"))) == {POLICY}
         assert (folder.closing.shut, folder.diagnostics()) == (frozenset(), ())
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            {"p": stream(policy("r").replace("'*'", "'http://x.test'"), NEW)},
+            {"p": NEW, "o.yaml": policy("r")},
+            {"p": policy("r") + "-- -\n" + NEW},
+            {"p": Unreadable("The byte 0xfc is not UTF-8.", text=stream(policy("r"), NEW))},
+        ],
+        ids=["changed", "moved", "in the same document", "in the same text"],
+    )
+    def test_a_new_policy_is_not_taken_for_one_that_is_in_force(self, edit: dict[str, str]) -> None:
+        """The other policy of its file is edited, or moves, together with it."""
+        folder = self.served(p=policy("r"))
+        folder.update_many(edit)
+
+        folder.update("o", route("o", "a"))
+
+        assert folder.closing.shut == {OTHER}
+        assert POLICY in folder
 
     def test_it_does_not_matter_which_file_comes_first(self) -> None:
         folder = self.served()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -232,6 +233,60 @@ class TestLastGoodState:
 
         assert folder.update("a.yaml", None) == {A: None}
 
+    @pytest.mark.parametrize("broken", ["kind: [", backend("a") + "\t", Unreadable("Denied.")])
+    def test_what_is_kept_for_a_broken_file_stays_when_the_file_is_away_for_a_moment(
+        self, broken: str | Unreadable
+    ) -> None:
+        """A build or ``git checkout`` writes the whole folder anew, or it is moved away and back."""
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+        folder.update("a.yaml", broken)
+
+        assert edited(folder, {"a.yaml": None}, {"a.yaml": broken}) == {}
+        assert only(folder).effect == "The last good state of 1 resource stays in force: Backend default/a."
+        assert folder.update("a.yaml", backend("a")) == {}
+        assert folder.update("a.yaml", None) == {A: None}
+
+    @pytest.mark.parametrize("before", [backend("a") + "\t", backend("a")], ids=["broken", "sound"])
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_what_is_in_a_broken_file_stays_when_the_file_is_renamed(self, before: str, order: int) -> None:
+        """It may have been sound before, as with ``git merge`` of a branch that renames it."""
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+        folder.update("a.yaml", before)
+        edits: list[dict[str, str | None]] = [{"a.yaml": None}, {"b.yaml": backend("a") + "\t"}]
+
+        assert edited(folder, *edits[::order]) == {}
+        assert only(folder).effect == "The last good state of 1 resource stays in force: Backend default/a."
+        assert folder.update("b.yaml", backend("a") + "\t\t") == {}
+        assert folder.update("b.yaml", backend("c")) == {A: None, C: folder.resources[C]}
+
+    def test_what_moves_into_a_broken_file_stays(self) -> None:
+        folder = Folder()
+        folder.update_many({"a.yaml": stream(backend("a"), backend("b")), "b.yaml": backend("c")})
+
+        assert (
+            edited(folder, {"a.yaml": backend("b")}, {"b.yaml": stream(backend("c"), backend("a", "many"))})
+            == {}
+        )
+        assert ports(folder) == {"a": 8080, "b": 8080, "c": 8080}
+
+    @pytest.mark.parametrize(
+        "broken", [backend("c") + "\t", route("r", "a") + "\t", "services: {a: {}}", "\ta"]
+    )
+    def test_what_goes_beside_a_broken_file_that_is_about_something_else_goes(self, broken: str) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+
+        assert edited(folder, {"a.yaml": None}, {"b.yaml": broken}) == {A: None}
+
+    def test_what_goes_in_a_later_edit_than_a_file_was_broken_goes(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", backend("a"))
+        folder.update("b.yaml", backend("a") + "\t")
+
+        assert folder.update("a.yaml", None) == {A: None}
+
     def test_a_file_that_cannot_be_read_keeps_its_resources(self) -> None:
         folder = Folder()
         folder.update("a.yaml", backend("a"))
@@ -431,6 +486,17 @@ class TestNames:
             "The last good state of 1 resource stays in force: Backend default/a."
         )
         assert folder.update("a.yaml", stream(backend("c"), backend("b")))[A] is None
+
+
+def edited(folder: Folder, *edits: Mapping[str, str | Unreadable | None]) -> dict[Ref, Resource | None]:
+    """What comes of an edit when it is whole, whose files come one after another."""
+    batch: dict[Ref, Resource | None] = {}
+    for number, files in enumerate(edits):
+        for path, text in files.items():
+            for _ in folder.stage(path, text):
+                pass
+        batch |= folder.commit(Unfinished(), begins=number == 0)
+    return batch | folder.commit()
 
 
 class Away(Unfinished):

@@ -51,7 +51,7 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.coverage import guarded_routes, uncovering
 from moongate.sources.file_states import File, Held
-from moongate.sources.suspicion import EVERYTHING, is_like_route, may_guard, may_route
+from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may_guard, may_route
 
 HIDDEN = ""
 """Stands for the folders that cannot be read, where there are paths of files."""
@@ -135,8 +135,21 @@ class Closing:
         concerning = [path for path, scopes in causes.items() if not scopes.isdisjoint(those)]
         return min(concerning or causes, default=HIDDEN)
 
-    def suspect(self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]) -> None:
-        """Find the suspects among files with faults, before the decisions take effect."""
+    def suspect(
+        self,
+        files: Iterable[File],
+        decisions: Decisions,
+        held: Mapping[Ref, Held],
+        is_defined: Callable[[Ref], bool],
+    ) -> None:
+        """Find the suspects among files with faults, before the decisions take effect.
+
+        Args:
+            files: those with faults.
+            decisions: what is to be in force.
+            held: what is in force.
+            is_defined: whether a document defines a resource, so that no other one is meant as it.
+        """
         if not self.strict:
             return
         found = [*files]
@@ -146,7 +159,8 @@ class Closing:
 
         exposed = _exposed(decisions, held) if found and self.at_start else ()
         self.suspects = {
-            file.path: tuple(_suspects(file, in_force, exposed, at_start=self.at_start)) for file in found
+            file.path: tuple(_suspects(file, in_force, is_defined, exposed, at_start=self.at_start))
+            for file in found
         }
         outdated = {file.path: frozenset(_outdated(file, held)) for file in found}
         self.outdated = {path: refs for path, refs in outdated.items() if refs}
@@ -348,26 +362,38 @@ def _taken_from_guards(
 
 
 def _suspects(
-    file: File, in_force: Callable[[Ref], bool], exposed: Sequence[str], *, at_start: bool
+    file: File,
+    in_force: Callable[[Ref], bool],
+    is_defined: Callable[[Ref], bool],
+    exposed: Sequence[str],
+    *,
+    at_start: bool,
 ) -> Iterator[Suspect]:
     """The suspects of a file. What it keeps in force of such policies stands for as many of them."""
-    kept = sum(is_guard(ref) for ref in file.retained if in_force(ref))
-    suspects: list[Suspect] = []
-    if file.unreadable is not None and (file.unreadable.text is None or may_guard(file.unreadable.text)):
+    guards = [ref for ref in file.retained if is_guard(ref) and in_force(ref)]
+    kept = sum(not is_defined(ref) for ref in guards)
+    suspects: list[tuple[Suspect, int]] = []
+    unreadable = file.unreadable
+    if unreadable is not None and unreadable.text is None:
         # Unlike at the start, it is known what was in it a moment ago.
-        if at_start or not file.retained or kept:
-            suspects.append(Suspect(file.unreadable, EVERYTHING))
-        kept = 1 if kept else 0
+        if not guards and (at_start or not file.retained):
+            yield Suspect(unreadable, EVERYTHING)
+    elif unreadable is not None and may_guard(unreadable.text or ""):
+        suspects.append((Suspect(unreadable, EVERYTHING), guards_in(unreadable.text or "")))
     for number in file.faulty:
         document = file.documents[number]
         if document.guards:
-            suspects.append(Suspect(document, EVERYTHING))
+            suspects.append((Suspect(document, EVERYTHING), guards_in(document.text)))
         suspects += (
-            Suspect(entry, entry.scope)
+            (Suspect(entry, entry.scope), 1)
             for entry in document.entries
             if entry.scope is not None and not (entry.ref is not None and in_force(entry.ref))
         )
-    yield from suspects[kept:]
+    for suspect, count in suspects:
+        if count > kept:
+            yield suspect
+        else:
+            kept -= count
     if not exposed:
         return
     if file.unreadable is not None and may_route(file.unreadable.text or ""):

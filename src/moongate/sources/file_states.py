@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -12,6 +13,10 @@ from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.sources.chunks import Chunk
 from moongate.sources.manifests import Document, Entry
+from moongate.sources.suspicion import is_like, kinds_in
+
+_WORD: Final = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?")
+"""Names of resources."""
 
 
 class Unreadable(NamedTuple):
@@ -56,6 +61,23 @@ class File:
         self.broken = unreadable is not None or any(read[number].broken for number in self.faulty)
         self.retained: set[Ref] = set()
         """Resources that the file defined before it was broken, and does not define now."""
+        self.adopted: set[Ref] = set()
+        """Resources of other files that went in the edit in which this file was broken, and may be in it."""
+
+    def may_define(self, ref: Ref) -> bool:
+        """Whether a part with faults may be meant as a resource: it says its name, and a kind like it."""
+        return any(
+            ref.name in words and any(is_like(kind, ref.kind) for kind in kinds)
+            for words, kinds in self._unsound
+        )
+
+    @cached_property
+    def _unsound(self) -> list[tuple[frozenset[str], frozenset[str]]]:
+        """The words and the kinds of each part with faults."""
+        texts = [self.documents[number].text for number in self.faulty]
+        if self.unreadable is not None:
+            texts.append(self.unreadable.text or "")
+        return [(frozenset(_WORD.findall(text)), kinds_in(text)) for text in texts]
 
     @cached_property
     def numbers(self) -> dict[Document, list[int]]:

@@ -72,6 +72,8 @@ class Folder:
         self._read: WeakValueDictionary[tuple[str, bool], Document] = WeakValueDictionary()
         self._definitions: dict[Ref, list[Definition]] = {}
         self._faulty: set[str] = set()
+        self._broken: dict[str, None] = {}
+        """The files that came with faults in the current edit."""
         self._repeated: set[Ref] = set()
         self._held: dict[Ref, Held] = {}
         self._waiting: dict[Ref, None] = {}
@@ -198,11 +200,12 @@ class Folder:
             begins: whether this is no part of the edit that the commits before are about.
         """
         touched = dict.fromkeys((*self._waiting, *self.closing.held_back))
+        if begins:
+            self._edited.clear()
+            self._broken.clear()
         for path, new in self._staged.items():
             self._replace(path, new, touched)
         self._staged.clear()
-        if begins:
-            self._edited.clear()
 
         decisions = self._decisions(touched)
         former: dict[Ref, Held | None] = {}
@@ -239,7 +242,8 @@ class Folder:
     def _decisions(self, refs: Iterable[Ref]) -> dict[Ref, Held | None]:
         """What is to be in force of some resources, and the suspects among the files meanwhile."""
         decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in refs}
-        self.closing.suspect((self._files[path] for path in self._faulty), decisions, self._held)
+        faulty = (self._files[path] for path in self._faulty)
+        self.closing.suspect(faulty, decisions, self._held, lambda ref: bool(self._definitions.get(ref)))
         return decisions
 
     def _taken_back(self) -> dict[Ref, Held | None]:
@@ -434,14 +438,19 @@ class Folder:
                     touched[entry.ref] = None
 
         candidates = old.retained | {e.ref for d in gone for e in d.entries if e.ref is not None}
-        touched.update(dict.fromkeys(sorted(old.retained)))
+        # If the file was away for a moment, what it had is still to be removed.
+        candidates |= self._waiting.keys() - old.adopted
+        touched.update(dict.fromkeys(sorted(old.retained | old.adopted)))
         self._faulty.discard(path)
+        self._broken.pop(path, None)
         if new is None:
             self._files.pop(path, None)
             return
         self._files[path] = new
         if new.faulty or new.unreadable is not None:
             self._faulty.add(path)
+            self._broken[path] = None
+            new.adopted |= {ref for ref in old.adopted if new.may_define(ref)}
         # Not resources that are in force through another file.
         own = {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
         if new.broken:
@@ -467,8 +476,9 @@ class Folder:
             self._definitions.pop(ref, None)
             if before is not None:
                 file = self._files.get(before.file)
-                if file is not None and ref in file.retained:
+                if file is not None and (ref in file.retained or ref in file.adopted):
                     return before
+                return self._adopted(ref, before)
             return None
         if len(known) > 1:
             known = sorted(known, key=self._order)
@@ -481,6 +491,15 @@ class Folder:
         if chosen.entry.resource is None:
             return before._replace(file=chosen.file)
         return Held(chosen.entry.resource, chosen.file, chosen.text)
+
+    def _adopted(self, ref: Ref, held: Held) -> Held | None:
+        """A resource that goes, if it may have moved into a file that came with faults in the same edit."""
+        for path in self._broken:
+            file = self._files[path]
+            if file.may_define(ref):
+                file.adopted.add(ref)
+                return held._replace(file=path)
+        return None
 
     def _order(self, definition: Definition) -> tuple[str, int, int]:
         file = self._files[definition.file]
@@ -498,8 +517,8 @@ class Folder:
         def closing(effect: str, part: object) -> str:
             return closing_effect(effect, suspects.get(part, ()), at_start=self.closing.at_start)
 
-        if file.retained:
-            kept = sorted(ref for ref in file.retained if ref in self._held and ref not in self._definitions)
+        if retained := file.retained | file.adopted:
+            kept = sorted(ref for ref in retained if ref in self._held and ref not in self._definitions)
             if kept:
                 count = "1 resource" if len(kept) == 1 else f"{len(kept)} resources"
                 since = as_of(max(self._held[ref].at for ref in kept))

@@ -34,6 +34,7 @@ EVERYTHING: Final = ""
 
 _ALIKE: Final = 0.8
 _KIND: Final = re.compile(r"^[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([\w-]+(?: [\w-]+)*)", re.MULTILINE)
+_ANY_KIND: Final = re.compile(r"\bkind[\"']?[ \t]*:[ \t]*[\"']?([\w-]+)")
 _WORD: Final = re.compile(r"\w{9,25}")
 _CLIENT_CHECK: Final = "clientValidation"
 _FIELD: Final = re.compile(r"\b(?:apiKeyAuth|authorization|basicAuth|extAuth|jwt|oidc)[\"']?[ \t]*:")
@@ -57,6 +58,19 @@ def may_guard(text: str) -> bool:
     return "List" in named or any(is_like_guard(kind, text) for kind in named)
 
 
+def guards_in(text: str) -> int:
+    """How many such policies a text may have that may have one; its separators may be broken."""
+    return max(1, sum(_is_like_kind(kind, text) for kind in _ANY_KIND.findall(text)))
+
+
+def kinds_in(text: str) -> frozenset[str]:
+    """The words of a text that may be the kind of what it defines; all, if none is said to be one."""
+    kinds = _KIND.findall(text) or _ANY_KIND.findall(text)[:1]
+    if any(kind.endswith("List") for kind in kinds):
+        kinds = _ANY_KIND.findall(text)
+    return frozenset(kinds or _WORD.findall(text))
+
+
 def may_route(text: str) -> bool:
     """Whether a text that is no sound document may be a route, and no policy that says who may pass."""
     if may_guard(text):
@@ -67,7 +81,7 @@ def may_route(text: str) -> bool:
 
 def is_like_route(kind: str) -> bool:
     """Whether a word may have been meant as the kind of a route."""
-    return any(_is_like(kind, known.KIND) for known in ROUTE_TYPES)
+    return any(is_like(kind, known.KIND) for known in ROUTE_TYPES)
 
 
 def is_like_guard(kind: str, text: str) -> bool:
@@ -79,14 +93,14 @@ def is_like_guard(kind: str, text: str) -> bool:
     """
     if _is_like_kind(kind, text) or (kind not in _DATA and _has_field(text)):
         return True
-    return f"{ENVOY_GROUP}/" in text and not any(_is_like(kind, known) for known in _OTHERS)
+    return f"{ENVOY_GROUP}/" in text and not any(is_like(kind, known) for known in _OTHERS)
 
 
 def _is_like_kind(word: str, text: str) -> bool:
-    if _is_like(word, SecurityPolicy.KIND):
+    if is_like(word, SecurityPolicy.KIND):
         return True
-    return _is_like(word, ClientTrafficPolicy.KIND) and any(
-        _is_like(other, _CLIENT_CHECK) for other in _WORD.findall(text)
+    return is_like(word, ClientTrafficPolicy.KIND) and any(
+        is_like(other, _CLIENT_CHECK) for other in _WORD.findall(text)
     )
 
 
@@ -104,7 +118,8 @@ def _has_field(text: str) -> bool:
     return _FIELD.search(text) is not None
 
 
-def _is_like(word: str, right: str) -> bool:
+def is_like(word: str, right: str) -> bool:
+    """Whether a word is another, or was probably meant as it."""
     if word == right:
         return True
     return abs(len(word) - len(right)) <= 3 and (
