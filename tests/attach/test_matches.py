@@ -6,7 +6,16 @@ import pytest
 
 from moongate.api.httproute import HTTPRouteMatch
 from moongate.api.httproutefilter import HTTPCookieMatch, HTTPRouteMatchFilter
-from moongate.attach.matches import EVERYTHING, Match, matches, overlap_key, precedence, unbuildable
+from moongate.attach.matches import (
+    EVERYTHING,
+    Match,
+    includes,
+    matches,
+    may_meet,
+    overlap_key,
+    precedence,
+    unbuildable,
+)
 from tests.routes import header, made, path
 
 COOKIE = HTTPRouteMatchFilter(cookies=(HTTPCookieMatch(name="tier", value="gold"),))
@@ -124,3 +133,38 @@ def test_of_several_entries_for_one_query_parameter_the_first_counts() -> None:
 
     assert [(p.name, p.type) for p in match.query_params] == [("q", "Exact"), ("Q", "Exact")]
     assert precedence(match) == precedence(Match(0, made(queryParams=[header("q"), header("Q")])))
+
+
+PAIRS = [
+    # Two matches; whether a request may meet both; whether the first includes the second.
+    (path("/a"), path("/a"), True, True),
+    (path("/a"), path("/a/"), True, True),
+    (path("/a"), path("/a/b"), True, True),
+    (path("/a/b"), path("/a"), True, False),
+    (path("/a"), path("/ab"), False, False),
+    (path("/"), path("/b", "Exact"), True, True),
+    (path("/a"), path("/a/", "Exact"), True, True),
+    (path("/a", "Exact"), path("/a"), True, False),
+    (path("/a", "Exact"), path("/a/", "Exact"), False, False),
+    (path("/.*", "RegularExpression"), path("/a"), True, False),
+    (path("/"), path("/.*", "RegularExpression"), True, False),
+    (path("/a.*", "RegularExpression"), path("/a.*", "RegularExpression"), True, True),
+    (made(method="GET"), made(method="PUT"), False, False),
+    (made(), made(method="PUT"), True, True),
+    (made(method="PUT"), made(), True, False),
+    (made(headers=[{"name": "x", "value": "1"}]), made(headers=[{"name": "X", "value": "2"}]), False, False),
+    (made(headers=[{"name": "x", "value": "1"}]), made(headers=[{"name": "X", "value": "1"}]), True, True),
+    (made(headers=[{"name": "x", "value": "1"}]), made(headers=[{"name": "y", "value": "1"}]), True, False),
+    (made(), made(headers=[{"name": "x", "value": "1"}]), True, True),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "meet", "include"), PAIRS)
+def test_what_two_matches_have_in_common(
+    one: HTTPRouteMatch, other: HTTPRouteMatch, meet: bool, include: bool
+) -> None:
+    """Where a pattern decides it, a request may meet both, and neither includes the other."""
+    first, second = Match(0, one), Match(1, other)
+
+    assert may_meet(first, second) == may_meet(second, first) == meet
+    assert includes(first, second) == include

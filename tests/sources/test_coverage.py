@@ -210,3 +210,253 @@ def test_a_route_that_comes_to_the_hostname_of_a_guarded_one_waits() -> None:
 
     assert len(commit(folder, "o.yaml", reaching("o", "c.test"))) == 1
     assert commit(folder, "o.yaml", reaching("o", "a.test")) == []
+
+
+def matching(name: str, *rules: str, host: str = "a.test", gateway: str = "g", labels: str = "{}") -> str:
+    """A route with rules as "NAME METHOD PATH", where a path of ``=/a`` is exact, and ``~a`` a pattern."""
+    written: list[str] = []
+    for rule in rules:
+        section, method, path = rule.split(" ")
+        types = {"=": "Exact", "~": "RegularExpression"}
+        type_, value = types.get(path[0], "PathPrefix"), path.lstrip("=~")
+        also = f", method: {method}" if method != "ANY" else ""
+        at = f"name: {section}, " if section != "-" else ""
+        written.append(f"{{{at}matches: [{{path: {{type: {type_}, value: {value}}}{also}}}]}}")
+    hosts = f"hostnames: ['{host}'], " if host else ""
+    rest = f"parentRefs: [{{name: {gateway}}}], {hosts}rules: [{', '.join(written)}]"
+    return labelled(labels, rest).replace("name: r,", f"name: {name},")
+
+
+OWN = naming("HTTPRoute", "r")
+BESIDE = {
+    # What is guarded; a route beside it before and afterwards; whether it waits.
+    "a path that the guarded route has": ("- ANY /admin", "- ANY /b", "- ANY /admin", True),
+    "a path beneath that of the guarded route": ("- ANY /admin", "- ANY /b", "- ANY /admin/b", True),
+    "an exact path beneath": ("- ANY /admin", "- ANY /b", "- ANY =/admin/b", True),
+    "a pattern, which may be anything": ("- ANY /admin", "- ANY /b", "- ANY ~/.*", True),
+    "any path beside a pattern": ("- ANY ~/a.*", "- ANY /b", "- ANY =/admin", True),
+    "a method of the same path": ("- ANY /admin", "- PUT /b", "- PUT /admin", True),
+    "no method any more": ("- GET /admin", "- PUT /admin", "- GET /admin", True),
+    "another path beside the guarded one": ("- ANY /admin", "- ANY /b", "- ANY /c", False),
+    "a path that only begins alike": ("- ANY /admin", "- ANY /b", "- ANY /administrator", False),
+    "a path above, where the guarded one wins": ("- ANY /admin", "- ANY /b", "- ANY /", False),
+    "another exact path": ("- ANY =/admin", "- ANY =/b", "- ANY =/admin/b", False),
+    "another method of the same path": ("- GET /admin", "- PUT /b", "- PUT /admin", False),
+    "a part of what was its own": ("- ANY /", "- ANY /b", "- ANY /b/c", False),
+    "the same path without a method": ("- GET /admin", "- PUT /admin", "- ANY /admin", False),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_changed_match_waits_only_if_it_takes_requests_of_a_guarded_route(case: str) -> None:
+    """An edit of paths beside a guarded route is in force at once, as any other."""
+    guarded, before, after, waits = BESIDE[case]
+    folder = Folder()
+    files = {"r.yaml": matching("r", guarded), "p.yaml": OWN, "b.yaml": matching("b", before)}
+    folder.update_many(files)
+
+    assert len(commit(folder, "b.yaml", matching("b", after))) == int(not waits)
+
+
+ASIDE = {
+    # The guarded route before and afterwards; a route without a policy; whether the edit waits.
+    "it narrows": ("- ANY /admin", "- ANY /admin/b", "- ANY /", True),
+    "it moves to another path": ("- ANY /admin", "- ANY /b", "- ANY /", True),
+    "a rule goes": ("- ANY /admin", "- ANY /b", "- ANY /admin", True),
+    "a pattern takes what is left": ("- ANY =/admin", "- ANY /b", "- ANY ~/a.*", True),
+    "nobody takes what is left": ("- ANY /admin", "- ANY /admin/b", "- ANY /b", False),
+    "it widens": ("- ANY /admin/b", "- ANY /admin", "- ANY /", False),
+    "the other had it already": ("- ANY /admin", "- ANY /b", "- ANY /admin/b", False),
+}
+
+
+@pytest.mark.parametrize("case", ASIDE)
+def test_a_guarded_route_waits_if_it_leaves_requests_to_a_route_without_a_policy(case: str) -> None:
+    """A rule moves to another route, and the policy follows it in the next file."""
+    before, after, bare, waits = ASIDE[case]
+    folder = Folder()
+    folder.update_many({"r.yaml": matching("r", before), "p.yaml": OWN, "b.yaml": matching("b", bare)})
+
+    assert len(commit(folder, "r.yaml", matching("r", after))) == int(not waits)
+
+
+def test_a_rule_that_widens_still_waits_if_another_wins_what_it_had() -> None:
+    folder = Folder()
+    files = {"r.yaml": matching("r", "- ANY =/admin"), "b.yaml": matching("b", "- ANY /admin")}
+    folder.update_many({**files, "p.yaml": OWN})
+
+    assert commit(folder, "r.yaml", matching("r", "- ANY /")) == []
+
+
+def test_a_route_that_a_selector_guards_is_not_removed_before_its_requests_are_guarded_elsewhere() -> None:
+    """Its removal alone would wait for 50 ms."""
+    folder = Folder()
+    policy = selecting("p", "{turn: a}")
+    route = matching("r", "- ANY /admin", labels="{turn: a}")
+    folder.update_many({"r.yaml": route, "p.yaml": policy, "b.yaml": matching("b", "- ANY /")})
+
+    assert commit(folder, "r.yaml", None) == []
+    assert commit(folder, "c.yaml", matching("c", "- ANY /c")) == [], "all wait"
+
+
+def test_the_rule_counts_that_a_policy_names() -> None:
+    """Beside a guarded rule, another rule of the same route may be bare."""
+    folder = Folder()
+    rules = ("admin ANY /admin", "rest ANY /b")
+    files = {"r.yaml": matching("r", *rules), "p.yaml": naming("HTTPRoute", "r", "admin")}
+    folder.update_many({**files, "b.yaml": matching("b", "- ANY /c")})
+
+    assert len(commit(folder, "b.yaml", matching("b", "- ANY /b"))) == 1
+    assert commit(folder, "b.yaml", matching("b", "- ANY /admin")) == []
+
+
+def test_a_match_does_not_move_from_a_guarded_rule_to_a_bare_one_before_its_policy() -> None:
+    folder = Folder()
+    rules = ("admin ANY /admin", "rest ANY /b")
+    folder.update_many({"r.yaml": matching("r", *rules), "p.yaml": naming("HTTPRoute", "r", "admin")})
+
+    assert commit(folder, "r.yaml", matching("r", "admin ANY /a", "rest ANY /admin")) == []
+
+
+LISTENERS = (
+    "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: NAME}, "
+    "spec: {gatewayClassName: x, listeners: [LISTENERS]}}\n"
+)
+
+
+def gateway(name: str, **hosts: str) -> str:
+    """A Gateway with a listener at port 80 for each hostname; ``*`` for all."""
+    listeners = ", ".join(
+        f"{{name: {listener}, port: 80, protocol: HTTP{f', hostname: {host!r}' if host != '*' else ''}}}"
+        for listener, host in hosts.items()
+    )
+    return LISTENERS.replace("NAME", name).replace("LISTENERS", listeners)
+
+
+def test_a_hostname_may_come_from_a_listener() -> None:
+    """Routes without hostnames at listeners with others have no requests in common."""
+    folder = Folder()
+    files = {"g.yaml": gateway("g", a="a.test", b="b.test"), "p.yaml": OWN}
+    route = matching("r", "- ANY /", host="").replace("name: g}", "name: g, sectionName: a}")
+    folder.update_many({**files, "r.yaml": route})
+    other = route.replace("metadata: {name: r,", "metadata: {name: b,")
+
+    assert len(commit(folder, "b.yaml", other.replace("Name: a}", "Name: b}"))) == 1
+    assert commit(folder, "c.yaml", other.replace("name: b,", "name: c,")) == []
+
+
+def test_a_narrower_hostname_takes_requests_whatever_is_matched_there() -> None:
+    """Envoy looks for the hostname first."""
+    folder = Folder()
+    folder.update_many({"r.yaml": matching("r", "- ANY /admin", host="*.test"), "p.yaml": OWN})
+
+    assert commit(folder, "b.yaml", matching("b", "- ANY /", host="b.test")) == []
+
+
+def test_gateways_at_one_port_count_as_one() -> None:
+    """Merged Gateways share an Envoy, and a port changes hands between others."""
+    folder = Folder()
+    gateways = {"g.yaml": gateway("g", http="*"), "h.yaml": gateway("h", http="*")}
+    folder.update_many({**gateways, "r.yaml": matching("r", "- ANY /"), "p.yaml": OWN})
+
+    assert commit(folder, "b.yaml", matching("b", "- ANY /", gateway="h")) == []
+
+
+LISTENING = {
+    "a listener comes at the port": (gateway("g", a="*"), gateway("g", a="*", b="a.test"), True),
+    "a listener has another hostname": (gateway("g", a="a.test"), gateway("g", a="b.test"), True),
+    "a listener has another name": (gateway("g", a="*"), gateway("g", b="*"), True),
+    "a listener comes at another port": (
+        gateway("g", a="*"),
+        gateway("g", a="*", b="*").replace("b, port: 80", "b, port: 81"),
+        False,
+    ),
+    "a listener comes with another hostname": (
+        gateway("g", a="a.test"),
+        gateway("g", a="a.test", b="b.test"),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("guards", [naming("Gateway", "g", "a"), OWN], ids=["of a listener", "of a route"])
+@pytest.mark.parametrize("case", LISTENING)
+def test_a_listener_waits_where_it_may_take_requests_of_what_is_guarded(case: str, guards: str) -> None:
+    """The policy of the new listener comes in the next file."""
+    before, after, waits = LISTENING[case]
+    folder = Folder()
+    folder.update_many({"g.yaml": before, "r.yaml": matching("r", "- ANY /"), "p.yaml": guards})
+
+    assert len(commit(folder, "g.yaml", after)) == int(not waits)
+
+
+def test_a_gateway_waits_that_comes_to_the_port_of_a_guarded_one() -> None:
+    folder = Folder()
+    folder.update_many({"g.yaml": gateway("g", a="*"), "p.yaml": naming("Gateway", "g")})
+
+    assert commit(folder, "h.yaml", gateway("h", a="a.test")) == []
+
+
+FAR_POLICY = selecting("p", "{turn: a}").replace("name: p}", "name: p, namespace: far}")
+
+
+def far(namespaces: str) -> str:
+    return FAR_POLICY.replace("matchLabels", f"namespaces: {namespaces}, matchLabels")
+
+
+def namespace(labels: str) -> str:
+    return f"{{apiVersion: v1, kind: Namespace, metadata: {{name: default, labels: {labels}}}}}\n"
+
+
+def grant(of: str) -> str:
+    return (
+        "{apiVersion: gateway.networking.k8s.io/v1beta1, kind: ReferenceGrant, metadata: {name: x}, spec: {"
+        f"from: [{{group: gateway.envoyproxy.io, kind: SecurityPolicy, namespace: {of}}}], "
+        "to: [{group: gateway.networking.k8s.io, kind: HTTPRoute}]}}\n"
+    )
+
+
+def chosen(env: str) -> str:
+    return far(f"{{from: Selector, selector: {{matchLabels: {{env: {env}}}}}}}")
+
+
+DISTANT = {
+    "labels of a namespace": (
+        {"n.yaml": namespace("{env: a}"), "p.yaml": chosen("a"), "x.yaml": grant("far")},
+        {"n.yaml": namespace("{env: b}"), "p.yaml": chosen("b")},
+    ),
+    "a grant": (
+        {"x.yaml": grant("far"), "p.yaml": far("{from: All}")},
+        {"x.yaml": grant("near"), "p.yaml": far("{from: All}").replace("space: far", "space: near")},
+    ),
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("turn", DISTANT)
+def test_a_policy_of_another_namespace_and_what_lets_it_select_change_in_one_piece(
+    turn: str, order: int
+) -> None:
+    before, after = DISTANT[turn]
+    folder = Folder()
+    folder.update_many({**before, "r.yaml": labelled("{turn: a}")})
+
+    first, second = [*after][::order]
+    assert commit(folder, first, after[first]) == []
+    commit(folder, second, after[second])
+    folder.commit()
+    whole = Folder()
+    whole.update_many({**before, **after, "r.yaml": labelled("{turn: a}")})
+    assert folder.resources == whole.resources
+
+
+def test_a_namespace_waits_if_a_listener_would_not_take_its_guarded_routes_any_more() -> None:
+    """Their requests would go to routes of other namespaces."""
+    folder = Folder()
+    allowed = "allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {env: a}}}}"
+    at = gateway("g", a="*").replace("protocol: HTTP", f"protocol: HTTP, {allowed}")
+    files = {"g.yaml": at, "n.yaml": namespace("{env: a}"), "p.yaml": OWN}
+    folder.update_many({**files, "r.yaml": matching("r", "- ANY /")})
+
+    assert len(commit(folder, "n.yaml", namespace("{env: a, other: b}"))) == 1
+    assert commit(folder, "n.yaml", namespace("{env: b}")) == []

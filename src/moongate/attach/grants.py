@@ -34,18 +34,16 @@ def granted(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
     return namespace == to.namespace or _granted_across(db, group, kind, namespace, to)
 
 
+def permits(grant: ReferenceGrant, group: str, kind: str, namespace: str, to: Ref) -> bool:
+    """Whether a grant, which is in the namespace of ``to``, lets resources of some kind refer to it."""
+    return any(
+        f.group == group and f.kind == kind and f.namespace == namespace for f in grant.spec.from_
+    ) and any(
+        t.group == to.group and t.kind == to.kind and t.name in (None, "", to.name) for t in grant.spec.to
+    )
+
+
 @query
 def _granted_across(db: Db, group: str, kind: str, namespace: str, to: Ref) -> bool:
-    for ref in find(db, GRANTS, to.namespace):
-        grant = get(db, ReferenceGrant, ref)
-        if grant is None:
-            continue
-        comes = any(
-            f.group == group and f.kind == kind and f.namespace == namespace for f in grant.spec.from_
-        )
-        goes = any(
-            t.group == to.group and t.kind == to.kind and t.name in (None, "", to.name) for t in grant.spec.to
-        )
-        if comes and goes:
-            return True
-    return False
+    grants = (get(db, ReferenceGrant, ref) for ref in find(db, GRANTS, to.namespace))
+    return any(grant is not None and permits(grant, group, kind, namespace, to) for grant in grants)

@@ -227,8 +227,13 @@ def listener_at(db: Db, listener: ListenerId) -> Listener | None:
 def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
     """The labels of a namespace, sorted. A namespace that nobody declared has its name as its only label."""
     resource = get(db, Namespace, Ref.of(Namespace, "", namespace))
+    return tuple(sorted(labels_of(resource, namespace).items()))
+
+
+def labels_of(resource: Namespace | None, namespace: str) -> dict[str, str]:
+    """The labels of a namespace that may not be declared."""
     labels = resource.metadata.labels if resource is not None else {}
-    return tuple(sorted((labels | {NAMESPACE_LABEL: namespace}).items()))
+    return labels | {NAMESPACE_LABEL: namespace}
 
 
 def selects(db: Db, selector: LabelSelector, namespace: str) -> bool:

@@ -168,6 +168,63 @@ def overlap_key(match: Match) -> str:
     return repr((match.path.key, match.method, headers, others))
 
 
+def may_meet(one: Match, other: Match) -> bool:
+    """Whether a request may match both; True also where that depends on a pattern."""
+    if None not in (one.method, other.method) and one.method != other.method:
+        return False
+    if not _paths_meet(one.path, other.path):
+        return False
+    theirs = _by_name(other)
+    return not any(
+        a.type == b.type == "Exact" and a.value != b.value
+        for name, a in _by_name(one).items()
+        if (b := theirs.get(name)) is not None
+    )
+
+
+def includes(one: Match, other: Match) -> bool:
+    """Whether each request that matches ``other`` matches ``one``; False also where a pattern decides."""
+    if one.method not in (None, other.method) or one.cookies not in ((), other.cookies):
+        return False
+    theirs = _by_name(other)
+    if any(
+        (b := theirs.get(name)) is None or (a.type, a.value) != (b.type, b.value)
+        for name, a in _by_name(one).items()
+    ):
+        return False
+    return one.path.key == other.path.key or (
+        one.path.type == "PathPrefix"
+        and other.path.type != "RegularExpression"
+        and one.path.key[1] in ancestors(other.path.value)
+    )
+
+
+def ancestors(path: str) -> list[str]:
+    """The prefixes that a path is beneath, as ``HTTPPathMatch.key`` has them: itself first, "/" last.
+
+    >>> ancestors("/a/b/")
+    ['/a/b', '/a', '/']
+    """
+    parts = path.strip("/").split("/")
+    return [f"/{'/'.join(parts[:n])}" for n in range(len(parts), 0, -1) if parts[0]] + ["/"]
+
+
+def _paths_meet(one: HTTPPathMatch, other: HTTPPathMatch) -> bool:
+    if "RegularExpression" in (one.type, other.type) or one.key == other.key:
+        return True
+    return any(
+        a.type == "PathPrefix" and a.key[1] in ancestors(b.value) for a, b in ((one, other), (other, one))
+    )
+
+
+def _by_name(match: Match) -> dict[tuple[str, str], Comparison]:
+    """What is compared besides path and method: by what it is, and its name."""
+    return {
+        **{("header", each.name.lower()): each for each in match.own_headers},
+        **{("parameter", each.name): each for each in match.query_params},
+    }
+
+
 def _exact(comparisons: Iterable[Comparison]) -> int:
     return sum(1 for each in comparisons if each.type == "Exact")
 

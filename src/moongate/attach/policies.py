@@ -206,7 +206,10 @@ def selected_shards(db: Db, policy: Ref) -> tuple[tuple[str, int], ...]:
                 for namespace in _namespaces(db, policy, selector)
                 for anchor in anchors(selector)
                 for part in set[int].intersection(
-                    *(set(parts(db, LABELLED, (selector.kind, namespace, label))) for label in _each(anchor))
+                    *(
+                        set(parts(db, LABELLED, (selector.kind, namespace, label)))
+                        for label in labels_in(anchor)
+                    )
                 )
             }
         )
@@ -227,7 +230,7 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
             for ref in set[Ref].intersection(
                 *(
                     set(find_in(db, LABELLED, (selector.kind, namespace, label), part))
-                    for label in _each(anchor)
+                    for label in labels_in(anchor)
                 )
             )
             if _picks(db, policy, selector, ref)
@@ -366,7 +369,7 @@ def anchors_of(having: Mapping[str, str], asked: Iterable[tuple[str, ...]]) -> I
             yield tuple(part for key in keys for part in (key, having[key]))
 
 
-def _each(anchor: Anchor) -> Sequence[Anchor]:
+def labels_in(anchor: Anchor) -> Sequence[Anchor]:
     """The labels of an anchor, by each of which targets are indexed."""
     return [anchor[n : n + 2] for n in range(0, len(anchor), 2)] or (ANYTHING,)
 

@@ -51,6 +51,7 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.coverage import guarded_routes, uncovering
 from moongate.sources.file_states import File, Held
+from moongate.sources.in_force import InForce
 from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may_guard, may_route
 
 HIDDEN = ""
@@ -139,7 +140,7 @@ class Closing:
         self,
         files: Iterable[File],
         decisions: Decisions,
-        held: Mapping[Ref, Held],
+        held: InForce,
         is_defined: Callable[[Ref], bool],
     ) -> None:
         """Find the suspects among files with faults, before the decisions take effect.
@@ -169,14 +170,14 @@ class Closing:
         """Whether there are suspects now, and were none before, though something was served."""
         return not self.at_start and not self._scopes and bool(_union(self._now()))
 
-    def holds_back(self, decisions: Decisions, held: Mapping[Ref, Held]) -> dict[Ref, bool]:
+    def holds_back(self, decisions: Decisions, held: InForce) -> dict[Ref, bool]:
         """What the suspects hold back → whether it is removed."""
         return self._held_back(_union(self._now()), decisions, held)
 
     def update(
         self,
         decisions: Decisions,
-        held: Mapping[Ref, Held],
+        held: InForce,
         waiting: Collection[Ref],
         may_open: Callable[[str], bool],
     ) -> None:
@@ -217,9 +218,7 @@ class Closing:
             now[HIDDEN] = frozenset({EVERYTHING})
         return now
 
-    def _held_back(
-        self, scopes: frozenset[str], decisions: Decisions, held: Mapping[Ref, Held]
-    ) -> dict[Ref, bool]:
+    def _held_back(self, scopes: frozenset[str], decisions: Decisions, held: InForce) -> dict[Ref, bool]:
         if self.at_start:
             return {}
         back: dict[Ref, bool] = {}
@@ -347,18 +346,15 @@ def _outdated(file: File, held: Mapping[Ref, Held]) -> Iterator[Ref]:
             yield ref
 
 
-def _taken_from_guards(
-    outdated: Collection[Ref], decisions: Decisions, held: Mapping[Ref, Held]
-) -> dict[Ref, bool]:
+def _taken_from_guards(outdated: Collection[Ref], decisions: Decisions, held: InForce) -> dict[Ref, bool]:
     """The changes that take requests from policies about who may pass → whether they are removals."""
     everywhere = {ref.namespace for ref in outdated}
     by_guards = {ref.namespace for ref in outdated if is_guard(ref)}
-    removed = {ref for ref, after in decisions.items() if after is None and ref in held}
+    removed = [ref for ref, after in decisions.items() if after is None and ref in held]
     guards = (ref for ref in removed if is_guard(ref) and ref.namespace in by_guards)
-    guarded = removed.intersection(guarded_routes(held)) if removed else ()
-    routes = (ref for ref in guarded if ref.namespace in everywhere)
+    routes = (ref for ref in guarded_routes(held, removed) if ref.namespace in everywhere)
     changed = (ref for ref in uncovering(held, decisions) if ref.namespace in by_guards) if by_guards else ()
-    return dict.fromkeys(changed, False) | dict.fromkeys((*guards, *routes), True)
+    return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes)}
 
 
 def _suspects(

@@ -1,33 +1,48 @@
-"""Whether an edit takes a policy from a target that stays, or from requests that a new route takes.
+"""Whether an edit takes a policy from a target that stays, or from requests.
 
 The policy and its target may be in two files, of which one comes some milliseconds before the other. Between
-the two, the policy does not hold for the target, such as a route whose label changed. ``uncovering`` finds
-such changes, so that they can wait until the edit is whole.
+the two, the policy does not hold for the target, such as a route whose label changed, or its requests go to a
+route without it. ``uncovering`` finds such changes, so that they can wait until the edit is whole.
 
 Facts
 =====
 * A route is *covered* by a policy that names or selects it or one of its rules, or one of its parents.
 * Another policy of the same kind covers as well: who moves a route from one to the other wants just that.
-* A selector that looks into other namespaces counts as if all of them let it.
+* A rule is *guarded* by a SecurityPolicy that covers it or its route. One of the Gateway does not count: it
+  may be about something else, and holds for the routes beside it too.
+* A request *goes over* from a guarded rule to a bare one if both match it, and the guarded one got it before,
+  and does not afterwards. If it depends on a pattern whether both match it, they do.
+* Where listeners change, it is not asked which request goes where: something there is guarded, or nothing.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from moongate.api.base import Ref
-from moongate.api.gateway import Gateway
-from moongate.api.route import Route
-from moongate.attach.policies import Anchor, Policy, anchor_keys, anchors, anchors_of, named_targets, stays
-from moongate.attach.routes import intersection
+from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.core import Namespace
+from moongate.api.gateway import Gateway, ReferenceGrant
+from moongate.api.route import RequestRoute, Route
+from moongate.attach.grants import permits
+from moongate.attach.listeners import labels_of
+from moongate.attach.matches import EVERYTHING, Match, includes, may_meet, precedence
+from moongate.attach.policies import Policy, anchors, anchors_of, named_targets, stays
+from moongate.attach.route_kinds import written_matches
+from moongate.attach.routes import intersection, wider
 from moongate.policies.security_policy import SecurityPolicy
+from moongate.sources import in_force as lookups
+from moongate.sources.in_force import View, at_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from moongate.api.gateway import Listener
     from moongate.api.policy import TargetSelector
+    from moongate.api.shared import LabelSelector
     from moongate.sources.file_states import Held
+    from moongate.sources.in_force import InForce
 
 _Target: TypeAlias = Gateway | Route
 _GUARD: Final = SecurityPolicy.KIND
@@ -35,85 +50,246 @@ _Section: TypeAlias = tuple[str, str]
 """The kind of a policy, and a rule or listener; "" for all of them."""
 
 
-def uncovering(held: Mapping[Ref, Held], decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
-    """The changes of targets and policies that wait, if one of them takes a policy from requests.
+class _Place(NamedTuple):
+    """One match of a rule.
+
+    Args:
+        match: the match; its number does not count.
+        is_guarded: whether a SecurityPolicy covers the rule.
+        is_whole: whether all requests of the match are the rule's, and no filter says more about them.
+    """
+
+    match: Match
+    is_guarded: bool
+    is_whole: bool
+
+
+class _Site(NamedTuple):
+    """Where a route gets requests.
+
+    Args:
+        gateway: one of its parents.
+        port: of a listener; None if the Gateway is not known.
+        host: what the listener has of the hostname; "" for all.
+        written: the hostname as the route has it.
+    """
+
+    gateway: Ref
+    port: int | None
+    host: str
+    written: str
+
+    def meets(self, other: _Site) -> bool:
+        """Whether a request may come to both."""
+        is_near = (
+            self.gateway == other.gateway if None in (self.port, other.port) else self.port == other.port
+        )
+        return is_near and intersection(self.host, other.host) is not None
+
+
+def uncovering(held: InForce, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
+    """The changes that wait, if one of them takes a policy from requests.
 
     Args:
         held: what is in force.
         decisions: what is to be in force of each resource that changes; None for nothing.
     """
-    coming = {ref: each for ref, each in decisions.items() if each is not None}
-    aimed = tuple(ref for ref, each in coming.items() if ref in held and _aim(held[ref]) != _aim(each))
-    routes = tuple(
-        ref
-        for ref, each in coming.items()
-        if isinstance(each.resource, Route) and (ref not in held or _reach(held[ref]) != _reach(each))
-    )
-    # Without policies there is nothing to take; new routes are beside something only where one is guarded.
-    taking = Policy if aimed else SecurityPolicy
-    if not (aimed or routes) or not any(isinstance(each.resource, taking) for each in held.values()):
+    if not held.has_policies:
         return ()
-    after = {ref: each for ref, each in {**held, **coming}.items() if decisions.get(ref, each) is not None}
-    old, new = _Coverage(held), _Coverage(after)
-    aims = [ref for ref in aimed if isinstance(held[ref].resource, Policy)]
-    concerned = dict.fromkeys(ref for ref in aimed if isinstance(held[ref].resource, _Target))
-    if aims:
-        by_these = _Coverage(held, aims)
-        targets = (ref for ref, each in held.items() if isinstance(each.resource, _Target))
-        concerned |= dict.fromkeys(ref for ref in targets if ref in after and by_these.of(ref))
-    taken = aimed if any(old.loses(ref, new) for ref in concerned) else ()
-    return (*taken, *_beside_guarded(routes, old, new))
+    edit = {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
+    if not edit:
+        return ()
+    old, new = _Coverage(View(held)), _Coverage(View(held, edit))
+    if any(old.loses(ref, new) for ref in _concerned(edit, old)):
+        return tuple(ref for ref, after in edit.items() if after is not None)
+    if not old.guards:
+        return ()
+    return tuple(ref for ref in edit if _takes(ref, old, new))
 
 
-def guarded_routes(held: Mapping[Ref, Held]) -> Iterator[Ref]:
-    """The routes in force with a SecurityPolicy of their own, for all or for a rule."""
-    return _Coverage(held).guarded_routes()
-
-
-def _beside_guarded(routes: Iterable[Ref], old: _Coverage, new: _Coverage) -> Iterator[Ref]:
-    """The routes without a SecurityPolicy of their own that may take requests of one that has its own.
-
-    A route that is renamed comes under its new name, perhaps before its policy names that. A policy of their
-    Gateway does not count, as it may be about something else.
-
-    Args:
-        routes: that are new, or get other requests.
-        old: what policies cover.
-        new: what they will cover.
-    """
-    bare = [ref for ref in routes if (_GUARD, "") not in new.of(ref)]
-    if not bare:
-        return
-    guarded: defaultdict[Ref, list[tuple[Ref, set[str]]]] = defaultdict(list)
-    for ref in old.guarded_routes():
-        for parent, _ in old.parents(ref):
-            guarded[parent].append((ref, old.hostnames(ref)))
-    for ref in bare:
-        others = (each for parent, _ in new.parents(ref) for each in guarded.get(parent, ()))
-        taken = {host for other, hosts in others if other != ref for host in hosts}
-        if any(intersection(one, other) is not None for one in new.hostnames(ref) for other in taken):
+def guarded_routes(held: InForce, among: Iterable[Ref]) -> Iterator[Ref]:
+    """Those of some resources in force that are routes with a SecurityPolicy, for all or for a rule."""
+    now = _Coverage(View(held))
+    for ref in among:
+        if isinstance(now.view.get(ref), Route) and any(kind == _GUARD for kind, _ in now.of(ref)):
             yield ref
 
 
-def _aim(held: Held) -> object:
-    """The part of a policy that decides its targets, or of a target that decides its policies."""
-    match held.resource:
-        case Policy():
-            spec = held.resource.spec
+def _bearing(held: Held | None) -> object:
+    """The part of a resource that decides which policies hold for which requests."""
+    match held and held.resource:
+        case Policy() as policy:
+            spec = policy.spec
             return spec.target_ref, spec.target_refs, spec.target_selectors
-        case Route():
-            route = held.resource
-            return route.metadata.labels, route.spec.parent_refs, _sections(route)
-        case Gateway():
-            return held.resource.metadata.labels, _sections(held.resource)
+        case Route() as route:
+            rules = [(rule.name, written_matches(route.KIND, rule)) for rule in route.spec.rules]
+            return route.metadata.labels, route.spec.parent_refs, route.hostnames, rules
+        case Gateway() as gateway:
+            return gateway.metadata.labels, [_reach(each) for each in gateway.spec.listeners]
+        case Namespace() as namespace:
+            return namespace.metadata.labels
+        case ReferenceGrant() as grant:
+            return grant.spec
         case _:
             return None
 
 
-def _reach(held: Held) -> object:
-    """Where a route gets requests. Its matches do not count: edits under its own hostnames are at once."""
-    spec = cast("Route", held.resource).spec
-    return spec.parent_refs, getattr(spec, "hostnames", ())
+def _reach(listener: Listener) -> object:
+    """The part of a listener that decides which requests it gets, and which routes."""
+    return listener.name, listener.port, listener.protocol, listener.hostname, listener.allowed_routes
+
+
+def _concerned(edit: Iterable[Ref], old: _Coverage) -> Iterator[Ref]:
+    """The targets for which policies may hold or not because of an edit."""
+    for ref in edit:
+        before = old.view.get(ref)
+        if isinstance(before, _Target):
+            yield ref
+        elif isinstance(before, Policy):
+            yield from old.targets(ref, before)
+        elif ref.is_a(Namespace) or ref.is_a(ReferenceGrant):
+            namespace = ref.name if ref.is_a(Namespace) else ref.namespace
+            for policy in old.view.look_up(lookups.FAR):
+                resource = old.view.get(policy)
+                assert isinstance(resource, Policy), "nothing else selects"
+                yield from (each for each in old.targets(policy, resource) if each.namespace == namespace)
+
+
+def _takes(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
+    """Whether requests go over from a guarded rule to a bare one, because of a change of one resource."""
+    match new.view.get(ref) or old.view.get(ref):
+        case RequestRoute():
+            return _comes_beside(ref, old, new) or _steps_aside(ref, old, new)
+        case Gateway():
+            return _listens_otherwise(ref, old, new)
+        case Namespace():
+            return _is_allowed_otherwise(ref, old, new)
+        case _:
+            return False
+
+
+def _comes_beside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
+    """Whether a route takes requests of others that are guarded."""
+    return any(
+        _goes_over(guarded, other, left, bare, ref, taken, old, new)
+        for bare, taken in new.beyond(old, ref)
+        if not bare.is_guarded
+        for other in dict.fromkeys(old.near(taken, bare.match))
+        for guarded in old.places(other)
+        for left in old.sites(other)
+    )
+
+
+def _steps_aside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
+    """Whether a guarded route leaves requests to others."""
+    return any(
+        _goes_over(guarded, ref, left, bare, other, taken, old, new)
+        for guarded, left in old.beyond(new, ref)
+        if guarded.is_guarded
+        for other in dict.fromkeys(new.near(left, guarded.match))
+        for bare in new.places(other)
+        for taken in new.sites(other)
+    )
+
+
+def _goes_over(
+    guarded: _Place,
+    from_: Ref,
+    left: _Site,
+    bare: _Place,
+    to: Ref,
+    taken: _Site,
+    old: _Coverage,
+    new: _Coverage,
+) -> bool:
+    """Whether requests go over from one rule to another.
+
+    Args:
+        guarded: a match of the rule that gets them.
+        from_: its route.
+        left: where it gets them.
+        bare: a match of the rule that will.
+        to: its route.
+        taken: where it will.
+        old: what policies cover.
+        new: what they will cover.
+    """
+    common = intersection(left.host, taken.host)
+    return (
+        guarded.is_guarded
+        and not bare.is_guarded
+        and common is not None
+        and left.meets(taken)
+        and may_meet(guarded.match, bare.match)
+        and not _stay(guarded, from_, bare, taken, common, new)
+        and not _went(guarded, left, bare, to, common, old)
+    )
+
+
+def _stay(guarded: _Place, from_: Ref, bare: _Place, taken: _Site, common: str, new: _Coverage) -> bool:
+    """Whether the route of the guarded rule keeps the requests, under a policy."""
+    return any(
+        site.meets(taken) and _covers(site.host, common) and not _is_within(taken.host, site.host)
+        for site in new.sites(from_)
+    ) and any(
+        place.is_guarded
+        and place.is_whole
+        and includes(place.match, guarded.match)
+        and precedence(place.match) < precedence(bare.match)
+        for place in new.places(from_)
+    )
+
+
+def _went(guarded: _Place, left: _Site, bare: _Place, to: Ref, common: str, old: _Coverage) -> bool:
+    """Whether the route of the bare rule got the requests before, too, and without a policy."""
+    hosts = [site.host for site in old.sites(to) if site.meets(left) and _covers(site.host, common)]
+    return any(
+        not place.is_guarded
+        and place.is_whole
+        and includes(place.match, bare.match)
+        and (_is_within(host, left.host) or precedence(place.match) < precedence(guarded.match))
+        for host in hosts
+        if host == left.host or _is_within(host, left.host)
+        for place in old.places(to)
+    )
+
+
+def _covers(one: str, other: str) -> bool:
+    """Whether each host of ``other`` is one of ``one``."""
+    return intersection(one, other) == other
+
+
+def _is_within(one: str, other: str) -> bool:
+    """Whether a hostname is narrower than another that covers it."""
+    return one != other and _covers(other, one)
+
+
+def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
+    """Whether listeners of a Gateway change at which something is guarded, or others come beside them."""
+    before, after = old.listeners(ref), new.listeners(ref)
+    known = {each.name: _reach(each) for each in before}
+    come = [each for each in after if known.get(each.name) != _reach(each)]
+    concerned = {
+        gateway
+        for listener in come
+        for gateway in old.view.look_up(lookups.LISTENING, listener.port)
+        for each in old.listeners(gateway)
+        if each.port == listener.port
+        and intersection(each.hostname or "", listener.hostname or "") is not None
+    }
+    if known.keys() - {each.name for each in after} or any(each.name in known for each in come):
+        concerned.add(ref)
+    return any(map(old.has_guards, concerned))
+
+
+def _is_allowed_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
+    """Whether a listener at which something is guarded takes the routes of a namespace, or not any more."""
+    return any(
+        old.selects(selector, ref.name) != new.selects(selector, ref.name) and old.has_guards(gateway)
+        for gateway in old.view.look_up(lookups.CHOOSING)
+        for listener in old.listeners(gateway)
+        if (selector := listener.allowed_routes.namespaces.selector) is not None
+    )
 
 
 def _sections(target: _Target) -> Counter[str]:
@@ -123,30 +299,26 @@ def _sections(target: _Target) -> Counter[str]:
 
 
 class _Coverage:
-    """What policies cover.
+    """What policies cover, at some moment.
 
     Args:
-        held: what is in force.
-        among: the policies among these are asked; all by default.
+        view: what is in force then.
     """
 
-    def __init__(self, held: Mapping[Ref, Held], among: Iterable[Ref] | None = None) -> None:
-        self._held = held
-        self._named: defaultdict[Ref, list[_Section]] = defaultdict(list)
-        self._selecting: defaultdict[Anchor, list[tuple[Ref, TargetSelector]]] = defaultdict(list)
-        for ref in held if among is None else among:
-            policy = held[ref].resource
-            if not isinstance(policy, Policy):
-                continue
-            for target in named_targets(policy.spec, ref.namespace):
-                self._named[target.ref].append((ref.kind, target.section))
-            for selector in policy.spec.target_selectors:
-                for anchor in anchors(selector):
-                    self._selecting[anchor].append((ref, selector))
-        self._keys = dict.fromkeys(map(anchor_keys, self._selecting))
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._places: dict[Ref, list[_Place]] = {}
+        self._sites: dict[Ref, list[_Site]] = {}
+
+    @cached_property
+    def guards(self) -> bool:
+        """Whether there is a SecurityPolicy."""
+        return any(True for _ in self.view.look_up(lookups.GUARDING))
 
     def loses(self, ref: Ref, after: _Coverage) -> bool:
         """Whether a target that stays is covered less afterwards."""
+        if not isinstance(after.view.get(ref), _Target):
+            return False
         now, then = self.of(ref), after.of(ref)
         whole = {kind for kind, section in then if not section}
         present = after.parts(ref)
@@ -162,57 +334,152 @@ class _Coverage:
 
     def of(self, ref: Ref) -> set[_Section]:
         """What policies cover of a target."""
-        sections = {*self._named.get(ref, ())}
-        resource = self._held[ref].resource if ref in self._held else None
-        if isinstance(resource, _Target):
-            present = _sections(resource)
+        sections: set[_Section] = set()
+        for policy in self.view.look_up(lookups.REFERRING, ref):
+            resource = self._policy(policy)
+            named = named_targets(resource.spec, policy.namespace)
+            sections |= {(policy.kind, target.section) for target in named if target.ref == ref}
+        target = self.view.get(ref)
+        if isinstance(target, _Target):
+            present = _sections(target)
             sections = {each for each in sections if not each[1] or each[1] in present}
-            sections |= {(policy.kind, "") for policy in self._selectors(ref, resource)}
+            labels = target.metadata.labels
+            for anchor in anchors_of(labels, self.view.shapes):
+                for policy in self.view.look_up(lookups.SELECTING, *anchor):
+                    if (policy.kind, "") not in sections and self._selects(policy, ref, labels):
+                        sections.add((policy.kind, ""))
         return sections
 
-    def guarded_routes(self) -> Iterator[Ref]:
-        """The routes with a SecurityPolicy of their own, for all or for a rule."""
-        for ref in self._held if self._selecting else self._named:
-            each = self._held.get(ref)
-            if each is None or not isinstance(each.resource, Route):
-                continue
-            if any(kind == _GUARD for kind, _ in self.of(ref)):
-                yield ref
+    def targets(self, policy: Ref, resource: Policy) -> Iterator[Ref]:
+        """The targets that a policy names or selects."""
+        yield from (target.ref for target in named_targets(resource.spec, policy.namespace))
+        for selector in resource.spec.target_selectors:
+            for anchor in anchors(selector):
+                for ref in self.view.labelled(selector.kind, anchor):
+                    target = self.view.get(ref)
+                    assert isinstance(target, _Target), "nothing else is looked up by its labels"
+                    if self._picks(policy, selector, ref, target.metadata.labels):
+                        yield ref
 
-    def hostnames(self, route: Ref) -> set[str]:
-        """The hosts of a route; "" for all."""
-        resource = self._held[route].resource
-        assert isinstance(resource, Route), "nothing else has hosts"
-        hostnames: tuple[str, ...] = getattr(resource.spec, "hostnames", ())
-        return set(hostnames or ("",))
+    def has_guards(self, gateway: Ref) -> bool:
+        """Whether a SecurityPolicy covers a part of a Gateway or of one of its routes."""
+        refs = (gateway, *self.view.look_up(lookups.UNDER, gateway))
+        return any(kind == _GUARD for ref in refs for kind, _ in self.of(ref))
+
+    def places(self, ref: Ref) -> list[_Place]:
+        """The matches of a route."""
+        if ref not in self._places:
+            route = self.view.get(ref)
+            covered = self.of(ref)
+            self._places[ref] = [
+                _Place(
+                    Match(0, written),
+                    not covered.isdisjoint({(_GUARD, ""), (_GUARD, rule.name or "")}),
+                    all(used.extension_ref is None for used in rule.filters),
+                )
+                for rule in (route.spec.rules if isinstance(route, RequestRoute) else ())
+                for written in written_matches(ref.kind, rule) or (EVERYTHING,)
+            ]
+        return self._places[ref]
+
+    def sites(self, ref: Ref) -> list[_Site]:
+        """Where a route gets requests."""
+        if ref not in self._sites:
+            route = self.view.get(ref)
+            self._sites[ref] = list(self._sites_of(route)) if isinstance(route, RequestRoute) else []
+        return self._sites[ref]
+
+    def beyond(self, other: _Coverage, ref: Ref) -> Iterator[tuple[_Place, _Site]]:
+        """The places and sites of a route that it has not at another moment."""
+        for place in self.places(ref):
+            for site in self.sites(ref):
+                if not (place in other.places(ref) and site in other.sites(ref)):
+                    yield place, site
+
+    def near(self, site: _Site, match: Match) -> Iterator[Ref]:
+        """The routes that may get requests of a match of a route."""
+        peers = self.view.look_up(lookups.LISTENING, site.port) if site.port is not None else ()
+        for gateway in dict.fromkeys((site.gateway, *peers)):
+            for host in dict.fromkeys((site.written, site.host, *wider(site.host), "")):
+                # Under its own hostname, what matches on less gets its requests anyway.
+                for key in at_path(gateway, host, match.path, beneath=host != site.written):
+                    yield from self.view.look_up(*key)
+            yield from self.view.look_up(lookups.NARROWER, gateway, site.host)
+
+    def listeners(self, ref: Ref) -> tuple[Listener, ...]:
+        """The listeners of a Gateway; none if it is not there."""
+        gateway = self.view.get(ref)
+        return gateway.spec.listeners if isinstance(gateway, Gateway) else ()
+
+    def selects(self, selector: LabelSelector, namespace: str) -> bool:
+        """Whether a selector matches a namespace."""
+        resource = self.view.get(Ref.of(Namespace, "", namespace))
+        return selector.selects(labels_of(resource if isinstance(resource, Namespace) else None, namespace))
 
     def parts(self, ref: Ref) -> Counter[str]:
         """The names of the rules of a route, or of the listeners of a Gateway."""
-        resource = self._held[ref].resource
-        assert isinstance(resource, _Target), "policies aim at nothing else"
-        return _sections(resource)
+        target = self.view.get(ref)
+        return _sections(target) if isinstance(target, _Target) else Counter()
 
-    def _selectors(self, ref: Ref, target: _Target) -> Iterator[Ref]:
-        labels = target.metadata.labels
-        for anchor in anchors_of(labels, self._keys):
-            for policy, selector in self._selecting.get(anchor, ()):
-                is_near = policy.namespace == ref.namespace or not stays(selector)
-                if is_near and selector.kind == ref.kind and selector.selector.selects(labels):
-                    yield policy
-
-    def parents(self, ref: Ref) -> Iterable[tuple[Ref, str]]:
+    def parents(self, ref: Ref) -> list[tuple[Ref, str]]:
         """The Gateways that a route names, and the listener of each; "" for all."""
-        resource = self._held[ref].resource
-        if not isinstance(resource, Route):
-            return ()
+        route = self.view.get(ref)
+        if not isinstance(route, Route):
+            return []
         return [
             (
                 Ref(parent.kind, parent.namespace or ref.namespace, parent.name, parent.group),
                 parent.section_name or "",
             )
-            for parent in resource.spec.parent_refs
+            for parent in route.spec.parent_refs
         ]
 
     def above(self, gateway: Ref, listener: str) -> set[str]:
         """The kinds of the policies that cover a parent of a route."""
         return {kind for kind, section in self.of(gateway) if not section or section == listener}
+
+    def _sites_of(self, route: RequestRoute) -> Iterator[_Site]:
+        hostnames = route.hostnames or ("",)
+        for parent in route.spec.parent_refs:
+            if (parent.group, parent.kind) != (Gateway.GROUP, Gateway.KIND):
+                continue
+            gateway = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
+            if not isinstance(self.view.get(gateway), Gateway):
+                yield from (_Site(gateway, None, host, host) for host in hostnames)
+            for listener in self.listeners(gateway):
+                if parent.section_name not in (None, listener.name) or parent.port not in (
+                    None,
+                    listener.port,
+                ):
+                    continue
+                for host in hostnames:
+                    common = intersection(host, listener.hostname or "")
+                    if common is not None:
+                        yield _Site(gateway, listener.port, common, host)
+
+    def _policy(self, ref: Ref) -> Policy:
+        resource = self.view.get(ref)
+        assert isinstance(resource, Policy), "only policies are looked up by their targets"
+        return resource
+
+    def _selects(self, policy: Ref, ref: Ref, labels: Mapping[str, str]) -> bool:
+        selectors = self._policy(policy).spec.target_selectors
+        return any(self._picks(policy, selector, ref, labels) for selector in selectors)
+
+    def _picks(self, policy: Ref, selector: TargetSelector, ref: Ref, labels: Mapping[str, str]) -> bool:
+        if selector.kind != ref.kind or not selector.selector.selects(labels):
+            return False
+        if stays(selector):
+            return policy.namespace == ref.namespace
+        where = selector.namespaces
+        if (
+            where is not None
+            and where.from_ == "Selector"
+            and (where.selector is None or not self.selects(where.selector, ref.namespace))
+        ):
+            return False
+        return policy.namespace == ref.namespace or any(
+            isinstance(grant := self.view.get(each), ReferenceGrant)
+            and permits(grant, ENVOY_GROUP, policy.kind, policy.namespace, ref)
+            for each in self.view.look_up(lookups.GRANTING, ref.namespace)
+        )

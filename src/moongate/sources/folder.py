@@ -15,8 +15,8 @@ Rules
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
    the removal of a Gateway, of a policy, or of what a policy refers to, or with a change that takes a policy
-   from a target (``coverage``): then all wait, so that no port is wanted twice, and nothing is served without
-   its policy.
+   from a target or from requests (``coverage``): then all wait, so that no port is wanted twice, and nothing
+   is served without its policy.
 
 Theory of operation
 ===================
@@ -48,6 +48,7 @@ from moongate.sources.closing import HIDDEN, Closing, Suspect, Waits, closing_ef
 from moongate.sources.coverage import uncovering
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity, as_of, some
 from moongate.sources.file_states import Definition, File, Held, LastGood, Unreadable, difference
+from moongate.sources.in_force import REFERRING, InForce
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, read_document
 
 STDIN = "<stdin>"
@@ -75,7 +76,7 @@ class Folder:
         self._broken: dict[str, None] = {}
         """The files that came with faults in the current edit."""
         self._repeated: set[Ref] = set()
-        self._held: dict[Ref, Held] = {}
+        self._held = InForce()
         self._waiting: dict[Ref, None] = {}
         self._edited: dict[Ref, Held | None] = {}
         """What the current edit has changed → what was in force before it."""
@@ -313,6 +314,11 @@ class Folder:
         return {ref: self._held[ref].file if ref in self._held else "" for ref in self._waiting}
 
     @property
+    def visited(self) -> int:
+        """The number of resources in force that edits have looked up so far, which is their cost."""
+        return self._held.visited
+
+    @property
     def remembered(self) -> int:
         """The number of document texts that need not be parsed again."""
         return len(self._read)
@@ -391,9 +397,9 @@ class Folder:
             yield from decisions
             return
         if any(
-            waits.unfinished(ref, (self._held.get(ref) or each).file, used=True)
+            waits.unfinished(ref, either.file, used=True)
             for ref in uncovering(self._held, decisions)
-            if (each := decisions[ref]) is not None
+            if (either := self._held.get(ref) or decisions[ref]) is not None
         ):
             yield from decisions
             return
@@ -419,9 +425,10 @@ class Folder:
         """
         if any(isinstance(self._held[ref].resource, Policy | Gateway) for ref in removed):
             return True
-        helds = (*self._held.values(), *decisions.values()) if removed else ()
-        policies = (held.resource for held in helds if held is not None and isinstance(held.resource, Policy))
-        return any(not references_of(policy).isdisjoint(removed) for policy in policies)
+        come = (after.resource for after in decisions.values() if after is not None)
+        return any(self._held.look_up(REFERRING, ref) for ref in removed) or any(
+            isinstance(policy, Policy) and not references_of(policy).isdisjoint(removed) for policy in come
+        )
 
     def _replace(self, path: str, new: File | None, touched: dict[Ref, None]) -> None:
         old = self._files.get(path) or File(path, (), ())
