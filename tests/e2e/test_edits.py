@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from moongate.run import Laptop
-from moongate.sources.files import Files
+from moongate.sources.files import SETTLE_USED, Files
 from tests.e2e import edits
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
@@ -259,6 +259,154 @@ async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_p
         following.cancel()
 
     assert set(statuses) == {401}
+
+
+def ruled(name: str, *rules: str, host: str, parent: str = "gateway") -> dict[str, Any]:
+    """A route with rules as "NAME PATH"."""
+    written = (rule.split() for rule in rules)
+    each = [f"{{name: {at}, matches: [{{path: {{value: {path}}}}}], {m.to('far')}}}" for at, path in written]
+    route = m.route(name, f"[{', '.join(each)}]", hostnames=(host,), parents=f"[{{name: {parent}}}]")
+    route["metadata"]["labels"] = {"name": name}
+    return route
+
+
+def members(*targets: str) -> dict[str, Any]:
+    """A policy that lets nobody pass without a password."""
+    name = targets[0].split("/")[1]
+    return m.policy("SecurityPolicy", name, "basicAuth: {users: {name: users}}", *targets)
+
+
+def members_of(name: str, env: str, namespace: str = "far") -> dict[str, Any]:
+    """The same from another namespace, for a route in namespaces with a label."""
+    policy = m.policy("SecurityPolicy", name, "basicAuth: {users: {name: users}}", namespace=namespace)
+    del policy["spec"]["targetRefs"]
+    where = f"{{from: Selector, selector: {{matchLabels: {{env: {env}}}}}}}" if env else "{from: All}"
+    policy["spec"]["targetSelectors"] = m.spec(
+        "[{group: gateway.networking.k8s.io, kind: HTTPRoute, "
+        f"matchLabels: {{name: {name}}}, namespaces: {where}}}]"
+    )
+    return policy
+
+
+def hearing(port: int, **hosts: str) -> dict[str, Any]:
+    """A Gateway with a listener for each hostname; "" for all."""
+    listeners = [
+        f"{{name: {name}, port: {port}, protocol: HTTP{f', hostname: {host}' if host else ''}}}"
+        for name, host in hosts.items()
+    ]
+    return m.gateway("other", f"[{', '.join(listeners)}]")
+
+
+def allowing(of: str) -> dict[str, Any]:
+    return m.grant("default", kind="SecurityPolicy", of=of, to_kind="HTTPRoute")
+
+
+def halves(other: int) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], str]]:
+    """Edits over two files: what is there before, what each file brings, and the requests nobody may make.
+
+    Args:
+        other: the port of another Gateway than ``gateway``.
+    """
+    both = "HTTPRoute/grown", "HTTPRoute/b"
+    return {
+        "the match of a route grows": (
+            [members(both[0]), ruled("grown", "a /admin", host="a.test"), ruled("b", "a /b", host="a.test")],
+            [ruled("b", "a /admin/b", host="a.test"), members(*both)],
+            "a.test/admin/b",
+        ),
+        "a guarded route narrows": (
+            [members(both[0]), ruled("grown", "a /admin", host="b.test"), ruled("b", "a /", host="b.test")],
+            [ruled("grown", "a /admin/b", host="b.test"), members(*both)],
+            "b.test/admin",
+        ),
+        "a match moves to another rule": (
+            [members("HTTPRoute/c/a"), ruled("c", "a /admin", "b /b", host="c.test")],
+            [ruled("c", "a /a", "b /admin", host="c.test"), members("HTTPRoute/c/a", "HTTPRoute/c/b")],
+            "c.test/admin",
+        ),
+        "a namespace has another label": (
+            [m.namespace("default", env="a"), members_of("d", "a"), ruled("d", "a /", host="d.test")],
+            [m.namespace("default", env="b"), members_of("d", "b")],
+            "d.test/",
+        ),
+        "a grant is for another namespace": (
+            [allowing("far"), members_of("e", ""), ruled("e", "a /", host="e.test")],
+            [allowing("near"), members_of("e", "", "near")],
+            "e.test/",
+        ),
+        "a route moves to another Gateway": (
+            [members("Gateway/gateway"), ruled("g", "a /", host="g.test")],
+            [ruled("g", "a /", host="g.test", parent="other"), members("Gateway/other")],
+            "g.test/",
+        ),
+        "a listener takes a hostname": (
+            [members("Gateway/other/a"), ruled("f", "a /", host="f.test", parent="other")],
+            [hearing(other, a="", b="f.test"), members("Gateway/other/a", "Gateway/other/b")],
+            "f.test/",
+        ),
+    }
+
+
+async def test_no_request_passes_between_two_files_of_an_edit(tmp_path: Path) -> None:
+    """Each time, the first file alone would open what the policy in the second one is to guard.
+
+    Nothing listens behind the routes: 503 is the answer to whom the policy has let pass.
+    """
+    root = tmp_path / "m"
+    root.mkdir()
+    port, other = free_port(), free_port()
+    users = {"_htpasswd": f"member:{{SHA}}{b64encode(hashlib.sha1(b'open sesame').digest()).decode()}"}
+    fixed = [
+        m.gateway("gateway", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
+        hearing(other, a=""),
+        m.local("far", free_port()),
+        m.secret("users", **users),
+        *(m.secret("users", namespace=namespace, **users) for namespace in ("far", "near")),
+        m.namespace("default", env="a"),
+        allowing("far"),
+    ]
+
+    def put(documents: list[dict[str, Any]]) -> None:
+        for document in documents:
+            name = f"{document['kind']}-{document['metadata']['name']}.yaml".lower()
+            edits.write(root / name, _text([document]))
+
+    put([each for each in fixed if each["kind"] != "Secret"])
+    edits.write(root / "secrets.yaml", _text([each for each in fixed if each["kind"] == "Secret"]))
+    statuses: dict[str, set[int]] = {}
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        Laptop() as laptop,
+        asyncio.TaskGroup() as tasks,
+    ):
+        following = tasks.create_task(laptop.follow(Files([root])))
+        await laptop.loaded.wait()
+        await laptop.served()
+
+        async def asked(url: str) -> set[int]:
+            host, _, path = url.partition("/")
+            urls = (f"http://127.0.0.1:{at}/{path}" for at in (port, other))
+            answers = [await client.get(url, headers={"host": host}) for url in urls]
+            return {answer.status_code for answer in answers}
+
+        for edit, (before, (first, second), url) in halves(other).items():
+            put(before)
+            async with asyncio.timeout(DEADLINE_S):
+                while await asked(url) != {401, 404}:  # noqa: ASYNC110 - no event tells of workers of Envoy
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(2 * SETTLE_USED)  # no event tells that an edit is over
+            seen = statuses[edit] = set[int]()
+            for document, seconds in ((first, 0.1), (second, 1.0)):
+                put([document])
+                until = monotonic() + seconds
+                while monotonic() < until:
+                    seen |= await asked(url)
+            for path in root.glob("httproute-*.yaml"):
+                path.unlink()
+        following.cancel()
+
+    # At the other Gateway, nobody serves the hostname.
+    assert statuses == {edit: {401, 404} for edit in statuses}
 
 
 async def over_tls(port: int, context: ssl.SSLContext, headers: Mapping[str, str]) -> int | str:

@@ -42,6 +42,13 @@ def naming(kind: str, name: str, section: str = "") -> str:
     return guarding("p", f"targetRefs: [{target}]")
 
 
+class Unused(Unfinished):
+    """An edit that goes on, but no longer than what nobody needs waits."""
+
+    def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
+        return used
+
+
 ROUTE = Ref.of(HTTPRoute, "default", "r")
 GATEWAYS = {f"{name}.yaml": listening(name, "http") for name in ("one", "two")}
 TURNS = {
@@ -295,8 +302,9 @@ def test_a_route_that_a_selector_guards_is_not_removed_before_its_requests_are_g
     route = matching("r", "- ANY /admin", labels="{turn: a}")
     folder.update_many({"r.yaml": route, "p.yaml": policy, "b.yaml": matching("b", "- ANY /")})
 
-    assert commit(folder, "r.yaml", None) == []
-    assert commit(folder, "c.yaml", matching("c", "- ANY /c")) == [], "all wait"
+    for _ in folder.stage("r.yaml", None):
+        pass
+    assert list(folder.commit(Unused())) == []
 
 
 def test_the_rule_counts_that_a_policy_names() -> None:
@@ -460,3 +468,87 @@ def test_a_namespace_waits_if_a_listener_would_not_take_its_guarded_routes_any_m
 
     assert len(commit(folder, "n.yaml", namespace("{env: a, other: b}"))) == 1
     assert commit(folder, "n.yaml", namespace("{env: b}")) == []
+
+
+def basic(name: str, targets: str) -> str:
+    return guarding(name, targets).replace("cors: {allowOrigins: ['*']}", "basicAuth: {users: {name: u}}")
+
+
+USERS = "{apiVersion: v1, kind: Secret, metadata: {name: u}, stringData: {.htpasswd: ''}}\n"
+NAMED = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]"
+ABOVE = NAMED.replace("HTTPRoute, name: r", "Gateway, name: g")
+WEAKER = {
+    "the policy demands less": (basic("p", NAMED), "p.yaml", guarding("p", NAMED)),
+    "an older one demands less": (basic("p", NAMED), "o.yaml", guarding("o", NAMED)),
+    "a nearer one demands less": (basic("p", ABOVE), "o.yaml", guarding("o", NAMED)),
+    "one of the rule demands less": (
+        basic("p", NAMED),
+        "o.yaml",
+        guarding("o", NAMED.replace("name: r", "name: r, sectionName: a")),
+    ),
+    "it moves from one that demands to another": (
+        basic("p", "targetSelectors: [{kind: HTTPRoute, matchLabels: {turn: a}}]")
+        + "---\n"
+        + selecting("q", "{turn: b}"),
+        "r.yaml",
+        matching("r", "a ANY /", labels="{turn: b}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WEAKER)
+def test_what_a_policy_demands_is_not_dropped_before_another_one_demands_it(case: str) -> None:
+    """Of several policies, the nearest one holds, and the oldest of these."""
+    before, path, text = WEAKER[case]
+    folder = Folder()
+    route = matching("r", "a ANY /", labels="{turn: a}")
+    folder.update_many({"r.yaml": route, "p.yaml": before, "u.yaml": USERS, "g.yaml": gateway("g", a="*")})
+
+    assert commit(folder, path, text) == []
+
+
+STRONGER = {
+    "a later one demands less": (basic("p", NAMED), "q.yaml", guarding("q", NAMED)),
+    "a nearer one demands as much": (basic("p", ABOVE), "o.yaml", basic("o", NAMED)),
+    "a nearer one is merged": (
+        basic("p", ABOVE),
+        "o.yaml",
+        guarding("o", NAMED + ", mergeType: StrategicMerge"),
+    ),
+    "one demands more": (guarding("p", NAMED), "p.yaml", basic("p", NAMED)),
+}
+
+
+@pytest.mark.parametrize("case", STRONGER)
+def test_a_policy_that_drops_no_demand_does_not_wait(case: str) -> None:
+    before, path, text = STRONGER[case]
+    folder = Folder()
+    folder.update_many({"r.yaml": matching("r", "a ANY /"), "p.yaml": before, "u.yaml": USERS})
+
+    assert len(commit(folder, path, text)) == 1
+
+
+def test_a_route_does_not_take_requests_while_its_policy_waits_for_a_secret() -> None:
+    """The policy comes with the route, but its Secret only in the next file."""
+    folder = Folder()
+    rules = "b ANY /b", "a ANY /"
+    files = {
+        "r.yaml": matching("r", *rules),
+        "p.yaml": naming("HTTPRoute", "r", "a"),
+        "q.yaml": guarding("q", NAMED.replace("r}", "x}")),
+    }
+    folder.update_many(files)
+
+    assert commit(folder, "r.yaml", matching("r", "b ANY /")) == []
+    assert commit(folder, "q.yaml", basic("q", NAMED.replace("r}", "r, sectionName: b}"))) == []
+    assert len(commit(folder, "u.yaml", USERS)) == 3
+
+
+def test_a_removal_that_waits_still_takes_requests_meanwhile() -> None:
+    """A guarded route takes over the hostname of a bare one, which goes in the same edit."""
+    folder = Folder()
+    files = {"r.yaml": matching("r", "- ANY /"), "b.yaml": matching("b", "- ANY /"), "p.yaml": OWN}
+    folder.update_many(files)
+
+    assert commit(folder, "r.yaml", matching("r", "- ANY /", host="")) == []
+    assert commit(folder, "b.yaml", None) == []

@@ -15,7 +15,7 @@ from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources import in_force as lookups
 from moongate.sources.file_states import Held
 from moongate.sources.folder import Folder
-from moongate.sources.in_force import InForce, View
+from moongate.sources.in_force import HeldResources, View
 from tests.sources.manifests import Unfinished
 from tests.sources.test_coverage import (
     OWN,
@@ -88,7 +88,7 @@ def test_lookups_are_as_of_the_resources_that_are_in_force(
     history: Sequence[tuple[Ref, Held | None]], edit: Sequence[tuple[Ref, Held | None]]
 ) -> None:
     """After any history; and a view shows what they will be after an edit, without the edit."""
-    in_force = InForce()
+    in_force = HeldResources()
     for ref, state in history:
         if state is not None:
             in_force[ref] = state
@@ -105,14 +105,14 @@ def test_lookups_are_as_of_the_resources_that_are_in_force(
     assert seen[1] == {ref: after[ref].resource if ref in after else None for ref in TEXTS}
 
 
-def afresh(states: InForce | dict[Ref, Held]) -> InForce:
-    made = InForce()
+def afresh(states: HeldResources | dict[Ref, Held]) -> HeldResources:
+    made = HeldResources()
     for ref, state in states.items():
         made[ref] = state
     return made
 
 
-def looked_up(in_force: InForce) -> tuple[list[set[Ref]], set[tuple[str, ...]]]:
+def looked_up(in_force: HeldResources) -> tuple[list[set[Ref]], set[tuple[str, ...]]]:
     return [{*in_force.look_up(*key)} for key in KEYS], {*in_force.shapes}
 
 

@@ -7,7 +7,7 @@ that moongate does not implement yet fails, and the routes of a failed policy an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from moongate.api.base import ENVOY_GROUP, Rule, deprecated, not_built_yet
 from moongate.api.policy import MergeType, PolicyTargetReferences
@@ -87,6 +87,10 @@ class SecurityPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
     authorization: UnbuiltGuard | None = None
 
 
+DEMANDS: Final = ("api_key_auth", "basic_auth", "jwt", "oidc", "ext_auth", "authorization")
+"""The fields of a policy by which it lets only some pass. The others are about browsers."""
+
+
 class SecurityPolicy(Policy, frozen=True, kw_only=True):
     """Who may pass to a route, or to all routes of a Gateway or listener."""
 
@@ -97,6 +101,11 @@ class SecurityPolicy(Policy, frozen=True, kw_only=True):
     GUARDS: ClassVar[bool] = True
 
     spec: SecurityPolicySpec
+
+    @property
+    def demands(self) -> frozenset[str]:
+        """The fields by which it lets only some pass."""
+        return frozenset(field for field in DEMANDS if getattr(self.spec, field) is not None)
 
 
 class FaultySecurityPolicy(SecurityPolicy, frozen=True, kw_only=True):
@@ -109,3 +118,7 @@ class FaultySecurityPolicy(SecurityPolicy, frozen=True, kw_only=True):
     """
 
     faults: tuple[Problem, ...]
+
+    @property
+    def demands(self) -> frozenset[str]:
+        return frozenset(DEMANDS)

@@ -51,7 +51,7 @@ from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.sources.coverage import guarded_routes, uncovering
 from moongate.sources.file_states import File, Held
-from moongate.sources.in_force import InForce
+from moongate.sources.in_force import HeldResources
 from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may_guard, may_route
 
 HIDDEN = ""
@@ -140,7 +140,7 @@ class Closing:
         self,
         files: Iterable[File],
         decisions: Decisions,
-        held: InForce,
+        held: HeldResources,
         is_defined: Callable[[Ref], bool],
     ) -> None:
         """Find the suspects among files with faults, before the decisions take effect.
@@ -170,14 +170,14 @@ class Closing:
         """Whether there are suspects now, and were none before, though something was served."""
         return not self.at_start and not self._scopes and bool(_union(self._now()))
 
-    def holds_back(self, decisions: Decisions, held: InForce) -> dict[Ref, bool]:
+    def holds_back(self, decisions: Decisions, held: HeldResources) -> dict[Ref, bool]:
         """What the suspects hold back → whether it is removed."""
         return self._held_back(_union(self._now()), decisions, held)
 
     def update(
         self,
         decisions: Decisions,
-        held: InForce,
+        held: HeldResources,
         waiting: Collection[Ref],
         may_open: Callable[[str], bool],
     ) -> None:
@@ -218,7 +218,9 @@ class Closing:
             now[HIDDEN] = frozenset({EVERYTHING})
         return now
 
-    def _held_back(self, scopes: frozenset[str], decisions: Decisions, held: InForce) -> dict[Ref, bool]:
+    def _held_back(
+        self, scopes: frozenset[str], decisions: Decisions, held: HeldResources
+    ) -> dict[Ref, bool]:
         if self.at_start:
             return {}
         back: dict[Ref, bool] = {}
@@ -346,7 +348,9 @@ def _outdated(file: File, held: Mapping[Ref, Held]) -> Iterator[Ref]:
             yield ref
 
 
-def _taken_from_guards(outdated: Collection[Ref], decisions: Decisions, held: InForce) -> dict[Ref, bool]:
+def _taken_from_guards(
+    outdated: Collection[Ref], decisions: Decisions, held: HeldResources
+) -> dict[Ref, bool]:
     """The changes that take requests from policies about who may pass → whether they are removals."""
     everywhere = {ref.namespace for ref in outdated}
     by_guards = {ref.namespace for ref in outdated if is_guard(ref)}

@@ -8,6 +8,7 @@ Facts
 =====
 * A route is *covered* by a policy that names or selects it or one of its rules, or one of its parents.
 * Another policy of the same kind covers as well: who moves a route from one to the other wants just that.
+  Only if less is *demanded* of who wants to pass, the policy that demands it may be in another file.
 * A rule is *guarded* by a SecurityPolicy that covers it or its route. One of the Gateway does not count: it
   may be about something else, and holds for the routes beside it too.
 * A request *goes over* from a guarded rule to a bare one if both match it, and the guarded one got it before,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from moongate.api.policy import TargetSelector
     from moongate.api.shared import LabelSelector
     from moongate.sources.file_states import Held
-    from moongate.sources.in_force import InForce
+    from moongate.sources.in_force import HeldResources
 
 _Target: TypeAlias = Gateway | Route
 _GUARD: Final = SecurityPolicy.KIND
@@ -87,7 +88,7 @@ class _Site(NamedTuple):
         return is_near and intersection(self.host, other.host) is not None
 
 
-def uncovering(held: InForce, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
+def uncovering(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
     """The changes that wait, if one of them takes a policy from requests.
 
     Args:
@@ -100,14 +101,14 @@ def uncovering(held: InForce, decisions: Mapping[Ref, Held | None]) -> tuple[Ref
     if not edit:
         return ()
     old, new = _Coverage(View(held)), _Coverage(View(held, edit))
-    if any(old.loses(ref, new) for ref in _concerned(edit, old)):
+    if any(old.loses(ref, new) for ref in dict.fromkeys(_concerned(edit, old, new))):
         return tuple(ref for ref, after in edit.items() if after is not None)
     if not old.guards:
         return ()
     return tuple(ref for ref in edit if _takes(ref, old, new))
 
 
-def guarded_routes(held: InForce, among: Iterable[Ref]) -> Iterator[Ref]:
+def guarded_routes(held: HeldResources, among: Iterable[Ref]) -> Iterator[Ref]:
     """Those of some resources in force that are routes with a SecurityPolicy, for all or for a rule."""
     now = _Coverage(View(held))
     for ref in among:
@@ -120,7 +121,8 @@ def _bearing(held: Held | None) -> object:
     match held and held.resource:
         case Policy() as policy:
             spec = policy.spec
-            return spec.target_ref, spec.target_refs, spec.target_selectors
+            demands = (policy.demands, policy.spec.merge_type) if isinstance(policy, SecurityPolicy) else None
+            return spec.target_ref, spec.target_refs, spec.target_selectors, demands
         case Route() as route:
             rules = [(rule.name, written_matches(route.KIND, rule)) for rule in route.spec.rules]
             return route.metadata.labels, route.spec.parent_refs, route.hostnames, rules
@@ -139,14 +141,17 @@ def _reach(listener: Listener) -> object:
     return listener.name, listener.port, listener.protocol, listener.hostname, listener.allowed_routes
 
 
-def _concerned(edit: Iterable[Ref], old: _Coverage) -> Iterator[Ref]:
+def _concerned(edit: Iterable[Ref], old: _Coverage, new: _Coverage) -> Iterator[Ref]:
     """The targets for which policies may hold or not because of an edit."""
     for ref in edit:
-        before = old.view.get(ref)
+        before, after = old.view.get(ref), new.view.get(ref)
         if isinstance(before, _Target):
             yield ref
-        elif isinstance(before, Policy):
+        if isinstance(before, Policy):
             yield from old.targets(ref, before)
+        # One that comes may take the place of another that demands more.
+        if isinstance(after, SecurityPolicy):
+            yield from new.targets(ref, after)
         elif ref.is_a(Namespace) or ref.is_a(ReferenceGrant):
             namespace = ref.name if ref.is_a(Namespace) else ref.namespace
             for policy in old.view.look_up(lookups.FAR):
@@ -309,6 +314,7 @@ class _Coverage:
         self.view = view
         self._places: dict[Ref, list[_Place]] = {}
         self._sites: dict[Ref, list[_Site]] = {}
+        self._guards: dict[Ref, dict[str, SecurityPolicy]] = {}
 
     @cached_property
     def guards(self) -> bool:
@@ -328,27 +334,62 @@ class _Coverage:
             left = come.keys() if section and section not in present else (section,)
             if kind not in whole and any((kind, each) not in then for each in left):
                 return True
+        if any(
+            self.demands(ref, section, *parent) - after.demands(ref, section, *parent)
+            for section in {"", *(present & self.parts(ref))}
+            for parent in {(ref, ""), *self.parents(ref)} & {(ref, ""), *after.parents(ref)}
+        ):
+            return True
         old, new = self.parents(ref), after.parents(ref)
         above = {kind for parent in old for kind in self.above(*parent)} - whole
         return any(above - after.above(*parent) for parent in new if parent not in old)
 
+    def demands(self, ref: Ref, section: str, parent: Ref, listener: str) -> frozenset[str]:
+        """What is demanded of who wants to pass, by the policy that wins.
+
+        Args:
+            ref: a target.
+            section: a rule or listener; "" for one without a name.
+            parent: a Gateway above a route.
+            listener: of that Gateway; "" for all.
+        """
+        own = self._winner(ref, section) or self._winner(ref, "")
+        demands = own.demands if own is not None else frozenset[str]()
+        if own is not None and own.spec.merge_type is None:
+            return demands
+        above = self._winner(parent, listener) or self._winner(parent, "")
+        return demands | above.demands if above is not None else demands
+
+    def _winner(self, ref: Ref, section: str) -> SecurityPolicy | None:
+        """The SecurityPolicy that holds for a section of a target: the oldest, then the first by name."""
+        if ref not in self._guards:
+            candidates = ((self._policy(policy), at) for policy, at in self._covering(ref))
+            guards = [(each, at) for each, at in candidates if isinstance(each, SecurityPolicy)]
+            winners: dict[str, SecurityPolicy] = {}
+            for each, at in sorted(guards, key=lambda guard: (guard[0].age, guard[0].ref)):
+                winners.setdefault(at, each)
+            self._guards[ref] = winners
+        return self._guards[ref].get(section)
+
     def of(self, ref: Ref) -> set[_Section]:
         """What policies cover of a target."""
-        sections: set[_Section] = set()
+        return {(policy.kind, section) for policy, section in self._covering(ref)}
+
+    def _covering(self, ref: Ref) -> list[tuple[Ref, str]]:
+        """The policies that cover a target or a section of it: the rule or listener, or "" for all."""
+        covering: list[tuple[Ref, str]] = []
         for policy in self.view.look_up(lookups.REFERRING, ref):
-            resource = self._policy(policy)
-            named = named_targets(resource.spec, policy.namespace)
-            sections |= {(policy.kind, target.section) for target in named if target.ref == ref}
+            named = named_targets(self._policy(policy).spec, policy.namespace)
+            covering += ((policy, target.section) for target in named if target.ref == ref)
         target = self.view.get(ref)
         if isinstance(target, _Target):
             present = _sections(target)
-            sections = {each for each in sections if not each[1] or each[1] in present}
+            covering = [each for each in covering if not each[1] or each[1] in present]
             labels = target.metadata.labels
             for anchor in anchors_of(labels, self.view.shapes):
-                for policy in self.view.look_up(lookups.SELECTING, *anchor):
-                    if (policy.kind, "") not in sections and self._selects(policy, ref, labels):
-                        sections.add((policy.kind, ""))
-        return sections
+                policies = self.view.look_up(lookups.SELECTING, *anchor)
+                covering += ((policy, "") for policy in policies if self._selects(policy, ref, labels))
+        return covering
 
     def targets(self, policy: Ref, resource: Policy) -> Iterator[Ref]:
         """The targets that a policy names or selects."""

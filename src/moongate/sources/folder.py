@@ -48,7 +48,7 @@ from moongate.sources.closing import HIDDEN, Closing, Suspect, Waits, closing_ef
 from moongate.sources.coverage import uncovering
 from moongate.sources.diagnostics import NOWHERE, Diagnostic, Severity, as_of, some
 from moongate.sources.file_states import Definition, File, Held, LastGood, Unreadable, difference
-from moongate.sources.in_force import REFERRING, InForce
+from moongate.sources.in_force import REFERRING, HeldResources
 from moongate.sources.manifests import CONFIGURATION, LONG, Document, read_document
 
 STDIN = "<stdin>"
@@ -76,7 +76,7 @@ class Folder:
         self._broken: dict[str, None] = {}
         """The files that came with faults in the current edit."""
         self._repeated: set[Ref] = set()
-        self._held = InForce()
+        self._held = HeldResources()
         self._waiting: dict[Ref, None] = {}
         self._edited: dict[Ref, Held | None] = {}
         """What the current edit has changed → what was in force before it."""
@@ -396,14 +396,6 @@ class Folder:
         if exclusive and any(waits.unfinished(ref, removed[ref].file, used=True) for ref in waiting):
             yield from decisions
             return
-        if any(
-            waits.unfinished(ref, either.file, used=True)
-            for ref in uncovering(self._held, decisions)
-            if (either := self._held.get(ref) or decisions[ref]) is not None
-        ):
-            yield from decisions
-            return
-        yield from waiting
         for ref, after in decisions.items():
             before = self._held.get(ref)
             if before is None or after is None or before.resource == after.resource:
@@ -416,7 +408,17 @@ class Folder:
             if missing.difference(references_of(before.resource)) and waits.unfinished(
                 ref, before.file, used=True
             ):
-                yield ref
+                waiting.add(ref)
+        # What waits may be just the policy of what does not.
+        ready = {ref: after for ref, after in decisions.items() if ref not in waiting}
+        if any(
+            waits.unfinished(ref, either.file, used=True)
+            for ref in uncovering(self._held, ready)
+            if (either := self._held.get(ref) or ready[ref]) is not None
+        ):
+            yield from decisions
+            return
+        yield from (ref for ref in decisions if ref in waiting)
 
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
         """Whether one of these resources must not be in force beside what takes its place.

@@ -2,9 +2,9 @@
 
 Theory of operation
 ===================
-``InForce`` is the only place of what is in force, and each assignment updates its lookups. So these are never
-old, and an edit costs what it concerns, however many resources there are. ``View`` answers the same lookups
-for what will be in force after an edit, without a change of anything.
+``HeldResources`` is the only place of what is in force, and each assignment updates its lookups. So these are
+never old, and an edit costs what it concerns, however many resources there are. ``View`` answers the same
+lookups for what will be in force after an edit, without a change of anything.
 
 The lookups are about policies and what they apply to. As long as no policy is in force, there are none, so
 that a folder without policies does not pay for them.
@@ -62,7 +62,7 @@ GRANTING: Final = "granting"
 """Namespace → its ReferenceGrants."""
 
 
-class InForce(MutableMapping[Ref, Held]):
+class HeldResources(MutableMapping[Ref, Held]):
     """What is in force."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class View:
         edit: what changes of it.
     """
 
-    def __init__(self, in_force: InForce, edit: Edit | None = None) -> None:
+    def __init__(self, in_force: HeldResources, edit: Edit | None = None) -> None:
         self._in_force = in_force
         self._edit: Edit = {} if edit is None else edit
         self._own = _Lookups()
