@@ -77,13 +77,23 @@ class TestWhileAPolicyIsInItsLastGoodState:
 
         assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
 
+    def test_neither_is_it_while_that_one_has_moved_to_another_file(self) -> None:
+        folder = self.edited(r=None, o=None, x=self.served("o") + "\t")
+
+        assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
+
     def test_all_else_is_in_force(self) -> None:
         """A fault hurts nothing that takes no requests from a policy: a new backend, a route that is changed,
-        an unguarded one that is removed, and a policy that is removed while only a route has a fault."""
+        an unguarded one that is removed, and a policy that is removed while only a route has a fault, or a
+        Backend beside another policy that is changed."""
         folder = self.edited(p=policy("r").replace(*self.FAULT), b=backend("b"), r=self.served("r", "b"))
         assert (B in folder, folder.closing.held_back, folder.closing.shut) == (True, {}, frozenset())
 
         folder = self.edited(q=None, o=self.served("o").replace("rules", "rulse"))
+        assert (Ref.of(SecurityPolicy, "default", "q") in folder, folder.closing.held_back) == (False, {})
+
+        changed = policy("o").replace("'*'", "'http://a.test'")
+        folder = self.edited(q=None, p=stream(changed, backend("b") + "\t"))
         assert (Ref.of(SecurityPolicy, "default", "q") in folder, folder.closing.held_back) == (False, {})
 
 

@@ -163,7 +163,7 @@ class Closing:
             file.path: tuple(_suspects(file, in_force, is_defined, exposed, at_start=self.at_start))
             for file in found
         }
-        outdated = {file.path: frozenset(_outdated(file, held)) for file in found}
+        outdated = {file.path: frozenset(_outdated(file, held, is_defined)) for file in found}
         self.outdated = {path: refs for path, refs in outdated.items() if refs}
 
     def is_begun(self) -> bool:
@@ -335,11 +335,12 @@ def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
     )
 
 
-def _outdated(file: File, held: Mapping[Ref, Held]) -> Iterator[Ref]:
+def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], bool]) -> Iterator[Ref]:
     """The policies about who may pass that a file with faults leaves in an older state, and its routes."""
     entries = (entry for number in file.faulty for entry in file.documents[number].entries)
     faulty = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
-    for ref in (*file.retained, *faulty):
+    kept = (ref for ref in (*file.retained, *file.adopted) if not is_defined(ref))
+    for ref in (*kept, *faulty):
         if is_guard(ref):
             known = held.get(ref)
             if known is not None and not isinstance(known.resource, FaultySecurityPolicy):

@@ -71,6 +71,11 @@ class File:
             for words, kinds in self._unsound
         )
 
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of the parts with faults."""
+        return frozenset[str]().union(*(words for words, _ in self._unsound))
+
     @cached_property
     def _unsound(self) -> list[tuple[frozenset[str], frozenset[str]]]:
         """The words and the kinds of each part with faults."""

@@ -28,7 +28,7 @@ remembered. Places are computed only when a diagnostic needs them.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from weakref import WeakValueDictionary
 
@@ -75,6 +75,9 @@ class Folder:
         self._faulty: set[str] = set()
         self._broken: dict[str, None] = {}
         """The files that came with faults in the current edit."""
+        self._saying: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """Word → those of them whose texts have it, apart from ``_unindexed``."""
+        self._unindexed: dict[str, None] = {}
         self._repeated: set[Ref] = set()
         self._held = HeldResources()
         self._waiting: dict[Ref, None] = {}
@@ -203,7 +206,8 @@ class Folder:
         touched = dict.fromkeys((*self._waiting, *self.closing.held_back))
         if begins:
             self._edited.clear()
-            self._broken.clear()
+            for of_edit in (self._broken, self._saying, self._unindexed):
+                of_edit.clear()
         for path, new in self._staged.items():
             self._replace(path, new, touched)
         self._staged.clear()
@@ -235,8 +239,11 @@ class Folder:
         )
         batch, self._recalled = self._recalled, {}
         for ref, after in decisions.items():
+            held = self._held.get(ref)
             stays = ref in self._waiting or ref in self.closing.held_back
-            self._put(ref, self._held.get(ref) if stays else after, former, batch)
+            # What only comes from another file now has nothing to wait for.
+            same = held is not None and after is not None and held.resource == after.resource
+            self._put(ref, held if stays and not same else after, former, batch)
         self.closing.end(self._held)
         return batch
 
@@ -452,13 +459,14 @@ class Folder:
         touched.update(dict.fromkeys(sorted(old.retained | old.adopted)))
         self._faulty.discard(path)
         self._broken.pop(path, None)
+        self._unindexed.pop(path, None)
         if new is None:
             self._files.pop(path, None)
             return
         self._files[path] = new
         if new.faulty or new.unreadable is not None:
             self._faulty.add(path)
-            self._broken[path] = None
+            self._broken[path] = self._unindexed[path] = None
             new.adopted |= {ref for ref in old.adopted if new.may_define(ref)}
         # Not resources that are in force through another file.
         own = {ref for ref in candidates if ref in self._held and self._held[ref].file == path}
@@ -503,10 +511,13 @@ class Folder:
 
     def _adopted(self, ref: Ref, held: Held) -> Held | None:
         """A resource that goes, if it may have moved into a file that came with faults in the same edit."""
-        for path in self._broken:
-            file = self._files[path]
-            if file.may_define(ref):
-                file.adopted.add(ref)
+        for path in self._unindexed:
+            for word in self._files[path].words:
+                self._saying[word][path] = None
+        self._unindexed.clear()
+        for path in self._saying.get(ref.name, ()):
+            if path in self._broken and self._files[path].may_define(ref):
+                self._files[path].adopted.add(ref)
                 return held._replace(file=path)
         return None
 
