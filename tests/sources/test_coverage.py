@@ -552,3 +552,28 @@ def test_a_removal_that_waits_still_takes_requests_meanwhile() -> None:
 
     assert commit(folder, "r.yaml", matching("r", "- ANY /", host="")) == []
     assert commit(folder, "b.yaml", None) == []
+
+
+class Long(Unfinished):
+    """An edit that goes on so long that its first changes wait no longer."""
+
+    def __init__(self, *over: str) -> None:
+        self._over = over
+
+    def unfinished(self, what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return str(what).rpartition("/")[2] not in self._over
+
+
+def test_what_has_waited_long_enough_does_not_wait_for_what_came_later() -> None:
+    """A program that writes again and again would hold everything back as long as it runs."""
+    folder = Folder()
+    routes = {name: labelled("{turn: a}").replace("name: r,", f"name: {name},") for name in ("r", "s")}
+    folder.update_many(
+        {**{f"{name}.yaml": text for name, text in routes.items()}, "p.yaml": selecting("p", "{turn: a}")}
+    )
+    assert commit(folder, "r.yaml", routes["r"].replace("turn: a", "turn: b")) == []
+    for _ in folder.stage("s.yaml", routes["s"].replace("turn: a", "turn: b")):
+        pass
+
+    assert list(folder.commit(Long("r"))) == [ROUTE]
+    assert list(folder.commit(Long("r", "s"))) == [Ref.of(HTTPRoute, "default", "s")]

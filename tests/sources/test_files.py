@@ -19,7 +19,7 @@ from moongate.sources import files, folder
 from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
 from moongate.sources.manifests import Document
-from tests.sources.manifests import backend, route, stream
+from tests.sources.manifests import backend, policy, route, stream
 from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
 
 DEADLINE = 10.0
@@ -449,6 +449,27 @@ class TestWatch:
             await watched.until(lambda: watched.ports == {"a": 1, "b": 2, "c": 2})
             monkeypatch.setattr(files, "SETTLE_USED", 0.0)
             await watched.until(lambda: watched.ports == {"b": 2, "c": 2})
+
+    async def test_a_program_that_writes_again_and_again_holds_nothing_back_for_ever(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each change waits as long as the edit in which it came, at most: not as long as later changes."""
+        monkeypatch.setattr(files, "SETTLE_USED", 60.0)
+        monkeypatch.setattr(files, "PATIENCE", 0.3)
+        paths = [tmp_path / f"p{number}.yaml" for number in range(200)]
+        for path in paths:
+            path.write_text(policy("r").replace("name: p", f"name: {path.stem}"))
+
+        async def remove() -> None:
+            for path in paths:
+                path.unlink()
+                await asyncio.sleep(0.01)
+
+        async with watching(tmp_path) as watched, asyncio.TaskGroup() as tasks:
+            removing = tasks.create_task(remove())
+            await watched.until(lambda: len(watched.held) < len(paths))
+            assert not removing.done()
+            removing.cancel()
 
     @pytest.mark.parametrize("name", ["", "sub"])
     @pytest.mark.parametrize("replace", [replace_at_once, replace_by_another])

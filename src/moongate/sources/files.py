@@ -37,6 +37,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct, structs
 
@@ -68,8 +69,10 @@ EMPTIED_S = 10.0
 """Seconds after which a folder is believed that it has no manifests any more."""
 OPEN_S = 5.0
 """Seconds without a change after which a file is read though it was not closed, if no resource would go."""
+LONG_EDIT = 2.5
+"""Seconds after which a pause of ``SETTLE`` is enough: it is probably between two edits, not within one."""
 PATIENCE = 3.0
-"""Seconds after which it is taken to be whole though other files still change."""
+"""Seconds after which an edit is taken to be whole though files still change."""
 SLICE = 0.01
 """Seconds of work between two pauses."""
 
@@ -143,8 +146,8 @@ class Files:
         """The paths that can be read more than once."""
         self._listing = Listing()
         self._events: FolderEvents | None = None
-        self._unsettled: dict[Ref | str, float] = {}
-        """The changes that wait, of resources and of files that close requests, with the time since when."""
+        self._unsettled: dict[Ref | str, _Since] = {}
+        """The changes that wait, of resources and of files that close requests."""
         self._quiet_since = self._edit_since = 0.0
         """When something was last written, and when the edit began."""
         self._writing: dict[str, None] = {}
@@ -237,7 +240,7 @@ class Files:
             if again:
                 paths |= self._listing.files.keys()
         written = self._being_written()
-        begins = now - self._quiet_since >= SETTLE_USED or now - self._edit_since >= PATIENCE
+        begins = _is_whole(now - self._edit_since, now - self._quiet_since)
         if paths or written or any(os.path.dirname(event) in self._listing.walked for event in events):
             self._quiet_since = now
             self._edit_since = now if begins else self._edit_since
@@ -255,7 +258,8 @@ class Files:
         waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
         batch = self.folder.commit(waits, begins=begins)
         unsettled = (*self.folder.waiting, *self.folder.closing.reopening)
-        self._unsettled = {what: self._unsettled.get(what, now) for what in unsettled}
+        since = _Since(now, self._edit_since)
+        self._unsettled = {what: self._unsettled.get(what, since) for what in unsettled}
         reported = self._reported
         loaded = self._loaded(batch, read, parsed)
         return loaded if again or loaded.batch or self._reported != reported else None
@@ -471,12 +475,19 @@ class Files:
         yield Diagnostic(place, None, Problem("", message, "Unwatched"), "warning")
 
 
+class _Since(NamedTuple):
+    """Since when a change waits, and the edit goes on with which it came."""
+
+    change: float
+    edit: float
+
+
 class _Waits:
     """Says whether changes that may be the first half of an edit wait, at some moment.
 
     Args:
         listing: what there is now.
-        since: the changes that wait already, each with the time since when.
+        since: the changes that wait already.
         written: the files that somebody has open for writing.
         now: the time.
         quiet_since: when something was last written.
@@ -485,7 +496,7 @@ class _Waits:
     def __init__(
         self,
         listing: Listing,
-        since: Mapping[Ref | str, float],
+        since: Mapping[Ref | str, _Since],
         written: set[str],
         now: float,
         quiet_since: float,
@@ -496,19 +507,26 @@ class _Waits:
     def unfinished(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
         if what not in self._since or file in self._written:
             return True
-        waited = self._now - self._since[what]
-        return self._now - self._quiet_since < (SETTLE_USED if used else SETTLE) and waited < PATIENCE
+        # Counted from the first change of the edit. Otherwise a program that writes again and again would
+        # hold all of them back.
+        age, quiet = self._now - self._since[what].edit, self._now - self._quiet_since
+        return not (_is_whole(age, quiet) or (not used and quiet >= SETTLE))
 
     def stays(self, what: Ref | str, file: str, /, *, used: bool) -> bool:
         if self.unfinished(what, file, used=used) or self._listing.is_out_of_reach(file):
             return True
         emptied = file not in self._listing.files and os.path.dirname(file) not in self._filled
-        return emptied and self._now - self._since[what] < EMPTIED_S
+        return emptied and self._now - self._since[what].change < EMPTIED_S
 
     @cached_property
     def _filled(self) -> set[str]:
         """The folders with manifests."""
         return self._listing.filled()
+
+
+def _is_whole(age: float, quiet: float) -> bool:
+    """Whether an edit is taken to be whole that began, and was quiet, so many seconds ago."""
+    return quiet >= (SETTLE_USED if age < LONG_EDIT else SETTLE) or age >= PATIENCE
 
 
 def _lasting(path: str) -> str:

@@ -15,8 +15,8 @@ Rules
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
    the removal of a Gateway, of a policy, or of what a policy refers to, or with a change that takes a policy
-   from a target or from requests (``coverage``): then all wait, so that no port is wanted twice, and nothing
-   is served without its policy.
+   from a target or from requests (``coverage``): then all of the edit wait, so that no port is wanted twice,
+   and nothing is served without its policy.
 
 Theory of operation
 ===================
@@ -400,8 +400,14 @@ class Folder:
             for ref, held in removed.items()
             if waits.stays(ref, held.file, used=exclusive or not isinstance(held.resource, Route))
         }
-        if exclusive and any(waits.unfinished(ref, removed[ref].file, used=True) for ref in waiting):
-            yield from decisions
+        going_on = {
+            ref
+            for ref, after in decisions.items()
+            if (either := self._held.get(ref) or after) is not None
+            and waits.unfinished(ref, either.file, used=True)
+        }
+        if exclusive and waiting & going_on:
+            yield from (ref for ref in decisions if ref in waiting | going_on)
             return
         for ref, after in decisions.items():
             before = self._held.get(ref)
@@ -412,19 +418,12 @@ class Folder:
                 for to in references_of(after.resource)
                 if to not in self._held and decisions.get(to) is None
             }
-            if missing.difference(references_of(before.resource)) and waits.unfinished(
-                ref, before.file, used=True
-            ):
+            if ref in going_on and missing.difference(references_of(before.resource)):
                 waiting.add(ref)
         # What waits may be just the policy of what does not.
         ready = {ref: after for ref, after in decisions.items() if ref not in waiting}
-        if any(
-            waits.unfinished(ref, either.file, used=True)
-            for ref in uncovering(self._held, ready)
-            if (either := self._held.get(ref) or ready[ref]) is not None
-        ):
-            yield from decisions
-            return
+        if not going_on.isdisjoint(uncovering(self._held, ready)):
+            waiting |= going_on
         yield from (ref for ref in decisions if ref in waiting)
 
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
