@@ -17,7 +17,7 @@ from moongate.sources.file_states import LastGood
 from moongate.sources.files import Files, Loaded
 from moongate.sources.manifests import CONFIGURATION
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY
-from tests.sources.manifests import backend, stream
+from tests.sources.manifests import backend, policy, route, stream
 from tests.sources.test_files import port, watching
 
 if TYPE_CHECKING:
@@ -275,6 +275,93 @@ def test_the_configuration_is_remembered(tmp_path: Path, lives: Lives) -> None:
 
     assert lives.start().configuration == good
     assert lives.states.keys() == {CONFIGURATION}
+
+
+def test_a_guarded_route_that_is_renamed_meanwhile_is_not_open_while_its_policy_has_a_fault(
+    tmp_path: Path, lives: Lives
+) -> None:
+    """The last good state of the policy names the route by its old name. That lasts over further starts, and
+    ends when the policy can be read, or the route has its name again."""
+    (tmp_path / "route.yaml").write_text(_served("web"))
+    (tmp_path / "policy.yaml").write_text(policy("web"))
+    assert lives.start().closed == ()
+
+    (tmp_path / "route.yaml").write_text(_served("shop"))
+    (tmp_path / "policy.yaml").write_text(f"{policy('shop')}\t")
+    assert lives.start().closed == ("default",)
+    loaded = lives.start()
+    assert loaded.closed == ("default",)
+    [fault] = loaded.errors
+    assert (
+        "so all requests to the routes and Gateways of namespace default are answered with 500"
+        in fault.effect
+    )
+
+    (tmp_path / "route.yaml").write_text(_served("web"))
+    assert lives.start().closed == ()
+    (tmp_path / "route.yaml").write_text(_served("shop"))
+    assert lives.start().closed == ("default",)
+    (tmp_path / "policy.yaml").write_text(policy("shop"))
+    assert lives.edited().closed == ()
+    assert lives.states.keys() == lives.held.keys()
+
+
+def test_a_policy_that_is_joined_meanwhile_with_one_that_has_a_fault_leaves_nothing_open(
+    tmp_path: Path, lives: Lives
+) -> None:
+    (tmp_path / "routes.yaml").write_text(stream(_served("web"), _served("shop")))
+    (tmp_path / "p.yaml").write_text(policy("web"))
+    (tmp_path / "q.yaml").write_text(policy("shop").replace("name: p}", "name: q}"))
+    lives.start()
+
+    (tmp_path / "q.yaml").unlink()
+    (tmp_path / "p.yaml").write_text(policy("web").replace("cors", "corz"))
+    assert lives.start().closed == ("default",)
+
+    (tmp_path / "p.yaml").write_text(policy("web"))
+    assert lives.start().closed == ()
+
+
+def test_a_policy_in_its_last_good_state_closes_nothing_that_it_still_protects(
+    tmp_path: Path, lives: Lives
+) -> None:
+    """Nor do a new route of other hosts, and the removal of one without a policy."""
+    (tmp_path / "route.yaml").write_text(_served("web"))
+    (tmp_path / "other.yaml").write_text(_served("other", "other.test"))
+    (tmp_path / "policy.yaml").write_text(policy("web"))
+    lives.start()
+
+    (tmp_path / "policy.yaml").write_text(f"{policy('web')}\t")
+    (tmp_path / "other.yaml").write_text(_served("new", "new.test"))
+
+    assert lives.start().closed == ()
+
+
+def _served(name: str, host: str = "web.test") -> str:
+    return route(name, "a").replace("spec: {", f"spec: {{parentRefs: [{{name: gw}}], hostnames: [{host}], ")
+
+
+@pytest.mark.slow
+async def test_a_guarded_route_that_is_renamed_is_not_open_while_the_folder_of_its_policy_cannot_be_read(
+    mine: Path,
+) -> None:
+    """The policy may name the route by its new name."""
+    (mine / "sub").mkdir()
+    (mine / "sub" / "policy.yaml").write_text(policy("web"))
+    (mine / "route.yaml").write_text(_served("web"))
+
+    async with watching(mine) as watched:
+        (mine / "sub").chmod(0)
+        (mine / "route.yaml").write_text(_served("shop"))
+        await watched.until(lambda: watched.last is not None and bool(watched.last.shut))
+        assert watched.last is not None
+        [new] = [each for each in watched.last.errors if each.resource and each.resource.name == "shop"]
+        names = {ref.name for ref in watched.held}
+        (mine / "sub").chmod(0o700)
+        await watched.until(lambda: {ref.name for ref in watched.held} == {"p", "shop"})
+
+    assert names == {"p", "web"}
+    assert "This waits until " in new.problem.message
 
 
 def test_a_policy_whose_file_or_folder_cannot_be_read_stays_as_it_was(mine: Path) -> None:

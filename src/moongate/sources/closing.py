@@ -21,6 +21,8 @@ Rules
    be meant for others by now (``outdated``). So what takes requests from such policies waits: the removal of
    one, or of a route with one of its own, which then answers 500; and what ``coverage`` says of changes. If
    the text of a route has a fault, only the removal of a route waits, because the other may be in its place.
+   A policy in a folder that cannot be read any more counts too. If all that happened while moongate was away,
+   the namespace is closed.
 6. What is closed is opened as a resource is removed: when the edit is whole, unless its file has become
    sound. What waits comes into force in the same batch as the policy.
 
@@ -114,6 +116,12 @@ class Closing:
         self.outdated: dict[str, frozenset[Ref]] = {}
         """File with faults → its policies about who may pass in their last good state, and its routes that
         cannot be read."""
+        self.out_of_reach: Collection[str] = ()
+        """The files that were read before, in folders that cannot be read any more."""
+        self.former: Callable[[], HeldResources] = HeldResources
+        """What a former process had in force."""
+        self.is_unlike_former = False
+        """Whether requests are refused because of what the former process had in force."""
         self._scopes: dict[str, frozenset[str]] = {}
         """File → the scopes of its suspects, also while it waits to be opened."""
 
@@ -164,7 +172,27 @@ class Closing:
             for file in found
         }
         outdated = {file.path: frozenset(_outdated(file, held, is_defined)) for file in found}
+        if self.out_of_reach:
+            beyond = (ref for ref, each in held.items() if each.file in self.out_of_reach)
+            outdated[HIDDEN] = frozenset(filter(is_guard, beyond))
         self.outdated = {path: refs for path, refs in outdated.items() if refs}
+        if self.at_start:
+            self._compare_with_former(found, decisions, held)
+
+    def _compare_with_former(
+        self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]
+    ) -> None:
+        """Add suspects if the files without faults take requests from policies of the former process."""
+        outdated = frozenset[Ref]().union(*self.outdated.values())
+        former = self.former() if outdated else HeldResources()
+        now = {**held, **decisions} if former else {}
+        changes = {ref: now.get(ref) for ref in {**former, **now}}
+        scopes = sorted({ref.namespace for ref in _taken_from_guards(outdated, changes, former)})
+        self.is_unlike_former = bool(scopes)
+        for file in files:
+            parts = {_unsound_part(file, ref): not is_guard(ref) for ref in self.outdated.get(file.path, ())}
+            more = (Suspect(part, scope, is_route) for part, is_route in parts.items() for scope in scopes)
+            self.suspects[file.path] = (*self.suspects[file.path], *more)
 
     def is_begun(self) -> bool:
         """Whether there are suspects now, and were none before, though something was served."""
@@ -211,6 +239,8 @@ class Closing:
     def end(self, held: Collection[Ref]) -> None:
         """A batch is in force: from the first without suspects on, what is served stays as it was."""
         self.at_start = self.at_start and (bool(self._scopes) or not held)
+        if not self.at_start:
+            self.former, self.is_unlike_former = HeldResources, False
 
     def _now(self) -> dict[str, frozenset[str]]:
         now = {path: frozenset(each.scope for each in found) for path, found in self.suspects.items()}
@@ -347,6 +377,17 @@ def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], 
                 yield ref
         elif not ref.is_a(Gateway) and is_entrance(ref):
             yield ref
+
+
+def _unsound_part(file: File, ref: Ref) -> object:
+    """The part of a file that cannot be read, and may define a resource."""
+    if file.unreadable is not None:
+        return file.unreadable
+    documents = [file.documents[number] for number in file.faulty]
+    entries = [e for document in documents for e in document.entries if e.problems and e.severity == "error"]
+    own = (entry for entry in entries if entry.ref == ref)
+    malformed = (document for document in documents if document.malformed is not None)
+    return next(part for part in (*own, *malformed, *entries))
 
 
 def _taken_from_guards(

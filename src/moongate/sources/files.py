@@ -257,7 +257,10 @@ class Files:
         await _in_slices(self._staged(read))
         waits = _Waits(self._listing, self._unsettled, written, now, self._quiet_since)
         batch = self.folder.commit(waits, begins=begins)
-        unsettled = (*self.folder.waiting, *self.folder.closing.reopening)
+        closing = self.folder.closing
+        # What has waited, and is held back only until a file is opened, does not wait once more.
+        waited = [ref for ref in closing.held_back if ref in self._unsettled] if closing.reopening else ()
+        unsettled = (*self.folder.waiting, *closing.reopening, *waited)
         since = _Since(now, self._edit_since)
         self._unsettled = {what: self._unsettled.get(what, since) for what in unsettled}
         reported = self._reported
@@ -349,7 +352,7 @@ class Files:
                     latest = max(state.at for state in states)
                     self._recalled[folder] = max(latest, self._recalled.get(folder, 0))
         yield from self._staged(paths)
-        yield from self.folder.recall(known)
+        yield from self.folder.recall(known, self._known.values())
 
     def _staged(self, paths: Iterable[str]) -> Iterator[bool]:
         out_of_reach = {*self._listing.unreadable, *self._listing.missing}
@@ -361,6 +364,7 @@ class Files:
             and os.path.realpath(path) not in self._visited
             for path in self._listing.unreadable
         )
+        self.folder.closing.out_of_reach = self._listing.kept
         for path in paths:
             try:
                 text = file_text(path)
@@ -395,6 +399,8 @@ class Files:
         )
 
     def _states(self) -> dict[Ref, LastGood | None]:
+        if self.folder.closing.is_unlike_former:
+            return {}  # The next process is to compare with the same.
         now = int(time.time())  # noqa: TID251 - messages of a later process have a date
         known, self._known = self._known, {}
         news = self.folder.news()

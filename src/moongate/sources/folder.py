@@ -28,6 +28,7 @@ remembered. Places are computed only when a diagnostic needs them.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from weakref import WeakValueDictionary
@@ -163,13 +164,16 @@ class Folder:
             read.append(document)
         return read
 
-    def recall(self, known: Mapping[str, Sequence[LastGood]]) -> Iterator[bool]:
+    def recall(
+        self, known: Mapping[str, Sequence[LastGood]], former: Collection[LastGood] = ()
+    ) -> Iterator[bool]:
         """Put in force what a former process had of the staged files that have faults, before they take
         effect with the next ``commit``. So their faults have the effects of faults that come later.
 
         Args:
             known: path → what was in force of that file. One that is not staged cannot be reached, and
                 stays so.
+            former: all that was in force, of these files and others.
 
         Yields:
             As ``stage``.
@@ -194,6 +198,16 @@ class Folder:
             self._held[ref] = held._replace(at=at)
         self._staged = staged
         self.closing.at_start = True
+        self.closing.former = functools.cache(lambda: self._in_force_once(former))
+
+    def _in_force_once(self, former: Iterable[LastGood]) -> HeldResources:
+        """What was in force in a former process."""
+        held = HeldResources()
+        for state in former:
+            for entry in read_document(state.text, False, self.namespace).entries:
+                if entry.ref is not None and entry.resource is not None:
+                    held[entry.ref] = Held(entry.resource, state.file, state.text)
+        return held
 
     def commit(self, waits: Waits | None = None, *, begins: bool = True) -> dict[Ref, Resource | None]:
         """Make the staged states of files the current ones. Returns the same as ``update_many``.

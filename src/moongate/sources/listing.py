@@ -68,6 +68,8 @@ class Listing:
     def __init__(self) -> None:
         self.files: dict[str, Found] = {}
         """By the path that is shown."""
+        self.kept: set[str] = set()
+        """Those of them that were read before, and are in a folder that cannot be read."""
         self.walked: dict[str, Walked] = {}
         """Folders whose manifests are read."""
         self.closed: set[str] = set()
@@ -95,6 +97,7 @@ class Listing:
         for path, file in before.files.items():
             if path not in self.files and any(is_within(file.folder, folder) for folder in self.closed):
                 self.files[path] = file
+                self.kept.add(path)
 
     def matters(self, path: str) -> bool:
         """Whether what is written to a path may change what is read; what comes and goes always may."""
