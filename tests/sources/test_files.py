@@ -527,6 +527,24 @@ class TestWatch:
             (mine / "sub" / "a.yaml").write_text(backend("a", 2))
             await watched.until(lambda: port(watched.held[A]) == 2)
 
+    async def test_what_is_read_again_while_its_folder_cannot_be_read_is_read_when_it_can(
+        self, mine: Path
+    ) -> None:
+        """The file itself is the same as before."""
+        (mine / "sub").mkdir()
+        (mine / "sub" / "a.yaml").write_text(backend("a"))
+        os.utime(mine / "sub" / "a.yaml", (1, 1))
+        manifests = Files([mine])
+        async with watching(manifests):
+            pass
+        (mine / "sub").chmod(0)
+
+        async with watching(manifests) as watched:
+            assert watched.last is not None
+            assert len(watched.last.errors) == 2
+            (mine / "sub").chmod(0o700)
+            await watched.until(lambda: watched.last is not None and not watched.last.errors)
+
     async def test_a_new_folder_that_cannot_be_read_closes_what_is_new_besides(self, mine: Path) -> None:
         """It may have a policy about who may pass, which nobody has seen."""
         (mine / "old.yaml").write_text(route("old", "b"))

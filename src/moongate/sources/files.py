@@ -370,6 +370,9 @@ class Files:
                 text = file_text(path)
                 if text is None:
                     self._listing.files.pop(path, None)
+                elif isinstance(text, Unreadable) and path in self._listing.files:
+                    # The right to read it, or its folder, comes back without a change of its stamp.
+                    self._listing.files[path] = self._listing.files[path]._replace(stamp=None)
                 yield from self.folder.stage(path, text)
             except Exception as error:  # noqa: BLE001 - a bug that one file meets must not stop the others
                 message = f"The file cannot be read because of a bug of moongate: {type(error).__name__}."
