@@ -15,6 +15,8 @@ from moongate.api.httproute import HTTPPathMatch, HTTPRouteMatch
 from moongate.api.plans import plan
 from tests.api.manifests import admitted, gateway, manifest, problems, route
 
+ENVOY = "gateway.envoyproxy.io/v1alpha1"
+
 
 def test_a_route_gets_the_defaults_of_its_crd() -> None:
     resource = admitted(manifest("HTTPRoute", spec={"parentRefs": [{"name": "eg"}]}))
@@ -112,6 +114,69 @@ def test_a_field_one_level_too_high_is_reported_where_it_belongs() -> None:
     assert problems(document) == {
         "rules": "There is no field 'rules' here. It is a field of spec: put it there, further to the right.",
         "replicas": "There is no field 'replicas' here.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "right"),
+    [
+        (
+            route(matches=[{"timeouts": {"request": "1s"}}]),
+            "spec.rules[0].matches[0].timeouts",
+            "'timeouts' belongs beside 'matches': put it there, further to the left.",
+        ),
+        (
+            route(filters=[{"type": "CORS", "cors": {"backendRefs": []}}]),
+            "spec.rules[0].filters[0].cors.backendRefs",
+            "'backendRefs' belongs beside 'filters': put it there, further to the left.",
+        ),
+        (
+            manifest("Gateway", spec={"gatewayClassName": "g", "listeners": []}, metadata={"spec": {}}),
+            "metadata.spec",
+            "'spec' belongs beside 'metadata': put it there, further to the left.",
+        ),
+        (
+            manifest("HTTPRoute", spec={"filters": []}),
+            "spec.filters",
+            "It is a field of each entry of rules: put it there, further to the right.",
+        ),
+    ],
+)
+def test_a_field_too_far_to_the_right_or_left_is_reported_where_it_belongs(
+    document: dict[str, Any], path: str, right: str
+) -> None:
+    """An indentation by some blanks too many or too few is the most frequent slip in YAML."""
+    field = path.rpartition(".")[2]
+
+    assert problems(document)[path] == f"There is no field {field!r} here. {right}"
+
+
+def test_a_field_of_the_object_beside_is_reported_there() -> None:
+    spec = {"endpoints": [{"ip": {"hostname": "shop.test", "port": 1}}]}
+
+    faults = problems(manifest("Backend", ENVOY, spec=spec))
+
+    assert faults["spec.endpoints[0].ip.hostname"] == (
+        "There is no field 'hostname' here. It is a field of fqdn, which stands beside ip."
+    )
+
+
+def test_fields_that_were_moved_together_belong_to_one_object() -> None:
+    """A port is a field of ip and of fqdn, and an address of ip alone."""
+    spec = {"endpoints": [{"port": 1, "address": "127.0.0.1"}]}
+
+    faults = problems(manifest("Backend", ENVOY, spec=spec))
+
+    right = "It is a field of ip: put it there, further to the right."
+    assert faults["spec.endpoints[0].port"] == f"There is no field 'port' here. {right}"
+    assert faults["spec.endpoints[0].address"] == f"There is no field 'address' here. {right}"
+
+
+def test_a_list_without_dashes_is_reported_with_them() -> None:
+    faults = problems(route(matches={"path": {"value": "/"}}))
+
+    assert faults == {
+        "spec.rules[0].matches": "The value is an object; it must be a list, whose entries begin with '- '."
     }
 
 

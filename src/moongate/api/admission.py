@@ -23,7 +23,7 @@ import msgspec
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.diagnostics import did_you_mean, shown, type_name, veiled
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.api.plans import plan
+from moongate.api.plans import outdented, plan
 from moongate.problem import Problem
 
 MOST_FAULTS = 100
@@ -218,8 +218,9 @@ def _kind(
     if known is None:
         groups = [g for g, k in kinds if k == name]
         if groups:
-            right = " or ".join(sorted(repr(g or "v1") for g in groups))
-            return Problem("apiVersion", f"There is no kind {name} in {version!r}; its group is {right}.")
+            right = " or ".join(sorted(map(repr, filter(None, groups))))
+            what = f"group is {right}" if right else "apiVersion is 'v1'"
+            return Problem("apiVersion", f"There is no kind {name} in {version!r}; its {what}.")
         meant = did_you_mean(name, [k for _, k in kinds])
         return Problem("kind", f"{name!r} of {version!r} is not a kind that is read here.{meant}")
     if number not in known.VERSIONS:
@@ -258,7 +259,7 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
     problems: list[Problem] = []
     kept: dict[str, Any] = {key: meta[key] for key in _KEPT if meta.get(key) is not None}
     if not meta.get("uid"):  # An API server, which makes uids, keeps no unknown field.
-        problems += sorted(_undeclared(meta), key=lambda problem: problem.path)
+        problems += sorted(_undeclared(meta, kind), key=lambda problem: problem.path)
 
     kept["name"] = name = meta.get("name")
     form, longest = (_DNS_LABEL, 63) if kind.NAME_IS_LABEL else (_DNS_SUBDOMAIN, 253)
@@ -303,10 +304,13 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
     return kept, problems
 
 
-def _undeclared(metadata: Mapping[str, Any]) -> Iterator[Problem]:
+def _undeclared(metadata: Mapping[str, Any], kind: type[Resource]) -> Iterator[Problem]:
     """A problem for each field that the metadata of no object has."""
+    outside = plan(kind).fields
     for key in metadata.keys() - _DECLARED:
         meant = did_you_mean(str(key), (*_KEPT, *_OTHERS))
+        if str(key) in outside:
+            meant = outdented(str(key), "metadata")
         yield Problem(f"metadata.{key}", f"There is no field {str(key)!r} here.{meant}")
 
 

@@ -17,8 +17,8 @@ and which rules it carries. Each walk visits only the parts in which it has some
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Annotated, Any, Union, cast
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, Union, cast
 
 import msgspec
 from msgspec import Struct
@@ -53,7 +53,7 @@ class Leaf:
     def declared(self, value: Any) -> Any:
         return value
 
-    def faults(self, value: Any) -> Iterator[Problem]:
+    def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         message = wrong(self.type, value)
         if message:
             yield Problem("", message)
@@ -96,17 +96,19 @@ class List:
             return value
         return [self.item.declared(entry) for entry in cast("list[Any]", value)]
 
-    def faults(self, value: Any) -> Iterator[Problem]:
+    def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         if not isinstance(value, list | tuple):
             is_now = type_name(value) if self.names_secret else shown(value)
-            yield Problem("", f"The value is {is_now}; it must be a list.")
+            dashed = isinstance(value, dict) and isinstance(self.item, Plan)
+            how = ", whose entries begin with '- '" if dashed else ""
+            yield Problem("", f"The value is {is_now}; it must be a list{how}.")
             return
         entries = cast("list[Any]", value)
         message = bounded(len(entries), self.type.min_length, self.type.max_length, "entries")
         if message:
             yield Problem("", f"The list has {message}")
         for index, entry in enumerate(entries):
-            for problem in self.item.faults(entry):
+            for problem in self.item.faults(entry, above):
                 yield problem.under(f"[{index}]")
 
     def made(self, value: Any) -> Any:
@@ -169,7 +171,7 @@ class Map:
             return value
         return {key: self.item.declared(entry) for key, entry in cast("dict[str, Any]", value).items()}
 
-    def faults(self, value: Any) -> Iterator[Problem]:
+    def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         if not isinstance(value, dict):
             yield Problem("", f"The value is {shown(value)}; it must be an object.")
             return
@@ -180,7 +182,7 @@ class Map:
         for key, entry in entries.items():
             for problem in self.key.faults(key):
                 yield Problem(f"[{key}]", f"Of the key: {problem.message}", problem.reason)
-            for problem in self.item.faults(entry):
+            for problem in self.item.faults(entry, above):
                 yield problem.under(f"[{key}]")
 
     def made(self, value: Any) -> Any:
@@ -266,24 +268,25 @@ class Plan:
             if (node := self.fields.get(key)) is not None
         }
 
-    def faults(self, value: Any) -> Iterator[Problem]:
+    def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         if not isinstance(value, dict):
             is_now = type_name(value) if self.holds_secret else shown(value)
             yield Problem("", f"The value is {is_now}; it must be an object.")
             return
         entries = cast("dict[Any, Any]", value)
+        unknown = [str(key) for key in entries if key not in self.fields]
         questions: list[str] = []
         for key, entry in entries.items():
             node = self.fields.get(key)
             if node is not None:
-                for problem in node.faults(entry):
+                for problem in node.faults(entry, (Level(self, key), *above)):
                     yield problem.under(key)
             else:
                 free = [wire for wire in self.fields if wire not in entries]
                 meant = (
                     did_you_mean(str(key), free)
                     or did_you_mean(str(key), list(self.fields))
-                    or self._belongs(str(key))
+                    or self._right_place(str(key), unknown, above)
                 )
                 questions.append(meant)
                 yield Problem(str(key), f"There is no field {str(key)!r} here.{meant}")
@@ -292,11 +295,43 @@ class Plan:
             if wire not in entries and not any(repr(wire) in question for question in questions):
                 yield Problem(wire, f"{wire} is missing; it is required.")
 
-    def _belongs(self, key: str) -> str:
-        """Where a field stands that was put one level too high: its lines lack some blanks."""
-        below = ((wire, node) for wire, node in self.fields.items() if isinstance(node, Plan))
-        right = next((wire for wire, node in below if key in node.fields), None)
-        return f" It is a field of {right}: put it there, further to the right." if right else ""
+    def _right_place(self, key: str, unknown: Sequence[str], above: Above) -> str:
+        """Where a field belongs whose line has too few or too many blanks before it; "" if nowhere near.
+
+        Args:
+            key: the field.
+            unknown: all fields of the object that it does not have: they were probably moved together.
+            above: the levels that the object is in.
+        """
+        below = self.field_with(key, unknown) or self.field_with(key, unknown, lists=True)
+        if below is not None:
+            each = "each entry of " if isinstance(self.fields[below], List) else ""
+            return f" It is a field of {each}{below}: put it there, further to the right."
+        beside = above[0].plan.field_with(key, unknown) if above else None
+        if beside is not None:
+            return f" It is a field of {beside}, which stands beside {above[0].key}."
+        around = next((level for level in above if key in level.plan.fields), None)
+        return outdented(key, around.key) if around is not None else ""
+
+    def field_with(self, key: str, keys: Sequence[str], *, lists: bool = False) -> str | None:
+        """The field whose object has a field ``key``, and as many of ``keys`` as can be.
+
+        Args:
+            key: the field that it must have.
+            keys: all fields that it may have.
+            lists: look at the objects in lists instead.
+        """
+        plans = {
+            wire: node.item if isinstance(node, List) else node
+            for wire, node in self.fields.items()
+            if isinstance(node, List) == lists
+        }
+        having = {
+            wire: len(plan.fields.keys() & set(keys))
+            for wire, plan in plans.items()
+            if isinstance(plan, Plan) and key in plan.fields
+        }
+        return max(having, key=having.__getitem__, default=None)
 
     def made(self, value: Any) -> Any:
         entries = msgspec.convert(value, dict[str, Any])
@@ -337,6 +372,23 @@ class Plan:
         for name, wire, node in self.marked_below.get(mark, ()):
             for path, *rest in node.marked(getattr(value, name), mark):
                 yield f"{wire}{path}" if path.startswith("[") else f"{wire}.{path}", *rest
+
+
+class Level(NamedTuple):
+    """An object of a manifest that the look is inside of."""
+
+    plan: Plan
+    key: str
+    """The field of the object that leads further in."""
+
+
+Above = tuple[Level, ...]
+"""The objects around a value, the innermost first."""
+
+
+def outdented(key: str, beside: str) -> str:
+    """A sentence for a field that was written inside of a field that it belongs beside."""
+    return f" {key!r} belongs beside {beside!r}: put it there, further to the left."
 
 
 Node = Leaf | List | Map | Plan
