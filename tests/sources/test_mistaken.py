@@ -19,6 +19,9 @@ def faults(text: str, name: str = "a.yaml") -> list[tuple[int, str, str]]:
 
 
 MISTAKES = [
+    ("path", "../shop/c4n4ry.yaml", 1, "This is a path"),
+    ("path of a file here", "c4n4ry.yml\n", 1, "This is a path"),
+    ("path of a folder", "c4n4ry/", 1, "This is a path"),
     ("conflict", f"a: b\n<<<<<<< HEAD\n{MANIFEST}=======\n  name: b\n>>>>>>> b\n", 2, "conflict"),
     ("conflict of whole files", f"<<<<<<< HEAD\n{MANIFEST}=======\nx\n>>>>>>> b\n", 1, "conflict"),
     ("conflict in diff3", MANIFEST + "||||||| base\n", 5, "conflict"),

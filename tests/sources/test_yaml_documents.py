@@ -172,6 +172,17 @@ def test_a_number_beyond_any_integer_is_no_int(text: str) -> None:
             (3, 1),
             "The key 'apiVersion' stands here and 2 lines above: put `---` on a line between two documents.",
         ),
+        ("a: 1\nb c4n4ry\n\nd: 2\n", (2, 1), "This is not YAML: this line has no ':' after its key."),
+        ("a:\n- b c4n4ry\n  d: 2\n", (2, 1), "This is not YAML: this line has no ':' after its key."),
+        ("a\n  b:\n", (1, 1), "This is not YAML: this line has no ':' after its key."),
+        (
+            "a: c4n4ry\n  b: 2\n",
+            (2, 3),
+            (
+                "This is not YAML: this line is indented further than the one before, whose key has a value "
+                "already; begin it where that line begins."
+            ),
+        ),
         (
             "a: {b: 1, b: 2}\n",
             (1, 11),

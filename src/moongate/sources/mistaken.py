@@ -47,6 +47,10 @@ _OUTPUT = (
     "This seems to be an error message of a program, not a manifest. Run the program again, and see why it "
     "failed."
 )
+_PATH = (
+    "This is a path, not a manifest. Hand over what is in the file, in Python by `Path(…).read_text()`; "
+    "on a command line, name the file itself."
+)
 _TEMPLATE = "This is a template, not a manifest: '{%' is for a program to fill in. Render it first."
 _BINARY = "This is no text. Manifests are YAML or JSON, in UTF-8."
 _CHART = "This is the description of a Helm chart. Load what `helm template FOLDER` prints."
@@ -79,6 +83,7 @@ _TEXTS = (
     (re.compile(r"\A(?:diff --git |Index: |--- .*\n\+\+\+ |\+\+\+ |@@ )"), _PATCH),
     (re.compile(r"\A#!"), f"This is a script, not a manifest. {_AWAY}"),
     (re.compile(r"\A\s*-----BEGIN [A-Z ]+-----"), _PEM),
+    (re.compile(r"\A\s*(?:\S+\.(?:ya?ml|json)|(?:\.{1,2}|~)?/\S*|[\w.-]+/)\s*\Z"), _PATH),
     (re.compile(r"\A(?:[Ee]rror\b|ERROR\b|fatal:|[Uu]sage:|Traceback )"), _OUTPUT),
     (re.compile(r"\{%[-+ ]"), _TEMPLATE),
     (re.compile("\0"), _BINARY),

@@ -323,7 +323,7 @@ def _yaml_fault(text: str, error: yaml.MarkedYAMLError) -> Malformed:
     shown = lines[line] if line < len(lines) else ""
     if "{{" in shown or (line and "{{" in lines[line - 1]):
         return Malformed(HELM, line + 1, column + 1)
-    if (opened := _opened(lines, error)) is not None:
+    if (opened := _opened(lines, error) or _continued(lines, error)) is not None:
         return opened
     for number in (line, line - 1):
         indent = (
@@ -356,14 +356,45 @@ def _opened(lines: list[str], error: yaml.MarkedYAMLError) -> Malformed | None:
             about.line + 1,
             about.column + 1,
         )
-    key = _KEY_WITHOUT_SPACE.match(lines[about.line], about.column)
-    if "could not find expected ':'" in (error.problem or "") and key is not None:
+    if "could not find expected ':'" not in (error.problem or ""):
+        return None
+    line = lines[about.line]
+    key = _KEY_WITHOUT_SPACE.match(line, about.column)
+    if key is not None:
         # What follows may be a secret.
         return Malformed(
             f"This is not YAML: a space is missing after '{key[1]}'.", about.line + 1, about.column + 1
         )
+    if not line.startswith(("'", '"'), about.column) and not _COLON.search(line, about.column):
+        return Malformed(_NO_COLON, about.line + 1, about.column + 1)
     return None
 
+
+def _continued(lines: list[str], error: yaml.MarkedYAMLError) -> Malformed | None:
+    """The fault of the line before, where a key is taken for the rest of that line's value."""
+    mark = error.problem_mark
+    if mark is None or "mapping values are not allowed" not in (error.problem or ""):
+        return None
+    if mark.line >= len(lines) or _COLON.search(lines[mark.line], 0, mark.column):
+        return None  # It is the second ':' of the line.
+    above = (n for n in reversed(range(mark.line)) if lines[n].strip() and lines[n].lstrip()[0] != "#")
+    before = next(above, None)
+    if before is None:
+        return None
+    # The words of that line may be a secret.
+    if _COLON.search(lines[before]):
+        message = (
+            "this line is indented further than the one before, whose key has a value already; "
+            "begin it where that line begins"
+        )
+        indent = len(lines[mark.line]) - len(lines[mark.line].lstrip())
+        return Malformed(f"This is not YAML: {message}.", mark.line + 1, indent + 1)
+    indent = len(lines[before]) - len(lines[before].lstrip())
+    return Malformed(_NO_COLON, before + 1, indent + 1)
+
+
+_NO_COLON = "This is not YAML: this line has no ':' after its key."
+_COLON = re.compile(r":(?:\s|$)")
 
 _KEY_WITHOUT_SPACE = re.compile(r"([\w.-]+:)[^\s:]")
 
