@@ -52,6 +52,17 @@ def test_without_dns_names_it_stands_for_its_common_name() -> None:
     [
         pytest.param({}, "has no tls.crt", id="empty"),
         pytest.param({"tls.crt": CHAIN}, "has no tls.key", id="no-key"),
+        pytest.param({"cert.pem": CHAIN, "key.pem": b""}, "It has 'cert.pem', 'key.pem'.", id="other-keys"),
+        pytest.param(
+            {"tls.crt": base64.b64encode(CHAIN), "tls.key": key_bytes(KEY)},
+            "has a tls.crt that is base64 still; write it as it is under stringData",
+            id="base64-of-chain",
+        ),
+        pytest.param(
+            {"tls.crt": CHAIN, "tls.key": base64.encodebytes(key_bytes(KEY))},
+            "has a tls.key that is base64 still",
+            id="base64-of-key",
+        ),
         pytest.param({"tls.crt": b"x", "tls.key": key_bytes(KEY)}, "no PEM block in tls.crt", id="no-pem"),
         pytest.param(
             {"tls.crt": CHAIN + key_bytes(KEY), "tls.key": key_bytes(KEY)}, "not a certificate", id="chain"

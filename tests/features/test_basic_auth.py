@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth as Filter
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
 from moongate.api.base import ENVOY_GROUP, ObjectMeta, Ref, Resource
-from moongate.api.core import Secret
+from moongate.api.core import ENCODED_TWICE, Secret
 from moongate.api.gateway import ReferenceGrant, ReferenceGrantFrom, ReferenceGrantSpec, ReferenceGrantTo
 from moongate.api.shared import SecretObjectReference
 from moongate.attach.grants import GRANTS
@@ -100,6 +102,23 @@ def test_each_policy_has_a_filter_of_its_own_that_is_off_elsewhere() -> None:
 
 def test_without_the_secret_there_is_nobody_to_let_in() -> None:
     assert faults(world()) == ["Secret default/users does not exist."]
+
+
+def test_the_keys_that_the_secret_has_instead_are_named() -> None:
+    """``htpasswd`` and ``auth`` are what other programs read."""
+    db = world(Secret(metadata=ObjectMeta(name="users", namespace="default"), data={"htpasswd": b"c4n4ry"}))
+
+    [message] = faults(db)
+
+    assert message.endswith(" It has 'htpasswd'.")
+
+
+@pytest.mark.parametrize("entries", [b"alice:" + HASH + b"\n", b"alice:" + HASH + b"\nbob:" + HASH * 9])
+def test_entries_that_are_base64_still_are_reported_as_such(entries: bytes) -> None:
+    """As where base64 is written under stringData, with line breaks or without."""
+    [message] = faults(world(users(base64.encodebytes(entries))))
+
+    assert message == f"The .htpasswd in Secret default/users {ENCODED_TWICE}."
 
 
 @pytest.mark.parametrize("entries", [b"", b" \n \n"])

@@ -7,6 +7,7 @@ others are in ``DROPPED``.
 from __future__ import annotations
 
 import base64
+import binascii
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -200,6 +201,12 @@ def _odd_keys(document: Mapping[str, Any], *fields: str) -> Iterator[Problem]:
                 yield Problem(f"{name}[{key}]", f"The key is {key!r}; it must have {right}.")
 
 
+ENCODED_TWICE = "is base64 still; write it as it is under stringData, or encode it only once under data"
+"""The rest of a sentence about a value for which ``Secret.is_encoded_twice`` holds."""
+_MOST_KEYS = 5
+"""How many keys of a Secret a message names."""
+
+
 class Secret(BuiltInResource, frozen=True, kw_only=True):
     """Certificates, keys, passwords."""
 
@@ -219,6 +226,27 @@ class Secret(BuiltInResource, frozen=True, kw_only=True):
     def refused(self, document: Mapping[str, Any]) -> Iterator[Problem]:
         """Keys that could not be the names of files."""
         return _odd_keys(document, "data", "stringData")
+
+    @property
+    def listed_keys(self) -> str:
+        """A sentence with its keys, to follow one about a key that is missing; "" without keys."""
+        keys = ", ".join(map(repr, sorted(self.data)[:_MOST_KEYS]))
+        return f" It has {keys}." if keys else ""
+
+    def is_encoded_twice(self, key: str, word: bytes) -> bool:
+        """Whether a value is base64 still, as where base64 was written under ``stringData``.
+
+        Args:
+            key: the key of the value.
+            word: what the value has to hold, and holds when it is decoded once more.
+        """
+        data = self.data.get(key, b"")
+        if word in data:
+            return False
+        try:
+            return word in base64.b64decode(b"".join(data.split()), validate=True)
+        except binascii.Error:
+            return False
 
     def __repr__(self) -> str:
         """Names and keys, never values: it may end up in a log."""

@@ -39,7 +39,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtensionOID, NameOID, PublicKeyAlgorithmOID
 from msgspec import Struct
 
-from moongate.api.core import Secret
+from moongate.api.core import ENCODED_TWICE, Secret
 from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.store import get
@@ -79,6 +79,7 @@ _HEAD: Final = 32
 
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
+_BEGIN = b"-----BEGIN "
 _BLOCK = re.compile(
     # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
     rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
@@ -157,7 +158,7 @@ def certificate(db: Db, ref: Ref) -> Certificate | Fault:
         return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
     for name in (CERTIFICATE, KEY):
         if not secret.data.get(name):
-            return Fault(f"has no {name}; it must hold {CERTIFICATE} and {KEY}.")
+            return Fault(f"has no {name}; it must hold {CERTIFICATE} and {KEY}.{secret.listed_keys}")
     chain = _chain(secret)
     if isinstance(chain, Fault):
         return chain
@@ -317,6 +318,8 @@ class _Member(NamedTuple):
 
 def _chain(secret: Secret) -> tuple[_Member, ...] | Fault:
     blocks = _blocks(secret.data.get(CERTIFICATE, b""))
+    if secret.is_encoded_twice(CERTIFICATE, _BEGIN):
+        return Fault(f"has a {CERTIFICATE} that {ENCODED_TWICE}.")
     if not blocks:
         return Fault(
             f"holds no PEM block in {CERTIFICATE}: it must be between the lines "
@@ -346,6 +349,8 @@ def _member(der: bytes) -> _Member:
 
 def _private_key(secret: Secret) -> PrivateKeyTypes | Fault:
     blocks = _blocks(secret.data.get(KEY, b""))
+    if secret.is_encoded_twice(KEY, _BEGIN):
+        return Fault(f"has a {KEY} that {ENCODED_TWICE}.")
     if not blocks:
         return Fault(f"holds no PEM block in {KEY}.")
     ders = [der for label, der in blocks if label in _KEY_LABELS]

@@ -23,7 +23,7 @@ from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
 from moongate.api.base import Model, Ref
-from moongate.api.core import Secret
+from moongate.api.core import ENCODED_TWICE, Secret
 from moongate.api.shared import CONNECTION_HEADERS, SecretObjectReference
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Reference
@@ -69,10 +69,15 @@ def check(db: Db, basic_auth: Effective[BasicAuth]) -> Iterator[Problem]:
         )
     ref = _secret(basic_auth)
     entries = _users(db, basic_auth)
+    secret = get(db, Secret, ref)
     if not entries.strip():
+        keys = secret.listed_keys if secret is not None and KEY not in secret.data else ""
         yield Problem(
-            "users", f"{ref} has nothing under the key {KEY}; it must hold lines user:{{SHA}}digest."
+            "users", f"{ref} has nothing under the key {KEY}; it must hold lines user:{{SHA}}digest.{keys}"
         )
+    if secret is not None and secret.is_encoded_twice(KEY, b":"):
+        yield Problem("users", f"The {KEY} in {ref} {ENCODED_TWICE}.")
+        return
     seen: dict[bytes, int] = {}
     for number, line in enumerate(entries.split(b"\n"), start=1):
         if not line or line.startswith(b"#"):
