@@ -136,6 +136,44 @@ def test_a_resource_of_the_same_name_in_another_namespace_is_named() -> None:
     )
 
 
+def test_a_filter_that_a_rule_or_a_backend_names_is_looked_for() -> None:
+    """Only in the namespace of the route, for an extensionRef names no other."""
+    ref = (
+        "{type: ExtensionRef, extensionRef: {group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: %s}}"
+    )
+    route = f"""
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: HTTPRoute
+        metadata: {{name: shop, namespace: default}}
+        spec:
+          parentRefs: [{{name: eg}}]
+          rules:
+          - filters: [{ref % "pages"}]
+            backendRefs: [{{name: app, port: 80, filters: [{ref % "closd"}]}}, {{name: app, port: 80}}]
+    """
+    pages, closed = (
+        f"""
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: HTTPRouteFilter
+        metadata: {{name: {name}, namespace: {namespace}}}
+        spec: {{directResponse: {{statusCode: 503}}}}
+        """
+        for name, namespace in (("pages", "apps"), ("closed", "default"))
+    )
+    reported = messages(GATEWAY_CLASS, gateway(http("http")), route, pages, closed)
+
+    assert [message for message in reported if "extensionRef" in message] == [
+        (
+            "HTTPRoute default/shop: spec.rules[0].backendRefs[0].filters[0].extensionRef.name: There is no "
+            "HTTPRouteFilter default/closd. Did you mean 'closed'?"
+        ),
+        (
+            "HTTPRoute default/shop: spec.rules[0].filters[0].extensionRef.name: There is no HTTPRouteFilter "
+            "default/pages. One is in namespace 'apps'; only one in 'default' can be named here."
+        ),
+    ]
+
+
 def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowhere() -> None:
     """A tab in one file makes all references to what is in it dangle: the tab is the cause."""
     held = {resource.ref: resource for text in (ROUTE, POLICY) for resource in read(text)}

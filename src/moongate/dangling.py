@@ -25,7 +25,8 @@ from moongate.api.core import EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.api.route import RequestRule, Route
+from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.route import RequestBackendRef, RequestRule, Route
 from moongate.attach.backends import SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.policies import Policy
 from moongate.hints import CLOSED, UNUSED, hints
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from moongate.api.base import Resource
+    from moongate.api.route import RouteFilter
     from moongate.api.shared import BackendObjectReference, LocalObjectReference
 
 REASON = "TargetNotFound"
@@ -56,7 +58,7 @@ MOST_QUESTIONS = 100
 """For how many missing names one call suggests another. If more are missing, whole files are absent."""
 
 
-_WITHIN_NAMESPACE = ("spec.targetRef", "spec.infrastructure")
+_WITHIN_NAMESPACE = re.compile(r"spec\.(?:targetRef|infrastructure)|.*\.extensionRef\.")
 """The fields whose references have no namespace."""
 
 _GUARDS = frozenset(kind.KIND for kind in POLICY_KINDS if kind.GUARDS)
@@ -262,7 +264,7 @@ class _Known:
         if names is not None and (close := names.like(to.name)) is not None:
             return f" Did you mean {close!r}?"
         if (elsewhere := self._elsewhere.get((to.group, to.kind, to.name))) is not None:
-            if path.startswith(_WITHIN_NAMESPACE):
+            if _WITHIN_NAMESPACE.match(path):
                 return f" One is in namespace {elsewhere!r}; only one in {to.namespace!r} can be named here."
             return f" One is in namespace {elsewhere!r}: if you mean it, add namespace: {elsewhere} here."
         if self._unread_place is not None:
@@ -384,10 +386,21 @@ def _of_route(route: Route) -> Iterator[_Reference]:
     for n, rule in enumerate(route.spec.rules):
         for m, ref in enumerate(rule.backend_refs):
             yield from _backend(route, f"spec.rules[{n}].backendRefs[{m}]", ref)
-        for m, used in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
-            if used.request_mirror is not None:
-                path = f"spec.rules[{n}].filters[{m}].requestMirror.backendRef"
-                yield from _backend(route, path, used.request_mirror.backend_ref)
+            filters = ref.filters if isinstance(ref, RequestBackendRef) else ()
+            yield from _of_filters(route, f"spec.rules[{n}].backendRefs[{m}]", filters)
+        if isinstance(rule, RequestRule):
+            yield from _of_filters(route, f"spec.rules[{n}]", rule.filters)
+
+
+def _of_filters(route: Route, path: str, filters: Iterable[RouteFilter]) -> Iterator[_Reference]:
+    for n, used in enumerate(filters):
+        at = f"{path}.filters[{n}]"
+        if used.request_mirror is not None:
+            yield from _backend(route, f"{at}.requestMirror.backendRef", used.request_mirror.backend_ref)
+        extension = used.extension_ref
+        if extension is not None and (extension.group, extension.kind) == (ENVOY_GROUP, HTTPRouteFilter.KIND):
+            to = Ref.of(HTTPRouteFilter, route.metadata.namespace, extension.name)
+            yield _Reference(f"{at}.extensionRef.name", to)
 
 
 def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_Reference]:

@@ -106,7 +106,7 @@ def test_a_mirror_of_no_request_goes_with_a_redirect() -> None:
 def test_a_route_filter_that_does_not_exist_is_unresolved() -> None:
     verdict = judged(EXTRA, ADDS)
 
-    assert [p.path for p in verdict.unresolved] == ["filters[0]"]
+    assert [p.path for p in verdict.unresolved] == ["filters[0].extensionRef"]
     assert verdict.refused == ()
     assert verdict.request == ()
 

@@ -84,7 +84,7 @@ def db(*resources: Resource | str) -> Db:
         (
             backend_refs(name="shop", port=81),
             (service(),),
-            ["spec.jwt.backendRefs[1]: Service default/shop has no TCP port 81."],
+            ["spec.jwt.backendRefs[1]: Service default/shop has no TCP port 81; it has 80."],
         ),
         (
             backend_refs(kind="Gateway", name="shop"),

@@ -174,6 +174,8 @@ def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
     return bool(endpoints(db, of, to_service))
 
 
+_MOST_PORTS: Final = 8
+"""How many ports of a Service a message looks at."""
 LONGEST_SOCKET: Final = 107
 """Bytes of the path of a Unix socket on Linux, without the NUL that ends it; the API allows one more."""
 
@@ -255,7 +257,9 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
         return Backend(problem=Problem("", message, "UnsupportedValue"))
     port = virtual.port(of.port)
     if port is None:
-        return Backend(problem=Problem("", f"{what} has no TCP port {of.port}", "PortNotFound"))
+        ports = ", ".join(str(each.port) for each in virtual.ports[:_MOST_PORTS] if each.protocol == "TCP")
+        has = f"; it has {ports}" if ports else ""
+        return Backend(problem=Problem("", f"{what} has no TCP port {of.port}{has}", "PortNotFound"))
     routed = to_service and bool(virtual.addresses)
     kinds = {s.address_type == "FQDN" for s in _slices(db, of)} if not routed else set[bool]()
     if len(kinds) > 1:
@@ -306,6 +310,9 @@ def _backend(db: Db, of: Target) -> Backend:
     if resource is None:
         return Backend(problem=Problem("", f"{of.ref} {absence(db, of.ref)}", "BackendNotFound"))
     if (problem := backend_problem(db, resource)) is not None:
+        if problem.path:  # It is a field of the Backend, not of the route.
+            message = f"{of.ref} cannot be used: {problem.path}: {problem.message}"
+            problem = Problem("", message, problem.reason)
         return Backend(problem=problem)
     if any(e.unix is not None for e in resource.spec.endpoints) and not on_host(db):
         message = f"{of.ref} has a Unix socket, which only a gateway on the same host can reach"

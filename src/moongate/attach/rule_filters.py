@@ -261,7 +261,7 @@ class _Draft:
 
     def _extend(self, path: str, extra: Extension) -> bool:
         if extra.unresolved is not None:
-            self._unresolved.append(extra.unresolved.under(path))
+            self._unresolved.append(extra.unresolved.under(f"{path}.extensionRef"))
             return False
         if extra.refused is not None:
             self._refused.append(extra.refused.under(path))
