@@ -150,7 +150,10 @@ def test_what_a_gateway_has_no_use_for_is_counted(command: Command, tmp_path: Pa
         f"{SHOP}---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: shop}}\n"
     )
 
-    assert command("validate", tmp_path).out == "5 resources, 1 document ignored: nothing is wrong.\n"
+    assert (
+        command("validate", tmp_path).out
+        == "5 resources, 1 document ignored (Deployment): nothing is wrong.\n"
+    )
 
 
 def test_what_envoy_judges_is_translated_once(tmp_path: Path, shop: Path) -> None:
@@ -290,7 +293,7 @@ LINE = line_of(SHOP, f"    {TO_SHOP}")
             7,
             (
                 "error: HTTPRoute default/shop: spec.rules[0].backendRefs[0]: "
-                "Service default/shop has no TCP port 81. Requests are answered with 500."
+                "Service default/shop has no TCP port 81; it has 80. Requests are answered with 500."
             ),
         ),
         (
@@ -535,7 +538,7 @@ def test_a_kind_that_no_gateway_reads_is_no_warning_also_if_warnings_are_errors(
 
     ended = command("validate", tmp_path, "--strict")
 
-    assert (ended.code, ended.out) == (0, "5 resources, 1 document ignored: nothing is wrong.\n")
+    assert (ended.code, ended.out) == (0, "5 resources, 1 document ignored (Deployment): nothing is wrong.\n")
 
 
 def test_json_has_each_diagnostic_with_its_place(command: Command, tmp_path: Path) -> None:

@@ -45,13 +45,13 @@ class Translated(Struct, frozen=True):
         world: the settled world.
         files: the files that were read; they know the place of each resource.
         diagnostics: the faults of single manifests and of their combination; each once, sorted by place.
-        ignored: how many documents are of kinds that a gateway does not read.
+        ignored: the kinds that a gateway does not read, once for each document of them.
     """
 
     world: World
     files: Files
     diagnostics: tuple[Diagnostic, ...]
-    ignored: int
+    ignored: tuple[str, ...]
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -151,7 +151,11 @@ def translated(
         world,
         files,
         tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.place)),
-        len(loaded.diagnostics) - len(faults),
+        tuple(
+            each.resource.kind if each.resource is not None else "nameless"
+            for each in loaded.diagnostics
+            if each.severity == "info"
+        ),
     )
 
 

@@ -87,7 +87,7 @@ def validate(
     if output == "json":
         counts = {
             "resources": len(translation.files.folder),
-            "ignored": translation.ignored,
+            "ignored": len(translation.ignored),
             "errors": errors,
             "warnings": warnings,
         }
@@ -125,8 +125,14 @@ def _line(diagnostic: Diagnostic) -> str:
 def _summary(translation: Translated, errors: int, warnings: int) -> str:
     held = len(translation.files.folder.resources)
     wrong = f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
-    ignored = f", {_counted(translation.ignored, 'document')} ignored" if translation.ignored else ""
+    kinds = sorted(set(translation.ignored))
+    some = ", ".join((*kinds[:_MOST_KINDS], *(["…"] if len(kinds) > _MOST_KINDS else ())))
+    ignored = f", {_counted(len(translation.ignored), 'document')} ignored ({some})" if kinds else ""
     return f"{_counted(held, 'resource')}{ignored}: {wrong if errors or warnings else 'nothing is wrong'}."
+
+
+_MOST_KINDS = 5
+"""How many of the kinds that were ignored the summary names."""
 
 
 def _counted(number: int, what: str) -> str:

@@ -244,9 +244,11 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
             at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "error", named
         )
     elif any(kind == known for _, known in KINDS):
-        yield Entry(
-            at, None, None, admission.admit(document, KINDS, namespace=namespace).problems, "warning", named
+        problems = tuple(
+            problem.saying("This resource has no effect.")
+            for problem in admission.admit(document, KINDS, namespace=namespace).problems
         )
+        yield Entry(at, None, None, problems, "warning", named)
     else:
         problem = Problem(
             "kind", f"moongate does not read the kind {kind} of {version}: it is ignored.", "Ignored"
