@@ -107,8 +107,8 @@ def more(file: str, text: str) -> dict[str, str]:
     return {file: f"{FILES[file]}---\n{text}"}
 
 
-def params(**groups: tuple[Fault, ...]) -> list[Any]:
-    """Rows as parameters of a test."""
+def params(groups: Mapping[str, tuple[Fault, ...]]) -> list[Any]:
+    """Rows as parameters of a test, named after the table that they are in."""
     return [
         pytest.param(fault, id=f"{group}: {fault.name}")
         for group, faults in groups.items()

@@ -15,32 +15,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.campaign import (
-    certificate_faults,
-    cold,
-    conflict_faults,
-    file_faults,
-    kind_faults,
-    reference_faults,
-    refused_faults,
-    yaml_faults,
-)
-from tests.campaign.fault import Fault, NotApplicable, swap
+from tests.campaign import cold
+from tests.campaign.fault import Fault, NotApplicable, params, swap
 from tests.campaign.healthy import SHOP
+from tests.campaign.tables import ALL, OF_CONTENT
 
-FAULTS: Final = (
-    *yaml_faults.FAULTS,
-    *kind_faults.FAULTS,
-    *reference_faults.FAULTS,
-    *certificate_faults.FAULTS,
-    *conflict_faults.FAULTS,
-    *refused_faults.FAULTS,
-)
+FAULTS: Final = tuple(fault for table in OF_CONTENT.values() for fault in table)
 
 values = cache(cold.values)
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *file_faults.FAULTS, *file_faults.EDITS], ids=lambda f: f.name)
+@pytest.mark.parametrize("fault", params(ALL))
 def test_a_row_says_all_that_its_user_must_read(fault: Fault) -> None:
     """What is wrong, what would be right and what requests get: or why a message cannot say that."""
     for reading in fault.reads:

@@ -10,28 +10,9 @@ from collections.abc import AsyncGenerator
 import pytest
 import pytest_asyncio
 
-from tests.campaign import (
-    certificate_faults,
-    conflict_faults,
-    file_faults,
-    kind_faults,
-    reference_faults,
-    refused_faults,
-    yaml_faults,
-)
 from tests.campaign.fault import Fault, params
 from tests.campaign.house import House, house, strays
-
-CONTENT = params(
-    yaml=yaml_faults.FAULTS,
-    field=kind_faults.FAULTS,
-    reference=reference_faults.FAULTS,
-    certificate=certificate_faults.FAULTS,
-    conflict=conflict_faults.FAULTS,
-    refused=refused_faults.FAULTS,
-    file=file_faults.FAULTS,
-    edit=file_faults.EDITS,
-)
+from tests.campaign.tables import ALL
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -44,7 +25,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Ho
 
 @pytest.mark.envoy
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("fault", CONTENT)
+@pytest.mark.parametrize("fault", params(ALL))
 async def test_a_fault_of_content_hurts_nothing_else_and_is_said(gateway: House, fault: Fault) -> None:
     """Whoever reads the message once knows what to do, and nothing else has changed meanwhile."""
     async with gateway.steady() as answers:
