@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources.folder import Folder
 from tests.sources.manifests import Unfinished
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 def labelled(labels: str, rest: str = "") -> str:
@@ -471,7 +479,12 @@ def test_a_namespace_waits_if_a_listener_would_not_take_its_guarded_routes_any_m
 
 
 def basic(name: str, targets: str) -> str:
-    return guarding(name, targets).replace("cors: {allowOrigins: ['*']}", "basicAuth: {users: {name: u}}")
+    return asking(guarding(name, targets))
+
+
+def asking(policy: str) -> str:
+    """A policy that asks for a password, in place of one about browsers."""
+    return policy.replace("cors: {allowOrigins: ['*']}", "basicAuth: {users: {name: u}}")
 
 
 USERS = "{apiVersion: v1, kind: Secret, metadata: {name: u}, stringData: {.htpasswd: ''}}\n"
@@ -577,3 +590,92 @@ def test_what_has_waited_long_enough_does_not_wait_for_what_came_later() -> None
 
     assert list(folder.commit(Long("r"))) == [ROUTE]
     assert list(folder.commit(Long("r", "s"))) == [Ref.of(HTTPRoute, "default", "s")]
+
+
+@st.composite
+def routes(draw: st.DrawFn, name: str) -> str:
+    each = [("x ANY /",), ("x ANY /a",), ("x ANY /", "w ANY /a"), ("w ANY /", "x ANY /a")]
+    rules, host = draw(st.sampled_from(each)), draw(st.sampled_from(["a.test", ""]))
+    return matching(name, *rules, host=host, labels=f"{{turn: {draw(st.sampled_from('ab'))}}}")
+
+
+@st.composite
+def policies(draw: st.DrawFn, name: str) -> str:
+    named = [NAMED, NAMED.replace("name: r", "name: s"), NAMED.replace("name: r", "name: r, sectionName: x")]
+    selected = [f"targetSelectors: [{{kind: HTTPRoute, matchLabels: {{turn: {label}}}}}]" for label in "ab"]
+    made = guarding(name, draw(st.sampled_from(named + selected)))
+    return draw(st.sampled_from([made, asking(made)]))
+
+
+STATES = st.fixed_dictionaries(
+    {},
+    optional={
+        **{f"{name}.yaml": routes(name) for name in "rst"},
+        **{f"{name}.yaml": policies(name) for name in "pq"},
+    },
+)
+"""Routes that may take each other's requests, and policies of them, each in a file of its own."""
+
+
+def passing(folder: Folder) -> dict[tuple[str, str], bool]:
+    """Requests that reach a route, each with whether everybody may pass: of a hostname, to a path."""
+    routes = [r for r in folder.resources.values() if isinstance(r, HTTPRoute)]
+    policies = sorted(
+        (p for p in folder.resources.values() if isinstance(p, SecurityPolicy)),
+        key=lambda each: each.metadata.name,
+    )
+    answers: dict[tuple[str, str], bool] = {}
+    for host in ("a.test", "b.test"):
+        there = [r for r in routes if host in r.hostnames] or [r for r in routes if not r.hostnames]
+        for path in ("/z", "/a"):
+            taken = sorted(
+                (-len(value), route.metadata.name, rule.name or "", route)
+                for route in there
+                for rule in route.spec.rules
+                if (value := rule.matches[0].path.value) in ("/", path)
+            )
+            if taken:
+                *_, section, route = taken[0]
+                answers[host, path] = not any(
+                    winning.demands for winning in nearest(policies, route, section)
+                )
+    return answers
+
+
+def nearest(policies: list[SecurityPolicy], route: HTTPRoute, section: str) -> list[SecurityPolicy]:
+    """The policy that holds for a rule, if there is one."""
+    named = [
+        (each, at.section_name)
+        for each in policies
+        for at in each.spec.target_refs
+        if at.name == route.metadata.name
+    ]
+    selected = [
+        each
+        for each in policies
+        if any(s.selector.selects(route.metadata.labels) for s in each.spec.target_selectors)
+    ]
+    of_rule = [each for each, at in named if at == section]
+    of_route = [p for p in policies if p in selected or (p, None) in named]
+    return (of_rule or of_route)[:1]
+
+
+@given(STATES, STATES, st.randoms(use_true_random=False))
+def test_no_request_passes_that_is_guarded_before_and_after_an_edit(
+    before: dict[str, str], after: dict[str, str], random: Random
+) -> None:
+    """The law of all the cases above: whatever the edit, in whichever order its files come."""
+    fixed = {"u.yaml": USERS, "g.yaml": gateway("g", http="*")}
+    folder, whole = Folder(), Folder()
+    folder.update_many(fixed | before)
+    whole.update_many(fixed | after)
+    guarded = {each for each, is_open in passing(folder).items() if not is_open}
+    guarded &= {each for each, is_open in passing(whole).items() if not is_open}
+
+    files = sorted({*before, *after})
+    random.shuffle(files)
+    for path in files:
+        commit(folder, path, after.get(path))
+        assert not any(passing(folder).get(each) for each in guarded)
+    folder.commit()
+    assert folder.resources == whole.resources

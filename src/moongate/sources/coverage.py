@@ -11,8 +11,9 @@ Facts
   Only if less is *demanded* of who wants to pass, the policy that demands it may be in another file.
 * A rule is *guarded* by a SecurityPolicy that covers it or its route. One of the Gateway does not count: it
   may be about something else, and holds for the routes beside it too.
-* A request *goes over* from a guarded rule to a bare one if both match it, and the guarded one got it before,
-  and does not afterwards. If it depends on a pattern whether both match it, they do.
+* A request *goes over* from a guarded rule to one whose own policy demands less, or that has none, if both
+  match it, and the guarded one got it before, and does not afterwards. If it depends on a pattern whether
+  both match it, they do.
 * Where listeners change, it is not asked which request goes where: something there is guarded, or nothing.
 """
 
@@ -56,12 +57,12 @@ class _Place(NamedTuple):
 
     Args:
         match: the match; its number does not count.
-        is_guarded: whether a SecurityPolicy covers the rule.
+        guards: what a SecurityPolicy of the rule or its route demands, and that there is one; else nothing.
         is_whole: whether all requests of the match are the rule's, and no filter says more about them.
     """
 
     match: Match
-    is_guarded: bool
+    guards: frozenset[str]
     is_whole: bool
 
 
@@ -178,7 +179,6 @@ def _comes_beside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     return any(
         _goes_over(guarded, other, left, bare, ref, taken, old, new)
         for bare, taken in new.beyond(old, ref)
-        if not bare.is_guarded
         for other in dict.fromkeys(old.near(taken, bare.match))
         for guarded in old.places(other)
         for left in old.sites(other)
@@ -190,7 +190,7 @@ def _steps_aside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     return any(
         _goes_over(guarded, ref, left, bare, other, taken, old, new)
         for guarded, left in old.beyond(new, ref)
-        if guarded.is_guarded
+        if guarded.guards
         for other in dict.fromkeys(new.near(left, guarded.match))
         for bare in new.places(other)
         for taken in new.sites(other)
@@ -221,8 +221,7 @@ def _goes_over(
     """
     common = intersection(left.host, taken.host)
     return (
-        guarded.is_guarded
-        and not bare.is_guarded
+        not guarded.guards <= bare.guards
         and common is not None
         and left.meets(taken)
         and may_meet(guarded.match, bare.match)
@@ -237,7 +236,7 @@ def _stay(guarded: _Place, from_: Ref, bare: _Place, taken: _Site, common: str, 
         site.meets(taken) and _covers(site.host, common) and not _is_within(taken.host, site.host)
         for site in new.sites(from_)
     ) and any(
-        place.is_guarded
+        guarded.guards <= place.guards
         and place.is_whole
         and includes(place.match, guarded.match)
         and precedence(place.match) < precedence(bare.match)
@@ -249,7 +248,7 @@ def _went(guarded: _Place, left: _Site, bare: _Place, to: Ref, common: str, old:
     """Whether the route of the bare rule got the requests before, too, and without a policy."""
     hosts = [site.host for site in old.sites(to) if site.meets(left) and _covers(site.host, common)]
     return any(
-        not place.is_guarded
+        not guarded.guards <= place.guards
         and place.is_whole
         and includes(place.match, bare.match)
         and (_is_within(host, left.host) or precedence(place.match) < precedence(guarded.match))
@@ -314,7 +313,7 @@ class _Coverage:
         self.view = view
         self._places: dict[Ref, list[_Place]] = {}
         self._sites: dict[Ref, list[_Site]] = {}
-        self._guards: dict[Ref, dict[str, SecurityPolicy]] = {}
+        self._winners: dict[Ref, dict[str, SecurityPolicy]] = {}
 
     @cached_property
     def guards(self) -> bool:
@@ -360,16 +359,20 @@ class _Coverage:
         above = self._winner(parent, listener) or self._winner(parent, "")
         return demands | above.demands if above is not None else demands
 
+    def _guards_of(self, ref: Ref, rule: str) -> frozenset[str]:
+        own = self._winner(ref, rule) or self._winner(ref, "")
+        return frozenset() if own is None else own.demands | {_GUARD}
+
     def _winner(self, ref: Ref, section: str) -> SecurityPolicy | None:
         """The SecurityPolicy that holds for a section of a target: the oldest, then the first by name."""
-        if ref not in self._guards:
+        if ref not in self._winners:
             candidates = ((self._policy(policy), at) for policy, at in self._covering(ref))
             guards = [(each, at) for each, at in candidates if isinstance(each, SecurityPolicy)]
             winners: dict[str, SecurityPolicy] = {}
             for each, at in sorted(guards, key=lambda guard: (guard[0].age, guard[0].ref)):
                 winners.setdefault(at, each)
-            self._guards[ref] = winners
-        return self._guards[ref].get(section)
+            self._winners[ref] = winners
+        return self._winners[ref].get(section)
 
     def of(self, ref: Ref) -> set[_Section]:
         """What policies cover of a target."""
@@ -411,11 +414,10 @@ class _Coverage:
         """The matches of a route."""
         if ref not in self._places:
             route = self.view.get(ref)
-            covered = self.of(ref)
             self._places[ref] = [
                 _Place(
                     Match(0, written),
-                    not covered.isdisjoint({(_GUARD, ""), (_GUARD, rule.name or "")}),
+                    self._guards_of(ref, rule.name or ""),
                     all(used.extension_ref is None for used in rule.filters),
                 )
                 for rule in (route.spec.rules if isinstance(route, RequestRoute) else ())
