@@ -169,6 +169,19 @@ class TestAtTheStart:
 
         assert folder.closing.closed == ()
 
+    def test_a_policy_that_is_defined_twice_in_two_ways_closes_its_namespace(self) -> None:
+        """It was copied for another route, and kept its name; the copy comes first by its path."""
+        folder = Folder(strict=True)
+        folder.update_many({"z": policy("r"), "a": policy("o"), "r": route("r", "a"), "o": route("o", "a")})
+
+        assert folder.closing.closed == ("default",)
+        [fault] = folder.diagnostics()
+        assert "all requests to the routes and Gateways of namespace default are answered" in fault.effect
+        folder.update("a", policy("r"))
+        assert folder.closing.closed == (), "both say the same"
+        folder.update("a", policy("o").replace("name: p}", "name: q}"))
+        assert (folder.closing.closed, folder.diagnostics()) == ((), ())
+
     def test_a_policy_that_is_sound_in_another_file_closes_nothing(self) -> None:
         folder = Folder(strict=True)
         folder.update_many(
@@ -283,6 +296,15 @@ class TestLater:
 
         assert folder.commit(begins=False) == {}
         assert POLICY in folder
+
+    def test_a_second_policy_of_the_same_name_leaves_its_new_route_shut(self) -> None:
+        folder = self.served(p=policy("r"))
+
+        folder.update_many({"copy": policy("o"), "o": route("o", "a")})
+
+        assert (folder.closing.shut, POLICY in folder) == ({OTHER}, True)
+        folder.update("copy", policy("o").replace("name: p}", "name: q}"))
+        assert (folder.closing.shut, folder.diagnostics()) == (frozenset(), ())
 
     def test_what_is_new_may_be_edited_and_removed(self) -> None:
         folder = self.served()

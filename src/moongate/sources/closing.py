@@ -179,6 +179,13 @@ class Closing:
         if self.at_start:
             self._compare_with_former(found, decisions, held)
 
+    def repeated(self, ref: Ref, files: Iterable[str]) -> None:
+        """Files define a policy in another way than it is in force; that may be meant as a new one."""
+        if not self.strict:
+            return
+        for path in files:
+            self.suspects[path] = (*self.suspects.get(path, ()), Suspect(ref, ref.namespace))
+
     def _compare_with_former(
         self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]
     ) -> None:

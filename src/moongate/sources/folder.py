@@ -266,6 +266,16 @@ class Folder:
         decisions = {ref: self._decision(ref, self._held.get(ref)) for ref in refs}
         faulty = (self._files[path] for path in self._faulty)
         self.closing.suspect(faulty, decisions, self._held, lambda ref: bool(self._definitions.get(ref)))
+        for ref in sorted(filter(is_guard, self._repeated)):
+            after = decisions[ref] if ref in decisions else self._held.get(ref)
+            self.closing.repeated(
+                ref,
+                [
+                    d.file
+                    for d in self._definitions[ref]
+                    if after is not None and d.entry.resource not in (None, after.resource)
+                ],
+            )
         return decisions
 
     def _taken_back(self) -> dict[Ref, Held | None]:
@@ -635,7 +645,9 @@ class Folder:
                 continue
             at = f"{definition.entry.at}.metadata.name" if definition.entry.at else "metadata.name"
             message = f"{ref} is defined twice: here and at {places[winner]}. Keep one of the two."
-            yield Diagnostic(places[number], ref, Problem(at, message, "Repeated"), effect=effect)
+            suspects = [each for each in self.closing.suspects.get(definition.file, ()) if each.part == ref]
+            both = closing_effect(effect, suspects, at_start=self.closing.at_start)
+            yield Diagnostic(places[number], ref, Problem(at, message, "Repeated"), effect=both)
 
     def _place(self, definition: Definition, path: str, occurrence: int = 0) -> Place:
         file = self._files[definition.file]
