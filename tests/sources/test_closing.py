@@ -122,6 +122,19 @@ class TestAtTheStart:
         assert [ref.kind for ref in batch] == ["SecurityPolicy"]
         assert (folder.closing.closed, list(folder.closing.reopening)) == ((), [])
 
+    def test_a_policy_that_comes_while_moongate_starts_closes_as_one_that_was_there(self) -> None:
+        """Its file was away for a moment, as it is written anew."""
+        folder = Folder(strict=True)
+        folder.update_many({"r.yaml": route("r", "a"), "b.yaml": backend("a")})
+
+        for _ in folder.stage("p.yaml", f"{policy('r')}\t"):
+            pass
+        folder.commit(Unfinished(), begins=False)
+        assert folder.closing.closed == ("",)
+
+        assert len(folder.update("p.yaml", policy("r"))) == 1
+        assert (folder.closing.closed, folder.closing.shut) == ((), frozenset())
+
     def test_what_is_closed_is_open_when_its_file_is_gone(self) -> None:
         folder = self.closed()
 

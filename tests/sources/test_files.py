@@ -15,9 +15,11 @@ from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Namespace
 from moongate.api.httproute import HTTPRoute
+from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources import files, folder
 from moongate.sources.files import Files, Loaded, load, watch
 from moongate.sources.folder import STDIN
+from moongate.sources.listing import Listing, list_paths
 from moongate.sources.manifests import Document
 from tests.sources.manifests import backend, policy, route, stream
 from tests.sources.test_folder_events import limit, replace_at_once, replace_by_another
@@ -563,6 +565,28 @@ class TestWatch:
         assert refused == {Ref.of(HTTPRoute, "default", "r")}
         assert "what is served stays as it was" in faults[str(mine / "sub")]
         assert "until all folders can be read" in faults[str(mine / "r.yaml")]
+
+    async def test_a_policy_that_cannot_be_read_and_comes_during_the_start_closes_all_routes(
+        self, mine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its file was away while the folder was listed, because a program wrote it anew just then."""
+        (mine / "old.yaml").write_text(route("old", "b"))
+
+        def list_before_it_comes(paths: list[str]) -> Listing:
+            listing = list_paths(paths)
+            (mine / "p.yaml").write_text(policy("old") + "\t")
+            return listing
+
+        monkeypatch.setattr(files, "list_paths", list_before_it_comes)
+        async with watching(mine) as watched:
+            await watched.until(lambda: bool(watched.held))
+            assert watched.last is not None
+            assert watched.last.closed == ("",)
+            monkeypatch.undo()
+            (mine / "p.yaml").write_text(policy("old"))
+            await watched.until(lambda: watched.last is not None and watched.last.refused is None)
+
+        assert any(ref.is_a(SecurityPolicy) for ref in watched.held)
 
     def test_a_folder_that_cannot_be_read_at_the_start_closes_all_routes(self, mine: Path) -> None:
         """It may have a policy about who may pass."""

@@ -186,7 +186,18 @@ class Files:
             paths = self._opened()
             parsed = self.folder.parsed
             await _in_slices(self._at_first(paths))
-            yield self._loaded(self.folder.commit(), paths, parsed)
+            batch = self.folder.commit()
+            # A policy that somebody writes anew just now may not have been there.
+            before = self._listing
+            self._listing = await asyncio.to_thread(list_paths, self._lasting)
+            self._listing.keep(before)
+            late = sorted(differing(before, self._listing))
+            if late:
+                await _in_slices(self._staged(late))
+                now = time.monotonic()
+                waits = _Waits(self._listing, self._unsettled, set(), now, now)
+                batch |= self.folder.commit(waits, begins=False)
+            yield self._loaded(batch, sorted({*paths, *late}), parsed)
         pause = FIRST_PAUSE_S
 
         with FolderEvents(self._listing.watched, self._writing, self._matters) as events:

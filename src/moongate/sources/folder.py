@@ -84,6 +84,8 @@ class Folder:
         self._waiting: dict[Ref, None] = {}
         self._edited: dict[Ref, Held | None] = {}
         """What the current edit has changed → what was in force before it."""
+        self._starts = True
+        """Whether the start is a part of the current edit."""
         self._recalled: dict[Ref, Resource | None] = {}
         self._news: dict[Ref, None] = {}
 
@@ -219,6 +221,7 @@ class Folder:
         """
         touched = dict.fromkeys((*self._waiting, *self.closing.held_back))
         if begins:
+            self._starts = self.closing.at_start
             self._edited.clear()
             for of_edit in (self._broken, self._saying, self._unindexed):
                 of_edit.clear()
@@ -228,7 +231,11 @@ class Folder:
 
         decisions = self._decisions(touched)
         former: dict[Ref, Held | None] = {}
-        if self.closing.is_begun():
+        if self.closing.is_begun() and self._starts:
+            # It was written while moongate started, so nothing is known of what was served before.
+            self.closing.at_start = True
+            decisions = self._decisions(touched)
+        elif self.closing.is_begun():
             # The files of one edit come one after another, so what came with it counts as later.
             former = self._taken_back()
             decisions = self._decisions(touched | dict.fromkeys(former))
