@@ -40,7 +40,7 @@ def test_help_has_examples_and_exit_codes(command: Command, name: str) -> None:
     ("arguments", "message"),
     [
         (["frobnicate"], "frobnicate"),
-        (["translate"], "PATHS"),
+        (["translate"], "name files or folders of manifests"),
         (["translate", "--of", "routs", "x"], "routs"),
         (["validate", "--no-such-option", "x"], "--no-such-option"),
         (["run"], "--to"),

@@ -17,15 +17,14 @@ from moongate.sources.folder import Folder
         ("localhost", "localhost:3000"),
         ("localhost:", "localhost:3000"),
         ("localhost:http", "localhost:3000"),
-        ("localhost:0", "localhost:3000"),
-        ("a:70000", "localhost:3000"),
         ("4000", "localhost:4000"),
-        ("70000", "localhost:3000"),
         (":4000", "localhost:4000"),
         ("", "localhost:3000"),
         ("shop.example.com", "shop.example.com:80"),
         ("[::1]", "[::1]:80"),
         ("::1", "localhost:3000"),
+        ("::1:4000", "[::1]:4000"),
+        ("fe80::2:4000/x", "localhost:3000"),
         ("localhost:3000/api", "localhost:3000"),
         ("me@shop.example.com:81", "shop.example.com:81"),
         ("http://localhost:3000/", "localhost:3000"),
@@ -41,6 +40,25 @@ def test_an_upstream_of_another_form_is_reported_with_the_nearest_right_one(
         forwarding(upstream, 8080, "default")
 
     assert caught.value.message.endswith(f" it must be HOST:PORT alone, such as {right}.")
+    forwarding(right, 8080, "default")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "right"),
+    [
+        ("a:70000", "a:80"),
+        ("70000", "localhost:3000"),
+        ("localhost:0", "localhost:3000"),
+        ("[::1]:65536", "localhost:3000"),
+    ],
+)
+def test_a_port_that_is_none_is_what_is_wrong(upstream: str, right: str) -> None:
+    """The form is right, so a message about the form alone would send the user the wrong way."""
+    with pytest.raises(UsageError) as caught:
+        forwarding(upstream, 8080, "default")
+
+    form = "it must be HOST:PORT alone, with a port from 1 to 65535, such as"
+    assert caught.value.message == f"The upstream is {upstream!r}; {form} {right}."
     forwarding(right, 8080, "default")
 
 

@@ -72,7 +72,7 @@ def test_a_port_must_be_one(command: Command, port: int) -> None:
     ended = command("run", "--to", "localhost:3000", f"--port={port}")
 
     assert ended.code == 2
-    assert f"The port is {port}" in ended.err
+    assert f"The port is '{port}'" in ended.err
 
 
 def test_an_upstream_must_have_a_port(command: Command, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from cyclopts import App, CycloptsError
 
 from moongate.cli.manifests import STDIN_TOKEN
+from moongate.cli.mistyped import explained
 from moongate.cli.printing import complain, program
 from moongate.cli.quickstart import quickstart
 from moongate.cli.run import run
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, commands: App = app) -> int:
         )
         sys.stdout.flush()
     except CycloptsError as error:
-        complain(f"{_first_line(error)} `{_help_for(tokens)}` lists the options.")
+        complain(f"{explained(error, COMMANDS)} `{_help_for(tokens)}` lists the options.")
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -124,11 +125,6 @@ def _place_of(error: Exception) -> str:
     """Where an error was raised. Its text is not shown: it may quote a secret."""
     *_, raised = traceback.extract_tb(error.__traceback__)
     return f"{raised.name} ({raised.filename.rpartition('/')[2]}:{raised.lineno})"
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or ["the command line is wrong"])[0].rstrip()
-    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def _for_user(error: Exception) -> tuple[str, int] | None:

@@ -77,29 +77,55 @@ def _endpoint(upstream: str) -> dict[str, Any]:
     return endpoint
 
 
+def upstream_in(word: str) -> str | None:
+    """The ``HOST:PORT`` that a word names, which may be a URL, or a port alone; ``None`` if it names none."""
+    if not word.isdecimal() and ":" not in word:
+        return None
+    host, port = _host_and_port(word)
+    if port is None or not port or not (host or word.strip(":").isdecimal()):
+        return None
+    return f"{_bracketed(host or 'localhost')}:{port}"
+
+
 def _parsed(upstream: str) -> tuple[str, int]:
     """The host and the port of ``HOST:PORT``.
 
     Raises:
         UsageError: it has another form; the message names the nearest right one.
     """
-    scheme = upstream.partition("://")[0].lower() if "://" in upstream else ""
-    try:
-        # A number alone is meant as a port.
-        url = urlsplit(upstream if scheme else f"//{':' * upstream.isdecimal()}{upstream}")
-        host, port = url.hostname or "", url.port
-    except ValueError:  # the port is no number, or a bracket is missing
-        host, port = "", None
-    if scheme == "https":
+    host, port = _host_and_port(upstream)
+    if upstream.lower().startswith("https://"):
         raise UsageError(
             f"The upstream is {upstream!r}; it must be HOST:PORT of a server that speaks plain HTTP, such as "
             "localhost:3000. TLS to upstreams is not built yet."
         )
-    shown = f"[{host}]" if ":" in host else host
-    if not host or not port or upstream.lower() != f"{shown}:{port}":
+    if not host or not port or upstream.lower() != f"{_bracketed(host)}:{port}":
         usual = 80 if host not in ("", "localhost") else 3000
+        number = upstream.rpartition(":")[2]
+        wrong = number.isdecimal() and not 0 < int(number) < 65536
         raise UsageError(
-            f"The upstream is {upstream!r}; it must be HOST:PORT alone, such as "
-            f"{shown or 'localhost'}:{port or usual}."
+            f"The upstream is {upstream!r}; it must be HOST:PORT alone, "
+            f"{'with a port from 1 to 65535, ' * wrong}such as "
+            f"{_bracketed(host or 'localhost')}:{port or usual}."
         )
     return host, port
+
+
+def _host_and_port(upstream: str) -> tuple[str, int | None]:
+    """Host and port of a URL, or of what stands in one; "" and ``None`` for what is not there."""
+    if "://" not in upstream:
+        host, _, number = upstream.rpartition(":")
+        if number.isdecimal() and ":" in host and not host.startswith("["):
+            upstream = f"[{host}]:{number}"  # IPv6 without its brackets
+        # A number alone is meant as a port.
+        upstream = f"//{':' * upstream.isdecimal()}{upstream}"
+    try:
+        url = urlsplit(upstream)
+        return url.hostname or "", url.port
+    except ValueError:  # the port is no number, or a bracket is missing
+        host, _, number = upstream.removeprefix("//").rpartition(":")
+        return (host, None) if number.isdecimal() and not set(host) & set("[]:/@") else ("", None)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from moongate.cli.printing import program, saying_aside
-from moongate.cli.run import AccessLog, Bind, EnvoyBinary, LogFormat, RunDir, checked_address, checked_port
+from moongate.cli.run import PORT, AccessLog, Bind, EnvoyBinary, LogFormat, RunDir, checked_address
 from moongate.cli.usage_errors import REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PORTS_TRIED = 100
 def quickstart(
     *,
     port: Annotated[
-        int | None, Parameter(help="The port to listen on. Default: the first free port from 8080.")
+        int | None, PORT, Parameter(help="The port to listen on. Default: the first free port from 8080.")
     ] = None,
     show: Annotated[bool, Parameter(negative="", help="Print the manifests that are served, too.")] = False,
     bind: Bind = "localhost",
@@ -47,7 +47,6 @@ def quickstart(
 
     Exits 0 when ended by Ctrl-C or SIGTERM, 1 when it cannot run, 2 on bad usage.
     """
-    checked_port(port)
     checked_address(bind)
     chosen = _free_port(bind) if port is None else _checked_free(bind, port)
 

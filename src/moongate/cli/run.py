@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from moongate.cli.forwarding import forwarding
+from moongate.cli.forwarding import forwarding, upstream_in
 from moongate.cli.manifests import Config, Namespace, existing, read_configuration
 from moongate.cli.usage_errors import REFUSED, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
 
 LogFormat = Annotated[
     Literal["auto", "text", "json"],
@@ -45,7 +50,18 @@ AccessLog = Annotated[
         help="Where Envoys log requests, unless an EnvoyProxy says something else: 'none' spares the work."
     ),
 ]
-Port = Annotated[int | None, Parameter(help="The port to listen on.")]
+
+
+def _port(_type: type, tokens: Sequence[Token]) -> int:
+    """A port of the command line. Cyclopts itself would round ``80.5``."""
+    [word] = (token.value for token in tokens)
+    if not word.isdecimal() or not 0 < int(word) < 65536:
+        raise UsageError(f"The port is {word!r}; it must be a whole number from 1 to 65535.")
+    return int(word)
+
+
+PORT = Parameter(converter=_port)
+"""A port, which ``Annotated`` adds to an ``int``."""
 
 
 def run(
@@ -58,7 +74,9 @@ def run(
     to: Annotated[
         str | None, Parameter(help="HOST:PORT of an upstream that all requests go to; needs no manifest.")
     ] = None,
-    port: Annotated[int | None, Parameter(help="The port to listen on with --to. Default: 8080.")] = None,
+    port: Annotated[
+        int | None, PORT, Parameter(help="The port to listen on with --to. Default: 8080.")
+    ] = None,
     namespace: Namespace = "default",
     config: Config = None,
     bind: Bind = "localhost",
@@ -122,8 +140,10 @@ def run(
             "--port goes with --to. Manifests say the port themselves: "
             f"set spec.listeners[].port of the Gateway to {port}, and leave --port out."
         )
-    checked_port(port)
     checked_address(bind)
+    for path in paths or ():
+        if (right := upstream_in(path)) and not Path(path).exists():
+            raise UsageError(f"There is no file or folder {path!r}. Did you mean --to {right}?")
     names = existing(paths or ())
     documents = (forwarding(to, port or 8080, namespace, bind),) if to is not None else ()
     configuration = read_configuration(config) if config is not None else None
@@ -157,12 +177,6 @@ def state_directory() -> Path | None:
     """The folder that systemd has created for the service (``StateDirectory=``): the first, if several."""
     first = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(first) if first else None
-
-
-def checked_port(port: int | None) -> None:
-    """Raise ``UsageError`` if this is not a port."""
-    if port is not None and not 0 < port < 65536:
-        raise UsageError(f"The port is {port}; it must be one of 1 to 65535.")
 
 
 def checked_address(bind: str) -> None:

@@ -37,7 +37,10 @@ def check_bind(bind: object) -> None:
     try:
         ip_address(cast("str", bind))
     except ValueError:
-        message = f"The address is {bind!r}; it must be localhost or an IP address, such as 0.0.0.0 for all."
+        message = (
+            f"The address is {bind!r}; it must be localhost or an IP address without a port, such as "
+            "0.0.0.0 for all."
+        )
         raise ValueError(message) from None
 
 
