@@ -69,7 +69,15 @@ def _parameters(name: str, command: Callable[..., Any]) -> Iterator[str]:
 
 def _marked(text: str) -> str:
     """Words of the command line as code: options, what is in quotes, names in capitals with an underscore."""
-    text = re.sub(r"(?<![`\w-])(--?[a-z][\w-]*(?:=[A-Z]+)?)(?![\w`])", r"`\1`", text)
+    return "".join(part if part.startswith("`") else _marked_words(part) for part in _CODE.split(text))
+
+
+_CODE = re.compile(r"(`[^`]+`)")
+"""What is marked as code already, as a whole."""
+
+
+def _marked_words(text: str) -> str:
+    text = re.sub(r"(?<![\w-])(--?[a-z][\w-]*(?:=[A-Z]+)?)(?!\w)", r"`\1`", text)
     return re.sub(r"'([^']+)'", r"`\1`", text)
 
 

@@ -279,7 +279,7 @@ def test_what_stands_for_the_name_of_a_secret_is_not_quoted() -> None:
 
     faults = {p.path: p.message for p in admit(document, ALL_KINDS, namespace="default").problems}
 
-    assert faults == {"spec.basicAuth.users": "The value is a string; it must be an object."}
+    assert faults == {"spec.basicAuth.users": "The value is a string; it must be an object with name."}
 
 
 @pytest.mark.parametrize("value", ["web site", "-web", "w" * 64])
@@ -306,3 +306,47 @@ def test_a_label_of_a_secret_is_not_shown() -> None:
 
 
 NAMESPACE: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "path", "content"),
+    [
+        ("HTTPRoute", {"parentRefs": ["web"]}, "spec.parentRefs[0]", " with name"),
+        (
+            "Gateway",
+            {"gatewayClassName": "a", "listeners": ["http"]},
+            "spec.listeners[0]",
+            " with name and port and protocol",
+        ),
+        (
+            "Backend",
+            {"endpoints": ["localhost:8000"]},
+            "spec.endpoints[0]",
+            ", with fields such as fqdn, ip, unix",
+        ),
+    ],
+)
+def test_what_should_be_an_object_says_what_is_in_one(
+    kind: str, spec: dict[str, Any], path: str, content: str
+) -> None:
+    """A name alone is the shortest thing to try."""
+    message = faults_of_any(kind, spec)[path]
+
+    assert message.endswith(f"; it must be an object{content}.")
+
+
+def test_a_reference_without_a_namespace_says_that_it_has_none() -> None:
+    """Other references have one, and there is no similar field that would be right."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "a", "namespace": "b"}
+
+    faults = faults_of_any("SecurityPolicy", {"targetRefs": [target]})
+
+    at = "spec.targetRefs[0].namespace"
+    assert faults[at] == "There is no field 'namespace' here. It names what is in its own namespace."
+
+
+def faults_of_any(kind: str, spec: dict[str, Any]) -> dict[str, str]:
+    """Path → message, of a resource of any kind that is supported."""
+    [(group, known)] = ((group, known) for (group, name), known in ALL_KINDS.items() if name == kind)
+    document = manifest(kind, f"{group}/{known.VERSIONS[0]}", spec=spec)
+    return {p.path: p.message for p in admit(document, ALL_KINDS, namespace="default").problems}

@@ -99,7 +99,7 @@ def test_every_fault_of_the_schema_is_reported_at_once() -> None:
         f"{rule}.backendRefs[0].port": "The value is '80'; it must be a whole number, without quotes.",
         f"{rule}.backendRefs[1].name": "name is missing; it is required.",
         f"{rule}.backendRefs[1].port": "70000 is out of range; it must be between 1 and 65535.",
-        f"{rule}.backendRefs[2]": "The value is 3; it must be an object.",
+        f"{rule}.backendRefs[2]": "The value is 3; it must be an object with name.",
         f"{rule}.timeouts.request": (
             "The value is '1 hour'; it must be a duration with at most 5 digits before each unit, "
             "such as '600s', '1h30m' or '48h'."

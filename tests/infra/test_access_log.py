@@ -129,6 +129,16 @@ def test_the_status_has_the_colour_of_its_class(status: int, colour: int) -> Non
     assert f"\x1b[{colour}m{status}\x1b[0m" in line
 
 
+@pytest.mark.parametrize(("status", "style"), [(101, 2), (200, 31), (503, 31)])
+def test_the_end_of_a_websocket_is_no_fault(status: int, style: int) -> None:
+    """Somebody closes the connection at last, and Envoy flags it."""
+    line = render(
+        json.dumps(ENTRY | {"response_code": status, "response_flags": "UC"}).encode(), terminal=True
+    )
+
+    assert f"\x1b[{style}mbackend closed the connection (UC)\x1b[0m" in line
+
+
 def test_a_path_cannot_steer_the_terminal() -> None:
     """It is written by strangers."""
     assert r"/\x1b[2J" in seen(**{"x-envoy-origin-path": "/\x1b[2J"})

@@ -54,6 +54,8 @@ def test_errors_are_raised_in_the_callers_thread_and_nothing_is_left(folder: Pat
     with Laptop(run_dir=folder / "r", envoy=Path("/bin/true")) as running:
         with pytest.raises(ManifestError):
             running.apply("{")
+        with pytest.raises(TypeError, match="hand over the text of the file"):
+            running.apply(Path("shop.yaml"))  # pyright: ignore[reportArgumentType]
         with pytest.raises(TypeError):
             running.delete(1)  # pyright: ignore[reportArgumentType]
 

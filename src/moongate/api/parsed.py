@@ -18,6 +18,11 @@ def parsed(manifests: object) -> list[dict[str, Any]]:
     """
     if isinstance(manifests, Mapping):
         return [_plain(cast("Mapping[object, object]", manifests))]
+    if hasattr(manifests, "__fspath__"):
+        raise TypeError(
+            f"The manifests are of type {type(manifests).__name__}; hand over the text of the file, as "
+            "`read_text()` of the path gives it."
+        )
     if isinstance(manifests, str | bytes) or not isinstance(manifests, Iterable):
         raise TypeError(
             "The manifests must be parsed, as `yaml.safe_load_all(text)` gives them; they are of type "

@@ -271,7 +271,7 @@ class Plan:
     def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         if not isinstance(value, dict):
             is_now = type_name(value) if self.holds_secret else shown(value)
-            yield Problem("", f"The value is {is_now}; it must be an object.")
+            yield Problem("", f"The value is {is_now}; it must be an object{self._content()}.")
             return
         entries = cast("dict[Any, Any]", value)
         unknown = [str(key) for key in entries if key not in self.fields]
@@ -284,7 +284,8 @@ class Plan:
             else:
                 free = [wire for wire in self.fields if wire not in entries]
                 meant = (
-                    did_you_mean(str(key), free)
+                    self._same_namespace(key)
+                    or did_you_mean(str(key), free)
                     or did_you_mean(str(key), list(self.fields))
                     or self._right_place(str(key), unknown, above)
                 )
@@ -294,6 +295,18 @@ class Plan:
             # One slip, one message: where a required field is misspelt, the question names it.
             if wire not in entries and not any(repr(wire) in question for question in questions):
                 yield Problem(wire, f"{wire} is missing; it is required.")
+
+    def _content(self) -> str:
+        """What an object of this type holds: what it must hold, or what it may."""
+        if self.required:
+            return f" with {' and '.join(self.required)}"
+        return f", with fields such as {', '.join(list(self.fields)[:3])}" if self.fields else ""
+
+    def _same_namespace(self, key: object) -> str:
+        """Why a reference has no namespace, which other references have."""
+        return (
+            " It names what is in its own namespace." if key == "namespace" and "name" in self.fields else ""
+        )
 
     def _right_place(self, key: str, unknown: Sequence[str], above: Above) -> str:
         """Where a field belongs whose line has too few or too many blanks before it; "" if nowhere near.

@@ -78,6 +78,7 @@ _RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
 _RULE_CLUSTER = re.compile(r"^[a-z]+route/[^/]+/[^/]+/rule/-?[0-9a-f]+$")
 _RULE_BACKEND = re.compile(r"^[a-z]+route/.*/backend/(\d+)$")
 _SHARED = re.compile(r"^(?:backend|service|serviceimport)/([^/]+)/([^/]+)/(\d+)(?:/|$)")
+_SWITCHED = 101
 _WIDTH = 120
 _SHORTEST_PATH = 40
 
@@ -218,7 +219,8 @@ def _line(entry: dict[str, Any]) -> str:
     if flags:
         words_of = FLAGS if method else FLAGS | _OF_CONNECTIONS
         reasons = ", ".join(words_of.get(flag, flag) for flag in flags.split(","))
-        words.append(f"{_RED}{reasons} ({flags}){_PLAIN}")
+        # After a change of the protocol, to a WebSocket, the end of the connection is no fault.
+        words.append(f"{_DIM if status == _SWITCHED else _RED}{reasons} ({flags}){_PLAIN}")
     cluster = text("upstream_cluster")
     # A connection has no route name, but the cluster has the name of its rule.
     rule = _RULE.match(name) or _RULE.match(cluster)
