@@ -317,6 +317,19 @@ def test_a_backend_that_cannot_be_used_is_reported_where_it_is_named(
     assert lines == [f"{LINE}:{column}: {expected}"]
 
 
+def test_a_fault_of_a_backend_is_reported_at_its_field_and_where_the_backend_is_named(
+    command: Command, tmp_path: Path
+) -> None:
+    """The field belongs to the Backend, so the route names the Backend with it."""
+    name = BACKEND.replace("ip: {address: 127.0.0.1", "fqdn: {hostname: 127.0.0.1")
+
+    of_route, of_backend = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, TO_CART) + name)
+
+    fault = "spec.endpoints[0].fqdn: '127.0.0.1' is an IP address; put it under ip."
+    assert f"spec.rules[0].backendRefs[0]: Backend default/cart cannot be used: {fault}" in of_route
+    assert of_backend.endswith(f"error: Backend default/cart: {fault}")
+
+
 def test_what_is_written_with_an_error_is_not_said_to_be_missing(command: Command, tmp_path: Path) -> None:
     """Who reads "there is no such Backend" looks for a misspelt name, and finds none."""
     text = SHOP.replace(TO_SHOP, TO_CART) + BACKEND.replace("127.0.0.1", "localhost")

@@ -216,6 +216,13 @@ def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
     return None
 
 
+def fault_of_backend(ref: Ref, problem: Problem) -> Problem:
+    """The problem of a backend for those who refer to it: a field of a Backend is no field of theirs."""
+    if not problem.path:
+        return problem
+    return Problem("", f"{ref} cannot be used: {problem.path}: {problem.message}", problem.reason)
+
+
 class _Virtual(NamedTuple):
     """The common interface of Service and ServiceImport."""
 
@@ -310,9 +317,6 @@ def _backend(db: Db, of: Target) -> Backend:
     if resource is None:
         return Backend(problem=Problem("", f"{of.ref} {absence(db, of.ref)}", "BackendNotFound"))
     if (problem := backend_problem(db, resource)) is not None:
-        if problem.path:  # It is a field of the Backend, not of the route.
-            message = f"{of.ref} cannot be used: {problem.path}: {problem.message}"
-            problem = Problem("", message, problem.reason)
         return Backend(problem=problem)
     if any(e.unix is not None for e in resource.spec.endpoints) and not on_host(db):
         message = f"{of.ref} has a Unix socket, which only a gateway on the same host can reach"

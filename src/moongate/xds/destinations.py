@@ -27,7 +27,7 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.route import Route
-from moongate.attach.backends import Backend, Target, backend, kind_problem, target
+from moongate.attach.backends import Backend, Target, backend, fault_of_backend, kind_problem, target
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
@@ -179,7 +179,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
             continue
         effect = _effect(each.ref.weight, weighted, status, empty=empty) if filters.forwards else ""
         if (problem := each.backend.problem) is not None:
-            unresolved.append(problem.saying(effect).under(path))
+            unresolved.append(fault_of_backend(each.target.ref, problem).saying(effect).under(path))
         else:
             without_endpoints.append(_without_endpoints(path, each.target).saying(effect))
     return Destination(
