@@ -82,6 +82,40 @@ class TestWhileAPolicyIsInItsLastGoodState:
 
         assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
 
+    def test_neither_is_it_when_nothing_can_be_made_out_of_the_one_in_its_place(self) -> None:
+        folder = self.edited(r=None, x="\t" + self.served("x"))
+
+        assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
+
+    def test_neither_is_it_when_its_policy_names_the_one_in_its_place(self) -> None:
+        """The policy is in force for the other then, so nothing says any more that the first was guarded."""
+        folder = self.edited(r=None, x=self.served("x").replace("rules", "rulse"))
+        folder.update("q", policy("x").replace("name: p", "name: q"))
+
+        assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
+
+        folder.update("x", self.served("x"))
+        assert (folder.closing.held_back, ROUTE in folder) == ({}, False)
+
+    @pytest.mark.parametrize("other", [None, "x"])
+    def test_a_route_in_its_last_good_state_keeps_its_policy(self, other: str | None) -> None:
+        """The policy goes, or names another route; that one waits as well, since it would be open."""
+        edit = {"r": self.served("r").replace("rules", "rulse"), "q": None}
+        if other is not None:
+            edit |= {"x": self.served(other), "q": policy(other).replace("name: p", "name: q")}
+        folder = self.edited(**edit)
+
+        q, x = Ref.of(SecurityPolicy, "default", "q"), Ref.of(HTTPRoute, "default", "x")
+        assert folder.closing.held_back == ({q: True} if other is None else {q: False, x: False})
+        assert (q in folder, x in folder) == (True, False)
+
+        folder.update("r", self.served("r"))
+        assert (folder.closing.held_back, q in folder, x in folder) == (
+            {},
+            other is not None,
+            other is not None,
+        )
+
     def test_all_else_is_in_force(self) -> None:
         """A fault hurts nothing that takes no requests from a policy: a new backend, a route that is changed,
         an unguarded one that is removed, and a policy that is removed while only a route has a fault, or a

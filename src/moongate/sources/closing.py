@@ -20,7 +20,8 @@ Rules
 5. A policy about who may pass that is in force in its last good state, because its text has a fault now, may
    be meant for others by now (``outdated``). So what takes requests from such policies waits: the removal of
    one, or of a route with one of its own, which then answers 500; and what ``coverage`` says of changes. If
-   the text of a route has a fault, only the removal of a route waits, because the other may be in its place.
+   the text of a route has a fault, the removal of such a route waits, because the other may be in its place;
+   and the route that is in its last good state keeps its policies.
    A policy in a folder that cannot be read any more counts too. If all that happened while moongate was away,
    the namespace is closed.
 6. What is closed is opened as a resource is removed: when the edit is whole, unless its file has become
@@ -51,13 +52,16 @@ from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.dangling import references_of
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
-from moongate.sources.coverage import guarded_routes, uncovering
+from moongate.sources.coverage import guarded_routes, losing, uncovering
 from moongate.sources.file_states import File, Held
 from moongate.sources.in_force import HeldResources
 from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may_guard, may_route
 
 HIDDEN = ""
 """Stands for the folders that cannot be read, where there are paths of files."""
+
+_SOME_ROUTE = Ref.of(ROUTE_TYPES[0], EVERYTHING, "")
+"""Stands for a route that may be any."""
 
 Decisions = Mapping[Ref, Held | None]
 """What is to be in force of each resource that a batch is about; None for nothing."""
@@ -116,6 +120,8 @@ class Closing:
         self.outdated: dict[str, frozenset[Ref]] = {}
         """File with faults → its policies about who may pass in their last good state, and its routes that
         cannot be read."""
+        self._replaced: frozenset[Ref] = frozenset()
+        """The routes whose removal is held back because they had a policy of their own."""
         self.out_of_reach: Collection[str] = ()
         """The files that were read before, in folders that cannot be read any more."""
         self.former: Callable[[], HeldResources] = HeldResources
@@ -194,7 +200,7 @@ class Closing:
         former = self.former() if outdated else HeldResources()
         now = {**held, **decisions} if former else {}
         changes = {ref: now.get(ref) for ref in {**former, **now}}
-        scopes = sorted({ref.namespace for ref in _taken_from_guards(outdated, changes, former)})
+        scopes = sorted({ref.namespace for ref in _taken_from_guards(outdated, changes, former, ())})
         self.is_unlike_former = bool(scopes)
         for file in files:
             parts = {_unsound_part(file, ref): not is_guard(ref) for ref in self.outdated.get(file.path, ())}
@@ -234,6 +240,8 @@ class Closing:
         self._scopes = {path: scopes for path, scopes in now.items() if scopes}
         back = self._held_back(_union(self._scopes), decisions, held)
         self.held_back = {ref: is_removal for ref, is_removal in back.items() if ref not in waiting}
+        removed = [ref for ref, is_removal in self.held_back.items() if is_removal]
+        self._replaced = frozenset((*self._replaced.intersection(removed), *guarded_routes(held, removed)))
         if self.at_start or not self._scopes:
             self.late = {}
             return
@@ -269,7 +277,8 @@ class Closing:
                 if judge.holds_back(ref, held.get(ref), after)
             }
         if self.outdated:
-            back |= _taken_from_guards(frozenset[Ref]().union(*self.outdated.values()), decisions, held)
+            outdated = frozenset[Ref]().union(*self.outdated.values())
+            back |= _taken_from_guards(outdated, decisions, held, self._replaced)
         return back
 
 
@@ -373,17 +382,26 @@ def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
 
 
 def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], bool]) -> Iterator[Ref]:
-    """The policies about who may pass that a file with faults leaves in an older state, and its routes."""
-    entries = (entry for number in file.faulty for entry in file.documents[number].entries)
-    faulty = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
+    """The policies about who may pass that a file with faults leaves in an older state, and its routes.
+
+    A route of which nothing else can be made out has no name.
+    """
+    faulty = [file.documents[number] for number in file.faulty]
+    entries = (entry for document in faulty for entry in document.entries)
+    named = (entry.ref for entry in entries if entry.ref is not None and entry.resource is None)
     kept = (ref for ref in (*file.retained, *file.adopted) if not is_defined(ref))
-    for ref in (*kept, *faulty):
+    for ref in (*kept, *named):
         if is_guard(ref):
             known = held.get(ref)
             if known is not None and not isinstance(known.resource, FaultySecurityPolicy):
                 yield ref
         elif not ref.is_a(Gateway) and is_entrance(ref):
             yield ref
+    texts = [document.text for document in faulty if document.malformed is not None]
+    if file.unreadable is not None:
+        texts.append(file.unreadable.text or "")
+    if any(map(may_route, texts)) and not any(map(is_entrance, (*file.retained, *file.adopted))):
+        yield _SOME_ROUTE
 
 
 def _unsound_part(file: File, ref: Ref) -> object:
@@ -398,16 +416,25 @@ def _unsound_part(file: File, ref: Ref) -> object:
 
 
 def _taken_from_guards(
-    outdated: Collection[Ref], decisions: Decisions, held: HeldResources
+    outdated: Collection[Ref], decisions: Decisions, held: HeldResources, replaced: Collection[Ref]
 ) -> dict[Ref, bool]:
-    """The changes that take requests from policies about who may pass → whether they are removals."""
+    """The changes that take requests from policies about who may pass → whether they are removals.
+
+    Args:
+        outdated: the policies and routes that are or may be in an older state than their text.
+        decisions: what is to be in force.
+        held: what is in force.
+        replaced: the routes whose removal this held back before.
+    """
     everywhere = {ref.namespace for ref in outdated}
     by_guards = {ref.namespace for ref in outdated if is_guard(ref)}
     removed = [ref for ref, after in decisions.items() if after is None and ref in held]
     guards = (ref for ref in removed if is_guard(ref) and ref.namespace in by_guards)
-    routes = (ref for ref in guarded_routes(held, removed) if ref.namespace in everywhere)
+    guarded = {*guarded_routes(held, removed), *(ref for ref in removed if ref in replaced)}
+    routes = (ref for ref in removed if ref in guarded and everywhere & {EVERYTHING, ref.namespace})
     changed = (ref for ref in uncovering(held, decisions) if ref.namespace in by_guards) if by_guards else ()
-    return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes)}
+    lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
+    return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes, *lost)}
 
 
 def _suspects(

@@ -117,6 +117,33 @@ def guarded_routes(held: HeldResources, among: Iterable[Ref]) -> Iterator[Ref]:
             yield ref
 
 
+def losing(
+    held: HeldResources, decisions: Mapping[Ref, Held | None], targets: Iterable[Ref]
+) -> tuple[Ref, ...]:
+    """The changes that wait, if a change of a SecurityPolicy takes it from one of some targets.
+
+    No such policy changes then, because one may take over from another. Neither does what would be without
+    its policy meanwhile.
+
+    Args:
+        held: what is in force.
+        decisions: what is to be in force of each resource that changes; None for nothing.
+        targets: those that are to lose none; what is not in force has none.
+    """
+    targets = [ref for ref in targets if ref in held]
+    if not targets or not held.has_policies:
+        return ()
+    edit = {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
+    policies = {ref: after for ref, after in edit.items() if ref.kind == _GUARD and ref in held}
+    old, changed = _Coverage(View(held)), _Coverage(View(held, policies))
+    if not any(old.loses(target, changed) for target in targets):
+        return ()
+    others = {ref: after for ref, after in edit.items() if ref not in policies}
+    whole, without = _Coverage(View(held, edit)), _Coverage(View(held, others))
+    bare = (ref for ref in others if whole.loses(ref, without))
+    return tuple(dict.fromkeys((*policies, *bare, *uncovering(held, others))))
+
+
 def _bearing(held: Held | None) -> object:
     """The part of a resource that decides which policies hold for which requests."""
     match held and held.resource:
