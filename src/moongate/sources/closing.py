@@ -279,6 +279,8 @@ class Closing:
         if self.outdated:
             outdated = frozenset[Ref]().union(*self.outdated.values())
             back |= _taken_from_guards(outdated, decisions, held, self._replaced)
+            lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
+            back |= {ref: decisions[ref] is None for ref in lost}
         return back
 
 
@@ -433,8 +435,7 @@ def _taken_from_guards(
     guarded = {*guarded_routes(held, removed), *(ref for ref in removed if ref in replaced)}
     routes = (ref for ref in removed if ref in guarded and everywhere & {EVERYTHING, ref.namespace})
     changed = (ref for ref in uncovering(held, decisions) if ref.namespace in by_guards) if by_guards else ()
-    lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
-    return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes, *lost)}
+    return {ref: decisions[ref] is None for ref in (*changed, *guards, *routes)}
 
 
 def _suspects(
