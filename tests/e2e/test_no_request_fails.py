@@ -165,7 +165,7 @@ async def test_no_request_fails_and_none_goes_astray_in_200_changes_under_load(
 ) -> None:
     """A route flips between backends, gains and loses filters, and moves between rules: nobody notices."""
     laptop, states = site.laptop, list[State]()
-    async with constant_load(tmp_path, site.port, "flip.test") as load:
+    async with constant_load(tmp_path, site.port, "flip.test") as load, httpx.AsyncClient() as client:
         await site.apply(*(m.local(f"b{n}", port) for n, port in enumerate(load.ports)))
         for n in range(201):
             put, gone, backends = flip(n, load.ports)
@@ -173,9 +173,12 @@ async def test_no_request_fails_and_none_goes_astray_in_200_changes_under_load(
             laptop.put(admitted(*put) | dict.fromkeys(map(reference, gone)))
             await laptop.served()
             states.append(State(backends, began, monotonic()))
+            # The load meets nearly every configuration; this request meets each.
+            met = await client.get(f"http://127.0.0.1:{site.port}/flip", headers={"host": "flip.test"})
+            assert met.headers.get("x-config", "") == (str(n) if n % 5 else ""), "it is in force"
             if n == 0:
                 load.begin()
-            # A pace, so that the load meets each configuration, and removals, which come seconds later.
+            # A pace, so that the load meets removals, which come seconds later.
             await asyncio.sleep(PACE_S)
         await load.end()
 
@@ -184,7 +187,7 @@ async def test_no_request_fails_and_none_goes_astray_in_200_changes_under_load(
     assert intruders(load.answers, states) == []
     assert load.rate >= AT_LEAST
     assert load.connects == 16, "no connection of a client was closed"
-    assert len({a.tag for a in load.answers if a.tag}) == 160, "each configuration that tags was met"
+    assert len({a.tag for a in load.answers if a.tag}) >= 150, "nearly all of the 160 that tag were met"
 
 
 @pytest.mark.parametrize("why", ["of a policy", "of filters"])
