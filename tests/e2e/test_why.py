@@ -94,6 +94,10 @@ CAUSES: dict[str, Manifests] = {
     "share-of-a-missing-backend": lambda _site, name: [rule(name, m.to("one=1", "nobodys=1000000"))],
     "no-endpoints": lambda _site, name: [m.service(name), rule(name, to_service(name))],
     "nobody-listens": lambda _site, name: [m.local(name, free_port()), rule(name, m.to(name))],
+    "unknown-name": lambda _site, name: [
+        m.backend(name, "fqdn: {hostname: nobodys.invalid, port: 80}"),
+        rule(name, m.to(name)),
+    ],
     "port-zero": lambda _site, name: [m.local(name, 0), rule(name, m.to(name))],
     "circuit-breaker": lambda _site, name: [
         rule(name, m.to("one")),
