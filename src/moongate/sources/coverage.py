@@ -98,7 +98,7 @@ def uncovering(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> tup
     """
     if not held.has_policies:
         return ()
-    edit = {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
+    edit = _edit(held, decisions)
     if not edit:
         return ()
     old, new = _Coverage(View(held)), _Coverage(View(held, edit))
@@ -133,7 +133,7 @@ def losing(
     targets = [ref for ref in targets if ref in held]
     if not targets or not held.has_policies:
         return ()
-    edit = {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
+    edit = _edit(held, decisions)
     policies = {ref: after for ref, after in edit.items() if ref.kind == _GUARD and ref in held}
     old, changed = _Coverage(View(held)), _Coverage(View(held, policies))
     if not any(old.loses(target, changed) for target in targets):
@@ -142,6 +142,11 @@ def losing(
     whole, without = _Coverage(View(held, edit)), _Coverage(View(held, others))
     bare = (ref for ref in others if whole.loses(ref, without))
     return tuple(dict.fromkeys((*policies, *bare, *uncovering(held, others))))
+
+
+def _edit(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> dict[Ref, Held | None]:
+    """The changes that may decide which policies hold for which requests."""
+    return {ref: after for ref, after in decisions.items() if _bearing(held.get(ref)) != _bearing(after)}
 
 
 def _bearing(held: Held | None) -> object:
