@@ -25,6 +25,13 @@ ROUTE, OTHER, POLICY, A, B = (
 )
 
 
+class FileMayComeBack(Unfinished):
+    """An edit of which only a file is still to come."""
+
+    def unfinished(self, _what: Ref | str, _file: str, /, *, used: bool) -> bool:
+        return False
+
+
 class TestWhileAPolicyIsInItsLastGoodState:
     """Its text has a fault, and may be meant for another target than the one that it had."""
 
@@ -282,6 +289,27 @@ class TestLater:
         assert "until this is fixed what is served stays as it was" in faults[None]
         assert set(folder.update("p", policy("o"))) == {POLICY}
         assert (folder.closing.shut, folder.diagnostics()) == (frozenset(), ())
+
+    @pytest.mark.parametrize("gone", [None, "", "# to do\n"])
+    def test_what_waits_for_the_end_of_the_edit_alone_is_not_said_to_wait_for_a_mend(
+        self, gone: str | None
+    ) -> None:
+        """The file that cannot be read is mended already; a new route is refused still, which is said."""
+        folder = self.served()
+        folder.update_many({"p": BROKEN, "o": route("o", "a"), "r": route("r", "b")})
+
+        for _ in folder.stage("p", gone):
+            pass
+        folder.commit(FileMayComeBack(), begins=False)
+
+        assert (folder.closing.shut, folder.closing.held_back) == ({OTHER}, {ROUTE: False})
+        [only] = map(str, folder.diagnostics())
+        assert only == (
+            "o:1:1: HTTPRoute default/o: It is new, and not served until the edit is whole: p could not be "
+            "read, and may have said who may pass. Requests to it are answered with 500."
+        )
+        folder.commit()
+        assert (folder.closing.shut, folder.closing.held_back) == (frozenset(), {})
 
     @pytest.mark.parametrize(
         "edit",

@@ -143,12 +143,12 @@ class Closing:
         return frozenset(ref for ref in (*self.late, *removed) if is_entrance(ref))
 
     def cause(self, ref: Ref) -> str:
-        """A file because of which a resource is held back or shut."""
+        """A file because of which a resource is held back or shut; one of ``reopening`` if there is no other."""
         those = {EVERYTHING, ref.namespace}
         outdated = {path: frozenset(of.namespace for of in refs) for path, refs in self.outdated.items()}
         causes = self._scopes or outdated
         concerning = [path for path, scopes in causes.items() if not scopes.isdisjoint(those)]
-        return min(concerning or causes, default=HIDDEN)
+        return min(concerning or causes, key=lambda path: (path in self.reopening, path), default=HIDDEN)
 
     def suspect(
         self,

@@ -618,8 +618,14 @@ class Folder:
         shut, held_back = self.closing.shut, self.closing.held_back
         for ref in sorted({*shut, *held_back}):
             cause = self.closing.cause(ref)
-            until = f"{cause} is mended" if cause != HIDDEN else "all folders can be read"
-            because = f"until {until}: something there that cannot be read may say who may pass."
+            if cause not in self.closing.reopening:
+                until = f"{cause} is mended" if cause != HIDDEN else "all folders can be read"
+                because = f"until {until}: something there that cannot be read may say who may pass."
+            elif ref in shut:
+                unread = cause or "a folder"
+                because = f"until the edit is whole: {unread} could not be read, and may have said who may pass."
+            else:
+                continue  # Nothing is wrong: like the other changes of an edit, it waits for its end.
             held = self._held.get(ref)
             known = self._definitions.get(ref)
             place = self._place(min(known, key=self._order), "") if known else NOWHERE
