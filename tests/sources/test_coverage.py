@@ -541,6 +541,38 @@ def test_a_policy_that_drops_no_demand_does_not_wait(case: str) -> None:
     assert len(commit(folder, path, text)) == 1
 
 
+BESIDE_IT = NAMED.replace("name: r", "name: b")
+LOOSER = {
+    # A route that stays, and one that changes; b has a policy of its own, r that of the Gateway.
+    "it takes a path of another": ("r", "- ANY /a", "b", "- ANY /b", "- ANY /a"),
+    "another leaves a path to it": ("b", "- ANY /", "r", "- ANY /a", "- ANY /a/c"),
+}
+
+
+@pytest.mark.parametrize("case", LOOSER)
+def test_requests_do_not_go_where_the_policy_of_their_gateway_does_not_hold(case: str) -> None:
+    """The own policy of a route replaces that of its Gateway, and may change only in the next file."""
+    other, stays, name, before, after = LOOSER[case]
+    folder = Folder()
+    files = {f"{other}.yaml": matching(other, stays), f"{name}.yaml": matching(name, before)}
+    files |= {"g.yaml": gateway("g", http="*"), "u.yaml": USERS, "p.yaml": basic("p", ABOVE)}
+    folder.update_many({**files, "o.yaml": guarding("o", BESIDE_IT)})
+
+    assert commit(folder, f"{name}.yaml", matching(name, after)) == []
+    assert len(commit(folder, "o.yaml", basic("o", BESIDE_IT))) == 2
+
+
+@pytest.mark.parametrize("own", [None, BESIDE_IT + ", mergeType: StrategicMerge"])
+def test_requests_may_change_routes_under_the_policy_of_their_gateway(own: str | None) -> None:
+    """It holds for a route without a policy of its own, and for one whose policy is merged into it."""
+    folder = Folder()
+    files = {f"{name}.yaml": matching(name, f"- ANY /{name}") for name in "rb"}
+    files |= {"g.yaml": gateway("g", http="*"), "u.yaml": USERS, "p.yaml": basic("p", ABOVE)}
+    folder.update_many(files | ({"o.yaml": guarding("o", own)} if own else {}))
+
+    assert len(commit(folder, "b.yaml", matching("b", "- ANY /r"))) == 1
+
+
 def test_a_route_does_not_take_requests_while_its_policy_waits_for_a_secret() -> None:
     """The policy comes with the route, but its Secret only in the next file."""
     folder = Folder()

@@ -18,7 +18,10 @@ from moongate.sources.folder import Folder
 from moongate.sources.in_force import HeldResources, View
 from tests.sources.manifests import Unfinished
 from tests.sources.test_coverage import (
+    ABOVE,
     OWN,
+    USERS,
+    basic,
     far,
     gateway,
     grant,
@@ -126,7 +129,7 @@ def test_an_edit_costs_what_it_concerns_however_many_routes_are_guarded() -> Non
 
 def edit_costs(count: int) -> dict[str, int]:
     folder = Folder()
-    files = {"g.yaml": gateway("g", http="*")}
+    files = {"g.yaml": gateway("g", http="*"), "u.yaml": USERS, "p.yaml": basic("p", ABOVE)}
     for n in range(count):
         host, labels = f"h{n}.test", f"{{app: a{n}}}"
         files[f"r{n}.yaml"] = matching(f"r{n}", "- ANY /", host=host, labels=labels)

@@ -9,11 +9,11 @@ Facts
 * A route is *covered* by a policy that names or selects it or one of its rules, or one of its parents.
 * Another policy of the same kind covers as well: who moves a route from one to the other wants just that.
   Only if less is *demanded* of who wants to pass, the policy that demands it may be in another file.
-* A rule is *guarded* by a SecurityPolicy that covers it or its route. One of the Gateway does not count: it
-  may be about something else, and holds for the routes beside it too.
-* A request *goes over* from a guarded rule to one whose own policy demands less, or that has none, if both
-  match it, and the guarded one got it before, and does not afterwards. If it depends on a pattern whether
-  both match it, they do.
+* A rule is *guarded* by a SecurityPolicy that covers it or its route, and by what that of the Gateway demands
+  there. What else the latter says does not count, as it may be about something else.
+* A request *goes over* from a guarded rule to one where less is demanded, or that has no policy of its own
+  as the guarded one has, if both match it, and the guarded one got it before, and does not afterwards. If it
+  depends on a pattern whether both match it, they do.
 * Where listeners change, it is not asked which request goes where: something there is guarded, or nothing.
 """
 
@@ -38,7 +38,7 @@ from moongate.sources import in_force as lookups
 from moongate.sources.in_force import View, at_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.api.gateway import Listener
     from moongate.api.policy import TargetSelector
@@ -52,31 +52,19 @@ _Section: TypeAlias = tuple[str, str]
 """The kind of a policy, and a rule or listener; "" for all of them."""
 
 
-class _Place(NamedTuple):
-    """One match of a rule.
-
-    Args:
-        match: the match; its number does not count.
-        guards: what a SecurityPolicy of the rule or its route demands, and that there is one; else nothing.
-        is_whole: whether all requests of the match are the rule's, and no filter says more about them.
-    """
-
-    match: Match
-    guards: frozenset[str]
-    is_whole: bool
-
-
 class _Site(NamedTuple):
     """Where a route gets requests.
 
     Args:
         gateway: one of its parents.
-        port: of a listener; None if the Gateway is not known.
+        listener: the name of a listener; "" if the Gateway is not known.
+        port: of the listener; None if the Gateway is not known.
         host: what the listener has of the hostname; "" for all.
         written: the hostname as the route has it.
     """
 
     gateway: Ref
+    listener: str
     port: int | None
     host: str
     written: str
@@ -87,6 +75,22 @@ class _Site(NamedTuple):
             self.gateway == other.gateway if None in (self.port, other.port) else self.port == other.port
         )
         return is_near and intersection(self.host, other.host) is not None
+
+
+class _Place(NamedTuple):
+    """One match of a rule at one site.
+
+    Args:
+        site: where the rule gets requests.
+        match: the match; its number does not count.
+        guards: what is demanded there of who wants to pass, and whether by a policy of the rule or its route.
+        is_whole: whether all requests of the match are the rule's, and no filter says more about them.
+    """
+
+    site: _Site
+    match: Match
+    guards: frozenset[str]
+    is_whole: bool
 
 
 def uncovering(held: HeldResources, decisions: Mapping[Ref, Held | None]) -> tuple[Ref, ...]:
@@ -209,66 +213,53 @@ def _takes(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
 def _comes_beside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     """Whether a route takes requests of others that are guarded."""
     return any(
-        _goes_over(guarded, other, left, bare, ref, taken, old, new)
-        for bare, taken in new.beyond(old, ref)
-        for other in dict.fromkeys(old.near(taken, bare.match))
+        _goes_over(guarded, other, bare, ref, old, new)
+        for bare in new.beyond(old, ref)
+        for other in dict.fromkeys(old.near(bare))
         for guarded in old.places(other)
-        for left in old.sites(other)
     )
 
 
 def _steps_aside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     """Whether a guarded route leaves requests to others."""
     return any(
-        _goes_over(guarded, ref, left, bare, other, taken, old, new)
-        for guarded, left in old.beyond(new, ref)
+        _goes_over(guarded, ref, bare, other, old, new)
+        for guarded in old.beyond(new, ref)
         if guarded.guards
-        for other in dict.fromkeys(new.near(left, guarded.match))
+        for other in dict.fromkeys(new.near(guarded))
         for bare in new.places(other)
-        for taken in new.sites(other)
     )
 
 
-def _goes_over(
-    guarded: _Place,
-    from_: Ref,
-    left: _Site,
-    bare: _Place,
-    to: Ref,
-    taken: _Site,
-    old: _Coverage,
-    new: _Coverage,
-) -> bool:
+def _goes_over(guarded: _Place, from_: Ref, bare: _Place, to: Ref, old: _Coverage, new: _Coverage) -> bool:
     """Whether requests go over from one rule to another.
 
     Args:
         guarded: a match of the rule that gets them.
         from_: its route.
-        left: where it gets them.
         bare: a match of the rule that will.
         to: its route.
-        taken: where it will.
         old: what policies cover.
         new: what they will cover.
     """
-    common = intersection(left.host, taken.host)
+    common = intersection(guarded.site.host, bare.site.host)
     return (
         not guarded.guards <= bare.guards
         and common is not None
-        and left.meets(taken)
+        and guarded.site.meets(bare.site)
         and may_meet(guarded.match, bare.match)
-        and not _stay(guarded, from_, bare, taken, common, new)
-        and not _went(guarded, left, bare, to, common, old)
+        and not _stay(guarded, from_, bare, common, new)
+        and not _went(guarded, bare, to, common, old)
     )
 
 
-def _stay(guarded: _Place, from_: Ref, bare: _Place, taken: _Site, common: str, new: _Coverage) -> bool:
-    """Whether the route of the guarded rule keeps the requests, under a policy."""
+def _stay(guarded: _Place, from_: Ref, bare: _Place, common: str, new: _Coverage) -> bool:
+    """Whether the route of the guarded rule keeps the requests, and no less is demanded."""
     return any(
-        site.meets(taken) and _covers(site.host, common) and not _is_within(taken.host, site.host)
-        for site in new.sites(from_)
-    ) and any(
-        guarded.guards <= place.guards
+        place.site.meets(bare.site)
+        and _covers(place.site.host, common)
+        and not _is_within(bare.site.host, place.site.host)
+        and guarded.guards <= place.guards
         and place.is_whole
         and includes(place.match, guarded.match)
         and precedence(place.match) < precedence(bare.match)
@@ -276,16 +267,19 @@ def _stay(guarded: _Place, from_: Ref, bare: _Place, taken: _Site, common: str, 
     )
 
 
-def _went(guarded: _Place, left: _Site, bare: _Place, to: Ref, common: str, old: _Coverage) -> bool:
-    """Whether the route of the bare rule got the requests before, too, and without a policy."""
-    hosts = [site.host for site in old.sites(to) if site.meets(left) and _covers(site.host, common)]
+def _went(guarded: _Place, bare: _Place, to: Ref, common: str, old: _Coverage) -> bool:
+    """Whether the route of the bare rule got the requests before, too, and less was demanded."""
+    left = guarded.site.host
     return any(
-        not guarded.guards <= place.guards
+        place.site.meets(guarded.site)
+        and _covers(place.site.host, common)
+        and not guarded.guards <= place.guards
         and place.is_whole
         and includes(place.match, bare.match)
-        and (_is_within(host, left.host) or precedence(place.match) < precedence(guarded.match))
-        for host in hosts
-        if host == left.host or _is_within(host, left.host)
+        and (
+            _is_within(place.site.host, left)
+            or (place.site.host == left and precedence(place.match) < precedence(guarded.match))
+        )
         for place in old.places(to)
     )
 
@@ -343,8 +337,7 @@ class _Coverage:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._places: dict[Ref, list[_Place]] = {}
-        self._sites: dict[Ref, list[_Site]] = {}
+        self._places: dict[Ref, dict[_Place, None]] = {}
         self._winners: dict[Ref, dict[str, SecurityPolicy]] = {}
 
     @cached_property
@@ -390,10 +383,6 @@ class _Coverage:
             return demands
         above = self._winner(parent, listener) or self._winner(parent, "")
         return demands | above.demands if above is not None else demands
-
-    def _guards_of(self, ref: Ref, rule: str) -> frozenset[str]:
-        own = self._winner(ref, rule) or self._winner(ref, "")
-        return frozenset() if own is None else own.demands | {_GUARD}
 
     def _winner(self, ref: Ref, section: str) -> SecurityPolicy | None:
         """The SecurityPolicy that holds for a section of a target: the oldest, then the first by name."""
@@ -442,42 +431,26 @@ class _Coverage:
         refs = (gateway, *self.view.look_up(lookups.UNDER, gateway))
         return any(kind == _GUARD for ref in refs for kind, _ in self.of(ref))
 
-    def places(self, ref: Ref) -> list[_Place]:
-        """The matches of a route."""
+    def places(self, ref: Ref) -> Collection[_Place]:
+        """Where a route gets requests, and which."""
         if ref not in self._places:
             route = self.view.get(ref)
-            self._places[ref] = [
-                _Place(
-                    Match(0, written),
-                    self._guards_of(ref, rule.name or ""),
-                    all(used.extension_ref is None for used in rule.filters),
-                )
-                for rule in (route.spec.rules if isinstance(route, RequestRoute) else ())
-                for written in written_matches(ref.kind, rule) or (EVERYTHING,)
-            ]
+            places = self._places_of(ref, route) if isinstance(route, RequestRoute) else ()
+            self._places[ref] = dict.fromkeys(places)
         return self._places[ref]
 
-    def sites(self, ref: Ref) -> list[_Site]:
-        """Where a route gets requests."""
-        if ref not in self._sites:
-            route = self.view.get(ref)
-            self._sites[ref] = list(self._sites_of(route)) if isinstance(route, RequestRoute) else []
-        return self._sites[ref]
+    def beyond(self, other: _Coverage, ref: Ref) -> Iterator[_Place]:
+        """The places of a route that it has not at another moment."""
+        return (place for place in self.places(ref) if place not in other.places(ref))
 
-    def beyond(self, other: _Coverage, ref: Ref) -> Iterator[tuple[_Place, _Site]]:
-        """The places and sites of a route that it has not at another moment."""
-        for place in self.places(ref):
-            for site in self.sites(ref):
-                if not (place in other.places(ref) and site in other.sites(ref)):
-                    yield place, site
-
-    def near(self, site: _Site, match: Match) -> Iterator[Ref]:
-        """The routes that may get requests of a match of a route."""
+    def near(self, place: _Place) -> Iterator[Ref]:
+        """The routes that may get requests of a place."""
+        site = place.site
         peers = self.view.look_up(lookups.LISTENING, site.port) if site.port is not None else ()
         for gateway in dict.fromkeys((site.gateway, *peers)):
             for host in dict.fromkeys((site.written, site.host, *wider(site.host), "")):
                 # Under its own hostname, what matches on less gets its requests anyway.
-                for key in at_path(gateway, host, match.path, beneath=host != site.written):
+                for key in at_path(gateway, host, place.match.path, beneath=host != site.written):
                     yield from self.view.look_up(*key)
             yield from self.view.look_up(lookups.NARROWER, gateway, site.host)
 
@@ -513,6 +486,19 @@ class _Coverage:
         """The kinds of the policies that cover a parent of a route."""
         return {kind for kind, section in self.of(gateway) if not section or section == listener}
 
+    def _places_of(self, ref: Ref, route: RequestRoute) -> Iterator[_Place]:
+        for site in self._sites_of(route):
+            for rule in route.spec.rules:
+                guards = self._guards_of(ref, rule.name or "", site)
+                is_whole = all(used.extension_ref is None for used in rule.filters)
+                for written in written_matches(ref.kind, rule) or (EVERYTHING,):
+                    yield _Place(site, Match(0, written), guards, is_whole)
+
+    def _guards_of(self, ref: Ref, rule: str, site: _Site) -> frozenset[str]:
+        demands = self.demands(ref, rule, site.gateway, site.listener)
+        has_own = self._winner(ref, rule) or self._winner(ref, "")
+        return demands | {_GUARD} if has_own else demands
+
     def _sites_of(self, route: RequestRoute) -> Iterator[_Site]:
         hostnames = route.hostnames or ("",)
         for parent in route.spec.parent_refs:
@@ -520,7 +506,7 @@ class _Coverage:
                 continue
             gateway = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
             if not isinstance(self.view.get(gateway), Gateway):
-                yield from (_Site(gateway, None, host, host) for host in hostnames)
+                yield from (_Site(gateway, "", None, host, host) for host in hostnames)
             for listener in self.listeners(gateway):
                 if parent.section_name not in (None, listener.name) or parent.port not in (
                     None,
@@ -530,7 +516,7 @@ class _Coverage:
                 for host in hostnames:
                     common = intersection(host, listener.hostname or "")
                     if common is not None:
-                        yield _Site(gateway, listener.port, common, host)
+                        yield _Site(gateway, listener.name, listener.port, common, host)
 
     def _policy(self, ref: Ref) -> Policy:
         resource = self.view.get(ref)
