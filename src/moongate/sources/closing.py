@@ -143,7 +143,7 @@ class Closing:
         return frozenset(ref for ref in (*self.late, *removed) if is_entrance(ref))
 
     def cause(self, ref: Ref) -> str:
-        """A file because of which a resource is held back or shut; one of ``reopening`` if there is no other."""
+        """A file because of which a resource is held back or shut; one of ``reopening`` comes last."""
         those = {EVERYTHING, ref.namespace}
         outdated = {path: frozenset(of.namespace for of in refs) for path, refs in self.outdated.items()}
         causes = self._scopes or outdated

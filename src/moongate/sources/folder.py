@@ -623,7 +623,9 @@ class Folder:
                 because = f"until {until}: something there that cannot be read may say who may pass."
             elif ref in shut:
                 unread = cause or "a folder"
-                because = f"until the edit is whole: {unread} could not be read, and may have said who may pass."
+                because = (
+                    f"until the edit is whole: {unread} could not be read, and may have said who may pass."
+                )
             else:
                 continue  # Nothing is wrong: like the other changes of an edit, it waits for its end.
             held = self._held.get(ref)
