@@ -127,8 +127,16 @@ def test_an_edit_costs_what_it_concerns_however_many_routes_are_guarded() -> Non
     assert max(costs[0].values()) < 20
 
 
-def edit_costs(count: int) -> dict[str, int]:
-    folder = Folder()
+def test_a_policy_in_its_last_good_state_makes_an_edit_cost_twice_as_much() -> None:
+    """Besides whether the change is half of an edit, it is asked once what it takes from such a policy."""
+    sound, faulty = edit_costs(3), edit_costs(3, fault="sepc")
+
+    assert all(faulty[name] <= 2 * cost for name, cost in sound.items())
+    assert faulty["path"] > sound["path"]
+
+
+def edit_costs(count: int, fault: str = "spec") -> dict[str, int]:
+    folder = Folder(strict=True)
     files = {"g.yaml": gateway("g", http="*"), "u.yaml": USERS, "p.yaml": basic("p", ABOVE)}
     for n in range(count):
         host, labels = f"h{n}.test", f"{{app: a{n}}}"
@@ -137,6 +145,7 @@ def edit_costs(count: int) -> dict[str, int]:
         files[f"s{n}.yaml"] = matching(f"s{n}", f"- ANY /{n}", host="all.test")
         files[f"q{n}.yaml"] = naming("HTTPRoute", f"s{n}").replace("name: p}", f"name: q{n}}}")
     folder.update_many(files)
+    folder.update_many({"p1.yaml": files["p1.yaml"].replace("spec", fault)})
 
     def cost(path: str, text: str | None) -> int:
         before = folder.visited

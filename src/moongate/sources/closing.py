@@ -30,15 +30,15 @@ Rules
 Theory of operation
 ===================
 ``Closing`` is asked twice for each batch. ``holds_back`` says which changes wait because of the documents
-that cannot be read now, so that these do not delay other changes. ``update`` then decides, as what is closed
-may stay closed because other changes wait.
+that cannot be read now, so that these do not delay other changes. ``update`` then decides, and adds to them,
+as what is closed may stay closed because other changes wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
@@ -59,6 +59,8 @@ from moongate.sources.suspicion import EVERYTHING, guards_in, is_like_route, may
 
 HIDDEN = ""
 """Stands for the folders that cannot be read, where there are paths of files."""
+
+_T = TypeVar("_T")
 
 _SOME_ROUTE = Ref.of(ROUTE_TYPES[0], EVERYTHING, "")
 """Stands for a route that may be any."""
@@ -196,7 +198,7 @@ class Closing:
         self, files: Iterable[File], decisions: Decisions, held: Mapping[Ref, Held]
     ) -> None:
         """Add suspects if the files without faults take requests from policies of the former process."""
-        outdated = frozenset[Ref]().union(*self.outdated.values())
+        outdated = _union(self.outdated)
         former = self.former() if outdated else HeldResources()
         now = {**held, **decisions} if former else {}
         changes = {ref: now.get(ref) for ref in {**former, **now}}
@@ -212,13 +214,20 @@ class Closing:
         return not self.at_start and not self._scopes and bool(_union(self._now()))
 
     def holds_back(self, decisions: Decisions, held: HeldResources) -> dict[Ref, bool]:
-        """What the suspects hold back → whether it is removed."""
-        return self._held_back(_union(self._now()), decisions, held)
+        """What waits because of the documents that cannot be read now → whether it is removed."""
+        back = self._held_back(_union(self._now()), decisions, held)
+        if self.outdated and not self.at_start:
+            outdated = _union(self.outdated)
+            back |= _taken_from_guards(outdated, decisions, held, self._replaced)
+            lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
+            back |= {ref: decisions[ref] is None for ref in lost}
+        return back
 
     def update(
         self,
         decisions: Decisions,
         held: HeldResources,
+        back: Mapping[Ref, bool],
         waiting: Collection[Ref],
         may_open: Callable[[str], bool],
     ) -> None:
@@ -227,6 +236,7 @@ class Closing:
         Args:
             decisions: what is to be in force.
             held: what is in force.
+            back: what ``holds_back`` says of these.
             waiting: the changes that wait for another reason.
             may_open: whether a file without suspects is to have no effect any more.
         """
@@ -238,7 +248,7 @@ class Closing:
         }
         now |= {path: self._scopes[path] | now.get(path, frozenset()) for path in self.reopening}
         self._scopes = {path: scopes for path, scopes in now.items() if scopes}
-        back = self._held_back(_union(self._scopes), decisions, held)
+        back = {**back, **self._held_back(_union(self._scopes), decisions, held)}
         self.held_back = {ref: is_removal for ref, is_removal in back.items() if ref not in waiting}
         removed = [ref for ref, is_removal in self.held_back.items() if is_removal]
         self._replaced = frozenset((*self._replaced.intersection(removed), *guarded_routes(held, removed)))
@@ -266,22 +276,15 @@ class Closing:
     def _held_back(
         self, scopes: frozenset[str], decisions: Decisions, held: HeldResources
     ) -> dict[Ref, bool]:
-        if self.at_start:
+        """What suspects of some scopes hold back → whether it is removed."""
+        if self.at_start or not scopes:
             return {}
-        back: dict[Ref, bool] = {}
-        if scopes:
-            judge = _Judge(scopes, held, self.late)
-            back = {
-                ref: after is None
-                for ref, after in decisions.items()
-                if judge.holds_back(ref, held.get(ref), after)
-            }
-        if self.outdated:
-            outdated = frozenset[Ref]().union(*self.outdated.values())
-            back |= _taken_from_guards(outdated, decisions, held, self._replaced)
-            lost = losing(held, decisions, (ref for ref in outdated if not is_guard(ref)))
-            back |= {ref: decisions[ref] is None for ref in lost}
-        return back
+        judge = _Judge(scopes, held, self.late)
+        return {
+            ref: after is None
+            for ref, after in decisions.items()
+            if judge.holds_back(ref, held.get(ref), after)
+        }
 
 
 class _Judge:
@@ -357,8 +360,8 @@ def _service(endpoints: EndpointSlice) -> Ref:
     return Ref.of(Service, endpoints.metadata.namespace, endpoints.service or "")
 
 
-def _union(scopes: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    return frozenset[str]().union(*scopes.values())
+def _union(by_file: Mapping[str, frozenset[_T]]) -> frozenset[_T]:
+    return frozenset[_T]().union(*by_file.values())
 
 
 def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:

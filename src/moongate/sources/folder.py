@@ -255,6 +255,7 @@ class Folder:
         self.closing.update(
             decisions,
             self._held,
+            back,
             self._waiting,
             lambda path: waits is None or self._may_open(path, decisions, waits),
         )
