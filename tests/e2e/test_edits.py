@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from base64 import b64encode
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,15 @@ from moongate.sources.files import SETTLE_USED, Files
 from tests.e2e import edits
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
+from tests.e2e.conftest import started
 from tests.e2e.edits import EDITS
 from tests.e2e.test_no_request_fails import AT_LEAST, constant_load
+from tests.e2e.test_security import htpasswd
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -31,6 +33,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 TURNS = 2
 DEADLINE_S = 20.0
+MEMBER = htpasswd(member="open sesame")
 
 
 def state(n: int, ports: list[int], port: int) -> dict[str, str]:
@@ -71,7 +74,6 @@ def guarded(n: int, ports: list[int], port: int, tls_port: int, certificate: Cer
     policy = m.policy("SecurityPolicy", "members", f"basicAuth: {{users: {{name: u{n}}}}}")
     policy["spec"].pop("targetRefs")
     policy["spec"]["targetSelectors"] = m.spec(selector)
-    digest = b64encode(hashlib.sha1(b"open sesame").digest()).decode()
     files = {
         "certificates.yaml": [certificate.secret(f"c{n}")],
         "far/backends.yaml": [
@@ -89,7 +91,7 @@ def guarded(n: int, ports: list[int], port: int, tls_port: int, certificate: Cer
                 f"backendRefs: [{far}]}}]",
             )
         ],
-        "users.yaml": [m.secret(f"u{n}", _htpasswd=f"member:{{SHA}}{digest}")],
+        "users.yaml": [m.secret(f"u{n}", _htpasswd=MEMBER)],
     }
     names = sorted(files, reverse=bool(n % 2))
     return {name: _text(files[name]) for name in names}
@@ -117,28 +119,20 @@ async def test_no_request_fails_while_files_are_edited(tmp_path: Path) -> None:
     root.mkdir()
     port = free_port()
     spans: list[tuple[str, float, float]] = []
-    async with (
-        constant_load(tmp_path, port, "flip.test") as load,
-        httpx.AsyncClient(trust_env=False) as client,
-        Laptop() as laptop,
-        asyncio.TaskGroup() as tasks,
-    ):
+    async with constant_load(tmp_path, port, "flip.test") as load:
         for name, text in state(0, load.ports, port).items():
             edits.write(root / name, text)
-        following = tasks.create_task(laptop.follow(Files([root])))
-        await laptop.loaded.wait()
-        await laptop.served()
-        load.begin()
-        for n, edit in enumerate((name for name in EDITS for _ in range(TURNS)), start=1):
-            began = monotonic()
-            files = state(n, load.ports, port)
-            await asyncio.to_thread(EDITS[edit], root, files)
-            await answers_of(client, port, n)
-            if n % TURNS == 0:
-                tidy(root, files)
-            spans.append((edit, began, monotonic()))
-        await load.end()
-        following.cancel()
+        async with serving(root) as client:
+            load.begin()
+            for n, edit in enumerate((name for name in EDITS for _ in range(TURNS)), start=1):
+                began = monotonic()
+                files = state(n, load.ports, port)
+                await asyncio.to_thread(EDITS[edit], root, files)
+                await answers_of(client, port, n)
+                if n % TURNS == 0:
+                    tidy(root, files)
+                spans.append((edit, began, monotonic()))
+            await load.end()
 
     failed = {
         edit: [a for a in load.answers if a.status != 200 and began <= a.received <= ended]
@@ -147,6 +141,17 @@ async def test_no_request_fails_while_files_are_edited(tmp_path: Path) -> None:
     assert {edit: (len(wrong), wrong[0]) for edit, wrong in failed.items() if wrong} == {}
     assert load.failures() == {}
     assert load.rate >= AT_LEAST
+
+
+@asynccontextmanager
+async def serving(root: Path) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client before a gateway that follows a folder, whose manifests are in force."""
+    async with (
+        httpx.AsyncClient(trust_env=False) as client,
+        Laptop() as laptop,
+        started(laptop, Files([root])),
+    ):
+        yield client
 
 
 async def answers_of(client: httpx.AsyncClient, port: int, n: int) -> None:
@@ -178,29 +183,21 @@ async def test_no_request_fails_while_what_guards_is_renamed(tmp_path: Path) -> 
                     odd.append((edit, answer))
             await asyncio.sleep(0.01)
 
-    async with (
-        constant_load(tmp_path, port, "flip.test") as load,
-        httpx.AsyncClient(trust_env=False) as client,
-        Laptop() as laptop,
-        asyncio.TaskGroup() as tasks,
-    ):
+    async with constant_load(tmp_path, port, "flip.test") as load:
         for name, text in guarded(0, load.ports, port, tls_port, certificate).items():
             edits.write(root / name, text)
-        following = tasks.create_task(laptop.follow(Files([root])))
-        await laptop.loaded.wait()
-        await laptop.served()
-        load.begin()
-        stop = asyncio.Event()
-        knocking = tasks.create_task(knock(stop))
-        for n, edit in enumerate(EDITS, start=1):
-            files = guarded(n, load.ports, port, tls_port, certificate)
-            await asyncio.to_thread(EDITS[edit], root, files)
-            await answers_of(client, port, n)
-            tidy(root, files)
-        stop.set()
-        await knocking
-        await load.end()
-        following.cancel()
+        async with serving(root) as client, asyncio.TaskGroup() as tasks:
+            load.begin()
+            stop = asyncio.Event()
+            knocking = tasks.create_task(knock(stop))
+            for n, edit in enumerate(EDITS, start=1):
+                files = guarded(n, load.ports, port, tls_port, certificate)
+                await asyncio.to_thread(EDITS[edit], root, files)
+                await answers_of(client, port, n)
+                tidy(root, files)
+            stop.set()
+            await knocking
+            await load.end()
 
     assert odd == []
     assert load.failures() == {}
@@ -212,11 +209,10 @@ async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_p
     root = tmp_path / "m"
     root.mkdir()
     port = free_port()
-    digest = b64encode(hashlib.sha1(b"open sesame").digest()).decode()
     fixed = [
         m.gateway("gateway", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
         m.local("far", free_port()),
-        m.secret("users", _htpasswd=f"member:{{SHA}}{digest}"),
+        m.secret("users", _htpasswd=MEMBER),
     ]
     edits.write(root / "fixed.yaml", _text(fixed))
 
@@ -234,14 +230,7 @@ async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_p
     write(0)
     guard(0)
     statuses: list[int] = []
-    async with (
-        httpx.AsyncClient(trust_env=False) as client,
-        Laptop() as laptop,
-        asyncio.TaskGroup() as tasks,
-    ):
-        following = tasks.create_task(laptop.follow(Files([root])))
-        await laptop.loaded.wait()
-        await laptop.served()
+    async with serving(root) as client:
 
         async def knock(seconds: float) -> None:
             until = monotonic() + seconds
@@ -256,7 +245,6 @@ async def test_a_guarded_route_that_is_renamed_file_by_file_lets_nobody_in(tmp_p
             await knock(0.2)
             (root / f"r{10 - n}.yaml").unlink()
             await knock(1.0)
-        following.cancel()
 
     assert set(statuses) == {401}
 
@@ -355,13 +343,12 @@ async def test_no_request_passes_between_two_files_of_an_edit(tmp_path: Path) ->
     root = tmp_path / "m"
     root.mkdir()
     port, other = free_port(), free_port()
-    users = {"_htpasswd": f"member:{{SHA}}{b64encode(hashlib.sha1(b'open sesame').digest()).decode()}"}
     fixed = [
         m.gateway("gateway", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
         hearing(other, a=""),
         m.local("far", free_port()),
-        m.secret("users", **users),
-        *(m.secret("users", namespace=namespace, **users) for namespace in ("far", "near")),
+        m.secret("users", _htpasswd=MEMBER),
+        *(m.secret("users", namespace=namespace, _htpasswd=MEMBER) for namespace in ("far", "near")),
         m.namespace("default", env="a"),
         allowing("far"),
     ]
@@ -374,14 +361,7 @@ async def test_no_request_passes_between_two_files_of_an_edit(tmp_path: Path) ->
     put([each for each in fixed if each["kind"] != "Secret"])
     edits.write(root / "secrets.yaml", _text([each for each in fixed if each["kind"] == "Secret"]))
     statuses: dict[str, set[int]] = {}
-    async with (
-        httpx.AsyncClient(trust_env=False) as client,
-        Laptop() as laptop,
-        asyncio.TaskGroup() as tasks,
-    ):
-        following = tasks.create_task(laptop.follow(Files([root])))
-        await laptop.loaded.wait()
-        await laptop.served()
+    async with serving(root) as client:
 
         async def asked(url: str) -> set[int]:
             host, _, path = url.partition("/")
@@ -403,7 +383,6 @@ async def test_no_request_passes_between_two_files_of_an_edit(tmp_path: Path) ->
                     seen |= await asked(url)
             for path in root.glob("httproute-*.yaml"):
                 path.unlink()
-        following.cancel()
 
     # At the other Gateway, nobody serves the hostname.
     assert statuses == {edit: {401, 404} for edit in statuses}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +17,13 @@ from tests.cli.process import Moongate
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.broken_policies import A_TAB, FAULTS, POLICY, SHA_OF_TEST
+from tests.e2e.conftest import started
 from tests.ports import free_port
 from tests.run.conftest import text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
@@ -166,17 +167,10 @@ async def test_a_policy_with_any_fault_lets_nobody_pass(tmp_path: Path, *, known
             each = [await client.get("/", headers=headers, auth=auth) for auth in (None, user)]
             return tuple(answer.status_code for answer in each)
 
-        @asynccontextmanager
-        async def started() -> AsyncGenerator[None]:
+        def restarted() -> AbstractAsyncContextManager[None]:
             """The folder as a moongate has it that starts now."""
             laptop.put({ref: None for ref in laptop.world.store.held() if ref.kind == "SecurityPolicy"})
-            async with asyncio.TaskGroup() as tasks:
-                laptop.loaded.clear()
-                following = tasks.create_task(laptop.follow(Files([root])))
-                await laptop.loaded.wait()
-                await laptop.served()
-                yield
-                following.cancel()
+            return started(laptop, Files([root]))
 
         base = [
             m.gateway("gateway", _listeners(port)),
@@ -185,21 +179,21 @@ async def test_a_policy_with_any_fault_lets_nobody_pass(tmp_path: Path, *, known
             m.secret("users", _htpasswd=f"ann:{SHA_OF_TEST}"),
         ]
         (root / "base.yaml").write_text(text(*base))
-        async with started():
+        async with restarted():
             pass
         for name, broken in FAULTS.items():
             path = root / ("policy.json" if "JSON" in name else "policy.yaml")
             if known:
                 good = msgspec.yaml.decode(POLICY)
                 path.write_text(msgspec.json.encode(good).decode() if "JSON" in name else POLICY)
-                async with started():
+                async with restarted():
                     assert await answers() == (401, 200)
             path.write_bytes(broken if isinstance(broken, bytes) else broken.encode())
-            async with started():
+            async with restarted():
                 if (result := await answers()) != expected:
                     other[name] = result
             path.unlink()
-            async with started():
+            async with restarted():
                 assert await answers() == (200, 200)
 
     assert other == {}
