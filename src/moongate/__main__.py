@@ -2,37 +2,34 @@
 
 Facts
 -----
-* importing the commands takes a tenth of a second or more, and Python turns a Ctrl-C in that time into a
-  traceback. So SIGINT has its default action here, which ends the process at once: there is nothing to clean
-  up. Code that has something to clean up handles the signals itself, see ``infra.signals``
-* before this module come Python's own start, and what pip writes into the script ``moongate``. A Ctrl-C in
-  these first milliseconds shows a traceback of Python, and no code of ours can prevent that
-* asyncio leaves a handler that raises when its loop is closed, so the default action is set again at the end
-* a SIGINT that is ignored, as in the background of a script, stays ignored
+* importing a command takes half a second, and a supervisor or a closed terminal does not wait for that. So
+  signals get their meaning before anything else, see ``infra.signals``
+* before this module come Python's own start, and what pip writes into the script ``moongate``. No code of
+  ours can handle a signal in these first hundredths of a second
+* asyncio leaves a handler for SIGINT that raises when its loop is closed, so that is set again at the end
 * a standard stream may be closed at the start (``moongate run shop/ >&-``). The next file that is opened
   would take its number, and the log would be written into that
 """
 
 import os
-import signal
 import sys
 
+from moongate.infra.signals import handle_at_the_start, let_ctrl_c_end
 
-def _end_at_once_by_ctrl_c() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-_end_at_once_by_ctrl_c()
+SERVING = ("run", "quickstart")
+"""The commands that serve until a signal ends them."""
 
 
 def main() -> None:
     """Run the command line of this process, and exit with its code."""
-    from moongate.cli import main as command_line  # noqa: PLC0415 - slow, and signals are set before
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    handle_at_the_start(serves=command in SERVING)
+
+    from moongate.cli import main as command_line  # noqa: PLC0415 - slow, and signals are handled before
 
     _open_standard_streams()
     code = command_line()
-    _end_at_once_by_ctrl_c()
+    let_ctrl_c_end()
     sys.exit(code)
 
 

@@ -24,6 +24,7 @@ import moongate
 from tests.campaign.house import until
 from tests.e2e.backends import Echo
 from tests.ports import free_port
+from tests.signals import while_importing
 
 pytestmark = pytest.mark.envoy
 
@@ -151,6 +152,23 @@ async def test_process_1_of_a_container_serves_drains_and_leaves_no_zombies(tmp_
                 await until(ending)
                 backend.go.set()
             assert asked.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("run", 0), ("validate", 128 + signal.SIGTERM), ("status", 128 + signal.SIGTERM)]
+)
+def test_process_1_of_a_container_can_be_ended_before_its_command_has_begun(
+    command: str, status: int
+) -> None:
+    """``docker stop`` of a container that has just been started does not wait for ten seconds."""
+    needs_namespaces()
+    source = while_importing({"moongate.cli": signal.SIGTERM})
+
+    ended = subprocess.run(
+        ["unshare", "-pf", "--kill-child", sys.executable, "-c", source, command], check=False
+    )
+
+    assert ended.returncode == status
 
 
 MANIFESTS = """\
