@@ -26,6 +26,7 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
 from moongate.chain_transitions import ChainTransitions
 from moongate.infra.binary import envoy_binary
+from moongate.infra.ports import PortError
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.rundir import runs
 from moongate.quarantine.search import Search
@@ -252,11 +253,58 @@ async def test_an_envoy_whose_admin_socket_is_removed_still_drains(short_path: P
 
 
 @pytest.mark.envoy
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::"])
+async def test_a_port_of_another_program_is_no_success(address: str) -> None:
+    """Whoever waits for a port and then asks it would ask that program. The other Gateway is served."""
+    free = free_port()
+    other = opened(free, name="other")
+    dual = ":" in address
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    with socket.create_server((address, 0), family=family, dualstack_ipv6=dual) as holder:
+        port = holder.getsockname()[1]
+        has_it = f"Port {port} is taken by .* \\(process {os.getpid()}\\); end it, or .* serves nothing there"
+        async with Laptop() as laptop:
+            with pytest.raises(PortError, match=has_it):
+                await laptop.apply("---\n".join((opened(port), other)))
+            with pytest.raises(PortError, match=has_it):
+                await laptop.served()
+            await connected(free)
+
+            await laptop.delete(Ref.of(Gateway, "default", "eg"))
+            await laptop.served()
+
+
+@pytest.mark.envoy
+async def test_a_port_is_had_once_it_is_free() -> None:
+    """And waiting for that is no error any more."""
+    with taken() as (port, holder):
+        async with Laptop() as laptop:
+            with pytest.raises(PortError):
+                await laptop.apply(opened(port))
+            holder.close()
+            await connected(port)
+
+            await laptop.served()
+
+
+@pytest.mark.envoy
+async def test_a_port_that_is_taken_during_a_handover_is_blamed_on_who_has_it() -> None:
+    """While Envoys of moongate give up ports nobody is blamed, so there is no reason yet when it ends."""
+    with taken() as (port, _):
+        async with Laptop() as laptop:
+            await laptop.apply(opened(free_port(), name="leaving"))
+
+            with pytest.raises(PortError, match=f"^Port {port} is taken by"):
+                await laptop.apply("---\n".join((opened(port), opened(free_port(), name="leaving"))))
+
+
+@pytest.mark.envoy
 async def test_a_port_is_served_once_it_is_free() -> None:
     """The message says to end the process that holds it; doing so must be enough."""
     with taken() as (port, holder):
         async with Laptop() as laptop:
-            await laptop.apply(opened(port))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(port))
             refused = laptop.report()["rejections"]
             holder.close()
 
@@ -510,7 +558,8 @@ async def test_a_listener_whose_port_is_taken_is_not_called_served() -> None:
     free = free_port()
     with structlog.testing.capture_logs() as events, taken() as (port, _):
         async with Laptop() as laptop:
-            await laptop.apply(opened(free, port))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(free, port))
             urls = laptop.urls()
             of_taken, of_free = (conditions(laptop, f"at-{n}")["Programmed"] for n in (port, free))
             of_gateway = conditions(laptop)["Programmed"]
@@ -534,7 +583,8 @@ async def test_a_listener_is_called_served_at_a_port_once_it_is_there() -> None:
     with structlog.testing.capture_logs() as events, taken() as (port, _):
         async with Laptop() as laptop:
             await laptop.apply(opened(free))
-            await laptop.apply(opened(free).replace(f"port: {free}", f"port: {port}"))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(free).replace(f"port: {free}", f"port: {port}"))
             await laptop.apply(opened(free))
             await laptop.apply(opened(free).replace(f"port: {free}", f"port: {free}\n    hostname: a.test"))
 
@@ -579,7 +629,8 @@ async def test_what_an_envoy_had_before_does_not_end_a_refusal(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with structlog.testing.capture_logs() as events, taken() as (port, holder):
         async with Laptop() as laptop:
-            await laptop.apply(opened(port))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(port))
             (socket,) = tmp_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
             async with Client(socket, fleet="default/eg") as client:
                 await client.ask(LISTENER, initial_resource_versions={f"default/eg/at-{port}": "former"})
@@ -621,7 +672,8 @@ async def test_a_refused_listener_that_is_gone_is_no_longer_reported() -> None:
     free = free_port()
     with structlog.testing.capture_logs() as events, taken() as (port, _):
         async with Laptop() as laptop:
-            await laptop.apply(opened(free, port))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(free, port))
             refused = conditions(laptop)["Programmed"]
 
             await laptop.apply(opened(free))
@@ -650,7 +702,8 @@ async def test_a_refusal_is_not_mended_by_the_end_of_envoy() -> None:
     """Nor by its crash: whoever has the port has it still."""
     with structlog.testing.capture_logs() as events, taken() as (port, _):
         async with Laptop() as laptop:
-            await laptop.apply(opened(port))
+            with pytest.raises(PortError):
+                await laptop.apply(opened(port))
             first = laptop.report()["gateways"][0]["envoy"]["pid"]
 
             os.kill(first, signal.SIGKILL)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.infra.binary import EnvoyMissingError
+    from moongate.infra.ports import PortError
     from moongate.infra.process import EnvoyFailedError
     from moongate.infra.rundir import NoRunDirectoryError
     from moongate.problem import Problem
@@ -21,6 +22,7 @@ __all__ = [
     "Laptop",
     "ManifestError",
     "NoRunDirectoryError",
+    "PortError",
     "Problem",
     "Ref",
     "Translation",
@@ -34,6 +36,7 @@ _HOMES = {
     "Laptop": "moongate.run",
     "ManifestError": "moongate.run",
     "NoRunDirectoryError": "moongate.infra.rundir",
+    "PortError": "moongate.infra.ports",
     "Problem": "moongate.problem",
     "Ref": "moongate.api.base",
     "Translation": "moongate.translation",

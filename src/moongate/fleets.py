@@ -66,7 +66,7 @@ _log = structlog.get_logger("moongate")
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
 
-_UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
+UNOPENED: Final = "Until then moongate serves nothing there, and asks again from time to time."
 """What a port that cannot be had means for requests."""
 
 SUCCESSOR_S: Final = 5.0
@@ -227,7 +227,7 @@ class Fleets:
                 # A fleet that ends in the meantime never settles, so wait one second at a time.
                 with suppress(TimeoutError):
                     await self._ads.settled(name, 1)
-                    if not (fleet.handover.under_way and self._taken(name, fleet)):
+                    if not any(map(fleet.is_handed_over, self._taken(name, fleet))):
                         break
                     await asyncio.sleep(SOON_S)
         for fleet in list(self._ending.values()):
@@ -540,7 +540,7 @@ class Fleets:
         failure = bind_failure(event.message)
         if failure is not None and failure.in_use and fleet.handover.under_way:
             # The port will be free soon, and it takes long to find the process that has it.
-            fleet.refused[key] = RefusedResource(event.message, port=True)
+            fleet.refused[key] = RefusedResource(event.message, port=True, handed_over=True)
             return
         fleets = (*self._fleets.items(), *self._ending.items())
         envoys = {of.process.pid: other for other, of in fleets if of.process.pid is not None}
@@ -572,8 +572,7 @@ class Fleets:
         messages += [f"{r.what}: {r.message}" for r in own]
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
-        if fleet.handover.under_way:
-            refused = {at: why for at, why in refused.items() if not why.port}
+        refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}
         served = fleet.listener_members() if refused else {}
         out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
@@ -588,7 +587,7 @@ class Fleets:
                     RefusedListener(
                         member.name,
                         "PortUnavailable" if why.port else "Invalid",
-                        f"{why.message} {_UNOPENED}" if why.port else why.message,
+                        f"{why.message} {UNOPENED}" if why.port else why.message,
                     )
                     for name, why in sorted(refused.items())
                     for member in served.get(name, ())

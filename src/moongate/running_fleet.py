@@ -41,6 +41,8 @@ class RefusedResource(Struct, frozen=True):
     message: str
     port: bool
     """Whether it is refused because its port cannot be bound."""
+    handed_over: bool = False
+    """Whether an Envoy of moongate was giving up ports then. The next answer says who else has the port."""
 
 
 class Late(Struct, frozen=True):
@@ -157,6 +159,15 @@ class RunningFleet:
         """Whether Envoy refuses a resource because its port cannot be bound."""
         known = self.refused.get((rejection.type_url, rejection.name))
         return known is not None and known.port
+
+    def is_handed_over(self, rejection: Rejection) -> bool:
+        """Whether the port that Envoy cannot bind may be free in a moment, as ``may_get_port`` has it."""
+        known = self.refused.get((rejection.type_url, rejection.name))
+        return known is not None and self.may_get_port(known)
+
+    def may_get_port(self, refused: RefusedResource) -> bool:
+        """Whether a port may be free in a moment, because another Envoy of moongate is giving up ports."""
+        return refused.port and (self.handover.under_way or refused.handed_over)
 
     def report(self, name: str, now: float) -> dict[str, Any]:
         """The fleet as ``moongate status`` shows it.

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from moongate.api.base import FleetId
+from moongate.infra.ports import PortError
 from moongate.run import Laptop
 from moongate.xds.draining import draining_tables
 from moongate.xds.wire import ENDPOINT, ROUTE
@@ -218,11 +219,12 @@ async def test_a_taken_port_is_reported_with_what_to_do_and_other_gateways_work(
         taken, free = holder.getsockname()[1], free_port()
         blocked = m.gateway("blocked", f"[{{name: http, port: {taken}, protocol: HTTP}}]")
         other = m.gateway("other", f"[{{name: http, port: {free}, protocol: HTTP}}]")
-        await site.apply(
-            blocked,
-            other,
-            m.route("port", f"[{{{m.to('one')}}}]", parents="[{name: blocked}, {name: other}]"),
-        )
+        with pytest.raises(PortError):
+            await site.apply(
+                blocked,
+                other,
+                m.route("port", f"[{{{m.to('one')}}}]", parents="[{name: blocked}, {name: other}]"),
+            )
 
         programmed = site.conditions(blocked)["Programmed"]
         assert programmed["status"] == "False"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 import moongate
-from moongate import Laptop, ManifestError, Ref
+from moongate import Laptop, ManifestError, PortError, Ref
 from tests.core import gateway, http
 from tests.ports import free_port
 
@@ -63,6 +64,17 @@ def test_errors_are_raised_in_the_callers_thread_and_nothing_is_left(folder: Pat
     assert not (folder / "r").exists()
     with pytest.raises(RuntimeError):
         running.apply("")
+
+
+@pytest.mark.envoy
+def test_a_port_of_another_program_is_an_error_also_without_asyncio() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder, Laptop() as running:
+        port = holder.getsockname()[1]
+
+        with pytest.raises(PortError, match=f"Port {port} is taken"):
+            running.apply(gateway(http("web", port=port), gatewayClassName="moongate"))
+
+        assert running.urls() == ()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])

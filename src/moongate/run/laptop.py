@@ -20,7 +20,7 @@ from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
 from moongate.attach.gateways import BIND, CLOSED, LOCALHOST, controller_name, laptop_class
-from moongate.fleets import Fleets
+from moongate.fleets import UNOPENED, Fleets
 from moongate.infra.binary import envoy_binary
 from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
@@ -211,6 +211,9 @@ class Laptop:
         Raises:
             ManifestError: some of them cannot be put in force, so none is.
             TimeoutError: the Envoys have not acknowledged in time.
+            EnvoyFailedError: an Envoy could not be started. moongate tries to start it again.
+            PortError: a listener's port cannot be opened, mostly because another program has it. The
+                manifests stay in force, and moongate opens the port once it is free.
             TypeError: an argument is of a type that it cannot have.
             RuntimeError: the gateway does not run.
         """
@@ -228,7 +231,7 @@ class Laptop:
 
         Raises:
             ManifestError: a manifest does not say which resource it is.
-            TimeoutError, TypeError, RuntimeError: as of ``apply``.
+            TimeoutError, EnvoyFailedError, PortError, TypeError, RuntimeError: as of ``apply``.
         """
         self._check_running(timeout_s)
         self.put({ref: None for each in named for ref in self._named(each)})
@@ -344,16 +347,17 @@ class Laptop:
     async def served(self, *, timeout_s: float | None = 15) -> None:
         """Return when every Envoy has acknowledged all changes that were made before the call.
 
-        A refusal counts as an acknowledgement; the statuses show it.
+        A refusal counts as an acknowledgement; the statuses show it. A port is the exception: a request would
+        be answered by the program that has it.
 
         Raises:
-            TimeoutError: an Envoy did not acknowledge in time.
-            EnvoyFailedError: an Envoy could not be started. moongate tries to start it again.
-            TypeError, RuntimeError: as of ``apply``.
+            TimeoutError, EnvoyFailedError, PortError, TypeError, RuntimeError: as of ``apply``.
         """
         self._check_running(timeout_s)
         async with asyncio.timeout(timeout_s):
             await self._pump.settled(self.fleets.served)
+        if unbound := self.fleets.unbound():
+            raise PortError(" ".join((*unbound, UNOPENED)))
 
     async def end_left_over(self) -> None:
         """End Envoys that a former moongate left running for Gateways that are gone.

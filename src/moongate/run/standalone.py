@@ -16,6 +16,7 @@ from moongate.attach.gateways import LOCALHOST
 from moongate.infra.access_log import AccessLog, can_append
 from moongate.infra.envoy_run import CHILDREN
 from moongate.infra.orphans import reap_orphans
+from moongate.infra.ports import PortError
 from moongate.infra.process import EnvoyFailedError
 from moongate.infra.signals import has_terminal, is_ignored
 from moongate.run.laptop import Laptop
@@ -159,8 +160,8 @@ async def _follow(running: Laptop, options: LaptopOptions, reread: asyncio.Event
 async def _announce(running: Laptop, served: Callable[[Laptop], None]) -> None:
     with loading():
         await running.loaded.wait()
-        # An Envoy that cannot be started is in the statuses.
-        with suppress(TimeoutError, EnvoyFailedError):
+        # An Envoy that cannot be started, and a port that cannot be opened, are in the statuses.
+        with suppress(TimeoutError, EnvoyFailedError, PortError):
             await running.served(timeout_s=60)
     served(running)
     await running.end_left_over()
