@@ -570,7 +570,53 @@ def test_requests_may_change_routes_under_the_policy_of_their_gateway(own: str |
     files |= {"g.yaml": gateway("g", http="*"), "u.yaml": USERS, "p.yaml": basic("p", ABOVE)}
     folder.update_many(files | ({"o.yaml": guarding("o", own)} if own else {}))
 
-    assert len(commit(folder, "b.yaml", matching("b", "- ANY /r"))) == 1
+    assert len(commit(folder, "b.yaml", matching("b", "- ANY /b", "- ANY /r"))) == 1
+
+
+REFERRING = "extensionRef: {group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: f}"
+FILTER = (
+    "{apiVersion: gateway.envoyproxy.io/v1alpha1, kind: HTTPRouteFilter, metadata: {name: f}, "
+    "spec: {directResponse: {}}}\n"
+)
+MOVES = {
+    # The policy; the only route, which is at /admin of *.test, afterwards; whether the edit waits.
+    "another path": (basic("p", NAMED), matching("r", "a ANY /b", host="*.test"), True),
+    "a narrower path": (basic("p", NAMED), matching("r", "a ANY /admin/b", host="*.test"), True),
+    "a narrower hostname": (basic("p", NAMED), matching("r", "a ANY /admin"), True),
+    "another Gateway": (basic("p", NAMED), matching("r", "a ANY /admin", host="", gateway="h"), True),
+    "a filter, which may match on more": (
+        basic("p", NAMED),
+        matching("r", "a ANY /", host="").replace(
+            "matches:", f"filters: [{{type: ExtensionRef, {REFERRING}}}], matches:"
+        ),
+        True,
+    ),
+    "one more path": (basic("p", NAMED), matching("r", "b ANY /b", "a ANY /admin", host="*.test"), False),
+    "a wider path": (basic("p", NAMED), matching("r", "a ANY /", host="*.test"), False),
+    "all hostnames": (basic("p", NAMED), matching("r", "a ANY /admin", host=""), False),
+    "it demands nothing": (guarding("p", NAMED), matching("r", "a ANY /b"), False),
+    "it is of the Gateway": (basic("p", ABOVE), matching("r", "a ANY /b"), False),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_what_a_guarded_route_does_not_get_any_more_may_be_for_one_in_the_next_file(case: str) -> None:
+    """Then the new route would be without the policy, if the file of the policy is the last one."""
+    policy, after, waits = MOVES[case]
+    folder = Folder()
+    files = {"r.yaml": matching("r", "a ANY /admin", host="*.test"), "p.yaml": policy, "u.yaml": USERS}
+    files |= {
+        "g.yaml": gateway("g", a="*"),
+        "h.yaml": gateway("h", a="*").replace("80", "81"),
+        "f.yaml": FILTER,
+    }
+    folder.update_many(files)
+
+    assert len(commit(folder, "r.yaml", after)) == int(not waits)
+    if waits:
+        assert commit(folder, "b.yaml", matching("b", "a ANY /admin")) == []
+        assert commit(folder, "p.yaml", basic("p", BESIDE_IT)) == []
+        assert {ref.name for ref in folder.commit()} == {"r", "b", "p"}
 
 
 def test_a_route_does_not_take_requests_while_its_policy_waits_for_a_secret() -> None:
@@ -635,7 +681,7 @@ def routes(draw: st.DrawFn, name: str) -> str:
 def policies(draw: st.DrawFn, name: str) -> str:
     named = [NAMED, NAMED.replace("name: r", "name: s"), NAMED.replace("name: r", "name: r, sectionName: x")]
     selected = [f"targetSelectors: [{{kind: HTTPRoute, matchLabels: {{turn: {label}}}}}]" for label in "ab"]
-    made = guarding(name, draw(st.sampled_from(named + selected)))
+    made = guarding(name, draw(st.sampled_from([*named, *selected, ABOVE])))
     return draw(st.sampled_from([made, asking(made)]))
 
 
@@ -646,7 +692,7 @@ STATES = st.fixed_dictionaries(
         **{f"{name}.yaml": policies(name) for name in "pq"},
     },
 )
-"""Routes that may take each other's requests, and policies of them, each in a file of its own."""
+"""Routes that may take each other's requests, and policies of them and of their Gateway, each in a file."""
 
 
 def passing(folder: Folder) -> dict[tuple[str, str], bool]:
@@ -676,12 +722,9 @@ def passing(folder: Folder) -> dict[tuple[str, str], bool]:
 
 def nearest(policies: list[SecurityPolicy], route: HTTPRoute, section: str) -> list[SecurityPolicy]:
     """The policy that holds for a rule, if there is one."""
-    named = [
-        (each, at.section_name)
-        for each in policies
-        for at in each.spec.target_refs
-        if at.name == route.metadata.name
-    ]
+    targets = [(each, at) for each in policies for at in each.spec.target_refs]
+    of_gateway = [each for each, at in targets if at.kind == "Gateway"]
+    named = [(each, at.section_name) for each, at in targets if at.name == route.metadata.name]
     selected = [
         each
         for each in policies
@@ -689,7 +732,7 @@ def nearest(policies: list[SecurityPolicy], route: HTTPRoute, section: str) -> l
     ]
     of_rule = [each for each, at in named if at == section]
     of_route = [p for p in policies if p in selected or (p, None) in named]
-    return (of_rule or of_route)[:1]
+    return (of_rule or of_route or of_gateway)[:1]
 
 
 @given(STATES, STATES, st.randoms(use_true_random=False))

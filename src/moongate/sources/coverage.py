@@ -14,6 +14,8 @@ Facts
 * A request *goes over* from a guarded rule to one where less is demanded, or that has no policy of its own
   as the guarded one has, if both match it, and the guarded one got it before, and does not afterwards. If it
   depends on a pattern whether both match it, they do.
+* What a guarded route does not match any more may be for one that comes in the next file, before its policy.
+  The policy of the Gateway would hold for that one too, so only a route with a policy of its own counts.
 * Where listeners change, it is not asked which request goes where: something there is guarded, or nothing.
 """
 
@@ -221,13 +223,27 @@ def _comes_beside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
 
 
 def _steps_aside(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
-    """Whether a guarded route leaves requests to others."""
+    """Whether a guarded route leaves requests to others, or to one that may come in the next file."""
     return any(
-        _goes_over(guarded, ref, bare, other, old, new)
+        _gives_up(guarded, ref, new)
+        or any(
+            _goes_over(guarded, ref, bare, other, old, new)
+            for other in dict.fromkeys(new.near(guarded))
+            for bare in new.places(other)
+        )
         for guarded in old.beyond(new, ref)
         if guarded.guards
-        for other in dict.fromkeys(new.near(guarded))
-        for bare in new.places(other)
+    )
+
+
+def _gives_up(guarded: _Place, ref: Ref, new: _Coverage) -> bool:
+    """Whether a route with a policy of its own that demands something does not match requests any more."""
+    return guarded.guards > {_GUARD} and not any(
+        includes(place.match, guarded.match)
+        and place.is_whole
+        and place.site.meets(guarded.site)
+        and _covers(place.site.host, guarded.site.host)
+        for place in new.places(ref)
     )
 
 
