@@ -104,6 +104,44 @@ def test_a_slip_in_kind_or_group_or_namespace_opens_nothing(right: str, wrong: s
         assert folder.closing.closed == ("",)
 
 
+ENVOY = "apiVersion: gateway.envoyproxy.io/v1alpha1\n"
+
+
+@pytest.mark.parametrize("of_list", [False, True])
+@pytest.mark.parametrize(
+    ("text", "is_suspect"),
+    [
+        ("apiVersion:", True),
+        ("apiVersion: gateway.envoyp", True),
+        ('{"apiVersion": "gateway.envoyproxy.io/v1"}', True),
+        ("apiVers:", True),
+        (ENVOY + "kind:", True),
+        (ENVOY + "kind: 5", True),
+        (ENVOY + "kind: {a: b}", True),
+        (ENVOY + "spec: |\n  kind: Backend", True),
+        ("kind: SecurityPolicy", True),
+        ("apiVersion: gateway.networking.k8s.io/v1", False),
+        ("apiVersion: v1", False),
+        ("kind: HTTPRoute", False),
+        (ENVOY + "kind: Backend", False),
+        (ENVOY + "kind: BackendTrafficPolicy\nmetadata: {name: 5}\nspec: {}", False),
+        ("apiVersion: v1\nkind: Secret\nstringData: {jwt: a}", False),
+        ("apiVersion: v1\nkind: ConfigMap\ndata: {a: SecurityPolicy}", False),
+    ],
+)
+def test_data_without_a_name_or_kind_are_judged_as_a_text(
+    text: str, *, is_suspect: bool, of_list: bool
+) -> None:
+    """A file that is half written may be sound YAML, and a kind that is known is no policy."""
+    folder = Folder(strict=True)
+    if of_list:
+        text = "apiVersion: v1\nkind: List\nitems:\n- " + text.replace("\n", "\n  ")
+
+    folder.update("f.yaml", text)
+
+    assert folder.closing.closed == (("",) if is_suspect else ())
+
+
 def test_a_fault_beside_a_policy_in_a_list_closes_nothing() -> None:
     """What is in other resources of the list does not matter."""
     policy = (

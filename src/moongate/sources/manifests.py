@@ -191,7 +191,9 @@ def _with_scope(entry: Entry, document: dict[str, Any]) -> Entry:
     if entry.resource is not None or entry.severity != "error" or entry.closed is not None:
         return entry
     kind = entry.named.kind if entry.named is not None else ""
-    text = repr(document)
+    # A field a line, as most write it; an entry of a list has no text of its own.
+    lines = (f"{key}: {'' if value is None else repr(value)}" for key, value in document.items())
+    text = "\n".join(lines)
     if not (is_like_guard(kind, text) if kind else may_guard(text)):
         return entry
     # It may select in other namespaces.
