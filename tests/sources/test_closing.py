@@ -104,6 +104,21 @@ class TestWhileAPolicyIsInItsLastGoodState:
         folder.update("x", self.served("x"))
         assert (folder.closing.held_back, ROUTE in folder) == ({}, False)
 
+    def test_a_removal_that_is_held_back_no_more_stays_refused_until_the_edit_is_whole(self) -> None:
+        """Its policy is for another route by now, so it would be open."""
+        folder = self.edited(r=None, x=self.served("x").replace("rules", "rulse"))
+        folder.update("q", policy("x").replace("name: p", "name: q"))
+
+        for path, text in {"x": self.served("x"), "o": None}.items():
+            for _ in folder.stage(path, text):
+                pass
+        folder.commit(Unfinished())
+
+        assert (ROUTE in folder.waiting, folder.closing.shut, folder.diagnostics()) == (True, {ROUTE}, ())
+
+        folder.commit()
+        assert (folder.closing.shut, ROUTE in folder) == (frozenset(), False)
+
     @pytest.mark.parametrize("other", [None, "x"])
     def test_a_route_in_its_last_good_state_keeps_its_policy(self, other: str | None) -> None:
         """The policy goes, or names another route; that one waits as well, since it would be open."""

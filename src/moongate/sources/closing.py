@@ -118,6 +118,8 @@ class Closing:
         """The resources that came since what is served stays as it was."""
         self.held_back: dict[Ref, bool] = {}
         """The resources with a change that waits → whether it is their removal."""
+        self.leaving: frozenset[Ref] = frozenset()
+        """The routes and Gateways that were shut, and are removed when the edit is whole."""
         self.suspects: dict[str, Sequence[Suspect]] = {}
         self.outdated: dict[str, frozenset[Ref]] = {}
         """File with faults → its policies about who may pass in their last good state, and its routes that
@@ -142,7 +144,7 @@ class Closing:
     def shut(self) -> frozenset[Ref]:
         """The routes and Gateways whose requests are refused, though others of their namespace are served."""
         removed = (ref for ref, is_removal in self.held_back.items() if is_removal)
-        return frozenset(ref for ref in (*self.late, *removed) if is_entrance(ref))
+        return self.leaving.union(ref for ref in (*self.late, *removed) if is_entrance(ref))
 
     def cause(self, ref: Ref) -> str:
         """A file because of which a resource is held back or shut; one of ``reopening`` comes last."""
@@ -249,6 +251,7 @@ class Closing:
         now |= {path: self._scopes[path] | now.get(path, frozenset()) for path in self.reopening}
         self._scopes = {path: scopes for path, scopes in now.items() if scopes}
         back = {**back, **self._held_back(_union(self._scopes), decisions, held)}
+        self.leaving = frozenset(ref for ref in self.shut if ref in waiting and decisions[ref] is None)
         self.held_back = {ref: is_removal for ref, is_removal in back.items() if ref not in waiting}
         removed = [ref for ref, is_removal in self.held_back.items() if is_removal]
         self._replaced = frozenset((*self._replaced.intersection(removed), *guarded_routes(held, removed)))

@@ -617,7 +617,7 @@ class Folder:
     def _of_closing(self) -> Iterator[Diagnostic]:
         """What is not in force as it is written because of documents of others that cannot be read."""
         shut, held_back = self.closing.shut, self.closing.held_back
-        for ref in sorted({*shut, *held_back}):
+        for ref in sorted({*shut, *held_back} - self.closing.leaving):
             cause = self.closing.cause(ref)
             if cause not in self.closing.reopening:
                 until = f"{cause} is mended" if cause != HIDDEN else "all folders can be read"
