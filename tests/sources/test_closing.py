@@ -89,8 +89,20 @@ class TestWhileAPolicyIsInItsLastGoodState:
 
         assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
 
-    def test_neither_is_it_when_nothing_can_be_made_out_of_the_one_in_its_place(self) -> None:
-        folder = self.edited(r=None, x="\t" + self.served("x"))
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\t{ROUTE}",
+            "apiVersion: gateway.networking.k8s",
+            "apiVersion: gateway.networking.k8s.io/v1\nkin",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind:",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRuote\nmetadata: {name: x}",
+            "apiVersion: gateway.networking.io/v1\nkind: HTTPRoute\nmetadata: {name: x}",
+            "apiVersio: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x}",
+        ],
+    )
+    def test_neither_is_it_when_nothing_can_be_made_out_of_the_one_in_its_place(self, text: str) -> None:
+        folder = self.edited(r=None, x=text.replace("{ROUTE}", self.served("x")))
 
         assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
 
@@ -102,6 +114,19 @@ class TestWhileAPolicyIsInItsLastGoodState:
         assert (folder.closing.held_back, folder.closing.shut) == ({ROUTE: True}, {ROUTE})
 
         folder.update("x", self.served("x"))
+        assert (folder.closing.held_back, ROUTE in folder) == ({}, False)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "apiVersion: v1",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gatewy\nmetadata: {name: x}",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRuote\nmetadata: {name: x, namespace: far}",
+        ],
+    )
+    def test_what_is_no_route_of_its_namespace_does_not_keep_it(self, text: str) -> None:
+        folder = self.edited(r=None, x=text)
+
         assert (folder.closing.held_back, ROUTE in folder) == ({}, False)
 
     def test_a_removal_that_is_held_back_no_more_stays_refused_until_the_edit_is_whole(self) -> None:

@@ -62,9 +62,6 @@ HIDDEN = ""
 
 _T = TypeVar("_T")
 
-_SOME_ROUTE = Ref.of(ROUTE_TYPES[0], EVERYTHING, "")
-"""Stands for a route that may be any."""
-
 Decisions = Mapping[Ref, Held | None]
 """What is to be in force of each resource that a batch is about; None for nothing."""
 
@@ -392,7 +389,7 @@ def _exposed(decisions: Decisions, held: Mapping[Ref, Held]) -> tuple[str, ...]:
 def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], bool]) -> Iterator[Ref]:
     """The policies about who may pass that a file with faults leaves in an older state, and its routes.
 
-    A route of which nothing else can be made out has no name.
+    A route whose name or kind cannot be made out has no name.
     """
     faulty = [file.documents[number] for number in file.faulty]
     entries = (entry for document in faulty for entry in document.entries)
@@ -405,11 +402,29 @@ def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], 
                 yield ref
         elif not ref.is_a(Gateway) and is_entrance(ref):
             yield ref
-    texts = [document.text for document in faulty if document.malformed is not None]
-    if file.unreadable is not None:
-        texts.append(file.unreadable.text or "")
-    if any(map(may_route, texts)) and not any(map(is_entrance, (*file.retained, *file.adopted))):
-        yield _SOME_ROUTE
+    if not any(map(is_entrance, (*file.retained, *file.adopted))):
+        unnamed = _like_routes(file, lambda _ref: True)
+        yield from (Ref.of(ROUTE_TYPES[0], scope, "") for _, scope in unnamed)
+
+
+def _like_routes(file: File, is_known: Callable[[Ref], bool]) -> Iterator[tuple[object, str]]:
+    """The parts of a file that cannot be read and may be a route, each with its namespace or ``EVERYTHING``.
+
+    Args:
+        file: with faults.
+        is_known: whether a route needs no such part to be known.
+    """
+    if file.unreadable is not None and may_route(file.unreadable.text or ""):
+        yield file.unreadable, EVERYTHING
+    for number in file.faulty:
+        document = file.documents[number]
+        for entry in document.entries:
+            if entry.severity != "error" or (entry.ref is not None and is_known(entry.ref)):
+                continue
+            if is_like_route(entry.named.kind) if entry.named is not None else may_route(document.text):
+                yield entry, entry.named.namespace if entry.named is not None else EVERYTHING
+        if document.malformed is not None and may_route(document.text):
+            yield document, EVERYTHING
 
 
 def _unsound_part(file: File, ref: Ref) -> object:
@@ -479,20 +494,8 @@ def _suspects(
             kept -= count
     if not exposed:
         return
-    if file.unreadable is not None and may_route(file.unreadable.text or ""):
-        yield from (Suspect(file.unreadable, scope, is_route=True) for scope in exposed)
-    for number in file.faulty:
-        document = file.documents[number]
-        parts: list[object] = [
-            entry
-            for entry in document.entries
-            if entry.severity == "error"
-            and not (entry.ref is not None and in_force(entry.ref))
-            and (is_like_route(entry.named.kind) if entry.named is not None else may_route(document.text))
-        ]
-        if document.malformed is not None and may_route(document.text):
-            parts.append(document)
-        yield from (Suspect(part, scope, is_route=True) for part in parts for scope in exposed)
+    parts = _like_routes(file, in_force)
+    yield from (Suspect(part, scope, is_route=True) for part, _ in parts for scope in exposed)
 
 
 def is_guard(ref: Ref) -> bool:

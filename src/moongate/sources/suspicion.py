@@ -13,7 +13,9 @@ Rules
 4. A ClientTrafficPolicy counts if it mentions ``clientValidation``, or a misspelt one.
 5. If a text has no line with a kind, it is judged by all its words. One that is cut off in its apiVersion
    may be such a policy if the beginning is that of its apiVersion.
-6. A file of which nothing can be read may contain anything.
+6. A document that is none of these may be a route by its kind, or by its group or the beginning of its
+   apiVersion if it has none.
+7. A file of which nothing can be read may contain anything.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ _OTHERS: Final = frozenset(
 )
 """All kinds that are known."""
 _VERSION: Final = f"{ENVOY_GROUP}/{SecurityPolicy.VERSIONS[0]}"
+_ROUTE_VERSIONS: Final = sorted({f"{of.GROUP}/{version}" for of in ROUTE_TYPES for version in of.VERSIONS})
 _DATA: Final = frozenset({"ConfigMap", "Secret"})
 """Kinds whose keys users choose."""
 
@@ -53,7 +56,7 @@ def may_guard(text: str) -> bool:
     text = text.replace("\0", "")  # of UTF-16
     named = set(_KIND.findall(text))
     if not named:
-        of_envoy = f"{ENVOY_GROUP}/" in text or _is_cut_off(text)
+        of_envoy = f"{ENVOY_GROUP}/" in text or _is_cut_off(text, _VERSION)
         return of_envoy or _has_field(text) or any(_is_like_kind(w, text) for w in _WORD.findall(text))
     return "List" in named or any(is_like_guard(kind, text) for kind in named)
 
@@ -76,7 +79,10 @@ def may_route(text: str) -> bool:
     if may_guard(text):
         return False
     named = set(_KIND.findall(text))
-    return any(map(is_like_route, named or set(_WORD.findall(text))))
+    if not named and any(f"{of.GROUP}/" in text for of in ROUTE_TYPES):
+        return True
+    is_cut_off = any(_is_cut_off(text, version) for version in _ROUTE_VERSIONS)
+    return is_cut_off or any(map(is_like_route, named or set(_WORD.findall(text))))
 
 
 def is_like_route(kind: str) -> bool:
@@ -104,13 +110,13 @@ def _is_like_kind(word: str, text: str) -> bool:
     )
 
 
-def _is_cut_off(text: str) -> bool:
-    """Whether a text ends within its apiVersion, which may be that of such a policy."""
+def _is_cut_off(text: str, version: str) -> bool:
+    """Whether a text ends within its apiVersion, which may be a known one."""
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     key, _, value = "\n".join(lines).strip("{ \n").partition(":")
     key, value = key.strip("\"' "), value.strip("\"' ")
     return key.startswith("api") and (
-        _VERSION.startswith(value) if key == "apiVersion" else not value and "apiVersion".startswith(key)
+        version.startswith(value) if key == "apiVersion" else not value and "apiVersion".startswith(key)
     )
 
 
