@@ -11,7 +11,18 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MOST_QUESTIONS, REASON, dangling_references
 from moongate.policies import POLICY_KINDS
-from tests.core import GATEWAY_CLASS, gateway, http, read
+from tests.core import (
+    GATEWAY_CLASS,
+    certificate,
+    gateway,
+    http,
+    https,
+    key_bytes,
+    new_key,
+    read,
+    secret,
+    tls_secret,
+)
 
 REDIRECT = "filters: [{type: RequestRedirect, requestRedirect: {port: 81}}]"
 
@@ -336,3 +347,101 @@ def test_a_backend_that_is_the_gateway_itself_is_noticed(
         "the port of the backend itself."
     )
     assert lines == ([expected] if loops else [])
+
+
+SLICE = """
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: app-1, namespace: default, labels: {%s: app}}
+addressType: IPv4
+endpoints: [{addresses: [127.0.0.1]}]
+ports: [{port: 3000}]
+"""
+LABEL = "kubernetes.io/service-name"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (SLICE % LABEL, None),
+        (SLICE % "multicluster.kubernetes.io/service-name", None),
+        (
+            SLICE % "kubernetes.io/servicename",
+            f"metadata: Without the label {LABEL} this EndpointSlice has no Service, and no effect.",
+        ),
+        (
+            (SLICE % LABEL).replace(": app}", ": appp}"),
+            (
+                f"metadata.labels[{LABEL}]: There is no Service default/appp, so this EndpointSlice has no "
+                "effect. Did you mean 'app'?"
+            ),
+        ),
+    ],
+)
+def test_an_endpoint_slice_of_no_service_is_noticed(manifest: str, message: str | None) -> None:
+    """The Service then has no endpoints although they are written, and its routes answer 503."""
+    expected = [] if message is None else [f"EndpointSlice default/app-1: {message}"]
+
+    assert messages(SERVICE, manifest) == expected
+
+
+@pytest.mark.parametrize(
+    ("hostname", "sans", "covered"),
+    [
+        ("shop.example.com", ("shop.example.com",), True),
+        ("shop.example.com", ("*.example.com",), True),
+        ("shop.example.com", ("other.example.com", "SHOP.example.com"), True),
+        ("*.example.com", ("a.example.com",), True),
+        ("", ("other.example.com",), True),
+        ("shop.example.com", ("example.com", "*.shop.example.com", "a.test"), False),
+        ("a.b.example.com", ("*.example.com",), False),
+        ("*.example.com", ("example.com",), False),
+    ],
+)
+def test_a_listener_whose_name_no_certificate_has_is_noticed(
+    hostname: str, sans: tuple[str, ...], covered: bool
+) -> None:
+    """Envoy serves it; clients that check the name, which is nearly all, end the connection."""
+    manifests = (GATEWAY_CLASS, gateway(https("tls", "cert", hostname=hostname)), tls_secret("cert", *sans))
+
+    assert messages(*manifests) == ([] if covered else [uncovered(hostname, f"for {', '.join(sans)}")])
+
+
+def test_a_common_name_covers_no_hostname() -> None:
+    """Clients have not looked at it for years."""
+    key = new_key()
+    named = secret("cert", {"tls.crt": certificate(key, common_name="a.test"), "tls.key": key_bytes(key)})
+    listener = gateway(https("tls", "cert", hostname="a.test"))
+
+    expected = [uncovered("a.test", "without an alternative DNS name")]
+    assert messages(GATEWAY_CLASS, listener, named) == expected
+
+
+def uncovered(hostname: str, has: str) -> str:
+    return (
+        f"Gateway default/eg: spec.listeners[0].hostname: The hostname {hostname} is in no certificate of "
+        f"the listener, which is {has}. It is served all the same, and clients that check the name end "
+        "the connection."
+    )
+
+
+def test_a_certificate_that_cannot_be_used_is_reported_as_that_alone() -> None:
+    manifests = (
+        GATEWAY_CLASS,
+        gateway(https("tls", "cert", hostname="a.test")),
+        tls_secret("cert", "b.test"),
+    )
+
+    assert messages(*(each.replace("tls.key", "key") for each in manifests)) == []
+
+
+def test_a_controller_that_is_misspelt_is_asked_for() -> None:
+    """A controller of its own may have a similar name, so it is only asked."""
+    misspelt, other = (
+        messages(GATEWAY_CLASS.replace("gatewayclass-controller", name), gateway(http("http")))
+        for name in ("gatewayclass-controler", "gatewayclass-controller-2")
+    )
+
+    meant = "Did you mean 'gateway.envoyproxy.io/gatewayclass-controller' there?"
+    assert [meant in line for line in misspelt] == [True]
+    assert ["Did you mean" in line for line in other] == [False]

@@ -27,7 +27,8 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.route import RequestBackendRef, RequestRule, Route
-from moongate.attach.backends import SERVICE_NAME, is_loopback, kind_problem, target
+from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
+from moongate.attach.certificates import Certificate, covers, in_secret
 from moongate.attach.policies import Policy
 from moongate.hints import CLOSED, UNUSED, hints
 from moongate.kinds import UNBUILT_KINDS
@@ -130,7 +131,9 @@ def dangling_references(
             yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
         for problem in hints(held.get(ref)):
             yield DanglingReference(ref, problem, "warning")
-        for problem in _loops(held.get(ref), known):
+        for problem in (*_loops(held.get(ref), known), *_of_no_service(held.get(ref), known)):
+            yield DanglingReference(ref, problem, "warning")
+        for problem in _uncovered(held.get(ref), held):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
@@ -144,11 +147,13 @@ def dangling_references(
                     message = f"There is no {to}.{known.question(path, to)}"
                 problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
                 yield DanglingReference(ref, problem, "warning" if is_known else "error")
-            elif (other := known.controller_of(to)) not in (None, controller):
+            elif (other := known.controller_of(to)) is not None and other != controller:
                 message = (
                     f"{to} is of the controller {other!r}, and this one is {controller!r}; "
                     "use a class of this controller, or correct spec.controllerName of the class."
                 )
+                if _likeness(other, controller) > _TYPED_WRONG:
+                    message += f" Did you mean {controller!r} there?"
                 problem = Problem(path, f"{message}{_effect(ref, reason)}", reason)
                 yield DanglingReference(ref, problem, "warning")
             elif to.is_a(Service) and known.reads_slices(to) and not sliced(to):
@@ -279,6 +284,10 @@ class _Known:
         if to.is_a(Service) and not only:
             return f" Without a cluster, a Service and its EndpointSlice are manifests, too; or {_BACKEND}."
         return only
+
+    def has(self, ref: Ref) -> bool:
+        """Whether a resource is in force."""
+        return ref in self._held
 
     def controller_of(self, ref: Ref) -> str | None:
         """The controllerName of a GatewayClass; ``None`` for other kinds."""
@@ -425,6 +434,49 @@ def _loops(resource: Resource | None, known: _Known) -> Iterator[Problem]:
                 )
                 yield Problem(f"spec.endpoints[{n}].{field}.port", message, CLOSED)
 
+
+def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+    """An EndpointSlice that belongs to no Service, because of its label."""
+    if not isinstance(resource, EndpointSlice) or IMPORT_NAME in resource.metadata.labels:
+        return
+    name = resource.service
+    if not name:
+        message = f"Without the label {SERVICE_NAME} this EndpointSlice has no Service, and no effect."
+        yield Problem("metadata", message, UNUSED)
+    elif not known.has(service := Ref.of(Service, resource.metadata.namespace, name)):
+        at = f"metadata.labels[{SERVICE_NAME}]"
+        message = f"There is no {service}, so this EndpointSlice has no effect.{known.question(at, service)}"
+        yield Problem(at, message, UNUSED)
+
+
+def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
+    """The listeners whose hostname is in none of their certificates: clients refuse what Envoy serves."""
+    if not isinstance(resource, Gateway):
+        return
+    for n, listener in enumerate(resource.spec.listeners):
+        if not listener.hostname or listener.tls is None or not listener.tls.certificate_refs:
+            continue
+        secrets = [
+            held.get(Ref.of(Secret, ref.namespace or resource.metadata.namespace, ref.name))
+            for ref in listener.tls.certificate_refs
+            if (ref.group, ref.kind) == ("", Secret.KIND)
+        ]
+        certificates = [in_secret(secret) if isinstance(secret, Secret) else None for secret in secrets]
+        names = [name for each in certificates if isinstance(each, Certificate) for name in each.sans]
+        known = all(isinstance(each, Certificate) for each in certificates) and bool(certificates)
+        if known and not any(covers(name, listener.hostname) for name in names):
+            has = f"for {', '.join(names[:_MOST_NAMES])}" if names else "without an alternative DNS name"
+            message = (
+                f"The hostname {listener.hostname} is in no certificate of the listener, which is {has}. "
+                "It is served all the same, and clients that check the name end the connection."
+            )
+            yield Problem(f"spec.listeners[{n}].hostname", message, CLOSED)
+
+
+_MOST_NAMES = 4
+"""How many names of certificates a message lists."""
+_TYPED_WRONG = 0.98
+"""From what likeness on another name of a controller is probably a slip."""
 
 _THIS_MACHINE = ("localhost", "localhost.localdomain")
 """Names that a machine has for itself."""

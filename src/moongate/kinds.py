@@ -53,6 +53,19 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 )
 """Kinds that Envoy Gateway serves and moongate does not yet: a warning names each."""
 
+_EFFECTS: Mapping[str, str] = {
+    "BackendTLSPolicy": "Requests to its targets are sent without TLS, in the clear.",
+}
+"""What happens to requests without a kind that is not built yet, where nobody would guess it."""
+
+
+def unbuilt(kind: str) -> str:
+    """What to say about a resource of a kind that is not built yet."""
+    return " ".join(
+        filter(None, (f"{kind} is not built yet: this resource has no effect.", _EFFECTS.get(kind)))
+    )
+
+
 OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})
 """Groups all of whose kinds are known; another kind of them is a slip."""
 

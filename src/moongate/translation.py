@@ -16,7 +16,7 @@ from moongate.api.parsed import items_of, parsed
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
 from moongate.dangling import dangling_references
-from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip
+from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip, unbuilt
 from moongate.problem import Problem
 from moongate.status.routes import RouteStatus
 from moongate.world import World
@@ -118,8 +118,7 @@ def _of_unknown(
             Problem("kind", "An EnvoyGateway is a configuration: hand it over as config.", "Ignored"),
         )
     elif kind in UNBUILT_KINDS:
-        message = f"{kind[1]} is not built yet: this resource has no effect."
-        problems = (Problem("kind", message, "Unsupported"),)
+        problems = (Problem("kind", unbuilt(kind[1]), "Unsupported"),)
     elif isinstance(document.get("kind"), str) and document.get("apiVersion") and not is_slip(*kind):
         return
     else:

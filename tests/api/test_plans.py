@@ -200,12 +200,40 @@ def test_every_broken_rule_is_reported_at_once() -> None:
     }
 
 
-def test_a_rule_about_a_list_is_reported_at_the_list() -> None:
+def test_a_rule_about_each_entry_of_a_list_is_reported_at_the_entries_that_break_it() -> None:
+    """With what they have in the fields that the rule names, also below them."""
     tls = {"name": "tls", "port": 1, "protocol": "TLS"}
+    https = {"name": "https", "port": 2, "protocol": "HTTPS", "tls": {"mode": "Passthrough"}}
+    sound = {"name": "http", "port": 3, "protocol": "HTTP"}
 
-    assert problems(gateway(tls)) == {
-        "spec.listeners": "A listener of protocol TLS needs tls with a mode. Here [0].protocol is 'TLS'."
+    assert problems(gateway(sound, tls, https)) == {
+        "spec.listeners[1]": "A listener of protocol TLS needs tls with a mode. Here protocol is 'TLS'.",
+        "spec.listeners[2]": (
+            "tls.mode of an HTTPS listener must be Terminate. Here protocol is 'HTTPS' and tls.mode is "
+            "'Passthrough'."
+        ),
     }
+
+
+def test_a_rule_that_entries_break_together_is_reported_at_the_list() -> None:
+    twins = ({"name": name, "port": 1, "protocol": "HTTP"} for name in ("one", "two"))
+
+    assert problems(gateway(*twins)).keys() == {"spec.listeners"}
+
+
+def test_a_rule_that_asks_for_an_entry_is_reported_at_the_list() -> None:
+    """No entry is at fault where one is missing."""
+
+    class Listed(Model, frozen=True, kw_only=True):
+        FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+            "names": (Rule("self.exists(name, name == 'a')", "One must be a."),)
+        }
+
+        names: tuple[str, ...] = ()
+
+    _, faults = checked(Listed, {"names": ["b", "c"]})
+
+    assert [fault.path for fault in faults] == ["names"]
 
 
 def test_rules_of_entries_and_of_base_classes_hold_too() -> None:

@@ -118,7 +118,7 @@ def test_two_routes_for_the_same_requests_are_said_of_both() -> None:
 def test_listeners_that_share_a_certificate_are_said_to() -> None:
     """It works as it is written, and browsers speak HTTP/1.1 there: a run warns as ``validate`` does."""
     again = "tls: {certificateRefs: [{name: certificate}]}\n"
-    other = f"  - {{name: wide, port: @TLS_PORT@, protocol: HTTPS, hostname: other.test, {again.strip()}}}\n"
+    other = f"  - {{name: wide, port: @TLS_PORT@, protocol: HTTPS, hostname: '*.test', {again.strip()}}}\n"
 
     said = check(swap("gateway.yaml", (again, again + other)))
 

@@ -384,6 +384,11 @@ def test_a_listener_that_is_not_served_is_reported_with_the_reason(command: Comm
             "Protocol https is not served; it must be HTTP, HTTPS, TLS, TCP or UDP. Did you mean 'HTTPS'?",
         ),
         (
+            "protocol: HTTP",
+            "protocol: https",
+            "The listeners that are meant (http) have a protocol that is not served: 'https'.",
+        ),
+        (
             "- name: gateway\n",
             "- name: gateway\n    sectionName: htpp\n",
             "The Gateway has no listener of name 'htpp'; it has http (port 8080). Did you mean 'http'?",

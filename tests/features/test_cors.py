@@ -48,6 +48,17 @@ def test_an_origin_without_wildcard_is_compared_exactly() -> None:
     assert match.exact == "https://example.com"
 
 
+def test_methods_in_small_letters_are_noticed_where_a_browser_compares_them() -> None:
+    """GET, HEAD and POST need not be allowed, and a star allows all; other methods have any case."""
+    assert FEATURE.hints is not None
+    noticed = [
+        problem.path for problem in FEATURE.hints(CORS(allow_methods=("get", "put", "PATCH", "Purge")))
+    ]
+
+    assert noticed == ["allowMethods[1]"]
+    assert not list(FEATURE.hints(CORS(allow_methods=("put", "*"))))
+
+
 def test_a_star_among_methods_or_headers_means_all() -> None:
     """In "*, GET" Envoy would take the star for the name of a method."""
     config = route(

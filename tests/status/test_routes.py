@@ -97,6 +97,52 @@ def test_a_backend_without_endpoints_has_a_reason_of_its_own() -> None:
     assert verdicts(core) == {**FINE, "BackendsAvailable": "!EndpointsNotFound"}
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            ("name: http, port: 3000", "name: web, port: 3000"),
+            (
+                ": its EndpointSlices need a TCP port with the name of the Service's port 80, "
+                "which is 'http'; theirs: 'web'."
+            ),
+        ),
+        (("name: http, port: 3000", "port: 3000"), "which is 'http'; theirs: unnamed."),
+        (("{name: http, port: 80}", "{port: 80}"), "which is unnamed; theirs: 'http'."),
+        (("ports: [{name: http, port: 3000}]", "ports: []"), "they have no port."),
+        (
+            ("endpoints: [{addresses: [10.0.0.1]}]", "endpoints: []"),
+            "has no endpoints: its EndpointSlices list none.",
+        ),
+    ],
+)
+def test_slices_that_give_a_service_no_endpoints_say_why(change: tuple[str, str], why: str) -> None:
+    """They are there, with the right label, so their ports are what one would look at last."""
+    assert change[0] in NAMED_PORT
+    core = core_of(rule("", "{name: named, port: 80}"))
+
+    core.apply(NAMED_PORT)
+    assert verdicts(core) == FINE
+    core.apply(NAMED_PORT.replace(*change))
+
+    assert why in message(core, "BackendsAvailable")
+
+
+NAMED_PORT = """
+apiVersion: v1
+kind: Service
+metadata: {name: named, namespace: default}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: named-1, namespace: default, labels: {kubernetes.io/service-name: named}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1]}]
+ports: [{name: http, port: 3000}]
+"""
+
+
 def test_a_route_whose_rules_all_fail_is_not_accepted() -> None:
     core = core_of(rule(BROKEN))
 

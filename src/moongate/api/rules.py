@@ -78,9 +78,10 @@ class Ruleset:
         if held:
             return []
         return [
-            Problem("", f"{rule.message}{_values(text, value)}")
+            Problem(at, f"{rule.message}{_values(text, broken)}")
             for rule, text, program in zip(self.rules, self.texts, self.programs, strict=True)
             if not program(part)
+            for at, broken in _culprits(program, part, value)
         ]
 
 
@@ -90,6 +91,17 @@ MOST_ENTRIES = 4
 """Entries of a list of which a message shows values."""
 LONGEST_SHOWN = 60
 """Characters of a value up to which a message shows it."""
+
+
+def _culprits(program: Callable[[Any], bool], part: Any, value: Any) -> list[tuple[str, Any]]:
+    """The entries of a list that break a rule, each with its path; the value itself, if it is no list, or if
+    only several entries together break the rule."""
+    # Only what holds for no entries at all asks each of them for something, and not for one that is missing.
+    if not isinstance(value, list) or not program([]):
+        return [("", value)]
+    entries: list[Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
+    alone = [(f"[{n}]", [entry]) for n, entry in enumerate(entries) if not program([part[n]])]
+    return [(at, entry) for at, [entry] in alone[:MOST_ENTRIES]] or [("", entries)]
 
 
 def _values(expression: str, value: Any) -> str:
@@ -102,6 +114,11 @@ def _values(expression: str, value: Any) -> str:
         return f" The value is {value!r}." if _is_shown(value) else ""
     fields: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType] - a cast is a call
     shown = _of_fields("", fields, read)
+    for name, _ in uses:
+        below: object = fields.get(name)
+        if isinstance(below, dict):
+            named = [field for field in re.findall(rf"\b{name}\.(\w+)", expression) if field in below]
+            shown += _of_fields(f"{name}.", below, list(dict.fromkeys(named)))  # pyright: ignore[reportUnknownArgumentType]
     for name, use in uses:
         if use == ENTRIES and isinstance(fields.get(name), list):
             shown += _of_entries(name, fields[name], read)

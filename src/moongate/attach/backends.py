@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import Struct, structs
@@ -172,6 +173,30 @@ def endpoints(db: Db, of: Target, to_service: bool) -> tuple[Endpoint, ...]:
 @query
 def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
     return bool(endpoints(db, of, to_service))
+
+
+@query
+def why_empty(db: Db, of: Target) -> str:
+    """Why a Service with EndpointSlices has no endpoints: the rest of a sentence, or ""."""
+    virtual = _virtual(db, of)
+    port = virtual.port(of.port) if virtual is not None else None
+    slices = _slices(db, of)
+    if port is None or not slices:
+        return ""
+    if not any(each.endpoints for each in slices):
+        return ": its EndpointSlices list none"
+    if any((at.name, at.protocol) == (port.name, port.protocol) for each in slices for at in each.ports):
+        return ""
+    names = dict.fromkeys(_port_name(at.name) for each in slices for at in each.ports)
+    has = f"theirs: {', '.join(islice(names, _MOST_PORTS))}" if names else "they have no port"
+    return (
+        f": its EndpointSlices need a {port.protocol} port with the name of the Service's port {of.port}, "
+        f"which is {_port_name(port.name)}; {has}"
+    )
+
+
+def _port_name(name: str | None) -> str:
+    return repr(name) if name else "unnamed"
 
 
 _MOST_PORTS: Final = 8

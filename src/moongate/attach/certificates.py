@@ -152,8 +152,22 @@ def certificate(db: Db, ref: Ref) -> Certificate | Fault:
     A renewed certificate for the same names is an equal answer.
     """
     secret = get(db, Secret, ref)
-    if secret is None:
-        return Fault(f"{absence(db, ref)}.")
+    return Fault(f"{absence(db, ref)}.") if secret is None else in_secret(secret)
+
+
+def covers(name: str, hostname: str) -> bool:
+    """Whether a DNS name of a certificate fits a hostname, or some of what a wildcard hostname stands for.
+
+    Source: RFC 6125, section 6.4: a wildcard stands for the first label alone.
+    """
+    name, hostname = name.lower(), hostname.lower()
+    if hostname.startswith("*."):
+        return name.endswith(hostname[1:])
+    return name == hostname or (name.startswith("*.") and name[2:] == hostname.partition(".")[2])
+
+
+def in_secret(secret: Secret) -> Certificate | Fault:
+    """``certificate`` of a Secret that exists."""
     if secret.type != TLS_SECRET:
         return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
     for name in (CERTIFICATE, KEY):

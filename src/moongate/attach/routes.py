@@ -23,7 +23,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed
-from moongate.attach.listeners import Attachable, attachable, namespace_labels, selects
+from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, namespace_labels, selects
 from moongate.attach.matches import EVERYTHING
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, written_matches
 from moongate.engine import Failed, query
@@ -445,6 +445,10 @@ def _judge(
             f"None of the listeners that are meant ({names}) takes routes of kind {route.kind} "
             f"from namespace {route.namespace}."
         )
+        protocols = dict.fromkeys(a.protocol for a in named)
+        if protocols.keys().isdisjoint(PROTOCOLS):
+            has = ", ".join(map(repr, protocols))
+            message = f"The listeners that are meant ({names}) have a protocol that is not served: {has}."
         return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
     served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in willing[:MOST_NAMED])
     message = (

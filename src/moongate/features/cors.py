@@ -9,7 +9,8 @@ Cases:       cors.md beside this file: its reference page and its golden tests
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Final
 
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors, CorsPolicy
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
@@ -22,6 +23,10 @@ from moongate.api.route import RouteRule
 from moongate.api.shared import origin
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Native
+from moongate.problem import Problem
+
+_METHODS: Final = frozenset({"DELETE", "OPTIONS", "PATCH", "PUT"})
+"""The usual methods that need to be allowed: GET, HEAD and POST are allowed anyway."""
 
 Origin = Annotated[
     str,
@@ -60,6 +65,20 @@ def native(rule: RouteRule) -> CORS | None:
         max_age=f"{own.max_age}s",
         allow_credentials=own.allow_credentials,
     )
+
+
+def hints(cors: CORS) -> Iterator[Problem]:
+    """The methods that allow nothing: a browser sends the usual ones in capitals, and compares with case.
+
+    Source: Fetch Standard, "normalize a method" and "CORS-preflight fetch".
+    """
+    for n, method in enumerate(cors.allow_methods if "*" not in cors.allow_methods else ()):
+        if method != (right := method.upper()) and right in _METHODS:
+            message = (
+                f"The method is {method!r}; browsers compare methods with their case, so this does not allow "
+                f"{right}. Write {right!r}."
+            )
+            yield Problem(f"allowMethods[{n}]", message, "Unused")
 
 
 def _chain(_db: Db, _cors: Effective[CORS]) -> Cors:
@@ -104,4 +123,5 @@ FEATURE = Feature(
     model=CORS,
     native=Native(read=native),
     http_filter=HttpFilter(name="envoy.filters.http.cors", chain=_chain, route=_route, stable=_stable),
+    hints=hints,
 )

@@ -438,7 +438,7 @@ class Files:
         for root, below in files.items():
             if not all(map(self.folder.is_empty, below)):
                 continue
-            message = "There is no manifest in it, only comments or nothing."
+            message = "There is no manifest in it, only comments, a list without items, or nothing."
             if root == STDIN:
                 message = (
                     "Standard input holds no manifest. Perhaps the program that was to write some failed."

@@ -16,7 +16,7 @@ from moongate.api.diagnostics import type_name
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.parsed import items_of
 from moongate.engine.failures import failure
-from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip
+from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip, unbuilt
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
 from moongate.sources.diagnostics import Severity
@@ -239,7 +239,7 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
         if configuration is not None:
             yield from _without_effect(at, configuration, named)
     elif (group, kind) in UNBUILT_KINDS:
-        problem = Problem("kind", f"{kind} is not built yet: this resource has no effect.", "Unsupported")
+        problem = Problem("kind", unbuilt(kind), "Unsupported")
         yield Entry(at, None, None, (problem,), "warning", named)
     elif is_slip(group, kind):
         yield Entry(

@@ -261,6 +261,8 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     sections = (section_names(db, target.ref) or ()) if target.section else ()
     if target.section and target.section not in sections:
         has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
+        if not sections and what == "rule":
+            has = "; its rules have no names, which only their field name gives them"
         message = f"{target.ref} has no {what} named {target.section!r}{has}."
         return Problem("", f"{message} The policy has no effect there.", "TargetNotFound")
     first = winner(db, policy.kind, target.ref, target.section)

@@ -27,7 +27,15 @@ from msgspec import Struct
 from moongate import names
 from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.route import Route
-from moongate.attach.backends import Backend, Target, backend, fault_of_backend, kind_problem, target
+from moongate.attach.backends import (
+    Backend,
+    Target,
+    backend,
+    fault_of_backend,
+    kind_problem,
+    target,
+    why_empty,
+)
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
@@ -181,7 +189,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         if (problem := each.backend.problem) is not None:
             unresolved.append(fault_of_backend(each.target.ref, problem).saying(effect).under(path))
         else:
-            without_endpoints.append(_without_endpoints(path, each.target).saying(effect))
+            without_endpoints.append(_without_endpoints(db, path, each.target).saying(effect))
     return Destination(
         status,
         clusters if forwards else (),
@@ -194,8 +202,8 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     )
 
 
-def _without_endpoints(path: str, at: Target) -> Problem:
-    return Problem(path, f"{at.ref} has no endpoints.", "EndpointsNotFound")
+def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
+    return Problem(path, f"{at.ref} has no endpoints{why_empty(db, at)}.", "EndpointsNotFound")
 
 
 def _effect(weight: int, weighted: list[_RuleBackend], status: int, *, empty: bool) -> str:
@@ -486,7 +494,7 @@ def _mirrors(
         if judged.problem is not None:
             faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:
-            empty.append(_without_endpoints(path, at).saying(_NOT_COPIED))
+            empty.append(_without_endpoints(db, path, at).saying(_NOT_COPIED))
         elif mirror.millionths != 0:
             if fleet_proxy(db, fleet).spec.merge_backends is None:
                 name = names.mirror(names.rule(route, index), mirror.index)
