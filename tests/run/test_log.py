@@ -113,6 +113,42 @@ def test_the_end_of_an_error_that_led_to_another_is_reported_once(events: list[A
     assert len(of(events, "manifests.mended")) == 1
 
 
+def test_the_end_of_all_warnings_is_reported_too(events: list[Any]) -> None:
+    """Somebody who mends one looks for a line that says so."""
+    run, unbuilt = Run(), "{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, metadata: {name: %s}}"
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), a=unbuilt % "a", b=unbuilt % "b")
+
+    run.write(a=ROUTE)
+    assert of(events, "manifests.mended") == []
+    run.write(b="")
+
+    assert len(of(events, "manifests.mended")) == 1
+
+
+def test_a_warning_that_goes_while_an_error_stays_mends_nothing(events: list[Any]) -> None:
+    run, unbuilt = Run(), "{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, metadata: {name: a}}"
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), a=unbuilt, b="kind: [")
+
+    run.write(a=ROUTE)
+
+    assert of(events, "manifests.mended") == []
+
+
+def test_a_hint_that_a_condition_takes_over_is_not_called_mended(events: list[Any]) -> None:
+    run = Run()
+    empty = Problem(AT_SHOPP, "Service default/app has no endpoints.", "EndpointsNotFound")
+    run.causes = {("spec.parentRefs[0]", "ResolvedRefs"): (empty,)}
+    service = "{apiVersion: v1, kind: Service, metadata: {name: app}, spec: {ports: [{port: 80}]}}"
+    route = ROUTE.replace(REDIRECT, "backendRefs: [{name: app, port: 80}]")
+    run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), service=service, route=route)
+    run.settle({SHOP: None})
+    assert [event["log_level"] for event in of(events, "manifest")] == ["warning"]
+
+    run.settle({SHOP: UNRESOLVED})
+
+    assert of(events, "manifests.mended") == []
+
+
 def test_an_error_that_makes_room_for_another_is_not_called_mended(events: list[Any]) -> None:
     run = Run()
     run.write(classes=GATEWAY_CLASS, gateway=gateway(http("web")), policy="kind: [")

@@ -225,6 +225,20 @@ def test_a_rule_that_does_not_exist_is_reported() -> None:
     core = Core(TWO, route("shop", rules=["buy"]), subject)
 
     assert conditions(core, subject) == {"eg": {"Accepted": "!TargetNotFound"}}
+    assert "has no rule named 'pay'; it has buy. The policy has no effect" in message(
+        core, subject, "Accepted"
+    )
+
+
+def test_a_rule_of_a_route_without_names_is_said_to_need_one() -> None:
+    """Envoy's configuration calls rules by their numbers, which are no names."""
+    subject = btp("limits", "HTTPRoute/shop/rule-1")
+    core = Core(TWO, route("shop"), subject)
+
+    assert message(core, subject, "Accepted") == (
+        "HTTPRoute default/shop has no rule named 'rule-1'; none of its rules has a name: give the rule one "
+        "in its field name. The policy has no effect there."
+    )
 
 
 def test_a_gateways_policy_tells_which_listeners_and_routes_override_it() -> None:
@@ -458,9 +472,9 @@ def test_deprecated_fields_are_reported_with_their_successors() -> None:
     core = Core(TWO, subject)
 
     assert message(core, subject, "Warning") == (
-        "spec.enableProxyProtocol is deprecated: write spec.proxyProtocol; "
-        "spec.targetRef is deprecated: write spec.targetRefs; "
-        "spec.tls.clientValidation.optional is deprecated: write spec.tls.clientValidation.mode."
+        "spec.enableProxyProtocol: The field is deprecated: write spec.proxyProtocol.\n"
+        "spec.targetRef: The field is deprecated: write spec.targetRefs.\n"
+        "spec.tls.clientValidation.optional: The field is deprecated: write spec.tls.clientValidation.mode."
     )
 
 

@@ -71,8 +71,8 @@ class RunLog:
         """The resources for which it is to be decided again which of them a condition reports."""
         self._selecting: dict[Ref, None] = {}
         """The policies from files that have targets by labels alone."""
-        self._erroneous = False
-        """Whether a diagnostic is an error."""
+        self._erroneous = self._warned = False
+        """Whether a diagnostic is an error; whether one is a warning that no condition may take over."""
         self._unbuilt: frozenset[tuple[Ref, str]] = frozenset()
         """The fields that were logged as not built yet: resource and path."""
         self._failures: set[str] = set()
@@ -105,9 +105,9 @@ class RunLog:
         return self._erroneous
 
     def faults(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
-        """Log what is new among all the diagnostics of a source, and the end of all errors."""
+        """Log what is new among all the diagnostics of a source, and the end of all faults."""
         self._log_new(source, diagnostics)
-        self._log_end_of_errors()
+        self._log_end_of_faults()
 
     def _log_new(self, source: str, diagnostics: tuple[Diagnostic, ...]) -> None:
         known = self._diagnostics.get(source, ())
@@ -126,11 +126,17 @@ class RunLog:
         if len(new) > MOST_FAULTS_LOGGED:
             _log.warning("manifest.more", count=len(new) - MOST_FAULTS_LOGGED, see="moongate validate")
 
-    def _log_end_of_errors(self) -> None:
-        """To be called when all that one change leads to is known: an error may lead to another one."""
-        before = self._erroneous
+    def _log_end_of_faults(self) -> None:
+        """Log that there is no error any more, or, where there was none, no warning.
+
+        To be called when all that one change leads to is known: a fault may lead to another one.
+        """
+        erroneous, warned = self._erroneous, self._warned
         self._erroneous = any(d.severity == "error" for own in self._diagnostics.values() for d in own)
-        if before and not self._erroneous:
+        # A warning that stands alone may be one of a condition later, and is not mended by that.
+        lasting = (own for source, own in self._diagnostics.items() if source != _ALONE)
+        self._warned = any(d.severity == "warning" for own in lasting for d in own)
+        if not self._erroneous and (erroneous or (warned and not self._warned)):
             _log.info("manifests.mended")
 
     def loaded(
@@ -173,7 +179,7 @@ class RunLog:
                 self._unsettled[end.resource] = None
         unreported = (end for end in ends if end.problem.reason not in _IN_STATUS)
         self._log_new(_DANGLING, tuple(self.diagnostic(*end) for end in unreported))
-        self._log_end_of_errors()
+        self._log_end_of_faults()
         _log.info("manifests.loaded", files=files, resources=resources, changed=len(batch))
 
     def statuses(self, changed: Iterable[Ref]) -> None:
@@ -195,7 +201,7 @@ class RunLog:
         unselecting = selecting_nothing(self._held, self._selecting, statuses.has)
         self._log_new(_ALONE, tuple(self.diagnostic(*end) for end in sorted(alone)))
         self._log_new("selectors", tuple(self.diagnostic(*end) for end in unselecting))
-        self._log_end_of_errors()
+        self._log_end_of_faults()
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         """Log conditions that turned bad or good, the bad ones at each field that causes them."""

@@ -209,7 +209,7 @@ def proxy_status(db: Db, envoy_proxy: Ref) -> EnvoyProxyStatus | None:
     conditions += unsupported(resource)
     deprecated = getattr(resource.spec, "lua_validation", None) is not None
     if deprecated:
-        message = "spec.luaValidation is deprecated; use spec.lua.validationType."
+        message = "spec.luaValidation: The field is deprecated: write spec.lua.validationType."
         conditions.append(condition("Warning", "True", "DeprecatedField", message, generation))
     return EnvoyProxyStatus(
         ancestors=tuple(

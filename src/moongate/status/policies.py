@@ -262,7 +262,7 @@ def _refusal(db: Db, policy: Ref, target: Target) -> Problem | None:
     if target.section and target.section not in sections:
         has = f"; it has {', '.join(dict.fromkeys(sections))}" if sections else ""
         if not sections and what == "rule":
-            has = "; its rules have no names, which only their field name gives them"
+            has = "; none of its rules has a name: give the rule one in its field name"
         message = f"{target.ref} has no {what} named {target.section!r}{has}."
         return Problem("", f"{message} The policy has no effect there.", "TargetNotFound")
     first = winner(db, policy.kind, target.ref, target.section)
@@ -378,8 +378,9 @@ def _conditions(draft: Draft, warning: str, generation: int) -> Iterator[Conditi
 
 
 def _deprecated(policy: Policy) -> str:
-    """Which deprecated fields a policy sets and what to write instead, "" for none."""
-    return "; ".join(f"{path} is deprecated: write {instead}" for path, instead in sorted(deprecated(policy)))
+    """A line for each deprecated field that a policy sets, with what to write instead; "" for none."""
+    fields = sorted(deprecated(policy))
+    return "\n".join(f"{path}: The field is deprecated: write {instead}." for path, instead in fields)
 
 
 def _cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[AncestorStatus]:
