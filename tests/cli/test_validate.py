@@ -607,3 +607,25 @@ def test_json_is_printed_of_sound_manifests_too(command: Command, shop: Path) ->
 
     assert ended.code == 0
     assert json.loads(ended.out)["diagnostics"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# comments\n---\n",
+        '{"apiVersion": "v1", "kind": "List", "items": []}',
+        "kind: List\napiVersion: v1\nitems:\n",
+    ],
+)
+def test_a_file_without_a_resource_is_said_to_have_none(command: Command, tmp_path: Path, text: str) -> None:
+    """`kubectl get -o yaml` of what does not exist writes a list without items, which is no comment."""
+    (tmp_path / "none.yaml").write_text(text)
+
+    ended = command("validate", tmp_path / "none.yaml")
+
+    assert ended.code == 1
+    assert (
+        "There is no manifest in it, only comments, a list without items, or nothing."
+        in ended.out + ended.err
+    )
