@@ -317,16 +317,30 @@ def test_a_backend_that_cannot_be_used_is_reported_where_it_is_named(
     assert lines == [f"{LINE}:{column}: {expected}"]
 
 
+@pytest.mark.parametrize(
+    ("backend_refs", "at"),
+    [
+        (TO_CART, "backendRefs[0]"),
+        (
+            (
+                f"{TO_SHOP}\n    filters:\n    - type: RequestMirror\n"
+                f"      requestMirror: {{backendRef: {TO_CART[2:]}}}"
+            ),
+            "filters[0].requestMirror.backendRef",
+        ),
+    ],
+    ids=["a backendRef", "a mirror"],
+)
 def test_a_fault_of_a_backend_is_reported_at_its_field_and_where_the_backend_is_named(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, backend_refs: str, at: str
 ) -> None:
     """The field belongs to the Backend, so the route names the Backend with it."""
     name = BACKEND.replace("ip: {address: 127.0.0.1", "fqdn: {hostname: 127.0.0.1")
 
-    of_route, of_backend = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, TO_CART) + name)
+    of_route, of_backend = diagnostics(command, tmp_path, SHOP.replace(TO_SHOP, backend_refs) + name)
 
     fault = "spec.endpoints[0].fqdn: '127.0.0.1' is an IP address; put it under ip."
-    assert f"spec.rules[0].backendRefs[0]: Backend default/cart cannot be used: {fault}" in of_route
+    assert f"spec.rules[0].{at}: Backend default/cart cannot be used: {fault}" in of_route
     assert of_backend.endswith(f"error: Backend default/cart: {fault}")
 
 

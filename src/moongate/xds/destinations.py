@@ -187,7 +187,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
             continue
         effect = _effect(each.ref.weight, weighted, status, empty=empty) if filters.forwards else ""
         if (problem := each.backend.problem) is not None:
-            unresolved.append(fault_of_backend(each.target.ref, problem).saying(effect).under(path))
+            unresolved.append(problem.saying(effect).under(path))
         else:
             without_endpoints.append(_without_endpoints(db, path, each.target).saying(effect))
     return Destination(
@@ -477,7 +477,10 @@ def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backe
     if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
         message = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
         return Backend(problem=Problem("", message, "RefNotPermitted"))
-    return backend(db, at, routed_to_service).speaking(route_kind(route.kind).upstream)
+    judged = backend(db, at, routed_to_service)
+    if judged.problem is not None:
+        return Backend(problem=fault_of_backend(at.ref, judged.problem))
+    return judged.speaking(route_kind(route.kind).upstream)
 
 
 def _mirrors(
