@@ -7,9 +7,10 @@ Envoy rebuilds a route configuration as a whole. So a table with thousands of ho
 subscribes to the parts of its table as a collection, and Envoy looks the part up by ``:authority``, without
 the port. All wildcards share a part under a key that no client can send.
 
-For a request whose Host is no key, Envoy finds no route at first. Then the *finder* runs (``finder.lua``): it looks again with the Host in lower case, then in the part that others share. That one compares a header
-with the Host, as another name stands in ``:authority`` while Envoy looks. Every part switches the finder off,
-so that it costs nothing where a route is found at once.
+For a request whose Host is no key, Envoy finds no route at first. Then the *finder* runs (``finder.lua``): it
+looks again with the Host in lower case, then in the part that others share. That one compares a header with
+the Host, as another name stands in ``:authority`` while Envoy looks. Every part switches the finder off, so
+that it costs nothing where a route is found at once.
 
 Envoy creates the filters of a request by the route that it found at first. Filters that are off until a route
 switches them on do not exist if there was none. So all of them stand in a filter chain of their own too, the
