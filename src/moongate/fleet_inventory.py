@@ -314,9 +314,9 @@ class FleetInventory:
             return
         for at in shards:
             if at not in self._scopes:
-                table, listener, part = at
+                table, listener, _ = at
                 named = partial(self._scopes_of, table, listener)
-                self._scopes[at] = self._inventory(scopes.own_hosts, (listener, part), named)
+                self._scopes[at] = self._inventory(scopes.own_hosts, at, named)
         for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))
 
