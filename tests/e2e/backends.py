@@ -119,6 +119,9 @@ class Echo:
                     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
                 if fault:
                     break
+                if request.header("upgrade") == "websocket":
+                    await _switch(request, reader, writer)
+                    break
                 writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
                 await writer.drain()
         self._open.discard(writer)
@@ -150,7 +153,18 @@ def _answer(status: int, request: Request) -> bytes:
         f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\nx-backend: {request.by}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + (b"" if request.method == "HEAD" else body)
+
+
+async def _switch(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Agree to another protocol, say in a header what was asked, and send back what comes then."""
+    asked = msgspec.json.encode(request).decode()
+    writer.write(
+        f"HTTP/1.1 101 Yes\r\nupgrade: websocket\r\nconnection: upgrade\r\nx-backend: {request.by}\r\n"
+        f"x-asked: {asked}\r\n\r\n".encode()
+    )
+    while chunk := await reader.read(4096):
+        writer.write(chunk)
 
 
 class EchoOverHttp2(Echo):
@@ -168,6 +182,8 @@ class EchoOverHttp2(Echo):
                     match event:
                         case RequestReceived(stream_id=int(stream), headers=headers):
                             asked[stream] = self._from_headers(headers)
+                            if asked[stream].method == "CONNECT":
+                                connection.reset_stream(stream)
                         case DataReceived(stream_id=int(stream), flow_controlled_length=int(size)):
                             connection.acknowledge_received_data(size, stream)
                         case StreamEnded(stream_id=int(stream)):
