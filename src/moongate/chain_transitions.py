@@ -30,13 +30,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from moongate import names
 from moongate.attach.envoy_listeners import TableId
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
 from moongate.recent_versions import RecentVersions
 from moongate.xds.filters import chain_filters, lacking, lingering
 from moongate.xds.listeners import filters_by_chain
-from moongate.xds.wire import LISTENER, ROUTE
+from moongate.xds.wire import LISTENER, ROUTE, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,8 +75,12 @@ class _Fleet:
     def __init__(self, root: Root[tuple[tuple[str, tuple[ChainFilter, ...]], ...]]) -> None:
         self.root = root
         self.chains: dict[str, _Chain] = {}
-        self.tables: dict[str, dict[str, str]] = {}
-        """Connected node → route configuration → the version that it has in force."""
+        self.nodes: set[str] = set()
+        """Those that are connected."""
+        self.tables: dict[str, dict[tuple[str, str], str]] = {}
+        """Chain → type URL and name of its route configuration, or its parts → version handed out."""
+        self.behind: dict[tuple[str, str], dict[tuple[str, str], str | None]] = {}
+        """Node and chain → those that the node does not have as handed out → what it has; None if nothing."""
         self.listeners: dict[str, RecentVersions[dict[str, Filters]]] = {}
         """Listener → its recent versions, each with the filters of its chains, by name of the chain."""
 
@@ -84,12 +89,19 @@ def _never(_fleet: FleetId, _type_url: str, _name: str) -> bool:
     return False
 
 
+def _chain_of(type_url: str, name: str) -> str | None:
+    """The chain that uses a route configuration, or a part of one; ``None`` of another resource."""
+    if type_url == SCOPE:
+        return names.chain_of_table(names.table_of_scope(name))
+    return name if type_url == ROUTE else None
+
+
 class ChainTransitions:
     """Takes what is handed out and what Envoys answer, and writes what lingers and what is lacking.
 
     Args:
         world: has the cells.
-        is_searching: whether a route configuration of a fleet is searched for what Envoy refuses of it.
+        is_searching: whether a resource of a fleet is searched for what Envoy refuses of it.
     """
 
     def __init__(self, world: World, is_searching: Callable[[FleetId, str, str], bool] = _never) -> None:
@@ -129,6 +141,13 @@ class ChainTransitions:
         for type_url, name in gone:
             if type_url == LISTENER:
                 fleet.listeners.pop(name, None)
+            elif (chain := _chain_of(type_url, name)) is not None:
+                key = type_url, name
+                fleet.tables.get(chain, {}).pop(key, None)
+                for node in fleet.nodes:
+                    behind = fleet.behind.setdefault((node, chain), {})
+                    if behind.setdefault(key, "") is None:
+                        del behind[key]  # it never had it
         for resource in put:
             if resource.type_url == LISTENER:
                 filters = filters_by_chain(self._world.parts(fleet_id, LISTENER, resource.name))
@@ -136,6 +155,12 @@ class ChainTransitions:
                 versions.note(resource.version, filters)
                 for name in filters:
                     fleet.chains.setdefault(name, _Chain())
+            elif (chain := _chain_of(resource.type_url, resource.name)) is not None:
+                key = resource.type_url, resource.name
+                before = fleet.tables.setdefault(chain, {}).get(key)
+                fleet.tables[chain][key] = resource.version
+                for node in fleet.nodes:
+                    fleet.behind.setdefault((node, chain), {}).setdefault(key, before)
 
     def review(self) -> bool:
         """All that differs is handed out. True if the world is to be settled again."""
@@ -149,14 +174,18 @@ class ChainTransitions:
     def connected(self, fleet_id: FleetId, node: str) -> None:
         """An Envoy has opened its stream."""
         if (fleet := self._fleets.get(fleet_id)) is not None:
-            fleet.tables.setdefault(node, {})
+            fleet.nodes.add(node)
+            for chain, tables in fleet.tables.items():
+                fleet.behind[node, chain] = dict.fromkeys(tables)
 
     def disconnected(self, fleet_id: FleetId, node: str) -> bool:
         """An Envoy's stream has ended. True if the world is to be settled again."""
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
-        fleet.tables.pop(node, None)
+        fleet.nodes.discard(node)
+        for at in [at for at in fleet.behind if at[0] == node]:
+            del fleet.behind[at]
         wrote = False
         for name, chain in fleet.chains.items():
             chain.in_force.pop(node, None)
@@ -169,10 +198,22 @@ class ChainTransitions:
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
-        if type_url == ROUTE:
-            fleet.tables.setdefault(node, {})[name] = version
-            return name in fleet.chains and self._shrink_chain(fleet_id, fleet, name)
+        if (chain := _chain_of(type_url, name)) is not None:
+            behind = fleet.behind.setdefault((node, chain), {})
+            if fleet.tables.get(chain, {}).get((type_url, name)) == version:
+                behind.pop((type_url, name), None)
+            else:
+                behind[type_url, name] = version
+            return chain in fleet.chains and self._shrink_chain(fleet_id, fleet, chain)
         return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
+
+    def removed(self, fleet_id: FleetId, node: str, type_url: str, name: str) -> bool:
+        """An Envoy has dropped some resource. True if the world is to be settled again."""
+        fleet, chain = self._fleets.get(fleet_id), _chain_of(type_url, name)
+        if fleet is None or chain is None:
+            return False
+        fleet.behind.get((node, chain), {}).pop((type_url, name), None)
+        return chain in fleet.chains and self._shrink_chain(fleet_id, fleet, chain)
 
     def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, message: str) -> bool:
         """An Envoy has refused a listener, with this message. True if the world is to be settled again."""
@@ -220,18 +261,16 @@ class ChainTransitions:
         if (
             not chain.handed_out
             or len(chain.relied) == len(chain.needed)
-            or self._is_searching(fleet_id, ROUTE, name)
-            or not self._switched(fleet, fleet_id, name)
+            or not self._switched(fleet, name)
+            or any(self._is_searching(fleet_id, *key) for key in fleet.tables.get(name, {}))
         ):
             return False
         chain.relied = dict(chain.needed)
         return self._write_lingering(fleet_id, name, chain)
 
-    def _switched(self, fleet: _Fleet, fleet_id: FleetId, table: str) -> bool:
-        """Whether each connected Envoy, and at least one, has a route configuration as it was handed out."""
-        resource = self._world.resource(fleet_id, ROUTE, table)
-        version = resource.version if resource is not None else None
-        return bool(fleet.tables) and all(held.get(table) == version for held in fleet.tables.values())
+    def _switched(self, fleet: _Fleet, chain: str) -> bool:
+        """Whether each connected Envoy, and at least one, has the routes of a chain as handed out."""
+        return bool(fleet.nodes) and not any(fleet.behind.get((node, chain)) for node in fleet.nodes)
 
     def _forget(self, fleet_id: FleetId, name: str) -> None:
         """A chain is gone: nothing lingers in it, and no Envoy lacks anything."""

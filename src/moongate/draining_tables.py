@@ -22,16 +22,19 @@ from itertools import count
 from operator import ne
 from typing import TYPE_CHECKING, TypeVar
 
+from moongate import names
 from moongate.attach.envoy_listeners import Renamed, renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
 from moongate.xds.draining import draining, successors, table_uses
+from moongate.xds.wire import ROUTE, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from moongate.api.base import FleetId
+    from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Root
     from moongate.world import World
     from moongate.xds.draining import TableUse
@@ -74,17 +77,19 @@ class DrainingTables:
             self._world.write(draining(fleet_id), None)
             self._world.write(renamed(fleet_id), None)
 
-    def review(self, fleet_id: FleetId, is_asked_for: Callable[[str], bool]) -> bool:
+    def review(self, fleet_id: FleetId, is_asked_for: Callable[[str, str], bool]) -> bool:
         """Forget what no Envoy asks for any more. True if the world must be settled again.
 
         Args:
             fleet_id: the fleet.
-            is_asked_for: whether an Envoy asks for the route configuration of a name, or may do so.
+            is_asked_for: whether an Envoy asks for a resource, by type URL and name, or may do so.
         """
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
-        fleet.draining = {name: each for name, each in fleet.draining.items() if is_asked_for(name)}
+        fleet.draining = {
+            name: each for name, each in fleet.draining.items() if is_asked_for(*_resource(each.table))
+        }
         return self._write(fleet_id, fleet)
 
     def _on_uses(self, fleet_id: FleetId, uses: tuple[TableUse, ...] | Failed | None) -> None:
@@ -105,25 +110,31 @@ class DrainingTables:
 
     def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: tuple[TableUse, ...]) -> bool:
         """Give other names to what Envoys may still use in another way. True if a name has changed."""
-        tables = {each.table.name: each for each in uses}
-        _rename(fleet.renamed, tables, fleet.draining | fleet.current, partial(_needs_other_name, uses))
+        tables = {each.table.chain: each for each in uses}
+        former = {each.table.chain: each for each in (*fleet.draining.values(), *fleet.current.values())}
+        _rename(fleet.renamed, tables, former, partial(_needs_other_name, uses))
         _rename(fleet.renamed_listeners, _opened(uses), fleet.opened, ne)
         return self._write_renamed(fleet_id, fleet)
 
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
-        known = fleet.current.keys() | fleet.draining.keys()
+        known = {each.table.chain for each in (*fleet.current.values(), *fleet.draining.values())}
         fleet.renamed = {of: name for of, name in fleet.renamed.items() if name in known}
         fleet.renamed_listeners = {
             of: name for of, name in fleet.renamed_listeners.items() if name in fleet.opened
         }
         wrote = self._write_renamed(fleet_id, fleet)
-        drain = sorted((name, each.match) for name, each in fleet.draining.items())
+        drain = sorted((name, each.match, each.table.scoped) for name, each in fleet.draining.items())
         return self._world.write(draining(fleet_id), tuple(drain) or None) or wrote
 
     def _write_renamed(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
         tables, listeners = fleet.renamed, fleet.renamed_listeners
         others = Renamed(tuple(sorted(tables.items())), tuple(sorted(listeners.items())))
         return self._world.write(renamed(fleet_id), others if any(others) else None)
+
+
+def _resource(table: RouteTable) -> tuple[str, str]:
+    """The type URL and name of a resource of a table, which Envoy asks for as long as it uses the table."""
+    return (SCOPE, names.scope(table.name, names.OTHERS)) if table.scoped else (ROUTE, table.name)
 
 
 def _opened(uses: tuple[TableUse, ...]) -> dict[str, tuple[int, tuple[str, ...]]]:

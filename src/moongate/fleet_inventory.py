@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from moongate import names
+from moongate.attach import scopes
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
@@ -37,12 +38,12 @@ from moongate.xds import clusters, destinations, listeners, local, patches, rout
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.draining import draining_tables
 from moongate.xds.patches import Patched
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
-    from moongate.api.base import FleetId, Ref
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.attach.backends import Target
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
@@ -52,11 +53,15 @@ if TYPE_CHECKING:
 INVENTORY, RESOURCE, STATUS = 1, 2, 3
 """Ranks of roots. Inventories are settled before resources, and statuses are settled last."""
 
-JOINED_FROM: Final[Mapping[str, Callable[[Db, FleetId, str], tuple[Any, ...]]]] = {
+JOINED_FROM: Final[Mapping[str, Callable[..., tuple[Any, ...]]]] = {
     LISTENER: listeners.parts_of,
     ROUTE: routes.parts_of,
+    SCOPE: routes.scope_parts,
 }
-"""For each type of joined resource, the function that returns the parts of a resource just built."""
+"""For each type of joined resource, the function that returns the parts of a resource just built.
+
+It takes the arguments of the query that built the resource.
+"""
 
 Named: TypeAlias = "tuple[str, str, Query[..., Any], tuple[Any, ...]]"
 """An entry of an inventory: type URL and name of a resource, and the query call that builds it."""
@@ -206,9 +211,12 @@ class FleetInventory:
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
+        self._scopes: dict[tuple[str, ListenerId, int], Root[Any]] = {}
+        """The inventory of the parts of scoped tables of each shard that has hostnames."""
         self._waits = -1
         """The same limit as ``_Entry.waits``, for all endpoints of the fleet."""
         self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
+        self._others.append(observers.observe(routes.scope_shards, (fleet,), INVENTORY, self._shard_scopes))
         self._inventory(local.local_targets, (fleet,), self._local)
 
     def close(self) -> None:
@@ -258,9 +266,21 @@ class FleetInventory:
         yield "", [(LISTENER, name, listeners.listener, (self._fleet, name)) for name in value]
 
     def _route_configurations(self, value: tuple[RouteTable, ...]) -> Iterator[_Part]:
+        yield "", [self._route_configuration(table) for table in value]
+
+    def _route_configuration(self, table: RouteTable) -> Named:
+        args = self._fleet, table.name
+        if table.scoped:
+            return SCOPE, names.scope(table.name, names.OTHERS), routes.scope_of_others, args
+        return ROUTE, table.name, routes.route_configuration, args
+
+    def _scopes_of(self, table: str, listener: ListenerId, value: tuple[str, ...]) -> Iterator[_Part]:
         yield (
             "",
-            [(ROUTE, table.name, routes.route_configuration, (self._fleet, table.name)) for table in value],
+            [
+                (SCOPE, names.scope(table, host), routes.scope, (self._fleet, table, listener, host))
+                for host in value
+            ],
         )
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
@@ -285,11 +305,26 @@ class FleetInventory:
                 keys, args = destinations.resource_keys, (self._fleet, part)
                 self._shards[part] = self._inventory(keys, args, self._clusters)
         for part in [part for part in self._shards if part not in shards]:
-            inventory = self._shards.pop(part)
-            self._observers.release(inventory)
-            self._passed_over.pop(inventory, None)
-            for key, _ in _without(self._inventories.pop(inventory).named, {}):
-                self._leave(key)
+            self._end_inventory(self._shards.pop(part))
+
+    def _shard_scopes(self, root: Root[tuple[tuple[str, ListenerId, int], ...]]) -> None:
+        """Keep one inventory of parts of scoped tables for each shard that has hostnames."""
+        shards = root.value
+        if shards is None or isinstance(shards, Failed) or self._passes_over(root):
+            return
+        for at in shards:
+            if at not in self._scopes:
+                table, listener, part = at
+                named = partial(self._scopes_of, table, listener)
+                self._scopes[at] = self._inventory(scopes.own_hosts, (listener, part), named)
+        for at in self._scopes.keys() - set(shards):
+            self._end_inventory(self._scopes.pop(at))
+
+    def _end_inventory(self, inventory: Root[Any]) -> None:
+        self._observers.release(inventory)
+        self._passed_over.pop(inventory, None)
+        for key, _ in _without(self._inventories.pop(inventory).named, {}):
+            self._leave(key)
 
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
@@ -360,7 +395,7 @@ class FleetInventory:
             del self.resources[key]
 
     def _built(self, entry: Entry, root: Root[Any]) -> None:
-        type_url, name = entry.key
+        type_url, _ = entry.key
         value: XdsResource | Failed | None = root.value
         if isinstance(value, Failed):
             return
@@ -374,7 +409,8 @@ class FleetInventory:
             entry.waits = self._outbox.takes
         entry.held = value
         if (parts_of := JOINED_FROM.get(type_url)) is not None:
-            entry.parts = parts_of(self._observers.db, self._fleet, name)
+            assert entry.built_by is not None, "a resource that is used is built by some query"
+            entry.parts = parts_of(self._observers.db, *entry.built_by[1])
         if value is None:
             self._outbox.drop(self._name, entry.key)
         else:

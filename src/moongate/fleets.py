@@ -48,7 +48,7 @@ from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
 from moongate.xds.refusals import bind_failure
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SECRET
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -169,7 +169,7 @@ class Fleets:
         wrote |= self._transitions.review()
         for name, fleet in self._fleets.items():
             wrote |= self._certificates.review(fleet.id)
-            wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name, ROUTE))
+            wrote |= self._draining.review(fleet.id, partial(self._ads.is_asked_for, name))
             options = self._options(fleet.id)
             if options is not None and options != fleet.options:
                 fleet.process.take(options)
@@ -189,7 +189,8 @@ class Fleets:
                 # Without a patch that is still to be tried, a listener may let pass whom it should not.
                 if fleet is None or not self._quarantine.has_patches_in_doubt(fleet.id):
                     self._held.remove(name)
-                    self._ads.release(name, ROUTE)
+                    for type_url in (ROUTE, SCOPE):
+                        self._ads.release(name, type_url)
 
     async def end_left_over(self) -> None:
         """End Envoys that a former moongate left running, and whose fleets do not exist any more."""
@@ -464,6 +465,8 @@ class Fleets:
                     wrote |= self._transitions.acknowledged(
                         fleet.id, event.envoy, event.type_url, name, version
                     )
+                for name in event.gone:
+                    wrote |= self._transitions.removed(fleet.id, event.envoy, event.type_url, name)
                 if event.type_url == LISTENER:
                     fleet.listening |= dict(event.versions)
                     if event.gone:
@@ -482,7 +485,8 @@ class Fleets:
                     self._certificates.refused(fleet.id, event.name, event.version, event.message)
                 if event.type_url == LISTENER:
                     # Routes may need a filter that only the refused version has: build other routes first.
-                    self._ads.hold(event.fleet, ROUTE)
+                    for type_url in (ROUTE, SCOPE):
+                        self._ads.hold(event.fleet, type_url)
                     self._held.add(event.fleet)
                     wrote = self._transitions.refused(
                         fleet.id, event.envoy, event.name, event.version, event.message

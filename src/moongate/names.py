@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
 
+SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
+"""What the names of all parts of scoped tables begin with."""
+OTHERS = "_"
+"""The part of a scoped table with what has no part of its own. No hostname has an underscore."""
+
 
 def fleet(of: FleetId) -> str:
     """The key of a fleet's Envoys: their ``node.cluster``, and the name of the local cluster."""
@@ -23,6 +28,31 @@ def listener(of: ListenerId) -> str:
     """A listener, its plain-HTTP route configuration, its filter chain."""
     owners = dict.fromkeys((of.gateway, of.owner))
     return "/".join((*(f"{ref.namespace}/{ref.name}" for ref in owners), of.name))
+
+
+def scoped_table(table: str) -> str:
+    """A route configuration in parts, one for each hostname; open connections may still use the whole one."""
+    return f"{table}/scoped"
+
+
+def chain_of_table(table: str) -> str:
+    """The chain that uses a scoped table."""
+    return table.removesuffix("/scoped")
+
+
+def scopes(table: str) -> str:
+    """The collection of the parts of a scoped table."""
+    return scope(table, "*")
+
+
+def scope(table: str, host: str) -> str:
+    """One part of a scoped table: of a hostname, or of all that have no part of their own (``OTHERS``)."""
+    return f"{SCOPES}{table}/{host}"
+
+
+def table_of_scope(name: str) -> str:
+    """The scoped table that a part belongs to."""
+    return name.removeprefix(SCOPES).rpartition("/")[0]
 
 
 def virtual_host(of: ListenerId, host: str) -> str:

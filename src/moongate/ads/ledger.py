@@ -10,7 +10,8 @@ The snapshot changes in place, so each edit must be entered (``enter``). The ver
 exception until Envoy acknowledges the new one.
 
 The names that Envoy subscribes to are stored in the same way: as a list, or as "all of the snapshot except
-…", whichever is shorter.
+…", whichever is shorter. A *collection* is a subscription to all names that begin with it and have no slash
+after it.
 
 Facts
 -----
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from moongate.xds.wire import XdsResource
+
+
+def collection(name: str) -> str | None:
+    """The beginning of the names in the collection that a subscription names; None if it names a resource.
+
+    Source: xRFC TP1, glob collections.
+    """
+    return name[:-1] if name.startswith("xdstp://") and name.endswith("/*") else None
+
+
+def collection_of(name: str) -> str:
+    """The name of the collection that a resource is in."""
+    return f"{name.rpartition('/')[0]}/*"
 
 
 class Names:
@@ -124,7 +138,7 @@ class Names:
 class Ledger:
     """The resources of one type that Envoy subscribes to, and the version that it has of each."""
 
-    __slots__ = ("_exceptions", "_peak", "_view", "_wildcard", "names")
+    __slots__ = ("_exceptions", "_peak", "_view", "_wildcard", "collections", "names")
 
     def __init__(
         self,
@@ -144,7 +158,10 @@ class Ledger:
         """
         self._view = view
         self._wildcard = wildcard
-        self.names = Names(view, names)
+        names = set(names)
+        self.collections = {begin for name in names if (begin := collection(name)) is not None}
+        """The collections that Envoy subscribes to, each by the beginning of its names."""
+        self.names = Names(view, (name for name in names if collection(name) is None))
         """The names that Envoy subscribes to."""
         self._exceptions: dict[str, str | None] = {}
         """Name → version that Envoy has, if it differs from the snapshot; None if Envoy has none."""
@@ -163,8 +180,16 @@ class Ledger:
         self._fill(held)
 
     def wants(self, name: str) -> bool:
-        """Whether Envoy subscribes to a name, directly or by the wildcard."""
-        return self._wildcard or name in self.names
+        """Whether Envoy subscribes to a name, directly, by the wildcard or by a collection."""
+        return self._wildcard or name in self.names or self._is_in_collection(name)
+
+    def _is_in_collection(self, name: str) -> bool:
+        return bool(self.collections) and name[: name.rfind("/") + 1] in self.collections
+
+    def within(self, begin: str) -> list[str]:
+        """The names of a collection that Envoy has, or that the snapshot has."""
+        known = {**self._view, **self._exceptions}
+        return [name for name in known if name[: name.rfind("/") + 1] == begin]
 
     def get(self, name: str) -> str | None:
         """The version of a resource that Envoy has."""
@@ -183,13 +208,24 @@ class Ledger:
 
     def subscribe(self, name: str) -> None:
         """Note a subscription to a name. The version that Envoy has is unknown from now on."""
-        self.names.add(name)
-        self.set(name, None)
+        if (begin := collection(name)) is None:
+            self.names.add(name)
+            self.set(name, None)
+            return
+        self.collections.add(begin)
+        for each in self.within(begin):
+            self.set(each, None)
 
     def unsubscribe(self, name: str) -> None:
         """Note that Envoy has ended its subscription to a name, and has dropped the resource."""
-        self.names.discard(name)
-        self.set(name, None)
+        if (begin := collection(name)) is None:
+            self.names.discard(name)
+            self.set(name, None)
+            return
+        dropped = self.within(begin)
+        self.collections.discard(begin)
+        for each in dropped:
+            self.set(each, None)
 
     def enter(self, name: str, before: str | None) -> None:
         """Note one name of an edit that the snapshot has already.
@@ -208,7 +244,7 @@ class Ledger:
 
     def held(self) -> Iterator[tuple[str, str]]:
         """All resources that Envoy has: (name, version)."""
-        for name in self._view if self._wildcard else self.names:
+        for name in self._subscribed():
             if name not in self._exceptions and (version := self._wanted(name)) is not None:
                 yield name, version
         for name, version in self._exceptions.items():
@@ -233,8 +269,16 @@ class Ledger:
         resource = self._view.get(name)
         return resource.version if resource is not None and self.wants(name) else None
 
+    def _subscribed(self) -> Iterable[str]:
+        """The names that Envoy subscribes to, as far as they are known."""
+        if self._wildcard:
+            return self._view
+        if not self.collections:
+            return self.names
+        return [*self.names, *(name for name in self._view if self._is_in_collection(name))]
+
     def _fill(self, held: Mapping[str, str]) -> None:
-        wanted = self._view if self._wildcard else self.names
+        wanted = self._subscribed()
         versions = ((name, held.get(name)) for name in {**dict.fromkeys(wanted), **held})
         self._exceptions = {name: version for name, version in versions if version != self._wanted(name)}
         self._peak = len(self._exceptions)

@@ -11,6 +11,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.message import DecodeError
 
+from moongate.names import SCOPES
+
 if TYPE_CHECKING:
     from moongate.xds.wire import XdsResource
 
@@ -39,6 +41,11 @@ def needs_routes(resource: XdsResource) -> frozenset[str]:
     except DecodeError:
         pass
     return frozenset(names)
+
+
+def needs_scopes(resource: XdsResource) -> bool:
+    """Whether a listener subscribes to the parts of a scoped table."""
+    return SCOPES.encode() in resource.body
 
 
 def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:

@@ -23,9 +23,11 @@ one comparison.
   before it puts the listener in force.
 * A route table that *returns* (it was removed, and is back) is sent before the listeners if no listener in
   force uses it, because Envoy may have kept its old version.
-* A resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged up to the
-  edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it is
-  removed. If it comes back before that, the removal is cancelled.
+* Parts of scoped tables are sent as routes are. One that left the snapshot is removed together with the news
+  of the same edit.
+* Any other resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged
+  up to the edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it
+  is removed. If it comes back before that, the removal is cancelled.
 
 A NACK names the refused resource, or the session sends the batch again in halves until one resource is alone,
 or each resource alone if they are certificates (``secrets`` has the reason).
@@ -59,16 +61,16 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.ledger import Ledger
+from moongate.ads.ledger import Ledger, collection, collection_of
 from moongate.ads.nacks import blame
-from moongate.ads.needs import needs_endpoints, needs_routes
+from moongate.ads.needs import needs_endpoints, needs_routes, needs_scopes
 from moongate.ads.reopening import meeting_listeners, to_reopen
 from moongate.ads.secrets import respelled
 from moongate.xds.refusals import reason
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
@@ -90,17 +92,27 @@ ORDER = (
     SECRET,  # so do TLS clusters, and listeners
     LISTENER,  # before routes, because their per-route settings refer to its filters
     ROUTE,
+    SCOPE,
 )
 """The order of channels when several may send."""
 
 _MAKE = (CLUSTER, ENDPOINT)
-_SWITCH = (LISTENER, ROUTE)
+_TABLES = (ROUTE, SCOPE)
+_SWITCH = (LISTENER, *_TABLES)
 
 _BEFORE: Mapping[str, tuple[str, ...]] = {
     LISTENER: _MAKE,
     ROUTE: (*_MAKE, SECRET, LISTENER),
+    SCOPE: (*_MAKE, SECRET, LISTENER),
 }
 """The types that must be answered, up to the same edit, before a type is sent."""
+
+_NEEDED_BY: Mapping[str, tuple[str, Callable[[XdsResource], object]]] = {
+    ENDPOINT: (CLUSTER, needs_endpoints),
+    ROUTE: (LISTENER, needs_routes),
+    SCOPE: (LISTENER, needs_scopes),
+}
+"""For a type that Envoy requests when it has others: the type of these, and whether one needs any."""
 
 
 class Session:
@@ -288,7 +300,7 @@ class Session:
             return False
         if type_url in (CLUSTER, LISTENER):
             return bool(self._snapshot.of(type_url))
-        parent, needs = (LISTENER, needs_routes) if type_url == ROUTE else (CLUSTER, needs_endpoints)
+        parent, needs = _NEEDED_BY[type_url]
         if parent not in self._channels:
             return False
         ledger = self._channels[parent].ledger
@@ -306,7 +318,8 @@ class Session:
         held = {
             name: version
             for name, version in request.initial_resource_versions.items()
-            if (wildcard or name in names) and not (request.type_url == ENDPOINT and name in self._warming)
+            if (wildcard or name in names or collection_of(name) in names)
+            and not (request.type_url == ENDPOINT and name in self._warming)
         }
         if request.type_url == ENDPOINT:
             self._warming.clear()
@@ -331,9 +344,15 @@ class Session:
             return
         # A repeated subscription needs a new answer, even for a resource in flight: Envoy may have dropped
         # it.
-        channel.forget(name)
+        for each in self._named(channel, name):
+            channel.forget(each)
+            channel.mark(each, self._snapshot.seq)
         channel.ledger.subscribe(name)
-        channel.mark(name, self._snapshot.seq)
+
+    def _named(self, channel: Channel, name: str) -> Collection[str]:
+        """The resources that a subscription is about: one, or those of a collection."""
+        begin = collection(name)
+        return (name,) if begin is None else channel.ledger.within(begin)
 
     def _unsubscribe(self, channel: Channel, name: str) -> None:
         ledger = channel.ledger
@@ -342,7 +361,8 @@ class Session:
             for known in [n for n in channel.known() if n not in ledger.names]:
                 channel.forget(known)
             return
-        channel.forget(name)
+        for each in self._named(channel, name):
+            channel.forget(each)
         ledger.unsubscribe(name)
         if ledger.wildcard:
             # Envoy dropped the resource although the wildcard matches it, so it must be sent again.
@@ -401,7 +421,7 @@ class Session:
 
     def _ready(self, channel: Channel) -> float:
         """The last edit up to which all is answered that must be before a channel sends."""
-        if channel.type_url == ROUTE and self._awaits(LISTENER):
+        if channel.type_url in _TABLES and self._awaits(LISTENER):
             return -inf  # Envoy has just connected, and has not said yet which listeners it has
         return self._done(_BEFORE.get(channel.type_url, ()))
 
@@ -469,8 +489,10 @@ class Session:
                 else:
                     staged.gone.append(name)  # Envoy subscribed to it, and waits for an answer
             elif held not in (None, ABSENT):
-                if channel.type_url == LISTENER:
-                    staged.gone.append(name)  # sent with the others: another listener may need its address
+                if channel.type_url in (LISTENER, SCOPE):
+                    # Sent with the others: another listener may need its address, and requests go to the part
+                    # of their hostname as long as it is there.
+                    staged.gone.append(name)
                 else:
                     channel.pending_removal[name] = self._snapshot.seq
             elif channel.type_url == CLUSTER:
@@ -505,7 +527,7 @@ class Session:
         """Let resources that are pending removal linger, as soon as nothing in force refers to them."""
         if not channel.pending_removal:
             return
-        if LISTENER not in self._channels or self._awaits(ROUTE):
+        if LISTENER not in self._channels or any(map(self._awaits, _TABLES)):
             return  # Envoy has just connected, and has not said yet which listeners and routes it has
         channel.linger(min(map(self._in_force, _SWITCH)), now + self._linger_seconds)
 
@@ -531,7 +553,7 @@ class Session:
         if channel is None:
             return inf
         # A removed table is out of use when Envoy has the listeners of the same edit.
-        unused = self._in_force(LISTENER) if type_url == ROUTE else -inf
+        unused = self._in_force(LISTENER) if type_url in _TABLES else -inf
         return min(channel.oldest(), channel.refused_since(unused)) - 1
 
     def _awaited(self) -> Iterator[Channel]:

@@ -22,6 +22,8 @@ RuntimeFlag = Literal[
     "PerResourceSystemCASecret",
     "StableFilterChains",  # ours: HTTP filters stand in every chain, and routes switch them on
     "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
+    "ScopedTables",  # ours: each hostname has a route table of its own
+    "ScopedLargeTables",  # ours: the same, for listeners with hundreds of hostnames
 ]
 LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")
 """Flags that hold from the start of a process to its end.
@@ -147,9 +149,9 @@ class RuntimeFlags(Model, frozen=True, kw_only=True):
         """Whether the flag is on: as listed, else as it is by default."""
         return flag not in self.disabled and (flag in self.enabled or flag == "EndpointSliceIndex")
 
-    def without(self, flag: RuntimeFlag) -> RuntimeFlags:
-        """The same with a flag off."""
-        return structs.replace(self, disabled=(*self.disabled, flag))
+    def without(self, *flags: RuntimeFlag) -> RuntimeFlags:
+        """The same with some flags off."""
+        return structs.replace(self, disabled=(*self.disabled, *flags))
 
     def lasting(self, before: RuntimeFlags) -> tuple[RuntimeFlags, tuple[RuntimeFlag, ...]]:
         """The flags that hold in a process that began with others, and those that wait for its next start."""

@@ -13,7 +13,7 @@ Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``X
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 
+NONE: Final[frozenset[str]] = frozenset()
+
+
 class ChainGroup(NamedTuple):
     """Listeners of a port that Envoy serves by the same filter chains.
 
@@ -38,17 +41,20 @@ class ChainGroup(NamedTuple):
         name: of its HTTP filter chain, and of its route configuration.
         stat_prefix: what the names of its statistics begin with.
         members: in the order of the spec, at least one.
+        scoped: whether each of its hostnames has a route configuration of its own.
     """
 
     kind: ChainKind
     name: str
     stat_prefix: str
     members: tuple[ListenerId, ...]
+    scoped: bool = False
 
     @property
     def table(self) -> RouteTable:
         """Its route configuration."""
-        return RouteTable(self.name, self.members)
+        name = names.scoped_table(self.name) if self.scoped else self.name
+        return RouteTable(name, self.members, self.scoped)
 
 
 class EnvoyListener(Struct, frozen=True):
@@ -71,7 +77,7 @@ class EnvoyListener(Struct, frozen=True):
 
 
 class TableId(NamedTuple):
-    """The identity of a route configuration. The HTTP filter chain that uses it has the same name."""
+    """The identity of the routes of an HTTP filter chain, by the name of the chain."""
 
     fleet: FleetId
     name: str
@@ -97,11 +103,28 @@ def renamed(fleet: FleetId) -> tuple[str, FleetId]:
     return ("renamed", fleet)
 
 
+def large_tables(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with the names of the chains that have hundreds of hostnames: a frozenset; or absent."""
+    return ("large-tables", fleet)
+
+
 class RouteTable(NamedTuple):
-    """A route configuration: its name, and the listeners whose virtual hosts it holds, in order."""
+    """A route configuration, whole or in parts.
+
+    Args:
+        name: of the whole, or what the parts are named after.
+        members: the listeners whose virtual hosts it holds, in order.
+        scoped: whether it is in parts, one for each hostname.
+    """
 
     name: str
     members: tuple[ListenerId, ...]
+    scoped: bool = False
+
+    @property
+    def chain(self) -> str:
+        """The name of the chain that uses it."""
+        return names.chain_of_table(self.name) if self.scoped else self.name
 
 
 @query
@@ -112,13 +135,19 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
+    flags = config(db).runtime_flags
+    all_scoped = flags.on("ScopedTables")
+    large: frozenset[str] = (db.read(large_tables(fleet)) or NONE) if flags.on("ScopedLargeTables") else NONE
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
         EnvoyListener(
             other_listeners.get(name, name),
             members[0].container_port,
-            tuple(_groups(members, other_names, by_port=by_port)),
+            tuple(
+                group._replace(scoped=all_scoped or group.name in large)
+                for group in _groups(members, other_names, by_port=by_port)
+            ),
         )
         for members in ports.values()
         for name in (f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),)
@@ -144,10 +173,10 @@ def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
 
 @query
 def table_of(db: Db, listener: ListenerId) -> TableId | None:
-    """The route configuration with a listener's routes; ``None`` when Envoy does not serve it."""
+    """The chain with a listener's routes; ``None`` when Envoy does not serve it."""
     fleet = fleet_of(db, listener.gateway)
-    tables = route_configurations(db, fleet)
-    return next((TableId(fleet, table.name) for table in tables if listener in table.members), None)
+    groups = chain_groups(db, fleet)
+    return next((TableId(fleet, group.name) for _, group in groups if listener in group.members), None)
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:

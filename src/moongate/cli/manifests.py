@@ -98,7 +98,7 @@ def translated(
     loaded = files.load()
     in_force = (configuration or loaded.configuration or EnvoyGateway.shipped()).on_host()
     if traceable:
-        flags = in_force.runtime_flags.without("MetadataWhereRead")
+        flags = in_force.runtime_flags.without("MetadataWhereRead", "ScopedTables", "ScopedLargeTables")
         in_force = structs.replace(in_force, runtime_flags=flags)
     built_in = laptop_class(in_force)
     resources = {built_in.ref: built_in} | dict(files.folder.resources)

@@ -66,11 +66,12 @@ def _fleet(types: Mapping[str, Mapping[str, XdsResource]]) -> dict[str, list[Any
 
     from moongate.cli.redaction import redacted
     from moongate.xds.messages import message
-    from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+    from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
     urls = {
         "listeners": LISTENER,
         "routes": ROUTE,
+        "scopedRoutes": SCOPE,
         "clusters": CLUSTER,
         "endpoints": ENDPOINT,
         "secrets": SECRET,
@@ -78,4 +79,5 @@ def _fleet(types: Mapping[str, Mapping[str, XdsResource]]) -> dict[str, list[Any
     return {
         part: [MessageToDict(redacted(message(one))) for _, one in sorted(types.get(url, {}).items())]
         for part, url in urls.items()
+        if part != "scopedRoutes" or url in types
     }

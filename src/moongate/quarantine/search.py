@@ -59,7 +59,7 @@ from moongate.recent_versions import RecentVersions
 from moongate.xds import listeners, patches, routes
 from moongate.xds.fallbacks import Fallback, in_steps, withheld
 from moongate.xds.patches import PATCHES
-from moongate.xds.wire import LISTENER, ROUTE
+from moongate.xds.wire import LISTENER, ROUTE, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -90,6 +90,7 @@ class Joined(NamedTuple):
 JOINED: Final[Mapping[str, Joined]] = {
     LISTENER: Joined(listeners.differing, listeners.concern),
     ROUTE: Joined(routes.differing, routes.concern),
+    SCOPE: Joined(routes.differing, routes.scope_concern),
 }
 """The types of resources that are joined from entries. Of others, only patches can be kept out."""
 

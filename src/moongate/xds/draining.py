@@ -67,7 +67,7 @@ class TableUse(NamedTuple):
 
 
 def draining(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with what draining listeners use: ``((name, ChainMatch), …)``, sorted; or absent."""
+    """The cell with what draining listeners use: ``((name, ChainMatch, scoped), …)``, sorted; or absent."""
     return ("draining-tables", fleet)
 
 
@@ -100,11 +100,11 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
 
     If a new connection would not be accepted, there are none, and all requests are answered with 404.
     """
-    drain: tuple[tuple[str, ChainMatch], ...] = db.read(draining(fleet)) or ()
+    drain: tuple[tuple[str, ChainMatch, bool], ...] = db.read(draining(fleet)) or ()
     if not drain:
         return ()
     uses = table_uses(db, fleet)
-    return tuple(RouteTable(name, successors(match, uses)) for name, match in drain)
+    return tuple(RouteTable(name, successors(match, uses), scoped) for name, match, scoped in drain)
 
 
 def successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:

@@ -27,6 +27,7 @@ from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
 from moongate.xds.filters import mark
+from moongate.xds.scoped_chains import finding
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class ChainSettings(Encoded, frozen=True):
         default: whether the chain takes the connections that no other chain of the listener matches.
         inspector: what the TLS inspector must find out for it, encoded; ``None`` when the chain needs none.
         closed: whether it takes its connections only to end them.
+        scoped: whether its routes are looked up in the parts of a table.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ChainSettings(Encoded, frozen=True):
     default: bool = False
     inspector: bytes | None = None
     closed: bool = False
+    scoped: bool = False
 
     @property
     def version(self) -> str:
@@ -128,7 +131,7 @@ def closed(settings: ChainSettings) -> ChainSettings:
     if message.HasField("filter_chain_match"):
         shut.filter_chain_match.CopyFrom(message.filter_chain_match)
     shut.filters.add(name=DIRECT_RESPONSE, typed_config=packed(Config()))
-    return structs.replace(settings, chain=encode(shut), manager=b"", router=b"", closed=True)
+    return structs.replace(settings, chain=encode(shut), manager=b"", router=b"", closed=True, scoped=False)
 
 
 def joined(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainEntry:
@@ -137,7 +140,8 @@ def joined(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainEn
     body = settings.chain
     if settings.manager:
         number = HttpConnectionManager.HTTP_FILTERS_FIELD_NUMBER
-        entries = [message_field(number, one.body) for one in filters]
+        first = finding(filters) if settings.scoped else ()
+        entries = [message_field(number, body) for body in (*first, *(one.body for one in filters))]
         manager = b"".join((settings.manager, *entries, message_field(number, settings.router)))
         last = Filter(name=HCM, typed_config=packed_as(HttpConnectionManager, manager))
         network = [last] if (marking := mark(filters)) is None else [marking, last]
@@ -151,7 +155,7 @@ def joined(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainEn
 
 
 def chain_settings(
-    edit: ChainEdit, manager: HttpConnectionManager, router: HttpFilter, *, default: bool
+    edit: ChainEdit, manager: HttpConnectionManager, router: HttpFilter, *, default: bool, scoped: bool
 ) -> ChainSettings:
     """The settings of a chain that is whole but for its transport socket and its HTTP filters.
 
@@ -160,6 +164,7 @@ def chain_settings(
         manager: its connection manager.
         router: its last HTTP filter.
         default: whether the chain takes the connections that no other chain of the listener matches.
+        scoped: whether its routes are looked up in the parts of a table.
     """
     if edit.tls is not None:
         edit.message.transport_socket.CopyFrom(
@@ -172,6 +177,7 @@ def chain_settings(
         encode(router),
         default,
         encode(edit.inspector) if edit.inspector is not None else None,
+        scoped=scoped,
     )
 
 

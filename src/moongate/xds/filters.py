@@ -39,9 +39,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from moongate.api.route import Route
 from moongate.attach.envoy_listeners import (
     TableId,
+    chain_groups,
     chain_of,
     envoy_listeners,
-    route_configurations,
     table_of,
 )
 from moongate.attach.fleets import fleet_of
@@ -191,11 +191,11 @@ def chains_with(
 def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
     """The filters that routes need in each HTTP chain of a fleet: ``(chain, filters)``."""
     needed: list[tuple[str, tuple[ChainFilter, ...]]] = []
-    for name, members in route_configurations(db, fleet):
-        filters = needed_filters.last_good(db, members)
+    for _, group in chain_groups(db, fleet):
+        filters = needed_filters.last_good(db, group.members)
         if isinstance(filters, Failed):
             raise Contained(filters)
-        needed.append((name, filters))
+        needed.append((group.name, filters))
     return tuple(needed)
 
 

@@ -37,6 +37,7 @@ from moongate.features.base import ChainEdit
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
 from moongate.xds.filter_chains import ChainSettings, chain_settings, over_ads, settings
+from moongate.xds.scoped_chains import scoped_routes
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
@@ -91,13 +92,16 @@ def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
             feature.filter_chain(edit, effective)
         if feature.connection_manager is not None:
             feature.connection_manager(hcm, effective)
-    return chain_settings(edit, hcm, router(access_logs(db, fleet, "Upstream")), default=edit.tls is None)
+    last = router(access_logs(db, fleet, "Upstream"))
+    return chain_settings(edit, hcm, last, default=edit.tls is None, scoped=group.scoped)
 
 
 def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnectionManager:
+    source = over_ads()
     return HttpConnectionManager(
         stat_prefix=group.stat_prefix,
-        rds=Rds(config_source=over_ads(), route_config_name=group.name),
+        rds=None if group.scoped else Rds(config_source=source, route_config_name=group.name),
+        scoped_routes=scoped_routes(group.name, group.table.name, source) if group.scoped else None,
         access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Route")],
         # The Server header of the upstream is passed on as it is.
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,

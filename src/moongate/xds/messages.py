@@ -8,9 +8,10 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -22,6 +23,7 @@ TYPES: dict[str, type[Message]] = {
     ENDPOINT: ClusterLoadAssignment,
     LISTENER: Listener,
     ROUTE: RouteConfiguration,
+    SCOPE: ScopedRouteConfiguration,
     SECRET: Secret,
 }
 

@@ -20,14 +20,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 
-from moongate.attach.envoy_listeners import table_of
+from moongate import names
+from moongate.attach.fleets import fleet_of
+from moongate.attach.routes import attached_hosts
+from moongate.attach.scopes import has_scope, table_at
 from moongate.xds.fallbacks import kept_out
-from moongate.xds.wire import ROUTE, encode, message_field, sized, version
+from moongate.xds.scoped_chains import FINDER
+from moongate.xds.wire import ROUTE, SCOPE, encode, message_field, sized, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from moongate.api.base import ListenerId, Ref
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.xds.cluster_keys import ResourceKey
     from moongate.xds.fallbacks import Fallback
@@ -60,8 +64,12 @@ def in_force(
     db: Db, listener: ListenerId, route: Ref, entries: tuple[RouteEntry, ...]
 ) -> Iterator[RouteEntry]:
     """The entries of a route, with fallbacks for those that are kept out of its table."""
-    out = _kept_out(db, listener, route)
+    out: Mapping[str, Fallback] = {}
+    host: str | None = None
     for entry in entries:
+        if entry.host != host:
+            host = entry.host
+            out = _kept_out(db, listener, host, route)
         fallback = out.get(version(entry.body)) if out else None
         if fallback is None:
             yield entry
@@ -72,20 +80,37 @@ def in_force(
 
 def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[ResourceKey]:
     """What the last good forms that stand in for a route's entries send requests to."""
-    for fallback in _kept_out(db, listener, route).values():
-        if fallback.last_good is not None:
-            yield from fallback.last_good.needs
+    tables = dict.fromkeys(resource_at(db, listener, host) for host in attached_hosts(db, route, listener))
+    for at in tables:
+        for fallback in kept_out(db, *at, route).values() if at is not None else ():
+            if fallback.last_good is not None:
+                yield from fallback.last_good.needs
 
 
-def _kept_out(db: Db, listener: ListenerId, route: Ref) -> Mapping[str, Fallback]:
-    table = table_of(db, listener)
-    return kept_out(db, table.fleet, ROUTE, table.name, route) if table is not None else {}
+def _kept_out(db: Db, listener: ListenerId, host: str, route: Ref) -> Mapping[str, Fallback]:
+    at = resource_at(db, listener, host)
+    return kept_out(db, *at, route) if at is not None else {}
+
+
+def resource_at(db: Db, listener: ListenerId, host: str) -> tuple[FleetId, str, str] | None:
+    """The resource with the routes of a hostname of a listener: its fleet, type URL and name.
+
+    ``None`` when Envoy does not serve the listener.
+    """
+    table = table_at(db, listener)
+    if table is None:
+        return None
+    fleet = fleet_of(db, listener.gateway)
+    if not table.scoped:
+        return fleet, ROUTE, table.name
+    return fleet, SCOPE, names.scope(table.name, host if has_scope(db, host) else names.OTHERS)
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:
     """The entry with nothing left but its match, answered with 500."""
     message = _unbound(of)
     shut = Route(name=message.name, match=message.match, metadata=message.metadata)
+    shut.metadata.filter_metadata.pop(FINDER, None)  # no filter is to answer instead
     shut.direct_response.status = 500
     return of._replace(body=message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(shut)), needs=())
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, RouteMatch, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 
 from moongate import names
 from moongate.api.gateway import Gateway
@@ -24,17 +25,19 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listeners import last_judged
 from moongate.attach.routes import ANY, host_shards, hosts, may_serve, reserved, routes_at, shards_at
+from moongate.attach.scopes import has_scope, is_scoped, other_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
 from moongate.xds.draining import draining_tables
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched
+from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resource_at
 from moongate.xds.rule_routes import closed_entries, route_entries_of
-from moongate.xds.wire import ROUTE, Encoded, XdsResource, encode, message_field, version
+from moongate.xds.scoped_chains import OWN_SCOPE, ScopeHead, scope_head
+from moongate.xds.wire import ROUTE, SCOPE, Encoded, XdsResource, encode, message_field, version
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
@@ -104,6 +107,8 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host):
         return Host((), name, host, b"", version(b""), ())
     head = VirtualHost(name=name, domains=[host])
+    if is_scoped(db, listener) and has_scope(db, host):
+        head.metadata.MergeFrom(OWN_SCOPE)
     if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
         head.metadata.MergeFromString(
             metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
@@ -133,9 +138,9 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 
 
 @query
-def host_part(db: Db, listener: ListenerId, part: int) -> Part:
-    """The virtual hosts of one shard."""
-    named = hosts(db, listener, part)
+def host_part(db: Db, listener: ListenerId, part: int, scoped: bool) -> Part:
+    """The virtual hosts of one shard; without those that have a part of their own in a scoped table."""
+    named = other_hosts(db, listener, part) if scoped else hosts(db, listener, part)
     built = virtual_host.attempt_each(db, [(listener, host) for host in named])
     return _part(
         listener, part, [_host_in_force(db, listener, *each) for each in zip(named, built, strict=True)]
@@ -172,7 +177,12 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
     if parts is None:
         return None
     head = encode(_head(name))
-    joined = [(head, version(head))]
+    return XdsResource.joined(ROUTE, name, [(head, version(head)), *_joined(parts)])
+
+
+def _joined(parts: tuple[Part, ...]) -> list[tuple[bytes, str]]:
+    """The virtual hosts of a table, some or many in a piece, each piece with its version."""
+    joined: list[tuple[bytes, str]] = []
     for _, of_listener in groupby(parts, key=lambda part: part.at[0]):
         own = list(of_listener)
         if sum(len(p.hosts) for p in own) <= IN_ORDER:
@@ -180,7 +190,62 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
             joined += [(host.body, host.version) for host in few]
         else:
             joined += [(part.body, part.version) for part in own]
-    return XdsResource.joined(ROUTE, name, joined)
+    return joined
+
+
+@query
+def scope_shards(db: Db, fleet: FleetId) -> tuple[tuple[str, ListenerId, int], ...]:
+    """Where scoped tables of a fleet may have hostnames: ``((table, listener, shard), …)``."""
+    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
+    return tuple(
+        (table.name, listener, n)
+        for table in tables
+        if table.scoped
+        for listener in table.members
+        for n in host_shards(db, listener)
+    )
+
+
+@query
+def scope(db: Db, fleet: FleetId, table: str, listener: ListenerId, host: str) -> XdsResource | None:
+    """The part of a scoped table of one hostname; ``None`` when nothing is served there.
+
+    Args:
+        db: what is read.
+        fleet: whose table.
+        table: its name.
+        listener: the listener that the hostname belongs to.
+        host: the hostname.
+    """
+    served = _host_in_force(db, listener, host, virtual_host.attempt(db, listener, host))
+    if not served.body:
+        return None
+    head = scope_head(table, host)
+    return XdsResource.of(SCOPE, names.scope(table, host), _in_scope(head, (served.body,)))
+
+
+def scope_parts(db: Db, fleet: FleetId, table: str, *host_of: Any) -> tuple[Part, ...]:
+    """What a part of a scoped table that was just built is joined from; the arguments are the builder's."""
+    if not host_of:
+        return parts_of(db, fleet, table)
+    listener, host = host_of
+    served = _host_in_force(db, listener, host, virtual_host.attempt(db, listener, host))
+    return (_part(listener, shard(host), (served,)),)
+
+
+@query
+def scope_of_others(db: Db, fleet: FleetId, table: str) -> XdsResource | None:
+    """The part of a scoped table with all that has no part of its own; there also if it is empty."""
+    parts = table_parts(db, fleet, table)
+    if parts is None:
+        return None
+    body = _in_scope(scope_head(table, None), [piece for piece, _ in _joined(parts)])
+    return XdsResource.of(SCOPE, names.scope(table, names.OTHERS), body)
+
+
+def _in_scope(head: ScopeHead, virtual_hosts: Sequence[bytes]) -> bytes:
+    number = ScopedRouteConfiguration.ROUTE_CONFIGURATION_FIELD_NUMBER
+    return head.scope + message_field(number, b"".join((head.table, *virtual_hosts)))
 
 
 @query
@@ -191,38 +256,43 @@ def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     if table is None:
         return None
     if fleet.owner.is_a(Gateway):
-        return _parts(db, table.members)
+        return _parts(db, table.members, scoped=table.scoped)
     # Also for a table that only one of several Gateways has now: as it last was, another had its part in it.
-    built = parts_beside_others.attempt_each(db, [(listener,) for listener in table.members])
-    in_force = (_parts_in_force(db, *each) for each in zip(table.members, built, strict=True))
+    built = parts_beside_others.attempt_each(db, [(listener, table.scoped) for listener in table.members])
+    in_force = (
+        _parts_in_force(db, *each, scoped=table.scoped) for each in zip(table.members, built, strict=True)
+    )
     return tuple(part for parts in in_force for part in parts)
 
 
-def _parts(db: Db, listeners: tuple[ListenerId, ...]) -> tuple[Part, ...]:
+def _parts(db: Db, listeners: tuple[ListenerId, ...], *, scoped: bool) -> tuple[Part, ...]:
     """The virtual hosts of some listeners by shard.
 
     A shard that cannot be built is as it last was. What never was built is closed.
     """
     # In one join: with one for each listener, the table would begin again after each of them.
-    shards = [(listener, n) for listener in listeners for n in host_shards(db, listener)]
+    shards = [(listener, n, scoped) for listener in listeners for n in host_shards(db, listener)]
     built = zip(shards, host_part.attempt_each(db, shards), strict=True)
     return tuple(_kept_part(db, *at) if isinstance(part, Failed) else part for at, part in built)
 
 
-def _kept_part(db: Db, listener: ListenerId, shard_: int) -> Part:
-    kept = host_part.last_good(db, listener, shard_)
+def _kept_part(db: Db, listener: ListenerId, shard_: int, scoped: bool) -> Part:
+    kept = host_part.last_good(db, listener, shard_, scoped)
     former = {host.name: host for host in kept.hosts} if not isinstance(kept, Failed) else {}
-    closed = [_closed_host(listener, host) for host in hosts(db, listener, shard_)]
+    named = hosts(db, listener, shard_)
+    closed = [_closed_host(listener, host) for host in named if not (scoped and has_scope(db, host))]
     return _part(listener, shard_, [former.get(host.name, host) for host in closed])
 
 
 @query
-def parts_beside_others(db: Db, listener: ListenerId) -> tuple[Part, ...]:
+def parts_beside_others(db: Db, listener: ListenerId, scoped: bool) -> tuple[Part, ...]:
     """The parts of a listener in a table of a fleet whose Gateways share Envoys."""
-    return _parts(db, (listener,))
+    return _parts(db, (listener,), scoped=scoped)
 
 
-def _parts_in_force(db: Db, listener: ListenerId, built: tuple[Part, ...] | Failed) -> tuple[Part, ...]:
+def _parts_in_force(
+    db: Db, listener: ListenerId, built: tuple[Part, ...] | Failed, *, scoped: bool
+) -> tuple[Part, ...]:
     """The parts of a listener in a table of a fleet whose Gateways share Envoys.
 
     One that fails must not freeze the others: it stays as it was, without the hostnames that are another's
@@ -231,7 +301,7 @@ def _parts_in_force(db: Db, listener: ListenerId, built: tuple[Part, ...] | Fail
     """
     if not isinstance(built, Failed):
         return built
-    kept = parts_beside_others.last_good(db, listener)
+    kept = parts_beside_others.last_good(db, listener, scoped)
     if isinstance(kept, Failed):
         return (_closed(db, listener, kept),)
     return tuple(_without_lost(db, listener, part) for part in kept)
@@ -363,12 +433,24 @@ def concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> Concern
         route: the route that the entry is made from.
         form: the version of the entry, or of what stands in for it.
     """
-    table = next((t for t in route_configurations(db, fleet) if t.name == name), None)
-    out = kept_out(db, fleet, ROUTE, name, route)
+    return _concern(db, (fleet, ROUTE, name), name, route, form)
+
+
+@query
+def scope_concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> Concern | None:
+    """As ``concern``, of an entry of a part of a scoped table."""
+    return _concern(db, (fleet, SCOPE, name), names.table_of_scope(name), route, form)
+
+
+def _concern(db: Db, at: tuple[FleetId, str, str], name: str, route: Ref, form: str) -> Concern | None:
+    table = next((t for t in route_configurations(db, at[0]) if t.name == name), None)
+    out = kept_out(db, *at, route)
     good = ((of, fallback.last_good) for of, fallback in out.items())
     forms = {form, *(of for of, former in good if former is not None and version(former.body) == form)}
     for listener in table.members if table is not None else ():
         for entry in route_entries_of(db, listener, route):
-            if not forms.isdisjoint((version(entry.body), version(fail_closed(entry).body))):
+            if resource_at(db, listener, entry.host) == at and not forms.isdisjoint(
+                (version(entry.body), version(fail_closed(entry).body))
+            ):
                 return Concern(str(route), (route,))
     return None

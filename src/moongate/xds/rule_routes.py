@@ -30,6 +30,7 @@ from moongate.attach.matches import matches, precedence, unbuildable
 from moongate.attach.route_kinds import order, route_kind, written_matches
 from moongate.attach.routes import attached_hosts
 from moongate.attach.rule_filters import rewrite_of, rule_filters
+from moongate.attach.scopes import has_scope, is_scoped
 from moongate.engine import query
 from moongate.features.base import RouteEdit
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
@@ -51,6 +52,7 @@ from moongate.xds.route_filters import (
     redirect_origin,
     without_request_port,
 )
+from moongate.xds.scoped_chains import HOST_HEADER, switched_on
 from moongate.xds.wire import encode, message_field, packed
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from moongate.xds.destinations import Destination
     from moongate.xds.filters import ChainFilter
 
+
+_HOST: Final = ("host", ":authority")
 
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What the Envoy routes of one rule on one listener may take."""
@@ -93,6 +97,7 @@ class _Terms(NamedTuple):
         failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
         closed: the namespaces whose routes are closed for such a reason, and single routes.
         facts: values of the listener's policy that features of routes use.
+        scoped: whether the routes stand in a scoped table.
     """
 
     in_order: bool
@@ -101,6 +106,7 @@ class _Terms(NamedTuple):
     failed: bool
     closed: frozenset[Ref | str]
     facts: ListenerFacts
+    scoped: bool
 
 
 @query
@@ -115,6 +121,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
         failed=listener_failed(db, listener) or not closed.isdisjoint(("", gateway.namespace, gateway)),
         closed=closed,
         facts=listener_facts(db, listener),
+        scoped=is_scoped(db, listener),
     )
 
 
@@ -202,6 +209,8 @@ def _rule_entries(
     )
     base, bound = _common_route(db, served)
     if base.typed_per_filter_config:
+        if served.terms.scoped:
+            base.metadata.MergeFrom(switched_on(base.typed_per_filter_config))
         # Per-route config without its filter has no effect, so a rule fails with the filters of its chain.
         filters_of(db, listener, ref)
     rule_name, in_order = names.rule(ref, index), served.terms.in_order
@@ -215,8 +224,16 @@ def _rule_entries(
         port = _well_known_port(db, served) if message.HasField("redirect") else 0
         for host in hosts:
             message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
+            _look_at_host(db, served, message, host)
             forms = without_request_port(message, host, port) if port else (message,)
             yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs)
+
+
+def _look_at_host(db: Db, served: _ServedRule, message: Route, host: str) -> None:
+    """Let matches on the Host look at where it is while Envoy looks for the route."""
+    for header in message.match.headers:
+        if served.terms.scoped and header.name.lower() in (*_HOST, HOST_HEADER):
+            header.name = "host" if has_scope(db, host) else HOST_HEADER
 
 
 def _in_order(db: Db, listener: ListenerId) -> bool:

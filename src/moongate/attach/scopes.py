@@ -1,0 +1,118 @@
+"""Which hostnames of a scoped table have a part of their own.
+
+Theory of operation
+===================
+Envoy looks up the part of a scoped table by the hostname that a request asks for, so an exact hostname has
+a part of its own, and all wildcards, and what has no hostname, share one (``names.OTHERS``).
+
+Envoy compares only the hash of that key, XXH64, for which anybody can compute a second text. It refuses the
+second of two parts with one hash, and a route of one team must not take a hostname from another. So
+hostnames of one hash have no parts of their own, in no table. Nor has one with the hash of ``OTHERS_KEY``.
+
+Source: Envoy, "HTTP Route Scope"; ``ScopeKeyFragmentBase::hash``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import xxhash
+
+from moongate.attach.envoy_listeners import RouteTable, chain_groups, route_configurations
+from moongate.attach.fleets import fleet_of
+from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
+from moongate.attach.routes import host_shards, hosts
+from moongate.engine import query
+from moongate.store import Index, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import FleetId, ListenerId
+    from moongate.api.route import RequestRoute
+    from moongate.engine import Db
+
+OTHERS_KEY: Final = "<others>"
+"""The key of the part that others share. Envoy answers 400 to a request for such a hostname."""
+
+LARGE: Final = 500
+"""From so many exact hostnames on, a table is large."""
+
+
+def _hashed(host: str) -> int:
+    return xxhash.xxh64_intdigest(host.encode())
+
+
+def _by_hash(route: RequestRoute) -> Iterator[tuple[int, str]]:
+    return ((_hashed(host), host) for host in route.hostnames)
+
+
+HASHES: Index[RequestRoute, str] = Index("hostname-hashes", REQUEST_ROUTE_TYPES, _by_hash)
+"""Hash of a scope's key → hostnames that routes have."""
+
+
+def is_exact(host: str) -> bool:
+    """Whether a hostname is one, and stands for no others."""
+    return bool(host) and not host.startswith("*")
+
+
+def has_scope(db: Db, host: str) -> bool:
+    """Whether a hostname has a part of its own in scoped tables."""
+    hashed = _hashed(host)
+    return (
+        is_exact(host)
+        and hashed != _hashed(OTHERS_KEY)
+        and all(other == host for other in find(db, HASHES, hashed))
+    )
+
+
+@query
+def is_scoped(db: Db, listener: ListenerId) -> bool:
+    """Whether the routes of a listener stand in a scoped table."""
+    groups = chain_groups(db, fleet_of(db, listener.gateway))
+    return any(group.scoped for _, group in groups if listener in group.members)
+
+
+@query
+def table_at(db: Db, listener: ListenerId) -> RouteTable | None:
+    """The table that a listener's routes stand in; ``None`` when Envoy does not serve it."""
+    tables = route_configurations(db, fleet_of(db, listener.gateway))
+    return next((table for table in tables if listener in table.members), None)
+
+
+@query
+def split_hosts(db: Db, listener: ListenerId, part: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The hostnames of one shard of a listener: those with a part of their own, and the others, sorted."""
+    own: list[str] = []
+    others: list[str] = []
+    for host in hosts(db, listener, part):
+        (own if has_scope(db, host) else others).append(host)
+    return tuple(own), tuple(others)
+
+
+@query
+def own_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The hostnames of one shard of a listener that have a part of their own, sorted."""
+    return split_hosts(db, listener, part)[0]
+
+
+@query
+def other_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The hostnames of one shard of a listener that have no part of their own, sorted."""
+    return split_hosts(db, listener, part)[1]
+
+
+@query
+def exact_hostnames(db: Db, listener: ListenerId, part: int) -> int:
+    """How many exact hostnames one shard of a listener has."""
+    return sum(map(is_exact, hosts(db, listener, part)))
+
+
+@query
+def tables_by_size(db: Db, fleet: FleetId) -> tuple[tuple[str, bool], ...]:
+    """The chains of a fleet, each with whether it has hundreds of exact hostnames: ``((name, large), …)``."""
+    from_shards = (
+        (group.name, [(each, n) for each in group.members for n in host_shards(db, each)])
+        for _, group in chain_groups(db, fleet)
+    )
+    return tuple((name, sum(exact_hostnames.each(db, shards)) >= LARGE) for name, shards in from_shards)
