@@ -4,6 +4,7 @@
 #   make test    run all tests
 #   make quick   run those that are quick, on all cores: about 15 seconds
 #   make check   run what CI runs: lint, layers, types, then all tests
+#   make scoped  run the tests with a real Envoy where each hostname has a route table of its own
 #   make bench   measure here what docs/reference/benchmarks.md shows
 #   make clean   remove .venv and what was generated
 #
@@ -17,7 +18,7 @@ PYTEST_ARGS ?=
 export HYPOTHESIS_PROFILE ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check lint layers types bench clean
+.PHONY: help run test quick check lint layers types scoped bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -47,6 +48,10 @@ layers: $(READY)
 types: $(READY)
 	$(BIN)/python tools/gen_typings.py
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The tests with a real Envoy once more, with a table for each hostname. It takes about ten minutes.
+scoped: $(READY)
+	$(BIN)/python -m pytest -m envoy --scoped $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from moongate.attach import scopes
 from tests.cases import Expected, rewrite
 
 # No deadline: a slow machine is no bug of ours, and tests do not judge by the clock.
@@ -53,11 +54,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite the blocks of literate cases that differ from what moongate answers",
     )
+    parser.addoption(
+        "--scoped",
+        action="store_true",
+        help="let gateways of this process have scoped tables, however few hostnames they have",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("accept") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--accept rewrites pages: use it in one process, without --numprocesses.")
+    if config.getoption("scoped"):
+        scopes.LARGE = 0  # pyright: ignore[reportAttributeAccessIssue] - a constant, but for this
 
 
 @pytest.fixture(scope="session")

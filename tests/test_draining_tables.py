@@ -69,7 +69,7 @@ class Fleet:
         return {each.name: each.container_port for each in envoy_listeners(self.world.db, worlds.EG_FLEET)}
 
     def forget(self, *, asked_for: bool) -> None:
-        if self.draining.review(worlds.EG_FLEET, lambda _: asked_for):
+        if self.draining.review(worlds.EG_FLEET, lambda _type, _name: asked_for):
             self.world.pull()
 
 
@@ -169,11 +169,13 @@ def test_https_listeners_that_exchange_their_hostnames_exchange_their_connection
     fleet = Fleet(https("a", "a.test"), https("b", "b.test"))
     fleet.listen(https("a", "b.test"), https("b", "a.test"))
 
-    kept = dict(draining_tables(fleet.world.db, worlds.EG_FLEET))
-    assert [member.name for name in sorted(kept) for member in kept[name]] == ["b", "a"]
+    kept = sorted(draining_tables(fleet.world.db, worlds.EG_FLEET))
+    assert [member.name for table in kept for member in table.members] == ["b", "a"]
 
     fleet.listen(https("a", "*.test"))
-    assert "default/eg/a/moved/2" not in dict(route_configurations(fleet.world.db, worlds.EG_FLEET))
+    assert "default/eg/a/moved/2" not in {
+        table.name for table in route_configurations(fleet.world.db, worlds.EG_FLEET)
+    }
 
 
 def test_an_https_listener_whose_former_hostname_is_another_ones_has_another_table() -> None:

@@ -198,6 +198,8 @@ class ChainTransitions:
         fleet = self._fleets.get(fleet_id)
         if fleet is None:
             return False
+        if node not in fleet.nodes:
+            self.connected(fleet_id, node)
         if (chain := _chain_of(type_url, name)) is not None:
             behind = fleet.behind.setdefault((node, chain), {})
             if fleet.tables.get(chain, {}).get((type_url, name)) == version:

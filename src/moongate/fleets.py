@@ -42,6 +42,7 @@ from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
+from moongate.large_tables import LargeTables
 from moongate.quarantine import Quarantine
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
@@ -107,6 +108,7 @@ class Fleets:
         self._quarantine = Quarantine(world)
         self._transitions = ChainTransitions(world, self._quarantine.is_searching)
         self._draining = DrainingTables(world)
+        self._large = LargeTables(world)
         self._certificates = RefusedCertificates(world)
         self._ads = AdsServer(self._take_event, on_lateness=self._note_lateness, late_seconds=LATE_SECONDS)
         self._fleets: dict[str, RunningFleet] = {}
@@ -311,6 +313,7 @@ class Fleets:
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)
+        self._large.start(fleet_id)
         self._draining.start(fleet_id)
         fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options)
         before = self._ending.get(name)
@@ -379,6 +382,7 @@ class Fleets:
             self._quarantine.forget(fleet.id)
             self._transitions.end(fleet.id)
             self._draining.end(fleet.id)
+            self._large.end(fleet.id)
             self._certificates.end(fleet.id)
             self._ending[name] = fleet
             fleet.end()

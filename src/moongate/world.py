@@ -37,7 +37,7 @@ from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes
+from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes, scopes
 from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
@@ -72,6 +72,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     grants.GRANTS,
     routes.ROUTES,
     routes.HOSTNAMES,
+    scopes.HASHES,
     routes.ROUTES_BY_HOSTNAME,
     routes.ROUTES_BY_PATH,
     backends.SLICES,
