@@ -97,6 +97,12 @@ def own_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
 
 
 @query
+def parts_of(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The same for one table: a listener's routes may move to a table of another name, or of another fleet."""
+    return own_hosts(db, listener, part)
+
+
+@query
 def other_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     """The hostnames of one shard of a listener that have no part of their own, sorted."""
     return split_hosts(db, listener, part)[1]
