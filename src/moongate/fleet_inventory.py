@@ -316,8 +316,8 @@ class FleetInventory:
             if at not in self._scopes:
                 table, listener, _ = at
                 named = partial(self._scopes_of, table, listener)
-                self._scopes[at] = self._inventory(scopes.parts_of, (self._fleet, *at), named)
-        for at in [at for at in self._scopes if at not in shards]:
+                self._scopes[at] = self._inventory(scopes.own_hosts, at, named)
+        for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))
 
     def _end_inventory(self, inventory: Root[Any]) -> None:

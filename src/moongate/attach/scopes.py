@@ -91,15 +91,9 @@ def split_hosts(db: Db, listener: ListenerId, part: int) -> tuple[tuple[str, ...
 
 
 @query
-def own_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
-    """The hostnames of one shard of a listener that have a part of their own, sorted."""
+def own_hosts(db: Db, table: str, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The hostnames of one shard of a listener that have a part of their own in a table, sorted."""
     return split_hosts(db, listener, part)[0]
-
-
-@query
-def parts_of(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: int) -> tuple[str, ...]:
-    """The same for one table: a listener's routes may move to a table of another name, or of another fleet."""
-    return own_hosts(db, listener, part)
 
 
 @query
