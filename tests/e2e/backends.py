@@ -55,10 +55,12 @@ class Echo:
         faults: what to do next instead of an answer, one each: ``reset`` or ``close`` the connection, or
             ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
+        untold: headers of requests that answers leave out.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, untold: frozenset[str] = frozenset()) -> None:
         self.name = name
+        self.untold = untold
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
@@ -135,6 +137,7 @@ class Echo:
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, path, _ = first.split(" ")
         headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]
+        headers = [header for header in headers if header[0] not in self.untold]
         fields = dict(headers)
         body = b""
         if "content-length" in fields:
@@ -199,7 +202,10 @@ class EchoOverHttp2(Echo):
 
     def _from_headers(self, headers: Any) -> Request:
         fields = [(bytes(k).decode(), bytes(v).decode()) for k, v in headers]
+        fields = [field for field in fields if field[0] not in self.untold]
         by_name = dict(fields)
+        # The order of those that stand for the first line means nothing.
+        fields.sort(key=lambda field: field[0] if field[0].startswith(":") else "~")
         return Request(self.name, by_name[":method"], by_name[":path"], fields, version="2")
 
 
