@@ -192,7 +192,11 @@ class EchoOverHttp2(Echo):
                         case StreamEnded(stream_id=int(stream)):
                             self._take(asked[stream])
                             connection.send_headers(stream, [(":status", "200"), ("x-backend", self.name)])
-                            connection.send_data(stream, msgspec.json.encode(asked[stream]), end_stream=True)
+                            body = msgspec.json.encode(asked[stream])
+                            for start in range(0, len(body), connection.max_outbound_frame_size):
+                                frame = body[start : start + connection.max_outbound_frame_size]
+                                connection.send_data(stream, frame)
+                            connection.end_stream(stream)
                         case _:
                             pass
                 writer.write(connection.data_to_send())

@@ -113,13 +113,20 @@ class Difference(NamedTuple):
 
 
 def alike(asked: Ask, whole: Answer, scoped: Answer) -> bool:
-    """Whether answers are the same, or differ only as they may.
+    """Whether answers are the same, or differ only as they may, where Envoy answers before its filters run.
 
-    Where a route has no backend, Envoy answers 403 to an upgrade before it looks what else the route says.
-    In a scoped table it may find the route later, and answer what the route says.
+    Then it has not found the route yet in a scoped table, unless the Host is the hostname as it is written.
+
+    * Where a route has no backend, an upgrade is answered 403; in a scoped table, as the route says.
+    * A path that is not normal is redirected. In a scoped table the route is not in the log, and does not
+      change headers of that answer.
     """
-    if asked.kind == "upgrade" and any("upgrade_failed" in line for line in whole.logged):
+    details = {detail for line in whole.logged for detail in line}
+    if asked.kind == "upgrade" and "upgrade_failed" in details:
         return scoped.status != 101
+    if "path_normalization_failed" in details:
+        places = [dict(each.headers).get("location") for each in (whole, scoped)]
+        return whole.status == scoped.status and places[0] == places[1]
     return whole == scoped
 
 
