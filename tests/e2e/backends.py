@@ -192,7 +192,8 @@ class EchoOverHttp2(Echo):
                         case StreamEnded(stream_id=int(stream)):
                             self._take(asked[stream])
                             connection.send_headers(stream, [(":status", "200"), ("x-backend", self.name)])
-                            body = msgspec.json.encode(asked[stream])
+                            told = asked[stream].method != "HEAD"
+                            body = msgspec.json.encode(asked[stream]) if told else b""
                             for start in range(0, len(body), connection.max_outbound_frame_size):
                                 frame = body[start : start + connection.max_outbound_frame_size]
                                 connection.send_data(stream, frame)
