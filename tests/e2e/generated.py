@@ -182,7 +182,9 @@ class Worlds:
         for _ in range(chance.choice((1, 1, 2))):
             match: dict[str, Any] = {"path": chance.choice(_PATH_MATCHES)}
             if chance.random() < 0.35:
-                match |= chance.choice(_MORE_MATCHES)
+                more = chance.choice(_MORE_MATCHES)
+                # An edit could bring a match on the Host, and requests are chosen before (``_matches_hosts``).
+                match |= {} if self._neutral and _looks_at_host(more) else more
             matches.append(match)
         if chance.random() < 0.35:
             matches = []
@@ -325,7 +327,11 @@ def _matches_hosts(world: Documents) -> bool:
     """Whether a rule matches on the Host as on any other header."""
     rules = (rule for document in world.values() for rule in document.get("spec", {}).get("rules", ()))
     matches = (match for rule in rules for match in rule["matches"])
-    return any(each["name"].lower() == "host" for match in matches for each in match.get("headers", ()))
+    return any(map(_looks_at_host, matches))
+
+
+def _looks_at_host(match: dict[str, Any]) -> bool:
+    return any(each["name"].lower() == "host" for each in match.get("headers", ()))
 
 
 class Requests:
