@@ -274,14 +274,8 @@ class FleetInventory:
             return SCOPE, names.scope(table.name, names.OTHERS), routes.scope_of_others, args
         return ROUTE, table.name, routes.route_configuration, args
 
-    def _scopes_of(self, table: str, listener: ListenerId, value: tuple[str, ...]) -> Iterator[_Part]:
-        yield (
-            "",
-            [
-                (SCOPE, names.scope(table, host), routes.scope, (self._fleet, table, listener, host))
-                for host in value
-            ],
-        )
+    def _scopes_of(self, table: str, value: tuple[str, ...]) -> Iterator[_Part]:
+        yield "", [(SCOPE, names.scope(table, h), routes.scope, (self._fleet, table, h)) for h in value]
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
@@ -314,8 +308,7 @@ class FleetInventory:
             return
         for at in shards:
             if at not in self._scopes:
-                table, listener, _ = at
-                named = partial(self._scopes_of, table, listener)
+                named = partial(self._scopes_of, at[0])
                 self._scopes[at] = self._inventory(scopes.own_hosts, at, named)
         for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))

@@ -55,10 +55,12 @@ class Echo:
         faults: what to do next instead of an answer, one each: ``reset`` or ``close`` the connection, or
             ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
+        untold: headers of requests that answers leave out.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, untold: frozenset[str] = frozenset()) -> None:
         self.name = name
+        self.untold = untold
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
@@ -119,6 +121,9 @@ class Echo:
                     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
                 if fault:
                     break
+                if request.header("upgrade") == "websocket":
+                    await _switch(request, reader, writer)
+                    break
                 writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
                 await writer.drain()
         self._open.discard(writer)
@@ -132,6 +137,7 @@ class Echo:
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, path, _ = first.split(" ")
         headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines)]
+        headers = [header for header in headers if header[0] not in self.untold]
         fields = dict(headers)
         body = b""
         if "content-length" in fields:
@@ -150,7 +156,18 @@ def _answer(status: int, request: Request) -> bytes:
         f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\nx-backend: {request.by}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + (b"" if request.method == "HEAD" else body)
+
+
+async def _switch(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Agree to another protocol, say in a header what was asked, and send back what comes then."""
+    asked = msgspec.json.encode(request).decode()
+    writer.write(
+        f"HTTP/1.1 101 Yes\r\nupgrade: websocket\r\nconnection: upgrade\r\nx-backend: {request.by}\r\n"
+        f"x-asked: {asked}\r\n\r\n".encode()
+    )
+    while chunk := await reader.read(4096):
+        writer.write(chunk)
 
 
 class EchoOverHttp2(Echo):
@@ -168,12 +185,19 @@ class EchoOverHttp2(Echo):
                     match event:
                         case RequestReceived(stream_id=int(stream), headers=headers):
                             asked[stream] = self._from_headers(headers)
+                            if asked[stream].method == "CONNECT":
+                                connection.reset_stream(stream)
                         case DataReceived(stream_id=int(stream), flow_controlled_length=int(size)):
                             connection.acknowledge_received_data(size, stream)
                         case StreamEnded(stream_id=int(stream)):
                             self._take(asked[stream])
                             connection.send_headers(stream, [(":status", "200"), ("x-backend", self.name)])
-                            connection.send_data(stream, msgspec.json.encode(asked[stream]), end_stream=True)
+                            told = asked[stream].method != "HEAD"
+                            body = msgspec.json.encode(asked[stream]) if told else b""
+                            for start in range(0, len(body), connection.max_outbound_frame_size):
+                                frame = body[start : start + connection.max_outbound_frame_size]
+                                connection.send_data(stream, frame)
+                            connection.end_stream(stream)
                         case _:
                             pass
                 writer.write(connection.data_to_send())
@@ -183,7 +207,10 @@ class EchoOverHttp2(Echo):
 
     def _from_headers(self, headers: Any) -> Request:
         fields = [(bytes(k).decode(), bytes(v).decode()) for k, v in headers]
+        fields = [field for field in fields if field[0] not in self.untold]
         by_name = dict(fields)
+        # The order of those that stand for the first line means nothing.
+        fields.sort(key=lambda field: field[0] if field[0].startswith(":") else "~")
         return Request(self.name, by_name[":method"], by_name[":path"], fields, version="2")
 
 

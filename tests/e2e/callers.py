@@ -118,6 +118,18 @@ class Http1:
         self._writer.close()
 
 
+class Http2Answer(NamedTuple):
+    """The fields of an answer and of its trailers, its body, and whether the connection stays open."""
+
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+    stays: bool
+
+    @property
+    def status(self) -> int:
+        return next((int(value) for name, value in self.fields if name == b":status"), 0)
+
+
 class Http2:
     """One connection of HTTP/2, known to be so beforehand; one request at a time.
 
@@ -128,28 +140,36 @@ class Http2:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, scheme: str = "http"
     ) -> None:
-        self._reader, self._writer, self._scheme = reader, writer, scheme
+        self._reader, self._writer, self.scheme = reader, writer, scheme
         self._encoder, self._decoder = Encoder(), Decoder()
         self._stream = -1
         self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize())
 
     async def ask(self, host: str, headers: dict[str, str]) -> tuple[int, bool]:
         """The status of one request, and whether the connection stays open."""
+        sent = {":method": "GET", ":path": "/", ":scheme": self.scheme, ":authority": host, **headers}
+        answer = await self.exchange(list(sent.items()))
+        return answer.status, answer.stays
+
+    async def exchange(self, fields: list[tuple[str, str]]) -> Http2Answer:
+        """What is answered to a request of these header fields, which has no body.
+
+        Raises:
+            EOFError: nothing was.
+        """
         self._stream += 2
-        sent = {":method": "GET", ":path": "/", ":scheme": self._scheme, ":authority": host, **headers}
-        asking = HeadersFrame(
-            self._stream, self._encoder.encode(sent.items()), flags=["END_HEADERS", "END_STREAM"]
-        )
+        asking = HeadersFrame(self._stream, self._encoder.encode(fields), flags=["END_HEADERS", "END_STREAM"])
         self._writer.write(asking.serialize())
-        status, ended, stays = 0, False, True
+        answered: list[tuple[bytes, bytes]] = []
+        body, ended, stays = b"", False, True
         while not ended:
             frame = await self._frame()
             match frame:
                 case HeadersFrame(stream_id=self._stream):
-                    fields = self._decoder.decode(frame.data, raw=True)
-                    status = next((int(value) for name, value in fields if name == b":status"), status)
+                    answered += self._decoder.decode(frame.data, raw=True)
                     ended = "END_STREAM" in frame.flags
                 case DataFrame(stream_id=self._stream):
+                    body += frame.data
                     ended = "END_STREAM" in frame.flags
                     if frame.data and not ended:
                         self._writer.write(_room(0, len(frame.data)) + _room(self._stream, len(frame.data)))
@@ -159,6 +179,8 @@ class Http2:
                     raise EOFError(f"the stream was reset: {frame.error_code}")
                 case GoAwayFrame():
                     stays = False
+                    if frame.error_code:
+                        raise EOFError(f"the stream ended with GOAWAY: {frame.error_code}")
                     if frame.last_stream_id < self._stream:
                         raise EOFError("the request came after GOAWAY")
                 case SettingsFrame() if "ACK" not in frame.flags:
@@ -167,7 +189,7 @@ class Http2:
                     self._writer.write(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
                 case _:
                     pass
-        return status, stays
+        return Http2Answer(answered, body, stays)
 
     async def _frame(self) -> Frame:
         frame, length = Frame.parse_frame_header(memoryview(await self._reader.readexactly(9)))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from moongate.api.base import Resource
+    from moongate.api.envoygateway import EnvoyGateway
     from moongate.sources.files import Files
 
 DEADLINE_S = 20.0
@@ -136,7 +137,9 @@ def reference(document: dict[str, Any]) -> Ref:
 
 
 @asynccontextmanager
-async def open_site(access_log: Callable[[bytes], None] = lambda _lines: None) -> AsyncGenerator[Site]:
+async def open_site(
+    access_log: Callable[[bytes], None] = lambda _lines: None, config: EnvoyGateway | None = None
+) -> AsyncGenerator[Site]:
     """A site with its Gateway and Backends; ``access_log`` is called with what Envoy logs of requests."""
     async with AsyncExitStack() as stack:
         authority = Authority()
@@ -144,7 +147,7 @@ async def open_site(access_log: Callable[[bytes], None] = lambda _lines: None) -
             # Its connections stay open from test to test, as those of users do when manifests change.
             httpx.AsyncClient(verify=authority.client_context(), timeout=DEADLINE_S, trust_env=False)
         )
-        laptop = await stack.enter_async_context(Laptop(access_log=access_log))
+        laptop = await stack.enter_async_context(Laptop(access_log=access_log, config=config))
         at = Site(laptop, client, authority)
         for each in at.backends.values():
             await stack.enter_async_context(each.serving())

@@ -67,6 +67,7 @@ from moongate.ads.needs import needs_endpoints, needs_routes, needs_scopes
 from moongate.ads.reopening import meeting_listeners, to_reopen
 from moongate.ads.secrets import respelled
 from moongate.xds.refusals import reason
+from moongate.xds.scoped_chains import again
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
@@ -626,6 +627,8 @@ class Session:
             channel.kept.update(batch.news)
             channel.retries.extendleft(reversed(batch.singly()))
         elif batch.news:
+            if channel.type_url == SCOPE:
+                batch.news = {name: again(part) for name, part in batch.news.items()}
             channel.retries.extendleft(reversed(batch.halves()))
         else:
             # The batch has only removals. Envoy would refuse them again.

@@ -210,6 +210,13 @@ def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
 
 
 @query
+def listeners_at(db: Db, gateway: Ref, host: str) -> tuple[ListenerId, ...]:
+    """The listeners of a Gateway that may have a hostname, also if another listener serves it."""
+    known = _directory(db, gateway)
+    return tuple(known.listeners[place].id for place in known.covering(host))
+
+
+@query
 def host_shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
     """The shards in which listeners of a Gateway may have hostnames, sorted."""
     own = {shard(each.hostname or ANY) for each in _directory(db, gateway).listeners}

@@ -24,7 +24,16 @@ from moongate.api.gateway import Gateway
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listeners import last_judged
-from moongate.attach.routes import ANY, host_shards, hosts, may_serve, reserved, routes_at, shards_at
+from moongate.attach.routes import (
+    ANY,
+    host_shards,
+    hosts,
+    listeners_at,
+    may_serve,
+    reserved,
+    routes_at,
+    shards_at,
+)
 from moongate.attach.scopes import has_scope, is_scoped, other_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
@@ -207,30 +216,33 @@ def scope_shards(db: Db, fleet: FleetId) -> tuple[tuple[str, ListenerId, int], .
 
 
 @query
-def scope(db: Db, fleet: FleetId, table: str, listener: ListenerId, host: str) -> XdsResource | None:
-    """The part of a scoped table of one hostname; ``None`` when nothing is served there.
-
-    Args:
-        db: what is read.
-        fleet: whose table.
-        table: its name.
-        listener: the listener that the hostname belongs to.
-        host: the hostname.
-    """
-    served = _host_in_force(db, listener, host, virtual_host.attempt(db, listener, host))
-    if not served.body:
+def scope(db: Db, fleet: FleetId, table: str, host: str) -> XdsResource | None:
+    """The part of a scoped table of one hostname; ``None`` when nothing is served there."""
+    served = [part.body for part in scope_parts(db, fleet, table, host)]
+    if not served:
         return None
-    head = scope_head(table, host)
-    return XdsResource.of(SCOPE, names.scope(table, host), _in_scope(head, (served.body,)))
+    return XdsResource.of(SCOPE, names.scope(table, host), _in_scope(scope_head(table, host), served))
 
 
-def scope_parts(db: Db, fleet: FleetId, table: str, *host_of: Any) -> tuple[Part, ...]:
+def scope_parts(db: Db, fleet: FleetId, table: str, host: str | None = None) -> tuple[Part, ...]:
     """What a part of a scoped table that was just built is joined from; the arguments are the builder's."""
-    if not host_of:
+    if host is None:
         return parts_of(db, fleet, table)
-    listener, host = host_of
-    served = _host_in_force(db, listener, host, virtual_host.attempt(db, listener, host))
-    return (_part(listener, shard(host), (served,)),)
+    parts = (
+        _part(listener, shard(host), (_host_in_force(db, listener, host, built),))
+        for listener in _listeners_in(db, fleet, table, host)
+        for built in (virtual_host.attempt(db, listener, host),)
+    )
+    return tuple(part for part in parts if part.hosts)
+
+
+@query
+def _listeners_in(db: Db, fleet: FleetId, table: str, host: str) -> tuple[ListenerId, ...]:
+    """The listeners of a table that may have a hostname: mostly one of them does."""
+    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
+    members = next((each.members for each in tables if each.name == table), ())
+    at = {each for gateway in {m.gateway for m in members} for each in listeners_at(db, gateway, host)}
+    return tuple(member for member in members if member in at)
 
 
 @query

@@ -1,0 +1,159 @@
+"""Scoped tables answer every request as one table does: over random worlds, and while routes change."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import connect
+
+from moongate.api.envoygateway import RuntimeFlag
+from moongate.xds.wire import TYPE_PREFIX
+from tests.e2e import manifests as m
+from tests.e2e.backends import websocket_echo
+from tests.e2e.conftest import Site, admitted, open_site
+from tests.e2e.differing import Difference, Pair, Run, open_pair, with_flags
+from tests.e2e.test_no_request_fails import constant_load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from tests.e2e.generated import Documents
+
+pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+SCOPE = TYPE_PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
+LARGE = 500
+"""With more hostnames than so many, a table is scoped."""
+WORLDS_OF_A_MUTANT = 6
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair() -> AsyncGenerator[Pair]:
+    async with open_pair("ScopedTables") as both:
+        yield both
+
+
+def said(differences: list[Difference]) -> str:
+    """The first of them: seed, request, both answers."""
+    return "\n\n".join(map(str, differences[:5]))
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+async def test_every_request_is_answered_as_by_one_table(pair: Pair, seed: int) -> None:
+    async for differences in Run(pair, seed).worlds_in_turn(600, per_world=300):
+        assert not differences, said(differences)
+
+
+@pytest.mark.parametrize("seed", range(1, 3))
+async def test_every_request_is_answered_as_before_or_after_a_change(pair: Pair, seed: int) -> None:
+    """And as by one table, when the change is in force."""
+    async for differences in Run(pair, seed, neutral=True).edits(6, 60):
+        assert not differences, said(differences)
+
+
+def other_backends(rule: dict[str, Any]) -> None:
+    for ref in rule.get("backendRefs", ()):
+        ref["name"] = {"one": "two", "two": "three", "three": "one"}.get(ref["name"], "one")
+
+
+def told_backend(rule: dict[str, Any]) -> None:
+    change = {
+        "type": "RequestHeaderModifier",
+        "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]},
+    }
+    rule["filters"] = [each for each in rule.get("filters", ()) if each["type"] != change["type"]] + [change]
+
+
+def of_each_rule(change: Callable[[dict[str, Any]], None]) -> Callable[[Documents], None]:
+    def mutate(world: Documents) -> None:
+        for key, document in world.items():
+            for rule in document["spec"]["rules"] if key.startswith("route ") else ():
+                change(rule)
+
+    return mutate
+
+
+def other_rule_numbers(world: Documents) -> None:
+    """Neither clients nor backends see it, only the log."""
+    for key, document in world.items():
+        if key.startswith("route "):
+            never = {"path": {"type": "Exact", "value": "/never"}, "method": "PATCH"}
+            document["spec"]["rules"].insert(0, {"matches": [never]})
+
+
+def one_hostname_less(world: Documents) -> None:
+    for key, document in world.items():
+        if key.startswith("route ") and len(document["spec"]["hostnames"]) > 1:
+            document["spec"]["hostnames"].pop()
+
+
+def no_policies(world: Documents) -> None:
+    for key in [key for key in world if key.startswith("policy ")]:
+        del world[key]
+
+
+MUTANTS: dict[str, Callable[[Documents], None]] = {
+    "other backends": of_each_rule(other_backends),
+    "a header for the backend": of_each_rule(told_backend),
+    "another name in the log": other_rule_numbers,
+    "a hostname less": one_hostname_less,
+    "no policies": no_policies,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_a_table_that_differs_is_noticed(pair: Pair, mutant: str) -> None:
+    """Not each world has what a mutant changes, and not each request meets it; some do."""
+    run, found = Run(pair, 1), list[Difference]()
+    for _ in range(WORLDS_OF_A_MUTANT):
+        world = run.worlds.world()
+        mutated = deepcopy(world)
+        MUTANTS[mutant](mutated)
+        await pair.put(world, mutated)
+        pair.hang_up()
+        found = await pair.compare([run.requests.ask(world) for _ in range(150)], mutant)
+        if found:
+            break
+
+    assert found
+
+
+@pytest.mark.skipif("ScopedLargeTables" not in get_args(RuntimeFlag), reason="there are no such tables yet")
+async def test_a_table_that_grows_large_is_scoped_and_no_request_fails(tmp_path: Path) -> None:
+    """Its listener changes for that; what is open there goes on."""
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(open_site(config=with_flags("ScopedLargeTables")))
+        port = await stack.enter_async_context(websocket_echo())
+        async with constant_load(tmp_path, site.port, "grown.test") as load:
+            await site.apply(
+                m.local("b0", load.ports[0]),
+                m.local("chat", port),
+                m.route("grown", f"[{{{m.to('b0')}}}]"),
+                m.route("chat", f"[{{{m.to('chat')}}}]"),
+            )
+            load.begin()
+            async with connect("ws://chat.test/", host="127.0.0.1", port=site.port) as socket:
+                assert scopes(site) == 0
+                for first in range(0, LARGE + 100, 50):
+                    more = [m.route(f"many-{n}", f"[{{{m.to('b0')}}}]") for n in range(first, first + 50)]
+                    site.laptop.put(admitted(*more))
+                    await site.laptop.served()
+                    assert await site.status(f"many-{first}.test") == 200
+                    await socket.send(str(first))
+                    async with asyncio.timeout(5):
+                        assert await socket.recv() == str(first)
+                assert scopes(site) > LARGE
+            await load.end()
+
+    assert load.failures() == {}
+
+
+def scopes(site: Site) -> int:
+    """How many parts of tables moongate has sent the Envoys of this site."""
+    return site.laptop.figures()["sent"].get(SCOPE, {"resources": 0})["resources"]
