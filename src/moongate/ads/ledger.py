@@ -12,22 +12,46 @@ exception until Envoy acknowledges the new one.
 The names that Envoy subscribes to are stored in the same way: as a list, or as "all of the snapshot except
 …", whichever is shorter.
 
+A name may be that of a *collection*: it stands for all resources whose name differs from it only after the
+last slash. Envoy waits for an answer to the name itself, too: no resource has it.
+
 Facts
 -----
 * an exception is removed as soon as its version equals that of the snapshot
 * an edit is entered name by name, and the snapshot is ahead of the ledger until all are entered; so the form
   changes only after that (``compact``)
 * a set or dictionary that has shrunk keeps its memory, but a copy of it does not
+
+Source: xRFC TP1, "Glob collections".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.xds.wire import XdsResource
+
+_NONE: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
+
+
+def is_collection(name: str) -> bool:
+    """Whether a subscription to a name is one to a collection."""
+    return name.endswith("/*") and name.startswith("xdstp://")
+
+
+def collection_of(name: str) -> str:
+    """The collection that a resource is in."""
+    return f"{name.rpartition('/')[0]}/*"
+
+
+def is_within(name: str, collection: str) -> bool:
+    """Whether a name is that of a resource in a collection."""
+    return name != collection and collection_of(name) == collection
 
 
 class Names:
@@ -124,7 +148,7 @@ class Names:
 class Ledger:
     """The resources of one type that Envoy subscribes to, and the version that it has of each."""
 
-    __slots__ = ("_exceptions", "_peak", "_view", "_wildcard", "names")
+    __slots__ = ("_exceptions", "_members", "_peak", "_view", "_wildcard", "collections", "names")
 
     def __init__(
         self,
@@ -133,6 +157,7 @@ class Ledger:
         held: Mapping[str, str],
         *,
         wildcard: bool,
+        members: Mapping[str, Collection[str]] = _NONE,
     ) -> None:
         """Create the ledger from the first request of Envoy for the type.
 
@@ -141,11 +166,15 @@ class Ledger:
             names: the names that Envoy subscribes to.
             held: name → version that Envoy has already.
             wildcard: whether Envoy subscribes to all resources of the type.
+            members: collection → the names in it that the snapshot has; changes with it.
         """
         self._view = view
+        self._members = members
         self._wildcard = wildcard
         self.names = Names(view, names)
-        """The names that Envoy subscribes to."""
+        """The names that Envoy subscribes to, those of collections included."""
+        self.collections = {name for name in self.names if is_collection(name)}
+        """The collections that Envoy subscribes to."""
         self._exceptions: dict[str, str | None] = {}
         """Name → version that Envoy has, if it differs from the snapshot; None if Envoy has none."""
         self._peak = 0
@@ -163,8 +192,18 @@ class Ledger:
         self._fill(held)
 
     def wants(self, name: str) -> bool:
-        """Whether Envoy subscribes to a name, directly or by the wildcard."""
-        return self._wildcard or name in self.names
+        """Whether Envoy subscribes to a name, directly, by the wildcard or by a collection."""
+        return (
+            self._wildcard
+            or name in self.names
+            or (bool(self.collections) and collection_of(name) in self.collections)
+        )
+
+    def within(self, collection: str) -> list[str]:
+        """The names in a collection that the snapshot has, or of which Envoy has another version."""
+        members = self._members.get(collection, ())
+        others = (n for n in self._exceptions if n not in self._view and is_within(n, collection))
+        return [*members, *others]
 
     def get(self, name: str) -> str | None:
         """The version of a resource that Envoy has."""
@@ -185,11 +224,18 @@ class Ledger:
         """Note a subscription to a name. The version that Envoy has is unknown from now on."""
         self.names.add(name)
         self.set(name, None)
+        if is_collection(name):
+            self.collections.add(name)
+            for member in self.within(name):
+                self.set(member, None)
 
     def unsubscribe(self, name: str) -> None:
         """Note that Envoy has ended its subscription to a name, and has dropped the resource."""
+        members = self.within(name) if name in self.collections else ()
         self.names.discard(name)
-        self.set(name, None)
+        self.collections.discard(name)
+        for each in (name, *members):
+            self.set(each, None)
 
     def enter(self, name: str, before: str | None) -> None:
         """Note one name of an edit that the snapshot has already.
@@ -208,7 +254,7 @@ class Ledger:
 
     def held(self) -> Iterator[tuple[str, str]]:
         """All resources that Envoy has: (name, version)."""
-        for name in self._view if self._wildcard else self.names:
+        for name in self._subscribed():
             if name not in self._exceptions and (version := self._wanted(name)) is not None:
                 yield name, version
         for name, version in self._exceptions.items():
@@ -233,9 +279,15 @@ class Ledger:
         resource = self._view.get(name)
         return resource.version if resource is not None and self.wants(name) else None
 
+    def _subscribed(self) -> Iterable[str]:
+        """The names that Envoy subscribes to, as far as the snapshot or a subscription has them."""
+        if self._wildcard:
+            return self._view
+        members = (self._members.get(collection, ()) for collection in self.collections)
+        return chain(self.names, *members) if self.collections else self.names
+
     def _fill(self, held: Mapping[str, str]) -> None:
-        wanted = self._view if self._wildcard else self.names
-        versions = ((name, held.get(name)) for name in {**dict.fromkeys(wanted), **held})
+        versions = ((name, held.get(name)) for name in {**dict.fromkeys(self._subscribed()), **held})
         self._exceptions = {name: version for name, version in versions if version != self._wanted(name)}
         self._peak = len(self._exceptions)
 
