@@ -8,7 +8,7 @@ A script is what happens, and what the session answers to it, line by line:
     >> C ack           Envoy answers the last response of the type (``nack words …`` refuses it)
     .. 5               five seconds pass
 
-C cluster, E endpoints, S secret, L listener, R route configuration, X scope: ``X+t/a=1`` is the scope of ``a``
+C cluster, E endpoints, S secret, L listener, R route configuration, X scope: ``X+t/a=1`` is that of ``a``
 in the table ``t``, and a listener ``l=1/~t`` uses this table. ``play`` returns the script with the
 answers that really came, so a test is one comparison.
 """
@@ -24,7 +24,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 
 from moongate.ads.events import Acknowledged, Counters, Event
 from moongate.ads.secrets import respelled
@@ -113,12 +113,8 @@ class Conversation:
     def _written(self, response: DeltaDiscoveryResponse) -> str:
         letter = LETTERS.get(response.type_url, response.type_url)
         self.nonces[letter] = response.nonce
-        news = [f"{r.name}={content(r.version)}" for r in response.resources]
-        if letter == "X":
-            news = [
-                f"{r.name}={scoped_content(r.resource.value)}{"'" if r.version not in _CONTENTS else ''}"
-                for r in response.resources
-            ]
+        written = _scope_content if letter == "X" else _content
+        news = [f"{r.name}={written(r)}" for r in response.resources]
         said = [*news, *(f"-{name}" for name in response.removed_resources)]
         return " ".join(["<<", letter, *(words.replace(SCOPES, "") for words in said)])
 
@@ -169,8 +165,14 @@ def full_name(letter: str, name: str) -> str:
     return f"{SCOPES}{name}" if letter == "X" else name
 
 
-def scoped_content(body: bytes) -> str:
-    return ScopedRouteConfiguration.FromString(body).route_configuration.name
+def _content(sent: Resource) -> str:
+    return content(sent.version)
+
+
+def _scope_content(sent: Resource) -> str:
+    """With a mark where it was sent in other bytes."""
+    what = ScopedRouteConfiguration.FromString(sent.resource.value).route_configuration.name
+    return what if sent.version in _CONTENTS else f"{what}'"
 
 
 def versions(letter: str, **contents: str) -> tuple[tuple[str, str], ...]:

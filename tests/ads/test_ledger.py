@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from moongate.ads.ledger import Ledger
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, XdsResource
+from moongate.xds.wire import CLUSTER, SCOPE, XdsResource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -217,3 +217,28 @@ def room(ledger: Ledger) -> int:
     """Bytes. A thousand names take 33,000 in a set, and more in a dictionary."""
     kept: tuple[object, object] = (ledger._exceptions, ledger.names._listed)  # pyright: ignore[reportPrivateUsage]
     return sum(map(sys.getsizeof, kept))
+
+
+def test_a_collection_is_all_names_up_to_their_last_slash() -> None:
+    snapshot = Snapshot()
+    names = ["xdstp:///T/t/a", "xdstp:///T/t/b", "xdstp:///T/t/u/a", "xdstp:///T/tt/a"]
+    snapshot.apply([XdsResource(SCOPE, name, b"", "1") for name in names], [])
+    ledger = Ledger(
+        snapshot.of(SCOPE),
+        ("xdstp:///T/t/*",),
+        {names[0]: "1"},
+        wildcard=False,
+        members=snapshot.members(SCOPE),
+    )
+
+    assert [name for name in names if ledger.wants(name)] == names[:2]
+    assert dict(ledger.held()) == {names[0]: "1"}
+    assert set(ledger.unsettled()) == {names[1], "xdstp:///T/t/*"}
+
+    ledger.subscribe("xdstp:///T/t/u/*")
+    ledger.set(names[2], "1")
+    ledger.unsubscribe("xdstp:///T/t/*")
+
+    assert [name for name in names if ledger.wants(name)] == [names[2]]
+    assert dict(ledger.held()) == {names[2]: "1"}
+    assert set(ledger.unsettled()) == {"xdstp:///T/t/u/*"}
