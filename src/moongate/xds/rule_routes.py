@@ -224,16 +224,22 @@ def _rule_entries(
         port = _well_known_port(db, served) if message.HasField("redirect") else 0
         for host in hosts:
             message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
-            _look_at_host(db, served, message, host)
             forms = without_request_port(message, host, port) if port else (message,)
+            for form in forms if served.terms.scoped else ():
+                _look_at_host(form, own=has_scope(db, host))
             yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs)
 
 
-def _look_at_host(db: Db, served: _ServedRule, message: Route, host: str) -> None:
-    """Let matches on the Host look at where it is while Envoy looks for the route."""
+def _look_at_host(message: Route, *, own: bool) -> None:
+    """Let matches on the Host look at where it is while Envoy looks for the route.
+
+    Args:
+        message: the route; also after this was done for another hostname.
+        own: whether the hostname has a part of its own in the scoped table.
+    """
     for header in message.match.headers:
-        if served.terms.scoped and header.name.lower() in (*_HOST, HOST_HEADER):
-            header.name = "host" if has_scope(db, host) else HOST_HEADER
+        if header.name.lower() in (*_HOST, HOST_HEADER):
+            header.name = ":authority" if own else HOST_HEADER
 
 
 def _in_order(db: Db, listener: ListenerId) -> bool:

@@ -118,6 +118,8 @@ def scope_head(table: str, host: str | None) -> ScopeHead:
 @cache
 def _table_head(chain: str, *, others: bool) -> bytes:
     message = RouteConfiguration(name=chain, ignore_port_in_host_matching=True)
+    # As in tables that are sent alone: the share of a backend that does not exist is answered, not refused.
+    message.validate_clusters.value = False
     if others:
         message.vhost_header = HOST_HEADER
     for name in (FINDER, FALLBACK):
