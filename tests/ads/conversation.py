@@ -8,7 +8,8 @@ A script is what happens, and what the session answers to it, line by line:
     >> C ack           Envoy answers the last response of the type (``nack words …`` refuses it)
     .. 5               five seconds pass
 
-C cluster, E endpoints, S secret, L listener, R route configuration. ``play`` returns the script with the
+C cluster, E endpoints, S secret, L listener, R route configuration, X scope: ``X+t/a=1`` is the scope of ``a``
+in the table ``t``, and a listener ``l=1/~t`` uses this table. ``play`` returns the script with the
 answers that really came, so a test is one comparison.
 """
 
@@ -18,6 +19,7 @@ from textwrap import dedent
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -28,9 +30,10 @@ from moongate.ads.events import Acknowledged, Counters, Event
 from moongate.ads.secrets import respelled
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Difference, Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode, packed
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET, XdsResource, encode, packed
 
-TYPES = {"C": CLUSTER, "E": ENDPOINT, "S": SECRET, "L": LISTENER, "R": ROUTE}
+TYPES = {"C": CLUSTER, "E": ENDPOINT, "S": SECRET, "L": LISTENER, "R": ROUTE, "X": SCOPE}
+SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 LETTERS = {type_url: letter for letter, type_url in TYPES.items()}
 
 
@@ -97,20 +100,27 @@ class Conversation:
         for word in words:
             if "=" in word:
                 name, _, held = word.removeprefix("+").partition("=")
-                request.initial_resource_versions[name] = resource(letter, name, held).version
+                made = resource(letter, name, held)
+                request.initial_resource_versions[made.name] = made.version
                 if word[0] == "+":
-                    request.resource_names_subscribe.append(name)
+                    request.resource_names_subscribe.append(made.name)
             elif word[0] == "-":
-                request.resource_names_unsubscribe.append(word[1:])
+                request.resource_names_unsubscribe.append(full_name(letter, word[1:]))
             else:
-                request.resource_names_subscribe.append(word.lstrip("+"))
+                request.resource_names_subscribe.append(full_name(letter, word.lstrip("+")))
         return request
 
     def _written(self, response: DeltaDiscoveryResponse) -> str:
         letter = LETTERS.get(response.type_url, response.type_url)
         self.nonces[letter] = response.nonce
         news = [f"{r.name}={content(r.version)}" for r in response.resources]
-        return " ".join(["<<", letter, *news, *(f"-{name}" for name in response.removed_resources)])
+        if letter == "X":
+            news = [
+                f"{r.name}={scoped_content(r.resource.value)}{"'" if r.version not in _CONTENTS else ''}"
+                for r in response.resources
+            ]
+        said = [*news, *(f"-{name}" for name in response.removed_resources)]
+        return " ".join(["<<", letter, *(words.replace(SCOPES, "") for words in said)])
 
 
 _CONTENTS: dict[str, str] = {}
@@ -125,13 +135,23 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
         case "L":
             manager = HttpConnectionManager(stat_prefix=what)
             where, _, table = what.partition("/")
-            manager.rds.route_config_name = table or "r"
-            manager.rds.config_source.ads.SetInParent()
+            if table.startswith("~"):
+                scoped = manager.scoped_routes.scoped_rds
+                scoped.srds_resources_locator = f"{SCOPES}{table[1:]}/*"
+                scoped.scoped_rds_config_source.ads.SetInParent()
+            else:
+                manager.rds.route_config_name = table or "r"
+                manager.rds.config_source.ads.SetInParent()
             listener = Listener(name=name)
             for port in filter(None, where.partition("@")[2].split(",")):
                 listener.additional_addresses.add().address.socket_address.port_value = int(port)
             listener.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
             body = encode(listener)
+        case "X":
+            name = full_name(letter, name)
+            scope = ScopedRouteConfiguration(name=name)
+            scope.route_configuration.name = what
+            body = encode(scope)
         case "S" if what.startswith("pem"):
             secret = Secret(name=name)
             secret.tls_certificate.certificate_chain.inline_bytes = what.encode()
@@ -143,6 +163,14 @@ def resource(letter: str, name: str, what: str) -> XdsResource:
     if (other := respelled(made)) is not None:
         _CONTENTS[other.version] = f"{what}'"
     return made
+
+
+def full_name(letter: str, name: str) -> str:
+    return f"{SCOPES}{name}" if letter == "X" else name
+
+
+def scoped_content(body: bytes) -> str:
+    return ScopedRouteConfiguration.FromString(body).route_configuration.name
 
 
 def versions(letter: str, **contents: str) -> tuple[tuple[str, str], ...]:
@@ -161,7 +189,7 @@ def edit(snapshot: Snapshot, words: str) -> tuple[Difference, ...]:
             name, _, what = word[2:].partition("=")
             put.append(resource(word[0], name, what))
         else:
-            gone.append((TYPES[word[0]], word[2:]))
+            gone.append((TYPES[word[0]], full_name(word[0], word[2:])))
     return snapshot.apply(put, gone)
 
 

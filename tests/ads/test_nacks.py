@@ -28,6 +28,17 @@ class Refusal(NamedTuple):
 
 
 RECORDED = {
+    "a scope with the key of another": Refusal(
+        "Error adding/updating scoped route(s): scope key conflict found, first scope is 'a', "
+        "second scope is 'b'",
+        ("b",),
+    ),
+    "a scope with the key of one that was not in the response": Refusal(
+        "Error adding/updating scoped route(s): scope key conflict found, first scope is 'x', "
+        "second scope is 'b'",
+        ("b",),
+    ),
+    "a scope with a faulty table": Refusal("missing ]: ["),
     "several clusters": Refusal(
         f"{CLUSTERS}a: ring hash: minimum_ring_size (9) > maximum_ring_size (8), "
         "c: LOGICAL_DNS clusters must have a single host",

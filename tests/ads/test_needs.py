@@ -6,9 +6,9 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 
-from moongate.ads.needs import addresses, needs_endpoints, needs_routes
+from moongate.ads.needs import addresses, needs_endpoints, needs_routes, needs_scopes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
-from tests.ads import laptop
+from tests.ads import conversation, laptop
 
 
 def test_a_cluster_asks_for_the_endpoints_of_its_name() -> None:
@@ -34,6 +34,14 @@ def test_a_listener_without_routes_asks_for_none() -> None:
     assert not needs_routes(XdsResource.of(LISTENER, "l", b""))
 
 
+def test_a_listener_with_a_scoped_table_asks_for_its_collection() -> None:
+    listener = conversation.resource("L", "l", "1/~t")
+
+    assert needs_scopes(listener) == {conversation.full_name("X", "t/*")}
+    assert not needs_routes(listener)
+    assert not needs_scopes(laptop.listener("l", 80, "r"))
+
+
 def test_a_listener_is_opened_on_its_addresses() -> None:
     listener = Listener()
     listener.address.socket_address.address, listener.address.socket_address.port_value = "::1", 80
@@ -43,7 +51,7 @@ def test_a_listener_is_opened_on_its_addresses() -> None:
     assert addresses(XdsResource.of(LISTENER, "l", encode(listener))) == {("::1", 80), ("127.0.0.1", 81)}
 
 
-@pytest.mark.parametrize("needs", [needs_endpoints, needs_routes, addresses])
+@pytest.mark.parametrize("needs", [needs_endpoints, needs_routes, needs_scopes, addresses])
 def test_what_cannot_be_read_asks_for_nothing(needs: object) -> None:
     """Envoy will refuse it, and then it is known whose it is."""
     assert callable(needs)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -20,9 +21,10 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moongate.ads.ledger import collection_of
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +33,9 @@ T = TypeVar("T")
 
 CLUSTERS: tuple[str, ...] = ("a", "b", "c", "d")
 ROUTES = ("r", "s", "t")
+SCOPED = ("x", "y")
+"""Tables in scopes."""
+HOSTS = ("h", "i", "_")
 LISTENERS = ("k", "l")
 REFUSED = "6"
 """The client refuses clusters, listeners and routes whose content ends so."""
@@ -44,6 +49,10 @@ class World:
     endpoints: Mapping[str, int]
     routes: Mapping[str, tuple[str, int]]
     listeners: Mapping[str, tuple[str, int]]
+    scopes: Mapping[tuple[str, str], tuple[str, int]] = field(
+        default_factory=dict[tuple[str, str], tuple[str, int]]
+    )
+    """By table and hostname."""
 
     def resources(self) -> dict[tuple[str, str], XdsResource]:
         made = [_cluster(name, what) for name, what in self.clusters.items()]
@@ -52,7 +61,11 @@ class World:
             XdsResource.of(ROUTE, name, f"{of} {what}".encode()) for name, (of, what) in self.routes.items()
         ]
         made += [_listener(name, of, what) for name, (of, what) in self.listeners.items()]
+        made += [_scope(*at, of, what) for at, (of, what) in self.scopes.items()]
         return {(resource.type_url, resource.name): resource for resource in made}
+
+    def used_clusters(self) -> set[str]:
+        return {cluster for cluster, _ in (*self.routes.values(), *self.scopes.values())}
 
 
 CONTENT = st.integers(1, 6) | st.integers(1, 40)
@@ -66,10 +79,15 @@ def worlds(draw: st.DrawFn) -> World:
     endpoints = {name: draw(CONTENT) for name in names if draw(st.integers(0, 3))}
     tables = [name for name in ROUTES if draw(st.integers(0, 2))] or [ROUTES[0]]
     routes = {name: (draw(st.sampled_from(names)), draw(CONTENT)) for name in tables}
-    listeners = {
-        name: (draw(st.sampled_from(tables)), draw(CONTENT)) for name in LISTENERS if draw(st.integers(0, 4))
+    scoped = [name for name in SCOPED if draw(st.booleans())]
+    scopes = {
+        (table, host): (draw(st.sampled_from(names)), draw(CONTENT))
+        for table in scoped
+        for host in draw(st.lists(st.sampled_from(HOSTS), min_size=1, unique=True))
     }
-    return World(clusters, endpoints, routes, listeners)
+    used = st.sampled_from((*tables, *scoped))
+    listeners = {name: (draw(used), draw(CONTENT)) for name in LISTENERS if draw(st.integers(0, 4))}
+    return World(clusters, endpoints, routes, listeners, scopes)
 
 
 @dataclass(frozen=True)
@@ -85,18 +103,29 @@ class Edit:
         match self.type_url:
             case t if t == ENDPOINT:
                 return replace(world, endpoints=self._edited(world.endpoints, self.what))
-            case t if t == CLUSTER and (self.what or self.name not in {c for c, _ in world.routes.values()}):
+            case t if t == CLUSTER and (self.what or self.name not in world.used_clusters()):
                 return replace(world, clusters=self._edited(world.clusters, self.what))
             case t if t == ROUTE and self.name in world.routes:
                 if not self.what and self.name in {table for table, _ in world.listeners.values()}:
                     return world
                 what = (world.routes[self.name][0], self.what) if self.what else None
                 return replace(world, routes=self._edited(world.routes, what))
+            case t if t == SCOPE:
+                return self._of_scope(world)
             case t if t == LISTENER and self.name in world.listeners:
                 what = (world.listeners[self.name][0], self.what) if self.what else None
                 return replace(world, listeners=self._edited(world.listeners, what))
             case _:
                 return world
+
+    def _of_scope(self, world: World) -> World:
+        """The content of a scope, or its end, or the beginning of one in a table that is there."""
+        table, _, host = self.name.partition("/")
+        others = {at: each for at, each in world.scopes.items() if at != (table, host)}
+        if table not in {of for of, _ in others}:
+            return world
+        cluster, _ = world.scopes.get((table, host), next(iter(others.values())))
+        return replace(world, scopes=others | ({(table, host): (cluster, self.what)} if self.what else {}))
 
     def _edited(self, those: Mapping[str, T], what: T | None) -> dict[str, T]:
         rest = {name: each for name, each in those.items() if name != self.name}
@@ -108,13 +137,14 @@ NAMES = [
     *((ENDPOINT, name) for name in CLUSTERS),
     *((ROUTE, name) for name in ROUTES),
     *((LISTENER, name) for name in LISTENERS),
+    *((SCOPE, f"{table}/{host}") for table in SCOPED for host in HOSTS),
 ]
 
 
 def steps(*others: str) -> st.SearchStrategy[list[World | Edit | str]]:
     edits = st.tuples(st.sampled_from(NAMES), CONTENT | st.just(0)).map(lambda e: Edit(*e[0], e[1]))
     # Answers come more often than changes, or hardly any change would ever be through.
-    words = st.sampled_from(("read",) * 4 + ("read all",) * 2 + ("wait", "wait long", *others))
+    words = st.sampled_from(("read",) * 4 + ("read all",) * 2 + ("wait", "wait long", "drain", *others))
     one = st.one_of(worlds(), edits, words, words).map(lambda step: [step])
     several = st.lists(one | st.sampled_from(CLUSTERS).map(_leaves), min_size=10, max_size=50)
     return several.map(lambda parts: [step for part in parts for step in part])
@@ -151,6 +181,12 @@ class Client:
     tables: set[str] = field(default_factory=set[str])
     """The route configurations that it has asked for."""
     routes: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    collections: set[str] = field(default_factory=set[str])
+    """Those that it has asked for; some only for listeners that drain."""
+    scopes: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    kept_scopes: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Also those that it did not put in force, because another one of their response was refused."""
+    scope_versions: dict[str, str] = field(default_factory=dict[str, str])
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
     """Its clusters do not become warm just now, whatever they are sent."""
@@ -166,6 +202,10 @@ class Client:
         self._ask(LISTENER, (), self.listeners)
         if self.tables:
             self._ask(ROUTE, self.tables, self.routes)
+        if self.collections:
+            request = DeltaDiscoveryRequest(type_url=SCOPE, resource_names_subscribe=sorted(self.collections))
+            request.initial_resource_versions.update(self.scope_versions)
+            self.say(request)
 
     def reconnect(self, session: Session) -> None:
         """Lose what is on its way. Endpoints that are here already are not asked for again."""
@@ -173,6 +213,7 @@ class Client:
         self.inbox.clear()
         self.withheld.clear()
         self.warming -= self.endpoints.keys()
+        self.kept_scopes = dict(self.scopes)
         self.start()
         self.answer_when_warm()
 
@@ -193,7 +234,7 @@ class Client:
     def listen(self) -> None:
         while (response := self.session.next(self.now)) is not None:
             self.inbox.append(DeltaDiscoveryResponse.FromString(response))
-            if self.inbox[-1].type_url == ROUTE and not self.hurried:
+            if self.inbox[-1].type_url in (ROUTE, SCOPE) and not self.hurried:
                 self._check_listeners(self.inbox[-1])
         due = self.session.wake_at(self.now)
         assert due is None or due > self.now, "it has nothing to say, and asks to be woken at once"
@@ -212,6 +253,8 @@ class Client:
                 self.say(answer)
             case t if t == LISTENER:
                 self._read_listeners(news, [*response.removed_resources], answer)
+            case t if t == SCOPE:
+                self._read_scopes(response, answer)
             case _:
                 if any(value.endswith(REFUSED.encode()) for value in news.values()):
                     answer.error_detail.message = "one of these, who knows which"
@@ -240,6 +283,7 @@ class Client:
             )
         for name in gone:
             used = [route for route, value in self.routes.items() if value.split()[0] == name.encode()]
+            used += [each for each, body in self.scopes.items() if _scope_content(body)[0] == name]
             assert not used, f"cluster {name} is removed while {used} use it"
             self.clusters.pop(name, None)
             self.warming.discard(name)
@@ -271,7 +315,13 @@ class Client:
         for name in gone:
             self.listeners.pop(name, None)
         self.listeners.update(news)
-        before, self.tables = self.tables, {_table(value) for value in self.listeners.values()}
+        scoped = {_collection(table) for table in map(_table, self.listeners.values()) if table in SCOPED}
+        if new := sorted(scoped - self.collections):
+            # Of those that no listener uses any more, some still drain.
+            self.collections |= scoped
+            self.say(DeltaDiscoveryRequest(type_url=SCOPE, resource_names_subscribe=new))
+        before = self.tables
+        self.tables = {_table(value) for value in self.listeners.values()} - {*SCOPED}
         new, old = sorted(self.tables - before), sorted(before - self.tables)
         for name in old:
             self.routes.pop(name, None)
@@ -282,13 +332,59 @@ class Client:
             self.say(request)
         self.say(answer)
 
+    def drain(self) -> None:
+        """The old versions of listeners are gone, and with them their subscriptions."""
+        scoped = {_collection(_table(value)) for value in self.listeners.values()}
+        old = sorted(self.collections - scoped)
+        self.collections -= {*old}
+        for name in [name for name in self.kept_scopes | self.scopes if collection_of(name) in old]:
+            for those in (self.scopes, self.kept_scopes, self.scope_versions):
+                those.pop(name, None)
+        if old:
+            self.say(DeltaDiscoveryRequest(type_url=SCOPE, resource_names_unsubscribe=old))
+
+    def _read_scopes(self, response: DeltaDiscoveryResponse, answer: DeltaDiscoveryRequest) -> None:
+        for name in response.removed_resources:
+            for those in (self.scopes, self.kept_scopes, self.scope_versions):
+                those.pop(name, None)
+        wanted = [each for each in response.resources if collection_of(each.name) in self.collections]
+        taken: dict[str, bytes] = {}
+        for each in wanted:
+            cluster, what = _scope_content(each.resource.value)
+            if what.endswith(REFUSED):
+                answer.error_detail.message = "one of these, who knows which"
+                break
+            if self.kept_scopes.get(each.name) != each.resource.value:
+                known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
+                assert cluster in known, f"{each.name} uses {cluster}, which is not there"
+                self.kept_scopes[each.name] = taken[each.name] = each.resource.value
+        else:
+            self.scopes.update(taken)
+            self.scope_versions.update({each.name: each.version for each in wanted})
+        self.say(answer)
+
+    def check_scopes(self, world: World) -> None:
+        """Hold that requests meet what the fleet should have, and nothing else, but for what is refused."""
+        refused = {no.name for no in self.session.rejections() if no.type_url == SCOPE}
+        expected = {
+            resource.name: _scope_content(resource.body)
+            for (type_url, name), resource in world.resources().items()
+            if type_url == SCOPE and collection_of(name) in self.collections and name not in refused
+        }
+        scopes = {n: _scope_content(body) for n, body in self.scopes.items() if n not in refused}
+        assert scopes == expected
+
     def _check_listeners(self, response: DeltaDiscoveryResponse) -> None:
         """Hold that the listeners of the same edit are answered, where one in force uses the routes."""
         in_use = {_table(value) for value in self.listeners.values()}
         for resource in response.resources:
-            if resource.name not in in_use:
+            table = resource.name.split("/")[-2] if response.type_url == SCOPE else resource.name
+            if table not in in_use:
                 continue
-            edit = self.history.first[ROUTE, resource.name, resource.resource.value]
+            body = resource.resource.value
+            if response.type_url == SCOPE:
+                body = _scope(table, resource.name.split("/")[-1], *_scope_content(body)).body
+            edit = self.history.first[response.type_url, resource.name, body]
             for name, value in self.listeners.items():
                 answered = [
                     value,
@@ -365,6 +461,8 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
                 client.now += 1
             case "wait long":
                 client.now += 6
+            case "drain":
+                client.drain()
             case "reconnect":
                 client.reconnect(session())
             case "warm slowly" | "warm at once":
@@ -374,6 +472,8 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
             case _:
                 pass
         client.listen()
+        if client.session.settled(snapshot.seq):
+            client.check_scopes(world)
     client.warm(slowly=False)
     for _ in range(4):
         while client.inbox:
@@ -387,10 +487,11 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
     for (type_url, name), resource in world.resources().items():
         held = client.holds(type_url)
         asked = {ENDPOINT: client.subscribed, ROUTE: client.tables}.get(type_url)
-        if (type_url, name) in refused or (asked is not None and name not in asked):
+        if (type_url, name) in refused or (asked is not None and name not in asked) or type_url == SCOPE:
             continue
         assert held.get(name) == resource.body
     assert client.session.settled(snapshot.seq)
+    client.check_scopes(world)
     if not refused:
         assert client.clusters.keys() == world.clusters.keys()
 
@@ -403,8 +504,14 @@ def _cluster(name: str, what: int) -> XdsResource:
 
 def _listener(name: str, table: str, what: int) -> XdsResource:
     manager = HttpConnectionManager(stat_prefix=str(what))
-    manager.rds.route_config_name = table
-    manager.rds.config_source.ads.SetInParent()
+    if table in SCOPED:
+        manager.scoped_routes.name = table
+        scoped = manager.scoped_routes.scoped_rds
+        scoped.srds_resources_locator = _collection(table)
+        scoped.scoped_rds_config_source.ads.SetInParent()
+    else:
+        manager.rds.route_config_name = table
+        manager.rds.config_source.ads.SetInParent()
     made = Listener(name=name)
     made.filter_chains.add().filters.add().typed_config.CopyFrom(packed(manager))
     return XdsResource.of(LISTENER, made.name, encode(made))
@@ -417,7 +524,23 @@ def _manager(body: bytes) -> HttpConnectionManager:
 
 
 def _table(listener: bytes) -> str:
-    return _manager(listener).rds.route_config_name
+    manager = _manager(listener)
+    return manager.rds.route_config_name or manager.scoped_routes.name
+
+
+def _collection(table: str) -> str:
+    return f"xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/{table}/*"
+
+
+def _scope(table: str, host: str, cluster: str, what: int | str) -> XdsResource:
+    made = ScopedRouteConfiguration(name=_collection(table).replace("*", host))
+    made.route_configuration.name = f"{cluster} {what}"
+    return XdsResource.of(SCOPE, made.name, encode(made))
+
+
+def _scope_content(body: bytes) -> tuple[str, str]:
+    cluster, what = ScopedRouteConfiguration.FromString(body).route_configuration.name.split()
+    return cluster, what
 
 
 def _stat_prefix(listener: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct, field
 
-from moongate.ads.ledger import Ledger
+from moongate.ads.ledger import Ledger, is_within
 from moongate.ads.responses import Response
 from moongate.xds.wire import XdsResource
 
@@ -32,7 +32,8 @@ class Batch(Struct):
     """The content of one response."""
 
     news: dict[str, XdsResource] = field(default_factory=dict[str, XdsResource])
-    gone: list[str] = field(default_factory=list[str])
+    gone: dict[str, None] = field(default_factory=dict[str, None])
+    """The names to remove, as an ordered set."""
     oldest: float = inf
     """The oldest edit that it carries; inf if no other channel waits for it."""
     applied: bool = False
@@ -47,28 +48,28 @@ class Batch(Struct):
 
     def take(self) -> Batch:
         taken = Batch(self.news, self.gone, self.oldest)
-        self.news, self.gone, self.oldest = {}, [], inf
+        self.news, self.gone, self.oldest = {}, {}, inf
         return taken
 
     def part(self, names: Collection[str]) -> Batch:
-        """Take out the news of these names."""
+        """Take out the news and removals of these names."""
         news = {name: self.news.pop(name) for name in sorted(names) if name in self.news}
-        part = Batch(news, [], self.oldest)
+        gone = {name: self.gone.pop(name) for name in sorted(names) if name in self.gone}
+        part = Batch(news, gone, self.oldest)
         if not self:
             self.oldest = inf
         return part
 
     def drop(self, name: str) -> None:
         self.news.pop(name, None)
-        if name in self.gone:
-            self.gone.remove(name)
+        self.gone.pop(name, None)
 
     def halves(self) -> tuple[Batch, Batch]:
         news = list(self.news.items())
         middle = len(news) // 2
         return (
             Batch(dict(news[:middle]), self.gone, self.oldest),
-            Batch(dict(news[middle:]), [], self.oldest),
+            Batch(dict(news[middle:]), {}, self.oldest),
         )
 
     def singly(self) -> list[Batch]:
@@ -80,7 +81,7 @@ class Batch(Struct):
         news = iter(self.news.items())
         each: list[Batch] = []
         while part := dict(islice(news, size)):
-            each.append(Batch(part, [], self.oldest))
+            each.append(Batch(part, {}, self.oldest))
         if each:
             each[0].gone = self.gone
         return each
@@ -127,14 +128,17 @@ class Channel(Struct):
     lingering: dict[str, float] = field(default_factory=dict[str, float])
     """Name → the time of its removal. Earliest first."""
     absent: dict[str, int] = field(default_factory=dict[str, int])
-    """Route table to which Envoy subscribes and which it may still have → the edit that dropped it."""
+    """Route table to which Envoy subscribes, and which it may still have → the edit that dropped it.
+
+    A table in scopes has the name of their collection.
+    """
     rejected: dict[str, Refused] = field(default_factory=dict[str, Refused])
     kept: set[str] = field(default_factory=set[str])
-    """Secrets that Envoy may keep as they are now, although it refused them or did not reach them."""
+    """Secrets and scopes that Envoy may keep as they are now, although it did not put them in force."""
     reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Listener → its version that was sent again after its address was closed, and how many times."""
     returning: set[str] = field(default_factory=set[str])
-    """Route tables that were removed and unused, and are back but not acknowledged yet."""
+    """Route tables that were removed and unused, and are back but not answered yet; or all their scopes."""
     initial_pending: bool = False
     """Whether the first answer to a wildcard subscription is still to be sent."""
 
@@ -169,9 +173,17 @@ class Channel(Struct):
             batch.drop(name)
 
     def known(self) -> set[str]:
-        flying = self.flight.batch.news if self.flight else {}
-        held = (name for name, _ in self.ledger.held())
-        return {*held, *self.dirty, *self.staged.news, *self.rejected, *flying}
+        return {*(name for name, _ in self.ledger.held()), *self.under_way()}
+
+    def within(self, collection: str) -> set[str]:
+        """The names in a collection, as far as there is any state of them."""
+        under_way = (name for name in self.under_way() if is_within(name, collection))
+        return {*self.ledger.within(collection), *under_way}
+
+    def under_way(self) -> set[str]:
+        """The names that are to be sent or removed, wait for an answer, or were refused."""
+        batches = (self.staged, *self.retries, *([self.flight.batch] if self.flight else []))
+        return {*self.dirty, *self.rejected, *(n for b in batches for n in (*b.news, *b.gone))}
 
     def take(self, batch: Batch) -> None:
         """Note that Envoy accepted ``batch``."""
@@ -183,7 +195,13 @@ class Channel(Struct):
             self.kept.discard(name)
         for name in batch.gone:
             self.rejected.pop(name, None)
-            self.ledger.set(name, ABSENT if name in self.ledger.names else None)
+            if name not in self.dirty:
+                self.returning.discard(name)
+            if name in self.ledger.names:
+                self.ledger.set(name, ABSENT)
+            else:
+                self.ledger.set(name, None)
+                self.kept.discard(name)
 
     def linger(self, switched: float, due: float) -> None:
         """Let resources that the edit ``switched``, or an earlier one, dropped linger until ``due``."""

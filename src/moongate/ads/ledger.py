@@ -10,8 +10,10 @@ The snapshot changes in place, so each edit must be entered (``enter``). The ver
 exception until Envoy acknowledges the new one.
 
 The names that Envoy subscribes to are stored in the same way: as a list, or as "all of the snapshot except
-…", whichever is shorter. A *collection* is a subscription to all names that begin with it and have no slash
-after it.
+…", whichever is shorter.
+
+A name may be that of a *collection*: it stands for all resources whose name differs from it only after the
+last slash. Envoy waits for an answer to the name itself, too: no resource has it.
 
 Facts
 -----
@@ -19,29 +21,37 @@ Facts
 * an edit is entered name by name, and the snapshot is ahead of the ledger until all are entered; so the form
   changes only after that (``compact``)
 * a set or dictionary that has shrunk keeps its memory, but a copy of it does not
+
+Source: xRFC TP1, "Glob collections".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.xds.wire import XdsResource
 
+_NONE: Final[Mapping[str, Collection[str]]] = MappingProxyType({})
 
-def collection(name: str) -> str | None:
-    """The beginning of the names in the collection that a subscription names; None if it names a resource.
 
-    Source: xRFC TP1, glob collections.
-    """
-    return name[:-1] if name.startswith("xdstp://") and name.endswith("/*") else None
+def is_collection(name: str) -> bool:
+    """Whether a subscription to a name is one to a collection."""
+    return name.endswith("/*") and name.startswith("xdstp://")
 
 
 def collection_of(name: str) -> str:
-    """The name of the collection that a resource is in."""
+    """The collection that a resource is in."""
     return f"{name.rpartition('/')[0]}/*"
+
+
+def is_within(name: str, collection: str) -> bool:
+    """Whether a name is that of a resource in a collection."""
+    return name != collection and collection_of(name) == collection
 
 
 class Names:
@@ -138,7 +148,7 @@ class Names:
 class Ledger:
     """The resources of one type that Envoy subscribes to, and the version that it has of each."""
 
-    __slots__ = ("_exceptions", "_peak", "_view", "_wildcard", "collections", "names")
+    __slots__ = ("_exceptions", "_members", "_peak", "_view", "_wildcard", "collections", "names")
 
     def __init__(
         self,
@@ -147,6 +157,7 @@ class Ledger:
         held: Mapping[str, str],
         *,
         wildcard: bool,
+        members: Mapping[str, Collection[str]] = _NONE,
     ) -> None:
         """Create the ledger from the first request of Envoy for the type.
 
@@ -155,14 +166,15 @@ class Ledger:
             names: the names that Envoy subscribes to.
             held: name → version that Envoy has already.
             wildcard: whether Envoy subscribes to all resources of the type.
+            members: collection → the names in it that the snapshot has; changes with it.
         """
         self._view = view
+        self._members = members
         self._wildcard = wildcard
-        names = set(names)
-        self.collections = {begin for name in names if (begin := collection(name)) is not None}
-        """The collections that Envoy subscribes to, each by the beginning of its names."""
-        self.names = Names(view, (name for name in names if collection(name) is None))
-        """The names that Envoy subscribes to."""
+        self.names = Names(view, names)
+        """The names that Envoy subscribes to, those of collections included."""
+        self.collections = {name for name in self.names if is_collection(name)}
+        """The collections that Envoy subscribes to."""
         self._exceptions: dict[str, str | None] = {}
         """Name → version that Envoy has, if it differs from the snapshot; None if Envoy has none."""
         self._peak = 0
@@ -181,15 +193,17 @@ class Ledger:
 
     def wants(self, name: str) -> bool:
         """Whether Envoy subscribes to a name, directly, by the wildcard or by a collection."""
-        return self._wildcard or name in self.names or self._is_in_collection(name)
+        return (
+            self._wildcard
+            or name in self.names
+            or (bool(self.collections) and collection_of(name) in self.collections)
+        )
 
-    def _is_in_collection(self, name: str) -> bool:
-        return bool(self.collections) and name[: name.rfind("/") + 1] in self.collections
-
-    def within(self, begin: str) -> list[str]:
-        """The names of a collection that Envoy has, or that the snapshot has."""
-        known = {**self._view, **self._exceptions}
-        return [name for name in known if name[: name.rfind("/") + 1] == begin]
+    def within(self, collection: str) -> list[str]:
+        """The names in a collection that the snapshot has, or of which Envoy has another version."""
+        members = self._members.get(collection, ())
+        others = (n for n in self._exceptions if n not in self._view and is_within(n, collection))
+        return [*members, *others]
 
     def get(self, name: str) -> str | None:
         """The version of a resource that Envoy has."""
@@ -208,23 +222,19 @@ class Ledger:
 
     def subscribe(self, name: str) -> None:
         """Note a subscription to a name. The version that Envoy has is unknown from now on."""
-        if (begin := collection(name)) is None:
-            self.names.add(name)
-            self.set(name, None)
-            return
-        self.collections.add(begin)
-        for each in self.within(begin):
-            self.set(each, None)
+        self.names.add(name)
+        self.set(name, None)
+        if is_collection(name):
+            self.collections.add(name)
+            for member in self.within(name):
+                self.set(member, None)
 
     def unsubscribe(self, name: str) -> None:
         """Note that Envoy has ended its subscription to a name, and has dropped the resource."""
-        if (begin := collection(name)) is None:
-            self.names.discard(name)
-            self.set(name, None)
-            return
-        dropped = self.within(begin)
-        self.collections.discard(begin)
-        for each in dropped:
+        members = self.within(name) if name in self.collections else ()
+        self.names.discard(name)
+        self.collections.discard(name)
+        for each in (name, *members):
             self.set(each, None)
 
     def enter(self, name: str, before: str | None) -> None:
@@ -270,16 +280,14 @@ class Ledger:
         return resource.version if resource is not None and self.wants(name) else None
 
     def _subscribed(self) -> Iterable[str]:
-        """The names that Envoy subscribes to, as far as they are known."""
+        """The names that Envoy subscribes to, as far as the snapshot or a subscription has them."""
         if self._wildcard:
             return self._view
-        if not self.collections:
-            return self.names
-        return [*self.names, *(name for name in self._view if self._is_in_collection(name))]
+        members = (self._members.get(collection, ()) for collection in self.collections)
+        return chain(self.names, *members) if self.collections else self.names
 
     def _fill(self, held: Mapping[str, str]) -> None:
-        wanted = self._subscribed()
-        versions = ((name, held.get(name)) for name in {**dict.fromkeys(wanted), **held})
+        versions = ((name, held.get(name)) for name in {**dict.fromkeys(self._subscribed()), **held})
         self._exceptions = {name: version for name, version in versions if version != self._wanted(name)}
         self._peak = len(self._exceptions)
 

@@ -1,7 +1,8 @@
 """Parsing of NACK messages: which resources of a response Envoy refuses, and why.
 
 Envoy answers for a response as a whole. For listeners and clusters the message names the refused ones, and
-Envoy has accepted the others; for other types it names none. Envoy truncates long messages.
+Envoy has accepted the others. Of scopes it names only one whose key another has, and for other types it names
+none. Envoy truncates long messages.
 
 Facts
 -----
@@ -16,6 +17,7 @@ Source: the messages of Envoy 1.40.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moongate.xds.refusals import bind_failure
@@ -28,6 +30,12 @@ _BEGINNINGS: Final[Mapping[str, str]] = {
     "Error adding/updating cluster(s) ": ", ",
 }
 """How a message begins that names resources, and what separates these."""
+
+_SAME_KEY: Final = re.compile(
+    r"Error adding/updating scoped route\(s\): scope key conflict found, "
+    r"first scope is '[^']*', second scope is '([^']*)'"
+)
+"""The second is always one of the response, and the first may be in force already."""
 
 
 class Blame(NamedTuple):
@@ -57,6 +65,8 @@ def blame(message: str, sent: Collection[str]) -> Blame:
         into.setdefault(name, words)
         if not _quotes_nobody(name, words):
             into = likely
+    if (conflict := _SAME_KEY.fullmatch(message)) is not None and conflict[1] in sent:
+        certain[conflict[1]] = message
     if not certain and len(sent) == 1:
         certain = dict.fromkeys(sent, message)
     return Blame(certain, {name: words for name, words in likely.items() if name not in certain})

@@ -1,8 +1,8 @@
-"""What a resource needs: a cluster its endpoints, a listener its routes and its addresses."""
+"""What a resource needs: a cluster its endpoints, a listener its routes, scopes and addresses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -11,9 +11,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.message import DecodeError
 
-from moongate.names import SCOPES
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
     from moongate.xds.wire import XdsResource
 
 
@@ -30,22 +32,54 @@ def needs_endpoints(resource: XdsResource) -> str | None:
 
 def needs_routes(resource: XdsResource) -> frozenset[str]:
     """The names of the route configurations that a listener subscribes to."""
-    names: set[str] = set()
+    return frozenset(
+        manager.rds.route_config_name
+        for manager in _managers(resource)
+        if manager.rds.config_source.HasField("ads")
+    )
+
+
+def needs_scopes(resource: XdsResource) -> frozenset[str]:
+    """The names of the collections of scopes that a listener subscribes to."""
+    all_scoped = (manager.scoped_routes.scoped_rds for manager in _managers(resource))
+    return frozenset(
+        scoped.srds_resources_locator
+        for scoped in all_scoped
+        if scoped.scoped_rds_config_source.HasField("ads") and scoped.srds_resources_locator
+    )
+
+
+def _managers(resource: XdsResource) -> Iterator[HttpConnectionManager]:
+    """The HTTP connection managers of a listener; those before a part that cannot be read."""
     try:
         listener = Listener.FromString(resource.body)
         for chain in (*listener.filter_chains, listener.default_filter_chain):
             for network_filter in chain.filters:
                 manager = HttpConnectionManager()
-                if network_filter.typed_config.Unpack(manager) and manager.rds.config_source.HasField("ads"):
-                    names.add(manager.rds.route_config_name)
+                if network_filter.typed_config.Unpack(manager):
+                    yield manager
     except DecodeError:
         pass
-    return frozenset(names)
 
 
-def needs_scopes(resource: XdsResource) -> bool:
-    """Whether a listener subscribes to the parts of a scoped table."""
-    return SCOPES.encode() in resource.body
+class Needed(NamedTuple):
+    """Who needs the resources of a type.
+
+    Args:
+        by: the type of those that need them.
+        names: what one of those needs.
+    """
+
+    by: str
+    names: Callable[[XdsResource], str | Collection[str] | None]
+
+
+NEEDED_BY: Final[Mapping[str, Needed]] = {
+    ENDPOINT: Needed(CLUSTER, needs_endpoints),
+    ROUTE: Needed(LISTENER, needs_routes),
+    SCOPE: Needed(LISTENER, needs_scopes),
+}
+"""The types that Envoy requests only when it has others that need them."""
 
 
 def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:

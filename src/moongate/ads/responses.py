@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from moongate.xds.wire import XdsResource
 
-_Contents: TypeAlias = tuple[str, tuple[str | int, ...], tuple[str, ...]]
+_Contents: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
 _RESOURCES = DeltaDiscoveryResponse.RESOURCES_FIELD_NUMBER
 
 
@@ -76,9 +76,7 @@ class Responses:
             after: the number of the last response on the stream; this one has a greater number.
         """
         gone = tuple(gone)
-        # One version may have bodies of several lengths (``scoped_chains.again``).
-        parts = tuple(part for r in resources for part in (r.name, r.version, len(r.body)))
-        contents = (type_url, parts, gone)
+        contents = (type_url, tuple(part for r in resources for part in (r.name, r.version)), gone)
         response = self._under_way.get(contents)
         if response is None or response.number <= after:
             self.encoded += 1

@@ -21,10 +21,10 @@ one comparison.
   its listener has only since this edit; until then the old routes stay in force. There is no deadlock,
   because Envoy acknowledges a listener before it has its routes. But Envoy requests the secrets of a listener
   before it puts the listener in force.
+* Scopes, the parts of a route table by hostname, are sent as routes are. Nothing refers to a scope, so those
+  that left the snapshot are removed right after the news of the same edit (``scopes``).
 * A route table that *returns* (it was removed, and is back) is sent before the listeners if no listener in
-  force uses it, because Envoy may have kept its old version.
-* Parts of scoped tables are sent as routes are. One that left the snapshot is removed together with the news
-  of the same edit.
+  force uses it, because Envoy may have kept its old version. So is a table whose scopes return.
 * Any other resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged
   up to the edit that dropped it, it *lingers* for requests and retries that still use the old route. Then it
   is removed. If it comes back before that, the removal is cancelled.
@@ -59,19 +59,18 @@ from typing import TYPE_CHECKING
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
+from moongate.ads import scopes, secrets
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.ledger import Ledger, collection, collection_of
+from moongate.ads.ledger import Ledger, collection_of, is_collection
 from moongate.ads.nacks import blame
-from moongate.ads.needs import needs_endpoints, needs_routes, needs_scopes
+from moongate.ads.needs import NEEDED_BY
 from moongate.ads.reopening import meeting_listeners, to_reopen
-from moongate.ads.secrets import respelled
 from moongate.xds.refusals import reason
-from moongate.xds.scoped_chains import again
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
@@ -108,12 +107,14 @@ _BEFORE: Mapping[str, tuple[str, ...]] = {
 }
 """The types that must be answered, up to the same edit, before a type is sent."""
 
-_NEEDED_BY: Mapping[str, tuple[str, Callable[[XdsResource], object]]] = {
-    ENDPOINT: (CLUSTER, needs_endpoints),
-    ROUTE: (LISTENER, needs_routes),
-    SCOPE: (LISTENER, needs_scopes),
-}
-"""For a type that Envoy requests when it has others: the type of these, and whether one needs any."""
+_REMOVED_WITH_NEWS = (
+    LISTENER,  # another listener may need its address
+    SCOPE,  # requests for its hostname go to it as long as it is there
+)
+"""The types whose resources do not linger."""
+
+_KEPT = (SECRET, SCOPE)
+"""The types of which Envoy may keep what it refused, or did not reach, in a response that it refused."""
 
 
 class Session:
@@ -158,10 +159,9 @@ class Session:
             return
         if request.response_nonce:
             self._answered(channel, request)
-        for name in request.resource_names_unsubscribe:
-            self._unsubscribe(channel, name)
-        if not channel.ledger.wildcard:
-            self._acknowledged(channel, {}, request.resource_names_unsubscribe)
+        unsubscribed = request.resource_names_unsubscribe
+        gone = [each for name in unsubscribed for each in self._unsubscribe(channel, name)]
+        self._acknowledged(channel, {}, gone)
         for name in request.resource_names_subscribe:
             self._subscribe(channel, name)
 
@@ -175,25 +175,31 @@ class Session:
             channel.ledger.enter(name, before)
             if channel.ledger.wants(name):
                 channel.mark(name, self._snapshot.seq)
-                if type_url == ROUTE:
+                if type_url in _TABLES:
                     self._note_return(channel, name, before, listening)
         for channel in self._channels.values():
             channel.ledger.compact()
 
-    def _note_return(self, routes: Channel, name: str, before: str | None, listening: float) -> None:
+    def _note_return(self, tables: Channel, name: str, before: str | None, listening: float) -> None:
         """Note whether a route table returns, and no listener in force used it in the meantime.
 
         Args:
-            routes: the channel of route tables.
-            name: the name of a table that differs.
+            tables: the channel of route tables, or of scopes.
+            name: the name of a resource that differs.
             before: its version before the edit; None if the fleet did not have it.
             listening: the last edit before this one up to which Envoy has all listeners in force.
         """
-        if self._snapshot.get(ROUTE, name) is None:
-            routes.returning.discard(name)
-            routes.absent[name] = self._snapshot.seq
-        elif before is None and (since := routes.absent.pop(name, None)) is not None and since <= listening:
-            routes.returning.add(name)
+        table = _table_of(tables, name)
+        if tables.type_url == ROUTE and self._snapshot.get(ROUTE, name) is None:
+            tables.returning.discard(name)
+        if not self._has_table(tables.type_url, table):
+            tables.absent[table] = self._snapshot.seq
+        elif before is None and (since := tables.absent.pop(table, None)) is not None and since <= listening:
+            # Envoy may also have scopes still that the table does not have any more.
+            tables.returning.update((name,) if table == name else tables.ledger.within(table))
+
+    def _has_table(self, type_url: str, table: str) -> bool:
+        return self._snapshot.get(type_url, table) is not None or table in self._snapshot.members(type_url)
 
     def next(self, now: float) -> bytes | None:
         """The encoded ``DeltaDiscoveryResponse`` to send next, or None if there is nothing to send now.
@@ -301,12 +307,13 @@ class Session:
             return False
         if type_url in (CLUSTER, LISTENER):
             return bool(self._snapshot.of(type_url))
-        parent, needs = _NEEDED_BY[type_url]
+        parent = NEEDED_BY[type_url].by
         if parent not in self._channels:
             return False
         ledger = self._channels[parent].ledger
         return any(
-            r.version == ledger.get(name) and needs(r) for name, r in self._snapshot.of(parent).items()
+            self._snapshot.needs(resource, type_url) and resource.version == ledger.get(name)
+            for name, resource in self._snapshot.of(parent).items()
         )
 
     # Subscriptions
@@ -327,13 +334,22 @@ class Session:
         view = self._snapshot.of(request.type_url)
         channel = self._channels[request.type_url] = Channel(
             type_url=request.type_url,
-            ledger=Ledger(view, names, held, wildcard=wildcard),
+            ledger=Ledger(
+                view, names, held, wildcard=wildcard, members=self._snapshot.members(request.type_url)
+            ),
             initial_pending=wildcard and not held,
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
-        if request.type_url == ROUTE:
-            channel.absent = dict.fromkeys(held.keys() - view.keys(), self._snapshot.seq)
+        if request.type_url == SCOPE and held:
+            # The earlier stream may have ended between a refusal and what was to follow it.
+            channel.kept.update(channel.dirty)
+        if request.type_url in _TABLES:
+            tables = {_table_of(channel, name) for name in held}
+            gone = (table for table in tables if not self._has_table(request.type_url, table))
+            channel.absent = dict.fromkeys(gone, self._snapshot.seq)
+            for collection in tables & channel.ledger.collections:
+                channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
         self._acknowledged(channel, held, ())
 
@@ -345,30 +361,29 @@ class Session:
             return
         # A repeated subscription needs a new answer, even for a resource in flight: Envoy may have dropped
         # it.
-        for each in self._named(channel, name):
+        for each in _named(channel, name):
             channel.forget(each)
             channel.mark(each, self._snapshot.seq)
         channel.ledger.subscribe(name)
 
-    def _named(self, channel: Channel, name: str) -> Collection[str]:
-        """The resources that a subscription is about: one, or those of a collection."""
-        begin = collection(name)
-        return (name,) if begin is None else channel.ledger.within(begin)
-
-    def _unsubscribe(self, channel: Channel, name: str) -> None:
+    def _unsubscribe(self, channel: Channel, name: str) -> tuple[str, ...]:
+        """Note the end of a subscription. The resources that Envoy has dropped thereby."""
         ledger = channel.ledger
         if name == "*":
             ledger.wildcard = False
             for known in [n for n in channel.known() if n not in ledger.names]:
                 channel.forget(known)
-            return
-        for each in self._named(channel, name):
+            return ()
+        named = _named(channel, name)
+        for each in named:
             channel.forget(each)
         ledger.unsubscribe(name)
-        if ledger.wildcard:
+        if ledger.wants(name):
             # Envoy dropped the resource although the wildcard matches it, so it must be sent again.
             ledger.set(name, UNKNOWN)
             channel.mark(name, self._snapshot.seq)
+            return ()
+        return named
 
     # Batches to send
 
@@ -384,38 +399,54 @@ class Session:
         """The batch that may be sent now, or None. No response of the channel is in flight."""
         if channel.type_url in self._held:
             return None
-        if channel.retries:
-            return channel.retries.popleft()
+        while channel.retries:
+            if batch := self._still_true(channel, channel.retries.popleft()):
+                return batch
 
         ready = self._ready(channel)
         self._restage(channel, ready)
         batch = Batch()
         if channel.staged and ready >= channel.staged_seq and not self._awaits_return(channel):
-            batch = channel.staged.take()
-        elif channel.type_url == ROUTE and self._done(_MAKE) >= channel.staged_seq:
+            batch = self._still_true(channel, channel.staged.take())
+        elif channel.type_url in _TABLES and self._done(_MAKE) >= channel.staged_seq:
             batch = channel.staged.part(channel.returning)
 
         self._start_lingering(channel, now)
         if channel.type_url == CLUSTER or not self._removing_clusters(now):
-            batch.gone.extend(channel.expired(now))
+            batch.gone.update(dict.fromkeys(channel.expired(now)))
 
         if batch or (channel.initial_pending and not channel.staged):
             # A wildcard without matches gets an empty response, because Envoy waits for the first one.
             channel.initial_pending = False
-            if channel.type_url == SECRET and len(batch.news) > 1:
-                batch, *others = self._secrets(channel, batch)
-                channel.retries.extend(others)
+            batch, *others = self._parts(channel, batch)
+            channel.retries.extend(others)
             return batch
         return None
+
+    def _still_true(self, channel: Channel, batch: Batch) -> Batch:
+        """A batch without the removal of scopes that are back, and will be sent next."""
+        if channel.type_url == SCOPE:
+            for name in [n for n in batch.gone if self._snapshot.get(SCOPE, n) is not None]:
+                batch.drop(name)
+        return batch
+
+    def _parts(self, channel: Channel, batch: Batch) -> list[Batch]:
+        """The responses that a batch is sent as."""
+        if channel.type_url == SECRET and len(batch.news) > 1:
+            return self._secrets(channel, batch)
+        if channel.type_url == SCOPE and batch.news and batch.gone:
+            removals = batch.part([name for name in batch.gone if not is_collection(name)])
+            return [batch, *([removals] if removals else [])]
+        return [batch]
 
     def _secrets(self, channel: Channel, batch: Batch) -> list[Batch]:
         """Secrets in batches of a bounded size; alone those among which a culprit is looked for."""
         alone = [
             name
             for name, resource in batch.news.items()
-            if name in channel.kept or respelled(resource) is None
+            if name in channel.kept or secrets.respelled(resource) is None
         ]
-        gone, batch.gone = batch.gone, []
+        gone, batch.gone = batch.gone, {}
         first, *others = [*batch.part(alone).singly(), *batch.of_size(MOST_SECRETS)]
         first.gone = gone
         return [first, *others]
@@ -432,20 +463,24 @@ class Session:
         An old listener that drains keeps its route table in Envoy, even after the table was removed. Envoy
         would give the old version of the table to the new listener, instead of waiting for the new version.
         """
-        routes = self._channels.get(ROUTE)
-        if channel.type_url != LISTENER or routes is None:
+        if channel.type_url != LISTENER:
             return False
-        returning = routes.returning
+        waits = [self._stages_returning(t) for t in map(self._channels.get, _TABLES) if t is not None]
+        return any(waits)
+
+    def _stages_returning(self, tables: Channel) -> bool:
+        """Stage the route tables that return. Whether one still does."""
+        returning = tables.returning
         if not returning:
             return False
         made = self._done(_MAKE)
-        staged = any(name in returning for name in routes.staged.news)
-        at_rest = routes.flight is None and not routes.retries
+        staged = any(name in returning for name in (*tables.staged.news, *tables.staged.gone))
+        at_rest = tables.flight is None and not tables.retries
         # The staged routes wait for these listeners, so staging them again does not delay them. If a table is
         # back in the version that Envoy has, it is not sent, so there is no answer to wait for.
-        free = not routes.staged or made >= (self._snapshot.seq if staged else routes.staged_seq)
-        if routes.dirty and at_rest and free:
-            self._stage(routes)
+        free = not tables.staged or made >= (self._snapshot.seq if staged else tables.staged_seq)
+        if tables.dirty and at_rest and free:
+            self._stage(tables)
         return bool(returning)
 
     def _restage(self, channel: Channel, ready: float) -> None:
@@ -479,6 +514,8 @@ class Session:
                 else:
                     channel.returning.discard(name)
                 continue
+            if held in (None, ABSENT):
+                channel.returning.discard(name)
             if refused is not None and held not in (None, ABSENT):
                 refused.again = True  # the old version is in force until it is removed
             else:
@@ -488,12 +525,10 @@ class Session:
                     staged.news[name] = last
                     channel.pending_removal[name] = self._snapshot.seq
                 else:
-                    staged.gone.append(name)  # Envoy subscribed to it, and waits for an answer
+                    staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
             elif held not in (None, ABSENT):
-                if channel.type_url in (LISTENER, SCOPE):
-                    # Sent with the others: another listener may need its address, and requests go to the part
-                    # of their hostname as long as it is there.
-                    staged.gone.append(name)
+                if channel.type_url in _REMOVED_WITH_NEWS:
+                    staged.gone[name] = None
                 else:
                     channel.pending_removal[name] = self._snapshot.seq
             elif channel.type_url == CLUSTER:
@@ -546,7 +581,7 @@ class Session:
         return min((c.oldest() - 1 for t in types if (c := self._channels.get(t)) is not None), default=inf)
 
     def _in_force(self, type_url: str) -> float:
-        """The last edit up to which Envoy has accepted all listeners, or all routes that they use.
+        """The last edit up to which Envoy has accepted all listeners, or all routes or scopes that they use.
 
         When Envoy refuses a version, an older one stays in force, and that one may refer to old resources.
         """
@@ -564,7 +599,9 @@ class Session:
     def _send(self, channel: Channel, batch: Batch, now: float) -> bytes:
         resources: Collection[XdsResource] = batch.news.values()
         if not channel.kept.isdisjoint(batch.news):
-            resources = [respelled(each) or each if each.name in channel.kept else each for each in resources]
+            resources = [
+                _respelled(each, self._last) if each.name in channel.kept else each for each in resources
+            ]
         response = self._snapshot.responses.response(
             channel.type_url, resources, batch.gone, after=self._last
         )
@@ -623,13 +660,11 @@ class Session:
         blamed = blame(message, batch.news)
         if blamed.certain:
             self._refused_by_name(channel, batch, blamed)
-        elif channel.type_url == SECRET and batch.news:
-            channel.kept.update(batch.news)
-            channel.retries.extendleft(reversed(batch.singly()))
         elif batch.news:
-            if channel.type_url == SCOPE:
-                batch.news = {name: again(part) for name, part in batch.news.items()}
-            channel.retries.extendleft(reversed(batch.halves()))
+            if channel.type_url in _KEPT:
+                channel.kept.update(batch.news)
+            parts = batch.singly() if channel.type_url == SECRET else batch.halves()
+            channel.retries.extendleft(reversed(parts))
         else:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
@@ -659,7 +694,7 @@ class Session:
         others = self._snapshot.of(LISTENER)
         opening = batch.part(to_reopen(channel, self._channels.get(ROUTE), others, batch, blamed))
         closing = [name for name in opening.news if channel.ledger.get(name) not in (None, ABSENT)]
-        return Batch(gone=closing, oldest=opening.oldest), opening
+        return Batch(gone=dict.fromkeys(closing), oldest=opening.oldest), opening
 
     def _refused_late(self, channel: Channel, batch: Batch, message: str) -> None:
         """Handle the refusal of a flight that has timed out. Its resources may have changed since."""
@@ -674,7 +709,7 @@ class Session:
             if name in refusals:
                 self._reject(channel, resource, refusals[name], batch.oldest)
             else:
-                if channel.type_url == SECRET:
+                if channel.type_url in _KEPT:
                     channel.kept.add(name)
                 channel.mark(name, self._snapshot.seq)
 
@@ -730,3 +765,19 @@ class Session:
 
     def _counters_of(self, channel: Channel) -> Counters:
         return self._counters.setdefault(channel.type_url, Counters())
+
+
+def _named(channel: Channel, name: str) -> tuple[str, ...]:
+    """The resources that a subscription names: one, or all in a collection."""
+    return (name, *sorted(channel.within(name))) if is_collection(name) else (name,)
+
+
+def _table_of(tables: Channel, name: str) -> str:
+    """The route table that a resource is, or the collection of scopes that it is in."""
+    return collection_of(name) if tables.type_url == SCOPE else name
+
+
+def _respelled(resource: XdsResource, spelling: int) -> XdsResource:
+    if resource.type_url == SCOPE:
+        return scopes.respelled(resource, spelling)
+    return secrets.respelled(resource) or resource

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from moongate.ads.ledger import collection_of
+from moongate.ads.needs import NEEDED_BY
 from moongate.ads.responses import Responses
+from moongate.xds.wire import SCOPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from moongate.xds.wire import XdsResource
 
@@ -37,6 +40,9 @@ class Snapshot:
         """The responses that its sessions have sent and that are not answered yet."""
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
+        self._members: dict[str, dict[str, None]] = {}
+        self._needs: dict[Key, tuple[str, bool]] = {}
+        """Needed type, and name of what may need it → the version that was looked at, and whether it does."""
 
     def __bool__(self) -> bool:
         """Whether the fleet should have anything at all."""
@@ -62,6 +68,8 @@ class Snapshot:
             for key, was in before.items()
             if not _same(was, self.get(*key))
         )
+        for type_url, name, was in differences:
+            self._note(type_url, name, existed=was is not None)
         if differences or not self.seq:
             self.seq += 1
         return differences
@@ -73,6 +81,34 @@ class Snapshot:
     def of(self, type_url: str) -> Mapping[str, XdsResource]:
         """All resources of one type, by name. A live view, not a copy."""
         return self._resources[type_url]
+
+    def members(self, type_url: str) -> Mapping[str, Collection[str]]:
+        """Collection → the names in it, for a type that has collections. A live view, not a copy."""
+        return self._members if type_url == SCOPE else {}
+
+    def needs(self, resource: XdsResource, type_url: str) -> bool:
+        """Whether a resource needs others of a type, as a listener its routes. Each version is read once."""
+        key = type_url, resource.name
+        version, answer = self._needs.get(key, ("", False))
+        if version != resource.version:
+            answer = bool(NEEDED_BY[type_url].names(resource))
+            self._needs[key] = resource.version, answer
+        return answer
+
+    def _note(self, type_url: str, name: str, *, existed: bool) -> None:
+        exists = name in self._resources[type_url]
+        if type_url == SCOPE and exists != existed:
+            collection = collection_of(name)
+            members = self._members.setdefault(collection, {})
+            if exists:
+                members[name] = None
+            else:
+                del members[name]
+            if not members:
+                del self._members[collection]
+        if not exists:
+            for needed in NEEDED_BY:
+                self._needs.pop((needed, name), None)
 
 
 def _same(one: XdsResource | None, other: XdsResource | None) -> bool:

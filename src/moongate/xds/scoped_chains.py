@@ -53,7 +53,6 @@ from envoy.type.matcher.v3.value_pb2 import ValueMatcher
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.wrappers_pb2 import BoolValue
-from msgspec import structs
 from xds.core.v3.extension_pb2 import TypedExtensionConfig as XdsExtension
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 from xds.type.matcher.v3.regex_pb2 import RegexMatcher
@@ -69,7 +68,6 @@ if TYPE_CHECKING:
     from envoy.config.core.v3.config_source_pb2 import ConfigSource
 
     from moongate.xds.filters import ChainFilter
-    from moongate.xds.wire import XdsResource
 
 FINDER: Final = "moongate.finder"
 """The name of the finder's two filters, and of the metadata that it reads of routes and virtual hosts."""
@@ -80,12 +78,6 @@ HOST_HEADER: Final = "x-moongate-host"
 
 OWN_SCOPE: Final = Metadata(filter_metadata={FINDER: Struct(fields={"own": Value(bool_value=True)})})
 """The mark of a virtual host that has a part of its own."""
-
-
-_ONCE_MORE: Final = message_field(
-    ScopedRouteConfiguration.ROUTE_CONFIGURATION_FIELD_NUMBER,
-    message_field(RouteConfiguration.INTERNAL_ONLY_HEADERS_FIELD_NUMBER, b"x-moongate-again"),
-)
 
 
 class ScopeHead(NamedTuple):
@@ -125,15 +117,6 @@ def _table_head(chain: str, *, others: bool) -> bytes:
     for name in (FINDER, FALLBACK):
         message.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
     return encode(message)
-
-
-def again(part: XdsResource) -> XdsResource:
-    """The same part in other bytes, each time.
-
-    If Envoy refuses a response, it remembers the parts before the one that it refuses, does not use them, and
-    then passes over the same bytes. So it gets a header to remove that nobody sends, once more each time.
-    """
-    return structs.replace(part, body=part.body + _ONCE_MORE)
 
 
 def switched_on(filters: Iterable[str]) -> Metadata:
