@@ -183,7 +183,7 @@ class Worlds:
             match: dict[str, Any] = {"path": chance.choice(_PATH_MATCHES)}
             if chance.random() < 0.35:
                 more = chance.choice(_MORE_MATCHES)
-                # An edit could bring a match on the Host, and requests are chosen before (``_matches_hosts``).
+                # An edit could bring a match on the Host, and requests are chosen before.
                 match |= {} if self._neutral and _looks_at_host(more) else more
             matches.append(match)
         if chance.random() < 0.35:

@@ -6,14 +6,14 @@ import asyncio
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from moongate.api.envoygateway import RuntimeFlag
-from moongate.xds.wire import TYPE_PREFIX
+from moongate.attach.scopes import LARGE
+from moongate.xds.wire import SCOPE
 from tests.e2e import manifests as m
 from tests.e2e.backends import websocket_echo
 from tests.e2e.conftest import Site, admitted, open_site
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-SCOPE = TYPE_PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
-LARGE = 500
-"""With more hostnames than so many, a table is scoped."""
 WORLDS_OF_A_MUTANT = 6
 
 
@@ -124,7 +121,6 @@ async def test_a_table_that_differs_is_noticed(pair: Pair, mutant: str) -> None:
     assert found
 
 
-@pytest.mark.skipif("ScopedLargeTables" not in get_args(RuntimeFlag), reason="there are no such tables yet")
 async def test_a_table_that_grows_large_is_scoped_and_no_request_fails(tmp_path: Path) -> None:
     """Its listener changes for that; what is open there goes on."""
     async with AsyncExitStack() as stack:
