@@ -14,7 +14,7 @@ SECRET = tls_secret("cert", "*.test")
 
 def successors(core: Core, match: ChainMatch) -> list[str]:
     """The listeners whose routes a connection meets that once came by a match."""
-    core.db.put(draining(EG_FLEET), ((FORMER, match),))
+    core.db.put(draining(EG_FLEET), ((FORMER, match, False),))
     (table,) = draining_tables(core.db, EG_FLEET)
     assert table.name == FORMER
     return [member.name for member in table.members]
