@@ -24,13 +24,14 @@ import pytest
 from msgspec import Struct
 
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.attach.envoy_listeners import large_tables
 from moongate.attach.fleets import fleets
 from moongate.attach.gateways import BIND, LOCALHOST
 from moongate.run import Laptop
 from moongate.world import World
 from moongate.xds.draining import draining
 from moongate.xds.messages import message
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 from tests.e2e import manifests as m
 from tests.e2e.conftest import DEADLINE_S, Site, admitted, reference
 from tests.e2e.load import Answer
@@ -314,6 +315,9 @@ async def play(site: Site, tmp_path: Path, seed: int) -> None:
     cold.write(BIND, LOCALHOST)
     cold.apply(site.laptop.world.store.held())
     cold.pull()
+    for fleet in fleets(cold.db):
+        cold.write(large_tables(fleet), site.laptop.world.db.read(large_tables(fleet)))
+    cold.pull()
     wanted = wants(cold)
     for fleet in fleets(cold.db):
         cold.write(draining(fleet), site.laptop.world.db.read(draining(fleet)))
@@ -351,13 +355,14 @@ def strangers(answers: list[Answer], states: list[State]) -> list[Answer]:
 
 Held = dict[str, dict[str, Any]]
 """By type and name: the version; of listeners nothing, as Envoy tells that of an older one where it can take
-over chains; of endpoints their addresses, each once."""
+over chains; of parts of scoped tables nothing either, as Envoy tells none; of endpoints their addresses."""
 
 
 def wants(world: World) -> Held:
     """What Envoy should have."""
     [types] = world.xds().values()
-    held: Held = {t: {n: r.version for n, r in types[t].items()} for t in (CLUSTER, ROUTE, SECRET)}
+    held: Held = {t: {n: r.version for n, r in types.get(t, {}).items()} for t in (CLUSTER, ROUTE, SECRET)}
+    held[SCOPE] = dict.fromkeys(types.get(SCOPE, {}))
     held[LISTENER] = dict.fromkeys(types[LISTENER])
     held[ENDPOINT] = {}
     for name, resource in types[ENDPOINT].items():
@@ -386,11 +391,16 @@ async def has(laptop: Laptop, wanted: Held) -> Held:
         CLUSTER: {c["cluster"]["name"]: c["version_info"] for c in clusters["dynamic_active_clusters"]},
         ROUTE: {
             r["route_config"]["name"]: r["version_info"]
-            for r in of["RoutesConfigDump"]["dynamic_route_configs"]
+            for r in of["RoutesConfigDump"].get("dynamic_route_configs", ())
         },
         SECRET: {s["name"]: s["version_info"] for s in of["SecretsConfigDump"]["dynamic_active_secrets"]},
         LISTENER: {
             li["name"]: None for li in of["ListenersConfigDump"]["dynamic_listeners"] if "active_state" in li
+        },
+        SCOPE: {
+            scope["name"]: None
+            for table in of.get("ScopedRoutesConfigDump", {}).get("dynamic_scoped_route_configs", ())
+            for scope in table.get("scoped_route_configs", ())
         },
         ENDPOINT: {},
     }
@@ -402,6 +412,6 @@ async def has(laptop: Laptop, wanted: Held) -> Held:
             for e in locality.get("lb_endpoints", ())
             for address in [e["endpoint"]["address"]["socket_address"]]
         }
-    for kind in (ROUTE, SECRET, ENDPOINT):
+    for kind in (ROUTE, SCOPE, SECRET, ENDPOINT):
         held[kind] = {name: of_it for name, of_it in held[kind].items() if name in wanted[kind]}
     return held
