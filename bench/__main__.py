@@ -7,11 +7,13 @@ import asyncio
 import sys
 from pathlib import Path
 from time import monotonic
+from typing import get_args
 
 import msgspec
 
 from bench.figures import shown
 from bench.measure import Plan, measure
+from bench.scene import Tables
 
 
 def main() -> int:
@@ -26,6 +28,12 @@ def main() -> int:
         type=int,
         default=2000,
         help="further changes that memory is to survive, 0 for none [%(default)s]",
+    )
+    parser.add_argument(
+        "--tables",
+        choices=get_args(Tables),
+        default="shipped",
+        help="the form of route tables; bench.compare sets two runs beside each other [%(default)s]",
     )
     parser.add_argument("--quick", action="store_true", help="two sizes, few changes: does it work at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
@@ -42,6 +50,7 @@ def main() -> int:
         routes=tuple(sorted(int(n) for n in ("100,1000" if options.quick else options.routes).split(","))),
         changes=10 if options.quick else options.changes,
         leak=200 if options.quick else options.leak,
+        tables=options.tables,
         profile=options.profile,
         say=say,
     )

@@ -25,7 +25,7 @@ from msgspec import Struct
 from bench.child import Child
 from bench.figures import Leak, Report, Series, Size
 from bench.prober import Prober
-from bench.scene import REVISION, Scene
+from bench.scene import REVISION, Scene, Tables
 from bench.upstream import ENDPOINT
 from moongate.ads.session import LINGER_SECONDS
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.prober import Answer
-    from bench.scene import Edit
+    from bench.scene import Edit, Tables
 
 _QUIET_S = 1.0
 _IDLE_S = 5.0
@@ -47,6 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         routes: numbers of routes, ascending.
         changes: of each kind, with each number.
         leak: further changes with the greatest number, 0 for none.
+        tables: the form of route tables.
         profile: a folder for cProfile's files, one per kind of change; the figures then mean little.
         say: called with what goes on.
     """
@@ -54,6 +55,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     routes: tuple[int, ...]
     changes: int
     leak: int
+    tables: Tables = "shipped"
     profile: Path | None = None
     say: Callable[[str], None] = lambda _words: None
 
@@ -88,7 +90,12 @@ async def _size(folder: Path, routes: int, leak: int, plan: Plan) -> Size:
         plan.say(f"{routes:,} routes: starting")
         began = perf_counter()
         gateway = await stack.enter_async_context(
-            Child("bench.gateway", str(scene.gateway("gateway", ports[0])), apps, log=folder / "gateway.log")
+            Child(
+                "bench.gateway",
+                str(scene.gateway("gateway", ports[0], plan.tables)),
+                apps,
+                log=folder / "gateway.log",
+            )
         )
         bench = _Bench(
             scene,

@@ -8,12 +8,12 @@ an access log, or each question of the prober would be work for the control plan
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 REVISION = "x-bench-revision"
 """Response header that a route adds: what a changed route changes."""
@@ -42,6 +42,29 @@ spec:
     accessLog: {{disable: true}}
 """
 """Ends in the spec of an EnvoyProxy."""
+
+Tables = Literal["shipped", "whole", "scoped"]
+"""Which form route tables have: as moongate ships it, or all of them the same."""
+
+_SHIPPED = """
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyGateway
+provider:
+  type: Custom
+  custom:
+    resource: {{type: File, file: {{paths: ["."]}}}}
+    infrastructure: {{type: Host, host: {{}}}}
+extensionApis: {{enableBackend: true}}
+runtimeFlags: {{enabled: [StableFilterChains, MetadataWhereRead{flag}]}}
+envoyProxy: {{mergeBackends: {{}}}}
+"""
+
+_CONFIGURATION: Final[Mapping[Tables, str]] = {
+    "shipped": "",
+    "whole": _SHIPPED.format(flag=""),
+    "scoped": _SHIPPED.format(flag=", ScopedTables"),
+}
 
 _ROUTE = """\
 apiVersion: gateway.networking.k8s.io/v1
@@ -144,10 +167,10 @@ class Scene:
             for edit in self.added(n):
                 edit.write()
 
-    def gateway(self, name: str, port: int) -> Path:
+    def gateway(self, name: str, port: int, tables: Tables = "shipped") -> Path:
         """A file with the Gateway: each Envoy needs a port of its own, so each control plane its own file."""
         path = self._folder / f"{name}.yaml"
-        path.write_text(GATEWAY.format(port=port))
+        path.write_text(GATEWAY.format(port=port) + _CONFIGURATION[tables])
         return path
 
     def host(self, n: int) -> str:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from moongate.attach.scopes import LARGE
+from moongate.xds import rule_routes
 from moongate.xds.wire import SCOPE
 from tests.e2e import manifests as m
 from tests.e2e.backends import websocket_echo
@@ -23,6 +24,9 @@ from tests.e2e.test_no_request_fails import constant_load
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from envoy.config.route.v3.route_components_pb2 import RouteMatch
+
+    from moongate.attach.matches import Match
     from tests.e2e.generated import Documents
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -155,3 +159,30 @@ async def test_a_table_that_grows_large_is_scoped_and_no_request_fails(tmp_path:
 def scopes(site: Site) -> int:
     """How many parts of tables moongate has sent the Envoys of this site."""
     return site.laptop.figures()["sent"].get(SCOPE, {"resources": 0})["resources"]
+
+
+async def test_a_part_that_envoy_refuses_costs_one_hostname(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are served, and change, as before."""
+    build = rule_routes.matcher
+
+    def broken(match: Match) -> RouteMatch:
+        message = build(match)
+        if message.path_separated_prefix == "/broken":
+            message.safe_regex.regex = "("
+        return message
+
+    monkeypatch.setattr(rule_routes, "matcher", broken)
+    async with open_site(config=with_flags("ScopedTables")) as site:
+        names = [f"fine-{n}" for n in range(5)]
+        await site.apply(
+            m.local("b0", site.one.port),
+            *(m.route(name, f"[{{{m.to('b0')}}}]") for name in names),
+            m.route("bad", f"[{{matches: [{{path: {{value: /broken}}}}], {m.to('b0')}}}]"),
+        )
+        await site.apply(m.route("new", f"[{{{m.to('b0')}}}]"), m.route("fine-0", "[{}]"))
+
+        assert [await site.status(f"{name}.test") for name in (*names[1:], "new")] == [200] * 5
+        assert await site.status("fine-0.test") == 500
+        assert await site.status("bad.test") in (404, 500)
+        [refusal] = site.laptop.fleets.refusals()
+        assert [ref.name for ref in refusal.resources] == ["bad"]
