@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bench.prober import Answer
-    from bench.scene import Edit, Tables
+    from bench.scene import Edit
 
 _QUIET_S = 1.0
 _IDLE_S = 5.0
