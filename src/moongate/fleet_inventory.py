@@ -309,7 +309,7 @@ class FleetInventory:
         for at in shards:
             if at not in self._scopes:
                 named = partial(self._scopes_of, at[0])
-                self._scopes[at] = self._inventory(scopes.own_hosts, at, named)
+                self._scopes[at] = self._inventory(scopes.own_hosts, (self._fleet, *at), named)
         for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))
 
