@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from moongate.api.envoygateway import RuntimeFlags
 from moongate.attach import scopes
 from tests.cases import Expected, rewrite
 
@@ -66,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--accept rewrites pages: use it in one process, without --numprocesses.")
     if config.getoption("scoped"):
         scopes.LARGE = 0  # pyright: ignore[reportAttributeAccessIssue] - a constant, but for this
+        is_on = RuntimeFlags.on
+        RuntimeFlags.on = lambda self, flag: flag == "ScopedLargeTables" or is_on(self, flag)
 
 
 @pytest.fixture(scope="session")

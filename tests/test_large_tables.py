@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from moongate.api.envoygateway import RuntimeFlags
 from moongate.attach import scopes
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.large_tables import LargeTables
@@ -24,7 +25,8 @@ class Fleet:
     """A World of one Gateway, and what is said of its tables."""
 
     def __init__(self) -> None:
-        self.world = World(ON_HOST)
+        flags = RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedLargeTables"))
+        self.world = World(structs.replace(ON_HOST, runtime_flags=flags))
         self.large = LargeTables(self.world)
         self.world.apply({each.ref: each for each in worlds.routes_with_backends(0)})
         self.world.pull()

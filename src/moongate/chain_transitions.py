@@ -214,7 +214,11 @@ class ChainTransitions:
         fleet, chain = self._fleets.get(fleet_id), _chain_of(type_url, name)
         if fleet is None or chain is None:
             return False
-        fleet.behind.get((node, chain), {}).pop((type_url, name), None)
+        behind = fleet.behind.get((node, chain), {})
+        if (type_url, name) in fleet.tables.get(chain, {}):
+            behind[type_url, name] = None  # it has unsubscribed: when the table goes, no answer will come
+        else:
+            behind.pop((type_url, name), None)
         return chain in fleet.chains and self._shrink_chain(fleet_id, fleet, chain)
 
     def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, message: str) -> bool:

@@ -253,9 +253,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                 ),
             ),
             extension_apis=ExtensionAPIs(enable_backend=True, enable_envoy_patch_policy=True),
-            runtime_flags=RuntimeFlags(
-                enabled=("StableFilterChains", "MetadataWhereRead", "ScopedLargeTables")
-            ),
+            runtime_flags=RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead")),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
         )
 
