@@ -379,3 +379,20 @@ def test_versions_of_listeners_that_are_gone_are_forgotten() -> None:
     fleet.transitions.acknowledged(worlds.EG_FLEET, "a", LISTENER, "default/eg/other-1", "former")
     fleet.transitions.refused(worlds.EG_FLEET, "a", "default/eg/other-1", "former", "no")
     assert fleet.transitions.versions_known() == 1
+
+
+def test_an_envoy_that_asks_for_a_table_no_more_holds_nothing_back_when_the_table_is_gone() -> None:
+    """No removal is sent for what nobody asks for, so there is no answer to wait for."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    fleet.acknowledge("a", LISTENER)
+    lingering = fleet.chain()
+
+    fleet.transitions.removed(worlds.EG_FLEET, "a", ROUTE, NAME)
+    fleet.transitions.handed_out(worlds.EG_FLEET, (), [(ROUTE, NAME)])
+    if fleet.transitions.review():
+        fleet.settle()
+
+    assert fleet.chain() < lingering
