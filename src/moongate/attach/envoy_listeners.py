@@ -13,7 +13,7 @@ Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``X
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Db
-
-
-NONE: Final[frozenset[str]] = frozenset()
 
 
 class ChainGroup(NamedTuple):
@@ -137,7 +134,7 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
     flags = config(db).runtime_flags
     all_scoped = flags.on("ScopedTables")
-    large: frozenset[str] = (db.read(large_tables(fleet)) or NONE) if flags.on("ScopedLargeTables") else NONE
+    large = (db.read(large_tables(fleet)) if flags.on("ScopedLargeTables") else None) or ()
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(

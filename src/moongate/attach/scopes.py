@@ -69,8 +69,8 @@ def has_scope(db: Db, host: str) -> bool:
 @query
 def is_scoped(db: Db, listener: ListenerId) -> bool:
     """Whether the routes of a listener stand in a scoped table."""
-    groups = chain_groups(db, fleet_of(db, listener.gateway))
-    return any(group.scoped for _, group in groups if listener in group.members)
+    table = table_at(db, listener)
+    return table is not None and table.scoped
 
 
 @query

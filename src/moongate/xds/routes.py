@@ -229,9 +229,12 @@ def scope_parts(db: Db, fleet: FleetId, table: str, host: str | None = None) -> 
     if host is None:
         return parts_of(db, fleet, table)
     parts = (
-        _part(listener, shard(host), (_host_in_force(db, listener, host, built),))
+        _part(
+            listener,
+            shard(host),
+            (_host_in_force(db, listener, host, virtual_host.attempt(db, listener, host)),),
+        )
         for listener in _listeners_in(db, fleet, table, host)
-        for built in (virtual_host.attempt(db, listener, host),)
     )
     return tuple(part for part in parts if part.hosts)
 
