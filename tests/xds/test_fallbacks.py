@@ -17,7 +17,7 @@ def test_an_entry_is_kept_out_of_its_own_table_and_of_no_other() -> None:
     """An Envoy may refuse a route in one table and take it in another."""
     listeners = gateway(http("web"), http("alt", port=8080))
     core = Core(listeners, service(), http_route(), config=ON_HOST)
-    entries = {at: route_entries_of(core.db, at, route_ref()) for at in (WEB, ALT)}
+    entries = {at: route_entries_of(core.db, at, route_ref(), False) for at in (WEB, ALT)}
     kept_out = {
         version(each.body): Fallback(None, strict=False) for some in entries.values() for each in some
     }

@@ -62,7 +62,7 @@ def test_the_filters_of_a_kind_stand_after_those_of_features_while_a_route_of_it
 
 
 def routes(core: Core) -> list[Route]:
-    entries = route_entries_of(core.db, WEB, route_ref())
+    entries = route_entries_of(core.db, WEB, route_ref(), False)
     return [route for entry in entries for route in VirtualHost.FromString(entry.body).routes]
 
 
@@ -202,7 +202,7 @@ def test_a_chain_marks_its_connections_with_the_filters_that_are_bound_to_it() -
 def test_a_closed_entry_takes_all_connections() -> None:
     """An entry that is refused is answered with 500, whether a connection is marked or not."""
     core = stable(http_route(), auth("staff", "shop", "x-user"))
-    (entry,) = route_entries_of(core.db, WEB, route_ref())
+    (entry,) = route_entries_of(core.db, WEB, route_ref(), False)
 
     (closed,) = VirtualHost.FromString(fail_closed(entry).body).routes
 
@@ -234,7 +234,7 @@ def test_routes_are_closed_while_their_chain_lacks_a_filter(config: EnvoyGateway
     core.db.put(lacking(TableId(EG_FLEET, table.name)), lacked)
 
     assert {route.direct_response.status for route in routes(core)} == {500}
-    entry, *_ = route_entries_of(core.db, WEB, route_ref("more"))
+    entry, *_ = route_entries_of(core.db, WEB, route_ref("more"), False)
     assert VirtualHost.FromString(entry.body).routes[0].HasField("route")
 
 

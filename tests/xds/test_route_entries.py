@@ -32,7 +32,7 @@ def put(core: Core, stand_ins: dict[RouteEntry, Fallback]) -> None:
 def piece_of(core: Core, *rules: str) -> RouteEntry:
     """The first piece of the route, as it has those rules from now on."""
     core.apply(http_route(*(rule(f"{{{each}}}") for each in rules)))
-    return route_entries_of(core.db, WEB, route_ref())[0]
+    return route_entries_of(core.db, WEB, route_ref(), False)[0]
 
 
 def test_the_last_good_form_stands_in_with_the_clusters_that_it_needs() -> None:
@@ -95,7 +95,7 @@ def test_what_one_table_does_without_another_may_have() -> None:
     """The same route, the same bytes: but what one port's table was refused for may lie elsewhere in it."""
     core = core_of()
     bad = piece_of(core, NEW)
-    [same] = route_entries_of(core.db, ALT, route_ref())
+    [same] = route_entries_of(core.db, ALT, route_ref(), False)
     assert same.body == bad.body
 
     put(core, {bad: Fallback(None, strict=False)})

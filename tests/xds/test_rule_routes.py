@@ -60,7 +60,7 @@ def test_a_routes_kind_is_weighed_after_its_match_and_before_its_age() -> None:
     """So routes of two kinds that match alike, and have the same age and name, have an order, too."""
     core = Core(gateway(http("web")), service(), http_route(created="2025-01-01T00:00:00Z"))
 
-    [entry] = route_entries_of(core.db, WEB, route_ref())
+    [entry] = route_entries_of(core.db, WEB, route_ref(), False)
 
     assert entry.rank[1:3] == (order("HTTPRoute"), "2025-01-01T00:00:00Z")
     assert order("HTTPRoute") < order("GRPCRoute")
@@ -72,8 +72,8 @@ def test_what_stands_in_for_a_route_that_cannot_be_built_stands_in_its_place(con
         gateway(http("web")), service(), http_route(rule(path("/")), rule(path("/ab"))), config=config
     )
 
-    built = route_entries_of(core.db, WEB, route_ref())
-    closed = closed_entries(core.db, WEB, route_ref(), "*")
+    built = route_entries_of(core.db, WEB, route_ref(), False)
+    closed = closed_entries(core.db, WEB, route_ref(), "*", False)
 
     assert [entry.rank for entry in closed] == [entry.rank for entry in built]
 
@@ -246,7 +246,7 @@ def test_a_redirect_of_a_wildcard_is_one_entry_that_is_known_by_its_own_match() 
     """So it is suspected, kept and closed as a whole when Envoy refuses its table."""
     core = Core(gateway(http("web")), http_route(rule(f"{{filters: [{REDIRECT}], backendRefs: []}}")))
 
-    [entry] = route_entries_of(core.db, WEB, route_ref())
+    [entry] = route_entries_of(core.db, WEB, route_ref(), False)
     [shut] = VirtualHost.FromString(fail_closed(entry).body).routes
 
     assert not shut.match.headers

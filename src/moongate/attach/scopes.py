@@ -7,7 +7,8 @@ a part of its own, and all wildcards, and what has no hostname, share one (``nam
 
 Envoy compares only the hash of that key, XXH64, for which anybody can compute a second text. It refuses the
 second of two parts with one hash, and a route of one team must not take a hostname from another. So
-hostnames of one hash have no parts of their own, in no table. Nor has one with the hash of ``OTHERS_KEY``.
+hostnames of one hash, of routes or of listeners, have no parts of their own, in no table. Nor has one with
+the hash of ``OTHERS_KEY``.
 
 Source: Envoy, "HTTP Route Scope"; ``ScopeKeyFragmentBase::hash``.
 """
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from moongate.attach.envoy_listeners import RouteTable, chain_groups, route_configurations
+from moongate.api.gateway import Gateway
+from moongate.attach.envoy_listeners import chain_groups, route_configurations
 from moongate.attach.fleets import fleet_of
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
 from moongate.attach.routes import host_shards, hosts
@@ -43,17 +45,23 @@ def _hashed(host: str) -> int:
     return xxhash.xxh64_intdigest(host.encode())
 
 
-def _by_hash(route: RequestRoute) -> Iterator[tuple[int, str]]:
-    return ((_hashed(host), host) for host in route.hostnames)
-
-
-HASHES: Index[RequestRoute, str] = Index("hostname-hashes", REQUEST_ROUTE_TYPES, _by_hash)
-"""Hash of a scope's key → hostnames that routes have."""
-
-
 def is_exact(host: str) -> bool:
     """Whether a hostname is one, and stands for no others."""
     return bool(host) and not host.startswith("*")
+
+
+def _by_hash(resource: RequestRoute | Gateway) -> Iterator[tuple[int, str]]:
+    if isinstance(resource, Gateway):
+        hosts = (listener.hostname or "" for listener in resource.spec.listeners)
+    else:
+        hosts = iter(resource.hostnames)
+    return ((_hashed(host), host) for host in hosts if is_exact(host))
+
+
+HASHES: Index[RequestRoute | Gateway, str] = Index(
+    "hostname-hashes", (*REQUEST_ROUTE_TYPES, Gateway), _by_hash
+)
+"""Hash of a scope's key → exact hostnames that routes and listeners have."""
 
 
 def has_scope(db: Db, host: str) -> bool:
@@ -68,16 +76,9 @@ def has_scope(db: Db, host: str) -> bool:
 
 @query
 def is_scoped(db: Db, listener: ListenerId) -> bool:
-    """Whether the routes of a listener stand in a scoped table."""
-    table = table_at(db, listener)
-    return table is not None and table.scoped
-
-
-@query
-def table_at(db: Db, listener: ListenerId) -> RouteTable | None:
-    """The table that a listener's routes stand in; ``None`` when Envoy does not serve it."""
+    """Whether the table of a listener is scoped. One that only a draining listener uses may not be."""
     tables = route_configurations(db, fleet_of(db, listener.gateway))
-    return next((table for table in tables if listener in table.members), None)
+    return any(table.scoped for table in tables if listener in table.members)
 
 
 @query

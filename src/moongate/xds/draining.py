@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from moongate.attach.envoy_listeners import RouteTable, chain_groups
-from moongate.attach.fleets import bind_addresses
+from moongate.attach.envoy_listeners import RouteTable, chain_groups, route_configurations
+from moongate.attach.fleets import bind_addresses, fleet_of
 from moongate.attach.listeners import last_judged
 from moongate.attach.routes import wider
 from moongate.engine import query
@@ -105,6 +105,19 @@ def draining_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
         return ()
     uses = table_uses(db, fleet)
     return tuple(RouteTable(name, successors(match, uses), scoped) for name, match, scoped in drain)
+
+
+@query
+def all_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
+    """The route configurations of a fleet, those that only draining listeners use last."""
+    return (*route_configurations(db, fleet), *draining_tables(db, fleet))
+
+
+@query
+def tables_of(db: Db, listener: ListenerId) -> tuple[RouteTable, ...]:
+    """The route configurations that the routes of a listener stand in; none when Envoy does not serve it."""
+    tables = all_tables(db, fleet_of(db, listener.gateway))
+    return tuple(table for table in tables if listener in table.members)
 
 
 def successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:

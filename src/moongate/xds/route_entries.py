@@ -23,7 +23,8 @@ from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from moongate import names
 from moongate.attach.fleets import fleet_of
 from moongate.attach.routes import attached_hosts
-from moongate.attach.scopes import has_scope, table_at
+from moongate.attach.scopes import has_scope
+from moongate.xds.draining import tables_of
 from moongate.xds.fallbacks import kept_out
 from moongate.xds.scoped_chains import FINDER
 from moongate.xds.wire import ROUTE, SCOPE, encode, message_field, sized, version
@@ -80,30 +81,33 @@ def in_force(
 
 def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[ResourceKey]:
     """What the last good forms that stand in for a route's entries send requests to."""
-    tables = dict.fromkeys(resource_at(db, listener, host) for host in attached_hosts(db, route, listener))
-    for at in tables:
-        for fallback in kept_out(db, *at, route).values() if at is not None else ():
+    hosts = attached_hosts(db, route, listener)
+    for at in dict.fromkeys(at for host in hosts for at in resources_with(db, listener, host)):
+        for fallback in kept_out(db, *at, route).values():
             if fallback.last_good is not None:
                 yield from fallback.last_good.needs
 
 
 def _kept_out(db: Db, listener: ListenerId, host: str, route: Ref) -> Mapping[str, Fallback]:
-    at = resource_at(db, listener, host)
-    return kept_out(db, *at, route) if at is not None else {}
+    """What is kept out of any resource with these entries.
 
-
-def resource_at(db: Db, listener: ListenerId, host: str) -> tuple[FleetId, str, str] | None:
-    """The resource with the routes of a hostname of a listener: its fleet, type URL and name.
-
-    ``None`` when Envoy does not serve the listener.
+    So a table that takes another form begins with what was kept out of it before.
     """
-    table = table_at(db, listener)
-    if table is None:
-        return None
+    out: Mapping[str, Fallback] = {}
+    for at in resources_with(db, listener, host):
+        if more := kept_out(db, *at, route):
+            out = {**more, **out} if out else more
+    return out
+
+
+def resources_with(db: Db, listener: ListenerId, host: str) -> Iterator[tuple[FleetId, str, str]]:
+    """The resources with the routes of a hostname of a listener: fleet, type URL and name of each."""
     fleet = fleet_of(db, listener.gateway)
-    if not table.scoped:
-        return fleet, ROUTE, table.name
-    return fleet, SCOPE, names.scope(table.name, host if has_scope(db, host) else names.OTHERS)
+    for table in tables_of(db, listener):
+        if table.scoped:
+            yield fleet, SCOPE, names.scope(table.name, host if has_scope(db, host) else names.OTHERS)
+        else:
+            yield fleet, ROUTE, table.name
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:

@@ -21,12 +21,12 @@ from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 
 from moongate import names
 from moongate.api.gateway import Gateway
-from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listeners import last_judged
 from moongate.attach.routes import (
     ANY,
     host_shards,
+    host_shards_of,
     hosts,
     listeners_at,
     may_serve,
@@ -34,13 +34,13 @@ from moongate.attach.routes import (
     routes_at,
     shards_at,
 )
-from moongate.attach.scopes import has_scope, is_scoped, other_hosts
+from moongate.attach.scopes import has_scope, other_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
-from moongate.xds.draining import draining_tables
+from moongate.xds.draining import all_tables
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resource_at
+from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resources_with
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.scoped_chains import OWN_SCOPE, ScopeHead, scope_head
 from moongate.xds.wire import ROUTE, SCOPE, Encoded, XdsResource, encode, message_field, version
@@ -92,14 +92,16 @@ class Part(Encoded, frozen=True):
 
 
 @query
-def host_entries(db: Db, listener: ListenerId, host: str, part: int) -> tuple[RouteEntry, ...]:
+def host_entries(db: Db, listener: ListenerId, host: str, part: int, scoped: bool) -> tuple[RouteEntry, ...]:
     """What one shard of routes has under a hostname, in force and sorted."""
     entries: list[RouteEntry] = []
     routes = routes_at(db, listener, host, part)
-    built_entries = route_entries_of.attempt_each(db, [(listener, route) for route in routes])
+    built_entries = route_entries_of.attempt_each(db, [(listener, route, scoped) for route in routes])
     for route, built in zip(routes, built_entries, strict=True):
         # Whatever failed may be what keeps strangers out.
-        served = closed_entries.attempt(db, listener, route, host) if isinstance(built, Failed) else built
+        served = built
+        if isinstance(built, Failed):
+            served = closed_entries.attempt(db, listener, route, host, scoped)
         if isinstance(served, Failed):
             # Not even what it matches on is known. A rule that Envoy could not match on is left out as well.
             continue
@@ -108,16 +110,14 @@ def host_entries(db: Db, listener: ListenerId, host: str, part: int) -> tuple[Ro
 
 
 @query
-def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
-    """One virtual host, its routes in Gateway API precedence."""
-    parts = host_entries.each(db, [(listener, host, n) for n in shards_at(db, listener, host)])
+def virtual_host(db: Db, listener: ListenerId, host: str, scoped: bool) -> Host:
+    """One virtual host of a whole or a scoped table, its routes in Gateway API precedence."""
+    parts = host_entries.each(db, [(listener, host, n, scoped) for n in shards_at(db, listener, host)])
     entries = parts[0] if len(parts) == 1 else tuple(sorted(chain.from_iterable(parts), key=_RANK))
     name = names.virtual_host(listener, host)
-    if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host):
+    if not entries and not reserved(db, listener, host) and not _has_routes(db, listener, host, scoped):
         return Host((), name, host, b"", version(b""), ())
-    head = VirtualHost(name=name, domains=[host])
-    if is_scoped(db, listener) and has_scope(db, host):
-        head.metadata.MergeFrom(OWN_SCOPE)
+    head = _host_head(db, name, host, scoped)
     if "virtual_host" in holders(db, fleet_of(db, listener.gateway)):
         head.metadata.MergeFromString(
             metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
@@ -127,13 +127,20 @@ def virtual_host(db: Db, listener: ListenerId, host: str) -> Host:
     return Host(entries[0].rank if entries else (), name, host, entry, version(entry), entries)
 
 
-def _has_routes(db: Db, listener: ListenerId, host: str) -> bool:
+def _host_head(db: Db, name: str, host: str, scoped: bool) -> VirtualHost:
+    head = VirtualHost(name=name, domains=[host])
+    if scoped and has_scope(db, host):
+        head.metadata.MergeFrom(OWN_SCOPE)
+    return head
+
+
+def _has_routes(db: Db, listener: ListenerId, host: str, scoped: bool) -> bool:
     """Whether a hostname is to have routes, also if Envoy refuses all of them even as answers with 500.
 
     Then its requests must not fall to a wider hostname, whose routes may let everybody pass.
     """
     routes = (route for n in shards_at(db, listener, host) for route in routes_at(db, listener, host, n))
-    built = (route_entries_of.attempt(db, listener, route) for route in routes)
+    built = (route_entries_of.attempt(db, listener, route, scoped) for route in routes)
     return any(
         entry.host == host for entries in built if not isinstance(entries, Failed) for entry in entries
     )
@@ -150,9 +157,11 @@ def gateway_annotations(db: Db, gateway: Ref) -> tuple[tuple[str, str], ...]:
 def host_part(db: Db, listener: ListenerId, part: int, scoped: bool) -> Part:
     """The virtual hosts of one shard; without those that have a part of their own in a scoped table."""
     named = other_hosts(db, listener, part) if scoped else hosts(db, listener, part)
-    built = virtual_host.attempt_each(db, [(listener, host) for host in named])
+    built = virtual_host.attempt_each(db, [(listener, host, scoped) for host in named])
     return _part(
-        listener, part, [_host_in_force(db, listener, *each) for each in zip(named, built, strict=True)]
+        listener,
+        part,
+        [_host_in_force(db, listener, *each, scoped) for each in zip(named, built, strict=True)],
     )
 
 
@@ -162,18 +171,18 @@ def _part(listener: ListenerId, part: int, of: Iterable[Host]) -> Part:
     return Part((listener, part), served, body, version(body))
 
 
-def _host_in_force(db: Db, listener: ListenerId, host: str, built: Host | Failed) -> Host:
+def _host_in_force(db: Db, listener: ListenerId, host: str, built: Host | Failed, scoped: bool) -> Host:
     """A virtual host; while it cannot be built, as it last was, or closed if it never was."""
     if not isinstance(built, Failed):
         return built
-    kept = virtual_host.last_good(db, listener, host)
-    return _closed_host(listener, host) if isinstance(kept, Failed) else kept
+    kept = virtual_host.last_good(db, listener, host, scoped)
+    return _closed_host(db, listener, host, scoped) if isinstance(kept, Failed) else kept
 
 
-def _closed_host(listener: ListenerId, host: str) -> Host:
+def _closed_host(db: Db, listener: ListenerId, host: str, scoped: bool) -> Host:
     """A virtual host that cannot be built: all of its requests are answered with 500."""
     name = names.virtual_host(listener, host)
-    message = VirtualHost(name=name, domains=[host])
+    message = _host_head(db, name, host, scoped)
     message.routes.add(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=500))
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, encode(message))
     return Host((), name, host, entry, version(entry), ())
@@ -205,14 +214,22 @@ def _joined(parts: tuple[Part, ...]) -> list[tuple[bytes, str]]:
 @query
 def scope_shards(db: Db, fleet: FleetId) -> tuple[tuple[str, ListenerId, int], ...]:
     """Where scoped tables of a fleet may have hostnames: ``((table, listener, shard), …)``."""
-    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
     return tuple(
         (table.name, listener, n)
-        for table in tables
+        for table in all_tables(db, fleet)
         if table.scoped
         for listener in table.members
-        for n in host_shards(db, listener)
+        for n in _last_host_shards(db, listener)
     )
+
+
+def _last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
+    """As ``host_shards``, as it last was while that fails: other Gateways of the fleet go on.
+
+    There are none if it never was. Then the part that others share closes all that the listener has.
+    """
+    kept = host_shards_of.last_good(db, listener.gateway)
+    return () if isinstance(kept, Failed) else kept.get(listener, ())
 
 
 @query
@@ -228,23 +245,27 @@ def scope_parts(db: Db, fleet: FleetId, table: str, host: str | None = None) -> 
     """What a part of a scoped table that was just built is joined from; the arguments are the builder's."""
     if host is None:
         return parts_of(db, fleet, table)
-    parts = (
-        _part(
-            listener,
-            shard(host),
-            (_host_in_force(db, listener, host, virtual_host.attempt(db, listener, host)),),
-        )
-        for listener in _listeners_in(db, fleet, table, host)
-    )
+    parts = (_part_at(db, listener, host) for listener in _listeners_in(db, fleet, table, host))
     return tuple(part for part in parts if part.hosts)
+
+
+def _part_at(db: Db, listener: ListenerId, host: str) -> Part:
+    """What a listener has of the part of a hostname."""
+    built = virtual_host.attempt(db, listener, host, True)
+    if isinstance(built, Failed) and not may_serve(db, listener, host):
+        return _part(listener, shard(host), ())  # it is another listener's
+    return _part(listener, shard(host), (_host_in_force(db, listener, host, built, True),))
 
 
 @query
 def _listeners_in(db: Db, fleet: FleetId, table: str, host: str) -> tuple[ListenerId, ...]:
-    """The listeners of a table that may have a hostname: mostly one of them does."""
-    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
-    members = next((each.members for each in tables if each.name == table), ())
-    at = {each for gateway in {m.gateway for m in members} for each in listeners_at(db, gateway, host)}
+    """The listeners of a table that may have a hostname: mostly one of them does.
+
+    Those of a Gateway that fails are as they last were.
+    """
+    members = next((each.members for each in all_tables(db, fleet) if each.name == table), ())
+    of_gateways = [listeners_at.last_good(db, gateway, host) for gateway in {m.gateway for m in members}]
+    at = {each for some in of_gateways if not isinstance(some, Failed) for each in some}
     return tuple(member for member in members if member in at)
 
 
@@ -266,8 +287,7 @@ def _in_scope(head: ScopeHead, virtual_hosts: Sequence[bytes]) -> bytes:
 @query
 def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     """The parts of a table, listener by listener; ``None`` when there is no table of that name."""
-    tables = (*route_configurations(db, fleet), *draining_tables(db, fleet))
-    table = next((t for t in tables if t.name == name), None)
+    table = next((t for t in all_tables(db, fleet) if t.name == name), None)
     if table is None:
         return None
     if fleet.owner.is_a(Gateway):
@@ -295,7 +315,8 @@ def _kept_part(db: Db, listener: ListenerId, shard_: int, scoped: bool) -> Part:
     kept = host_part.last_good(db, listener, shard_, scoped)
     former = {host.name: host for host in kept.hosts} if not isinstance(kept, Failed) else {}
     named = hosts(db, listener, shard_)
-    closed = [_closed_host(listener, host) for host in named if not (scoped and has_scope(db, host))]
+    others = (host for host in named if not (scoped and has_scope(db, host)))
+    closed = [_closed_host(db, listener, host, scoped) for host in others]
     return _part(listener, shard_, [former.get(host.name, host) for host in closed])
 
 
@@ -334,15 +355,12 @@ def _closed(db: Db, listener: ListenerId, failed: Failed) -> Part:
     if own is None:
         raise Contained(failed)
     host = own.hostname or ANY
-    return _part(listener, shard(host), [_closed_host(listener, host)])
+    return _part(listener, shard(host), [_closed_host(db, listener, host, scoped=False)])
 
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...]:
     """What a route configuration that was just built is joined from."""
-    tables = route_configurations.attempt(db, fleet)
-    if isinstance(tables, Failed):
-        return ()
-    parts = table_parts.attempt(db, fleet, name) if any(table.name == name for table in tables) else ()
+    parts = table_parts.attempt(db, fleet, name)
     return () if isinstance(parts, Failed) else parts or ()
 
 
@@ -458,13 +476,15 @@ def scope_concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> C
 
 
 def _concern(db: Db, at: tuple[FleetId, str, str], name: str, route: Ref, form: str) -> Concern | None:
-    table = next((t for t in route_configurations(db, at[0]) if t.name == name), None)
+    table = next((each for each in all_tables(db, at[0]) if each.name == name), None)
+    if table is None:
+        return None
     out = kept_out(db, *at, route)
     good = ((of, fallback.last_good) for of, fallback in out.items())
     forms = {form, *(of for of, former in good if former is not None and version(former.body) == form)}
-    for listener in table.members if table is not None else ():
-        for entry in route_entries_of(db, listener, route):
-            if resource_at(db, listener, entry.host) == at and not forms.isdisjoint(
+    for listener in table.members:
+        for entry in route_entries_of(db, listener, route, table.scoped):
+            if at in resources_with(db, listener, entry.host) and not forms.isdisjoint(
                 (version(entry.body), version(fail_closed(entry).body))
             ):
                 return Concern(str(route), (route,))

@@ -85,6 +85,7 @@ class _ServedRule(NamedTuple):
     destination: Destination
     settings: RuleSettings
     terms: _Terms
+    scoped: bool
 
 
 class _Terms(NamedTuple):
@@ -97,7 +98,6 @@ class _Terms(NamedTuple):
         failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
         closed: the namespaces whose routes are closed for such a reason, and single routes.
         facts: values of the listener's policy that features of routes use.
-        scoped: whether the routes stand in a scoped table.
     """
 
     in_order: bool
@@ -106,7 +106,6 @@ class _Terms(NamedTuple):
     failed: bool
     closed: frozenset[Ref | str]
     facts: ListenerFacts
-    scoped: bool
 
 
 @query
@@ -121,13 +120,19 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
         failed=listener_failed(db, listener) or not closed.isdisjoint(("", gateway.namespace, gateway)),
         closed=closed,
         facts=listener_facts(db, listener),
-        scoped=is_scoped(db, listener),
     )
 
 
 @query
-def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEntry, ...]:
-    """The Envoy routes of a route on a listener, one per rule, match and hostname."""
+def route_entries_of(db: Db, listener: ListenerId, route: Ref, scoped: bool) -> tuple[RouteEntry, ...]:
+    """The Envoy routes of a route on a listener, one per rule, match and hostname.
+
+    Args:
+        db: what is read.
+        listener: on which.
+        route: of which.
+        scoped: whether they are for a scoped table.
+    """
     resource = get(db, RequestRoute, route)
     hosts = attached_hosts(db, route, listener)
     if resource is None or not hosts:
@@ -135,12 +140,14 @@ def route_entries_of(db: Db, listener: ListenerId, route: Ref) -> tuple[RouteEnt
     return tuple(
         entry
         for index in range(len(resource.spec.rules))
-        for entry in _entries_within(db, listener, resource, index, hosts)
+        for entry in _entries_within(db, listener, resource, index, hosts, scoped=scoped)
     )
 
 
 @query
-def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple[RouteEntry, ...]:
+def closed_entries(
+    db: Db, listener: ListenerId, route: Ref, host: str, scoped: bool
+) -> tuple[RouteEntry, ...]:
     """The matches of a route under a hostname, each answered with 500, because the route cannot be built.
 
     This does not read whether the listener accepts the route, as that query may be the one that failed.
@@ -151,19 +158,19 @@ def closed_entries(db: Db, listener: ListenerId, route: Ref, host: str) -> tuple
     return tuple(
         entry
         for index in range(len(resource.spec.rules))
-        for entry in _closed_rule(db, listener, resource, index, (host,))
+        for entry in _closed_rule(db, listener, resource, index, (host,), scoped=scoped)
     )
 
 
 @query
 def excessive_rules(db: Db, listener: ListenerId, route: Ref) -> tuple[int, ...]:
     """The rules of a route that answer 500 because their Envoy routes would be too large, by index."""
-    entries = route_entries_of(db, listener, route)
+    entries = route_entries_of(db, listener, route, is_scoped(db, listener))
     return tuple(dict.fromkeys(entry.excessive for entry in entries if entry.excessive is not None))
 
 
 def _closed_rule(
-    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...], *, scoped: bool
 ) -> Iterator[RouteEntry]:
     written = written_matches(route.KIND, route.spec.rules[index])
     in_order = _in_order(db, listener)
@@ -172,27 +179,29 @@ def _closed_rule(
             name = names.route(names.rule(route.ref, index), match.index, host)
             message = Route(name=name, match=matcher(match))
             message.direct_response.status = 500
+            if scoped:
+                _look_at_host(message, own=has_scope(db, host))
             body = message_field(VirtualHost.ROUTES_FIELD_NUMBER, encode(message))
             yield RouteEntry(_rank(route, index, match, in_order=in_order), host, route.ref, body)
 
 
 def _entries_within(
-    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...], *, scoped: bool
 ) -> Iterator[RouteEntry]:
     """The entries of a rule, which is closed where they are too large together."""
     entries: list[RouteEntry] = []
     size = 0
-    for entry in _rule_entries(db, listener, route, index, hosts):
+    for entry in _rule_entries(db, listener, route, index, hosts, scoped=scoped):
         entries.append(entry)
         size += len(entry.body)
         if size > MOST_BYTES:
-            closed = _closed_rule(db, listener, route, index, hosts)
+            closed = _closed_rule(db, listener, route, index, hosts, scoped=scoped)
             return (each._replace(excessive=index) for each in closed)
     return iter(entries)
 
 
 def _rule_entries(
-    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...]
+    db: Db, listener: ListenerId, route: RequestRoute, index: int, hosts: tuple[str, ...], *, scoped: bool
 ) -> Iterator[RouteEntry]:
     rule, ref = route.spec.rules[index], route.ref
     written = written_matches(route.KIND, rule)
@@ -206,10 +215,11 @@ def _rule_entries(
         rule_destination(db, listener, ref, index),
         effective_rule(db, listener, ref, rule),
         _terms(db, listener),
+        scoped,
     )
     base, bound = _common_route(db, served)
     if base.typed_per_filter_config:
-        if served.terms.scoped:
+        if scoped:
             base.metadata.MergeFrom(switched_on(base.typed_per_filter_config))
         # Per-route config without its filter has no effect, so a rule fails with the filters of its chain.
         filters_of(db, listener, ref)
@@ -225,7 +235,7 @@ def _rule_entries(
         for host in hosts:
             message.name = names.route(rule_name, match.index, host, preflight=match.preflight)
             forms = without_request_port(message, host, port) if port else (message,)
-            for form in forms if served.terms.scoped else ():
+            for form in forms if scoped else ():
                 _look_at_host(form, own=has_scope(db, host))
             yield RouteEntry(rank, host, ref, _joined(forms, bound, tail), needs)
 
