@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
-from moongate.api.envoygateway import EnvoyGateway
+from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.kinds import KINDS, ref_of
 from tests.core import certificate, key_bytes, new_key
 from tests.worlds import CONTROLLER
@@ -421,7 +421,10 @@ batches: st.SearchStrategy[Batch] = st.lists(
 histories = st.lists(batches, min_size=1, max_size=6)
 """Batches, one after another, on top of ``BASE``."""
 
-configs = st.sampled_from([None, None, EnvoyGateway()])
+SCOPED = EnvoyGateway(runtime_flags=RuntimeFlags(enabled=("ScopedTables",)))
+"""The reference's defaults, but each hostname has a route table of its own."""
+
+configs = st.sampled_from([None, None, EnvoyGateway(), SCOPED])
 """The configuration: as shipped (shared clusters, on a host), or the reference's defaults."""
 
 

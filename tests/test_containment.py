@@ -5,6 +5,7 @@ A failure is a bug of moongate, so no world that works has one; ``tests.faults``
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct, structs
@@ -37,10 +39,10 @@ from moongate.status.routes import RouteStatus
 from moongate.world import World
 from moongate.xds.destinations import route_resources
 from moongate.xds.filters import filters_of
-from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, XdsResource, encode
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
-from tests.strategies import BASE, MERGED_BASE, Batch, configs, histories, resource
+from tests.strategies import BASE, MERGED_BASE, SCOPED, Batch, configs, histories, resource
 from tests.test_law import assert_same, flat, held_after, world
 from tests.worlds import EG, EG_FLEET, route, routes_with_services
 
@@ -78,20 +80,27 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
         assert_contained(cold, twin)
         assert_others_alike(cold, twin, call)
         # A table or a certificate alone serves nobody.
-        assert {key for key in keys(cold) - keys(twin) if key[1][0] not in {ROUTE, SECRET_TYPE}} == set()
+        more = {key for key in keys(cold) - keys(twin) if key[1][0] not in {ROUTE, SCOPE, SECRET_TYPE}}
+        assert more == set()
         for fleet, resources_of in flat(cold).items():
-            for key in resources_of.keys() & flat(twin)[fleet].keys():
-                if key[0] == ROUTE:
-                    assert_as_closed(resources_of[key].body, flat(twin)[fleet][key].body)
+            ours, theirs = tables_of(resources_of), tables_of(flat(twin)[fleet])
+            for name in ours.keys() & theirs.keys():
+                assert_as_closed(ours[name], theirs[name])
         put_fault(cold, call, None)
         cold.pull()
         assert_same(cold, twin)
 
 
 @law
-@given(histories, st.integers(0, 6), st.integers(0, 1 << 30), st.sampled_from(get_args(When)))
+@given(
+    st.sampled_from([EnvoyGateway(), SCOPED]),
+    histories,
+    st.integers(0, 6),
+    st.integers(0, 1 << 30),
+    st.sampled_from(get_args(When)),
+)
 def test_what_fails_of_one_gateway_does_not_freeze_those_that_share_its_envoys(
-    history: list[Batch], healthy: int, which: int, when: When
+    config: EnvoyGateway, history: list[Batch], healthy: int, which: int, when: When
 ) -> None:
     """The other members of a merged fleet have what they would have: chains, virtual hosts, clusters."""
 
@@ -99,7 +108,7 @@ def test_what_fails_of_one_gateway_does_not_freeze_those_that_share_its_envoys(
         of_one = [call for call in of if len(gateways_of(call)) == 1]
         return of_one[which % len(of_one)]
 
-    fail_and_mend(EnvoyGateway(), [MERGED_BASE, *history], healthy, chosen, when)
+    fail_and_mend(config, [MERGED_BASE, *history], healthy, chosen, when)
 
 
 JOINED = (
@@ -120,8 +129,11 @@ JOINED = (
 """Queries about one Gateway that others read, where a fleet joins what its Gateways have."""
 
 
-@pytest.mark.parametrize("name", JOINED)
-def test_edits_of_a_gateway_take_effect_while_a_query_of_another_in_its_fleet_fails(name: str) -> None:
+@pytest.mark.parametrize("config", [EnvoyGateway(), SCOPED], ids=["whole", "scoped"])
+@pytest.mark.parametrize("name", [*JOINED, "host_shards_of", "hosts_in"])
+def test_edits_of_a_gateway_take_effect_while_a_query_of_another_in_its_fleet_fails(
+    name: str, config: EnvoyGateway
+) -> None:
     """A listener, a route and a policy more, on the ports that both have."""
     edited = MERGED_BASE[OTHER]
     assert isinstance(edited, Gateway)
@@ -141,7 +153,7 @@ def test_edits_of_a_gateway_take_effect_while_a_query_of_another_in_its_fleet_fa
         }}),
     ]  # fmt: skip
     with faulty():
-        warm, twin = world(EnvoyGateway(), MERGED_BASE), world(EnvoyGateway(), MERGED_BASE)
+        warm, twin = world(config, MERGED_BASE), world(config, MERGED_BASE)
         before = members_hosts(warm, EG)
         failing = [call for call in calls(warm) if call[0].name == name and gateways_of(call) == {EG}]
         assert failing
@@ -260,7 +272,7 @@ def test_a_route_that_fails_answers_500_and_keeps_its_clusters() -> None:
         assert {name for type_url, name in before.keys() - after.keys() if type_url == CLUSTER} == {
             "service/default/s2/8080/http"
         }
-        table = routes_of(after[ROUTE, "default/eg/http"].body)
+        table = routes_of(tables_of(after)["default/eg/http"])
         assert [each.direct_response.status for each in table.values()] == [0, 500]
         assert str(warm.statuses()[route(1).ref]).count(INTERNAL) == 1
         assert INTERNAL not in str({r: s for r, s in warm.statuses().items() if r != route(1).ref})
@@ -275,7 +287,7 @@ def test_a_route_is_closed_while_the_filters_of_its_chain_are_unknown() -> None:
         put_fault(warm, (filters_of, (listener, guarded)), "before")
         warm.pull()
 
-        table = routes_of(flat(warm)["default/eg"][ROUTE, "default/eg/web"].body)
+        table = routes_of(tables_of(flat(warm)["default/eg"])["default/eg/web"])
         assert {
             each.direct_response.status for name, each in table.items() if "httproute/default/r0/" in name
         } == {500}
@@ -452,9 +464,20 @@ def chains_of(resources: Mapping[tuple[str, str], XdsResource], prefix: str) -> 
 
 
 def hosts_of(resources: Mapping[tuple[str, str], XdsResource], prefix: str) -> dict[str, VirtualHost]:
-    tables = (RouteConfiguration.FromString(r.body) for (t, _), r in resources.items() if t == ROUTE)
-    hosts = (host for table in tables for host in table.virtual_hosts)
+    hosts = (host for table in tables_of(resources).values() for host in table.virtual_hosts)
     return {host.name: host for host in hosts if host.name.startswith(prefix)}
+
+
+def tables_of(resources: Mapping[tuple[str, str], XdsResource]) -> dict[str, RouteConfiguration]:
+    """The route tables of a fleet, by name; of a scoped table all parts together."""
+    tables: defaultdict[str, RouteConfiguration] = defaultdict(RouteConfiguration)
+    for (type_url, name), each in resources.items():
+        if type_url == ROUTE:
+            tables[name].MergeFromString(each.body)
+        elif type_url == SCOPE:
+            scope = ScopedRouteConfiguration.FromString(each.body)
+            tables[names.table_of_scope(name)].MergeFrom(scope.route_configuration)
+    return dict(tables)
 
 
 def clusters_of(hosts: Mapping[str, VirtualHost]) -> set[str]:
@@ -471,7 +494,7 @@ def refs(key: Any) -> Iterator[Ref]:
             yield from refs(each)
 
 
-def assert_as_closed(one: bytes, other: bytes) -> None:
+def assert_as_closed(one: RouteConfiguration, other: RouteConfiguration) -> None:
     """A table has the routes of another, by host in the same order, each as it is there or answered with 500.
 
     What it has besides, as it may be meant for it, is answered with 500 as well. So is all of a host that
@@ -486,6 +509,5 @@ def assert_as_closed(one: bytes, other: bytes) -> None:
         assert of_host == [name for name in routes if name in of_host]
 
 
-def routes_of(table: bytes) -> dict[str, Route]:
-    hosts = RouteConfiguration.FromString(table).virtual_hosts
-    return {f"{host.name} {route.name}": route for host in hosts for route in host.routes}
+def routes_of(table: RouteConfiguration) -> dict[str, Route]:
+    return {f"{host.name} {route.name}": route for host in table.virtual_hosts for route in host.routes}
