@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from msgspec import structs
 
 from moongate.api.envoygateway import RuntimeFlags
+from moongate.api.httproute import HTTPHeaderMatch, HTTPRouteMatch
 from moongate.attach import scopes
-from moongate.attach.envoy_listeners import route_configurations
+from moongate.attach.envoy_listeners import ready_listeners, route_configurations
+from moongate.draining_tables import DrainingTables
 from moongate.large_tables import LargeTables
 from moongate.world import World
-from moongate.xds.wire import ROUTE, SCOPE
+from moongate.xds.fallbacks import Fallback, withheld
+from moongate.xds.routes import concern
+from moongate.xds.rule_routes import route_entries_of
+from moongate.xds.scoped_chains import HOST_HEADER
+from moongate.xds.wire import ROUTE, SCOPE, version
 from tests import worlds
 from tests.core import ON_HOST
 
@@ -31,22 +39,38 @@ class Fleet:
         self.world.apply({each.ref: each for each in worlds.routes_with_backends(0)})
         self.world.pull()
         self.large.start(worlds.EG_FLEET)
+        self.draining = DrainingTables(self.world)
+        self.draining.start(worlds.EG_FLEET)
 
     def serve(self, *hosts: str) -> None:
         """Let there be a route for each of these hostnames, and for no others."""
+        of_host = HTTPRouteMatch(headers=(HTTPHeaderMatch(name="Host", value="b.test"),))
         for n in range(5):
-            named = structs.replace(
-                worlds.route(n), spec=structs.replace(worlds.route(n).spec, hostnames=hosts[n : n + 1])
-            )
-            self.world.apply({named.ref: named if n < len(hosts) else None})
+            route = worlds.route(n)
+            rule = structs.replace(route.spec.rules[0], matches=(of_host,))
+            spec = structs.replace(route.spec, hostnames=hosts[n : n + 1], rules=(rule,))
+            self.world.apply({route.ref: structs.replace(route, spec=spec) if n < len(hosts) else None})
         self.world.pull()
 
     def is_scoped(self) -> bool:
         [table] = route_configurations(self.world.db, worlds.EG_FLEET)
         types = self.world.xds()["default/eg"]
-        assert bool(types.get(SCOPE)) == table.scoped
-        assert bool(types.get(ROUTE)) != table.scoped
+        assert types.get(SCOPE) if table.scoped else TABLE in types[ROUTE]
         return table.scoped
+
+    def grow(self) -> None:
+        """Let the table be large, with two hostnames more."""
+        self.serve("a.test", "*.test", "b.test", "c.test")
+        assert self.is_scoped()
+
+    def others(self) -> RouteConfiguration:
+        """What the part has that hostnames share."""
+        [part] = (r for n, r in self.world.xds()["default/eg"][SCOPE].items() if n.endswith("/_"))
+        return ScopedRouteConfiguration.FromString(part.body).route_configuration
+
+    def former(self) -> RouteConfiguration:
+        """The whole table, which drains."""
+        return RouteConfiguration.FromString(self.world.xds()["default/eg"][ROUTE][TABLE].body)
 
 
 def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +105,45 @@ def test_nothing_is_said_of_a_fleet_that_is_gone(monkeypatch: pytest.MonkeyPatch
     fleet.world.pull()
 
     assert not fleet.is_scoped()
+
+
+def looks_at(table: RouteConfiguration) -> list[str]:
+    """The headers that the routes of ``*.test`` match on."""
+    [host] = (host for host in table.virtual_hosts if host.domains[0] == "*.test")
+    return [header.name for route in host.routes for header in route.match.headers]
+
+
+def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections have no finder, so a match on the Host must go on to look at the Host."""
+    monkeypatch.setattr(scopes, "LARGE", 3)
+    fleet = Fleet()
+    fleet.serve("a.test", "*.test")
+    assert not fleet.is_scoped()
+    fleet.grow()
+
+    assert (looks_at(fleet.others()), looks_at(fleet.former())) == ([HOST_HEADER], ["Host"])
+
+    fleet.serve("a.test", "*.test", "d.test")
+    assert "d.test" in {host.domains[0] for host in fleet.former().virtual_hosts}
+    assert looks_at(fleet.former()) == ["Host"]
+
+
+def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy would refuse it again: a part of a first answer, for which nothing is in force yet."""
+    monkeypatch.setattr(scopes, "LARGE", 3)
+    fleet = Fleet()
+    fleet.serve("a.test", "*.test")
+    assert not fleet.is_scoped()
+    refused = worlds.route(0).ref
+    [listener] = ready_listeners(fleet.world.db, worlds.EG_FLEET)
+    [entry] = route_entries_of(fleet.world.db, listener, refused, False)
+    form = version(entry.body)
+    at = (worlds.EG_FLEET, ROUTE, TABLE)
+    fleet.world.write(withheld(*at, refused), {form: Fallback(None, strict=True)})
+    fleet.world.pull()
+    fleet.grow()
+
+    [part] = (r for n, r in fleet.world.xds()["default/eg"][SCOPE].items() if n.endswith("/a.test"))
+    [host] = ScopedRouteConfiguration.FromString(part.body).route_configuration.virtual_hosts
+    assert [route.direct_response.status for route in host.routes] == [500]
+    assert concern(fleet.world.db, worlds.EG_FLEET, TABLE, refused, form) is not None, "it drains with it"

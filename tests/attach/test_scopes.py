@@ -47,6 +47,14 @@ def test_hostnames_of_one_hash_have_none_as_envoy_would_take_one_for_the_other(
     assert [has_scope(db, host) for host in ("aa.test", "bb.test", "c.test")] == [False, False, True]
 
 
+def test_hostnames_of_listeners_have_hashes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A route without hostname is served under that of its listener, a part like any other."""
+    monkeypatch.setattr(scopes, "_hashed", len)
+    db = Core(gateway(http("all"), http("own", "aa.test")), ROUTE.format(name="r", hosts="'bb.test'")).db
+
+    assert [has_scope(db, host) for host in ("aa.test", "bb.test")] == [False, False]
+
+
 def test_a_hostname_with_the_hash_of_the_shared_part_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scopes, "_hashed", len)
     like = "a" * (len(scopes.OTHERS_KEY) - len(".test")) + ".test"

@@ -12,6 +12,7 @@ from moongate.api.envoyproxy import EnvoyProxySpec
 from moongate.attach.route_kinds import order
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import closed_entries, excessive_rules, route_entries_of
+from moongate.xds.scoped_chains import HOST_HEADER
 from tests.core import IN_CLUSTER, Core, gateway, http
 from tests.listeners import client_traffic_policy
 from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
@@ -76,6 +77,18 @@ def test_what_stands_in_for_a_route_that_cannot_be_built_stands_in_its_place(con
     closed = closed_entries(core.db, WEB, route_ref(), "*", False)
 
     assert [entry.rank for entry in closed] == [entry.rank for entry in built]
+
+
+@pytest.mark.parametrize(("host", "looked_at"), [("a.test", ":authority"), ("*.test", HOST_HEADER)])
+def test_a_closed_match_on_the_host_looks_where_the_host_is(host: str, looked_at: str) -> None:
+    """Otherwise its requests would pass it by, for a route that may let everybody pass."""
+    of_host = rule("matches: [{headers: [{name: Host, value: b.test}]}]")
+    core = Core(gateway(http("web")), service(), http_route(of_host, hostnames=(host,)))
+
+    for scoped, header in ((True, looked_at), (False, "Host")):
+        (entry,) = closed_entries(core.db, WEB, route_ref(), host, scoped)
+        [route] = VirtualHost.FromString(entry.body).routes
+        assert [each.name for each in route.match.headers] == [header]
 
 
 def test_shares_are_weights_and_what_cannot_be_used_keeps_its_own() -> None:
