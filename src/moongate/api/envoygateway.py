@@ -253,7 +253,9 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                 ),
             ),
             extension_apis=ExtensionAPIs(enable_backend=True, enable_envoy_patch_policy=True),
-            runtime_flags=RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead")),
+            runtime_flags=RuntimeFlags(
+                enabled=("StableFilterChains", "MetadataWhereRead", "ScopedLargeTables")
+            ),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
         )
 
