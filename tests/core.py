@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from msgspec import structs
 
 from moongate.api.admission import admit
 from moongate.api.base import FleetId, Ref, Resource
@@ -32,6 +33,8 @@ ALL_KINDS = {**KINDS, **{(kind.GROUP, kind.KIND): kind for kind in POLICY_KINDS}
 
 IN_CLUSTER = EnvoyGateway()
 ON_HOST = EnvoyGateway.shipped()
+WHOLE = structs.replace(ON_HOST, runtime_flags=ON_HOST.runtime_flags.without("ScopedLargeTables"))
+"""As shipped, but with one table for a listener, also for hundreds of hostnames."""
 
 GATEWAY_CLASS = """
 apiVersion: gateway.networking.k8s.io/v1

@@ -17,6 +17,7 @@ from moongate.quarantine.search import Steps
 from moongate.world import World
 from moongate.xds.wire import CLUSTER, ROUTE, XdsResource
 from tests import worlds
+from tests.core import WHOLE
 
 TABLE = "default/eg/http"
 NODE = "envoy-1"
@@ -54,7 +55,8 @@ class Refusing:
                 worlds.gateway(),
                 *(worlds.backend(n) for n in range(len(paths))),
                 *(worlds.route(n, path, kind=Backend.KIND) for n, path in enumerate(paths)),
-            ]
+            ],
+            WHOLE,
         )
         self.quarantine = Quarantine(self.world)
         self.serves: dict[str, str] = {}

@@ -8,9 +8,8 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from msgspec import structs
 
-from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.httproute import HTTPHeaderMatch, HTTPRouteMatch
-from moongate.attach import scopes
+from moongate.attach import sizes
 from moongate.attach.envoy_listeners import ready_listeners, route_configurations
 from moongate.draining_tables import DrainingTables
 from moongate.large_tables import LargeTables
@@ -33,8 +32,7 @@ class Fleet:
     """A World of one Gateway, and what is said of its tables."""
 
     def __init__(self) -> None:
-        flags = RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedLargeTables"))
-        self.world = World(structs.replace(ON_HOST, runtime_flags=flags))
+        self.world = World(ON_HOST)
         self.large = LargeTables(self.world)
         self.world.apply({each.ref: each for each in worlds.routes_with_backends(0)})
         self.world.pull()
@@ -75,7 +73,7 @@ class Fleet:
 
 def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """To be whole again, its listener would change once more."""
-    monkeypatch.setattr(scopes, "LARGE", 3)
+    monkeypatch.setattr(sizes, "LARGE", 3)
     fleet = Fleet()
 
     fleet.serve("a.test", "b.test")
@@ -87,7 +85,7 @@ def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: p
 
 
 def test_wildcards_make_no_table_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scopes, "LARGE", 2)
+    monkeypatch.setattr(sizes, "LARGE", 2)
     fleet = Fleet()
 
     fleet.serve("a.test", "*.b.test", "*.c.test")
@@ -96,8 +94,9 @@ def test_wildcards_make_no_table_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_said_of_a_fleet_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scopes, "LARGE", 1)
+    monkeypatch.setattr(sizes, "LARGE", 2)
     fleet = Fleet()
+    fleet.serve("a.test", "b.test")
     fleet.serve("a.test")
     assert fleet.is_scoped()
 
@@ -115,7 +114,7 @@ def looks_at(table: RouteConfiguration) -> list[str]:
 
 def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections have no finder, so a match on the Host must go on to look at the Host."""
-    monkeypatch.setattr(scopes, "LARGE", 3)
+    monkeypatch.setattr(sizes, "LARGE", 3)
     fleet = Fleet()
     fleet.serve("a.test", "*.test")
     assert not fleet.is_scoped()
@@ -130,7 +129,7 @@ def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Envoy would refuse it again: a part of a first answer, for which nothing is in force yet."""
-    monkeypatch.setattr(scopes, "LARGE", 3)
+    monkeypatch.setattr(sizes, "LARGE", 3)
     fleet = Fleet()
     fleet.serve("a.test", "*.test")
     assert not fleet.is_scoped()
@@ -147,3 +146,14 @@ def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pyte
     [host] = ScopedRouteConfiguration.FromString(part.body).route_configuration.virtual_hosts
     assert [route.direct_response.status for route in host.routes] == [500]
     assert concern(fleet.world.db, worlds.EG_FLEET, TABLE, refused, form) is not None, "it drains with it"
+
+
+def test_a_table_that_is_large_from_the_start_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its listener would be replaced at once, and Envoy would build the table twice."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    world = World(ON_HOST)
+    world.apply({each.ref: each for each in worlds.routes_with_services(2)})
+
+    [put] = world.pull().put.values()
+
+    assert ROUTE not in {each.type_url for each in put}

@@ -87,6 +87,7 @@ class Observers:
     ) -> Root[Any]:
         """Call ``handle`` each time a query call was settled."""
         root = self.db.observe(query, *args, rank=rank, eager=eager)
+        assert root not in self._handlers, f"{root} has an observer, which would hear of it no more"
         self._handlers[root] = handle
         return root
 

@@ -6,9 +6,9 @@ import pytest
 
 from moongate.api.base import ListenerId
 from moongate.attach import scopes
-from moongate.attach.scopes import has_scope, split_hosts, tables_by_size
+from moongate.attach.scopes import has_scope, split_hosts
 from moongate.store import shard
-from tests.core import EG, EG_FLEET, Core, gateway, http
+from tests.core import EG, Core, gateway, http
 
 LISTENER = ListenerId(EG, EG, "http")
 
@@ -60,10 +60,3 @@ def test_a_hostname_with_the_hash_of_the_shared_part_has_none(monkeypatch: pytes
     like = "a" * (len(scopes.OTHERS_KEY) - len(".test")) + ".test"
 
     assert not has_scope(core(like).db, like)
-
-
-def test_a_table_is_large_by_its_exact_hostnames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scopes, "LARGE", 2)
-
-    assert tables_by_size(core("a.test", "*.test").db, EG_FLEET) == (("default/eg/http", False),)
-    assert tables_by_size(core("a.test", "b.test").db, EG_FLEET) == (("default/eg/http", True),)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from moongate.attach.scopes import LARGE
+from moongate.attach.sizes import LARGE
 from moongate.xds import rule_routes
 from moongate.xds.wire import SCOPE
 from tests.e2e import manifests as m

@@ -21,6 +21,7 @@ from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
 from moongate.attach.listeners import ChainKind, Listener, all_last_judged
+from moongate.attach.sizes import are_large
 from moongate.engine import query
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def renamed(fleet: FleetId) -> tuple[str, FleetId]:
     return ("renamed", fleet)
 
 
-def large_tables(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with the names of the chains that have hundreds of hostnames: a frozenset; or absent."""
-    return ("large-tables", fleet)
+def scoped_chains(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with the names of the chains whose tables have been scoped: a frozenset; or absent."""
+    return ("scoped-chains", fleet)
 
 
 class RouteTable(NamedTuple):
@@ -134,7 +135,8 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
     flags = config(db).runtime_flags
     all_scoped = flags.on("ScopedTables")
-    large = (db.read(large_tables(fleet)) if flags.on("ScopedLargeTables") else None) or ()
+    by_size = flags.on("ScopedLargeTables")
+    before: frozenset[str] = (db.read(scoped_chains(fleet)) if by_size else None) or frozenset()
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
@@ -142,7 +144,9 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
             other_listeners.get(name, name),
             members[0].container_port,
             tuple(
-                group._replace(scoped=all_scoped or group.name in large)
+                group._replace(
+                    scoped=all_scoped or group.name in before or (by_size and are_large(db, group.members))
+                )
                 for group in _groups(members, other_names, by_port=by_port)
             ),
         )

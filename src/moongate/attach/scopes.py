@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from moongate.api.gateway import Gateway
-from moongate.attach.envoy_listeners import chain_groups, route_configurations
+from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import fleet_of
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
-from moongate.attach.routes import host_shards, hosts
+from moongate.attach.routes import hosts
+from moongate.attach.sizes import is_exact
 from moongate.engine import query
 from moongate.store import Index, find
 
@@ -37,17 +38,9 @@ if TYPE_CHECKING:
 OTHERS_KEY: Final = "<others>"
 """The key of the part that others share. Envoy answers 400 to a request for such a hostname."""
 
-LARGE: Final = 500
-"""From so many exact hostnames on, a table is large."""
-
 
 def _hashed(host: str) -> int:
     return xxhash.xxh64_intdigest(host.encode())
-
-
-def is_exact(host: str) -> bool:
-    """Whether a hostname is one, and stands for no others."""
-    return bool(host) and not host.startswith("*")
 
 
 def _by_hash(resource: RequestRoute | Gateway) -> Iterator[tuple[int, str]]:
@@ -82,6 +75,12 @@ def is_scoped(db: Db, listener: ListenerId) -> bool:
 
 
 @query
+def scoped_now(db: Db, fleet: FleetId) -> frozenset[str]:
+    """The chains of a fleet whose tables are scoped, by name."""
+    return frozenset(table.chain for table in route_configurations(db, fleet) if table.scoped)
+
+
+@query
 def split_hosts(db: Db, listener: ListenerId, part: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The hostnames of one shard of a listener: those with a part of their own, and the others, sorted."""
     own: list[str] = []
@@ -101,19 +100,3 @@ def own_hosts(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: in
 def other_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     """The hostnames of one shard of a listener that have no part of their own, sorted."""
     return split_hosts(db, listener, part)[1]
-
-
-@query
-def exact_hostnames(db: Db, listener: ListenerId, part: int) -> int:
-    """How many exact hostnames one shard of a listener has."""
-    return sum(map(is_exact, hosts(db, listener, part)))
-
-
-@query
-def tables_by_size(db: Db, fleet: FleetId) -> tuple[tuple[str, bool], ...]:
-    """The chains of a fleet, each with whether it has hundreds of exact hostnames: ``((name, large), …)``."""
-    from_shards = (
-        (group.name, [(each, n) for each in group.members for n in host_shards(db, each)])
-        for _, group in chain_groups(db, fleet)
-    )
-    return tuple((name, sum(exact_hostnames.each(db, shards)) >= LARGE) for name, shards in from_shards)
