@@ -330,7 +330,7 @@ async def test_endpoints_do_not_wait_for_a_long_recomputation(site: Site) -> Non
         made = [r for r in worlds.routes_with_services(1000) if r.ref != worlds.EG]
         laptop.put({r.ref: r for r in (*made, worlds.gateway(worlds.http_listener("http", port)))})
         await laptop.served(timeout_s=60)
-        sent, routes = laptop.fleets.counters[ENDPOINT], laptop.fleets.counters[ROUTE]
+        sent, routes = laptop.fleets.counters[ENDPOINT], laptop.fleets.counters[SCOPE]
 
         laptop.put(
             admitted(
