@@ -152,7 +152,7 @@ def some() -> World:
 
 
 def newcomer(world: World) -> tuple[Resource, Resource, Resource]:
-    """A new route with its backend, in shards where there are routes already, as nearly all are among many."""
+    """A new route with its backend, in shards that have routes already, as nearly all have among many."""
     routes, hostnames = parts(world.db, ROUTES, EG), parts(world.db, HOSTNAMES, EG)
     made = map(route, count(5_000))
     fitting = (
