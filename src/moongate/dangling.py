@@ -326,7 +326,7 @@ class _Known:
         return sorted(self._listening.get(port, ()))
 
     @cached_property
-    def _listening(self) -> Mapping[int, frozenset[Ref]]:
+    def _listening(self) -> Mapping[int, set[Ref]]:
         at: dict[int, set[Ref]] = defaultdict(set)
         for gateway in self._held.values():
             for listener in gateway.spec.listeners if isinstance(gateway, Gateway) else ():

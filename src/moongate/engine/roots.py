@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from moongate.engine.nodes import ABSENT, CLEAN
+from moongate.engine.nodes import ABSENT
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -36,11 +36,6 @@ class Root(Generic[T]):
         """The last settled value, ``None`` before the first time. Reading it does not settle."""
         value = self.node.value
         return None if value is ABSENT else value
-
-    @property
-    def in_doubt(self) -> bool:
-        """Whether its value may have changed, as far as changes have been propagated."""
-        return self.node.state != CLEAN
 
 
 class Roots:
