@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from moongate.engine import STRIDE, Db, Root, query
 from moongate.engine.nodes import CLEAN
@@ -14,7 +15,7 @@ from tests.engine.arithmetic import (
 )
 
 
-def in_doubt(root: Root[int]) -> bool:
+def in_doubt(root: Root[Any]) -> bool:
     return root.node.state != CLEAN
 
 

@@ -136,7 +136,10 @@ def test_a_root_has_no_value_before_it_is_settled() -> None:
 def test_an_owner_has_news_as_long_as_a_root_of_it_waits(db: Db) -> None:
     """Whoever asks this at each change must not walk over all of its roots."""
     db.put("a", 1)
-    roots = [db.observe(query, "a", owner="one", eager=True) for query in (doubled, parity)]
+    roots = (
+        db.observe(doubled, "a", owner="one", eager=True),
+        db.observe(parity, "a", owner="one", eager=True),
+    )
     other = db.observe(doubled, "b", owner="other")
     assert db.has_news_for("one")
     settle_all(db)
