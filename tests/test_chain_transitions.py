@@ -11,13 +11,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
-from moongate.api.base import Ref, Resource
+from moongate import names
+from moongate.api.base import FleetId, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.chain_transitions import ChainTransitions
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.recent_versions import MOST_VERSIONS
 from moongate.world import World
-from moongate.xds.wire import LISTENER, ROUTE
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource
 from tests import worlds
 from tests.core import ON_HOST, read
 
@@ -45,9 +46,17 @@ class Fleet:
 
     def __init__(self, config: EnvoyGateway = ON_HOST) -> None:
         self.world = World(config)
-        self.transitions = ChainTransitions(self.world)
+        self.transitions = ChainTransitions(self.world, self._searched)
+        self.searched: list[tuple[str, str]] = []
+        """What the quarantine searches."""
+        self.asked = 0
+        """How often it was asked for that."""
         self.world.apply({each.ref: each for each in (*worlds.routes_with_services(1), *read(USERS))})
         self.settle()
+
+    def _searched(self, _fleet: FleetId) -> list[tuple[str, str]]:
+        self.asked += 1
+        return self.searched
 
     def put(self, text: str, *gone: str) -> None:
         """Put a policy in force, take others out in the same batch, and hand out what differs."""
@@ -143,6 +152,53 @@ def test_a_filter_lingers_until_each_envoy_has_switched(config: EnvoyGateway) ->
     assert before < fleet.chain()
     fleet.acknowledge("b", LISTENER, ROUTE)
     assert before.isdisjoint(fleet.chain())
+
+
+@pytest.mark.parametrize(
+    ("searched", "waits"),
+    [
+        ((ROUTE, NAME), True),
+        ((ROUTE, "default/other/http"), False),
+        ((SCOPE, names.scope(NAME, "gone.example.com")), False),
+        ((LISTENER, NAME), False),
+        ((CLUSTER, NAME), False),
+    ],
+)
+def test_a_filter_lingers_while_routes_of_its_chain_are_searched(
+    searched: tuple[str, str], waits: bool
+) -> None:
+    """Meanwhile some of them stand in their last good form, which may rely on it."""
+    fleet = Fleet()
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    before = fleet.chain()
+    fleet.searched = [searched]
+
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    fleet.acknowledge("a", LISTENER, ROUTE)
+
+    assert (before <= fleet.chain()) == waits
+    fleet.searched = []
+    fleet.settle()
+    assert before.isdisjoint(fleet.chain())
+
+
+def test_it_is_not_asked_of_each_part_of_a_table_whether_it_is_searched() -> None:
+    """Thousands of parts are acknowledged one by one."""
+    fleet = Fleet()
+    parts = [XdsResource.of(SCOPE, names.scope(NAME, f"h{n}.example.com"), b"") for n in range(100)]
+    fleet.transitions.handed_out(worlds.EG_FLEET, parts)
+    fleet.put(AUTH.format(name="one", header="x-one"))
+    fleet.put(AUTH.format(name="two", header="x-two"), "one")
+    before, fleet.asked = fleet.chain(), 0
+
+    fleet.acknowledge("a", LISTENER, ROUTE)
+    for part in parts:
+        fleet.transitions.acknowledged(worlds.EG_FLEET, "a", SCOPE, part.name, part.version)
+
+    assert fleet.asked == 1
+    fleet.settle()
+    assert fleet.chain() < before
 
 
 def test_nobody_waits_for_an_envoy_that_is_gone() -> None:

@@ -7,19 +7,21 @@ Who changes a count here should be able to say why.
 
 from __future__ import annotations
 
-from itertools import chain, islice
-from typing import Any
+import sys
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import Struct, structs
 
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
 from moongate.api.httproute import HTTPRoute
 from moongate.api.shared import LabelSelector, SecretObjectReference
-from moongate.attach.routes import route_shards
+from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
-from moongate.store import shard
+from moongate.store import parts, shard
 from moongate.world import Changes, World
 from moongate.xds.wire import ROUTE
 from tests.core import WHOLE, certificate, key_bytes, new_key
@@ -36,6 +38,9 @@ from tests.worlds import (
     routes_with_services,
     service,
 )
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 VISITOR = 2_000
 """The route that lives in another namespace, and is served over HTTPS."""
@@ -107,6 +112,24 @@ def cost(world: World, *edits: Resource | Ref) -> Cost:
     return Cost(ran.counts(), steps, put, gone, set(changes.statuses))
 
 
+def work(world: World, *edits: Resource | Ref) -> int:
+    """How many lines of Python some edits run. Runs do not tell over how much a function walks."""
+    lines = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        cost(world, *edits)
+    finally:
+        sys.settrace(before)
+    return lines
+
+
 def assert_alike(costs: list[Cost]) -> None:
     """That a change costs the same, however many routes there are."""
     assert (costs[0].runs, costs[0].steps) == (costs[1].runs, costs[1].steps)
@@ -124,8 +147,44 @@ def many() -> World:
 
 @pytest.fixture(scope="module")
 def some() -> World:
-    """200 routes: to show that a cost is not of their number. Each shard has some, as among many."""
+    """200 routes: to show that a cost is not of their number."""
     return built(200)
+
+
+def newcomer(world: World) -> tuple[Resource, Resource, Resource]:
+    """A new route with its backend, in shards that have routes already, as nearly all have among many."""
+    routes, hostnames = parts(world.db, ROUTES, EG), parts(world.db, HOSTNAMES, EG)
+    made = map(route, count(5_000))
+    fitting = (
+        each
+        for each in made
+        if shard(str(each.ref)) in routes and {shard(host) for host in each.hostnames} <= {*hostnames}
+    )
+    n = int(next(fitting).metadata.name.removeprefix("r"))
+    return route(n), service(n), endpoint_slice(n)
+
+
+@pytest.mark.slow
+def test_no_change_of_a_scoped_table_walks_over_all_routes() -> None:
+    """A route costs a look at the others of its shard, and at the shards, of which there are hundreds."""
+    flags = RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedTables"))
+    config = structs.replace(EnvoyGateway.shipped(), runtime_flags=flags)
+
+    def works(routes: int) -> dict[str, int]:
+        world = World.of(routes_with_services(routes), config)
+        new = newcomer(world)
+        cost(world, *new)
+        cost(world, *(each.ref for each in new))  # what is done for the first time fills caches
+        return {
+            "new": work(world, *new),
+            "changed": work(world, route(7, "/edited")),
+            "moved": work(world, endpoint_slice(7, 99)),
+            "gone": work(world, *(each.ref for each in new)),
+        }
+
+    few, many = works(500), works(4000)
+
+    assert {change: many[change] for change in few if many[change] > 1.25 * few[change]} == {}
 
 
 @pytest.mark.slow
@@ -204,7 +263,7 @@ def test_one_of_many_routes_of_a_hostname_costs_no_more_than_one_of_few() -> Non
 
 def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
     """It and its cluster are built, and the shards that it falls into are joined again."""
-    new = (route(5_000), service(5_000), endpoint_slice(5_000))
+    new = newcomer(some)
     costs = [cost(world, *new) for world in (many, some)]
     for world in (many, some):
         cost(world, *(each.ref for each in new))
@@ -219,17 +278,18 @@ def test_adding_a_route_costs_that_route(many: World, some: World) -> None:
     }
     assert {name: costs[0].runs[name] for name in built_once} == one(*built_once)
     assert max(costs[0].runs.values()) == 2, "at most once on each listener"
+    cluster = f"service/default/{new[1].ref.name}/8080/http"
     assert costs[0].put.keys() == {
         ("RouteConfiguration", "default/eg/http"),
-        ("Cluster", "service/default/s5000/8080/http"),
-        ("ClusterLoadAssignment", "service/default/s5000/8080/http"),
+        ("Cluster", cluster),
+        ("ClusterLoadAssignment", cluster),
     }
-    assert costs[0].statuses == {Ref.of(HTTPRoute, "default", "r5000"), EG}
+    assert costs[0].statuses == {new[0].ref, EG}
 
 
 def test_deleting_a_route_builds_nothing(many: World, some: World) -> None:
     """What is left is joined again; the cluster that nobody needs any more goes."""
-    new = (route(5_001), service(5_001), endpoint_slice(5_001))
+    new = newcomer(some)
     for world in (many, some):
         cost(world, *new)
     costs = [cost(world, new[0].ref) for world in (many, some)]
@@ -240,10 +300,8 @@ def test_deleting_a_route_builds_nothing(many: World, some: World) -> None:
     assert {"cluster", "load_assignment", "listener"}.isdisjoint(costs[0].runs)
     assert max(costs[0].runs.values()) == 2, "at most once on each listener"
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
-    assert costs[0].gone == {
-        ("Cluster", "service/default/s5001/8080/http"),
-        ("ClusterLoadAssignment", "service/default/s5001/8080/http"),
-    }
+    cluster = f"service/default/{new[1].ref.name}/8080/http"
+    assert costs[0].gone == {("Cluster", cluster), ("ClusterLoadAssignment", cluster)}
 
 
 def test_an_endpoint_rebuilds_one_load_assignment(many: World, some: World) -> None:

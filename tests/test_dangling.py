@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import pytest
 
+from moongate.api.backend import Backend
 from moongate.api.base import Ref, Resource
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
@@ -90,6 +91,26 @@ def test_the_endpoints_of_one_service_are_asked_for_alone(sliced: bool) -> None:
 
     assert problems == ([] if sliced else [EMPTY])
     assert [str(service) for service in asked] == ["Service default/app"]
+
+
+def test_the_gateways_at_one_port_are_asked_for_alone() -> None:
+    """A new Backend on this machine must not cost a walk over all resources either."""
+    backend = """
+        apiVersion: gateway.envoyproxy.io/v1alpha1
+        kind: Backend
+        metadata: {name: app, namespace: default}
+        spec: {endpoints: [{ip: {address: 127.0.0.1, port: 80}}, {ip: {address: 127.0.0.1, port: 81}}]}
+    """
+    gateways = read(gateway(http("http")))
+    held = NeverLookedThrough({each.ref: each for each in (*gateways, *read(backend))})
+
+    ends = dangling_references(
+        held,
+        [ref for ref in held if ref.is_a(Backend)],
+        listening=lambda port: [each.ref for each in gateways if port == 80],
+    )
+
+    assert [end.problem.path for end in ends] == ["spec.endpoints[0].ip.port"]
 
 
 def test_references_that_lead_somewhere_are_not_reported() -> None:

@@ -85,8 +85,8 @@ class _Fleet:
         """Listener → its recent versions, each with the filters of its chains, by name of the chain."""
 
 
-def _never(_fleet: FleetId, _type_url: str, _name: str) -> bool:
-    return False
+def _nothing(_fleet: FleetId) -> Iterable[tuple[str, str]]:
+    return ()
 
 
 def _chain_of(type_url: str, name: str) -> str | None:
@@ -101,12 +101,14 @@ class ChainTransitions:
 
     Args:
         world: has the cells.
-        is_searching: whether a resource of a fleet is searched for what Envoy refuses of it.
+        searched: the resources of a fleet that are searched for what Envoy refuses: type URLs and names.
     """
 
-    def __init__(self, world: World, is_searching: Callable[[FleetId, str, str], bool] = _never) -> None:
+    def __init__(
+        self, world: World, searched: Callable[[FleetId], Iterable[tuple[str, str]]] = _nothing
+    ) -> None:
         self._world = world
-        self._is_searching = is_searching
+        self._searched = searched
         self._fleets: dict[FleetId, _Fleet] = {}
 
     def start(self, fleet_id: FleetId) -> None:
@@ -168,7 +170,9 @@ class ChainTransitions:
             for chain in fleet.chains.values():
                 chain.handed_out = True
         return any(
-            [self._shrink(fleet_id, fleet) for fleet_id, fleet in self._fleets.items()]  # noqa: C419 - all of them
+            [  # noqa: C419 - all of them
+                self._shrink(fleet_id, fleet, fleet.chains) for fleet_id, fleet in self._fleets.items()
+            ]
         )
 
     def connected(self, fleet_id: FleetId, node: str) -> None:
@@ -191,7 +195,7 @@ class ChainTransitions:
             chain.in_force.pop(node, None)
             if chain.lacking.pop(node, None):
                 wrote |= self._write_lacking(fleet_id, name, chain)
-        return self._shrink(fleet_id, fleet) or wrote
+        return self._shrink(fleet_id, fleet, fleet.chains) or wrote
 
     def acknowledged(self, fleet_id: FleetId, node: str, type_url: str, name: str, version: str) -> bool:
         """An Envoy has a version of some resource in force. True if the world is to be settled again."""
@@ -206,7 +210,7 @@ class ChainTransitions:
                 behind.pop((type_url, name), None)
             else:
                 behind[type_url, name] = version
-            return chain in fleet.chains and self._shrink_chain(fleet_id, fleet, chain)
+            return self._shrink(fleet_id, fleet, (chain,))
         return type_url == LISTENER and self._took(fleet_id, fleet, node, name, version)
 
     def removed(self, fleet_id: FleetId, node: str, type_url: str, name: str) -> bool:
@@ -219,7 +223,7 @@ class ChainTransitions:
             behind[type_url, name] = None  # it has unsubscribed: when the table goes, no answer will come
         else:
             behind.pop((type_url, name), None)
-        return chain in fleet.chains and self._shrink_chain(fleet_id, fleet, chain)
+        return self._shrink(fleet_id, fleet, (chain,))
 
     def refused(self, fleet_id: FleetId, node: str, listener: str, version: str, message: str) -> bool:
         """An Envoy has refused a listener, with this message. True if the world is to be settled again."""
@@ -258,21 +262,31 @@ class ChainTransitions:
             chain.relied |= needed
             self._write_lingering(fleet_id, name, chain)
 
-    def _shrink(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
-        """Drop what lingers where the routes that are in force everywhere need it no more."""
-        return any([self._shrink_chain(fleet_id, fleet, name) for name in fleet.chains])  # noqa: C419 - all
-
-    def _shrink_chain(self, fleet_id: FleetId, fleet: _Fleet, name: str) -> bool:
-        chain = fleet.chains[name]
-        if (
-            not chain.handed_out
-            or len(chain.relied) == len(chain.needed)
-            or not self._switched(fleet, name)
-            or any(self._is_searching(fleet_id, *key) for key in fleet.tables.get(name, {}))
-        ):
+    def _shrink(self, fleet_id: FleetId, fleet: _Fleet, names: Iterable[str]) -> bool:
+        """Drop what lingers in some chains where the routes that are in force everywhere need it no more."""
+        shrinking = {name: fleet.chains[name] for name in names if self._may_shrink(fleet, name)}
+        if not shrinking:
             return False
-        chain.relied = dict(chain.needed)
-        return self._write_lingering(fleet_id, name, chain)
+        # Asked for those that are searched, which are few: a chain may have thousands of parts.
+        for type_url, resource in self._searched(fleet_id):
+            chain = _chain_of(type_url, resource)
+            if chain is not None and (type_url, resource) in fleet.tables.get(chain, {}):
+                shrinking.pop(chain, None)
+        wrote = False
+        for name, chain in shrinking.items():
+            chain.relied = dict(chain.needed)
+            wrote |= self._write_lingering(fleet_id, name, chain)
+        return wrote
+
+    def _may_shrink(self, fleet: _Fleet, name: str) -> bool:
+        """Whether something lingers in a chain whose routes are in force as they are handed out."""
+        chain = fleet.chains.get(name)
+        return (
+            chain is not None
+            and chain.handed_out
+            and len(chain.relied) > len(chain.needed)
+            and self._switched(fleet, name)
+        )
 
     def _switched(self, fleet: _Fleet, chain: str) -> bool:
         """Whether each connected Envoy, and at least one, has the routes of a chain as handed out."""

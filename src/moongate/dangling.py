@@ -111,6 +111,7 @@ def dangling_references(
     controller: str = CONTROLLER_NAME,
     faulty: Callable[[Ref], object | None] = lambda _ref: None,
     sliced: Callable[[Ref], bool] | None = None,
+    listening: Callable[[int], Iterable[Ref]] | None = None,
     unread: Callable[[], object | None] = lambda: None,
 ) -> Iterator[DanglingReference]:
     """The dangling references of some resources.
@@ -121,19 +122,23 @@ def dangling_references(
         controller: the controllerName of the GatewayClasses that this controller serves.
         faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
         sliced: whether a Service has an EndpointSlice; if it is absent, all EndpointSlices are searched.
+        listening: the Gateways with a listener at a port, sorted; if it is absent, all Gateways are searched.
         unread: the place of a document that cannot be read, so that nobody knows what it defines; or None.
     """
     known = _Known(held, controller, unread)
     sliced = sliced or known.sliced
+    listening = listening or known.listening
     for ref in refs:
         if ref.is_a(EnvoyProxy) and ref in held and ref not in known.parameters:
             message = "No parametersRef of a GatewayClass or Gateway names this EnvoyProxy: it has no effect."
             yield DanglingReference(ref, Problem("metadata.name", message, UNUSED), "warning")
         for problem in hints(held.get(ref)):
             yield DanglingReference(ref, problem, "warning")
-        for problem in (*_loops(held.get(ref), known), *_of_no_service(held.get(ref), known)):
-            yield DanglingReference(ref, problem, "warning")
-        for problem in _uncovered(held.get(ref), held):
+        for problem in (
+            *_loops(held.get(ref), held, listening),
+            *_of_no_service(held.get(ref), known),
+            *_uncovered(held.get(ref), held),
+        ):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
             if to not in held:
@@ -316,14 +321,17 @@ class _Known:
         users = (each for each in self._held.values() if isinstance(each, GatewayClass | Gateway))
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
+    def listening(self, port: int) -> Iterable[Ref]:
+        """The Gateways with a listener at a port, sorted."""
+        return sorted(self._listening.get(port, ()))
+
     @cached_property
-    def ports(self) -> Mapping[int, str]:
-        """The ports at which Gateways listen, each with the first listener that has it."""
-        gateways = (each for each in self._held.values() if isinstance(each, Gateway))
-        named = [
-            (each.port, f"listener {each.name} of {of.ref}") for of in gateways for each in of.spec.listeners
-        ]
-        return dict(reversed(named))
+    def _listening(self) -> Mapping[int, set[Ref]]:
+        at: dict[int, set[Ref]] = defaultdict(set)
+        for gateway in self._held.values():
+            for listener in gateway.spec.listeners if isinstance(gateway, Gateway) else ():
+                at[listener.port].add(gateway.ref)
+        return at
 
     @cached_property
     def _names(self) -> dict[tuple[str, str, str], _Names]:
@@ -418,7 +426,9 @@ def _backend(route: Route, path: str, ref: BackendObjectReference) -> Iterator[_
         yield _Reference(f"{path}.name", at.ref)
 
 
-def _loops(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+def _loops(
+    resource: Resource | None, held: Mapping[Ref, Resource], listening: Callable[[int], Iterable[Ref]]
+) -> Iterator[Problem]:
     """The endpoints of a Backend at which a Gateway of this machine listens itself."""
     for n, endpoint in enumerate(resource.spec.endpoints if isinstance(resource, Backend) else ()):
         here: list[tuple[str, str, int]] = []
@@ -427,7 +437,15 @@ def _loops(resource: Resource | None, known: _Known) -> Iterator[Problem]:
         if endpoint.fqdn is not None and endpoint.fqdn.hostname in _THIS_MACHINE:
             here.append(("fqdn", endpoint.fqdn.hostname, endpoint.fqdn.port))
         for field, host, port in here:
-            if (listener := known.ports.get(port)) is not None:
+            gateways = (held[ref] for ref in listening(port))
+            listeners = (
+                f"listener {each.name} of {gateway.ref}"
+                for gateway in gateways
+                if isinstance(gateway, Gateway)
+                for each in gateway.spec.listeners
+                if each.port == port
+            )
+            if (listener := next(listeners, None)) is not None:
                 message = (
                     f"{host}:{port} is where {listener} listens. Requests come back to it again and "
                     "again, until they fail. Name the port of the backend itself."

@@ -84,9 +84,10 @@ class Observers:
         handle: Callable[[Root[Any]], None],
         *,
         eager: bool = False,
+        owner: FleetId | None = None,
     ) -> Root[Any]:
         """Call ``handle`` each time a query call was settled."""
-        root = self.db.observe(query, *args, rank=rank, eager=eager)
+        root = self.db.observe(query, *args, rank=rank, eager=eager, owner=owner)
         assert root not in self._handlers, f"{root} has an observer, which would hear of it no more"
         self._handlers[root] = handle
         return root
@@ -203,9 +204,9 @@ class FleetInventory:
         self._name = names.fleet(fleet)
         self._inventories: dict[Root[Any], _Inventory] = {}
         self._passed_over: dict[Root[Any], None] = {}
-        self._others = [observers.observe(keeps_what_it_has, (fleet,), INVENTORY, self._accepted)]
+        self._others = [self._root(keeps_what_it_has, (fleet,), self._accepted)]
         if changed_by is not None:
-            self._others.append(observers.observe(changed_by.names, (fleet,), INVENTORY, self._name_patched))
+            self._others.append(self._root(changed_by.names, (fleet,), self._name_patched))
         self._inventory(listeners.listener_names, (fleet,), self._listeners)
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
@@ -216,8 +217,8 @@ class FleetInventory:
         """The inventory of the parts of scoped tables of each shard that has hostnames."""
         self._waits = -1
         """The same limit as ``_Entry.waits``, for all endpoints of the fleet."""
-        self._others.append(observers.observe(destinations.route_shards_of, (fleet,), INVENTORY, self._shard))
-        self._others.append(observers.observe(routes.scope_shards, (fleet,), INVENTORY, self._shard_scopes))
+        self._others.append(self._root(destinations.route_shards_of, (fleet,), self._shard))
+        self._others.append(self._root(routes.scope_shards, (fleet,), self._shard_scopes))
         self._inventory(local.local_targets, (fleet,), self._local)
 
     def close(self) -> None:
@@ -234,8 +235,7 @@ class FleetInventory:
     @property
     def in_doubt(self) -> bool:
         """Whether a resource or an inventory of the fleet may differ from its last settled value."""
-        roots = (entry.root for entry in self.resources.values() if entry.root is not None)
-        return any(root.in_doubt for root in (*self._others, *self._inventories, *roots))
+        return self._observers.db.has_news_for(self._fleet)
 
     def hold_back(self) -> None:
         """Let all endpoints wait for the next ordinary ``take``."""
@@ -324,9 +324,15 @@ class FleetInventory:
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
     ) -> Root[Any]:
         """Add the resources that an inventory names now, and remove those that it names no more."""
-        root = self._observers.observe(query, args, INVENTORY, self._take_inventory)
+        root = self._root(query, args, self._take_inventory)
         self._inventories[root] = _Inventory(parts)
         return root
+
+    def _root(
+        self, query: Query[..., Any], args: tuple[Any, ...], handle: Callable[[Root[Any]], None]
+    ) -> Root[Any]:
+        """Observe what says which resources the fleet has."""
+        return self._observers.observe(query, args, INVENTORY, handle, owner=self._fleet)
 
     def _take_inventory(self, root: Root[Any]) -> None:
         inventory, value = self._inventories[root], root.value
@@ -366,7 +372,9 @@ class FleetInventory:
             self._observers.release(entry.root)
         entry.call = call
         built = partial(self._built, entry)
-        entry.root = self._observers.observe(*call, RESOURCE, built, eager=key[0] == ENDPOINT)
+        entry.root = self._observers.observe(
+            *call, RESOURCE, built, eager=key[0] == ENDPOINT, owner=self._fleet
+        )
 
     def _name_patched(self, root: Root[tuple[tuple[str, str], ...]]) -> None:
         if root.value is None or isinstance(root.value, Failed):

@@ -106,7 +106,7 @@ class Fleets:
         self._on_write = on_write
         self._keep = keep
         self._quarantine = Quarantine(world)
-        self._transitions = ChainTransitions(world, self._quarantine.is_searching)
+        self._transitions = ChainTransitions(world, self._quarantine.searched)
         self._draining = DrainingTables(world)
         self._large = LargeTables(world)
         self._certificates = RefusedCertificates(world)

@@ -131,3 +131,33 @@ def test_releasing_an_old_root_does_not_end_a_new_one(db: Db) -> None:
 
 def test_a_root_has_no_value_before_it_is_settled() -> None:
     assert Db().observe(parity, "a").value is None
+
+
+def test_an_owner_has_news_as_long_as_a_root_of_it_waits(db: Db) -> None:
+    """Whoever asks this at each change must not walk over all of its roots."""
+    db.put("a", 1)
+    roots = (
+        db.observe(doubled, "a", owner="one", eager=True),
+        db.observe(parity, "a", owner="one", eager=True),
+    )
+    other = db.observe(doubled, "b", owner="other")
+    assert db.has_news_for("one")
+    settle_all(db)
+    assert not db.has_news_for("one")
+
+    db.put("a", 2)
+
+    assert db.has_news_for("one")
+    assert not db.has_news_for("other")
+    for left, root in enumerate(roots):
+        assert db.has_news_for("one"), left
+        list(db.settle(root))
+    assert not db.has_news_for("one")
+    db.put("a", 3, urgent=True)
+    db.put("a", 4)
+    assert db.has_news_for("one")
+    for root in roots:
+        db.release(root)
+    assert not db.has_news_for("one")
+    db.requeue(other)
+    assert db.has_news_for("other")

@@ -114,7 +114,7 @@ class Fleet:
     def __init__(self, *names: str, config: EnvoyGateway = ON_HOST, envoys: int = 1) -> None:
         self.world = World(config)
         self.quarantine = Quarantine(self.world)
-        self.transitions = ChainTransitions(self.world, self.quarantine.is_searching)
+        self.transitions = ChainTransitions(self.world, self.quarantine.searched)
         self.envoys = {f"e{n}": Envoy(dislikes) for n in range(envoys)}
         self.answers = 0
         self.watch: Callable[[], None] = lambda: None

@@ -12,6 +12,7 @@ from moongate.api.base import Ref
 from moongate.api.httproute import HTTPRoute
 from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
+from moongate.store import SHARDS
 from tests.core import EG, Core, dump, gateway, http, https, load, tls_secret
 from tests.listeners import sent
 from tests.unbuilt import PROTECTIONS
@@ -564,7 +565,7 @@ def test_overrides_are_reported_once_however_many_policies_a_route_has() -> None
     core = Core(
         TWO, route("shop", rules=["pay"]), btp("own", "HTTPRoute/shop"), btp("rule", "HTTPRoute/shop/pay")
     )
-    overriding = [o for part in range(64) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
+    overriding = [o for part in range(SHARDS) for o in overrides(core.db, "BackendTrafficPolicy", EG, part)]
 
     assert overriding == [(Ref.of(HTTPRoute, "default", "shop"), ("a", "b"), ())]
 

@@ -52,12 +52,17 @@ PORT_USERS: Final = Index("port-users", (Gateway,), _by_port)
 """Port, as it is written → Gateways with a listener on it."""
 
 
+def listening(db: Db, port: int) -> tuple[Ref, ...]:
+    """The Gateways with a listener on a port, as it is written, sorted."""
+    return find(db, PORT_USERS, port)
+
+
 @query
 def claims(db: Db, port: int) -> tuple[Claim, ...]:
     """The Gateways that ask for a port of this machine, the oldest first; none in a cluster."""
     if not on_host(db):
         return ()
-    gateways = [gateway for gateway in find(db, PORT_USERS, port) if managed(db, gateway)]
+    gateways = [gateway for gateway in listening(db, port) if managed(db, gateway)]
     gateways.sort(key=lambda gateway: (seniority(db, gateway), gateway))
     return tuple(Claim(gateway, fleet_of(db, gateway)) for gateway in gateways)
 

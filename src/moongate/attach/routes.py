@@ -161,27 +161,44 @@ def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
     return parts(db, ROUTES, gateway)
 
 
+class Attached(NamedTuple):
+    """The routes of one shard that the listeners of a Gateway take.
+
+    Args:
+        routes: each route with the listeners that take it. A listener is named twice when two parentRefs lead
+            there.
+        counts: how often each listener is named.
+    """
+
+    routes: tuple[tuple[Ref, tuple[ListenerId, ...]], ...]
+    counts: Mapping[ListenerId, int]
+
+
 @query
-def attached_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[Ref, tuple[ListenerId, ...]], ...]:
+def attached_in(db: Db, gateway: Ref, part: int) -> Attached:
     """The routes of one shard with the listeners of a Gateway that take them.
 
-    A listener is named twice when two parentRefs lead there. A route whose query failed is left out; its own
-    status reports the failure, and it answers 500 wherever it may be served.
+    A route whose query failed is left out; its own status reports the failure, and it answers 500 wherever it
+    may be served.
     """
     routes = find_in(db, ROUTES, gateway, part)
     attached = attachments_at.attempt_each(db, [(route, gateway) for route in routes])
-    return tuple(
+    taken = tuple(
         (route, tuple(at for attachment in judged for at, _ in attachment.hosts))
         for route, judged in zip(routes, attached, strict=True)
         if not isinstance(judged, Failed)
     )
+    return Attached(taken, dict(Counter(at for _, listeners in taken for at in listeners)))
 
 
 @query
 def attached_counts(db: Db, gateway: Ref) -> Mapping[ListenerId, int]:
     """``attachedRoutes`` of the statuses of listeners: pairs of route and parentRef that each takes."""
-    shards = attached_in.each(db, [(gateway, part) for part in parts(db, ROUTES, gateway)])
-    return dict(Counter(at for shard in shards for _, listeners in shard for at in listeners))
+    counts: dict[ListenerId, int] = {}
+    for part in attached_in.each(db, [(gateway, part) for part in parts(db, ROUTES, gateway)]):
+        for at, count in part.counts.items():
+            counts[at] = counts.get(at, 0) + count
+    return counts
 
 
 @query

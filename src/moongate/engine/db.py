@@ -191,7 +191,14 @@ class Db:
         """
         values: list[T | Failed] = []
         listed = list(calls)
+        memos, reads = self._memos[query], self._reads if self._running else None
         for place, args in enumerate(listed):
+            node = memos.get(args)
+            if node is not None and node.state == CLEAN and reads is not None:
+                # As in ``value_of``: a join has hundreds of calls, and all but one are settled.
+                reads[node] = None
+                values.append(node.value)
+                continue
             if self._left <= 0 and self._node(query, args).state in (STALE, SUSPECT):
                 raise Postponed(self._in_doubt(query, listed[place:]))
             try:
@@ -330,8 +337,9 @@ class Db:
         node.reads = now = tuple(reads)
         if now == before:
             return
+        known = set(before)
         for read in now:
-            if read.add_reader(node) and read.query is None and self._demands:
+            if read not in known and read.add_reader(node) and read.query is None and self._demands:
                 self._note_demand(read)
         for read in before:
             if read not in reads:
@@ -367,7 +375,14 @@ class Db:
 
     # -- roots ------------------------------------------------------------
 
-    def observe(self, query: Query[..., T], *args: Any, rank: int = 0, eager: bool = False) -> Root[T]:
+    def observe(
+        self,
+        query: Query[..., T],
+        *args: Any,
+        rank: int = 0,
+        eager: bool = False,
+        owner: Hashable = None,
+    ) -> Root[T]:
         """Keep a query call alive, and let ``next_dirty`` name it when its value is in doubt.
 
         A new root counts as in doubt. Observing twice gives the same root, which one ``release`` ends.
@@ -378,8 +393,9 @@ class Db:
             rank: roots with a lower rank are settled first.
             eager: whether ``next_urgent`` names it when an urgent write puts it in doubt. The first value is
                 never urgent, nor one after ``None``.
+            owner: whose root it is, for ``has_news_for``.
         """
-        return self._roots.add(self._node(query, args), rank, eager=eager)
+        return self._roots.add(self._node(query, args), rank, owner, eager=eager)
 
     def release(self, root: Root[Any]) -> None:
         """Stop observing; ``collect`` drops what only this root read."""
@@ -392,6 +408,10 @@ class Db:
         """Let ``next_dirty`` name a root even if it is settled, because its observer wants to look again."""
         if root in self._roots:
             self._roots.enqueue(root)
+
+    def has_news_for(self, owner: Hashable) -> bool:
+        """Whether a root of an owner waits to be settled, as far as changes have been propagated."""
+        return self._roots.has_queued(owner)
 
     def next_urgent(self) -> Root[Any] | None:
         """The first of the eager roots that an urgent write has put in doubt."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from moongate.engine.nodes import ABSENT, CLEAN
+from moongate.engine.nodes import ABSENT
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from moongate.engine.failures import Failed
     from moongate.engine.nodes import Node
 
@@ -17,11 +19,12 @@ T = TypeVar("T")
 class Root(Generic[T]):
     """A query call that code outside of the engine observes. It is queued while its value is in doubt."""
 
-    __slots__ = ("eager", "node", "rank", "urgent", "valued")
+    __slots__ = ("eager", "node", "owner", "rank", "urgent", "valued")
 
-    def __init__(self, node: Node, rank: int, *, eager: bool) -> None:
+    def __init__(self, node: Node, rank: int, owner: Hashable, *, eager: bool) -> None:
         self.node = node
         self.rank = rank
+        self.owner = owner
         self.eager = eager
         self.urgent = False
         """Whether the last settling was for an urgent write."""
@@ -34,11 +37,6 @@ class Root(Generic[T]):
         value = self.node.value
         return None if value is ABSENT else value
 
-    @property
-    def in_doubt(self) -> bool:
-        """Whether its value may have changed, as far as changes have been propagated."""
-        return self.node.state != CLEAN
-
 
 class Roots:
     """The queues of the roots in doubt: an urgent one, and one for each rank."""
@@ -47,15 +45,17 @@ class Roots:
         # OrderedDict, because finding the first entry of a dict walks over all entries removed before it.
         self._urgent: OrderedDict[Root[Any], None] = OrderedDict()
         self._dirty: dict[int, OrderedDict[Root[Any], None]] = {}
+        self._queued: Counter[Hashable] = Counter()
+        """How many roots of an owner are in a queue."""
 
     def __contains__(self, root: Root[Any]) -> bool:
         return root.node.root is root
 
-    def add(self, node: Node, rank: int, *, eager: bool) -> Root[Any]:
+    def add(self, node: Node, rank: int, owner: Hashable, *, eager: bool) -> Root[Any]:
         """The root of a node. If it has none, a new one is created and queued."""
         root = node.root
         if root is None:
-            root = node.root = Root(node, rank, eager=eager)
+            root = node.root = Root(node, rank, owner, eager=eager)
             # Also if the value was computed long ago, because this observer has not seen it.
             self.enqueue(root)
         return root
@@ -71,18 +71,30 @@ class Roots:
             return
         if urgent and root.eager and root.valued:
             self.dequeue(root)
-            self._urgent[root] = None
+            queue = self._urgent
         else:
-            self._dirty.setdefault(root.rank, OrderedDict())[root] = None
+            queue = self._dirty.setdefault(root.rank, OrderedDict())
+        if root not in queue:
+            queue[root] = None
+            self._queued[root.owner] += 1
 
     def dequeue(self, root: Root[Any]) -> None:
         """Remove a root from its queue, if it is in one."""
-        self._urgent.pop(root, None)
-        if (queue := self._dirty.get(root.rank)) is not None:
-            queue.pop(root, None)
-            if not queue:
-                # A dict that was long keeps its memory.
-                del self._dirty[root.rank]
+        dirty = self._dirty.get(root.rank)
+        queue = self._urgent if root in self._urgent else dirty
+        if queue is None or root not in queue:
+            return
+        del queue[root]
+        if dirty is not None and not dirty:
+            # A dict that was long keeps its memory.
+            del self._dirty[root.rank]
+        self._queued[root.owner] -= 1
+        if not self._queued[root.owner]:
+            del self._queued[root.owner]
+
+    def has_queued(self, owner: Hashable) -> bool:
+        """Whether a root of an owner is in a queue."""
+        return owner in self._queued
 
     def is_urgent(self, root: Root[Any]) -> bool:
         """Whether a root is in the urgent queue."""

@@ -28,7 +28,7 @@ from moongate.quarantine.search import JOINED, Search
 from moongate.xds.wire import LISTENER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.quarantine.search import Steps
@@ -158,6 +158,11 @@ class Quarantine:
         """Whether the search for what is at fault in a resource goes on."""
         key = (fleet, type_url, name)
         return key in self._news or (key in self._searches and self._searches[key].under_way)
+
+    def searched(self, fleet: FleetId) -> Iterator[tuple[str, str]]:
+        """The resources of a fleet of which ``is_searching``: type URLs and names."""
+        awake = (key for key in self._awake if key[0] == fleet)
+        return ((type_url, name) for _, type_url, name in awake if self.is_searching(fleet, type_url, name))
 
     def has_patches_in_doubt(self, fleet: FleetId) -> bool:
         """Whether a patch of a fleet's listeners is still to be tried."""

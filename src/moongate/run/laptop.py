@@ -20,6 +20,7 @@ from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
 from moongate.attach.gateways import BIND, CLOSED, LOCALHOST, controller_name, laptop_class
+from moongate.attach.host_ports import listening
 from moongate.fleets import UNOPENED, Fleets
 from moongate.infra.binary import envoy_binary
 from moongate.infra.journal import Journal
@@ -125,6 +126,7 @@ class Laptop:
         self._log = RunLog(
             self.world.store.held(),
             partial(has_slices, self.world.db),
+            partial(listening, self.world.db),
             partial(controller_name, self.world.db),
             self._causes,
         )

@@ -45,6 +45,7 @@ class RunLog:
     Args:
         held: all resources in force.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
+        listening: the Gateways with a listener at a port; likewise.
         controller: the controllerName of GatewayClasses that are served.
         causes: the faults behind the conditions of a resource, by the field of the part and the type.
     """
@@ -53,12 +54,14 @@ class RunLog:
         self,
         held: Mapping[Ref, Resource],
         sliced: Callable[[Ref], bool] | None = None,
+        listening: Callable[[int], Iterable[Ref]] | None = None,
         controller: Callable[[], str] = lambda: CONTROLLER_NAME,
         causes: Callable[[Ref], Mapping[tuple[str, str], tuple[Problem, ...]]] = lambda _ref: {},
     ) -> None:
         self._held = held
         self._causes = causes
         self._sliced = sliced
+        self._listening = listening
         self._controller = controller
         self._logged_as = ""
         self._folders: list[Folder] = []
@@ -246,6 +249,7 @@ class RunLog:
             controller=self._controller(),
             faulty=self._faulty_place,
             sliced=self._sliced,
+            listening=self._listening,
             unread=self._unread_place,
         )
         return tuple(ends)

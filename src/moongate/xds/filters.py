@@ -220,7 +220,7 @@ def filters_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[ListenerId, tuple
 
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
-    attached = attached_in(db, gateway, part)
+    attached = attached_in(db, gateway, part).routes
     calls = [(listener, route) for route, listeners in attached for listener in dict.fromkeys(listeners)]
     by_listener: dict[ListenerId, list[tuple[ChainFilter, ...]]] = {}
     for (listener, _), filters in zip(calls, filters_of.attempt_each(db, calls), strict=True):
