@@ -367,7 +367,7 @@ class Session:
         for collection in channel.ledger.collections:
             if not self._has_table(SCOPE, collection):
                 channel.absent[collection] = self._snapshot.seq
-            for name in self._snapshot.departed(collection):
+            for name in (*channel.ledger.within(collection), *self._snapshot.departed(collection)):
                 channel.ledger.set(name, UNKNOWN)
                 channel.mark(name, self._snapshot.seq)
         # The earlier stream may have ended between a refusal and what was to follow it.
@@ -384,6 +384,9 @@ class Session:
         for each in _named(channel, name):
             channel.forget(each)
             channel.mark(each, self._snapshot.seq)
+        if channel.type_url == SCOPE and channel.flight is not None:
+            # Envoy takes the response under way for the new subscription. If it refuses that, it keeps some.
+            channel.kept.update(channel.dirty.intersection(channel.flight.response.names))
         channel.ledger.subscribe(name)
 
     def _unsubscribe(self, channel: Channel, name: str) -> tuple[str, ...]:
