@@ -358,13 +358,18 @@ class Session:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
         self._reconnected |= bool(request.initial_resource_versions)
         if request.type_url == SCOPE and (self._reconnected or LISTENER not in self._channels):
-            self._may_have_scopes(channel)
+            self._may_have_scopes(channel, held)
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
         self._acknowledged(channel, held, ())
 
-    def _may_have_scopes(self, channel: Channel) -> None:
-        """Note that Envoy may have scopes of an earlier stream: those of the fleet, and those that it had."""
-        for collection in channel.ledger.collections:
+    def _may_have_scopes(self, channel: Channel, held: Mapping[str, str]) -> None:
+        """Note which scopes Envoy may have of an earlier stream: all that the fleet has, and that it had.
+
+        Args:
+            channel: the channel of scopes.
+            held: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
+        """
+        for collection in () if held else channel.ledger.collections:
             if not self._has_table(SCOPE, collection):
                 channel.absent[collection] = self._snapshot.seq
             for name in (*channel.ledger.within(collection), *self._snapshot.departed(collection)):
