@@ -335,6 +335,20 @@ def test_removals_come_after_the_search_for_a_bad_scope() -> None:
     """)
 
 
+def test_what_a_response_under_way_brings_to_a_new_subscription_is_removed_if_it_has_left() -> None:
+    started().says("""
+        == X+t/a=2 X+t/c=1
+        << X t/a=2 t/c=1
+        == X-t/c
+        >> X -t/*
+        >> X +t/*
+        >> X ack
+        << X t/a=2' t/b=1 -t/*
+        >> X ack
+        << X -t/c
+    """)
+
+
 def test_what_others_share_comes_last_after_a_refusal() -> None:
     """Else it would answer for hostnames whose own part protects them."""
     conversation = Conversation()

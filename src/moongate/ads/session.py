@@ -63,7 +63,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads import scopes, secrets
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.ledger import Ledger, collection_of, is_collection
+from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
 from moongate.ads.needs import NEEDED_BY
 from moongate.ads.reopening import meeting_listeners, to_reopen
@@ -389,10 +389,14 @@ class Session:
         for each in _named(channel, name):
             channel.forget(each)
             channel.mark(each, self._snapshot.seq)
-        if channel.type_url == SCOPE and channel.flight is not None:
-            # Envoy takes the response under way for the new subscription. If it refuses that, it keeps some.
-            channel.kept.update(channel.dirty.intersection(channel.flight.response.names))
         channel.ledger.subscribe(name)
+        if channel.type_url == SCOPE and channel.flight is not None:
+            # Envoy takes the response under way for the new subscription, or refuses it and keeps some of it.
+            for each in channel.flight.response.names:
+                if is_within(each, name):
+                    channel.ledger.set(each, UNKNOWN)
+                    channel.mark(each, self._snapshot.seq)
+                    channel.kept.add(each)
 
     def _unsubscribe(self, channel: Channel, name: str) -> tuple[str, ...]:
         """Note the end of a subscription. The resources that Envoy has dropped thereby."""
