@@ -19,9 +19,9 @@ together with them. When a refused response is sent again in halves, it comes la
 
 Even then another scope may be refused, and Envoy may have none for that hostname. As long as Envoy does not
 use the shared scope either, that scope *waits* for the mend: the quarantine soon hands out the refused scope
-in a form that Envoy takes. It waits ``MEND_SECONDS`` at most. Without that bound, one hostname that nobody can
-mend would keep all wildcards of the table from being served. What is removed from the table waits with it,
-because requests for it may go to the shared scope then. Once Envoy uses the shared scope, a new hostname
+in a form that Envoy takes. It waits ``MEND_SECONDS`` at most. Without that bound, one hostname that nobody
+can mend would keep all wildcards of the table from being served. What is removed from the table waits with
+it, because requests for it may go to the shared scope then. Once Envoy uses the shared scope, a new hostname
 whose scope is refused is answered by it, as before.
 
 Facts
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 MEND_SECONDS: Final = 30.0
 """How long a shared scope waits for others to be mended.
 
-The quarantine takes some answers of Envoy for each culprit, which are milliseconds, or seconds in a table with
-many culprits. Who has not been mended by then never will be.
+The quarantine needs some answers of Envoy for each culprit: milliseconds, or seconds if there are many. What
+is not mended by then hardly ever will be.
 """
 
 
