@@ -115,6 +115,24 @@ def test_what_is_back_is_not_removed() -> None:
     """)
 
 
+def test_clusters_stay_while_a_scope_that_is_back_is_refused() -> None:
+    """Envoy has the scope from before the removal still, which may use them."""
+    started().says("""
+        == C-c X-t/a X+t/b=2
+        << X t/b=2
+        == X+t/a=bad
+        >> X ack
+        << X t/a=bad
+        >> X nack missing ]: [
+        .. 9
+        == X+t/a=2
+        << X t/a=2
+        >> X ack
+        .. 9
+        << C -c
+    """)
+
+
 def test_an_envoy_that_has_everything_is_sent_nothing() -> None:
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)

@@ -458,9 +458,9 @@ class Session:
     def _sendable(self, channel: Channel, batch: Batch, now: float) -> Batch:
         """A batch without the removal of scopes that are back, and without scopes that have to wait."""
         if channel.type_url == SCOPE:
-            for name in [n for n in batch.gone if self._snapshot.get(SCOPE, n) is not None]:
-                batch.drop(name)
-            channel.take_back(batch.part(scopes.waiting(channel, batch, now, self._mend_seconds)))
+            back = [name for name in batch.gone if self._snapshot.get(SCOPE, name) is not None]
+            waiting = scopes.waiting(channel, batch, now, self._mend_seconds)
+            channel.take_back(batch.part([*back, *waiting]))
         return batch
 
     def _parts(self, channel: Channel, batch: Batch) -> list[Batch]:
