@@ -367,6 +367,35 @@ def test_what_a_response_under_way_brings_to_a_new_subscription_is_removed_if_it
     """)
 
 
+def test_clusters_stay_that_a_response_under_way_to_a_new_subscription_uses() -> None:
+    started().says("""
+        == C+d=1 X+t/c=d
+        << C d=1
+        >> C ack
+        << X t/c=d
+        == C-d X+t/c=bad
+        >> X -t/*
+        >> X +t/*
+        >> X ack
+        << X t/a=1 t/b=1 t/c=bad' -t/*
+        >> X nack missing ]: [
+        << X t/a=1' -t/*
+        >> X ack
+        << X t/b=1' t/c=bad'
+        >> X nack missing ]: [
+        << X t/b=1'
+        >> X ack
+        << X t/c=bad'
+        >> X nack missing ]: [
+        .. 9
+        == X+t/c=2
+        << X t/c=2'
+        >> X ack
+        .. 9
+        << C -d
+    """)
+
+
 def test_what_others_share_comes_last_after_a_refusal() -> None:
     """Else it would answer for hostnames whose own part protects them."""
     conversation = Conversation()

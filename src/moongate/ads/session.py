@@ -390,13 +390,22 @@ class Session:
             channel.forget(each)
             channel.mark(each, self._snapshot.seq)
         channel.ledger.subscribe(name)
-        if channel.type_url == SCOPE and channel.flight is not None:
-            # Envoy takes the response under way for the new subscription, or refuses it and keeps some of it.
-            for each in channel.flight.response.names:
-                if is_within(each, name):
-                    channel.ledger.set(each, UNKNOWN)
-                    channel.mark(each, self._snapshot.seq)
-                    channel.kept.add(each)
+        if channel.type_url in _TABLES and channel.flight is not None:
+            self._subscribed_amid(channel, channel.flight, name)
+
+    def _subscribed_amid(self, tables: Channel, flight: Flight, name: str) -> None:
+        """Note that Envoy may take the tables that are under way for a new subscription to them.
+
+        Or it refuses the response, and keeps some of its scopes.
+        """
+        names = [each for each in flight.response.names if each == name or is_within(each, name)]
+        for each in names:
+            tables.ledger.set(each, UNKNOWN)
+            tables.mark(each, self._snapshot.seq)
+        if names:
+            tables.dirty_since = min(tables.dirty_since, flight.batch.oldest)
+        if tables.type_url == SCOPE:
+            tables.kept.update(names)
 
     def _unsubscribe(self, channel: Channel, name: str) -> tuple[str, ...]:
         """Note the end of a subscription. The resources that Envoy has dropped thereby."""
