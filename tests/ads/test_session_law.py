@@ -191,7 +191,7 @@ class Client:
     served: set[str] = field(default_factory=set[str])
     """Scopes that have been in force since it asked for their collection."""
     refused_at: dict[str, float] = field(default_factory=dict[str, float])
-    """Collection without shared scope in force → when a response with scopes of it was refused first."""
+    """Collection → when it had no shared scope in force, and a response with scopes of it was refused first."""
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
     """Its clusters do not become warm just now, whatever they are sent."""
@@ -372,7 +372,6 @@ class Client:
             for name in taken.keys() - self.scopes.keys():
                 if name == shared(collection_of(name)):
                     self._check_shared(name, taken[name])
-                    self.refused_at.pop(collection_of(name), None)
             self.scopes.update(taken)
         self.say(answer)
 
