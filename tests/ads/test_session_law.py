@@ -191,7 +191,7 @@ class Client:
     served: set[str] = field(default_factory=set[str])
     """Scopes that have been in force since it asked for their collection."""
     refused_at: dict[str, float] = field(default_factory=dict[str, float])
-    """Collection → when it had no shared scope in force, and a response with scopes of it was refused first."""
+    """Collection → when scopes of it were refused first while no shared one was in force."""
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
     """Its clusters do not become warm just now, whatever they are sent."""
