@@ -17,12 +17,15 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
 
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
+from moongate.names import scope
+from moongate.xds.scoped_chains import scoped_routes
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +107,10 @@ def listener(name: str, port: int, routes: str, *, idle_seconds: int = 0) -> Xds
     manager.rds.config_source.CopyFrom(_ads())
     if idle_seconds:
         manager.common_http_protocol_options.idle_timeout.seconds = idle_seconds
+    return _listener(name, port, manager)
+
+
+def _listener(name: str, port: int, manager: HttpConnectionManager) -> XdsResource:
     manager.http_filters.add(name="envoy.filters.http.router").typed_config.CopyFrom(packed(Router()))
     of = Listener(name=name)
     of.address.socket_address.address = "127.0.0.1"
@@ -122,6 +129,30 @@ def answering(name: str, body: str) -> XdsResource:
     route.direct_response.status = 200
     route.direct_response.body.inline_string = body
     return _routes(name, route)
+
+
+def scoped_listener(name: str, port: int, table: str) -> XdsResource:
+    """A listener on loopback that takes its routes from the parts of ``table``, by the Host of requests."""
+    manager = HttpConnectionManager(stat_prefix=name)
+    manager.scoped_routes.CopyFrom(scoped_routes(table, table, _ads()))
+    return _listener(name, port, manager)
+
+
+def part(table: str, host: str, body: str, *, key: str | None = None) -> XdsResource:
+    """The part of a scoped table that answers requests for ``host``, or those for ``key``, with ``body``."""
+    return _part(table, host, answering(table, body), key)
+
+
+def broken_part(table: str, host: str) -> XdsResource:
+    """A part that Envoy refuses."""
+    return _part(table, host, broken_routes(table))
+
+
+def _part(table: str, host: str, routes: XdsResource, key: str | None = None) -> XdsResource:
+    of = ScopedRouteConfiguration(name=scope(table, host))
+    of.key.fragments.add(string_key=host if key is None else key)
+    of.route_configuration.CopyFrom(RouteConfiguration.FromString(routes.body))
+    return XdsResource.of(SCOPE, of.name, encode(of))
 
 
 def forwarding(name: str, cluster: str) -> XdsResource:

@@ -21,6 +21,9 @@ async def serving(
 ) -> AsyncGenerator[AdsServer]:
     """A server that listens on ``socket``."""
     ads = AdsServer(on_event, **options)
-    transport = Transport(address=f"unix:{socket}", identify=lambda _, node: Identity(node.cluster, node.id))
-    async with ads.listen(transport):
+    async with ads.listen(at(socket)):
         yield ads
+
+
+def at(socket: Path) -> Transport:
+    return Transport(address=f"unix:{socket}", identify=lambda _, node: Identity(node.cluster, node.id))

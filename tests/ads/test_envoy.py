@@ -15,19 +15,24 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuthPerRoute
 
 from moongate.ads.events import Acknowledged, Event
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource, encode, packed
+from moongate.ads.server import AdsServer
+from moongate.names import scope
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
 from tests.ads.laptop import (
     DEADLINE_SECONDS,
     Envoy,
     answering,
+    broken_part,
     broken_routes,
     cluster,
     endpoints,
     forwarding,
     listener,
+    part,
+    scoped_listener,
     until,
 )
-from tests.ads.serving import serving
+from tests.ads.serving import at, serving
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -71,13 +76,13 @@ class Web:
         self.port = free_port()
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}")
 
-    async def body(self) -> str:
-        answer = await self.client.get("/")
+    async def body(self, host: str | None = None) -> str:
+        answer = await self.client.get("/", headers={} if host is None else {"host": host})
         return answer.text if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
 
-    async def answers(self, body: str) -> None:
+    async def answers(self, body: str, host: str | None = None) -> None:
         async def it_does() -> bool:
-            return await self.body() == body
+            return await self.body(host) == body
 
         await until(it_does)
 
@@ -413,3 +418,73 @@ async def test_an_unrelated_change_leaves_connections_alone(tmp_path: Path, web:
         await web.answers("changed")
 
         assert await envoy.stat("http.l.downstream_cx_total") == before
+
+
+async def test_parts_are_those_of_the_fleet_after_a_stream_that_ended_amid_a_refusal(
+    tmp_path: Path, web: Web
+) -> None:
+    """Envoy keeps parts of what it refused without using them, and does not say later which it has."""
+    ads = AdsServer()
+    async with Envoy(tmp_path, tmp_path / "ads") as envoy:
+        async with ads.listen(at(tmp_path / "ads")):
+            ads.publish("eg", [scoped_listener("l", web.port, "t"), *(part("t", h, "old") for h in "abz")])
+            await ads.settled("eg", DEADLINE_SECONDS)
+            await web.answers("old", "a")
+            envoy.stop()
+            sent = ads.counters[SCOPE].responses
+            ads.publish("eg", [part("t", "a", "new"), broken_part("t", "b")])
+            await until(lambda: ads.counters[SCOPE].responses > sent)
+            ads.hold("eg", SCOPE)
+            envoy.go_on()
+            await until(lambda: ads.counters[SCOPE].nacks == 1)
+            assert await web.body("a") == "old"
+
+        ads.publish("eg", [part("t", "b", "mended")], [(SCOPE, scope("t", "z"))])
+        ads.release("eg", SCOPE)
+        async with ads.listen(at(tmp_path / "ads")):
+            await until(lambda: ads.nodes("eg"))
+            await ads.settled("eg", DEADLINE_SECONDS)
+
+            await web.answers("mended", "b")
+            await web.answers("new", "a")
+            await web.answers("404 ", "z")
+
+
+async def test_the_part_that_others_share_is_not_in_force_before_a_refused_one_is_mended(
+    tmp_path: Path, web: Web
+) -> None:
+    """It would answer for the hostname of the refused part, which may be there to protect it."""
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish(
+            "eg",
+            [
+                scoped_listener("l", web.port, "t"),
+                part("t", "_", "shared"),
+                part("t", "a", "fine"),
+                broken_part("t", "b"),
+            ],
+        )
+        await until(lambda: ads.quarantine("eg"))
+        await web.answers("fine", "a")
+        assert await web.body("_") == "404 "
+
+        ads.publish("eg", [part("t", "b", "mended")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        await web.answers("shared", "_")
+        await web.answers("mended", "b")
+
+
+async def test_of_a_response_with_two_parts_of_one_key_envoy_takes_none(tmp_path: Path, web: Web) -> None:
+    """The others are put in force when they are sent again as they are."""
+    async with serving(tmp_path / "ads") as ads, Envoy(tmp_path, tmp_path / "ads"):
+        ads.publish("eg", [scoped_listener("l", web.port, "t"), part("t", "a", "old")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        ads.publish("eg", [part("t", "a", "new"), part("t", "b", "new"), part("t", "c", "new", key="a")])
+        await ads.settled("eg", DEADLINE_SECONDS)
+
+        [refusal] = ads.quarantine("eg")
+        assert refusal.name == scope("t", "c")
+        await web.answers("new", "a")
+        await web.answers("new", "b")

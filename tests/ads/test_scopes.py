@@ -23,6 +23,25 @@ STARTED = """
 """
 
 
+FIRST_REFUSED = """
+    == C+c=1 L+l=1/~t X+t/_=1 X+t/a=1 X+t/b=bad
+    >> C *
+    << C c=1
+    >> C ack
+    >> L *
+    << L l=1/~t
+    >> X +t/*
+    >> L ack
+    << X t/_=1 t/a=1 t/b=bad -t/*
+    >> X nack missing ]: [
+    << X t/a=1' -t/*
+    >> X ack
+    << X t/b=bad'
+    >> X nack missing ]: [
+"""
+"""The part that others share waits: Envoy has nothing for ``b``."""
+
+
 def started() -> Conversation:
     conversation = Conversation()
     conversation.says(STARTED)
@@ -30,11 +49,17 @@ def started() -> Conversation:
     return conversation
 
 
+def first_refused() -> Conversation:
+    conversation = Conversation()
+    conversation.says(FIRST_REFUSED)
+    return conversation
+
+
 def test_another_spelling_means_the_same() -> None:
     """Only the mark differs, and each time it is another one."""
     scope = resource("X", "t/a", "1")
 
-    first, second = respelled(scope, 7), respelled(scope, 8)
+    first, second = respelled(scope, "7"), respelled(scope, "8")
 
     assert len({scope.body, first.body, second.body}) == 3
     read = ScopedRouteConfiguration.FromString(first.body)
@@ -90,6 +115,24 @@ def test_what_is_back_is_not_removed() -> None:
     """)
 
 
+def test_clusters_stay_while_a_scope_that_is_back_is_refused() -> None:
+    """Envoy has the scope from before the removal still, which may use them."""
+    started().says("""
+        == C-c X-t/a X+t/b=2
+        << X t/b=2
+        == X+t/a=bad
+        >> X ack
+        << X t/a=bad
+        >> X nack missing ]: [
+        .. 9
+        == X+t/a=2
+        << X t/a=2
+        >> X ack
+        .. 9
+        << C -c
+    """)
+
+
 def test_an_envoy_that_has_everything_is_sent_nothing() -> None:
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)
@@ -101,7 +144,7 @@ def test_an_envoy_that_has_everything_is_sent_nothing() -> None:
     """)
 
 
-def test_an_envoy_that_reconnects_loses_what_left_meanwhile() -> None:
+def test_an_envoy_that_says_what_it_has_loses_what_left_meanwhile() -> None:
     """What differs is sent in other bytes: the former stream may have ended after a refusal."""
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)
@@ -113,6 +156,112 @@ def test_an_envoy_that_reconnects_loses_what_left_meanwhile() -> None:
         << X t/a=1'
         >> X ack
         << X -t/z
+    """)
+
+
+def test_an_envoy_that_connects_again_is_sent_all_in_other_bytes_and_loses_what_left() -> None:
+    """It does not say which scopes it has. And the former stream may have ended after a refusal."""
+    snapshot = Snapshot()
+    former = Conversation(snapshot)
+    former.play(STARTED)
+    former.play("== X-t/a X+t/z=1")
+
+    Conversation(snapshot).says("""
+        == X-t/z
+        >> C * c=1
+        >> L * l=1/~t
+        >> X +t/*
+        << X t/b=1' -t/*
+        >> X ack
+        << X -t/a -t/z
+        >> X ack
+        == X+t/a=2
+        << X t/a=2
+    """)
+
+
+def test_an_envoy_that_asks_for_scopes_first_has_been_connected_before() -> None:
+    """A new one asks for what its listeners need."""
+    snapshot = Snapshot()
+    Conversation(snapshot).play(STARTED)
+
+    Conversation(snapshot).says("""
+        >> X +t/*
+        >> C *
+        << C c=1
+        >> C ack
+        >> L *
+        << L l=1/~t
+        >> L ack
+        << X t/a=1' t/b=1' -t/*
+    """)
+
+
+def test_what_leaves_right_after_a_reconnection_is_removed_too() -> None:
+    snapshot = Snapshot()
+    Conversation(snapshot).play(STARTED)
+
+    Conversation(snapshot).says("""
+        >> C * c=1
+        == C+c=2
+        << C c=2
+        >> L * l=1/~t
+        >> X +t/*
+        == X-t/a
+        >> C ack
+        << X t/b=1' -t/*
+        >> X ack
+        << X -t/a
+    """)
+
+
+def test_what_is_back_in_a_table_is_not_removed_when_envoy_connects_again() -> None:
+    snapshot = Snapshot()
+    former = Conversation(snapshot)
+    former.play(STARTED)
+    former.play("== X-t/a")
+    former.play("== X+t/a=1")
+
+    Conversation(snapshot).says("""
+        >> C * c=1
+        >> L * l=1/~t
+        >> X +t/*
+        << X t/a=1' t/b=1' -t/*
+        >> X ack
+    """)
+
+
+def test_a_table_that_returns_after_a_reconnection_is_sent_before_the_listener() -> None:
+    """An old listener still has it."""
+    snapshot = Snapshot()
+    former = Conversation(snapshot)
+    former.play(STARTED)
+    former.play("== L+l=2/r R+r=1 X-t/a X-t/b")
+
+    Conversation(snapshot).says("""
+        >> C * c=1
+        >> L * l=2/r
+        >> R +r r=1
+        >> X +t/*
+        << X -t/* -t/a -t/b
+        >> X ack
+        == L+l=3/~t X+t/a=3
+        << X t/a=3
+        >> X ack
+        << L l=3/~t
+    """)
+
+
+def test_a_response_under_way_may_be_refused_for_a_new_subscription() -> None:
+    """So what it has is sent in other bytes, though the former subscription is forgotten."""
+    started().says("""
+        == X+t/a=2 X+t/b=bad
+        << X t/a=2 t/b=bad
+        >> X -t/*
+        >> X +t/*
+        == X+t/b=2 X+t/c=1
+        >> X nack missing ]: [
+        << X t/a=2' t/b=2' t/c=1 -t/*
     """)
 
 
@@ -196,11 +345,268 @@ def test_removals_come_after_the_search_for_a_bad_scope() -> None:
         == X+t/_=2 X+t/b=bad X-t/a
         << X t/_=2 t/b=bad
         >> X nack missing ]: [
+        << X t/b=bad'
+        >> X nack missing ]: [
         << X t/_=2'
+        >> X ack
+        << X -t/a
+    """)
+
+
+def test_what_a_response_under_way_brings_to_a_new_subscription_is_removed_if_it_has_left() -> None:
+    started().says("""
+        == X+t/a=2 X+t/c=1
+        << X t/a=2 t/c=1
+        == X-t/c
+        >> X -t/*
+        >> X +t/*
+        >> X ack
+        << X t/a=2' t/b=1 -t/*
+        >> X ack
+        << X -t/c
+    """)
+
+
+def test_clusters_stay_that_a_response_under_way_to_a_new_subscription_uses() -> None:
+    started().says("""
+        == C+d=1 X+t/c=d
+        << C d=1
+        >> C ack
+        << X t/c=d
+        == C-d X+t/c=bad
+        >> X -t/*
+        >> X +t/*
+        >> X ack
+        << X t/a=1 t/b=1 t/c=bad' -t/*
+        >> X nack missing ]: [
+        << X t/a=1' -t/*
+        >> X ack
+        << X t/b=1' t/c=bad'
+        >> X nack missing ]: [
+        << X t/b=1'
+        >> X ack
+        << X t/c=bad'
+        >> X nack missing ]: [
+        .. 9
+        == X+t/c=2
+        << X t/c=2'
+        >> X ack
+        .. 9
+        << C -d
+    """)
+
+
+def test_what_others_share_comes_last_after_a_refusal() -> None:
+    """Else it would answer for hostnames whose own part protects them."""
+    conversation = Conversation()
+    conversation.says("""
+        == C+c=1 L+l=1/~t L+m=1/~u X+t/_=1 X+t/a=1 X+t/b=1 X+t/c=bad X+u/_=1 X+u/a=bad
+        >> C *
+        << C c=1
+        >> C ack
+        >> L *
+        << L l=1/~t m=1/~u
+        >> X +t/* +u/*
+        >> L ack
+        << X t/_=1 t/a=1 t/b=1 t/c=bad u/_=1 u/a=bad -t/* -u/*
+        >> X nack missing ]: [
+        << X t/a=1' t/b=1' -t/* -u/*
+        >> X ack
+        << X t/c=bad' u/a=bad'
+        >> X nack missing ]: [
+        << X t/c=bad'
+        >> X nack missing ]: [
+        << X u/a=bad'
+        >> X nack missing ]: [
+        == X+t/c=1 X+u/a=1
+        << X t/_=1' t/c=1' u/_=1' u/a=1'
+        >> X ack
+    """)
+
+
+def test_refused_parts_that_others_share_are_found_among_each_other() -> None:
+    conversation = Conversation()
+    conversation.says("""
+        == L+l=1/~t L+m=1/~u X+t/_=bad X+u/_=1
+        >> C *
+        << C
+        >> C ack
+        >> L *
+        << L l=1/~t m=1/~u
+        >> X +t/* +u/*
+        >> L ack
+        << X t/_=bad u/_=1 -t/* -u/*
+        >> X nack missing ]: [
+        << X t/_=bad' -t/* -u/*
+        >> X nack missing ]: [
+        << X -t/* -u/*
+        >> X ack
+        << X u/_=1'
+        >> X ack
+    """)
+    assert conversation.refused() == {full_name("X", "t/_"): "bad"}
+
+
+def test_what_others_share_waits_until_the_refused_part_is_mended() -> None:
+    conversation = first_refused()
+
+    assert not conversation.session.settled(conversation.snapshot.seq)
+    conversation.says("""
+        .. 20
+        == X+t/_=2
+        == X+t/b=500
+        << X t/_=2' t/b=500'
+        >> X ack
+    """)
+
+
+def test_what_others_share_waits_for_a_bounded_time() -> None:
+    """One hostname that nobody can mend does not keep all wildcards from being served."""
+    conversation = first_refused()
+
+    assert conversation.session.wake_at(conversation.now) == 30
+    conversation.says("""
+        .. 29
+        == X+t/b=bad2
+        << X t/_=1' t/b=bad2'
+        >> X nack missing ]: [
+        << X t/b=bad2'
+        >> X nack missing ]: [
+        .. 1
+        << X t/_=1'
+        >> X ack
+    """)
+    assert conversation.session.wake_at(conversation.now) is None
+
+
+def test_what_others_share_goes_out_when_the_refused_part_leaves() -> None:
+    first_refused().says("""
+        == X-t/b
+        << X t/_=1'
+    """)
+
+
+def test_what_others_share_waits_again_if_it_left_meanwhile() -> None:
+    conversation = first_refused()
+    conversation.says("""
+        == X-t/_
+        .. 40
+        == X+t/_=1
+        .. 29
+        .. 1
+        << X t/_=1'
+    """)
+
+
+def test_removals_wait_with_what_others_share() -> None:
+    """Else requests for the hostname would meet nothing."""
+    first_refused().says("""
+        == X-t/a
+        .. 1
+        == X+t/b=500
+        << X t/_=1' t/b=500'
+        >> X ack
+        << X -t/a
+    """)
+
+
+def test_another_table_does_not_wait() -> None:
+    first_refused().says("""
+        == L+m=1/~u X+u/_=1 X+u/a=1
+        << L m=1/~u
+        >> X +u/*
+        >> L ack
+        << X u/_=1 u/a=1 -u/*
+        >> X ack
+        == X-u/a
+        << X -u/a
+    """)
+
+
+def test_what_others_share_in_force_does_not_wait_for_a_new_part() -> None:
+    """Requests for the new hostname are answered as before."""
+    conversation = first_refused()
+    conversation.play("== X+t/b=1")
+    conversation.play(">> X ack")
+
+    conversation.says("""
+        == X+t/_=2 X+t/c=bad
+        << X t/_=2 t/c=bad
+        >> X nack missing ]: [
+        << X t/c=bad'
+        >> X nack missing ]: [
+        << X t/_=2'
+    """)
+
+
+def test_a_new_subscription_begins_anew() -> None:
+    """Envoy has dropped all, and the time begins again."""
+    first_refused().says("""
+        .. 20
+        >> X -t/*
+        >> X +t/*
+        << X t/_=1 t/a=1 t/b=bad -t/*
+        >> X nack missing ]: [
+        << X t/a=1' -t/*
         >> X ack
         << X t/b=bad'
         >> X nack missing ]: [
-        << X -t/a
+        .. 20
+        .. 10
+        << X t/_=1'
+    """)
+
+
+def test_what_others_share_waits_in_a_table_that_returns() -> None:
+    """The old one is in force, and none of the listeners in force uses it."""
+    conversation = Conversation()
+    conversation.play(STARTED)
+    conversation.play("== X+t/_=1")
+    conversation.play(">> X ack")
+    conversation.session.hold(SCOPE)
+    conversation.says("""
+        == L+l=2/r R+r=1 X-t/_ X-t/a X-t/b
+        << L l=2/r
+        >> R +r
+        >> L ack
+        << R r=1
+        >> R ack
+        == L+l=3/~t X+t/_=3 X+t/c=bad
+    """)
+
+    conversation.session.release(SCOPE)
+    conversation.says("""
+        .. 0
+        << X t/_=3 t/c=bad
+        >> X nack missing ]: [
+        << X t/c=bad'
+        >> X nack missing ]: [
+        == X+t/c=500
+        << X t/_=3' t/c=500'
+        >> X ack
+        << X -t/a -t/b
+        >> X ack
+        << L l=3/~t
+    """)
+
+
+def test_a_hostname_that_comes_while_its_table_returns_comes_with_what_others_share() -> None:
+    conversation = Conversation()
+    conversation.play(STARTED)
+    conversation.says("""
+        == L+l=2/r R+r=1 X-t/a X-t/b
+        << L l=2/r
+        >> R +r
+        >> L ack
+        << R r=1
+        << X -t/a -t/b
+        >> R ack
+        == L+l=3/~t X+t/_=3
+        == X+t/_=4 X+t/c=4
+        >> X ack
+        << X t/_=4 t/c=4
+        >> X ack
+        << L l=3/~t
     """)
 
 
@@ -215,6 +621,25 @@ def test_a_scope_with_the_key_of_another_is_found_by_name() -> None:
         >> X nack Error adding/updating scoped route(s): scope key conflict found, \
 first scope is '{other}', second scope is '{name}'
         << X t/b=2
+    """.replace("\\\n", "")
+    )
+
+
+def test_what_others_share_waits_for_a_part_that_is_refused_by_name() -> None:
+    name = full_name("X", "t/c")
+    other = full_name("X", "t/a")
+
+    conversation = started()
+    conversation.says(
+        f"""
+        == X+t/_=1 X+t/b=2 X+t/c=1
+        << X t/_=1 t/b=2 t/c=1
+        >> X nack Error adding/updating scoped route(s): scope key conflict found, \
+first scope is '{other}', second scope is '{name}'
+        << X t/b=2
+        >> X ack
+        == X+t/c=2
+        << X t/_=1 t/c=2
     """.replace("\\\n", "")
     )
 

@@ -1657,3 +1657,29 @@ def test_of_an_envoy_that_has_what_it_should_nothing_is_kept() -> None:
     """)
 
     assert envoy.session.entries() == 0
+
+
+def test_clusters_stay_that_routes_under_way_to_a_new_subscription_use() -> None:
+    """Envoy takes them for the new subscription, and refuses what comes after."""
+    conversation = Conversation()
+    conversation.play(COLD_START)
+
+    conversation.says("""
+        == C+d=1 R+r=d
+        << C d=1
+        >> C ack
+        << R r=d
+        == C-d R+r=3
+        == R+r=bad
+        >> R -r
+        >> R +r
+        >> R ack
+        << R r=bad
+        >> R nack missing ]: [
+        .. 9
+        == R+r=2
+        << R r=2
+        >> R ack
+        .. 9
+        << C -d
+    """)

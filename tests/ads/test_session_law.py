@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.ads.ledger import collection_of
+from moongate.ads.scopes import shared
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource, encode, packed
@@ -39,6 +40,7 @@ HOSTS = ("h", "i", "_")
 LISTENERS = ("k", "l")
 REFUSED = "6"
 """The client refuses clusters, listeners and routes whose content ends so."""
+MEND_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,10 @@ class Client:
     scopes: dict[str, bytes] = field(default_factory=dict[str, bytes])
     kept_scopes: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """Also those that it did not put in force, because another one of their response was refused."""
-    scope_versions: dict[str, str] = field(default_factory=dict[str, str])
+    served: set[str] = field(default_factory=set[str])
+    """Scopes that have been in force since it asked for their collection."""
+    refused_at: dict[str, float] = field(default_factory=dict[str, float])
+    """Collection → when scopes of it were refused first while no shared one was in force."""
     withheld: list[DeltaDiscoveryRequest] = field(default_factory=list[DeltaDiscoveryRequest])
     slow: bool = False
     """Its clusters do not become warm just now, whatever they are sent."""
@@ -203,9 +208,8 @@ class Client:
         if self.tables:
             self._ask(ROUTE, self.tables, self.routes)
         if self.collections:
-            request = DeltaDiscoveryRequest(type_url=SCOPE, resource_names_subscribe=sorted(self.collections))
-            request.initial_resource_versions.update(self.scope_versions)
-            self.say(request)
+            # It has scopes, and does not say which.
+            self._ask(SCOPE, self.collections, {})
 
     def reconnect(self, session: Session) -> None:
         """Lose what is on its way. Endpoints that are here already are not asked for again."""
@@ -213,7 +217,6 @@ class Client:
         self.inbox.clear()
         self.withheld.clear()
         self.warming -= self.endpoints.keys()
-        self.kept_scopes = dict(self.scopes)
         self.start()
         self.answer_when_warm()
 
@@ -338,14 +341,17 @@ class Client:
         old = sorted(self.collections - scoped)
         self.collections -= {*old}
         for name in [name for name in self.kept_scopes | self.scopes if collection_of(name) in old]:
-            for those in (self.scopes, self.kept_scopes, self.scope_versions):
+            for those in (self.scopes, self.kept_scopes):
                 those.pop(name, None)
+        self.served = {name for name in self.served if collection_of(name) not in old}
+        for collection in old:
+            self.refused_at.pop(collection, None)
         if old:
             self.say(DeltaDiscoveryRequest(type_url=SCOPE, resource_names_unsubscribe=old))
 
     def _read_scopes(self, response: DeltaDiscoveryResponse, answer: DeltaDiscoveryRequest) -> None:
         for name in response.removed_resources:
-            for those in (self.scopes, self.kept_scopes, self.scope_versions):
+            for those in (self.scopes, self.kept_scopes):
                 those.pop(name, None)
         wanted = [each for each in response.resources if collection_of(each.name) in self.collections]
         taken: dict[str, bytes] = {}
@@ -353,15 +359,36 @@ class Client:
             cluster, what = _scope_content(each.resource.value)
             if what.endswith(REFUSED):
                 answer.error_detail.message = "one of these, who knows which"
+                for collection in {collection_of(every.name) for every in wanted}:
+                    if shared(collection) not in self.scopes:
+                        self.refused_at.setdefault(collection, self.now)
                 break
             if self.kept_scopes.get(each.name) != each.resource.value:
                 known = self.in_force | self.refused | (set(self.clusters) if self.hurried else set[str]())
                 assert cluster in known, f"{each.name} uses {cluster}, which is not there"
                 self.kept_scopes[each.name] = taken[each.name] = each.resource.value
         else:
+            self.served.update(taken)
+            for name in taken.keys() - self.scopes.keys():
+                if name == shared(collection_of(name)):
+                    self._check_shared(name, taken[name])
             self.scopes.update(taken)
-            self.scope_versions.update({each.name: each.version for each in wanted})
         self.say(answer)
+
+    def _check_shared(self, name: str, body: bytes) -> None:
+        """Hold that no hostname is answered by a shared scope that has a scope of its own in the same edit.
+
+        Unless that was refused, and not mended in time.
+        """
+        table, host = name.split("/")[-2:]
+        content = _scope_content(body)
+        late = self.now - self.refused_at.get(collection_of(name), inf) >= MEND_SECONDS
+        all_served = any(
+            {_scope_name(*at) for at in scopes if at[0] == table} <= self.served
+            for scopes in self.history.scopes
+            if scopes.get((table, host)) == content
+        )
+        assert all_served or late, f"{name} is in force, and others of its edit never were"
 
     def check_scopes(self, world: World) -> None:
         """Hold that requests meet what the fleet should have, and nothing else, but for what is refused."""
@@ -408,9 +435,14 @@ class History:
     edits: int = 0
     first: dict[tuple[str, str, bytes], int] = field(default_factory=dict[tuple[str, str, bytes], int])
     last: dict[tuple[str, str, bytes], int] = field(default_factory=dict[tuple[str, str, bytes], int])
+    scopes: list[dict[tuple[str, str], tuple[str, str]]] = field(
+        default_factory=list[dict[tuple[str, str], tuple[str, str]]]
+    )
+    """Of each edit, by table and hostname."""
 
     def add(self, world: World) -> None:
         self.edits += 1
+        self.scopes.append({at: (cluster, str(what)) for at, (cluster, what) in world.scopes.items()})
         for (type_url, name), resource in world.resources().items():
             self.first.setdefault((type_url, name, resource.body), self.edits)
             self.last[type_url, name, resource.body] = self.edits
@@ -440,7 +472,9 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
     patience = 5 if hurried else inf
 
     def session() -> Session:
-        return Session("eg", "one", snapshot, linger_seconds=5, patience_seconds=patience)
+        return Session(
+            "eg", "one", snapshot, linger_seconds=5, patience_seconds=patience, mend_seconds=MEND_SECONDS
+        )
 
     client = Client(session(), History(), hurried=hurried)
     client.start()
@@ -475,7 +509,7 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
         if client.session.settled(snapshot.seq):
             client.check_scopes(world)
     client.warm(slowly=False)
-    for _ in range(4):
+    for _ in range(6):
         while client.inbox:
             client.read()
         client.now += 6
@@ -533,9 +567,13 @@ def _collection(table: str) -> str:
 
 
 def _scope(table: str, host: str, cluster: str, what: int | str) -> XdsResource:
-    made = ScopedRouteConfiguration(name=_collection(table).replace("*", host))
+    made = ScopedRouteConfiguration(name=_scope_name(table, host))
     made.route_configuration.name = f"{cluster} {what}"
     return XdsResource.of(SCOPE, made.name, encode(made))
+
+
+def _scope_name(table: str, host: str) -> str:
+    return _collection(table).replace("*", host)
 
 
 def _scope_content(body: bytes) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, XdsResource
+from moongate.xds.wire import CLUSTER, SCOPE, XdsResource
 
 
 def resource(name: str, body: bytes = b"a") -> XdsResource:
@@ -30,6 +30,19 @@ def test_what_goes_and_comes_in_one_edit_stays() -> None:
 
     assert snapshot.apply([resource("a")], [(CLUSTER, "a")]) == ()
     assert snapshot.get(CLUSTER, "a") == resource("a")
+
+
+def test_a_collection_knows_what_has_left_it() -> None:
+    """An Envoy that connects again may have it still, and does not say so."""
+    snapshot = Snapshot()
+    a, b, c = (XdsResource.of(SCOPE, f"xdstp:///t/{name}", b"") for name in "abc")
+    snapshot.apply([a, b, c], [])
+
+    snapshot.apply([], [(SCOPE, a.name), (SCOPE, b.name)])
+    snapshot.apply([b], [])
+
+    assert list(snapshot.departed("xdstp:///t/*")) == [a.name]
+    assert not list(snapshot.departed("xdstp:///u/*"))
 
 
 def test_the_first_edit_counts_even_when_it_is_empty() -> None:

@@ -137,6 +137,8 @@ class Channel(Struct):
     """Secrets and scopes that Envoy may keep as they are now, although it did not put them in force."""
     reopened: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
     """Listener → its version that was sent again after its address was closed, and how many times."""
+    waiting: dict[str, float] = field(default_factory=dict[str, float])
+    """Scope that others share → until when it waits for these, once it has waited. See ``scopes``."""
     returning: set[str] = field(default_factory=set[str])
     """Route tables that were removed and unused, and are back but not answered yet; or all their scopes."""
     initial_pending: bool = False
@@ -167,6 +169,7 @@ class Channel(Struct):
         self.reopened.pop(name, None)
         self.returning.discard(name)
         self.kept.discard(name)
+        self.waiting.pop(name, None)
         self.dirty.discard(name)
         self.staged.drop(name)
         for batch in (*self.retries, *([self.flight.batch] if self.flight else [])):
@@ -193,6 +196,7 @@ class Channel(Struct):
             self.reopened.pop(name, None)
             self.returning.discard(name)
             self.kept.discard(name)
+            self.waiting.pop(name, None)
         for name in batch.gone:
             self.rejected.pop(name, None)
             if name not in self.dirty:

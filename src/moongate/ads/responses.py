@@ -47,6 +47,11 @@ class Response:
         self.wire = b"".join(parts)
         """The bytes that are written."""
 
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of its resources."""
+        return (resource.name for resource in self._resources)
+
     @cached_property
     def endpoints(self) -> tuple[str, ...]:
         """The names of the endpoints that its clusters need."""

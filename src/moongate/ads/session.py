@@ -22,7 +22,8 @@ one comparison.
   because Envoy acknowledges a listener before it has its routes. But Envoy requests the secrets of a listener
   before it puts the listener in force.
 * Scopes, the parts of a route table by hostname, are sent as routes are. Nothing refers to a scope, so those
-  that left the snapshot are removed right after the news of the same edit (``scopes``).
+  that left the snapshot are removed right after the news of the same edit. The scope that others share is
+  not in force before them (``scopes``).
 * A route table that *returns* (it was removed, and is back) is sent before the listeners if no listener in
   force uses it, because Envoy may have kept its old version. So is a table whose scopes return.
 * Any other resource that left the snapshot is *pending removal*. When listeners and routes are acknowledged
@@ -62,7 +63,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from moongate.ads import scopes, secrets
 from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
-from moongate.ads.ledger import Ledger, collection_of, is_collection
+from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
 from moongate.ads.needs import NEEDED_BY
 from moongate.ads.reopening import meeting_listeners, to_reopen
@@ -70,7 +71,7 @@ from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from moongate.ads.nacks import Blame
     from moongate.ads.responses import Response
@@ -130,6 +131,7 @@ class Session:
         stream: int = 0,
         linger_seconds: float = LINGER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        mend_seconds: float = scopes.MEND_SECONDS,
     ) -> None:
         self.fleet = fleet
         self.node = node
@@ -140,9 +142,12 @@ class Session:
         self._counters = {} if counters is None else counters
         self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
+        self._mend_seconds = mend_seconds
         self._channels: dict[str, Channel] = {}
         self._last = 0
         """The number of the last response."""
+        self._reconnected = False
+        """Whether Envoy has said that it has resources of any type, from an earlier stream."""
         self._warming: set[str] = set()
         """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
         self._held: set[str] = set()
@@ -197,6 +202,9 @@ class Session:
         elif before is None and (since := tables.absent.pop(table, None)) is not None and since <= listening:
             # Envoy may also have scopes still that the table does not have any more.
             tables.returning.update((name,) if table == name else tables.ledger.within(table))
+        elif scopes.shared(table) in tables.returning:
+            # The shared scope does not come into force without it.
+            tables.returning.add(name)
 
     def _has_table(self, type_url: str, table: str) -> bool:
         return self._snapshot.get(type_url, table) is not None or table in self._snapshot.members(type_url)
@@ -233,6 +241,7 @@ class Session:
             for channel in self._awaited()
             if channel.flight is not None and channel.flight.heard_at < inf
         ]
+        times += [due for c in self._channels.values() for due in c.waiting.values() if due > now]
         return min(times, default=None)
 
     def hold(self, type_url: str) -> None:
@@ -341,17 +350,33 @@ class Session:
         )
         for name in channel.ledger.unsettled():
             channel.mark(name, self._snapshot.seq)
-        if request.type_url == SCOPE and held:
-            # The earlier stream may have ended between a refusal and what was to follow it.
-            channel.kept.update(channel.dirty)
         if request.type_url in _TABLES:
             tables = {_table_of(channel, name) for name in held}
             gone = (table for table in tables if not self._has_table(request.type_url, table))
             channel.absent = dict.fromkeys(gone, self._snapshot.seq)
             for collection in tables & channel.ledger.collections:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
+        self._reconnected |= bool(request.initial_resource_versions)
+        if request.type_url == SCOPE and (self._reconnected or LISTENER not in self._channels):
+            self._may_have_scopes(channel, held)
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
         self._acknowledged(channel, held, ())
+
+    def _may_have_scopes(self, channel: Channel, held: Mapping[str, str]) -> None:
+        """Note which scopes Envoy may have of an earlier stream: all that the fleet has, and that it had.
+
+        Args:
+            channel: the channel of scopes.
+            held: name → version that Envoy says to have. Envoy 1.40 says nothing of scopes.
+        """
+        for collection in () if held else channel.ledger.collections:
+            if not self._has_table(SCOPE, collection):
+                channel.absent[collection] = self._snapshot.seq
+            for name in (*channel.ledger.within(collection), *self._snapshot.departed(collection)):
+                channel.ledger.set(name, UNKNOWN)
+                channel.mark(name, self._snapshot.seq)
+        # The earlier stream may have ended between a refusal and what was to follow it.
+        channel.kept.update(channel.dirty)
 
     def _subscribe(self, channel: Channel, name: str) -> None:
         if name == "*":
@@ -365,6 +390,22 @@ class Session:
             channel.forget(each)
             channel.mark(each, self._snapshot.seq)
         channel.ledger.subscribe(name)
+        if channel.type_url in _TABLES and channel.flight is not None:
+            self._subscribed_amid(channel, channel.flight, name)
+
+    def _subscribed_amid(self, tables: Channel, flight: Flight, name: str) -> None:
+        """Note that Envoy may take the tables that are under way for a new subscription to them.
+
+        Or it refuses the response, and keeps some of its scopes.
+        """
+        names = [each for each in flight.response.names if each == name or is_within(each, name)]
+        for each in names:
+            tables.ledger.set(each, UNKNOWN)
+            tables.mark(each, self._snapshot.seq)
+        if names:
+            tables.dirty_since = min(tables.dirty_since, flight.batch.oldest)
+        if tables.type_url == SCOPE:
+            tables.kept.update(names)
 
     def _unsubscribe(self, channel: Channel, name: str) -> tuple[str, ...]:
         """Note the end of a subscription. The resources that Envoy has dropped thereby."""
@@ -400,16 +441,16 @@ class Session:
         if channel.type_url in self._held:
             return None
         while channel.retries:
-            if batch := self._still_true(channel, channel.retries.popleft()):
+            if batch := self._sendable(channel, channel.retries.popleft(), now):
                 return batch
 
         ready = self._ready(channel)
         self._restage(channel, ready)
         batch = Batch()
         if channel.staged and ready >= channel.staged_seq and not self._awaits_return(channel):
-            batch = self._still_true(channel, channel.staged.take())
+            batch = self._sendable(channel, channel.staged.take(), now)
         elif channel.type_url in _TABLES and self._done(_MAKE) >= channel.staged_seq:
-            batch = channel.staged.part(channel.returning)
+            batch = self._sendable(channel, channel.staged.part(channel.returning), now)
 
         self._start_lingering(channel, now)
         if channel.type_url == CLUSTER or not self._removing_clusters(now):
@@ -423,11 +464,12 @@ class Session:
             return batch
         return None
 
-    def _still_true(self, channel: Channel, batch: Batch) -> Batch:
-        """A batch without the removal of scopes that are back, and will be sent next."""
+    def _sendable(self, channel: Channel, batch: Batch, now: float) -> Batch:
+        """A batch without the removal of scopes that are back, and without scopes that have to wait."""
         if channel.type_url == SCOPE:
-            for name in [n for n in batch.gone if self._snapshot.get(SCOPE, n) is not None]:
-                batch.drop(name)
+            back = [name for name in batch.gone if self._snapshot.get(SCOPE, name) is not None]
+            waiting = scopes.waiting(channel, batch, now, self._mend_seconds)
+            channel.take_back(batch.part([*back, *waiting]))
         return batch
 
     def _parts(self, channel: Channel, batch: Batch) -> list[Batch]:
@@ -514,6 +556,7 @@ class Session:
                 else:
                     channel.returning.discard(name)
                 continue
+            channel.waiting.pop(name, None)
             if held in (None, ABSENT):
                 channel.returning.discard(name)
             if refused is not None and held not in (None, ABSENT):
@@ -600,7 +643,8 @@ class Session:
         resources: Collection[XdsResource] = batch.news.values()
         if not channel.kept.isdisjoint(batch.news):
             resources = [
-                _respelled(each, self._last) if each.name in channel.kept else each for each in resources
+                _respelled(each, f"{self._last} {now}") if each.name in channel.kept else each
+                for each in resources
             ]
         response = self._snapshot.responses.response(
             channel.type_url, resources, batch.gone, after=self._last
@@ -663,8 +707,7 @@ class Session:
         elif batch.news:
             if channel.type_url in _KEPT:
                 channel.kept.update(batch.news)
-            parts = batch.singly() if channel.type_url == SECRET else batch.halves()
-            channel.retries.extendleft(reversed(parts))
+            channel.retries.extendleft(reversed(_parts_of_refused(channel, batch)))
         else:
             # The batch has only removals. Envoy would refuse them again.
             channel.take(batch)
@@ -673,9 +716,10 @@ class Session:
         """Reject the resources that Envoy names, and send the others again.
 
         Envoy has applied the others. But it truncates long messages, and a NACK proves nothing about the
-        others. So they are sent again and acknowledged; to Envoy that is no change.
+        others. So they are sent again and acknowledged; to Envoy that is no change. Only of scopes it has
+        applied none.
         """
-        batch.applied = True
+        batch.applied = channel.type_url != SCOPE
         oldest = batch.oldest
         meeting = batch.part(meeting_listeners(blamed))
         apart = batch.part(blamed.likely).singly()
@@ -777,7 +821,14 @@ def _table_of(tables: Channel, name: str) -> str:
     return collection_of(name) if tables.type_url == SCOPE else name
 
 
-def _respelled(resource: XdsResource, spelling: int) -> XdsResource:
+def _parts_of_refused(channel: Channel, batch: Batch) -> Sequence[Batch]:
+    """What a batch is sent again as, if Envoy did not say which of it it refuses."""
+    if channel.type_url == SECRET:
+        return batch.singly()
+    return scopes.halves(batch) if channel.type_url == SCOPE else batch.halves()
+
+
+def _respelled(resource: XdsResource, spelling: str) -> XdsResource:
     if resource.type_url == SCOPE:
         return scopes.respelled(resource, spelling)
     return secrets.respelled(resource) or resource

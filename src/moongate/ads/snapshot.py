@@ -41,6 +41,8 @@ class Snapshot:
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
         self._members: dict[str, dict[str, None]] = {}
+        self._departed: dict[str, dict[str, None]] = {}
+        """Collection → the names in it that the fleet had once, and does not have now."""
         self._needs: dict[Key, tuple[str, bool]] = {}
         """Needed type, and name of what may need it → the version that was looked at, and whether it does."""
 
@@ -86,6 +88,10 @@ class Snapshot:
         """Collection → the names in it, for a type that has collections. A live view, not a copy."""
         return self._members if type_url == SCOPE else {}
 
+    def departed(self, collection: str) -> Collection[str]:
+        """The names in a collection that the fleet had once. An Envoy that connects again may have them."""
+        return self._departed.get(collection, ())
+
     def needs(self, resource: XdsResource, type_url: str) -> bool:
         """Whether a resource needs others of a type, as a listener its routes. Each version is read once."""
         key = type_url, resource.name
@@ -102,8 +108,10 @@ class Snapshot:
             members = self._members.setdefault(collection, {})
             if exists:
                 members[name] = None
+                self._departed.get(collection, {}).pop(name, None)
             else:
                 del members[name]
+                self._departed.setdefault(collection, {})[name] = None
             if not members:
                 del self._members[collection]
         if not exists:
