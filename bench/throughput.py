@@ -287,7 +287,7 @@ async def load(pid: int, port: int, requests: int, connections: int, host: str |
             "--h1",
             f"--requests={requests}",
             f"--clients={connections}",
-            *(() if host is None else (f"--header=host: {host}", f"--log-file={log.name}")),
+            *(() if host is None else (f"--header=:authority: {host}", f"--log-file={log.name}")),
             f"http://127.0.0.1:{port}/",
             stdout=PIPE,
         )
