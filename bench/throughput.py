@@ -23,7 +23,8 @@ from asyncio.subprocess import PIPE
 from contextlib import AsyncExitStack
 from math import floor, sqrt
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
@@ -39,7 +40,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from msgspec import Struct
 
-from bench.figures import plain_table, verdict
+from bench.figures import p50, p99, plain_table, verdict
 from bench.measure import cpu_s
 from bench.scene import GATEWAY
 from moongate.api.envoygateway import EnvoyGateway
@@ -89,10 +90,26 @@ spec:
 
 
 class Run(Struct, frozen=True):
-    """One run of load: Envoy's CPU for a request in µs, and requests per second."""
+    """One run of load.
+
+    Args:
+        cpu_us: Envoy's CPU for a request.
+        per_second: requests per second.
+        p50_ms, p99_ms: of the time that a request took; 0 when nobody asks.
+    """
 
     cpu_us: float
     per_second: float
+    p50_ms: float = 0
+    p99_ms: float = 0
+
+
+class Ratio(Struct, frozen=True):
+    """The median of ratios that were measured in pairs, and what it is between with a confidence of 95%."""
+
+    median: float
+    low: float
+    high: float
 
 
 class Comparison(Struct, frozen=True):
@@ -102,31 +119,36 @@ class Comparison(Struct, frozen=True):
         name: what is compared.
         cpu_us: CPU for a request, the median of all runs.
         per_second: requests per second, the median of all runs.
-        ratio: the median over pairs of runs; below 1 it takes more CPU than the router alone.
-        low, high: the median is between these with a confidence of 95%.
+        ratio: below 1 it takes more CPU than the router alone.
     """
 
     name: str
     cpu_us: float
     per_second: float
-    ratio: float
-    low: float
-    high: float
+    ratio: Ratio
+
+
+def paired(ratios: Iterable[float]) -> Ratio:
+    """What ratios say that were each measured in two runs next to each other."""
+    ratios = sorted(ratios)
+    count = len(ratios)
+    # Of the pairs, about half are below the true median: a binomial distribution, here by its normal one.
+    outside = max(0, floor(count / 2 - 0.98 * sqrt(count)))
+    return Ratio(median(ratios), ratios[outside], ratios[-1 - outside])
+
+
+def by_cpu(runs: Sequence[Run], base: Sequence[Run]) -> Ratio:
+    """The throughput of runs by CPU, as a part of those that were made next to them."""
+    return paired(one.cpu_us / run.cpu_us for run, one in zip(runs, base, strict=True))
 
 
 def compared(name: str, runs: Sequence[Run], alone: Sequence[Run]) -> Comparison:
     """Runs of one Envoy beside those of the router alone that were made next to them."""
-    ratios = sorted(base.cpu_us / run.cpu_us for run, base in zip(runs, alone, strict=True))
-    count = len(ratios)
-    # Of the pairs, about half are below the true median: a binomial distribution, here by its normal one.
-    outside = max(0, floor(count / 2 - 0.98 * sqrt(count)))
     return Comparison(
         name,
         cpu_us=median(run.cpu_us for run in runs),
         per_second=median(run.per_second for run in runs),
-        ratio=median(ratios),
-        low=ratios[outside],
-        high=ratios[-1 - outside],
+        ratio=by_cpu(runs, alone),
     )
 
 
@@ -136,14 +158,14 @@ def shown(comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         judged = ""
         if one.name == SHIPPED:
-            judged = f"wanted ≥ {WANTED:.0%}: {verdict(held=one.ratio >= WANTED)}"
+            judged = f"wanted ≥ {WANTED:.0%}: {verdict(held=one.ratio.median >= WANTED)}"
         rows.append(
             (
                 one.name,
                 f"{one.cpu_us:.1f} µs",
                 f"{one.per_second:,.0f}",
-                f"{one.ratio:.1%}",
-                f"{one.low:.1%} to {one.high:.1%}",
+                f"{one.ratio.median:.1%}",
+                f"{one.ratio.low:.1%} to {one.ratio.high:.1%}",
                 judged,
             )
         )
@@ -222,37 +244,66 @@ async def static_envoy(
     return envoy.pid
 
 
-async def _moongates_envoy(stack: AsyncExitStack, port: int, upstream: int) -> int:
-    """The process id of a new Envoy that moongate configures, which serves; it ends with the stack."""
+async def moongates_envoy(
+    stack: AsyncExitStack,
+    port: int,
+    upstream: int,
+    *,
+    config: EnvoyGateway | None = None,
+    more: Iterable[Mapping[str, Any]] = (),
+) -> int:
+    """The process id of a new Envoy that moongate configures, which serves; it ends with the stack.
+
+    Args:
+        stack: what it ends with.
+        port, upstream: where it listens, and where its backend does.
+        config: instead of the configuration that moongate ships.
+        more: manifests beside those of the Gateway with one route.
+    """
     before = {child.pid for child in psutil.Process().children()}
-    laptop = await stack.enter_async_context(Laptop())
+    laptop = await stack.enter_async_context(Laptop(config=config))
     stack.callback(laptop.skip_drain)
     await laptop.apply(MANIFESTS.format(port=port, upstream=upstream))
+    await laptop.apply(more, timeout_s=None)
     [envoy] = (child for child in psutil.Process().children() if child.pid not in before)
     return envoy.pid
 
 
-async def load(pid: int, port: int, requests: int, connections: int) -> Run:
+async def load(pid: int, port: int, requests: int, connections: int, host: str | None = None) -> Run:
     """One run of load on an Envoy.
+
+    Args:
+        pid, port: of the Envoy.
+        requests, connections: how many.
+        host: what the requests ask for, and how long each takes is measured; by default neither.
 
     Raises:
         RuntimeError: not all requests were answered by 200; the message holds what h2load says.
     """
-    before = cpu_s(pid)
-    h2load = await asyncio.create_subprocess_exec(
-        "h2load",
-        "--h1",
-        f"--requests={requests}",
-        f"--clients={connections}",
-        f"http://127.0.0.1:{port}/",
-        stdout=PIPE,
-    )
-    report = (await h2load.communicate())[0].decode()
-    cpu = cpu_s(pid) - before
+    with NamedTemporaryFile() as log:
+        before = cpu_s(pid)
+        h2load = await asyncio.create_subprocess_exec(
+            "h2load",
+            "--h1",
+            f"--requests={requests}",
+            f"--clients={connections}",
+            *(() if host is None else (f"--header=:authority: {host}", f"--log-file={log.name}")),
+            f"http://127.0.0.1:{port}/",
+            stdout=PIPE,
+        )
+        report = (await h2load.communicate())[0].decode()
+        cpu = cpu_s(pid) - before
+        # A line is: the start, the status, µs until the end.
+        took_ms = [int(line.split()[2]) / 1000 for line in log]
     rate = re.search(r"finished in .*, ([\d.]+) req/s", report)
     if rate is None or f"status codes: {requests} 2xx" not in report:
-        raise RuntimeError(f"h2load on port {port}: {report}")
-    return Run(cpu_us=cpu / requests * 1e6, per_second=float(rate[1]))
+        raise RuntimeError(f"h2load for {host} on port {port}: {report}")
+    return Run(
+        cpu_us=cpu / requests * 1e6,
+        per_second=float(rate[1]),
+        p50_ms=p50(took_ms) if took_ms else 0,
+        p99_ms=p99(took_ms) if took_ms else 0,
+    )
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -283,7 +334,7 @@ async def measure(plan: Plan) -> list[Comparison]:
             upstream = free_port()
             await static_envoy(stack, run, "upstream", upstream_that_answers(upstream))
             ports = {name: free_port() for name in runs}
-            pids = {SHIPPED: await _moongates_envoy(stack, ports[SHIPPED], upstream)}
+            pids = {SHIPPED: await moongates_envoy(stack, ports[SHIPPED], upstream)}
             for name, disabled in chains.items():
                 manifests = MANIFESTS.format(port=ports[name], upstream=upstream)
                 static = from_file(manifests, disabled)

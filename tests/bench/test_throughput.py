@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
-from bench.throughput import ALONE, MANIFESTS, SHIPPED, Run, compared, from_file, shown
+from bench.throughput import ALONE, MANIFESTS, SHIPPED, Run, compared, from_file, load, paired, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,14 +31,13 @@ def test_each_run_is_compared_with_the_one_next_to_it() -> None:
 
     comparison = compared(SHIPPED, shipped, alone)
 
-    assert (comparison.ratio, comparison.cpu_us) == (40 / 50, 100)
+    assert (comparison.ratio.median, comparison.cpu_us) == (40 / 50, 100)
 
 
 def test_more_pairs_give_a_narrower_interval() -> None:
     ratios = [0.9 + n / 100 for n in range(21)]
 
-    few = compared(SHIPPED, runs(*(100 / r for r in ratios[::5])), runs(*[100] * 5))
-    many = compared(SHIPPED, runs(*(100 / r for r in ratios)), runs(*[100] * 21))
+    few, many = paired(ratios[::5]), paired(ratios)
 
     assert (few.low, few.high) == pytest.approx((0.9, 1.1))
     assert (many.low, many.high) == pytest.approx((0.96, 1.04))
@@ -67,6 +70,26 @@ def test_a_static_envoy_differs_in_its_filters_alone(disabled: int) -> None:
     assert route.route.cluster == cluster.name
     [endpoint] = cluster.load_assignment.endpoints[0].lb_endpoints
     assert endpoint.endpoint.address.socket_address.port_value == 9090
+
+
+@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load makes the load")
+@pytest.mark.asyncio
+async def test_the_load_asks_for_the_host_and_for_no_other() -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                heads.append((await reader.readuntil(b"\r\n\r\n")).lower())
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        run = await load(os.getpid(), port, requests=3, connections=1, host="a.test")
+
+    assert [re.findall(rb"host: (\S+)", head) for head in heads] == [[b"a.test"]] * 3
+    assert 0 < run.p50_ms <= run.p99_ms
 
 
 @pytest.mark.envoy

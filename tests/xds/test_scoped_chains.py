@@ -15,7 +15,7 @@ from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.scopes import OTHERS_KEY
 from moongate.world import World
-from moongate.xds.scoped_chains import FALLBACK, FINDER, HOST_HEADER
+from moongate.xds.scoped_chains import FINDER, HOST_HEADER
 from moongate.xds.wire import LISTENER, SCOPE
 from tests import worlds
 from tests.core import ON_HOST, read
@@ -93,21 +93,22 @@ def test_a_connection_manager_subscribes_to_the_parts_of_its_table() -> None:
     assert routes.scope_key_builder.fragments[0].header_value_extractor.name == ":authority"
 
 
-def test_the_finder_and_the_fallback_stand_first_and_each_part_switches_them_off() -> None:
+def test_the_finder_stands_first_and_each_part_switches_it_off() -> None:
     made = world("a.test", "")
 
-    assert [each.name for each in manager(made).http_filters][:3] == [FINDER, FINDER, FALLBACK]
+    assert [each.name for each in manager(made).http_filters].index(FINDER) == 0
     for part in scopes(made).values():
-        assert part.route_configuration.typed_per_filter_config.keys() == {FINDER, FALLBACK}
+        assert part.route_configuration.typed_per_filter_config.keys() == {FINDER}
 
 
-def test_a_route_says_which_filters_the_fallback_is_to_run() -> None:
+def test_a_route_says_which_filters_the_finder_is_to_switch_on() -> None:
     made = world("*.test")
     made.apply({each.ref: each for each in read(GUARD)})
     made.pull()
 
     [host] = scopes(made)["_"].route_configuration.virtual_hosts
-    assert dict(host.routes[0].metadata.filter_metadata[FINDER]) == {"envoy.filters.http.basic_auth": True}
+    filters = host.routes[0].metadata.filter_metadata[FINDER]["filters"]
+    assert dict(filters) == {"envoy.filters.http.basic_auth": True}
 
 
 def test_a_changed_route_changes_one_part() -> None:

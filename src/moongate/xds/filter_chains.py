@@ -140,7 +140,7 @@ def joined(settings: ChainSettings, filters: tuple[ChainFilter, ...]) -> ChainEn
     body = settings.chain
     if settings.manager:
         number = HttpConnectionManager.HTTP_FILTERS_FIELD_NUMBER
-        first = finding(filters) if settings.scoped else ()
+        first = (finding(filters),) if settings.scoped else ()
         entries = [message_field(number, body) for body in (*first, *(one.body for one in filters))]
         manager = b"".join((settings.manager, *entries, message_field(number, settings.router)))
         last = Filter(name=HCM, typed_config=packed_as(HttpConnectionManager, manager))

@@ -10,12 +10,12 @@ the port. All wildcards share a part under a key that no client can send.
 For a request whose Host is no key, Envoy finds no route at first. Then the *finder* runs (``finder.lua``): it
 looks again with the Host in lower case, then in the part that others share. That one compares a header with
 the Host, as another name stands in ``:authority`` while Envoy looks. Every part switches the finder off, so
-that it costs nothing where a route is found at once.
+that it costs nothing where a route is found at once, but that Envoy sees that it is off.
 
 Envoy creates the filters of a request by the route that it found at first. Filters that are off until a route
-switches them on do not exist if there was none. So all of them stand in a filter chain of their own too, the
-*fallback*, which is created only for requests without a route. Each runs there if the route that the finder
-found switches it on, which the route's metadata says.
+switches them on do not exist if there was none. So all of them stand behind the finder, too. Each runs there
+if the route that the finder found switches it on, which the route's metadata says. The finder and these
+filters are one filter of the connection manager, a filter chain, so that all are off at once.
 
 Rules
 -----
@@ -66,13 +66,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from envoy.config.core.v3.config_source_pb2 import ConfigSource
+    from google.protobuf.message import Message
 
     from moongate.xds.filters import ChainFilter
 
 FINDER: Final = "moongate.finder"
-"""The name of the finder's two filters, and of the metadata that it reads of routes and virtual hosts."""
-FALLBACK: Final = "moongate.fallback"
-"""The name of the filter chain for requests whose route is not found at first."""
+"""The name of the filter chain for requests whose route is not found at first, of the finder's two filters in
+it, and of the metadata that the finder reads of routes and virtual hosts."""
 HOST_HEADER: Final = "x-moongate-host"
 """The header that has the Host while Envoy looks among others."""
 
@@ -114,33 +114,44 @@ def _table_head(chain: str, *, others: bool) -> bytes:
     message.validate_clusters.value = False
     if others:
         message.vhost_header = HOST_HEADER
-    for name in (FINDER, FALLBACK):
-        message.typed_per_filter_config[name].CopyFrom(packed(FilterConfig(disabled=True)))
+    message.typed_per_filter_config[FINDER].CopyFrom(packed(FilterConfig(disabled=True)))
     return encode(message)
 
 
 def switched_on(filters: Iterable[str]) -> Metadata:
     """The metadata of a route that says which filters it switches on."""
-    fields = {name: Value(bool_value=True) for name in filters}
-    return Metadata(filter_metadata={FINDER: Struct(fields=fields)})
+    names_ = Struct(fields={name: Value(bool_value=True) for name in filters})
+    return Metadata(filter_metadata={FINDER: Struct(fields={"filters": Value(struct_value=names_)})})
 
 
-def finding(filters: tuple[ChainFilter, ...]) -> list[bytes]:
-    """The encoded filters that stand before all others of a scoped chain: the finder, and the fallback."""
-    off = [HttpFilter.FromString(one.body) for one in filters]
-    return [*_finder(), *_fallback([one for one in off if one.disabled])]
+def finding(filters: tuple[ChainFilter, ...]) -> bytes:
+    """The encoded filter that stands before all others of a scoped chain.
+
+    Args:
+        filters: the others; those that routes switch on stand in it, too.
+    """
+    all_ = [HttpFilter.FromString(one.body) for one in filters]
+    behind = [(one.name, _only_if(_is_on(one.name), one.typed_config)) for one in all_ if one.disabled]
+    chain = b"".join(
+        # FilterChain.filters
+        message_field(1, encode(TypedExtensionConfig(name=name, typed_config=packed(config))))
+        for name, config in (*_finder(), *behind)
+    )
+    # FilterChainConfig.default_filter_chain; the message is newer than the messages that we have.
+    config = AnyMessage(
+        type_url=f"{TYPE_PREFIX}envoy.extensions.filters.http.filter_chain.v3.FilterChainConfig",
+        value=message_field(1, chain),
+    )
+    return encode(HttpFilter(name=FINDER, typed_config=config))
 
 
 @cache
-def _finder() -> tuple[bytes, bytes]:
+def _finder() -> tuple[tuple[str, Message], ...]:
     present = _predicate(
         HttpRequestHeaderMatchInput(header_name=HOST_HEADER),
         StringMatcher(safe_regex=RegexMatcher(google_re2=RegexMatcher.GoogleRE2(), regex=".*")),
     )
-    return (
-        encode(HttpFilter(name=FINDER, typed_config=packed(_lua("first")))),
-        encode(HttpFilter(name=FINDER, typed_config=packed(_only_if(present, packed(_lua("second")))))),
-    )
+    return (FINDER, _lua("first")), (FINDER, _only_if(present, packed(_lua("second"))))
 
 
 def _lua(function: str) -> Lua:
@@ -149,30 +160,6 @@ def _lua(function: str) -> Lua:
         default_source_code=DataSource(inline_string=f"{source}envoy_on_request = {function}\n"),
         clear_route_cache=BoolValue(value=False),  # the script says when
     )
-
-
-def _fallback(off: list[HttpFilter]) -> list[bytes]:
-    """The filters that routes switch on, each to run where the finder says that the route does."""
-    if not off:
-        return []
-    chain = b"".join(
-        # FilterChain.filters
-        message_field(
-            1,
-            encode(
-                TypedExtensionConfig(
-                    name=one.name, typed_config=packed(_only_if(_is_on(one.name), one.typed_config))
-                )
-            ),
-        )
-        for one in off
-    )
-    # FilterChainConfig.default_filter_chain; the message is newer than the messages that we have.
-    config = AnyMessage(
-        type_url=f"{TYPE_PREFIX}envoy.extensions.filters.http.filter_chain.v3.FilterChainConfig",
-        value=message_field(1, chain),
-    )
-    return [encode(HttpFilter(name=FALLBACK, typed_config=config))]
 
 
 def _is_on(name: str) -> Matcher.MatcherList.Predicate:
