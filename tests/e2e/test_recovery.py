@@ -19,7 +19,7 @@ from moongate.api.base import FleetId
 from moongate.infra.ports import PortError
 from moongate.run import Laptop
 from moongate.xds.draining import draining_tables
-from moongate.xds.wire import ENDPOINT, ROUTE
+from moongate.xds.wire import ENDPOINT, SCOPE
 from tests import worlds
 from tests.e2e import manifests as m
 from tests.e2e.conftest import Site, admitted, reference, until
