@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from moongate.api.envoygateway import RuntimeFlags
-from moongate.attach import sizes
 from tests.cases import Expected, rewrite
 
 # No deadline: a slow machine is no bug of ours, and tests do not judge by the clock.
@@ -66,9 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("accept") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--accept rewrites pages: use it in one process, without --numprocesses.")
     if config.getoption("scoped"):
-        sizes.LARGE = 0  # pyright: ignore[reportAttributeAccessIssue] - a constant, but for this
         is_on = RuntimeFlags.on
-        RuntimeFlags.on = lambda self, flag: flag == "ScopedLargeTables" or is_on(self, flag)
+        RuntimeFlags.on = lambda self, flag: flag == "ScopedTables" or is_on(self, flag)
 
 
 @pytest.fixture(scope="session")

@@ -56,19 +56,14 @@ class Fleet:
         assert types.get(SCOPE) if table.scoped else TABLE in types[ROUTE]
         return table.scoped
 
-    def grow(self) -> None:
-        """Let the table be large, with two hostnames more."""
-        self.serve("a.test", "*.test", "b.test", "c.test")
-        assert self.is_scoped()
-
-    def others(self) -> RouteConfiguration:
-        """What the part has that hostnames share."""
-        [part] = (r for n, r in self.world.xds()["default/eg"][SCOPE].items() if n.endswith("/_"))
-        return ScopedRouteConfiguration.FromString(part.body).route_configuration
-
-    def former(self) -> RouteConfiguration:
-        """The whole table, which drains."""
+    def whole(self) -> RouteConfiguration:
+        """The table as one."""
         return RouteConfiguration.FromString(self.world.xds()["default/eg"][ROUTE][TABLE].body)
+
+    def part(self, name: str) -> RouteConfiguration:
+        """The part of a hostname, or the one that others share."""
+        [part] = (r for n, r in self.world.xds()["default/eg"][SCOPE].items() if n.endswith(f"/{name}"))
+        return ScopedRouteConfiguration.FromString(part.body).route_configuration
 
 
 def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,13 +79,42 @@ def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: p
     assert fleet.is_scoped()
 
 
-def test_wildcards_make_no_table_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_with_wildcards_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "LARGE", 2)
     fleet = Fleet()
 
-    fleet.serve("a.test", "*.b.test", "*.c.test")
-
+    fleet.serve("a.test", "b.test", "*.c.test")
     assert not fleet.is_scoped()
+    fleet.serve("a.test", "b.test")
+    assert fleet.is_scoped()
+
+
+def test_a_wildcard_makes_a_table_whole_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often such a route comes and goes, its listener does not change each time."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    fleet = Fleet()
+
+    fleet.serve("a.test", "b.test")
+    assert fleet.is_scoped()
+    fleet.serve("a.test", "b.test", "*.c.test")
+    assert not fleet.is_scoped()
+    fleet.serve("a.test", "b.test")
+    assert not fleet.is_scoped()
+
+
+def test_a_table_that_was_away_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    fleet = Fleet()
+    fleet.serve("a.test", "b.test")
+    fleet.serve("a.test", "b.test", "*.c.test")
+
+    for name in ("other", "http"):
+        gateway = worlds.gateway(worlds.http_listener(name))
+        fleet.world.apply({gateway.ref: gateway})
+        fleet.world.pull()
+    fleet.serve("a.test", "b.test")
+
+    assert fleet.is_scoped()
 
 
 def test_nothing_is_said_of_a_fleet_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,25 +137,26 @@ def looks_at(table: RouteConfiguration) -> list[str]:
 
 
 def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connections have no finder, so a match on the Host must go on to look at the Host."""
-    monkeypatch.setattr(sizes, "LARGE", 3)
+    """A match on the Host looks elsewhere in a scoped table, where the connection has a finder."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
     fleet = Fleet()
-    fleet.serve("a.test", "*.test")
+    fleet.serve("a.test", "b.test")
+    assert fleet.is_scoped()
+    fleet.serve("a.test", "b.test", "*.test")
     assert not fleet.is_scoped()
-    fleet.grow()
 
-    assert (looks_at(fleet.others()), looks_at(fleet.former())) == ([HOST_HEADER], ["Host"])
+    assert (looks_at(fleet.part("_")), looks_at(fleet.whole())) == ([HOST_HEADER], ["Host"])
 
-    fleet.serve("a.test", "*.test", "d.test")
-    assert "d.test" in {host.domains[0] for host in fleet.former().virtual_hosts}
-    assert looks_at(fleet.former()) == ["Host"]
+    fleet.serve("a.test", "b.test", "*.test", "c.test")
+    assert fleet.part("c.test").virtual_hosts
+    assert (looks_at(fleet.part("_")), looks_at(fleet.whole())) == ([HOST_HEADER], ["Host"])
 
 
 def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Envoy would refuse it again: a part of a first answer, for which nothing is in force yet."""
-    monkeypatch.setattr(sizes, "LARGE", 3)
+    monkeypatch.setattr(sizes, "LARGE", 2)
     fleet = Fleet()
-    fleet.serve("a.test", "*.test")
+    fleet.serve("a.test")
     assert not fleet.is_scoped()
     refused = worlds.route(0).ref
     [listener] = ready_listeners(fleet.world.db, worlds.EG_FLEET)
@@ -140,10 +165,10 @@ def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pyte
     at = (worlds.EG_FLEET, ROUTE, TABLE)
     fleet.world.write(withheld(*at, refused), {form: Fallback(None, strict=True)})
     fleet.world.pull()
-    fleet.grow()
+    fleet.serve("a.test", "b.test")
+    assert fleet.is_scoped()
 
-    [part] = (r for n, r in fleet.world.xds()["default/eg"][SCOPE].items() if n.endswith("/a.test"))
-    [host] = ScopedRouteConfiguration.FromString(part.body).route_configuration.virtual_hosts
+    [host] = fleet.part("a.test").virtual_hosts
     assert [route.direct_response.status for route in host.routes] == [500]
     assert concern(fleet.world.db, worlds.EG_FLEET, TABLE, refused, form) is not None, "it drains with it"
 

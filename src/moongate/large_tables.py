@@ -1,18 +1,21 @@
-"""Which tables stay scoped (``attach.scopes``), because they were large once.
+"""Which tables have been scoped because they were large (``attach.scopes``), and are to stay as they are.
 
 Theory of operation
 ===================
-A request whose Host has no part of its own in a scoped table costs Envoy more, so small tables stand whole.
-From hundreds of exact hostnames on (``attach.sizes``), changes of the whole table would cost more. To change
-the form of a table is to change its listener, so one that was large once stays scoped until moongate ends.
+From hundreds of exact hostnames on (``attach.sizes``), each change of a whole table costs Envoy more than all
+else, so such a table is scoped. But a request whose Host has no part of its own costs Envoy much more in a
+scoped table, so a table with routes for such hosts stands whole.
+
+To change the form of a table is to change its listener. So a table that was large once stays scoped, until
+such a route comes. Then it is whole as long as it is there and moongate runs.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moongate.attach.envoy_listeners import scoped_chains
-from moongate.attach.scopes import scoped_now
+from moongate.attach.envoy_listeners import table_forms
+from moongate.attach.scopes import forms_now
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
 
@@ -23,30 +26,31 @@ if TYPE_CHECKING:
 
 
 class LargeTables:
-    """Writes into cells which tables have been scoped."""
+    """Writes into cells which tables have been scoped, and whether they still are."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._roots: dict[FleetId, Root[frozenset[str]]] = {}
-        self._scoped: dict[FleetId, frozenset[str]] = {}
+        self._roots: dict[FleetId, Root[tuple[tuple[str, bool], ...]]] = {}
+        self._forms: dict[FleetId, dict[str, bool]] = {}
 
     def start(self, fleet_id: FleetId) -> None:
         """A fleet has come."""
-        self._scoped[fleet_id] = frozenset()
+        self._forms[fleet_id] = {}
         self._roots[fleet_id] = self._world.observers.observe(
-            scoped_now, (fleet_id,), INVENTORY, lambda root: self._on_chains(fleet_id, root.value)
+            forms_now, (fleet_id,), INVENTORY, lambda root: self._on_forms(fleet_id, root.value)
         )
 
     def end(self, fleet_id: FleetId) -> None:
         """A fleet is gone."""
         if (root := self._roots.pop(fleet_id, None)) is not None:
             self._world.observers.release(root)
-            del self._scoped[fleet_id]
-            self._world.write(scoped_chains(fleet_id), None)
+            del self._forms[fleet_id]
+            self._world.write(table_forms(fleet_id), None)
 
-    def _on_chains(self, fleet_id: FleetId, chains: frozenset[str] | Failed | None) -> None:
+    def _on_forms(self, fleet_id: FleetId, forms: tuple[tuple[str, bool], ...] | Failed | None) -> None:
         """Note which tables are scoped. Called before the change is handed out."""
-        if chains is None or isinstance(chains, Failed):
+        if forms is None or isinstance(forms, Failed):
             return
-        self._scoped[fleet_id] |= chains
-        self._world.write(scoped_chains(fleet_id), self._scoped[fleet_id] or None)
+        before = self._forms[fleet_id]
+        self._forms[fleet_id] = {name: scoped for name, scoped in forms if scoped or name in before}
+        self._world.write(table_forms(fleet_id), self._forms[fleet_id] or None)

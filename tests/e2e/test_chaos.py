@@ -24,7 +24,7 @@ import pytest
 from msgspec import Struct
 
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.attach.envoy_listeners import scoped_chains
+from moongate.attach.envoy_listeners import table_forms
 from moongate.attach.fleets import fleets
 from moongate.attach.gateways import BIND, LOCALHOST
 from moongate.run import Laptop
@@ -316,7 +316,7 @@ async def play(site: Site, tmp_path: Path, seed: int) -> None:
     cold.apply(site.laptop.world.store.held())
     cold.pull()
     for fleet in fleets(cold.db):
-        cold.write(scoped_chains(fleet), site.laptop.world.db.read(scoped_chains(fleet)))
+        cold.write(table_forms(fleet), site.laptop.world.db.read(table_forms(fleet)))
     cold.pull()
     wanted = wants(cold)
     for fleet in fleets(cold.db):

@@ -125,12 +125,14 @@ async def test_a_table_that_differs_is_noticed(pair: Pair, mutant: str) -> None:
     assert found
 
 
-async def test_a_table_that_grows_large_is_scoped_and_no_request_fails(tmp_path: Path) -> None:
+async def test_a_table_that_is_scoped_and_whole_again_fails_no_request(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     """Its listener changes for that; what is open there goes on."""
-    if not LARGE:
-        pytest.skip("all tables are scoped from the start")
+    if pytestconfig.getoption("scoped"):
+        pytest.skip("all tables are scoped, from the start to the end")
     async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(open_site(config=with_flags("ScopedLargeTables")))
+        site = await stack.enter_async_context(open_site())
         port = await stack.enter_async_context(websocket_echo())
         async with constant_load(tmp_path, site.port, "grown.test") as load:
             await site.apply(
@@ -151,6 +153,16 @@ async def test_a_table_that_grows_large_is_scoped_and_no_request_fails(tmp_path:
                     async with asyncio.timeout(5):
                         assert await socket.recv() == str(first)
                 assert scopes(site) > LARGE
+                before = scopes(site)
+                rules = f"[{{matches: [{{headers: [{{name: Host, value: x.any.test}}]}}], {m.to('b0')}}}]"
+                await site.apply(m.route("any", rules, hostnames=("*.any.test",)))
+                assert [await site.status(f"{name}.any.test") for name in "xy"] == [200, 404]
+                await site.apply(m.route("later", f"[{{{m.to('b0')}}}]"))
+                assert await site.status("later.test") == 200
+                assert scopes(site) > before, "those of open connections are kept up to date"
+                await socket.send("still")
+                async with asyncio.timeout(5):
+                    assert await socket.recv() == "still"
             await load.end()
 
     assert load.failures() == {}

@@ -21,7 +21,7 @@ from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
 from moongate.attach.listeners import ChainKind, Listener, all_last_judged
-from moongate.attach.sizes import are_large
+from moongate.attach.sizes import table_size
 from moongate.engine import query
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def renamed(fleet: FleetId) -> tuple[str, FleetId]:
     return ("renamed", fleet)
 
 
-def scoped_chains(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with the names of the chains whose tables have been scoped: a frozenset; or absent."""
-    return ("scoped-chains", fleet)
+def table_forms(fleet: FleetId) -> tuple[str, FleetId]:
+    """The cell with the tables that were scoped, by name of the chain: whether they still are; or absent."""
+    return ("table-forms", fleet)
 
 
 class RouteTable(NamedTuple):
@@ -133,10 +133,6 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
         if each.ready and each.chain_kind is not None:
             ports[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
-    flags = config(db).runtime_flags
-    all_scoped = flags.on("ScopedTables")
-    by_size = flags.on("ScopedLargeTables")
-    before: frozenset[str] = (db.read(scoped_chains(fleet)) if by_size else None) or frozenset()
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
@@ -144,15 +140,25 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
             other_listeners.get(name, name),
             members[0].container_port,
             tuple(
-                group._replace(
-                    scoped=all_scoped or group.name in before or (by_size and are_large(db, group.members))
-                )
+                group._replace(scoped=_is_scoped(db, fleet, group))
                 for group in _groups(members, other_names, by_port=by_port)
             ),
         )
         for members in ports.values()
         for name in (f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),)
     )
+
+
+def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup) -> bool:
+    """Whether the hostnames of a group are to have route configurations of their own."""
+    flags = config(db).runtime_flags
+    if flags.on("ScopedTables") or not flags.on("ScopedLargeTables"):
+        return flags.on("ScopedTables")
+    forms: Mapping[str, bool] = db.read(table_forms(fleet)) or {}
+    if forms.get(group.name) is False:
+        return False
+    size = table_size(db, group.members)
+    return not size.has_others and (size.large or group.name in forms)
 
 
 @query

@@ -75,9 +75,9 @@ def is_scoped(db: Db, listener: ListenerId) -> bool:
 
 
 @query
-def scoped_now(db: Db, fleet: FleetId) -> frozenset[str]:
-    """The chains of a fleet whose tables are scoped, by name."""
-    return frozenset(table.chain for table in route_configurations(db, fleet) if table.scoped)
+def forms_now(db: Db, fleet: FleetId) -> tuple[tuple[str, bool], ...]:
+    """The chains of a fleet, each with whether its table is scoped: ``((name, scoped), …)``."""
+    return tuple((table.chain, table.scoped) for table in route_configurations(db, fleet))
 
 
 @query

@@ -1,13 +1,13 @@
-"""How many exact hostnames listeners have, which decides on the form of their table (``scopes``).
+"""What hostnames the routes of listeners have, which decides on the form of their table (``scopes``).
 
-While it fails, a listener counts as it last did: a failure is no reason to change the form of a table.
+While a query fails, a listener counts as it last did: a failure is no reason to change the form of a table.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moongate.attach.routes import host_shards_of, hosts
+from moongate.attach.routes import host_shards_of, hosts, routes_at, shards_at
 from moongate.engine import Failed, query
 
 if TYPE_CHECKING:
@@ -18,27 +18,48 @@ LARGE: Final = 500
 """From so many exact hostnames on, a table is large."""
 
 
+class Size(NamedTuple):
+    """What a table has.
+
+    Args:
+        large: whether it has hundreds of exact hostnames.
+        has_others: whether it has routes for other hosts: under a wildcard, or any.
+    """
+
+    large: bool
+    has_others: bool
+
+
+class _Hostnames(NamedTuple):
+    exact: int
+    has_others: bool
+
+
 def is_exact(host: str) -> bool:
     """Whether a hostname is one, and stands for no others."""
     return bool(host) and not host.startswith("*")
 
 
 @query
-def exact_hostnames(db: Db, listener: ListenerId, part: int) -> int:
-    """How many exact hostnames one shard of a listener has."""
-    return sum(map(is_exact, hosts(db, listener, part)))
+def hostnames_in(db: Db, listener: ListenerId, part: int) -> _Hostnames:
+    """How many exact hostnames one shard of a listener has, and whether it has others with routes."""
+    known = hosts(db, listener, part)
+    others = (host for host in known if not is_exact(host))
+    routes = (routes_at(db, listener, host, n) for host in others for n in shards_at(db, listener, host))
+    return _Hostnames(sum(map(is_exact, known)), any(routes))
 
 
 @query
-def are_large(db: Db, listeners: tuple[ListenerId, ...]) -> bool:
-    """Whether listeners with one table have hundreds of exact hostnames."""
+def table_size(db: Db, listeners: tuple[ListenerId, ...]) -> Size:
+    """What the table of some listeners has."""
     shards = [(listener, n) for listener in listeners for n in _shards(db, listener)]
-    counts = exact_hostnames.attempt_each(db, shards)
-    known = (
-        exact_hostnames.last_good(db, *at) if isinstance(count, Failed) else count
-        for at, count in zip(shards, counts, strict=True)
-    )
-    return sum(count for count in known if not isinstance(count, Failed)) >= LARGE
+    built = hostnames_in.attempt_each(db, shards)
+    known = [
+        hostnames_in.last_good(db, *at) if isinstance(each, Failed) else each
+        for at, each in zip(shards, built, strict=True)
+    ]
+    parts = [each for each in known if not isinstance(each, Failed)]
+    return Size(sum(each.exact for each in parts) >= LARGE, any(each.has_others for each in parts))
 
 
 def _shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
