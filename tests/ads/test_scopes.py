@@ -490,11 +490,27 @@ def test_what_others_share_waits_again_if_it_left_meanwhile() -> None:
     conversation = first_refused()
     conversation.says("""
         == X-t/_
+        << X -t/_
+        >> X ack
         .. 40
         == X+t/_=1
         .. 29
         .. 1
+        << X t/_=1
+    """)
+
+
+def test_what_envoy_may_have_kept_of_a_refused_response_is_removed_when_it_leaves() -> None:
+    """If it came back later in the bytes that Envoy has kept, Envoy would not use it."""
+    conversation = first_refused()
+    conversation.says("""
+        == X-t/b
         << X t/_=1'
+        >> X ack
+        << X -t/b
+        >> X ack
+        == X+t/b=bad
+        << X t/b=bad
     """)
 
 
