@@ -179,6 +179,7 @@ def test_an_answer_to_part_of_what_a_new_stream_was_sent_is_not_enough() -> None
     fleet, envoy = served()
     envoy.leave()
     fleet.edit("X-t/a")
+    fleet.edit("X+t/b=2")
 
     for most in (1, 2, 3, 4):
         envoy.connect()
@@ -387,6 +388,18 @@ def test_what_an_envoy_has_that_the_fleet_does_not_departs() -> None:
         fleet.edit("X+t/old=1")
         envoy.answer()
         assert envoy.session.settled(fleet.snapshot.seq)
+
+
+def test_a_name_that_had_departed_departs_anew_with_an_envoy_that_has_it() -> None:
+    """Names are sorted by age, so that a younger one does not keep those behind it."""
+    fleet, envoy = served()
+    envoy.leave()
+    fleet.edit("X-t/a")
+    fleet.edit("X-t/b")
+
+    fleet.depart("t/a")
+
+    assert fleet.departed() == ["t/b", "t/a"]
 
 
 def test_what_an_envoy_has_is_kept_until_it_connects() -> None:

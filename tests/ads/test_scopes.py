@@ -197,6 +197,19 @@ def test_an_envoy_that_asks_for_scopes_first_has_been_connected_before() -> None
     """)
 
 
+def test_what_an_envoy_has_for_certain_is_sent_in_other_bytes_if_it_is_back_before_it_is_removed() -> None:
+    """Envoy may have kept it of a refused response."""
+    conversation = started()
+    names = conversation.snapshot.depart([full_name("X", "t/old")])
+    conversation.session.may_have(names)
+
+    conversation.says("""
+        == X+t/old=1
+        << X t/old=1'
+        >> X ack
+    """)
+
+
 def test_what_leaves_right_after_a_reconnection_is_removed_too() -> None:
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)
