@@ -255,6 +255,21 @@ def test_all_envoys_have_to_acknowledge() -> None:
     assert fleet.departed() == []
 
 
+def test_an_envoy_that_was_clear_when_it_went_is_clear_when_it_is_back() -> None:
+    """It need not answer for all again, if others were late."""
+    fleet, one = served()
+    two = Envoy(fleet, "two")
+    two.answer()
+    fleet.edit("X-t/a")
+    one.answer()
+    one.leave()
+
+    one.connect()
+    two.answer()
+
+    assert fleet.departed() == []
+
+
 def test_an_envoy_that_stays_away_is_known_for_a_bounded_time() -> None:
     fleet, one = served()
     two = Envoy(fleet, "two")
