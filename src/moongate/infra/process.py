@@ -17,7 +17,7 @@ waited for before the context exits.
 
 Envoy may also outlive us. It is then started without ``launch``, left running at the end, and adopted by the
 next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy. It is
-asked which scopes it has, because it does not say so to its control plane. If it does not answer, it is ended.
+asked which scopes it has, because it does not tell its control plane. If it does not answer, it is ended.
 
 Facts
 -----
