@@ -289,7 +289,7 @@ class Fleets:
     def _start(self, name: str, fleet_id: FleetId) -> None:
         if name in self._fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
-        files = self._run.envoy(name)
+        files, node = self._run.envoy(name), name.replace("/", "-")
         options = self._options(fleet_id) or EnvoyOptions()
 
         @asynccontextmanager
@@ -303,13 +303,14 @@ class Fleets:
             name,
             binary=self._binary,
             files=files,
-            bootstrap=bootstrap(name, name.replace("/", "-"), xds_socket=files.xds, admin_socket=files.admin),
+            bootstrap=bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin),
             options=options,
             beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
             keep=self._keep,
             on_change=self._note_state,
             on_unopened=partial(self._take_unopened, name),
+            on_adopted=partial(self._ads.departed, name, node),
         )
         self._ads.publish(name)
         self._transitions.start(fleet_id)

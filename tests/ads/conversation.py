@@ -40,11 +40,11 @@ LETTERS = {type_url: letter for letter, type_url in TYPES.items()}
 class Conversation:
     """A session, and a client that says what the script says."""
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, snapshot: Snapshot | None = None, *, node: str = "envoy-1") -> None:
         self.snapshot = Snapshot() if snapshot is None else snapshot
         self.counters: dict[str, Counters] = {}
         self.session = Session(
-            "eg", "envoy-1", self.snapshot, self.counters, linger_seconds=5, patience_seconds=30
+            "eg", node, self.snapshot, self.counters, linger_seconds=5, patience_seconds=30
         )
         self.now = 0.0
         self.nonces: dict[str, str] = {}

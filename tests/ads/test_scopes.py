@@ -197,6 +197,19 @@ def test_an_envoy_that_asks_for_scopes_first_has_been_connected_before() -> None
     """)
 
 
+def test_what_an_envoy_has_for_certain_is_sent_in_other_bytes_if_it_is_back_before_it_is_removed() -> None:
+    """Envoy may have kept it of a refused response."""
+    conversation = started()
+    names = conversation.snapshot.depart([full_name("X", "t/old")])
+    conversation.session.may_have(names)
+
+    conversation.says("""
+        == X+t/old=1
+        << X t/old=1'
+        >> X ack
+    """)
+
+
 def test_what_leaves_right_after_a_reconnection_is_removed_too() -> None:
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)
@@ -490,11 +503,27 @@ def test_what_others_share_waits_again_if_it_left_meanwhile() -> None:
     conversation = first_refused()
     conversation.says("""
         == X-t/_
+        << X -t/_
+        >> X ack
         .. 40
         == X+t/_=1
         .. 29
         .. 1
+        << X t/_=1
+    """)
+
+
+def test_what_envoy_may_have_kept_of_a_refused_response_is_removed_when_it_leaves() -> None:
+    """If it came back later in the bytes that Envoy has kept, Envoy would not use it."""
+    conversation = first_refused()
+    conversation.says("""
+        == X-t/b
         << X t/_=1'
+        >> X ack
+        << X -t/b
+        >> X ack
+        == X+t/b=bad
+        << X t/b=bad
     """)
 
 

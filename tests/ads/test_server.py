@@ -15,8 +15,9 @@ from moongate.ads.events import Acknowledged, Connected, Disconnected, Event, Na
 from moongate.ads.responses import Response
 from moongate.ads.session import Session
 from moongate.ads.snapshot import Snapshot
-from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, XdsResource
+from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, XdsResource
 from tests.ads.client import DEADLINE_SECONDS, Client
+from tests.ads.conversation import SCOPES, full_name, resource
 from tests.ads.laptop import until
 from tests.ads.serving import serving
 
@@ -210,6 +211,57 @@ async def test_events_name_fleet_node_and_stream(socket: Path) -> None:
         ),
         Disconnected(fleet="eg", node="one", stream=1),
     ]
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_scopes_that_an_envoy_has_and_its_fleet_has_not_are_removed(
+    socket: Path, *, connected: bool
+) -> None:
+    """Envoy does not say which scopes it has, but whoever adopts it may know."""
+    table, old = f"{SCOPES}t/*", full_name("X", "t/old")
+    async with serving(socket) as ads, Client(socket) as client:
+        ads.publish("eg", [resource("L", "l", "1/~t"), resource("X", "t/a", "1")])
+        if not connected:
+            ads.departed("eg", "one", [full_name("X", "t/a"), old])
+        await client.ask(LISTENER, initial_resource_versions={"l": resource("L", "l", "1/~t").version})
+        await client.ask(SCOPE, resource_names_subscribe=[table])
+        first = await client.answer()
+        assert [each.name for each in first.resources] == [full_name("X", "t/a")]
+        if connected:
+            ads.departed("eg", "one", [full_name("X", "t/a"), old])
+        await client.acknowledge(first)
+
+        assert list((await client.answer()).removed_resources) == [old]
+
+
+async def test_what_has_left_a_fleet_is_kept_for_an_envoy_that_is_away(socket: Path) -> None:
+    table, events = f"{SCOPES}t/*", Events()
+    async with serving(socket, events.put) as ads:
+        ads.publish("eg", [resource("L", "l", "1/~t"), resource("X", "t/a", "1"), resource("X", "t/b", "1")])
+
+        async def sent() -> list[str]:
+            """What a new stream removes, beside the collection itself."""
+            async with Client(socket) as client:
+                await client.ask(
+                    LISTENER, initial_resource_versions={"l": resource("L", "l", "1/~t").version}
+                )
+                await client.ask(SCOPE, resource_names_subscribe=[table])
+                gone: list[str] = []
+                while True:
+                    response = await client.answer()
+                    gone += response.removed_resources
+                    await client.acknowledge(response)
+                    with suppress(TimeoutError):
+                        await ads.settled("eg", 0.1)
+                        break
+            while not isinstance(await events.next(), Disconnected):
+                pass
+            return gone
+
+        assert await sent() == [table]
+        ads.publish("eg", [], [(SCOPE, full_name("X", "t/a"))])
+        assert await sent() == [table, full_name("X", "t/a")]
+        assert await sent() == [table]
 
 
 async def test_quarantine_names_every_envoy_that_refuses(socket: Path) -> None:

@@ -477,6 +477,7 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
         )
 
     client = Client(session(), History(), hurried=hurried)
+    snapshot.departures.connected(client.session, client.now)
     client.start()
     world = World({}, {}, {}, {})
 
@@ -498,7 +499,10 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
             case "drain":
                 client.drain()
             case "reconnect":
-                client.reconnect(session())
+                snapshot.departures.disconnected(client.session, client.now)
+                again = session()
+                snapshot.departures.connected(again, client.now)
+                client.reconnect(again)
             case "warm slowly" | "warm at once":
                 client.warm(slowly=step == "warm slowly")
             case _ if client.inbox:
@@ -506,8 +510,10 @@ def converse(history: list[World | Edit | str], *, hurried: bool = False) -> Non
             case _:
                 pass
         client.listen()
+        snapshot.departures.forget(client.now)
         if client.session.settled(snapshot.seq):
             client.check_scopes(world)
+            assert not len(snapshot.departures), "Envoy has answered for all"
     client.warm(slowly=False)
     for _ in range(6):
         while client.inbox:

@@ -41,8 +41,8 @@ def test_a_collection_knows_what_has_left_it() -> None:
     snapshot.apply([], [(SCOPE, a.name), (SCOPE, b.name)])
     snapshot.apply([b], [])
 
-    assert list(snapshot.departed("xdstp:///t/*")) == [a.name]
-    assert not list(snapshot.departed("xdstp:///u/*"))
+    assert list(snapshot.departures.within("xdstp:///t/*")) == [a.name]
+    assert not list(snapshot.departures.within("xdstp:///u/*"))
 
 
 def test_the_first_edit_counts_even_when_it_is_empty() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import msgspec
 import psutil
 import pytest
@@ -17,15 +18,22 @@ import pytest
 from moongate.infra.rundir import KEPT
 from tests.cli.process import Moongate, left_in
 from tests.core import extension, gateway_class
+from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
 from tests.e2e.load import Load
 from tests.ports import free_port
-from tests.run.conftest import app, is_, until, who
+from tests.run.conftest import app, is_, text, until, who
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from tests.e2e.load import Answer
+
+CONFIGURATION = {
+    "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+    "kind": "EnvoyGateway",
+    "extensionApis": {"enableBackend": True},
+}
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
@@ -43,6 +51,24 @@ class Home:
 
     def serve(self, backend: Echo, name: str = "app.yaml") -> None:
         (self.shop / name).write_text(app(self.port, backend.port))
+
+    def serve_parts(self, *hosts: str) -> None:
+        """A part of the table for each of these hostnames, below ``.test``, and one for a wildcard."""
+        flags = ["StableFilterChains", "MetadataWhereRead", "ScopedTables"]
+        routes = [
+            m.route(host.replace(".", "-"), f"[{{{m.to('one')}}}]", hostnames=(f"{host}.test",))
+            for host in hosts
+        ]
+        (self.shop / "app.yaml").write_text(
+            text(
+                {**CONFIGURATION, "runtimeFlags": {"enabled": flags}},
+                m.gateway("gateway", f"[{{name: http, port: {self.port}, protocol: HTTP}}]"),
+                m.local("one", self.one.port),
+                m.local("two", self.two.port),
+                m.route("wild", f"[{{{m.to('two')}}}]", hostnames=("*.wild.test",)),
+                *routes,
+            )
+        )
 
     def moongate(self, *options: str) -> Moongate:
         return Moongate("run", self.shop, "--run-dir", self.runs, *(options or ("--keep-envoys",)))
@@ -121,6 +147,44 @@ async def test_what_was_edited_while_no_moongate_ran_takes_effect(home: Home) ->
         await until(lambda: is_(home.port, "two"))
 
     assert {answer.status for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("difference", ["none", "says nothing"])
+async def test_a_hostname_whose_route_was_removed_while_no_moongate_ran_is_not_answered_any_more(
+    home: Home, difference: str
+) -> None:
+    """Envoy has a part of the table for it, and does not say so when it connects again. It is asked for that,
+    and ended if it does not answer."""
+    home.serve_parts("here", "left", "left.wild")
+    async with home.moongate() as first:
+        await first.says("gateway.serving")
+        await until(
+            lambda: are(home.port, {"here": "one", "left": "one", "left.wild": "one", "any.wild": "two"})
+        )
+        envoy = await home.envoy()
+        pid, admin = envoy["pid"], Path(envoy["admin"])
+        await first.killed()
+    home.serve_parts("here")
+    assert await parts(home.port, ["left", "left.wild"]) == {"left": "one", "left.wild": "one"}
+
+    async with AsyncExitStack() as stack:
+        if difference == "says nothing":
+            await stack.enter_async_context(silent_about_parts(admin))
+            second = await stack.enter_async_context(home.moongate())
+            await second.says("does not say for which hostnames it has routes")
+            await second.says("gateway.serving")
+        else:
+            answers = await stack.enter_async_context(load(home.port, "here.test"))
+            second = await stack.enter_async_context(home.moongate())
+            await second.says("envoy.adopted")
+            await until(lambda: are(home.port, {"left": "404"}))
+            assert {(answer.status, answer.error) for answer in answers} == {(200, "")}
+        expected = {"here": "one", "left": "404", "left.wild": "two", "any.wild": "two"}
+        await until(lambda: are(home.port, expected))
+        assert runs(pid) == (difference == "none")
+
+        home.serve_parts("here", "left")
+        await until(lambda: are(home.port, expected | {"left": "one"}))
 
 
 async def test_an_adopted_envoy_that_dies_is_started_again(home: Home) -> None:
@@ -242,10 +306,56 @@ def runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+async def parts(port: int, hosts: Iterable[str]) -> dict[str, str]:
+    """Host below ``.test`` → which backend answers, or the status."""
+    found: dict[str, str] = {}
+    async with httpx.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client:
+        for host in hosts:
+            try:
+                answer = await client.get("/", headers={"host": f"{host}.test"})
+            except httpx.TransportError:
+                found[host] = ""
+            else:
+                found[host] = answer.headers.get("x-backend", str(answer.status_code))
+    return found
+
+
+async def are(port: int, expected: dict[str, str]) -> bool:
+    return await parts(port, expected) == expected
+
+
 @asynccontextmanager
-async def load(port: int) -> AsyncGenerator[list[Answer]]:
+async def silent_about_parts(admin: Path) -> AsyncGenerator[None]:
+    """Stand between an Envoy and whoever uses its admin socket, and let nobody ask for its configuration."""
+    behind = moved(admin)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_envoy, to_envoy = await asyncio.open_unix_connection(behind)
+        async with asyncio.TaskGroup() as tasks:
+            back = tasks.create_task(hand_on(from_envoy, writer))
+            while (chunk := await reader.read(1 << 16)) and b"/config_dump" not in chunk:
+                to_envoy.write(chunk)
+            back.cancel()
+        to_envoy.close()
+        writer.close()
+
+    async with await asyncio.start_unix_server(connected, admin):
+        yield
+
+
+def moved(socket: Path) -> Path:
+    return socket.rename(socket.with_name("behind"))
+
+
+async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(1 << 16):
+        writer.write(chunk)
+
+
+@asynccontextmanager
+async def load(port: int, host: str = "any") -> AsyncGenerator[list[Answer]]:
     """Requests on kept connections while the block runs, and what became of each."""
-    asking, stop = Load(port, "any", rate=200, connections=8), asyncio.Event()
+    asking, stop = Load(port, host, rate=200, connections=8), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(asking.run(stop))
         try:

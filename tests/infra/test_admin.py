@@ -7,6 +7,10 @@ import httpx
 import pytest
 
 from moongate.infra.admin import Admin
+from moongate.names import scope
+from moongate.xds.wire import SCOPE
+from tests.ads.laptop import Envoy, part, scoped_listener
+from tests.ads.serving import serving
 from tests.infra.conftest import HeldBackend, add_backend, envoy, listener, standalone
 from tests.ports import free_port
 
@@ -59,6 +63,27 @@ async def test_log_levels_are_set_by_component(run: RunDirectory) -> None:
 
     assert (before["http"], before["upstream"], before["main"]) == ("debug", "warning", "error")
     assert (after["http"], after["upstream"], after["main"]) == ("info", "warning", "warning")
+
+
+@pytest.mark.envoy
+async def test_it_says_which_scopes_envoy_has(tmp_path: Path) -> None:
+    """Envoy does not say so to a control plane. Before its first HTTP listener, it knows of no scopes."""
+    async with (
+        serving(tmp_path / "ads") as ads,
+        Envoy(tmp_path, tmp_path / "ads"),
+        Admin(tmp_path / "envoy-1.admin") as admin,
+    ):
+        ads.publish("eg")
+        await ads.settled("eg", DEADLINE_S)
+        assert await admin.scopes() == []
+
+        ads.publish("eg", [scoped_listener("l", free_port(), "t"), part("t", "a", ""), part("t", "b", "")])
+        await ads.settled("eg", DEADLINE_S)
+        assert sorted(await admin.scopes()) == [scope("t", "a"), scope("t", "b")]
+
+        ads.publish("eg", [], [(SCOPE, scope("t", each)) for each in "ab"])
+        await ads.settled("eg", DEADLINE_S)
+        assert await admin.scopes() == []
 
 
 async def _log_levels(run: RunDirectory) -> dict[str, str]:

@@ -206,6 +206,8 @@ class Channel(Struct):
             else:
                 self.ledger.set(name, None)
                 self.kept.discard(name)
+        if not self.kept:
+            self.kept.clear()  # a set that has become empty keeps its memory
 
     def linger(self, switched: float, due: float) -> None:
         """Let resources that the edit ``switched``, or an earlier one, dropped linger until ``due``."""

@@ -7,8 +7,8 @@ it would not use them either. So after a refusal, scopes are sent in other bytes
 time in others.
 
 The same holds when Envoy has just connected, because the former stream may have ended amid a refusal. Envoy
-does not say then which scopes it has. So it is sent all of them in other bytes, and the removal of all that
-the fleet has had before.
+does not say then which scopes it has. So it is sent all of them in other bytes, and the removal of those that
+have left the fleet and that it may still have (``departures``).
 
 Scopes are removed in a response of their own, after the news of the same edit. Until then requests go to the
 scope that they had, and never to a shared one that does not know yet of their hostname.

@@ -122,6 +122,26 @@ class AdsServer:
             stream.wake.set()
         of.notify()
 
+    def departed(self, fleet: str, node: str, names: Iterable[str]) -> None:
+        """Note an Envoy of a fleet that runs already, and the scopes that it has.
+
+        Those that the fleet should not have are removed from it, if it is connected, and else as soon as it
+        connects.
+
+        Args:
+            fleet: whose Envoy it is.
+            node: its node id.
+            names: the scopes that it has; others, too, do no harm.
+        """
+        if (of := self._fleets.get(fleet)) is None:
+            return
+        of.snapshot.departures.runs(node, _now())
+        departed = of.snapshot.depart(names)
+        for stream in of.streams:
+            stream.session.may_have(departed)
+            stream.wake.set()
+        of.notify()
+
     def end(self, fleet: str) -> None:
         """Forget a fleet.
 
@@ -285,6 +305,7 @@ class AdsServer:
         stream = _Stream(session)
         of.streams.append(stream)
         self._emit(Connected(fleet=session.fleet, node=session.node, stream=session.stream))
+        of.snapshot.departures.connected(session, _now())
         session.receive(first, _now())
         try:
             async with asyncio.TaskGroup() as group:
@@ -301,6 +322,7 @@ class AdsServer:
                 raise asyncio.CancelledError  # the client is gone, and sending a status would raise
         finally:
             of.streams.remove(stream)
+            of.snapshot.departures.disconnected(session, _now())
             of.notify()
             self._forget_if_unknown(session.fleet, of)
             self._emit(Disconnected(fleet=session.fleet, node=session.node, stream=session.stream))
@@ -369,6 +391,7 @@ class _Fleet:
         """Note an edit or an answer: wake the callers that wait for answers."""
         for watcher in self.watchers:
             watcher.set()
+        self.snapshot.departures.forget(_now())
         if self.published:
             self.lateness.look(self.snapshot.seq, self.settled)
 

@@ -152,6 +152,9 @@ class Session:
         """Endpoints that changed clusters need, as long as Envoy has not subscribed to endpoints."""
         self._held: set[str] = set()
         """The types of which nothing is sent until ``release``."""
+        self._asked_for_scopes = 0
+        """The edit as of which Envoy has asked for scopes first."""
+        self._cleared = -inf
 
     def receive(self, request: DeltaDiscoveryRequest, now: float) -> None:
         """Take one request: a subscription, a change of it, an ACK, a NACK, or several of these in one."""
@@ -267,6 +270,31 @@ class Session:
             return False
         return not any(self._awaits(type_url) for type_url in (*_MAKE, *_SWITCH))
 
+    def cleared(self) -> float:
+        """The last edit up to which Envoy has no departed scopes for certain; -inf if that is not known yet.
+
+        See ``departures``.
+        """
+        channel = self._channels.get(SCOPE)
+        if channel is None:
+            # An Envoy that connects again asks for all that it needs before it answers.
+            if self.settled(self._snapshot.seq):
+                self._cleared = self._snapshot.seq
+        elif (done := min(channel.oldest() - 1, self._snapshot.seq)) >= self._asked_for_scopes:
+            self._cleared = done
+        return self._cleared
+
+    def may_have(self, names: Iterable[str]) -> None:
+        """Note an edit by which scopes departed, as ``touch``. Envoy has them from an earlier stream."""
+        channel = self._channels.get(SCOPE)
+        if channel is None:
+            return
+        for name in names:
+            if channel.ledger.wants(name):
+                channel.ledger.set(name, UNKNOWN)
+                channel.mark(name, self._snapshot.seq)
+                channel.kept.add(name)
+
     def retry(self, type_url: str, name: str) -> None:
         """Send a refused resource again although it did not change: the obstacle may be gone."""
         channel = self._channels.get(type_url)
@@ -357,8 +385,10 @@ class Session:
             for collection in tables & channel.ledger.collections:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
         self._reconnected |= bool(request.initial_resource_versions)
-        if request.type_url == SCOPE and (self._reconnected or LISTENER not in self._channels):
-            self._may_have_scopes(channel, held)
+        if request.type_url == SCOPE:
+            self._asked_for_scopes = self._snapshot.seq
+            if self._reconnected or LISTENER not in self._channels:
+                self._may_have_scopes(channel, held)
         # Envoy got these on an earlier stream, which may have ended before it acknowledged them.
         self._acknowledged(channel, held, ())
 
@@ -372,11 +402,11 @@ class Session:
         for collection in () if held else channel.ledger.collections:
             if not self._has_table(SCOPE, collection):
                 channel.absent[collection] = self._snapshot.seq
-            for name in (*channel.ledger.within(collection), *self._snapshot.departed(collection)):
+            for name in (*channel.ledger.within(collection), *self._snapshot.departures.within(collection)):
                 channel.ledger.set(name, UNKNOWN)
                 channel.mark(name, self._snapshot.seq)
         # The earlier stream may have ended between a refusal and what was to follow it.
-        channel.kept.update(channel.dirty)
+        channel.kept.update(name for name in channel.dirty if not is_collection(name))
 
     def _subscribe(self, channel: Channel, name: str) -> None:
         if name == "*":
@@ -556,6 +586,8 @@ class Session:
                 else:
                     channel.returning.discard(name)
                 continue
+            # Of a response that it refused. It does not use it, and would not use it later either.
+            kept = channel.type_url == SCOPE and held is None and name in channel.kept
             channel.waiting.pop(name, None)
             if held in (None, ABSENT):
                 channel.returning.discard(name)
@@ -569,7 +601,7 @@ class Session:
                     channel.pending_removal[name] = self._snapshot.seq
                 else:
                     staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
-            elif held not in (None, ABSENT):
+            elif held not in (None, ABSENT) or kept:
                 if channel.type_url in _REMOVED_WITH_NEWS:
                     staged.gone[name] = None
                 else:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from moongate.ads.departures import Departures
 from moongate.ads.ledger import collection_of
-from moongate.ads.needs import NEEDED_BY
+from moongate.ads.needs import NEEDED_BY, needs_scopes
 from moongate.ads.responses import Responses
-from moongate.xds.wire import SCOPE
+from moongate.xds.wire import LISTENER, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -40,9 +41,9 @@ class Snapshot:
         """The responses that its sessions have sent and that are not answered yet."""
         self.seq = 0
         """How many edits there were. 0: nobody has published anything yet, not even emptiness."""
+        self.departures = Departures()
+        """The scopes that the fleet had once, and that an Envoy may still have."""
         self._members: dict[str, dict[str, None]] = {}
-        self._departed: dict[str, dict[str, None]] = {}
-        """Collection → the names in it that the fleet had once, and does not have now."""
         self._needs: dict[Key, tuple[str, bool]] = {}
         """Needed type, and name of what may need it → the version that was looked at, and whether it does."""
 
@@ -70,11 +71,28 @@ class Snapshot:
             for key, was in before.items()
             if not _same(was, self.get(*key))
         )
-        for type_url, name, was in differences:
-            self._note(type_url, name, existed=was is not None)
         if differences or not self.seq:
             self.seq += 1
+        for type_url, name, was in differences:
+            self._note(type_url, name, existed=was is not None)
         return differences
+
+    def depart(self, names: Iterable[str]) -> list[str]:
+        """Note scopes that an Envoy has. Those that the fleet should not have depart in one edit.
+
+        Only tables count that listeners of the fleet use. What else Envoy has is for connections that drain.
+
+        Returns:
+            the names that depart.
+        """
+        listeners = self.of(LISTENER).values()
+        used = {table for listener in listeners for table in needs_scopes(listener)}
+        departed = [name for name in names if self.get(SCOPE, name) is None and collection_of(name) in used]
+        if departed:
+            self.seq += 1
+            for name in departed:
+                self.departures.left(name, self.seq)
+        return departed
 
     def get(self, type_url: str, name: str) -> XdsResource | None:
         """The resource, or None when the fleet should not have it."""
@@ -87,10 +105,6 @@ class Snapshot:
     def members(self, type_url: str) -> Mapping[str, Collection[str]]:
         """Collection → the names in it, for a type that has collections. A live view, not a copy."""
         return self._members if type_url == SCOPE else {}
-
-    def departed(self, collection: str) -> Collection[str]:
-        """The names in a collection that the fleet had once. An Envoy that connects again may have them."""
-        return self._departed.get(collection, ())
 
     def needs(self, resource: XdsResource, type_url: str) -> bool:
         """Whether a resource needs others of a type, as a listener its routes. Each version is read once."""
@@ -108,10 +122,10 @@ class Snapshot:
             members = self._members.setdefault(collection, {})
             if exists:
                 members[name] = None
-                self._departed.get(collection, {}).pop(name, None)
+                self.departures.came(name)
             else:
                 del members[name]
-                self._departed.setdefault(collection, {})[name] = None
+                self.departures.left(name, self.seq)
             if not members:
                 del self._members[collection]
         if not exists:

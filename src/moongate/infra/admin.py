@@ -7,9 +7,12 @@ import json
 import os
 import re
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
+from msgspec import Struct, field
+from msgspec.json import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 # Seconds for one answer. They come at once, from the main thread; it is slow only while it
 # takes in a big configuration.
 _TIMEOUT_S = 10.0
+# Seconds for all parts of route tables. Envoy writes 13 MB for 10,000 hostnames, within a second.
+_SCOPES_WITHIN_S = 30.0
 # Seconds between two looks at what is in flight.
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
 
@@ -84,6 +89,19 @@ class Admin:
         """The version of this Envoy, as ``envoy --version`` prints it."""
         return json.loads((await self._client.get("/server_info")).raise_for_status().content)["version"]
 
+    async def scopes(self) -> list[str]:
+        """The names of the scopes that this Envoy has, also those that it does not use.
+
+        They come with all that is in them, because Envoy cannot leave out what is within an ``Any``.
+        """
+        answer = await self._client.get(
+            "/config_dump", params={"resource": "dynamic_scoped_route_configs"}, timeout=_SCOPES_WITHIN_S
+        )
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            return []  # It has never had an HTTP listener.
+        dump = decode(answer.raise_for_status().content, type=_Dump)
+        return [scope.name for table in dump.configs for scope in table.scoped_route_configs]
+
     async def idle(self) -> None:
         """Return when it is not busy."""
         pause = _FIRST_POLL_S
@@ -112,6 +130,20 @@ class Admin:
             else:
                 http += value
         return requests + max(0, connections - http)
+
+
+class _Scope(Struct):
+    name: str
+
+
+class _Table(Struct):
+    scoped_route_configs: list[_Scope] = field(default_factory=list[_Scope])
+
+
+class _Dump(Struct):
+    """What ``/config_dump`` says of scopes."""
+
+    configs: list[_Table] = field(default_factory=list[_Table])
 
 
 def _client(socket: str) -> httpx.AsyncClient:

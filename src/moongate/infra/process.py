@@ -16,7 +16,8 @@ comes SIGTERM, then SIGKILL. If we are interrupted (a second Ctrl-C, a cancellat
 waited for before the context exits.
 
 Envoy may also outlive us. It is then started without ``launch``, left running at the end, and adopted by the
-next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy.
+next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy. It is
+asked which scopes it has, because it does not tell its control plane. If it does not answer, it is ended.
 
 Facts
 -----
@@ -41,7 +42,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 import structlog
-from msgspec import Struct, structs
+from msgspec import DecodeError, Struct, structs
 
 from moongate.infra import launch
 from moongate.infra.admin import Admin
@@ -122,6 +123,7 @@ class EnvoyProcess:
         backoff: pauses between restarts.
         on_change: is called when ``state`` has changed.
         on_unopened: is called with each listener that Envoy has dropped because it could not open it.
+        on_adopted: is called with the names of the scopes that an Envoy has that is adopted.
 
     Attributes:
         state: the present state.
@@ -148,6 +150,7 @@ class EnvoyProcess:
         backoff: Backoff = Backoff(),  # noqa: B008 - frozen
         on_change: Callable[[], None] = lambda: None,
         on_unopened: Callable[[Unopened], None] = lambda _listener: None,
+        on_adopted: Callable[[Sequence[str]], None] = lambda _scopes: None,
     ) -> None:
         self.gateway = gateway
         self.state = State.STARTING
@@ -170,6 +173,7 @@ class EnvoyProcess:
         self._backoff = backoff
         self._on_change = on_change
         self._on_unopened = on_unopened
+        self._on_adopted = on_adopted
         self._log = _log.bind(gateway=gateway)
         self._group = asyncio.TaskGroup()
         self._changed = asyncio.Event()
@@ -411,6 +415,8 @@ class EnvoyProcess:
         except (EnvoyMissingError, TimeoutError) as error:
             # Rather the Envoy that runs than none.
             self._log.warning("envoy.failed", message=str(error))
+            if unknown := await self._hand_on_scopes():
+                self._log.warning("envoy.parts_unknown", pid=pid, message=unknown)
             return ""
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S), Admin(self._files.admin) as admin:
@@ -419,7 +425,22 @@ class EnvoyProcess:
                     await admin.set_log_levels(self._options.log_levels)
         except (TimeoutError, httpx.HTTPError):
             return "It does not answer."
-        return "" if running == wanted else f"It is Envoy {running}, and moongate starts {wanted}."
+        if running != wanted:
+            return f"It is Envoy {running}, and moongate starts {wanted}."
+        return await self._hand_on_scopes()
+
+    async def _hand_on_scopes(self) -> str:
+        """Hand on which scopes a running Envoy has; what it means if that cannot be known, or ""."""
+        try:
+            async with Admin(self._files.admin) as admin:
+                scopes = await admin.scopes()
+        except (httpx.HTTPError, DecodeError) as error:
+            return (
+                "It does not say for which hostnames it has routes, so it might go on to answer for those "
+                f"that have been removed: {_sentence(error)}"
+            )
+        self._on_adopted(scopes)
+        return ""
 
     def _write_bootstrap(self) -> None:
         """Write the file unless it has this content, so that Envoy can start again even on a full disk."""
