@@ -541,9 +541,6 @@ class Session:
         channel.staged_seq = self._snapshot.seq
         for name in sorted(channel.dirty):
             staged.drop(name)
-            before = channel.pending_removal.get(name)
-            since = min(staged.oldest, inf if before is None else before.since)
-            channel.cancel_removal(name)
             resource = self._snapshot.get(channel.type_url, name)
             held = channel.ledger.get(name)
             refused = channel.rejected.get(name)
@@ -554,9 +551,6 @@ class Session:
                     unsent[name] = resource.version
                 elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
-                    # Envoy still has the version from before the removal, so the batch is as old as what
-                    # that version is without.
-                    staged.oldest = since
                 else:
                     channel.returning.discard(name)
                 continue
@@ -570,14 +564,14 @@ class Session:
             if held is None and name in channel.ledger.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
-                    channel.pending_removal[name] = Dropped(self._snapshot.seq, since)
+                    channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
                 else:
                     staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
             elif held not in (None, ABSENT):
                 if channel.type_url in _REMOVED_WITH_NEWS:
                     staged.gone[name] = None
                 else:
-                    channel.pending_removal[name] = Dropped(self._snapshot.seq, since)
+                    channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
             elif channel.type_url == CLUSTER:
                 self._restage_listeners_and_routes()
         channel.dirty.clear()
