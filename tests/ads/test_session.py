@@ -1361,11 +1361,11 @@ LEFT_BEFORE_ITS_CHANGE = """
     >> R +s
     << R -s
     >> R ack
-    == C+b=1 R+r=2
-    << C b=1
+    == E+a=2 R+r=2
+    << E a=2
     == C-a R+r=3
     == L+l=bad/s R-r R+s=1
-    >> C ack
+    >> E ack
     << L l=bad/s
     << R r=2
     >> L nack no

@@ -113,7 +113,7 @@ class Dropped(NamedTuple):
     seq: int
     """The edit that dropped it."""
     since: float
-    """The oldest edit that the version in force may be without: it may have changed before, unsent."""
+    """The oldest edit that the version in force may be without: a change before the end may be unsent."""
 
 
 class Channel(Struct):
@@ -228,9 +228,7 @@ class Channel(Struct):
 
     def postpone_removals(self, seq: int) -> None:
         """Let what is pending removal, or lingers, wait for listeners and routes of the edit ``seq``."""
-        lingering = dict.fromkeys(self.lingering, Dropped(seq, seq))
-        pending = {name: Dropped(seq, dropped.since) for name, dropped in self.pending_removal.items()}
-        self.pending_removal = lingering | pending
+        self.pending_removal = dict.fromkeys((*self.lingering, *self.pending_removal), Dropped(seq, seq))
         self.lingering = {}
 
     def expired(self, now: float) -> list[str]:
@@ -255,7 +253,10 @@ class Channel(Struct):
         return min(waiting)
 
     def outdated_since(self, unused: float = -inf) -> float:
-        """The oldest edit of which Envoy has an earlier version in force, with nothing under way; or inf.
+        """The oldest edit that is not in force although nothing of it is to be sent; inf when there is none.
+
+        An earlier version is in force, because Envoy refused a later one, or the resource left before it was
+        sent.
 
         Args:
             unused: resources that this edit, or an earlier one, dropped are out of use.

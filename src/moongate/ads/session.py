@@ -357,7 +357,7 @@ class Session:
             for collection in tables & channel.ledger.collections:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
             for other in self._channels.values():
-                # The tables that Envoy has of an earlier stream may use it, although no listener uses them.
+                # Tables of an earlier stream may use what is to be removed, also if no listener uses them.
                 other.postpone_removals(self._snapshot.seq)
         self._reconnected |= bool(request.initial_resource_versions)
         if request.type_url == SCOPE and (self._reconnected or LISTENER not in self._channels):
