@@ -133,6 +133,47 @@ def test_clusters_stay_while_a_scope_that_is_back_is_refused() -> None:
     """)
 
 
+def test_clusters_stay_while_an_earlier_scope_of_a_listener_that_drains_is_in_force() -> None:
+    """No listener of the fleet needs scopes, so nobody waits for the subscription. The law has shown it."""
+    Conversation().says("""
+        == C+d=1 X+t/a=bad
+        >> C * c=1
+        << C d=1
+        >> C ack
+        >> L *
+        << L
+        >> X +t/*
+        << X t/a=bad' -t/*
+        >> X nack missing ]: [
+        << X -t/*
+        >> L ack
+        >> X ack
+        .. 60
+        >> X -t/*
+        .. 5
+        << C -c
+    """)
+
+
+def test_clusters_stay_of_earlier_scopes_whatever_was_published_before_envoy_asked_for_them() -> None:
+    Conversation().says("""
+        == C+d=1 L+l=1/~t X+t/a=1
+        >> C * c=1
+        << C d=1
+        >> C ack
+        >> L *
+        << L l=1/~t
+        == X+t/a=bad
+        >> X +t/*
+        >> L ack
+        << X t/a=bad' -t/*
+        >> X nack missing ]: [
+        << X -t/*
+        >> X ack
+        .. 60
+    """)
+
+
 def test_an_envoy_that_has_everything_is_sent_nothing() -> None:
     snapshot = Snapshot()
     Conversation(snapshot).play(STARTED)

@@ -1357,6 +1357,71 @@ def test_clusters_of_routes_stay_that_went_and_came_back_otherwise(served: Conve
     """)
 
 
+LEFT_BEFORE_ITS_CHANGE = """
+    >> R +s
+    << R -s
+    >> R ack
+    == E+a=2 R+r=2
+    << E a=2
+    == C-a R+r=3
+    == L+l=bad/s R-r R+s=1
+    >> E ack
+    << L l=bad/s
+    << R r=2
+    >> L nack no
+    >> R ack
+    << R s=1
+"""
+"""The table ``r`` is in force with the former listener. It uses ``a``; without ``a`` it was never sent."""
+
+
+def test_clusters_stay_of_a_table_that_left_before_its_change_was_sent(served: Conversation) -> None:
+    """Its listener, which is to use another table, is refused. The law has shown it."""
+    served.says(LEFT_BEFORE_ITS_CHANGE)
+
+    served.says("""
+        >> R ack
+        .. 60
+        == L+l=3/s
+        << L l=3/s
+        >> R -r
+        >> L ack
+        .. 5
+        << C -a
+    """)
+
+
+def test_clusters_stay_of_a_table_that_came_and_went_once_more(served: Conversation) -> None:
+    served.says(LEFT_BEFORE_ITS_CHANGE)
+
+    served.says("""
+        == L+l=1 R+r=4
+        == L+l=bad/s R-r
+        << L l=bad/s
+        >> L nack no
+        >> R ack
+        .. 60
+    """)
+
+
+def test_clusters_stay_of_a_table_that_left_before_its_change_was_sent_and_is_back(
+    served: Conversation,
+) -> None:
+    served.says(LEFT_BEFORE_ITS_CHANGE)
+
+    served.says("""
+        >> R ack
+        == C+d=1 L+l=1 R+r=4
+        << C d=1
+        .. 29
+        >> C ack
+        << R r=4
+        >> R ack
+        .. 5
+        << C -a
+    """)
+
+
 def test_a_retry_does_not_forget_how_old_is_what_is_in_force(served: Conversation) -> None:
     served.play("""
         == R+r=bad C-a E-a

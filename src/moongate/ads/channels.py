@@ -6,9 +6,9 @@ A channel only keeps records; ``session`` decides when to send.
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct, field
 
@@ -107,6 +107,15 @@ class Refused(Struct):
     """Whether to send the same version again."""
 
 
+class Dropped(NamedTuple):
+    """The end of a resource in the snapshot, while Envoy still has the resource."""
+
+    seq: int
+    """The edit that dropped it."""
+    since: float
+    """The oldest edit that the version in force may be without: a change before the end may be unsent."""
+
+
 class Channel(Struct):
     """One type of one stream."""
 
@@ -123,8 +132,8 @@ class Channel(Struct):
     """Batches that timed out, by nonce. Their answers may still come."""
     retries: deque[Batch] = field(default_factory=deque[Batch])
     """Parts of refused batches, and of those that are not sent as one."""
-    pending_removal: dict[str, int] = field(default_factory=dict[str, int])
-    """Name → the edit that dropped it. Listeners and routes of that edit must be in force first. Sorted."""
+    pending_removal: dict[str, Dropped] = field(default_factory=dict[str, Dropped])
+    """Name → its end. Listeners and routes of that edit must be in force first. Sorted by the edit."""
     lingering: dict[str, float] = field(default_factory=dict[str, float])
     """Name → the time of its removal. Earliest first."""
     absent: dict[str, int] = field(default_factory=dict[str, int])
@@ -148,6 +157,10 @@ class Channel(Struct):
         if not self.dirty:
             self.dirty_since = seq
         self.dirty.add(name)
+        if (dropped := self.pending_removal.get(name)) is not None:
+            # It may be in use again, in the version from before the removal.
+            self.dirty_since = min(self.dirty_since, dropped.since)
+        self.cancel_removal(name)
 
     def take_back(self, batch: Batch) -> None:
         """Mark the resources of an unsent batch as dirty again. They keep the age of the batch."""
@@ -211,9 +224,14 @@ class Channel(Struct):
 
     def linger(self, switched: float, due: float) -> None:
         """Let resources that the edit ``switched``, or an earlier one, dropped linger until ``due``."""
-        names = [*takewhile(lambda name: self.pending_removal[name] <= switched, self.pending_removal)]
+        names = [*takewhile(lambda name: self.pending_removal[name].seq <= switched, self.pending_removal)]
         self.pending_removal = _without_first(self.pending_removal, len(names))
         self.lingering |= dict.fromkeys(names, due)
+
+    def postpone_removals(self, seq: int) -> None:
+        """Let what is pending removal, or lingers, wait for listeners and routes of the edit ``seq``."""
+        self.pending_removal = dict.fromkeys((*self.lingering, *self.pending_removal), Dropped(seq, seq))
+        self.lingering = {}
 
     def expired(self, now: float) -> list[str]:
         """Take out the names whose lingering ends."""
@@ -236,21 +254,23 @@ class Channel(Struct):
         waiting.extend(batch.oldest for batch in self.retries)
         return min(waiting)
 
-    def refused_since(self, unused: float = -inf) -> float:
-        """The oldest edit that Envoy refused while an earlier version stays in force; inf when none.
+    def outdated_since(self, unused: float = -inf) -> float:
+        """The oldest edit that is not in force although nothing of it is to be sent; inf when there is none.
+
+        An earlier version is in force, because Envoy refused a later one, or the resource left before it was
+        sent.
 
         Args:
             unused: resources that this edit, or an earlier one, dropped are out of use.
         """
-        return min(
-            (
-                refused.seq
-                for name, refused in self.rejected.items()
-                if self.ledger.get(name) is not None
-                and not (name in self.pending_removal and self.pending_removal[name] <= unused)
-            ),
-            default=inf,
+        dropped = self.pending_removal
+        refused = (
+            refused.seq
+            for name, refused in self.rejected.items()
+            if self.ledger.get(name) is not None and not (name in dropped and dropped[name].seq <= unused)
         )
+        unchanged = (each.since for each in dropped.values() if each.seq > unused)
+        return min(chain(refused, unchanged), default=inf)
 
 
 def _without_first(entries: dict[str, T], count: int) -> dict[str, T]:

@@ -61,7 +61,7 @@ from typing import TYPE_CHECKING
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from moongate.ads import scopes, secrets
-from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Flight, Refused
+from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Dropped, Flight, Refused
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
@@ -384,6 +384,9 @@ class Session:
             channel.absent = dict.fromkeys(gone, self._snapshot.seq)
             for collection in tables & channel.ledger.collections:
                 channel.ledger.set(collection, ABSENT)  # the listeners that use it had an answer
+            for other in self._channels.values():
+                # Tables of an earlier stream may use what is to be removed, also if no listener uses them.
+                other.postpone_removals(self._snapshot.seq)
         self._reconnected |= bool(request.initial_resource_versions)
         if request.type_url == SCOPE:
             self._asked_for_scopes = self._snapshot.seq
@@ -568,8 +571,6 @@ class Session:
         channel.staged_seq = self._snapshot.seq
         for name in sorted(channel.dirty):
             staged.drop(name)
-            gone_since = channel.pending_removal.get(name, inf)
-            channel.cancel_removal(name)
             resource = self._snapshot.get(channel.type_url, name)
             held = channel.ledger.get(name)
             refused = channel.rejected.get(name)
@@ -580,9 +581,6 @@ class Session:
                     unsent[name] = resource.version
                 elif refused is None or refused.again or refused.version != resource.version:
                     staged.news[name] = resource
-                    # Envoy still has the version from before the removal, so the batch is as old as that
-                    # edit.
-                    staged.oldest = min(staged.oldest, gone_since)
                 else:
                     channel.returning.discard(name)
                 continue
@@ -598,14 +596,14 @@ class Session:
             if held is None and name in channel.ledger.names:
                 if (last := self._warming_with(channel, name)) is not None:
                     staged.news[name] = last
-                    channel.pending_removal[name] = self._snapshot.seq
+                    channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
                 else:
                     staged.gone[name] = None  # Envoy subscribed to it, and waits for an answer
             elif held not in (None, ABSENT) or kept:
                 if channel.type_url in _REMOVED_WITH_NEWS:
                     staged.gone[name] = None
                 else:
-                    channel.pending_removal[name] = self._snapshot.seq
+                    channel.pending_removal[name] = Dropped(self._snapshot.seq, staged.oldest)
             elif channel.type_url == CLUSTER:
                 self._restage_listeners_and_routes()
         channel.dirty.clear()
@@ -658,14 +656,15 @@ class Session:
     def _in_force(self, type_url: str) -> float:
         """The last edit up to which Envoy has accepted all listeners, or all routes or scopes that they use.
 
-        When Envoy refuses a version, an older one stays in force, and that one may refer to old resources.
+        When Envoy refuses a version, an older one stays in force, and that one may refer to old resources. So
+        does a table that left before its last change was sent, as long as a listener in force uses it.
         """
         channel = self._channels.get(type_url)
         if channel is None:
             return inf
         # A removed table is out of use when Envoy has the listeners of the same edit.
         unused = self._in_force(LISTENER) if type_url in _TABLES else -inf
-        return min(channel.oldest(), channel.refused_since(unused)) - 1
+        return min(channel.oldest(), channel.outdated_since(unused)) - 1
 
     def _awaited(self) -> Iterator[Channel]:
         """The channels whose answers other channels wait for."""
