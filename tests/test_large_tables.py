@@ -152,6 +152,21 @@ def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -
     assert (looks_at(fleet.part("_")), looks_at(fleet.whole())) == ([HOST_HEADER], ["Host"])
 
 
+def test_a_scoped_table_drains_until_no_envoy_asks_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    fleet = Fleet()
+    fleet.serve("a.test", "b.test")
+    fleet.serve("a.test", "b.test", "*.test")
+
+    fleet.draining.review(worlds.EG_FLEET, lambda type_url, name: type_url == SCOPE and name.endswith("/_"))
+    fleet.world.pull()
+    assert fleet.part("a.test").virtual_hosts
+
+    assert fleet.draining.review(worlds.EG_FLEET, lambda _type, _name: False)
+    fleet.world.pull()
+    assert SCOPE not in fleet.world.xds()["default/eg"]
+
+
 def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Envoy would refuse it again: a part of a first answer, for which nothing is in force yet."""
     monkeypatch.setattr(sizes, "LARGE", 2)

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from moongate import names
-from moongate.attach import scopes
 from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
@@ -310,7 +309,7 @@ class FleetInventory:
         for at in shards:
             if at not in self._scopes:
                 named = partial(self._scopes_of, at[0])
-                self._scopes[at] = self._inventory(scopes.own_hosts, (self._fleet, *at), named)
+                self._scopes[at] = self._inventory(routes.scopes_in, (self._fleet, *at), named)
         for at in self._scopes.keys() - set(shards):
             self._end_inventory(self._scopes.pop(at))
 

@@ -580,6 +580,38 @@ def test_removals_wait_with_what_others_share() -> None:
     """)
 
 
+def test_removals_wait_while_what_others_share_is_refused() -> None:
+    """A hostname loses its guarded part, and the wildcard that is to answer gets its guard only now."""
+    conversation = first_refused()
+    conversation.play("== X+t/b=1")
+    conversation.play(">> X ack")
+    conversation.says("""
+        == X+t/_=bad X-t/a
+        << X t/_=bad
+        >> X nack missing ]: [
+        .. 20
+        == X+t/_=guarded
+        << X t/_=guarded
+        >> X ack
+        << X -t/a
+        >> X ack
+    """)
+
+
+def test_removals_wait_for_a_bounded_time() -> None:
+    conversation = first_refused()
+    conversation.play("== X+t/b=1")
+    conversation.play(">> X ack")
+    conversation.says("""
+        == X+t/_=bad X-t/a
+        << X t/_=bad
+        >> X nack missing ]: [
+        .. 29
+        .. 1
+        << X -t/a
+    """)
+
+
 def test_another_table_does_not_wait() -> None:
     first_refused().says("""
         == L+m=1/~u X+u/_=1 X+u/a=1

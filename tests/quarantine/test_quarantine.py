@@ -18,10 +18,12 @@ from moongate.api.envoyproxy import EnvoyProxySpec, MergeBackends
 from moongate.api.httproute import HTTPRoute, HTTPRouteRule
 from moongate.attach.gateways import config
 from moongate.quarantine import Refusal
+from moongate.quarantine.quarantine import STEP
+from moongate.quarantine.search import Search, Steps
 from moongate.world import World
 from moongate.xds.wire import ROUTE, encode
 from tests import worlds
-from tests.refusing import DISLIKED, NODE, REFUSED, TABLE, WORDS, Refusing, Several, host, oddly
+from tests.refusing import DISLIKED, NODE, REFUSED, TABLE, WORDS, Refusing, Several, finished, host, oddly
 
 
 def test_nothing_is_withheld_while_envoy_takes_all() -> None:
@@ -353,6 +355,38 @@ def test_an_envoy_that_is_silent_decides_nothing_until_it_is_gone() -> None:
 
     assert envoys.refused() == {2}
     assert envoys.tables["a"][host(3)] == "/other"
+
+
+def test_a_table_that_waits_for_a_silent_envoy_is_not_judged_again_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There may be thousands of them, and a review after each edit."""
+    envoys = Several({"a": set(), "b": set()}, "/a", "/b")
+    envoys.settle()
+    envoys.silent = {"b"}
+    envoys.edit(0, "/c")
+    envoys.settle()
+    judged: list[object] = []
+    judge = Search.judge
+
+    def noted(search: Search, now: int) -> Steps:
+        judged.append(search)
+        return judge(search, now)
+
+    monkeypatch.setattr(Search, "judge", noted)
+    finished(envoys.quarantine.review())
+    assert not judged
+
+    envoys.edit(0, "/d")
+    assert judged
+
+
+def test_many_searches_are_looked_at_in_steps() -> None:
+    envoys = Several({"a": set()}, "/a")
+    for n in range(100):
+        envoys.quarantine.acknowledged(worlds.EG_FLEET, "a", ROUTE, f"other-{n}", "1")
+
+    assert sum(1 for _ in envoys.quarantine.review()) > 100 // STEP - 1
 
 
 def test_nothing_is_kept_for_each_envoy_while_all_agree() -> None:

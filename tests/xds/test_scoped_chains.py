@@ -15,10 +15,12 @@ from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.scopes import OTHERS_KEY
 from moongate.world import World
+from moongate.xds.routes import scope_of_others
 from moongate.xds.scoped_chains import FINDER, HOST_HEADER
 from moongate.xds.wire import LISTENER, SCOPE
 from tests import worlds
 from tests.core import ON_HOST, read
+from tests.faults import calls, faulty, put_fault
 
 FLAGS = RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedTables"))
 PART = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/default/eg/http/scoped/"
@@ -152,3 +154,20 @@ def test_a_match_on_the_host_looks_where_the_host_is_while_envoy_looks() -> None
         for name, part in parts.items()
     }
     assert headers == {"a.test": ":authority", "_": HOST_HEADER}
+
+
+def test_a_hostname_keeps_its_part_while_the_shared_one_cannot_be_built() -> None:
+    """The shared one may guard less than it is to."""
+    with faulty():
+        made = world("a.test", "b.test", "*.test")
+        [call] = (each for each in calls(made) if each[0] is scope_of_others)
+        put_fault(made, call, "before")
+        made.pull()
+        made.apply({worlds.route(0).ref: None})
+        changes = made.pull()
+
+        assert SCOPE not in {type_url for type_url, _ in changes.gone["default/eg"]}
+        assert {"a.test", "b.test", "_"} == scopes(made).keys()
+
+        put_fault(made, call, None)
+        assert made.pull().gone["default/eg"] == ((SCOPE, f"{PART}a.test"),)

@@ -24,6 +24,8 @@ can mend would keep all wildcards of the table from being served. What is remove
 it, because requests for it may go to the shared scope then. Once Envoy uses the shared scope, a new hostname
 whose scope is refused is answered by it, as before.
 
+What is removed waits as well while Envoy refuses the shared scope, which may guard less than it is to.
+
 Facts
 -----
 * Envoy looks first whether two scopes have one key. If so, it refuses the response, and has kept nothing of
@@ -88,21 +90,25 @@ def waiting(scopes: Channel, batch: Batch, now: float, seconds: float) -> list[s
         now: the time.
         seconds: how long a shared scope waits at most.
     """
-    missing = {
-        collection_of(name)
-        for name in scopes.rejected
-        if name not in batch.news and not _is_shared(name) and _is_missing(scopes, name)
-    }
-    if not missing:
+    if not scopes.rejected or not (batch.gone or any(map(_is_shared, batch.news))):
         return []
+    missing: set[str] = set()
+    refused: set[str] = set()
+    for name in scopes.rejected:
+        if _is_shared(name):
+            refused.add(collection_of(name))
+        elif name not in batch.news and _is_missing(scopes, name):
+            missing.add(collection_of(name))
     for name in batch.news:
         unused = name in scopes.returning or _is_missing(scopes, name)
         if _is_shared(name) and unused and collection_of(name) in missing:
             scopes.waiting.setdefault(name, now + seconds)
+    for collection in {collection_of(name) for name in batch.gone} & refused:
+        scopes.waiting.setdefault(shared(collection), now + seconds)
     return [
         name
         for name in (*batch.news, *batch.gone)
-        if collection_of(name) in missing
+        if (collection_of(name) in missing or (name in batch.gone and collection_of(name) in refused))
         and (_is_shared(name) or (name in batch.gone and not is_collection(name)))
         and now < scopes.waiting.get(shared(collection_of(name)), -inf)
     ]

@@ -91,12 +91,6 @@ def split_hosts(db: Db, listener: ListenerId, part: int) -> tuple[tuple[str, ...
 
 
 @query
-def own_hosts(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: int) -> tuple[str, ...]:
-    """The hostnames of one shard of a listener that have a part of their own in a table, sorted."""
-    return split_hosts(db, listener, part)[0]
-
-
-@query
 def other_hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     """The hostnames of one shard of a listener that have no part of their own, sorted."""
     return split_hosts(db, listener, part)[1]

@@ -22,7 +22,7 @@ Facts
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from moongate.quarantine.search import JOINED, Search
 from moongate.xds.wire import LISTENER
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
     _Key: TypeAlias = "tuple[FleetId, str, str]"
     """Fleet, type URL and name of a resource."""
+
+
+STEP: Final = 16
+"""Searches that are looked at together: below 1 ms."""
 
 
 class Refusal(NamedTuple):
@@ -132,14 +136,18 @@ class Quarantine:
         again.
         """
         wrote = False
-        self._news.clear()
-        for key in list(self._awake):
+        news, self._news = self._news, {}
+        for n, key in enumerate(list(self._awake)):
+            if n % STEP == STEP - 1:
+                yield
             search = self._searches.get(key)
             if search is None:
                 continue  # the fleet ended between two steps
             if not self._world.names_resource(*key) or not self.searches(*key):
                 self._drop(key)
                 continue
+            if key not in news and search.is_idle:
+                continue  # it waits for an Envoy that is silent
             wrote |= yield from search.judge(self._now)
             if search.at_rest:
                 self._awake.pop(key, None)

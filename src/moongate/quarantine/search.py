@@ -148,6 +148,8 @@ class Search:
         """Suspects that were let in before, when there was still nothing to hand out."""
         self._fruitless = (NONE, 0)
         """The version and era that was refused last with nothing to blame."""
+        self._judged = NONE
+        """The version of the resource when it was judged last."""
 
     @property
     def under_way(self) -> bool:
@@ -161,6 +163,13 @@ class Search:
         return any(suspect.group == PATCHES for suspect in in_doubt)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is searched for or kept out, and the resource is as it was when it was judged."""
+        resource = self._world.resource(*self._at)
+        kept_out = self._waiting or self.culprits or self._withheld or self._last or self._untried
+        return not kept_out and resource is not None and resource.version == self._judged
+
+    @property
     def at_rest(self) -> bool:
         """Whether nothing is searched for, kept out, or known of one Envoy and not of the others."""
         return not (self._waiting or self.culprits or self._withheld or len(self.answers))
@@ -170,6 +179,7 @@ class Search:
         resource = self._world.resource(*self._at)
         if resource is not None:
             self._note(resource.version)
+            self._judged = resource.version
         if mended := self._mended():
             return (yield from self._let_in(mended))
         for refused in self.answers.refusals():

@@ -34,7 +34,7 @@ from moongate.attach.routes import (
     routes_at,
     shards_at,
 )
-from moongate.attach.scopes import has_scope, other_hosts
+from moongate.attach.scopes import has_scope, other_hosts, split_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
 from moongate.xds.draining import all_tables
@@ -213,11 +213,14 @@ def _joined(parts: tuple[Part, ...]) -> list[tuple[bytes, str]]:
 
 @query
 def scope_shards(db: Db, fleet: FleetId) -> tuple[tuple[str, ListenerId, int], ...]:
-    """Where scoped tables of a fleet may have hostnames: ``((table, listener, shard), …)``."""
+    """Where scoped tables of a fleet may have hostnames: ``((table, listener, shard), …)``.
+
+    Fails as ``scopes_in`` does.
+    """
     return tuple(
         (table.name, listener, n)
         for table in all_tables(db, fleet)
-        if table.scoped
+        if table.scoped and others_are_built(db, fleet, table.name)
         for listener in table.members
         for n in _last_host_shards(db, listener)
     )
@@ -237,6 +240,7 @@ def scope(db: Db, fleet: FleetId, table: str, host: str) -> XdsResource | None:
     """The part of a scoped table of one hostname; ``None`` when nothing is served there."""
     served = [part.body for part in scope_parts(db, fleet, table, host)]
     if not served:
+        others_are_built(db, fleet, table)
         return None
     return XdsResource.of(SCOPE, names.scope(table, host), _in_scope(scope_head(table, host), served))
 
@@ -282,6 +286,23 @@ def scope_of_others(db: Db, fleet: FleetId, table: str) -> XdsResource | None:
 def _in_scope(head: ScopeHead, virtual_hosts: Sequence[bytes]) -> bytes:
     number = ScopedRouteConfiguration.ROUTE_CONFIGURATION_FIELD_NUMBER
     return head.scope + message_field(number, b"".join((head.table, *virtual_hosts)))
+
+
+@query
+def others_are_built(db: Db, fleet: FleetId, table: str) -> bool:
+    """Whether a scoped table has the part that others share. Fails while that cannot be built."""
+    return scope_of_others(db, fleet, table) is not None
+
+
+@query
+def scopes_in(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: int) -> tuple[str, ...]:
+    """The hostnames of one shard of a listener that have a part of their own in a scoped table, sorted.
+
+    Fails while the part that others share cannot be built: a hostname that is no more to have a part of its
+    own keeps it until the shared one answers for it.
+    """
+    others_are_built(db, fleet, table)
+    return split_hosts(db, listener, part)[0]
 
 
 @query
