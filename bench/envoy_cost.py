@@ -28,7 +28,6 @@ from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from bench.floor import BareServer
 from bench.measure import cpu_s
 from moongate.ads.server import OPTIONS, SERVICE
-from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import bootstrap
 from moongate.infra.process import EnvoyProcess
@@ -37,6 +36,7 @@ from moongate.world import World
 from moongate.xds.metadata import metadata
 from moongate.xds.wire import LISTENER, ROUTE, XdsResource, encode, packed
 from tests import worlds
+from tests.core import WHOLE
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ FORMS: Final[tuple[Callable[[Table], None], ...]] = (
 
 def base(routes: int) -> tuple[Listener, Table]:
     """A listener and its table, as moongate makes them, with nothing in a route that it can do without."""
-    world = World.of(worlds.routes_with_backends(routes), EnvoyGateway.shipped())
+    world = World.of(worlds.routes_with_backends(routes), WHOLE)
     (types,) = world.xds().values()
     (listener,) = types[LISTENER].values()
     (resource,) = types[ROUTE].values()

@@ -26,7 +26,6 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from bench.child import answer_commands, write_line
 from moongate.ads.server import OPTIONS, SERVICE
-from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import bootstrap
 from moongate.infra.process import EnvoyProcess
@@ -36,6 +35,7 @@ from moongate.run.standalone import loading
 from moongate.sources.files import Files
 from moongate.world import World
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, encode, message_field
+from tests.core import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -114,7 +114,7 @@ class _Floor:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._files = Files(paths)
-        self._world = World(EnvoyGateway.shipped(), perf_counter)
+        self._world = World(WHOLE, perf_counter)
         self.server = BareServer()
         self._ready: list[bytes] = []
         self.started = asyncio.Event()
