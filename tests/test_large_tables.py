@@ -8,6 +8,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from msgspec import structs
 
+from moongate import names
 from moongate.api.httproute import HTTPHeaderMatch, HTTPRouteMatch
 from moongate.attach import sizes
 from moongate.attach.envoy_listeners import ready_listeners, route_configurations
@@ -186,6 +187,26 @@ def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pyte
     [host] = fleet.part("a.test").virtual_hosts
     assert [route.direct_response.status for route in host.routes] == [500]
     assert concern(fleet.world.db, worlds.EG_FLEET, TABLE, refused, form) is not None, "it drains with it"
+
+
+def test_a_last_good_form_of_the_former_table_is_closed_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for the Host where no finder puts it, so it would be passed over."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    fleet = Fleet()
+    fleet.serve("a.test", "b.test")
+    fleet.serve("a.test", "b.test", "*.test")
+    refused, db = worlds.route(2).ref, fleet.world.db
+    [listener] = ready_listeners(db, worlds.EG_FLEET)
+    forms = {scoped: route_entries_of(db, listener, refused, scoped)[0] for scoped in (True, False)}
+    at = (worlds.EG_FLEET, SCOPE, names.scope(names.scoped_table(TABLE), names.OTHERS))
+    out = {version(forms[False].body): Fallback(forms[True], strict=False)}
+    fleet.world.write(withheld(*at, refused), out)
+    fleet.world.pull()
+
+    [host] = (host for host in fleet.whole().virtual_hosts if host.domains[0] == "*.test")
+    assert [(route.direct_response.status, route.match.headers[0].name) for route in host.routes] == [
+        (500, "Host")
+    ]
 
 
 def test_a_table_that_is_large_from_the_start_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:

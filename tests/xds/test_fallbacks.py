@@ -26,7 +26,7 @@ def test_an_entry_is_kept_out_of_its_own_table_and_of_no_other() -> None:
     core.db.put(withheld(EG_FLEET, LISTENER, "default/eg/alt", route_ref()), kept_out)
     core.db.put(withheld(EG_FLEET, ROUTE, "default/eg/alt", route_ref("more")), kept_out)
 
-    assert list(in_force(core.db, WEB, route_ref(), entries[WEB])) == [
+    assert list(in_force(core.db, WEB, route_ref(), entries[WEB], scoped=False)) == [
         fail_closed(each) for each in entries[WEB]
     ]
-    assert list(in_force(core.db, ALT, route_ref(), entries[ALT])) == list(entries[ALT])
+    assert list(in_force(core.db, ALT, route_ref(), entries[ALT], scoped=False)) == list(entries[ALT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -13,9 +14,12 @@ from msgspec import structs
 
 from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.scopes import OTHERS_KEY
 from moongate.world import World
+from moongate.xds.route_entries import fail_closed
 from moongate.xds.routes import scope_of_others
+from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.scoped_chains import FINDER, HOST_HEADER
 from moongate.xds.wire import LISTENER, SCOPE
 from tests import worlds
@@ -171,3 +175,15 @@ def test_a_hostname_keeps_its_part_while_the_shared_one_cannot_be_built() -> Non
 
         put_fault(made, call, None)
         assert made.pull().gone["default/eg"] == ((SCOPE, f"{PART}a.test"),)
+
+
+def test_an_entry_that_is_closed_switches_no_filter_on() -> None:
+    """The filter would answer instead, and maybe let pass."""
+    made = world("*.test")
+    made.apply({each.ref: each for each in read(GUARD)})
+    made.pull()
+    [listener] = ready_listeners(made.db, worlds.EG_FLEET)
+    [entry] = route_entries_of(made.db, listener, worlds.route(0).ref, True)
+
+    [shut] = VirtualHost.FromString(fail_closed(entry).body).routes
+    assert FINDER not in shut.metadata.filter_metadata

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from msgspec import structs
 
 from moongate import names
 from moongate.attach.fleets import fleet_of
@@ -26,7 +27,7 @@ from moongate.attach.routes import attached_hosts
 from moongate.attach.scopes import has_scope
 from moongate.xds.draining import tables_of
 from moongate.xds.fallbacks import kept_out
-from moongate.xds.scoped_chains import FINDER
+from moongate.xds.scoped_chains import FINDER, HOST_HEADERS
 from moongate.xds.wire import ROUTE, SCOPE, encode, message_field, sized, version
 
 if TYPE_CHECKING:
@@ -62,15 +63,23 @@ class RouteEntry(NamedTuple):
 
 
 def in_force(
-    db: Db, listener: ListenerId, route: Ref, entries: tuple[RouteEntry, ...]
+    db: Db, listener: ListenerId, route: Ref, entries: tuple[RouteEntry, ...], *, scoped: bool
 ) -> Iterator[RouteEntry]:
-    """The entries of a route, with fallbacks for those that are kept out of its table."""
+    """The entries of a route, with fallbacks for those that are kept out of its table.
+
+    Args:
+        db: what is read.
+        listener: that serves them.
+        route: of which they are.
+        entries: in the form of the table.
+        scoped: whether that is a scoped one.
+    """
     out: Mapping[str, Fallback] = {}
     host: str | None = None
     for entry in entries:
         if entry.host != host:
             host = entry.host
-            out = _kept_out(db, listener, host, route)
+            out = _kept_out(db, listener, host, route, scoped=scoped)
         fallback = out.get(version(entry.body)) if out else None
         if fallback is None:
             yield entry
@@ -88,16 +97,33 @@ def kept_resources(db: Db, listener: ListenerId, route: Ref) -> Iterator[Resourc
                 yield from fallback.last_good.needs
 
 
-def _kept_out(db: Db, listener: ListenerId, host: str, route: Ref) -> Mapping[str, Fallback]:
+def _kept_out(db: Db, listener: ListenerId, host: str, route: Ref, *, scoped: bool) -> Mapping[str, Fallback]:
     """What is kept out of any resource with these entries.
 
     So a table that takes another form begins with what was kept out of it before.
     """
     out: Mapping[str, Fallback] = {}
     for at in resources_with(db, listener, host):
-        if more := kept_out(db, *at, route):
+        more = kept_out(db, *at, route)
+        if more and (at[1] == SCOPE) != scoped:
+            more = {form: _in_any_form(fallback) for form, fallback in more.items()}
+        if more:
             out = {**more, **out} if out else more
     return out
+
+
+def _in_any_form(fallback: Fallback) -> Fallback:
+    """What stands in for an entry, too, in a table of another form than the one that it was kept out of.
+
+    A last good form that would mean something else there does not: it may look for the Host in another place,
+    or lack what switches a filter on.
+    """
+    former: RouteEntry | None = fallback.last_good
+    for each in VirtualHost.FromString(former.body).routes if former is not None else ():
+        of_host = any(header.name.lower() in HOST_HEADERS for header in each.match.headers)
+        if of_host or each.typed_per_filter_config:
+            return structs.replace(fallback, last_good=None, strict=True)
+    return fallback
 
 
 def resources_with(db: Db, listener: ListenerId, host: str) -> Iterator[tuple[FleetId, str, str]]:

@@ -105,7 +105,8 @@ def host_entries(db: Db, listener: ListenerId, host: str, part: int, scoped: boo
         if isinstance(served, Failed):
             # Not even what it matches on is known. A rule that Envoy could not match on is left out as well.
             continue
-        entries += in_force(db, listener, route, tuple(each for each in served if each.host == host))
+        of_host = tuple(each for each in served if each.host == host)
+        entries += in_force(db, listener, route, of_host, scoped=scoped)
     return tuple(sorted(entries, key=_RANK))
 
 

@@ -52,7 +52,7 @@ from moongate.xds.route_filters import (
     redirect_origin,
     without_request_port,
 )
-from moongate.xds.scoped_chains import HOST_HEADER, switched_on
+from moongate.xds.scoped_chains import HOST_HEADER, HOST_HEADERS, switched_on
 from moongate.xds.wire import encode, message_field, packed
 
 if TYPE_CHECKING:
@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     from moongate.xds.destinations import Destination
     from moongate.xds.filters import ChainFilter
 
-
-_HOST: Final = ("host", ":authority")
 
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What the Envoy routes of one rule on one listener may take."""
@@ -248,7 +246,7 @@ def _look_at_host(message: Route, *, own: bool) -> None:
         own: whether the hostname has a part of its own in the scoped table.
     """
     for header in message.match.headers:
-        if header.name.lower() in (*_HOST, HOST_HEADER):
+        if header.name.lower() in HOST_HEADERS:
             header.name = ":authority" if own else HOST_HEADER
 
 

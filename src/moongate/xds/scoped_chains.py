@@ -75,6 +75,8 @@ FINDER: Final = "moongate.finder"
 it, and of the metadata that the finder reads of routes and virtual hosts."""
 HOST_HEADER: Final = "x-moongate-host"
 """The header that has the Host while Envoy looks among others."""
+HOST_HEADERS: Final = ("host", ":authority", HOST_HEADER)
+"""What a match on the Host looks at, in one form of tables or the other."""
 
 OWN_SCOPE: Final = Metadata(filter_metadata={FINDER: Struct(fields={"own": Value(bool_value=True)})})
 """The mark of a virtual host that has a part of its own."""
