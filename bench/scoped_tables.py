@@ -11,10 +11,6 @@ of requests are those of an Envoy under full load.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import os
-import shutil
 import sys
 from contextlib import AsyncExitStack
 from statistics import median
@@ -23,15 +19,27 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from bench.figures import plain_table, verdict
-from bench.throughput import Run, by_cpu, load, moongates_envoy, paired, static_envoy, upstream_that_answers
+from bench.throughput import (
+    Run,
+    by_cpu,
+    load,
+    moongates_envoy,
+    options_of,
+    paired,
+    plan_of,
+    print_measured,
+    static_envoy,
+    upstream_that_answers,
+)
 from moongate.infra.rundir import RunDirectory
-from moongate.report.logs import configure
 from tests.e2e import manifests as m
 from tests.e2e.differing import with_flags
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from bench.throughput import Plan
 
 ONE: Final = "one table"
 AGAIN: Final = "one table, once more"
@@ -78,30 +86,17 @@ def manifests(routes: int) -> Iterator[Mapping[str, Any]]:
             yield m.route(f"{kind}-{n}", to_app, hostnames=(host,), parents="[{name: bench}]")
 
 
-class Plan(Struct, frozen=True, kw_only=True):
-    """What to measure.
-
-    Args:
-        routes: with an exact hostname.
-        pairs: runs of each form for each kind of hosts, after each start.
-        starts: how often all Envoys are started anew: where a process has its memory changes its speed, too.
-        requests: in a run.
-        connections: of the load.
-    """
-
-    routes: int
-    pairs: int
-    starts: int
-    requests: int
-    connections: int
-
-
 Runs = dict[str, dict[str, list[Run]]]
 """Name of a kind of hosts → form of tables → its runs."""
 
 
-async def measure(plan: Plan) -> Runs:
-    """All runs; those of one place in their lists were made next to each other."""
+async def measure(plan: Plan, routes: int) -> Runs:
+    """All runs; those of one place in their lists were made next to each other.
+
+    Args:
+        plan: how much, for each kind of hosts.
+        routes: how many have an exact hostname.
+    """
     runs: Runs = {kind.name: {form: [] for form in FORMS} for kind in KINDS}
     for start in range(plan.starts):
         async with AsyncExitStack() as stack:
@@ -115,12 +110,12 @@ async def measure(plan: Plan) -> Runs:
                     ports[form],
                     upstream,
                     config=with_flags("ScopedTables") if form == SCOPED else None,
-                    more=manifests(plan.routes),
+                    more=manifests(routes),
                 )
                 for form in FORMS
             }
             for turn in range(plan.pairs + 1):
-                number = (start * plan.pairs + turn) * 997 % plan.routes
+                number = (start * plan.pairs + turn) * 997 % routes
                 for kind in KINDS:
                     # There and back again, so that a machine that gets slower hits all alike.
                     for form in FORMS if turn % 2 else reversed(FORMS):
@@ -169,27 +164,14 @@ def _rate(runs: Sequence[Run], base: Sequence[Run]) -> float:
 
 def main() -> int:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scoped_tables", description=__doc__)
+    parser = options_of("bench.scoped_tables", __doc__, pairs=10, starts=2)
     parser.add_argument("--routes", type=int, default=5_000, help="with exact hostnames [%(default)s]")
-    parser.add_argument("--pairs", type=int, default=10, help="of runs after each start [%(default)s]")
-    parser.add_argument("--starts", type=int, default=2, help="of all Envoys [%(default)s]")
-    parser.add_argument("--requests", type=int, default=8_000, help="in a run [%(default)s]")
-    parser.add_argument("--connections", type=int, default=64, help="[%(default)s]")
     options = parser.parse_args()
-    if shutil.which("h2load") is None:
-        print("h2load makes the load, and is not installed (Debian: apt install nghttp2-client).")
-        return 2
-    plan = Plan(
-        routes=options.routes,
-        pairs=options.pairs,
-        starts=options.starts,
-        requests=options.requests,
-        connections=options.connections,
-    )
-    configure("json")  # what moongate logs goes to standard error
-    print(f"{os.cpu_count()} cores; load average before the start {os.getloadavg()[0]:.1f}\n")
-    print(shown(asyncio.run(measure(plan))))
-    return 0
+
+    async def table() -> str:
+        return shown(await measure(plan_of(options), options.routes))
+
+    return print_measured(table)
 
 
 if __name__ == "__main__":

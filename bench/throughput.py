@@ -57,7 +57,7 @@ from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, packed
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
 WANTED: Final = 0.98
 """Throughput of the shipped chain, as a part of that of the router alone."""
@@ -307,26 +307,29 @@ async def load(pid: int, port: int, requests: int, connections: int, host: str |
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to measure.
+    """How much to measure.
 
     Args:
         pairs: runs of each Envoy after each start.
         starts: how often all Envoys are started anew: where a process has its memory changes its speed, too.
         requests: in a run.
         connections: of the load.
-        disabled: numbers of disabled filters, each for an Envoy of its own.
     """
 
     pairs: int
     starts: int
     requests: int
     connections: int
-    disabled: tuple[int, ...] = ()
 
 
-async def measure(plan: Plan) -> list[Comparison]:
-    """All Envoys, the router alone first."""
-    chains = {ALONE: 0, AGAIN: 0, **{f"{n} disabled before the router": n for n in plan.disabled}}
+async def measure(plan: Plan, disabled: Sequence[int] = ()) -> list[Comparison]:
+    """All Envoys, the router alone first.
+
+    Args:
+        plan: how much.
+        disabled: numbers of disabled filters, each for an Envoy of its own.
+    """
+    chains = {ALONE: 0, AGAIN: 0, **{f"{n} disabled before the router": n for n in disabled}}
     runs: dict[str, list[Run]] = {name: [] for name in (SHIPPED, *chains)}
     for _ in range(plan.starts):
         async with AsyncExitStack() as stack:
@@ -335,9 +338,9 @@ async def measure(plan: Plan) -> list[Comparison]:
             await static_envoy(stack, run, "upstream", upstream_that_answers(upstream))
             ports = {name: free_port() for name in runs}
             pids = {SHIPPED: await moongates_envoy(stack, ports[SHIPPED], upstream)}
-            for name, disabled in chains.items():
+            for name, count in chains.items():
                 manifests = MANIFESTS.format(port=ports[name], upstream=upstream)
-                static = from_file(manifests, disabled)
+                static = from_file(manifests, count)
                 pids[name] = await static_envoy(stack, run, f"static-{len(pids)}", static)
             await _turns(plan, pids, ports, runs)
     return [compared(name, runs[name], runs[ALONE]) for name in (ALONE, AGAIN, SHIPPED, *list(chains)[2:])]
@@ -355,31 +358,57 @@ async def _turns(
             runs[name].append(await load(pids[name], ports[name], plan.requests, plan.connections))
 
 
-def main() -> int:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.throughput", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20, help="of runs after each start [%(default)s]")
-    parser.add_argument("--starts", type=int, default=3, help="of all Envoys [%(default)s]")
+def options_of(bench: str, about: str | None, *, pairs: int, starts: int) -> argparse.ArgumentParser:
+    """The command line of a bench with such a plan.
+
+    Args:
+        bench: the name of its module.
+        about: what it does.
+        pairs: runs unless the command line says how many.
+        starts: likewise.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {bench}", description=about)
+    parser.add_argument("--pairs", type=int, default=pairs, help="of runs after each start [%(default)s]")
+    parser.add_argument("--starts", type=int, default=starts, help="of all Envoys [%(default)s]")
     parser.add_argument("--requests", type=int, default=8_000, help="in a run [%(default)s]")
     parser.add_argument("--connections", type=int, default=64, help="[%(default)s]")
-    parser.add_argument(
-        "--disabled", default="", metavar="N,N…", help="measure chains with N disabled filters, too"
-    )
-    options = parser.parse_args()
-    if shutil.which("h2load") is None:
-        print("h2load makes the load, and is not installed (Debian: apt install nghttp2-client).")
-        return 2
-    plan = Plan(
+    return parser
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """What the command line says of how much to measure."""
+    return Plan(
         pairs=options.pairs,
         starts=options.starts,
         requests=options.requests,
         connections=options.connections,
-        disabled=tuple(int(n) for n in options.disabled.split(",") if n),
     )
+
+
+def print_measured(table: Callable[[], Coroutine[Any, Any, str]]) -> int:
+    """Measure, and print the table; the exit code."""
+    if shutil.which("h2load") is None:
+        print("h2load makes the load, and is not installed (Debian: apt install nghttp2-client).")
+        return 2
     configure("json")  # what moongate logs goes to standard error
     print(f"{os.cpu_count()} cores; load average before the start {os.getloadavg()[0]:.1f}\n")
-    print(shown(asyncio.run(measure(plan))))
+    print(asyncio.run(table()))
     return 0
+
+
+def main() -> int:
+    """Measure, and print the table."""
+    parser = options_of("bench.throughput", __doc__, pairs=20, starts=3)
+    parser.add_argument(
+        "--disabled", default="", metavar="N,N…", help="measure chains with N disabled filters, too"
+    )
+    options = parser.parse_args()
+    disabled = [int(n) for n in options.disabled.split(",") if n]
+
+    async def table() -> str:
+        return shown(await measure(plan_of(options), disabled))
+
+    return print_measured(table)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import pytest
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from msgspec import structs
@@ -22,9 +21,6 @@ from moongate.xds.scoped_chains import HOST_HEADER
 from moongate.xds.wire import ROUTE, SCOPE, version
 from tests import worlds
 from tests.core import ON_HOST
-
-if TYPE_CHECKING:
-    import pytest
 
 TABLE = "default/eg/http"
 
@@ -67,6 +63,13 @@ class Fleet:
         return ScopedRouteConfiguration.FromString(part.body).route_configuration
 
 
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """One for which two hostnames are many."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    return Fleet()
+
+
 def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """To be whole again, its listener would change once more."""
     monkeypatch.setattr(sizes, "LARGE", 3)
@@ -80,21 +83,15 @@ def test_a_table_is_scoped_from_so_many_hostnames_on_and_stays_so(monkeypatch: p
     assert fleet.is_scoped()
 
 
-def test_a_table_with_wildcards_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
-
+def test_a_table_with_wildcards_is_whole(fleet: Fleet) -> None:
     fleet.serve("a.test", "b.test", "*.c.test")
     assert not fleet.is_scoped()
     fleet.serve("a.test", "b.test")
     assert fleet.is_scoped()
 
 
-def test_a_wildcard_makes_a_table_whole_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wildcard_makes_a_table_whole_for_good(fleet: Fleet) -> None:
     """However often such a route comes and goes, its listener does not change each time."""
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
-
     fleet.serve("a.test", "b.test")
     assert fleet.is_scoped()
     fleet.serve("a.test", "b.test", "*.c.test")
@@ -103,9 +100,7 @@ def test_a_wildcard_makes_a_table_whole_for_good(monkeypatch: pytest.MonkeyPatch
     assert not fleet.is_scoped()
 
 
-def test_a_table_that_was_away_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
+def test_a_table_that_was_away_is_judged_anew(fleet: Fleet) -> None:
     fleet.serve("a.test", "b.test")
     fleet.serve("a.test", "b.test", "*.c.test")
 
@@ -118,9 +113,7 @@ def test_a_table_that_was_away_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -
     assert fleet.is_scoped()
 
 
-def test_nothing_is_said_of_a_fleet_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
+def test_nothing_is_said_of_a_fleet_that_is_gone(fleet: Fleet) -> None:
     fleet.serve("a.test", "b.test")
     fleet.serve("a.test")
     assert fleet.is_scoped()
@@ -137,10 +130,8 @@ def looks_at(table: RouteConfiguration) -> list[str]:
     return [header.name for route in host.routes for header in route.match.headers]
 
 
-def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_that_drains_keeps_its_form(fleet: Fleet) -> None:
     """A match on the Host looks elsewhere in a scoped table, where the connection has a finder."""
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
     fleet.serve("a.test", "b.test")
     assert fleet.is_scoped()
     fleet.serve("a.test", "b.test", "*.test")
@@ -153,9 +144,7 @@ def test_the_table_that_drains_keeps_its_form(monkeypatch: pytest.MonkeyPatch) -
     assert (looks_at(fleet.part("_")), looks_at(fleet.whole())) == ([HOST_HEADER], ["Host"])
 
 
-def test_a_scoped_table_drains_until_no_envoy_asks_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
+def test_a_scoped_table_drains_until_no_envoy_asks_for_its_parts(fleet: Fleet) -> None:
     fleet.serve("a.test", "b.test")
     fleet.serve("a.test", "b.test", "*.test")
 
@@ -168,10 +157,8 @@ def test_a_scoped_table_drains_until_no_envoy_asks_for_its_parts(monkeypatch: py
     assert SCOPE not in fleet.world.xds()["default/eg"]
 
 
-def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_refused_of_a_table_stays_out_of_its_new_form(fleet: Fleet) -> None:
     """Envoy would refuse it again: a part of a first answer, for which nothing is in force yet."""
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
     fleet.serve("a.test")
     assert not fleet.is_scoped()
     refused = worlds.route(0).ref
@@ -189,10 +176,8 @@ def test_what_was_refused_of_a_table_stays_out_of_its_new_form(monkeypatch: pyte
     assert concern(fleet.world.db, worlds.EG_FLEET, TABLE, refused, form) is not None, "it drains with it"
 
 
-def test_a_last_good_form_of_the_former_table_is_closed_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_good_form_of_the_former_table_is_closed_in_the_next(fleet: Fleet) -> None:
     """It looks for the Host where no finder puts it, so it would be passed over."""
-    monkeypatch.setattr(sizes, "LARGE", 2)
-    fleet = Fleet()
     fleet.serve("a.test", "b.test")
     fleet.serve("a.test", "b.test", "*.test")
     refused, db = worlds.route(2).ref, fleet.world.db

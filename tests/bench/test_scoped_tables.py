@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from bench.scoped_tables import AGAIN, FORMS, KINDS, ONE, SCOPED, Runs, manifests, shown
 from bench.throughput import Run
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.bench.test_throughput import rows_of_a_tiny_run
 
 
 def runs(scoped_us: float, scoped_p99_ms: float = 5.0) -> Runs:
@@ -65,10 +61,6 @@ def test_there_is_a_route_for_each_kind_of_hosts() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load makes the load")
 def test_a_tiny_run_prints_a_row_for_each_kind_and_form() -> None:
-    command = [sys.executable, "-m", "bench.scoped_tables", "--routes", "30", "--pairs", "2", "--starts", "1"]
-    done = subprocess.run(
-        [*command, "--requests", "200"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
+    rows = rows_of_a_tiny_run("bench.scoped_tables", "--routes", "30", timeout_s=120)
 
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len(KINDS) * len(FORMS)

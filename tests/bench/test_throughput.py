@@ -92,14 +92,18 @@ async def test_the_load_asks_for_the_host_and_for_no_other() -> None:
     assert 0 < run.p50_ms <= run.p99_ms
 
 
+def rows_of_a_tiny_run(bench: str, *options: str, timeout_s: float) -> list[str]:
+    """The rows of the table that a bench with such a plan prints, heads included."""
+    plan = ["--pairs", "2", "--starts", "1", "--requests", "200"]
+    command = [sys.executable, "-m", bench, *plan, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=timeout_s)
+    return [line for line in done.stdout.splitlines() if line.startswith("| ")]
+
+
 @pytest.mark.envoy
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load makes the load")
 def test_a_tiny_run_prints_a_row_for_each_chain() -> None:
-    command = [sys.executable, "-m", "bench.throughput", "--pairs", "2", "--starts", "1", "--disabled", "2"]
-    done = subprocess.run(
-        [*command, "--requests", "200"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
+    rows = rows_of_a_tiny_run("bench.throughput", "--disabled", "2", timeout_s=60)
 
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 4

@@ -105,13 +105,10 @@ def waiting(scopes: Channel, batch: Batch, now: float, seconds: float) -> list[s
             scopes.waiting.setdefault(name, now + seconds)
     for collection in {collection_of(name) for name in batch.gone} & refused:
         scopes.waiting.setdefault(shared(collection), now + seconds)
-    return [
-        name
-        for name in (*batch.news, *batch.gone)
-        if (collection_of(name) in missing or (name in batch.gone and collection_of(name) in refused))
-        and (_is_shared(name) or (name in batch.gone and not is_collection(name)))
-        and now < scopes.waiting.get(shared(collection_of(name)), -inf)
-    ]
+    until = {collection: scopes.waiting.get(shared(collection), -inf) for collection in missing | refused}
+    names = [name for name in batch.news if _is_shared(name) and collection_of(name) in missing]
+    names += [name for name in batch.gone if not is_collection(name)]
+    return [name for name in names if now < until.get(collection_of(name), -inf)]
 
 
 def respelled(resource: XdsResource, spelling: str) -> XdsResource:

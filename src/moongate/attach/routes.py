@@ -250,6 +250,12 @@ def host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
     return host_shards_of(db, listener.gateway).get(listener, ())
 
 
+def last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
+    """As ``host_shards``; while that fails, as it last was, and none if it never was."""
+    kept = host_shards_of.last_good(db, listener.gateway)
+    return () if isinstance(kept, Failed) else kept.get(listener, ())
+
+
 def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a listener may have something under its own hostname. Most routes have narrower ones."""
     written = parts(db, HOSTNAMES, listener.gateway)

@@ -45,10 +45,10 @@ def _hashed(host: str) -> int:
 
 def _by_hash(resource: RequestRoute | Gateway) -> Iterator[tuple[int, str]]:
     if isinstance(resource, Gateway):
-        hosts = (listener.hostname or "" for listener in resource.spec.listeners)
+        named = [listener.hostname or "" for listener in resource.spec.listeners]
     else:
-        hosts = iter(resource.hostnames)
-    return ((_hashed(host), host) for host in hosts if is_exact(host))
+        named = resource.hostnames
+    return ((_hashed(host), host) for host in named if is_exact(host))
 
 
 HASHES: Index[RequestRoute | Gateway, str] = Index(

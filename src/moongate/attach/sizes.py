@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moongate.attach.routes import host_shards_of, hosts, routes_at, shards_at
+from moongate.attach.routes import hosts, last_host_shards, routes_at, shards_at
 from moongate.engine import Failed, query
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def hostnames_in(db: Db, listener: ListenerId, part: int) -> _Hostnames:
 @query
 def table_size(db: Db, listeners: tuple[ListenerId, ...]) -> Size:
     """What the table of some listeners has."""
-    shards = [(listener, n) for listener in listeners for n in _shards(db, listener)]
+    shards = [(listener, n) for listener in listeners for n in last_host_shards(db, listener)]
     built = hostnames_in.attempt_each(db, shards)
     known = [
         hostnames_in.last_good(db, *at) if isinstance(each, Failed) else each
@@ -60,8 +60,3 @@ def table_size(db: Db, listeners: tuple[ListenerId, ...]) -> Size:
     ]
     parts = [each for each in known if not isinstance(each, Failed)]
     return Size(sum(each.exact for each in parts) >= LARGE, any(each.has_others for each in parts))
-
-
-def _shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
-    kept = host_shards_of.last_good(db, listener.gateway)
-    return () if isinstance(kept, Failed) else kept.get(listener, ())

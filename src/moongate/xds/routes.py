@@ -26,8 +26,8 @@ from moongate.attach.listeners import last_judged
 from moongate.attach.routes import (
     ANY,
     host_shards,
-    host_shards_of,
     hosts,
+    last_host_shards,
     listeners_at,
     may_serve,
     reserved,
@@ -223,17 +223,9 @@ def scope_shards(db: Db, fleet: FleetId) -> tuple[tuple[str, ListenerId, int], .
         for table in all_tables(db, fleet)
         if table.scoped and others_are_built(db, fleet, table.name)
         for listener in table.members
-        for n in _last_host_shards(db, listener)
+        # Those of a Gateway that never could be judged have none: the part that others share closes them.
+        for n in last_host_shards(db, listener)
     )
-
-
-def _last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
-    """As ``host_shards``, as it last was while that fails: other Gateways of the fleet go on.
-
-    There are none if it never was. Then the part that others share closes all that the listener has.
-    """
-    kept = host_shards_of.last_good(db, listener.gateway)
-    return () if isinstance(kept, Failed) else kept.get(listener, ())
 
 
 @query
