@@ -164,6 +164,41 @@ _routes = st.builds(
     st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
     st.lists(_rules, min_size=1, max_size=2),
 )
+_grpc_rules = st.builds(
+    lambda name, matches, filters, backends: {
+        "matches": matches,
+        "filters": filters,
+        "backendRefs": backends,
+        **({"name": name} if name else {}),
+    },
+    st.sampled_from([None, "one"]),
+    st.lists(
+        st.sampled_from(
+            [
+                {"method": {"service": "a", "method": "B"}},
+                {"method": {"service": "a"}},
+                {"method": {"method": "B"}},
+                {"method": {"type": "RegularExpression", "service": "a|b"}},
+                {"method": {"type": "RegularExpression", "method": "("}},
+                {"headers": [{"name": "x", "value": "1"}]},
+            ]
+        ),
+        max_size=2,
+    ),
+    st.lists(_mirrors, max_size=1),
+    st.lists(_backend_refs, max_size=2),
+)
+_grpc_routes = st.builds(
+    lambda labels, age, parents, hosts, rules: {
+        "metadata": _meta(labels, age),
+        "spec": {"parentRefs": parents, "hostnames": hosts, "rules": rules},
+    },
+    _labelled,
+    _ages,
+    _parents,
+    st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
+    st.lists(_grpc_rules, max_size=2),
+)
 _gateways = st.builds(
     lambda labels, class_, listeners, proxy: {
         "metadata": _meta(labels),
@@ -206,6 +241,7 @@ _route_targets = st.sampled_from(
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0"}]},
         {"targetRef": {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r1"}},
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0", "sectionName": "one"}]},
+        {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "GRPCRoute", "name": "r0"}]},
         {"targetSelectors": [{"kind": "HTTPRoute", "matchLabels": {"app": "x"}}]},
         {
             "targetSelectors": [
@@ -317,7 +353,7 @@ _grants = st.builds(
     },
     st.sampled_from(
         [
-            [(GATEWAY_GROUP, "HTTPRoute")],
+            [(GATEWAY_GROUP, "HTTPRoute"), (GATEWAY_GROUP, "GRPCRoute")],
             [(ENVOY_GROUP, "SecurityPolicy"), (ENVOY_GROUP, "BackendTrafficPolicy")],
         ]
     ),
@@ -375,6 +411,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("HTTPRoute", ("r0", "r1", "r2"), _routes),
     ("HTTPRoute", ("r0", "r1"), _routes),
     ("HTTPRoute", ("r0",), _routes),
+    ("GRPCRoute", ("r0", "r1"), _grpc_routes),
     ("Gateway", ("eg",), _gateways),
     ("Service", ("s0", "s1"), _services),
     ("EndpointSlice", ("e0", "e1"), _slices),
@@ -465,6 +502,14 @@ def base() -> Batch:
             ("default", "r1", "default", ["*.x.com", "b.com"], "/a"),
             ("other", "r0", "other", [], "/"),
         ]),
+        ("GRPCRoute", "default", "r0", {"spec": {
+            "parentRefs": [{"name": "eg"}],
+            "hostnames": ["b.com"],
+            "rules": [{
+                "matches": [{"method": {"service": "a"}}],
+                "backendRefs": [_ref("Service", "s0", port=8080)],
+            }],
+        }}),
         *(("Service", n, "s0", {"spec": {"ports": [{"name": "http", "port": 8080}]}}) for n in NAMESPACES),
         *(("EndpointSlice", n, "e0", {
             "metadata": _meta({"kubernetes.io/service-name": "s0"}),

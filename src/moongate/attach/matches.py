@@ -140,6 +140,7 @@ def precedence(match: Match) -> tuple[int, ...]:
     return (
         _PATHS.get(path.type, len(_PATHS)),
         -length,
+        -_end_of_path(headers),
         int(match.method is None),
         -len(headers),
         -_exact(headers),
@@ -223,6 +224,11 @@ def _by_name(match: Match) -> dict[tuple[str, str], Comparison]:
         **{("header", each.name.lower()): each for each in match.own_headers},
         **{("parameter", each.name): each for each in match.query_params},
     }
+
+
+def _end_of_path(headers: Sequence[Comparison]) -> int:
+    """How many characters of the path are compared besides its beginning: the method of a gRPC call."""
+    return sum(len(each.value) for each in headers if each.type == "Suffix")
 
 
 def _exact(comparisons: Iterable[Comparison]) -> int:
