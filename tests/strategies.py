@@ -87,9 +87,22 @@ _mirrors = st.builds(
         [_ref("Service", "s0", port=8080), _ref("Service", "s1", port=8080), _ref("Backend", "b0")]
     ),
 )
+_asking = st.builds(
+    lambda ref, settings: {"type": "ExternalAuth", "externalAuth": {"backendRef": ref, **settings}},
+    st.sampled_from([_ref("Service", "s0", port=8080), _ref("Backend", "b0", namespace="other")]),
+    st.sampled_from(
+        [
+            {"protocol": "GRPC", "grpc": {}},
+            {"protocol": "GRPC", "grpc": {"allowedHeaders": ["x"]}},
+            {"protocol": "HTTP", "http": {}, "forwardBody": {"maxSize": 7}},
+        ]
+    ),
+)
+_sessions = st.sampled_from([None, None, {}, {"type": "Header", "sessionName": "x"}, {"sessionName": "a b"}])
 _filters = st.lists(
     st.one_of(
         _mirrors,
+        _asking,
         st.sampled_from(
             [
                 {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}},
@@ -119,18 +132,20 @@ _matches = st.lists(
     max_size=2,
 )
 _rules = st.builds(
-    lambda name, matches, filters, backends, timeouts: {
+    lambda name, matches, filters, backends, timeouts, session: {
         "matches": matches,
         "filters": filters,
         "backendRefs": backends,
         **({"name": name} if name else {}),
         **({"timeouts": timeouts} if timeouts else {}),
+        **({"sessionPersistence": session} if session is not None else {}),
     },
     st.sampled_from([None, "one", "two"]),
     _matches,
     _filters,
     st.lists(_backend_refs, max_size=2),
     st.sampled_from([None, None, {"request": "3s"}]),
+    _sessions,
 )
 _parents = st.lists(
     st.sampled_from(
@@ -165,11 +180,12 @@ _routes = st.builds(
     st.lists(_rules, min_size=1, max_size=2),
 )
 _grpc_rules = st.builds(
-    lambda name, matches, filters, backends: {
+    lambda name, matches, filters, backends, session: {
         "matches": matches,
         "filters": filters,
         "backendRefs": backends,
         **({"name": name} if name else {}),
+        **({"sessionPersistence": session} if session is not None else {}),
     },
     st.sampled_from([None, "one"]),
     st.lists(
@@ -187,6 +203,7 @@ _grpc_rules = st.builds(
     ),
     st.lists(_mirrors, max_size=1),
     st.lists(_backend_refs, max_size=2),
+    _sessions,
 )
 _grpc_routes = st.builds(
     lambda labels, age, parents, hosts, rules: {

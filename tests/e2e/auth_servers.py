@@ -27,14 +27,18 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
 class AuthServer(grpc.GenericRpcHandler):
-    """Lets those pass who say ``x-key: sesame``, and tells the backend and the client of it.
+    """Lets those pass who say the right ``x-key``, and tells the backend and the client of it.
+
+    Args:
+        key: the right one.
 
     Attributes:
         port: where it listens on loopback.
         asked: the requests that it was asked about, oldest first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "sesame") -> None:
+        self.key = key
         self.port = 0
         self.asked: list[AttributeContext.HttpRequest] = []
 
@@ -50,7 +54,7 @@ class AuthServer(grpc.GenericRpcHandler):
     async def _check(self, request: CheckRequest, _context: Any) -> CheckResponse:
         asked = request.attributes.request.http
         self.asked.append(asked)
-        if asked.headers.get("x-key") == "sesame":
+        if asked.headers.get("x-key") == self.key:
             ok = OkHttpResponse(
                 headers=[_header("x-user", "ali"), _header("content-length", "1"), _header("host", "evil")],
                 response_headers_to_add=[_header("x-checked", "yes")],

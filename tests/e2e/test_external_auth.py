@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+from random import Random
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,10 +15,12 @@ from tests.e2e import manifests as m
 from tests.e2e.auth_servers import AuthServer
 from tests.e2e.backends import Echo
 from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.guarded import watching
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -134,6 +139,34 @@ async def test_nobody_passes_where_nobody_can_be_asked(site: Site) -> None:
     assert await site.status("missing.test") == 500
     assert site.conditions(missing)["ResolvedRefs"]["reason"] == "BackendNotFound"
     assert site.one.requests == []
+
+
+async def test_nobody_passes_whom_the_old_and_the_new_server_refuse(site: Site, tmp_path: Path) -> None:
+    """Servers, their protocols' settings and the filter itself change under load, over all connections."""
+    users = ("ann", "bob")
+    everybody = frozenset({*users, "nobody"})
+    credentials = {"nobody": dict[str, str](), **{user: {"x-key": user} for user in users}}
+    listed = "protocol: GRPC, grpc: {allowedHeaders: [x-key]}"
+    open_to_all = m.route("asked", f"[{{{m.to('one')}}}]")
+    chance = Random(1)
+    async with AsyncExitStack() as stack:
+        for user in users:
+            server = await stack.enter_async_context(AuthServer(user).serving())
+            await site.apply(m.local(user, server.port))
+        await site.apply(open_to_all)
+        watch = await stack.enter_async_context(watching(tmp_path, site.port, ["asked.test"], credentials))
+        await watch.begin({"asked.test": everybody})
+        for _ in range(40):
+            user = chance.choice((*users, ""))
+            rule = asking(user, chance.choice((GRPC, listed)))
+            async with watch.change({"asked.test": frozenset({user}) if user else everybody}):
+                await site.apply(m.route("asked", f"[{rule}]") if user else open_to_all)
+            await asyncio.sleep(chance.uniform(0, 0.05))
+        await watch.end()
+
+    assert {answer.status for answer in watch.answers} >= {200, 401}
+    assert watch.strangers() == []
+    assert {status for _, status, _ in watch.shut_out()} <= {500}, "on connections without a list's instance"
 
 
 async def test_what_a_policy_asks_for_is_asked_besides(site: Site, by_grpc: AuthServer) -> None:
