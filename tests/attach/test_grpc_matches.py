@@ -94,7 +94,12 @@ def test_a_rule_without_matches_has_none() -> None:
 
 
 def test_a_pattern_that_re2_does_not_know_cannot_be_built() -> None:
-    assert unbuildable([pattern(method="(")]) is not None
+    """It is shown as it is written. Two halves of a pattern are none, though they would be one together."""
+    header = made(headers=[{"name": "a", "type": "RegularExpression", "value": "["}])
+
+    assert (unbuildable([pattern(method="(")]) or "").startswith("'(' is not a regular expression")
+    assert (unbuildable([pattern("a(", "b)")]) or "").startswith("'a(' is not a regular expression")
+    assert unbuildable([header]) is not None
     assert unbuildable([pattern(method="Add"), exact("a", "B")]) is None
 
 

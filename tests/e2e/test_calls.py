@@ -192,6 +192,19 @@ async def test_what_moongate_answers_itself_has_a_status_of_grpc(site: Site, cal
     }
 
 
+async def test_policies_hold_for_calls_as_for_requests(site: Site, callees: Callees) -> None:
+    del callees
+    password = "Basic YW5uOnBhc3N3b3Jk"
+    await site.apply(
+        m.secret("staff", _htpasswd="ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="),
+        m.grpc_route("guarded", f"[{{{m.to('cart')}}}]"),
+        m.policy("SecurityPolicy", "guarded", "{basicAuth: {users: {name: staff}}}", "GRPCRoute/guarded"),
+    )
+
+    assert (await one_call(site, "guarded.test")).code == grpc.StatusCode.UNAUTHENTICATED
+    assert (await one_call(site, "guarded.test", authorization=password)).code == OK
+
+
 WEB = "application/grpc-web+proto"
 
 

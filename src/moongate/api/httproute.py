@@ -120,6 +120,12 @@ class HTTPRouteMatch(Model, frozen=True, kw_only=True):
     query_params: Annotated[tuple[HTTPQueryParamMatch, ...], Meta(max_length=16), unique_by("name")] = ()
     method: Method | None = None
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The regular expressions in it."""
+        compared = (self.path, *self.headers, *self.query_params)
+        return tuple(each.value for each in compared if each.type == "RegularExpression")
+
 
 class HTTPPathModifier(Model, frozen=True, kw_only=True):
     """A new path, or a new beginning of it."""

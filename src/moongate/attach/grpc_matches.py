@@ -52,6 +52,7 @@ class _CallMatch(Struct, frozen=True):
 
     path: HTTPPathMatch
     headers: Sequence[Comparison]
+    patterns: tuple[str, ...]
     method: None = None
     query_params: Sequence[Comparison] = ()
 
@@ -62,12 +63,16 @@ def call_matches(rule: GRPCRouteRule) -> tuple[RequestMatch, ...]:
 
 
 def _in_terms_of_http(match: GRPCRouteMatch) -> RequestMatch:
-    method = match.method
+    method, headers = match.method, match.headers
+    patterns = tuple(header.value for header in headers if header.type == "RegularExpression")
     if method is None or not (method.service or method.method):
-        return _CallMatch(_EVERY_PATH, match.headers)
-    if method.type == "Exact" and method.method and not method.service:
-        return _CallMatch(_EVERY_PATH, (*match.headers, _EndOfPath(f"/{method.method}")))
-    return _CallMatch(_path(method), match.headers)
+        return _CallMatch(_EVERY_PATH, headers, patterns)
+    if method.type == "Exact":
+        if method.service:
+            return _CallMatch(_path(method), headers, patterns)
+        return _CallMatch(_EVERY_PATH, (*headers, _EndOfPath(f"/{method.method}")), patterns)
+    own = tuple(pattern for pattern in (method.service, method.method) if pattern)
+    return _CallMatch(_path(method), headers, (*own, *patterns))
 
 
 def _path(method: GRPCMethodMatch) -> HTTPPathMatch:

@@ -40,7 +40,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from moongate import names
 from moongate.api.httproute import GRPCAuthConfig, HTTPExternalAuthFilter, HTTPRouteRule
-from moongate.api.shared import CONNECTION_HEADERS, BackendObjectReference
+from moongate.api.shared import BackendObjectReference
 from moongate.attach.backends import Target, target
 from moongate.features.base import Effective, ExtraBackend, ExtraCluster, Feature, HttpFilter, Native
 
@@ -53,12 +53,13 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = Duration(seconds=10)
 _NOBODY: Final = "nobody.invalid"
 """The cluster of the server that an instance in a chain has, until a route names another: there is none."""
-_ABOUT_THE_ANSWER: Final = frozenset({"content-encoding", "content-type", "date", "server"})
-"""Headers that are about the server's answer, and not about the request."""
 _KEPT: Final = HeaderMutationRules(
-    disallow_expression=RegexMatcher(regex="|".join(sorted(CONNECTION_HEADERS | _ABOUT_THE_ANSWER)))
+    disallow_expression=RegexMatcher(
+        regex="content-.*|date|server|(proxy-)?connection|te|trailer|transfer-encoding|upgrade"
+    )
 )
-"""Headers of a request that no server changes; besides these, those that say where it goes."""
+"""Headers of a request that no server changes, as in its answer they are about the answer. Those that say
+where a request goes are kept anyway. The pattern is small enough for the limit that Envoy has by default."""
 
 
 def native(rule: RouteRule) -> HTTPExternalAuthFilter | None:
