@@ -273,6 +273,22 @@ def test_the_secret_of_the_system_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {"hunter2": 1}}},
+        {"op": "add", "path": "/generic_secret/secret/hunter2", "value": "hunter2"},
+        {"op": "add", "jsonPath": "$.hunter2", "path": "x", "value": "hunter2"},
+    ],
+)
+def test_nothing_of_a_secret_is_quoted(operation: dict[str, Any]) -> None:
+    first = {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {}}}
+    made = world(policy(("secret", "mine", first), ("secret", "mine", operation)))
+
+    reason, line = words(made)
+    assert (reason, "hunter2" in line) == ("Invalid", False)
+
+
+@pytest.mark.parametrize(
     ("type_", "path"), [("route", "/response_headers_to_remove/-"), ("listener", "/traffic_direction")]
 )
 def test_a_table_that_a_patch_names_stands_whole(type_: str, path: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.attach.gateways import controller_name
 from moongate.attach.patch_policies import patch_target
-from moongate.engine import Failed, query
+from moongate.engine import query
 from moongate.status.conditions import accepted, condition
 from moongate.status.policies import AncestorRef, AncestorStatus, PolicyStatus
 from moongate.store import get
@@ -62,8 +62,7 @@ def _not_applied(db: Db, policy: EnvoyPatchPolicy, fleet: FleetId) -> list[NotAp
             if patched is None:
                 passed_over.append(NotApplied(ref, path, f"There is no {'/'.join(named)}.", missing=True))
                 continue
-            made = result.attempt(db, patched)
-            of = () if isinstance(made, Failed) else made.not_applied
+            of = result(db, patched).not_applied
             passed_over += [each for each in of if (each.owner, each.path) == (ref, path)]
     return passed_over
 

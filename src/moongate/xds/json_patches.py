@@ -153,17 +153,27 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     operation = _operation(patch)
     message, name_field = _MESSAGES[type_url]
     if _creates(operation):
-        made = _read(message, operation.value)
-        return XdsResource.of(type_url, name, encode(made))
+        try:
+            return XdsResource.of(type_url, name, encode(_read(message, operation.value)))
+        except PatchError as error:
+            raise _without_secrets(error, type_url) from None
     if resource is None:
         raise PatchError(f"There is no {type_url}/{name}.", missing=True)
     document = json_format.MessageToDict(message.FromString(resource.body), preserving_proto_field_name=True)
-    changed: Any = document
-    for pointer in _pointers(document, operation):
-        changed = _changed(changed, operation, pointer)
-    if _text_at(changed, name_field) != name:
-        raise PatchError(f"It changes {name_field}, by which the resource is known.")
-    return XdsResource.of(type_url, name, encode(_read(message, changed)))
+    try:
+        changed = _all_changed(document, operation)
+        if _text_at(changed, name_field) != name:
+            raise PatchError(f"It changes {name_field}, by which the resource is known.")
+        return XdsResource.of(type_url, name, encode(_read(message, changed)))
+    except PatchError as error:
+        raise _without_secrets(error, type_url) from None
+
+
+def _without_secrets(error: PatchError, type_url: str) -> PatchError:
+    """What is said of a patch of a secret: the words of libraries may quote what is in it."""
+    if type_url != SECRET:
+        return error
+    return PatchError("It cannot be applied to this secret; more would quote what is in it.")
 
 
 JSON_PATCHES: Final = Patches(names=patched_names, created=created_names, of=patches_of, apply=apply)
@@ -291,6 +301,14 @@ def _pointers(document: Mapping[str, Any], operation: JSONPatchOperation) -> lis
         raise PatchError(f"jsonPath {operation.json_path!r} finds nothing.")
     below = (operation.path or "").lstrip("/")
     return [f"{at}/{below}" if below else at for at in found]
+
+
+def _all_changed(document: dict[str, Any], operation: JSONPatchOperation) -> Any:
+    """A document after an operation at all of its places."""
+    changed: Any = document
+    for pointer in _pointers(document, operation):
+        changed = _changed(changed, operation, pointer)
+    return changed
 
 
 def _changed(document: Any, operation: JSONPatchOperation, pointer: str) -> Any:
