@@ -163,7 +163,7 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     try:
         changed = _all_changed(document, operation)
         if _text_at(changed, name_field) != name:
-            raise PatchError(f"It changes {name_field}, by which the resource is known.")
+            raise PatchError(f"It changes {name_field}, by which the resource is known.")  # noqa: TRY301
         return XdsResource.of(type_url, name, encode(_read(message, changed)))
     except PatchError as error:
         raise _without_secrets(error, type_url) from None
