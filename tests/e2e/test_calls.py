@@ -14,10 +14,12 @@ import pytest_asyncio
 from tests.e2e import manifests as m
 from tests.e2e.calls import Answered, CallServer, call, calling, many_messages, one_each, one_message
 from tests.e2e.conftest import Site, open_site, until
-from tests.e2e.differing import with_flags
+from tests.e2e.differing import OTHER_FORMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from moongate.api.envoygateway import EnvoyGateway
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -229,14 +231,15 @@ async def test_a_browser_calls_by_grpc_web(site: Site, callees: Callees) -> None
     assert raw.header("content-type") == WEB
 
 
-async def test_calls_are_answered_by_scoped_tables_too() -> None:
-    """Under an exact hostname, whose part is found at once, and under a wildcard, by the finder."""
+@OTHER_FORMS
+async def test_calls_are_answered_in_each_form_of_tables_and_chains(config: EnvoyGateway) -> None:
+    """Under an exact hostname, whose part of a scoped table is found at once, and under a wildcard."""
     async with (
-        open_site(config=with_flags("ScopedTables")) as scoped,
+        open_site(config=config) as other,
         CallServer("cart").serving() as server,
     ):
         names = ("exact.test", "*.wide.test")
-        await scoped.apply(
+        await other.apply(
             m.local("cart", server.port),
             m.grpc_route(
                 "calls", f"[{{matches: [{{method: {{method: Add}}}}], {m.to('cart')}}}]", hostnames=names
@@ -245,9 +248,9 @@ async def test_calls_are_answered_by_scoped_tables_too() -> None:
         body = b"\0" + len(b"hello").to_bytes(4, "big") + b"hello"
 
         for host in ("exact.test", "any.wide.test"):
-            answer = await one_call(scoped, host)
-            missing = await one_call(scoped, host, "/shop.Cart/Remove")
-            web = await scoped.ask(host, ADD, method="POST", headers={"content-type": WEB}, content=body)
+            answer = await one_call(other, host)
+            missing = await one_call(other, host, "/shop.Cart/Remove")
+            web = await other.ask(host, ADD, method="POST", headers={"content-type": WEB}, content=body)
 
             assert (answer.code, answer.messages, answer.by) == (OK, [b"hello"], "cart")
             assert missing.code == grpc.StatusCode.UNIMPLEMENTED

@@ -14,13 +14,16 @@ import pytest_asyncio
 from tests.e2e import manifests as m
 from tests.e2e.auth_servers import AuthServer
 from tests.e2e.backends import Echo
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.differing import OTHER_FORMS
 from tests.e2e.guarded import watching
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from moongate.api.envoygateway import EnvoyGateway
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -182,3 +185,20 @@ async def test_what_a_policy_asks_for_is_asked_besides(site: Site, by_grpc: Auth
 
     assert statuses == [401, 401, 401, 200]
     assert len(by_grpc.asked) == 4
+
+
+@OTHER_FORMS
+async def test_a_server_is_asked_in_each_form_of_tables_and_chains(
+    by_grpc: AuthServer, config: EnvoyGateway
+) -> None:
+    """Under a wildcard, too, where a scoped table is found by a filter."""
+    async with open_site(config=config) as other:
+        names = ("exact.test", "*.wide.test")
+        await other.apply(
+            m.local("grpc-auth", by_grpc.port),
+            m.route("asked", f"[{asking('grpc-auth', GRPC)}]", hostnames=names),
+        )
+
+        for host in ("exact.test", "EXACT.test", "any.wide.test"):
+            assert await other.status(host) == 401
+            assert (await other.reached(host, headers=KEY)).header("x-user") == "ali"

@@ -12,11 +12,14 @@ import pytest_asyncio
 from moongate.run import Laptop
 from tests.e2e import manifests as m
 from tests.e2e.calls import CallServer, call, calling
-from tests.e2e.conftest import DEADLINE_S, Site
+from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.differing import OTHER_FORMS
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from moongate.api.envoygateway import EnvoyGateway
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -136,3 +139,18 @@ async def test_a_session_outlives_moongate_and_envoy(site: Site, trio: m.Documen
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.headers["x-backend"] for answer in answers}) == 1
     assert site.backends[answers[0].headers["x-backend"]].requests
+
+
+@OTHER_FORMS
+async def test_sessions_are_kept_in_each_form_of_tables_and_chains(config: EnvoyGateway) -> None:
+    async with open_site(config=config) as other:
+        session = "{type: Header, sessionName: x-at}"
+        await other.apply(
+            m.local("trio", *(each.port for each in other.backends.values())),
+            m.route("kept", rule(session), hostnames=("exact.test", "*.wide.test")),
+        )
+
+        for host in ("exact.test", "any.wide.test"):
+            first = await other.ask(host)
+            sent = {"x-at": first.headers["x-at"]}
+            assert {await by(other, host, headers=sent) for _ in range(20)} == {first.headers["x-backend"]}
