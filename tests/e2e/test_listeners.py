@@ -359,7 +359,7 @@ async def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(si
 
 @pytest.mark.parametrize("http2", [True, False], ids=["http2", "http1"])
 async def test_a_connection_is_reused_for_no_other_listener(site: Site, *, http2: bool) -> None:
-    """Its certificate covers both names, and the routes and policies of the other are not those of this one."""
+    """Its certificate covers both names, but routes and policies are those of its own listener."""
     port, certificate = free_port(), site.authority.sign("a.misdirected.test", "b.misdirected.test")
     await site.apply(
         certificate.secret("misdirected"),
@@ -368,7 +368,12 @@ async def test_a_connection_is_reused_for_no_other_listener(site: Site, *, http2
             f"[{https('a', port, 'misdirected', 'a.misdirected.test')},"
             f" {https('wild', port, 'misdirected', '*.misdirected.test')}]",
         ),
-        m.route("misdirected", f"[{{{m.to('one')}}}]", parents=at("misdirected"), hostnames=()),
+        m.route(
+            "misdirected",
+            f"[{{{m.to('one')}}}]",
+            parents=at("misdirected"),
+            hostnames=("*.misdirected.test",),
+        ),
     )
     asked = {
         "a.misdirected.test": 200,
