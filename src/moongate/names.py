@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
 
+SYSTEM_AUTHORITIES = "system_ca_certificates"
+"""The secret with the CAs that the system trusts."""
+
 SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
 OTHERS = "_"
@@ -101,6 +104,16 @@ def host_cluster(host: str, port: int) -> str:
 
 def secret(ref: Ref) -> str:
     return f"{ref.namespace}/{ref.name}"
+
+
+def authorities(owner: Ref) -> str:
+    """The secret with the CAs that a BackendTLSPolicy or Backend names."""
+    return f"{owner.name}/{owner.namespace}-ca"
+
+
+def tls_match(cluster: str, index: int) -> str:
+    """How a cluster speaks TLS to one of its backends."""
+    return f"{cluster}/tls/{index}"
 
 
 def underscored(host: str) -> str:

@@ -33,11 +33,13 @@ from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes, scopes
+from moongate.attach.backend_tls import authorities_problem
 from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
@@ -45,6 +47,7 @@ from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observer
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.status import failures
+from moongate.status.backend_tls import USERS, backend_tls_status
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.policies import policy_status
@@ -77,10 +80,11 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     routes.ROUTES_BY_PATH,
     backends.SLICES,
     local.FLEET_SERVICES,
-    structs.replace(policies.TARGETS, kinds=POLICY_KINDS),
+    structs.replace(policies.TARGETS, kinds=(*policies.TARGETS.kinds, *POLICY_KINDS)),
     structs.replace(policies.SELECTORS, kinds=POLICY_KINDS),
     policies.LABELLED,
     policies.TARGET_NAMESPACES,
+    USERS,
 )
 """All indexes of the store. The module that reads an index declares it."""
 
@@ -89,6 +93,7 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     Gateway: gateway_status,
     **dict.fromkeys(ROUTE_TYPES, route_status),
     Backend: backend_status,
+    BackendTLSPolicy: backend_tls_status,
     EnvoyProxy: proxy_status,
     **dict.fromkeys(POLICY_KINDS, policy_status),
 }
@@ -350,6 +355,10 @@ class World:
             policy = effective_policy.attempt(self.db, ref, None)
             if policy is not None and not isinstance(policy, Failed):
                 yield from ((ref, problem) for problem in policy.problems)
+        for ref in sorted(r for r in self.store.held() if r.is_a(BackendTLSPolicy)):
+            problem = authorities_problem.attempt(self.db, ref)
+            if problem is not None and not isinstance(problem, Failed):
+                yield ref, problem
 
     def failures(self) -> Mapping[str, Failed]:
         """Queries that failed and still do: bugs of moongate, contained."""

@@ -16,21 +16,17 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import convert
 
+from moongate.api.tls import TLSVersion
+from moongate.attach.tls_names import CIPHER_GROUPS, CIPHERS, CURVES, SIGNATURES, TLS_1_3
 from moongate.engine import Db
 from moongate.features.base import Effective
 from moongate.features.client_tls import (
-    CIPHER_GROUPS,
-    CIPHERS,
-    CURVES,
     FEATURE,
-    SIGNATURES,
-    TLS_1_3,
     ClientTLSSettings,
     Session,
     SessionResumption,
     StatefulTLSSessionResumption,
     StatelessTLSSessionResumption,
-    TLSVersion,
     check,
 )
 from moongate.infra.binary import envoy_binary

@@ -80,6 +80,8 @@ _HEAD: Final = 32
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _BEGIN = b"-----BEGIN "
+_CERTIFICATE_LABEL = "CERTIFICATE"
+_TRUST_LABELS = (_CERTIFICATE_LABEL, "X509 CRL")
 _BLOCK = re.compile(
     # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
     rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
@@ -170,6 +172,46 @@ def in_secret(secret: Secret) -> Certificate | Fault:
     """``certificate`` of a Secret that exists."""
     if secret.type != TLS_SECRET:
         return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
+    judged = _pair(secret)
+    if isinstance(judged, Fault):
+        return judged
+    leaf, certificate = judged
+    return _staple_fault(secret.data.get(OCSP_STAPLE, b""), leaf) or certificate
+
+
+def client_certificate_fault(secret: Secret) -> Fault | None:
+    """Why a Secret, of whatever type, holds no certificate that a client can show."""
+    judged = _pair(secret)
+    return judged if isinstance(judged, Fault) else None
+
+
+def trusted(key: str, data: bytes) -> bytes | Fault:
+    """The certificates of CAs in some data as PEM, without what people write between them.
+
+    Args:
+        key: where the data is, for messages.
+        data: certificates, and perhaps lists of revoked ones.
+    """
+    kept = [(label, der) for label, der in _blocks(data) if label in _TRUST_LABELS]
+    if not any(label == _CERTIFICATE_LABEL for label, _ in kept):
+        return Fault(
+            f"holds no certificate in {key}: it must be between the lines '-----BEGIN CERTIFICATE-----' and "
+            "'-----END CERTIFICATE-----'."
+        )
+    if len(kept) < data.count(_BEGIN + _CERTIFICATE_LABEL.encode()):
+        return Fault(f"holds a certificate in {key} that is cut off, or is no base64.")
+    for n, (label, der) in enumerate(kept, start=1):
+        if label == _CERTIFICATE_LABEL:
+            member = reading(
+                partial(_member, der), f"holds something in block {n} of {key} that is no certificate."
+            )
+            if isinstance(member, Fault):
+                return member
+    return b"".join(_pem(label, der) for label, der in kept)
+
+
+def _pair(secret: Secret) -> tuple[x509.Certificate, Certificate] | Fault:
+    """The certificate in a Secret, as far as a server and a client need the same of it."""
     for name in (CERTIFICATE, KEY):
         if not secret.data.get(name):
             return Fault(f"has no {name}; it must hold {CERTIFICATE} and {KEY}.{secret.listed_keys}")
@@ -194,10 +236,8 @@ def in_secret(secret: Secret) -> Certificate | Fault:
         first = "first certificate in" if many else "certificate in"
         order = "; a chain begins with the certificate of the server" if many else ""
         return Fault(f"has a {KEY} that does not belong to the {first} {CERTIFICATE}{order}.")
-    judged = _judged(leaf, public)
-    if isinstance(judged, Fault):
-        return judged
-    return _staple_fault(secret.data.get(OCSP_STAPLE, b""), leaf) or judged
+    certificate = _judged(leaf, public)
+    return certificate if isinstance(certificate, Fault) else (leaf, certificate)
 
 
 @query

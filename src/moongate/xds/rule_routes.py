@@ -223,7 +223,7 @@ def _rule_entries(
         filters_of(db, listener, ref)
     rule_name, in_order = names.rule(ref, index), served.terms.in_order
     tail = _metadata(served) if served.terms.described else b""
-    needs = served.destination.clusters() + of_policies(db, listener, ref, rule.name or "")
+    needs = served.destination.needs() + of_policies(db, listener, ref, rule.name or "")
     for match in matches(written, served.filters.matches, cors=served.filters.cors is not None):
         message = Route()
         message.CopyFrom(base)
