@@ -287,7 +287,7 @@ class EchoOverTls(Echo):
 
 @asynccontextmanager
 async def either(plain: int, tls: int) -> AsyncGenerator[int]:
-    """One port that passes connections on: to one with TLS those that begin with it, the others to another."""
+    """One port that passes connections on: those that begin with TLS to one port, the others to another."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):

@@ -61,7 +61,7 @@ def _forget_tls(site: Secured) -> None:
 async def settled(site: Site, host: str, status: int) -> None:
     """Return when a host is answered with a status: a connection that is open lives a moment longer."""
     async with asyncio.timeout(DEADLINE_S):
-        while await site.status(host) != status:
+        while await site.status(host) != status:  # noqa: ASYNC110 - only asking shows it
             await asyncio.sleep(0.02)
 
 
@@ -119,7 +119,7 @@ async def test_only_the_right_certificate_gets_requests(site: Secured, validatio
 
 
 async def test_a_backend_says_itself_how_it_is_reached(site: Secured) -> None:
-    """Without a policy: its own CAs; with the name that a request asks for, a fixed one, or of the endpoint."""
+    """Without a policy: its own CAs, with a fixed name, the one that is asked for, or of the endpoint."""
     at = f"ip: {{address: 127.0.0.1, port: {site.tls.port}}}"
     authority = m.spec(f"{{{OURS}}}")
     await site.apply(
@@ -231,7 +231,7 @@ async def test_a_policy_comes_and_goes_under_load_and_no_request_fails(site: Sec
 
 
 async def test_authorities_are_exchanged_under_load_and_no_request_fails(site: Secured) -> None:
-    """Both are trusted while the backend changes its certificate; each step changes one secret, no cluster."""
+    """Both are trusted while the backend changes its certificate; a step changes one secret, no cluster."""
     later = Authority()
     policy = m.backend_tls_policy("moved", f"{{{OURS}, hostname: {NAME}}}", "Backend/tls")
     await site.apply(policy, m.route("moved", f"[{{{m.to('tls')}}}]"))
