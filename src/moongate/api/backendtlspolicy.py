@@ -9,7 +9,8 @@ from msgspec import Meta, field
 from moongate.api.base import GATEWAY_GROUP, Model, Resource, Rule, form
 from moongate.api.policy import PolicyTargetReference
 from moongate.api.shared import Hostname, LocalObjectReference, PreciseHostname
-from moongate.api.tls import WellKnownCACertificates
+from moongate.api.tls import SYSTEM, WellKnownCACertificates
+from moongate.problem import Problem
 
 _OptionValue = Annotated[str, Meta(min_length=0, max_length=4096)]
 
@@ -116,3 +117,19 @@ class BackendTLSPolicy(Resource, frozen=True, kw_only=True):
     KIND: ClassVar[str] = "BackendTLSPolicy"
 
     spec: BackendTLSPolicySpec
+
+
+class FaultyBackendTLSPolicy(BackendTLSPolicy, frozen=True, kw_only=True):
+    """Stands in for a manifest with faults that never was without: nothing is sent to its targets.
+
+    Only its targets are sound.
+
+    Args:
+        faults: what is wrong with the manifest.
+    """
+
+    faults: tuple[Problem, ...]
+
+
+UNKNOWN_VALIDATION = {"hostname": "unknown.invalid", "wellKnownCACertificates": SYSTEM}
+"""Takes the place of what cannot be read in such a manifest. It is never used."""

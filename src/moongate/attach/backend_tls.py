@@ -26,7 +26,7 @@ from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
-from moongate.api.backendtlspolicy import BackendTLSPolicy
+from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret
 from moongate.api.gateway import Gateway
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 INVALID_BACKEND_TLS: Final = "InvalidBackendTLS"
 """The reason of a route whose backend cannot be reached by TLS."""
+INVALID: Final = "Invalid"
+"""The reason of a policy whose manifest has a fault."""
 INVALID_CERTIFICATE: Final = "InvalidClientCertificateRef"
 """The reason of a Gateway whose own certificate for backends cannot be used."""
 
@@ -228,6 +230,8 @@ def upstream_tls(db: Db, backend: Validation, gateway: Ref) -> UpstreamTLS | Pro
 @query
 def authorities(db: Db, owner: Ref) -> Bundle | Problem:
     """The CAs that a BackendTLSPolicy or Backend names, or why there are none."""
+    if (fault := _fault(db, owner)) is not None:
+        return fault
     field, refs, well_known = _named_authorities(db, owner)
     if well_known:
         if well_known == SYSTEM:
@@ -235,9 +239,10 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
         at = field.replace("caCertificateRefs", "wellKnownCACertificates")
         return Problem(at, f"{well_known!r} is not served; it must be {SYSTEM!r}.", "InvalidKind")
     known = [(n, ref) for n, ref in enumerate(refs) if ref.kind in _CA_KINDS]
-    if refs and not known:
-        message = f"The kind is {refs[0].kind!r}; it must be one of {', '.join(_CA_KINDS)}."
-        return Problem(f"{field}[0].kind", message, "InvalidKind")
+    if not known:
+        message = f"The kind is {refs[0].kind!r}; it must be" if refs else "None is named; it must be"
+        at = f"{field}[0].kind" if refs else field
+        return Problem(at, f"{message} one of {', '.join(_CA_KINDS)}.", "InvalidKind")
     pem = b""
     for n, ref in known:
         found = _found(db, owner, ref)
@@ -245,6 +250,14 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
             return Problem(f"{field}[{n}]", found.message, "InvalidCACertificateRef")
         pem += found
     return Bundle(pem)
+
+
+def _fault(db: Db, owner: Ref) -> Problem | None:
+    """The fault of a policy that is in force only so that nothing is sent to its targets."""
+    policy = get(db, BackendTLSPolicy, owner) if owner.is_a(BackendTLSPolicy) else None
+    if not isinstance(policy, FaultyBackendTLSPolicy):
+        return None
+    return Problem(policy.faults[0].path, policy.faults[0].message, INVALID)
 
 
 @query

@@ -24,7 +24,7 @@ from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.route import RequestRule, Route
 from moongate.api.shared import ParentReference
-from moongate.attach.backend_tls import INVALID_BACKEND_TLS, authorities_problem, policy_of
+from moongate.attach.backend_tls import INVALID, INVALID_BACKEND_TLS, authorities_problem, policy_of
 from moongate.attach.backends import Target, backend, kind_problem, section_of, target
 from moongate.attach.gateways import controller_name, rejection
 from moongate.attach.grants import granted
@@ -173,6 +173,8 @@ def _conditions(problem: Problem | None, generation: int) -> tuple[Condition, ..
             condition("ResolvedRefs", "True", "ResolvedRefs", resolved, generation),
         )
     message = summary([problem.saying("Until this is fixed, no request is sent to its targets.")])
+    if problem.reason == INVALID:
+        return (condition("Accepted", "False", INVALID, message, generation),)
     return (
         condition("Accepted", "False", "NoValidCACertificate", message, generation),
         condition("ResolvedRefs", "False", problem.reason, message, generation),
