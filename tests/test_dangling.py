@@ -12,6 +12,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MOST_QUESTIONS, REASON, dangling_references
 from moongate.policies import POLICY_KINDS
+from tests.attach.test_backend_tls import tls_policy
 from tests.core import (
     GATEWAY_CLASS,
     certificate,
@@ -466,3 +467,13 @@ def test_a_controller_that_is_misspelt_is_asked_for() -> None:
     meant = "Did you mean 'gateway.envoyproxy.io/gatewayclass-controller' there?"
     assert [meant in line for line in misspelt] == [True]
     assert ["Did you mean" in line for line in other] == [False]
+
+
+def test_what_a_policy_for_tls_names_is_looked_for() -> None:
+    """A target that does not exist leaves requests to the one that was meant in the clear."""
+    assert messages(tls_policy(target="Backend/shopp")) == [
+        "BackendTLSPolicy default/policy: spec.targetRefs[0].name: There is no Backend default/shopp. "
+        "This policy adds TLS to no requests there.",
+        "BackendTLSPolicy default/policy: spec.validation.caCertificateRefs[0].name: "
+        "There is no ConfigMap default/ours.",
+    ]

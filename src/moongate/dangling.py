@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
-from moongate.api.core import ClusterTrustBundle, ConfigMap, EndpointSlice, Secret, Service
+from moongate.api.core import EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.route import RequestBackendRef, RequestRule, Route
+from moongate.attach.backend_tls import certificates_named
 from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.certificates import Certificate, covers, in_secret
 from moongate.attach.policies import Policy
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Resource
     from moongate.api.route import RouteFilter
-    from moongate.api.shared import BackendObjectReference, LocalObjectReference, SecretObjectReference
+    from moongate.api.shared import BackendObjectReference, LocalObjectReference
 
 REASON = "TargetNotFound"
 """Reason of a dangling reference that no status reports."""
@@ -369,16 +370,9 @@ def _references(resource: object) -> Iterator[_Reference]:
         case BackendTLSPolicy():
             for n, aim in enumerate(resource.spec.target_refs):
                 yield _aimed(resource, f"spec.targetRefs[{n}]", aim)
-            refs = resource.spec.validation.ca_certificate_refs
-            yield from _authorities(resource, "spec.validation.caCertificateRefs", refs)
-        case Backend():
-            if (tls := resource.spec.tls) is not None:
-                yield from _authorities(resource, "spec.tls.caCertificateRefs", tls.ca_certificate_refs)
-                yield from _certificate(resource, "spec.tls.clientCertificateRef", tls.client_certificate_ref)
-        case EnvoyProxy():
-            if (own := resource.spec.backend_tls) is not None:
-                at = "spec.backendTLS.clientCertificateRef"
-                yield from _certificate(resource, at, own.client_certificate_ref)
+            yield from _certificates(resource)
+        case Backend() | EnvoyProxy():
+            yield from _certificates(resource)
         case Policy():
             yield from (_Reference(path, to) for path, to in references(resource))
             if resource.spec.target_ref is not None:
@@ -397,10 +391,7 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
     if infrastructure is not None and infrastructure.parameters_ref is not None:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
-    tls = gateway.spec.tls
-    if tls is not None and tls.backend is not None:
-        at = "spec.tls.backend.clientCertificateRef"
-        yield from _certificate(gateway, at, tls.backend.client_certificate_ref)
+    yield from _certificates(gateway)
     for n, listener in enumerate(gateway.spec.listeners):
         for m, ref in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
             if (ref.group, ref.kind) == ("", Secret.KIND):
@@ -408,20 +399,9 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
 
 
-def _authorities(resource: Resource, path: str, refs: Iterable[LocalObjectReference]) -> Iterator[_Reference]:
-    """The CAs that a resource names."""
-    kinds = {kind.KIND: kind for kind in (ConfigMap, Secret, ClusterTrustBundle)}
-    for n, ref in enumerate(refs):
-        if (kind := kinds.get(ref.kind)) is not None:
-            namespace = "" if kind.CLUSTER_SCOPED else resource.metadata.namespace
-            yield _Reference(f"{path}[{n}].name", Ref.of(kind, namespace, ref.name))
-
-
-def _certificate(resource: Resource, path: str, ref: SecretObjectReference | None) -> Iterator[_Reference]:
-    """The certificate that a resource has shown to backends."""
-    if ref is not None and (ref.group, ref.kind) == ("", Secret.KIND):
-        to = Ref.of(Secret, ref.namespace or resource.metadata.namespace, ref.name)
-        yield _Reference(f"{path}.name", to)
+def _certificates(resource: Resource) -> Iterator[_Reference]:
+    """The authorities and certificates that a resource names for TLS to backends."""
+    yield from (_Reference(f"{path}.name", to) for path, to in certificates_named(resource))
 
 
 def _parameters(path: str, ref: LocalObjectReference, namespace: str) -> Iterator[_Reference]:

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from moongate.api.backend import Backend
-from moongate.api.backendtlspolicy import BackendTLSPolicy
+from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import Ref
 from moongate.api.core import Secret, Service
 from moongate.api.envoygateway import EnvoyGateway
@@ -20,6 +20,7 @@ from moongate.attach.backend_tls import (
     Validation,
     authorities,
     authorities_name,
+    certificates_named,
     gateway_certificate,
     policy_of,
     upstream_tls,
@@ -427,3 +428,48 @@ def test_another_certificate_of_an_authority_is_no_news_for_clusters() -> None:
         assert of(core, SHOP) is before
 
     assert "validation" not in ran
+
+
+def test_a_policy_whose_manifest_has_a_fault_closes_its_backend() -> None:
+    """Only its targets are known; its CAs stand for those that cannot be read."""
+    [sound] = made.read(tls_policy(validation="{wellKnownCACertificates: System, hostname: a.io}"))
+    assert isinstance(sound, BackendTLSPolicy)
+    slip = Problem("spec.validation.hostnam", "There is no field 'hostnam' here.")
+    core = Core()
+    core.put(FaultyBackendTLSPolicy(metadata=sound.metadata, spec=sound.spec, faults=(slip,)))
+
+    problem = fault(core, SHOP)
+
+    assert problem.reason == "InvalidBackendTLS"
+    assert "spec.validation.hostnam: There is no field" in problem.message
+
+
+def test_a_policy_that_names_no_authority_closes_its_backend() -> None:
+    """An API server refuses it; what is admitted all the same must not trust those of the system."""
+    [sound] = made.read(tls_policy())
+    assert isinstance(sound, BackendTLSPolicy)
+    none = structs.replace(sound.spec.validation, ca_certificate_refs=())
+    core = Core()
+    core.put(structs.replace(sound, spec=structs.replace(sound.spec, validation=none)))
+
+    assert fault(core, SHOP).reason == "InvalidBackendTLS"
+
+
+def test_what_is_named_for_tls_to_backends_is_known_by_its_field() -> None:
+    [sound] = made.read(tls_policy())
+    refs = "{clientCertificateRef: {name: c}, caCertificateRefs: [{group: '', kind: Secret, name: s}]}"
+    [own] = made.read(backend(refs))
+    [proxy] = made.read(PROXY)
+    [served] = made.read(gateway_with("{backend: {clientCertificateRef: {name: g, namespace: other}}}"))
+
+    named = {
+        (path, str(ref)) for each in (sound, own, proxy, served) for path, ref in certificates_named(each)
+    }
+
+    assert named == {
+        ("spec.validation.caCertificateRefs[0]", "ConfigMap default/ours"),
+        ("spec.tls.caCertificateRefs[0]", "Secret default/s"),
+        ("spec.tls.clientCertificateRef", "Secret default/c"),
+        ("spec.backendTLS.clientCertificateRef", "Secret default/c"),
+        ("spec.tls.backend.clientCertificateRef", "Secret other/g"),
+    }

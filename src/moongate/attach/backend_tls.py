@@ -29,6 +29,7 @@ from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret
+from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.api.tls import SYSTEM, BackendTLSConfig
 from moongate.attach.certificates import Fault, client_certificate_fault, trusted
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from moongate.api.backend import BackendTLSSettings
+    from moongate.api.base import Resource
     from moongate.api.gateway import GatewayBackendTLS
     from moongate.api.shared import LocalObjectReference, SecretObjectReference
     from moongate.engine import Db
@@ -131,6 +133,40 @@ class _Offer(Struct, frozen=True):
     settings: BackendTLSConfig = BackendTLSConfig()
     certificate: Ref | None = None
     problem: Problem | None = None
+
+
+def certificates_named(resource: Resource) -> Iterator[tuple[str, Ref]]:
+    """What a resource names for TLS to backends: CAs, and certificates to show; each with its field."""
+    namespace = resource.metadata.namespace
+    authorities: tuple[LocalObjectReference, ...] = ()
+    certificate: SecretObjectReference | None = None
+    at, field = "", ""
+    match resource:
+        case BackendTLSPolicy():
+            at, authorities = (
+                "spec.validation.caCertificateRefs",
+                resource.spec.validation.ca_certificate_refs,
+            )
+        case Backend():
+            if (own := resource.spec.tls) is not None:
+                at, authorities = "spec.tls.caCertificateRefs", own.ca_certificate_refs
+                field, certificate = "spec.tls.clientCertificateRef", own.client_certificate_ref
+        case EnvoyProxy():
+            if (to_all := resource.spec.backend_tls) is not None:
+                field, certificate = "spec.backendTLS.clientCertificateRef", to_all.client_certificate_ref
+        case Gateway():
+            tls = resource.spec.tls
+            if tls is not None and tls.backend is not None:
+                field = "spec.tls.backend.clientCertificateRef"
+                certificate = tls.backend.client_certificate_ref
+        case _:
+            return
+    kinds = {kind.KIND: kind for kind in (ConfigMap, Secret, ClusterTrustBundle)}
+    for n, ref in enumerate(authorities):
+        if (kind := kinds.get(ref.kind)) is not None:
+            yield f"{at}[{n}]", Ref.of(kind, "" if kind.CLUSTER_SCOPED else namespace, ref.name)
+    if certificate is not None and isinstance(secret := _secret(certificate, namespace), Ref):
+        yield field, secret
 
 
 def has_policy(db: Db, backend: Ref) -> bool:

@@ -181,9 +181,9 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
 
 
 def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
-    """Whether the references of ``tls`` lead somewhere; nothing if it is not set."""
+    """Whether the reference of ``tls.backend`` leads somewhere; nothing if that is not set."""
     generation = gateway.metadata.generation
-    if gateway.spec.tls is None:
+    if gateway.spec.tls is None or gateway.spec.tls.backend is None:
         return ()
     certificate = gateway_certificate(db, gateway.ref)
     if isinstance(certificate, Problem):
