@@ -73,6 +73,7 @@ MAX_ANCESTORS: Final = 16
 """Ancestors that a policy's status may list."""
 
 _KINDS: Final = {kind.KIND: kind for kind in POLICY_KINDS}
+_OF_LISTENERS: Final = frozenset(kind.KIND for kind in POLICY_KINDS if kind.OF_LISTENERS)
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -142,8 +143,7 @@ def policies_of_listener(statuses: Mapping[Ref, Struct], gateway: Ref, listener:
     """The policies whose settings a listener has: those of the listener alone, or else of its Gateway."""
     levels: dict[str | None, list[Ref]] = {listener: [], None: []}
     for ref, status in sorted(statuses.items()):
-        kind = _KINDS.get(ref.kind)
-        if not isinstance(status, PolicyStatus) or kind is None or not kind.OF_LISTENERS:
+        if not isinstance(status, PolicyStatus) or ref.kind not in _OF_LISTENERS:
             continue
         for at, conditions in ((each.ancestor_ref, each.conditions) for each in status.ancestors):
             if (at.kind, at.namespace, at.name) == (gateway.kind, gateway.namespace, gateway.name) and any(
