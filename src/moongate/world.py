@@ -338,6 +338,11 @@ class World:
         """Whether a fleet is to have a resource of that name, as last settled."""
         return self._entry(fleet, type_url, name) is not None
 
+    def built_from(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
+        """The arguments of the query that builds a resource; none if there is no such resource."""
+        entry = self._entry(fleet, type_url, name)
+        return entry.built_by[1] if entry is not None and entry.built_by is not None else ()
+
     def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
         """The parts that a joined resource, as last settled, consists of.
 

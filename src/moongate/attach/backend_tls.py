@@ -32,7 +32,15 @@ from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.api.tls import SYSTEM, BackendTLSConfig
-from moongate.attach.certificates import Fault, client_certificate_fault, trusted
+from moongate.attach.certificates import (
+    Fault,
+    RefusedCertificate,
+    client_certificate_fault,
+    refusal,
+    refused_as_it_is,
+    trusted,
+)
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config, proxy
 from moongate.attach.grants import granted
 from moongate.attach.policies import TARGETS, attached_of
@@ -41,13 +49,13 @@ from moongate.attach.tls_names import unknown_names
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import find, get
-from moongate.xds.wire import Encoded
+from moongate.xds.wire import Encoded, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from moongate.api.backend import BackendTLSSettings
-    from moongate.api.base import Resource
+    from moongate.api.base import FleetId, Resource
     from moongate.api.gateway import GatewayBackendTLS
     from moongate.api.shared import LocalObjectReference, SecretObjectReference
     from moongate.engine import Db
@@ -255,12 +263,43 @@ def upstream_tls(db: Db, backend: Validation, gateway: Ref) -> UpstreamTLS | Pro
     if offer.problem is not None:
         return offer.problem
     certificate = backend.certificate or offer.certificate
+    if (problem := _refused(db, gateway, backend, certificate)) is not None:
+        return problem
     settings = _merged(backend.settings, offer.settings)
     problem = next(_faults(settings), None)
     if problem is not None:
         message = f"How TLS is spoken to backends has a fault: {problem.path}: {problem.message}"
         return Problem("", message, INVALID_BACKEND_TLS)
     return UpstreamTLS(backend, certificate, settings)
+
+
+def _refused(db: Db, gateway: Ref, backend: Validation, certificate: Ref | None) -> Problem | None:
+    """Why TLS to a backend cannot be built as Envoy refuses what is needed for it, and never took any."""
+    fleet, found = fleet_of(db, gateway), backend.authorities
+    if found is not None and found.owner is not None:
+        refused = authorities_refusal(db, fleet, found.owner)
+        if refused is not None and refused.before is None:
+            message = f"Envoy refuses the CAs of {found.owner}: {refused.message}"
+            return Problem("", message, INVALID_BACKEND_TLS)
+    if certificate is not None:
+        refused = refusal(db, fleet, certificate)
+        if refused is not None and refused.before is None:
+            message = f"Envoy refuses {certificate}, which is to be shown: {refused.message}"
+            return Problem("", message, INVALID_BACKEND_TLS)
+    return None
+
+
+@query
+def authorities_contents(db: Db, owner: Ref) -> str:
+    """What tells one state of the CAs that a resource names from the next."""
+    found = authorities(db, owner)
+    return "" if isinstance(found, Problem) else fingerprint(found.pem)
+
+
+@query
+def authorities_refusal(db: Db, fleet: FleetId, owner: Ref) -> RefusedCertificate | None:
+    """Why the Envoys of a fleet refuse the CAs that a resource names now; ``None`` as far as is known."""
+    return refused_as_it_is(db, fleet, owner, authorities_contents)
 
 
 @query

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
 
     from moongate.api.base import FleetId, Ref
-    from moongate.engine import Db
+    from moongate.engine import Db, Query
 
 T = TypeVar("T")
 
@@ -113,12 +113,12 @@ class Fault(Struct, frozen=True):
 
 
 class RefusedCertificate(Encoded, frozen=True):
-    """What the Envoys of a fleet refuse of a Secret, although moongate took it.
+    """What the Envoys of a fleet refuse of a Secret or of the CAs of a resource, although moongate took it.
 
     Args:
-        contents: which contents of the Secret they refuse, as ``contents`` has it.
+        contents: which contents they refuse, as ``contents`` has it.
         message: why, in Envoy's words.
-        before: what they took of the Secret last, and go on with; ``None`` if they never took any.
+        before: what they took last, and go on with; ``None`` if they never took any.
     """
 
     contents: str
@@ -126,9 +126,9 @@ class RefusedCertificate(Encoded, frozen=True):
     before: XdsResource | None
 
 
-def refused_certificate(fleet: FleetId, secret: Ref) -> tuple[str, FleetId, Ref]:
-    """The cell with the ``RefusedCertificate`` of a Secret; or absent."""
-    return ("refused-certificate", fleet, secret)
+def refused_certificate(fleet: FleetId, source: Ref) -> tuple[str, FleetId, Ref]:
+    """The cell with the ``RefusedCertificate`` of a Secret, or of what names CAs; or absent."""
+    return ("refused-certificate", fleet, source)
 
 
 @query
@@ -143,8 +143,22 @@ def contents(db: Db, ref: Ref) -> str:
 @query
 def refusal(db: Db, fleet: FleetId, secret: Ref) -> RefusedCertificate | None:
     """Why the Envoys of a fleet refuse what is in a Secret now; ``None`` as far as is known."""
-    refused: RefusedCertificate | None = db.read(refused_certificate(fleet, secret))
-    return refused if refused is not None and refused.contents == contents(db, secret) else None
+    return refused_as_it_is(db, fleet, secret, contents)
+
+
+def refused_as_it_is(
+    db: Db, fleet: FleetId, source: Ref, contents: Query[[Ref], str]
+) -> RefusedCertificate | None:
+    """Why the Envoys of a fleet refuse what a source has now, if they do.
+
+    Args:
+        db: where to read.
+        fleet: whose Envoys.
+        source: a Secret, or what names CAs.
+        contents: what tells one state of it from the next.
+    """
+    refused: RefusedCertificate | None = db.read(refused_certificate(fleet, source))
+    return refused if refused is not None and refused.contents == contents(db, source) else None
 
 
 @query
@@ -201,12 +215,11 @@ def trusted(key: str, data: bytes) -> bytes | Fault:
     if len(kept) < data.count(_BEGIN + _CERTIFICATE_LABEL.encode()):
         return Fault(f"holds a certificate in {key} that is cut off, or is no base64.")
     for n, (label, der) in enumerate(kept, start=1):
-        if label == _CERTIFICATE_LABEL:
-            member = reading(
-                partial(_member, der), f"holds something in block {n} of {key} that is no certificate."
-            )
-            if isinstance(member, Fault):
-                return member
+        kind = "certificate" if label == _CERTIFICATE_LABEL else "list of revoked ones"
+        read = partial(_member if label == _CERTIFICATE_LABEL else x509.load_der_x509_crl, der)
+        member = reading(read, f"holds something in block {n} of {key} that is no {kind}.")
+        if isinstance(member, Fault):
+            return member
     return b"".join(_pem(label, der) for label, der in kept)
 
 

@@ -18,20 +18,29 @@ Source: Gateway API, ``BackendTLSPolicy`` and GEP-1897; the reference's reasons 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.gateway import Gateway
 from moongate.api.route import RequestRule, Route
 from moongate.api.shared import ParentReference
-from moongate.attach.backend_tls import INVALID, INVALID_BACKEND_TLS, authorities_problem, policy_of
+from moongate.attach.backend_tls import (
+    INVALID,
+    INVALID_BACKEND_TLS,
+    authorities_problem,
+    authorities_refusal,
+    policy_of,
+)
 from moongate.attach.backends import Target, backend, kind_problem, section_of, target
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import controller_name, rejection
 from moongate.attach.grants import granted
 from moongate.attach.policies import named, winner
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.attach.routes import attachments
 from moongate.engine import query
+from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.policies import AncestorStatus, PolicyStatus, cut
 from moongate.store import PartedIndex, find_in, get, parts, shard
@@ -41,7 +50,9 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Condition
     from moongate.engine import Db
-    from moongate.problem import Problem
+
+
+_CLOSED: Final = "Until this is fixed, no request is sent to its targets."
 
 
 class _Ancestor(NamedTuple):
@@ -72,9 +83,12 @@ def backend_tls_status(db: Db, policy: Ref) -> PolicyStatus | None:
     if resource is None:
         return None
     generation, name = resource.metadata.generation, controller_name(db)
-    own = _conditions(authorities_problem(db, policy), generation)
+    problem = authorities_problem(db, policy)
+    if problem is not None:
+        problem = problem.saying(_CLOSED)
     conditions: dict[_Ancestor, dict[str, Condition]] = {
-        ancestor: {each.type: each for each in own} for ancestor in _ancestors(db, policy)
+        at: {each.type: each for each in _conditions(problem or _refused(db, policy, at), generation)}
+        for at in _ancestors(db, policy)
     }
     for older, message in _conflicts(db, policy).items():
         refused = condition("Accepted", "False", "Conflicted", message, generation)
@@ -142,6 +156,17 @@ def _is_under(db: Db, policy: Ref, route: Ref, at: Target) -> bool:
     return problem is None or problem.reason == INVALID_BACKEND_TLS
 
 
+def _refused(db: Db, policy: Ref, at: _Ancestor) -> Problem | None:
+    """What the Envoys under an ancestor refuse of the CAs."""
+    gateway = Ref(at.kind, at.namespace, at.name, at.group)
+    refused = authorities_refusal(db, fleet_of(db, gateway), policy) if gateway.is_a(Gateway) else None
+    if refused is None:
+        return None
+    effect = _CLOSED if refused.before is None else "Until it takes others, it goes on with those before."
+    message = f"Envoy refuses the CAs: {refused.message}."
+    return Problem("spec.validation", message, "InvalidCACertificateRef").saying(effect)
+
+
 def _ancestors(db: Db, policy: Ref) -> list[_Ancestor]:
     calls = [
         (policy, at, part)
@@ -172,7 +197,7 @@ def _conditions(problem: Problem | None, generation: int) -> tuple[Condition, ..
             condition("Accepted", "True", "Accepted", "The policy is in force.", generation),
             condition("ResolvedRefs", "True", "ResolvedRefs", resolved, generation),
         )
-    message = summary([problem.saying("Until this is fixed, no request is sent to its targets.")])
+    message = summary([problem])
     if problem.reason == INVALID:
         return (condition("Accepted", "False", INVALID, message, generation),)
     return (
