@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from moongate import names
 from moongate.api.base import ListenerId, Ref
 from moongate.api.core import Secret
 from moongate.attach.certificates import refused_certificate
@@ -253,3 +254,18 @@ def test_a_certificate_to_show_that_envoys_never_took_closes_its_backends() -> N
     assert fleet.destination()[0] == 500
     fleet.renew()
     assert fleet.destination() == (0, "")
+
+
+def test_a_file_of_the_system_that_envoys_refuse_is_said_and_closes_its_backends() -> None:
+    fleet = UpstreamFleet(names.SYSTEM_AUTHORITIES)
+    fleet.write(tls_policy(validation="{wellKnownCACertificates: System, hostname: a.io}"))
+
+    fleet.answer(takes=False)
+
+    assert fleet.destination() == (
+        500,
+        "Envoy refuses the CAs of the system: odd. Requests are answered with 500.",
+    )
+    found = backend_tls_status(fleet.world.db, policy_ref())
+    assert found is not None
+    assert "Envoy refuses the CAs: odd." in found.ancestors[0].conditions[0].message

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from moongate.api.base import Ref
 from moongate.api.core import Secret
-from moongate.attach.backend_tls import authorities_contents
+from moongate.attach.backend_tls import OF_SYSTEM, authorities_contents
 from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
 from moongate.engine import Failed
 from moongate.recent_versions import RecentVersions
@@ -113,10 +113,10 @@ class RefusedCertificates:
 
 
 def _source(arguments: tuple[object, ...]) -> Ref | None:
-    """The Secret that an xDS secret holds, or the resource that names its CAs; ``None`` for others."""
+    """The Secret that an xDS secret holds, or what names its CAs; ``None`` for others."""
     for each in arguments:
         if isinstance(each, AuthoritiesSecret):
-            return each.owner
+            return each.owner or OF_SYSTEM
         if isinstance(each, Ref) and each.is_a(Secret):
             return each
     return None

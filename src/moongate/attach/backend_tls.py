@@ -41,7 +41,7 @@ from moongate.attach.certificates import (
     trusted,
 )
 from moongate.attach.fleets import fleet_of
-from moongate.attach.gateways import config, proxy
+from moongate.attach.gateways import config, proxy, system_authorities
 from moongate.attach.grants import granted
 from moongate.attach.policies import TARGETS, attached_of
 from moongate.attach.refused import absence
@@ -66,6 +66,9 @@ INVALID: Final = "Invalid"
 """The reason of a policy whose manifest has a fault."""
 INVALID_CERTIFICATE: Final = "InvalidClientCertificateRef"
 """The reason of a Gateway whose own certificate for backends cannot be used."""
+
+OF_SYSTEM: Final = Ref("", "", names.SYSTEM_AUTHORITIES, "")
+"""Takes the place of the resource that names CAs, for those of the system: no resource has such a name."""
 
 _CA_KEYS: Final = ("ca.crt", "tls.crt")
 """Where CAs are in a ConfigMap or Secret; if it has one key only, there."""
@@ -276,10 +279,10 @@ def upstream_tls(db: Db, backend: Validation, gateway: Ref) -> UpstreamTLS | Pro
 def _refused(db: Db, gateway: Ref, backend: Validation, certificate: Ref | None) -> Problem | None:
     """Why TLS to a backend cannot be built as Envoy refuses what is needed for it, and never took any."""
     fleet, found = fleet_of(db, gateway), backend.authorities
-    if found is not None and found.owner is not None:
-        refused = authorities_refusal(db, fleet, found.owner)
+    if found is not None:
+        refused = authorities_refusal(db, fleet, found.owner or OF_SYSTEM)
         if refused is not None and refused.before is None:
-            message = f"Envoy refuses the CAs of {found.owner}: {refused.message}"
+            message = f"Envoy refuses the CAs of {found.owner or 'the system'}: {refused.message}"
             return Problem("", message, INVALID_BACKEND_TLS)
     if certificate is not None:
         refused = refusal(db, fleet, certificate)
@@ -289,16 +292,27 @@ def _refused(db: Db, gateway: Ref, backend: Validation, certificate: Ref | None)
     return None
 
 
+def authorities_source(db: Db, owner: Ref) -> Ref:
+    """Who names the CAs that a BackendTLSPolicy or Backend asks for: itself, or the system."""
+    _, _, well_known = _named_authorities(db, owner)
+    return owner if _authorities_of(db, owner, well_known).owner is not None else OF_SYSTEM
+
+
 @query
 def authorities_contents(db: Db, owner: Ref) -> str:
     """What tells one state of the CAs that a resource names from the next."""
+    if owner == OF_SYSTEM:
+        return system_authorities(db)
     found = authorities(db, owner)
     return "" if isinstance(found, Problem) else fingerprint(found.pem)
 
 
 @query
 def authorities_refusal(db: Db, fleet: FleetId, owner: Ref) -> RefusedCertificate | None:
-    """Why the Envoys of a fleet refuse the CAs that a resource names now; ``None`` as far as is known."""
+    """Why the Envoys of a fleet refuse the CAs that a resource names now; ``None`` as far as is known.
+
+    Those of the system have ``OF_SYSTEM`` in its place.
+    """
     return refused_as_it_is(db, fleet, owner, authorities_contents)
 
 

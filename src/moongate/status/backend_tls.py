@@ -30,6 +30,7 @@ from moongate.attach.backend_tls import (
     INVALID_BACKEND_TLS,
     authorities_problem,
     authorities_refusal,
+    authorities_source,
     policy_of,
 )
 from moongate.attach.backends import Target, backend, kind_problem, section_of, target
@@ -159,7 +160,9 @@ def _is_under(db: Db, policy: Ref, route: Ref, at: Target) -> bool:
 def _refused(db: Db, policy: Ref, at: _Ancestor) -> Problem | None:
     """What the Envoys under an ancestor refuse of the CAs."""
     gateway = Ref(at.kind, at.namespace, at.name, at.group)
-    refused = authorities_refusal(db, fleet_of(db, gateway), policy) if gateway.is_a(Gateway) else None
+    if not gateway.is_a(Gateway):
+        return None
+    refused = authorities_refusal(db, fleet_of(db, gateway), authorities_source(db, policy))
     if refused is None:
         return None
     effect = _CLOSED if refused.before is None else "Until it takes others, it goes on with those before."

@@ -15,7 +15,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as Secre
 from moongate import names
 from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
-from moongate.attach.backend_tls import authorities, authorities_refusal
+from moongate.attach.backend_tls import OF_SYSTEM, authorities, authorities_refusal
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem, refusal
 from moongate.attach.fleets import members
 from moongate.attach.gateways import system_authorities
@@ -82,7 +82,7 @@ def authorities_secret(db: Db, key: AuthoritiesSecret) -> XdsResource:
 
     Without any, Envoy refuses the secret and goes on with the one before, until the cluster lets go of it.
     """
-    refused = authorities_refusal(db, key.fleet, key.owner) if key.owner is not None else None
+    refused = authorities_refusal(db, key.fleet, key.owner or OF_SYSTEM)
     if refused is not None and refused.before is not None:
         return refused.before
     message = SecretMessage(name=key.name)
