@@ -5,7 +5,8 @@ Source: the reference's naming scheme v1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -20,6 +21,10 @@ SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
 OTHERS = "_"
 """The part of a scoped table with what has no part of its own. No hostname has an underscore."""
+
+
+_MOST_OF_PATH: Final = 48
+"""How many bytes of a path a name has."""
 
 
 def fleet(of: FleetId) -> str:
@@ -109,6 +114,14 @@ def secret(ref: Ref) -> str:
 def authorities(owner: Ref) -> str:
     """The secret with the CAs that a BackendTLSPolicy or Backend names."""
     return f"{owner.name}/{owner.namespace}-ca"
+
+
+def secret_server(socket: str) -> str:
+    """The cluster of a server that has secrets, by the path of its socket."""
+    path = socket.replace("/", "_").strip("_")
+    while len(path.encode()) > _MOST_OF_PATH:
+        path = path[:-1]
+    return "_".join(filter(None, ("sds", path, sha256(socket.encode()).hexdigest()[:32])))
 
 
 def tls_match(cluster: str, index: int) -> str:

@@ -26,11 +26,11 @@ from moongate.attach.backend_tls import (
     upstream_tls,
     validation,
 )
+from moongate.attach.secret_servers import SDS_SECRET, ServedSecret
 from moongate.problem import Problem
 from tests import core as made
 from tests.core import (
     EG,
-    ON_HOST,
     Core,
     certificate,
     dump,
@@ -44,6 +44,8 @@ from tests.core import (
     tls_secret,
 )
 
+SDS = structs.replace(EnvoyGateway().extension_apis, enable_sds_secret_ref=True)
+WITH_SDS = structs.replace(EnvoyGateway(), extension_apis=SDS)
 KEY = new_key()
 CA = certificate(KEY, common_name="ca")
 OTHER_CA = certificate(KEY, common_name="other")
@@ -220,18 +222,26 @@ def test_the_reason_says_whether_the_kind_is_wrong(checks: str, reason: str) -> 
     assert found.reason == reason
 
 
-@pytest.mark.parametrize(
-    ("enabled", "words"), [(False, "which is disabled; set"), (True, "which is not built yet")]
-)
-def test_secrets_of_another_server_are_refused(enabled: bool, words: str) -> None:
-    apis = structs.replace(ON_HOST.extension_apis, enable_sds_secret_ref=enabled)
+def test_authorities_may_be_those_of_another_server_alone() -> None:
+    root = made.secret("a", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET)
+    both = "[{group: '', kind: Secret, name: a}, {group: '', kind: ConfigMap, name: ours}]"
     core = Core(
         tls_policy(validation="{caCertificateRefs: [{group: '', kind: Secret, name: a}], hostname: a.io}"),
-        made.secret("a", {"url": b"unix:///a"}, type_="gateway.envoyproxy.io/sds"),
-        config=structs.replace(ON_HOST, extension_apis=apis),
+        tls_policy("both", f"{{caCertificateRefs: {both}, hostname: a.io}}", "Service/two"),
+        root,
+        config_map(),
+        config=WITH_SDS,
     )
 
-    assert words in fault(core, SHOP).message
+    assert of(core, SHOP).authorities == Authorities("ROOT", policy_ref(), ServedSecret("ROOT", "/run/s"))
+    assert "must stand alone" in fault(core, Ref.of(Service, "default", "two")).message
+
+
+def test_a_certificate_to_show_may_be_that_of_another_server() -> None:
+    served = made.secret("c", {"secretName": b"own", "url": b"unix:///run/s"}, type_=SDS_SECRET)
+    core = Core(gateway_class("p"), PROXY, gateway(http("a")), served, config=WITH_SDS)
+
+    assert shown(core).server == ServedSecret("own", "/run/s")
 
 
 def test_those_of_the_system_are_one_secret_unless_each_resource_is_to_have_its_own() -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.infra.authorities import VARIABLE
 from moongate.xds.wire import CLUSTER, SECRET
 from tests.e2e import manifests as m
@@ -16,9 +18,11 @@ from tests.e2e.backends import Echo, EchoOverTls, either
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import DEADLINE_S, Site, open_site
 from tests.e2e.load import Load
+from tests.e2e.secret_server import SecretServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -254,3 +258,51 @@ async def test_authorities_are_exchanged_under_load_and_no_request_fails(site: S
     site.tls.show(site.authority.sign(NAME))
     await site.apply(m.authorities("ours", site.authority.pem))
     await site.delete(policy)
+
+
+async def test_secrets_may_come_from_another_server(site: Secured, tmp_path: Path) -> None:
+    """Envoy asks it by itself: moongate never has the certificates."""
+    clients, servers = Authority(), SecretServer()
+    shipped = EnvoyGateway.shipped()
+    apis = structs.replace(shipped.extension_apis, enable_sds_secret_ref=True)
+    servers.trust("ROOTCA", site.authority.pem)
+    servers.show("default", clients.sign("of-the-server"))
+    socket = tmp_path / "sds"
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(servers.serving(socket))
+        other = await stack.enter_async_context(
+            open_site(config=structs.replace(shipped, extension_apis=apis))
+        )
+        strict = EchoOverTls("strict", tmp_path)
+        strict.show(site.authority.sign(NAME))
+        strict.demand(clients.pem)
+        await stack.enter_async_context(strict.serving())
+        await other.apply(
+            served("root", "ROOTCA", socket),
+            served("client", "default", socket),
+            m.backend(
+                "strict",
+                f"ip: {{address: 127.0.0.1, port: {strict.port}}}",
+                tls={
+                    "sni": NAME,
+                    "caCertificateRefs": [{"group": "", "kind": "Secret", "name": "root"}],
+                    "clientCertificateRef": {"name": "client"},
+                },
+            ),
+            m.route("served", f"[{{{m.to('strict')}}}]"),
+        )
+        await settled(other, "served.test", 200)
+
+        assert strict.shown[-1] == "of-the-server"
+
+
+def served(name: str, secret: str, socket: Path) -> dict[str, Any]:
+    """A Secret that stands for one of a server."""
+    data = {"secretName": secret, "url": f"unix://{socket}"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "gateway.envoyproxy.io/sds",
+        "metadata": {"name": name},
+        "stringData": data,
+    }

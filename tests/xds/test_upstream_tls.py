@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -13,15 +14,24 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 
 from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
-from moongate.xds.cluster_keys import AuthoritiesSecret, CertificateSecret, ClusterKey, SecretKey
-from moongate.xds.clusters import cluster, load_assignment
+from moongate.attach.secret_servers import SDS_SECRET
+from moongate.xds.cluster_keys import (
+    AuthoritiesSecret,
+    CertificateSecret,
+    ClusterKey,
+    SecretKey,
+    SecretServerCluster,
+)
+from moongate.xds.clusters import cluster, load_assignment, secret_server
 from moongate.xds.destinations import rule_destination
 from moongate.xds.secrets import authorities_secret
+from tests import core as made
 from tests.attach.test_backend_tls import (
     CA,
     OTHER_CA,
     OURS,
     PROXY,
+    WITH_SDS,
     backend,
     config_map,
     gateway_with,
@@ -249,3 +259,20 @@ def test_a_policy_re_runs_the_cluster_of_its_backend_alone() -> None:
             built(core, rule_destination(core.db, WEB, route_ref(f"r{n}"), 0).weighted_clusters[0].key)
 
     assert (ran["cluster"], ran["load_assignment"], ran["rule_destination"]) == (1, 1, 1)
+
+
+def test_a_server_of_secrets_has_a_cluster_and_moongate_no_secret() -> None:
+    root = made.secret("a", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET)
+    checks = "{caCertificateRefs: [{group: '', kind: Secret, name: a}], hostname: a.io}"
+    core = Core(*BASE, http_route(), tls_policy(validation=checks), root, config=WITH_SDS)
+
+    [context] = contexts(sent(core)[0])
+    to = rule_destination(core.db, WEB, route_ref(), 0)
+    [server] = (key for key in to.needs() if key not in to.clusters())
+
+    checks_by = context["common_tls_context"]["combined_validation_context"]
+    assert checks_by["validation_context_sds_secret_config"]["name"] == "ROOT"
+    assert server.name == "sds_run_s_" + sha256(b"/run/s").hexdigest()[:32]
+    assert isinstance(server, SecretServerCluster)
+    assert as_dict(Cluster.FromString(secret_server(core.db, server).body))["type"] == "STATIC"
+    assert secrets(core) == ()

@@ -45,6 +45,7 @@ from moongate.attach.gateways import config, proxy, system_authorities
 from moongate.attach.grants import granted
 from moongate.attach.policies import TARGETS, attached_of
 from moongate.attach.refused import absence
+from moongate.attach.secret_servers import ServedSecret, served_secret
 from moongate.attach.tls_names import unknown_names
 from moongate.engine import query
 from moongate.problem import Problem
@@ -73,7 +74,6 @@ OF_SYSTEM: Final = Ref("", "", names.SYSTEM_AUTHORITIES, "")
 _CA_KEYS: Final = ("ca.crt", "tls.crt")
 """Where CAs are in a ConfigMap or Secret; if it has one key only, there."""
 _CA_KINDS: Final = (ConfigMap.KIND, Secret.KIND, ClusterTrustBundle.KIND)
-_SDS_SECRET: Final = "gateway.envoyproxy.io/sds"  # noqa: S105 - the name of a type
 _VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
 _SETTINGS: Final = tuple(
     name for name in BackendTLSConfig.__struct_fields__ if name != "client_certificate_ref"
@@ -86,10 +86,12 @@ class Authorities(NamedTuple):
     Args:
         secret: their name in xDS.
         owner: the BackendTLSPolicy or Backend that names them; ``None`` for those of the system.
+        server: the server that has them, instead of moongate.
     """
 
     secret: str
     owner: Ref | None
+    server: ServedSecret | None = None
 
 
 class Validation(Struct, frozen=True):
@@ -119,17 +121,20 @@ class UpstreamTLS(Struct, frozen=True):
         validation: what the certificate of the backend must be.
         certificate: the Secret with the certificate that is shown to it.
         settings: how TLS is spoken.
+        server: the server that has this certificate, instead of moongate.
     """
 
     validation: Validation
     certificate: Ref | None
     settings: BackendTLSConfig
+    server: ServedSecret | None = None
 
 
 class Bundle(Encoded, frozen=True):
-    """Certificates of CAs, as PEM."""
+    """Certificates of CAs, as PEM; or the server that has them."""
 
     pem: bytes
+    server: ServedSecret | None = None
 
 
 class _Offer(Struct, frozen=True):
@@ -273,7 +278,8 @@ def upstream_tls(db: Db, backend: Validation, gateway: Ref) -> UpstreamTLS | Pro
     if problem is not None:
         message = f"How TLS is spoken to backends has a fault: {problem.path}: {problem.message}"
         return Problem("", message, INVALID_BACKEND_TLS)
-    return UpstreamTLS(backend, certificate, settings)
+    server = served_secret(db, certificate) if certificate is not None else None
+    return UpstreamTLS(backend, certificate, settings, server if isinstance(server, ServedSecret) else None)
 
 
 def _refused(db: Db, gateway: Ref, backend: Validation, certificate: Ref | None) -> Problem | None:
@@ -335,10 +341,20 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
     pem = b""
     for n, ref in known:
         found = _found(db, owner, ref)
+        if isinstance(found, ServedSecret):
+            if len(known) == 1:
+                return Bundle(b"", found)
+            found = Fault(f"Secret {owner.namespace}/{ref.name} is of another server; it must stand alone.")
         if isinstance(found, Fault):
             return Problem(f"{field}[{n}]", found.message, "InvalidCACertificateRef")
         pem += found
     return Bundle(pem)
+
+
+@query
+def _authorities_server(db: Db, owner: Ref) -> ServedSecret | None:
+    found = authorities(db, owner)
+    return None if isinstance(found, Problem) else found.server
 
 
 def _fault(db: Db, owner: Ref) -> Problem | None:
@@ -380,10 +396,9 @@ def certificate_problem(db: Db, ref: Ref) -> str | None:
     secret = get(db, Secret, ref)
     if secret is None:
         return f"{ref} {absence(db, ref)}."
-    if secret.type == _SDS_SECRET:
-        return f"{ref} is of type {_SDS_SECRET}, {_no_sds(db)}"
-    fault = client_certificate_fault(secret)
-    return None if fault is None else f"{ref} {fault.message}"
+    served = served_secret(db, ref)
+    fault = client_certificate_fault(secret) if served is None else served
+    return f"{ref} {fault.message}" if isinstance(fault, Fault) else None
 
 
 def _of_backend(db: Db, ref: Ref, tls: BackendTLSSettings) -> Validation | Problem:
@@ -418,6 +433,8 @@ def _authorities_of(db: Db, owner: Ref, well_known: str | None) -> Authorities:
     shared = not config(db).runtime_flags.on("PerResourceSystemCASecret")
     if well_known and shared:
         return Authorities(names.SYSTEM_AUTHORITIES, None)
+    if (server := _authorities_server(db, owner)) is not None:
+        return Authorities(server.name, owner, server)
     return Authorities(authorities_name(db, owner), owner)
 
 
@@ -455,7 +472,7 @@ def _named_authorities(db: Db, owner: Ref) -> tuple[str, tuple[LocalObjectRefere
     return field, checks.ca_certificate_refs, checks.well_known_ca_certificates
 
 
-def _found(db: Db, owner: Ref, ref: LocalObjectReference) -> bytes | Fault:
+def _found(db: Db, owner: Ref, ref: LocalObjectReference) -> bytes | ServedSecret | Fault:
     """The certificates behind one reference to CAs."""
     data: Mapping[str, bytes] | None = None
     if ref.kind == ClusterTrustBundle.KIND:
@@ -470,8 +487,8 @@ def _found(db: Db, owner: Ref, ref: LocalObjectReference) -> bytes | Fault:
         at = Ref.of(Secret, owner.namespace, ref.name)
         if (secret := get(db, Secret, at)) is not None:
             data = secret.data
-            if secret.type == _SDS_SECRET:
-                return Fault(f"{at} is of type {_SDS_SECRET}, {_no_sds(db)}")
+            if (served := served_secret(db, at)) is not None:
+                return Fault(f"{at} {served.message}") if isinstance(served, Fault) else served
     if data is None:
         return Fault(f"{at} {absence(db, at)}.")
     key = next((key for key in _CA_KEYS if key in data), next(iter(data)) if len(data) == 1 else None)
@@ -479,12 +496,6 @@ def _found(db: Db, owner: Ref, ref: LocalObjectReference) -> bytes | Fault:
         return Fault(f"{at} has no ca.crt, which must hold the certificates of CAs, as PEM.")
     pem = trusted(key, data[key])
     return Fault(f"{at} {pem.message}") if isinstance(pem, Fault) else pem
-
-
-def _no_sds(db: Db) -> str:
-    if not config(db).extension_apis.enable_sds_secret_ref:
-        return "which is disabled; set extensionApis.enableSDSSecretRef in the configuration."
-    return "which is not built yet."
 
 
 @query

@@ -145,9 +145,23 @@ class CertificateSecret(NamedTuple):
     secret: Ref
 
 
+class SecretServerCluster(NamedTuple):
+    """The cluster of a server that Envoy asks for secrets.
+
+    Args:
+        name: its name in xDS.
+        fleet: the fleet it belongs to.
+        socket: the path of its Unix socket.
+    """
+
+    name: str
+    fleet: FleetId
+    socket: str
+
+
 ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster
 
 SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | CertificateSecret
 
-ResourceKey: TypeAlias = ClusterKey | SecretKey
+ResourceKey: TypeAlias = ClusterKey | SecretKey | SecretServerCluster
 """What a route may need to be there: a cluster with its endpoints, or a secret."""

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
-    from moongate.xds.cluster_keys import ClusterKey
+    from moongate.xds.cluster_keys import ClusterKey, SecretServerCluster
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
@@ -117,6 +117,19 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
             feature.cluster(edit, effective)
     secure(message, http, backends)
     _speak(message, http, usable)
+    return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+@query
+def secret_server(db: Db, key: SecretServerCluster) -> XdsResource:
+    """The cluster of a server that Envoy asks for secrets, with nothing but what the reference says."""
+    del db
+    message = Cluster(name=key.name, type=Cluster.STATIC)
+    message.connect_timeout.seconds = CONNECT_TIMEOUT_S
+    message.http2_protocol_options.SetInParent()
+    message.load_assignment.cluster_name = key.name
+    at = message.load_assignment.endpoints.add().lb_endpoints.add()
+    at.endpoint.address.pipe.path = key.socket
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
 

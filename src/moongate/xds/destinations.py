@@ -75,6 +75,7 @@ from moongate.xds.cluster_keys import (
     PolicySecret,
     ResourceKey,
     RuleCluster,
+    SecretServerCluster,
     StableRule,
 )
 from moongate.xds.route_entries import kept_resources
@@ -227,10 +228,14 @@ def _secrets(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
     """What TLS to a backend needs."""
     if to.tls is None:
         return
-    if (found := to.tls.validation.authorities) is not None:
+    found, certificate = to.tls.validation.authorities, to.tls.certificate
+    for server in (found.server if found is not None else None, to.tls.server):
+        if server is not None:
+            yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
+    if found is not None and found.server is None:
         yield AuthoritiesSecret(found.secret, fleet, found.owner)
-    if to.tls.certificate is not None:
-        yield CertificateSecret(fleet, to.tls.certificate)
+    if certificate is not None and to.tls.server is None:
+        yield CertificateSecret(fleet, certificate)
 
 
 def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
