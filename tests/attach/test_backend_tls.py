@@ -74,10 +74,10 @@ def tls_policy(
     )
 
 
-def config_map(name: str = "ours", **data: bytes) -> str:
-    """A ConfigMap; ``_`` in a key is a dot."""
+def config_map(**data: bytes) -> str:
+    """The ConfigMap ``ours``; ``_`` in a key is a dot."""
     held = {key.replace("_", "."): value.decode() for key, value in (data or {"ca_crt": CA}).items()}
-    return dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": held})
+    return dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ours"}, "data": held})
 
 
 def backend(tls: str, *, port: int = 443) -> str:

@@ -233,6 +233,7 @@ class EchoOverTls(Echo):
     """The same over TLS.
 
     Attributes:
+        folder: for its certificate.
         context: of its TLS; another certificate that is loaded there is shown to connections from then on.
         asked: the server names that clients sent, oldest first; ``None`` for none.
         shown: the subjects of the certificates that clients showed, one for each request; "" for none.
@@ -240,7 +241,7 @@ class EchoOverTls(Echo):
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
-        self._folder = folder
+        self.folder = folder
         self.asked: list[str | None] = []
         self.shown: list[str] = []
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -248,7 +249,7 @@ class EchoOverTls(Echo):
 
     def show(self, certificate: Certificate) -> None:
         """Show this certificate to whoever connects from now on."""
-        chain, key = self._folder / f"{self.name}.crt", self._folder / f"{self.name}.key"
+        chain, key = self.folder / f"{self.name}.crt", self.folder / f"{self.name}.key"
         chain.write_bytes(certificate.pem)
         key.write_bytes(certificate.key)
         self.context.load_cert_chain(chain, key)
@@ -277,7 +278,7 @@ class EchoOverTls(Echo):
             await server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peercert") or {}
+        peer: Any = writer.get_extra_info("peercert") or {}
         self.shown += ["/".join(value for part in peer.get("subject", ()) for _, value in part)]
         await super()._connected(reader, writer)
 

@@ -154,7 +154,7 @@ async def test_certificates_are_shown_to_a_backend_that_demands_them(site: Secur
     """The Backend's own before the Gateway's; a renewed one is another secret, and nothing else changes."""
     clients = Authority()
     async with AsyncExitStack() as stack:
-        strict = EchoOverTls("strict", site.tls._folder)
+        strict = EchoOverTls("strict", site.tls.folder)
         strict.show(site.authority.sign(NAME))
         strict.demand(clients.pem)
         await stack.enter_async_context(strict.serving())

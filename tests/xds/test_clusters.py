@@ -14,7 +14,7 @@ from msgspec import structs
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.features.base import ClusterEdit, Effective, Feature
 from moongate.features.circuit_breaker import CircuitBreaker
-from moongate.xds.cluster_keys import ClusterKey, SecretKey
+from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
@@ -28,7 +28,7 @@ MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: sho
 
 def keys(core: Core) -> dict[str, ClusterKey]:
     needed = route_resources(core.db, EG_FLEET, route_ref())
-    return {key.name: key for key in needed if not isinstance(key, SecretKey)}
+    return {key.name: key for key in needed if isinstance(key, ClusterKey)}
 
 
 def sent(core: Core, name: str = "httproute/default/shop/rule/0") -> Cluster:

@@ -272,7 +272,7 @@ def test_a_server_of_secrets_has_a_cluster_and_moongate_no_secret() -> None:
 
     checks_by = context["common_tls_context"]["combined_validation_context"]
     assert checks_by["validation_context_sds_secret_config"]["name"] == "ROOT"
-    assert server.name == "sds_run_s_" + sha256(b"/run/s").hexdigest()[:32]
     assert isinstance(server, SecretServerCluster)
+    assert server.name == "sds_run_s_" + sha256(b"/run/s").hexdigest()[:32]
     assert as_dict(Cluster.FromString(secret_server(core.db, server).body))["type"] == "STATIC"
     assert secrets(core) == ()
