@@ -12,7 +12,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MOST_QUESTIONS, REASON, dangling_references
 from moongate.policies import POLICY_KINDS
-from tests.attach.test_backend_tls import tls_policy
+from tests.attach.test_backend_tls import config_map, tls_policy
 from tests.core import (
     GATEWAY_CLASS,
     certificate,
@@ -475,3 +475,15 @@ def test_what_a_policy_for_tls_names_is_looked_for() -> None:
 
     assert "spec.targetRefs[0].name: There is no Backend default/shopp. This policy adds TLS to no" in target
     assert authority.endswith("caCertificateRefs[0].name: There is no ConfigMap default/ours.")
+
+
+def test_a_port_that_the_target_of_a_policy_for_tls_has_not_is_reported() -> None:
+    """Its number, say, where the name is asked for: requests would go on in the clear."""
+    named = SERVICE.replace("{port: 80}", "{name: http, port: 80}, {name: grpc, port: 81}")
+    text = tls_policy(target="Service/app/80")
+
+    [said] = (each for each in messages(named, text, config_map()) if "sectionName" in each)
+    assert "Service default/app has no port named '80'; it has http, grpc. This policy adds TLS to no" in said
+    assert not any(
+        "sectionName" in each for each in messages(named, text.replace("'80'", "grpc"), config_map())
+    )

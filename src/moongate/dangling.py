@@ -140,6 +140,7 @@ def dangling_references(
             *_loops(held.get(ref), held, listening),
             *_of_no_service(held.get(ref), known),
             *_uncovered(held.get(ref), held),
+            *_of_no_port(held.get(ref), held),
         ):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
@@ -479,6 +480,23 @@ def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem
         at = f"metadata.labels[{SERVICE_NAME}]"
         message = f"There is no {service}, so this EndpointSlice has no effect.{known.question(at, service)}"
         yield Problem(at, message, UNUSED)
+
+
+def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
+    """The ports that a BackendTLSPolicy is for and that its Service has not: no request goes by TLS there."""
+    for n, aim in enumerate(resource.spec.target_refs if isinstance(resource, BackendTLSPolicy) else ()):
+        assert resource is not None, "it is a policy"
+        service = held.get(Ref(aim.kind, resource.metadata.namespace, aim.name, aim.group))
+        if not isinstance(service, Service) or not aim.section_name:
+            continue
+        ports = [port.name for port in service.spec.ports if port.name]
+        if aim.section_name not in ports:
+            has = f"; it has {', '.join(ports[:_MOST_NAMES])}" if ports else "; none of its ports has a name"
+            message = (
+                f"{service.ref} has no port named {aim.section_name!r}{has}. "
+                "This policy adds TLS to no requests there."
+            )
+            yield Problem(f"spec.targetRefs[{n}].sectionName", message, UNUSED)
 
 
 def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
