@@ -20,6 +20,7 @@ from moongate.api.backend import Backend
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.features import FEATURES
 from moongate.features.base import Feature
@@ -58,9 +59,16 @@ def _features() -> Iterator[str]:
                 yield _row(feature)
         yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
         yield _CONSEQUENCE[kind.KIND]
+    yield "\n## Rules of routes\n"
+    yield "What only a rule can set has a page as well:\n"
+    yield "| set by | what it is for | who wins |"
+    yield "|---|---|---|"
+    for feature in FEATURES:
+        if not feature.kind:
+            yield _row(feature)
     yield "\n## Gateway API and Backend\n"
     yield "Fields that are accepted and not built yet:\n"
-    for kind in (Gateway, HTTPRoute, Backend):
+    for kind in (Gateway, HTTPRoute, GRPCRoute, Backend):
         yield f"- {kind.KIND}: {_listed(_unbuilt(_spec(kind))) or 'none'}"
     yield "\nOf a Gateway, listeners of protocol TLS, TCP and UDP are judged, but no traffic goes through them yet."
     yield "\n## Kinds that are read\n"
@@ -98,9 +106,11 @@ def _row(feature: Feature[Any]) -> str:
         if feature.kind == k.KIND
         for f in structs.fields(_spec(k))
     }
-    where = facts["Set by"].partition(";")[2].replace("``", "`").strip()
-    purpose = " ".join(head.split()).replace("``", "`") + (f" Also: {where}." if where else "")
+    own, _, where = facts["Set by"].replace("``", "`").partition(";")
+    purpose = " ".join(head.split()).replace("``", "`") + (f" Also: {where.strip()}." if where else "")
     wins = facts["Precedence"].replace("``", "`")
+    if not feature.kind:
+        return f"| [{own}]({SOURCES}/{name}.md) | {purpose} | {wins} |"
     return f"| [`{field[feature.field]}`]({SOURCES}/{name}.md) | {purpose} | {wins} |"
 
 
@@ -157,7 +167,7 @@ _GATEWAY = {
     "extensionApis.enableSDSSecretRef": (
         "Whether Secrets may stand for [those of another server](../how-to/tls-to-a-backend.md), for TLS to backends."
     ),
-    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Four flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, and `ScopedTables` does that on all listeners. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Five flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, and `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }

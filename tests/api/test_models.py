@@ -16,6 +16,7 @@ from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from tests.api.crds import differences
@@ -43,6 +44,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
     (ReferenceGrant, f"{GATEWAY_API}referencegrants.yaml", {}),
     (BackendTLSPolicy, f"{GATEWAY_API}backendtlspolicies.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),
+    (GRPCRoute, f"{GATEWAY_API}grpcroutes.yaml", {}),
     (
         HTTPRouteFilter,
         "envoy-gateway/httproutefilters.gateway.envoyproxy.io.yaml",

@@ -82,6 +82,16 @@ def test_a_mirror_needs_the_policy_too() -> None:
     assert parents(core) == ["eg"]
 
 
+def test_what_a_filter_asks_for_permission_needs_the_policy_too() -> None:
+    auth = "{protocol: HTTP, backendRef: {name: shop, port: 80}, http: {path: /}}"
+    route = http_route(
+        rule(f"filters: [{{type: ExternalAuth, externalAuth: {auth}}}]", "{name: another, port: 80}")
+    )
+    core = Core(GATEWAY, route, service(), service("another"), config_map(), tls_policy())
+
+    assert parents(core) == ["eg"]
+
+
 def test_authorities_that_cannot_be_used_are_said_to_all() -> None:
     core = Core(GATEWAY, http_route(), service(), tls_policy())
 

@@ -128,7 +128,7 @@ def test_a_backend_whose_authorities_are_missing_gets_its_share_answered_with_50
 
     destination = rule_destination(core.db, WEB, route_ref(), 0)
 
-    assert (destination.status, destination.unavailable, destination.empty) == (0, 1, False)
+    assert (destination.status, destination.unavailable, destination.unavailable_status) == (0, 1, 500)
     assert [(each.weight, each.routable) for each in destination.weighted_clusters] == [(3, True), (1, False)]
     assert "1 of 4, is answered with 500" in destination.unresolved[0].message
     broken, assignment = built(core, destination.weighted_clusters[1].key)

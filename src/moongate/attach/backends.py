@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from msgspec import Struct, structs
 
 from moongate.api.backend import Backend as BackendResource
-from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
 from moongate.attach.backend_tls import (
@@ -33,6 +33,7 @@ from moongate.attach.backend_tls import (
     validation,
 )
 from moongate.attach.gateways import config, on_host
+from moongate.attach.grants import granted
 from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
@@ -148,6 +149,26 @@ def target(ref: BackendObjectReference, namespace: str) -> Target:
     return Target(ref.group, ref.kind, ref.namespace or namespace, ref.name, ref.port or 0)
 
 
+def permitted(db: Db, route: Ref, of: Target, to_service: bool) -> Backend:
+    """A backend as resolved for a route, which may lack the permission to refer to it.
+
+    Args:
+        db: where to read.
+        route: who refers to it.
+        of: the target.
+        to_service: as for ``backend``.
+    """
+    if (problem := kind_problem(of)) is not None:
+        return Backend(problem=problem)
+    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, of.ref):
+        message = f"no ReferenceGrant in namespace {of.namespace} lets the route use {of.ref}"
+        return Backend(problem=Problem("", message, "RefNotPermitted"))
+    judged = backend(db, of, to_service)
+    if judged.problem is not None:
+        return Backend(problem=fault_of_backend(of.ref, judged.problem))
+    return judged
+
+
 def kind_problem(of: Target) -> Problem | None:
     """Why a target cannot be a backend because of its kind; ``None`` if it can."""
     if of.group not in _GROUPS:
@@ -173,8 +194,12 @@ def backend(db: Db, of: Target, to_service: bool) -> Backend:
 
 
 def reached_from(db: Db, gateway: Ref, of: Target, to_service: bool) -> Backend:
-    """``backend``, as the Envoys of a Gateway reach it: these may have a certificate of their own."""
-    judged = backend(db, of, to_service)
+    """``backend``, as the Envoys of a Gateway reach it."""
+    return reached(db, gateway, backend(db, of, to_service))
+
+
+def reached(db: Db, gateway: Ref, judged: Backend) -> Backend:
+    """A backend as the Envoys of a Gateway reach it: these may have a certificate of their own."""
     if judged.validation is None:
         return judged
     tls = upstream_tls(db, judged.validation, gateway)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.httproute import HTTPRouteFilter
 from moongate.api.route import RequestRule, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.backend_tls import (
@@ -145,6 +146,8 @@ def _targets(route: Route) -> Iterator[Target]:
         for used in rule.filters if isinstance(rule, RequestRule) else ():
             if used.request_mirror is not None:
                 yield target(used.request_mirror.backend_ref, namespace)
+            if isinstance(used, HTTPRouteFilter) and used.external_auth is not None:
+                yield target(used.external_auth.backend_ref, namespace)
 
 
 def _is_under(db: Db, policy: Ref, route: Ref, at: Target) -> bool:
