@@ -60,6 +60,10 @@ class Core:
         batch = {resource.ref: resource for text in manifests for resource in read(text)}
         self._store.apply(self._store.differing(batch))
 
+    def put(self, *resources: Resource) -> None:
+        """Put resources in force that no manifest says."""
+        self._store.apply(self._store.differing({resource.ref: resource for resource in resources}))
+
     def delete(self, kind: str, namespace: str, name: str) -> None:
         self._store.apply({ref_of(kind, namespace, name): None})
 

@@ -219,13 +219,14 @@ _grpc_routes = st.builds(
     st.lists(_grpc_rules, max_size=2),
 )
 _gateways = st.builds(
-    lambda labels, class_, listeners, proxy, scope: {
+    lambda labels, class_, listeners, proxy, scope, tls: {
         "metadata": _meta(labels),
         "spec": {
             "gatewayClassName": class_,
             "listeners": listeners,
             **({"defaultScope": scope} if scope else {}),
             **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
+            **({"tls": {"backend": tls}} if tls else {}),
         },
     },
     _labelled,
@@ -247,6 +248,7 @@ _gateways = st.builds(
     ),
     st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
     st.sampled_from([None, "All", "None"]),
+    st.sampled_from([None, None, {"clientCertificateRef": {"name": "cert"}}]),
 )
 _targets = st.one_of(
     st.sampled_from(
@@ -366,7 +368,44 @@ _backends = st.builds(
         min_size=1,
         max_size=2,
     ),
-    st.sampled_from([{}, {"fallback": True}, {"appProtocols": ["gateway.envoyproxy.io/h2c"]}]),
+    st.sampled_from(
+        [
+            {},
+            {"fallback": True},
+            {"appProtocols": ["gateway.envoyproxy.io/h2c"]},
+            {"tls": {}},
+            {"tls": {"insecureSkipVerify": True, "clientCertificateRef": {"name": "cert"}}},
+            {"tls": {"caCertificateRefs": [_ref("ConfigMap", "ca")], "sni": "up.x.com"}},
+        ]
+    ),
+)
+_authorities: st.SearchStrategy[Doc] = st.sampled_from(
+    [{"data": {"ca.crt": certificate(key, common_name="ca").decode()}} for key in _KEYS]
+    + [{"data": {"ca.crt": "nonsense"}}, {}]
+)
+_backend_tls = st.builds(
+    lambda age, targets, checks: {
+        "metadata": _meta({}, age),
+        "spec": {"targetRefs": targets, "validation": {"hostname": "up.x.com", **checks}},
+    },
+    _ages,
+    st.sampled_from(
+        [
+            [_ref("Service", "s0")],
+            [_ref("Service", "s0", sectionName="http")],
+            [_ref("Service", "s1"), _ref("Backend", "b0")],
+            [_ref("Backend", "b0")],
+        ]
+    ),
+    st.sampled_from(
+        [
+            {"wellKnownCACertificates": "System"},
+            {"caCertificateRefs": [_ref("ConfigMap", "ca")]},
+            {"caCertificateRefs": [_ref("ConfigMap", "ca")]},
+            {"caCertificateRefs": [_ref("Secret", "cert"), _ref("ClusterTrustBundle", "ca")]},
+            {"caCertificateRefs": [_ref("Pod", "ca")]},
+        ]
+    ),
 )
 _grants = st.builds(
     lambda kinds, namespace, to: {
@@ -410,6 +449,7 @@ _proxies: st.SearchStrategy[Doc] = st.sampled_from(
         {"spec": {"mergeBackends": {}}},
         {"spec": {"mergeBackends": {"selector": {"matchLabels": {"app": "x"}}}}},
         {"spec": {"routingType": "Service"}},
+        {"spec": {"backendTLS": {"minVersion": "1.3", "clientCertificateRef": {"name": "cert"}}}},
         {"spec": {"preserveRouteOrder": True}},
         {"spec": {"mergeGateways": True}},
     ]
@@ -479,6 +519,8 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     # Now and then.
     ("EnvoyPatchPolicy", ("p0", "p1"), _patch_policies),
     ("Backend", ("b0",), _backends),
+    ("BackendTLSPolicy", ("t0", "t1"), _backend_tls),
+    ("ConfigMap", ("ca",), _authorities),
     ("ReferenceGrant", ("g0",), _grants),
     ("Namespace", NAMESPACES, _namespaces),
     ("Secret", ("cert",), _secrets),
@@ -584,6 +626,13 @@ def base() -> Batch:
             "mergeType": "StrategicMerge",
             "cors": {"allowOrigins": ["https://a.com"]},
         }}),
+        ("BackendTLSPolicy", "default", "t0", {"spec": {
+            "targetRefs": [_ref("Backend", "b0")],
+            "validation": {"hostname": "up.x.com", "caCertificateRefs": [_ref("ConfigMap", "ca")]},
+        }}),
+        ("ConfigMap", "default", "ca", {
+            "data": {"ca.crt": certificate(_KEYS[0], common_name="ca").decode()},
+        }),
     ]  # fmt: skip
     resources = [resource(*doc) for doc in docs]
     return {each.ref: each for each in resources}

@@ -406,6 +406,39 @@ def test_a_rotated_certificate_is_sent_alone(many: World, some: World) -> None:
     assert costs[0].put.keys() == {("Secret", "default/cert")}
 
 
+def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many: World, some: World) -> None:
+    """And the CAs that it names change one secret, however many routes there are."""
+    costs = [cost(world, backend_tls(7), authorities(0)) for world in (many, some)]
+    rotated = [cost(world, authorities(1)) for world in (many, some)]
+    gone = [cost(world, backend_tls(7).ref, authorities(1).ref) for world in (many, some)]
+
+    assert costs[0].runs == costs[1].runs
+    assert costs[0].put.keys() == {
+        ("Cluster", "service/default/s7/8080/http"),
+        ("ClusterLoadAssignment", "service/default/s7/8080/http"),
+        ("Secret", "tls/default-ca"),
+    }
+    assert costs[0].statuses == {backend_tls(7).ref}
+    assert (
+        rotated[0].runs == rotated[1].runs == one("authorities", "authorities_problem", "authorities_secret")
+    )
+    assert rotated[0].put.keys() == {("Secret", "tls/default-ca")}
+    assert gone[0].gone == {("Secret", "tls/default-ca")}
+
+
+def backend_tls(n: int) -> Resource:
+    """TLS to the backend of one route."""
+    checks = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}], "hostname": "x.io"}
+    target = {"group": "", "kind": "Service", "name": service(n).metadata.name}
+    spec = {"targetRefs": [target], "validation": checks}
+    return resource("BackendTLSPolicy", "default", "tls", {"spec": spec})
+
+
+def authorities(n: int) -> Resource:
+    pem = certificate(KEYS[n], common_name="ca").decode()
+    return resource("ConfigMap", "default", "ca", {"data": {"ca.crt": pem}})
+
+
 def gateway_policy(**spec: Any) -> Resource:
     """Another policy on the Gateway: nothing that is built is left as it was."""
     target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}

@@ -12,6 +12,7 @@ from moongate.api.httproute import HTTPRoute
 from moongate.attach.policies import Policy
 from moongate.dangling import EMPTY, MOST_QUESTIONS, REASON, dangling_references
 from moongate.policies import POLICY_KINDS
+from tests.attach.test_backend_tls import config_map, tls_policy
 from tests.core import (
     GATEWAY_CLASS,
     certificate,
@@ -489,3 +490,23 @@ def test_a_controller_that_is_misspelt_is_asked_for() -> None:
     meant = "Did you mean 'gateway.envoyproxy.io/gatewayclass-controller' there?"
     assert [meant in line for line in misspelt] == [True]
     assert ["Did you mean" in line for line in other] == [False]
+
+
+def test_what_a_policy_for_tls_names_is_looked_for() -> None:
+    """A target that does not exist leaves requests to the one that was meant in the clear."""
+    target, authority = messages(tls_policy(target="Backend/shopp"))
+
+    assert "spec.targetRefs[0].name: There is no Backend default/shopp. This policy adds TLS to no" in target
+    assert authority.endswith("caCertificateRefs[0].name: There is no ConfigMap default/ours.")
+
+
+def test_a_port_that_the_target_of_a_policy_for_tls_has_not_is_reported() -> None:
+    """Its number, say, where the name is asked for: requests would go on in the clear."""
+    named = SERVICE.replace("{port: 80}", "{name: http, port: 80}, {name: grpc, port: 81}")
+    text = tls_policy(target="Service/app/80")
+
+    [said] = (each for each in messages(named, text, config_map()) if "sectionName" in each)
+    assert "Service default/app has no port named '80'; it has http, grpc. This policy adds TLS to no" in said
+    assert not any(
+        "sectionName" in each for each in messages(named, text.replace("'80'", "grpc"), config_map())
+    )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
+from moongate import names
 from moongate.api.base import ListenerId, Ref
 from moongate.api.core import Secret
 from moongate.attach.certificates import refused_certificate
 from moongate.attach.listeners import listener_at
 from moongate.recent_versions import MOST_VERSIONS
 from moongate.refused_certificates import RefusedCertificates
+from moongate.status.backend_tls import backend_tls_status
 from moongate.world import World
+from moongate.xds.destinations import rule_destination
 from moongate.xds.wire import LISTENER, SECRET, XdsResource
-from tests.core import EG, GATEWAY_CLASS, ON_HOST, gateway, read, tls_secret
+from tests.attach.test_backend_tls import config_map, policy_ref, tls_policy
+from tests.core import EG, GATEWAY_CLASS, ON_HOST, certificate, gateway, new_key, read, tls_secret
+from tests.routes import http_route, route_ref, service
 from tests.worlds import EG_FLEET
 
 CERT = "default/cert"
@@ -164,3 +171,101 @@ def test_few_versions_of_a_certificate_are_kept() -> None:
     fleet.answer(takes=False)
 
     assert fleet.held() is None
+
+
+class UpstreamFleet(Fleet):
+    """A Gateway with a backend that has TLS: ``name`` is the secret that Envoys answer about."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.world = World(ON_HOST)
+        self.certificates = RefusedCertificates(self.world)
+        shown = {"backend": {"clientCertificateRef": {"name": "shown"}}}
+        served = gateway("{name: web, port: 8080, protocol: HTTP}", tls=shown)
+        self.write(GATEWAY_CLASS, served, http_route(), service(), tls_policy(), config_map())
+        self.write(tls_secret("shown", "x.io"))
+
+    def renew(self) -> None:
+        key = new_key()
+        self.write(tls_secret("shown", "x.io"), config_map(ca_crt=certificate(key, common_name="ca")))
+
+    def held(self) -> XdsResource | None:
+        return self.world.resource(EG_FLEET, SECRET, self.name)
+
+    def answer(self, *, takes: bool, of: XdsResource | None = None) -> bool:
+        answered = of or self.held()
+        assert answered is not None
+        if takes:
+            self.certificates.acknowledged(EG_FLEET, self.name, answered.version)
+        else:
+            self.certificates.refused(EG_FLEET, self.name, answered.version, "odd")
+        if self.certificates.review(EG_FLEET):
+            self.settle()
+        return takes
+
+    def destination(self) -> tuple[int, str]:
+        """What the rule answers instead of the backend, and why."""
+        to = rule_destination(self.world.db, ListenerId(EG, EG, "web"), route_ref(), 0)
+        return to.status, "".join(problem.message for problem in to.unresolved)
+
+
+@pytest.mark.parametrize("name", ["policy/default-ca", "default/shown"])
+def test_clusters_go_on_with_what_envoys_took_last(name: str) -> None:
+    fleet = UpstreamFleet(name)
+    first = fleet.held()
+    fleet.answer(takes=True)
+
+    fleet.renew()
+    newest = fleet.held()
+    fleet.answer(takes=False)
+
+    assert first != newest
+    assert fleet.held() == first
+    assert fleet.destination() == (0, "")
+
+    fleet.renew()
+    assert fleet.held() not in (first, newest)
+
+
+def test_a_backend_whose_authorities_envoys_never_took_gets_no_request() -> None:
+    fleet = UpstreamFleet("policy/default-ca")
+
+    fleet.answer(takes=False)
+
+    status, message = fleet.destination()
+    assert status == 500
+    assert "Envoy refuses the CAs of BackendTLSPolicy default/policy: odd" in message
+    found = backend_tls_status(fleet.world.db, policy_ref())
+    assert found is not None
+    assert [c.reason for c in found.ancestors[0].conditions] == [
+        "NoValidCACertificate",
+        "InvalidCACertificateRef",
+    ]
+
+    fleet.renew()
+    assert fleet.destination() == (0, "")
+
+
+def test_a_certificate_to_show_that_envoys_never_took_closes_its_backends() -> None:
+    fleet = UpstreamFleet("default/shown")
+
+    fleet.answer(takes=False)
+
+    assert fleet.destination()[0] == 500
+    fleet.renew()
+    assert fleet.destination() == (0, "")
+
+
+def test_a_file_of_the_system_that_envoys_refuse_is_said_and_closes_its_backends() -> None:
+    fleet = UpstreamFleet(names.SYSTEM_AUTHORITIES)
+    fleet.write(tls_policy(validation="{wellKnownCACertificates: System, hostname: a.io}"))
+
+    fleet.answer(takes=False)
+
+    assert fleet.destination() == (
+        500,
+        "Envoy refuses the CAs of the system: odd. Requests are answered with 500.",
+    )
+    found = backend_tls_status(fleet.world.db, policy_ref())
+    assert found is not None
+    assert "Envoy refuses the CAs: odd." in found.ancestors[0].conditions[0].message

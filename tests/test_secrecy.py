@@ -26,6 +26,7 @@ from moongate.cli import main
 from moongate.run import Laptop
 from moongate.sources.folder import Folder
 from moongate.world import World
+from tests.attach.test_backend_tls import tls_policy
 from tests.cases import PAGES, Case, read
 from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key, policy
 from tests.routes import http_route, service
@@ -73,6 +74,16 @@ SOUND = "\n---\n".join(
         secret("bad-users", stringData={".htpasswd": "alice:c4n4ry\nc4n4ry"}),
         auth("auth", "users", "shop"),
         auth("bad-auth", "bad-users", "other"),
+        tls_policy(validation="{caCertificateRefs: [{group: '', kind: Secret, name: ca}], hostname: a.io}"),
+        tls_policy(
+            "bad",
+            "{caCertificateRefs: [{group: '', kind: Secret, name: bad-ca}], hostname: a.io}",
+            "Service/x",
+        ),
+        secret("ca", data=based(ca_crt=b"c4n4ry\n" + certificate(KEY, common_name="ca") + key_bytes(KEY))),
+        secret(
+            "bad-ca", data=based(ca_crt=b"-----BEGIN CERTIFICATE-----\nc4n4ry\n-----END CERTIFICATE-----\n")
+        ),
     )
 )
 FAULTY = (

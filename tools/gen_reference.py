@@ -164,13 +164,15 @@ _GATEWAY = {
     "extensionApis.enableEnvoyPatchPolicy": (
         "Whether [EnvoyPatchPolicies](../how-to/patch-what-envoy-gets.md) may be used."
     ),
-    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). Five flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, and `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
+    "extensionApis.enableSDSSecretRef": (
+        "Whether Secrets may stand for [those of another server](../how-to/tls-to-a-backend.md), for TLS to backends."
+    ),
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Five flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, and `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }
 _GATEWAY_IDLE = (
     "logging",
-    "extensionApis.enableSDSSecretRef",
     "extensionApis.enableLua",
 )
 _PROXY = {
@@ -182,6 +184,8 @@ _PROXY = {
     "ipFamily": "`IPv6` and `DualStack` listen on `::`, what is not set on `0.0.0.0`; on a laptop, unless "
     "`--bind 0.0.0.0` opens it, on loopback of the same family.",
     "mergeBackends": "One cluster per backend, for all rules that use it; `selector` says for which backends.",
+    "backendTLS": "How TLS is spoken to backends that have it, and the certificate that they are shown, where "
+    "a Backend does not say; `tls.backend` of a Gateway goes before all of it. It turns TLS on for none.",
     "mergeType": "How a level is laid over the one below.",
     "preserveRouteOrder": "Routes stay in the order of the manifests, instead of the most specific first.",
     "routingType": "`Service` sends to cluster IPs, instead of endpoints.",

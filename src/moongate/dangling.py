@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
@@ -28,6 +29,7 @@ from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRouteFilter as OfHTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.route import RequestBackendRef, RequestRule, Route
+from moongate.attach.backend_tls import certificates_named
 from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.certificates import Certificate, covers, in_secret
 from moongate.attach.policies import Policy
@@ -139,6 +141,7 @@ def dangling_references(
             *_loops(held.get(ref), held, listening),
             *_of_no_service(held.get(ref), known),
             *_uncovered(held.get(ref), held),
+            *_of_no_port(held.get(ref), held),
         ):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
@@ -366,6 +369,12 @@ def _references(resource: object) -> Iterator[_Reference]:
             yield from _of_gateway(resource)
         case Route():
             yield from _of_route(resource)
+        case BackendTLSPolicy():
+            for n, aim in enumerate(resource.spec.target_refs):
+                yield _aimed(resource, f"spec.targetRefs[{n}]", aim)
+            yield from _certificates(resource)
+        case Backend() | EnvoyProxy():
+            yield from _certificates(resource)
         case Policy():
             yield from (_Reference(path, to) for path, to in references(resource))
             if resource.spec.target_ref is not None:
@@ -384,11 +393,17 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
     if infrastructure is not None and infrastructure.parameters_ref is not None:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
+    yield from _certificates(gateway)
     for n, listener in enumerate(gateway.spec.listeners):
         for m, ref in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
             if (ref.group, ref.kind) == ("", Secret.KIND):
                 to = Ref.of(Secret, ref.namespace or gateway.metadata.namespace, ref.name)
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
+
+
+def _certificates(resource: Resource) -> Iterator[_Reference]:
+    """The authorities and certificates that a resource names for TLS to backends."""
+    yield from (_Reference(f"{path}.name", to) for path, to in certificates_named(resource))
 
 
 def _parameters(path: str, ref: LocalObjectReference, namespace: str) -> Iterator[_Reference]:
@@ -471,6 +486,23 @@ def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem
         yield Problem(at, message, UNUSED)
 
 
+def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
+    """The ports that a BackendTLSPolicy is for and that its Service has not: no request goes by TLS there."""
+    for n, aim in enumerate(resource.spec.target_refs if isinstance(resource, BackendTLSPolicy) else ()):
+        assert resource is not None, "it is a policy"
+        service = held.get(Ref(aim.kind, resource.metadata.namespace, aim.name, aim.group))
+        if not isinstance(service, Service) or not aim.section_name:
+            continue
+        ports = [port.name for port in service.spec.ports if port.name]
+        if aim.section_name not in ports:
+            has = f"; it has {', '.join(ports[:_MOST_NAMES])}" if ports else "; none of its ports has a name"
+            message = (
+                f"{service.ref} has no port named {aim.section_name!r}{has}. "
+                "This policy adds TLS to no requests there."
+            )
+            yield Problem(f"spec.targetRefs[{n}].sectionName", message, UNUSED)
+
+
 def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
     """The listeners whose hostname is in none of their certificates: clients refuse what Envoy serves."""
     if not isinstance(resource, Gateway):
@@ -504,7 +536,7 @@ _THIS_MACHINE = ("localhost", "localhost.localdomain")
 """Names that a machine has for itself."""
 
 
-def _aimed(policy: Policy, path: str, at: LocalObjectReference) -> _Reference:
+def _aimed(policy: Policy | BackendTLSPolicy, path: str, at: LocalObjectReference) -> _Reference:
     return _Reference(f"{path}.name", Ref(at.kind, policy.metadata.namespace, at.name, at.group), REASON)
 
 
@@ -513,6 +545,8 @@ def _effect(ref: Ref, reason: str) -> str:
         return ""
     if ref.kind in _GUARDS:
         return " Nothing is guarded by this reference."
+    if ref.is_a(BackendTLSPolicy):
+        return " This policy adds TLS to no requests there."
     if ref.is_a(Gateway):
         return " This Gateway is not served."
     return (

@@ -37,7 +37,12 @@ from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
 from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets
-from moongate.xds.cluster_keys import PolicySecret
+from moongate.xds.cluster_keys import (
+    AuthoritiesSecret,
+    CertificateSecret,
+    PolicySecret,
+    SecretServerCluster,
+)
 from moongate.xds.draining import draining_tables
 from moongate.xds.patches import Patched
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET, XdsResource
@@ -456,6 +461,13 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
     """The resources that a key stands for."""
     if isinstance(key, PolicySecret):
         yield SECRET, key.name, secrets.policy_secret, (key,)
+    elif isinstance(key, AuthoritiesSecret):
+        yield SECRET, key.name, secrets.authorities_secret, (key,)
+    elif isinstance(key, CertificateSecret):
+        # The same call as for a listener, which may serve the same certificate.
+        yield SECRET, names.secret(key.secret), secrets.secret, (key.fleet, key.secret)
+    elif isinstance(key, SecretServerCluster):
+        yield CLUSTER, key.name, clusters.secret_server, (key,)
     else:
         yield CLUSTER, key.name, clusters.cluster, (key,)
         yield ENDPOINT, key.name, clusters.load_assignment, (key,)

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping
 
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
-from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
+from moongate.api.core import ClusterTrustBundle, ConfigMap, EndpointSlice, Namespace, Secret, Service
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
@@ -28,7 +29,9 @@ READ: tuple[type[Resource], ...] = (
     ServiceImport,
     Secret,
     ConfigMap,
+    ClusterTrustBundle,
     Backend,
+    BackendTLSPolicy,
     EnvoyProxy,
     *POLICY_KINDS,
     EnvoyPatchPolicy,
@@ -43,7 +46,6 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
     {
         *((GATEWAY_GROUP, kind.name) for kind in ROUTE_KINDS),
         (GATEWAY_GROUP, "ListenerSet"),
-        (GATEWAY_GROUP, "BackendTLSPolicy"),
         ("gateway.networking.x-k8s.io", "XListenerSet"),
         ("gateway.networking.x-k8s.io", "XBackend"),
         ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
@@ -54,17 +56,10 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 )
 """Kinds that Envoy Gateway serves and moongate does not yet: a warning names each."""
 
-_EFFECTS: Mapping[str, str] = {
-    "BackendTLSPolicy": "Requests to its targets are sent without TLS, in the clear.",
-}
-"""What happens to requests without a kind that is not built yet, where nobody would guess it."""
-
 
 def unbuilt(kind: str) -> str:
     """What to say about a resource of a kind that is not built yet."""
-    return " ".join(
-        filter(None, (f"{kind} is not built yet: this resource has no effect.", _EFFECTS.get(kind)))
-    )
+    return f"{kind} is not built yet: this resource has no effect."
 
 
 OWN_GROUPS: frozenset[str] = frozenset({GATEWAY_GROUP, ENVOY_GROUP})

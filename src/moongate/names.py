@@ -5,7 +5,8 @@ Source: the reference's naming scheme v1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -13,10 +14,17 @@ if TYPE_CHECKING:
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
 
+SYSTEM_AUTHORITIES = "system_ca_certificates"
+"""The secret with the CAs that the system trusts."""
+
 SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
 OTHERS = "_"
 """The part of a scoped table with what has no part of its own. No hostname has an underscore."""
+
+
+_MOST_OF_PATH: Final = 48
+"""How many bytes of a path a name has."""
 
 
 def fleet(of: FleetId) -> str:
@@ -107,6 +115,24 @@ def host_cluster(host: str, port: int) -> str:
 
 def secret(ref: Ref) -> str:
     return f"{ref.namespace}/{ref.name}"
+
+
+def authorities(owner: Ref) -> str:
+    """The secret with the CAs that a BackendTLSPolicy or Backend names."""
+    return f"{owner.name}/{owner.namespace}-ca"
+
+
+def secret_server(socket: str) -> str:
+    """The cluster of a server that has secrets, by the path of its socket."""
+    path = socket.replace("/", "_").strip("_")
+    while len(path.encode()) > _MOST_OF_PATH:
+        path = path[:-1]
+    return "_".join(filter(None, ("sds", path, sha256(socket.encode()).hexdigest()[:32])))
+
+
+def tls_match(cluster: str, index: int) -> str:
+    """How a cluster speaks TLS to one of its backends."""
+    return f"{cluster}/tls/{index}"
 
 
 def underscored(host: str) -> str:

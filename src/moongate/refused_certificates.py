@@ -7,6 +7,9 @@ that is written into a cell. Then the Envoys of the fleet are sent again the ver
 took last; if they never took one, its listeners go without it. The statuses of the listeners say so. A new
 version of the Secret is tried at once.
 
+The same goes for certificates that clusters show to backends, and for the CAs by which they check those. If
+Envoys never took any, the backends get no request.
+
 Fact: an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a
 listener that uses it. So what was in force is to be sent again, and listeners are to be tried again then.
 """
@@ -16,17 +19,19 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from moongate import names
+from moongate.api.base import Ref
+from moongate.api.core import Secret
+from moongate.attach.backend_tls import OF_SYSTEM, authorities_contents
 from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
 from moongate.engine import Failed
 from moongate.recent_versions import RecentVersions
-from moongate.xds.secrets import secret_refs
+from moongate.xds.cluster_keys import AuthoritiesSecret
 from moongate.xds.wire import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from moongate.api.base import FleetId, Ref
+    from moongate.api.base import FleetId
     from moongate.world import World
     from moongate.xds.wire import XdsResource
 
@@ -86,16 +91,14 @@ class RefusedCertificates:
         fleet = self._fleets[fleet_id]
         if not self._world.settled:
             return False
-        refs = secret_refs.attempt(self._world.db, fleet_id) if fleet.news else ()
-        if isinstance(refs, Failed):
-            return False
         wrote = False
-        by_name = {names.secret(ref): ref for ref in refs}
         for name, (version, message) in fleet.news.items():
-            current, ref = self._world.resource(fleet_id, SECRET, name), by_name.get(name)
+            current = self._world.resource(fleet_id, SECRET, name)
+            ref = _source(self._world.built_from(fleet_id, SECRET, name))
             if ref is None or current is None or current.version != version:
                 continue  # it is another one by now, which has yet to be answered
-            held = contents.attempt(self._world.db, ref)
+            of = contents if ref.is_a(Secret) else authorities_contents
+            held = of.attempt(self._world.db, ref)
             if not isinstance(held, Failed):
                 refused = RefusedCertificate(held, message, fleet.sent[name].acknowledged())
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), refused)
@@ -107,3 +110,13 @@ class RefusedCertificates:
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), None)
                 del fleet.refused[name]
         return wrote
+
+
+def _source(arguments: tuple[object, ...]) -> Ref | None:
+    """The Secret that an xDS secret holds, or what names its CAs; ``None`` for others."""
+    for each in arguments:
+        if isinstance(each, AuthoritiesSecret):
+            return each.owner or OF_SYSTEM
+        if isinstance(each, Ref) and each.is_a(Secret):
+            return each
+    return None

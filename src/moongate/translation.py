@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from google.protobuf.message import Message
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.admission import admit, admit_configuration, checked, identity
 from moongate.api.base import Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.parsed import items_of, parsed
+from moongate.api.route import Route
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name
 from moongate.dangling import dangling_references
 from moongate.kinds import KINDS, UNBUILT_KINDS, is_slip, unbuilt
 from moongate.problem import Problem
+from moongate.status.policies import PolicyStatus
 from moongate.status.routes import RouteStatus
 from moongate.world import World
 from moongate.xds.messages import message
@@ -148,9 +150,15 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
 
     Args:
         world: settled.
-        written: manifests as the caller has them, so that a route's status names a parentRef as they do.
+        written: manifests as the caller has them, so that statuses name a parentRef of a route as they do.
     """
     held = world.store.held()
+    parents: dict[ParentReference, Any] = {}
+    for ref, document in written.items():
+        if isinstance(held.get(ref), Route):
+            for parent, as_it_is in _parent_refs(document).items():
+                at = structs.replace(parent, namespace=parent.namespace or ref.namespace)
+                parents.setdefault(at, as_it_is)
     for ref, status in sorted(world.statuses().items()):
         kind = type(held[ref])
         version = f"{kind.GROUP}/{kind.VERSIONS[0]}" if kind.GROUP else kind.VERSIONS[0]
@@ -159,14 +167,26 @@ def status_documents(world: World, written: Mapping[Ref, Mapping[str, Any]]) -> 
             "apiVersion": version,
             "kind": ref.kind,
             "metadata": metadata,
-            "status": _as_written(status, written.get(ref)),
+            "status": _as_written(status, written.get(ref), parents),
         }
 
 
-def _as_written(status: Struct, document: Mapping[str, Any] | None) -> Any:
+def _as_written(
+    status: Struct, document: Mapping[str, Any] | None, parents: Mapping[ParentReference, Any]
+) -> Any:
     written = msgspec.to_builtins(status)
     if isinstance(status, RouteStatus) and document is not None:
-        refs = {checked(ParentReference, ref)[0]: ref for ref in document["spec"].get("parentRefs") or ()}
+        refs = _parent_refs(document)
         for parent, entry in zip(status.parents, written["parents"], strict=True):
             entry["parentRef"] = refs.get(parent.parent_ref, entry["parentRef"])
+    elif isinstance(status, PolicyStatus):
+        for ancestor, entry in zip(status.ancestors, written["ancestors"], strict=True):
+            if isinstance(ancestor.ancestor_ref, ParentReference):
+                entry["ancestorRef"] = parents.get(ancestor.ancestor_ref, entry["ancestorRef"])
     return written
+
+
+def _parent_refs(document: Mapping[str, Any]) -> dict[ParentReference, Any]:
+    """The parentRefs of a route, each as it is written."""
+    refs = ((checked(ParentReference, ref)[0], ref) for ref in document["spec"].get("parentRefs") or ())
+    return {parent: ref for parent, ref in refs if parent is not None}

@@ -33,6 +33,7 @@ from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
@@ -49,6 +50,7 @@ from moongate.attach import (
     routes,
     scopes,
 )
+from moongate.attach.backend_tls import authorities_problem
 from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
@@ -56,6 +58,7 @@ from moongate.fleet_inventory import INVENTORY, STATUS, FleetInventory, Observer
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy
 from moongate.status import failures
+from moongate.status.backend_tls import USERS, backend_tls_status
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
 from moongate.status.patch_policies import patch_policy_status
@@ -91,10 +94,11 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     routes.ROUTES_BY_PATH,
     backends.SLICES,
     local.FLEET_SERVICES,
-    structs.replace(policies.TARGETS, kinds=POLICY_KINDS),
+    structs.replace(policies.TARGETS, kinds=(*policies.TARGETS.kinds, *POLICY_KINDS)),
     structs.replace(policies.SELECTORS, kinds=POLICY_KINDS),
     policies.LABELLED,
     policies.TARGET_NAMESPACES,
+    USERS,
     patch_policies.PATCH_POLICIES,
 )
 """All indexes of the store. The module that reads an index declares it."""
@@ -104,6 +108,7 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     Gateway: gateway_status,
     **dict.fromkeys(ROUTE_TYPES, route_status),
     Backend: backend_status,
+    BackendTLSPolicy: backend_tls_status,
     EnvoyProxy: proxy_status,
     **dict.fromkeys(POLICY_KINDS, policy_status),
     EnvoyPatchPolicy: patch_policy_status,
@@ -334,6 +339,11 @@ class World:
         """Whether a fleet is to have a resource of that name, as last settled."""
         return self._entry(fleet, type_url, name) is not None
 
+    def built_from(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
+        """The arguments of the query that builds a resource; none if there is no such resource."""
+        entry = self._entry(fleet, type_url, name)
+        return entry.built_by[1] if entry is not None and entry.built_by is not None else ()
+
     def parts(self, fleet: FleetId, type_url: str, name: str) -> tuple[Any, ...]:
         """The parts that a joined resource, as last settled, consists of.
 
@@ -367,6 +377,10 @@ class World:
             policy = effective_policy.attempt(self.db, ref, None)
             if policy is not None and not isinstance(policy, Failed):
                 yield from ((ref, problem) for problem in policy.problems)
+        for ref in sorted(r for r in self.store.held() if r.is_a(BackendTLSPolicy)):
+            problem = authorities_problem.attempt(self.db, ref)
+            if problem is not None and not isinstance(problem, Failed):
+                yield ref, problem
 
     def failures(self) -> Mapping[str, Failed]:
         """Queries that failed and still do: bugs of moongate, contained."""

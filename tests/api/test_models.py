@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moongate.api.backend import Backend, IPEndpoint
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
@@ -41,6 +42,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
         },
     ),
     (ReferenceGrant, f"{GATEWAY_API}referencegrants.yaml", {}),
+    (BackendTLSPolicy, f"{GATEWAY_API}backendtlspolicies.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),
     (GRPCRoute, f"{GATEWAY_API}grpcroutes.yaml", {}),
     (

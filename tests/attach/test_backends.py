@@ -8,9 +8,20 @@ import pytest
 
 from moongate.api.base import Ref
 from moongate.api.core import Service
+from moongate.api.gateway import Gateway
 from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import BackendObjectReference
-from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, kind_problem, target
+from moongate.attach.backends import (
+    Backend,
+    Endpoint,
+    Target,
+    backend,
+    endpoints,
+    kind_problem,
+    reached_from,
+    section_of,
+    target,
+)
 from tests.core import ON_HOST, Core, extension
 from tests.routes import endpoints as slice_of
 from tests.routes import service
@@ -178,11 +189,29 @@ def test_a_unix_socket_is_reached_on_its_own_host_only() -> None:
     assert endpoints(core.db, STATIC, False) == (Endpoint("/run/app.sock", 0),)
 
 
-def test_a_backend_that_asks_for_tls_gets_nothing_in_the_clear() -> None:
-    spec = "{tls: {wellKnownCACertificates: System}, endpoints: [{ip: {address: 1.2.3.4, port: 90}}]}"
+def test_a_backend_whose_tls_cannot_be_built_gets_nothing_in_the_clear() -> None:
+    cas = "[{group: '', kind: ConfigMap, name: gone}]"
+    spec = f"{{tls: {{caCertificateRefs: {cas}}}, endpoints: [{{ip: {{address: 1.2.3.4, port: 90}}}}]}}"
     core = backend_core(spec, config=ON_HOST)
 
     assert reason(core, STATIC) == "InvalidBackendTLS"
+
+
+def test_a_backend_that_is_reached_from_a_gateway_has_its_tls() -> None:
+    spec = "{tls: {wellKnownCACertificates: System}, endpoints: [{ip: {address: 1.2.3.4, port: 90}}]}"
+    core = backend_core(spec, config=ON_HOST)
+
+    reached = reached_from(core.db, Ref.of(Gateway, "default", "shop"), STATIC, False)
+
+    assert reached.tls is not None
+    assert reached.tls.validation == reached.validation
+
+
+def test_a_port_is_known_to_a_policy_by_its_name_and_that_of_a_backend_by_its_number() -> None:
+    core = backend_core("{endpoints: [{ip: {address: 1.2.3.4, port: 90}}]}", config=ON_HOST)
+
+    assert section_of(core.db, STATIC._replace(port=90)) == "90"
+    assert section_of(core.db, STATIC._replace(port=0)) == ""
 
 
 def test_the_kind_alone_decides_what_a_reference_means() -> None:

@@ -6,7 +6,8 @@ Rules
    file (``yaml shop/gateway.yaml``) replaces that file; one without a name replaces what it defines.
 2. Pages of how-to start from the manifests in ``docs/how-to/shop``, which are those of the tutorial.
 3. ``yaml broken`` is wrong on purpose and is taken back after it; ``yaml part`` is an excerpt, only parsed.
-4. Certificates are made by the reader with openssl, so a TLS Secret that a page does not hold is made here.
+4. Certificates are made by the reader with openssl, so a TLS Secret that a page does not hold is made here,
+   and so is a ConfigMap with an authority.
 """
 
 from __future__ import annotations
@@ -165,10 +166,27 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
         for ref in listener.get("tls", {}).get("certificateRefs", ())
     }
     authority = Authority()
+    authorities = {
+        ref["name"]
+        for document in manifests
+        if document["kind"] == "BackendTLSPolicy"
+        for ref in document["spec"]["validation"].get("caCertificateRefs", ())
+    }
     return [
-        authority.sign(hostname).secret(secret)
-        for secret, hostname in sorted(named)
-        if ("Secret", "default", secret) not in held and secret in (hostname, hostname.split(".")[0])
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": name},
+                "data": {"ca.crt": authority.pem.decode()},
+            }
+            for name in sorted(authorities)
+        ),
+        *(
+            authority.sign(hostname).secret(secret)
+            for secret, hostname in sorted(named)
+            if ("Secret", "default", secret) not in held and secret in (hostname, hostname.split(".")[0])
+        ),
     ]
 
 
@@ -281,7 +299,10 @@ def test_every_log_event_is_in_the_reference() -> None:
     sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "src" / "moongate").rglob("*.py"))
 
     said = set(
-        re.findall(r'"((?:manifests|status(?!\.sock)|gateway|envoy(?!\.string)|run|core)\.[a-z_]+)"', sources)
+        re.findall(
+            r'"((?:manifests|status(?!\.sock)|gateway|envoy(?!\.string|\.transport)|run|core)\.[a-z_]+)"',
+            sources,
+        )
     ) | {"manifest"}
 
     assert sorted(event for event in said if f"| `{event}` |" not in page) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
@@ -18,6 +19,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from tests.e2e.certificates import Certificate
 
 
 class Request(Struct, frozen=True):
@@ -224,3 +227,92 @@ async def websocket_echo() -> AsyncGenerator[int]:
 
     async with serve(answer, "127.0.0.1", 0) as server:
         yield next(iter(server.sockets)).getsockname()[1]
+
+
+class EchoOverTls(Echo):
+    """The same over TLS.
+
+    Attributes:
+        folder: for its certificate.
+        context: of its TLS; another certificate that is loaded there is shown to connections from then on.
+        asked: the server names that clients sent, oldest first; ``None`` for none.
+        shown: the subjects of the certificates that clients showed, one for each request; "" for none.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        self.folder = folder
+        self.asked: list[str | None] = []
+        self.shown: list[str] = []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.sni_callback = self._asked
+
+    def show(self, certificate: Certificate) -> None:
+        """Show this certificate to whoever connects from now on."""
+        chain, key = self.folder / f"{self.name}.crt", self.folder / f"{self.name}.key"
+        chain.write_bytes(certificate.pem)
+        key.write_bytes(certificate.key)
+        self.context.load_cert_chain(chain, key)
+
+    def demand(self, pem: bytes) -> None:
+        """Demand certificates of these authorities of whoever connects from now on."""
+        self.context.load_verify_locations(cadata=pem.decode())
+        self.context.verify_mode = ssl.CERT_REQUIRED
+
+    def forget(self) -> None:
+        super().forget()
+        self.asked.clear()
+        self.shown.clear()
+
+    @asynccontextmanager
+    async def serving(self, unix: Path | None = None) -> AsyncGenerator[Echo]:
+        assert unix is None, "TLS is served on a port"
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=1024, ssl=self.context)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in list(self._open):
+                writer.close()
+            await server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer: Any = writer.get_extra_info("peercert") or {}
+        self.shown += ["/".join(value for part in peer.get("subject", ()) for _, value in part)]
+        await super()._connected(reader, writer)
+
+    def _asked(self, _connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        self.asked.append(name)
+
+
+@asynccontextmanager
+async def either(plain: int, tls: int) -> AsyncGenerator[int]:
+    """One port that passes connections on: those that begin with TLS to one port, the others to another."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            first = await reader.read(4096)
+            if first:
+                port = tls if first[0] == _HANDSHAKE else plain
+                there, back = await asyncio.open_connection("127.0.0.1", port)
+                back.write(first)
+                await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=1024)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+_HANDSHAKE = 22
+"""The first byte of TLS."""
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+    writer.close()

@@ -117,6 +117,25 @@ def policy(kind: str, name: str, body: str, *targets: str, namespace: str = "def
     return _document(ENVOY, kind, name, {"targetRefs": refs, **spec(body)}, namespace)
 
 
+def backend_tls_policy(name: str, validation: str, *targets: str) -> Document:
+    """A BackendTLSPolicy; a target is ``KIND/NAME`` or ``KIND/NAME/SECTION``."""
+    refs: list[Document] = []
+    for target in targets:
+        of, _, rest = target.partition("/")
+        at, _, section = rest.partition("/")
+        ref = {"group": "gateway.envoyproxy.io" if of == "Backend" else "", "kind": of, "name": at}
+        refs.append({**ref, "sectionName": section} if section else ref)
+    return _document(
+        GATEWAY_API, "BackendTLSPolicy", name, {"targetRefs": refs, "validation": spec(validation)}, "default"
+    )
+
+
+def authorities(name: str, *pem: bytes) -> Document:
+    """A ConfigMap with certificates of authorities."""
+    held = {"ca.crt": b"".join(pem).decode()}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": held}
+
+
 def secret(name: str, *, namespace: str = "default", **data: str) -> Document:
     """A Secret of text; ``_`` in a key is a dot."""
     held = {key.replace("_", "."): value for key, value in data.items()}

@@ -16,26 +16,23 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.wrappers_pb2 import UInt32Value
 from msgspec import convert
 
+from moongate.api.tls import TLSVersion
+from moongate.attach.tls_names import TLS_1_3
 from moongate.engine import Db
 from moongate.features.base import Effective
 from moongate.features.client_tls import (
-    CIPHER_GROUPS,
-    CIPHERS,
-    CURVES,
     FEATURE,
-    SIGNATURES,
-    TLS_1_3,
     ClientTLSSettings,
     Session,
     SessionResumption,
     StatefulTLSSessionResumption,
     StatelessTLSSessionResumption,
-    TLSVersion,
     check,
 )
 from moongate.infra.binary import envoy_binary
 from tests.e2e.certificates import Authority
 from tests.features.listeners import OWNER, chain_with, https, plain
+from tests.tls_names import TAKEN, UNKNOWN
 
 
 def edited(tls: ClientTLSSettings) -> DownstreamTlsContext:
@@ -149,62 +146,8 @@ def test_a_listener_without_tls_is_left_alone() -> None:
     assert chain_with(FEATURE, tls) == plain()
 
 
-UNKNOWN = [
-    ("ciphers", ("AES128-SHA", "ROT13"), "ROT13"),
-    ("ciphers", ("ALL", "[AES128-SHA|ROT13]"), "ROT13"),
-    ("ciphers", ("ALL", "!eNULL"), "!eNULL"),
-    ("ciphers", ("ALL", "aes128-sha"), "aes128-sha"),
-    ("ecdhCurves", ("X25519", "P-999"), "P-999"),
-    ("ecdhCurves", ("X25519", "P-256:P-224"), "P-224"),
-    ("ecdhCurves", ("P-256", "prime256v1"), "prime256v1"),
-    ("ecdhCurves", ("X25519", ""), ""),
-    ("signatureAlgorithms", ("ed25519", "ed448"), "ed448"),
-    ("signatureAlgorithms", ("ed25519", "ed25519:RSA+SHA256"), "ed25519"),
-    ("signatureAlgorithms", ("rsa_pss_rsae_sha256", "PSS+SHA256"), "PSS+SHA256"),
-]
-TAKEN = [
-    ("ciphers", ("ALL",)),
-    ("ciphers", ("[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "AES128-SHA")),
-    ("ciphers", ("kECDHE+aRSA+AES128", "ALL:-AES128-SHA", "AES128-SHA:@STRENGTH", "!3DES")),
-    ("ciphers", ("TLS_RSA_WITH_AES_128_CBC_SHA:", "ECDHE-RSA-AES128-SHA256")),
-    ("ciphers", (*CIPHERS, *CIPHERS.values())),
-    ("ciphers", CIPHER_GROUPS),
-    ("ciphers", ("ALL", *TLS_1_3)),
-    ("ecdhCurves", tuple(dict.fromkeys(CURVES.values()))),
-    ("ecdhCurves", ("prime256v1:x25519", "secp384r1", "secp521r1")),
-    ("ecdhCurves", ("",)),
-    ("signatureAlgorithms", tuple(SIGNATURES)),
-    ("signatureAlgorithms", tuple(filter(None, SIGNATURES.values()))),
-    ("signatureAlgorithms", ("PSS+SHA256:PSS+SHA384", "RSA-PSS+SHA512")),
-]
-
-
 def written(field: str, names: tuple[str, ...]) -> ClientTLSSettings:
     return convert({field: names}, ClientTLSSettings)
-
-
-@pytest.mark.parametrize(("field", "names", "wrong"), UNKNOWN)
-def test_a_name_that_envoy_does_not_take_is_a_problem_of_its_entry(
-    field: str, names: tuple[str, ...], wrong: str
-) -> None:
-    """Envoy would refuse the whole listener for it, and name no field."""
-    [problem] = check(Db(), Effective(written(field, names), OWNER))
-
-    assert problem.path == f"{field}[1]"
-    assert problem.message.startswith(f"{wrong!r} ")
-
-
-@pytest.mark.parametrize(("field", "names"), TAKEN)
-def test_a_name_that_envoy_takes_is_no_problem(field: str, names: tuple[str, ...]) -> None:
-    assert list(check(Db(), Effective(written(field, names), OWNER))) == []
-
-
-def test_ciphers_of_tls_1_3_alone_are_a_problem() -> None:
-    """They are offered whatever the list says, and the list would hold nothing else."""
-    [problem] = check(Db(), Effective(ClientTLSSettings(ciphers=TLS_1_3), OWNER))
-
-    assert problem.path == "ciphers"
-    assert "name one for TLS up to 1.2, or none" in problem.message
 
 
 @pytest.mark.envoy

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import Ref, Resource
 from moongate.api.core import EndpointSlice, Namespace
 from moongate.api.httproute import HTTPRoute
@@ -429,6 +430,38 @@ spec:
   targetRefs: [{{group: gateway.networking.k8s.io, {target}}}]
   {settings}
 """
+
+
+class TestBackendTLSPoliciesWithFaults:
+    """Without it, requests would be sent in the clear."""
+
+    def test_one_that_was_never_good_closes_what_it_targets(self) -> None:
+        folder = Folder()
+
+        closed = folder.update("a.yaml", to_be_secured("hostnam: a.io"))[SECURED]
+
+        assert isinstance(closed, FaultyBackendTLSPolicy)
+        assert [ref.name for ref in closed.spec.target_refs] == ["shop"]
+        assert only(folder).effect == "Requests to its targets are answered with 500 until this is fixed."
+
+    def test_once_mended_it_is_what_it_says(self) -> None:
+        folder = Folder()
+        folder.update("a.yaml", to_be_secured("hostnam: a.io"))
+
+        mended = folder.update("a.yaml", to_be_secured("hostname: a.io, wellKnownCACertificates: System"))
+
+        assert type(mended[SECURED]) is BackendTLSPolicy
+
+
+def to_be_secured(validation: str) -> str:
+    target = "{group: '', kind: Service, name: shop}"
+    return (
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: tls}\n"
+        f"spec: {{targetRefs: [{target}], validation: {{{validation}}}}}\n"
+    )
+
+
+SECURED = Ref.of(BackendTLSPolicy, "default", "tls")
 
 
 class TestSecurityPoliciesWithFaults:

@@ -29,6 +29,8 @@ from moongate.sources.suspicion import may_guard, may_route
         "apiVersion:",
         "apiV",
         '{"apiVersion": "gateway.envoyp',
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\n\tspec:",
+        "kind: BackendTlsPolcy\nspec: [",
     ],
 )
 def test_a_text_that_may_be_a_security_policy_is_suspected(text: str) -> None:

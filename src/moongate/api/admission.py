@@ -263,7 +263,8 @@ def _metadata(metadata: object, kind: type[Resource], namespace: str) -> tuple[d
 
     kept["name"] = name = meta.get("name")
     form, longest = (_DNS_LABEL, 63) if kind.NAME_IS_LABEL else (_DNS_SUBDOMAIN, 253)
-    if not isinstance(name, str) or not form.match(name) or len(name) > longest:
+    plain = name if not isinstance(name, str) else name.replace(":", "" if kind.NAME_HAS_SIGNER else ":")
+    if not isinstance(plain, str) or not form.match(plain) or len(plain) > longest:
         dots = "" if kind.NAME_IS_LABEL else ", '.'"
         right = (
             f"it must have 1 to {longest} characters of a-z, 0-9, '-'{dots}, beginning and ending with a "

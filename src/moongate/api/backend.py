@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form, not_built_yet
-from moongate.api.shared import PreciseHostname
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form
+from moongate.api.shared import LocalObjectReference, PreciseHostname
+from moongate.api.tls import BackendTLSConfig, WellKnownCACertificates
 
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = rf"({_BYTE}\.){{3}}{_BYTE}"
@@ -101,6 +102,42 @@ class BackendEndpoint(Model, frozen=True, kw_only=True):
     zone: str | None = None
 
 
+class BackendTLSSettings(BackendTLSConfig, frozen=True, kw_only=True):
+    """TLS to the backend: what its certificate must be, and how TLS is spoken."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.caCertificateRefs) && size(self.caCertificateRefs) > 0 && "
+            'has(self.wellKnownCACertificates) && self.wellKnownCACertificates != "")',
+            "Set caCertificateRefs or wellKnownCACertificates, not both.",
+        ),
+        Rule(
+            "!((has(self.insecureSkipVerify) && self.insecureSkipVerify) && "
+            "((has(self.caCertificateRefs) && size(self.caCertificateRefs) > 0) || "
+            '(has(self.wellKnownCACertificates) && self.wellKnownCACertificates != "")))',
+            "insecureSkipVerify checks no certificate, so there must be no caCertificateRefs and no "
+            "wellKnownCACertificates.",
+        ),
+        Rule(
+            "!(has(self.sni) && has(self.autoSNIFromEndpointHostname) && self.autoSNIFromEndpointHostname)",
+            "Set sni or autoSNIFromEndpointHostname, not both.",
+        ),
+    )
+
+    ca_certificate_refs: Annotated[tuple[LocalObjectReference, ...], Meta(max_length=8)] = field(
+        default=(), name="caCertificateRefs"
+    )
+    well_known_ca_certificates: WellKnownCACertificates | None = field(
+        default=None, name="wellKnownCACertificates"
+    )
+    insecure_skip_verify: bool = False
+    """Any certificate will do, so that anybody on the way may read and change requests."""
+    sni: PreciseHostname | None = None
+    """The server name that is sent, and that the certificate must be for."""
+    auto_sni_from_endpoint_hostname: bool | None = field(default=None, name="autoSNIFromEndpointHostname")
+    """The server name is that of the endpoint which a request goes to."""
+
+
 class BackendSpec(Model, frozen=True, kw_only=True):
     """Where the backend's endpoints are, and what they speak."""
 
@@ -138,9 +175,8 @@ class BackendSpec(Model, frozen=True, kw_only=True):
     ] = ()
     fallback: bool | None = None
     """Used only when the other backends of the rule are unhealthy."""
-    tls: Annotated[Any, not_built_yet("its requests answer 500, and nothing is sent in the clear")] | None = (
-        None
-    )
+    tls: BackendTLSSettings | None = None
+    """Requests go by TLS."""
 
 
 class Backend(Resource, frozen=True, kw_only=True):

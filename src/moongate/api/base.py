@@ -222,6 +222,8 @@ class Resource(Model, frozen=True, kw_only=True):
     may have fields that are not declared here."""
     NAME_IS_LABEL: ClassVar[bool] = False
     """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
+    NAME_HAS_SIGNER: ClassVar[bool] = False
+    """The name may begin with that of a signer, and has colons then."""
 
     metadata: ObjectMeta
 

@@ -1,4 +1,5 @@
-"""The core kinds that a gateway reads: Namespace, Service, EndpointSlice, Secret, ConfigMap.
+"""The kinds of Kubernetes that a gateway reads: Namespace, Service, EndpointSlice, Secret, ConfigMap and
+ClusterTrustBundle.
 
 Real objects of these kinds have dozens of fields more. Those that we read are declared, and the names of the
 others are in ``DROPPED``.
@@ -291,3 +292,23 @@ class ConfigMap(BuiltInResource, frozen=True, kw_only=True):
         yield from _odd_keys(document, "data", "binaryData")
         for key in sorted(self.data.keys() & self.binary_data.keys()):
             yield Problem(f"binaryData[{key}]", f"The key {key!r} stands in data, too; keep one of the two.")
+
+
+class ClusterTrustBundleSpec(Model, frozen=True, kw_only=True):
+    """Certificates of CAs, as PEM."""
+
+    signer_name: str | None = None
+    """Who signs with them; for those that the name begins with."""
+    trust_bundle: str
+
+
+class ClusterTrustBundle(BuiltInResource, frozen=True, kw_only=True):
+    """CAs that a whole cluster may trust."""
+
+    GROUP: ClassVar[str] = "certificates.k8s.io"
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1beta1", "v1alpha1", "v1")
+    KIND: ClassVar[str] = "ClusterTrustBundle"
+    CLUSTER_SCOPED: ClassVar[bool] = True
+    NAME_HAS_SIGNER: ClassVar[bool] = True
+
+    spec: ClusterTrustBundleSpec

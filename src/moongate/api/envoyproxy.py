@@ -9,6 +9,7 @@ from msgspec import Meta, field
 from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Resource, Rule, Unbuilt
 from moongate.api.policy import MergeType
 from moongate.api.shared import Int32, LabelSelector
+from moongate.api.tls import BackendTLSConfig
 
 EnvoyFilter = Literal[
     "envoy.filters.http.custom_response",
@@ -267,7 +268,8 @@ class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     """Rules stay in the order of the HTTPRoute instead of Gateway API's precedence."""
     merge_type: MergeType | None = None
     bootstrap: Unbuilt | None = None
-    backend_tls: Unbuilt | None = field(default=None, name="backendTLS")
+    backend_tls: BackendTLSConfig | None = field(default=None, name="backendTLS")
+    """How TLS is spoken to backends that have it; it turns TLS on for none."""
     lua: Unbuilt | None = None
     lua_validation: Unbuilt | None = None
     dynamic_modules: Unbuilt | None = None

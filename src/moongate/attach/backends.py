@@ -24,6 +24,14 @@ from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
+from moongate.attach.backend_tls import (
+    UpstreamTLS,
+    Validation,
+    has_policy,
+    own_problem,
+    upstream_tls,
+    validation,
+)
 from moongate.attach.gateways import config, on_host
 from moongate.attach.grants import granted
 from moongate.attach.refused import absence
@@ -115,6 +123,8 @@ class Backend(Struct, frozen=True):
         empty: no endpoint at all.
         fallback: used only when the others are unhealthy.
         families: IP families of a Service: ``IPv4``, ``IPv6``; unknown for other kinds.
+        validation: what its certificate must be; ``None`` if it has no TLS.
+        tls: TLS to it from a certain Gateway (``reached_from``).
         problem: why it cannot be used; the rest has no meaning then.
     """
 
@@ -125,6 +135,8 @@ class Backend(Struct, frozen=True):
     empty: bool = False
     fallback: bool = False
     families: tuple[str, ...] = ()
+    validation: Validation | None = None
+    tls: UpstreamTLS | None = None
     problem: Problem | None = None
 
     def speaking(self, protocol: Protocol | None) -> Backend:
@@ -179,6 +191,28 @@ def backend(db: Db, of: Target, to_service: bool) -> Backend:
     if (problem := kind_problem(of)) is not None:
         return Backend(problem=problem)
     return _backend(db, of) if of.kind == BackendResource.KIND else _service(db, of, to_service)
+
+
+def reached_from(db: Db, gateway: Ref, of: Target, to_service: bool) -> Backend:
+    """``backend``, as the Envoys of a Gateway reach it."""
+    return reached(db, gateway, backend(db, of, to_service))
+
+
+def reached(db: Db, gateway: Ref, judged: Backend) -> Backend:
+    """A backend as the Envoys of a Gateway reach it: these may have a certificate of their own."""
+    if judged.validation is None:
+        return judged
+    tls = upstream_tls(db, judged.validation, gateway)
+    return Backend(problem=tls) if isinstance(tls, Problem) else structs.replace(judged, tls=tls)
+
+
+def section_of(db: Db, of: Target) -> str:
+    """What a BackendTLSPolicy calls the port of a target: its name, for a Backend its number; "" for none."""
+    if of.kind == BackendResource.KIND:
+        return str(of.port) if of.port else ""
+    virtual = _virtual(db, of)
+    port = virtual.port(of.port) if virtual is not None else None
+    return port.name or "" if port is not None else ""
 
 
 @query
@@ -259,7 +293,7 @@ def backend_problem(db: Db, resource: BackendResource) -> Problem | None:
             if address.is_loopback and not on_host(db):
                 message = f"{endpoint.ip.address} is a loopback address: the proxy would call itself."
                 return Problem(f"{path}.ip", message, "InvalidAddress")
-    return None
+    return own_problem(db, resource)
 
 
 def fault_of_backend(ref: Ref, problem: Problem) -> Problem:
@@ -318,12 +352,16 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
     if len(kinds) > 1:
         message = f"the EndpointSlices of {what} mix FQDN and IP addresses"
         return Backend(problem=Problem("", message, "UnsupportedAddressType"))
+    tls = validation(db, of.ref, port.name or "") if has_policy(db, of.ref) else None
+    if isinstance(tls, Problem):
+        return Backend(problem=tls)
     return Backend(
         protocol=_protocol(port.app_protocol),
         http1=_is_websocket(port.app_protocol),
         dns=kinds == {True},
         empty=not has_endpoints(db, of, to_service),
         families=virtual.families,
+        validation=tls,
     )
 
 
@@ -371,9 +409,11 @@ def _backend(db: Db, of: Target) -> Backend:
     if len(kinds) > 1:
         message = f"{of.ref} mixes FQDN with IP or Unix endpoints; use one kind in a Backend"
         return Backend(problem=Problem("", message, "UnsupportedAddressType"))
-    if resource.spec.tls is not None:
-        message = f"{of.ref} asks for TLS, which is not supported yet: nothing is sent in the clear"
-        return Backend(problem=Problem("", message, "InvalidBackendTLS"))
+    tls = None
+    if resource.spec.tls is not None or has_policy(db, of.ref):
+        tls = validation(db, of.ref, section_of(db, of))
+        if isinstance(tls, Problem):
+            return Backend(problem=tls)
     if resource.spec.type == "DynamicResolver":
         message = f"{of.ref} is of type DynamicResolver, which is not supported yet"
         return Backend(problem=Problem("", message, "UnsupportedValue"))
@@ -384,6 +424,7 @@ def _backend(db: Db, of: Target) -> Backend:
         dns=kinds == {True},
         empty=not resource.spec.endpoints,
         fallback=bool(resource.spec.fallback),
+        validation=tls,
     )
 
 

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
 
     from moongate.api.base import FleetId, Ref
-    from moongate.engine import Db
+    from moongate.engine import Db, Query
 
 T = TypeVar("T")
 
@@ -80,6 +80,8 @@ _HEAD: Final = 32
 _KEY_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _BEGIN = b"-----BEGIN "
+_CERTIFICATE_LABEL = "CERTIFICATE"
+_TRUST_LABELS = (_CERTIFICATE_LABEL, "X509 CRL")
 _BLOCK = re.compile(
     # What is within is base64, so it ends at a hyphen: each byte is looked at once, whatever lacks its END.
     rb"-----BEGIN ([A-Z0-9 ]+)-----[ \t]*\r?\n([^-]*)-----END \1-----[ \t]*(?:\r?\n|\Z)"
@@ -111,12 +113,12 @@ class Fault(Struct, frozen=True):
 
 
 class RefusedCertificate(Encoded, frozen=True):
-    """What the Envoys of a fleet refuse of a Secret, although moongate took it.
+    """What the Envoys of a fleet refuse of a Secret or of the CAs of a resource, although moongate took it.
 
     Args:
-        contents: which contents of the Secret they refuse, as ``contents`` has it.
+        contents: which contents they refuse, as ``contents`` has it.
         message: why, in Envoy's words.
-        before: what they took of the Secret last, and go on with; ``None`` if they never took any.
+        before: what they took last, and go on with; ``None`` if they never took any.
     """
 
     contents: str
@@ -124,9 +126,9 @@ class RefusedCertificate(Encoded, frozen=True):
     before: XdsResource | None
 
 
-def refused_certificate(fleet: FleetId, secret: Ref) -> tuple[str, FleetId, Ref]:
-    """The cell with the ``RefusedCertificate`` of a Secret; or absent."""
-    return ("refused-certificate", fleet, secret)
+def refused_certificate(fleet: FleetId, source: Ref) -> tuple[str, FleetId, Ref]:
+    """The cell with the ``RefusedCertificate`` of a Secret, or of what names CAs; or absent."""
+    return ("refused-certificate", fleet, source)
 
 
 @query
@@ -141,8 +143,22 @@ def contents(db: Db, ref: Ref) -> str:
 @query
 def refusal(db: Db, fleet: FleetId, secret: Ref) -> RefusedCertificate | None:
     """Why the Envoys of a fleet refuse what is in a Secret now; ``None`` as far as is known."""
-    refused: RefusedCertificate | None = db.read(refused_certificate(fleet, secret))
-    return refused if refused is not None and refused.contents == contents(db, secret) else None
+    return refused_as_it_is(db, fleet, secret, contents)
+
+
+def refused_as_it_is(
+    db: Db, fleet: FleetId, source: Ref, contents: Query[[Ref], str]
+) -> RefusedCertificate | None:
+    """Why the Envoys of a fleet refuse what a source has now, if they do.
+
+    Args:
+        db: where to read.
+        fleet: whose Envoys.
+        source: a Secret, or what names CAs.
+        contents: what tells one state of it from the next.
+    """
+    refused: RefusedCertificate | None = db.read(refused_certificate(fleet, source))
+    return refused if refused is not None and refused.contents == contents(db, source) else None
 
 
 @query
@@ -170,6 +186,45 @@ def in_secret(secret: Secret) -> Certificate | Fault:
     """``certificate`` of a Secret that exists."""
     if secret.type != TLS_SECRET:
         return Fault(f"is of type {secret.type}; it must be of type {TLS_SECRET}.")
+    judged = _pair(secret)
+    if isinstance(judged, Fault):
+        return judged
+    leaf, certificate = judged
+    return _staple_fault(secret.data.get(OCSP_STAPLE, b""), leaf) or certificate
+
+
+def client_certificate_fault(secret: Secret) -> Fault | None:
+    """Why a Secret, of whatever type, holds no certificate that a client can show."""
+    judged = _pair(secret)
+    return judged if isinstance(judged, Fault) else None
+
+
+def trusted(key: str, data: bytes) -> bytes | Fault:
+    """The certificates of CAs in some data as PEM, without what people write between them.
+
+    Args:
+        key: where the data is, for messages.
+        data: certificates, and perhaps lists of revoked ones.
+    """
+    kept = [(label, der) for label, der in _blocks(data) if label in _TRUST_LABELS]
+    if not any(label == _CERTIFICATE_LABEL for label, _ in kept):
+        return Fault(
+            f"holds no certificate in {key}: it must be between the lines '-----BEGIN CERTIFICATE-----' and "
+            "'-----END CERTIFICATE-----'."
+        )
+    if len(kept) < data.count(_BEGIN + _CERTIFICATE_LABEL.encode()):
+        return Fault(f"holds a certificate in {key} that is cut off, or is no base64.")
+    for n, (label, der) in enumerate(kept, start=1):
+        kind = "certificate" if label == _CERTIFICATE_LABEL else "list of revoked ones"
+        read = partial(_member if label == _CERTIFICATE_LABEL else x509.load_der_x509_crl, der)
+        member = reading(read, f"holds something in block {n} of {key} that is no {kind}.")
+        if isinstance(member, Fault):
+            return member
+    return b"".join(_pem(label, der) for label, der in kept)
+
+
+def _pair(secret: Secret) -> tuple[x509.Certificate, Certificate] | Fault:
+    """The certificate in a Secret, as far as a server and a client need the same of it."""
     for name in (CERTIFICATE, KEY):
         if not secret.data.get(name):
             return Fault(f"has no {name}; it must hold {CERTIFICATE} and {KEY}.{secret.listed_keys}")
@@ -194,10 +249,8 @@ def in_secret(secret: Secret) -> Certificate | Fault:
         first = "first certificate in" if many else "certificate in"
         order = "; a chain begins with the certificate of the server" if many else ""
         return Fault(f"has a {KEY} that does not belong to the {first} {CERTIFICATE}{order}.")
-    judged = _judged(leaf, public)
-    if isinstance(judged, Fault):
-        return judged
-    return _staple_fault(secret.data.get(OCSP_STAPLE, b""), leaf) or judged
+    certificate = _judged(leaf, public)
+    return certificate if isinstance(certificate, Fault) else (leaf, certificate)
 
 
 @query

@@ -32,10 +32,13 @@ BIND = "bind"
 CLOSED = "closed"
 """The cell with the set of what answers each request with 500: routes and Gateways, and namespaces for all of
 theirs, "" for all of them."""
+AUTHORITIES = "authorities"
+"""The cell with the path of the file with the CAs that the proxy's host trusts; or absent, for the usual."""
 ALL_IPV4, ALL_IPV6 = "0.0.0.0", "::"  # noqa: S104 - a gateway faces all, unless something else is asked for
 LOCALHOST = "localhost"
 """Only this machine, unless a Gateway has ``spec.addresses``."""
 
+_SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
 _LONGEST_ARGUMENT: Final = 131_071
 """Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""
 _MOST_SHOWN: Final = 60
@@ -87,6 +90,12 @@ def on_host(db: Db) -> bool:
     return custom is not None and custom.infrastructure is not None and custom.infrastructure.type == "Host"
 
 
+def system_authorities(db: Db) -> str:
+    """The file in which the proxy's host has the CAs that it trusts."""
+    path: str | None = db.read(AUTHORITIES)
+    return path if path is not None else _SYSTEM_AUTHORITIES
+
+
 @query
 def managed_classes(db: Db) -> tuple[Ref, ...]:
     """GatewayClasses with our controller name."""
@@ -108,10 +117,13 @@ class Proxy(Struct, frozen=True):
     Args:
         spec: what is in force; the defaults where nothing is set.
         problems: references that lead nowhere; with any, the Gateway is not accepted.
+        tls_owner: the EnvoyProxy with the certificate that is shown to backends; ``None`` if it is that of
+            the configuration, or if there is none.
     """
 
     spec: EnvoyProxySpec
     problems: tuple[Problem, ...] = ()
+    tls_owner: Ref | None = None
 
 
 @query
@@ -130,7 +142,7 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     own, problems = (None, ()) if merges_gateways(db, class_name) else _of_gateway(db, resource)
     if own is None and not problems:
         return class_settings(db, class_name)
-    return _layered(db, class_name, own, problems)
+    return _layered(db, class_name, own, problems, _proxy_of(resource))
 
 
 @query
@@ -156,7 +168,11 @@ def merges_gateways(db: Db, class_name: str) -> bool:
 
 
 def _layered(
-    db: Db, class_name: str, of_gateway: EnvoyProxySpec | None, gateway_problems: tuple[Problem, ...]
+    db: Db,
+    class_name: str,
+    of_gateway: EnvoyProxySpec | None,
+    gateway_problems: tuple[Problem, ...],
+    named: Ref | None = None,
 ) -> Proxy:
     default = config(db).envoy_proxy
     of_class, class_problems = class_proxy(db, class_name)
@@ -169,12 +185,29 @@ def _layered(
     levels = (of_class or default,) if merges_gateways(db, class_name) else (spec, of_class, default)
     merging = (level.merge_backends for level in levels if level is not None)
     spec = structs.replace(spec, merge_backends=next((m for m in merging if m is not None), None))
+    tls_owner = None
+    if _shows_certificate(spec):
+        # Of the levels that are in force, the highest that names one.
+        tls_owner = named if _shows_certificate(of_gateway) else _proxy_of_class(db, class_name, of_class)
     if gateway_problems or of_gateway:
-        return Proxy(spec, gateway_problems)
+        return Proxy(spec, gateway_problems, tls_owner)
     messages = (f"GatewayClass {class_name} has an error at {p.path}: {p.message}" for p in class_problems)
-    return Proxy(
-        spec, tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)
+    problems = tuple(Problem("spec.gatewayClassName", each, "InvalidParameters") for each in messages)
+    return Proxy(spec, problems, tls_owner)
+
+
+def _shows_certificate(spec: EnvoyProxySpec | None) -> bool:
+    """Whether a level of settings names the certificate that is shown to backends."""
+    tls = spec.backend_tls if spec is not None else None
+    return tls is not None and tls.client_certificate_ref is not None
+
+
+def _proxy_of_class(db: Db, class_name: str, spec: EnvoyProxySpec | None) -> Ref | None:
+    """The EnvoyProxy of a class, if that is where the certificate for backends is named."""
+    resource = (
+        get(db, GatewayClass, Ref.of(GatewayClass, "", class_name)) if _shows_certificate(spec) else None
     )
+    return None if resource is None else _proxy_of(resource)
 
 
 @query

@@ -3,6 +3,7 @@
 Theory of operation
 ===================
 A policy *attaches* to targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
+A BackendTLSPolicy does so to a backend, whole or one port of it; ``backend_tls`` says what follows from that.
 The first policy of its kind to attach to a section wins it, later ones conflict. ``policy_attachments`` lists
 the winners of a target, and those of all kinds, as most targets have none at all. For
 traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, Gateway) and
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from moongate.api.backendtlspolicy import BackendTLSPolicy, BackendTLSPolicySpec
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
 from moongate.api.gateway import Gateway
 from moongate.api.policy import PolicyTargetReferences, TargetSelector
@@ -103,7 +105,7 @@ class Applied(NamedTuple):
     parent: Ref | None
 
 
-def _by_target(policy: Policy) -> Iterator[tuple[Ref, Ref]]:
+def _by_target(policy: Policy | BackendTLSPolicy) -> Iterator[tuple[Ref, Ref]]:
     for target in named_targets(policy.spec, policy.metadata.namespace):
         yield target.ref, policy.ref
 
@@ -128,7 +130,7 @@ def _by_namespace(resource: Resource) -> Iterator[tuple[str, str]]:
     yield resource.KIND, resource.metadata.namespace
 
 
-TARGETS: Index[Policy, Ref] = Index("policy-targets", (), _by_target)
+TARGETS: Index[Policy | BackendTLSPolicy, Ref] = Index("policy-targets", (BackendTLSPolicy,), _by_target)
 """Target → policies that name it."""
 SELECTORS: PartedIndex[Policy, Anchor, Ref] = PartedIndex("policy-selectors", (), _by_anchor)
 """(Target kind, namespace of the targets or EVERYWHERE); anchor → policies with such a selector."""
@@ -303,11 +305,11 @@ def labels(db: Db, ref: Ref) -> tuple[tuple[str, str], ...] | None:
 
 @query
 def _targeting(db: Db, policy: Ref) -> _Targeting | None:
-    resource: Policy | None = db.read(policy)
+    resource: Policy | BackendTLSPolicy | None = db.read(policy)
     if resource is None:
         return None
-    named = tuple(named_targets(resource.spec, policy.namespace))
-    return _Targeting(resource.age, named, resource.spec.target_selectors)
+    selectors = resource.spec.target_selectors if isinstance(resource, Policy) else ()
+    return _Targeting(resource.age, tuple(named_targets(resource.spec, policy.namespace)), selectors)
 
 
 @query
@@ -327,7 +329,12 @@ def merges(db: Db, policy: Ref) -> bool:
     )
 
 
-def named_targets(spec: PolicyTargetReferences, namespace: str) -> Iterator[Target]:
+def named_targets(spec: PolicyTargetReferences | BackendTLSPolicySpec, namespace: str) -> Iterator[Target]:
+    """The targets that a policy refers to; those of a policy about backends may be of any group."""
+    if isinstance(spec, BackendTLSPolicySpec):
+        for at in spec.target_refs:
+            yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")
+        return
     for at in (spec.target_ref,) if spec.target_ref is not None else spec.target_refs:
         if at.group == GATEWAY_GROUP:
             yield Target(Ref(at.kind, namespace, at.name, at.group), at.section_name or "")

@@ -88,8 +88,9 @@ def translated(
 
     from moongate.api.envoygateway import EnvoyGateway
     from moongate.attach.certificates import NOW
-    from moongate.attach.gateways import BIND, CLOSED, laptop_class
+    from moongate.attach.gateways import AUTHORITIES, BIND, CLOSED, laptop_class
     from moongate.dangling import ROUTABLE, dangling_references, selecting_nothing
+    from moongate.infra.authorities import authorities_file
     from moongate.sources.diagnostics import EMPTY, refused_resources, without_reported
     from moongate.sources.files import Files
     from moongate.world import World
@@ -104,6 +105,7 @@ def translated(
     resources = {built_in.ref: built_in} | dict(files.folder.resources)
     world = World(in_force)
     world.write(BIND, bind)
+    world.write(AUTHORITIES, authorities_file())
     # As in a run: a certificate that is out of date is not served.
     world.write(NOW, int(time()))
     world.write(CLOSED, loaded.refused)

@@ -18,8 +18,9 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
 
@@ -47,9 +48,18 @@ if TYPE_CHECKING:
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
+    from moongate.api.tls import TLSSettings
     from moongate.engine import Db
 
 M = TypeVar("M")
+
+_TLS_VERSIONS: Final = {
+    "Auto": TlsParameters.TLS_AUTO,
+    "1.0": TlsParameters.TLSv1_0,
+    "1.1": TlsParameters.TLSv1_1,
+    "1.2": TlsParameters.TLSv1_2,
+    "1.3": TlsParameters.TLSv1_3,
+}
 
 
 class Effective(Struct, Generic[M], frozen=True):
@@ -363,3 +373,14 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def tls_parameters(spec: TLSSettings) -> TlsParameters:
+    """The versions, ciphers, curves and algorithms of some settings; 1.2 to 1.3 where they do not say."""
+    return TlsParameters(
+        tls_minimum_protocol_version=_TLS_VERSIONS[spec.min_version or "1.2"],
+        tls_maximum_protocol_version=_TLS_VERSIONS[spec.max_version or "1.3"],
+        cipher_suites=spec.ciphers,
+        ecdh_curves=spec.ecdh_curves,
+        signature_algorithms=spec.signature_algorithms,
+    )

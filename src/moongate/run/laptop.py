@@ -19,9 +19,10 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.parsed import parsed
 from moongate.attach.backends import has_slices
 from moongate.attach.certificates import NOW
-from moongate.attach.gateways import BIND, CLOSED, LOCALHOST, controller_name, laptop_class
+from moongate.attach.gateways import AUTHORITIES, BIND, CLOSED, LOCALHOST, controller_name, laptop_class
 from moongate.attach.host_ports import listening
 from moongate.fleets import UNOPENED, Fleets
+from moongate.infra.authorities import authorities_file
 from moongate.infra.binary import envoy_binary
 from moongate.infra.journal import Journal
 from moongate.infra.ports import PortError
@@ -122,6 +123,7 @@ class Laptop:
         self._namespace = namespace
         self.world = World(shipped, perf_counter)
         self.world.write(BIND, bind)
+        self.world.write(AUTHORITIES, authorities_file())
         self.world.write(NO_DEFAULT_ACCESS_LOG, not default_access_log)
         self._log = RunLog(
             self.world.store.held(),

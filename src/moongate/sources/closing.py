@@ -41,6 +41,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import Ref, Resource
 from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
 from moongate.api.envoygateway import EnvoyGateway
@@ -308,7 +309,8 @@ class _Judge:
         if not self.reaches(ref, either):
             return False
         if after is None:
-            return isinstance(either.resource, Route | Gateway | Policy | Namespace | EnvoyGateway)
+            kinds = Route | Gateway | Policy | BackendTLSPolicy | Namespace | EnvoyGateway
+            return isinstance(either.resource, kinds)
         if before is None:
             return self._is_missed(ref, after.resource)
         match before.resource:
@@ -338,6 +340,8 @@ class _Judge:
                 return False
             case EndpointSlice():
                 return _service(resource) in self._needed
+            case BackendTLSPolicy():
+                return False
             case EnvoyGateway() | ReferenceGrant() | Namespace() | HTTPRouteFilter() | Policy():
                 return not is_guard(ref)
             case _:
@@ -398,7 +402,8 @@ def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], 
     for ref in (*kept, *named):
         if is_guard(ref):
             known = held.get(ref)
-            if known is not None and not isinstance(known.resource, FaultySecurityPolicy):
+            faulty_ones = FaultySecurityPolicy | FaultyBackendTLSPolicy
+            if known is not None and not isinstance(known.resource, faulty_ones):
                 yield ref
         elif not ref.is_a(Gateway) and is_entrance(ref):
             yield ref
@@ -499,8 +504,8 @@ def _suspects(
 
 
 def is_guard(ref: Ref) -> bool:
-    """Whether a resource may say who may pass."""
-    return ref.is_a(SecurityPolicy) or ref.is_a(ClientTrafficPolicy)
+    """Whether a resource may say who may pass, or that nothing is sent to a backend in the clear."""
+    return any(ref.is_a(kind) for kind in (SecurityPolicy, ClientTrafficPolicy, BackendTLSPolicy))
 
 
 def is_entrance(ref: Ref) -> bool:

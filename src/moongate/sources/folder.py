@@ -33,6 +33,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from weakref import WeakValueDictionary
 
+from moongate.api.backendtlspolicy import FaultyBackendTLSPolicy
 from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
@@ -530,7 +531,7 @@ class Folder:
             return None
         if len(known) > 1:
             known = sorted(known, key=self._order)
-        if before is None or isinstance(before.resource, FaultySecurityPolicy):
+        if before is None or isinstance(before.resource, FaultySecurityPolicy | FaultyBackendTLSPolicy):
             return _first(known)
         # Prefer the same file, and in that file the same text.
         chosen = min(known, key=lambda d: (d.file != before.file, d.entry.resource != before.resource))
@@ -608,7 +609,7 @@ class Folder:
         held = self._held.get(ref)
         if held is None:
             return _NOT_IN_FORCE
-        if isinstance(held.resource, FaultySecurityPolicy):
+        if isinstance(held.resource, FaultySecurityPolicy | FaultyBackendTLSPolicy):
             return "Requests to its targets are answered with 500 until this is fixed."
         if any(d.entry.resource == held.resource for d in self._definitions.get(ref, ())):
             return ""

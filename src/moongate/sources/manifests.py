@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from moongate.api import admission, marks
+from moongate.api.backendtlspolicy import UNKNOWN_VALIDATION, BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import Model, Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.diagnostics import type_name
@@ -49,7 +50,8 @@ class Entry(Struct, frozen=True, eq=False):
         ref: the resource that this defines; None if it is none for moongate.
         resource: None if it has faults.
         named: the name to show.
-        closed: put in force for a SecurityPolicy with faults that has no last good state.
+        closed: put in force for a policy with faults that has no last good state, if without the policy more
+            requests would pass, or be sent in the clear.
         scope: what this may concern that may be a policy about who may pass, but cannot be read: a namespace,
             or ``EVERYTHING``; None for all else.
         text: of this resource alone, for one in a list; "" for a Secret, and where it is the whole document.
@@ -61,7 +63,7 @@ class Entry(Struct, frozen=True, eq=False):
     problems: tuple[Problem, ...] = ()
     severity: Severity = "error"
     named: Ref | None = None
-    closed: FaultySecurityPolicy | None = None
+    closed: FaultySecurityPolicy | FaultyBackendTLSPolicy | None = None
     scope: str | None = None
     text: str = ""
 
@@ -260,21 +262,26 @@ def _of_one(document: dict[str, Any], namespace: str, at: str) -> Iterator[Entry
 
 def _closed(
     document: dict[str, Any], faults: tuple[Problem, ...], namespace: str
-) -> FaultySecurityPolicy | None:
-    """Stands for a SecurityPolicy with faults, and closes its targets; None for other kinds.
+) -> FaultySecurityPolicy | FaultyBackendTLSPolicy | None:
+    """Stands for a SecurityPolicy or BackendTLSPolicy with faults, and closes its targets; None for others.
 
     Also None if the fault is in its targets, because it is then unknown what to close.
     """
-    if document.get("kind") != SecurityPolicy.KIND or not isinstance(document.get("spec"), dict):
+    kind = next((k for k in (SecurityPolicy, BackendTLSPolicy) if document.get("kind") == k.KIND), None)
+    if kind is None or not isinstance(document.get("spec"), dict):
         return None
     spec = cast("dict[str, Any]", document["spec"])
-    targets = {name: spec[name] for name in ("targetRef", "targetRefs", "targetSelectors") if name in spec}
-    version = f"{SecurityPolicy.GROUP}/{SecurityPolicy.VERSIONS[0]}"
-    named = document | {"apiVersion": version, "spec": targets}
-    sound = admission.admit(named, KINDS, namespace=namespace).resource
-    if not isinstance(sound, SecurityPolicy):
-        return None
-    return FaultySecurityPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)
+    kept = {name: spec[name] for name in ("targetRef", "targetRefs", "targetSelectors") if name in spec}
+    if kind is BackendTLSPolicy:
+        kept["validation"] = UNKNOWN_VALIDATION
+    named = document | {"apiVersion": f"{kind.GROUP}/{kind.VERSIONS[0]}", "spec": kept}
+    match admission.admit(named, KINDS, namespace=namespace).resource:
+        case SecurityPolicy() as sound:
+            return FaultySecurityPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)
+        case BackendTLSPolicy() as sound:
+            return FaultyBackendTLSPolicy(metadata=sound.metadata, spec=sound.spec, faults=faults)
+        case _:
+            return None
 
 
 def _without_effect(at: str, model: Model, named: Ref | None) -> Iterator[Entry]:

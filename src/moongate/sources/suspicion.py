@@ -7,7 +7,8 @@ Gateways of its namespace, or everything if the document does not say its namesp
 Rules
 =====
 1. A document is judged by its kind if that can be made out: ``kind: SecurityPolcy`` may be a SecurityPolicy,
-   ``kind: HTTPRoute`` is none, whatever else is wrong with it.
+   ``kind: HTTPRoute`` is none, whatever else is wrong with it. A BackendTLSPolicy counts, too: without it
+   requests would be sent in the clear, and to whoever answers.
 2. A kind of Envoy Gateway that nobody knows, or that is missing, may be such a policy.
 3. A document of any kind of a gateway is one if it has a field that only such a policy has.
 4. A ClientTrafficPolicy counts if it mentions ``clientValidation``, or a misspelt one.
@@ -24,6 +25,7 @@ import difflib
 import re
 from typing import Final
 
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.attach.route_kinds import ROUTE_TYPES
@@ -103,7 +105,7 @@ def is_like_guard(kind: str, text: str) -> bool:
 
 
 def _is_like_kind(word: str, text: str) -> bool:
-    if is_like(word, SecurityPolicy.KIND):
+    if is_like(word, SecurityPolicy.KIND) or is_like(word, BackendTLSPolicy.KIND):
         return True
     return is_like(word, ClientTrafficPolicy.KIND) and any(
         is_like(other, _CLIENT_CHECK) for other in _WORD.findall(text)

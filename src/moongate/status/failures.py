@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import structs
 
 from moongate.api.backend import Backend
+from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, FleetId, Ref
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
@@ -41,13 +42,14 @@ from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.attach.routes import default_parent, default_parents
 from moongate.engine import Failed
 from moongate.policies import POLICY_KINDS
+from moongate.status.backend_tls import USERS
 from moongate.status.backends import BackendStatus
 from moongate.status.conditions import condition
 from moongate.status.gateways import AncestorRef as ProxyAncestorRef
 from moongate.status.gateways import EnvoyProxyStatus, GatewayClassStatus, GatewayStatus, ProxyAncestor
 from moongate.status.policies import AncestorRef, AncestorStatus, PolicyStatus
 from moongate.status.routes import ParentStatus, RouteStatus
-from moongate.store import find
+from moongate.store import find, find_in, get, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +67,7 @@ MOST_NAMED: Final = 5
 """Failures that one condition names."""
 
 _LEVELS: Final[tuple[frozenset[str], ...]] = (
-    frozenset(kind.KIND for kind in (*POLICY_KINDS, EnvoyPatchPolicy)),
+    frozenset(kind.KIND for kind in (*POLICY_KINDS, BackendTLSPolicy, EnvoyPatchPolicy)),
     frozenset(route.KIND for route in ROUTE_TYPES),
     frozenset({Backend.KIND}),
     frozenset({EnvoyProxy.KIND}),
@@ -200,6 +202,18 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
             ]
             proxies = tuple(ProxyAncestor(ancestor_ref=user, conditions=()) for user in users)
             return EnvoyProxyStatus(ancestors=proxies) if proxies else None
+        case BackendTLSPolicy():
+            name = _controller(db)
+            above = dict.fromkeys(
+                structs.replace(parent, namespace=gateway.namespace)
+                for route in _senders(db, resource)
+                for parent, gateway in _parents(db, route)
+                if _is_ours(db, gateway)
+            )
+            of_routes = tuple(
+                AncestorStatus(ancestor_ref=parent, controller_name=name, conditions=()) for parent in above
+            )
+            return PolicyStatus(ancestors=of_routes) if of_routes else None
         case Policy():
             name = _controller(db)
             policies = tuple(
@@ -244,6 +258,15 @@ def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
             yield from (gateway for _, gateway in _parents(db, resource))
         else:
             yield target
+
+
+def _senders(db: Db, policy: BackendTLSPolicy) -> Iterator[Route]:
+    """The routes that send to what a policy targets."""
+    for target in named_targets(policy.spec, policy.metadata.namespace):
+        for part in parts(db, USERS, target.ref):
+            for ref in find_in(db, USERS, target.ref, part):
+                if (route := get(db, Route, ref)) is not None:
+                    yield route
 
 
 def _parents(db: Db, route: Route) -> Iterator[tuple[ParentReference, Ref]]:

@@ -19,6 +19,7 @@ from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.marks import NOT_SUPPORTED
+from moongate.attach.backend_tls import gateway_certificate
 from moongate.attach.fleets import access_log_problem, fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
@@ -31,7 +32,8 @@ from moongate.attach.gateways import (
 from moongate.attach.listeners import chain_kind, listeners
 from moongate.attach.routes import attached_counts
 from moongate.engine import query
-from moongate.status.conditions import accepted, condition, sentence, unsupported
+from moongate.problem import Problem
+from moongate.status.conditions import accepted, condition, sentence, summary, unsupported
 from moongate.store import find, get
 
 if TYPE_CHECKING:
@@ -163,6 +165,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     return GatewayStatus(
         conditions=(
             *((accepted([problem], generation),) if problem is not None else ()),
+            *_resolved(db, resource),
             *unsupported(resource),
         ),
         listeners=tuple(
@@ -175,6 +178,19 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
             for each in listeners(db, gateway)
         ),
     )
+
+
+def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
+    """Whether the reference of ``tls.backend`` leads somewhere; nothing if that is not set."""
+    generation = gateway.metadata.generation
+    if gateway.spec.tls is None or gateway.spec.tls.backend is None:
+        return ()
+    certificate = gateway_certificate(db, gateway.ref)
+    if isinstance(certificate, Problem):
+        message = summary([certificate.saying("Until this is fixed, no certificate is shown to backends.")])
+        return (condition("ResolvedRefs", "False", certificate.reason, message, generation),)
+    message = "All references of spec.tls are resolved."
+    return (condition("ResolvedRefs", "True", "ResolvedRefs", message, generation),)
 
 
 @query

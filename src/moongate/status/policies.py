@@ -34,6 +34,7 @@ from msgspec import Struct
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.marks import NOT_SUPPORTED, deprecated
+from moongate.api.shared import ParentReference
 from moongate.attach.gateways import controller_name, managed, rejection
 from moongate.attach.listeners import listeners
 from moongate.attach.policies import (
@@ -87,7 +88,8 @@ class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
 class AncestorStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """``PolicyAncestorStatus``."""
 
-    ancestor_ref: AncestorRef
+    ancestor_ref: AncestorRef | ParentReference
+    """The parent of a route as that names it, for a policy about backends."""
     controller_name: str
     conditions: tuple[Condition, ...]
 
@@ -133,7 +135,7 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
         )
         for (gateway, section), draft in drafts.in_order()
     ]
-    return PolicyStatus(ancestors=tuple(_cut(ancestors, generation))) if ancestors else None
+    return PolicyStatus(ancestors=tuple(cut(ancestors, generation))) if ancestors else None
 
 
 def policies_of_listener(statuses: Mapping[Ref, Struct], gateway: Ref, listener: str) -> tuple[Ref, ...]:
@@ -383,7 +385,7 @@ def _deprecated(policy: Policy) -> str:
     return "\n".join(f"{path}: The field is deprecated: write {instead}." for path, instead in fields)
 
 
-def _cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[AncestorStatus]:
+def cut(ancestors: Sequence[AncestorStatus], generation: int) -> Sequence[AncestorStatus]:
     """At most 16 ancestors: bad news first, the last of them saying that there are more."""
     if len(ancestors) <= MAX_ANCESTORS:
         return ancestors
@@ -398,4 +400,4 @@ def _weight(ancestor: AncestorStatus) -> tuple[int, str, str, str]:
     conditions = {(c.type, c.status) for c in ancestor.conditions}
     rank = 0 if ("Accepted", "False") in conditions else 1 if ("Overridden", "True") in conditions else 2
     at = ancestor.ancestor_ref
-    return rank, at.namespace, at.name, at.section_name or ""
+    return rank, at.namespace or "", at.name, at.section_name or ""

@@ -119,7 +119,49 @@ class PolicySecret(NamedTuple):
     found_in: ExtraSecret
 
 
+class AuthoritiesSecret(NamedTuple):
+    """The CAs that a cluster checks its backends by.
+
+    Args:
+        name: its name in xDS.
+        fleet: the fleet it belongs to.
+        owner: the BackendTLSPolicy or Backend that names them; ``None`` for those of the system.
+    """
+
+    name: str
+    fleet: FleetId
+    owner: Ref | None
+
+
+class CertificateSecret(NamedTuple):
+    """The certificate that a cluster shows to its backends.
+
+    Args:
+        fleet: the fleet it belongs to.
+        secret: the Secret that holds it.
+    """
+
+    fleet: FleetId
+    secret: Ref
+
+
+class SecretServerCluster(NamedTuple):
+    """The cluster of a server that Envoy asks for secrets.
+
+    Args:
+        name: its name in xDS.
+        fleet: the fleet it belongs to.
+        socket: the path of its Unix socket.
+    """
+
+    name: str
+    fleet: FleetId
+    socket: str
+
+
 ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster
 
-ResourceKey: TypeAlias = ClusterKey | PolicySecret
+SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | CertificateSecret
+
+ResourceKey: TypeAlias = ClusterKey | SecretKey | SecretServerCluster
 """What a route may need to be there: a cluster with its endpoints, or a secret."""

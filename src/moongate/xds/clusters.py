@@ -34,7 +34,16 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.api.route import Route
-from moongate.attach.backends import Backend, Endpoint, Target, backend, endpoints, is_ip, target
+from moongate.attach.backends import (
+    Backend,
+    Endpoint,
+    Target,
+    endpoints,
+    is_ip,
+    reached_from,
+    target,
+)
+from moongate.attach.gateways import system_authorities
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
@@ -42,25 +51,24 @@ from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
 from moongate.store import get
 from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, PolicyCluster, RuleCluster, StableRule
-from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
+from moongate.xds.destinations import first_gateway, index_of, rule_to_service, served_on, to_service
+from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
+from moongate.xds.upstream_tls import mark, secure, speaks_tls_only
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint as EndpointMessage
+    from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
-    from moongate.xds.cluster_keys import ClusterKey
+    from moongate.xds.cluster_keys import ClusterKey, SecretServerCluster
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
-SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
-"""The file with the CA certificates of the system."""
-TLS_SOCKET: Final = "envoy.transport_sockets.tls"
 _HTTP2: Final = Backend(protocol="HTTP2")
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -87,11 +95,12 @@ class Member(NamedTuple):
 def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     """The cluster of a key; ``None`` if its rule or backend is gone."""
     if isinstance(key, PolicyCluster) and key.made_of.host:
-        return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.made_of)))
+        return XdsResource.of(CLUSTER, key.name, encode(_of_host(db, key.made_of)))
     members = _members(db, key)
     if not members:
         return None
-    backends = [_spoken_to(key, backend(db, at, routed)) for at, _, _, routed, _ in members]
+    gateway = _gateway(db, key)
+    backends = [_spoken_to(key, reached_from(db, gateway, at, routed)) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
@@ -106,7 +115,21 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
+    secure(message, http, backends)
     _speak(message, http, usable)
+    return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+@query
+def secret_server(db: Db, key: SecretServerCluster) -> XdsResource:
+    """The cluster of a server that Envoy asks for secrets, with nothing but what the reference says."""
+    del db
+    message = Cluster(name=key.name, type=Cluster.STATIC)
+    message.connect_timeout.seconds = CONNECT_TIMEOUT_S
+    message.http2_protocol_options.SetInParent()
+    message.load_assignment.cluster_name = key.name
+    at = message.load_assignment.endpoints.add().lb_endpoints.add()
+    at.endpoint.address.pipe.path = key.socket
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
 
@@ -116,7 +139,9 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if not members:
         return None
-    usable = [b for b in (backend(db, at, routed) for at, _, _, routed, _ in members) if b.problem is None]
+    gateway = _gateway(db, key)
+    judged = (reached_from(db, gateway, at, routed) for at, _, _, routed, _ in members)
+    usable = [b for b in judged if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
     return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
@@ -205,6 +230,15 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _gateway(db: Db, key: ClusterKey) -> Ref:
+    """The Gateway whose certificate a cluster shows to its backends."""
+    if isinstance(key, RuleCluster | MirrorCluster):
+        listener = _listener_of(db, key.fleet, key.route)
+        if listener is not None:
+            return listener.gateway
+    return first_gateway(db, key.fleet)
+
+
 def _host(db: Db, key: ClusterKey, member: Member) -> str:
     """The authority of a cluster's requests: a hostname of its route, or the name of its backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
@@ -228,7 +262,7 @@ def eds_cluster(name: str) -> Cluster:
     return message
 
 
-def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> EndpointMessage:
+def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoint:
     """The entry of an endpoint in its locality; all endpoints have equal weights."""
     entry: LbEndpoint = locality.lb_endpoints.add()
     entry.load_balancing_weight.value = 1
@@ -241,7 +275,7 @@ def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> EndpointM
         entry.endpoint.hostname = endpoint.hostname
     if endpoint.draining:
         entry.health_status = HealthStatus.DRAINING
-    return entry.endpoint
+    return entry
 
 
 def _discover(message: Cluster) -> None:
@@ -280,7 +314,7 @@ def _defaults(families: tuple[str, ...]) -> bytes:
     return encode(message)
 
 
-def _of_host(made_of: ExtraCluster) -> Cluster:
+def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
     """The cluster of one host, which is resolved unless it is an IP address."""
     message = _base(made_of.name)
     if is_ip(made_of.host):
@@ -294,16 +328,16 @@ def _of_host(made_of: ExtraCluster) -> Cluster:
     add_endpoint(locality, Endpoint(made_of.host, made_of.port))
     _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
     if made_of.tls:
-        socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(made_of.host)))
+        socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(db, made_of.host)))
         message.transport_socket.CopyFrom(socket)
     return message
 
 
-def _trusting(host: str) -> UpstreamTlsContext:
+def _trusting(db: Db, host: str) -> UpstreamTlsContext:
     """TLS to a public host: its certificate must name the host, and come from a CA that the system trusts."""
     kind = SubjectAltNameMatcher.IP_ADDRESS if is_ip(host) else SubjectAltNameMatcher.DNS
     validation = CertificateValidationContext(
-        trusted_ca=DataSource(filename=SYSTEM_AUTHORITIES),
+        trusted_ca=DataSource(filename=system_authorities(db)),
         match_typed_subject_alt_names=[
             SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=host))
         ],
@@ -348,17 +382,26 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
 
 
 def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
-    """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested; else leave Envoy's default."""
+    """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested, as negotiated with TLS.
+
+    Else leave Envoy's default.
+    """
     if any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol != "HTTP" for b in backends):
-        options = http.explicit_http_config.http2_protocol_options
-        options.initial_stream_window_size.value = 65536
-        options.initial_connection_window_size.value = 1048576
+        _set_windows(http.explicit_http_config.http2_protocol_options)
+    elif http.WhichOneof("upstream_protocol_options") is None and speaks_tls_only(backends):
+        http.auto_config.http_protocol_options.SetInParent()
+        _set_windows(http.auto_config.http2_protocol_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
         http.explicit_http_config.http_protocol_options.SetInParent()
     if http.ByteSize():
         message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
+
+
+def _set_windows(options: Http2ProtocolOptions) -> None:
+    options.initial_stream_window_size.value = 65536
+    options.initial_connection_window_size.value = 1048576
 
 
 def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
@@ -380,8 +423,9 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     message = ClusterLoadAssignment(cluster_name=key.name)
     settings = endpoint_settings(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)
-    for at, locality_name, weight, routed, fallback in members:
-        judged = backend(db, at, routed)
+    gateway = _gateway(db, key)
+    for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
+        judged = reached_from(db, gateway, at, routed)
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight
@@ -392,9 +436,11 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
             locality.metadata.MergeFromString(metadata(at.ref, at.section))
         for endpoint in endpoints(db, at, routed):
             entry = add_endpoint(locality, endpoint)
+            if judged.tls is not None:
+                mark(entry, key.name, n)
             for feature, effective in settings:
                 if feature.endpoint is not None:
-                    feature.endpoint(entry, effective)
+                    feature.endpoint(entry.endpoint, effective)
     return message
 
 

@@ -26,11 +26,14 @@ from msgspec import Struct
 
 from moongate import names
 from moongate.api.base import FleetId, ListenerId, Ref
+from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.attach.backends import (
     Backend,
     Target,
     permitted,
+    reached,
+    reached_from,
     target,
     why_empty,
 )
@@ -70,20 +73,23 @@ from moongate.policies.effective import (
 from moongate.problem import Problem
 from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import (
+    AuthoritiesSecret,
     BackendCluster,
+    CertificateSecret,
     ClusterKey,
     MirrorCluster,
     PolicyCluster,
     PolicySecret,
     ResourceKey,
     RuleCluster,
+    SecretServerCluster,
     StableRule,
 )
 from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
@@ -121,6 +127,7 @@ class Destination(Struct, frozen=True):
         unavailable: the weight of backends that are broken or empty.
         unavailable_status: what their share of the requests is answered with.
         mirrors: clusters of the rule's mirrors, by position of the filter.
+        secrets: what these clusters need for TLS to their backends.
         unresolved: faults of references: condition ``ResolvedRefs``.
         without_endpoints: backends that have none: condition ``BackendsAvailable``.
     """
@@ -131,6 +138,7 @@ class Destination(Struct, frozen=True):
     unavailable: int = 0
     unavailable_status: int = 500
     mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
+    secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
 
@@ -138,6 +146,10 @@ class Destination(Struct, frozen=True):
         return tuple(
             dict.fromkeys([*(s.key for s in self.weighted_clusters), *(key for _, key in self.mirrors)])
         )
+
+    def needs(self) -> tuple[ResourceKey, ...]:
+        """Its clusters, and what these need."""
+        return (*self.clusters(), *dict.fromkeys(self.secrets))
 
 
 class _RuleBackend(NamedTuple):
@@ -166,11 +178,13 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     policy = applied(db, BTP, listener, route, rule.name or "")
     to_service = _goes_to_service(db, listener, route, policy)
     filters = rule_filters(db, resource, index)
-    mirrors, faults, without_endpoints = _mirrors(db, fleet, resource, index, filters.mirrors, to_service)
+    copied, faults, without_endpoints = _mirrors(
+        db, listener.gateway, resource, index, filters.mirrors, to_service
+    )
     backends: list[_RuleBackend] = []
     for n, ref in enumerate(rule.backend_refs):
         at = target(ref, route.namespace)
-        backends.append(_RuleBackend(n, ref, at, _judge(db, route, ref, at, to_service)))
+        backends.append(_RuleBackend(n, ref, at, _judge(db, listener.gateway, route, ref, at, to_service)))
     weighted = [each for each in backends if each.ref.weight]
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
@@ -206,10 +220,31 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         weighted=by_weight,
         unavailable=unusable,
         unavailable_status=share_status,
-        mirrors=mirrors if forwards else (),
+        mirrors=tuple((n, key) for n, key, _ in copied) if forwards else (),
+        secrets=tuple(
+            secret
+            for judged in (*(each.backend for each in weighted), *(to for _, _, to in copied))
+            for secret in _secrets(fleet, judged)
+        )
+        if forwards
+        else (),
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
     )
+
+
+def _secrets(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
+    """What TLS to a backend needs."""
+    if to.tls is None:
+        return
+    found, certificate = to.tls.validation.authorities, to.tls.certificate
+    for server in (found.server if found is not None else None, to.tls.server):
+        if server is not None:
+            yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
+    if found is not None and found.server is None:
+        yield AuthoritiesSecret(found.secret, fleet, found.owner)
+    if certificate is not None and to.tls.server is None:
+        yield CertificateSecret(fleet, certificate)
 
 
 def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
@@ -338,7 +373,7 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
-            keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
+            keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
             keys.update(dict.fromkeys(of_filters(db, listener, resource, index)))
         keys.update(dict.fromkeys(kept_resources(db, listener, route)))
@@ -352,19 +387,32 @@ def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[
         return ()
     fleet = fleet_of(db, listener.gateway)
     extra = (f.clusters(db, Effective(value, route.ref)) for f, value in own if f.clusters is not None)
-    return tuple(PolicyCluster(each.name, fleet, each) for some in extra for each in some)
+    return tuple(key for some in extra for each in some for key in _extra(db, fleet, each))
 
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
     """What the policies of a rule need besides its destination."""
     fleet = fleet_of(db, listener.gateway)
-    extra = extra_resources(db, rule_policies(db, listener, route, rule))
-    return tuple(
-        PolicyCluster(each.name, fleet, each)
-        if isinstance(each, ExtraCluster)
-        else PolicySecret(each.name, fleet, each)
-        for each in extra
-    )
+    keys: list[ResourceKey] = []
+    for each in extra_resources(db, rule_policies(db, listener, route, rule)):
+        if isinstance(each, ExtraCluster):
+            keys += _extra(db, fleet, each)
+        else:
+            keys.append(PolicySecret(each.name, fleet, each))
+    return tuple(keys)
+
+
+def _extra(db: Db, fleet: FleetId, each: ExtraCluster) -> Iterator[ResourceKey]:
+    """A cluster that a feature needs, and what TLS to its backends needs."""
+    yield PolicyCluster(each.name, fleet, each)
+    gateway = first_gateway(db, fleet)
+    for of in each.backends:
+        yield from _secrets(fleet, reached_from(db, gateway, of.target, False))
+
+
+def first_gateway(db: Db, fleet: FleetId) -> Ref:
+    """The Gateway whose certificate the clusters of policies show, which all Gateways of a fleet share."""
+    return fleet.owner if fleet.owner.is_a(Gateway) else next(iter(members(db, fleet)), fleet.owner)
 
 
 @query
@@ -474,7 +522,7 @@ def _must_stay_apart(
     of_gateway = applied_to_gateway(db, BTP, gateway)
     if len(rule.backend_refs) > 1:
         if any(
-            _judge(db, route, r, target(r, route.namespace), routed_to_service).fallback
+            _judge(db, gateway, route, r, target(r, route.namespace), routed_to_service).fallback
             for r in rule.backend_refs
         ):
             return True
@@ -488,32 +536,34 @@ def _must_stay_apart(
     return replaces or shapes_clusters(db, policy)
 
 
-def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool) -> Backend:
+def _judge(
+    db: Db, gateway: Ref, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool
+) -> Backend:
     if (problem := backend_filter_problem(ref)) is not None:
         return Backend(problem=problem)
-    judged = _permitted(db, route, at, routed_to_service)
+    judged = _permitted(db, gateway, route, at, routed_to_service)
     if judged.problem is None and (fault := backend_filter_fault(ref)) is not None:
         return Backend(problem=fault)
     return judged
 
 
-def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backend:
-    """A backend as resolved for a route, speaking what the route's kind wants."""
-    judged = permitted(db, route, at, routed_to_service)
+def _permitted(db: Db, gateway: Ref, route: Ref, at: Target, routed_to_service: bool) -> Backend:
+    """A backend as the Envoys of a Gateway reach it for a route, speaking what the route's kind wants."""
+    judged = reached(db, gateway, permitted(db, route, at, routed_to_service))
     return judged if judged.problem is not None else judged.speaking(route_kind(route.kind).upstream)
 
 
 def _mirrors(
-    db: Db, fleet: FleetId, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
-) -> tuple[tuple[tuple[int, MirrorCluster], ...], list[Problem], list[Problem]]:
-    route, section = of.ref, of.spec.rules[index].name or ""
-    keys: list[tuple[int, MirrorCluster]] = []
+    db: Db, gateway: Ref, of: Route, index: int, mirrors: tuple[Mirror, ...], routed_to_service: bool
+) -> tuple[tuple[tuple[int, MirrorCluster, Backend], ...], list[Problem], list[Problem]]:
+    route, section, fleet = of.ref, of.spec.rules[index].name or "", fleet_of(db, gateway)
+    keys: list[tuple[int, MirrorCluster, Backend]] = []
     faults: list[Problem] = []
     empty: list[Problem] = []
     for mirror in mirrors:
         at = target(mirror.backend, route.namespace)
         path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
-        judged = _permitted(db, route, at, routed_to_service)
+        judged = _permitted(db, gateway, route, at, routed_to_service)
         if judged.problem is not None:
             faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:
@@ -525,12 +575,19 @@ def _mirrors(
             else:
                 name = names.mirror(names.stable_rule(route, _identity(section, at)), mirror.index)
                 key = MirrorCluster(name, fleet, route, StableRule(section), at)
-            keys.append((mirror.index, key))
+            keys.append((mirror.index, key, judged))
     return tuple(keys), faults, empty
 
 
 def _mixed(backends: list[Backend]) -> bool:
-    """Whether backends cannot share a cluster: names with addresses, or HTTP/1.1 forced with HTTP/2."""
-    return len({b.dns for b in backends}) > 1 or (
-        any(b.http1 for b in backends) and any(b.protocol != "HTTP" for b in backends)
+    """Whether backends cannot share a cluster.
+
+    They are names and addresses, or HTTP/1.1 is forced for some and others speak HTTP/2, or the server name
+    of TLS is that of the endpoint for some of them.
+    """
+    of_endpoint = [b.tls is not None and b.tls.validation.sni_of_endpoint for b in backends]
+    return (
+        len({b.dns for b in backends}) > 1
+        or (any(b.http1 for b in backends) and any(b.protocol != "HTTP" for b in backends))
+        or (any(of_endpoint) and not all(of_endpoint))
     )

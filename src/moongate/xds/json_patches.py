@@ -38,6 +38,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf import json_format
 from jsonpath.function_extensions import ExpressionType, FilterFunction
 
+from moongate import names
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation
 from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.patch_policies import patch_policies
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
     from moongate.api.envoypatchpolicy import EnvoyJSONPatchConfig
     from moongate.engine import Db
-
-RESERVED: Final = "system_ca_certificates"
-"""The secret that no patch may touch."""
 
 _MESSAGES: Final[Mapping[str, tuple[type[Message], str]]] = {
     LISTENER: (Listener, "name"),
@@ -227,8 +225,8 @@ def _fault(patch: EnvoyJSONPatchConfig) -> str | None:
             _compiled(operation.json_path)
         except PatchError as error:
             return str(error)
-    if _target(patch) == (SECRET, RESERVED):
-        return f"The secret {RESERVED} cannot be changed."
+    if _target(patch) == (SECRET, names.SYSTEM_AUTHORITIES):
+        return f"The secret {names.SYSTEM_AUTHORITIES} cannot be changed."
     return None
 
 

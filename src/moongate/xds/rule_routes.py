@@ -236,7 +236,7 @@ def _rule_entries(
     rule_name, in_order = names.rule(ref, index), served.terms.in_order
     tail = _metadata(served) if served.terms.described else b""
     needs = (
-        *served.destination.clusters(),
+        *served.destination.needs(),
         *of_policies(db, listener, ref, rule.name or ""),
         *of_filters(db, listener, route, index),
     )

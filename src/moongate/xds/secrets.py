@@ -1,4 +1,4 @@
-"""The certificates of listeners, as Envoy fetches them.
+"""Certificates and CAs, as Envoy fetches them.
 
 Warning: bodies hold private keys. They go to Envoy and nowhere else; ``XdsResource.body`` is shown by no log,
 status or dump of ours without its keys struck out.
@@ -15,18 +15,21 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as Secre
 from moongate import names
 from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
+from moongate.attach.backend_tls import OF_SYSTEM, authorities, authorities_refusal
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem, refusal
 from moongate.attach.fleets import members
+from moongate.attach.gateways import system_authorities
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.attach.listeners import all_last_judged
 from moongate.engine import Failed, query
+from moongate.problem import Problem
 from moongate.store import get
 from moongate.xds.wire import SECRET, XdsResource, encode
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
     from moongate.engine import Db
-    from moongate.xds.cluster_keys import PolicySecret
+    from moongate.xds.cluster_keys import AuthoritiesSecret, PolicySecret
 
 
 @query
@@ -71,6 +74,25 @@ def policy_secret(db: Db, key: PolicySecret) -> XdsResource:
         resource.data.get(key.found_in.key, b"") if resource is not None else b""
     )
     return XdsResource.of(SECRET, message.name, encode(message))
+
+
+@query
+def authorities_secret(db: Db, key: AuthoritiesSecret) -> XdsResource:
+    """The CAs that a cluster checks its backends by; none at all where they cannot be used any more.
+
+    Without any, Envoy refuses the secret and goes on with the one before, until the cluster lets go of it.
+    """
+    refused = authorities_refusal(db, key.fleet, key.owner or OF_SYSTEM)
+    if refused is not None and refused.before is not None:
+        return refused.before
+    message = SecretMessage(name=key.name)
+    trusted = message.validation_context.trusted_ca
+    found = authorities(db, key.owner) if key.owner is not None else None
+    if found is None or (not isinstance(found, Problem) and not found.pem):
+        trusted.filename = system_authorities(db)
+    else:
+        trusted.inline_bytes = b"" if isinstance(found, Problem) else found.pem
+    return XdsResource.of(SECRET, key.name, encode(message))
 
 
 def _tls_certificate(secret: Secret) -> TlsCertificate:

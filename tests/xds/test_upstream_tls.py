@@ -1,0 +1,278 @@
+"""How clusters speak TLS to their backends, and that nothing is sent in the clear."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as SecretMessage
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+
+from moongate.api.base import FleetId, Ref
+from moongate.api.core import Secret
+from moongate.attach.secret_servers import SDS_SECRET
+from moongate.xds.cluster_keys import (
+    AuthoritiesSecret,
+    CertificateSecret,
+    ClusterKey,
+    SecretKey,
+    SecretServerCluster,
+)
+from moongate.xds.clusters import cluster, load_assignment, secret_server
+from moongate.xds.destinations import rule_destination
+from moongate.xds.secrets import authorities_secret
+from tests import core as made
+from tests.attach.test_backend_tls import (
+    CA,
+    OTHER_CA,
+    OURS,
+    PROXY,
+    WITH_SDS,
+    backend,
+    config_map,
+    gateway_with,
+    policy_ref,
+    tls_policy,
+)
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, gateway_class, http, tls_secret
+from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, service
+
+APP = "{group: gateway.envoyproxy.io, kind: Backend, name: app}"
+OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+NAME = "httproute/default/shop/rule/0"
+BASE = (gateway(http("web")), service(), config_map())
+
+
+def sent(core: Core) -> tuple[Cluster, ClusterLoadAssignment]:
+    """The only cluster of the route, and its endpoints."""
+    [key] = rule_destination(core.db, WEB, route_ref(), 0).clusters()
+    return built(core, key)
+
+
+def built(core: Core, key: ClusterKey) -> tuple[Cluster, ClusterLoadAssignment]:
+    message, assignment = cluster(core.db, key), load_assignment(core.db, key)
+    assert message is not None
+    assert assignment is not None
+    return Cluster.FromString(message.body), ClusterLoadAssignment.FromString(assignment.body)
+
+
+def contexts(message: Cluster) -> list[dict[str, Any]]:
+    """The TLS of each backend that has it."""
+    made: list[dict[str, Any]] = []
+    for match in message.transport_socket_matches:
+        context = UpstreamTlsContext()
+        assert match.transport_socket.typed_config.Unpack(context)
+        made.append(as_dict(context))
+    return made
+
+
+def options(message: Cluster) -> dict[str, Any]:
+    http_options = HttpProtocolOptions()
+    assert message.typed_extension_protocol_options[OPTIONS].Unpack(http_options)
+    return as_dict(http_options)
+
+
+def marks(assignment: ClusterLoadAssignment) -> list[list[str]]:
+    """By backend, the transport sockets that its endpoints name."""
+    return [
+        [
+            each.metadata.filter_metadata["envoy.transport_socket_match"].fields["name"].string_value
+            for each in locality.lb_endpoints
+        ]
+        for locality in assignment.endpoints
+    ]
+
+
+def secrets(core: Core) -> tuple[SecretKey, ...]:
+    needed = rule_destination(core.db, WEB, route_ref(), 0).needs()
+    return tuple(key for key in needed if isinstance(key, SecretKey))
+
+
+def test_a_backend_with_a_policy_is_reached_by_tls_alone() -> None:
+    core = Core(*BASE, http_route(), tls_policy())
+
+    message, assignment = sent(core)
+
+    assert [match.name for match in message.transport_socket_matches] == [f"{NAME}/tls/0"]
+    assert marks(assignment) == [[f"{NAME}/tls/0"]]
+    assert message.transport_socket.name == "dummy.transport_socket"
+    assert options(message)["auto_config"].keys() == {"http_protocol_options", "http2_protocol_options"}
+    [context] = contexts(message)
+    assert context["sni"] == "shop.internal"
+    checks = context["common_tls_context"]["combined_validation_context"]
+    assert checks["validation_context_sds_secret_config"]["name"] == "policy/default-ca"
+    assert checks["default_validation_context"]["match_typed_subject_alt_names"] == [
+        {"san_type": "DNS", "matcher": {"exact": "shop.internal"}}
+    ]
+    assert secrets(core) == (AuthoritiesSecret("policy/default-ca", EG_FLEET, policy_ref()),)
+
+
+def test_backends_with_and_without_tls_share_a_cluster() -> None:
+    route = http_route(rule("", "{name: plain, port: 80}", SHOP))
+    core = Core(*BASE, service("plain"), route, tls_policy())
+
+    message, assignment = sent(core)
+
+    assert marks(assignment) == [[""], [f"{NAME}/tls/1"]]
+    assert not message.HasField("transport_socket")
+    assert OPTIONS not in message.typed_extension_protocol_options
+
+
+def test_a_backend_whose_authorities_are_missing_gets_its_share_answered_with_500() -> None:
+    route = http_route(rule("", "{name: plain, port: 80, weight: 3}", SHOP))
+    core = Core(gateway(http("web")), service(), service("plain"), route, tls_policy())
+
+    destination = rule_destination(core.db, WEB, route_ref(), 0)
+
+    assert (destination.status, destination.unavailable, destination.unavailable_status) == (0, 1, 500)
+    assert [(each.weight, each.routable) for each in destination.weighted_clusters] == [(3, True), (1, False)]
+    assert "1 of 4, is answered with 500" in destination.unresolved[0].message
+    broken, assignment = built(core, destination.weighted_clusters[1].key)
+    assert not broken.transport_socket_matches
+    assert [list(locality.lb_endpoints) for locality in assignment.endpoints] == [[]]
+
+
+def test_a_broken_certificate_of_the_proxy_closes_the_backend() -> None:
+    core = Core(gateway_class("p"), PROXY, *BASE, http_route(), tls_policy())
+
+    destination = rule_destination(core.db, WEB, route_ref(), 0)
+
+    assert destination.status == 500
+    assert destination.unresolved[0].reason == "InvalidBackendTLS"
+    assert destination.clusters() == ()
+
+
+def test_a_certificate_is_shown_and_its_secret_is_needed() -> None:
+    core = Core(
+        gateway_with("{backend: {clientCertificateRef: {name: g}}}").replace("name: a", "name: web"),
+        tls_secret("g", "g"),
+        service(),
+        config_map(),
+        http_route(),
+        tls_policy(),
+    )
+
+    [context] = contexts(sent(core)[0])
+
+    shown = context["common_tls_context"]["tls_certificate_sds_secret_configs"]
+    assert [each["name"] for each in shown] == ["default/g"]
+    assert [key for key in secrets(core) if isinstance(key, CertificateSecret)] == [
+        CertificateSecret(EG_FLEET, Ref.of(Secret, "default", "g"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tls", "context", "of_request"),
+    [
+        ("{insecureSkipVerify: true}", {}, True),
+        ("{insecureSkipVerify: true, sni: a.io}", {"sni": "a.io"}, False),
+        (f"{{{OURS}}}", {"auto_sni_san_validation": True}, True),
+        (
+            f"{{{OURS}, autoSNIFromEndpointHostname: true}}",
+            {"auto_host_sni": True, "auto_sni_san_validation": True},
+            False,
+        ),
+    ],
+    ids=["unchecked", "unchecked-name", "of-request", "of-endpoint"],
+)
+def test_the_server_name_comes_from_where_the_backend_says(
+    tls: str, context: dict[str, Any], of_request: bool
+) -> None:
+    named = (
+        backend(tls).replace("port: 443", "port: 443\n    hostname: b.io") if "auto" in tls else backend(tls)
+    )
+    core = Core(gateway(http("web")), config_map(), http_route(rule("", APP)), named, config=ON_HOST)
+
+    message, _ = sent(core)
+
+    [made] = contexts(message)
+    common = made.pop("common_tls_context")
+    assert made == context
+    assert ("combined_validation_context" in common) is (OURS in tls)
+    assert ("upstream_http_protocol_options" in options(message)) is of_request
+
+
+def test_an_own_server_name_of_the_endpoint_keeps_backends_apart() -> None:
+    """Envoy takes the name of the request for all of a cluster, or for none."""
+    named = backend(f"{{{OURS}, autoSNIFromEndpointHostname: true}}")
+    core = Core(
+        *BASE,
+        http_route(rule("", APP, SHOP)),
+        named.replace("port: 443", "port: 443\n    hostname: b.io"),
+        config=ON_HOST,
+    )
+
+    assert len(rule_destination(core.db, WEB, route_ref(), 0).clusters()) == 2
+
+
+def test_authorities_are_one_secret() -> None:
+    core = Core(*BASE, http_route(), tls_policy())
+    [key] = secrets(core)
+    assert isinstance(key, AuthoritiesSecret)
+
+    first = SecretMessage.FromString(authorities_secret(core.db, key).body)
+    core.apply(config_map(ca_crt=OTHER_CA))
+    second = SecretMessage.FromString(authorities_secret(core.db, key).body)
+
+    assert first.validation_context.trusted_ca.inline_bytes == CA
+    assert second.validation_context.trusted_ca.inline_bytes == OTHER_CA
+    assert CA not in repr(authorities_secret(core.db, key)).encode()
+
+
+def test_those_of_the_system_are_a_file() -> None:
+    core = Core(*BASE, config=IN_CLUSTER)
+    key = AuthoritiesSecret("system_ca_certificates", FleetId(EG_FLEET.owner), None)
+
+    message = SecretMessage.FromString(authorities_secret(core.db, key).body)
+
+    assert message.validation_context.trusted_ca.filename == "/etc/ssl/certs/ca-certificates.crt"
+
+
+def test_with_merge_backends_the_shared_cluster_has_the_tls() -> None:
+    """And its name stays as it is, so a policy that comes or goes changes this cluster in its place."""
+    core = Core(*BASE, http_route(), config=ON_HOST)
+    [before] = rule_destination(core.db, WEB, route_ref(), 0).clusters()
+
+    core.apply(tls_policy())
+    [key] = rule_destination(core.db, WEB, route_ref(), 0).clusters()
+    message, assignment = built(core, key)
+
+    assert key == before
+    assert key.name == "service/default/shop/80/http"
+    assert marks(assignment) == [["service/default/shop/80/http/tls/0"]]
+    assert message.transport_socket_matches[0].name == "service/default/shop/80/http/tls/0"
+
+
+def test_a_policy_re_runs_the_cluster_of_its_backend_alone() -> None:
+    routes = [http_route(rule("", f"{{name: s{n}, port: 80}}"), name=f"r{n}") for n in range(10)]
+    core = Core(gateway(http("web")), config_map(), *(service(f"s{n}") for n in range(10)), *routes)
+    for n in range(10):
+        built(core, rule_destination(core.db, WEB, route_ref(f"r{n}"), 0).weighted_clusters[0].key)
+
+    core.apply(tls_policy(target="Service/s3"))
+    with core.ran() as ran:
+        for n in range(10):
+            built(core, rule_destination(core.db, WEB, route_ref(f"r{n}"), 0).weighted_clusters[0].key)
+
+    assert (ran["cluster"], ran["load_assignment"], ran["rule_destination"]) == (1, 1, 1)
+
+
+def test_a_server_of_secrets_has_a_cluster_and_moongate_no_secret() -> None:
+    root = made.secret("a", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET)
+    checks = "{caCertificateRefs: [{group: '', kind: Secret, name: a}], hostname: a.io}"
+    core = Core(*BASE, http_route(), tls_policy(validation=checks), root, config=WITH_SDS)
+
+    [context] = contexts(sent(core)[0])
+    to = rule_destination(core.db, WEB, route_ref(), 0)
+    [server] = (key for key in to.needs() if key not in to.clusters())
+
+    checks_by = context["common_tls_context"]["combined_validation_context"]
+    assert checks_by["validation_context_sds_secret_config"]["name"] == "ROOT"
+    assert isinstance(server, SecretServerCluster)
+    assert server.name == "sds_run_s_" + sha256(b"/run/s").hexdigest()[:32]
+    assert as_dict(Cluster.FromString(secret_server(core.db, server).body))["type"] == "STATIC"
+    assert secrets(core) == ()
