@@ -48,6 +48,7 @@ from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.xds.bootstraps import bootstrap_parts
 from moongate.xds.refusals import bind_failure
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
 
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
+
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
     from moongate.ads.events import Counters, Rejection
     from moongate.infra.envoy_log import Unopened
@@ -178,6 +181,11 @@ class Fleets:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
+            parts = self._parts(fleet.id)
+            if parts is not None and parts != fleet.made_of:
+                fleet.made_of = parts
+                renewal = fleet.process.renew(self._bootstrap(name, parts))
+                self._tasks.create_task(renewal, name=f"bootstrap of {name}")
             taken = self._taken(name, fleet)
             if taken and not fleet.retrying:
                 fleet.retrying = True
@@ -291,6 +299,7 @@ class Fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
         files, node = self._run.envoy(name), name.replace("/", "-")
         options = self._options(fleet_id) or EnvoyOptions()
+        parts = self._parts(fleet_id) or b""
 
         @asynccontextmanager
         async def listening() -> AsyncGenerator[None]:
@@ -303,7 +312,7 @@ class Fleets:
             name,
             binary=self._binary,
             files=files,
-            bootstrap=bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin),
+            bootstrap=self._bootstrap(name, parts),
             options=options,
             beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
@@ -316,7 +325,7 @@ class Fleets:
         self._transitions.start(fleet_id)
         self._large.start(fleet_id)
         self._draining.start(fleet_id)
-        fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options)
+        fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options, parts)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
 
@@ -387,6 +396,18 @@ class Fleets:
             self._certificates.end(fleet.id)
             self._ending[name] = fleet
             fleet.end()
+
+    def _bootstrap(self, name: str, parts: bytes) -> Bootstrap:
+        files, node = self._run.envoy(name), name.replace("/", "-")
+        return bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin, parts=parts)
+
+    def _parts(self, fleet: FleetId) -> bytes | None:
+        """What the EnvoyProxy adds to the bootstrap; ``None`` if it cannot be used, and Envoys keep it."""
+        parts = bootstrap_parts.attempt(self._world.db, fleet)
+        settings = fleet_proxy.attempt(self._world.db, fleet)
+        if isinstance(parts, Failed) or isinstance(settings, Failed) or settings.problems:
+            return None
+        return parts
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
@@ -579,6 +600,8 @@ class Fleets:
         messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}" for r in stuck]
         own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
         messages += [f"{r.what}: {r.message}" for r in own]
+        if fleet.process.bootstrap_error:
+            messages.append(f"its bootstrap, so the former one stays: {fleet.process.bootstrap_error}")
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}

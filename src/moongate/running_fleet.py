@@ -65,14 +65,19 @@ class RunningFleet:
         id_: the fleet.
         process: the Envoy.
         options: the options with which the process was created.
+        made_of: what its bootstrap was made of.
     """
 
-    def __init__(self, world: World, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions) -> None:
+    def __init__(
+        self, world: World, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions, made_of: bytes = b""
+    ) -> None:
         self._world = world
         self.id = id_
         self.process = process
         self.options = options
         """The options that the EnvoyProxy last asked for."""
+        self.made_of = made_of
+        """What the bootstrap that the EnvoyProxy last asked for is made of."""
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.retrying = False

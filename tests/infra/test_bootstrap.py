@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.metrics.v3.stats_pb2 import StatsSink
 
 from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json, bootstrap
+from moongate.xds.wire import encode
 
 XDS, ADMIN = Path("/run/m/xds.sock"), Path("/run/m/envoy.sock")
 
@@ -46,10 +49,30 @@ def test_listeners_and_clusters_come_by_delta_ads() -> None:
 
 
 def test_the_control_plane_is_reached_over_its_unix_socket() -> None:
-    (cluster,) = made()["staticResources"]["clusters"]
+    cluster = cluster_of("xds_cluster")
     (locality,) = cluster["loadAssignment"]["endpoints"]
 
     assert locality["lbEndpoints"] == [{"endpoint": {"address": {"pipe": {"path": str(XDS)}}}}]
+
+
+def test_envoy_can_ask_itself_for_its_statistics() -> None:
+    """For the listener that Prometheus asks; Envoy serves it only if an EnvoyProxy says so."""
+    (locality,) = cluster_of("prometheus_stats")["loadAssignment"]["endpoints"]
+
+    assert locality["lbEndpoints"] == [{"endpoint": {"address": {"pipe": {"path": str(ADMIN)}}}}]
+
+
+def cluster_of(name: str) -> dict[str, Any]:
+    return next(each for each in made()["staticResources"]["clusters"] if each["name"] == name)
+
+
+def test_with_a_sink_statistics_are_sent_without_being_asked_for() -> None:
+    parts = encode(Bootstrap(stats_sinks=[StatsSink(name="x")]))
+    message = bootstrap("shop/eg", "node-1", xds_socket=XDS, admin_socket=ADMIN, parts=parts)
+
+    assert made()["statsFlushOnAdmin"]
+    assert not message.stats_flush_on_admin
+    assert [sink.name for sink in message.stats_sinks] == ["x"]
 
 
 def test_the_admin_interface_is_a_socket_for_its_owner_alone() -> None:

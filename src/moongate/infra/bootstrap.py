@@ -40,6 +40,7 @@ from google.protobuf.struct_pb2 import Struct as ProtoStruct
 from google.protobuf.wrappers_pb2 import BoolValue
 from msgspec import Struct
 
+from moongate.names import STATISTICS_CLUSTER
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def bootstrap(
     zone: str = "",
     max_connections: int = 50_000,
     stats_tags: bool = False,
+    parts: bytes = b"",
 ) -> Bootstrap:
     """The bootstrap of one Envoy that gets everything from ``xds_socket``.
 
@@ -102,8 +104,9 @@ def bootstrap(
         stats_tags: extract Envoy Gateway's four extra labels from the names of statistics. Each is a regular
             expression that Envoy tries on every statistic: with 5,000 clusters Envoy takes 16 s of CPU until
             it is ready, and 1.7 s without. So only users whose dashboards need the labels should set this.
+        parts: an encoded ``Bootstrap`` that is merged into it.
     """
-    return Bootstrap(
+    message = Bootstrap(
         node=Node(id=node_id, cluster=fleet, locality=Locality(zone=zone) if zone else None),
         admin=Admin(
             address=Address(pipe=Pipe(path=str(admin_socket), mode=0o600)),
@@ -123,7 +126,9 @@ def bootstrap(
             lds_config=_ads(),
             cds_config=_ads(),
         ),
-        static_resources=Bootstrap.StaticResources(clusters=[_xds_cluster(xds_socket)]),
+        static_resources=Bootstrap.StaticResources(
+            clusters=[_xds_cluster(xds_socket), _own_statistics(admin_socket)]
+        ),
         # Nobody gets statistics but those who ask. Otherwise Envoy goes through those of all clusters every
         # five seconds: with 5,000 of them its main thread, which also takes what is sent, stands still then.
         stats_flush_on_admin=True,
@@ -147,6 +152,10 @@ def bootstrap(
             ],
         ),
     )
+    message.MergeFromString(parts)
+    if message.stats_sinks:
+        message.ClearField("stats_flush_on_admin")
+    return message
 
 
 def as_json(message: Bootstrap) -> bytes:
@@ -226,6 +235,19 @@ def _xds_cluster(xds_socket: Path) -> Cluster:
         },
         load_assignment=ClusterLoadAssignment(
             cluster_name=XDS_CLUSTER, endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
+        ),
+    )
+
+
+def _own_statistics(admin_socket: Path) -> Cluster:
+    """Where the listener for Prometheus sends its requests; there is one if the EnvoyProxy asks for it."""
+    endpoint = LbEndpoint(endpoint=Endpoint(address=Address(pipe=Pipe(path=str(admin_socket)))))
+    return Cluster(
+        name=STATISTICS_CLUSTER,
+        type=Cluster.STATIC,
+        connect_timeout=Duration(nanos=250_000_000),
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=STATISTICS_CLUSTER, endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
         ),
     )
 
