@@ -168,7 +168,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     weighted = [each for each in backends if each.ref.weight]
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
-    merging = proxy(db, listener.gateway).spec.merge_backends
+    merging = merged_backends(db, listener.gateway)
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
     clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
@@ -277,7 +277,7 @@ def _weighted_clusters(
 
 def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
     """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1."""
-    if fleet_proxy(db, fleet).spec.merge_backends is None:
+    if not merges_backends(db, fleet):
         return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
     rule = stable_rule(route, index)
     if n >= 0:
@@ -411,12 +411,32 @@ def resource_keys(
     )
 
 
+# What thousands of rules read of an EnvoyProxy: its other settings may change without them.
+
+
+@query
+def merged_backends(db: Db, gateway: Ref) -> MergeBackends | None:
+    """Which backends of a Gateway have clusters that rules share; ``None`` for none."""
+    return proxy(db, gateway).spec.merge_backends
+
+
+@query
+def merges_backends(db: Db, fleet: FleetId) -> bool:
+    """Whether backends of a fleet may have clusters that rules share."""
+    return fleet_proxy(db, fleet).spec.merge_backends is not None
+
+
+@query
+def _routing_type(db: Db, gateway: Ref) -> str | None:
+    return proxy(db, gateway).spec.routing_type
+
+
 @query
 def to_service(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
     policy = applied_to_gateway(db, BTP, gateway)
     routing = routing_type(db, policy) if policy is not None else None
-    return (routing or proxy(db, gateway).spec.routing_type) == "Service"
+    return (routing or _routing_type(db, gateway)) == "Service"
 
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
@@ -431,7 +451,7 @@ def _goes_to_service(db: Db, listener: ListenerId, route: Ref, policy: Applied |
             return routing == "Service"
         if _is_of_route(db, policy.owner, route):
             # A route's policy that does not merge replaces its parents, even in what it leaves unset.
-            return proxy(db, listener.gateway).spec.routing_type == "Service"
+            return _routing_type(db, listener.gateway) == "Service"
     return to_service(db, listener.gateway)
 
 
@@ -499,7 +519,7 @@ def _mirrors(
         elif judged.empty:
             empty.append(_without_endpoints(db, path, at).saying(_NOT_COPIED))
         elif mirror.millionths != 0:
-            if fleet_proxy(db, fleet).spec.merge_backends is None:
+            if not merges_backends(db, fleet):
                 name = names.mirror(names.rule(route, index), mirror.index)
                 key = MirrorCluster(name, fleet, route, index, at)
             else:
