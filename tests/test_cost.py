@@ -317,7 +317,7 @@ def test_an_endpoint_rebuilds_one_load_assignment(many: World, some: World) -> N
 
 
 def tracing(rate: int) -> Resource:
-    backends = [{"name": "s0", "namespace": "default", "port": 80}]
+    backends = [{"name": "s0", "namespace": "default", "port": 8080}]
     traced = {"provider": {"backendRefs": backends}, "samplingRate": rate}
     return resource("EnvoyProxy", "default", "ep", {"spec": {"telemetry": {"tracing": traced}}})
 
