@@ -18,7 +18,7 @@ from moongate.xds.fallbacks import Fallback, withheld
 from moongate.xds.routes import concern
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.scoped_chains import HOST_HEADER
-from moongate.xds.wire import ROUTE, SCOPE, version
+from moongate.xds.wire import CLUSTER, ROUTE, SCOPE, version
 from tests import worlds
 from tests.core import ON_HOST
 
@@ -192,6 +192,42 @@ def test_a_last_good_form_of_the_former_table_is_closed_in_the_next(fleet: Fleet
     assert [(route.direct_response.status, route.match.headers[0].name) for route in host.routes] == [
         (500, "Host")
     ]
+
+
+def test_what_is_refused_of_each_form_stays_out_of_both_and_keeps_its_clusters(fleet: Fleet) -> None:
+    """A connection that drains uses the one, a new one the other."""
+    fleet.world.apply(
+        {each.ref: each for n in (3, 4) for each in (worlds.service(n), worlds.endpoint_slice(n))}
+    )
+    fleet.serve("a.test")
+    fleet.serve("a.test", "b.test")
+    assert fleet.is_scoped()
+    made = worlds.route(0)
+    rules = (*worlds.route(0, "/one").spec.rules, *worlds.route(0, "/two").spec.rules)
+    spec = structs.replace(made.spec, hostnames=("a.test",), rules=rules)
+    fleet.world.apply({made.ref: structs.replace(made, spec=spec)})
+    fleet.world.apply({worlds.route(n).ref: worlds.route(n) for n in (3, 4)})
+    fleet.world.pull()
+    db = fleet.world.db
+    [listener] = ready_listeners(db, worlds.EG_FLEET)
+    whole, scoped = (route_entries_of(db, listener, made.ref, form) for form in (False, True))
+    before = [route_entries_of(db, listener, worlds.route(n).ref, False)[0] for n in (3, 4)]
+    part = names.scope(names.scoped_table(TABLE), "a.test")
+
+    for type_url, name, entry, good in (
+        (ROUTE, TABLE, whole[0], before[0]),
+        (SCOPE, part, scoped[1], before[1]),
+    ):
+        out = {version(entry.body): Fallback(good, strict=False)}
+        fleet.world.write(withheld(worlds.EG_FLEET, type_url, name, made.ref), out)
+    fleet.world.apply({worlds.route(n).ref: None for n in (3, 4)})
+    fleet.world.pull()
+
+    for table in (fleet.whole(), fleet.part("a.test")):
+        [host] = (host for host in table.virtual_hosts if host.domains[0] == "a.test")
+        assert [route.name.split("/")[2] for route in host.routes] == ["r3", "r4"]
+    clusters = fleet.world.xds()["default/eg"][CLUSTER]
+    assert {"service/default/s3/8080/http", "service/default/s4/8080/http"} <= clusters.keys()
 
 
 def test_a_table_that_is_large_from_the_start_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:

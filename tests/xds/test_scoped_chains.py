@@ -12,13 +12,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from msgspec import structs
 
+from moongate.api.base import ListenerId
 from moongate.api.envoygateway import RuntimeFlags
 from moongate.api.httproute import HTTPRoute
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.scopes import OTHERS_KEY
 from moongate.world import World
 from moongate.xds.route_entries import fail_closed
-from moongate.xds.routes import scope_of_others
+from moongate.xds.routes import host_part, scope_of_others, virtual_host
 from moongate.xds.rule_routes import route_entries_of
 from moongate.xds.scoped_chains import FINDER, HOST_HEADER
 from moongate.xds.wire import LISTENER, SCOPE
@@ -175,6 +176,36 @@ def test_a_hostname_keeps_its_part_while_the_shared_one_cannot_be_built() -> Non
 
         put_fault(made, call, None)
         assert made.pull().gone["default/eg"] == ((SCOPE, f"{PART}a.test"),)
+
+
+def test_what_fails_of_a_shard_closes_in_the_shared_part_only_what_belongs_there() -> None:
+    with faulty():
+        made = world("a.test", "*.test")
+        for call in calls(made):
+            if call[0] is host_part:
+                put_fault(made, call, "before")
+        made.pull()
+        serve(made, 1, "*.other.test")
+        made.pull()
+
+        shared = scopes(made)["_"].route_configuration
+        assert [list(host.domains) for host in shared.virtual_hosts] == [["*.other.test"]]
+        assert "a.test" in scopes(made)
+
+
+def test_a_listener_that_fails_at_the_hostname_of_another_closes_nothing_there() -> None:
+    """Envoy refuses a part in which a hostname stands twice."""
+    gateway = worlds.gateway(worlds.http_listener("http"), worlds.http_listener("narrow", hostname="a.test"))
+    with faulty():
+        made, twin = (World(structs.replace(ON_HOST, runtime_flags=FLAGS)) for _ in range(2))
+        wide = ListenerId(gateway.ref, gateway.ref, "http")
+        put_fault(made, (virtual_host, (wide, "a.test", True)), "before")
+        for each in (made, twin):
+            each.apply({r.ref: r for r in (*worlds.routes_with_backends(1), gateway)})
+            serve(each, 0, "a.test")
+            each.pull()
+
+        assert scopes(made)["a.test"] == scopes(twin)["a.test"]
 
 
 def test_an_entry_that_is_closed_switches_no_filter_on() -> None:
