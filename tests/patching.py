@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moongate.api.base import Ref
 from moongate.engine import query
-from moongate.xds.patches import Patch, Patches
+from moongate.xds.patches import Patch, PatchError, Patches
 from moongate.xds.wire import XdsResource, encode
 
 if TYPE_CHECKING:
@@ -26,17 +26,24 @@ def patched_names(db: Db, _fleet: FleetId) -> tuple[tuple[str, str], ...]:
 
 
 @query
+def created_names(_db: Db, _fleet: FleetId) -> tuple[tuple[str, str], ...]:
+    return ()
+
+
+@query
 def patches_of(db: Db, _fleet: FleetId, type_url: str, name: str) -> tuple[Patch, ...]:
     named: dict[tuple[str, str], tuple[Patch, ...]] = db.read(CELL) or {}
     return named.get((type_url, name), ())
 
 
-def apply(resource: XdsResource, patch: Patch) -> XdsResource:
+def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) -> XdsResource:
     """The resource and the fields of the patch: two encodings, joined, are one of the merged message."""
-    return XdsResource.of(resource.type_url, resource.name, resource.body + patch.body)
+    if resource is None:
+        raise PatchError("There is no such resource.", missing=True)
+    return XdsResource.of(type_url, name, resource.body + patch.body)
 
 
-TRIAL = Patches(patched_names, patches_of, apply)
+TRIAL = Patches(patched_names, created_names, patches_of, apply)
 
 
 def patch(owner: str, adds: Message, path: str = "spec.jsonPatches[0]") -> Patch:

@@ -390,6 +390,40 @@ _namespaces: st.SearchStrategy[Doc] = st.sampled_from(
     [{}, {"metadata": _meta({"team": "a"})}, {"metadata": _meta({"team": "b"})}]
 )
 
+_XDS = "type.googleapis.com/envoy.config."
+_DELAY: Doc = {"op": "add", "path": "/connect_timeout", "value": "1s"}
+_PATCHES: list[tuple[str, str, Doc]] = [
+    (
+        "listener.v3.Listener",
+        "default/eg/web",
+        {"op": "add", "path": "/traffic_direction", "value": "INBOUND"},
+    ),
+    ("listener.v3.Listener", "default/eg/web", {"op": "remove", "path": "/gone"}),
+    ("route.v3.RouteConfiguration", "default/eg/web", {"op": "add", "path": "/vhost_header", "value": "x"}),
+    ("cluster.v3.Cluster", "httproute/default/r0/rule/0", _DELAY),
+    ("cluster.v3.Cluster", "service/default/s0/8080/http", _DELAY),
+    ("cluster.v3.Cluster", "", {"op": "add", "path": "", "value": {"name": "mine"}}),
+    ("cluster.v3.Cluster", "", {"op": "add", "path": "", "value": {"name": "service/default/s0/8080/http"}}),
+]
+_patch_policies = st.builds(
+    lambda age, kind, patches, priority: {
+        "metadata": _meta({}, age),
+        "spec": {
+            "type": "JSONPatch",
+            "targetRef": {"group": GATEWAY_GROUP, "kind": kind, "name": "eg"},
+            "priority": priority,
+            "jsonPatches": [
+                {"type": _XDS + type_, "name": name, "operation": operation}
+                for type_, name, operation in patches
+            ],
+        },
+    },
+    _ages,
+    st.sampled_from(["Gateway", "Gateway", "GatewayClass"]),
+    st.lists(st.sampled_from(_PATCHES), max_size=2),
+    st.sampled_from([0, 0, -1]),
+)
+
 PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     # Often edited.
     ("HTTPRoute", ("r0", "r1", "r2"), _routes),
@@ -405,6 +439,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("SecurityPolicy", ("p0", "p1"), _policy(_SECURITY, _route_targets, _merging)),
     ("ClientTrafficPolicy", ("p0", "p1"), _policy(_CLIENTS, _targets)),
     # Now and then.
+    ("EnvoyPatchPolicy", ("p0", "p1"), _patch_policies),
     ("Backend", ("b0",), _backends),
     ("ReferenceGrant", ("g0",), _grants),
     ("Namespace", NAMESPACES, _namespaces),

@@ -151,13 +151,15 @@ def _configuration() -> Iterator[str]:
 _GATEWAY = {
     "gateway.controllerName": "Which GatewayClasses are served. The class `moongate`, which every laptop has, names the default.",
     "extensionApis.enableBackend": "Whether Backends may be used.",
+    "extensionApis.enableEnvoyPatchPolicy": (
+        "Whether [EnvoyPatchPolicies](../how-to/patch-what-envoy-gets.md) may be used."
+    ),
     "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`). Four flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, and `ScopedTables` does that on all listeners. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }
 _GATEWAY_IDLE = (
     "logging",
-    "extensionApis.enableEnvoyPatchPolicy",
     "extensionApis.enableSDSSecretRef",
     "extensionApis.enableLua",
 )

@@ -18,7 +18,10 @@ Patches
 =======
 What changes a resource after it was built, as an EnvoyPatchPolicy does, is one query around the one that
 builds it (``xds.patches``). Only the resources that some patch names have it, so it costs nothing where
-nothing patches.
+nothing patches. A patch may also make a resource of its own: an inventory names it, as any other, and nothing
+builds it but the patch. Where something else builds a resource of that name, the patch changes that one.
+
+Which call is patched is written into a cell (``patches.patching``), for the statuses of patches.
 """
 
 from __future__ import annotations
@@ -148,13 +151,15 @@ class Outbox:
 class Entry:
     """One resource of a fleet: the inventories that name it, and the resource as it was last built."""
 
-    __slots__ = ("built_by", "call", "held", "key", "parts", "patches", "root", "users", "waits")
+    __slots__ = ("built_by", "call", "held", "key", "made", "parts", "patches", "root", "users", "waits")
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
         self.built_by: Call | None = None
         self.call: Call | None = None
         """The observed call: the one that builds it, or the patching call around that."""
+        self.made: Call | None = None
+        """What builds it if a patch alone makes it; ``None`` when no patch does."""
         self.root: Root[Any] | None = None
         self.users = 0
         self.held: XdsResource | None = None
@@ -206,6 +211,7 @@ class FleetInventory:
         self._others = [self._root(keeps_what_it_has, (fleet,), self._accepted)]
         if changed_by is not None:
             self._others.append(self._root(changed_by.names, (fleet,), self._name_patched))
+            self._inventory(changed_by.created, (fleet,), self._created)
         self._inventory(listeners.listener_names, (fleet,), self._listeners)
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
@@ -227,6 +233,7 @@ class FleetInventory:
         for root in (*self._others, *self._inventories):
             self._observers.release(root)
         for key, entry in self.resources.items():
+            self._say_patched(entry, None)
             if entry.root is not None:
                 self._observers.release(entry.root)
             if entry.held is not None:
@@ -293,6 +300,9 @@ class FleetInventory:
             cluster = CLUSTER, self._name, local.local_cluster, (self._fleet,)
             yield "", [cluster, (ENDPOINT, self._name, local.local_assignment, (self._fleet,))]
 
+    def _created(self, value: tuple[tuple[str, str], ...]) -> Iterator[_Part]:
+        yield "", [(*key, patches.nothing, (self._fleet, *key)) for key in value]
+
     def _clusters(self, value: tuple[tuple[Ref, tuple[ResourceKey, ...] | None], ...]) -> Iterator[_Part]:
         for route, keys in value:
             yield route, None if keys is None else [named for key in keys for named in _built_from(key)]
@@ -324,8 +334,8 @@ class FleetInventory:
     def _end_inventory(self, inventory: Root[Any]) -> None:
         self._observers.release(inventory)
         self._passed_over.pop(inventory, None)
-        for key, _ in _without(self._inventories.pop(inventory).named, {}):
-            self._leave(key)
+        for key, call in _without(self._inventories.pop(inventory).named, {}):
+            self._leave(key, call)
 
     def _inventory(
         self, query: Query[..., Any], args: tuple[Any, ...], parts: Callable[[Any], Iterator[_Part]]
@@ -354,15 +364,18 @@ class FleetInventory:
         inventory.taken, inventory.named = value, after
         for key, call in _without(after, before):
             self._use(key, call)
-        for key, _ in _without(before, after):
-            self._leave(key)
+        for key, call in _without(before, after):
+            self._leave(key, call)
 
     def _use(self, key: tuple[str, str], call: Call) -> None:
         entry = self.resources.get(key)
         if entry is None:
             entry = self.resources[key] = Entry(key)
         entry.users += 1
-        entry.built_by = call
+        if call[0] is patches.nothing:
+            entry.made = call
+        if call[0] is not patches.nothing or entry.built_by is None:
+            entry.built_by = call
         self._observe(entry)
 
     def _observe(self, entry: Entry) -> None:
@@ -374,6 +387,7 @@ class FleetInventory:
             call = patches.patched, (target,)
         if entry.call == call:
             return
+        self._say_patched(entry, call)
         # Another call may take over a name, for example that of a mirror's cluster when the mirror moves.
         if entry.root is not None:
             self._observers.release(entry.root)
@@ -383,6 +397,12 @@ class FleetInventory:
             *call, RESOURCE, built, eager=key[0] == ENDPOINT, owner=self._fleet
         )
 
+    def _say_patched(self, entry: Entry, call: Call | None) -> None:
+        """Write which call is patched; ``None`` for a resource that leaves."""
+        target: Patched | None = call[1][0] if call is not None and call[0] is patches.patched else None
+        if target is not None or entry.target is not None:
+            self._observers.db.put(patches.patching(self._fleet, *entry.key), target)
+
     def _name_patched(self, root: Root[tuple[tuple[str, str], ...]]) -> None:
         if root.value is None or isinstance(root.value, Failed):
             return
@@ -391,12 +411,18 @@ class FleetInventory:
             if (entry := self.resources.get(key)) is not None:
                 self._observe(entry)
 
-    def _leave(self, key: tuple[str, str]) -> None:
+    def _leave(self, key: tuple[str, str], call: Call) -> None:
         entry = self.resources[key]
         entry.users -= 1
+        if call[0] is patches.nothing:
+            entry.made = None
+        elif entry.users == 1 and entry.made is not None:
+            entry.built_by = entry.made
+            self._observe(entry)
         # A route that stops using it must be handed out before the resource goes.
         entry.waits = self._outbox.takes
         if entry.users == 0:
+            self._say_patched(entry, None)
             if entry.root is not None:
                 self._observers.release(entry.root)
             if entry.held is not None:

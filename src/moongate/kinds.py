@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from moongate.api.backend import Backend
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Service
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.httproutefilter import HTTPRouteFilter
@@ -30,6 +31,7 @@ READ: tuple[type[Resource], ...] = (
     Backend,
     EnvoyProxy,
     *POLICY_KINDS,
+    EnvoyPatchPolicy,
 )
 
 KINDS: Mapping[tuple[str, str], type[Resource]] = {(kind.GROUP, kind.KIND): kind for kind in READ}
@@ -47,7 +49,6 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
         ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
         ("gateway.networking.x-k8s.io", "XMesh"),
         (ENVOY_GROUP, "EnvoyExtensionPolicy"),
-        (ENVOY_GROUP, "EnvoyPatchPolicy"),
     }
     - KINDS.keys()
 )

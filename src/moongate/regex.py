@@ -27,6 +27,16 @@ def regex_fault(pattern: str) -> str | None:
     return None
 
 
+def matches_in(pattern: str, text: str) -> bool:
+    """Whether a valid pattern matches anywhere in a text."""
+    return re2.compile(pattern, options=_QUIET).search(text) is not None
+
+
+def matches_whole(pattern: str, text: str) -> bool:
+    """Whether a valid pattern matches all of a text."""
+    return re2.compile(pattern, options=_QUIET).fullmatch(text) is not None
+
+
 def group_count(pattern: str) -> int:
     """How many groups a valid pattern has."""
     return re2.compile(pattern, options=_QUIET).groups

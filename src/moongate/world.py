@@ -35,9 +35,20 @@ from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.base import Ref
 from moongate.api.core import EndpointSlice, Service
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.attach import backends, fleets, gateways, grants, host_ports, policies, routes, scopes
+from moongate.attach import (
+    backends,
+    fleets,
+    gateways,
+    grants,
+    host_ports,
+    patch_policies,
+    policies,
+    routes,
+    scopes,
+)
 from moongate.attach.refused import refused
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import STRIDE, Db, Failed
@@ -47,10 +58,12 @@ from moongate.policies.effective import effective_policy
 from moongate.status import failures
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
+from moongate.status.patch_policies import patch_policy_status
 from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
 from moongate.store import Store
 from moongate.xds import local
+from moongate.xds.json_patches import JSON_PATCHES
 from moongate.xds.wire import XdsResource
 
 if TYPE_CHECKING:
@@ -81,6 +94,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     structs.replace(policies.SELECTORS, kinds=POLICY_KINDS),
     policies.LABELLED,
     policies.TARGET_NAMESPACES,
+    patch_policies.PATCH_POLICIES,
 )
 """All indexes of the store. The module that reads an index declares it."""
 
@@ -91,6 +105,7 @@ STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     Backend: backend_status,
     EnvoyProxy: proxy_status,
     **dict.fromkeys(POLICY_KINDS, policy_status),
+    EnvoyPatchPolicy: patch_policy_status,
 }
 """The kinds that have a status, each with the query that computes it."""
 
@@ -140,14 +155,15 @@ class World:
     Args:
         config: the EnvoyGateway configuration; the one that moongate ships when ``None``.
         clock: monotonic seconds, for figures only.
-        patches: the queries that change resources after they were built.
+        patches: the queries that change resources after they were built; those of EnvoyPatchPolicies, unless
+            a test has others.
     """
 
     def __init__(
         self,
         config: EnvoyGateway | None = None,
         clock: Callable[[], float] | None = None,
-        patches: Patches | None = None,
+        patches: Patches = JSON_PATCHES,
     ) -> None:
         self._patches = patches
         self._refused = frozenset[Ref]()

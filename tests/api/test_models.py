@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moongate.api.backend import Backend, IPEndpoint
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.httproute import HTTPRoute
@@ -55,6 +56,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
             ".spec.endpoints[].ip.address: pattern": "that of the CRD refuses '::1' and takes leading zeros",
         },
     ),
+    (EnvoyPatchPolicy, "envoy-gateway/envoypatchpolicies.gateway.envoyproxy.io.yaml", {}),
     (
         EnvoyProxy,
         "envoy-gateway/envoyproxies.gateway.envoyproxy.io.yaml",

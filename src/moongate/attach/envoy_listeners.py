@@ -21,8 +21,10 @@ from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
 from moongate.attach.listeners import ChainKind, Listener, all_last_judged
+from moongate.attach.patch_policies import named_resources
 from moongate.attach.sizes import table_size
 from moongate.engine import query
+from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,6 +103,14 @@ def renamed(fleet: FleetId) -> tuple[str, FleetId]:
     return ("renamed", fleet)
 
 
+@query
+def usual_names(db: Db, fleet: FleetId) -> Mapping[tuple[str, str], tuple[tuple[str, str], ...]]:
+    """What does not have its usual name in Envoy: ``(type URL, usual name)`` → the same with the other."""
+    others: Renamed = db.read(renamed(fleet)) or Renamed()
+    tables = {(ROUTE, name): ((ROUTE, other),) for name, other in others.tables}
+    return tables | {(LISTENER, name): ((LISTENER, other),) for name, other in others.listeners}
+
+
 def table_forms(fleet: FleetId) -> tuple[str, FleetId]:
     """The cell with the tables that were scoped, by name of the chain: whether they still are; or absent."""
     return ("table-forms", fleet)
@@ -140,7 +150,7 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
             other_listeners.get(name, name),
             members[0].container_port,
             tuple(
-                group._replace(scoped=_is_scoped(db, fleet, group))
+                group._replace(scoped=_is_scoped(db, fleet, group, name))
                 for group in _groups(members, other_names, by_port=by_port)
             ),
         )
@@ -149,8 +159,14 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     )
 
 
-def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup) -> bool:
-    """Whether the hostnames of a group are to have route configurations of their own."""
+def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool:
+    """Whether the hostnames of a group are to have route configurations of their own.
+
+    Not where a patch names the route configuration, or the listener, by its usual name: a patch is written
+    for the whole one, and for the filters that a connection manager has then.
+    """
+    if not named_resources(db, fleet).isdisjoint({(ROUTE, group.name), (LISTENER, listener)}):
+        return False
     flags = config(db).runtime_flags
     if flags.on("ScopedTables") or not flags.on("ScopedLargeTables"):
         return flags.on("ScopedTables")

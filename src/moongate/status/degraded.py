@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from msgspec import Struct
 
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.problem import Problem
@@ -142,6 +143,8 @@ def _ancestor(entry: Any) -> str:
 def _targets_of(policy: Any) -> str:
     """The field in which a policy has its targets."""
     spec = policy.spec
+    if isinstance(policy, EnvoyPatchPolicy):
+        return "spec.targetRef"
     if spec.target_refs:
         return "spec.targetRefs"
     return "spec.targetRef" if spec.target_ref is not None else "spec.targetSelectors"

@@ -28,12 +28,14 @@ from msgspec import structs
 
 from moongate.api.backend import Backend
 from moongate.api.base import GATEWAY_GROUP, FleetId, Ref
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
+from moongate.attach.patch_policies import PatchTarget, patch_target
 from moongate.attach.policies import Policy, named_targets, selected, selected_shards
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import Failed
@@ -62,7 +64,7 @@ MOST_NAMED: Final = 5
 """Failures that one condition names."""
 
 _LEVELS: Final[tuple[frozenset[str], ...]] = (
-    frozenset(kind.KIND for kind in POLICY_KINDS),
+    frozenset(kind.KIND for kind in (*POLICY_KINDS, EnvoyPatchPolicy)),
     frozenset(route.KIND for route in ROUTE_TYPES),
     frozenset({Backend.KIND}),
     frozenset({EnvoyProxy.KIND}),
@@ -211,6 +213,20 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
                 if _is_ours(db, at)
             )
             return PolicyStatus(ancestors=policies) if policies else None
+        case EnvoyPatchPolicy():
+            target = patch_target.attempt(db, ref)
+            at = (
+                target.ancestor
+                if isinstance(target, PatchTarget)
+                else Ref.of(Gateway, ref.namespace, resource.spec.target_ref.name)
+            )
+            if not _is_ours(db, at):
+                return None
+            return PolicyStatus(ancestors=(AncestorStatus(
+                ancestor_ref=AncestorRef(group=at.group, kind=at.kind, namespace=at.namespace, name=at.name),
+                controller_name=_controller(db),
+                conditions=(),
+            ),))  # fmt: skip
         case _:
             return None
 

@@ -72,6 +72,7 @@ MAX_ANCESTORS: Final = 16
 """Ancestors that a policy's status may list."""
 
 _KINDS: Final = {kind.KIND: kind for kind in POLICY_KINDS}
+_OF_LISTENERS: Final = frozenset(kind.KIND for kind in POLICY_KINDS if kind.OF_LISTENERS)
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -140,7 +141,7 @@ def policies_of_listener(statuses: Mapping[Ref, Struct], gateway: Ref, listener:
     """The policies whose settings a listener has: those of the listener alone, or else of its Gateway."""
     levels: dict[str | None, list[Ref]] = {listener: [], None: []}
     for ref, status in sorted(statuses.items()):
-        if not isinstance(status, PolicyStatus) or not _KINDS[ref.kind].OF_LISTENERS:
+        if not isinstance(status, PolicyStatus) or ref.kind not in _OF_LISTENERS:
             continue
         for at, conditions in ((each.ancestor_ref, each.conditions) for each in status.ancestors):
             if (at.kind, at.namespace, at.name) == (gateway.kind, gateway.namespace, gateway.name) and any(

@@ -41,6 +41,7 @@ from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
+from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
 from moongate.attach.routes import ROUTES, attachments_at, parent_gateways, route_shards
@@ -169,6 +170,8 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
     merging = merged_backends(db, listener.gateway)
+    if merging is not None and index in named_rules(db, fleet, route):
+        merging = None
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
     clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
@@ -276,8 +279,11 @@ def _weighted_clusters(
 
 
 def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
-    """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1."""
-    if not merges_backends(db, fleet):
+    """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1.
+
+    If a patch names it, it has that name, although another rule may take that over when rules move.
+    """
+    if not merges_backends(db, fleet) or index in named_rules(db, fleet, route.ref):
         return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
     rule = stable_rule(route, index)
     if n >= 0:

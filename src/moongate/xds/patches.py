@@ -14,7 +14,9 @@ Facts
 * a patch of a joined resource is known by its content. Of any other resource nothing but its patches can be
   kept out, so a patch of it is known by its content and by what it is applied to. If that changes, all its
   patches are suspects, and each that was refused is tried again
-* a patch that fails when it is applied makes the query fail, and the resource keeps its last bytes
+* a patch that cannot be applied to what is there is passed over, and its status says why (``PatchError``).
+  One that fails otherwise makes the query fail, and the resource keeps its last bytes
+* a resource that a patch alone makes has no builder (``nothing``)
 """
 
 from __future__ import annotations
@@ -41,6 +43,19 @@ PATCHES: Final = "patches"
 """The group of the patches of a resource."""
 
 
+class PatchError(Exception):
+    """A patch cannot be applied to what is there. The message is for a user.
+
+    Args:
+        message: why.
+        missing: whether it is because there is no such resource.
+    """
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 class Patch(Encoded, frozen=True):
     """One change of one resource.
 
@@ -60,13 +75,15 @@ class Patches(Struct, frozen=True):
 
     Args:
         names: the ``(type URL, name)`` of the resources of a fleet that are patched.
+        created: those of them that a patch makes, if nothing else does.
         of: the patches of one of these, in the order in which they are applied.
-        apply: a resource with one patch applied.
+        apply: a resource, if there is one, of a type and name, with one patch applied. Raises ``PatchError``.
     """
 
     names: Query[[FleetId], tuple[tuple[str, str], ...]]
+    created: Query[[FleetId], tuple[tuple[str, str], ...]]
     of: Query[[FleetId, str, str], tuple[Patch, ...]]
-    apply: Callable[[XdsResource, Patch], XdsResource]
+    apply: Callable[[XdsResource | None, str, str, Patch], XdsResource]
 
 
 class Patched(NamedTuple):
@@ -96,15 +113,62 @@ class Form(Encoded, frozen=True):
     version: str
 
 
+class NotApplied(NamedTuple):
+    """A patch that cannot be applied to what is there.
+
+    Args:
+        owner: as of the patch.
+        path: as of the patch.
+        message: why.
+        missing: whether it is because there is no such resource.
+    """
+
+    owner: Ref
+    path: str
+    message: str
+    missing: bool
+
+
+class Result(Struct, frozen=True):
+    """A resource after its patches.
+
+    Args:
+        resource: ``None`` when there is none.
+        not_applied: the patches that were passed over.
+    """
+
+    resource: XdsResource | None
+    not_applied: tuple[NotApplied, ...]
+
+
+def patching(fleet: FleetId, type_url: str, name: str) -> tuple[str, FleetId, str, str]:
+    """The cell with the patched resource of a name that a fleet has, a ``Patched``; or absent."""
+    return ("patching", fleet, type_url, name)
+
+
 @query
 def patched(db: Db, target: Patched) -> XdsResource | None:
     """A resource with the patches that are in force; ``None`` when there is no such resource."""
+    return result(db, target).resource
+
+
+@query
+def result(db: Db, target: Patched) -> Result:
+    """What the patches that are in force make of a resource."""
     resource = _built(db, target)
-    if resource is None:
-        return None
+    passed_over: list[NotApplied] = []
     for form in in_force(db, target):
-        resource = target.patches.apply(resource, form.patch)
-    return resource
+        patch = form.patch
+        try:
+            resource = target.patches.apply(resource, target.type_url, target.name, patch)
+        except PatchError as fault:
+            passed_over.append(NotApplied(patch.owner, patch.path, str(fault), fault.missing))
+    return Result(resource, tuple(passed_over))
+
+
+@query
+def nothing(_db: Db, _fleet: FleetId, _type_url: str, _name: str) -> None:
+    """What builds a resource that a patch alone makes."""
 
 
 @query
@@ -156,15 +220,15 @@ def differing(good: tuple[Form, ...], now: tuple[Form, ...]) -> list[Suspect]:
 def _forms(db: Db, target: Patched) -> tuple[Form, ...]:
     """The patches of a resource as they are written."""
     patches = target.patches.of(db, target.fleet, target.type_url, target.name)
-    return tuple(form for patch in patches if (form := _form(db, target, patch)) is not None)
+    return tuple(_form(db, target, patch) for patch in patches)
 
 
-def _form(db: Db, target: Patched, patch: Patch) -> Form | None:
+def _form(db: Db, target: Patched, patch: Patch) -> Form:
     known_by = f"{patch.owner}\n{patch.path}\n".encode() + patch.body
     if target.joined:
         return Form(patch, version(known_by))
     resource = _built(db, target)
-    return None if resource is None else Form(patch, version(resource.version.encode() + known_by))
+    return Form(patch, version((resource.version.encode() if resource is not None else b"") + known_by))
 
 
 def _in_place_of(db: Db, target: Patched, fallback: Fallback) -> Form | None:

@@ -1,0 +1,340 @@
+"""JSON patches of EnvoyPatchPolicies, applied to resources that a world has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from msgspec import structs
+
+from moongate.api.base import Ref
+from moongate.api.envoygateway import RuntimeFlags
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
+from moongate.world import World
+from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
+from tests import worlds
+from tests.core import ON_HOST
+from tests.strategies import resource
+from tests.worlds import EG_FLEET
+
+TABLE = "default/eg/http"
+SHARED = "backend/default/s0/8080/http"
+TYPES = {"listener": LISTENER, "route": ROUTE, "cluster": CLUSTER, "secret": SECRET}
+
+
+def policy(*patches: tuple[str, str, dict[str, Any]], name: str = "p", **spec: Any) -> EnvoyPatchPolicy:
+    """A policy for the Gateway, of (word for a type, name, operation)."""
+    made = resource("EnvoyPatchPolicy", "default", name, {"spec": {
+        "type": "JSONPatch",
+        "targetRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"},
+        "jsonPatches": [{"type": TYPES[t], "name": n, "operation": o} for t, n, o in patches],
+        **spec,
+    }})  # fmt: skip
+    assert isinstance(made, EnvoyPatchPolicy)
+    return made
+
+
+def world(*policies: EnvoyPatchPolicy, routes: int = 1) -> World:
+    made = World(ON_HOST)
+    made.apply({each.ref: each for each in (*worlds.routes_with_backends(routes), *policies)})
+    made.pull()
+    return made
+
+
+def cluster(of: World, name: str = SHARED) -> Cluster:
+    held = of.resource(EG_FLEET, CLUSTER, name)
+    assert held is not None
+    return Cluster.FromString(held.body)
+
+
+def words(of: World, name: str = "p") -> list[str]:
+    """What the status of a policy says of its patches, line by line; the first is the reason."""
+    status: Any = of.statuses()[Ref.of(EnvoyPatchPolicy, "default", name)]
+    [programmed] = (c for c in status.ancestors[0].conditions if c.type == "Programmed")
+    return [programmed.reason, *programmed.message.split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("operation", "seconds"),
+    [
+        ({"op": "replace", "path": "/connect_timeout", "value": "3s"}, 3),
+        ({"op": "add", "path": "/connect_timeout", "value": "4s"}, 4),
+        ({"op": "remove", "path": "/connect_timeout"}, 0),
+        ({"op": "test", "path": "/connect_timeout", "value": "10s"}, 10),
+        ({"op": "copy", "from": "/connect_timeout", "path": "/cleanup_interval"}, 10),
+        ({"op": "move", "from": "/connect_timeout", "path": "/cleanup_interval"}, 0),
+    ],
+    ids=["replace", "add", "remove", "test", "copy", "move"],
+)
+def test_each_operation_changes_what_its_pointer_names(operation: dict[str, Any], seconds: int) -> None:
+    made = world(policy(("cluster", SHARED, operation)))
+
+    assert cluster(made).connect_timeout.seconds == seconds
+    assert cluster(made).cleanup_interval.seconds == (10 if "from" in operation else 0)
+    assert words(made)[0] == "Programmed"
+
+
+def test_a_number_may_be_a_text_and_a_name_in_camel_case() -> None:
+    made = world(policy(
+        ("listener", TABLE, {"op": "replace", "path": "/per_connection_buffer_limit_bytes", "value": "1024"}),
+        ("cluster", SHARED, {"op": "add", "path": "/circuit_breakers", "value": {
+            "perHostThresholds": [{"maxConnections": 7}]}}),
+    ))  # fmt: skip
+
+    held = made.resource(EG_FLEET, LISTENER, TABLE)
+    assert held is not None
+    assert Listener.FromString(held.body).per_connection_buffer_limit_bytes.value == 1024
+    assert cluster(made).circuit_breakers.per_host_thresholds[0].max_connections.value == 7
+
+
+def test_an_extension_that_moongate_does_not_use_can_be_added() -> None:
+    """Its message is known once it is named."""
+    config = {"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"}
+    echo = {"name": "echo", "typed_config": config}
+    place = "/default_filter_chain/filters/0"
+    made = world(policy(("listener", TABLE, {"op": "add", "path": place, "value": echo})))
+
+    held = made.resource(EG_FLEET, LISTENER, TABLE)
+    assert held is not None
+    filters = Listener.FromString(held.body).default_filter_chain.filters
+    assert [each.name for each in filters] == ["echo", "envoy.filters.network.http_connection_manager"]
+
+
+def test_an_unknown_message_is_refused_with_its_name() -> None:
+    config = {"@type": "type.googleapis.com/os.path.Join"}
+    value = {"name": "x", "typed_config": config}
+    place = "/default_filter_chain/filters/0"
+    made = world(policy(("listener", TABLE, {"op": "add", "path": place, "value": value})))
+
+    reason, line = words(made)
+    assert (reason, "os.path.Join" in line) == ("Invalid", True)
+
+
+def test_parents_that_an_add_lacks_are_made() -> None:
+    made = world(policy(
+        ("cluster", SHARED, {
+            "op": "add", "path": "/circuit_breakers/per_host_thresholds/0/max_connections", "value": 5}),
+        ("cluster", SHARED, {
+            "op": "add", "path": "/metadata/filter_metadata/mine/list/-", "value": "x"}),
+    ))  # fmt: skip
+
+    assert words(made)[0] == "Programmed"
+    assert cluster(made).circuit_breakers.per_host_thresholds[0].max_connections.value == 5
+    assert (
+        cluster(made).metadata.filter_metadata["mine"].fields["list"].list_value.values[0].string_value == "x"
+    )
+
+
+TABLES = ("$..routes[?(@.match.prefix == '/')]", "..routes[?(@.name =~ /default.r/)]",
+          "$.virtual_hosts[*].routes[?search(@.name, 'r[0-9]')]")  # fmt: skip
+
+
+@pytest.mark.parametrize("json_path", TABLES)
+@pytest.mark.parametrize("path", ["decorator/operation", "/decorator/operation"])
+def test_a_json_path_stands_for_all_places_that_it_finds(json_path: str, path: str) -> None:
+    made = world(
+        policy(("route", TABLE, {"op": "add", "jsonPath": json_path, "path": path, "value": "mine"})),
+        routes=2,
+    )
+
+    held = made.resource(EG_FLEET, ROUTE, TABLE)
+    assert held is not None
+    hosts = RouteConfiguration.FromString(held.body).virtual_hosts
+    assert [route.decorator.operation for host in hosts for route in host.routes] == ["mine", "mine"]
+
+
+def test_of_several_places_all_are_changed_or_none() -> None:
+    """The second route has no header to remove."""
+    field = "include_request_attempt_count"
+    one = {"op": "add", "path": f"/virtual_hosts/0/{field}", "value": True}
+    all_ = {"op": "remove", "jsonPath": "$.virtual_hosts[*]", "path": field}
+    made = world(policy(("route", TABLE, one), ("route", TABLE, all_)), routes=2)
+
+    held = made.resource(EG_FLEET, ROUTE, TABLE)
+    assert held is not None
+    hosts = RouteConfiguration.FromString(held.body).virtual_hosts
+    assert [host.include_request_attempt_count for host in hosts] == [True, False]
+    assert words(made)[1].startswith("spec.jsonPatches[1]: ")
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        ({"op": "replace", "path": "/gone", "value": 1}, "replace at '/gone'"),
+        ({"op": "add", "path": "/gone", "value": 1}, 'no field named "gone"'),
+        ({"op": "test", "path": "/name", "value": "x"}, "test at '/name'"),
+        ({"op": "add", "jsonPath": "$.gone", "path": "x", "value": 1}, "finds nothing"),
+        ({"op": "add", "jsonPath": "$", "path": "x", "value": 1}, "the whole resource"),
+        ({"op": "add", "jsonPath": "$.[", "path": "x", "value": 1}, "cannot be read"),
+        ({"op": "add", "value": {"name": "x"}}, "needs path or jsonPath"),
+        ({"op": "add", "path": "/name"}, "op add needs value"),
+        ({"op": "remove", "path": "/name", "value": 1}, "op remove takes no value"),
+        ({"op": "move", "path": "/name"}, "op move needs from"),
+        ({"op": "add", "path": "name", "value": 1}, "begins with a slash"),
+        ({"op": "replace", "path": "/name", "value": "other"}, "by which the resource is known"),
+        ({"op": "replace", "path": "", "value": "other"}, "by which the resource is known"),
+        ({"op": "add", "path": "", "value": {"connect_timeout": "1s"}}, "needs name"),
+        ({"op": "replace", "path": "/connect_timeout", "value": "soon"}, "connect_timeout"),
+    ],
+)
+def test_a_patch_that_cannot_be_applied_changes_nothing_and_says_why(
+    operation: dict[str, Any], said: str
+) -> None:
+    other = {"op": "add", "path": "/cleanup_interval", "value": "7s"}
+    made = world(policy(("cluster", SHARED, operation), ("cluster", SHARED, other)))
+
+    reason, *lines = words(made)
+    assert reason == "Invalid"
+    assert said in "\n".join(lines)
+    assert lines[0].startswith("spec.jsonPatches[0]: ")
+    assert (cluster(made).connect_timeout.seconds, cluster(made).cleanup_interval.seconds) == (10, 7)
+
+
+def test_a_resource_that_is_not_there_is_named() -> None:
+    made = world(policy(("cluster", "nobody", {"op": "remove", "path": "/connect_timeout"})))
+
+    assert words(made) == [
+        "ResourceNotFound", f"spec.jsonPatches[0]: There is no {CLUSTER}/nobody."
+    ]  # fmt: skip
+    made.apply({each.ref: None for each in worlds.routes_with_backends(1) if each.KIND == "HTTPRoute"})
+    made.pull()
+    assert words(made)[0] == "ResourceNotFound"
+
+
+def test_a_patch_takes_hold_when_its_resource_appears_and_a_status_follows() -> None:
+    made = world(
+        policy(("cluster", SHARED, {"op": "add", "path": "/cleanup_interval", "value": "7s"})), routes=0
+    )
+    assert words(made)[0] == "ResourceNotFound"
+
+    made.apply({each.ref: each for each in worlds.routes_with_backends(1)})
+    made.pull()
+    assert (words(made)[0], cluster(made).cleanup_interval.seconds) == ("Programmed", 7)
+
+    made.apply({worlds.route(0).ref: None})
+    made.pull()
+    assert words(made)[0] == "ResourceNotFound"
+
+
+MINE = {"op": "add", "path": "", "value": {"name": "mine", "connect_timeout": "1s"}}
+
+
+def test_a_patch_can_make_a_resource_of_its_own_and_later_ones_change_it() -> None:
+    change = {"op": "replace", "path": "/connect_timeout", "value": "2s"}
+    made = world(policy(("cluster", "ignored", MINE), ("cluster", "mine", change)))
+    assert cluster(made, "mine").connect_timeout.seconds == 2
+
+    made.apply({policy().ref: None})
+    assert made.pull().gone == {"default/eg": ((CLUSTER, "mine"),)}
+
+
+def test_an_earlier_patch_of_a_resource_that_a_later_one_makes_finds_nothing() -> None:
+    change = {"op": "replace", "path": "/connect_timeout", "value": "2s"}
+    made = world(policy(("cluster", "mine", change), ("cluster", "ignored", MINE)))
+
+    assert cluster(made, "mine").connect_timeout.seconds == 1
+    assert words(made) == ["ResourceNotFound", f"spec.jsonPatches[0]: There is no {CLUSTER}/mine."]
+
+
+def test_a_resource_of_a_patch_takes_the_place_of_one_that_is_built_and_gives_it_back() -> None:
+    own = {"op": "add", "path": "", "value": {"name": SHARED, "cleanup_interval": "7s"}}
+    made = world(policy(("cluster", "ignored", own)))
+    assert (cluster(made).connect_timeout.seconds, cluster(made).cleanup_interval.seconds) == (0, 7)
+
+    made.apply({worlds.route(0).ref: None})
+    made.pull()
+    assert cluster(made).cleanup_interval.seconds == 7, "nothing builds it any more, but the patch does"
+    made.apply({worlds.route(0).ref: worlds.route(0, kind="Backend")})
+    made.apply({policy().ref: None})
+    made.pull()
+    assert (cluster(made).connect_timeout.seconds, cluster(made).cleanup_interval.seconds) == (10, 0)
+
+
+def test_policies_are_applied_by_priority_and_then_by_age() -> None:
+    def sets(seconds: int, name: str, priority: int, time: str) -> EnvoyPatchPolicy:
+        value = {"op": "replace", "path": "/connect_timeout", "value": f"{seconds}s"}
+        made = policy(("cluster", SHARED, value), name=name, priority=priority)
+        return structs.replace(made, metadata=structs.replace(made.metadata, creation_timestamp=time))
+
+    old, new = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
+    assert cluster(world(sets(1, "a", 0, new), sets(2, "b", 0, old))).connect_timeout.seconds == 1
+    assert cluster(world(sets(1, "a", 0, new), sets(2, "b", 1, old))).connect_timeout.seconds == 2
+
+
+def test_the_secret_of_the_system_stays_as_it_is() -> None:
+    own = {"op": "add", "path": "", "value": {"name": "system_ca_certificates"}}
+    made = world(policy(("secret", "x", own)))
+
+    assert words(made)[0] == "Invalid"
+    assert made.resource(EG_FLEET, SECRET, "system_ca_certificates") is None
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {"hunter2": 1}}},
+        {"op": "add", "path": "/generic_secret/secret/hunter2", "value": "hunter2"},
+        {"op": "add", "jsonPath": "$.hunter2", "path": "x", "value": "hunter2"},
+    ],
+)
+def test_nothing_of_a_secret_is_quoted(operation: dict[str, Any]) -> None:
+    first = {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {}}}
+    made = world(policy(("secret", "mine", first), ("secret", "mine", operation)))
+
+    reason, line = words(made)
+    assert (reason, "hunter2" in line) == ("Invalid", False)
+
+
+@pytest.mark.parametrize(
+    ("type_", "path"), [("route", "/response_headers_to_remove/-"), ("listener", "/traffic_direction")]
+)
+def test_a_table_that_a_patch_names_stands_whole(type_: str, path: str) -> None:
+    """A patch is written for the whole table, and for the filters of its connection manager."""
+    flags = RuntimeFlags(enabled=(*ON_HOST.runtime_flags.enabled, "ScopedTables"))
+    made = World(structs.replace(ON_HOST, runtime_flags=flags))
+    made.apply({each.ref: each for each in worlds.routes_with_backends(1)})
+    made.pull()
+    assert SCOPE in made.xds()["default/eg"]
+
+    value = "x" if type_ == "route" else "INBOUND"
+    named = policy((type_, TABLE, {"op": "add", "path": path, "value": value}))
+    made.apply({named.ref: named})
+    made.pull()
+
+    assert SCOPE not in made.xds()["default/eg"]
+    assert words(made)[0] == "Programmed"
+
+
+def test_a_rule_whose_cluster_a_patch_names_has_that_cluster() -> None:
+    """Otherwise it uses the cluster of its backend, which other rules use, too."""
+    own = "httproute/default/r0/rule/0"
+    named = policy(("cluster", own, {"op": "add", "path": "/cleanup_interval", "value": "7s"}))
+    made = world(routes=2)
+    assert made.resource(EG_FLEET, CLUSTER, SHARED) is not None
+    made.apply({named.ref: named})
+    with made.ran() as ran:
+        made.pull()
+
+    assert (cluster(made, own).cleanup_interval.seconds, words(made)[0]) == (7, "Programmed")
+    assert made.resource(EG_FLEET, CLUSTER, SHARED) is None
+    assert ran.counts()["rule_destination"] == 1, "that of no other route"
+    made.apply({named.ref: None})
+    made.pull()
+    assert made.resource(EG_FLEET, CLUSTER, own) is None
+    assert made.resource(EG_FLEET, CLUSTER, SHARED) is not None
+
+
+def test_a_changed_route_does_not_apply_patches_of_other_resources_again() -> None:
+    made = world(
+        policy(("listener", TABLE, {"op": "add", "path": "/traffic_direction", "value": "INBOUND"})), routes=3
+    )
+    edited = worlds.route(1, "/more", kind="Backend")
+    made.apply({edited.ref: edited})
+    with made.ran() as ran:
+        made.pull()
+
+    assert "result" not in ran.counts()
+    assert "patch_policy_status" not in ran.counts()
