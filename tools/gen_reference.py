@@ -164,6 +164,8 @@ _GATEWAY_IDLE = (
     "extensionApis.enableLua",
 )
 _PROXY = {
+    "bootstrap": "[Changes of what Envoy is started with](../how-to/change-the-bootstrap.md): merged, patched, or as a "
+    "whole. A change starts another Envoy.",
     "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log says that a change waits for it.",
     "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it. "
     "With arguments that it does not take, Envoy ends at once: the status of the Gateway then says why, and "

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moongate.engine import Query
     from moongate.infra.bootstrap import EnvoyOptions
     from moongate.world import World
+    from moongate.xds.bootstraps import BootstrapParts
 
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
@@ -69,7 +70,12 @@ class RunningFleet:
     """
 
     def __init__(
-        self, world: World, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions, made_of: bytes = b""
+        self,
+        world: World,
+        id_: FleetId,
+        process: EnvoyProcess,
+        options: EnvoyOptions,
+        made_of: BootstrapParts,
     ) -> None:
         self._world = world
         self.id = id_

@@ -6,7 +6,7 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.extensions.stat_sinks.open_telemetry.v3.open_telemetry_pb2 import SinkConfig
 
-from moongate.xds.bootstraps import IN_FLIGHT, bootstrap_parts
+from moongate.xds.bootstraps import IN_FLIGHT, BootstrapParts, bootstrap_parts
 from tests.core import EG_FLEET, ON_HOST, Core
 from tests.xds.test_sinks import COLLECTOR, GRANT, SLICE, TO_COLLECTOR, of_gateway
 
@@ -16,7 +16,7 @@ def reporting(metrics: str) -> Core:
 
 
 def parts(core: Core) -> Bootstrap:
-    return Bootstrap.FromString(bootstrap_parts(core.db, EG_FLEET))
+    return Bootstrap.FromString(bootstrap_parts(core.db, EG_FLEET).telemetry)
 
 
 def test_a_sink_has_a_static_cluster_whose_endpoints_come_by_eds() -> None:
@@ -66,4 +66,4 @@ def test_of_the_statistics_only_some_may_be_kept() -> None:
 
 
 def test_without_metrics_there_is_nothing() -> None:
-    assert bootstrap_parts(of_gateway("{}", config=ON_HOST).db, EG_FLEET) == b""
+    assert bootstrap_parts(of_gateway("{}", config=ON_HOST).db, EG_FLEET) == BootstrapParts()

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Resource, Rule, Unbuilt
+from moongate.api.envoypatchpolicy import JSONPatchOperation
 from moongate.api.policy import MergeType
 from moongate.api.shared import Int32, LabelSelector
 from moongate.api.telemetry import ProxyTelemetry
@@ -145,6 +146,23 @@ class EnvoyProxyProvider(Model, frozen=True, kw_only=True):
     host: HostProvider | None = None
 
 
+class ProxyBootstrap(Model, frozen=True, kw_only=True):
+    """Changes of what Envoy is started with. The field that ``type`` needs holds them."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'JSONPatch' ? self.jsonPatches.size() > 0 : has(self.value)",
+            "type JSONPatch needs jsonPatches, and the others need value.",
+        ),
+    )
+
+    type: Literal["Merge", "Replace", "JSONPatch"] = "Replace"
+    value: str | None = None
+    """A bootstrap in YAML, with protobuf's names: all of it, or what is merged into moongate's own."""
+    json_patches: tuple[JSONPatchOperation, ...] = ()
+    """Applied one after another."""
+
+
 class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     """Settings of proxies."""
 
@@ -177,7 +195,7 @@ class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     preserve_route_order: bool | None = None
     """Rules stay in the order of the HTTPRoute instead of Gateway API's precedence."""
     merge_type: MergeType | None = None
-    bootstrap: Unbuilt | None = None
+    bootstrap: ProxyBootstrap | None = None
     backend_tls: Unbuilt | None = field(default=None, name="backendTLS")
     lua: Unbuilt | None = None
     lua_validation: Unbuilt | None = None

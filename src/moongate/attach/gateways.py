@@ -15,6 +15,7 @@ from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
 from moongate.api.telemetry import in_namespace
+from moongate.attach.bootstraps import bootstrap_problem
 from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
@@ -220,6 +221,8 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
         return ()
     if problems := tuple(_command_line_problems(resource.spec)):
         return problems
+    if resource.spec.bootstrap is not None and (problem := bootstrap_problem(resource.spec.bootstrap)):
+        return (problem,)
     if problems := tuple(_metric_problems(resource.spec)):
         return problems
     after: dict[str, set[str]] = {}

@@ -39,8 +39,8 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from moongate.attach.bootstraps import default_bootstrap
 from moongate.infra.binary import EnvoyMissingError
-from moongate.infra.bootstrap import bootstrap
 from moongate.infra.signals import exiting_by_signals
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
@@ -229,8 +229,8 @@ class _Trial:
         listeners: Sequence[str],
         spots: Sequence[_Spot],
     ) -> Bootstrap:
-        nowhere = self._folder / "none.sock"
-        config = bootstrap(self._fleet, "validate", xds_socket=nowhere, admin_socket=nowhere)
+        nowhere = str(self._folder / "none.sock")
+        config = default_bootstrap(self._fleet, "validate", xds_socket=nowhere, admin_socket=nowhere)
         config.ClearField("dynamic_resources")
         config.ClearField("admin")
         # One of the listeners sends to the other static cluster.

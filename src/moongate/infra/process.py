@@ -263,7 +263,7 @@ class EnvoyProcess:
         if self._wanted is not bootstrap:
             return
         if refusal:
-            self._keep_former(refusal)
+            self.keep_bootstrap(refusal)
             return
         self.bootstrap_error = ""
         if bootstrap != self._bootstrap:
@@ -285,7 +285,8 @@ class EnvoyProcess:
             with suppress(OSError):
                 tried.unlink(missing_ok=True)
 
-    def _keep_former(self, reason: str) -> None:
+    def keep_bootstrap(self, reason: str) -> None:
+        """Note why it does not run with the bootstrap that was asked for last."""
         if reason != self.bootstrap_error:
             self._log.error("envoy.bootstrap_refused", message=reason)
         self.bootstrap_error = reason
@@ -331,7 +332,7 @@ class EnvoyProcess:
                     continue
                 if start_error and self._proven is not None and self._proven != self._bootstrap:
                     self._bootstrap = self._proven
-                    self._keep_former(start_error)
+                    self.keep_bootstrap(start_error)
                     continue
                 if start_error:
                     self._fail(start_error, pause)

@@ -22,24 +22,41 @@ from moongate.engine import query
 from moongate.xds.clusters import cluster
 from moongate.xds.sinks import authority, grpc_service, metric_keys
 from moongate.xds.tracing import static_attributes
-from moongate.xds.wire import encode, packed
+from moongate.xds.wire import Encoded, encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moongate.api.base import FleetId
+    from moongate.api.envoyproxy import ProxyBootstrap
     from moongate.api.shared import StringMatch
-    from moongate.api.telemetry import ProxyMetrics
+    from moongate.api.telemetry import ProxyMetrics, ProxyTelemetry
     from moongate.engine import Db
 
 IN_FLIGHT: Final = r"(http\..*\.downstream_(rq|cx)_active|listener\..*\.downstream_cx_active)"
 """The statistics that say whether an Envoy may end; it has them whatever ``metrics.matches`` says."""
 
 
+class BootstrapParts(Encoded, frozen=True):
+    """What an EnvoyProxy asks of a bootstrap.
+
+    Args:
+        telemetry: an encoded ``Bootstrap`` that is merged into our own.
+        changes: what is made of the whole then.
+    """
+
+    telemetry: bytes = b""
+    changes: ProxyBootstrap | None = None
+
+
 @query
-def bootstrap_parts(db: Db, fleet: FleetId) -> bytes:
-    """The encoded part of the ``Bootstrap`` of a fleet's Envoys that its telemetry asks for."""
-    telemetry = fleet_proxy(db, fleet).spec.telemetry
+def bootstrap_parts(db: Db, fleet: FleetId) -> BootstrapParts:
+    """What an EnvoyProxy asks of the bootstrap of a fleet's Envoys."""
+    spec = fleet_proxy(db, fleet).spec
+    return BootstrapParts(_of_telemetry(db, fleet, spec.telemetry), spec.bootstrap)
+
+
+def _of_telemetry(db: Db, fleet: FleetId, telemetry: ProxyTelemetry | None) -> bytes:
     metrics = telemetry.metrics if telemetry is not None else None
     if metrics is None:
         return b""
