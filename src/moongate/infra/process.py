@@ -172,7 +172,8 @@ class EnvoyProcess:
         self._is_known = is_of_the_wheel(binary)
         """Whether the binary is an Envoy that runs here. After a failed start that is asked again."""
         self._files = files
-        self._bootstrap = self._wanted = bootstrap
+        self._bootstrap: Bootstrap = bootstrap
+        self._wanted: Bootstrap = bootstrap
         self._proven: Bootstrap | None = None
         """The bootstrap with which it last served."""
         self._options = self._running = options
