@@ -13,6 +13,7 @@ from moongate.attach.gateways import BIND
 from moongate.draining_tables import DrainingTables
 from moongate.world import Changes, World
 from moongate.xds.draining import draining_tables
+from moongate.xds.misdirected import MISDIRECTED
 from moongate.xds.wire import ROUTE
 from tests import worlds
 from tests.core import ON_HOST, certificate, key_bytes, new_key
@@ -54,14 +55,17 @@ class Fleet:
         return changes
 
     def paths(self, name: str = FORMER) -> list[str] | None:
-        """What a route configuration matches; ``None`` when the Envoys are to have none of that name."""
+        """What the routes of a table match; ``None`` when the Envoys are to have none of that name."""
         resource = self.world.resource(worlds.EG_FLEET, ROUTE, name)
         if resource is None:
             return None
         message = RouteConfiguration.FromString(resource.body)
         assert message.name == name
         return [
-            r.match.path_separated_prefix or r.match.prefix for h in message.virtual_hosts for r in h.routes
+            r.match.path_separated_prefix or r.match.prefix
+            for h in message.virtual_hosts
+            for r in h.routes
+            if r.direct_response.status != MISDIRECTED
         ]
 
     def opened(self) -> dict[str, int]:

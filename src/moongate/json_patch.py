@@ -58,11 +58,9 @@ class _WithRE2(jsonpath.JSONPathEnvironment):
 
     def compare(self, left: object, operator: str, right: object) -> bool:
         if operator == "=~" and isinstance(right, re.Pattern):
-            pattern: str = right.pattern
-            flags = "(?i)" if right.flags & re.IGNORECASE else ""
-            return (
-                isinstance(left, str) and _is_pattern(flags + pattern) and matches_in(flags + pattern, left)
-            )
+            regex = cast("re.Pattern[str]", right)
+            pattern = ("(?i)" if regex.flags & re.IGNORECASE else "") + regex.pattern
+            return isinstance(left, str) and _is_pattern(pattern) and matches_in(pattern, left)
         return super().compare(left, operator, right)
 
 

@@ -612,6 +612,21 @@ def test_removals_wait_for_a_bounded_time() -> None:
     """)
 
 
+def test_a_table_leaves_at_once_also_while_what_others_share_is_refused() -> None:
+    """Nothing is left that could answer for its hostnames."""
+    conversation = first_refused()
+    conversation.play("== X+t/b=1")
+    conversation.play(">> X ack")
+    conversation.says("""
+        == X+t/_=bad
+        << X t/_=bad
+        >> X nack missing ]: [
+        == X-t/_ X-t/a X-t/b
+        << X -t/_ -t/a -t/b
+        >> X ack
+    """)
+
+
 def test_another_table_does_not_wait() -> None:
     first_refused().says("""
         == L+m=1/~u X+u/_=1 X+u/a=1

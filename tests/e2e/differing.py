@@ -61,6 +61,8 @@ _OWN: Final = (
     (re.compile(rb'\["x-request-id","[^"]*"\]'), rb'["x-request-id"]'),
     (re.compile(rb'\["user-agent","[^"]*"\]'), rb'["user-agent"]'),
 )
+_MOVED: Final = re.compile(r"(?<=/moved/)\d+")
+"""The number in the name of a listener that has not its usual one: it depends on when others had drained."""
 _RESERVED: Final = frozenset({"x-moongate-host"})
 """A header that scoped tables use; they take it from requests."""
 _CLOCKS: Final = frozenset({"date", "x-envoy-upstream-service-time"})
@@ -230,7 +232,7 @@ class Side:
     def _logged(self, lines: bytes) -> None:
         for line in lines.splitlines():
             fields: dict[str, Any] = msgspec.json.decode(line)
-            logged = tuple(str(fields.get(name)) for name in _LOGGED)
+            logged = tuple(_MOVED.sub("N", str(fields.get(name))) for name in _LOGGED)
             self.lines.setdefault(fields.get("user-agent") or "", []).append(logged)
 
     async def put(self, documents: Documents) -> None:
@@ -241,7 +243,8 @@ class Side:
         assert len(batch) == len(changed), "the generator makes valid documents only"
         self._documents = documents
         self.laptop.put(batch | dict.fromkeys(map(reference, gone)))
-        await self.laptop.served()
+        # Some worlds have a lot that Envoy refuses, and each has to be found.
+        await self.laptop.served(timeout_s=60)
 
     async def ask(self, asked: Ask, lane: int, agent: str) -> Answer:
         """The answer to a request, over the connection that a lane has for such ones, or one of its own."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e import manifests as m
+from tests.e2e.callers import Place
 from tests.e2e.conftest import Site, reference
 from tests.ports import free_port
 
@@ -354,6 +355,42 @@ async def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(si
 
     assert list(shown.values()) == [certificates[name].serial for name in ("a", "wild", "b", "c")]
     assert by == ["one", "two", "three", "three"]
+
+
+@pytest.mark.parametrize("http2", [True, False], ids=["http2", "http1"])
+async def test_a_connection_is_reused_for_no_other_listener(site: Site, *, http2: bool) -> None:
+    """Its certificate covers both names, but routes and policies are those of its own listener."""
+    port, certificate = free_port(), site.authority.sign("a.misdirected.test", "b.misdirected.test")
+    await site.apply(
+        certificate.secret("misdirected"),
+        m.gateway(
+            "misdirected",
+            f"[{https('a', port, 'misdirected', 'a.misdirected.test')},"
+            f" {https('wild', port, 'misdirected', '*.misdirected.test')}]",
+        ),
+        m.route(
+            "misdirected",
+            f"[{{{m.to('one')}}}]",
+            parents=at("misdirected"),
+            hostnames=("*.misdirected.test",),
+        ),
+    )
+    asked = {
+        "a.misdirected.test": 200,
+        "b.misdirected.test": 421,
+        "other.test": 404,
+        "A.MISDIRECTED.TEST": 200,
+    }
+
+    connection = await Place(port, "a.misdirected.test").connect(http2=http2)
+    answered = {host: (await connection.ask(host, {}))[0] for host in asked}
+    connection.close()
+    wild = await Place(port, "b.misdirected.test").connect(http2=http2)
+    answered_wild = [(await wild.ask(host, {}))[0] for host in ("b.misdirected.test", "a.misdirected.test")]
+    wild.close()
+
+    assert answered == asked
+    assert answered_wild == [200, 421]
 
 
 async def test_a_certificate_is_replaced_without_closing_a_connection(site: Site) -> None:

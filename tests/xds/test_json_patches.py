@@ -281,7 +281,7 @@ def test_the_secret_of_the_system_stays_as_it_is() -> None:
     ],
 )
 def test_nothing_of_a_secret_is_quoted(operation: dict[str, Any]) -> None:
-    first = {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {}}}
+    first: dict[str, Any] = {"op": "add", "path": "", "value": {"name": "mine", "generic_secret": {}}}
     made = world(policy(("secret", "mine", first), ("secret", "mine", operation)))
 
     reason, line = words(made)

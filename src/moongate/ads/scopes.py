@@ -96,7 +96,8 @@ def waiting(scopes: Channel, batch: Batch, now: float, seconds: float) -> list[s
     refused: set[str] = set()
     for name in scopes.rejected:
         if _is_shared(name):
-            refused.add(collection_of(name))
+            if name not in batch.gone:  # else all of the table leaves with it
+                refused.add(collection_of(name))
         elif name not in batch.news and _is_missing(scopes, name):
             missing.add(collection_of(name))
     for name in batch.news:

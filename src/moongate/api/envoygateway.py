@@ -24,6 +24,7 @@ RuntimeFlag = Literal[
     "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
     "ScopedTables",  # ours: each hostname has a route table of its own
     "ScopedLargeTables",  # ours: the same, for listeners with hundreds of hostnames
+    "MisdirectedRequests",  # ours: 421 on a connection that was opened for another listener
 ]
 LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")
 """Flags that hold from the start of a process to its end.
@@ -254,7 +255,12 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
             ),
             extension_apis=ExtensionAPIs(enable_backend=True, enable_envoy_patch_policy=True),
             runtime_flags=RuntimeFlags(
-                enabled=("StableFilterChains", "MetadataWhereRead", "ScopedLargeTables")
+                enabled=(
+                    "StableFilterChains",
+                    "MetadataWhereRead",
+                    "ScopedLargeTables",
+                    "MisdirectedRequests",
+                )
             ),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),
         )

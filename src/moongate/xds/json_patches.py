@@ -155,7 +155,7 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     try:
         changed = patched(document, operation)
         if _text_at(changed, name_field) != name:
-            raise PatchError(f"It changes {name_field}, by which the resource is known.")  # noqa: TRY301 - said alike
+            raise PatchError(f"It changes {name_field}, by which the resource is known.")  # noqa: TRY301
         return XdsResource.of(type_url, name, encode(read(message, changed)))
     except PatchError as error:
         raise _without_secrets(error, type_url) from None

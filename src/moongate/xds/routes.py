@@ -37,6 +37,7 @@ from moongate.attach.routes import (
 from moongate.attach.scopes import has_scope, other_hosts, split_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
+from moongate.xds import misdirected
 from moongate.xds.draining import all_tables
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
@@ -199,7 +200,31 @@ def route_configuration(db: Db, fleet: FleetId, name: str) -> XdsResource | None
     if parts is None:
         return None
     head = encode(_head(name))
-    return XdsResource.joined(ROUTE, name, [(head, version(head)), *_joined(parts)])
+    others = _misdirected(db, fleet, name, parts, scoped=False)
+    return XdsResource.joined(ROUTE, name, [(head, version(head)), *_joined(parts), *others])
+
+
+def _misdirected(
+    db: Db, fleet: FleetId, chain: str, parts: tuple[Part, ...], *, scoped: bool
+) -> list[tuple[bytes, str]]:
+    """The virtual hosts for requests on a connection of another listener, each with its version.
+
+    Args:
+        db: what is read.
+        fleet: whose table it is.
+        chain: the chain that uses it.
+        parts: of the table, or of the part that others share.
+        scoped: whether it is a scoped one.
+    """
+    by_shard = {part.at[1]: part for part in parts}
+
+    def has(host: str) -> bool:
+        if scoped and has_scope(db, host):
+            return False
+        part = by_shard.get(shard(host))
+        return part is not None and any(each.domain == host for each in part.hosts)
+
+    return [(entry, version(entry)) for entry in misdirected.virtual_hosts(db, fleet, chain, has)]
 
 
 def _joined(parts: tuple[Part, ...]) -> list[tuple[bytes, str]]:
@@ -275,7 +300,8 @@ def scope_of_others(db: Db, fleet: FleetId, table: str) -> XdsResource | None:
     parts = table_parts(db, fleet, table)
     if parts is None:
         return None
-    body = _in_scope(scope_head(table, None), [piece for piece, _ in _joined(parts)])
+    others = _misdirected(db, fleet, names.chain_of_table(table), parts, scoped=True)
+    body = _in_scope(scope_head(table, None), [piece for piece, _ in (*_joined(parts), *others)])
     return XdsResource.of(SCOPE, names.scope(table, names.OTHERS), body)
 
 

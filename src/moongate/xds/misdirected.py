@@ -1,0 +1,92 @@
+"""Requests on a connection that was opened for another HTTPS listener of the same port.
+
+A client may reuse a connection for every hostname that the certificate covers (HTTP/2 and HTTP/3 do). But the
+listener was chosen in the TLS handshake, and has the policies and routes of its own hostname alone. So where
+another listener is the one for the Host of a request, it is answered with 421, upon which a client opens
+another connection. A Host that no listener is for is answered with 404, as ever.
+
+Source: Gateway API, ``Listener.hostname`` and GEP-3567; RFC 9110, 421 Misdirected Request. Envoy Gateway does
+not do this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.gateways import config
+from moongate.attach.listeners import last_judged
+from moongate.attach.routes import ANY, intersection
+from moongate.engine import query
+from moongate.xds.wire import encode, message_field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from moongate.api.base import FleetId, ListenerId
+    from moongate.engine import Db
+
+MISDIRECTED: Final = 421
+
+
+class Neighbours(NamedTuple):
+    """The hostnames of an HTTPS port.
+
+    Args:
+        own: the hostname of one listener; "" for any.
+        others: those of the others, sorted.
+    """
+
+    own: str
+    others: tuple[str, ...]
+
+
+@query
+def neighbours(db: Db, fleet: FleetId, chain: str) -> Neighbours | None:
+    """The hostnames of the port of an HTTPS chain; ``None`` when there are no others, or it is not HTTPS."""
+    if not config(db).runtime_flags.on("MisdirectedRequests"):
+        return None
+    for envoy in envoy_listeners(db, fleet):
+        own = next((group for group in envoy.groups if group.name == chain and group.kind == "HTTPS"), None)
+        if own is not None:
+            groups = [group for group in envoy.groups if group.kind == "HTTPS" and group is not own]
+            mine = _hostname(db, own.members[0])
+            others = {_hostname(db, group.members[0]) for group in groups} - {mine}
+            return Neighbours(mine, tuple(sorted(others))) if others else None
+    return None
+
+
+def virtual_hosts(db: Db, fleet: FleetId, chain: str, has: Callable[[str], bool]) -> Iterator[bytes]:
+    """The encoded entries for what is misdirected to an HTTPS chain.
+
+    Args:
+        db: what is read.
+        fleet: whose chain it is.
+        chain: its name, and that of its route configuration.
+        has: whether a hostname has a virtual host in the route configuration anyway.
+    """
+    at = neighbours(db, fleet, chain)
+    if at is None:
+        return
+    others = [host for host in at.others if not has(host or ANY)]
+    if others:
+        host = VirtualHost(name=f"{chain}/misdirected", domains=[host or ANY for host in others])
+        route = host.routes.add(name=f"{chain}/misdirected")
+        route.match.prefix = "/"
+        route.direct_response.status = MISDIRECTED
+        yield _entry(host)
+    if at.own and not has(at.own) and any(intersection(at.own, other) == at.own for other in others):
+        # A wider one would answer for it.
+        yield _entry(VirtualHost(name=f"{chain}/directed", domains=[at.own]))
+
+
+def _entry(host: VirtualHost) -> bytes:
+    return message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, encode(host))
+
+
+def _hostname(db: Db, listener: ListenerId) -> str:
+    own = next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+    return own.hostname if own is not None else ""
