@@ -20,15 +20,15 @@ def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
             "EnvoyProxy",
             "gateway.envoyproxy.io/v1alpha1",
             spec={
-                "backendTLS": {"value": "x", "anything": None},
+                "geoIP": {"value": "x", "anything": None},
                 "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": als}]}]}},
             },
         )
     )
 
-    assert proxy.spec.backend_tls == {"value": "x", "anything": None}
+    assert proxy.spec.geo_ip == {"value": "x", "anything": None}
     assert [problem.path for problem in unbuilt(proxy)] == [
-        "spec.backendTLS",
+        "spec.geoIP",
         "spec.telemetry.accessLog.settings[0].sinks[0].als.backendSettings.retry",
     ]
 
