@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from msgspec import Meta, field, structs
 
-from moongate.api.base import Model, Rule, Unbuilt, deprecated
+from moongate.api.base import Model, Rule, Unbuilt, deprecated, private
 from moongate.api.cluster_settings import ClusterSettings
 from moongate.api.shared import (
     BackendObjectReference,
@@ -70,8 +70,10 @@ class HostOrBackends(TelemetryBackends, frozen=True, kw_only=True):
 class TelemetryHeader(Model, frozen=True, kw_only=True):
     """A header of the requests that reports are sent with. Its value may be a credential."""
 
+    NAMES_SECRET: ClassVar[bool] = True
+
     name: HeaderName
-    value: Annotated[str, Meta(min_length=1, max_length=4096)]
+    value: Annotated[str, Meta(min_length=1, max_length=4096), private("a string of 1 to 4096 characters")]
 
     def __repr__(self) -> str:
         return f"TelemetryHeader(name={self.name!r}, value=…)"
