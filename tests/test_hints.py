@@ -6,6 +6,7 @@ import pytest
 
 from moongate.hints import REASONS, hints
 from tests.core import extension, read
+from tests.routes import grpc_route
 
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -145,3 +146,14 @@ def test_connections_that_may_last_no_time_are_closed_and_that_is_said() -> None
 
     assert "no request is answered" in hint
     assert of(policy("1s")) == []
+
+
+def test_a_route_without_parents_that_asks_for_the_default_gateways_is_meant_so() -> None:
+    assert of(ROUTE % f"{{useDefaultGateways: All, rules: [{{{TO_APP}}}]}}") == []
+    assert len(of(ROUTE % f"{{useDefaultGateways: None, rules: [{{{TO_APP}}}]}}")) == 1
+
+
+def test_a_grpcroute_without_a_backend_says_what_calls_get() -> None:
+    hints = of(grpc_route({"backendRefs": []}, {"backendRefs": [{"name": "shop", "port": 80, "weight": 0}]}))
+
+    assert [hint.rpartition(". ")[2] for hint in hints] == ["Requests are answered with 503."] * 2

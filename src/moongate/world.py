@@ -83,6 +83,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.PROXY_USERS,
     host_ports.PORT_USERS,
     grants.GRANTS,
+    routes.DEFAULT_GATEWAYS,
     routes.ROUTES,
     routes.HOSTNAMES,
     scopes.HASHES,

@@ -15,6 +15,7 @@ from moongate.api.backend import Backend, IPEndpoint
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from tests.api.crds import differences
@@ -41,6 +42,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
     ),
     (ReferenceGrant, f"{GATEWAY_API}referencegrants.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),
+    (GRPCRoute, f"{GATEWAY_API}grpcroutes.yaml", {}),
     (
         HTTPRouteFilter,
         "envoy-gateway/httproutefilters.gateway.envoyproxy.io.yaml",

@@ -25,26 +25,30 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
+from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.route import Route
 from moongate.attach.backends import (
     Backend,
     Target,
-    backend,
-    fault_of_backend,
-    kind_problem,
+    permitted,
     target,
     why_empty,
 )
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
-from moongate.attach.routes import ROUTES, attachments_at, parent_gateways, route_shards
+from moongate.attach.routes import (
+    DEFAULTS,
+    attachments_at,
+    default_parents,
+    parent_gateways,
+    route_shards,
+    routes_under,
+)
 from moongate.attach.rule_filters import (
     Mirror,
     backend_filter_fault,
@@ -53,17 +57,18 @@ from moongate.attach.rule_filters import (
     rule_filters,
 )
 from moongate.engine import Failed, query
-from moongate.features.base import ExtraCluster
+from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import (
     extra_resources,
+    natives,
     routing_type,
     rule_policies,
     shapes_clusters,
     wants_one_cluster,
 )
 from moongate.problem import Problem
-from moongate.store import SHARDS, find_in, get
+from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import (
     BackendCluster,
     ClusterKey,
@@ -114,7 +119,7 @@ class Destination(Struct, frozen=True):
         weighted_clusters: the clusters to forward to.
         weighted: whether the clusters are named with weights even if there is only one.
         unavailable: the weight of backends that are broken or empty.
-        empty: whether any of them is empty (answered 503) rather than broken (500).
+        unavailable_status: what their share of the requests is answered with.
         mirrors: clusters of the rule's mirrors, by position of the filter.
         unresolved: faults of references: condition ``ResolvedRefs``.
         without_endpoints: backends that have none: condition ``BackendsAvailable``.
@@ -124,7 +129,7 @@ class Destination(Struct, frozen=True):
     weighted_clusters: tuple[WeightedCluster, ...] = ()
     weighted: bool = False
     unavailable: int = 0
-    empty: bool = False
+    unavailable_status: int = 500
     mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
@@ -175,30 +180,32 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
     clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
+    broken_status = route_kind(route.kind).broken_status
     if filters.failed:
         status = 500
     elif any(each.usable for each in weighted):
         status = 0
     else:
-        status = 503 if unusable and not broken else 500
-    forwards, empty = status == 0 and filters.forwards, unusable > broken
+        status = 503 if unusable and not broken else broken_status
+    forwards, share_status = status == 0 and filters.forwards, 503 if unusable > broken else broken_status
     refused = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
     unresolved = [*(fault.under(at_rule) for fault in refused), *faults]
     for each in backends:
         path = f"{at_rule}.backendRefs[{each.place}]"
         if each.usable:
             continue
-        effect = _effect(each.ref.weight, weighted, status, empty=empty) if filters.forwards else ""
+        effect = _effect(each.ref.weight, weighted, status, share_status) if filters.forwards else ""
         if (problem := each.backend.problem) is not None:
             unresolved.append(problem.saying(effect).under(path))
         else:
             without_endpoints.append(_without_endpoints(db, path, each.target).saying(effect))
+    without_endpoints += (fault.under(at_rule) for fault in filters.without_endpoints)
     return Destination(
         status,
         clusters if forwards else (),
         weighted=by_weight,
         unavailable=unusable,
-        empty=empty,
+        unavailable_status=share_status,
         mirrors=mirrors if forwards else (),
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
@@ -209,21 +216,21 @@ def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
     return Problem(path, f"{at.ref} has no endpoints{why_empty(db, at)}.", "EndpointsNotFound")
 
 
-def _effect(weight: int, weighted: list[_RuleBackend], status: int, *, empty: bool) -> str:
+def _effect(weight: int, weighted: list[_RuleBackend], status: int, share_status: int) -> str:
     """What happens to requests because a backend of a rule is broken or empty.
 
     Args:
         weight: that of the backend.
         weighted: all backends of the rule that have a weight.
         status: of the rule's destination.
-        empty: whether any of its backends is empty, rather than broken.
+        share_status: what the share of its broken and empty backends is answered with.
     """
     if not weight:
         return "Its weight is 0, so no request goes there."
     if status:
         return f"Requests are answered with {status}."
     total = sum(each.ref.weight for each in weighted)
-    return f"Its share of the requests, {weight} of {total}, is answered with {503 if empty else 500}."
+    return f"Its share of the requests, {weight} of {total}, is answered with {share_status}."
 
 
 def _weighted_clusters(
@@ -333,8 +340,19 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
+            keys.update(dict.fromkeys(of_filters(db, listener, resource, index)))
         keys.update(dict.fromkeys(kept_resources(db, listener, route)))
     return tuple(keys)
+
+
+def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
+    """What the filters of a rule need that are features; nothing where the rule is closed because of one."""
+    own = natives(route.spec.rules[index])
+    if not any(f.clusters is not None for f, _ in own) or rule_filters(db, route, index).failed:
+        return ()
+    fleet = fleet_of(db, listener.gateway)
+    extra = (f.clusters(db, Effective(value, route.ref)) for f, value in own if f.clusters is not None)
+    return tuple(PolicyCluster(each.name, fleet, each) for some in extra for each in some)
 
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
@@ -363,7 +381,8 @@ def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
     ready = ready_listeners(db, fleet)
     # A merged fleet may have thousands of Gateways, and a route names few of them.
     named = parent_gateways(route)
-    gateways = [gateway for gateway in members(db, fleet) if gateway in named]
+    by_default = {} if DEFAULTS not in named else dict.fromkeys(default_parents(db, route))
+    gateways = [gateway for gateway in members(db, fleet) if gateway in named or gateway in by_default]
     judged = (attachments_at.last_good(db, route.ref, gateway) for gateway in gateways)
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
@@ -409,7 +428,7 @@ def resource_keys(
     if len(gateways) > 1:
         # Few Gateways of a merged fleet have a route in this shard.
         gateways = _gateways_in(db, fleet, part)
-    routes = sorted({route for gateway in gateways for route in find_in(db, ROUTES, gateway, part)})
+    routes = sorted({route for gateway in gateways for route in routes_under(db, gateway, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
         (route, None if isinstance(keys, Failed) else keys)
@@ -479,6 +498,8 @@ def _must_stay_apart(
             for r in rule.backend_refs
         ):
             return True
+        if any(f.one_cluster is not None and f.one_cluster(value) for f, value in natives(rule)):
+            return True
         if of_gateway is not None and wants_one_cluster(db, of_gateway):
             return True
     if policy is None or policy == of_gateway:
@@ -497,16 +518,9 @@ def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_servi
 
 
 def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backend:
-    """A backend as resolved for a route, which may lack the permission to refer to it."""
-    if (problem := kind_problem(at)) is not None:
-        return Backend(problem=problem)
-    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
-        message = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
-        return Backend(problem=Problem("", message, "RefNotPermitted"))
-    judged = backend(db, at, routed_to_service)
-    if judged.problem is not None:
-        return Backend(problem=fault_of_backend(at.ref, judged.problem))
-    return judged.speaking(route_kind(route.kind).upstream)
+    """A backend as resolved for a route, speaking what the route's kind wants."""
+    judged = permitted(db, route, at, routed_to_service)
+    return judged if judged.problem is not None else judged.speaking(route_kind(route.kind).upstream)
 
 
 def _mirrors(
