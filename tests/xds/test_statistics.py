@@ -10,13 +10,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
+from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.telemetry import PrometheusCompression
 from moongate.xds.cluster_keys import RuleCluster
 from moongate.xds.clusters import cluster
 from moongate.xds.listeners import listener, listener_names
 from moongate.xds.routes import route_configuration
 from moongate.xds.statistics import compressor, virtual_cluster
-from tests.core import EG_FLEET, ON_HOST, Core
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core
 from tests.routes import http_route, route_ref, service
 from tests.xds.test_sinks import of_gateway
 
@@ -111,3 +112,18 @@ def test_small_answers_may_stay_as_they_are() -> None:
 
     assert b"text_optimized" not in body
     assert b"gzip" in body
+
+
+@pytest.mark.parametrize("config", [IN_CLUSTER, ON_HOST])
+@pytest.mark.parametrize(("said", "counted"), [("true", True), ("false", False)])
+def test_calls_are_counted_on_all_listeners_or_on_none(
+    config: EnvoyGateway, said: str, counted: bool
+) -> None:
+    core = of_gateway(f"{{metrics: {{enableGRPCStats: {said}}}}}", config=config)
+    built = listener(core.db, EG_FLEET, WEB)
+    assert built is not None
+    [chain], manager = [Listener.FromString(built.body).default_filter_chain], HttpConnectionManager()
+    assert any(each.typed_config.Unpack(manager) for each in chain.filters)
+    stats = [each for each in manager.http_filters if each.name == "envoy.filters.http.grpc_stats"]
+
+    assert [not each.disabled for each in stats] == ([True] if counted else [])

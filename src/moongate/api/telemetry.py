@@ -400,7 +400,8 @@ class ProxyMetrics(Model, frozen=True, kw_only=True):
     enable_virtual_host_stats: bool | None = None
     enable_per_endpoint_stats: bool | None = None
     enable_request_response_sizes_stats: bool | None = None
-    enable_grpc_stats: Unbuilt | None = field(default=None, name="enableGRPCStats")
+    enable_grpc_stats: bool | None = field(default=None, name="enableGRPCStats")
+    """Whether calls of gRPC are counted; on listeners that serve GRPCRoutes when absent."""
     cluster_stat_name: str | None = None
     """The name of a cluster in statistics, with operators such as ``%ROUTE_NAME%``."""
 

@@ -66,6 +66,13 @@ def tracked(db: Db, fleet: FleetId) -> bytes | None:
 
 
 @query
+def counts_calls(db: Db, fleet: FleetId) -> bool | None:
+    """Whether all listeners count calls of gRPC, or none; ``None`` for those that serve GRPCRoutes."""
+    asked = _asked(db, fleet)
+    return asked.enable_grpc_stats if asked is not None else None
+
+
+@query
 def cluster_stat_name(db: Db, fleet: FleetId) -> str:
     """The pattern of the names of rules' clusters in statistics; "" for the names of the clusters."""
     asked = _asked(db, fleet)
