@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from moongate.api.base import Ref
 from moongate.engine import query
-from moongate.xds.patches import Patch, PatchError, Patches
+from moongate.json_patch import PatchError
+from moongate.xds.patches import Patch, Patches
 from moongate.xds.wire import XdsResource, encode
 
 if TYPE_CHECKING:

@@ -414,7 +414,11 @@ _grants = st.builds(
     st.sampled_from(
         [
             [(GATEWAY_GROUP, "HTTPRoute"), (GATEWAY_GROUP, "GRPCRoute")],
-            [(ENVOY_GROUP, "SecurityPolicy"), (ENVOY_GROUP, "BackendTrafficPolicy")],
+            [
+                (ENVOY_GROUP, "SecurityPolicy"),
+                (ENVOY_GROUP, "BackendTrafficPolicy"),
+                (ENVOY_GROUP, "EnvoyProxy"),
+            ],
         ]
     ),
     st.sampled_from(NAMESPACES),
@@ -443,8 +447,24 @@ _users: st.SearchStrategy[Doc] = st.sampled_from(
         {},
     ]
 )
+_SINKS = [_ref("Service", "s0", port=8080), _ref("Backend", "b0", namespace="other")]
+_TRACED: Doc = {"tracing": {"provider": {"backendRefs": _SINKS}}}
+_LOGGED: Doc = {
+    "accessLog": {
+        "settings": [
+            {"sinks": [{"type": "ALS", "als": {"type": "HTTP", "backendRefs": _SINKS[:1]}}]},
+            {"matches": ["]"], "sinks": [{"type": "File", "file": {"path": "/dev/stdout"}}]},
+        ]
+    },
+    "metrics": {
+        "enableVirtualHostStats": True,
+        "sinks": [{"openTelemetry": {"backendRefs": _SINKS[1:]}}],
+    },
+}
 _proxies: st.SearchStrategy[Doc] = st.sampled_from(
     [
+        {"spec": {"telemetry": _TRACED}},
+        {"spec": {"telemetry": _LOGGED, "mergeType": "JSONMerge"}},
         {"spec": {}},
         {"spec": {"mergeBackends": {}}},
         {"spec": {"mergeBackends": {"selector": {"matchLabels": {"app": "x"}}}}},

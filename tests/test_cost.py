@@ -337,6 +337,38 @@ def test_an_endpoint_rebuilds_one_load_assignment(many: World, some: World) -> N
     assert (costs[0].gone, costs[0].statuses) == (set(), set())
 
 
+def tracing(rate: int) -> Resource:
+    backends = [{"name": "s0", "namespace": "default", "port": 8080}]
+    traced = {"provider": {"backendRefs": backends}, "samplingRate": rate}
+    return resource("EnvoyProxy", "default", "ep", {"spec": {"telemetry": {"tracing": traced}}})
+
+
+def test_telemetry_costs_the_listeners_and_a_collector_its_endpoints() -> None:
+    """A listener that is replaced drains, so what is no part of it must not replace it."""
+    ep = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "ep", "namespace": "default"}
+    named = resource(
+        "GatewayClass",
+        "",
+        "eg",
+        {"spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller", "parametersRef": ep}},
+    )
+    rates: list[Cost] = []
+    moves: list[Cost] = []
+    for routes in (20, 60):
+        world = built(routes)
+        cost(world, named, tracing(1))
+        rates.append(cost(world, tracing(2)))
+        moves.append(cost(world, endpoint_slice(0, last_octet=9)))
+
+    # Each route looks whether it is concerned, but none is built.
+    assert rates[0].runs == rates[1].runs
+    assert_alike(moves)
+    assert rates[0].put.keys() == {("Listener", "default/eg/http"), ("Listener", "default/eg/https")}
+    assert rates[0].gone == set()
+    assert ("ClusterLoadAssignment", "tracing") in moves[0].put
+    assert {kind for kind, _ in moves[0].put} == {"ClusterLoadAssignment"}
+
+
 def test_an_endpoint_that_stays_as_it_is_costs_nothing(many: World) -> None:
     """Controllers touch EndpointSlices that did not change."""
     cost(many, endpoint_slice(8, 9))

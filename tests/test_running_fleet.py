@@ -15,6 +15,7 @@ from moongate.infra.process import EnvoyProcess
 from moongate.infra.rundir import EnvoyFiles
 from moongate.running_fleet import RefusedResource, RunningFleet
 from moongate.world import World
+from moongate.xds.bootstraps import BootstrapParts
 from moongate.xds.wire import LISTENER
 from tests.core import GATEWAY_CLASS, gateway, http, read
 from tests.faults import faulty, put_fault
@@ -43,7 +44,7 @@ def running() -> tuple[World, RunningFleet]:
         options=options,
         access_log=lambda _: None,
     )
-    return world, RunningFleet(world, FleetId(EG), process, options)
+    return world, RunningFleet(world, FleetId(EG), process, options, BootstrapParts())
 
 
 @pytest.mark.parametrize(

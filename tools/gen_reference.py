@@ -152,7 +152,7 @@ def _configuration() -> Iterator[str]:
     yield "|---|---|"
     for path, meaning in _PROXY.items():
         yield f"| `{path}` | {meaning} |"
-    yield f"\nAccepted and not built yet, so without effect: {_listed(_unbuilt(_spec(EnvoyProxy)))}."
+    yield f"\nAccepted and not built yet, so without effect: {_listed(_once(_unbuilt(_spec(EnvoyProxy))))}."
     yield "A warning names those of them that are set.\n"
     yield f"Without effect, and nothing says so: {_listed(_PROXY_IDLE)}.\n"
     yield "An EnvoyProxy that cannot be used is reported in the status of the resources that name it, and what ran before goes on.\n"
@@ -176,6 +176,8 @@ _GATEWAY_IDLE = (
     "extensionApis.enableLua",
 )
 _PROXY = {
+    "bootstrap": "[Changes of what Envoy is started with](../how-to/change-the-bootstrap.md): merged, patched, or as a "
+    "whole. A change starts another Envoy.",
     "concurrency": "Worker threads of Envoy. Read when Envoy starts; the log says that a change waits for it.",
     "extraArgs": "More arguments for Envoy. Read when Envoy starts; the log says that a change waits for it. "
     "With arguments that it does not take, Envoy ends at once: the status of the Gateway then says why, and "
@@ -192,7 +194,12 @@ _PROXY = {
     "shutdown.drainTimeout": "How long open connections live on when their listener was changed or deleted, 60 s "
     "when absent; longer ones, such as WebSockets, are cut then. Read when Envoy starts; the log says that a "
     "change waits for it. When Envoy is to end, requests in flight are waited for as long, 5 s when absent.",
-    "telemetry.accessLog": "Formats, CEL filters and files of the access log.",
+    "telemetry.accessLog": "[Access logs](../how-to/access-logs.md): formats, CEL filters, and sinks: files, "
+    "OpenTelemetry, ALS.",
+    "telemetry.tracing": "[Spans](../how-to/trace-requests.md) for OpenTelemetry, Zipkin or Datadog.",
+    "telemetry.requestID": "Whether the decision to trace a request is in its id.",
+    "telemetry.metrics": "[Statistics](../how-to/send-metrics.md): which, under which names, and for whom. A change "
+    "of `sinks` or `matches` starts another Envoy.",
 }
 _PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
 
@@ -200,6 +207,12 @@ _PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheck
 def _own(paths: list[str]) -> list[str]:
     """Those that stand nowhere else on the page."""
     return [path for path in paths if not path.startswith(("envoyProxy.", "provider."))]
+
+
+def _once(paths: list[str]) -> list[str]:
+    """The settings of clusters once, and not for each sink that has them."""
+    shared = "backendSettings."
+    return [*dict.fromkeys(path[path.find(shared) :] if shared in path else path for path in paths)]
 
 
 def _spec(kind: Any) -> Any:

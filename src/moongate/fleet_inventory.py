@@ -36,7 +36,7 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
-from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets
+from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets, sinks
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     CertificateSecret,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from moongate.attach.backends import Target
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Db, Query, Root
-    from moongate.xds.cluster_keys import ResourceKey
+    from moongate.xds.cluster_keys import ResourceKey, SinkCluster
     from moongate.xds.patches import Call, Form, Patches
 
 INVENTORY, RESOURCE, STATUS = 1, 2, 3
@@ -221,6 +221,9 @@ class FleetInventory:
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
+        self._inventory(sinks.sink_keys, (fleet,), self._sinks)
+        self._inventory(sinks.sink_secrets, (fleet,), self._sinks)
+        self._inventory(sinks.metric_keys, (fleet,), self._metric_sinks)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
         self._scopes: dict[tuple[str, ListenerId, int], Root[Any]] = {}
@@ -291,6 +294,12 @@ class FleetInventory:
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
+
+    def _sinks(self, value: tuple[ResourceKey, ...]) -> Iterator[_Part]:
+        yield "", [named for key in value for named in _built_from(key)]
+
+    def _metric_sinks(self, value: tuple[SinkCluster, ...]) -> Iterator[_Part]:
+        yield "", [(ENDPOINT, key.name, clusters.load_assignment, (key,)) for key in value]
 
     def _local(self, value: tuple[Target, ...]) -> Iterator[_Part]:
         if value:

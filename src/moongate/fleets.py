@@ -33,6 +33,7 @@ from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
 from moongate.api.base import FleetId, Ref, milliseconds
+from moongate.attach.bootstraps import amended, with_parts
 from moongate.attach.gateways import fleet_proxy
 from moongate.chain_transitions import ChainTransitions
 from moongate.draining_tables import DrainingTables
@@ -42,12 +43,14 @@ from moongate.infra.ending import end_kept
 from moongate.infra.port_handover import SOON_S
 from moongate.infra.ports import explain_bind_failure
 from moongate.infra.process import EnvoyFailedError, EnvoyProcess, State, lateness
+from moongate.json_patch import PatchError
 from moongate.large_tables import LargeTables
 from moongate.quarantine import Quarantine
 from moongate.refused_certificates import RefusedCertificates
 from moongate.report.statuses import time_before
 from moongate.running_fleet import Late, RefusedResource, RunningFleet
 from moongate.status.gateways import EnvoyState, RefusedListener
+from moongate.xds.bootstraps import BootstrapParts, bootstrap_parts
 from moongate.xds.refusals import bind_failure
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, SECRET
 
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
     from types import TracebackType
+
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
     from moongate.ads.events import Counters, Rejection
     from moongate.infra.envoy_log import Unopened
@@ -178,6 +183,9 @@ class Fleets:
                 change = self._reconfigure(name, fleet, fleet.options, options)
                 self._tasks.create_task(change, name=f"options of {name}")
                 fleet.options = options
+            parts = self._parts(fleet.id)
+            if parts is not None and parts != fleet.made_of:
+                self._renew(name, fleet, parts)
             taken = self._taken(name, fleet)
             if taken and not fleet.retrying:
                 fleet.retrying = True
@@ -291,6 +299,13 @@ class Fleets:
             return  # it was removed and came back between two calls: its Envoy goes on
         files, node = self._run.envoy(name), name.replace("/", "-")
         options = self._options(fleet_id) or EnvoyOptions()
+        parts = self._parts(fleet_id) or BootstrapParts()
+        try:
+            first = self._bootstrap(name, parts)
+        except PatchError:
+            # It fits no fleet that has these sinks; ``review`` says so.
+            parts = BootstrapParts(parts.telemetry)
+            first = self._bootstrap(name, parts)
 
         @asynccontextmanager
         async def listening() -> AsyncGenerator[None]:
@@ -303,7 +318,7 @@ class Fleets:
             name,
             binary=self._binary,
             files=files,
-            bootstrap=bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin),
+            bootstrap=first,
             options=options,
             beside=lambda: self._run.standing(files.xds, listening),
             access_log=self._access_log,
@@ -316,7 +331,7 @@ class Fleets:
         self._transitions.start(fleet_id)
         self._large.start(fleet_id)
         self._draining.start(fleet_id)
-        fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options)
+        fleet = self._fleets[name] = RunningFleet(self._world, fleet_id, process, options, parts)
         before = self._ending.get(name)
         fleet.task = self._tasks.create_task(self._run_envoy(name, fleet, before), name=f"fleet {name}")
 
@@ -387,6 +402,35 @@ class Fleets:
             self._certificates.end(fleet.id)
             self._ending[name] = fleet
             fleet.end()
+
+    def _bootstrap(self, name: str, parts: BootstrapParts) -> Bootstrap:
+        """The bootstrap of a fleet's Envoy.
+
+        Raises:
+            PatchError: the EnvoyProxy changes it in a way that it cannot be changed in.
+        """
+        files, node = self._run.envoy(name), name.replace("/", "-")
+        own = bootstrap(name, node, xds_socket=files.xds, admin_socket=files.admin)
+        whole = with_parts(own, parts.telemetry)
+        return amended(whole, parts.changes) if parts.changes is not None else whole
+
+    def _parts(self, fleet: FleetId) -> BootstrapParts | None:
+        """What the EnvoyProxy asks of the bootstrap; ``None`` if it cannot be used: Envoys keep it."""
+        parts = bootstrap_parts.attempt(self._world.db, fleet)
+        settings = fleet_proxy.attempt(self._world.db, fleet)
+        if isinstance(parts, Failed) or isinstance(settings, Failed) or settings.problems:
+            return None
+        return parts
+
+    def _renew(self, name: str, fleet: RunningFleet, parts: BootstrapParts) -> None:
+        """Let an Envoy run with another bootstrap."""
+        fleet.made_of = parts
+        try:
+            renewal = fleet.process.renew(self._bootstrap(name, parts))
+        except PatchError as error:
+            fleet.process.keep_bootstrap(str(error))
+        else:
+            self._tasks.create_task(renewal, name=f"bootstrap of {name}")
 
     def _options(self, fleet: FleetId) -> EnvoyOptions | None:
         """The options of the EnvoyProxy; ``None`` if it cannot be used, and Envoys keep their options."""
@@ -579,6 +623,8 @@ class Fleets:
         messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}" for r in stuck]
         own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
         messages += [f"{r.what}: {r.message}" for r in own]
+        if fleet.process.bootstrap_error:
+            messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}

@@ -113,6 +113,22 @@ def host_cluster(host: str, port: int) -> str:
     return f"{underscored(host)}_{port}"
 
 
+STATISTICS_CLUSTER = "prometheus_stats"
+"""The cluster of Envoy's own statistics, in its bootstrap."""
+TRACING = "tracing"
+"""The cluster that spans are sent to."""
+
+
+def access_log_sink(kind: str, setting: int, sink: int) -> str:
+    """The cluster that a sink of access logs sends to; ``kind`` is ``als`` or ``otel``."""
+    return f"accesslog_{kind}_{setting}_{sink}"
+
+
+def metric_sink(index: int) -> str:
+    """The cluster that a sink of statistics sends to."""
+    return f"otel_metric_sink_{index}"
+
+
 def secret(ref: Ref) -> str:
     return f"{ref.namespace}/{ref.name}"
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moongate.engine import Query
     from moongate.infra.bootstrap import EnvoyOptions
     from moongate.world import World
+    from moongate.xds.bootstraps import BootstrapParts
 
 K = TypeVar("K", FleetId, Ref)
 T = TypeVar("T")
@@ -65,14 +66,24 @@ class RunningFleet:
         id_: the fleet.
         process: the Envoy.
         options: the options with which the process was created.
+        made_of: what its bootstrap was made of.
     """
 
-    def __init__(self, world: World, id_: FleetId, process: EnvoyProcess, options: EnvoyOptions) -> None:
+    def __init__(
+        self,
+        world: World,
+        id_: FleetId,
+        process: EnvoyProcess,
+        options: EnvoyOptions,
+        made_of: BootstrapParts,
+    ) -> None:
         self._world = world
         self.id = id_
         self.process = process
         self.options = options
         """The options that the EnvoyProxy last asked for."""
+        self.made_of = made_of
+        """What the bootstrap that the EnvoyProxy last asked for is made of."""
         self.stop = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.retrying = False

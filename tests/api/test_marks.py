@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moongate.api.admission import admit_configuration
 from moongate.api.marks import unbuilt
 from tests.api.manifests import admitted, manifest
 
 
 def test_a_field_that_is_not_built_is_admitted_and_reported() -> None:
+    als: dict[str, Any] = {
+        "type": "TCP",
+        "backendRefs": [{"name": "a", "port": 1}],
+        "backendSettings": {"retry": {}},
+    }
     proxy = admitted(
         manifest(
             "EnvoyProxy",
             "gateway.envoyproxy.io/v1alpha1",
             spec={
-                "bootstrap": {"value": "x", "anything": None},
-                "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": {}}]}]}},
+                "geoIP": {"value": "x", "anything": None},
+                "telemetry": {"accessLog": {"settings": [{"sinks": [{"type": "ALS", "als": als}]}]}},
             },
         )
     )
 
-    assert proxy.spec.bootstrap == {"value": "x", "anything": None}
+    assert proxy.spec.geo_ip == {"value": "x", "anything": None}
     assert [problem.path for problem in unbuilt(proxy)] == [
-        "spec.bootstrap",
-        "spec.telemetry.accessLog.settings[0].sinks[0].als",
+        "spec.geoIP",
+        "spec.telemetry.accessLog.settings[0].sinks[0].als.backendSettings.retry",
     ]
 
 

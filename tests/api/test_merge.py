@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import field
 
 from moongate.api.base import Model
-from moongate.api.merge import merge
+from moongate.api.merge import merge, merge_traced
 
 
 class Inner(Model, frozen=True, kw_only=True):
@@ -63,3 +63,26 @@ def test_a_strategic_merge_merges_lists_that_have_a_merge_key() -> None:
 
 def test_with_nothing_below_the_upper_spec_is_all() -> None:
     assert merge(None, BASE, "StrategicMerge") == BASE
+
+
+def test_maps_merge_key_by_key() -> None:
+    merged, inherited = merge_traced(Spec(labels={"a": "1", "b": "2"}), Spec(labels={"b": "3"}), "JSONMerge")
+
+    assert merged.labels == {"a": "1", "b": "3"}
+    assert inherited == ("labels.a",)
+
+
+class Typed(Model, frozen=True, kw_only=True):
+    type: str = "Text"
+    port: int | None = None
+
+
+class Holder(Model, frozen=True, kw_only=True):
+    sink: Typed | None = None
+
+
+def test_a_plain_default_counts_as_said() -> None:
+    """An API server has written it, so it cannot be told from what a user wrote."""
+    base = Holder(sink=Typed(type="Other", port=1))
+
+    assert merge(base, Holder(sink=Typed()), "JSONMerge").sink == Typed(type="Text", port=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue
+from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
@@ -37,6 +38,15 @@ def test_what_is_packed_is_hidden_too() -> None:
     shown = unpacked(redacted(listener).filter_chains[0].filters[0].typed_config)
 
     assert shown == BasicAuth(users=DataSource(inline_string=REDACTED))
+
+
+def test_the_metadata_of_calls_is_hidden() -> None:
+    """It may be the token of a collector."""
+    header = HeaderValue(key="authorization", value="Bearer token")
+
+    shown = redacted(GrpcService(initial_metadata=[header]))
+
+    assert [(each.key, each.value) for each in shown.initial_metadata] == [("authorization", REDACTED)]
 
 
 def test_the_original_stays_as_it_is() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
 
+from moongate.api.cluster_settings import ConsistentHash, LoadBalancer
 from moongate.engine import Db
 from moongate.features.base import Effective, RouteEdit
-from moongate.features.load_balancer import FEATURE, ConsistentHash, LoadBalancer
+from moongate.features.load_balancer import FEATURE
 from tests.features.backends import OWNER, faults, on_cluster, on_route, refused
 
 LOCALITY: dict[str, Any] = {"locality_lb_config": {"locality_weighted_lb_config": {}}}

@@ -1,99 +1,21 @@
+"""The command line of Envoy."""
+
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from moongate.infra.binary import envoy_binary
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json, bootstrap
 
 XDS, ADMIN = Path("/run/m/xds.sock"), Path("/run/m/envoy.sock")
 
-SOON = {"retryBackOff": {"baseInterval": "0.050s", "maxInterval": "1s"}}
-"""When an Envoy that lost its control plane asks again: one that outlived it is to be adopted soon."""
 
+def test_equal_bootstraps_have_equal_files() -> None:
+    """So an Envoy that was left running is known to be as one that would be started now."""
+    files = [as_json(bootstrap("shop/eg", "n", xds_socket=XDS, admin_socket=ADMIN)) for _ in range(2)]
 
-def made(*, zone: str = "", stats_tags: bool = False) -> dict[str, Any]:
-    message = bootstrap(
-        "shop/eg", "node-1", xds_socket=XDS, admin_socket=ADMIN, zone=zone, stats_tags=stats_tags
-    )
-    return json.loads(as_json(message))
-
-
-def test_the_node_says_whose_envoy_it_is() -> None:
-    """By the cluster of its node the control plane knows which snapshot to send."""
-    assert made()["node"] == {"id": "node-1", "cluster": "shop/eg"}
-
-
-def test_a_zone_is_in_the_bootstrap_when_there_is_one() -> None:
-    assert made(zone="eu-1a")["node"]["locality"] == {"zone": "eu-1a"}
-
-
-def test_listeners_and_clusters_come_by_delta_ads() -> None:
-    dynamic = made()["dynamicResources"]
-
-    assert dynamic["adsConfig"] == {
-        "apiType": "DELTA_GRPC",
-        "transportApiVersion": "V3",
-        "grpcServices": [{"envoyGrpc": {"clusterName": "xds_cluster", "retryPolicy": SOON}}],
-        "setNodeOnFirstMessageOnly": True,
-    }
-    for kind in ("ldsConfig", "cdsConfig"):
-        assert dynamic[kind] == {"ads": {}, "initialFetchTimeout": "0s", "resourceApiVersion": "V3"}
-
-
-def test_the_control_plane_is_reached_over_its_unix_socket() -> None:
-    (cluster,) = made()["staticResources"]["clusters"]
-    (locality,) = cluster["loadAssignment"]["endpoints"]
-
-    assert locality["lbEndpoints"] == [{"endpoint": {"address": {"pipe": {"path": str(XDS)}}}}]
-
-
-def test_the_admin_interface_is_a_socket_for_its_owner_alone() -> None:
-    """It can end Envoy and shows every secret's name: no TCP port, and mode 0600."""
-    assert made()["admin"]["address"] == {"pipe": {"path": str(ADMIN), "mode": 0o600}}
-
-
-def test_extra_labels_of_statistics_are_off_unless_asked_for() -> None:
-    """They cost seconds of CPU with thousands of clusters."""
-    assert "statsTags" not in made()["statsConfig"]
-    assert [tag["tagName"] for tag in made(stats_tags=True)["statsConfig"]["statsTags"]] == [
-        "from_zone",
-        "to_zone",
-        "socket_match_name",
-        "priority",
-    ]
-
-
-def test_statistics_are_gone_through_only_for_those_who_ask() -> None:
-    """With thousands of clusters Envoy would stand still for a moment every five seconds, for nobody."""
-    assert made()["statsFlushOnAdmin"] is True
-    assert "statsSinks" not in made()
-
-
-@pytest.mark.envoy
-@pytest.mark.parametrize("stats_tags", [False, True])
-def test_envoy_finds_the_bootstrap_valid(tmp_path: Path, stats_tags: bool) -> None:
-    file = tmp_path / "envoy.json"
-    message = bootstrap(
-        "shop/eg",
-        "node-1",
-        xds_socket=tmp_path / "xds.sock",
-        admin_socket=tmp_path / "admin.sock",
-        zone="eu-1a",
-        stats_tags=stats_tags,
-    )
-    file.write_bytes(as_json(message))
-
-    done = subprocess.run(
-        [envoy_binary(), *words(file=file), "--mode", "validate"], capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
+    assert files[0] == files[1]
 
 
 def words(options: EnvoyOptions | None = None, *, cpus: int = 2, file: Path = ADMIN) -> tuple[str, ...]:

@@ -129,13 +129,13 @@ def test_a_field_without_effect_is_reported_where_it_stands() -> None:
         "kind: EnvoyProxy\n"
         "metadata: {name: custom}\n"
         "spec:\n"
-        "  bootstrap: {}\n",
+        "  geoIP: {}\n",
     )
 
     (diagnostic,) = folder.diagnostics()
     assert len(batch) == 1
     assert diagnostic.severity == "warning"
-    assert str(diagnostic).startswith("proxy.yaml:5:14: EnvoyProxy default/custom: spec.bootstrap:")
+    assert str(diagnostic).startswith("proxy.yaml:5:10: EnvoyProxy default/custom: spec.geoIP:")
 
 
 @pytest.mark.parametrize(

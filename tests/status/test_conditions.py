@@ -35,9 +35,9 @@ def test_without_problems_it_is_accepted() -> None:
 
 def test_fields_without_effect_are_warned_of() -> None:
     """Never silently ignored: a user who sets one must be able to see that it does nothing."""
-    proxy = EnvoyProxy(metadata=ObjectMeta(name="custom"), spec=EnvoyProxySpec(bootstrap={}))
+    proxy = EnvoyProxy(metadata=ObjectMeta(name="custom"), spec=EnvoyProxySpec(geo_ip={}))
 
     (warning,) = unsupported(proxy)
 
     assert (warning.type, warning.status, warning.reason) == ("Warning", "True", "NotSupported")
-    assert warning.message.startswith("spec.bootstrap")
+    assert warning.message.startswith("spec.geoIP")

@@ -11,9 +11,9 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from msgspec import structs
 
+from moongate.api.cluster_settings import CircuitBreaker
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.features.base import ClusterEdit, Effective, Feature
-from moongate.features.circuit_breaker import CircuitBreaker
 from moongate.xds.cluster_keys import ClusterKey
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.destinations import route_resources

@@ -76,6 +76,15 @@ def form(pattern: str, description: str, *, low: int | None = None, high: int | 
     return Meta(pattern=pattern, min_length=low, max_length=high, extra={"form": description})
 
 
+def private(description: str) -> Meta:
+    """Annotation of a value that may be a secret, so that no message quotes it.
+
+    Args:
+        description: what it must be, to follow "it must be".
+    """
+    return Meta(extra={"private": description})
+
+
 def not_built_yet(consequence: str) -> Meta:
     """Annotation of a field of the reference that is accepted and not built yet; its status says so.
 

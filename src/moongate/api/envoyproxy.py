@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from msgspec import Meta, field
+from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, DurationStr, Model, Resource, Rule, Unbuilt
+from moongate.api.envoypatchpolicy import JSONPatchOperation
 from moongate.api.policy import MergeType
 from moongate.api.shared import Int32, LabelSelector
+from moongate.api.telemetry import ProxyTelemetry
 from moongate.api.tls import BackendTLSConfig
 
 EnvoyFilter = Literal[
@@ -103,96 +105,6 @@ class ShutdownConfig(Model, frozen=True, kw_only=True):
     health_check_failure_delay: DurationStr | None = None
 
 
-class AccessLogFormat(Model, frozen=True, kw_only=True):
-    """What a line of the access log holds, in Envoy's command operators."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.type) && self.type == 'Text' ? has(self.text) : true",
-            "type Text needs text.",
-        ),
-        Rule(
-            "has(self.type) && self.type == 'Text' ? !has(self.json) : true",
-            "type Text takes text only; remove json.",
-        ),
-        Rule(
-            "has(self.type) && self.type == 'JSON' ? has(self.json) : true",
-            "type JSON needs json.",
-        ),
-        Rule(
-            "has(self.type) && self.type == 'JSON' ? !has(self.text) : true",
-            "type JSON takes json only; remove text.",
-        ),
-        Rule(
-            "!has(self.type) ? (has(self.text) || has(self.json)) : true",
-            "A format needs text or json.",
-        ),
-    )
-
-    type: Literal["Text", "JSON"] | None = None
-    text: str | None = None
-    json: dict[str, str] | None = None
-
-
-class FileAccessLog(Model, frozen=True, kw_only=True):
-    """The file that lines are appended to, such as ``/dev/stdout``."""
-
-    # The CRD lets it be absent, but Envoy has no log without a path.
-    path: Annotated[str, Meta(min_length=1)]
-
-
-class AccessLogSink(Model, frozen=True, kw_only=True):
-    """Where lines go; the field that ``type`` names holds the settings."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.type == 'ALS' ? has(self.als) : !has(self.als)",
-            "als must be set for type ALS, and only for it.",
-        ),
-        Rule(
-            "self.type == 'File' ? has(self.file) : !has(self.file)",
-            "file must be set for type File, and only for it.",
-        ),
-        Rule(
-            "self.type == 'OpenTelemetry' ? has(self.openTelemetry) : !has(self.openTelemetry)",
-            "openTelemetry must be set for type OpenTelemetry, and only for it.",
-        ),
-    )
-
-    # The CRD does not require it, but without it none of the rules can hold.
-    type: Literal["ALS", "File", "OpenTelemetry"]
-    file: FileAccessLog | None = None
-    als: Unbuilt | None = None
-    open_telemetry: Unbuilt | None = None
-
-
-class AccessLogSettings(Model, frozen=True, kw_only=True):
-    """One format for some sinks."""
-
-    format: AccessLogFormat | None = None
-    matches: Annotated[tuple[str, ...], Meta(max_length=10)] = ()
-    """CEL expressions of Envoy; a request is logged when all hold."""
-    sinks: Annotated[tuple[AccessLogSink, ...], Meta(min_length=1, max_length=50)]
-    type: Literal["Listener", "Route", "Upstream"] | None = None
-
-
-class ProxyAccessLog(Model, frozen=True, kw_only=True):
-    """Access logs; without settings, JSON lines on standard output."""
-
-    disable: bool | None = None
-    settings: Annotated[tuple[AccessLogSettings, ...], Meta(min_length=1, max_length=50)] = ()
-
-
-class ProxyTelemetry(Model, frozen=True, kw_only=True):
-    """What a proxy reports about its work."""
-
-    access_log: ProxyAccessLog | None = None
-    tracing: Unbuilt | None = None
-    metrics: Unbuilt | None = None
-    health_check_log: Unbuilt | None = None
-    request_id: Unbuilt | None = field(default=None, name="requestID")
-
-
 class KubernetesProvider(Model, frozen=True, kw_only=True):
     """The objects in a cluster that proxies run as."""
 
@@ -235,6 +147,23 @@ class EnvoyProxyProvider(Model, frozen=True, kw_only=True):
     host: HostProvider | None = None
 
 
+class ProxyBootstrap(Model, frozen=True, kw_only=True):
+    """Changes of what Envoy is started with. The field that ``type`` needs holds them."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'JSONPatch' ? self.jsonPatches.size() > 0 : has(self.value)",
+            "type JSONPatch needs jsonPatches, and the others need value.",
+        ),
+    )
+
+    type: Literal["Merge", "Replace", "JSONPatch"] = "Replace"
+    value: str | None = None
+    """A bootstrap in YAML, with protobuf's names: all of it, or what is merged into moongate's own."""
+    json_patches: tuple[JSONPatchOperation, ...] = ()
+    """Applied one after another."""
+
+
 class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     """Settings of proxies."""
 
@@ -267,7 +196,7 @@ class EnvoyProxySpec(Model, frozen=True, kw_only=True):
     preserve_route_order: bool | None = None
     """Rules stay in the order of the HTTPRoute instead of Gateway API's precedence."""
     merge_type: MergeType | None = None
-    bootstrap: Unbuilt | None = None
+    bootstrap: ProxyBootstrap | None = None
     backend_tls: BackendTLSConfig | None = field(default=None, name="backendTLS")
     """How TLS is spoken to backends that have it; it turns TLS on for none."""
     lua: Unbuilt | None = None

@@ -49,15 +49,24 @@ def _merged(base: Any, over: Any, path: str, inherited: list[str], *, by_type: b
         mine, theirs = getattr(over, field.name), getattr(base, field.name)
         at = f"{path}.{field.encode_name}" if path else field.encode_name
         default = field.default_factory() if callable(field.default_factory) else field.default
-        if mine == default:
+        # A default that is a plain value was written by an API server, as if the user had.
+        if mine == default and not isinstance(default, str | int):
             changed[field.name] = theirs
             if theirs != default:
                 inherited.append(at)
         elif by_type and _has_merge_key(mine, theirs):
             changed[field.name] = _by_type(theirs, mine, at, inherited)
+        elif isinstance(mine, dict) and isinstance(theirs, dict):
+            changed[field.name] = _merged_maps(theirs, mine, at, inherited)
         else:
             changed[field.name] = _merged(theirs, mine, at, inherited, by_type=by_type)
     return structs.replace(over, **changed)
+
+
+def _merged_maps(base: Any, over: Any, path: str, inherited: list[str]) -> dict[str, Any]:
+    below, above = cast("dict[str, Any]", base), cast("dict[str, Any]", over)
+    inherited += [f"{path}.{key}" for key in below if key not in above]
+    return {**below, **above}
 
 
 def _has_merge_key(over: Any, base: Any) -> bool:

@@ -38,6 +38,7 @@ class Leaf:
         self.bare = _bare(type_)
         self.judges = has_pattern(type_)
         self.fills = _is_base64(type_)
+        self.private: str = extra_of(type_).get("private", "")
 
     marks: frozenset[str] = frozenset()
     names_secret = False
@@ -55,6 +56,8 @@ class Leaf:
 
     def faults(self, value: Any, above: Above = ()) -> Iterator[Problem]:
         message = wrong(self.type, value)
+        if message and self.private:
+            message = f"The value must be {self.private}; it may be a secret, so it is not shown."
         if message:
             yield Problem("", message)
 

@@ -28,8 +28,6 @@ from moongate.attach.gateways import (
     rejection,
 )
 from moongate.engine import Failed, query
-from moongate.expressions import cel
-from moongate.problem import Problem
 from moongate.store import find, get
 
 if TYPE_CHECKING:
@@ -109,22 +107,6 @@ def bind_addresses(db: Db, fleet: FleetId) -> tuple[str, ...]:
 def takes_ipv4(db: Db, fleet: FleetId, address: str) -> bool:
     """Whether a listener of a fleet at one of its ``bind_addresses``, an IPv6 address, takes IPv4 as well."""
     return address == ALL_IPV6 and fleet_proxy(db, fleet).spec.ip_family == "DualStack"
-
-
-@query
-def access_log_problem(db: Db, fleet: FleetId) -> Problem | None:
-    """Why a fleet writes no access logs although some are configured: an expression is not CEL."""
-    telemetry = fleet_proxy(db, fleet).spec.telemetry
-    logs = telemetry.access_log if telemetry is not None else None
-    for i, setting in enumerate(logs.settings if logs is not None and not logs.disable else ()):
-        for j, expression in enumerate(setting.matches):
-            try:
-                cel.compile(expression)
-            except ValueError:
-                path = f"spec.telemetry.accessLog.settings[{i}].matches[{j}]"
-                message = f"{path} of the EnvoyProxy is {expression!r}, which is no CEL expression."
-                return Problem(path, message, "InvalidParameters")
-    return None
 
 
 _LOOPBACKS: Final[Mapping[str | None, tuple[str, ...]]] = {

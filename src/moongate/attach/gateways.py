@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Final
@@ -13,9 +14,12 @@ from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import LOG_COMPONENTS, EnvoyProxy, EnvoyProxySpec
 from moongate.api.gateway import Gateway, GatewayClass, GatewayClassSpec
 from moongate.api.merge import merge
+from moongate.api.telemetry import in_namespace
+from moongate.attach.bootstraps import bootstrap_problem
 from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
+from moongate.regex import regex_fault
 from moongate.store import Index, find, get
 
 if TYPE_CHECKING:
@@ -39,9 +43,24 @@ LOCALHOST = "localhost"
 """Only this machine, unless a Gateway has ``spec.addresses``."""
 
 _SYSTEM_AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
+CONTROLLER_NAMESPACE: Final = "envoy-gateway-system"
+"""Where the EnvoyProxy of the configuration is, as far as it refers to anything."""
+
 _LONGEST_ARGUMENT: Final = 131_071
 """Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""
 _MOST_SHOWN: Final = 60
+_OPERATOR = re.compile(r"%[^%]*%")
+STAT_OPERATORS: Final = frozenset(
+    {
+        "%ROUTE_NAME%",
+        "%ROUTE_NAMESPACE%",
+        "%ROUTE_KIND%",
+        "%ROUTE_RULE_NAME%",
+        "%ROUTE_RULE_NUMBER%",
+        "%BACKEND_REFS%",
+    }
+)
+"""What stands for a part of a rule in ``metrics.clusterStatName``."""
 
 
 def _by_controller(gateway_class: GatewayClass) -> Iterator[tuple[str, Ref]]:
@@ -115,15 +134,17 @@ class Proxy(Struct, frozen=True):
     """The EnvoyProxy settings of one Gateway, all levels taken together.
 
     Args:
-        spec: what is in force; the defaults where nothing is set.
+        spec: what is in force; the defaults where nothing is set. Its references to backends have namespaces.
         problems: references that lead nowhere; with any, the Gateway is not accepted.
         tls_owner: the EnvoyProxy with the certificate that is shown to backends; ``None`` if it is that of
             the configuration, or if there is none.
+        owner: the most specific EnvoyProxy that it is made of; ``None`` if that is the configuration's.
     """
 
     spec: EnvoyProxySpec
     problems: tuple[Problem, ...] = ()
     tls_owner: Ref | None = None
+    owner: Ref | None = None
 
 
 @query
@@ -142,7 +163,8 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     own, problems = (None, ()) if merges_gateways(db, class_name) else _of_gateway(db, resource)
     if own is None and not problems:
         return class_settings(db, class_name)
-    return _layered(db, class_name, own, problems, _proxy_of(resource))
+    owner = _proxy_of(resource) if own is not None else None
+    return structs.replace(_layered(db, class_name, own, problems, _proxy_of(resource)), owner=owner)
 
 
 @query
@@ -156,7 +178,10 @@ def fleet_proxy(db: Db, fleet: FleetId) -> Proxy:
 @query
 def class_settings(db: Db, class_name: str) -> Proxy:
     """The EnvoyProxy for Gateways without their own: that of the class, over that of the configuration."""
-    return _layered(db, class_name, None, ())
+    resource = get(db, GatewayClass, Ref.of(GatewayClass, "", class_name))
+    named = _proxy_of(resource) if resource is not None else None
+    owner = named if class_proxy(db, class_name)[0] is not None else None
+    return structs.replace(_layered(db, class_name, None, ()), owner=owner)
 
 
 @query
@@ -174,7 +199,8 @@ def _layered(
     gateway_problems: tuple[Problem, ...],
     named: Ref | None = None,
 ) -> Proxy:
-    default = config(db).envoy_proxy
+    configured = config(db).envoy_proxy
+    default = _reporting_from(configured, CONTROLLER_NAMESPACE) if configured is not None else None
     of_class, class_problems = class_proxy(db, class_name)
     spec, governs = of_class, of_class.merge_type if of_class else None
     if of_gateway is not None:
@@ -228,6 +254,10 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
         return ()
     if problems := tuple(_command_line_problems(resource.spec)):
         return problems
+    if resource.spec.bootstrap is not None and (problem := bootstrap_problem(resource.spec.bootstrap)):
+        return (problem,)
+    if problems := tuple(_metric_problems(resource.spec)):
+        return problems
     after: dict[str, set[str]] = {}
     for n, move in enumerate(resource.spec.filter_order):
         first, last = (move.name, move.before) if move.before is not None else (move.after, move.name)
@@ -242,6 +272,25 @@ def proxy_problems(db: Db, envoy_proxy: Ref) -> tuple[Problem, ...]:
         message = f"The filters of filterOrder are moved in a circle: {circle}."
         return (Problem("spec.filterOrder", message, "InvalidParameters"),)
     return ()
+
+
+def _metric_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
+    metrics = spec.telemetry.metrics if spec.telemetry is not None else None
+    if metrics is None:
+        return
+    unknown = [
+        each for each in _OPERATOR.findall(metrics.cluster_stat_name or "") if each not in STAT_OPERATORS
+    ]
+    if unknown:
+        message = (
+            f"There is no operator {', '.join(each[:_MOST_SHOWN] for each in unknown)}; "
+            f"there are {', '.join(sorted(STAT_OPERATORS))}."
+        )
+        yield Problem("spec.telemetry.metrics.clusterStatName", message, "InvalidParameters")
+    for n, match in enumerate(metrics.matches):
+        fault = regex_fault(match.value) if match.type == "RegularExpression" else None
+        if fault is not None:
+            yield Problem(f"spec.telemetry.metrics.matches[{n}].value", f"{fault}.", "InvalidParameters")
 
 
 def _command_line_problems(spec: EnvoyProxySpec) -> Iterator[Problem]:
@@ -325,4 +374,9 @@ def _named(
         return None, (Problem(path, f"{ref} {absence(db, ref)}.", "InvalidParameters"),)
     if problems := proxy_problems(db, ref):
         return None, tuple(Problem(path, f"{ref} is not valid. {p.message}", p.reason) for p in problems)
-    return resource.spec, ()
+    return _reporting_from(resource.spec, ref.namespace), ()
+
+
+def _reporting_from(spec: EnvoyProxySpec, namespace: str) -> EnvoyProxySpec:
+    """A spec whose telemetry names backends of a namespace where it names none."""
+    return structs.replace(spec, telemetry=in_namespace(spec.telemetry, namespace))

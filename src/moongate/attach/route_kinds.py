@@ -91,6 +91,11 @@ def _stats_of_clusters() -> GrpcStats:
     return GrpcStats(emit_filter_state=True)
 
 
+CALL_STATS: Final = KindFilter(
+    name="envoy.filters.http.grpc_stats", chain=_stats_of_all_methods, stable=_stats_of_clusters
+)
+"""What counts calls of gRPC; an EnvoyProxy may have it in all chains, or in none."""
+
 ROUTE_KINDS: Final = (
     RouteKind(
         name=HTTPRoute.KIND,
@@ -107,9 +112,7 @@ ROUTE_KINDS: Final = (
         upstream="GRPC",
         filters=(
             KindFilter(name="envoy.filters.http.grpc_web", chain=GrpcWeb, stable=GrpcWeb),
-            KindFilter(
-                name="envoy.filters.http.grpc_stats", chain=_stats_of_all_methods, stable=_stats_of_clusters
-            ),
+            CALL_STATS,
         ),
         broken_status=503,  # UNAVAILABLE for a client of gRPC, where 500 is UNKNOWN
         least_direct_status=300,  # of 2xx a client expects a message, which Envoy's own answer has not

@@ -1,7 +1,8 @@
 """Hiding private keys, passwords and tokens in xDS messages.
 
 Envoy marks these fields by an annotation, ``udpa.annotations.sensitive``, and its admin interface uses the
-same annotation. So fields that Envoy marks in the future are hidden without a change here.
+same annotation. So fields that Envoy marks in the future are hidden without a change here. It does not mark
+the metadata that gRPC services are called with, which may be a token.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from google.protobuf.message import Message
 from udpa.annotations.sensitive_pb2 import sensitive
 
@@ -34,6 +36,9 @@ def redacted(message: M) -> M:
 
 
 def _redact(message: Message) -> None:
+    if isinstance(message, GrpcService):
+        for header in message.initial_metadata:
+            header.value = REDACTED
     for field, _ in message.ListFields():
         if field.GetOptions().Extensions[_SENSITIVE]:
             _blank_field(message, field)

@@ -8,14 +8,12 @@ Cases:       circuit_breaker.md beside this file: its reference page and its gol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from google.protobuf.wrappers_pb2 import UInt32Value
-from msgspec import Meta
 
-from moongate.api.base import Model
-from moongate.api.shared import Fraction, Int32
+from moongate.api.cluster_settings import CircuitBreaker, RetryBudget
 from moongate.features.base import ClusterEdit, Effective, Feature
 from moongate.problem import Problem
 
@@ -24,45 +22,8 @@ if TYPE_CHECKING:
 
     from moongate.engine import Db
 
-Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-
 _ENVOY_MIN_RETRY_CONCURRENCY = 3
 _MAX_CONNECTIONS_PER_ENDPOINT = 1024
-
-
-class PerEndpointCircuitBreakers(Model, frozen=True, kw_only=True):
-    """Limits of each endpoint."""
-
-    # As in CircuitBreaker, None stands for the default, so that a merge can tell what a policy said.
-    max_connections: Limit | None = None
-    """1024 when absent."""
-
-
-class RetryBudget(Model, frozen=True, kw_only=True):
-    """Retries as a share of the requests in flight; takes the place of ``maxParallelRetries``."""
-
-    percent: Fraction
-    min_retry_concurrency: Int32 | None = None
-    """Retries that are always allowed; 3 when absent."""
-
-
-class CircuitBreaker(Model, frozen=True, kw_only=True):
-    """Limits of each cluster, of each Envoy."""
-
-    # 1024 is Envoy's own default of these four, and the CRD's. None stands for it, so that a merge can tell
-    # what a policy said.
-    max_connections: Limit | None = None
-    """1024 when absent."""
-    max_pending_requests: Limit | None = None
-    """1024 when absent."""
-    max_parallel_requests: Limit | None = None
-    """1024 when absent."""
-    max_parallel_retries: Limit | None = None
-    """1024 when absent."""
-    max_requests_per_connection: Limit | None = None
-    """Requests after which a connection is closed; unlimited when absent."""
-    per_endpoint: PerEndpointCircuitBreakers | None = None
-    retry_budget: RetryBudget | None = None
 
 
 def check(_db: Db, breaker: Effective[CircuitBreaker]) -> Iterator[Problem]:

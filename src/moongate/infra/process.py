@@ -15,6 +15,10 @@ When the context exits, Envoy drains: it accepts no new connections, we wait for
 comes SIGTERM, then SIGKILL. If we are interrupted (a second Ctrl-C, a cancellation), Envoy is killed and
 waited for before the context exits.
 
+Another bootstrap needs another process (``renew``). Envoy is first asked whether it would take the bootstrap;
+if not, the one that runs goes on. Else that one drains, and the next one is started. If this does not start,
+the former bootstrap is taken again, and ``bootstrap_error`` says why.
+
 Envoy may also outlive us. It is then started without ``launch``, left running at the end, and adopted by the
 next moongate if it is as one would be that is started now: bootstrap, arguments and version of Envoy. It is
 asked which scopes it has, because it does not tell its control plane. If it does not answer, it is ended.
@@ -48,6 +52,7 @@ from moongate.infra import launch
 from moongate.infra.admin import Admin
 from moongate.infra.binary import EnvoyMissingError, build, is_of_the_wheel
 from moongate.infra.bootstrap import EnvoyOptions, arguments, as_json
+from moongate.infra.dry_run import bootstrap_refusal
 from moongate.infra.ending import TERM_WAIT_S, end_kept
 from moongate.infra.envoy_log import LOG_FORMAT, LogFolder, unopened
 from moongate.infra.envoy_run import EnvoyRun
@@ -133,6 +138,7 @@ class EnvoyProcess:
         admin: the Unix socket of its admin interface.
         last_error: the last error that Envoy logged.
         start_error: why it could not be started; empty if it could.
+        bootstrap_error: why it does not run with its newest bootstrap; empty if it does.
         unusable: whether the binary is no Envoy that this machine can run, whatever its options.
     """
 
@@ -160,12 +166,16 @@ class EnvoyProcess:
         self.admin = files.admin
         self.last_error = ""
         self.start_error = ""
+        self.bootstrap_error = ""
         self.unusable = False
         self._binary = binary
         self._is_known = is_of_the_wheel(binary)
         """Whether the binary is an Envoy that runs here. After a failed start that is asked again."""
         self._files = files
-        self._bootstrap = bootstrap
+        self._bootstrap: Bootstrap = bootstrap
+        self._wanted: Bootstrap = bootstrap
+        self._proven: Bootstrap | None = None
+        """The bootstrap with which it last served."""
         self._options = self._running = options
         self._beside = beside
         self._access_log = access_log
@@ -179,6 +189,7 @@ class EnvoyProcess:
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._roused = asyncio.Event()
+        self._renewed = asyncio.Event()
         self._drain_skipped = asyncio.Event()
         self._left = asyncio.Event()
         self._process: EnvoyRun | None = None
@@ -246,6 +257,42 @@ class EnvoyProcess:
                 raise
             self._running = structs.replace(self._running, log_levels=options.log_levels)
 
+    async def renew(self, bootstrap: Bootstrap) -> None:
+        """Run Envoy with another bootstrap, as soon as that can be."""
+        self._wanted = bootstrap
+        refusal = await self._refusal(bootstrap) if self._proven is not None else ""
+        if self._wanted is not bootstrap:
+            return
+        if refusal:
+            self.keep_bootstrap(refusal)
+            return
+        self.bootstrap_error = ""
+        if bootstrap != self._bootstrap:
+            self._log.info("envoy.renewed", pid=self.pid)
+            self._bootstrap = bootstrap
+            self._renewed.set()
+            self._roused.set()
+        self._on_change()
+
+    async def _refusal(self, bootstrap: Bootstrap) -> str:
+        """Why Envoy would not start with a bootstrap; empty if it would, as far as it can tell beforehand."""
+        tried = self._files.bootstrap.with_suffix(".new.json")
+        try:
+            tried.write_bytes(as_json(bootstrap))
+            return await bootstrap_refusal(self._binary, tried)
+        except OSError as error:
+            return _sentence(error)
+        finally:
+            with suppress(OSError):
+                tried.unlink(missing_ok=True)
+
+    def keep_bootstrap(self, reason: str) -> None:
+        """Note why it does not run with the bootstrap that was asked for last."""
+        if reason != self.bootstrap_error:
+            self._log.error("envoy.bootstrap_refused", message=reason)
+        self.bootstrap_error = reason
+        self._on_change()
+
     def skip_drain(self) -> None:
         """End the current drain at once, or the next one."""
         self._drain_skipped.set()
@@ -282,6 +329,12 @@ class EnvoyProcess:
                     break
                 if monotonic() - began > self._backoff.reset_after_s:
                     pause = self._backoff.first_s
+                if self._renewed.is_set():
+                    continue
+                if start_error and self._proven is not None and self._proven != self._bootstrap:
+                    self._bootstrap = self._proven
+                    self.keep_bootstrap(start_error)
+                    continue
                 if start_error:
                     self._fail(start_error, pause)
                     longest_s = self._backoff.longest_failing_s
@@ -303,6 +356,7 @@ class EnvoyProcess:
     async def _run_once(self) -> tuple[int | None, str]:
         """Run Envoy once: its exit status (see ``_run``), and why it could not be started, or ""."""
         self._roused.clear()
+        self._renewed.clear()
         self._running = self._options
         self.unusable = False
         self._enter(State.STARTING)
@@ -473,10 +527,11 @@ class EnvoyProcess:
             if not self.adopted:
                 self._log.info("envoy.ready", pid=self.pid, ms=round(1000 * (monotonic() - began)))
             self.start_error = ""
+            self._proven = self._bootstrap
             self._enter(State.READY)
 
     async def _end_when_stopping(self, process: EnvoyRun, admin: Admin) -> None:
-        await self._stopping.wait()
+        await self._until_ending()
         # If the deadline passes or Envoy does not answer, it is ended all the same.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._options.drain_s):
@@ -491,6 +546,14 @@ class EnvoyProcess:
         except TimeoutError:
             self._log.warning("envoy.killed", pid=process.pid, after_s=patience_s)
             process.send(signal.SIGKILL)
+
+    async def _until_ending(self) -> None:
+        """Return when this run of Envoy is to end."""
+        async with asyncio.TaskGroup() as tasks:
+            waits = [tasks.create_task(event.wait()) for event in (self._stopping, self._renewed)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
 
     async def _drain_or_skip(self, admin: Admin) -> None:
         """Drain, until somebody loses patience: an Envoy that is suspended does not even answer."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting, deprecated
+from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
-from moongate.features.circuit_breaker import CircuitBreaker
 from moongate.features.fault_injection import FaultInjection
-from moongate.features.load_balancer import LoadBalancer
 from moongate.features.retry import Retry
-from moongate.features.timeout import Timeout
 
 _KINDS = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
 _ROUTES = "['HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"

@@ -20,7 +20,7 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.marks import NOT_SUPPORTED
 from moongate.attach.backend_tls import gateway_certificate
-from moongate.attach.fleets import access_log_problem, fleet_of
+from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
     class_proxy,
@@ -35,6 +35,7 @@ from moongate.engine import query
 from moongate.problem import Problem
 from moongate.status.conditions import accepted, condition, sentence, summary, unsupported
 from moongate.store import find, get
+from moongate.xds.telemetry import telemetry_problems
 
 if TYPE_CHECKING:
     from moongate.engine import Db
@@ -160,11 +161,11 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     problem = rejection(db, gateway)
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
-    problem = access_log_problem(db, fleet_of(db, gateway))
+    problems = telemetry_problems(db, fleet_of(db, gateway))
     attached = attached_counts(db, gateway)
     return GatewayStatus(
         conditions=(
-            *((accepted([problem], generation),) if problem is not None else ()),
+            *((accepted(problems, generation),) if problems else ()),
             *_resolved(db, resource),
             *unsupported(resource),
         ),

@@ -4,7 +4,9 @@ Facts
 =====
 * A setting without a type logs requests in the connection manager, and connections that no route took
   (flag ``NR``) in the listener.
-* Envoy writes its logs in the order of the list: text first, then JSON, as the reference orders them.
+* Envoy writes its logs in the order of the list, by kind of sink as the reference orders them.
+* A format is of files and of OpenTelemetry, whose entries have a text and attributes; entries for an access
+  log service (ALS) have fields of their own.
 
 Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
 """
@@ -12,8 +14,7 @@ Source: EnvoyProxy, ``spec.telemetry.accessLog``; Envoy, "Access logging".
 from __future__ import annotations
 
 from functools import cache
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLog,
@@ -23,24 +24,38 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     ResponseFlagFilter,
 )
 from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.config_source_pb2 import V3
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
+from envoy.extensions.access_loggers.grpc.v3.als_pb2 import (
+    CommonGrpcAccessLogConfig,
+    HttpGrpcAccessLogConfig,
+    TcpGrpcAccessLogConfig,
+)
+from envoy.extensions.access_loggers.open_telemetry.v3.logs_service_pb2 import OpenTelemetryAccessLogConfig
 from envoy.extensions.formatter.req_without_query.v3.req_without_query_pb2 import ReqWithoutQuery
 from google.protobuf.struct_pb2 import Struct
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue, KeyValueList
 
-from moongate.api.envoyproxy import AccessLogSettings, AccessLogSink
-from moongate.api.envoyproxy import FileAccessLog as FileSink
-from moongate.attach.fleets import access_log_problem
+from moongate import names
+from moongate.api.telemetry import AccessLogSettings, AccessLogSink
+from moongate.api.telemetry import FileAccessLog as FileSink
 from moongate.attach.gateways import fleet_proxy, on_host
 from moongate.engine import query
+from moongate.problem import Problem
+from moongate.xds.sinks import authority, grpc_service, has_cluster, wrong_conditions
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from envoy.config.core.v3.grpc_service_pb2 import GrpcService
+    from google.protobuf.message import Message
+
     from moongate.api.base import FleetId
+    from moongate.api.telemetry import ALSAccessLog, OpenTelemetryAccessLog, ProxyAccessLog
     from moongate.engine import Db
 
 NO_DEFAULT_ACCESS_LOG: Final = "no default access log"
@@ -80,60 +95,107 @@ DEFAULT_FIELDS: Final[Mapping[str, str]] = {
 _LISTENER_FIELD: Final[Mapping[str, str]] = {"listener": "%FILTER_CHAIN_NAME%"}
 """On a laptop, where all Gateways may write to one stream: the listener, with the name of its Gateway."""
 
-_DEFAULT = (AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(path="/dev/stdout")),)),)
+_SENDER: Final[Mapping[str, str]] = {
+    "k8s.namespace.name": "%ENVIRONMENT(ENVOY_POD_NAMESPACE)%",
+    "k8s.pod.name": "%ENVIRONMENT(ENVOY_POD_NAME)%",
+}
+"""What each entry for OpenTelemetry says of its Envoy."""
+
+_KINDS: Final = ("text", "json", "als", "otel")
+"""The kinds of sinks, in the order of the reference."""
 
 
 @query
 def access_logs(db: Db, fleet: FleetId, type_: AccessLogType) -> tuple[bytes, ...]:
     """Encoded ``AccessLog`` entries of a fleet of one type, in order.
 
-    There are none when logs are off, or when a condition of one cannot be read; statuses say so.
+    There are none when logs are off, and none of a setting with a condition that cannot be read.
     """
-    telemetry = fleet_proxy(db, fleet).spec.telemetry
-    spec = telemetry.access_log if telemetry is not None else None
-    if (spec is not None and spec.disable) or access_log_problem(db, fleet) is not None:
+    spec = _asked(db, fleet)
+    if spec is not None and spec.disable:
         return ()
-    settings = spec.settings if spec is not None else ()
-    if settings:
-        return _encoded(settings, type_)
-    return () if db.read(NO_DEFAULT_ACCESS_LOG) else _default(type_, on_host(db))
+    if spec is None or not spec.settings:
+        return () if db.read(NO_DEFAULT_ACCESS_LOG) else _default(type_, on_host(db))
+    logs = [
+        (kind, encode(_access_log(name, config, setting, type_)))
+        for n, setting in enumerate(spec.settings)
+        if _is_of(setting, type_) and not _faults(setting, n)
+        for m, sink in enumerate(setting.sinks)
+        for kind, name, config in _sinks(db, fleet, (n, m), setting, sink)
+    ]
+    return tuple(log for kind in _KINDS for of, log in logs if of == kind)
+
+
+@query
+def condition_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
+    """Why nothing is logged as some settings ask for: their conditions that are not CEL."""
+    spec = _asked(db, fleet)
+    settings = spec.settings if spec is not None and not spec.disable else ()
+    return tuple(problem for n, setting in enumerate(settings) for problem in _faults(setting, n))
+
+
+def _asked(db: Db, fleet: FleetId) -> ProxyAccessLog | None:
+    telemetry = fleet_proxy(db, fleet).spec.telemetry
+    return telemetry.access_log if telemetry is not None else None
+
+
+def _faults(setting: AccessLogSettings, index: int) -> list[Problem]:
+    """The faults of the conditions of a setting."""
+    problems: list[Problem] = []
+    for n in wrong_conditions(setting):
+        path = f"spec.telemetry.accessLog.settings[{index}].matches[{n}]"
+        message = (
+            f"{path} of the EnvoyProxy is {setting.matches[n]!r}, which is no CEL expression. "
+            "Requests are served, but not logged by this setting."
+        )
+        problems.append(Problem(path, message, "InvalidParameters"))
+    return problems
 
 
 @cache
 def _default(type_: AccessLogType, laptop: bool) -> tuple[bytes, ...]:
     """What fleets have that ask for nothing else: one value for all of them."""
-    return _encoded(_DEFAULT, type_, _LISTENER_FIELD if laptop else {})
+    setting = AccessLogSettings(sinks=(AccessLogSink(type="File", file=FileSink(path="/dev/stdout")),))
+    if not _is_of(setting, type_):
+        return ()
+    more = _LISTENER_FIELD if laptop else {}
+    config = FileAccessLog(path="/dev/stdout", log_format=_json_format({**DEFAULT_FIELDS, **more}))
+    return (encode(_access_log(_FILE, config, setting, type_)),)
 
 
-def _encoded(
-    settings: tuple[AccessLogSettings, ...],
-    type_: AccessLogType,
-    more: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[bytes, ...]:
-    """The entries of one type.
+def _is_of(setting: AccessLogSettings, type_: AccessLogType) -> bool:
+    return setting.type == type_ or (setting.type is None and type_ != "Upstream")
+
+
+def _sinks(
+    db: Db, fleet: FleetId, at: tuple[int, int], setting: AccessLogSettings, sink: AccessLogSink
+) -> Iterator[tuple[str, str, Message]]:
+    """The kind of a sink, and the extension of Envoy for it with its configuration.
 
     Args:
-        settings: what logs there are.
-        type_: the type.
-        more: the fields of a JSON line besides ``DEFAULT_FIELDS``.
+        db: where to read.
+        fleet: whose it is.
+        at: the index of the setting, and that of the sink in it.
+        setting: the setting.
+        sink: the sink.
     """
-    logs = [
-        (not _is_text(setting), encode(_access_log(setting, sink.file, type_, more)))
-        for setting in settings
-        if setting.type == type_ or (setting.type is None and type_ != "Upstream")
-        for sink in setting.sinks
-        if sink.file is not None
-    ]
-    return tuple(log for json in (False, True) for is_json, log in logs if is_json is json)
+    if sink.file is not None:
+        kind, log_format = _file_format(setting)
+        yield kind, _FILE, FileAccessLog(path=sink.file.path, log_format=log_format)
+    name = names.access_log_sink("als", *at)
+    if sink.als is not None and has_cluster(db, fleet, name):
+        yield "als", *_als(db, fleet, name, sink.als)
+    name = names.access_log_sink("otel", *at)
+    if sink.open_telemetry is not None and has_cluster(db, fleet, name):
+        to = grpc_service(name, authority(db, fleet, name), sink.open_telemetry.headers)
+        yield "otel", "envoy.access_loggers.open_telemetry", _open_telemetry(to, setting, sink.open_telemetry)
 
 
-def _access_log(
-    setting: AccessLogSettings, sink: FileSink, type_: AccessLogType, more: Mapping[str, str]
-) -> AccessLog:
-    log = AccessLog(
-        name="envoy.access_loggers.file",
-        typed_config=packed(FileAccessLog(path=sink.path, log_format=_format(setting, more))),
-    )
+_FILE: Final = "envoy.access_loggers.file"
+
+
+def _access_log(name: str, config: Message, setting: AccessLogSettings, type_: AccessLogType) -> AccessLog:
+    log = AccessLog(name=name, typed_config=packed(config))
     conditions = list(_conditions(setting, type_))
     if len(conditions) == 1:
         log.filter.CopyFrom(conditions[0])
@@ -154,25 +216,68 @@ def _conditions(setting: AccessLogSettings, type_: AccessLogType) -> Iterator[Ac
         yield AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["NR"]))
 
 
-def _is_text(setting: AccessLogSettings) -> bool:
-    return setting.format is not None and setting.format.type == "Text"
-
-
-def _format(setting: AccessLogSettings, more: Mapping[str, str]) -> SubstitutionFormatString:
+def _file_format(setting: AccessLogSettings) -> tuple[str, SubstitutionFormatString]:
     asked = setting.format
-    text = (asked.text or "") if asked is not None and _is_text(setting) else None
-    if text is not None:
-        log_format = SubstitutionFormatString(text_format_source=DataSource(inline_string=text))
-        operators = text
-    else:
-        fields = (asked.json if asked is not None else None) or {**DEFAULT_FIELDS, **more}
-        log_format = SubstitutionFormatString(json_format=Struct())
-        log_format.json_format.update(fields)
-        operators = "".join(fields.values())
-    if "%REQ_WITHOUT_QUERY" in operators:
-        log_format.formatters.append(
-            TypedExtensionConfig(
-                name="envoy.formatter.req_without_query", typed_config=packed(ReqWithoutQuery())
-            )
-        )
+    if asked is None or asked.type != "Text":
+        return "json", _json_format((asked.json if asked is not None else None) or DEFAULT_FIELDS)
+    text = asked.text or ""
+    source = DataSource(inline_string=text)
+    return "text", SubstitutionFormatString(text_format_source=source, formatters=_formatters(text))
+
+
+def _json_format(fields: Mapping[str, str]) -> SubstitutionFormatString:
+    log_format = SubstitutionFormatString(json_format=Struct(), formatters=_formatters(*fields.values()))
+    log_format.json_format.update(dict[str, Any](fields))
     return log_format
+
+
+def _formatters(*formats: str) -> list[TypedExtensionConfig]:
+    """The extensions of Envoy that some formats need."""
+    if not any("%REQ_WITHOUT_QUERY" in each for each in formats):
+        return []
+    name = "envoy.formatter.req_without_query"
+    return [TypedExtensionConfig(name=name, typed_config=packed(ReqWithoutQuery()))]
+
+
+def _als(db: Db, fleet: FleetId, name: str, sink: ALSAccessLog) -> tuple[str, Message]:
+    owner = fleet_proxy(db, fleet).owner
+    of_proxy = f"{owner.namespace}/{owner.name}" if owner is not None else names.fleet(fleet)
+    common = CommonGrpcAccessLogConfig(
+        log_name=sink.log_name or of_proxy, grpc_service=grpc_service(name), transport_api_version=V3
+    )
+    if sink.type == "TCP":
+        return "envoy.access_loggers.tcp_grpc", TcpGrpcAccessLogConfig(common_config=common)
+    config = HttpGrpcAccessLogConfig(common_config=common)
+    if sink.http is not None:
+        config.additional_request_headers_to_log.extend(sink.http.request_headers)
+        config.additional_response_headers_to_log.extend(sink.http.response_headers)
+        config.additional_response_trailers_to_log.extend(sink.http.response_trailers)
+    return "envoy.access_loggers.http_grpc", config
+
+
+def _open_telemetry(
+    to: GrpcService, setting: AccessLogSettings, sink: OpenTelemetryAccessLog
+) -> OpenTelemetryAccessLogConfig:
+    asked = setting.format
+    text = asked.text if asked is not None and asked.type != "JSON" else None
+    fields = asked.json if asked is not None and asked.type != "Text" else None
+    if text is None and not fields:
+        fields = dict(DEFAULT_FIELDS)
+    config = OpenTelemetryAccessLogConfig(
+        common_config=CommonGrpcAccessLogConfig(
+            log_name="otel_envoy_accesslog", grpc_service=to, transport_api_version=V3
+        ),
+        resource_attributes=_pairs(sink.resource_attributes or sink.resources or {}),
+        attributes=_pairs(_SENDER),
+        formatters=_formatters(text or "", *(fields or {}).values()),
+    )
+    config.attributes.values.extend(_pairs(fields or {}).values)
+    if text:
+        config.body.string_value = text
+    return config
+
+
+def _pairs(values: Mapping[str, str]) -> KeyValueList:
+    return KeyValueList(
+        values=[KeyValue(key=key, value=AnyValue(string_value=values[key])) for key in sorted(values)]
+    )

@@ -1,4 +1,4 @@
-"""What a cluster is built from: a backend, a rule or one backendRef of it, a mirror, or what a policy needs.
+"""What a cluster is built from: a backend, a rule or one backendRef of it, a mirror, a sink, a policy's need.
 
 Theory of operation
 ===================
@@ -105,6 +105,18 @@ class PolicyCluster(NamedTuple):
     made_of: ExtraCluster
 
 
+class SinkCluster(NamedTuple):
+    """The cluster that a fleet's Envoys report to: access logs, traces or statistics.
+
+    Args:
+        name: its name in xDS.
+        fleet: the fleet it belongs to.
+    """
+
+    name: str
+    fleet: FleetId
+
+
 class PolicySecret(NamedTuple):
     """A secret that a feature of a policy needs.
 
@@ -159,7 +171,7 @@ class SecretServerCluster(NamedTuple):
     socket: str
 
 
-ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster
+ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster | SinkCluster
 
 SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | CertificateSecret
 

@@ -43,14 +43,22 @@ from moongate.attach.backends import (
     reached_from,
     target,
 )
-from moongate.attach.gateways import system_authorities
+from moongate.attach.gateways import fleet_proxy, system_authorities
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
 from moongate.store import get
-from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, PolicyCluster, RuleCluster, StableRule
+from moongate.xds import sinks, statistics
+from moongate.xds.cluster_keys import (
+    BackendCluster,
+    MirrorCluster,
+    PolicyCluster,
+    RuleCluster,
+    SinkCluster,
+    StableRule,
+)
 from moongate.xds.destinations import first_gateway, index_of, rule_to_service, served_on, to_service
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
@@ -64,6 +72,7 @@ if TYPE_CHECKING:
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
+    from moongate.policies.effective import Settings
     from moongate.xds.cluster_keys import ClusterKey, SecretServerCluster
 
 BUFFER_LIMIT: Final = 32768
@@ -96,6 +105,8 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     """The cluster of a key; ``None`` if its rule or backend is gone."""
     if isinstance(key, PolicyCluster) and key.made_of.host:
         return XdsResource.of(CLUSTER, key.name, encode(_of_host(db, key.made_of)))
+    if isinstance(key, SinkCluster):
+        return _sink_cluster(db, key)
     members = _members(db, key)
     if not members:
         return None
@@ -110,14 +121,68 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
     else:
         _discover(message)
+    message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members[0]))
-    for feature, effective in cluster_settings(db, _policies(db, key)):
-        if feature.cluster is not None:
-            feature.cluster(edit, effective)
+    _set(edit, cluster_settings(db, _policies(db, key)))
     secure(message, http, backends)
     _speak(message, http, usable)
+    _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
+    """The cluster of a sink, also while none of its backends can be reached: the chains that report to it
+    stay as they are, and so do their connections."""
+    sink = sinks.sink(db, key.fleet, key.name)
+    if sink is None:
+        return None
+    members = _members(db, key)
+    gateway = _gateway(db, key)
+    backends = [reached_from(db, gateway, at, routed) for at, _, _, routed, _ in members]
+    usable = [b for b in backends if b.problem is None]
+    message = _base(key.name, families=next((b.families for b in backends), ()))
+    owner = fleet_proxy(db, key.fleet).owner
+    if owner is not None and "cluster" in holders(db, key.fleet):
+        message.metadata.MergeFromString(metadata(owner))
+    if sink.host and not is_ip(sink.host):
+        _resolve(message)
+        message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
+    elif usable and all(b.dns for b in usable):
+        _resolve(message)
+        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
+    else:
+        _discover(message)
+    http = HttpProtocolOptions()
+    edit = ClusterEdit(message, http, len(members), lambda: sinks.authority(db, key.fleet, key.name))
+    _set(edit, sinks.sink_settings(db, key.fleet, key.name))
+    secure(message, http, backends)
+    _speak(message, http, [_HTTP2] if sink.grpc else [])
+    _track(db, key, message)
+    return XdsResource.of(CLUSTER, key.name, encode(message))
+
+
+def _track(db: Db, key: ClusterKey, message: Cluster) -> None:
+    """Say which statistics of a cluster Envoy keeps besides those that it always has."""
+    if (tracked := statistics.tracked(db, key.fleet)) is not None:
+        message.track_cluster_stats.MergeFromString(tracked)
+
+
+def _stat_name(db: Db, key: ClusterKey) -> str:
+    """What a cluster is called in statistics; "" for its name."""
+    if not isinstance(key, RuleCluster) or not (pattern := statistics.cluster_stat_name(db, key.fleet)):
+        return ""
+    route = get(db, Route, key.route)
+    index = index_of(route, key.rule) if route is not None and isinstance(key.rule, StableRule) else key.rule
+    if route is None or not isinstance(index, int) or index >= len(route.spec.rules):
+        return ""
+    return statistics.stat_name(pattern, key.route, index, route.spec.rules[index])
+
+
+def _set(edit: ClusterEdit, settings: Settings) -> None:
+    for feature, effective in settings:
+        if feature.cluster is not None:
+            feature.cluster(edit, effective)
 
 
 @query
@@ -138,13 +203,24 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     """The load assignment of a cluster; ``None`` for a DNS cluster, or if there is no such cluster."""
     members = _members(db, key)
     if not members:
-        return None
+        return _assignment_without_members(db, key)
     gateway = _gateway(db, key)
     judged = (reached_from(db, gateway, at, routed) for at, _, _, routed, _ in members)
     usable = [b for b in judged if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
     return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
+
+
+def _assignment_without_members(db: Db, key: ClusterKey) -> XdsResource | None:
+    """That of a sink: an address, or nothing yet."""
+    sink = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
+    if sink is None or (sink.host and not is_ip(sink.host)):
+        return None
+    message = ClusterLoadAssignment(cluster_name=key.name)
+    if sink.host:
+        message = _assignment_of_host(key.name, sink.host, sink.port)
+    return XdsResource.of(ENDPOINT, key.name, encode(message))
 
 
 @query
@@ -196,6 +272,14 @@ def _members(db: Db, key: ClusterKey) -> list[Member]:
             for n, each in enumerate(key.made_of.backends)
             if each.weight
         ]
+    if isinstance(key, SinkCluster):
+        # All backends of a sink have the name of one locality, as in the reference.
+        name, routed = names.backend(key.name, -1), sinks.to_service(db, key.fleet)
+        return [
+            Member(target(ref, ""), name, ref.weight, routed, bool(ref.fallback))
+            for ref in sinks.permitted(db, key.fleet, key.name)
+            if ref.weight
+        ]
     listener = _listener_of(db, key.fleet, key.route)
     if listener is None:
         return []
@@ -224,7 +308,7 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     """The policies of a cluster: the Gateway's for a shared cluster, the rule's for its own, or none."""
     if isinstance(key, BackendCluster):
         return gateway_policies(db, key.fleet.owner)
-    if isinstance(key, PolicyCluster):
+    if isinstance(key, PolicyCluster | SinkCluster):
         return ()
     listener = _listener_of(db, key.fleet, key.route)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
@@ -321,15 +405,20 @@ def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
         message.type = Cluster.STATIC
     else:
         _resolve(message)
-    message.load_assignment.cluster_name = made_of.name
-    locality = message.load_assignment.endpoints.add()
-    locality.locality.region = names.backend(made_of.name, -1)
-    locality.load_balancing_weight.value = 1
-    add_endpoint(locality, Endpoint(made_of.host, made_of.port))
+    message.load_assignment.CopyFrom(_assignment_of_host(made_of.name, made_of.host, made_of.port))
     _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
     if made_of.tls:
         socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(db, made_of.host)))
         message.transport_socket.CopyFrom(socket)
+    return message
+
+
+def _assignment_of_host(name: str, host: str, port: int) -> ClusterLoadAssignment:
+    message = ClusterLoadAssignment(cluster_name=name)
+    locality = message.endpoints.add()
+    locality.locality.region = names.backend(name, -1)
+    locality.load_balancing_weight.value = 1
+    add_endpoint(locality, Endpoint(host, port))
     return message
 
 
@@ -379,6 +468,8 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
             return of.speaking(route_kind(key.route.kind).upstream)
         case PolicyCluster():
             return of.speaking("HTTP2" if key.made_of.http2 else None)
+        case SinkCluster():
+            return of
 
 
 def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
@@ -412,7 +503,7 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
         case RuleCluster():
             annotations = _route_annotations(db, key.route)
             message.metadata.MergeFromString(metadata(key.route, _section(db, key), annotations))
-        case MirrorCluster() | PolicyCluster():
+        case MirrorCluster() | PolicyCluster() | SinkCluster():
             pass
 
 
@@ -421,7 +512,11 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
     # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
     # for that.
     message = ClusterLoadAssignment(cluster_name=key.name)
-    settings = endpoint_settings(db, _policies(db, key))
+    settings = (
+        [each for each in sinks.sink_settings(db, key.fleet, key.name) if each[0].endpoint is not None]
+        if isinstance(key, SinkCluster)
+        else endpoint_settings(db, _policies(db, key))
+    )
     described = "endpoint" in holders(db, key.fleet)
     gateway = _gateway(db, key)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):

@@ -188,7 +188,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     weighted = [each for each in backends if each.ref.weight]
     broken = sum(each.ref.weight for each in weighted if each.backend.problem is not None)
     unusable = sum(each.ref.weight for each in weighted if not each.usable)
-    merging = proxy(db, listener.gateway).spec.merge_backends
+    merging = merged_backends(db, listener.gateway)
     if merging is not None and index in named_rules(db, fleet, route):
         merging = None
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
@@ -224,7 +224,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         secrets=tuple(
             secret
             for judged in (*(each.backend for each in weighted), *(to for _, _, to in copied))
-            for secret in _secrets(fleet, judged)
+            for secret in secrets_for(fleet, judged)
         )
         if forwards
         else (),
@@ -233,7 +233,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     )
 
 
-def _secrets(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
+def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
     """What TLS to a backend needs."""
     if to.tls is None:
         return
@@ -325,7 +325,7 @@ def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleC
 
     If a patch names it, it has that name, although another rule may take that over when rules move.
     """
-    if fleet_proxy(db, fleet).spec.merge_backends is None or index in named_rules(db, fleet, route.ref):
+    if not merges_backends(db, fleet) or index in named_rules(db, fleet, route.ref):
         return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
     rule = stable_rule(route, index)
     if n >= 0:
@@ -407,7 +407,7 @@ def _extra(db: Db, fleet: FleetId, each: ExtraCluster) -> Iterator[ResourceKey]:
     yield PolicyCluster(each.name, fleet, each)
     gateway = first_gateway(db, fleet)
     for of in each.backends:
-        yield from _secrets(fleet, reached_from(db, gateway, of.target, False))
+        yield from secrets_for(fleet, reached_from(db, gateway, of.target, False))
 
 
 def first_gateway(db: Db, fleet: FleetId) -> Ref:
@@ -484,12 +484,32 @@ def resource_keys(
     )
 
 
+# What thousands of rules read of an EnvoyProxy: its other settings may change without them.
+
+
+@query
+def merged_backends(db: Db, gateway: Ref) -> MergeBackends | None:
+    """Which backends of a Gateway have clusters that rules share; ``None`` for none."""
+    return proxy(db, gateway).spec.merge_backends
+
+
+@query
+def merges_backends(db: Db, fleet: FleetId) -> bool:
+    """Whether backends of a fleet may have clusters that rules share."""
+    return fleet_proxy(db, fleet).spec.merge_backends is not None
+
+
+@query
+def _routing_type(db: Db, gateway: Ref) -> str | None:
+    return proxy(db, gateway).spec.routing_type
+
+
 @query
 def to_service(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
     policy = applied_to_gateway(db, BTP, gateway)
     routing = routing_type(db, policy) if policy is not None else None
-    return (routing or proxy(db, gateway).spec.routing_type) == "Service"
+    return (routing or _routing_type(db, gateway)) == "Service"
 
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
@@ -504,7 +524,7 @@ def _goes_to_service(db: Db, listener: ListenerId, route: Ref, policy: Applied |
             return routing == "Service"
         if _is_of_route(db, policy.owner, route):
             # A route's policy that does not merge replaces its parents, even in what it leaves unset.
-            return proxy(db, listener.gateway).spec.routing_type == "Service"
+            return _routing_type(db, listener.gateway) == "Service"
     return to_service(db, listener.gateway)
 
 
@@ -569,7 +589,7 @@ def _mirrors(
         elif judged.empty:
             empty.append(_without_endpoints(db, path, at).saying(_NOT_COPIED))
         elif mirror.millionths != 0:
-            if fleet_proxy(db, fleet).spec.merge_backends is None:
+            if not merges_backends(db, fleet):
                 name = names.mirror(names.rule(route, index), mirror.index)
                 key = MirrorCluster(name, fleet, route, index, at)
             else:

@@ -46,13 +46,14 @@ from moongate.attach.envoy_listeners import (
 )
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
-from moongate.attach.route_kinds import KIND_FILTERS, route_kind
+from moongate.attach.route_kinds import CALL_STATS, KIND_FILTERS, route_kind
 from moongate.attach.routes import attached_hosts, attached_in, route_shards
 from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_policy, effective_rule
 from moongate.store import get
 from moongate.xds.fallbacks import ALL, kept_out
+from moongate.xds.statistics import counts_calls
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
 if TYPE_CHECKING:
@@ -162,7 +163,19 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
         filters |= {one.name: one for some in _standing().values() for one in some}
-    return tuple(sorted(filters.values()))
+    return _counting(db, table.fleet, filters.values())
+
+
+def _counting(db: Db, fleet: FleetId, filters: Iterable[ChainFilter]) -> tuple[ChainFilter, ...]:
+    """Filters of a chain, sorted, with or without the one that counts calls of gRPC.
+
+    Routes that are made of calls bring it, unless the EnvoyProxy says that it counts all of them or none.
+    """
+    counts = counts_calls(db, fleet)
+    if counts is None:
+        return tuple(sorted(filters))
+    others = (one for one in filters if one.name != CALL_STATS.name)
+    return tuple(sorted((*others, *((_kind_filter(CALL_STATS, stable=False),) if counts else ()))))
 
 
 def _kept_out(db: Db, table: TableId) -> Mapping[str, Fallback]:
@@ -216,7 +229,7 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
         if isinstance(kept, Failed):
             raise Contained(kept)  # Routes must not rely on filters that the chain may lack.
         needed += [of for listener, of in kept if listener in own]
-    return _each_once(needed)
+    return _counting(db, fleet_of(db, members[0].gateway), _each_once(needed))
 
 
 @query

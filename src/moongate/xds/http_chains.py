@@ -22,6 +22,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
     Rds,
+    RequestIDExtension,
 )
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
@@ -38,6 +39,7 @@ from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
 from moongate.xds.filter_chains import ChainSettings, chain_settings, over_ads, settings
 from moongate.xds.scoped_chains import scoped_routes
+from moongate.xds.tracing import request_id, tracing
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
@@ -98,11 +100,14 @@ def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
 
 def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnectionManager:
     source = over_ads()
+    traced, identified = tracing(db, fleet), request_id(db, fleet)
     return HttpConnectionManager(
         stat_prefix=group.stat_prefix,
         rds=None if group.scoped else Rds(config_source=source, route_config_name=group.name),
         scoped_routes=scoped_routes(group.name, group.table.name, source) if group.scoped else None,
         access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Route")],
+        tracing=HttpConnectionManager.Tracing.FromString(traced) if traced is not None else None,
+        request_id_extension=RequestIDExtension.FromString(identified) if identified is not None else None,
         # The Server header of the upstream is passed on as it is.
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         http2_protocol_options=Http2ProtocolOptions(

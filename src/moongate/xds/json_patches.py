@@ -21,14 +21,9 @@ Source: the reference's EnvoyPatchPolicy; RFC 6901, RFC 6902 and RFC 9535; proto
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
-from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import jsonpath
 import msgspec
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -36,20 +31,19 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf import json_format
-from jsonpath.function_extensions import ExpressionType, FilterFunction
 
 from moongate import names
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation
 from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.patch_policies import patch_policies
 from moongate.engine import query
-from moongate.regex import matches_in, matches_whole, regex_fault
+from moongate.json_patch import PatchError, compiled, patched, read
 from moongate.store import get
-from moongate.xds.patches import Patch, PatchError, Patches
+from moongate.xds.patches import Patch, Patches
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf.message import Message
 
@@ -65,8 +59,6 @@ _MESSAGES: Final[Mapping[str, tuple[type[Message], str]]] = {
     SECRET: (Secret, "name"),
 }
 """Type URL → message, and its field with the resource's name."""
-_OWN_PACKAGES: Final = ("envoy.", "xds.", "udpa.")
-"""Where the messages are that a value may hold."""
 _TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "add": ("value",),
     "replace": ("value",),
@@ -152,17 +144,17 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     message, name_field = _MESSAGES[type_url]
     if _creates(operation):
         try:
-            return XdsResource.of(type_url, name, encode(_read(message, operation.value)))
+            return XdsResource.of(type_url, name, encode(read(message, operation.value)))
         except PatchError as error:
             raise _without_secrets(error, type_url) from None
     if resource is None:
         raise PatchError(f"There is no {type_url}/{name}.", missing=True)
     document = json_format.MessageToDict(message.FromString(resource.body), preserving_proto_field_name=True)
     try:
-        changed = _all_changed(document, operation)
+        changed = patched(document, operation)
         if _text_at(changed, name_field) != name:
             raise PatchError(f"It changes {name_field}, by which the resource is known.")  # noqa: TRY301
-        return XdsResource.of(type_url, name, encode(_read(message, changed)))
+        return XdsResource.of(type_url, name, encode(read(message, changed)))
     except PatchError as error:
         raise _without_secrets(error, type_url) from None
 
@@ -222,170 +214,9 @@ def _fault(patch: EnvoyJSONPatchConfig) -> str | None:
         return f"Its value is a resource of its own, so it needs {_MESSAGES[patch.type][1]}."
     if operation.json_path:
         try:
-            _compiled(operation.json_path)
+            compiled(operation.json_path)
         except PatchError as error:
             return str(error)
     if _target(patch) == (SECRET, names.SYSTEM_AUTHORITIES):
         return f"The secret {names.SYSTEM_AUTHORITIES} cannot be changed."
     return None
-
-
-# Places
-
-
-class _WithRE2(jsonpath.JSONPathEnvironment):
-    """JSONPath whose patterns are RE2, as a pattern must not be able to stop the controller."""
-
-    def setup_function_extensions(self) -> None:
-        super().setup_function_extensions()
-        self.function_extensions["match"] = _Matches(matches_whole)
-        self.function_extensions["search"] = _Matches(matches_in)
-
-    def compare(self, left: object, operator: str, right: object) -> bool:
-        if operator == "=~" and isinstance(right, re.Pattern):
-            regex = cast("re.Pattern[str]", right)
-            pattern = ("(?i)" if regex.flags & re.IGNORECASE else "") + regex.pattern
-            return isinstance(left, str) and _is_pattern(pattern) and matches_in(pattern, left)
-        return super().compare(left, operator, right)
-
-
-class _Matches(FilterFunction):
-    """A function of JSONPath that compares a text with a pattern."""
-
-    def __init__(self, how: Callable[[str, str], bool]) -> None:
-        self._how = how
-
-    @property
-    def arg_types(self) -> list[ExpressionType]:
-        return [ExpressionType.VALUE, ExpressionType.VALUE]
-
-    @property
-    def return_type(self) -> ExpressionType:
-        return ExpressionType.LOGICAL
-
-    def __call__(self, value: object, pattern: object) -> bool:
-        if not (isinstance(value, str) and isinstance(pattern, str) and _is_pattern(pattern)):
-            return False
-        return self._how(pattern, value)
-
-
-def _is_pattern(pattern: str) -> bool:
-    return regex_fault(pattern) is None
-
-
-_ENVIRONMENT = _WithRE2()
-
-
-def _compiled(path: str) -> jsonpath.JSONPath | jsonpath.CompoundJSONPath:
-    if path.strip() == "$":
-        raise PatchError("jsonPath $ is the whole resource: leave it out, and name the place in path.")
-    try:
-        return _ENVIRONMENT.compile(path)
-    except (jsonpath.JSONPathError, re.error) as error:
-        raise PatchError(f"jsonPath {path!r} cannot be read: {error}") from None
-
-
-def _pointers(document: Mapping[str, Any], operation: JSONPatchOperation) -> list[str]:
-    """The places that an operation is about."""
-    if not operation.json_path:
-        return [operation.path or ""]
-    try:
-        found = [str(match.pointer()) for match in _compiled(operation.json_path).finditer(document)]
-    except jsonpath.JSONPathError as error:
-        raise PatchError(f"jsonPath {operation.json_path!r} cannot be evaluated: {error}") from None
-    if not found:
-        raise PatchError(f"jsonPath {operation.json_path!r} finds nothing.")
-    below = (operation.path or "").lstrip("/")
-    return [f"{at}/{below}" if below else at for at in found]
-
-
-def _all_changed(document: dict[str, Any], operation: JSONPatchOperation) -> Any:
-    """A document after an operation at all of its places."""
-    changed: Any = document
-    for pointer in _pointers(document, operation):
-        changed = _changed(changed, operation, pointer)
-    return changed
-
-
-def _changed(document: Any, operation: JSONPatchOperation, pointer: str) -> Any:
-    """A document after one operation at one place."""
-    one: dict[str, Any] = {"op": operation.op, "path": pointer}
-    if operation.from_ is not None:
-        one["from"] = operation.from_
-    elif operation.op != "remove":
-        one["value"] = msgspec.json.decode(msgspec.json.encode(operation.value))
-    try:
-        if operation.op == "add":
-            _make_parents(document, pointer)
-        return jsonpath.patch.apply([one], document)
-    except (jsonpath.JSONPatchError, jsonpath.JSONPointerError) as error:
-        raise PatchError(f"{operation.op} at {pointer!r}: {error}") from None
-
-
-def _make_parents(document: Any, pointer: str) -> None:
-    """Make the objects and lists above a place that do not exist."""
-    keys = jsonpath.JSONPointer(pointer).parts
-    at = document
-    for key, below in pairwise(keys):
-        new: Any = [] if below == "-" or str(below).isdecimal() else {}
-        if isinstance(at, dict):
-            at = cast("dict[str, Any]", at).setdefault(str(key), new)
-        elif isinstance(at, list):
-            entries = cast("list[Any]", at)
-            if key == "-" or (str(key).isdecimal() and int(key) == len(entries)):
-                entries.append(new)
-                at = new
-            elif str(key).isdecimal() and int(key) < len(entries):
-                at = entries[int(key)]
-            else:
-                return
-        else:
-            return
-
-
-# Messages
-
-
-def _read(message: type[Message], document: Any) -> Message:
-    """The message that a JSON document means."""
-    for name in _types(document):
-        _import_type(name)
-    try:
-        return json_format.ParseDict(document, message())
-    except json_format.ParseError as error:
-        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {_short(str(error))}") from None
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {error}") from None
-
-
-def _short(error: str) -> str:
-    """What protobuf says, without the list of all fields that there are."""
-    return error.partition("\n Available Fields")[0]
-
-
-def _types(document: Any) -> Iterator[str]:
-    """The full names of all messages that a document packs into ``google.protobuf.Any``."""
-    if isinstance(document, dict):
-        mapping = cast("dict[str, Any]", document)
-        if isinstance(of := mapping.get("@type"), str):
-            yield of.rpartition("/")[2]
-        for value in mapping.values():
-            yield from _types(value)
-    elif isinstance(document, list):
-        for value in cast("list[Any]", document):
-            yield from _types(value)
-
-
-@cache
-def _import_type(name: str) -> None:
-    """Import the modules where a message may be defined. There are hundreds, too many for the start."""
-    package = name.rpartition(".")[0]
-    if not package.startswith(_OWN_PACKAGES):
-        return
-    try:
-        found = importlib.import_module(package)
-    except ImportError:
-        return
-    for module in pkgutil.iter_modules(found.__path__):
-        if module.name.endswith("_pb2"):
-            importlib.import_module(f"{package}.{module.name}")

@@ -24,6 +24,7 @@ from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
     Route,
+    RouteAction,
     RouteMatch,
     VirtualHost,
 )
@@ -37,6 +38,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
 
+from moongate import names
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
 from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, takes_ipv4
 from moongate.attach.gateways import on_host
@@ -56,12 +58,14 @@ from moongate.xds.filter_chains import (
 )
 from moongate.xds.filters import ChainFilter, chains_with, http_filters
 from moongate.xds.http_chains import chain_match, http_settings, https_settings, router
+from moongate.xds.statistics import compressor, prometheus
 from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, packed, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from moongate.api.base import FleetId
+    from moongate.api.telemetry import Prometheus
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.attach.listeners import ChainKind
     from moongate.engine import Db, Query
@@ -76,6 +80,8 @@ TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
 READINESS_PORT: Final = 19003
 READINESS_PATH: Final = "/ready"
+STATISTICS_PORT: Final = 19001
+STATISTICS_PATH: Final = "/stats/prometheus"
 
 
 @query
@@ -83,9 +89,13 @@ def listener_names(db: Db, fleet: FleetId) -> tuple[str, ...]:
     """The listener resources of a fleet, the readiness listener first."""
     if not members(db, fleet) or keeps_what_it_has(db, fleet):
         return ()
-    # On a host, several fleets share the ports, and moongate asks the admin interface instead.
-    ready = () if on_host(db) else (_readiness_name(db, fleet),)
-    return ready + tuple(envoy.name for envoy in envoy_listeners(db, fleet))
+    # On a host, several fleets share the ports, and moongate asks the admin interface instead. Elsewhere the
+    # listener for Prometheus is a part of the bootstrap.
+    if not on_host(db):
+        own = (_readiness_name(db, fleet),)
+    else:
+        own = (_statistics_name(db, fleet),) if prometheus(db, fleet) is not None else ()
+    return own + tuple(envoy.name for envoy in envoy_listeners(db, fleet))
 
 
 @query
@@ -93,6 +103,10 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     """One of ``listener_names``, joined; ``None`` for any other."""
     if name == _readiness_name(db, fleet):
         return XdsResource.of(LISTENER, name, encode(_readiness(db, fleet, name)))
+    if name == _statistics_name(db, fleet):
+        asked = prometheus(db, fleet)
+        body = encode(_statistics(db, fleet, name, asked)) if asked is not None else None
+        return XdsResource.of(LISTENER, name, body) if body is not None else None
     head = _head_in_force(db, fleet, name)
     if head is None:
         return None
@@ -217,6 +231,37 @@ def _readiness(db: Db, fleet: FleetId, name: str) -> Listener:
     if message.address.socket_address.address == "::":
         message.address.socket_address.ipv4_compat = True
     return message
+
+
+def _statistics_name(db: Db, fleet: FleetId) -> str:
+    return f"envoy-gateway-proxy-stats-{bind_addresses(db, fleet)[0]}-{STATISTICS_PORT}"
+
+
+def _statistics(db: Db, fleet: FleetId, name: str, asked: Prometheus) -> Listener:
+    """The listener for Prometheus: of the admin interface it shows the statistics alone."""
+    match = RouteMatch(
+        path=STATISTICS_PATH,
+        headers=[HeaderMatcher(name=":method", string_match=StringMatcher(exact="GET"))],
+    )
+    route = Route(match=match, route=RouteAction(cluster=names.STATISTICS_CLUSTER))
+    host = VirtualHost(name=names.STATISTICS_CLUSTER, domains=["*"], routes=[route])
+    hcm = HttpConnectionManager(
+        stat_prefix="eg-stats-http",
+        normalize_path=BoolValue(value=True),
+        route_config=RouteConfiguration(name="local_route", virtual_hosts=[host]),
+        http_filters=[
+            *([compressor(asked.compression)] if asked.compression is not None else ()),
+            router(),
+        ],
+    )
+    return Listener(
+        name=name,
+        address=_address(db, fleet, bind_addresses(db, fleet)[0], STATISTICS_PORT),
+        filter_chains=[FilterChain(filters=[Filter(name=HCM, typed_config=packed(hcm))])],
+        bypass_overload_manager=True,
+        # With reuse_port, a second process could bind the port too.
+        enable_reuse_port=BoolValue(value=False),
+    )
 
 
 # -- entries that may be kept out ---------------------------------------------

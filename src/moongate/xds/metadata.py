@@ -37,7 +37,7 @@ _READ_BY: Final[Mapping[Holder, tuple[str, str]]] = {
     "cluster": ("METADATA(CLUSTER", "cluster_metadata"),
     "endpoint": ("METADATA(UPSTREAM_HOST", "upstream_host_metadata"),
 }
-"""How formats of access logs, and CEL expressions, name it."""
+"""How formats of access logs and of spans, and CEL expressions, name it."""
 
 
 @query
@@ -50,9 +50,12 @@ def holders(db: Db, fleet: FleetId) -> tuple[Holder, ...]:
 
 
 def _expressions(spec: EnvoyProxySpec) -> str:
-    """All formats and conditions of access logs."""
+    """All formats and conditions of access logs, and the tags and names of spans."""
     logs = spec.telemetry.access_log if spec.telemetry is not None else None
-    parts: list[str] = []
+    tracing = spec.telemetry.tracing if spec.telemetry is not None else None
+    parts = list((tracing.tags or {}).values()) if tracing is not None else []
+    if tracing is not None and tracing.span_name is not None:
+        parts += (tracing.span_name.client, tracing.span_name.server)
     for setting in logs.settings if logs is not None and not logs.disable else ():
         parts += setting.matches
         if setting.format is not None:

@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from moongate.api.base import FleetId, Ref
 from moongate.engine import Query, query
+from moongate.json_patch import PatchError
 from moongate.xds.fallbacks import Concern, Suspect, kept_out
 from moongate.xds.wire import Encoded, XdsResource, version
 
@@ -41,19 +42,6 @@ Call: TypeAlias = tuple[Query[..., Any], tuple[Any, ...]]
 
 PATCHES: Final = "patches"
 """The group of the patches of a resource."""
-
-
-class PatchError(Exception):
-    """A patch cannot be applied to what is there. The message is for a user.
-
-    Args:
-        message: why.
-        missing: whether it is because there is no such resource.
-    """
-
-    def __init__(self, message: str, *, missing: bool = False) -> None:
-        super().__init__(message)
-        self.missing = missing
 
 
 class Patch(Encoded, frozen=True):

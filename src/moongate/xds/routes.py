@@ -44,6 +44,7 @@ from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resources_with
 from moongate.xds.rule_routes import closed_entries, route_entries_of
 from moongate.xds.scoped_chains import OWN_SCOPE, ScopeHead, scope_head
+from moongate.xds.statistics import has_virtual_host_stats, virtual_cluster
 from moongate.xds.wire import ROUTE, SCOPE, Encoded, XdsResource, encode, message_field, version
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def virtual_host(db: Db, listener: ListenerId, host: str, scoped: bool) -> Host:
         head.metadata.MergeFromString(
             metadata(listener.gateway, listener.name, gateway_annotations(db, listener.gateway))
         )
+    if has_virtual_host_stats(db, fleet_of(db, listener.gateway)):
+        head.virtual_clusters.append(virtual_cluster(host))
     body = encode(head) + b"".join([p.body for p in entries])
     entry = message_field(RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, body)
     return Host(entries[0].rank if entries else (), name, host, entry, version(entry), entries)

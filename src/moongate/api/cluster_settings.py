@@ -1,0 +1,272 @@
+"""Settings of clusters, which a BackendTrafficPolicy has for routes and an EnvoyProxy for its own backends.
+
+In what merges, ``None`` stands for the CRD's default, so that a merge can tell what somebody said.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, UnbuiltClusterSetting
+from moongate.api.shared import Fraction, Int32
+
+LoadBalancerType = Literal[
+    "ConsistentHash", "LeastRequest", "Random", "RoundRobin", "BackendUtilization", "DynamicModule"
+]
+
+
+class Header(Model, frozen=True, kw_only=True):
+    """A request header."""
+
+    name: str
+
+
+class QueryParam(Model, frozen=True, kw_only=True):
+    """A query parameter."""
+
+    name: str
+
+
+class Cookie(Model, frozen=True, kw_only=True):
+    """A cookie. With a ``ttl``, the gateway sets it when a request has none."""
+
+    name: str
+    ttl: DurationStr | None = None
+    attributes: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class ConsistentHash(Model, frozen=True, kw_only=True):
+    """Requests with the same hash go to the same endpoint, as long as it exists."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'Header' ? has(self.header) : !has(self.header)",
+            "header is for type Header, which needs it.",
+        ),
+        Rule(
+            "self.type == 'Headers' ? has(self.headers) : !has(self.headers)",
+            "headers is for type Headers, which needs it.",
+        ),
+        Rule(
+            "self.type == 'Cookie' ? has(self.cookie) : !has(self.cookie)",
+            "cookie is for type Cookie, which needs it.",
+        ),
+        Rule(
+            "self.type == 'QueryParams' ? has(self.queryParams) : !has(self.queryParams)",
+            "queryParams is for type QueryParams, which needs it.",
+        ),
+    )
+
+    type: Literal["SourceIP", "Header", "Headers", "Cookie", "QueryParams"]
+    header: Header | None = None
+    """Deprecated: ``headers`` with one entry says the same."""
+    headers: tuple[Header, ...] = ()
+    cookie: Cookie | None = None
+    query_params: tuple[QueryParam, ...] = ()
+    # The CRD has the same default as Envoy. With None instead, a merge can see whether a policy sets the
+    # field.
+    table_size: Annotated[int, Meta(ge=2, le=5_000_011)] | None = None
+    """Entries of the Maglev table; a prime number, 65537 when absent."""
+
+
+class OutOfBandReporting(Model, frozen=True, kw_only=True):
+    """Ask endpoints for their load, instead of reading it from responses."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
+        "reporting_period": (
+            Rule(
+                "duration(self) > duration('0s')",
+                "reportingPeriod must be greater than zero.",
+            ),
+        ),
+    }
+
+    reporting_period: DurationStr | None = None
+    """10s when absent."""
+    # Envoy supports these, but our protobuf modules do not have them yet.
+    port: Unbuilt | None = None
+    authority: Unbuilt | None = None
+
+
+class BackendUtilization(Model, frozen=True, kw_only=True):
+    """The weight of an endpoint depends on its reported load (ORCA): a less busy one gets more requests."""
+
+    blackout_period: DurationStr | None = None
+    """The reports of a new endpoint are ignored for this time; 10s when absent."""
+    weight_expiration_period: DurationStr | None = None
+    """A report expires after this time; 3m when absent."""
+    weight_update_period: DurationStr | None = None
+    """How often weights are computed; 1s when absent."""
+    error_utilization_penalty_percent: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """How much errors increase the utilization; 100 is a factor of 1."""
+    metric_names_for_computing_utilization: tuple[str, ...] = ()
+    keep_response_headers: bool | None = None
+    """Whether clients get the load headers of backends; by default not."""
+    out_of_band: OutOfBandReporting | None = None
+
+
+class EndpointOverrideExtractFrom(Model, frozen=True, kw_only=True):
+    """The part of a request with its endpoint."""
+
+    header: str | None = None
+    """The name of a header with ``IP:port``, or with several of them separated by commas, tried in order."""
+
+
+class EndpointOverride(Model, frozen=True, kw_only=True):
+    """A request may choose its endpoint. If it does not, the load balancer chooses."""
+
+    extract_from: Annotated[tuple[EndpointOverrideExtractFrom, ...], Meta(min_length=1, max_length=10)]
+
+
+class SlowStart(Model, frozen=True, kw_only=True):
+    """The share of a new endpoint grows during ``window``."""
+
+    window: DurationStr
+
+
+class LoadBalancer(Model, frozen=True, kw_only=True):
+    """How endpoints are chosen. The field with the name of the ``type`` has its settings."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.type == 'ConsistentHash' ? has(self.consistentHash) : !has(self.consistentHash)",
+            "consistentHash is for type ConsistentHash, which needs it.",
+        ),
+        Rule(
+            "self.type == 'BackendUtilization' ? has(self.backendUtilization) : "
+            "!has(self.backendUtilization)",
+            "backendUtilization is for type BackendUtilization, which needs it.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? has(self.dynamicModule) : !has(self.dynamicModule)",
+            "dynamicModule is for type DynamicModule, which needs it.",
+        ),
+        Rule(
+            "self.type in ['Random', 'ConsistentHash', 'DynamicModule'] ? !has(self.slowStart) : true",
+            "slowStart is for the types RoundRobin, LeastRequest and BackendUtilization.",
+        ),
+        Rule(
+            "self.type == 'ConsistentHash' && has(self.zoneAware) ? !has(self.zoneAware.preferLocal) : true",
+            "zoneAware.preferLocal is not for type ConsistentHash; weightedZones is.",
+        ),
+        Rule(
+            "self.type == 'BackendUtilization' && has(self.zoneAware) ? "
+            "!has(self.zoneAware.preferLocal) : true",
+            "zoneAware.preferLocal is not for type BackendUtilization; weightedZones is.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? !has(self.zoneAware) : true",
+            "zoneAware is not for type DynamicModule.",
+        ),
+        Rule(
+            "has(self.zoneAware) ? !(has(self.zoneAware.preferLocal) && "
+            "has(self.zoneAware.weightedZones)) : true",
+            "Set zoneAware.preferLocal or zoneAware.weightedZones, not both.",
+        ),
+        Rule(
+            "self.type == 'DynamicModule' ? !has(self.endpointOverride) : true",
+            "endpointOverride is not for type DynamicModule.",
+        ),
+    )
+
+    type: LoadBalancerType
+    consistent_hash: ConsistentHash | None = None
+    backend_utilization: BackendUtilization | None = None
+    dynamic_module: Unbuilt | None = None
+    """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
+    endpoint_override: EndpointOverride | None = None
+    slow_start: SlowStart | None = None
+    zone_aware: Unbuilt | None = None
+
+
+Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+
+
+class PerEndpointCircuitBreakers(Model, frozen=True, kw_only=True):
+    """Limits of each endpoint."""
+
+    # As in CircuitBreaker, None stands for the default, so that a merge can tell what a policy said.
+    max_connections: Limit | None = None
+    """1024 when absent."""
+
+
+class RetryBudget(Model, frozen=True, kw_only=True):
+    """Retries as a share of the requests in flight; takes the place of ``maxParallelRetries``."""
+
+    percent: Fraction
+    min_retry_concurrency: Int32 | None = None
+    """Retries that are always allowed; 3 when absent."""
+
+
+class CircuitBreaker(Model, frozen=True, kw_only=True):
+    """Limits of each cluster, of each Envoy."""
+
+    # 1024 is Envoy's own default of these four, and the CRD's. None stands for it, so that a merge can tell
+    # what a policy said.
+    max_connections: Limit | None = None
+    """1024 when absent."""
+    max_pending_requests: Limit | None = None
+    """1024 when absent."""
+    max_parallel_requests: Limit | None = None
+    """1024 when absent."""
+    max_parallel_retries: Limit | None = None
+    """1024 when absent."""
+    max_requests_per_connection: Limit | None = None
+    """Requests after which a connection is closed; unlimited when absent."""
+    per_endpoint: PerEndpointCircuitBreakers | None = None
+    retry_budget: RetryBudget | None = None
+
+
+class TCPTimeout(Model, frozen=True, kw_only=True):
+    """Timeouts of connections to the backend."""
+
+    connect_timeout: DurationStr | None = None
+    """The limit for establishing a connection; 10s when absent."""
+
+
+class HTTPTimeout(Model, frozen=True, kw_only=True):
+    """Timeouts of HTTP requests, and of the connections that carry them."""
+
+    connection_idle_timeout: DurationStr | None = None
+    """Upstream connections without a request are closed after this; one hour when absent."""
+    max_connection_duration: DurationStr | None = None
+    """Upstream connections are drained after this; never when absent."""
+    request_timeout: DurationStr | None = None
+    """The limit for the whole response; 15s when absent, unlimited if "0s"."""
+    max_stream_duration: DurationStr | None = None
+    """The limit for a request even if data flows; unlimited when absent or "0s"."""
+    stream_idle_timeout: DurationStr | None = None
+    """How long a request may be idle; the timeout of the listener when absent."""
+
+
+class Timeout(Model, frozen=True, kw_only=True):
+    """Timeouts of requests to backends."""
+
+    tcp: TCPTimeout | None = None
+    http: HTTPTimeout | None = None
+
+
+class ClusterSettings(Model, frozen=True, kw_only=True):
+    """How a cluster treats its backends."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!((has(self.connection) && has(self.connection.preconnect) && "
+            "has(self.connection.preconnect.predictivePercent)) && !(has(self.loadBalancer) && "
+            "has(self.loadBalancer.type) && self.loadBalancer.type in ['Random', 'RoundRobin']))",
+            "connection.preconnect.predictivePercent needs loadBalancer.type RoundRobin or Random.",
+        ),
+    )
+
+    load_balancer: LoadBalancer | None = None
+    retry: Unbuilt | None = None
+    proxy_protocol: UnbuiltClusterSetting | None = None
+    tcp_keepalive: UnbuiltClusterSetting | None = None
+    health_check: UnbuiltClusterSetting | None = None
+    circuit_breaker: CircuitBreaker | None = None
+    timeout: Timeout | None = None
+    connection: UnbuiltClusterSetting | None = None
+    dns: UnbuiltClusterSetting | None = None
+    http2: UnbuiltClusterSetting | None = None
