@@ -222,6 +222,8 @@ class Resource(Model, frozen=True, kw_only=True):
     may have fields that are not declared here."""
     NAME_IS_LABEL: ClassVar[bool] = False
     """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
+    STRICTER: ClassVar["Mapping[str, type[Resource]]"] = {}
+    """The versions that allow less than this type says, each with a type for the checks of a manifest."""
 
     metadata: ObjectMeta
 
