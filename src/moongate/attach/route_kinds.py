@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from moongate.api.httproute import HTTPRoute
-from moongate.api.route import RequestRoute, Route
+from moongate.api.route import ConnectionRoute, RequestRoute, Route
+from moongate.api.tcproute import TCPRoute
+from moongate.api.tlsroute import TLSRoute
+from moongate.api.udproute import UDPRoute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +43,7 @@ class RouteKind(Struct, frozen=True, kw_only=True):
         passthrough: whether a TLS listener may take them that does not end TLS itself.
         type: the resource; ``None`` for a kind that is known and not built yet.
         matches: what a rule matches on, in its order; ``None`` for a kind that looks at no requests.
+        one_rule: whether a route with several rules is not accepted.
         upstream: the protocol that its backends speak, whatever they say themselves.
         upgrades: the protocols that a request may ask to be upgraded to.
         filters: HTTP filters that a chain has while it serves such routes, each as the name of its type with
@@ -51,6 +55,7 @@ class RouteKind(Struct, frozen=True, kw_only=True):
     passthrough: bool = False
     type: type[Route] | None = None
     matches: Callable[[Any], tuple[RequestMatch, ...]] | None = None
+    one_rule: bool = False
     upstream: Protocol | None = None
     upgrades: tuple[str, ...] = ()
     filters: tuple[tuple[str, Callable[[], Message]], ...] = ()
@@ -65,11 +70,12 @@ ROUTE_KINDS: Final = (
         upgrades=("websocket",),
     ),
     RouteKind(name="GRPCRoute", protocols=("HTTP", "HTTPS")),
-    RouteKind(name="TCPRoute", protocols=("TCP", "TLS")),
-    RouteKind(name="TLSRoute", protocols=("TLS",), passthrough=True),
-    RouteKind(name="UDPRoute", protocols=("UDP",)),
+    RouteKind(name=TCPRoute.KIND, protocols=("TCP", "TLS"), type=TCPRoute, one_rule=True, upstream="TCP"),
+    RouteKind(name=TLSRoute.KIND, protocols=("TLS",), passthrough=True, type=TLSRoute, upstream="TCP"),
+    RouteKind(name=UDPRoute.KIND, protocols=("UDP",), type=UDPRoute, one_rule=True, upstream="UDP"),
 )
-"""All kinds. Of two routes that match alike, the one whose kind comes first wins, whichever is older."""
+"""All kinds. Of two routes that match the same requests, the one whose kind comes first wins, whichever is
+older."""
 
 _KINDS: Final = {kind.name: kind for kind in ROUTE_KINDS}
 _ORDER: Final = {kind.name: n for n, kind in enumerate(ROUTE_KINDS)}
@@ -82,6 +88,10 @@ REQUEST_ROUTE_TYPES: Final[tuple[type[RequestRoute], ...]] = tuple(
     route for route in ROUTE_TYPES if issubclass(route, RequestRoute)
 )
 """The built kinds that match on requests."""
+CONNECTION_ROUTE_TYPES: Final[tuple[type[ConnectionRoute], ...]] = tuple(
+    route for route in ROUTE_TYPES if issubclass(route, ConnectionRoute)
+)
+"""The built kinds that take connections as they are."""
 
 
 def route_kind(name: str) -> RouteKind:
