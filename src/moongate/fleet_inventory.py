@@ -36,7 +36,7 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
-from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets
+from moongate.xds import clusters, connection_chains, destinations, listeners, local, patches, routes, secrets
 from moongate.xds.cluster_keys import PolicySecret
 from moongate.xds.draining import draining_tables
 from moongate.xds.patches import Patched
@@ -216,6 +216,7 @@ class FleetInventory:
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
+        self._inventory(connection_chains.empty_clusters, (fleet,), self._empty_clusters)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
         self._scopes: dict[tuple[str, ListenerId, int], Root[Any]] = {}
@@ -283,6 +284,9 @@ class FleetInventory:
 
     def _scopes_of(self, table: str, value: tuple[str, ...]) -> Iterator[_Part]:
         yield "", [(SCOPE, names.scope(table, h), routes.scope, (self._fleet, table, h)) for h in value]
+
+    def _empty_clusters(self, value: tuple[str, ...]) -> Iterator[_Part]:
+        yield "", [(CLUSTER, name, clusters.empty_cluster, (self._fleet,)) for name in value]
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]

@@ -42,7 +42,14 @@ from moongate.features.base import ClusterEdit
 from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
 from moongate.store import get
 from moongate.xds.cluster_keys import BackendCluster, MirrorCluster, PolicyCluster, RuleCluster, StableRule
-from moongate.xds.destinations import index_of, rule_to_service, served_on, to_service
+from moongate.xds.destinations import (
+    connection_destination,
+    connection_section,
+    index_of,
+    rule_to_service,
+    served_on,
+    to_service,
+)
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
@@ -89,7 +96,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if isinstance(key, PolicyCluster) and key.made_of.host:
         return XdsResource.of(CLUSTER, key.name, encode(_of_host(key.made_of)))
     members = _members(db, key)
-    if not members:
+    if members is None:
         return None
     backends = [_spoken_to(key, backend(db, at, routed)) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
@@ -102,7 +109,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     else:
         _discover(message)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members[0]))
+    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
     for feature, effective in cluster_settings(db, _policies(db, key)):
         if feature.cluster is not None:
             feature.cluster(edit, effective)
@@ -114,7 +121,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
 def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     """The load assignment of a cluster; ``None`` for a DNS cluster, or if there is no such cluster."""
     members = _members(db, key)
-    if not members:
+    if members is None:
         return None
     usable = [b for b in (backend(db, at, routed) for at, _, _, routed, _ in members) if b.problem is None]
     if usable and all(b.dns for b in usable):
@@ -145,9 +152,11 @@ def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
 @query
 def _rule_name(db: Db, route: Ref, rule: int) -> str:
     resource = get(db, Route, route)
-    return (
-        "" if resource is None or rule >= len(resource.spec.rules) else resource.spec.rules[rule].name or ""
-    )
+    if resource is None or rule >= len(resource.spec.rules):
+        return ""
+    if rule == names.ALL_RULES:
+        return connection_section(resource)
+    return resource.spec.rules[rule].name or ""
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
@@ -161,8 +170,26 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
     return () if resource is None else shown(resource.metadata.annotations)
 
 
-def _members(db: Db, key: ClusterKey) -> list[Member]:
-    """The backends of a cluster; none if its rule or backend is gone."""
+def _members(db: Db, key: ClusterKey) -> list[Member] | None:
+    """The backends of a cluster; ``None`` if its rule or backend is gone."""
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        return _connection_members(db, key)
+    return _request_members(db, key) or None
+
+
+def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
+    """The backends that connections of a route go to; there may be none that can be used."""
+    listener = _listener_of(db, key.fleet, key.route)
+    if listener is None:
+        return None
+    routed = rule_to_service(db, listener, key.route, _section(db, key))
+    return [
+        Member(at, names.backend(key.name, n), weight, routed)
+        for n, at, weight in connection_destination(db, listener, key.route).members
+    ]
+
+
+def _request_members(db: Db, key: ClusterKey) -> list[Member]:
     if isinstance(key, BackendCluster):
         return [Member(key.target, key.name, 1, to_service(db, key.fleet.owner))]
     if isinstance(key, PolicyCluster):
@@ -205,15 +232,16 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
-def _host(db: Db, key: ClusterKey, member: Member) -> str:
-    """The authority of a cluster's requests: a hostname of its route, or the name of its backend."""
+def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
+    """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
         listener = _listener_of(db, key.fleet, key.route)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
             return exact
-    return f"{member.target.ref.name}.{member.target.ref.namespace}"
+    first = members[0].target.ref if members else None
+    return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
 def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
@@ -278,6 +306,13 @@ def _defaults(families: tuple[str, ...]) -> bytes:
     message.common_lb_config.SetInParent()
     message.load_balancing_policy.CopyFrom(_least_request())
     return encode(message)
+
+
+@query
+def empty_cluster(_db: Db, _fleet: FleetId) -> XdsResource:
+    """The cluster without endpoints of a fleet, where connections go that no route takes."""
+    message = Cluster(name=names.EMPTY_CLUSTER, type=Cluster.STATIC)
+    return XdsResource.of(CLUSTER, message.name, encode(message))
 
 
 def _of_host(made_of: ExtraCluster) -> Cluster:
@@ -351,7 +386,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
     """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested; else leave Envoy's default."""
     if any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
-    elif any(b.protocol != "HTTP" for b in backends):
+    elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         options = http.explicit_http_config.http2_protocol_options
         options.initial_stream_window_size.value = 65536
         options.initial_connection_window_size.value = 1048576
