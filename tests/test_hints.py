@@ -145,3 +145,14 @@ def test_connections_that_may_last_no_time_are_closed_and_that_is_said() -> None
 
     assert "no request is answered" in hint
     assert of(policy("1s")) == []
+
+
+def test_a_route_of_connections_whose_weights_are_all_0_says_so() -> None:
+    route = (
+        ROUTE.replace("HTTPRoute", "TCPRoute") % "{parentRefs: [{name: eg}], rules: [{backendRefs: [%s]}]}"
+    )
+
+    [hint] = of(route % "{name: a, port: 80, weight: 0}")
+
+    assert hint.startswith("spec.rules[0].backendRefs: All backends of the rule have the weight 0.")
+    assert of(route % "{name: a, port: 80, weight: 0}, {name: b, port: 80}") == []
