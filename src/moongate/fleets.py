@@ -146,7 +146,7 @@ class Fleets:
                 self._stop(name)
         if self._ending:
             self._hand_over()
-        left: dict[str, frozenset[int]] = {}
+        left: dict[str, frozenset[tuple[int, bool]]] = {}
         for name in changes.put.keys() | changes.gone.keys():
             fleet = self._fleets.get(name)
             if fleet is None:
