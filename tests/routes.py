@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from envoy.config.route.v3.route_components_pb2 import Route
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.json_format import MessageToDict
-from msgspec import convert, structs
+from msgspec import convert
 
 from moongate.api.base import ListenerId, Ref
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute, HTTPRouteMatch
-from moongate.attach import route_kinds
 from moongate.xds.routes import route_configuration
 from tests.core import EG, EG_FLEET, Core, dump, load
 
@@ -56,14 +55,18 @@ def http_route(
     )
 
 
-def let_kind_differ(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Give HTTPRoutes a row in the table of route kinds that differs in some fields from its own."""
-    kinds = route_kinds._KINDS  # pyright: ignore[reportPrivateUsage] - the table is not to be changed otherwise
-    monkeypatch.setitem(kinds, "HTTPRoute", structs.replace(kinds["HTTPRoute"], **fields))
+def grpc_route(*rules: dict[str, Any], **more: Any) -> str:
+    """A GRPCRoute; else as ``http_route``."""
+    document = load(http_route(*rules, **more))
+    return dump({**document, "kind": "GRPCRoute"})
 
 
 def route_ref(name: str = "shop", namespace: str = "default") -> Ref:
     return Ref.of(HTTPRoute, namespace, name)
+
+
+def grpc_route_ref(name: str = "shop", namespace: str = "default") -> Ref:
+    return Ref.of(GRPCRoute, namespace, name)
 
 
 def service(

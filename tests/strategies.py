@@ -90,9 +90,22 @@ _mirrors = st.builds(
         [_ref("Service", "s0", port=8080), _ref("Service", "s1", port=8080), _ref("Backend", "b0")]
     ),
 )
+_asking = st.builds(
+    lambda ref, settings: {"type": "ExternalAuth", "externalAuth": {"backendRef": ref, **settings}},
+    st.sampled_from([_ref("Service", "s0", port=8080), _ref("Backend", "b0", namespace="other")]),
+    st.sampled_from(
+        [
+            {"protocol": "GRPC", "grpc": {}},
+            {"protocol": "GRPC", "grpc": {"allowedHeaders": ["x"]}},
+            {"protocol": "HTTP", "http": {}, "forwardBody": {"maxSize": 7}},
+        ]
+    ),
+)
+_sessions = st.sampled_from([None, None, {}, {"type": "Header", "sessionName": "x"}, {"sessionName": "a b"}])
 _filters = st.lists(
     st.one_of(
         _mirrors,
+        _asking,
         st.sampled_from(
             [
                 {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}},
@@ -122,18 +135,20 @@ _matches = st.lists(
     max_size=2,
 )
 _rules = st.builds(
-    lambda name, matches, filters, backends, timeouts: {
+    lambda name, matches, filters, backends, timeouts, session: {
         "matches": matches,
         "filters": filters,
         "backendRefs": backends,
         **({"name": name} if name else {}),
         **({"timeouts": timeouts} if timeouts else {}),
+        **({"sessionPersistence": session} if session is not None else {}),
     },
     st.sampled_from([None, "one", "two"]),
     _matches,
     _filters,
     st.lists(_backend_refs, max_size=2),
     st.sampled_from([None, None, {"request": "3s"}]),
+    _sessions,
 )
 _parents = st.lists(
     st.sampled_from(
@@ -166,6 +181,43 @@ _routes = st.builds(
     _parents,
     st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
     st.lists(_rules, min_size=1, max_size=2),
+)
+_grpc_rules = st.builds(
+    lambda name, matches, filters, backends, session: {
+        "matches": matches,
+        "filters": filters,
+        "backendRefs": backends,
+        **({"name": name} if name else {}),
+        **({"sessionPersistence": session} if session is not None else {}),
+    },
+    st.sampled_from([None, "one"]),
+    st.lists(
+        st.sampled_from(
+            [
+                {"method": {"service": "a", "method": "B"}},
+                {"method": {"service": "a"}},
+                {"method": {"method": "B"}},
+                {"method": {"type": "RegularExpression", "service": "a|b"}},
+                {"method": {"type": "RegularExpression", "method": "("}},
+                {"headers": [{"name": "x", "value": "1"}]},
+            ]
+        ),
+        max_size=2,
+    ),
+    st.lists(_mirrors, max_size=1),
+    st.lists(_backend_refs, max_size=2),
+    _sessions,
+)
+_grpc_routes = st.builds(
+    lambda labels, age, parents, hosts, rules: {
+        "metadata": _meta(labels, age),
+        "spec": {"parentRefs": parents, "hostnames": hosts, "rules": rules},
+    },
+    _labelled,
+    _ages,
+    _parents,
+    st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
+    st.lists(_grpc_rules, max_size=2),
 )
 
 
@@ -272,6 +324,7 @@ _route_targets = st.sampled_from(
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0"}]},
         {"targetRef": {"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r1"}},
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0", "sectionName": "one"}]},
+        {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "GRPCRoute", "name": "r0"}]},
         {"targetSelectors": [{"kind": "HTTPRoute", "matchLabels": {"app": "x"}}]},
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "TCPRoute", "name": "l0"}]},
         {
@@ -387,7 +440,7 @@ _grants = st.builds(
     },
     st.sampled_from(
         [
-            [(GATEWAY_GROUP, "HTTPRoute")],
+            [(GATEWAY_GROUP, "HTTPRoute"), (GATEWAY_GROUP, "GRPCRoute")],
             [(GATEWAY_GROUP, "TLSRoute"), (GATEWAY_GROUP, "TCPRoute")],
             [(ENVOY_GROUP, "SecurityPolicy"), (ENVOY_GROUP, "BackendTrafficPolicy")],
         ]
@@ -480,6 +533,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("HTTPRoute", ("r0", "r1", "r2"), _routes),
     ("HTTPRoute", ("r0", "r1"), _routes),
     ("HTTPRoute", ("r0",), _routes),
+    ("GRPCRoute", ("r0", "r1"), _grpc_routes),
     ("Gateway", ("eg",), _gateways),
     ("TLSRoute", ("l0", "l1", "l2"), _connections("a.x.com", "*.x.com", "b.com")),
     ("TCPRoute", ("l0", "l1"), _connections()),
@@ -581,6 +635,14 @@ def base() -> Batch:
             ("default", "r1", "default", ["*.x.com", "b.com"], "/a"),
             ("other", "r0", "other", [], "/"),
         ]),
+        ("GRPCRoute", "default", "r0", {"spec": {
+            "parentRefs": [{"name": "eg"}],
+            "hostnames": ["b.com"],
+            "rules": [{
+                "matches": [{"method": {"service": "a"}}],
+                "backendRefs": [_ref("Service", "s0", port=8080)],
+            }],
+        }}),
         *(("Service", n, "s0", {"spec": {"ports": [
             {"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"},
         ]}}) for n in NAMESPACES),

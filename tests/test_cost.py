@@ -32,6 +32,8 @@ from tests.worlds import (
     endpoint_slice,
     gateway,
     gateway_class,
+    grpc_route,
+    grpc_routes_with_services,
     http_listener,
     namespace,
     route,
@@ -245,6 +247,25 @@ def test_editing_a_match_rebuilds_that_route_and_joins(many: World, some: World)
     }  # fmt: skip
     assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
     assert (costs[0].gone, costs[0].statuses) == (set(), set())
+
+
+def test_a_route_of_calls_costs_what_one_of_requests_does() -> None:
+    """And a look whether it counts as attached. Neither the first nor the last of them touches a listener."""
+    many, some = (World.of(grpc_routes_with_services(count), WHOLE) for count in (200, 80))
+
+    costs = [cost(world, grpc_route(7, "shop.Edited")) for world in (many, some)]
+
+    assert_alike(costs)
+    assert costs[0].runs == {
+        **one("attachments_at", "rule_destination", "route_resources", "route_entries_of"),
+        **one("route_status", "excessive_rules", "refused_whole"),
+        **one("host_entries", "virtual_host", "host_part", "table_parts", "route_configuration"),
+        **one("filters_of", "overlapped_by"),
+        "overlaps": 2,  # with the former path, and with the new one
+    }  # fmt: skip
+    assert costs[0].put.keys() == {("RouteConfiguration", "default/eg/http")}
+    assert (costs[0].gone, costs[0].statuses) == (set(), set())
+    assert "listener" not in cost(some, *(grpc_route(n).ref for n in range(80))).runs
 
 
 def test_one_of_many_routes_of_a_hostname_costs_no_more_than_one_of_few() -> None:

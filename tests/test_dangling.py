@@ -206,6 +206,29 @@ def test_a_filter_that_a_rule_or_a_backend_names_is_looked_for() -> None:
     ]
 
 
+def test_a_server_that_is_to_be_asked_and_does_not_exist_is_named() -> None:
+    auth = "{protocol: HTTP, backendRef: {name: gatekeper, port: 80}, http: {}}"
+    route = f"""
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: HTTPRoute
+        metadata: {{name: shop, namespace: default}}
+        spec:
+          parentRefs: [{{name: eg}}]
+          rules: [{{filters: [{{type: ExternalAuth, externalAuth: {auth}}}]}}]
+    """
+    server = """
+        apiVersion: v1
+        kind: Service
+        metadata: {name: gatekeeper, namespace: default}
+        spec: {ports: [{port: 80}]}
+    """
+
+    [reported] = [m for m in messages(GATEWAY_CLASS, gateway(http("http")), route, server) if "Auth" in m]
+
+    assert "spec.rules[0].filters[0].externalAuth.backendRef.name: There is no Service" in reported
+    assert "Did you mean 'gatekeeper'?" in reported
+
+
 def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowhere() -> None:
     """A tab in one file makes all references to what is in it dangle: the tab is the cause."""
     held = {resource.ref: resource for text in (ROUTE, POLICY) for resource in read(text)}
@@ -224,13 +247,13 @@ def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowher
 
 def test_a_target_of_a_kind_that_is_not_built_is_not_said_to_be_missing() -> None:
     """It may well be there; moongate does not read it."""
-    policy = POLICY.replace("kind: HTTPRoute", "kind: GRPCRoute")
+    policy = POLICY.replace("kind: HTTPRoute", "kind: TCPRoute")
     held = {resource.ref: resource for resource in read(policy)}
 
     [(_, problem, severity)] = dangling_references(held, held)
 
     assert (problem.message, severity) == (
-        "The kind GRPCRoute is not built yet. Nothing is guarded by this reference.",
+        "The kind TCPRoute is not built yet. Nothing is guarded by this reference.",
         "warning",
     )
 

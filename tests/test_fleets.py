@@ -584,14 +584,14 @@ async def test_a_listener_is_called_served_at_a_port_once_it_is_there() -> None:
 
 @pytest.mark.envoy
 async def test_over_the_socket_of_a_gateway_no_other_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an Envoy is sent holds private keys. Each socket is there for one Gateway, as long as that is."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
     served: list[bool] = []
     async with Laptop() as laptop:
         await laptop.apply("---\n".join((opened(free_port()), opened(free_port(), name="other"))))
-        sockets = sorted(tmp_path.glob("moongate/*/xds-*.sock"))  # noqa: ASYNC240 - local files, in a test
+        sockets = sorted(short_path.glob("moongate/*/xds-*.sock"))  # noqa: ASYNC240 - local files, in a test
         modes = {socket.stat().st_mode & 0o777 for socket in sockets}
         for socket in sockets:
             async with Client(socket, fleet="default/eg") as client:
@@ -611,15 +611,15 @@ async def test_over_the_socket_of_a_gateway_no_other_is_served(
 
 @pytest.mark.envoy
 async def test_what_an_envoy_had_before_does_not_end_a_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An Envoy that comes back says what it has, which is older than what it refused."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
     with structlog.testing.capture_logs() as events, taken() as (port, holder):
         async with Laptop() as laptop:
             with pytest.raises(PortError):
                 await laptop.apply(opened(port))
-            (socket,) = tmp_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
+            (socket,) = short_path.glob("moongate/*/xds-*.sock")  # noqa: ASYNC240 - local files, in a test
             async with Client(socket, fleet="default/eg") as client:
                 await client.ask(LISTENER, initial_resource_versions={f"default/eg/at-{port}": "former"})
                 await client.answer()

@@ -6,6 +6,7 @@ import pytest
 
 from moongate.hints import REASONS, hints
 from tests.core import extension, read
+from tests.routes import grpc_route
 
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -156,3 +157,9 @@ def test_a_route_of_connections_whose_weights_are_all_0_says_so() -> None:
 
     assert hint.startswith("spec.rules[0].backendRefs: All backends of the rule have the weight 0.")
     assert of(route % "{name: a, port: 80, weight: 0}, {name: b, port: 80}") == []
+
+
+def test_a_grpcroute_without_a_backend_says_what_calls_get() -> None:
+    hints = of(grpc_route({"backendRefs": []}, {"backendRefs": [{"name": "shop", "port": 80, "weight": 0}]}))
+
+    assert [hint.rpartition(". ")[2] for hint in hints] == ["Requests are answered with 503."] * 2

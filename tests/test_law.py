@@ -190,7 +190,9 @@ def test_renaming_is_deleting_and_adding(config: EnvoyGateway | None, history: l
     """All resources of a kind move to other names, and back."""
     held = {each.ref: each for each in held_after([BASE, *history])}
     moved = [
-        each for ref, each in held.items() if ref.kind in {"HTTPRoute", "BackendTrafficPolicy", "Service"}
+        each
+        for ref, each in held.items()
+        if ref.kind in {"HTTPRoute", "GRPCRoute", "BackendTrafficPolicy", "Service"}
     ]
     assume(moved)
     warm = world(config, dict(held))

@@ -25,6 +25,14 @@ from moongate.api.gateway import (
     ListenerTLSConfig,
     RouteNamespaces,
 )
+from moongate.api.grpcroute import (
+    GRPCBackendRef,
+    GRPCMethodMatch,
+    GRPCRoute,
+    GRPCRouteMatch,
+    GRPCRouteRule,
+    GRPCRouteSpec,
+)
 from moongate.api.httproute import (
     HTTPBackendRef,
     HTTPPathMatch,
@@ -181,5 +189,29 @@ def tcp_routes_with_services(count: int) -> Iterator[Resource]:
     yield gateway(*(tcp_listener(n) for n in range(count)))
     for n in range(count):
         yield tcp_route(n)
+        yield service(n)
+        yield endpoint_slice(n)
+
+
+def grpc_route(n: int, service: str = "shop.Cart") -> GRPCRoute:
+    """As ``route``, for calls of a service of gRPC."""
+    backend = GRPCBackendRef(name=f"s{n}", port=8080)
+    match = GRPCRouteMatch(method=GRPCMethodMatch(service=service))
+    return GRPCRoute(
+        metadata=meta(f"r{n}"),
+        spec=GRPCRouteSpec(
+            parent_refs=(ParentReference(name=EG.name, namespace=EG.namespace),),
+            hostnames=(f"h{n}.example.com",),
+            rules=(GRPCRouteRule(matches=(match,), backend_refs=(backend,)),),
+        ),
+    )
+
+
+def grpc_routes_with_services(count: int) -> Iterator[Resource]:
+    """As ``routes_with_services``, of GRPCRoutes."""
+    yield gateway_class()
+    yield gateway()
+    for n in range(count):
+        yield grpc_route(n)
         yield service(n)
         yield endpoint_slice(n)

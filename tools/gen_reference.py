@@ -20,6 +20,7 @@ from moongate.api.backend import Backend
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.features import FEATURES
 from moongate.features.base import Feature
@@ -58,9 +59,16 @@ def _features() -> Iterator[str]:
                 yield _row(feature)
         yield f"\nNot built yet: {_listed(_unbuilt(_spec(kind)))}."
         yield _CONSEQUENCE[kind.KIND]
+    yield "\n## Rules of routes\n"
+    yield "What only a rule can set has a page as well:\n"
+    yield "| set by | what it is for | who wins |"
+    yield "|---|---|---|"
+    for feature in FEATURES:
+        if not feature.kind:
+            yield _row(feature)
     yield "\n## Gateway API and Backend\n"
     yield "Fields that are accepted and not built yet:\n"
-    for kind in (Gateway, HTTPRoute, Backend):
+    for kind in (Gateway, HTTPRoute, GRPCRoute, Backend):
         yield f"- {kind.KIND}: {_listed(_unbuilt(_spec(kind))) or 'none'}"
     yield "\n## Kinds that are read\n"
     yield f"{_listed(kind.KIND for kind in READ)}; and the file [EnvoyGateway](configuration.md)."
@@ -97,9 +105,11 @@ def _row(feature: Feature[Any]) -> str:
         if feature.kind == k.KIND
         for f in structs.fields(_spec(k))
     }
-    where = facts["Set by"].partition(";")[2].replace("``", "`").strip()
-    purpose = " ".join(head.split()).replace("``", "`") + (f" Also: {where}." if where else "")
+    own, _, where = facts["Set by"].replace("``", "`").partition(";")
+    purpose = " ".join(head.split()).replace("``", "`") + (f" Also: {where.strip()}." if where else "")
     wins = facts["Precedence"].replace("``", "`")
+    if not feature.kind:
+        return f"| [{own}]({SOURCES}/{name}.md) | {purpose} | {wins} |"
     return f"| [`{field[feature.field]}`]({SOURCES}/{name}.md) | {purpose} | {wins} |"
 
 

@@ -25,6 +25,7 @@ from moongate.api.core import EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.httproute import HTTPRouteFilter as OfHTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.route import RequestBackendRef, RequestRule, Route
 from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
@@ -414,6 +415,9 @@ def _of_filters(route: Route, path: str, filters: Iterable[RouteFilter]) -> Iter
         at = f"{path}.filters[{n}]"
         if used.request_mirror is not None:
             yield from _backend(route, f"{at}.requestMirror.backendRef", used.request_mirror.backend_ref)
+        auth = used.external_auth if isinstance(used, OfHTTPRoute) else None
+        if auth is not None:
+            yield from _backend(route, f"{at}.externalAuth.backendRef", auth.backend_ref)
         extension = used.extension_ref
         if extension is not None and (extension.group, extension.kind) == (ENVOY_GROUP, HTTPRouteFilter.KIND):
             to = Ref.of(HTTPRouteFilter, route.metadata.namespace, extension.name)

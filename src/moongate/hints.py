@@ -16,6 +16,7 @@ from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
 from moongate.api.route import ConnectionRule, RequestRule, Route
 from moongate.attach.policies import Policy
+from moongate.attach.route_kinds import route_kind
 from moongate.features import FEATURES
 from moongate.problem import Problem
 
@@ -47,7 +48,7 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
         case Route():
             yield from _of_parents(resource)
             for n, rule in enumerate(resource.spec.rules):
-                yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(rule))
+                yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(resource.KIND, rule))
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_paths(rule))
         case Backend():
             for n, endpoint in enumerate(resource.spec.endpoints):
@@ -96,19 +97,17 @@ def _of_paths(rule: RouteRule) -> Iterator[Problem]:
             yield Problem(f"matches[{n}].path.value", message, UNUSED)
 
 
-def _of_rule(rule: RouteRule) -> Iterator[Problem]:
+def _of_rule(kind: str, rule: RouteRule) -> Iterator[Problem]:
     if isinstance(rule, ConnectionRule) and not any(ref.weight for ref in rule.backend_refs):
         message = "All backends of the rule have the weight 0. Nothing that comes here goes anywhere."
         yield Problem("backendRefs", message, CLOSED)
     filters = rule.filters if isinstance(rule, RequestRule) else ()
     if not isinstance(rule, RequestRule) or any(each.type in _ANSWERING for each in filters):
         return
+    effect = f"Requests are answered with {route_kind(kind).broken_status}."
     if not rule.backend_refs:
-        message = (
-            "The rule has no backend, and no filter that answers; add one of them. "
-            "Requests are answered with 500."
-        )
+        message = f"The rule has no backend, and no filter that answers; add one of them. {effect}"
         yield Problem("", message, CLOSED)
     elif not any(ref.weight for ref in rule.backend_refs):
-        message = "All backends of the rule have the weight 0. Requests are answered with 500."
+        message = f"All backends of the rule have the weight 0. {effect}"
         yield Problem("backendRefs", message, CLOSED)

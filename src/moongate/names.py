@@ -109,6 +109,12 @@ def policy_cluster(owner: Ref, what: str, index: int) -> str:
     return f"{owner.kind.lower()}/{owner.namespace}/{owner.name}/{what}/{index}"
 
 
+def auth_cluster(route: Ref, server: Ref, port: int, protocol: str) -> str:
+    """The cluster of a server that rules of a route ask who may pass, named by what it is."""
+    at = "/".join((server.kind.lower(), server.namespace, server.name, str(port), protocol.lower()))
+    return f"{route.kind.lower()}/{route.namespace}/{route.name}/externalauth/{at}"
+
+
 def host_cluster(host: str, port: int) -> str:
     """The cluster of a host that policies name by URL."""
     return f"{underscored(host)}_{port}"

@@ -15,6 +15,7 @@ from moongate.api.backend import Backend, IPEndpoint
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.tcproute import TCPRoute, TCPRouteV1
@@ -44,6 +45,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
     ),
     (ReferenceGrant, f"{GATEWAY_API}referencegrants.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),
+    (GRPCRoute, f"{GATEWAY_API}grpcroutes.yaml", {}),
     (TLSRouteV1, f"{GATEWAY_API}tlsroutes.yaml", {}),
     (TCPRouteV1, f"{GATEWAY_API}tcproutes.yaml", {}),
     (UDPRouteV1, f"{GATEWAY_API}udproutes.yaml", {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from moongate.api.grpcroute import GRPCMethodMatch, GRPCRouteMatch, GRPCRouteRule
 from moongate.api.httproute import HTTPRouteRule
 from moongate.attach.matches import unbuildable
 from moongate.attach.route_kinds import kinds_for, written_matches
@@ -32,6 +33,12 @@ def test_a_rule_matches_on_what_its_kind_says() -> None:
     rule = HTTPRouteRule(matches=(path("/a"), path("/b")))
 
     assert written_matches("HTTPRoute", rule) == rule.matches
+
+
+def test_a_rule_of_a_grpcroute_matches_in_terms_of_http() -> None:
+    rule = GRPCRouteRule(matches=(GRPCRouteMatch(method=GRPCMethodMatch(service="a.B", method="C")),))
+
+    assert [match.path.value for match in written_matches("GRPCRoute", rule)] == ["/a.B/C"]
 
 
 def test_a_rule_of_a_kind_that_looks_at_no_requests_matches_on_nothing() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec import convert
+from msgspec import convert, structs
 
+from moongate.api.grpcroute import GRPCRouteRule
 from moongate.api.httproute import (
     HTTPBackendRef,
     HTTPPathModifier,
@@ -22,9 +23,9 @@ from moongate.attach.rule_filters import (
     backend_filter_problem,
     judged_filters,
 )
-from tests.core import Core, load
+from tests.core import Core, extension, load
 from tests.filters import EXTRA, header, judged, url_rewrite
-from tests.routes import route_ref
+from tests.routes import grpc_route_ref, route_ref, service
 
 ADDS = "{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: X, value: '1'}]}}"
 MIRROR = "{type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}}}"
@@ -111,14 +112,87 @@ def test_a_route_filter_that_does_not_exist_is_unresolved() -> None:
     assert verdict.request == ()
 
 
-def test_a_filter_that_is_not_supported_is_refused() -> None:
-    auth = (
-        "{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: auth, port: 80}, http: {}}}"
-    )
+def test_a_filter_of_a_type_that_nobody_knows_is_refused() -> None:
+    """It may come by a way that does not check, such as from a later API server."""
+    unknown = structs.replace(convert(load(ADDS), HTTPRouteFilter), type="Unknown")
 
-    verdict = judged(auth)
+    verdict = judged_filters(Core().db, route_ref(), HTTPRouteRule(filters=(unknown,)))
 
     assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
+
+
+def asking(settings: str, *, name: str = "auth") -> str:
+    """A filter that asks a server; ``auth`` is a Service with an endpoint, ``empty`` one without."""
+    auth = f"{{backendRef: {{name: {name}, port: 80}}, {settings}}}"
+    return f"{{type: ExternalAuth, externalAuth: {auth}}}"
+
+
+BY_HTTP = "protocol: HTTP, http: {}"
+
+
+def asked(*filters: str) -> RuleFilters:
+    core = Core(service("auth"), service("empty", ""))
+    rule = convert({"filters": [load(each) for each in filters]}, HTTPRouteRule, strict=False)
+    return judged_filters(core.db, route_ref(), rule)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [asking("protocol: HTTP")],
+        [asking("protocol: GRPC")],
+        [asking(f"{BY_HTTP}, forwardBody: {{maxSize: -1}}")],
+        [asking(f"{BY_HTTP}, forwardBody: {{maxSize: 4294967296}}")],
+        [asking(BY_HTTP), asking(BY_HTTP)],
+    ],
+)
+def test_a_server_that_cannot_be_asked_as_it_is_written_closes_the_rule(filters: list[str]) -> None:
+    verdict = asked(*filters)
+
+    assert [p.reason for p in verdict.refused] == ["UnsupportedValue"]
+
+
+def test_a_server_that_can_be_asked_is_no_fault() -> None:
+    verdict = asked(asking(f"{BY_HTTP}, forwardBody: {{maxSize: 1024}}"))
+
+    assert (verdict.failed, verdict.without_endpoints) == (False, ())
+
+
+def test_a_server_that_does_not_exist_closes_the_rule() -> None:
+    verdict = asked(asking(BY_HTTP, name="gone"))
+
+    assert [(p.path, p.reason) for p in verdict.unresolved] == [
+        ("filters[0].externalAuth.backendRef", "BackendNotFound")
+    ]
+
+
+def test_a_server_without_endpoints_is_reported_and_lets_nobody_pass() -> None:
+    verdict = asked(asking(BY_HTTP, name="empty"))
+
+    assert not verdict.failed
+    assert [p.reason for p in verdict.without_endpoints] == ["EndpointsNotFound"]
+
+
+@pytest.mark.parametrize(
+    ("session", "fault"),
+    [
+        ("{sessionName: my-shop}", False),
+        ("{sessionName: 'my shop'}", True),
+        ("{sessionName: 'a=b;c'}", True),
+        ("{sessionName: connection}", False),
+        ("{sessionName: Connection, type: Header}", True),
+        ("{sessionName: x-at, type: Header}", False),
+        ("{}", False),
+    ],
+)
+def test_a_session_needs_a_name_that_can_be_one(session: str, fault: bool) -> None:
+    """Envoy would refuse the route, or take the header for one of the connection."""
+    rule = convert({"sessionPersistence": load(session)}, HTTPRouteRule, strict=False)
+
+    verdict = judged_filters(Core().db, route_ref(), rule)
+
+    assert verdict.failed is fault
+    assert all(p.path == "sessionPersistence.sessionName" for p in verdict.refused)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +308,15 @@ def test_a_header_with_a_command_that_does_not_end_is_refused() -> None:
 
     [problem] = verdict.refused
     assert "the command '%REQ(' does not end with ')%'" in problem.message
+
+
+@pytest.mark.parametrize(("status", "refused"), [(200, True), (299, True), (404, False)])
+def test_calls_of_grpc_are_not_told_that_all_went_well_without_a_message(status: int, refused: bool) -> None:
+    """Their clients would take it for OK, and look for a message."""
+    extra = extension("HTTPRouteFilter", "extra", f"{{directResponse: {{statusCode: {status}}}}}")
+    rule = convert({"filters": [load(EXTRA)]}, GRPCRouteRule, strict=False)
+
+    verdict = judged_filters(Core(extra).db, grpc_route_ref(), rule)
+
+    assert [p.reason for p in verdict.refused] == (["UnsupportedValue"] if refused else [])
+    assert (verdict.direct is None) is refused

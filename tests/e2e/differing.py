@@ -26,6 +26,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
+import pytest
 import structlog
 from msgspec import structs
 
@@ -137,6 +138,18 @@ def with_flags(*flags: str) -> EnvoyGateway:
     shipped = EnvoyGateway.shipped()
     enabled = (*shipped.runtime_flags.enabled, *cast("tuple[RuntimeFlag, ...]", flags))
     return structs.replace(shipped, runtime_flags=RuntimeFlags(enabled=enabled))
+
+
+def of_reference() -> EnvoyGateway:
+    """The configuration that moongate ships, but chains have only the filters that routes use."""
+    shipped = EnvoyGateway.shipped()
+    return structs.replace(shipped, runtime_flags=shipped.runtime_flags.without("StableFilterChains"))
+
+
+OTHER_FORMS = pytest.mark.parametrize(
+    "config", [with_flags("ScopedTables"), of_reference()], ids=["scoped tables", "chains of the reference"]
+)
+"""Runs a test in the forms that tables and chains do not have as shipped."""
 
 
 class Http1:

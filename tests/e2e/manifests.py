@@ -59,6 +59,11 @@ def connections(
     return document
 
 
+def grpc_route(name: str, rules: str, **more: Any) -> Document:
+    """A GRPCRoute; else as ``route``."""
+    return {**route(name, rules, **more), "kind": "GRPCRoute"}
+
+
 def to(*names: str) -> str:
     """A rule's ``backendRefs``, in YAML: Backends by name, each ``NAME`` or ``NAME=WEIGHT``."""
     return f"backendRefs: [{', '.join(map(backend_ref, names))}]"

@@ -15,7 +15,11 @@ def test_every_feature_is_a_field_of_its_policy() -> None:
     """A feature whose field no policy has would never be built, and nobody would notice."""
     fields = {kind.KIND: get_type_hints(kind)["spec"].__struct_fields__ for kind in POLICY_KINDS}
 
-    assert [f"{f.kind}.{f.field}" for f in FEATURES if f.field not in fields[f.kind]] == []
+    assert [f"{f.kind}.{f.field}" for f in FEATURES if f.kind and f.field not in fields[f.kind]] == []
+
+
+def test_a_feature_of_no_policy_is_set_by_rules() -> None:
+    assert all(f.native is not None and not f.field for f in FEATURES if not f.kind)
 
 
 def test_a_filter_per_policy_is_named_after_its_policy() -> None:

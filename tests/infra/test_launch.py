@@ -47,3 +47,17 @@ def test_a_command_that_cannot_be_run_is_reported() -> None:
 
     assert done.returncode == launch.CANNOT_RUN
     assert done.stderr == "/no/envoy cannot be run: No such file or directory.\n"
+
+
+def test_it_may_open_as_many_files_as_the_system_allows() -> None:
+    """A shell often passes on a limit of 1024, and each connection is a file."""
+    script = f'ulimit -Sn 64; exec "$0" -I -S {launch.__file__} $$ /bin/sh -c "ulimit -Sn; ulimit -Hn"'
+    # A shell in between would be the parent, so it becomes the launcher, whose parent is this process.
+    script = script.replace("$$", str(os.getpid()))
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable], capture_output=True, text=True, check=True
+    )
+
+    soft, hard = done.stdout.split()
+    assert soft == hard != "64"

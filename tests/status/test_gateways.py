@@ -20,6 +20,7 @@ from moongate.status.gateways import (
     proxy_status,
 )
 from tests.core import EG, Core, gateway, gateway_class, http, https, read
+from tests.routes import grpc_route
 
 CLASS = Ref.of(GatewayClass, "", "eg")
 PROXY = Ref.of(EnvoyProxy, "default", "proxy")
@@ -92,6 +93,19 @@ def test_attached_routes_are_counted_even_where_nothing_is_served() -> None:
 
     assert status is not None
     assert [each.attached_routes for each in status.listeners] == [1]
+
+
+@pytest.mark.parametrize(("second", "attached"), [("(", 0), ("Add", 1)])
+def test_a_grpcroute_is_not_counted_when_no_rule_of_it_is_accepted(second: str, attached: int) -> None:
+    rules = [
+        {"matches": [{"method": {"type": "RegularExpression", "method": method}}]} for method in ("(", second)
+    ]
+    core = Core(gateway(http("web")), grpc_route(*rules))
+
+    status = gateway_status(core.db, EG)
+
+    assert status is not None
+    assert [each.attached_routes for each in status.listeners] == [attached]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from moongate.status.routes import MAX_NAMED, MAX_PARENTS, RouteStatus, route_status
 from tests.connections import NEW, OLD, connection_ref, connection_route, raw, tls
 from tests.core import Core, gateway, http
-from tests.routes import SHOP, http_route, route_ref, rule, service
+from tests.routes import SHOP, grpc_route, http_route, route_ref, rule, service
 
 FINE = {"Accepted": "Accepted", "ResolvedRefs": "ResolvedRefs"}
 BROKEN = "matches: [{path: {type: RegularExpression, value: '('}}]"
@@ -168,6 +168,15 @@ def test_routes_that_match_the_same_requests_name_each_other() -> None:
     assert verdicts(core)["RouteRulesOverlap"] == "RouteRulesOverlap"
     assert "default/same" in message(core, "RouteRulesOverlap")
     assert verdicts(core, "apart") == FINE
+
+
+def test_routes_of_two_kinds_that_match_the_same_requests_say_which_kind_wins() -> None:
+    core = core_of(rule("matches: [{path: {type: Exact, value: /a.B/C}}]"))
+    core.apply(grpc_route({"matches": [{"method": {"service": "a.B", "method": "C"}}]}, name="calls"))
+
+    overlap = message(core, "RouteRulesOverlap")
+
+    assert "GRPCRoute default/calls. They go to HTTPRoutes first, and among these to the oldest" in overlap
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,17 @@ from moongate.xds.destinations import route_resources
 from moongate.xds.metadata import NAMESPACE
 from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy
 from tests.features.trial import install
-from tests.routes import SHOP, as_dict, endpoints, http_route, let_kind_differ, route_ref, rule, service
+from tests.routes import (
+    SHOP,
+    as_dict,
+    endpoints,
+    grpc_route,
+    grpc_route_ref,
+    http_route,
+    route_ref,
+    rule,
+    service,
+)
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MIRROR = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shop, port: 80}}}]"
@@ -341,21 +351,39 @@ def test_a_cluster_whose_route_is_gone_is_gone() -> None:
 @pytest.mark.parametrize("protocol", ["", "appProtocol: kubernetes.io/ws"])
 @pytest.mark.parametrize("config", [IN_CLUSTER, ON_HOST])
 def test_a_kind_of_routes_can_decide_what_is_spoken_to_its_backends(
-    monkeypatch: pytest.MonkeyPatch, protocol: str, config: EnvoyGateway
+    protocol: str, config: EnvoyGateway
 ) -> None:
     """Whatever a backend says itself, be it in a cluster of its own, in that of a rule or of a mirror."""
-    let_kind_differ(monkeypatch, upstream="GRPC")
-    core = Core(gateway(http("web")), service(port=protocol), http_route(rule(MIRROR)), config=config)
+    core = Core(gateway(http("web")), service(port=protocol), grpc_route(rule(MIRROR)), config=config)
 
-    clusters = [sent(core, name) for name in keys(core)]
+    clusters = [
+        cluster(core.db, key)
+        for key in route_resources(core.db, EG_FLEET, grpc_route_ref())
+        if not isinstance(key, PolicySecret)
+    ]
 
-    assert len(clusters) == 2
-    assert all("http2_protocol_options" in http_options(each)["explicit_http_config"] for each in clusters)
+    options = [http_options(Cluster.FromString(each.body)) for each in clusters if each is not None]
+    assert ["http2_protocol_options" in each["explicit_http_config"] for each in options] == [True, True]
 
 
-def test_a_shared_cluster_is_named_by_what_is_spoken_to_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_cluster_is_named_by_what_is_spoken_to_its_backend() -> None:
     """Routes of different kinds may want different protocols of one backend."""
-    let_kind_differ(monkeypatch, upstream="GRPC")
-    core = Core(gateway(http("web")), service(), http_route(), config=ON_HOST)
+    core = Core(gateway(http("web")), service(), grpc_route(), http_route(), config=ON_HOST)
 
-    assert list(keys(core)) == ["service/default/shop/80/grpc"]
+    refs = (grpc_route_ref(), route_ref())
+    assert [key.name for ref in refs for key in route_resources(core.db, EG_FLEET, ref)] == [
+        "service/default/shop/80/grpc",
+        "service/default/shop/80/http",
+    ]
+
+
+def test_mirrors_of_calls_are_named_by_their_rule() -> None:
+    """The reference names those of all rules by the first, so two rules would share a mirror."""
+    core = Core(gateway(http("web")), service(), grpc_route(rule(MIRROR), rule(MIRROR)))
+
+    named = [key.name for key in route_resources(core.db, EG_FLEET, grpc_route_ref())]
+
+    assert [name for name in named if "mirror" in name] == [
+        "grpcroute/default/shop/rule/0-mirror-0",
+        "grpcroute/default/shop/rule/1-mirror-0",
+    ]

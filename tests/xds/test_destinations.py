@@ -26,8 +26,18 @@ from moongate.xds.destinations import (
     rule_destination,
 )
 from tests.connections import connection_ref, connection_route, listener_id, raw, tls
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, https, policy
-from tests.routes import SHOP, WEB, endpoints, http_route, route_ref, rule, service
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, https, load, policy
+from tests.routes import (
+    SHOP,
+    WEB,
+    endpoints,
+    grpc_route,
+    grpc_route_ref,
+    http_route,
+    route_ref,
+    rule,
+    service,
+)
 
 GONE = "{name: gone, port: 80}"
 EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: gone}"
@@ -211,13 +221,33 @@ def test_a_rule_without_backends_answers_500() -> None:
     assert destination_of(fields={"backendRefs": []}).status == 500
 
 
-@pytest.mark.parametrize(("other", "empty"), [(GONE, False), ("{name: empty, port: 80}", True)])
-def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, empty: bool) -> None:
+@pytest.mark.parametrize(("other", "status"), [(GONE, 500), ("{name: empty, port: 80}", 503)])
+def test_a_backend_that_cannot_be_used_costs_its_share_only(other: str, status: int) -> None:
     destination = destination_of(fields=rule("", SHOP, other))
 
     assert destination.status == 0
     assert clusters(destination) == [("httproute/default/shop/rule/0/backend/0", 1)]
-    assert (destination.unavailable, destination.empty) == (1, empty)
+    assert (destination.unavailable, destination.unavailable_status) == (1, status)
+
+
+@pytest.mark.parametrize("backends", [[GONE], [], ["{name: shop, port: 80, weight: 0}"]])
+def test_calls_of_grpc_without_a_backend_that_can_be_used_are_unavailable(backends: list[str]) -> None:
+    """500 would be UNKNOWN for their clients; the Gateway API wants UNAVAILABLE."""
+    core = Core(gateway(http("web")), service(), grpc_route({"backendRefs": list(map(load, backends))}))
+
+    destination = rule_destination(core.db, WEB, grpc_route_ref(), 0)
+
+    assert destination.status == 503
+    assert all("Requests are answered with 503." in p.message for p in destination.unresolved)
+
+
+def test_the_share_of_a_grpc_backend_that_does_not_exist_is_unavailable() -> None:
+    core = Core(gateway(http("web")), service(), grpc_route(rule("", SHOP, GONE)))
+
+    destination = rule_destination(core.db, WEB, grpc_route_ref(), 0)
+
+    assert (destination.status, destination.unavailable, destination.unavailable_status) == (0, 1, 503)
+    assert "Its share of the requests, 1 of 2, is answered with 503." in destination.unresolved[0].message
 
 
 def test_a_backend_without_endpoints_is_no_reference_that_fails() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from envoy.config.route.v3.route_components_pb2 import FilterConfig, Route, VirtualHost
 from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
+from envoy.extensions.filters.http.grpc_stats.v3.config_pb2 import FilterConfig as GrpcStats
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.filters.network.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from google.protobuf.any_pb2 import Any
@@ -21,7 +24,7 @@ from moongate.xds.filters import MARK, filters_of, http_filters, lacking, linger
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
 from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy, secret
-from tests.routes import WEB, http_route, let_kind_differ, route_ref, rule, service
+from tests.routes import WEB, grpc_route, grpc_route_ref, http_route, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 POLICY = policy("BackendTrafficPolicy", "faultInjection: {abort: {httpStatus: 418}}")
@@ -32,7 +35,6 @@ MANY = secret(
     type_="Opaque",
 )
 """More users than each route can carry."""
-STANDING = [f.http_filter.name for f in FEATURES if f.http_filter is not None and f.http_filter.stable]
 
 
 def auth(name: str, route: str = "shop", header: str = "") -> str:
@@ -49,16 +51,54 @@ def stable(*manifests: str) -> Core:
     return Core(gateway(http("web")), service(), USERS, *manifests, config=ON_HOST)
 
 
-def test_the_filters_of_a_kind_stand_after_those_of_features_while_a_route_of_it_is_served(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    let_kind_differ(monkeypatch, filters=(("envoy.filters.http.last", BasicAuth),))
-    core = Core(gateway(http("web")), service(), http_route(rule(CORS)))
+STANDING = chain(stable())
+"""What stands in every stable chain."""
 
-    assert chain(core) == ["envoy.filters.http.cors", "envoy.filters.http.last"]
 
-    core.delete("HTTPRoute", "default", "shop")
-    assert chain(core) == []
+GRPC = ["envoy.filters.http.grpc_web", "envoy.filters.http.grpc_stats"]
+
+
+def test_the_filters_of_a_kind_stand_after_those_of_features_while_a_route_of_it_is_served() -> None:
+    core = Core(gateway(http("web")), service(), http_route(rule(CORS)), grpc_route())
+
+    assert chain(core) == ["envoy.filters.http.cors", *GRPC]
+    assert not any(HttpFilter.FromString(one.body).disabled for one in http_filters(core.db, "chain", (WEB,)))
+
+    core.delete("GRPCRoute", "default", "shop")
+    assert chain(core) == ["envoy.filters.http.cors"]
+
+
+def test_in_a_stable_chain_the_routes_of_a_kind_switch_its_filters_on() -> None:
+    """HTTPRoutes do not: a backend of theirs may speak gRPC-Web itself."""
+    core = stable(http_route(), grpc_route(name="calls"))
+
+    [entry] = route_entries_of(core.db, WEB, grpc_route_ref("calls"), False)
+    [route] = VirtualHost.FromString(entry.body).routes
+    on = {name: config.type_url for name, config in route.typed_per_filter_config.items()}
+
+    assert chain(core) == STANDING
+    assert on == dict.fromkeys(GRPC, "type.googleapis.com/envoy.config.route.v3.FilterConfig")
+    assert [dict(each.typed_per_filter_config) for each in routes(core)] == [{}]
+
+
+def test_a_stable_chain_keeps_no_statistics_for_each_method_that_anybody_names() -> None:
+    def stats_of(core: Core) -> GrpcStats:
+        config = GrpcStats()
+        last = http_filters(core.db, "chain", (WEB,))[-1]
+        assert HttpFilter.FromString(last.body).typed_config.Unpack(config)
+        return config
+
+    assert not stats_of(stable(grpc_route())).HasField("stats_for_all_methods")
+    assert stats_of(Core(gateway(http("web")), service(), grpc_route())).stats_for_all_methods.value
+
+
+def test_calls_answer_500_while_their_chain_lacks_a_filter_of_their_kind() -> None:
+    core = stable(grpc_route())
+    core.db.put(lacking(TableId(EG_FLEET, "default/eg/web")), {GRPC[0]: "refused"})
+
+    [entry] = route_entries_of(core.db, WEB, grpc_route_ref(), False)
+
+    assert VirtualHost.FromString(entry.body).routes[0].direct_response.status == 500
 
 
 def routes(core: Core) -> list[Route]:
@@ -98,6 +138,12 @@ def test_a_route_whose_filters_cannot_be_read_leaves_the_others_theirs() -> None
 
     assert isinstance(filters_of.attempt(core.db, WEB, route_ref("broken")), Failed)
     assert chain(core) == ["envoy.filters.http.cors"]
+
+
+def test_what_stands_in_a_stable_chain_is_what_routes_may_need_in_the_order_of_the_table() -> None:
+    stems = [f.http_filter.stem for f in FEATURES if f.http_filter is not None and f.http_filter.stable]
+
+    assert list(dict.fromkeys(re.sub("/[0-9a-f]{32}$", "", name) for name in STANDING)) == [*stems, *GRPC]
 
 
 def test_in_a_stable_chain_filters_stand_before_anyone_uses_them() -> None:

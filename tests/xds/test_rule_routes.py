@@ -15,7 +15,18 @@ from moongate.xds.rule_routes import closed_entries, excessive_rules, route_entr
 from moongate.xds.scoped_chains import HOST_HEADER
 from tests.core import IN_CLUSTER, Core, gateway, http
 from tests.listeners import client_traffic_policy
-from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service, table
+from tests.routes import (
+    SHOP,
+    WEB,
+    as_dict,
+    grpc_route,
+    http_route,
+    route_ref,
+    rule,
+    sent,
+    service,
+    table,
+)
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
 KEEP_ORDER = EnvoyGateway(envoy_proxy=EnvoyProxySpec(preserve_route_order=True))
@@ -65,6 +76,40 @@ def test_a_routes_kind_is_weighed_after_its_match_and_before_its_age() -> None:
 
     assert entry.rank[1:3] == (order("HTTPRoute"), "2025-01-01T00:00:00Z")
     assert order("HTTPRoute") < order("GRPCRoute")
+
+
+def test_a_route_of_calls_is_named_by_its_kind_and_upgrades_nothing() -> None:
+    method = {"service": "a.B", "method": "C"}
+    calls = grpc_route({"matches": [{"method": method}], "backendRefs": [{"name": "shop", "port": 80}]})
+    core = Core(gateway(http("web")), service(), http_route(), calls)
+
+    first, last = sent(core)
+
+    assert (first.name, first.match.path) == ("grpcroute/default/shop/rule/0/match/0/*", "/a.B/C")
+    assert first.route.cluster == "grpcroute/default/shop/rule/0"
+    assert not first.route.upgrade_configs
+    assert last.name == "httproute/default/shop/rule/0/match/0/*"
+
+
+def test_a_route_of_calls_without_matches_takes_all_of_them() -> None:
+    core = Core(gateway(http("web")), service(), grpc_route({"backendRefs": [{"name": "shop", "port": 80}]}))
+
+    [route] = sent(core)
+
+    assert (route.name, route.match.prefix) == ("grpcroute/default/shop/rule/0/match/-1/*", "/")
+
+
+def test_a_route_that_matches_alike_comes_after_one_of_an_earlier_kind_that_is_younger() -> None:
+    calls = grpc_route(
+        {"matches": [{"method": {"service": "a.B", "method": "C"}}]}, created="2020-01-01T00:00:00Z"
+    )
+    requests = http_route(
+        rule("matches: [{path: {type: Exact, value: /a.B/C}}]"), created="2021-01-01T00:00:00Z"
+    )
+
+    names = [route.name.partition("/")[0] for route in sent(Core(gateway(http("web")), calls, requests))]
+
+    assert names == ["httproute", "grpcroute"]
 
 
 @pytest.mark.parametrize("config", [IN_CLUSTER, KEEP_ORDER])

@@ -7,7 +7,14 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from moongate.api.base import SET, DurationStr, Model, Rule, form, unique_by
-from moongate.api.route import RequestBackendRef, RequestRoute, RequestRouteSpec, RequestRule, RouteFilter
+from moongate.api.route import (
+    RequestBackendRef,
+    RequestRoute,
+    RequestRouteSpec,
+    RequestRule,
+    RouteFilter,
+    once,
+)
 from moongate.api.shared import (
     BackendObjectReference,
     HeaderName,
@@ -112,6 +119,12 @@ class HTTPRouteMatch(Model, frozen=True, kw_only=True):
     headers: Annotated[tuple[HTTPHeaderMatch, ...], Meta(max_length=16), unique_by("name")] = ()
     query_params: Annotated[tuple[HTTPQueryParamMatch, ...], Meta(max_length=16), unique_by("name")] = ()
     method: Method | None = None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The regular expressions in it."""
+        compared = (self.path, *self.headers, *self.query_params)
+        return tuple(each.value for each in compared if each.type == "RegularExpression")
 
 
 class HTTPPathModifier(Model, frozen=True, kw_only=True):
@@ -311,18 +324,7 @@ _FILTER_RULES = (
         "!(self.exists(f, f.type == 'RequestRedirect') && self.exists(f, f.type == 'URLRewrite'))",
         "A request is either redirected or rewritten: RequestRedirect and URLRewrite exclude each other.",
     ),
-    *(
-        Rule(
-            f"self.filter(f, f.type == '{type_}').size() <= 1", f"Only one filter of type {type_} is allowed."
-        )
-        for type_ in (
-            "CORS",
-            "RequestHeaderModifier",
-            "ResponseHeaderModifier",
-            "RequestRedirect",
-            "URLRewrite",
-        )
-    ),
+    *once("CORS", "RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"),
 )
 """What holds for the filters of a rule and for those of a backendRef."""
 

@@ -11,11 +11,11 @@ Source: Gateway API, the types that its route kinds share.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import GATEWAY_GROUP, SET, Model, Resource, Rule, Unbuilt, unique_by
+from moongate.api.base import GATEWAY_GROUP, SET, DurationStr, Model, Resource, Rule, Unbuilt, unique_by
 from moongate.api.shared import (
     BackendObjectReference,
     Fraction,
@@ -160,6 +160,16 @@ class HTTPRequestMirrorFilter(Model, frozen=True, kw_only=True):
     fraction: Fraction | None = None
 
 
+def once(*types: str) -> tuple[Rule, ...]:
+    """The rules about a list of filters that each of some types stands there once at most."""
+    return tuple(
+        Rule(
+            f"self.filter(f, f.type == '{type_}').size() <= 1", f"Only one filter of type {type_} is allowed."
+        )
+        for type_ in types
+    )
+
+
 class RouteFilter(Model, frozen=True, kw_only=True):
     """One step on a request's or response's way; the field that ``type`` names holds its settings."""
 
@@ -196,12 +206,39 @@ class RequestBackendRef(RouteBackendRef, frozen=True, kw_only=True):
     filters: Annotated[tuple[RouteFilter, ...], Meta(max_length=16)] = ()
 
 
+class CookieConfig(Model, frozen=True, kw_only=True):
+    """How long a browser keeps the cookie of a session: until it is closed, or for a time."""
+
+    lifetime_type: Literal["Permanent", "Session"] = "Session"
+
+
+class SessionPersistence(Model, frozen=True, kw_only=True):
+    """Requests of one session go to one endpoint."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.cookieConfig) || !has(self.cookieConfig.lifetimeType) || "
+            "self.cookieConfig.lifetimeType != 'Permanent' || has(self.absoluteTimeout)",
+            "lifetimeType Permanent needs absoluteTimeout.",
+        ),
+        Rule(
+            "!has(self.cookieConfig) || self.type == 'Cookie'",
+            "cookieConfig is set, so type must be Cookie.",
+        ),
+    )
+
+    session_name: Annotated[str, Meta(max_length=128)] | None = None
+    absolute_timeout: DurationStr | None = None
+    type: Literal["Cookie", "Header"] = "Cookie"
+    cookie_config: CookieConfig | None = None
+
+
 class RequestRule(RouteRule, frozen=True, kw_only=True):
     """Requests go through the filters to the backends."""
 
     filters: Annotated[tuple[RouteFilter, ...], Meta(max_length=16)] = ()
     backend_refs: Annotated[tuple[RequestBackendRef, ...], Meta(max_length=16)] = ()
-    session_persistence: Unbuilt | None = None
+    session_persistence: SessionPersistence | None = None
 
 
 class RequestRouteSpec(RouteSpec, frozen=True, kw_only=True):

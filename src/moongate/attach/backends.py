@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from msgspec import Struct, structs
 
 from moongate.api.backend import Backend as BackendResource
-from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
 from moongate.api.core import EndpointSlice, Service
 from moongate.api.serviceimport import MULTICLUSTER_GROUP, ServiceImport
 from moongate.attach.gateways import config, on_host
+from moongate.attach.grants import granted
 from moongate.attach.refused import absence
 from moongate.engine import query
 from moongate.problem import Problem
@@ -142,6 +143,26 @@ class Backend(Struct, frozen=True):
 def target(ref: BackendObjectReference, namespace: str, transport: Transport = "TCP") -> Target:
     """The target of a backendRef in a resource of ``namespace``."""
     return Target(ref.group, ref.kind, ref.namespace or namespace, ref.name, ref.port or 0, transport)
+
+
+def permitted(db: Db, route: Ref, of: Target, to_service: bool) -> Backend:
+    """A backend as resolved for a route, which may lack the permission to refer to it.
+
+    Args:
+        db: where to read.
+        route: who refers to it.
+        of: the target.
+        to_service: as for ``backend``.
+    """
+    if (problem := kind_problem(of)) is not None:
+        return Backend(problem=problem)
+    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, of.ref):
+        message = f"no ReferenceGrant in namespace {of.namespace} lets the route use {of.ref}"
+        return Backend(problem=Problem("", message, "RefNotPermitted"))
+    judged = backend(db, of, to_service)
+    if judged.problem is not None:
+        return Backend(problem=fault_of_backend(of.ref, judged.problem))
+    return judged
 
 
 def kind_problem(of: Target) -> Problem | None:

@@ -63,6 +63,11 @@ class RequestMatch(Protocol):
     @property
     def query_params(self) -> Sequence[Comparison]: ...
 
+    @property
+    def patterns(self) -> Sequence[str]:
+        """The regular expressions in it, as they are written."""
+        ...
+
 
 EVERYTHING: Final[RequestMatch] = HTTPRouteMatch()
 """The match of a rule without matches."""
@@ -140,6 +145,7 @@ def precedence(match: Match) -> tuple[int, ...]:
     return (
         _PATHS.get(path.type, len(_PATHS)),
         -length,
+        -_end_of_path(headers),
         int(match.method is None),
         -len(headers),
         -_exact(headers),
@@ -152,13 +158,8 @@ def precedence(match: Match) -> tuple[int, ...]:
 
 def unbuildable(written: Iterable[RequestMatch]) -> str | None:
     """Why a rule cannot have an Envoy route, or ``None``. Such a rule is dropped, as if it did not exist."""
-    for match in written:
-        patterns = [match.path.value] if match.path.type == "RegularExpression" else []
-        patterns += [m.value for m in (*match.headers, *match.query_params) if m.type == "RegularExpression"]
-        for pattern in patterns:
-            if (fault := regex_fault(pattern)) is not None:
-                return fault
-    return None
+    faults = (regex_fault(pattern) for match in written for pattern in match.patterns)
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def overlap_key(match: Match) -> str:
@@ -223,6 +224,11 @@ def _by_name(match: Match) -> dict[tuple[str, str], Comparison]:
         **{("header", each.name.lower()): each for each in match.own_headers},
         **{("parameter", each.name): each for each in match.query_params},
     }
+
+
+def _end_of_path(headers: Sequence[Comparison]) -> int:
+    """How many characters of the path are compared besides its beginning: the method of a gRPC call."""
+    return sum(len(each.value) for each in headers if each.type == "Suffix")
 
 
 def _exact(comparisons: Iterable[Comparison]) -> int:

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from envoy.extensions.filters.http.grpc_stats.v3.config_pb2 import FilterConfig as GrpcStats
+from envoy.extensions.filters.http.grpc_web.v3.grpc_web_pb2 import GrpcWeb
 from msgspec import Struct
 
+from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.route import ConnectionRoute, RequestRoute, Route
 from moongate.api.tcproute import TCPRoute
 from moongate.api.tlsroute import TLSRoute
 from moongate.api.udproute import UDPRoute
+from moongate.attach.grpc_matches import call_matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,20 @@ if TYPE_CHECKING:
     from moongate.api.route import RouteRule
     from moongate.attach.backends import Protocol
     from moongate.attach.matches import RequestMatch
+
+
+class KindFilter(Struct, frozen=True, kw_only=True):
+    """An HTTP filter that a kind of routes brings, after the filters of features.
+
+    Args:
+        name: Envoy's filter type.
+        chain: its configuration in a chain that has it because it serves such routes, as in the reference.
+        stable: its configuration where it stands in every chain, disabled, and such routes switch it on.
+    """
+
+    name: str
+    chain: Callable[[], Message]
+    stable: Callable[[], Message]
 
 
 class RouteKind(Struct, frozen=True, kw_only=True):
@@ -46,8 +64,11 @@ class RouteKind(Struct, frozen=True, kw_only=True):
         one_rule: whether a route with several rules is not accepted.
         upstream: the protocol that its backends speak, whatever they say themselves.
         upgrades: the protocols that a request may ask to be upgraded to.
-        filters: HTTP filters that a chain has while it serves such routes, each as the name of its type with
-            what makes its configuration. They come after those of features.
+        filters: HTTP filters that such routes need, in order.
+        broken_status: what requests are answered with whose backend cannot be used.
+        least_direct_status: the lowest status that Envoy may answer with by itself.
+        counts_if_refused: whether a listener counts a route among those that are attached to it, also if no
+            rule of the route is accepted.
     """
 
     name: str
@@ -58,7 +79,21 @@ class RouteKind(Struct, frozen=True, kw_only=True):
     one_rule: bool = False
     upstream: Protocol | None = None
     upgrades: tuple[str, ...] = ()
-    filters: tuple[tuple[str, Callable[[], Message]], ...] = ()
+    filters: tuple[KindFilter, ...] = ()
+    broken_status: int = 500
+    least_direct_status: int = 200
+    counts_if_refused: bool = True
+
+
+def _stats_of_all_methods() -> GrpcStats:
+    message = GrpcStats(emit_filter_state=True)
+    message.stats_for_all_methods.value = True
+    return message
+
+
+def _stats_of_clusters() -> GrpcStats:
+    # Envoy makes statistics for each method that anybody asks for, and never forgets one.
+    return GrpcStats(emit_filter_state=True)
 
 
 ROUTE_KINDS: Final = (
@@ -69,13 +104,31 @@ ROUTE_KINDS: Final = (
         matches=lambda rule: rule.matches,
         upgrades=("websocket",),
     ),
-    RouteKind(name="GRPCRoute", protocols=("HTTP", "HTTPS")),
+    RouteKind(
+        name=GRPCRoute.KIND,
+        protocols=("HTTP", "HTTPS"),
+        type=GRPCRoute,
+        matches=call_matches,
+        upstream="GRPC",
+        filters=(
+            KindFilter(name="envoy.filters.http.grpc_web", chain=GrpcWeb, stable=GrpcWeb),
+            KindFilter(
+                name="envoy.filters.http.grpc_stats", chain=_stats_of_all_methods, stable=_stats_of_clusters
+            ),
+        ),
+        broken_status=503,  # UNAVAILABLE for a client of gRPC, where 500 is UNKNOWN
+        least_direct_status=300,  # of 2xx a client expects a message, which Envoy's own answer has not
+        counts_if_refused=False,
+    ),
     RouteKind(name=TCPRoute.KIND, protocols=("TCP", "TLS"), type=TCPRoute, one_rule=True, upstream="TCP"),
     RouteKind(name=TLSRoute.KIND, protocols=("TLS",), passthrough=True, type=TLSRoute, upstream="TCP"),
     RouteKind(name=UDPRoute.KIND, protocols=("UDP",), type=UDPRoute, one_rule=True, upstream="UDP"),
 )
 """All kinds. Of two routes that match the same requests, the one whose kind comes first wins, whichever is
 older."""
+
+KIND_FILTERS: Final = tuple(one for kind in ROUTE_KINDS for one in kind.filters)
+"""The HTTP filters of all kinds, in the order of a chain."""
 
 _KINDS: Final = {kind.name: kind for kind in ROUTE_KINDS}
 _ORDER: Final = {kind.name: n for n, kind in enumerate(ROUTE_KINDS)}

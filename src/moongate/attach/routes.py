@@ -24,8 +24,9 @@ from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.gateways import managed
 from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, namespace_labels, selects
-from moongate.attach.matches import EVERYTHING
+from moongate.attach.matches import EVERYTHING, unbuildable
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, route_kind, written_matches
+from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
@@ -169,7 +170,7 @@ class Attached(NamedTuple):
     Args:
         routes: each route with the listeners that take it. A listener is named twice when two parentRefs lead
             there.
-        counts: how often each listener is named.
+        counts: how often each listener is named by routes that count as attached.
     """
 
     routes: tuple[tuple[Ref, tuple[ListenerId, ...]], ...]
@@ -190,7 +191,26 @@ def attached_in(db: Db, gateway: Ref, part: int) -> Attached:
         for route, judged in zip(routes, attached, strict=True)
         if not isinstance(judged, Failed)
     )
-    return Attached(taken, dict(Counter(at for _, listeners in taken for at in listeners)))
+    counted = (listeners for route, listeners in taken if listeners and _counts(db, route))
+    return Attached(taken, dict(Counter(at for listeners in counted for at in listeners)))
+
+
+def _counts(db: Db, route: Ref) -> bool:
+    """Whether a route counts as attached to the listeners that take it."""
+    return route_kind(route.kind).counts_if_refused or refused_whole.attempt(db, route) is not True
+
+
+@query
+def refused_whole(db: Db, route: Ref) -> bool:
+    """Whether no rule of a route is accepted, because of its matches or filters. Its requests get errors."""
+    resource = get(db, Route, route)
+    if resource is None or not resource.spec.rules:
+        return False
+    return all(
+        unbuildable(written_matches(route.kind, rule)) is not None
+        or rule_filters(db, resource, index).refused
+        for index, rule in enumerate(resource.spec.rules)
+    )
 
 
 @query

@@ -22,6 +22,7 @@ from msgspec import Struct, structs
 
 from moongate.api.httproute import (
     HTTPCORSFilter,
+    HTTPExternalAuthFilter,
     HTTPPathModifier,
     HTTPRequestRedirectFilter,
     HTTPRouteFilter,
@@ -35,9 +36,11 @@ from moongate.api.route import (
     Route,
     RouteFilter,
 )
-from moongate.api.shared import FRAMING_HEADERS, BackendObjectReference, Fraction
+from moongate.api.shared import CONNECTION_HEADERS, FRAMING_HEADERS, BackendObjectReference, Fraction
+from moongate.attach.backends import permitted, target, why_empty
 from moongate.attach.extension_filters import DirectResponse, extension
 from moongate.attach.replacements import path_fault, unfinished_command
+from moongate.attach.route_kinds import route_kind
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import get
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
     from moongate.api.httproute import HTTPURLRewriteFilter
-    from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.api.route import RouteBackendRef, RouteRule, SessionPersistence
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -56,6 +59,11 @@ FULL_PATH: Final = "ReplaceFullPath"
 PREFIX: Final = "ReplacePrefixMatch"
 """Types of a path modifier."""
 
+MOST_BODY: Final = 2**32 - 1
+"""Bytes of a body that an external server may be shown: what Envoy can say."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110, token: the name of a header or cookie."""
 _HEADER_VALUE = re.compile(r"[!-~]+([\t ][!-~]+)*")
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -94,7 +102,7 @@ class Rewrite(Struct, frozen=True):
 
 
 class RuleFilters(Struct, frozen=True):
-    """The filters of a rule, judged.
+    """The filters of a rule, judged; what is wrong with its sessionPersistence counts as a fault of them.
 
     Args:
         request: header changes on the way in, in order; only what is valid of them.
@@ -107,6 +115,7 @@ class RuleFilters(Struct, frozen=True):
         matches: what requests must have besides what the rule's matches say; any one of them.
         refused: faults that make the rule unacceptable: condition ``Accepted``.
         unresolved: references that lead nowhere: condition ``ResolvedRefs``.
+        without_endpoints: backends of filters that have none: condition ``BackendsAvailable``.
     """
 
     request: tuple[HTTPHeaderFilter, ...] = ()
@@ -119,6 +128,7 @@ class RuleFilters(Struct, frozen=True):
     matches: tuple[HTTPRouteMatchFilter, ...] = ()
     refused: tuple[Problem, ...] = ()
     unresolved: tuple[Problem, ...] = ()
+    without_endpoints: tuple[Problem, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -137,7 +147,7 @@ _NO_FILTERS: Final = RuleFilters()
 def rule_filters(db: Db, route: Route, index: int) -> RuleFilters:
     """The filters of a rule; there are none where a route looks at no requests."""
     rule = route.spec.rules[index]
-    if not isinstance(rule, RequestRule) or not rule.filters:
+    if not isinstance(rule, RequestRule) or not (rule.filters or rule.session_persistence):
         return _NO_FILTERS
     return _rule_filters(db, route.ref, index)
 
@@ -151,9 +161,13 @@ def _rule_filters(db: Db, route: Ref, index: int) -> RuleFilters:
 
 
 def judged_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
-    """Judge the filters of a rule."""
+    """Judge the filters of a rule, and how it keeps sessions."""
     draft = _Draft(db, route)
-    for n, each in enumerate(rule.filters if isinstance(rule, RequestRule) else ()):
+    if not isinstance(rule, RequestRule):
+        return _NO_FILTERS
+    if rule.session_persistence is not None:
+        draft.keep(rule.session_persistence)
+    for n, each in enumerate(rule.filters):
         if not draft.add(n, each):
             break
     return draft.judged()
@@ -173,8 +187,10 @@ class _Draft:
         self._mirrors: list[Mirror] = []
         self._cors: HTTPCORSFilter | None = None
         self._matches: tuple[HTTPRouteMatchFilter, ...] = ()
+        self._asked = False
         self._refused: list[Problem] = []
         self._unresolved: list[Problem] = []
+        self._without_endpoints: list[Problem] = []
 
     def add(self, n: int, route_filter: RouteFilter) -> bool:
         """Read one more; False if those after it are never reached."""
@@ -199,6 +215,9 @@ class _Draft:
             case "URLRewrite" if of_http is not None:
                 if (rewrite := of_http.url_rewrite) is not None:
                     self._rewrites(f"{path}.urlRewrite", rewrite)
+            case "ExternalAuth" if of_http is not None:
+                if (auth := of_http.external_auth) is not None:
+                    self._asks(f"{path}.externalAuth", auth)
             case "CORS" if of_http is not None:
                 self._cors = of_http.cors or self._cors
             case "ExtensionRef":
@@ -208,6 +227,15 @@ class _Draft:
                 self._refuse(path, f"The filter type {route_filter.type!r} is not supported.")
                 return False
         return True
+
+    def keep(self, session: SessionPersistence) -> None:
+        """Read how sessions are kept."""
+        name, path = session.session_name or "", "sessionPersistence.sessionName"
+        if name and not _TOKEN.fullmatch(name):
+            self._refuse(path, f"sessionName is {name!r}; it must be letters, digits and hyphens.")
+        elif session.type == "Header" and name.lower() in CONNECTION_HEADERS:
+            message = f"sessionName is {name!r}, a header that says how a request is sent; take another."
+            self._refuse(path, message)
 
     def judged(self) -> RuleFilters:
         mirrored = any(mirror.millionths != 0 for mirror in self._mirrors)
@@ -226,6 +254,7 @@ class _Draft:
             matches=self._matches,
             refused=tuple(self._refused),
             unresolved=tuple(self._unresolved),
+            without_endpoints=tuple(self._without_endpoints),
         )
 
     def _refuse(self, path: str, message: str) -> None:
@@ -259,6 +288,22 @@ class _Draft:
                 before, hostname=rewrite.hostname or before.hostname, path=rewrite.path or before.path
             )
 
+    def _asks(self, path: str, auth: HTTPExternalAuthFilter) -> None:
+        if self._asked:
+            self._refuse(path, "A rule can have one externalAuth filter, not several.")
+            return
+        self._asked = True
+        if (fault := _auth_fault(auth)) is not None:
+            self._refuse(path, fault)
+        at = target(auth.backend_ref, self._route.namespace)
+        judged = permitted(self._db, self._route, at, False)
+        if judged.problem is not None:
+            self._unresolved.append(judged.problem.under(f"{path}.backendRef"))
+        elif judged.empty:
+            why = why_empty(self._db, at)
+            message = f"{at.ref} has no endpoints{why}. Nobody can be asked, so nobody passes."
+            self._without_endpoints.append(Problem(f"{path}.backendRef", message, "EndpointsNotFound"))
+
     def _extend(self, path: str, extra: Extension) -> bool:
         if extra.unresolved is not None:
             self._unresolved.append(extra.unresolved.under(f"{path}.extensionRef"))
@@ -286,10 +331,28 @@ class _Draft:
                 regex=extra.path or before.regex,
                 append_x_forwarded_host=before.append_x_forwarded_host if append is None else append,
             )
-        if extra.response is not None:
+        least = route_kind(self._route.kind).least_direct_status
+        if extra.response is not None and extra.response.status < least:
+            message = (
+                f"The direct response has the status {extra.response.status}, which tells a client of a "
+                f"{self._route.kind} that all went well, but it has no message. Take {least} or higher."
+            )
+            self._refuse(path, message)
+        elif extra.response is not None:
             self._direct = extra.response
             self._response += [self._headers(path, headers) for headers in extra.response.headers]
         return extra.response is None
+
+
+def _auth_fault(auth: HTTPExternalAuthFilter) -> str | None:
+    if auth.protocol == "GRPC" and auth.grpc is None:
+        return "protocol GRPC needs grpc."
+    if auth.protocol == "HTTP" and auth.http is None:
+        return "protocol HTTP needs http."
+    size = auth.forward_body.max_size if auth.forward_body is not None else None
+    if size is not None and not 0 <= size <= MOST_BODY:
+        return f"forwardBody.maxSize is {size}; it must be from 0 to {MOST_BODY} bytes."
+    return None
 
 
 def backend_filters(ref: RouteBackendRef) -> tuple[RouteFilter, ...]:

@@ -15,10 +15,12 @@ from moongate.features import (
     client_tls,
     connection,
     cors,
+    external_auth,
     fault_injection,
     load_balancer,
     path,
     retry,
+    session_persistence,
     timeout,
 )
 from moongate.features.base import Feature
@@ -27,7 +29,9 @@ FEATURES: tuple[Feature[Any], ...] = (
     # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
     fault_injection.FEATURE,  # rejects before anyone has spent work
     cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
+    external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
+    session_persistence.FEATURE,  # chooses an endpoint for those who may pass
     # What is no filter; each is alone in what it sets, so that their order has no meaning.
     timeout.FEATURE,
     retry.FEATURE,

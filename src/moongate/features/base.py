@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
+    from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
     from moongate.engine import Db
@@ -136,6 +137,18 @@ class ChainEdit(Struct):
     inspector: TlsInspector | None = None
 
 
+class MatchedRule(NamedTuple):
+    """What an Envoy route is built for.
+
+    Args:
+        name: that of the rule in xDS, the same as of its cluster in the reference.
+        path: the path that the route matches on.
+    """
+
+    name: str
+    path: HTTPPathMatch
+
+
 class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     """An HTTP filter of the chains of listeners.
 
@@ -146,31 +159,45 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
 
     Args:
         name: Envoy's filter type, ``envoy.filters.http.cors``.
+        part: sets its instances apart from those of another feature with the same type: ``<type>/<part>``.
         per_policy: one instance per policy, named ``<type>/<policy kind>/<namespace>/<name>``.
+        per_config: one instance per config in the chain, named ``<type>/<hash>``.
         disabled: disabled in the chain, so that it runs only on routes with a config of their own.
         chain: its config in the chain, the same as in the reference.
-        route: its config on a route (``typed_per_filter_config``).
+        route: its config on the Envoy routes of a rule (``typed_per_filter_config``).
+        of_match: as ``route``, for a config that depends on the match that an Envoy route is for; ``route``
+            is then what all routes of the rule have in common.
         stable: the part of its config that no route can carry, of a field's value; of ``None``, which is no
             value, it is that of the instance which stands in every chain. Values with equal parts share an
             instance. ``None`` instead of a function where routes can carry nothing. It holds no secrets.
+        forms: values whose instances stand in every chain as well, because many routes need them.
         chain_says_all: ``chain`` says all that ``route`` says. What is too large to be copied to every route
             then stands in the chain.
     """
 
     name: str
+    part: str = ""
     per_policy: bool = False
+    per_config: bool = False
     disabled: bool = False
     chain: Callable[[Db, Effective[M]], Message]
     route: Callable[[Db, Effective[M]], Message]
+    of_match: Callable[[Effective[M], MatchedRule], Message] | None = None
     stable: Callable[[M | None], Message] | None = None
+    forms: tuple[M, ...] = ()
     chain_says_all: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What the names of its instances begin with; the name of the one in every stable chain."""
+        return f"{self.name}/{self.part}" if self.part else self.name
 
     def instance(self, owner: Ref) -> str:
         """The filter's name in the chain and the key of its config on routes, as in the reference."""
         return (
-            f"{self.name}/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
+            f"{self.stem}/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
             if self.per_policy
-            else self.name
+            else self.stem
         )
 
 
@@ -275,8 +302,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     """One field of a policy kind, with all its hooks.
 
     Args:
-        kind: the policy kind, ``SecurityPolicy``.
-        field: the Python name of the field in its spec, ``basic_auth``.
+        kind: the policy kind, ``SecurityPolicy``; "" for what only rules of routes can set.
+        field: the Python name of the field in its spec, ``basic_auth``; "" where there is no such kind.
         model: the Struct of the field.
         references: the references in a value. ``check`` is called only if each of them is allowed and its
             target exists.
@@ -300,8 +327,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         tcp_proxy: settings on the proxy of a route of connections.
     """
 
-    kind: str
-    field: str
+    kind: str = ""
+    field: str = ""
     model: type[M]
     references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None

@@ -1,5 +1,8 @@
 """A launcher: asks the kernel to kill this process when its parent dies, then executes Envoy.
 
+Envoy may open as many files as the system lets it: every connection is one, and the limit that a shell passes
+on is often 1024.
+
 Run as a file: ``python -I -S launch.py PARENT_PID BINARY ARGUMENT…``. It is a program of its own
 because code between fork and exec (``preexec_fn``) is unsafe in a process with threads, and grpcio
 has threads. The process id stays the same after the exec, so the parent has the process id of Envoy.
@@ -17,8 +20,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
 # The exit code of a shell for a command that it cannot run.
@@ -32,6 +37,9 @@ def main(parent: int, command: list[str]) -> None:
     if os.getppid() != parent:
         # The parent died before our request, so nothing would end Envoy.
         return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems call a limit infinite and take a lower one only
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         os.execv(command[0], command)  # noqa: S606 - without a shell on purpose
     except OSError as error:

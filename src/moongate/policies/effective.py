@@ -212,14 +212,25 @@ def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: RouteRule) ->
 
 def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettings:
     """The settings of policies, with a rule's own settings over them."""
-    natives = [(feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None]
-    if all(value is None for _, value in natives):
+    own = natives(rule)
+    if not own:
         return settings
     features = dict(settings.features)
-    for feature, value in natives:
-        if value is not None:
-            features[feature] = _over(features.get(feature), feature, value, route)
+    for feature, value in own:
+        features[feature] = _over(features.get(feature), feature, value, route)
     return structs.replace(settings, features=tuple(sorted(features.items(), key=_place)))
+
+
+def natives(rule: RouteRule) -> list[tuple[Feature[Any], Any]]:
+    """The features that a rule sets itself, each with the value."""
+    read = ((feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None)
+    return [(feature, value) for feature, value in read if value is not None]
+
+
+def without_clusters(settings: RuleSettings, route: Ref) -> RuleSettings:
+    """The settings without those of a rule itself that need clusters, which a closed rule has not."""
+    features = tuple(each for each in settings.features if each[0].clusters is None or each[1].owner != route)
+    return structs.replace(settings, features=features)
 
 
 @query

@@ -16,7 +16,7 @@ from moongate.api.shared import ParentReference
 from moongate.attach.connections import route_of
 from moongate.attach.gateways import controller_name
 from moongate.attach.matches import matches, overlap_key, unbuildable
-from moongate.attach.route_kinds import written_matches
+from moongate.attach.route_kinds import order, written_matches
 from moongate.attach.routes import ANY, INVALID_RULE, attachments_of, paths, routes_on
 from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
@@ -222,8 +222,10 @@ def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition
             condition("BackendsAvailable", "False", _reasons(without), _messages(without), generation)
         )
     if others := _overlapping(db, route, attachment):
+        kinds = sorted({route.KIND, *(other.kind for other in others)}, key=order)
         message = (
-            f"Some rules match the same requests as rules of {_named(others)}. They go to the oldest of "
+            f"Some rules match the same requests as rules of {_named(others)}. They go to "
+            f"{f'{kinds[0]}s first, and among these to ' if len(kinds) > 1 else ''}the oldest of "
             "these routes, or to the first by namespace and name if none is older."
         )
         conditions.append(condition("RouteRulesOverlap", "True", "RouteRulesOverlap", message, generation))

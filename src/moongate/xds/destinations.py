@@ -27,14 +27,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from moongate import names
-from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
+from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.route import ConnectionRoute, Route
 from moongate.attach.backends import (
     Backend,
     Target,
-    backend,
-    fault_of_backend,
-    kind_problem,
+    permitted,
     target,
     why_empty,
 )
@@ -42,7 +40,6 @@ from moongate.attach.connections import own_hosts
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.grants import granted
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
@@ -56,10 +53,11 @@ from moongate.attach.rule_filters import (
     rule_filters,
 )
 from moongate.engine import Failed, query
-from moongate.features.base import ExtraCluster
+from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import (
     extra_resources,
+    natives,
     routing_type,
     rule_policies,
     shapes_clusters,
@@ -118,7 +116,7 @@ class Destination(Struct, frozen=True):
         weighted_clusters: the clusters to forward to.
         weighted: whether the clusters are named with weights even if there is only one.
         unavailable: the weight of backends that are broken or empty.
-        empty: whether any of them is empty (answered 503) rather than broken (500).
+        unavailable_status: what their share of the requests is answered with.
         mirrors: clusters of the rule's mirrors, by position of the filter.
         unresolved: faults of references: condition ``ResolvedRefs``.
         without_endpoints: backends that have none: condition ``BackendsAvailable``.
@@ -128,7 +126,7 @@ class Destination(Struct, frozen=True):
     weighted_clusters: tuple[WeightedCluster, ...] = ()
     weighted: bool = False
     unavailable: int = 0
-    empty: bool = False
+    unavailable_status: int = 500
     mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
@@ -179,30 +177,32 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
     clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
+    broken_status = route_kind(route.kind).broken_status
     if filters.failed:
         status = 500
     elif any(each.usable for each in weighted):
         status = 0
     else:
-        status = 503 if unusable and not broken else 500
-    forwards, empty = status == 0 and filters.forwards, unusable > broken
+        status = 503 if unusable and not broken else broken_status
+    forwards, share_status = status == 0 and filters.forwards, 503 if unusable > broken else broken_status
     refused = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
     unresolved = [*(fault.under(at_rule) for fault in refused), *faults]
     for each in backends:
         path = f"{at_rule}.backendRefs[{each.place}]"
         if each.usable:
             continue
-        effect = _effect(each.ref.weight, weighted, status, empty=empty) if filters.forwards else ""
+        effect = _effect(each.ref.weight, weighted, status, share_status) if filters.forwards else ""
         if (problem := each.backend.problem) is not None:
             unresolved.append(problem.saying(effect).under(path))
         else:
             without_endpoints.append(_without_endpoints(db, path, each.target).saying(effect))
+    without_endpoints += (fault.under(at_rule) for fault in filters.without_endpoints)
     return Destination(
         status,
         clusters if forwards else (),
         weighted=by_weight,
         unavailable=unusable,
-        empty=empty,
+        unavailable_status=share_status,
         mirrors=mirrors if forwards else (),
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
@@ -213,21 +213,21 @@ def _without_endpoints(db: Db, path: str, at: Target) -> Problem:
     return Problem(path, f"{at.ref} has no endpoints{why_empty(db, at)}.", "EndpointsNotFound")
 
 
-def _effect(weight: int, weighted: list[_RuleBackend], status: int, *, empty: bool) -> str:
+def _effect(weight: int, weighted: list[_RuleBackend], status: int, share_status: int) -> str:
     """What happens to requests because a backend of a rule is broken or empty.
 
     Args:
         weight: that of the backend.
         weighted: all backends of the rule that have a weight.
         status: of the rule's destination.
-        empty: whether any of its backends is empty, rather than broken.
+        share_status: what the share of its broken and empty backends is answered with.
     """
     if not weight:
         return "Its weight is 0, so no request goes there."
     if status:
         return f"Requests are answered with {status}."
     total = sum(each.ref.weight for each in weighted)
-    return f"Its share of the requests, {weight} of {total}, is answered with {503 if empty else 500}."
+    return f"Its share of the requests, {weight} of {total}, is answered with {share_status}."
 
 
 def _weighted_clusters(
@@ -436,8 +436,19 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).clusters()))
             keys.update(dict.fromkeys(of_policies(db, listener, route, rule.name or "")))
+            keys.update(dict.fromkeys(of_filters(db, listener, resource, index)))
         keys.update(dict.fromkeys(kept_resources(db, listener, route)))
     return tuple(keys)
+
+
+def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
+    """What the filters of a rule need that are features; nothing where the rule is closed because of one."""
+    own = natives(route.spec.rules[index])
+    if not any(f.clusters is not None for f, _ in own) or rule_filters(db, route, index).failed:
+        return ()
+    fleet = fleet_of(db, listener.gateway)
+    extra = (f.clusters(db, Effective(value, route.ref)) for f, value in own if f.clusters is not None)
+    return tuple(PolicyCluster(each.name, fleet, each) for some in extra for each in some)
 
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
@@ -562,6 +573,8 @@ def _must_stay_apart(
             for r in rule.backend_refs
         ):
             return True
+        if any(f.one_cluster is not None and f.one_cluster(value) for f, value in natives(rule)):
+            return True
         if of_gateway is not None and wants_one_cluster(db, of_gateway):
             return True
     if policy is None or policy == of_gateway:
@@ -580,16 +593,9 @@ def _judge(db: Db, route: Ref, ref: RouteBackendRef, at: Target, routed_to_servi
 
 
 def _permitted(db: Db, route: Ref, at: Target, routed_to_service: bool) -> Backend:
-    """A backend as resolved for a route, which may lack the permission to refer to it."""
-    if (problem := kind_problem(at)) is not None:
-        return Backend(problem=problem)
-    if not granted(db, GATEWAY_GROUP, route.kind, route.namespace, at.ref):
-        message = f"no ReferenceGrant in namespace {at.namespace} lets the route use {at.ref}"
-        return Backend(problem=Problem("", message, "RefNotPermitted"))
-    judged = backend(db, at, routed_to_service)
-    if judged.problem is not None:
-        return Backend(problem=fault_of_backend(at.ref, judged.problem))
-    return judged.speaking(route_kind(route.kind).upstream)
+    """A backend as resolved for a route, speaking what the route's kind wants."""
+    judged = permitted(db, route, at, routed_to_service)
+    return judged if judged.problem is not None else judged.speaking(route_kind(route.kind).upstream)
 
 
 def _mirrors(

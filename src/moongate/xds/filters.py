@@ -46,7 +46,7 @@ from moongate.attach.envoy_listeners import (
 )
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
-from moongate.attach.route_kinds import route_kind
+from moongate.attach.route_kinds import KIND_FILTERS, route_kind
 from moongate.attach.routes import ROUTES, attached_hosts, attached_in
 from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
@@ -56,11 +56,12 @@ from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from google.protobuf.message import Message
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.attach.route_kinds import KindFilter
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.xds.fallbacks import Fallback
@@ -75,11 +76,15 @@ MARK: Final = "moongate.filters"
 """The key of the filter state with the names of a connection's bound filters, each between two bars."""
 
 
+AS_IT_STANDS: Final = FilterConfig(config=AnyMessage())
+"""What a route says to a filter that is off in the chain, to have it as it is there."""
+
+
 class ChainFilter(NamedTuple):
     """An HTTP filter of a chain; sorts in the order of the chain.
 
     Args:
-        order: position of the feature in the table.
+        order: position of the feature in the table; filters of kinds of routes come after all of them.
         name: the instance; the key of its config on routes.
         body: the encoded ``HttpFilter``.
         bound: whether the chain carries a part of its config that routes rely on.
@@ -156,7 +161,7 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
     filters = {one.name: one for one in db.read(lingering(table)) or ()}
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
-        filters |= {one.name: one for one in _standing().values()}
+        filters |= {one.name: one for some in _standing().values() for one in some}
     return tuple(sorted(filters.values()))
 
 
@@ -253,7 +258,7 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
     resource = get(db, Route, route)
     if resource is None or not attached_hosts(db, route, listener):
         return ()
-    needed = {one.name: one for one in _of_kind(route_kind(route.kind).filters)}
+    needed = {} if stable_chains(db) else {one.name: one for one in kind_filters(db, route.kind)}
     for rule in resource.spec.rules:
         for feature, effective in effective_rule(db, listener, route, rule).features:
             one = chain_filter(db, feature, effective)
@@ -262,13 +267,21 @@ def filters_of(db: Db, listener: ListenerId, route: Ref) -> tuple[ChainFilter, .
     return tuple(sorted(needed.values()))
 
 
+def kind_filters(db: Db, kind: str) -> tuple[ChainFilter, ...]:
+    """The filters that a kind of routes brings, as they stand in the chain."""
+    return _of_kind(kind, stable=stable_chains(db))
+
+
 @cache
-def _of_kind(filters: tuple[tuple[str, Callable[[], Message]], ...]) -> tuple[ChainFilter, ...]:
-    """The filters that a kind of routes brings, after those of features."""
-    return tuple(
-        ChainFilter(order, name, _encoded(name, config(), disabled=False), bound=False)
-        for order, (name, config) in enumerate(filters, start=len(FEATURES))
-    )
+def _of_kind(kind: str, *, stable: bool) -> tuple[ChainFilter, ...]:
+    return tuple(_kind_filter(one, stable=stable) for one in route_kind(kind).filters)
+
+
+def _kind_filter(one: KindFilter, *, stable: bool) -> ChainFilter:
+    """A filter of a kind of routes; it comes after those of features."""
+    order = len(FEATURES) + KIND_FILTERS.index(one)
+    body = _encoded(one.name, one.stable() if stable else one.chain(), disabled=stable)
+    return ChainFilter(order, one.name, body, bound=False)
 
 
 def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
@@ -278,17 +291,21 @@ def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Ch
         return None
     order = FEATURES.index(feature)
     if not stable_chains(db):
+        chain = http_filter.chain(db, effective)
         name = http_filter.instance(effective.owner)
-        body = _encoded(name, http_filter.chain(db, effective), disabled=http_filter.disabled)
+        if http_filter.per_config:
+            name = f"{name}/{fingerprint(encode(chain))}"
+        body = _encoded(name, chain, disabled=http_filter.disabled)
         return ChainFilter(order, name, body, bound=False)
     if http_filter.stable is None:
         return _bound(order, http_filter.instance(effective.owner), http_filter.chain(db, effective))
     if (large := _large(db, feature, effective)) is not None:
         return large
-    standing, chain = _standing()[order], http_filter.stable(effective.value)
-    if _encoded(standing.name, chain, disabled=True) == standing.body:
-        return standing
-    return _bound(order, standing.name, chain)
+    chain = http_filter.stable(effective.value)
+    for standing in _standing()[order]:
+        if _encoded(standing.name, chain, disabled=True) == standing.body:
+            return standing
+    return _bound(order, http_filter.stem, chain)
 
 
 def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Message | None:
@@ -296,7 +313,7 @@ def route_config(db: Db, feature: Feature[Any], effective: Effective[Any]) -> Me
     if feature.http_filter is None:
         return None
     if stable_chains(db) and _large(db, feature, effective) is not None:
-        return FilterConfig(config=AnyMessage())  # The filter of the chain as it is, which is off otherwise.
+        return AS_IT_STANDS
     return feature.http_filter.route(db, effective)
 
 
@@ -317,7 +334,7 @@ def _large_of(db: Db, order: int, owner: Ref, parent: Ref | None) -> ChainFilter
         return None
     if feature.http_filter.route(db, effective).ByteSize() < LARGE:
         return None
-    return _bound(order, feature.http_filter.name, feature.http_filter.chain(db, effective))
+    return _bound(order, feature.http_filter.stem, feature.http_filter.chain(db, effective))
 
 
 def _bound(order: int, stem: str, chain: Message) -> ChainFilter:
@@ -332,13 +349,18 @@ def _encoded(name: str, chain: Message, *, disabled: bool) -> bytes:
 
 
 @cache
-def _standing() -> Mapping[int, ChainFilter]:
-    """The filters of every stable chain, by the position of the feature."""
-    return {
-        order: ChainFilter(order, one.name, _encoded(one.name, one.stable(None), disabled=True), bound=False)
-        for order, one in enumerate(feature.http_filter for feature in FEATURES)
-        if one is not None and one.stable is not None
-    }
+def _standing() -> Mapping[int, tuple[ChainFilter, ...]]:
+    """The filters of every stable chain, by their order in it."""
+    standing: dict[int, tuple[ChainFilter, ...]] = {}
+    for order, one in enumerate(feature.http_filter for feature in FEATURES):
+        if one is not None and one.stable is not None:
+            first = ChainFilter(
+                order, one.stem, _encoded(one.stem, one.stable(None), disabled=True), bound=False
+            )
+            others = (_bound(order, one.stem, one.stable(value)) for value in one.forms)
+            standing[order] = (first, *(other._replace(bound=False) for other in others))
+    of_kinds = (_kind_filter(one, stable=True) for one in KIND_FILTERS)
+    return standing | {one.order: (one,) for one in of_kinds}
 
 
 def mark(filters: tuple[ChainFilter, ...]) -> Filter | None:

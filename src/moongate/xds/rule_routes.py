@@ -32,13 +32,22 @@ from moongate.attach.routes import attached_hosts
 from moongate.attach.rule_filters import rewrite_of, rule_filters
 from moongate.attach.scopes import has_scope, is_scoped
 from moongate.engine import query
-from moongate.features.base import RouteEdit
+from moongate.features.base import MatchedRule, RouteEdit
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
-from moongate.policies.effective import effective_rule
+from moongate.policies.effective import effective_rule, without_clusters
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import get
-from moongate.xds.destinations import of_policies, rule_destination
-from moongate.xds.filters import chain_filter, filters_of, has_mark, missing_on, route_config
+from moongate.xds.destinations import of_filters, of_policies, rule_destination
+from moongate.xds.filters import (
+    AS_IT_STANDS,
+    chain_filter,
+    filters_of,
+    has_mark,
+    kind_filters,
+    missing_on,
+    route_config,
+    stable_chains,
+)
 from moongate.xds.matches import matcher
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry
@@ -205,13 +214,16 @@ def _rule_entries(
     written = written_matches(route.KIND, rule)
     if unbuildable(written) is not None:
         return
+    filters, settings = rule_filters(db, route, index), effective_rule(db, listener, ref, rule)
+    if filters.failed:
+        settings = without_clusters(settings, ref)
     served = _ServedRule(
         listener,
         route,
         rule,
-        rule_filters(db, route, index),
+        filters,
         rule_destination(db, listener, ref, index),
-        effective_rule(db, listener, ref, rule),
+        settings,
         _terms(db, listener),
         scoped,
     )
@@ -223,11 +235,16 @@ def _rule_entries(
         filters_of(db, listener, ref)
     rule_name, in_order = names.rule(ref, index), served.terms.in_order
     tail = _metadata(served) if served.terms.described else b""
-    needs = served.destination.clusters() + of_policies(db, listener, ref, rule.name or "")
+    needs = (
+        *served.destination.clusters(),
+        *of_policies(db, listener, ref, rule.name or ""),
+        *of_filters(db, listener, route, index),
+    )
     for match in matches(written, served.filters.matches, cors=served.filters.cors is not None):
         message = Route()
         message.CopyFrom(base)
         _apply_match(db, served, message, match)
+        _configure_for_match(db, served, message, MatchedRule(rule_name, match.path))
         rank = _rank(route, index, match, in_order=in_order)
         port = _well_known_port(db, served) if message.HasField("redirect") else 0
         for host in hosts:
@@ -282,6 +299,10 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
+    for one in kind_filters(db, served.route.KIND):
+        if stable_chains(db):
+            message.typed_per_filter_config[one.name].CopyFrom(packed(AS_IT_STANDS))
+        used.append(one)
     of = (served.route.metadata.namespace, served.route.ref)
     failed = settings.failed or terms.failed or not terms.closed.isdisjoint(of)
     if failed or filters.failed or any(one.name in terms.absent for one in used):
@@ -295,6 +316,14 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
     else:
         _forward(served, message)
     return message, tuple(one.name for one in used if one.bound)
+
+
+def _configure_for_match(db: Db, served: _ServedRule, message: Route, rule: MatchedRule) -> None:
+    """The per-route config of filters that depends on the match."""
+    for feature, effective in served.settings.features:
+        of_match = feature.http_filter.of_match if feature.http_filter is not None else None
+        if of_match is not None and (one := chain_filter(db, feature, effective)) is not None:
+            message.typed_per_filter_config[one.name].CopyFrom(packed(of_match(effective, rule)))
 
 
 def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> bytes:
@@ -369,7 +398,9 @@ def _apply_destination(action: RouteAction, rule: RequestRule, destination: Dest
                 entry.host_rewrite_literal = rewrite.hostname
     # Envoy uses one status for all requests whose cluster does not exist.
     action.cluster_not_found_response_code = (
-        RouteAction.SERVICE_UNAVAILABLE if destination.empty else RouteAction.INTERNAL_SERVER_ERROR
+        RouteAction.INTERNAL_SERVER_ERROR
+        if destination.unavailable_status == 500
+        else RouteAction.SERVICE_UNAVAILABLE
     )
 
 
