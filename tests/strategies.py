@@ -40,6 +40,9 @@ def _tls(*names: str) -> Doc:
     return {"mode": "Terminate", "certificateRefs": [{"name": name} for name in names]}
 
 
+_PASSTHROUGH: Doc = {"mode": "Passthrough"}
+
+
 def _from(what: str, **labels: str) -> Doc:
     where: Doc = {"from": what}
     if labels:
@@ -218,6 +221,58 @@ _grpc_routes = st.builds(
     st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
     st.lists(_grpc_rules, max_size=2),
 )
+
+
+def _connections(*hosts: str) -> st.SearchStrategy[Doc]:
+    """Routes of connections; with hostnames if there are any to choose from."""
+    return st.builds(
+        lambda labels, age, parents, names, rules: {
+            "metadata": _meta(labels, age),
+            "spec": {
+                "parentRefs": parents,
+                **({"hostnames": names} if names else {}),
+                "rules": [{"backendRefs": refs} for refs in rules],
+            },
+        },
+        _labelled,
+        _ages,
+        st.lists(
+            st.sampled_from(
+                [
+                    {"name": "eg", "namespace": "default"},
+                    {"name": "eg", "namespace": "default", "sectionName": "tls"},
+                    {"name": "eg", "namespace": "default", "sectionName": "raw"},
+                    {"name": "eg", "namespace": "default", "port": 90},
+                ]
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        st.lists(st.sampled_from(hosts), max_size=2, unique=True) if hosts else st.just([]),
+        st.lists(
+            st.lists(
+                st.builds(
+                    lambda ref, weight: {**ref, "weight": weight},
+                    st.sampled_from(
+                        [
+                            _ref("Service", "s0", port=8080),
+                            _ref("Service", "s1", port=8080),
+                            _ref("Service", "s0", port=53),
+                            _ref("Service", "s0", port=8080, namespace="other"),
+                            _ref("Backend", "b0"),
+                        ]
+                    ),
+                    st.sampled_from([1, 1, 3, 0]),
+                ),
+                min_size=1,
+                max_size=2,
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+    )
+
+
 _gateways = st.builds(
     lambda labels, class_, listeners, proxy, scope, tls: {
         "metadata": _meta(labels),
@@ -244,6 +299,17 @@ _gateways = st.builds(
                 _listener("more", 443, tls=_tls("cert", "gone"), hostname="b.com"),
             ],
             [_listener("web"), _listener("tls", 80, tls=_tls("cert"))],
+            [
+                _listener("web"),
+                _listener("tls", 443, tls=_PASSTHROUGH, protocol="TLS", allowedRoutes=_from("All")),
+                _listener("raw", 90, protocol="TCP", allowedRoutes=_from("All")),
+                _listener("net", 90, protocol="UDP"),
+            ],
+            [
+                _listener("web", 443, tls=_tls("cert"), hostname="b.com"),
+                _listener("tls", 443, tls=_tls("cert"), protocol="TLS", hostname="*.x.com"),
+                _listener("raw", 443, tls=_PASSTHROUGH, protocol="TLS", hostname="a.x.com"),
+            ],
         ]
     ),
     st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
@@ -266,6 +332,7 @@ _route_targets = st.sampled_from(
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute", "name": "r0", "sectionName": "one"}]},
         {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "GRPCRoute", "name": "r0"}]},
         {"targetSelectors": [{"kind": "HTTPRoute", "matchLabels": {"app": "x"}}]},
+        {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "TCPRoute", "name": "l0"}]},
         {
             "targetSelectors": [
                 {"kind": "HTTPRoute", "matchLabels": {"app": "x"}, "namespaces": {"from": "All"}}
@@ -331,7 +398,10 @@ _services = st.builds(
         "spec": {
             "type": type_,
             "clusterIP": ip,
-            "ports": [{"name": "http", "port": 8080, **({"appProtocol": protocol} if protocol else {})}],
+            "ports": [
+                {"name": "http", "port": 8080, **({"appProtocol": protocol} if protocol else {})},
+                {"name": "dns", "port": 53, "protocol": "UDP"},
+            ],
         },
     },
     _labelled,
@@ -347,7 +417,7 @@ _slices = st.builds(
             {"addresses": [a if type_ == "IPv4" else f"h{n}.x"], "conditions": {"ready": ready}, "zone": "z"}
             for n, a in enumerate(addresses)
         ],
-        "ports": [{"name": "http", "port": 80}],
+        "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
     },
     st.sampled_from(["s0", "s1"]),
     st.sampled_from(["IPv4", "IPv4", "FQDN"]),
@@ -419,6 +489,7 @@ _grants = st.builds(
                 (ENVOY_GROUP, "BackendTrafficPolicy"),
                 (ENVOY_GROUP, "EnvoyProxy"),
             ],
+            [(GATEWAY_GROUP, "TLSRoute"), (GATEWAY_GROUP, "TCPRoute")],
         ]
     ),
     st.sampled_from(NAMESPACES),
@@ -528,6 +599,9 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("HTTPRoute", ("r0",), _routes),
     ("GRPCRoute", ("r0", "r1"), _grpc_routes),
     ("Gateway", ("eg",), _gateways),
+    ("TLSRoute", ("l0", "l1", "l2"), _connections("a.x.com", "*.x.com", "b.com")),
+    ("TCPRoute", ("l0", "l1"), _connections()),
+    ("UDPRoute", ("l0", "l1"), _connections()),
     ("Service", ("s0", "s1"), _services),
     ("EndpointSlice", ("e0", "e1"), _slices),
     ("EndpointSlice", ("e0", "e1"), _slices),
@@ -598,12 +672,19 @@ def base() -> Batch:
             "listeners": [
                 _listener("web", allowedRoutes=_from("All")),
                 _listener("tls", 443, tls=_tls("cert"), hostname="*.x.com"),
+                _listener("pass", 443, tls=_PASSTHROUGH, protocol="TLS", hostname="b.com"),
+                _listener("raw", 90, protocol="TCP"),
+                _listener("net", 90, protocol="UDP"),
             ],
         }}),
         ("Gateway", "other", "eg", {"spec": {
             "gatewayClassName": "eg",
             "listeners": [_listener("web", 81, allowedRoutes=_from("Selector", team="a"))],
         }}),
+        *((kind, "default", "l0", {"spec": {
+            "parentRefs": [{"name": "eg"}],
+            "rules": [{"backendRefs": [_ref("Service", "s0", port=port), _ref("Backend", "b0")]}],
+        }}) for kind, port in [("TLSRoute", 8080), ("TCPRoute", 8080), ("UDPRoute", 53)]),
         *(("HTTPRoute", namespace, name, {
             "metadata": _meta({"app": "x"} if name == "r0" else {}),
             "spec": {
@@ -628,12 +709,14 @@ def base() -> Batch:
                 "backendRefs": [_ref("Service", "s0", port=8080)],
             }],
         }}),
-        *(("Service", n, "s0", {"spec": {"ports": [{"name": "http", "port": 8080}]}}) for n in NAMESPACES),
+        *(("Service", n, "s0", {"spec": {"ports": [
+            {"name": "http", "port": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"},
+        ]}}) for n in NAMESPACES),
         *(("EndpointSlice", n, "e0", {
             "metadata": _meta({"kubernetes.io/service-name": "s0"}),
             "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.0.0.1"]}],
-            "ports": [{"name": "http", "port": 80}],
+            "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
         }) for n in NAMESPACES),
         *(("Backend", n, "b0", {"spec": {"endpoints": [{"ip": {"address": "10.1.0.1", "port": 80}}]}})
           for n in NAMESPACES),

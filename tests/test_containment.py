@@ -30,7 +30,7 @@ from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import last_judged, listeners
 from moongate.attach.policies import selected, selected_shards
-from moongate.attach.routes import attachments_at
+from moongate.attach.routes import attachments_at, wider
 from moongate.engine import Contained, Failed
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.status.gateways import EnvoyProxyStatus
@@ -41,6 +41,7 @@ from moongate.xds.destinations import route_resources
 from moongate.xds.filters import filters_of
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
+from tests.connections import chains
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
 from tests.strategies import BASE, MERGED_BASE, SCOPED, Batch, configs, histories, resource
 from tests.test_law import assert_same, flat, held_after, world
@@ -51,7 +52,7 @@ law = settings(max_examples=max(4, settings().max_examples // 6))
 OTHER = Ref.of(Gateway, "other", "eg")
 
 whole_tables = st.sampled_from([None, EnvoyGateway()])
-"""Where a part of a scoped table was never built, the shared part answers: docs/explanation/scoped-tables.md."""
+"""Where a part of a scoped table was never built, the shared one may answer (scoped-tables.md, Limits)."""
 
 Keys = set[tuple[str, tuple[str, str]]]
 
@@ -89,6 +90,7 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
             ours, theirs = tables_of(resources_of), tables_of(flat(twin)[fleet])
             for name in ours.keys() & theirs.keys():
                 assert_as_closed(ours[name], theirs[name])
+            assert_no_connection_goes_elsewhere(resources_of, flat(twin)[fleet])
         put_fault(cold, call, None)
         cold.pull()
         assert_same(cold, twin)
@@ -495,6 +497,26 @@ def refs(key: Any) -> Iterator[Ref]:
     elif isinstance(key, tuple):
         for each in key:  # pyright: ignore[reportUnknownVariableType] - arguments of queries are anything
             yield from refs(each)
+
+
+def assert_no_connection_goes_elsewhere(
+    ours: Mapping[tuple[str, str], XdsResource], theirs: Mapping[tuple[str, str], XdsResource]
+) -> None:
+    """Each connection goes where it would go without the failure, or nowhere."""
+    for key in ours.keys() & theirs.keys():
+        if key[0] == LISTENER:
+            here, there = (chains(Listener.FromString(each[key].body)) for each in (ours, theirs))
+            for host in {host for hosts in (*here, *there) for host in hosts or ("",)}:
+                assert taken_to(here, host) in {taken_to(there, host), "", names.EMPTY_CLUSTER}
+
+
+def taken_to(served: Mapping[tuple[str, ...], str], host: str) -> str:
+    """Where the connections for a hostname go; "" if they are closed."""
+    for name in (host, *wider(host)):
+        for hosts, cluster in served.items():
+            if name and name in hosts:
+                return cluster
+    return served.get((), "")
 
 
 def assert_as_closed(one: RouteConfiguration, other: RouteConfiguration) -> None:

@@ -39,6 +39,10 @@ from tests.worlds import (
     route,
     routes_with_services,
     service,
+    tcp_route,
+    tcp_routes_with_services,
+    tls_route,
+    tls_routes_with_services,
 )
 
 if TYPE_CHECKING:
@@ -567,3 +571,74 @@ def test_nothing_is_kept_of_what_came_and_went(many: World) -> None:
 def one(*names: str) -> dict[str, int]:
     """Each of these queries runs once."""
     return dict.fromkeys(names, 1)
+
+
+# -- routes of connections ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tls_worlds() -> list[World]:
+    """500 and 200 TLSRoutes on one listener."""
+    return [World.of(tls_routes_with_services(routes), WHOLE) for routes in (500, 200)]
+
+
+def test_another_backend_of_a_tls_route_changes_no_listener(tls_worlds: list[World]) -> None:
+    """Envoy would close the open connections of a chain that changes."""
+    costs = [cost(world, tls_route(7, to=8)) for world in tls_worlds]
+
+    assert_alike(costs)
+    assert costs[0].runs == {
+        **one("attachments_at", "age", "route_resources", "route_status"),
+        **one("connection_chain", "refuses_connections"),
+        **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+    }
+    assert set(costs[0].put) == {("ClusterLoadAssignment", "tlsroute/default/t7/rule/-1")}
+
+
+def test_another_hostname_of_a_tls_route_rebuilds_its_chain_alone(tls_worlds: list[World]) -> None:
+    costs = [cost(world, tls_route(9, "other.example.com")) for world in tls_worlds]
+
+    assert_alike(costs)
+    assert costs[0].runs == {
+        **one("attachments_at", "age", "route_resources", "route_status"),
+        "route_of": 2,  # of the former hostname, and of the new one
+        **one("own_hosts", "connections_in", "connection_chain", "refuses_connections"),
+        **one("chains_in", "connection_part", "listener"),
+        **one("served_on", "connection_destination", "_rule_name"),
+        **one("attached_in"),
+    }
+    assert set(costs[0].put) == {("Listener", "default/eg/tls")}
+
+
+def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World]) -> None:
+    costs = [cost(world, tls_route(7_000), service(7_000), endpoint_slice(7_000)) for world in tls_worlds]
+
+    assert_alike(costs)
+    assert costs[0].runs == {
+        **one("attachments_at", "age", "route_resources", "resource_keys", "route_status"),
+        **one("route_of", "own_hosts", "connections_in", "_shards_of"),
+        **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
+        **one("chains_in", "connection_part", "listener"),
+        **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("backend", "endpoints", "has_endpoints"),
+        **one("attached_in", "attached_counts", "gateway_status"),
+    }
+    assert {name for _, name in costs[0].put} == {"default/eg/tls", "tlsroute/default/t7000/rule/-1"}
+
+
+def test_an_endpoint_of_a_tls_route_costs_its_assignment(tls_worlds: list[World]) -> None:
+    costs = [cost(world, endpoint_slice(11, 99)) for world in tls_worlds]
+
+    assert_alike(costs)
+    assert costs[0].runs == one("backend", "endpoints", "has_endpoints", "load_assignment")
+    assert set(costs[0].put) == {("ClusterLoadAssignment", "tlsroute/default/t11/rule/-1")}
+
+
+def test_a_tcp_route_costs_no_look_at_other_listeners() -> None:
+    worlds = [World.of(tcp_routes_with_services(routes), WHOLE) for routes in (60, 30)]
+
+    costs = [cost(world, tcp_route(7, to=8)) for world in worlds]
+
+    assert costs[0].runs == costs[1].runs
+    assert worlds[0].db.counts["chains_in"] == 60
+    assert set(costs[0].put) == {("ClusterLoadAssignment", "tcproute/default/c7/rule/-1")}

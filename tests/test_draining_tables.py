@@ -266,3 +266,24 @@ def test_nothing_is_left_of_a_fleet_that_has_ended() -> None:
     fleet.settle()
 
     assert fleet.paths() is None
+
+
+def test_a_listener_of_connections_that_moves_has_another_name() -> None:
+    """Envoy would refuse one that comes to an address which another one leaves."""
+    fleet = Fleet(worlds.tcp_listener(1))
+    moved = structs.replace(worlds.tcp_listener(1), port=9999)
+
+    fleet.listen(moved)
+
+    assert [each.name for each in envoy_listeners(fleet.world.db, worlds.EG_FLEET)] == [
+        "default/eg/tcp-1/moved/1"
+    ]
+
+
+def test_a_listener_that_changes_from_tcp_to_udp_has_another_name() -> None:
+    fleet = Fleet(worlds.tcp_listener(1))
+
+    fleet.listen(structs.replace(worlds.tcp_listener(1), protocol="UDP"))
+
+    [listener] = envoy_listeners(fleet.world.db, worlds.EG_FLEET)
+    assert (listener.name, listener.is_udp) == ("default/eg/tcp-1/moved/1", True)

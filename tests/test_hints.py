@@ -153,6 +153,17 @@ def test_a_route_without_parents_that_asks_for_the_default_gateways_is_meant_so(
     assert len(of(ROUTE % f"{{useDefaultGateways: None, rules: [{{{TO_APP}}}]}}")) == 1
 
 
+def test_a_route_of_connections_whose_weights_are_all_0_says_so() -> None:
+    route = (
+        ROUTE.replace("HTTPRoute", "TCPRoute") % "{parentRefs: [{name: eg}], rules: [{backendRefs: [%s]}]}"
+    )
+
+    [hint] = of(route % "{name: a, port: 80, weight: 0}")
+
+    assert hint.startswith("spec.rules[0].backendRefs: All backends of the rule have the weight 0.")
+    assert of(route % "{name: a, port: 80, weight: 0}, {name: b, port: 80}") == []
+
+
 def test_a_grpcroute_without_a_backend_says_what_calls_get() -> None:
     hints = of(grpc_route({"backendRefs": []}, {"backendRefs": [{"name": "shop", "port": 80, "weight": 0}]}))
 

@@ -22,6 +22,7 @@ from moongate.api.gateway import (
     GatewayClassSpec,
     GatewaySpec,
     Listener,
+    ListenerTLSConfig,
     RouteNamespaces,
 )
 from moongate.api.grpcroute import (
@@ -40,7 +41,10 @@ from moongate.api.httproute import (
     HTTPRouteRule,
     HTTPRouteSpec,
 )
+from moongate.api.route import ConnectionRule, ManyRules, RouteBackendRef
 from moongate.api.shared import LabelSelector, ParentReference
+from moongate.api.tcproute import TCPRoute
+from moongate.api.tlsroute import TLSRoute, TLSRouteSpec
 
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
 EG = Ref.of(Gateway, "default", "eg")
@@ -94,6 +98,41 @@ def route(n: int, path: str = "/", namespace: str = "default", kind: str = Servi
     )
 
 
+def tls_route(n: int, hostname: str = "", to: int | None = None) -> TLSRoute:
+    """TLSRoute ``n``: its own hostname, all connections to backend ``n`` or another."""
+    return TLSRoute(
+        metadata=meta(f"t{n}"),
+        spec=TLSRouteSpec(
+            parent_refs=(ParentReference(name=EG.name, namespace=EG.namespace),),
+            hostnames=(hostname or f"h{n}.example.com",),
+            rules=(_connections(n if to is None else to),),
+        ),
+    )
+
+
+def tcp_route(n: int, to: int | None = None) -> TCPRoute:
+    """TCPRoute ``n``: the connections of listener ``tcp-n`` to backend ``n`` or another."""
+    parent = ParentReference(name=EG.name, namespace=EG.namespace, section_name=f"tcp-{n}")
+    return TCPRoute(
+        metadata=meta(f"c{n}"),
+        spec=ManyRules(parent_refs=(parent,), rules=(_connections(n if to is None else to),)),
+    )
+
+
+def _connections(to: int) -> ConnectionRule:
+    return ConnectionRule(backend_refs=(RouteBackendRef(name=f"s{to}", port=8080),))
+
+
+def passthrough_listener(name: str = "tls", port: int = 443) -> Listener:
+    """A listener that passes TLS on."""
+    return Listener(name=name, port=port, protocol="TLS", tls=ListenerTLSConfig(mode="Passthrough"))
+
+
+def tcp_listener(n: int) -> Listener:
+    """Listener ``tcp-n``."""
+    return Listener(name=f"tcp-{n}", port=10_000 + n, protocol="TCP")
+
+
 def service(n: int, namespace: str = "default") -> Service:
     return Service(
         metadata=meta(f"s{n}", namespace), spec=ServiceSpec(ports=(ServicePort(name="http", port=8080),))
@@ -132,6 +171,26 @@ def routes_with_backends(count: int) -> Iterator[Resource]:
     for n in range(count):
         yield route(n, kind=Backend.KIND)
         yield backend(n)
+
+
+def tls_routes_with_services(count: int) -> Iterator[Resource]:
+    """A Gateway that passes TLS on, with ``count`` routes, each to a Service of its own with one endpoint."""
+    yield gateway_class()
+    yield gateway(passthrough_listener())
+    for n in range(count):
+        yield tls_route(n)
+        yield service(n)
+        yield endpoint_slice(n)
+
+
+def tcp_routes_with_services(count: int) -> Iterator[Resource]:
+    """A Gateway with ``count`` listeners of TCP, each with a route to a Service of its own."""
+    yield gateway_class()
+    yield gateway(*(tcp_listener(n) for n in range(count)))
+    for n in range(count):
+        yield tcp_route(n)
+        yield service(n)
+        yield endpoint_slice(n)
 
 
 def grpc_route(n: int, service: str = "shop.Cart") -> GRPCRoute:

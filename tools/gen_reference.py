@@ -70,7 +70,6 @@ def _features() -> Iterator[str]:
     yield "Fields that are accepted and not built yet:\n"
     for kind in (Gateway, HTTPRoute, GRPCRoute, Backend):
         yield f"- {kind.KIND}: {_listed(_unbuilt(_spec(kind))) or 'none'}"
-    yield "\nOf a Gateway, listeners of protocol TLS, TCP and UDP are judged, but no traffic goes through them yet."
     yield "\n## Kinds that are read\n"
     yield f"{_listed(kind.KIND for kind in READ)}; and the file [EnvoyGateway](configuration.md)."
     yield "\n## Kinds that are not built yet\n"

@@ -27,7 +27,7 @@ from moongate.attach.envoy_listeners import Renamed, renamed
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.fleet_inventory import INVENTORY
-from moongate.xds.draining import draining, successors, table_uses
+from moongate.xds.draining import draining, fleet_uses, successors
 from moongate.xds.wire import ROUTE, SCOPE
 
 if TYPE_CHECKING:
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from moongate.attach.envoy_listeners import RouteTable
     from moongate.engine import Root
     from moongate.world import World
-    from moongate.xds.draining import TableUse
+    from moongate.xds.draining import FleetUses, Place, TableUse
 
 U = TypeVar("U")
 
 
 class _Fleet:
-    def __init__(self, root: Root[tuple[TableUse, ...]]) -> None:
+    def __init__(self, root: Root[FleetUses]) -> None:
         self.root = root
         self.current: dict[str, TableUse] = {}
         self.draining: dict[str, TableUse] = {}
         self.renamed: dict[str, str] = {}
         """Usual name → present name of a route configuration."""
-        self.opened: dict[str, tuple[int, tuple[str, ...]]] = {}
-        """Present name of an Envoy listener → the port and the addresses at which it is open."""
+        self.opened: dict[str, Place] = {}
+        """Present name of an Envoy listener → where it is open."""
         self.renamed_listeners: dict[str, str] = {}
         """Usual name → present name of an Envoy listener."""
 
@@ -65,7 +65,7 @@ class DrainingTables:
     def start(self, fleet_id: FleetId) -> None:
         """A fleet has come."""
         root = self._world.observers.observe(
-            table_uses, (fleet_id,), INVENTORY, lambda root: self._on_uses(fleet_id, root.value)
+            fleet_uses, (fleet_id,), INVENTORY, lambda root: self._on_uses(fleet_id, root.value)
         )
         self._fleets[fleet_id] = _Fleet(root)
 
@@ -92,7 +92,7 @@ class DrainingTables:
         }
         return self._write(fleet_id, fleet)
 
-    def _on_uses(self, fleet_id: FleetId, uses: tuple[TableUse, ...] | Failed | None) -> None:
+    def _on_uses(self, fleet_id: FleetId, uses: FleetUses | Failed | None) -> None:
         """Note what leaves the fleet. Called before the change is handed out."""
         if uses is None or isinstance(uses, Failed):
             return
@@ -101,19 +101,19 @@ class DrainingTables:
         fleet = self._fleets[fleet_id]
         if self._rename(fleet_id, fleet, uses):
             return  # This is called again, with the new names.
-        before, fleet.current = fleet.current, {each.table.name: each for each in uses}
-        fleet.opened = _opened(uses)
+        before, fleet.current = fleet.current, {each.table.name: each for each in uses.tables}
+        fleet.opened = dict(uses.places)
         left = {name: each for name, each in before.items() if name not in fleet.current}
         # If one leaves a second time, with another use, only that use is noted, for all its connections.
         fleet.draining = {n: each for n, each in (fleet.draining | left).items() if n not in fleet.current}
         self._write(fleet_id, fleet)
 
-    def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: tuple[TableUse, ...]) -> bool:
+    def _rename(self, fleet_id: FleetId, fleet: _Fleet, uses: FleetUses) -> bool:
         """Give other names to what Envoys may still use in another way. True if a name has changed."""
-        tables = {each.table.chain: each for each in uses}
+        tables = {each.table.chain: each for each in uses.tables}
         former = {each.table.chain: each for each in (*fleet.draining.values(), *fleet.current.values())}
-        _rename(fleet.renamed, tables, former, partial(_needs_other_name, uses))
-        _rename(fleet.renamed_listeners, _opened(uses), fleet.opened, ne)
+        _rename(fleet.renamed, tables, former, partial(_needs_other_name, uses.tables))
+        _rename(fleet.renamed_listeners, dict(uses.places), fleet.opened, ne)
         return self._write_renamed(fleet_id, fleet)
 
     def _write(self, fleet_id: FleetId, fleet: _Fleet) -> bool:
@@ -135,10 +135,6 @@ class DrainingTables:
 def _resource(table: RouteTable) -> tuple[str, str]:
     """The type URL and name of a resource of a table, which Envoy asks for as long as it uses the table."""
     return (SCOPE, names.scope(table.name, names.OTHERS)) if table.scoped else (ROUTE, table.name)
-
-
-def _opened(uses: tuple[TableUse, ...]) -> dict[str, tuple[int, tuple[str, ...]]]:
-    return {each.listener: (each.match.port, each.addresses) for each in uses}
 
 
 def _rename(

@@ -36,7 +36,17 @@ from moongate.attach.envoy_listeners import route_configurations
 from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
-from moongate.xds import clusters, destinations, listeners, local, patches, routes, secrets, sinks
+from moongate.xds import (
+    clusters,
+    connection_chains,
+    destinations,
+    listeners,
+    local,
+    patches,
+    routes,
+    secrets,
+    sinks,
+)
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     CertificateSecret,
@@ -224,6 +234,7 @@ class FleetInventory:
         self._inventory(sinks.sink_keys, (fleet,), self._sinks)
         self._inventory(sinks.sink_secrets, (fleet,), self._sinks)
         self._inventory(sinks.metric_keys, (fleet,), self._metric_sinks)
+        self._inventory(connection_chains.empty_clusters, (fleet,), self._empty_clusters)
         self._shards: dict[int, Root[Any]] = {}
         """The inventory of clusters of each shard that has routes."""
         self._scopes: dict[tuple[str, ListenerId, int], Root[Any]] = {}
@@ -291,6 +302,9 @@ class FleetInventory:
 
     def _scopes_of(self, table: str, value: tuple[str, ...]) -> Iterator[_Part]:
         yield "", [(SCOPE, names.scope(table, h), routes.scope, (self._fleet, table, h)) for h in value]
+
+    def _empty_clusters(self, value: tuple[str, ...]) -> Iterator[_Part]:
+        yield "", [(CLUSTER, name, clusters.empty_cluster, (self._fleet,)) for name in value]
 
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]

@@ -151,7 +151,7 @@ class Fleets:
                 self._stop(name)
         if self._ending:
             self._hand_over()
-        left: dict[str, frozenset[int]] = {}
+        left: dict[str, frozenset[tuple[int, bool]]] = {}
         for name in changes.put.keys() | changes.gone.keys():
             fleet = self._fleets.get(name)
             if fleet is None:
@@ -355,7 +355,7 @@ class Fleets:
                     if name not in self._ending and not fleet.stop.is_set():
                         await fleet.started()
 
-    def _await_starting(self, name: str, ports: frozenset[int]) -> None:
+    def _await_starting(self, name: str, ports: frozenset[tuple[int, bool]]) -> None:
         """Let an Envoy keep its listeners until Envoys that are to take over ports of it have started.
 
         Args:
@@ -386,10 +386,10 @@ class Fleets:
         if not fleet.awaiting and self._fleets.get(name) is fleet:
             self._ads.release(name, LISTENER)
 
-    def _ports(self, name: str) -> frozenset[int]:
-        """The ports of the listeners that a fleet should have."""
+    def _ports(self, name: str) -> frozenset[tuple[int, bool]]:
+        """The ports of the listeners that a fleet should have, each with whether it is one of UDP."""
         listeners = self._ads.resources(name, LISTENER).values()
-        return frozenset(port for listener in listeners for _, port in addresses(listener))
+        return frozenset((at.port, at.is_udp) for listener in listeners for at in addresses(listener))
 
     def _stop(self, name: str) -> None:
         fleet = self._fleets.pop(name, None)
@@ -575,9 +575,16 @@ class Fleets:
         That happens if another socket comes between the two steps in which Envoy opens a port.
         """
         resource = self._ads.resources(name, LISTENER).get(listener.name)
-        for address, port in sorted(addresses(resource))[:1] if resource is not None else ():
-            message = f"cannot bind '{address}:{port}': {listener.why}"
+        for at in sorted(addresses(resource))[:1] if resource is not None else ():
+            message = f"cannot bind '{at.host}:{at.port}': {listener.why}"
             self._ads.dropped(name, LISTENER, listener.name, message)
+
+    def _is_udp(self, event: Nacked) -> bool:
+        """Whether what Envoy refuses is a listener of UDP."""
+        resource = self._ads.resources(event.fleet, event.type_url).get(event.name)
+        if resource is None or event.type_url != LISTENER:
+            return False
+        return any(at.is_udp for at in addresses(resource))
 
     def _refused_by(self, name: str, fleet: RunningFleet) -> Iterator[Rejection]:
         """The resources that a fleet refuses. The stream learns later of removals, so they are left out."""
@@ -597,7 +604,7 @@ class Fleets:
             return
         fleets = (*self._fleets.items(), *self._ending.items())
         envoys = {of.process.pid: other for other, of in fleets if of.process.pid is not None}
-        port = explain_bind_failure(event.message, envoys)
+        port = explain_bind_failure(event.message, envoys, is_udp=self._is_udp(event))
         refused = fleet.refused[key] = RefusedResource(port or event.message, port is not None)
         # The condition of the listener reports a port that is taken, with the place in the manifests.
         if refused != before and not refused.port:

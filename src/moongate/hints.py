@@ -14,7 +14,7 @@ from moongate.api.base import GATEWAY_GROUP, fields_of
 from moongate.api.core import EndpointSlice
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
-from moongate.api.route import RequestRule, Route
+from moongate.api.route import ConnectionRule, RequestRule, Route
 from moongate.attach.policies import Policy
 from moongate.attach.route_kinds import route_kind
 from moongate.features import FEATURES
@@ -98,6 +98,9 @@ def _of_paths(rule: RouteRule) -> Iterator[Problem]:
 
 
 def _of_rule(kind: str, rule: RouteRule) -> Iterator[Problem]:
+    if isinstance(rule, ConnectionRule) and not any(ref.weight for ref in rule.backend_refs):
+        message = "All backends of the rule have the weight 0. Nothing that comes here goes anywhere."
+        yield Problem("backendRefs", message, CLOSED)
     filters = rule.filters if isinstance(rule, RequestRule) else ()
     if not isinstance(rule, RequestRule) or any(each.type in _ANSWERING for each in filters):
         return

@@ -16,6 +16,10 @@ INVALID_CLUSTER = "invalid-backend-cluster"
 
 SYSTEM_AUTHORITIES = "system_ca_certificates"
 """The secret with the CAs that the system trusts."""
+EMPTY_CLUSTER = "EmptyCluster"
+"""Has no endpoints: connections are sent there that no route takes, and so are closed. Also their chain."""
+ALL_RULES = -1
+"""Stands for the rules of a route of connections: their backends are taken together."""
 
 SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
@@ -70,6 +74,16 @@ def virtual_host(of: ListenerId, host: str) -> str:
 def rule(route: Ref, index: int) -> str:
     """A rule, and the cluster that its backends share."""
     return f"{route.kind.lower()}/{route.namespace}/{route.name}/rule/{index}"
+
+
+def connection_chain(route: Ref) -> str:
+    """The filter chain of a route of connections."""
+    return f"{route.kind.lower()}/{route.namespace}/{route.name}"
+
+
+def connection_cluster(route: Ref) -> str:
+    """The cluster that all backends of a route of connections share."""
+    return rule(route, ALL_RULES)
 
 
 def stable_rule(route: Ref, identity: str) -> str:

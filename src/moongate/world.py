@@ -41,6 +41,7 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach import (
     backends,
+    connections,
     fleets,
     gateways,
     grants,
@@ -92,6 +93,8 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     scopes.HASHES,
     routes.ROUTES_BY_HOSTNAME,
     routes.ROUTES_BY_PATH,
+    connections.CONNECTION_ROUTES,
+    connections.ROUTES_BY_PLACE,
     backends.SLICES,
     local.FLEET_SERVICES,
     structs.replace(policies.TARGETS, kinds=(*policies.TARGETS.kinds, *POLICY_KINDS)),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.listener.v3.listener_pb2 import Listener
 
-from moongate.ads.needs import addresses, needs_endpoints, needs_routes, needs_scopes
+from moongate.ads.needs import Socket, addresses, needs_endpoints, needs_routes, needs_scopes
 from moongate.xds.wire import CLUSTER, LISTENER, XdsResource, encode
 from tests.ads import conversation, laptop
 
@@ -48,7 +49,21 @@ def test_a_listener_is_opened_on_its_addresses() -> None:
     more = listener.additional_addresses.add().address.socket_address
     more.address, more.port_value = "127.0.0.1", 81
 
-    assert addresses(XdsResource.of(LISTENER, "l", encode(listener))) == {("::1", 80), ("127.0.0.1", 81)}
+    assert addresses(XdsResource.of(LISTENER, "l", encode(listener))) == {
+        ("::1", 80, False),
+        ("127.0.0.1", 81, False),
+    }
+
+
+def test_a_port_of_udp_is_another_than_that_of_tcp() -> None:
+    opened: list[frozenset[Socket]] = []
+    for protocol in (SocketAddress.TCP, SocketAddress.UDP):
+        listener = Listener()
+        socket = listener.address.socket_address
+        socket.address, socket.port_value, socket.protocol = "::1", 53, protocol
+        opened.append(addresses(XdsResource.of(LISTENER, "l", encode(listener))))
+
+    assert opened[0].isdisjoint(opened[1])
 
 
 @pytest.mark.parametrize("needs", [needs_endpoints, needs_routes, needs_scopes, addresses])

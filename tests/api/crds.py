@@ -38,18 +38,21 @@ def schema(crd: str, version: str) -> Schema:
 _ABSENT = re.compile(r": the default is .* in the CRD, None here$")
 
 
-def differences(kind: type[Resource], crd: str, known: Mapping[str, str] | None = None) -> list[str]:
+def differences(
+    kind: type[Resource], crd: str, known: Mapping[str, str] | None = None, *, version: str = ""
+) -> list[str]:
     """What differs between a kind and its CRD, as ``path: what``; empty when it is mirrored.
 
     In a policy that merges, ``None`` may stand for a default: a merge then knows what the policy says itself.
 
     Args:
-        kind: its first version is compared.
+        kind: what is compared.
         crd: path of the CRD below ``CRDS``.
         known: differences that are meant (or beginnings of them), each with its reason. One that does not
             exist any more is a difference too.
+        version: of the CRD; the first of the kind if there is none.
     """
-    whole = schema(crd, kind.VERSIONS[0])
+    whole = schema(crd, version or kind.VERSIONS[0])
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     ignored = {"apiVersion", "kind", "metadata", "status"}

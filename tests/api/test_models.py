@@ -19,6 +19,9 @@ from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.tcproute import TCPRoute, TCPRouteV1
+from moongate.api.tlsroute import TLSRoute, TLSRouteV1
+from moongate.api.udproute import UDPRoute, UDPRouteV1
 from tests.api.crds import differences
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
     (BackendTLSPolicy, f"{GATEWAY_API}backendtlspolicies.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),
     (GRPCRoute, f"{GATEWAY_API}grpcroutes.yaml", {}),
+    (TLSRouteV1, f"{GATEWAY_API}tlsroutes.yaml", {}),
+    (TCPRouteV1, f"{GATEWAY_API}tcproutes.yaml", {}),
+    (UDPRouteV1, f"{GATEWAY_API}udproutes.yaml", {}),
     (
         HTTPRouteFilter,
         "envoy-gateway/httproutefilters.gateway.envoyproxy.io.yaml",
@@ -76,6 +82,20 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
 def test_a_kind_mirrors_its_crd(kind: type[Resource], crd: str, known: Mapping[str, str]) -> None:
     """Every field is declared, with the CRD's default, range, pattern, enum, length and rules."""
     assert differences(kind, crd, known) == []
+
+
+@pytest.mark.parametrize("kind", [TLSRoute, TCPRoute, UDPRoute], ids=lambda kind: kind.KIND)
+def test_an_older_version_of_a_kind_mirrors_its_crd(kind: type[Resource]) -> None:
+    """It is the one that allows most."""
+    crd = f"{GATEWAY_API}{kind.KIND.lower()}s.yaml"
+
+    assert differences(kind, crd, version="v1alpha2") == []
+
+
+def test_versions_that_allow_the_same_have_one_type() -> None:
+    crd = f"{GATEWAY_API}tlsroutes.yaml"
+
+    assert differences(TLSRoute.STRICTER["v1alpha3"], crd, version="v1alpha3") == []
 
 
 @given(

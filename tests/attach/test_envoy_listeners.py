@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.attach.envoy_listeners import envoy_listeners, route_configurations
+from tests.connections import raw, tls
 from tests.core import EG_FLEET, ON_HOST, Core, gateway, http, https, tls_secret
 
 
@@ -53,3 +54,36 @@ def test_names_may_follow_the_port_instead_of_the_first_listener() -> None:
         "default/eg/c",
         "https-443",
     )
+
+
+def test_listeners_of_connections_share_a_port_with_https_and_udp_has_ports_of_its_own() -> None:
+    core = Core(
+        gateway(
+            https("web", "web", hostname="web.io"),
+            tls("tls", "a.io"),
+            tls("end", "b.io", "web"),
+            raw("stream", "TCP", 53),
+            raw("packet", "UDP", 53),
+        ),
+        tls_secret("web", "web.io"),
+    )
+
+    of_tls, stream, packet = envoy_listeners(core.db, EG_FLEET)
+
+    assert [(g.kind, g.stat_prefix, g.has_table) for g in of_tls.groups] == [
+        ("HTTPS", "https-10443", True),
+        ("TLS", "tls-passthrough-10443", False),
+        ("TLS", "tls-terminate-10443", False),
+    ]
+    assert [(e.name, e.container_port, e.is_udp) for e in (stream, packet)] == [
+        ("default/eg/stream", 10053, False),
+        ("default/eg/packet", 10053, True),
+    ]
+    assert [table.name for table in route_configurations(core.db, EG_FLEET)] == ["default/eg/web"]
+
+
+def test_names_by_port_tell_udp_from_tcp() -> None:
+    config = EnvoyGateway(runtime_flags=RuntimeFlags(enabled=("XDSNameSchemeV2",)))
+    core = Core(gateway(raw("stream", "TCP", 53), raw("packet", "UDP", 53)), config=config)
+
+    assert [each.name for each in envoy_listeners(core.db, EG_FLEET)] == ["tcp-53", "udp-53"]

@@ -105,10 +105,15 @@ def test_other_listeners_of_the_later_gateway_are_served() -> None:
 def test_a_listener_that_is_not_served_takes_no_port_from_another_gateway() -> None:
     """A fault of one Gateway must not close another one."""
     faulty = "{name: web, port: 8080, protocol: HTTPS}"
-    unbuilt = "{name: web, port: 8080, protocol: TCP}"
 
-    for one in (faulty, unbuilt):
-        assert reason(on_host(gateway(one), gateway(http("web", port=8080), name="other"))) == "Accepted"
+    assert reason(on_host(gateway(faulty), gateway(http("web", port=8080), name="other"))) == "Accepted"
+
+
+@pytest.mark.parametrize(("protocol", "wanted"), [("TCP", "PortUnavailable"), ("UDP", "Accepted")])
+def test_a_port_of_udp_is_another_than_that_of_tcp(protocol: str, wanted: str) -> None:
+    raw = f"{{name: raw, port: 8080, protocol: {protocol}}}"
+
+    assert reason(on_host(gateway(raw), gateway(http("web", port=8080), name="other"))) == wanted
 
 
 def test_who_loses_one_port_takes_none_from_others() -> None:

@@ -45,22 +45,6 @@ def test_warnings_alone_are_no_failure(command: Command, tmp_path: Path) -> None
     assert ended.out.endswith("6 resources: 0 errors, 2 warnings.\n")
 
 
-def test_a_listener_of_a_protocol_that_is_not_built_is_reported(command: Command, tmp_path: Path) -> None:
-    """The status of a run says that nothing listens; a job that validates has to fail before."""
-    http = "listeners:\n"
-    assert http in SHOP
-    (tmp_path / "shop.yaml").write_text(
-        SHOP.replace(http, f"{http}  - {{name: raw, protocol: TCP, port: 9000}}\n")
-    )
-
-    ended = command("validate", tmp_path)
-
-    assert ended.code == 1
-    assert (
-        "spec.listeners[0]: Nothing listens here: the protocol of the listener is not built yet." in ended.out
-    )
-
-
 def test_fields_that_are_not_built_are_reported_once_each_at_its_place(
     command: Command, tmp_path: Path
 ) -> None:

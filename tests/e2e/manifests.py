@@ -42,6 +42,23 @@ def route(
     return _document(GATEWAY_API, "HTTPRoute", name, body, namespace)
 
 
+def connections(
+    kind: str,
+    name: str,
+    *backends: str,
+    hostnames: tuple[str, ...] = (),
+    parents: str = "",
+    created: str = "2026-01-01T00:00:00Z",
+) -> Document:
+    """A TLSRoute, TCPRoute or UDPRoute to Backends, by name, on the Gateway of its own name."""
+    body = {"parentRefs": spec(parents or f"[{{name: {name}}}]"), "rules": [spec(f"{{{to(*backends)}}}")]}
+    if hostnames:
+        body["hostnames"] = list(hostnames)
+    document = _document(GATEWAY_API, kind, name, body, "default")
+    document["metadata"]["creationTimestamp"] = created
+    return document
+
+
 def grpc_route(name: str, rules: str, **more: Any) -> Document:
     """A GRPCRoute; else as ``route``."""
     return {**route(name, rules, **more), "kind": "GRPCRoute"}

@@ -257,3 +257,18 @@ def test_envoy_does_not_write_to_what_it_cannot_append_to(kind: str) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def test_connections_and_datagrams_name_their_route() -> None:
+    """The name of the filter chain, which is the listener's of requests, says no more."""
+    of = {
+        "method": None,
+        "response_code": 0,
+        "route_name": None,
+        "downstream_local_address": "127.0.0.1:5432",
+        "upstream_cluster": "tcproute/shop/db/rule/-1",
+        "listener": "tcproute/shop/db",
+    }
+
+    assert seen(**of) == "03:04:05  TCP  127.0.0.1:5432  0B in, 12B out  7ms  shop/db → 10.0.0.1:8080"
+    assert "UDP  127.0.0.1:5432" in seen(**{**of, "upstream_cluster": "udproute/shop/db/rule/-1"})

@@ -32,6 +32,21 @@ def test_a_taken_port_names_who_has_it() -> None:
     assert f"(process {os.getpid()})" in explanation
 
 
+def test_a_taken_port_of_udp_names_who_has_it() -> None:
+    """The same number may be free for TCP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        message = f"cannot bind '0.0.0.0:{port}': Address already in use"
+
+        explanation = explain_bind_failure(message, is_udp=True)
+
+        assert port_holder(port) is None
+    assert explanation is not None
+    assert explanation.startswith(f"Port {port} of UDP is taken by")
+    assert f"(process {os.getpid()})" in explanation
+
+
 def test_a_port_of_an_envoy_that_was_left_says_how_to_end_it(tmp_path: Path) -> None:
     """Who has ended moongate with --keep-envoys does not think of its Envoys as of another program."""
     envoy = tmp_path / "envoy"

@@ -31,6 +31,7 @@ from moongate.quarantine import Quarantine, Refusal
 from moongate.world import World
 from moongate.xds.filter_chains import DIRECT_RESPONSE, HCM
 from moongate.xds.wire import LISTENER, ROUTE, XdsResource
+from tests.connections import chains, connection_ref, connection_route, tls
 from tests.core import EG, EG_FLEET, GATEWAY_CLASS, IN_CLUSTER, ON_HOST, gateway, https, read, tls_secret
 from tests.listeners import client_traffic_policy
 from tests.refusing import finished
@@ -461,3 +462,43 @@ def test_exactly_what_is_bad_is_out_of_force_and_all_else_is_in(
     assert fleet.quarantine.refusals() == ()
     for node in fleet.envoys:
         assert set(fleet.serving(node).values()) == {"guarded"}
+
+
+# -- chains of connections ----------------------------------------------------
+
+
+def connections(*hosts: str) -> tuple[str, ...]:
+    """A listener that passes TLS on, with a route for each hostname ``HOST.test``."""
+    routes = (connection_route("TLSRoute", name=host, hostnames=(f"{host}.test",)) for host in hosts)
+    return (GATEWAY_CLASS, gateway(tls("a")), service(), *routes)
+
+
+def limited(listener: Listener) -> bool:
+    """An Envoy that refuses to pass on the connections for ``bad.test``, but ends them."""
+    return any(
+        "bad.test" in chain.filter_chain_match.server_names and chain.filters[-1].name != DIRECT_RESPONSE
+        for chain in listener.filter_chains
+    )
+
+
+def test_the_chain_of_a_route_of_connections_that_is_refused_leaves_the_others_in_force() -> None:
+    fleet = Fleet()
+    fleet.envoys["e0"].refuses = limited
+    fleet.apply(*connections("one", "two"))
+
+    fleet.apply(*connections("one", "two", "bad", "three"))
+
+    listener = Listener.FromString(fleet.envoys["e0"].held[LISTENER, "default/eg/a"].body)
+    assert chains(listener) == {
+        ("one.test",): "tlsroute/default/one/rule/-1",
+        ("two.test",): "tlsroute/default/two/rule/-1",
+        ("three.test",): "tlsroute/default/three/rule/-1",
+        ("bad.test",): "",
+    }
+    [refusal] = fleet.refusals().values()
+    assert refusal.what == "filter chain tlsroute/default/bad of listener default/eg/a"
+    assert refusal.resources == (connection_ref("TLSRoute", "bad"),)
+
+    fleet.delete(connection_ref("TLSRoute", "bad"))
+
+    assert fleet.refusals() == {}

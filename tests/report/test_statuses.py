@@ -109,6 +109,19 @@ def test_what_envoy_refuses_stands_on_the_gateway_and_on_the_route() -> None:
     assert "What was in force of it stays so;" in scene.conditions(ROUTE)["Programmed"]["message"]
 
 
+def test_a_refused_route_of_connections_says_what_becomes_of_these() -> None:
+    scene = Scene()
+    route = worlds.tls_route(0)
+    scene.apply(worlds.gateway(worlds.passthrough_listener()), route)
+
+    refusal = Refusal(worlds.EG_FLEET, str(route.ref), (route.ref,), (), "no such chain")
+    scene.statuses.observe({worlds.EG: SERVING}, [refusal])
+
+    programmed = scene.conditions(route.ref)["Programmed"]
+    assert programmed["reason"] == "Refused"
+    assert programmed["message"].endswith("connections to what never was are closed.")
+
+
 @pytest.mark.parametrize(
     ("listener", "refused"), [("http", ["of-listener"]), ("other", ["of-gateway"]), ("taken", [])]
 )

@@ -236,30 +236,13 @@ def test_a_late_envoy_makes_its_gateway_pending() -> None:
         gateway(http("web"), infrastructure=NAMED),
         gateway(http("web"), addresses=[{"type": "NamedAddress", "value": "a"}]),
         gateway("{name: x, port: 1, protocol: acme.io/X}"),
-        gateway("{name: x, port: 1, protocol: TCP}"),
         gateway(https("web", "gone")),
     ],
-    ids=["no-such-proxy", "address", "no-such-protocol", "protocol-not-built", "no-certificate"],
+    ids=["no-such-proxy", "address", "no-such-protocol", "no-certificate"],
 )
 def test_a_gateway_is_not_programmed_where_nothing_listens(text: str) -> None:
     """Its Envoy may run all the same: it has an older configuration, or serves other Gateways too."""
     assert lived(text, UP)["Programmed"] == "!Invalid"
-
-
-def test_a_listener_of_a_protocol_that_is_not_built_is_not_programmed() -> None:
-    text = gateway(http("web"), "{name: x, port: 1, protocol: TCP}")
-    status = gateway_status(Core(text).db, EG)
-    [spec] = read(text)
-    assert status is not None
-    assert isinstance(spec, Gateway)
-
-    shown = live(status, spec, UP)
-
-    assert [verdicts(each.conditions)["Programmed"] for each in shown.listeners] == [
-        "Programmed",
-        "!NotSupported",
-    ]
-    assert verdicts(shown.conditions)["Programmed"] == "Programmed"
 
 
 def test_a_gateway_is_not_programmed_when_envoy_refuses_its_only_listener() -> None:

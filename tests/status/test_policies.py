@@ -13,9 +13,11 @@ from moongate.api.httproute import HTTPRoute
 from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
 from moongate.store import SHARDS
+from tests.connections import connection_route, raw
 from tests.core import EG, Core, dump, gateway, http, https, load, tls_secret
 from tests.listeners import sent
 from tests.unbuilt import PROTECTIONS
+from tests.xds.test_filters import USERS
 
 ALL = "{name: %s, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}"
 TWO = gateway(http("a", port=8081), http("b", port=8082))
@@ -596,4 +598,14 @@ def test_a_policy_that_is_passed_over_says_that_it_has_no_effect() -> None:
     assert message(core, second, "Accepted").endswith(
         "is held by BackendTrafficPolicy default/a already, which came before this policy. "
         "BackendTrafficPolicy default/a stays in force for its requests, and this policy has no effect there."
+    )
+
+
+def test_a_policy_that_looks_at_requests_says_that_a_tcp_route_is_closed() -> None:
+    guard = security("guard", "TCPRoute/shop", basicAuth={"users": {"name": "users"}})
+    core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute"), USERS, guard)
+
+    assert conditions(core, guard) == {"eg": {"Accepted": "!Invalid"}}
+    assert "spec.basicAuth: It looks at requests, and TCPRoute default/shop takes connections" in message(
+        core, guard, "Accepted"
     )

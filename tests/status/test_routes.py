@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from moongate.status.routes import MAX_NAMED, MAX_PARENTS, RouteStatus, route_status
+from tests.connections import NEW, OLD, connection_ref, connection_route, raw, tls
 from tests.core import Core, gateway, http
 from tests.routes import SHOP, grpc_route, http_route, route_ref, rule, service
 
@@ -255,3 +256,73 @@ def test_a_rule_whose_envoy_routes_would_be_too_large_says_so() -> None:
 
     core.apply(http_route(rule(), rule(large), hostnames=names[:1]))
     assert verdicts(core) == FINE
+
+
+# -- routes of connections ----------------------------------------------------
+
+
+def of_connections(core: Core, kind: str, name: str = "shop") -> dict[str, tuple[str, str, str]]:
+    """The conditions of a route of connections at its first parent: status, reason and message."""
+    found = route_status(core.db, connection_ref(kind, name))
+    assert found is not None
+    return {c.type: (c.status, c.reason, c.message) for c in found.parents[0].conditions}
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [("TCPRoute", "TCP"), ("UDPRoute", "UDP")])
+def test_of_two_routes_of_a_port_the_younger_is_told_who_has_it(kind: str, protocol: str) -> None:
+    core = Core(
+        gateway(raw("raw", protocol)),
+        connection_route(kind, name="old", created=OLD),
+        connection_route(kind, name="new", created=NEW),
+    )
+
+    assert of_connections(core, kind, "old")["Accepted"] == ("True", "Accepted", "Route is accepted.")
+    status, reason, words = of_connections(core, kind, "new")["Accepted"]
+    assert (status, reason) == ("True", "Accepted")
+    assert words == (
+        f"Route is accepted; but the connections of listener raw go to {kind} default/old, which is older."
+    )
+
+
+def test_of_two_routes_of_a_hostname_the_younger_is_told_which() -> None:
+    core = Core(
+        gateway(tls("tls")),
+        connection_route("TLSRoute", name="old", hostnames=("a.test",), created=OLD),
+        connection_route("TLSRoute", name="new", hostnames=("a.test", "b.test"), created=NEW),
+    )
+
+    words = of_connections(core, "TLSRoute", "new")["Accepted"][2]
+    assert "connections of listener tls for a.test go to TLSRoute default/old" in words
+
+
+def test_a_tcp_route_with_two_rules_is_told_so_and_nothing_else() -> None:
+    rule_of = {"backendRefs": [{"name": "gone", "port": 80}]}
+    core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute", rules=[rule_of, rule_of]))
+
+    conditions = of_connections(core, "TCPRoute")
+
+    assert {type_: verdict[:2] for type_, verdict in conditions.items()} == {
+        "Accepted": ("False", "InvalidRule")
+    }
+    assert "this one has 2" in conditions["Accepted"][2]
+
+
+def test_a_hostname_that_no_listener_has_keeps_a_tls_route_out() -> None:
+    core = Core(
+        gateway(tls("tls", "*.a.test")), service(), connection_route("TLSRoute", hostnames=("b.test",))
+    )
+
+    conditions = of_connections(core, "TLSRoute")
+
+    assert conditions["Accepted"][:2] == ("False", "NoMatchingListenerHostname")
+    assert "No connection reaches the route" in conditions["Accepted"][2]
+    assert conditions["ResolvedRefs"][:2] == ("True", "ResolvedRefs")
+
+
+def test_a_backend_of_connections_without_endpoints_is_a_reference_that_does_not_resolve() -> None:
+    core = Core(gateway(raw("raw", "TCP")), service("shop", ""), connection_route("TCPRoute"))
+
+    conditions = of_connections(core, "TCPRoute")
+
+    assert conditions["ResolvedRefs"][:2] == ("False", "EndpointsNotFound")
+    assert "BackendsAvailable" not in conditions

@@ -313,7 +313,7 @@ def test_a_policy_that_speaks_of_endpoints_alone_keeps_its_cluster_apart(
     merging = checks(more=", mergeType: StrategicMerge")
     core = Core(gateway(http("web")), service(), merging, http_route(), config=ON_HOST)
 
-    assert list(keys(core)) == ["httproute/default/shop/rule/3fcc2e53"]
+    assert list(keys(core)) == ["httproute/default/shop/rule/18f1f92b"]
 
 
 @pytest.mark.usefixtures("checking")

@@ -17,8 +17,16 @@ from moongate.attach.backends import Target
 from moongate.engine import Failed
 from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import RuleCluster, StableRule
-from moongate.xds.destinations import Destination, resource_keys, route_resources, rule_destination
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, https, load, policy
+from moongate.xds.destinations import (
+    ConnectionDestination,
+    Destination,
+    connection_destination,
+    resource_keys,
+    route_resources,
+    rule_destination,
+)
+from tests.connections import connection_ref, connection_route, listener_id, raw, tls
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, https, load, policy
 from tests.routes import (
     SHOP,
     WEB,
@@ -397,3 +405,79 @@ def test_endpoints_that_change_do_not_change_a_plan() -> None:
         assert rule_destination(core.db, WEB, route_ref(), 0) is before
 
     assert "rule_destination" not in ran
+
+
+# -- routes of connections ----------------------------------------------------
+
+
+def connected(*backends: str, kind: str = "TCPRoute", more: tuple[str, ...] = ()) -> ConnectionDestination:
+    """Where the connections of route ``shop`` go from listener ``raw``."""
+    protocol = "UDP" if kind == "UDPRoute" else "TCP"
+    manifests = gateway(raw("raw", protocol)), service(), EMPTY, *more, connection_route(kind, *backends)
+    core = Core(*manifests, config=ON_HOST)
+    return connection_destination(core.db, listener_id("raw"), connection_ref(kind))
+
+
+def test_the_backends_of_a_route_of_connections_share_its_cluster() -> None:
+    destination = connected("{name: shop, port: 80, weight: 3}", "{name: shop, port: 80, weight: 0}")
+
+    assert [(n, at.name, weight) for n, at, weight in destination.members] == [(0, "shop", 3)]
+    assert destination.unresolved == ()
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (GONE, "BackendNotFound"),
+        (EMPTIED, "EndpointsNotFound"),
+        ("{name: shop, port: 9}", "PortNotFound"),
+        ("{name: shop, port: 80, namespace: other}", "RefNotPermitted"),
+        ("{name: shop, port: 80, group: apps, kind: Deployment}", "InvalidKind"),
+        ("{name: names, group: gateway.envoyproxy.io, kind: Backend}", "UnsupportedAddressType"),
+    ],
+)
+def test_a_backend_that_cannot_be_used_leaves_its_share_to_the_others(backend: str, reason: str) -> None:
+    names = extension("Backend", "names", "endpoints: [{fqdn: {hostname: up.example.com, port: 80}}]")
+    destination = connected(SHOP, backend, more=(names,))
+
+    assert [n for n, _, _ in destination.members] == [0]
+    [problem] = destination.unresolved
+    assert (problem.path, problem.reason) == ("spec.rules[0].backendRefs[1]", reason)
+    assert problem.message.endswith("All connections go to the other backends.")
+
+
+def test_a_route_of_connections_without_a_usable_backend_says_that_they_are_closed() -> None:
+    destination = connected(GONE)
+
+    assert destination.members == ()
+    assert "connections are closed" in destination.unresolved[0].message
+
+
+def test_datagrams_go_to_a_port_of_udp() -> None:
+    """A Service may have the same number for TCP."""
+    destination = connected("{name: shop, port: 80}", kind="UDPRoute")
+
+    assert [problem.reason for problem in destination.unresolved] == ["PortNotFound"]
+    assert "no UDP port 80" in destination.unresolved[0].message
+
+
+def test_all_rules_of_a_tls_route_share_a_cluster() -> None:
+    rules = [{"backendRefs": [{"name": "shop", "port": 80, "weight": n}]} for n in (1, 2)]
+    core = Core(gateway(tls("tls")), service(), connection_route("TLSRoute", rules=rules))
+    route = connection_ref("TLSRoute")
+
+    members = connection_destination(core.db, listener_id("tls"), route).members
+    assert [(n, weight) for n, _, weight in members] == [(0, 1), (1, 2)]
+    assert [key.name for key in route_resources(core.db, EG_FLEET, route)] == [
+        "tlsroute/default/shop/rule/-1"
+    ]
+
+
+def test_a_route_that_gets_no_connections_needs_no_cluster() -> None:
+    core = Core(
+        gateway(raw("raw", "TCP")),
+        service(),
+        *(connection_route("TCPRoute", name=name) for name in ("first", "second")),
+    )
+
+    assert route_resources(core.db, EG_FLEET, connection_ref("TCPRoute", "second")) == ()

@@ -11,7 +11,9 @@ from moongate.api.base import FleetId, Resource
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlag
 from moongate.world import World
 from moongate.xds.wire import ROUTE, SCOPE
-from tests.core import ON_HOST, certificate, key_bytes, new_key
+from tests import core
+from tests.connections import tls
+from tests.core import GATEWAY_CLASS, ON_HOST, certificate, https, key_bytes, new_key, read, tls_secret
 from tests.strategies import resource
 from tests.worlds import EG, gateway_class
 
@@ -130,3 +132,15 @@ def test_a_route_that_changes_looks_at_no_listener_again() -> None:
         made.pull()
 
     assert "neighbours" not in ran.counts()
+
+
+def test_a_host_of_a_tls_listener_of_the_port_is_misdirected_as_well() -> None:
+    """Its connections are passed on as they are, so a client has to open one for it."""
+    texts = (
+        GATEWAY_CLASS,
+        core.gateway(https("wide", "cert", hostname="*.a.test"), tls("raw", "raw.a.test")),
+        tls_secret("cert", "*.a.test"),
+    )
+    made = World.of([each for text in texts for each in read(text)], ON_HOST)
+
+    assert answers(made, "wide") == {"raw.a.test": 421}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -82,7 +83,21 @@ NEEDED_BY: Final[Mapping[str, Needed]] = {
 """The types that Envoy requests only when it has others that need them."""
 
 
-def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:
+class Socket(NamedTuple):
+    """What a listener is opened on.
+
+    Args:
+        host: the address.
+        port: its number.
+        is_udp: whether it is a port of UDP; those of TCP are others.
+    """
+
+    host: str
+    port: int
+    is_udp: bool
+
+
+def addresses(resource: XdsResource) -> frozenset[Socket]:
     """The addresses and ports that a listener is opened on."""
     try:
         listener = Listener.FromString(resource.body)
@@ -92,4 +107,8 @@ def addresses(resource: XdsResource) -> frozenset[tuple[str, int]]:
         address.socket_address
         for address in (listener.address, *(more.address for more in listener.additional_addresses))
     )
-    return frozenset((socket.address, socket.port_value) for socket in sockets if socket.port_value)
+    return frozenset(
+        Socket(socket.address, socket.port_value, socket.protocol == SocketAddress.UDP)
+        for socket in sockets
+        if socket.port_value
+    )

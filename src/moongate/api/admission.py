@@ -64,6 +64,7 @@ def admit(
     kind = _kind(document, kinds)
     if isinstance(kind, Problem):
         return Admission(None, (kind,))
+    form = kind.STRICTER.get(str(document["apiVersion"]).rpartition("/")[2], kind)
     metadata, problems = _metadata(document.get("metadata"), kind, namespace)
     body = {key: value for key, value in document.items() if key not in {"apiVersion", "kind", "status"}}
     if kind.BUILT_IN and metadata.get("uid"):
@@ -71,13 +72,13 @@ def admit(
     if problems:
         # The rest is checked too, so that a user sees all faults at once.
         sound = {"metadata": metadata | {"name": "unnamed", "namespace": "unnamed", "creationTimestamp": ""}}
-        _, others = checked(kind, kind.stored(body | sound), _veil(kind))
+        _, others = checked(form, kind.stored(body | sound), _veil(kind))
         return Admission(None, (*problems, *others))
     stored = kind.stored(body | {"metadata": metadata})
-    value, faults = checked(kind, stored, _veil(kind))
+    value, faults = checked(form, stored, _veil(kind))
     if value is not None and (faults := _first(value.refused(body))):
         value = None
-    if value is None and tolerant:
+    if (value is None and tolerant) or (value is not None and form is not kind):
         value = _made(kind, stored)
     return Admission(value, faults)
 

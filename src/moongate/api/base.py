@@ -233,6 +233,8 @@ class Resource(Model, frozen=True, kw_only=True):
     """The name must be one DNS label (no dots), as that of a Namespace or a Service."""
     NAME_HAS_SIGNER: ClassVar[bool] = False
     """The name may begin with that of a signer, and has colons then."""
+    STRICTER: ClassVar["Mapping[str, type[Resource]]"] = {}
+    """The versions that allow less than this type says, each with a type for the checks of a manifest."""
 
     metadata: ObjectMeta
 

@@ -11,7 +11,7 @@ Source: Gateway API, the types that its route kinds share.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
@@ -26,6 +26,14 @@ from moongate.api.shared import (
     ParentReference,
     SectionName,
 )
+
+RULE_NAMES: Final = (
+    Rule(
+        "self.all(l1, !has(l1.name) || self.exists_one(l2, has(l2.name) && l1.name == l2.name))",
+        "Two rules have the same name.",
+    ),
+)
+"""What holds for the rules of a route."""
 
 
 class RouteBackendRef(BackendObjectReference, frozen=True, kw_only=True):
@@ -93,6 +101,38 @@ class Route(Resource, frozen=True, kw_only=True):
     def by_default(self) -> bool:
         """Whether all default Gateways are its parents, besides those that it names."""
         return self.spec.use_default_gateways == "All"
+
+
+class ConnectionRule(RouteRule, frozen=True, kw_only=True):
+    """Connections go to the backends."""
+
+    backend_refs: Annotated[tuple[RouteBackendRef, ...], Meta(min_length=1, max_length=16)]
+
+
+class ConnectionRouteSpec(RouteSpec, frozen=True, kw_only=True):
+    """Parents and rules of a route of connections."""
+
+    rules: tuple[ConnectionRule, ...]
+
+
+class OneRule(ConnectionRouteSpec, frozen=True, kw_only=True):
+    """As version ``v1`` has it."""
+
+    rules: Annotated[tuple[ConnectionRule, ...], Meta(min_length=1, max_length=1)]
+
+
+class ManyRules(ConnectionRouteSpec, frozen=True, kw_only=True):
+    """As version ``v1alpha2`` has it."""
+
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"rules": RULE_NAMES}
+
+    rules: Annotated[tuple[ConnectionRule, ...], Meta(min_length=1, max_length=16)]
+
+
+class ConnectionRoute(Route, frozen=True, kw_only=True):
+    """Base of the kinds that take connections as they are."""
+
+    spec: ConnectionRouteSpec
 
 
 class HTTPHeader(Model, frozen=True, kw_only=True):
@@ -209,14 +249,7 @@ class RequestRule(RouteRule, frozen=True, kw_only=True):
 class RequestRouteSpec(RouteSpec, frozen=True, kw_only=True):
     """Parents, hostnames and rules of a route of requests."""
 
-    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
-        "rules": (
-            Rule(
-                "self.all(l1, !has(l1.name) || self.exists_one(l2, has(l2.name) && l1.name == l2.name))",
-                "Two rules have the same name.",
-            ),
-        ),
-    }
+    FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {"rules": RULE_NAMES}
 
     hostnames: Annotated[tuple[Hostname, ...], Meta(max_length=16)] = ()
     rules: Annotated[tuple[RequestRule, ...], Meta(min_length=1, max_length=16)] = (RequestRule(),)

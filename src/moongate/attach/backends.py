@@ -71,14 +71,22 @@ SLICES = Index("endpoint-slices", (EndpointSlice,), _by_service)
 """Service or ServiceImport → its EndpointSlices."""
 
 
+Transport = Literal["TCP", "UDP"]
+"""How a backend is reached."""
+
+
 class Target(NamedTuple):
-    """The resource and port that a backendRef names; ``port`` is 0 if it names none."""
+    """The resource and port that a backendRef names; ``port`` is 0 if it names none.
+
+    A Service may have one number for a TCP port and for another one of UDP.
+    """
 
     group: str
     kind: str
     namespace: str
     name: str
     port: int
+    transport: Transport = "TCP"
 
     @property
     def ref(self) -> Ref:
@@ -108,7 +116,7 @@ class Endpoint(Struct, frozen=True):
     draining: bool = False
 
 
-Protocol = Literal["HTTP", "HTTP2", "GRPC"]
+Protocol = Literal["HTTP", "HTTP2", "GRPC", "TCP", "UDP"]
 """What a backend speaks, in the reference's words: part of a merged cluster's name."""
 
 
@@ -144,9 +152,9 @@ class Backend(Struct, frozen=True):
         return self if protocol is None else structs.replace(self, protocol=protocol, http1=False)
 
 
-def target(ref: BackendObjectReference, namespace: str) -> Target:
+def target(ref: BackendObjectReference, namespace: str, transport: Transport = "TCP") -> Target:
     """The target of a backendRef in a resource of ``namespace``."""
-    return Target(ref.group, ref.kind, ref.namespace or namespace, ref.name, ref.port or 0)
+    return Target(ref.group, ref.kind, ref.namespace or namespace, ref.name, ref.port or 0, transport)
 
 
 def permitted(db: Db, route: Ref, of: Target, to_service: bool) -> Backend:
@@ -234,7 +242,7 @@ def has_endpoints(db: Db, of: Target, to_service: bool) -> bool:
 def why_empty(db: Db, of: Target) -> str:
     """Why a Service with EndpointSlices has no endpoints: the rest of a sentence, or ""."""
     virtual = _virtual(db, of)
-    port = virtual.port(of.port) if virtual is not None else None
+    port = virtual.port(of) if virtual is not None else None
     slices = _slices(db, of)
     if port is None or not slices:
         return ""
@@ -311,8 +319,8 @@ class _Virtual(NamedTuple):
     families: tuple[str, ...]
     external: bool
 
-    def port(self, number: int) -> ServicePort | ServiceImportPort | None:
-        return next((p for p in self.ports if p.port == number and p.protocol == "TCP"), None)
+    def port(self, of: Target) -> ServicePort | ServiceImportPort | None:
+        return next((p for p in self.ports if p.port == of.port and p.protocol == of.transport), None)
 
 
 def _virtual(db: Db, of: Target) -> _Virtual | None:
@@ -342,11 +350,12 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
             f"{what} is of type ExternalName, which has no endpoints; name a Backend with an FQDN instead"
         )
         return Backend(problem=Problem("", message, "UnsupportedValue"))
-    port = virtual.port(of.port)
+    port = virtual.port(of)
     if port is None:
-        ports = ", ".join(str(each.port) for each in virtual.ports[:_MOST_PORTS] if each.protocol == "TCP")
-        has = f"; it has {ports}" if ports else ""
-        return Backend(problem=Problem("", f"{what} has no TCP port {of.port}{has}", "PortNotFound"))
+        known = [str(each.port) for each in virtual.ports[:_MOST_PORTS] if each.protocol == of.transport]
+        has = f"; it has {', '.join(known)}" if known else ""
+        message = f"{what} has no {of.transport} port {of.port}{has}"
+        return Backend(problem=Problem("", message, "PortNotFound"))
     routed = to_service and bool(virtual.addresses)
     kinds = {s.address_type == "FQDN" for s in _slices(db, of)} if not routed else set[bool]()
     if len(kinds) > 1:
@@ -366,7 +375,7 @@ def _service(db: Db, of: Target, to_service: bool) -> Backend:
 
 
 def _service_endpoints(db: Db, of: Target, virtual: _Virtual, to_service: bool) -> Iterator[Endpoint]:
-    port = virtual.port(of.port)
+    port = virtual.port(of)
     if port is None:
         return
     if to_service and virtual.addresses:

@@ -6,6 +6,8 @@ Envoy has one listener for a port, and chooses a filter chain for each connectio
 (``ChainKind``) follows from the protocol of its listeners. Plaintext HTTP connections to one port cannot be
 distinguished before their first request, so all HTTP listeners of a port share one chain and one route
 configuration. Each HTTPS listener has its own; Envoy chooses it by the hostname in the TLS handshake (SNI).
+TLS and TCP listeners have a chain for each of their routes, and no route configuration. TLS and HTTPS may
+share a port. UDP is another network: a port of it is an Envoy listener of its own.
 
 Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.
 """
@@ -20,7 +22,7 @@ from msgspec import Struct
 from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
-from moongate.attach.listeners import ChainKind, Listener, all_last_judged
+from moongate.attach.listeners import HTTP_CHAINS, ChainKind, Listener, all_last_judged
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.sizes import table_size
 from moongate.engine import query
@@ -38,7 +40,7 @@ class ChainGroup(NamedTuple):
 
     Args:
         kind: the kind of its chains.
-        name: of its HTTP filter chain, and of its route configuration.
+        name: of its HTTP filter chain, and of its route configuration; a group of another kind has neither.
         stat_prefix: what the names of its statistics begin with.
         members: in the order of the spec, at least one.
         scoped: whether each of its hostnames has a route configuration of its own.
@@ -49,6 +51,11 @@ class ChainGroup(NamedTuple):
     stat_prefix: str
     members: tuple[ListenerId, ...]
     scoped: bool = False
+
+    @property
+    def has_table(self) -> bool:
+        """Whether it has a route configuration."""
+        return self.kind in HTTP_CHAINS
 
     @property
     def table(self) -> RouteTable:
@@ -63,11 +70,13 @@ class EnvoyListener(Struct, frozen=True):
     Args:
         name: the resource's name.
         container_port: where Envoy listens.
+        is_udp: whether it listens for UDP.
         groups: in the order of the spec, at least one.
     """
 
     name: str
     container_port: int
+    is_udp: bool
     groups: tuple[ChainGroup, ...]
 
     @property
@@ -138,25 +147,30 @@ class RouteTable(NamedTuple):
 @query
 def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     """The Envoy listeners of a fleet, with the ready Gateway listeners that share each, by first member."""
-    ports: dict[int, list[Listener]] = defaultdict(list)
+    ports: dict[tuple[int, bool], list[Listener]] = defaultdict(list)
     for each in all_last_judged(db, members(db, fleet)):
         if each.ready and each.chain_kind is not None:
-            ports[each.container_port].append(each)
+            ports[each.container_port, each.chain_kind == "UDP"].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
         EnvoyListener(
             other_listeners.get(name, name),
-            members[0].container_port,
+            port,
+            is_udp,
             tuple(
-                group._replace(scoped=_is_scoped(db, fleet, group, name))
+                group._replace(scoped=group.has_table and _is_scoped(db, fleet, group, name))
                 for group in _groups(members, other_names, by_port=by_port)
             ),
         )
-        for members in ports.values()
-        for name in (f"tcp-{members[0].port}" if by_port else names.listener(members[0].id),)
+        for (port, is_udp), members in ports.items()
+        for name in (_by_port(members[0], is_udp=is_udp) if by_port else names.listener(members[0].id),)
     )
+
+
+def _by_port(first: Listener, *, is_udp: bool) -> str:
+    return f"{'udp' if is_udp else 'tcp'}-{first.port}"
 
 
 def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool:
@@ -183,28 +197,30 @@ def ready_listeners(db: Db, fleet: FleetId) -> frozenset[ListenerId]:
     return frozenset(member for each in envoy_listeners(db, fleet) for member in each.members)
 
 
-def chain_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:
-    """Every chain group of a fleet, each with its Envoy listener."""
-    return ((envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups)
+def http_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:
+    """Every chain group of a fleet with a route configuration, each with its Envoy listener."""
+    return (
+        (envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups if group.has_table
+    )
 
 
 @query
 def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     """The route configurations of a fleet: one for an HTTPS listener, one for the HTTP ones of a port."""
-    return tuple(group.table for _, group in chain_groups(db, fleet))
+    return tuple(group.table for _, group in http_groups(db, fleet))
 
 
 @query
 def table_of(db: Db, listener: ListenerId) -> TableId | None:
-    """The chain with a listener's routes; ``None`` when Envoy does not serve it."""
+    """The HTTP chain with a listener's routes; ``None`` when it has none, or Envoy does not serve it."""
     fleet = fleet_of(db, listener.gateway)
-    groups = chain_groups(db, fleet)
+    groups = http_groups(db, fleet)
     return next((TableId(fleet, group.name) for _, group in groups if listener in group.members), None)
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
     """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
-    groups = chain_groups(db, table.fleet)
+    groups = http_groups(db, table.fleet)
     return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
 
 
@@ -221,6 +237,14 @@ def _groups(
         yield ChainGroup(
             kind=first.chain_kind,
             name=other_names.get(name, name),
-            stat_prefix=f"{first.chain_kind.lower()}-{port}",
+            stat_prefix=f"{_stats(first)}-{port}",
             members=tuple(each.id for each in (first, *others)),
         )
+
+
+def _stats(listener: Listener) -> str:
+    """What the names of a chain's statistics begin with, before its port."""
+    kind = (listener.chain_kind or "").lower()
+    if kind == "tls":
+        return "tls-passthrough" if listener.passthrough else "tls-terminate"
+    return kind

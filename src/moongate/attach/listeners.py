@@ -50,8 +50,10 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
-ChainKind = Literal["HTTP", "HTTPS"]
-"""What the filter chains of a listener are made of."""
+ChainKind = Literal["HTTP", "HTTPS", "TLS", "TCP", "UDP"]
+"""What the filter chains of a listener are made of; those of UDP have none, but a listener filter."""
+HTTP_CHAINS: Final[tuple[ChainKind, ...]] = ("HTTP", "HTTPS")
+"""The kinds with a route configuration."""
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 """The label that each namespace has, with its name."""
@@ -68,7 +70,8 @@ class Listener(Struct, frozen=True):
     Args:
         id: which it is.
         protocol: as written.
-        chain_kind: what Envoy serves it with; ``None`` when it cannot serve the protocol yet.
+        chain_kind: what Envoy serves it with; ``None`` when it does not know the protocol.
+        passthrough: whether it passes TLS on as it is.
         port: as written.
         container_port: where Envoy listens.
         hostname: "" for any.
@@ -95,6 +98,7 @@ class Listener(Struct, frozen=True):
     conditions: tuple[Condition, ...]
     ready: bool
     http1_only: bool
+    passthrough: bool = False
     certificate_faults: tuple[Problem, ...] = ()
 
 
@@ -299,17 +303,17 @@ def _kinds(spec: ListenerSpec) -> tuple[str, ...] | None:
     """Kinds of routes that a listener's protocol allows; ``None`` for an unknown protocol."""
     if spec.protocol not in PROTOCOLS:
         return None
-    passthrough = spec.protocol == "TLS" and spec.tls is not None and spec.tls.mode == "Passthrough"
-    return kinds_for(spec.protocol, passthrough=passthrough)
+    return kinds_for(spec.protocol, passthrough=_passes_through(spec))
 
 
-def chain_kind(spec: ListenerSpec) -> ChainKind | None:
-    """What Envoy serves a listener with; ``None`` when it does not reach Envoy yet."""
-    match spec.protocol:
-        case "HTTP":
-            return "HTTP"
-        case "HTTPS":
-            return "HTTPS"
+def _passes_through(spec: ListenerSpec) -> bool:
+    return spec.protocol == "TLS" and spec.tls is not None and spec.tls.mode == "Passthrough"
+
+
+def _chain_kind(protocol: str) -> ChainKind | None:
+    match protocol:
+        case "HTTP" | "HTTPS" | "TLS" | "TCP" | "UDP":
+            return protocol
         case _:
             return None
 
@@ -542,7 +546,7 @@ def _conclude(draft: _Draft) -> None:
         _conclude_failed(draft, draft.failure)
     elif not reasons or partly:
         draft.ready = True
-        draft.set_condition("Programmed", "True", "Programmed", _programmed(draft))
+        draft.set_condition("Programmed", "True", "Programmed", "The listener is sent to Envoy.")
     elif "Programmed" not in reasons:
         draft.set_condition("Programmed", "False", "Invalid", "Not served; the other conditions say why.")
     if "ResolvedRefs" not in draft.conditions:
@@ -558,12 +562,6 @@ def _conclude_failed(draft: _Draft, failure: Failed) -> None:
     draft.ready = True
     draft.set_condition("Programmed", "False", "InternalError", message)
     draft.set_condition("ResolvedRefs", "Unknown", "InternalError", message)
-
-
-def _programmed(draft: _Draft) -> str:
-    if chain_kind(draft.spec) is not None:
-        return "The listener is sent to Envoy."
-    return f"The listener is valid; routes of protocol {draft.spec.protocol} are not served by this version."
 
 
 def _overlaps(drafts: list[_Draft]) -> None:
@@ -611,7 +609,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
     return Listener(
         id=draft.id,
         protocol=draft.spec.protocol,
-        chain_kind=chain_kind(draft.spec),
+        chain_kind=_chain_kind(draft.spec.protocol),
         port=draft.spec.port,
         container_port=_container_port(draft.spec.port, shift),
         hostname=draft.hostname,
@@ -621,6 +619,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         conditions=tuple(_conditions(draft, generation)),
         ready=draft.ready,
         http1_only=draft.http1_only,
+        passthrough=_passes_through(draft.spec),
         certificate_faults=draft.certificate_faults,
     )
 
@@ -658,3 +657,8 @@ def _grouped(drafts: Iterable[_Draft], key: Callable[[_Draft], K]) -> dict[K, li
     for draft in drafts:
         groups[key(draft)].append(draft)
     return groups
+
+
+def passes_through(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener passes TLS on as it is."""
+    return any(each.id == listener and each.passthrough for each in last_judged(db, listener.gateway))

@@ -22,7 +22,10 @@ from msgspec import Struct
 
 from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
-from moongate.api.route import RequestRoute, Route
+from moongate.api.route import ConnectionRoute, RequestRoute, Route
+from moongate.api.tcproute import TCPRoute
+from moongate.api.tlsroute import TLSRoute
+from moongate.api.udproute import UDPRoute
 from moongate.attach.grpc_matches import call_matches
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class RouteKind(Struct, frozen=True, kw_only=True):
         passthrough: whether a TLS listener may take them that does not end TLS itself.
         type: the resource; ``None`` for a kind that is known and not built yet.
         matches: what a rule matches on, in its order; ``None`` for a kind that looks at no requests.
+        one_rule: whether a route with several rules is not accepted.
         upstream: the protocol that its backends speak, whatever they say themselves.
         upgrades: the protocols that a request may ask to be upgraded to.
         filters: HTTP filters that such routes need, in order.
@@ -72,6 +76,7 @@ class RouteKind(Struct, frozen=True, kw_only=True):
     passthrough: bool = False
     type: type[Route] | None = None
     matches: Callable[[Any], tuple[RequestMatch, ...]] | None = None
+    one_rule: bool = False
     upstream: Protocol | None = None
     upgrades: tuple[str, ...] = ()
     filters: tuple[KindFilter, ...] = ()
@@ -118,11 +123,12 @@ ROUTE_KINDS: Final = (
         least_direct_status=300,  # of 2xx a client expects a message, which Envoy's own answer has not
         counts_if_refused=False,
     ),
-    RouteKind(name="TCPRoute", protocols=("TCP", "TLS")),
-    RouteKind(name="TLSRoute", protocols=("TLS",), passthrough=True),
-    RouteKind(name="UDPRoute", protocols=("UDP",)),
+    RouteKind(name=TCPRoute.KIND, protocols=("TCP", "TLS"), type=TCPRoute, one_rule=True, upstream="TCP"),
+    RouteKind(name=TLSRoute.KIND, protocols=("TLS",), passthrough=True, type=TLSRoute, upstream="TCP"),
+    RouteKind(name=UDPRoute.KIND, protocols=("UDP",), type=UDPRoute, one_rule=True, upstream="UDP"),
 )
-"""All kinds. Of two routes that match alike, the one whose kind comes first wins, whichever is older."""
+"""All kinds. Of two routes that match the same requests, the one whose kind comes first wins, whichever is
+older."""
 
 KIND_FILTERS: Final = tuple(one for kind in ROUTE_KINDS for one in kind.filters)
 """The HTTP filters of all kinds, in the order of a chain."""
@@ -138,6 +144,10 @@ REQUEST_ROUTE_TYPES: Final[tuple[type[RequestRoute], ...]] = tuple(
     route for route in ROUTE_TYPES if issubclass(route, RequestRoute)
 )
 """The built kinds that match on requests."""
+CONNECTION_ROUTE_TYPES: Final[tuple[type[ConnectionRoute], ...]] = tuple(
+    route for route in ROUTE_TYPES if issubclass(route, ConnectionRoute)
+)
+"""The built kinds that take connections as they are."""
 
 
 def route_kind(name: str) -> RouteKind:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 5
 """How many hostnames or listeners a message names."""
+INVALID_RULE = "InvalidRule"
+"""The reason why a route is not accepted that has too many rules for its kind."""
 ANY = "*"
 """The hostname of the virtual host for requests that no other virtual host matches."""
 
@@ -135,7 +137,7 @@ def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
 def attachments_of(db: Db, resource: Route) -> tuple[Attachment, ...]:
     """As ``attachments``, for a query that reads the route itself and so runs again with each edit of it."""
     route = resource.ref
-    gateways = [_gateway(parent, route.namespace) for parent in resource.spec.parent_refs]
+    gateways = [gateway_of(parent, route.namespace) for parent in resource.spec.parent_refs]
     judged = {
         gateway: iter(attachments_at(db, route, gateway)) for gateway in gateways if gateway is not None
     }
@@ -150,7 +152,7 @@ def parent_gateways(resource: Route) -> dict[Ref | None, None]:
 
     ``DEFAULTS`` is one of them where the route asks for the default Gateways.
     """
-    named = dict.fromkeys(_gateway(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
+    named = dict.fromkeys(gateway_of(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
     return named | ({DEFAULTS: None} if resource.by_default else {})
 
 
@@ -193,10 +195,10 @@ def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
     resource = get(db, Route, route)
     if resource is None or not managed(db, gateway):
         return ()
-    parents = [p for p in resource.spec.parent_refs if _gateway(p, route.namespace) == gateway]
+    parents = [p for p in resource.spec.parent_refs if gateway_of(p, route.namespace) == gateway]
     if not parents and resource.by_default and is_default(db, gateway):
         parents = [default_parent(gateway)]
-    return tuple(_judge(db, route, resource.hostnames, parent, gateway) for parent in parents)
+    return tuple(_judge(db, resource, parent, gateway) for parent in parents)
 
 
 def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
@@ -338,7 +340,7 @@ def last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
 def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a listener may have something under its own hostname. Most routes have narrower ones."""
     written = _parts(db, HOSTNAMES, as_parent(db, listener.gateway))
-    return any(shard(name) in written for name in _written(db, listener, host)) or reserved(
+    return any(shard(name) in written for name in written_as(db, listener, host)) or reserved(
         db, listener, host
     )
 
@@ -350,7 +352,7 @@ def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
 
 def _under(db: Db, listener: ListenerId, host: str) -> list[tuple[Ref, str]]:
     """The parents and hostnames that routes may have written which a listener serves under ``host``."""
-    parents, written = as_parent(db, listener.gateway), _written(db, listener, host)
+    parents, written = as_parent(db, listener.gateway), written_as(db, listener, host)
     return [(parent, name) for parent in parents for name in written]
 
 
@@ -362,7 +364,7 @@ def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     """
     at = _under(db, listener, host)
     candidates = {route for key in at for route in find_in(db, ROUTES_BY_HOSTNAME, key, part)}
-    return _served(db, candidates, listener, host, also_unjudged=True)
+    return taken_under(db, candidates, listener, host, also_unjudged=True)
 
 
 def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) -> list[Ref]:
@@ -378,7 +380,7 @@ def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) ->
     """
     at = [(parent, name, path) for parent, name in _under(db, listener, host)]
     candidates = {route for key in at for route in find(db, ROUTES_BY_PATH, key)}
-    return _served(db, candidates, listener, host)
+    return taken_under(db, candidates, listener, host)
 
 
 def reserved(db: Db, listener: ListenerId, host: str) -> bool:
@@ -491,13 +493,25 @@ def _directory(db: Db, gateway: Ref) -> _Directory:
     )
 
 
-def _written(db: Db, listener: ListenerId, host: str) -> list[str]:
+def listeners_of(db: Db, gateway: Ref) -> tuple[ListenerId, ...]:
+    """The listeners of a Gateway, in the order of its spec."""
+    return tuple(each.id for each in _directory(db, gateway).listeners)
+
+
+def hosts_if_taken(db: Db, listener: ListenerId, route: Route) -> tuple[str, ...]:
+    """The hostnames that a route has on a listener if that takes it, sorted."""
+    known = _directory(db, listener.gateway)
+    own = known.get(listener)
+    return () if own is None else _hosts_on(route.hostnames, own, known)
+
+
+def written_as(db: Db, listener: ListenerId, host: str) -> list[str]:
     """The hostnames that routes may have written that are served under ``host``."""
     own = _own_hostname(db, listener)
     return [host, "", *wider(host)] if own is not None and host == (own or ANY) else [host]
 
 
-def _served(
+def taken_under(
     db: Db, candidates: set[Ref], listener: ListenerId, host: str, *, also_unjudged: bool = False
 ) -> list[Ref]:
     """Those of some routes that a listener serves under a hostname, sorted."""
@@ -506,7 +520,7 @@ def _served(
     attached = attachments_at.attempt_each(db, [(route, listener.gateway) for route in in_order])
     for route, judged in zip(in_order, attached, strict=True):
         if isinstance(judged, Failed):
-            taken = also_unjudged and _is_open_to(db, listener, route)
+            taken = also_unjudged and is_open_to(db, listener, route)
         else:
             taken = host in _hosts_at(judged, listener)
         if taken:
@@ -514,7 +528,7 @@ def _served(
     return routes
 
 
-def _is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
+def is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
     """Whether a listener accepts routes of a kind and namespace; True also if that is not known."""
     own = _directory(db, listener.gateway).get(listener)
     if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
@@ -534,9 +548,8 @@ def _unmatched(parent: ParentReference, listeners: tuple[Attachable, ...]) -> st
     return f"The Gateway has no listener of {' and '.join(wanted)}; it has {known}.{meant}"
 
 
-def _judge(
-    db: Db, route: Ref, hostnames: tuple[str, ...], parent: ParentReference, gateway: Ref
-) -> Attachment:
+def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref) -> Attachment:
+    route, hostnames = resource.ref, resource.hostnames
     known = _directory(db, gateway)
     if parent.section_name is None:
         near, named = known.near(hostnames), known.listeners
@@ -544,6 +557,9 @@ def _judge(
         near = named = tuple(known.listeners[n] for n in known.named.get(parent.section_name, ()))
     open_to = _open_to(db, route, parent, near)
     taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, known)))
+    if taken and route_kind(route.kind).one_rule and (count := len(resource.spec.rules)) != 1:
+        message = f"A {route.kind} has one rule, and this one has {count}: put their backends into one rule."
+        return Attachment(parent, gateway, (), Problem("spec.rules", message, INVALID_RULE))
     if taken:
         return Attachment(parent, gateway, taken)
     named = tuple(a for a in named if parent.port in (None, a.port))
@@ -610,7 +626,8 @@ def _is_isolated(host: str, listener: Attachable, known: _Directory) -> bool:
     return any(other == host or len(other) > len(own) for other in (*narrower, *others))
 
 
-def _gateway(parent: ParentReference, namespace: str) -> Ref | None:
+def gateway_of(parent: ParentReference, namespace: str) -> Ref | None:
+    """The Gateway that a parentRef in a resource of ``namespace`` names; ``None`` for another kind."""
     if parent.group != GATEWAY_GROUP or parent.kind != Gateway.KIND:
         return None
     return Ref.of(Gateway, parent.namespace or namespace, parent.name)

@@ -236,16 +236,11 @@ def statuses(world: World) -> list[dict[str, Any]]:
 
 def status_diagnostics(world: World, files: Files) -> Iterator[Diagnostic]:
     """The degraded conditions of all statuses, each at the field that causes it."""
-    from moongate.api.gateway import Gateway
     from moongate.status.causes import causes
     from moongate.status.degraded import degradations
-    from moongate.status.gateways import GatewayStatus, as_built
 
     held = world.store.held()
     for ref, status in sorted(world.statuses().items()):
-        gateway = held[ref]
-        if isinstance(gateway, Gateway) and isinstance(status, GatewayStatus):
-            status = as_built(status, gateway)  # noqa: PLW2901 - the same status, with what it lacks
         faults = causes(world.db, held[ref])
         for degradation in degradations(held[ref], status):
             for fault in faults.get((degradation.at, degradation.condition)) or degradation.problems:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
         HttpConnectionManager,
     )
+    from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
     from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
@@ -333,6 +334,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
             that set a field, the oldest decides.
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
+        tcp_proxy: settings on the proxy of a route of connections.
     """
 
     kind: str = ""
@@ -353,6 +355,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
+    tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None
 
     @property
     def shapes_rules(self) -> bool:

@@ -3,7 +3,7 @@
 Set by:      BackendTrafficPolicy ``spec.loadBalancer``
 Precedence:  the most specific policy wins; without one, the less busy of two random endpoints
 Envoy:       ``Cluster.load_balancing_policy``, extensions/load_balancing_policies/*/v3;
-             ``RouteAction.hash_policy``
+             ``RouteAction.hash_policy``; ``TcpProxy.hash_policy``, for a hash of the source address
 Cases:       load_balancer.md beside this file: its reference page and its golden tests
 """
 
@@ -45,6 +45,7 @@ from moongate.xds.wire import packed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
     from google.protobuf.message import Message
 
     from moongate.engine import Db
@@ -88,6 +89,12 @@ def route(edit: RouteEdit, balancer: Effective[LoadBalancer]) -> None:
     if spec.type == "BackendUtilization" and not _utilized(spec).keep_response_headers:
         removed = edit.message.response_headers_to_remove
         removed.extend(name for name in _ORCA_HEADERS if name not in removed)
+
+
+def tcp_proxy(proxy: TcpProxy, balancer: Effective[LoadBalancer]) -> None:
+    hashed = _hashed(balancer.value)
+    if hashed is not None and hashed.type == "SourceIP":
+        proxy.hash_policy.add().source_ip.SetInParent()
 
 
 def cluster(edit: ClusterEdit, balancer: Effective[LoadBalancer]) -> None:
@@ -252,4 +259,5 @@ FEATURE = Feature(
     one_cluster=one_cluster,
     route=route,
     cluster=cluster,
+    tcp_proxy=tcp_proxy,
 )

@@ -75,6 +75,7 @@ _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _COLOURS = {1: _CYAN, 2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
 
 _RULE = re.compile(r"^[a-z]+route/([^/]+)/([^/]+)/rule/(-?\d+)")
+_CHAIN = re.compile(r"^[a-z]+route/[^/]+/[^/]+$")
 _RULE_CLUSTER = re.compile(r"^[a-z]+route/[^/]+/[^/]+/rule/-?[0-9a-f]+$")
 _RULE_BACKEND = re.compile(r"^[a-z]+route/.*/backend/(\d+)$")
 _SHARED = re.compile(r"^(?:backend|service|serviceimport)/([^/]+)/([^/]+)/(\d+)(?:/|$)")
@@ -213,7 +214,8 @@ def _line(entry: dict[str, Any]) -> str:
     else:
         # Not HTTP: for a TCP or TLS connection, show its server name or address, and its bytes.
         path = text("requested_server_name") or text("downstream_local_address")
-        words.append(f"{_BOLD}TCP {_PLAIN} {path}")
+        network = "UDP" if text("upstream_cluster").startswith("udproute/") else "TCP"
+        words.append(f"{_BOLD}{network} {_PLAIN} {path}")
         words.append(f"{text('bytes_received') or 0}B in, {text('bytes_sent') or 0}B out")
     words.append(f"{text('duration') or 0}ms")
     if flags:
@@ -238,7 +240,12 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _at(listener: str, rule: re.Match[str] | None) -> str:
-    """``shop/web/http`` without the namespace, if that is the one of the route."""
+    """``shop/web/http`` without the namespace, if that is the one of the route.
+
+    "" for the chain of a route of connections, which says no more than its cluster.
+    """
+    if _CHAIN.match(listener):
+        return ""
     return listener.removeprefix(f"{rule[1]}/") if rule is not None else listener
 
 

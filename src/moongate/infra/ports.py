@@ -17,7 +17,10 @@ from moongate.xds.refusals import bind_failure
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LISTENING = "0A"
+_TABLES = {False: ("tcp", "tcp6"), True: ("udp", "udp6")}
+"""By whether a port is one of UDP: the tables of /proc/net with its sockets."""
+_WAITING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
+"""The state of a socket that takes what anybody sends: of TCP it listens, of UDP it is not connected."""
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -31,12 +34,15 @@ class PortError(Exception):
     """A port cannot be bound; the message says why, and what to do."""
 
 
-def explain_bind_failure(message: str, envoys: Mapping[int, str] = MappingProxyType({})) -> str | None:
+def explain_bind_failure(
+    message: str, envoys: Mapping[int, str] = MappingProxyType({}), *, is_udp: bool = False
+) -> str | None:
     """The reason and the advice in one or two sentences; None if ``message`` is about no bind failure.
 
     Args:
         message: the message of a NACK of Envoy; a bind failure is at its beginning.
         envoys: process id → fleet of the Envoys of this moongate.
+        is_udp: whether the port is one of UDP.
     """
     failure = bind_failure(message)
     if failure is None:
@@ -45,7 +51,7 @@ def explain_bind_failure(message: str, envoys: Mapping[int, str] = MappingProxyT
     if "permission denied" in why.lower():
         return _privileged(port)
     if failure.in_use:
-        return _taken(port, envoys)
+        return _taken(port, envoys, is_udp=is_udp)
     if "cannot assign requested address" in why.lower():
         return (
             f"No interface of this machine has the address {address}, which --bind or the Gateway's "
@@ -74,26 +80,27 @@ def _first_unprivileged() -> int:
         return 1024
 
 
-def _taken(port: int, envoys: Mapping[int, str]) -> str:
-    holder = port_holder(port)
+def _taken(port: int, envoys: Mapping[int, str], *, is_udp: bool) -> str:
+    holder = port_holder(port, is_udp=is_udp)
+    what, shown = (f"Port {port} of UDP", "-lunp") if is_udp else (f"Port {port}", "-ltnp")
     if holder is None:
         return (
-            f"Port {port} is taken by a process of another user; `sudo ss -ltnp 'sport = :{port}'` names it. "
+            f"{what} is taken by a process of another user; `sudo ss {shown} 'sport = :{port}'` names it. "
             f"End it, or {OTHER_PORT}."
         )
     pid, name = holder
     if pid in envoys:
         return (
-            f"Port {port} is still open for {envoys[pid]}, whose Envoy (process {pid}) has not given it up. "
+            f"{what} is still open for {envoys[pid]}, whose Envoy (process {pid}) has not given it up. "
             f"Wait for that, or {OTHER_PORT}."
         )
     left = " If an earlier moongate has left it running, `moongate stop` ends it." if name == _ENVOY else ""
-    return f"Port {port} is taken by {name} (process {pid}); end it, or {OTHER_PORT}.{left}"
+    return f"{what} is taken by {name} (process {pid}); end it, or {OTHER_PORT}.{left}"
 
 
-def port_holder(port: int) -> tuple[int, str] | None:
-    """Process id and name of the process that listens on a TCP port; None if we may not see it."""
-    sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table, port)}
+def port_holder(port: int, *, is_udp: bool = False) -> tuple[int, str] | None:
+    """Process id and name of the process that listens on a port; None if we may not see it."""
+    sockets = {f"socket:[{inode}]" for table in _TABLES[is_udp] for inode in _listening(table, port)}
     if not sockets:
         return None
     for process in Path("/proc").iterdir():
@@ -116,5 +123,5 @@ def _listening(table: str, port: int) -> list[str]:
     return [
         fields[9]
         for fields in map(str.split, rows)
-        if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port
+        if fields[3] == _WAITING[table] and int(fields[1].rpartition(":")[2], 16) == port
     ]

@@ -30,6 +30,7 @@ from moongate.api.base import Ref, fields_of
 from moongate.api.marks import NOT_SUPPORTED, marked_fields, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
+from moongate.api.route import Route
 from moongate.attach.policies import (
     Applied,
     Policy,
@@ -38,13 +39,15 @@ from moongate.attach.policies import (
     applied_to_listener,
     policy_attachments,
 )
+from moongate.attach.route_kinds import route_kind
 from moongate.engine import query
 from moongate.features import FEATURES
 from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import reference_problems
-from moongate.policies.security_policy import FaultySecurityPolicy
+from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
 from moongate.problem import Problem
+from moongate.store import get
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -260,6 +263,48 @@ def rule_settings(db: Db, policies: tuple[Applied, ...]) -> RuleSettings:
         tuple(policy.owner for policy in merged if not policy.failed),
         failed=any(policy.failed for policy in merged),
     )
+
+
+@query
+def refuses_connections(db: Db, listener: ListenerId, route: Ref) -> bool:
+    """Whether no connection may pass to a route that takes them as they are.
+
+    A policy for the route that lets only some requests pass cannot be enforced, as no request is looked at.
+    """
+    resource = get(db, Route, route)
+    names = {rule.name or "" for rule in resource.spec.rules} if resource is not None else set[str]()
+    own = {policy for _, policy in policy_attachments(db, route)}
+    for rule in sorted(names):
+        policies = rule_policies(db, listener, route, rule)
+        if rule_settings(db, policies).failed:
+            return True
+        owners = (each for applied in policies for each in applied if each in own)
+        if any(unenforceable(db, owner, route) for owner in owners if owner is not None):
+            return True
+    return False
+
+
+def unenforceable(db: Db, policy: Ref, route: Ref) -> Problem | None:
+    """Why a policy cannot be enforced for a route that it targets; ``None`` if it can."""
+    resource: Policy | None = db.read(policy)
+    if route_kind(route.kind).matches is not None or not isinstance(resource, SecurityPolicy):
+        return None
+    looking = sorted(resource.demands - {"authorization"})
+    if not looking:
+        return None
+    fields = ", ".join(f"spec.{_wire_name(resource.spec, field)}" for field in looking)
+    message = (
+        f"It looks at requests, and {route} takes connections as they are. So all its connections are closed "
+        "until it has no such policy."
+    )
+    return Problem(fields, message)
+
+
+def connection_settings(db: Db, listener: ListenerId, route: Ref, rule: str) -> Settings:
+    """The settings of a route of connections for its proxy."""
+    merged = _all(db, rule_policies(db, listener, route, rule))
+    features = (each for policy in merged for each in policy.features() if each[0].tcp_proxy is not None)
+    return tuple(sorted(features, key=_place))
 
 
 @query

@@ -21,6 +21,7 @@ from msgspec import structs
 from moongate import names
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
+from moongate.api.route import ConnectionRoute
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition, sentence
 from moongate.status.degraded import degradations, faulty_fields
@@ -181,7 +182,10 @@ class Statuses:
         if not messages:
             return status
         generation = resource.metadata.generation
-        kept = STAYS_AS_IT_WAS if isinstance(status, PolicyStatus) else _KEPT
+        if isinstance(status, PolicyStatus):
+            kept = STAYS_AS_IT_WAS
+        else:
+            kept = _KEPT_OPEN if isinstance(resource, ConnectionRoute) else _KEPT
         refused = condition("Programmed", "False", "Refused", " ".join((*messages, kept)), generation)
         if isinstance(status, PolicyStatus):
             ancestors = (
@@ -196,6 +200,8 @@ class Statuses:
 
 _KEPT: Final = "What was in force of it stays so; requests to what never was are answered with 500."
 """What happens to the requests of a route that Envoy refuses in part."""
+_KEPT_OPEN: Final = "What was in force of it stays so; connections to what never was are closed."
+"""What happens to the connections of a route that Envoy refuses."""
 
 
 def _with(conditions: tuple[Condition, ...], condition: Condition) -> tuple[Condition, ...]:

@@ -18,7 +18,6 @@ from msgspec import Struct, structs
 from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
-from moongate.api.marks import NOT_SUPPORTED
 from moongate.attach.backend_tls import gateway_certificate
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import (
@@ -29,7 +28,7 @@ from moongate.attach.gateways import (
     proxy_problems,
     rejection,
 )
-from moongate.attach.listeners import chain_kind, listeners
+from moongate.attach.listeners import listeners
 from moongate.attach.routes import attached_counts
 from moongate.engine import query
 from moongate.problem import Problem
@@ -256,8 +255,7 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     conditions = {c.type: c for c in status.conditions}
     generation = gateway.metadata.generation
     conditions.setdefault("Accepted", _accepted(status, generation))
-    built = as_built(status, gateway).listeners
-    listeners = tuple(_as_in_envoy(each, envoys, generation) for each in built)
+    listeners = tuple(_as_in_envoy(each, envoys, generation) for each in status.listeners)
     programmed = _programmed(conditions["Accepted"], gateway, listeners, envoys)
     conditions.setdefault("Programmed", programmed)
     return structs.replace(
@@ -280,24 +278,6 @@ def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) 
         message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
         return _not_programmed(listener, condition("Programmed", "False", "Pending", message, generation))
     return listener
-
-
-def as_built(status: GatewayStatus, gateway: Gateway) -> GatewayStatus:
-    """A Gateway's status in which listeners of protocols that are not built yet are not programmed."""
-    unserved = {each.name for each in gateway.spec.listeners if chain_kind(each) is None}
-    generation = gateway.metadata.generation
-    listeners = tuple(
-        _unserved(each, generation) if each.name in unserved else each for each in status.listeners
-    )
-    return structs.replace(status, listeners=listeners)
-
-
-def _unserved(listener: ListenerStatus, generation: int) -> ListenerStatus:
-    """A listener of a protocol that is not built yet; if it has a fault, its condition already says so."""
-    if not _is_true(listener, "Programmed"):
-        return listener
-    message = "Nothing listens here: the protocol of the listener is not built yet."
-    return _not_programmed(listener, condition("Programmed", "False", NOT_SUPPORTED, message, generation))
 
 
 def _not_programmed(listener: ListenerStatus, programmed: Condition) -> ListenerStatus:

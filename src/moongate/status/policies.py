@@ -56,7 +56,7 @@ from moongate.attach.policies import (
 from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import query
 from moongate.policies import POLICY_KINDS
-from moongate.policies.effective import effective_policy, rule_settings
+from moongate.policies.effective import effective_policy, rule_settings, unenforceable
 from moongate.policies.http_listeners import port_conflict, setting_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
@@ -230,6 +230,8 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
             draft.hold(_problems(db, policy, None))
         for listener, parent in parents.items():
             problems = _problems(db, policy, parent)
+            if (problem := unenforceable(db, policy, route)) is not None:
+                problems.append(problem)
             draft.hold(problems)
             _note_refusals(db, Applied(policy, parent), listener, draft)
             if parent is None:

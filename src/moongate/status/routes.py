@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from moongate.api.base import Condition, ListenerId, Ref
-from moongate.api.route import RequestRoute, Route
+from moongate.api.route import ConnectionRoute, RequestRoute, Route
 from moongate.api.shared import ParentReference
+from moongate.attach.connections import route_of
 from moongate.attach.gateways import controller_name
 from moongate.attach.matches import matches, overlap_key, unbuildable
 from moongate.attach.route_kinds import order, written_matches
-from moongate.attach.routes import attachments_of, paths, routes_on
+from moongate.attach.routes import ANY, INVALID_RULE, attachments_of, paths, routes_on
 from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
 from moongate.policies.effective import effective_rule
@@ -24,7 +25,7 @@ from moongate.problem import Problem
 from moongate.status.conditions import condition, sentence, unsupported
 from moongate.status.missing_filters import not_programmed, refusals
 from moongate.store import get
-from moongate.xds.destinations import rule_destination
+from moongate.xds.destinations import connection_destination, rule_destination
 from moongate.xds.rule_routes import MOST_BYTES, excessive_rules
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 MAX_PARENTS: Final = 32
 _NOT_REACHED: Final = (
     "No request reaches the route by this parent: it is answered by another route, or with 404."
+)
+_NO_CONNECTION: Final = (
+    "No connection reaches the route by this parent: it goes to another route, or is closed."
 )
 MAX_NAMED: Final = 5
 """How many of the routes that overlap with one are named to it. The others are not even counted: each that
@@ -144,6 +148,8 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
     without: list[Problem] = []
     gateway = attachment.gateway
     at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
+    if isinstance(route, ConnectionRoute):
+        return Faults((), tuple(map(_as_sentence, connection_destination(db, at, route.ref).unresolved)), ())
     for index, rule in enumerate(route.spec.rules):
         if (fault := unbuildable(written_matches(route.KIND, rule))) is not None:
             message = (
@@ -162,6 +168,10 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
         without += destination.without_endpoints
     refused += ((index, _excess(index)) for index in _excessive(db, route.ref, attachment))
     return Faults(tuple(refused), tuple(map(_as_sentence, unresolved)), tuple(without))
+
+
+def _not_reached(route: Route) -> str:
+    return _NO_CONNECTION if isinstance(route, ConnectionRoute) else _NOT_REACHED
 
 
 def _excessive(db: Db, route: Ref, attachment: Attachment) -> list[int]:
@@ -189,12 +199,17 @@ def _as_sentence(fault: Problem) -> Problem:
 def _conditions(db: Db, route: Route, attachment: Attachment) -> tuple[Condition, ...]:
     generation = route.metadata.generation
     problem = attachment.problem
+    if problem is not None and problem.reason == INVALID_RULE:
+        # What the rules refer to is not looked at.
+        message = problem.saying(_not_reached(route)).message
+        return (condition("Accepted", "False", INVALID_RULE, message, generation), *unsupported(route))
     of_rules = faults(db, route, attachment)
     unresolved, without = of_rules.unresolved, of_rules.without_endpoints
-    conditions = list(_accepted(route, of_rules.refused, generation))
+    older = "".join(_older(db, route, attachment))
+    conditions = list(_accepted(route, of_rules.refused, generation, older))
     if problem is not None:
         conditions = [c for c in conditions if c.type != "Accepted"]
-        message = problem.saying(_NOT_REACHED).message
+        message = problem.saying(_not_reached(route)).message
         conditions.append(condition("Accepted", "False", problem.reason, message, generation))
     if unresolved:
         message = "\n".join(dict.fromkeys(f"{fault.path}: {fault.message}" for fault in unresolved))
@@ -241,8 +256,23 @@ def _named(others: set[Ref]) -> str:
     return f"{first} and others" if len(others) > MAX_NAMED else first
 
 
-def _accepted(route: Route, refused: Sequence[tuple[int, Problem]], generation: int) -> tuple[Condition, ...]:
-    accepted = condition("Accepted", "True", "Accepted", "Route is accepted", generation)
+def _older(db: Db, route: Route, attachment: Attachment) -> Iterator[str]:
+    """Which older routes get connections that a route takes as well: the rest of a sentence."""
+    if not isinstance(route, ConnectionRoute):
+        return
+    for listener, hosts in attachment.hosts:
+        taken = {host: route_of(db, listener, host) for host in hosts}
+        lost = {host: of for host, of in taken.items() if of is not None and of != route.ref}
+        if lost:
+            of_them = "" if hosts == (ANY,) else f" for {', '.join(list(lost)[:MAX_NAMED])}"
+            owners = ", ".join(dict.fromkeys(map(str, lost.values())))
+            yield f"; but the connections of listener {listener.name}{of_them} go to {owners}, which is older"
+
+
+def _accepted(
+    route: Route, refused: Sequence[tuple[int, Problem]], generation: int, older: str = ""
+) -> tuple[Condition, ...]:
+    accepted = condition("Accepted", "True", "Accepted", f"Route is accepted{older}", generation)
     if not refused:
         return (accepted,)
     problems = [fault for _, fault in refused]

@@ -38,6 +38,7 @@ from moongate.attach.backends import (
     Backend,
     Endpoint,
     Target,
+    backend,
     endpoints,
     is_ip,
     reached_from,
@@ -59,7 +60,15 @@ from moongate.xds.cluster_keys import (
     SinkCluster,
     StableRule,
 )
-from moongate.xds.destinations import first_gateway, index_of, rule_to_service, served_on, to_service
+from moongate.xds.destinations import (
+    connection_destination,
+    connection_section,
+    first_gateway,
+    index_of,
+    rule_to_service,
+    served_on,
+    to_service,
+)
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.upstream_tls import mark, secure, speaks_tls_only
@@ -108,10 +117,9 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if isinstance(key, SinkCluster):
         return _sink_cluster(db, key)
     members = _members(db, key)
-    if not members:
+    if members is None:
         return None
-    gateway = _gateway(db, key)
-    backends = [_spoken_to(key, reached_from(db, gateway, at, routed)) for at, _, _, routed, _ in members]
+    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
@@ -123,7 +131,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _discover(message)
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members[0]))
+    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
     _set(edit, cluster_settings(db, _policies(db, key)))
     secure(message, http, backends)
     _speak(message, http, usable)
@@ -137,9 +145,8 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     sink = sinks.sink(db, key.fleet, key.name)
     if sink is None:
         return None
-    members = _members(db, key)
-    gateway = _gateway(db, key)
-    backends = [reached_from(db, gateway, at, routed) for at, _, _, routed, _ in members]
+    members = _request_members(db, key)
+    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
     usable = [b for b in backends if b.problem is None]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     owner = fleet_proxy(db, key.fleet).owner
@@ -202,10 +209,9 @@ def secret_server(db: Db, key: SecretServerCluster) -> XdsResource:
 def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     """The load assignment of a cluster; ``None`` for a DNS cluster, or if there is no such cluster."""
     members = _members(db, key)
-    if not members:
+    if members is None:
         return _assignment_without_members(db, key)
-    gateway = _gateway(db, key)
-    judged = (reached_from(db, gateway, at, routed) for at, _, _, routed, _ in members)
+    judged = (_reached(db, key, at, routed) for at, _, _, routed, _ in members)
     usable = [b for b in judged if b.problem is None]
     if usable and all(b.dns for b in usable):
         return None
@@ -246,9 +252,11 @@ def weights(db: Db, route: Ref, rule: StableRule) -> tuple[int, ...]:
 @query
 def _rule_name(db: Db, route: Ref, rule: int) -> str:
     resource = get(db, Route, route)
-    return (
-        "" if resource is None or rule >= len(resource.spec.rules) else resource.spec.rules[rule].name or ""
-    )
+    if resource is None or rule >= len(resource.spec.rules):
+        return ""
+    if rule == names.ALL_RULES:
+        return connection_section(resource)
+    return resource.spec.rules[rule].name or ""
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
@@ -262,8 +270,26 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
     return () if resource is None else shown(resource.metadata.annotations)
 
 
-def _members(db: Db, key: ClusterKey) -> list[Member]:
-    """The backends of a cluster; none if its rule or backend is gone."""
+def _members(db: Db, key: ClusterKey) -> list[Member] | None:
+    """The backends of a cluster; ``None`` if its rule or backend is gone."""
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        return _connection_members(db, key)
+    return _request_members(db, key) or None
+
+
+def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
+    """The backends that connections of a route go to; there may be none that can be used."""
+    listener = _listener_of(db, key.fleet, key.route)
+    if listener is None:
+        return None
+    routed = rule_to_service(db, listener, key.route, _section(db, key))
+    return [
+        Member(at, names.backend(key.name, n), weight, routed)
+        for n, at, weight in connection_destination(db, listener, key.route).members
+    ]
+
+
+def _request_members(db: Db, key: ClusterKey) -> list[Member]:
     if isinstance(key, BackendCluster):
         return [Member(key.target, key.name, 1, to_service(db, key.fleet.owner))]
     if isinstance(key, PolicyCluster):
@@ -314,6 +340,13 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
+    """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        return backend(db, at, routed)
+    return reached_from(db, _gateway(db, key), at, routed)
+
+
 def _gateway(db: Db, key: ClusterKey) -> Ref:
     """The Gateway whose certificate a cluster shows to its backends."""
     if isinstance(key, RuleCluster | MirrorCluster):
@@ -323,15 +356,16 @@ def _gateway(db: Db, key: ClusterKey) -> Ref:
     return first_gateway(db, key.fleet)
 
 
-def _host(db: Db, key: ClusterKey, member: Member) -> str:
-    """The authority of a cluster's requests: a hostname of its route, or the name of its backend."""
+def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
+    """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
         listener = _listener_of(db, key.fleet, key.route)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
             return exact
-    return f"{member.target.ref.name}.{member.target.ref.namespace}"
+    first = members[0].target.ref if members else None
+    return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
 def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
@@ -396,6 +430,13 @@ def _defaults(families: tuple[str, ...]) -> bytes:
     message.common_lb_config.SetInParent()
     message.load_balancing_policy.CopyFrom(_least_request())
     return encode(message)
+
+
+@query
+def empty_cluster(_db: Db, _fleet: FleetId) -> XdsResource:
+    """The cluster without endpoints of a fleet, where connections go that no route takes."""
+    message = Cluster(name=names.EMPTY_CLUSTER, type=Cluster.STATIC)
+    return XdsResource.of(CLUSTER, message.name, encode(message))
 
 
 def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
@@ -479,7 +520,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
     """
     if any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
-    elif any(b.protocol != "HTTP" for b in backends):
+    elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
     elif http.WhichOneof("upstream_protocol_options") is None and speaks_tls_only(backends):
         http.auto_config.http_protocol_options.SetInParent()
@@ -518,9 +559,8 @@ def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: boo
         else endpoint_settings(db, _policies(db, key))
     )
     described = "endpoint" in holders(db, key.fleet)
-    gateway = _gateway(db, key)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
-        judged = reached_from(db, gateway, at, routed)
+        judged = _reached(db, key, at, routed)
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight

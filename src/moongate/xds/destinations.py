@@ -6,6 +6,8 @@ Theory of operation
 that the rule needs; ``clusters`` builds them. It reads no endpoints, so a changed endpoint does not rebuild
 routes.
 
+Routes of connections have one cluster each (``connection_destination``), whatever their backends are.
+
 Three kinds of cluster
 ======================
 * one per backend, shared by all rules that send to it (``mergeBackends``): named after the backend, so its
@@ -22,12 +24,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
-from moongate.api.route import Route
+from moongate.api.route import ConnectionRoute, Route
 from moongate.attach.backends import (
     Backend,
     Target,
@@ -37,9 +39,11 @@ from moongate.attach.backends import (
     target,
     why_empty,
 )
+from moongate.attach.connections import own_hosts
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import fleet_proxy, proxy
+from moongate.attach.listeners import passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
@@ -93,6 +97,7 @@ if TYPE_CHECKING:
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
     from moongate.engine import Db
 
@@ -361,6 +366,110 @@ def _identity(*of: Any) -> str:
     return version(repr(of).encode())[:8]
 
 
+class ConnectionDestination(Struct, frozen=True):
+    """Where the connections of a route go: to the backends that share its cluster.
+
+    Args:
+        members: the backends that can be used, each with its index among all of the route, and its weight.
+        unresolved: why the others cannot: condition ``ResolvedRefs``.
+    """
+
+    members: tuple[tuple[int, Target, int], ...] = ()
+    unresolved: tuple[Problem, ...] = ()
+
+
+@query
+def connection_destination(db: Db, listener: ListenerId, route: Ref) -> ConnectionDestination:
+    """The backends of all rules of a route of connections, as a listener serves it."""
+    resource = get(db, ConnectionRoute, route)
+    if resource is None:
+        return ConnectionDestination()
+    transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
+    to_service = rule_to_service(db, listener, route, connection_section(resource))
+    members: list[tuple[int, Target, int]] = []
+    faults: list[tuple[str, int, Problem]] = []
+    of_names: bool | None = None
+    refs = [
+        (f"spec.rules[{index}].backendRefs[{n}]", ref)
+        for index, rule in enumerate(resource.spec.rules)
+        for n, ref in enumerate(rule.backend_refs)
+    ]
+    for place, (path, ref) in enumerate(refs):
+        at = target(ref, route.namespace, transport)
+        judged = _permitted(db, listener.gateway, route, at, to_service)
+        if judged.tls is not None and not passes_through(db, listener):
+            judged = structs.replace(judged, problem=_NO_TLS)
+        problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+        if problem is not None:
+            faults.append((path, ref.weight, problem))
+        elif ref.weight:
+            members.append((place, at, ref.weight))
+            of_names = judged.dns
+    rest = _REST[transport] if members else _NOTHING_LEFT[transport]
+    return ConnectionDestination(
+        tuple(members),
+        tuple(
+            problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
+            for path, weight, problem in faults
+        ),
+    )
+
+
+_NO_TLS: Final = Problem(
+    "",
+    "the backend wants TLS (BackendTLSPolicy, or its tls), which is not built yet for routes of connections",
+    "InvalidBackendTLS",
+)
+"""Why nothing is sent in the clear to a backend that is to be spoken to in TLS."""
+_REST: Final = {
+    "TCP": "All connections go to the other backends.",
+    "UDP": "All datagrams go to the other backends.",
+}
+_NOTHING_LEFT: Final = {
+    "TCP": "No other backend is left, so connections are closed.",
+    "UDP": "No other backend is left, so datagrams are dropped.",
+}
+
+
+def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
+    """Why a sound backend cannot be in the cluster of a route of connections.
+
+    Args:
+        db: where to read.
+        at: the backend.
+        judged: its properties.
+        of_names: whether the backends before it have hostnames; ``None`` if there is none.
+    """
+    if judged.dynamic:
+        message = f"{at.ref} is of type DynamicResolver, which is not supported here"
+        return Problem("", message, "UnsupportedValue")
+    if judged.empty:
+        return _without_endpoints(db, "", at)
+    if of_names is not None and judged.dns is not of_names:
+        has, others = ("hostnames", "addresses") if judged.dns else ("addresses", "hostnames")
+        message = (
+            f"{at.ref} has {has}, and the backends before it have {others}; all backends of the route share "
+            "one cluster of Envoy, which cannot have both"
+        )
+        return Problem("", message, "UnsupportedAddressType")
+    return None
+
+
+def connection_section(route: Route) -> str:
+    """The name of the rule of a route of connections; "" where it has several, which share a cluster."""
+    (first, *others) = route.spec.rules or (None,)
+    return (first.name or "") if first is not None and not others else ""
+
+
+def connection_cluster(fleet: FleetId, route: Ref) -> RuleCluster:
+    """The cluster that the backends of a route of connections share.
+
+    Its name says nothing of the backends. They may change, and the filter chain of the route stays: Envoy
+    would close the connections of a chain that changes.
+    """
+    return RuleCluster(names.connection_cluster(route), fleet, route, names.ALL_RULES)
+
+
 @query
 def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ...]:
     """The clusters and secrets that a route needs in a fleet, for all listeners and rules.
@@ -371,6 +480,9 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     if resource is None:
         return ()
     keys: dict[ResourceKey, None] = {}
+    if isinstance(resource, ConnectionRoute):
+        serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
+        return (connection_cluster(fleet, route),) if serving else ()
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))

@@ -22,7 +22,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from moongate.attach.envoy_listeners import RouteTable, chain_groups, route_configurations
+from moongate.attach.envoy_listeners import (
+    RouteTable,
+    envoy_listeners,
+    http_groups,
+    route_configurations,
+)
 from moongate.attach.fleets import bind_addresses, fleet_of
 from moongate.attach.listeners import last_judged
 from moongate.attach.routes import wider
@@ -52,18 +57,42 @@ class TableUse(NamedTuple):
     """A route configuration, and which connections use it.
 
     Args:
-        listener: the Envoy listener.
         match: what a connection must match to come to it.
         addresses: the addresses on which the port is open.
         isolated: the hostnames of narrower matches at the same port, sorted; their connections do not use it.
         table: the route configuration.
     """
 
-    listener: str
     match: ChainMatch
     addresses: tuple[str, ...]
     isolated: tuple[str, ...]
     table: RouteTable
+
+
+class Place(NamedTuple):
+    """Where an Envoy listener is open.
+
+    Args:
+        port: its number.
+        is_udp: whether it is one of UDP.
+        addresses: the addresses on which it is open.
+    """
+
+    port: int
+    is_udp: bool
+    addresses: tuple[str, ...]
+
+
+class FleetUses(NamedTuple):
+    """What a fleet is to have.
+
+    Args:
+        places: each Envoy listener, by name: ``((name, place), …)``.
+        tables: the route configurations.
+    """
+
+    places: tuple[tuple[str, Place], ...]
+    tables: tuple[TableUse, ...]
 
 
 def draining(fleet: FleetId) -> tuple[str, FleetId]:
@@ -76,22 +105,29 @@ def table_uses(db: Db, fleet: FleetId) -> tuple[TableUse, ...]:
     """The route configurations that a fleet is to have, each with the connections that use it."""
     used = [
         (
-            envoy.name,
             ChainMatch(group.kind, envoy.container_port, _hostname(db, group.kind, group.members)),
             group.table,
         )
-        for envoy, group in chain_groups(db, fleet)
+        for envoy, group in http_groups(db, fleet)
     ]
-    isolated: dict[ChainMatch, set[str]] = {match: set() for _, match, _ in used}
-    for _, match, _ in used:
+    isolated: dict[ChainMatch, set[str]] = {match: set() for match, _ in used}
+    for match, _ in used:
         for wide in _wider(match):
             if wide in isolated:
                 isolated[wide].add(match.hostname)
     addresses = bind_addresses(db, fleet)
-    return tuple(
-        TableUse(listener, match, addresses, tuple(sorted(isolated[match])), table)
-        for listener, match, table in used
+    return tuple(TableUse(match, addresses, tuple(sorted(isolated[match])), table) for match, table in used)
+
+
+@query
+def fleet_uses(db: Db, fleet: FleetId) -> FleetUses:
+    """The Envoy listeners and route configurations that a fleet is to have."""
+    addresses = bind_addresses(db, fleet)
+    places = tuple(
+        (envoy.name, Place(envoy.container_port, envoy.is_udp, addresses))
+        for envoy in envoy_listeners(db, fleet)
     )
+    return FleetUses(places, table_uses(db, fleet))
 
 
 @query

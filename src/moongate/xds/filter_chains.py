@@ -13,7 +13,7 @@ of the settings of a chain, ``filters.http_filters`` what becomes of a filter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
@@ -23,21 +23,24 @@ from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Confi
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
+from moongate import names
 from moongate.xds.filters import mark
 from moongate.xds.scoped_chains import finding
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Any
 
     from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
         HttpFilter,
     )
 
+    from moongate.api.base import Ref
     from moongate.features.base import ChainEdit, Effective, Feature
     from moongate.policies.effective import EffectivePolicy
     from moongate.xds.fallbacks import Fallback
@@ -52,7 +55,7 @@ class ChainSettings(Encoded, frozen=True):
     """A filter chain without its HTTP filters.
 
     Args:
-        name: of the chain; no other of the listener has it.
+        name: what the chain is known by; no other of the listener has it.
         chain: the encoded ``FilterChain``, without its connection manager.
         manager: the encoded ``HttpConnectionManager``, without filters; empty when the chain has none.
         router: the encoded ``HttpFilter`` that comes last.
@@ -60,6 +63,7 @@ class ChainSettings(Encoded, frozen=True):
         inspector: what the TLS inspector must find out for it, encoded; ``None`` when the chain needs none.
         closed: whether it takes its connections only to end them.
         scoped: whether its routes are looked up in the parts of a table.
+        is_http: whether requests are looked at.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ChainSettings(Encoded, frozen=True):
     inspector: bytes | None = None
     closed: bool = False
     scoped: bool = False
+    is_http: bool = True
 
     @property
     def version(self) -> str:
@@ -84,11 +89,13 @@ class ChainEntry(Encoded, frozen=True):
         settings: all of it but its HTTP filters.
         filters: its HTTP filters, the router excluded.
         body: the encoded entry of the ``Listener`` message.
+        rank: sorts the chains of routes.
     """
 
     settings: ChainSettings
     filters: tuple[ChainFilter, ...]
     body: bytes
+    rank: tuple[Any, ...] = ()
 
 
 class ChainPart(Encoded, frozen=True):
@@ -191,4 +198,24 @@ def over_ads() -> ConfigSource:
     # No time limit: a listener waits for its routes and certificates instead of opening without them.
     return ConfigSource(
         ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=V3
+    )
+
+
+def downstream_tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:
+    """TLS with clients, with certificates that Envoy fetches.
+
+    Args:
+        certificates: the Secrets.
+        alpn: the protocols that are offered.
+    """
+    return DownstreamTlsContext(
+        common_tls_context=CommonTlsContext(
+            alpn_protocols=alpn,
+            tls_certificate_sds_secret_configs=[
+                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads()) for ref in certificates
+            ],
+        ),
+        # Resumed sessions outlive a change of certificates or of client validation.
+        disable_stateless_session_resumption=True,
+        disable_stateful_session_resumption=True,
     )

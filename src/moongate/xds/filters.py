@@ -39,9 +39,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from moongate.api.route import Route
 from moongate.attach.envoy_listeners import (
     TableId,
-    chain_groups,
     chain_of,
     envoy_listeners,
+    http_groups,
     table_of,
 )
 from moongate.attach.fleets import fleet_of
@@ -197,7 +197,8 @@ def chains_with(
     """
     names: set[str] = set()
     members: list[ListenerId] = []
-    for group in next((e.groups for e in envoy_listeners(db, fleet) if e.name == listener), ()):
+    groups = next((e.groups for e in envoy_listeners(db, fleet) if e.name == listener), ())
+    for group in (each for each in groups if each.has_table):
         filters = _asked_for(db, TableId(fleet, group.name), group.members)
         if having := {one.name for one in filters if version(one.body) == form}:
             names |= having
@@ -209,7 +210,7 @@ def chains_with(
 def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter, ...]], ...]:
     """The filters that routes need in each HTTP chain of a fleet: ``(chain, filters)``."""
     needed: list[tuple[str, tuple[ChainFilter, ...]]] = []
-    for _, group in chain_groups(db, fleet):
+    for _, group in http_groups(db, fleet):
         filters = needed_filters.last_good(db, group.members)
         if isinstance(filters, Failed):
             raise Contained(filters)
@@ -239,7 +240,12 @@ def filters_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[ListenerId, tuple
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
     attached = attached_in(db, gateway, part).routes
-    calls = [(listener, route) for route, listeners in attached for listener in dict.fromkeys(listeners)]
+    calls = [
+        (listener, route)
+        for route, listeners in attached
+        if route_kind(route.kind).matches is not None
+        for listener in dict.fromkeys(listeners)
+    ]
     by_listener: dict[ListenerId, list[tuple[ChainFilter, ...]]] = {}
     for (listener, _), filters in zip(calls, filters_of.attempt_each(db, calls), strict=True):
         if filters and not isinstance(filters, Failed):

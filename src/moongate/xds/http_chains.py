@@ -25,11 +25,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     RequestIDExtension,
 )
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
-from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from moongate import names
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
@@ -37,13 +34,19 @@ from moongate.engine import query
 from moongate.features.base import ChainEdit
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
-from moongate.xds.filter_chains import ChainSettings, chain_settings, over_ads, settings
+from moongate.xds.filter_chains import (
+    ChainSettings,
+    chain_settings,
+    downstream_tls,
+    over_ads,
+    settings,
+)
 from moongate.xds.scoped_chains import scoped_routes
 from moongate.xds.tracing import request_id, tracing
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
-    from moongate.api.base import FleetId, Ref
+    from moongate.api.base import FleetId
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.engine import Db
 
@@ -65,7 +68,8 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     certificates = listener_certificates(db, member).served
     alpn = ("http/1.1",) if listener.http1_only else ("h2", "http/1.1")
     match = chain_match(group.name, listener.hostname)
-    edit = ChainEdit(FilterChain.FromString(match.chain), _tls(certificates, alpn), group.stat_prefix)
+    tls = downstream_tls(certificates, alpn)
+    edit = ChainEdit(FilterChain.FromString(match.chain), tls, group.stat_prefix)
     edit.inspector = TlsInspector() if match.inspector is not None else None
     return _settings(db, group, edit)
 
@@ -135,17 +139,3 @@ def router(logs: tuple[bytes, ...] = ()) -> HttpFilter:
     if logs:
         config.upstream_log_options.flush_upstream_log_on_upstream_stream = True
     return HttpFilter(name=ROUTER, typed_config=packed(config))
-
-
-def _tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:
-    return DownstreamTlsContext(
-        common_tls_context=CommonTlsContext(
-            alpn_protocols=alpn,
-            tls_certificate_sds_secret_configs=[
-                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads()) for ref in certificates
-            ],
-        ),
-        # Resumed sessions outlive a change of certificates or of client validation.
-        disable_stateless_session_resumption=True,
-        disable_stateful_session_resumption=True,
-    )

@@ -37,6 +37,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.wrappers_pb2 import BoolValue
+from msgspec import structs
 
 from moongate import names
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
@@ -46,6 +47,7 @@ from moongate.attach.listeners import last_judged
 from moongate.engine import Contained, Failed, query
 from moongate.policies.http_listeners import port_settings
 from moongate.xds.access_logs import access_logs
+from moongate.xds.connection_chains import chain_in_form, connection_part, udp_filter
 from moongate.xds.fallbacks import ALL, Concern, Suspect, in_steps, kept_out
 from moongate.xds.filter_chains import (
     HCM,
@@ -74,7 +76,8 @@ CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], ChainSettings]]] = {
     "HTTP": http_settings,
     "HTTPS": https_settings,
 }
-"""The builder of a filter chain, by kind of chain."""
+"""The builder of a filter chain with a route configuration, by kind of chain; ``connection_chains`` has the
+others."""
 
 TLS_INSPECTOR: Final = "envoy.filters.listener.tls_inspector"
 
@@ -110,6 +113,8 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
     head = _head_in_force(db, fleet, name)
     if head is None:
         return None
+    if _is_udp(db, fleet, name):
+        return XdsResource.of(LISTENER, name, head)
     parts = listener_parts(db, fleet, name)
     if all(entry.settings.closed for part in parts for entry in part.entries):
         return None  # nobody could do anything there
@@ -122,23 +127,33 @@ def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """The filter chains of a listener."""
     envoy = _envoy_listener(db, fleet, name)
     return tuple(
-        _part_in_force(db, fleet, name, group) for group in (envoy.groups if envoy is not None else ())
+        _part_in_force(db, fleet, name, group, shares_port=_is_shared(envoy))
+        for group in (envoy.groups if envoy is not None and not envoy.is_udp else ())
     )
 
 
-def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup) -> ChainPart:
+def _is_shared(envoy: EnvoyListener | None) -> bool:
+    """Whether several listeners of Gateways have chains in a listener."""
+    return envoy is not None and len(envoy.groups) > 1
+
+
+def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shares_port: bool) -> ChainPart:
     """The filter chains of some listeners; while they cannot be built, as they last were.
 
     A chain that never was built is closed: its connections are not meant for another one. That cannot be said
-    of plaintext, where all listeners of the port share the chain; then the whole listener is not built.
+    of plaintext, where all connections to the port have one chain; then the whole listener is not built.
     """
-    part = chain_part.last_good(db, fleet, name, group)
+    if group.has_table:
+        part = chain_part.last_good(db, fleet, name, group)
+    else:
+        part = connection_part.last_good(db, fleet, name, group, shares_port)
     if not isinstance(part, Failed):
         return part
     first = next((e for e in last_judged(db, group.members[0].gateway) if e.id == group.members[0]), None)
-    if group.kind == "HTTP" or first is None:
+    if group.kind in ("HTTP", "TCP") or first is None:
         raise Contained(part)
-    return ChainPart.of(joined(closed(chain_match(group.name, first.hostname)), ()))
+    match = chain_match(group.name, first.hostname)
+    return ChainPart.of(joined(closed(structs.replace(match, is_http=group.has_table)), ()))
 
 
 @query
@@ -166,8 +181,16 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
     envoy = _envoy_listener(db, fleet, name)
     if envoy is None:
         return None
-    first, *others = (_address(db, fleet, host, envoy.container_port) for host in bind_addresses(db, fleet))
-    message = Listener.FromString(port_settings(db, envoy).body)
+    first, *others = (
+        _address(db, fleet, host, envoy.container_port, is_udp=envoy.is_udp)
+        for host in bind_addresses(db, fleet)
+    )
+    if envoy.is_udp:
+        # It has no connections, so it has no filter chains either, nor settings for them.
+        filters = (udp_filter(db, group) for group in envoy.groups)
+        message = Listener(listener_filters=map(ListenerFilter.FromString, filters))
+    else:
+        message = Listener.FromString(port_settings(db, envoy).body)
     message.MergeFrom(
         Listener(
             name=name,
@@ -176,10 +199,16 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
             access_log=[AccessLog.FromString(body) for body in access_logs(db, fleet, "Listener")],
         )
     )
-    if on_host(db):
+    if on_host(db) and not envoy.is_udp:
         # With reuse_port, a second process could bind the port too, and silently get part of the connections.
         message.enable_reuse_port.value = False
+        # Envoy needs it for UDP, where each worker has a socket of its own.
     return encode(message)
+
+
+def _is_udp(db: Db, fleet: FleetId, name: str) -> bool:
+    envoy = _envoy_listener(db, fleet, name)
+    return envoy is not None and envoy.is_udp
 
 
 def _envoy_listener(db: Db, fleet: FleetId, name: str) -> EnvoyListener | None:
@@ -195,9 +224,11 @@ def _inspector(needed: Iterable[bytes]) -> bytes:
     return message_field(Listener.LISTENER_FILTERS_FIELD_NUMBER, encode(inspector))
 
 
-def _address(db: Db, fleet: FleetId, host: str, port: int) -> Address:
-    both = takes_ipv4(db, fleet, host)
-    return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=both))
+def _address(db: Db, fleet: FleetId, host: str, port: int, *, is_udp: bool = False) -> Address:
+    socket = SocketAddress(address=host, port_value=port, ipv4_compat=takes_ipv4(db, fleet, host))
+    if is_udp:
+        socket.protocol = SocketAddress.UDP
+    return Address(socket_address=socket)
 
 
 def _readiness_name(db: Db, fleet: FleetId) -> str:
@@ -268,12 +299,14 @@ def _statistics(db: Db, fleet: FleetId, name: str, asked: Prometheus) -> Listene
 
 
 def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]]:
-    """The HTTP filters of each chain of a listener, by the name of the chain.
+    """The HTTP filters of each HTTP chain of a listener, by the name of the chain.
 
     Args:
         parts: what the listener is joined from.
     """
-    return {entry.settings.name: frozenset(entry.filters) for entry in _entries(parts)}
+    return {
+        entry.settings.name: frozenset(entry.filters) for entry in _entries(parts) if entry.settings.is_http
+    }
 
 
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
@@ -333,7 +366,7 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
         group: which entries; ``ALL``.
         form: the version of the entry, or of what stands in for it.
     """
-    assert group == ALL, "a listener has few entries"
+    assert group == ALL, "the entries of a listener are no groups"
     envoy = _envoy_listener(db, fleet, name)
     if envoy is None:
         return None
@@ -342,7 +375,13 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
     head = listener_head(db, fleet, name)
     if head is not None and version(head) in forms:
         return Concern(f"listener {name}", (), envoy.members)
-    for chain in envoy.groups:
+    for chain in envoy.groups if not envoy.is_udp else ():
+        if not chain.has_table:
+            found = chain_in_form(db, chain, forms, shares_port=_is_shared(envoy))
+            if found is not None:
+                what, routes = found
+                return Concern(f"filter chain {what} of listener {name}", routes, chain.members)
+            continue
         asked = CHAINS[chain.kind](db, chain)
         if not forms.isdisjoint((asked.version, closed(asked).version)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)

@@ -94,5 +94,7 @@ def local_targets(db: Db, fleet: FleetId) -> tuple[Target, ...]:
     for ref in find(db, FLEET_SERVICES, fleet):
         service = get(db, Service, ref)
         if service is not None and service.spec.ports:
-            return (Target("", Service.KIND, ref.namespace, ref.name, service.spec.ports[0].port),)
+            port = service.spec.ports[0]
+            transport = "UDP" if port.protocol == "UDP" else "TCP"
+            return (Target("", Service.KIND, ref.namespace, ref.name, port.port, transport),)
     return ()

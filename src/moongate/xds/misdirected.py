@@ -1,4 +1,4 @@
-"""Requests on a connection that was opened for another HTTPS listener of the same port.
+"""Requests on a connection of HTTPS that belong to another listener of the same port.
 
 A client may reuse a connection for every hostname that the certificate covers (HTTP/2 and HTTP/3 do). But the
 listener was chosen in the TLS handshake, and has the policies and routes of its own hostname alone. So where
@@ -33,7 +33,7 @@ MISDIRECTED: Final = 421
 
 
 class Neighbours(NamedTuple):
-    """The hostnames of an HTTPS port.
+    """The hostnames of a port of HTTPS, and of TLS.
 
     Args:
         own: the hostname of one listener; "" for any.
@@ -52,7 +52,7 @@ def neighbours(db: Db, fleet: FleetId, chain: str) -> Neighbours | None:
     for envoy in envoy_listeners(db, fleet):
         own = next((group for group in envoy.groups if group.name == chain and group.kind == "HTTPS"), None)
         if own is not None:
-            groups = [group for group in envoy.groups if group.kind == "HTTPS" and group is not own]
+            groups = [group for group in envoy.groups if group is not own]  # also those of protocol TLS
             mine = _hostname(db, own.members[0])
             others = {_hostname(db, group.members[0]) for group in groups} - {mine}
             return Neighbours(mine, tuple(sorted(others))) if others else None

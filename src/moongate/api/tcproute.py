@@ -1,0 +1,32 @@
+"""TCPRoute: the connections of a port go to backends.
+
+Facts
+=====
+* Version ``v1`` has one rule. ``v1alpha2`` may have more; such a route is not accepted.
+
+Source: Gateway API, ``TCPRoute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from moongate.api.base import Resource
+from moongate.api.route import ConnectionRoute, ManyRules, OneRule
+
+
+class TCPRouteV1(ConnectionRoute, frozen=True, kw_only=True):
+    """What version ``v1`` allows."""
+
+    spec: OneRule
+
+
+class TCPRoute(ConnectionRoute, frozen=True, kw_only=True):
+    """Routing of all connections of a port."""
+
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v1alpha2")
+    KIND: ClassVar[str] = "TCPRoute"
+    STRICTER: ClassVar[Mapping[str, type[Resource]]] = {"v1": TCPRouteV1}
+
+    spec: ManyRules
