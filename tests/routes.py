@@ -55,6 +55,13 @@ def http_route(
     )
 
 
+def by_default(route: str, *parents: str) -> str:
+    """A route of ``http_route`` that asks for the default Gateways, and names only these parents (YAML)."""
+    document = load(route)
+    document["spec"] |= {"parentRefs": list(map(load, parents)), "useDefaultGateways": "All"}
+    return dump(document)
+
+
 def grpc_route(*rules: dict[str, Any], **more: Any) -> str:
     """A GRPCRoute; else as ``http_route``."""
     document = load(http_route(*rules, **more))

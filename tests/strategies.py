@@ -168,14 +168,16 @@ def _meta(labels: Mapping[str, str], age: str = "") -> Doc:
     return {"labels": dict(labels), "creationTimestamp": age}
 
 
+_by_default = st.sampled_from([{}, {}, {"useDefaultGateways": "All"}, {"useDefaultGateways": "None"}])
 _routes = st.builds(
-    lambda labels, age, parents, hosts, rules: {
+    lambda labels, age, parents, by_default, hosts, rules: {
         "metadata": _meta(labels, age),
-        "spec": {"parentRefs": parents, "hostnames": hosts, "rules": rules},
+        "spec": {"parentRefs": parents, **by_default, "hostnames": hosts, "rules": rules},
     },
     _labelled,
     _ages,
-    _parents,
+    st.one_of(_parents, st.just([])),
+    _by_default,
     st.lists(st.sampled_from(["a.x.com", "*.x.com", "b.com"]), max_size=2, unique=True),
     st.lists(_rules, min_size=1, max_size=2),
 )
@@ -217,11 +219,12 @@ _grpc_routes = st.builds(
     st.lists(_grpc_rules, max_size=2),
 )
 _gateways = st.builds(
-    lambda labels, class_, listeners, proxy, tls: {
+    lambda labels, class_, listeners, proxy, scope, tls: {
         "metadata": _meta(labels),
         "spec": {
             "gatewayClassName": class_,
             "listeners": listeners,
+            **({"defaultScope": scope} if scope else {}),
             **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
             **({"tls": {"backend": tls}} if tls else {}),
         },
@@ -244,6 +247,7 @@ _gateways = st.builds(
         ]
     ),
     st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
+    st.sampled_from([None, "All", "None"]),
     st.sampled_from([None, None, {"clientCertificateRef": {"name": "cert"}}]),
 )
 _targets = st.one_of(

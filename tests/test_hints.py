@@ -148,6 +148,11 @@ def test_connections_that_may_last_no_time_are_closed_and_that_is_said() -> None
     assert of(policy("1s")) == []
 
 
+def test_a_route_without_parents_that_asks_for_the_default_gateways_is_meant_so() -> None:
+    assert of(ROUTE % f"{{useDefaultGateways: All, rules: [{{{TO_APP}}}]}}") == []
+    assert len(of(ROUTE % f"{{useDefaultGateways: None, rules: [{{{TO_APP}}}]}}")) == 1
+
+
 def test_a_grpcroute_without_a_backend_says_what_calls_get() -> None:
     hints = of(grpc_route({"backendRefs": []}, {"backendRefs": [{"name": "shop", "port": 80, "weight": 0}]}))
 

@@ -73,7 +73,7 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
 
 
 def _of_parents(route: Route) -> Iterator[Problem]:
-    if not route.spec.parent_refs:
+    if not route.spec.parent_refs and not route.by_default:
         message = "The route names no parent, so no request comes here. Name a Gateway."
         yield Problem("spec.parentRefs", message, UNUSED)
     for n, parent in enumerate(route.spec.parent_refs):

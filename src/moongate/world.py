@@ -86,6 +86,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.PROXY_USERS,
     host_ports.PORT_USERS,
     grants.GRANTS,
+    routes.DEFAULT_GATEWAYS,
     routes.ROUTES,
     routes.HOSTNAMES,
     scopes.HASHES,

@@ -22,7 +22,7 @@ from moongate.attach.routes import (
 from moongate.engine import Failed
 from moongate.store import SHARDS, get
 from tests.core import EG, Core, gateway, http, https
-from tests.routes import WEB, http_route, route_ref, rule
+from tests.routes import WEB, by_default, http_route, route_ref, rule
 
 OWN = ListenerId(EG, EG, "own")
 
@@ -296,3 +296,58 @@ def test_a_gateway_of_another_namespace_is_found_by_its_namespace() -> None:
     core = Core(gateway(http("web")), http_route(parent="{name: eg}", namespace="other"))
 
     assert attachments(core.db, Ref.of(HTTPRoute, "other", "shop")) == ()
+
+
+def default_gateway(name: str = "eg", scope: str = "All") -> str:
+    return gateway(http("web"), name=name, defaultScope=scope)
+
+
+def parents(core: Core) -> list[tuple[str, str | None]]:
+    return [(each.parent.name, each.parent.section_name) for each in attachments(core.db, route_ref())]
+
+
+def test_a_route_that_asks_for_them_has_all_default_gateways_as_parents() -> None:
+    route = by_default(http_route(hostnames=("a.example.com",)))
+    core = Core(default_gateway(), default_gateway("other"), gateway(http("web"), name="plain"), route)
+
+    assert parents(core) == [("eg", None), ("other", None)]
+    assert attached_hosts(core.db, route_ref(), WEB) == ("a.example.com",)
+    assert all_routes(core, "a.example.com") == (route_ref(),)
+    assert all_hosts(core, WEB) == {"a.example.com"}
+    assert attached_counts(core.db, EG) == {WEB: 1}
+    assert routes_on(core.db, WEB, "a.example.com", ("PathPrefix", "/")) == [route_ref()]
+
+
+def test_a_default_gateway_takes_no_route_that_does_not_ask() -> None:
+    core = Core(default_gateway(), http_route(parent="{name: other}"))
+
+    assert parents(core) == []
+    assert all_routes(core, "*") == ()
+
+
+def test_a_gateway_that_is_named_is_no_parent_by_default_besides() -> None:
+    route = by_default(http_route(), "{name: eg, sectionName: web}")
+    core = Core(default_gateway(), default_gateway("other"), route)
+
+    assert parents(core) == [("eg", "web"), ("other", None)]
+    assert attached_counts(core.db, EG) == {WEB: 1}
+
+
+def test_a_route_follows_what_becomes_a_default_gateway_and_what_is_none_any_more() -> None:
+    core = Core(default_gateway(scope="None"), by_default(http_route()))
+    assert (parents(core), all_routes(core, "*")) == ([], ())
+
+    core.apply(default_gateway())
+    assert (parents(core), all_routes(core, "*")) == ([("eg", None)], (route_ref(),))
+
+    core.apply(gateway(http("web")))
+    assert (parents(core), all_routes(core, "*")) == ([], ())
+
+
+def test_a_default_gateway_that_does_not_let_a_route_in_says_so() -> None:
+    core = Core(default_gateway(), by_default(http_route(namespace="far")))
+
+    [attachment] = attachments(core.db, route_ref(namespace="far"))
+
+    assert attachment.problem is not None
+    assert attachment.problem.reason == "NotAllowedByListeners"

@@ -200,3 +200,24 @@ async def test_backends_learn_who_called_and_over_what(site: Site) -> None:
     assert request.header("x-forwarded-proto") == "http"
     assert request.header("x-request-id")
     assert request.header("host") == "forwarded.test"
+
+
+async def test_a_route_that_asks_for_default_gateways_is_served_by_one(site: Site) -> None:
+    """As long as it is one."""
+
+    def gateway(scope: str) -> m.Document:
+        listener = f"[{{name: http, port: {site.port}, protocol: HTTP}}]"
+        return m.gateway("gateway", listener, defaultScope=scope)
+
+    asking = m.route("default", f"[{{{m.to('one')}}}]", parents="[]")
+    asking["spec"]["useDefaultGateways"] = "All"
+
+    await site.apply(asking)
+    assert await site.status("default.test") == 404
+
+    await site.apply(gateway("All"))
+    assert await site.status("default.test") == 200
+    assert site.conditions(asking)["Accepted"]["status"] == "True"
+
+    await site.apply(gateway("None"))
+    assert await site.status("default.test") == 404

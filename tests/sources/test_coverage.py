@@ -754,3 +754,45 @@ def test_no_request_passes_that_is_guarded_before_and_after_an_edit(
         assert not any(passing(folder).get(each) for each in guarded)
     folder.commit()
     assert folder.resources == whole.resources
+
+
+def default(name: str, scope: str) -> str:
+    return listening(name, "http").replace(
+        "gatewayClassName: x", f"gatewayClassName: x, defaultScope: {scope}"
+    )
+
+
+def test_a_route_that_takes_requests_by_default_waits_for_its_policy() -> None:
+    """As one does that names the Gateway: here the bare one is more specific than the guarded one."""
+    folder = Folder()
+    wide = "hostnames: [a.test], rules: [{matches: [{path: {value: /}}]}]"
+    narrow = wide.replace("value: /", "value: /in")
+    folder.update_many(
+        {
+            "g.yaml": default("g", "All"),
+            "r.yaml": labelled("{}", f"useDefaultGateways: All, {wide}"),
+            "p.yaml": naming("HTTPRoute", "r"),
+        }
+    )
+
+    new = labelled("{}", f"useDefaultGateways: All, {narrow}").replace("name: r,", "name: new,")
+
+    assert commit(folder, "new.yaml", new) == []
+    policy = naming("HTTPRoute", "new").replace("name: p}", "name: q}")
+    assert len(commit(folder, "q.yaml", policy)) == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [("All", "None"), ("None", "All")])
+def test_a_gateway_that_changes_its_default_scope_waits_where_something_is_guarded(
+    before: str, after: str
+) -> None:
+    folder = Folder()
+    folder.update_many(
+        {
+            "g.yaml": default("g", before),
+            "r.yaml": labelled("{}", "parentRefs: [{name: g}]"),
+            "p.yaml": naming("HTTPRoute", "r"),
+        }
+    )
+
+    assert commit(folder, "g.yaml", default("g", after)) == []

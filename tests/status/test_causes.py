@@ -5,6 +5,7 @@ from __future__ import annotations
 from moongate.api.base import Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRoute
+from moongate.attach.routes import USE_DEFAULTS
 from moongate.status.causes import causes
 from moongate.world import World
 from moongate.xds.destinations import rule_destination
@@ -40,6 +41,15 @@ def test_a_rule_that_is_refused_is_its_own_fault() -> None:
     (unresolved,) = caused["spec.parentRefs[0]", "ResolvedRefs"]
     assert refused.path == "spec.rules[0]"
     assert unresolved.path == "spec.rules[1].backendRefs[0]"
+
+
+def test_a_parent_by_default_stands_at_the_field_that_asks_for_it() -> None:
+    route = ROUTE.replace("parentRefs: [{name: eg}]", "useDefaultGateways: All")
+    held = world(gateway(http("web"), defaultScope="All"), route)
+
+    caused = causes(held.db, held.store.held()[SHOP])
+
+    assert [fault.path for fault in caused[USE_DEFAULTS, "PartiallyInvalid"]] == ["spec.rules[0]"]
 
 
 def test_a_certificate_is_the_fault_of_its_listener() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from moongate.api.base import Condition
@@ -55,6 +57,15 @@ def test_a_listener_without_its_secret_is_reported_at_the_listener() -> None:
     assert degradation.problems[0].path == "spec.listeners[1]"
     assert "default/nowhere does not exist" in degradation.problems[0].message
     assert degradation.severity == "error"
+
+
+def test_a_route_is_reported_at_its_parents_by_default() -> None:
+    route = re.sub("parentRefs: .*", "useDefaultGateways: All", ROUTE)
+
+    (degradation,) = degraded("HTTPRoute", gateway(http("web"), defaultScope="All"), route)
+
+    assert degradation.part == "parent default/eg"
+    assert [problem.path for problem in degradation.problems] == ["spec.rules[0].backendRefs[0]"]
 
 
 def test_a_route_is_reported_at_each_of_its_parents() -> None:

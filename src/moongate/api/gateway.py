@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import GATEWAY_GROUP, Model, Resource, Rule, Unbuilt, form, unique_by
+from moongate.api.base import GATEWAY_GROUP, Model, Resource, Rule, form, unique_by
 from moongate.api.shared import (
     ControllerName,
     Group,
@@ -302,7 +302,7 @@ class GatewaySpec(Model, frozen=True, kw_only=True):
     infrastructure: GatewayInfrastructure | None = None
     allowed_listeners: AllowedListeners | None = None
     tls: GatewayTLSConfig | None = None
-    default_scope: Unbuilt | None = None
+    default_scope: Literal["All", "None"] | None = None
 
 
 class Gateway(Resource, frozen=True, kw_only=True):

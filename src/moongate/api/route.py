@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import GATEWAY_GROUP, SET, DurationStr, Model, Resource, Rule, Unbuilt, unique_by
+from moongate.api.base import GATEWAY_GROUP, SET, DurationStr, Model, Resource, Rule, unique_by
 from moongate.api.shared import (
     BackendObjectReference,
     Fraction,
@@ -74,7 +74,7 @@ class RouteSpec(Model, frozen=True, kw_only=True):
 
     parent_refs: Annotated[tuple[ParentReference, ...], Meta(max_length=32)] = ()
     rules: tuple[RouteRule, ...]
-    use_default_gateways: Unbuilt | None = None
+    use_default_gateways: Literal["All", "None"] | None = None
 
 
 class Route(Resource, frozen=True, kw_only=True):
@@ -88,6 +88,11 @@ class Route(Resource, frozen=True, kw_only=True):
     def hostnames(self) -> tuple[str, ...]:
         """What it is served under; none for all names, or where a kind knows no names."""
         return ()
+
+    @property
+    def by_default(self) -> bool:
+        """Whether all default Gateways are its parents, besides those that it names."""
+        return self.spec.use_default_gateways == "All"
 
 
 class HTTPHeader(Model, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ Source: Gateway API, ``parentRefs`` and ``hostnames`` of routes; GEP-3155 for st
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -32,7 +32,7 @@ from moongate.problem import Problem
 from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from moongate.engine import Db
 
@@ -42,18 +42,34 @@ ANY = "*"
 """The hostname of the virtual host for requests that no other virtual host matches."""
 
 
+USE_DEFAULTS: Final = "spec.useDefaultGateways"
+"""The field of a route that stands for parents which it does not name."""
+DEFAULTS: Final = Ref.of(Gateway, "", "")
+"""Stands for all default Gateways (``defaultScope``), where a route has them as parents."""
+
+
 def _by_parent(route: Route) -> Iterator[tuple[Ref, int, Ref]]:
     ref = route.ref
-    for parent in route.spec.parent_refs:
-        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+    for gateway in parent_gateways(route):
+        if gateway is not None:
             yield gateway, shard(str(ref)), ref
 
 
 def _named(route: RequestRoute) -> Iterator[tuple[Ref, str]]:
-    for parent in route.spec.parent_refs:
-        if (gateway := _gateway(parent, route.metadata.namespace)) is not None:
+    for gateway in parent_gateways(route):
+        if gateway is not None:
             for host in route.hostnames or ("",):
                 yield gateway, host
+
+
+def takes_by_default(gateway: Gateway) -> bool:
+    """Whether a Gateway is a parent of all routes that ask for the default Gateways."""
+    return gateway.spec.default_scope == "All"
+
+
+def _by_scope(gateway: Gateway) -> Iterator[tuple[str, Ref]]:
+    if takes_by_default(gateway):
+        yield "All", gateway.ref
 
 
 def _hostnames(route: RequestRoute) -> Iterator[tuple[Ref, int, str]]:
@@ -73,8 +89,10 @@ def _by_path(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, s
             yield (gateway, host, path), route.ref
 
 
+DEFAULT_GATEWAYS: Index[Gateway, Ref] = Index("default-gateways", (Gateway,), _by_scope)
+"""Scope → the Gateways that are parents of all routes which ask for it."""
 ROUTES: PartedIndex[Route, int, Ref] = PartedIndex("routes", ROUTE_TYPES, _by_parent)
-"""Gateway; shard of the route → routes that name it as parent."""
+"""Gateway, or DEFAULTS; shard of the route → routes that name it as parent."""
 HOSTNAMES: PartedIndex[RequestRoute, int, str] = PartedIndex("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
 """Gateway; shard of the hostname → hostnames as written in routes that name it; "" for none."""
 ROUTES_BY_HOSTNAME: PartedIndex[RequestRoute, int, Ref] = PartedIndex(
@@ -121,13 +139,49 @@ def attachments_of(db: Db, resource: Route) -> tuple[Attachment, ...]:
     judged = {
         gateway: iter(attachments_at(db, route, gateway)) for gateway in gateways if gateway is not None
     }
-    in_order = (next(judged[gateway], None) for gateway in gateways if gateway is not None)
+    in_order = [next(judged[gateway], None) for gateway in gateways if gateway is not None]
+    for gateway in default_parents(db, resource):
+        in_order += attachments_at(db, route, gateway)
     return tuple(attachment for attachment in in_order if attachment is not None)
 
 
-def parent_gateways(resource: Route) -> frozenset[Ref | None]:
-    """The Gateways that a route names as parents, ours or not; ``None`` for a parent of another kind."""
-    return frozenset(_gateway(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
+def parent_gateways(resource: Route) -> dict[Ref | None, None]:
+    """The Gateways that a route names as parents, ours or not; ``None`` for a parent of another kind.
+
+    ``DEFAULTS`` is one of them where the route asks for the default Gateways.
+    """
+    named = dict.fromkeys(_gateway(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
+    return named | ({DEFAULTS: None} if resource.by_default else {})
+
+
+def default_parents(db: Db, resource: Route) -> list[Ref]:
+    """The Gateways that are parents of a route by default alone: those that it names are so anyway."""
+    if not resource.by_default:
+        return []
+    named = parent_gateways(resource)
+    return [gateway for gateway in find(db, DEFAULT_GATEWAYS, "All") if gateway not in named]
+
+
+def default_parent(gateway: Ref) -> ParentReference:
+    """The parentRef, in a status, of a route that a Gateway takes by default."""
+    return ParentReference(name=gateway.name, namespace=gateway.namespace)
+
+
+@query
+def is_default(db: Db, gateway: Ref) -> bool:
+    """As ``takes_by_default``; False for a Gateway that does not exist."""
+    resource = get(db, Gateway, gateway)
+    return resource is not None and takes_by_default(resource)
+
+
+def as_parent(db: Db, gateway: Ref) -> tuple[Ref, ...]:
+    """What routes name of which a Gateway is a parent."""
+    return (gateway, DEFAULTS) if is_default(db, gateway) else (gateway,)
+
+
+def routes_under(db: Db, gateway: Ref, part: int) -> list[Ref]:
+    """The routes of one shard of which a Gateway is a parent, sorted."""
+    return sorted({route for parent in as_parent(db, gateway) for route in find_in(db, ROUTES, parent, part)})
 
 
 @query
@@ -139,11 +193,10 @@ def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
     resource = get(db, Route, route)
     if resource is None or not managed(db, gateway):
         return ()
-    return tuple(
-        _judge(db, route, resource.hostnames, parent, gateway)
-        for parent in resource.spec.parent_refs
-        if _gateway(parent, route.namespace) == gateway
-    )
+    parents = [p for p in resource.spec.parent_refs if _gateway(p, route.namespace) == gateway]
+    if not parents and resource.by_default and is_default(db, gateway):
+        parents = [default_parent(gateway)]
+    return tuple(_judge(db, route, resource.hostnames, parent, gateway) for parent in parents)
 
 
 def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
@@ -159,7 +212,12 @@ def _hosts_at(attachments: tuple[Attachment, ...], listener: ListenerId) -> tupl
 @query
 def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
     """The shards in which routes name a Gateway as parent, sorted: a Gateway of one route has one."""
-    return parts(db, ROUTES, gateway)
+    return _parts(db, ROUTES, as_parent(db, gateway))
+
+
+def _parts(db: Db, index: PartedIndex[Any, int, Any], keys: Iterable[Hashable]) -> tuple[int, ...]:
+    """The parts that any of some keys has, sorted."""
+    return tuple(sorted({part for key in keys for part in parts(db, index, key)}))
 
 
 class Attached(NamedTuple):
@@ -182,7 +240,7 @@ def attached_in(db: Db, gateway: Ref, part: int) -> Attached:
     A route whose query failed is left out; its own status reports the failure, and it answers 500 wherever it
     may be served.
     """
-    routes = find_in(db, ROUTES, gateway, part)
+    routes = routes_under(db, gateway, part)
     attached = attachments_at.attempt_each(db, [(route, gateway) for route in routes])
     taken = tuple(
         (route, tuple(at for attachment in judged for at, _ in attachment.hosts))
@@ -215,7 +273,7 @@ def refused_whole(db: Db, route: Ref) -> bool:
 def attached_counts(db: Db, gateway: Ref) -> Mapping[ListenerId, int]:
     """``attachedRoutes`` of the statuses of listeners: pairs of route and parentRef that each takes."""
     counts: dict[ListenerId, int] = {}
-    for part in attached_in.each(db, [(gateway, part) for part in parts(db, ROUTES, gateway)]):
+    for part in attached_in.each(db, [(gateway, part) for part in route_shards(db, gateway)]):
         for at, count in part.counts.items():
             counts[at] = counts.get(at, 0) + count
     return counts
@@ -229,7 +287,8 @@ def hosts_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple[str, 
     """
     known = _directory(db, gateway)
     served: dict[ListenerId, set[str]] = {}
-    for host in find_in(db, HOSTNAMES, gateway, part):
+    written = (host for key in as_parent(db, gateway) for host in find_in(db, HOSTNAMES, key, part))
+    for host in written:
         if host:
             for place in known.covering(host):
                 served.setdefault(known.listeners[place].id, set()).add(host)
@@ -257,7 +316,7 @@ def listeners_at(db: Db, gateway: Ref, host: str) -> tuple[ListenerId, ...]:
 def host_shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
     """The shards in which listeners of a Gateway may have hostnames, sorted."""
     own = {shard(each.hostname or ANY) for each in _directory(db, gateway).listeners}
-    shards = sorted({*parts(db, HOSTNAMES, gateway), *own})
+    shards = sorted({*_parts(db, HOSTNAMES, as_parent(db, gateway)), *own})
     by_listener: dict[ListenerId, list[int]] = {}
     for part, served in zip(shards, hosts_in.each(db, [(gateway, part) for part in shards]), strict=True):
         for listener in served:
@@ -278,7 +337,7 @@ def last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
 
 def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a listener may have something under its own hostname. Most routes have narrower ones."""
-    written = parts(db, HOSTNAMES, listener.gateway)
+    written = _parts(db, HOSTNAMES, as_parent(db, listener.gateway))
     return any(shard(name) in written for name in _written(db, listener, host)) or reserved(
         db, listener, host
     )
@@ -286,10 +345,13 @@ def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
 
 def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
     """The shards of the routes that a listener may serve under a hostname, sorted."""
-    written = _written(db, listener, host)
-    return tuple(
-        sorted({n for name in written for n in parts(db, ROUTES_BY_HOSTNAME, (listener.gateway, name))})
-    )
+    return _parts(db, ROUTES_BY_HOSTNAME, _under(db, listener, host))
+
+
+def _under(db: Db, listener: ListenerId, host: str) -> list[tuple[Ref, str]]:
+    """The parents and hostnames that routes may have written which a listener serves under ``host``."""
+    parents, written = as_parent(db, listener.gateway), _written(db, listener, host)
+    return [(parent, name) for parent in parents for name in written]
 
 
 def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
@@ -298,7 +360,7 @@ def routes_at(db: Db, listener: ListenerId, host: str, part: int) -> list[Ref]:
     A route whose query failed is included if it may be served there: it answers 500. Otherwise its requests
     could match another route that lets them pass.
     """
-    at = [(listener.gateway, name) for name in _written(db, listener, host)]
+    at = _under(db, listener, host)
     candidates = {route for key in at for route in find_in(db, ROUTES_BY_HOSTNAME, key, part)}
     return _served(db, candidates, listener, host, also_unjudged=True)
 
@@ -314,7 +376,7 @@ def routes_on(db: Db, listener: ListenerId, host: str, path: tuple[str, str]) ->
         host: the hostname.
         path: as ``HTTPPathMatch.key`` has it.
     """
-    at = [(listener.gateway, name, path) for name in _written(db, listener, host)]
+    at = [(parent, name, path) for parent, name in _under(db, listener, host)]
     candidates = {route for key in at for route in find(db, ROUTES_BY_PATH, key)}
     return _served(db, candidates, listener, host)
 

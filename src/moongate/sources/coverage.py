@@ -34,7 +34,14 @@ from moongate.attach.listeners import labels_of
 from moongate.attach.matches import EVERYTHING, Match, includes, may_meet, precedence
 from moongate.attach.policies import Policy, anchors, anchors_of, named_targets, stays
 from moongate.attach.route_kinds import written_matches
-from moongate.attach.routes import intersection, wider
+from moongate.attach.routes import (
+    DEFAULTS,
+    default_parent,
+    intersection,
+    parent_gateways,
+    takes_by_default,
+    wider,
+)
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources import in_force as lookups
 from moongate.sources.in_force import View, at_path
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 
     from moongate.api.gateway import Listener
     from moongate.api.policy import TargetSelector
-    from moongate.api.shared import LabelSelector
+    from moongate.api.shared import LabelSelector, ParentReference
     from moongate.sources.file_states import Held
     from moongate.sources.in_force import HeldResources
 
@@ -164,9 +171,11 @@ def _bearing(held: Held | None) -> object:
             return spec.target_ref, spec.target_refs, spec.target_selectors, demands
         case Route() as route:
             rules = [(rule.name, written_matches(route.KIND, rule)) for rule in route.spec.rules]
-            return route.metadata.labels, route.spec.parent_refs, route.hostnames, rules
+            parents = route.spec.parent_refs, route.by_default
+            return route.metadata.labels, parents, route.hostnames, rules
         case Gateway() as gateway:
-            return gateway.metadata.labels, [_reach(each) for each in gateway.spec.listeners]
+            reach = [_reach(each) for each in gateway.spec.listeners]
+            return gateway.metadata.labels, takes_by_default(gateway), reach
         case Namespace() as namespace:
             return namespace.metadata.labels
         case ReferenceGrant() as grant:
@@ -314,7 +323,8 @@ def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
     """Whether listeners of a Gateway change at which something is guarded, or others come beside them."""
     before, after = old.listeners(ref), new.listeners(ref)
     known = {each.name: _reach(each) for each in before}
-    come = [each for each in after if known.get(each.name) != _reach(each)]
+    takes_others = old.is_default(ref) != new.is_default(ref)
+    come = [each for each in after if takes_others or known.get(each.name) != _reach(each)]
     concerned = {
         gateway
         for listener in come
@@ -444,7 +454,8 @@ class _Coverage:
 
     def has_guards(self, gateway: Ref) -> bool:
         """Whether a SecurityPolicy covers a part of a Gateway or of one of its routes."""
-        refs = (gateway, *self.view.look_up(lookups.UNDER, gateway))
+        named = (gateway, DEFAULTS) if self.is_default(gateway) else (gateway,)
+        refs = (gateway, *(route for each in named for route in self.view.look_up(lookups.UNDER, each)))
         return any(kind == _GUARD for ref in refs for kind, _ in self.of(ref))
 
     def places(self, ref: Ref) -> Collection[_Place]:
@@ -463,7 +474,7 @@ class _Coverage:
         """The routes that may get requests of a place."""
         site = place.site
         peers = self.view.look_up(lookups.LISTENING, site.port) if site.port is not None else ()
-        for gateway in dict.fromkeys((site.gateway, *peers)):
+        for gateway in dict.fromkeys((site.gateway, DEFAULTS, *peers)):
             for host in dict.fromkeys((site.written, site.host, *wider(site.host), "")):
                 # Under its own hostname, what matches on less gets its requests anyway.
                 for key in at_path(gateway, host, place.match.path, beneath=host != site.written):
@@ -495,8 +506,21 @@ class _Coverage:
                 Ref(parent.kind, parent.namespace or ref.namespace, parent.name, parent.group),
                 parent.section_name or "",
             )
-            for parent in route.spec.parent_refs
+            for parent in self._parent_refs(route)
         ]
+
+    def is_default(self, ref: Ref) -> bool:
+        """Whether a Gateway is a parent of all routes that ask for the default Gateways."""
+        gateway = self.view.get(ref)
+        return isinstance(gateway, Gateway) and takes_by_default(gateway)
+
+    def _parent_refs(self, route: Route) -> Iterator[ParentReference]:
+        """Those that a route has, and those to the default Gateways."""
+        yield from route.spec.parent_refs
+        named = parent_gateways(route)
+        for gateway in self.view.look_up(lookups.DEFAULT) if route.by_default else ():
+            if gateway not in named:
+                yield default_parent(gateway)
 
     def above(self, gateway: Ref, listener: str) -> set[str]:
         """The kinds of the policies that cover a parent of a route."""
@@ -517,7 +541,7 @@ class _Coverage:
 
     def _sites_of(self, route: RequestRoute) -> Iterator[_Site]:
         hostnames = route.hostnames or ("",)
-        for parent in route.spec.parent_refs:
+        for parent in self._parent_refs(route):
             if (parent.group, parent.kind) != (Gateway.GROUP, Gateway.KIND):
                 continue
             gateway = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)

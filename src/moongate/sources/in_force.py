@@ -22,7 +22,7 @@ from moongate.api.httproute import HTTPPathMatch
 from moongate.api.route import RequestRoute, Route
 from moongate.attach.matches import ancestors
 from moongate.attach.policies import Anchor, Policy, anchor_keys, anchors, labels_in, stays
-from moongate.attach.routes import parent_gateways, paths, wider
+from moongate.attach.routes import parent_gateways, paths, takes_by_default, wider
 from moongate.dangling import references_of
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources.file_states import Held
@@ -45,7 +45,9 @@ GUARDING: Final = "guarding"
 LABELLED: Final = "labelled"
 """Kind, and a label or its key → Gateways or routes with it; with the kind alone, all of it."""
 UNDER: Final = "under"
-"""Gateway → routes that name it as parent."""
+"""Gateway, or ``DEFAULTS`` → routes that name it as parent."""
+DEFAULT: Final = "default"
+"""→ Gateways that are parents of all routes which ask for the default Gateways."""
 NARROWER: Final = "narrower"
 """Gateway, and a hostname with a wildcard, or "" → routes with a hostname that it covers and is not."""
 AT: Final = "at"
@@ -224,6 +226,8 @@ def _keys(ref: Ref, resource: Resource | EnvoyGateway) -> Iterator[Key]:
                     yield from _served(gateway, resource)
         case Gateway():
             yield from _labelled(resource)
+            if takes_by_default(resource):
+                yield (DEFAULT,)
             for listener in resource.spec.listeners:
                 yield LISTENING, listener.port
                 if listener.allowed_routes.namespaces.from_ == "Selector":

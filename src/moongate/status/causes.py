@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
 from moongate.attach.listeners import listeners
-from moongate.attach.routes import attachments
+from moongate.attach.routes import USE_DEFAULTS, attachments
 from moongate.engine import Contained
 from moongate.status.routes import faults
 
@@ -50,7 +50,8 @@ def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Problem, 
         case Route():
             refs = list(resource.spec.parent_refs)
             for attachment in attachments(db, resource.ref):
-                at = f"spec.parentRefs[{refs.index(attachment.parent)}]"
+                parent = attachment.parent
+                at = f"spec.parentRefs[{refs.index(parent)}]" if parent in refs else USE_DEFAULTS
                 route_faults = faults(db, resource, attachment)
                 by_condition[at, "PartiallyInvalid"] = refused = tuple(
                     fault for _, fault in route_faults.refused

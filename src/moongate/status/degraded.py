@@ -13,6 +13,7 @@ from msgspec import Struct
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.gateway import Gateway
 from moongate.api.route import Route
+from moongate.attach.routes import USE_DEFAULTS
 from moongate.problem import Problem
 from moongate.status.gateways import GatewayStatus
 from moongate.status.policies import PolicyStatus
@@ -119,7 +120,9 @@ def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Seque
             for parent in status.parents:
                 ref = parent.parent_ref
                 named = "/".join(filter(None, (ref.namespace, ref.name, ref.section_name)))
-                yield f"parent {named}", _entry("spec.parentRefs", refs, ref), parent.conditions
+                by_default = resource.by_default and ref not in refs
+                at = USE_DEFAULTS if by_default else _entry("spec.parentRefs", refs, ref)
+                yield f"parent {named}", at, parent.conditions
         case _, PolicyStatus():
             for ancestor in status.ancestors:
                 yield _ancestor(ancestor), _targets_of(resource), ancestor.conditions

@@ -39,6 +39,7 @@ from moongate.attach.gateways import PROXY_USERS, controller_name, managed, mana
 from moongate.attach.patch_policies import PatchTarget, patch_target
 from moongate.attach.policies import Policy, named_targets, selected, selected_shards
 from moongate.attach.route_kinds import ROUTE_TYPES
+from moongate.attach.routes import default_parent, default_parents
 from moongate.engine import Failed
 from moongate.policies import POLICY_KINDS
 from moongate.status.backend_tls import USERS
@@ -187,7 +188,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
             name = _controller(db)
             parents = [
                 ParentStatus(parent_ref=parent, controller_name=name, conditions=())
-                for parent, gateway in _parents(resource)
+                for parent, gateway in _parents(db, resource)
                 if _is_ours(db, gateway)
             ]
             return RouteStatus(parents=tuple(parents)) if parents else None
@@ -206,7 +207,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
             above = dict.fromkeys(
                 structs.replace(parent, namespace=gateway.namespace)
                 for route in _senders(db, resource)
-                for parent, gateway in _parents(route)
+                for parent, gateway in _parents(db, route)
                 if _is_ours(db, gateway)
             )
             of_routes = tuple(
@@ -254,7 +255,7 @@ def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
     for target in chain(*chosen, named):
         resource = db.read(target)
         if isinstance(resource, Route):
-            yield from (gateway for _, gateway in _parents(resource))
+            yield from (gateway for _, gateway in _parents(db, resource))
         else:
             yield target
 
@@ -268,12 +269,13 @@ def _senders(db: Db, policy: BackendTLSPolicy) -> Iterator[Route]:
                     yield route
 
 
-def _parents(route: Route) -> Iterator[tuple[ParentReference, Ref]]:
+def _parents(db: Db, route: Route) -> Iterator[tuple[ParentReference, Ref]]:
     for parent in route.spec.parent_refs:
         yield (
             parent,
             Ref(parent.kind, parent.namespace or route.metadata.namespace, parent.name, parent.group),
         )
+    yield from ((default_parent(gateway), gateway) for gateway in default_parents(db, route))
 
 
 def _is_ours(db: Db, ref: Ref) -> bool:

@@ -53,7 +53,7 @@ from moongate.attach.policies import (
     selected_shards,
     winner,
 )
-from moongate.attach.routes import ROUTES, attachments
+from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings
@@ -62,7 +62,6 @@ from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
 from moongate.status.policy_drafts import Draft, Drafts, Judged
-from moongate.store import find_in, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -167,7 +166,7 @@ def judged_shard(db: Db, policy: Ref, namespace: str, part: int) -> Judged:
 @query
 def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...]:
     """The routes of one shard that a Gateway takes and that policies of a kind target, sorted."""
-    routes = find_in(db, ROUTES, gateway, part)
+    routes = routes_under(db, gateway, part)
     attached = policy_attachments.each(db, [(route,) for route in routes])
     overriding = (
         _override(db, kind, gateway, route)
@@ -306,7 +305,7 @@ def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: Draft) -> None:
     gateway, section = target
     others = _others(policy.kind)
-    shards = overrides.each(db, [(policy.kind, gateway, part) for part in parts(db, ROUTES, gateway)])
+    shards = overrides.each(db, [(policy.kind, gateway, part) for part in route_shards(db, gateway)])
     below = [override for shard in shards for override in shard]
     merged = [_name(o.route) for o in below if section in o.merged]
     routes = [

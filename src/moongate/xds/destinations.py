@@ -44,7 +44,14 @@ from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
 from moongate.attach.route_kinds import route_kind, written_matches
-from moongate.attach.routes import ROUTES, attachments_at, parent_gateways, route_shards
+from moongate.attach.routes import (
+    DEFAULTS,
+    attachments_at,
+    default_parents,
+    parent_gateways,
+    route_shards,
+    routes_under,
+)
 from moongate.attach.rule_filters import (
     Mirror,
     backend_filter_fault,
@@ -64,7 +71,7 @@ from moongate.policies.effective import (
     wants_one_cluster,
 )
 from moongate.problem import Problem
-from moongate.store import SHARDS, find_in, get
+from moongate.store import SHARDS, get
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     BackendCluster,
@@ -422,7 +429,8 @@ def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
     ready = ready_listeners(db, fleet)
     # A merged fleet may have thousands of Gateways, and a route names few of them.
     named = parent_gateways(route)
-    gateways = [gateway for gateway in members(db, fleet) if gateway in named]
+    by_default = {} if DEFAULTS not in named else dict.fromkeys(default_parents(db, route))
+    gateways = [gateway for gateway in members(db, fleet) if gateway in named or gateway in by_default]
     judged = (attachments_at.last_good(db, route.ref, gateway) for gateway in gateways)
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
@@ -468,7 +476,7 @@ def resource_keys(
     if len(gateways) > 1:
         # Few Gateways of a merged fleet have a route in this shard.
         gateways = _gateways_in(db, fleet, part)
-    routes = sorted({route for gateway in gateways for route in find_in(db, ROUTES, gateway, part)})
+    routes = sorted({route for gateway in gateways for route in routes_under(db, gateway, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
         (route, None if isinstance(keys, Failed) else keys)

@@ -47,11 +47,11 @@ from moongate.attach.envoy_listeners import (
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config
 from moongate.attach.route_kinds import KIND_FILTERS, route_kind
-from moongate.attach.routes import ROUTES, attached_hosts, attached_in
+from moongate.attach.routes import attached_hosts, attached_in, route_shards
 from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_policy, effective_rule
-from moongate.store import get, parts
+from moongate.store import get
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.wire import LISTENER, encode, fingerprint, packed, sized, version
 
@@ -208,7 +208,7 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The filters that some route on the listeners of a chain uses, sorted."""
     gateways = dict.fromkeys(listener.gateway for listener in members)
-    shards = [(gateway, part) for gateway in gateways for part in parts(db, ROUTES, gateway)]
+    shards = [(gateway, part) for gateway in gateways for part in route_shards(db, gateway)]
     own = frozenset(members)
     needed: list[tuple[ChainFilter, ...]] = []
     for shard, built in zip(shards, filters_in.attempt_each(db, shards), strict=True):
