@@ -456,7 +456,9 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
     }
     assert costs[0].statuses == {backend_tls(7).ref}
     assert (
-        rotated[0].runs == rotated[1].runs == one("authorities", "authorities_problem", "authorities_secret")
+        rotated[0].runs
+        == rotated[1].runs
+        == one("authorities", "authorities_problem", "_authorities_server", "authorities_secret")
     )
     assert rotated[0].put.keys() == {("Secret", "tls/default-ca")}
     assert gone[0].gone == {("Secret", "tls/default-ca")}

@@ -488,7 +488,7 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
         yield SECRET, key.name, secrets.authorities_secret, (key,)
     elif isinstance(key, CertificateSecret):
         # The same call as for a listener, which may serve the same certificate.
-        yield SECRET, names.secret(key.secret), secrets.secret, (key.fleet, key.secret)
+        yield SECRET, key.name, secrets.secret, (key.fleet, key.secret)
     elif isinstance(key, SecretServerCluster):
         yield CLUSTER, key.name, clusters.secret_server, (key,)
     else:

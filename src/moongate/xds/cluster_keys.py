@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from moongate import names
+
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
     from moongate.attach.backends import Protocol, Target
@@ -155,6 +157,11 @@ class CertificateSecret(NamedTuple):
 
     fleet: FleetId
     secret: Ref
+
+    @property
+    def name(self) -> str:
+        """Its name in xDS."""
+        return names.secret(self.secret)
 
 
 class SecretServerCluster(NamedTuple):
