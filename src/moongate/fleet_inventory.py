@@ -465,7 +465,9 @@ class FleetInventory:
         entry.held = value
         if (parts_of := JOINED_FROM.get(type_url)) is not None:
             assert entry.built_by is not None, "a resource that is used is built by some query"
-            entry.parts = parts_of(self._observers.db, *entry.built_by[1])
+            builder, args = entry.built_by
+            # What a patch alone makes is in one piece.
+            entry.parts = () if builder is patches.nothing else parts_of(self._observers.db, *args)
         if value is None:
             self._outbox.drop(self._name, entry.key)
         else:

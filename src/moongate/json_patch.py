@@ -12,8 +12,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from functools import cache
-from itertools import pairwise
+from functools import lru_cache
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import jsonpath
@@ -21,6 +21,7 @@ import msgspec
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from jsonpath.function_extensions import ExpressionType, FilterFunction
+from msgspec import structs
 
 from moongate.regex import matches_in, matches_whole, regex_fault
 
@@ -33,6 +34,10 @@ M = TypeVar("M", bound=Message)
 
 _OWN_PACKAGES: Final = ("envoy.", "xds.", "udpa.")
 """Where the messages are that a value may hold."""
+
+
+MOST_PLACES: Final = 10_000
+"""How many places one operation may change."""
 
 
 class PatchError(Exception):
@@ -96,20 +101,23 @@ def compiled(path: str) -> jsonpath.JSONPath | jsonpath.CompoundJSONPath:
         raise PatchError("jsonPath $ is the whole resource: leave it out, and name the place in path.")
     try:
         return _ENVIRONMENT.compile(path)
-    except (jsonpath.JSONPathError, re.error) as error:
-        raise PatchError(f"jsonPath {path!r} cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001 - whatever the library raises, somebody wrote this path
+        raise PatchError(f"jsonPath {path!r} cannot be read: {_words(error)}") from None
 
 
 def _pointers(document: Mapping[str, Any], operation: JSONPatchOperation) -> list[str]:
     """The places that an operation is about."""
     if not operation.json_path:
         return [operation.path or ""]
+    path = compiled(operation.json_path)
     try:
-        found = [str(match.pointer()) for match in compiled(operation.json_path).finditer(document)]
-    except jsonpath.JSONPathError as error:
-        raise PatchError(f"jsonPath {operation.json_path!r} cannot be evaluated: {error}") from None
+        found = [str(match.pointer()) for match in islice(path.finditer(document), MOST_PLACES + 1)]
+    except Exception as error:  # noqa: BLE001 - whatever the library raises, somebody wrote this path
+        raise PatchError(f"jsonPath {operation.json_path!r} cannot be evaluated: {_words(error)}") from None
     if not found:
         raise PatchError(f"jsonPath {operation.json_path!r} finds nothing.")
+    if len(found) > MOST_PLACES:
+        raise PatchError(f"jsonPath {operation.json_path!r} finds more than {MOST_PLACES:,} places.")
     below = (operation.path or "").lstrip("/")
     return [f"{at}/{below}" if below else at for at in found]
 
@@ -117,9 +125,21 @@ def _pointers(document: Mapping[str, Any], operation: JSONPatchOperation) -> lis
 def patched(document: dict[str, Any], operation: JSONPatchOperation) -> Any:
     """A document after an operation at all of its places."""
     changed: Any = document
-    for pointer in _pointers(document, operation):
+    pointers = _pointers(document, operation)
+    if operation.op == "copy" and operation.json_path:
+        # Once for all places: what is copied into itself again and again doubles each time.
+        source = _at(document, operation.from_ or "")
+        operation = structs.replace(operation, op="add", from_=None, value=source)
+    for pointer in pointers:
         changed = _changed(changed, operation, pointer)
     return changed
+
+
+def _at(document: Any, pointer: str) -> Any:
+    try:
+        return jsonpath.JSONPointer(pointer, unicode_escape=False).resolve(document)
+    except Exception as error:  # noqa: BLE001 - as below
+        raise PatchError(f"There is nothing to copy at {pointer!r}: {_words(error)}") from None
 
 
 def _changed(document: Any, operation: JSONPatchOperation, pointer: str) -> Any:
@@ -132,14 +152,19 @@ def _changed(document: Any, operation: JSONPatchOperation, pointer: str) -> Any:
     try:
         if operation.op == "add":
             _make_parents(document, pointer)
-        return jsonpath.patch.apply([one], document)
-    except (jsonpath.JSONPatchError, jsonpath.JSONPointerError) as error:
-        raise PatchError(f"{operation.op} at {pointer!r}: {error}") from None
+        return jsonpath.patch.apply([one], document, unicode_escape=False)
+    except Exception as error:  # noqa: BLE001 - whatever the library raises, somebody wrote this patch
+        raise PatchError(f"{operation.op} at {pointer!r}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    """What an exception says, without a value that it may quote."""
+    return str(error).partition(" which is ")[0] or type(error).__name__
 
 
 def _make_parents(document: Any, pointer: str) -> None:
     """Make the objects and lists above a place that do not exist."""
-    keys = jsonpath.JSONPointer(pointer).parts
+    keys = jsonpath.JSONPointer(pointer, unicode_escape=False).parts
     at = document
     for key, below in pairwise(keys):
         new: Any = [] if below == "-" or str(below).isdecimal() else {}
@@ -163,14 +188,13 @@ def _make_parents(document: Any, pointer: str) -> None:
 
 def read(message: type[M], document: Any) -> M:
     """The message that a JSON document means."""
-    for name in _types(document):
-        _import_type(name)
     try:
+        for name in _types(document):
+            _import_type(name)
         return json_format.ParseDict(document, message())
-    except json_format.ParseError as error:
-        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {_short(str(error))}") from None
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - whatever protobuf raises, somebody wrote this document
+        words = _short(_words(error))
+        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {words}") from None
 
 
 def _short(error: str) -> str:
@@ -191,16 +215,18 @@ def _types(document: Any) -> Iterator[str]:
             yield from _types(value)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _import_type(name: str) -> None:
     """Import the modules where a message may be defined. There are hundreds, too many for the start."""
     package = name.rpartition(".")[0]
     if not package.startswith(_OWN_PACKAGES):
         return
+    if not all(part.isidentifier() and not part.startswith("_") for part in package.split(".")):
+        return
     try:
         found = importlib.import_module(package)
     except ImportError:
         return
-    for module in pkgutil.iter_modules(found.__path__):
+    for module in pkgutil.iter_modules(getattr(found, "__path__", ())):
         if module.name.endswith("_pb2"):
             importlib.import_module(f"{package}.{module.name}")

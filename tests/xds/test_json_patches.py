@@ -253,6 +253,102 @@ def test_a_resource_of_a_patch_takes_the_place_of_one_that_is_built_and_gives_it
     assert (cluster(made).connect_timeout.seconds, cluster(made).cleanup_interval.seconds) == (10, 0)
 
 
+@pytest.mark.parametrize("type_", ["listener", "route", "cluster", "secret"])
+def test_a_patch_can_make_a_resource_of_any_type(type_: str) -> None:
+    made = world(policy((type_, "x", {"op": "add", "path": "", "value": {"name": "mine"}})))
+
+    assert made.resource(EG_FLEET, TYPES[type_], "mine") is not None
+    assert made.parts(EG_FLEET, TYPES[type_], "mine") == ()
+    assert words(made)[0] == "Programmed"
+
+
+PATHS = [
+    "$[?@.x == 1e999]", "$[?@.x =~ /a{99999999999999999999}/]", f"$[{'9' * 5000}]", "$" + ".a" * 20_000,
+    "$[?isinstance(@, 'x')]", "$..[?@ in @]", "$..[?1 in @]", "$..[?@ contains 1]", "$.~name", "$..~", "$|$",
+]  # fmt: skip
+POINTERS = [
+    "/metadata/C:\\Users",
+    "/a\\",
+    "/\\x",
+    "/\\ud800",
+    "/a" * 1500,
+    "/#name",
+    "/~name",
+    "/-/-",
+    "/9999999",
+]
+
+
+@pytest.mark.parametrize(
+    "place", [*({"jsonPath": path} for path in PATHS), *({"path": at} for at in POINTERS)], ids=str
+)
+@pytest.mark.parametrize(
+    "rest", [{"op": "add", "value": "{"}, {"op": "remove"}, {"op": "move", "from": "/name"}]
+)
+def test_whatever_a_place_is_its_patch_alone_is_at_fault(place: dict[str, Any], rest: dict[str, Any]) -> None:
+    """Whatever the libraries raise: no query fails, and the next patch is applied."""
+    other = {"op": "add", "path": "/cleanup_interval", "value": "7s"}
+    made = world(policy(("cluster", SHARED, {**rest, **place}), ("cluster", SHARED, other)))
+
+    assert dict(made.failures()) == {}
+    assert cluster(made).cleanup_interval.seconds == 7
+    assert words(made)[1].startswith("spec.jsonPatches[0]: ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"@type": "type.googleapis.com/google.protobuf.Struct"},
+        {"@type": "type.googleapis.com/envoy._main.X"},
+        {"@type": "type.googleapis.com/envoy.config.cluster.v3.cluster_pb2.X"},
+        {"@type": "type.googleapis.com/envoy." + "a." * 5000},
+        {"@type": "type.googleapis.com/google.protobuf.UInt64Value", "value": 10**30},
+    ],
+)
+def test_whatever_a_value_is_its_patch_alone_is_at_fault(value: dict[str, Any]) -> None:
+    place = "/typed_extension_protocol_options/x"
+    made = world(policy(("cluster", SHARED, {"op": "add", "path": place, "value": value})))
+
+    assert dict(made.failures()) == {}
+    assert words(made)[0] == "Invalid"
+
+
+def test_a_key_is_taken_as_it_is_written() -> None:
+    place = "/metadata/filter_metadata/grün\\n"
+    made = world(policy(("cluster", SHARED, {"op": "add", "path": place, "value": {"a": 1}})))
+
+    assert list(cluster(made).metadata.filter_metadata) == ["grün\\n"]
+
+
+def test_what_is_copied_to_many_places_is_what_was_there_before() -> None:
+    """Otherwise it would double with each place."""
+    copy = {
+        "op": "copy",
+        "jsonPath": "$.virtual_hosts[*]",
+        "from": "/virtual_hosts/0/domains",
+        "path": "domains",
+    }
+    made = world(policy(("route", TABLE, copy)), routes=40)
+
+    held = made.resource(EG_FLEET, ROUTE, TABLE)
+    assert held is not None
+    assert {tuple(host.domains) for host in RouteConfiguration.FromString(held.body).virtual_hosts} == {
+        ("h0.example.com",)
+    }
+
+
+def test_no_value_of_a_private_key_is_quoted() -> None:
+    context = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {"tls_certificates": {"private_key": {"inline_string": "hunter2"}}},
+    }
+    value = {"name": "tls", "typed_config": context}
+    made = world(policy(("cluster", SHARED, {"op": "add", "path": "/transport_socket", "value": value})))
+
+    reason, line = words(made)
+    assert (reason, "hunter2" in line) == ("Invalid", False)
+
+
 def test_policies_are_applied_by_priority_and_then_by_age() -> None:
     def sets(seconds: int, name: str, priority: int, time: str) -> EnvoyPatchPolicy:
         value = {"op": "replace", "path": "/connect_timeout", "value": f"{seconds}s"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from msgspec import Meta, field
 
@@ -32,6 +32,11 @@ class JSONPatchOperation(Model, frozen=True, kw_only=True):
     value: Any = None
     """``None`` for none: an API server drops a null."""
 
+    @property
+    def creates(self) -> bool:
+        """Whether its value is a resource of its own."""
+        return self.op == "add" and self.path == "" and not self.json_path
+
 
 class EnvoyJSONPatchConfig(Model, frozen=True, kw_only=True):
     """One operation, and which resource it changes."""
@@ -39,6 +44,24 @@ class EnvoyJSONPatchConfig(Model, frozen=True, kw_only=True):
     type: EnvoyResourceType
     name: str
     operation: JSONPatchOperation
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """``(type URL, name)`` of what it changes or makes; the name is "" if the value has none."""
+        return self.type, self._own_name if self.operation.creates else self.name
+
+    @property
+    def _own_name(self) -> str:
+        is_assignment = self.type.endswith("ClusterLoadAssignment")
+        fields = ("cluster_name", "clusterName") if is_assignment else ("name",)
+        names = (text_at(self.operation.value, each) for each in fields)
+        return next(filter(None, names), "")
+
+
+def text_at(document: Any, name: str) -> str:
+    """The text that a field of a JSON object has; "" for none."""
+    value = cast("dict[str, Any]", document).get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 class EnvoyPatchPolicySpec(Model, frozen=True, kw_only=True):

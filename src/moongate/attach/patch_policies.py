@@ -69,6 +69,8 @@ def patch_target(db: Db, policy: Ref) -> PatchTarget | None:
     gateway = Ref.of(Gateway, policy.namespace, ref.name)
     named = Ref(ref.kind, "" if ref.kind == GatewayClass.KIND else policy.namespace, ref.name, ref.group)
     if named.is_a(GatewayClass):
+        if named not in managed_classes(db) and get(db, GatewayClass, named) is not None:
+            return None  # another controller's
         ancestor, fleet = named, FleetId(named)
         problem = None if named in managed_classes(db) and merges_gateways(db, ref.name) else _no_class(named)
         if problem is not None and named in managed_classes(db):
@@ -143,7 +145,7 @@ def named_resources(db: Db, fleet: FleetId) -> frozenset[tuple[str, str]]:
 @query
 def _names(db: Db, policy: Ref) -> tuple[tuple[str, str], ...]:
     resource = get(db, EnvoyPatchPolicy, policy)
-    return () if resource is None else tuple((each.type, each.name) for each in resource.spec.json_patches)
+    return () if resource is None else tuple(each.target for each in resource.spec.json_patches)
 
 
 @query

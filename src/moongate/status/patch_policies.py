@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
+from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.gateways import controller_name
 from moongate.attach.patch_policies import patch_target
 from moongate.engine import query
@@ -58,7 +59,11 @@ def _not_applied(db: Db, policy: EnvoyPatchPolicy, fleet: FleetId) -> list[NotAp
         if message is not None:
             passed_over.append(NotApplied(ref, path, message, missing=False))
         elif named is not None:
-            patched: Patched | None = db.read(patching(fleet, *named))
+            # It may have another name in Envoy just now.
+            places = (named, *usual_names(db, fleet).get(named, ()))
+            patched: Patched | None = next(
+                filter(None, (db.read(patching(fleet, *at)) for at in places)), None
+            )
             if patched is None:
                 passed_over.append(NotApplied(ref, path, f"There is no {'/'.join(named)}.", missing=True))
                 continue

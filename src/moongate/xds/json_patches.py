@@ -21,8 +21,7 @@ Source: the reference's EnvoyPatchPolicy; RFC 6901, RFC 6902 and RFC 9535; proto
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -33,10 +32,10 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf import json_format
 
 from moongate import names
-from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation, text_at
 from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.patch_policies import patch_policies
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.json_patch import PatchError, compiled, patched, read
 from moongate.store import get
 from moongate.xds.patches import Patch, Patches
@@ -74,7 +73,9 @@ _TAKES: Final[Mapping[str, tuple[str, ...]]] = {
 def fault(db: Db, policy: Ref, index: int) -> str | None:
     """Why a patch can never be applied, as it is written; ``None`` if nothing is wrong with it."""
     resource = get(db, EnvoyPatchPolicy, policy)
-    return None if resource is None else _fault(resource.spec.json_patches[index])
+    if resource is None or (message := _fault(resource.spec.json_patches[index])) is None:
+        return None
+    return str(_without_secrets(PatchError(message), resource.spec.json_patches[index].type))
 
 
 @query
@@ -87,7 +88,7 @@ def patched_names(db: Db, fleet: FleetId) -> tuple[tuple[str, str], ...]:
 def created_names(db: Db, fleet: FleetId) -> tuple[tuple[str, str], ...]:
     """``(type URL, name)`` of each resource that is a patch's own, sorted."""
     of = _by_resource(db, fleet).items()
-    return tuple(sorted(key for key, patches in of if any(_creates(_operation(p)) for p in patches)))
+    return tuple(sorted(key for key, patches in of if any(_operation(p).creates for p in patches)))
 
 
 @query
@@ -100,7 +101,7 @@ def patches_of(db: Db, fleet: FleetId, type_url: str, name: str) -> tuple[Patch,
 def target_of(db: Db, policy: Ref, index: int) -> tuple[str, str] | None:
     """``(type URL, name)`` of the resource that a patch changes or creates, in its usual name."""
     resource = get(db, EnvoyPatchPolicy, policy)
-    return None if resource is None else _target(resource.spec.json_patches[index])
+    return None if resource is None else resource.spec.json_patches[index].target
 
 
 @query
@@ -109,8 +110,11 @@ def _by_resource(db: Db, fleet: FleetId) -> Mapping[tuple[str, str], tuple[Patch
     others = usual_names(db, fleet)
     patches: dict[tuple[str, str], tuple[Patch, ...]] = {}
     for policy in patch_policies(db, fleet):
-        for key, patch in _of_policy(db, policy):
-            for each in (key, *others.get(key, ())):
+        # One that cannot be read, by a bug of ours, takes no other down with it.
+        own = _of_policy.last_good(db, policy)
+        for key, patch in () if isinstance(own, Failed) else own:
+            # What a patch makes has the name that it gives it, and no other.
+            for each in (key, *(() if _operation(patch).creates else others.get(key, ()))):
                 patches[each] = (*patches.get(each, ()), patch)
     return patches
 
@@ -122,7 +126,7 @@ def _of_policy(db: Db, policy: Ref) -> tuple[tuple[tuple[str, str], Patch], ...]
     if resource is None:
         return ()
     return tuple(
-        (_target(each), Patch(policy, f"spec.jsonPatches[{n}]", msgspec.json.encode(each.operation)))
+        (each.target, Patch(policy, f"spec.jsonPatches[{n}]", msgspec.json.encode(each.operation)))
         for n, each in enumerate(resource.spec.json_patches)
         if _fault(each) is None
     )
@@ -142,7 +146,7 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     """
     operation = _operation(patch)
     message, name_field = _MESSAGES[type_url]
-    if _creates(operation):
+    if operation.creates:
         try:
             return XdsResource.of(type_url, name, encode(read(message, operation.value)))
         except PatchError as error:
@@ -152,7 +156,7 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
     document = json_format.MessageToDict(message.FromString(resource.body), preserving_proto_field_name=True)
     try:
         changed = patched(document, operation)
-        if _text_at(changed, name_field) != name:
+        if text_at(changed, name_field) != name:
             raise PatchError(f"It changes {name_field}, by which the resource is known.")  # noqa: TRY301
         return XdsResource.of(type_url, name, encode(read(message, changed)))
     except PatchError as error:
@@ -174,31 +178,6 @@ def _operation(patch: Patch) -> JSONPatchOperation:
     return msgspec.json.decode(patch.body, type=JSONPatchOperation)
 
 
-def _creates(operation: JSONPatchOperation) -> bool:
-    return operation.op == "add" and operation.path == "" and not operation.json_path
-
-
-def _target(patch: EnvoyJSONPatchConfig) -> tuple[str, str]:
-    return patch.type, _own_name(patch) if _creates(patch.operation) else patch.name
-
-
-def _own_name(patch: EnvoyJSONPatchConfig) -> str:
-    """The name that the value of a new resource has; "" for none."""
-    _, field = _MESSAGES[patch.type]
-    value = patch.operation.value
-    return _text_at(value, field) or _text_at(value, _camel(field))
-
-
-def _text_at(document: Any, field: str) -> str:
-    """The text that a field of a document has; "" for none."""
-    value = cast("dict[str, Any]", document).get(field) if isinstance(document, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-def _camel(field: str) -> str:
-    return re.sub(r"_(.)", lambda match: match[1].upper(), field)
-
-
 def _fault(patch: EnvoyJSONPatchConfig) -> str | None:
     operation = patch.operation
     if operation.path is None and operation.json_path is None:
@@ -210,13 +189,13 @@ def _fault(patch: EnvoyJSONPatchConfig) -> str | None:
     for field, pointer in (("path", operation.path), ("from", operation.from_)):
         if pointer and not pointer.startswith("/") and not (field == "path" and operation.json_path):
             return f"{field} must be a JSON pointer, which begins with a slash, not {pointer!r}."
-    if _creates(operation) and not _own_name(patch):
+    if operation.creates and not patch.target[1]:
         return f"Its value is a resource of its own, so it needs {_MESSAGES[patch.type][1]}."
     if operation.json_path:
         try:
             compiled(operation.json_path)
         except PatchError as error:
             return str(error)
-    if _target(patch) == (SECRET, names.SYSTEM_AUTHORITIES):
+    if patch.target == (SECRET, names.SYSTEM_AUTHORITIES):
         return f"The secret {names.SYSTEM_AUTHORITIES} cannot be changed."
     return None

@@ -19,9 +19,10 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import config
 from moongate.attach.listeners import last_judged
+from moongate.attach.patch_policies import named_resources
 from moongate.attach.routes import ANY, intersection
 from moongate.engine import query
-from moongate.xds.wire import encode, message_field
+from moongate.xds.wire import ROUTE, encode, message_field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 MISDIRECTED: Final = 421
+MOST_NEIGHBOURS: Final = 64
+"""Up to so many other hostnames of its port a listener knows. With more, each that comes or goes would
+change hundreds of tables."""
 
 
 class Neighbours(NamedTuple):
@@ -55,7 +59,7 @@ def neighbours(db: Db, fleet: FleetId, chain: str) -> Neighbours | None:
             groups = [group for group in envoy.groups if group is not own]  # also those of protocol TLS
             mine = _hostname(db, own.members[0])
             others = {_hostname(db, group.members[0]) for group in groups} - {mine}
-            return Neighbours(mine, tuple(sorted(others))) if others else None
+            return Neighbours(mine, tuple(sorted(others))) if 0 < len(others) <= MOST_NEIGHBOURS else None
     return None
 
 
@@ -69,7 +73,8 @@ def virtual_hosts(db: Db, fleet: FleetId, chain: str, has: Callable[[str], bool]
         has: whether a hostname has a virtual host in the route configuration anyway.
     """
     at = neighbours(db, fleet, chain)
-    if at is None:
+    if at is None or (ROUTE, chain) in named_resources(db, fleet):
+        # A patch is written for the virtual hosts that routes have, and may add such hostnames itself.
         return
     others = [host for host in at.others if not has(host or ANY)]
     if others:
