@@ -219,7 +219,7 @@ def section_of(db: Db, of: Target) -> str:
     if of.kind == BackendResource.KIND:
         return str(of.port) if of.port else ""
     virtual = _virtual(db, of)
-    port = virtual.port(of.port) if virtual is not None else None
+    port = virtual.port(of) if virtual is not None else None
     return port.name or "" if port is not None else ""
 
 
