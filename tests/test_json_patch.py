@@ -28,4 +28,4 @@ def test_what_finds_nothing_is_an_error() -> None:
 def test_a_document_is_read_as_a_message() -> None:
     assert read(Cluster, {"name": "a", "connect_timeout": "3s"}).connect_timeout.seconds == 3
     with pytest.raises(PatchError, match="is no Cluster"):
-        read(Cluster, {"nome": "a"})
+        read(Cluster, {"other": "a"})
