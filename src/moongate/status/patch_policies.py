@@ -59,17 +59,22 @@ def _not_applied(db: Db, policy: EnvoyPatchPolicy, fleet: FleetId) -> list[NotAp
         if message is not None:
             passed_over.append(NotApplied(ref, path, message, missing=False))
         elif named is not None:
-            # It may have another name in Envoy just now.
-            places = (named, *usual_names(db, fleet).get(named, ()))
-            patched: Patched | None = next(
-                filter(None, (db.read(patching(fleet, *at)) for at in places)), None
-            )
+            patched = _patched(db, fleet, named)
             if patched is None:
                 passed_over.append(NotApplied(ref, path, f"There is no {'/'.join(named)}.", missing=True))
                 continue
             of = result(db, patched).not_applied
             passed_over += [each for each in of if (each.owner, each.path) == (ref, path)]
     return passed_over
+
+
+def _patched(db: Db, fleet: FleetId, named: tuple[str, str]) -> Patched | None:
+    """The patched resource of a usual name; it may have another one in Envoy just now."""
+    for at in (named, *usual_names(db, fleet).get(named, ())):
+        patched: Patched | None = db.read(patching(fleet, *at))
+        if patched is not None:
+            return patched
+    return None
 
 
 def _programmed(not_applied: Sequence[NotApplied], generation: int) -> Condition:
