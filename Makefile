@@ -26,9 +26,8 @@ help:
 run: $(READY)
 	$(BIN)/moongate quickstart
 
-# One process runs the tests with a real Envoy, another one all others. Pages are rewritten by one process.
 test: $(READY)
-	$(BIN)/python -m pytest $(if $(findstring --accept,$(PYTEST_ARGS)),,--numprocesses 2 --dist loadgroup) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 quick: export HYPOTHESIS_PROFILE = quick
 quick: $(READY)

@@ -99,11 +99,6 @@ FAULTS = (
         'minVersion: "1.2", ciphers: ["!AES128-SHA"]',
         "!AES128-SHA",
     ),
-    settings(
-        "a name of ALPN that is too long is said at the policy and at the listener",
-        f'alpnProtocols: ["{"a" * 256}"]',
-        "Invalid ALPN protocol string",
-    ),
     logged(
         "a variable of a log in text that does not exist holds up its listener alone",
         'format: {type: Text, text: "%FOURTH%"}, sinks: [{type: File, file: {path: /dev/null}}]',
