@@ -28,13 +28,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 gc.disable()  # until all modules are imported
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests with a real Envoy, one after another, if there are several."""
-    for item in items:
-        if item.get_closest_marker("envoy") is not None:
-            item.add_marker(pytest.mark.xdist_group("envoy"))
-
-
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from the modules: they stay, and there are many objects in them."""
     gc.collect()

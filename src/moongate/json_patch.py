@@ -111,15 +111,15 @@ def _pointers(document: Mapping[str, Any], operation: JSONPatchOperation) -> lis
         return [operation.path or ""]
     path = compiled(operation.json_path)
     try:
-        found = [str(match.pointer()) for match in islice(path.finditer(document), MOST_PLACES + 1)]
+        places = [str(match.pointer()) for match in islice(path.finditer(document), MOST_PLACES + 1)]
     except Exception as error:  # noqa: BLE001 - whatever the library raises, somebody wrote this path
         raise PatchError(f"jsonPath {operation.json_path!r} cannot be evaluated: {_words(error)}") from None
-    if not found:
+    if not places:
         raise PatchError(f"jsonPath {operation.json_path!r} finds nothing.")
-    if len(found) > MOST_PLACES:
+    if len(places) > MOST_PLACES:
         raise PatchError(f"jsonPath {operation.json_path!r} finds more than {MOST_PLACES:,} places.")
     below = (operation.path or "").lstrip("/")
-    return [f"{at}/{below}" if below else at for at in found]
+    return [f"{at}/{below}" if below else at for at in places]
 
 
 def patched(document: dict[str, Any], operation: JSONPatchOperation) -> Any:
@@ -158,8 +158,9 @@ def _changed(document: Any, operation: JSONPatchOperation, pointer: str) -> Any:
 
 
 def _words(error: Exception) -> str:
-    """What an exception says, without a value that it may quote."""
-    return str(error).partition(" which is ")[0] or type(error).__name__
+    """What an exception says, without a value that it may quote, or the list of all fields that there are."""
+    words = str(error).partition(" which is ")[0].partition("\n Available Fields")[0]
+    return words or type(error).__name__
 
 
 def _make_parents(document: Any, pointer: str) -> None:
@@ -193,13 +194,7 @@ def read(message: type[M], document: Any) -> M:
             _import_type(name)
         return json_format.ParseDict(document, message())
     except Exception as error:  # noqa: BLE001 - whatever protobuf raises, somebody wrote this document
-        words = _short(_words(error))
-        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {words}") from None
-
-
-def _short(error: str) -> str:
-    """What protobuf says, without the list of all fields that there are."""
-    return error.partition("\n Available Fields")[0]
+        raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {_words(error)}") from None
 
 
 def _types(document: Any) -> Iterator[str]:
@@ -224,9 +219,9 @@ def _import_type(name: str) -> None:
     if not all(part.isidentifier() and not part.startswith("_") for part in package.split(".")):
         return
     try:
-        found = importlib.import_module(package)
+        parent = importlib.import_module(package)
     except ImportError:
         return
-    for module in pkgutil.iter_modules(getattr(found, "__path__", ())):
+    for module in pkgutil.iter_modules(getattr(parent, "__path__", ())):
         if module.name.endswith("_pb2"):
             importlib.import_module(f"{package}.{module.name}")

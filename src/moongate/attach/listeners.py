@@ -158,6 +158,11 @@ def last_judged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     return () if isinstance(places, Failed) else places
 
 
+def last_judged_at(db: Db, listener: ListenerId) -> Listener | None:
+    """One of these listeners; ``None`` when its Gateway has none of that name."""
+    return next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+
+
 def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
     """The listeners of many Gateways, as ``last_judged`` has them."""
     calls = [(gateway,) for gateway in gateways]
@@ -661,4 +666,5 @@ def _grouped(drafts: Iterable[_Draft], key: Callable[[_Draft], K]) -> dict[K, li
 
 def passes_through(db: Db, listener: ListenerId) -> bool:
     """Whether a listener passes TLS on as it is."""
-    return any(each.id == listener and each.passthrough for each in last_judged(db, listener.gateway))
+    own = last_judged_at(db, listener)
+    return own is not None and own.passthrough

@@ -72,9 +72,10 @@ def patch_target(db: Db, policy: Ref) -> PatchTarget | None:
         if named not in managed_classes(db) and get(db, GatewayClass, named) is not None:
             return None  # another controller's
         ancestor, fleet = named, FleetId(named)
-        problem = None if named in managed_classes(db) and merges_gateways(db, ref.name) else _no_class(named)
-        if problem is not None and named in managed_classes(db):
-            problem = _not_merged(named)
+        if named not in managed_classes(db):
+            problem = _no_class(named)
+        else:
+            problem = None if merges_gateways(db, ref.name) else _not_merged(named)
     elif not managed(db, gateway):
         return None
     else:
@@ -121,10 +122,10 @@ def patch_policies(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     """The policies that change the resources of a fleet, in the order in which they are applied."""
     if not members(db, fleet):
         return ()
-    found = find(db, PATCH_POLICIES, fleet.owner.name)
+    naming = find(db, PATCH_POLICIES, fleet.owner.name)
     return tuple(
         sorted(
-            (each for each in found if (target := patch_target(db, each)) and target.fleet == fleet),
+            (each for each in naming if (target := patch_target(db, each)) and target.fleet == fleet),
             key=lambda each: (_rank(db, each), each),
         )
     )

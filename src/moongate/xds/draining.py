@@ -29,7 +29,7 @@ from moongate.attach.envoy_listeners import (
     route_configurations,
 )
 from moongate.attach.fleets import bind_addresses, fleet_of
-from moongate.attach.listeners import last_judged
+from moongate.attach.listeners import last_judged_at
 from moongate.attach.routes import wider
 from moongate.engine import query
 
@@ -173,5 +173,5 @@ def _wider(match: ChainMatch) -> list[ChainMatch]:
 def _hostname(db: Db, kind: ChainKind, members: tuple[ListenerId, ...]) -> str:
     if kind == "HTTP":
         return ""
-    first = next((each for each in last_judged(db, members[0].gateway) if each.id == members[0]), None)
+    first = last_judged_at(db, members[0])
     return first.hostname if first is not None else ""

@@ -43,7 +43,7 @@ from moongate import names
 from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
 from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, takes_ipv4
 from moongate.attach.gateways import on_host
-from moongate.attach.listeners import last_judged
+from moongate.attach.listeners import last_judged_at
 from moongate.engine import Contained, Failed, query
 from moongate.policies.http_listeners import port_settings
 from moongate.xds.access_logs import access_logs
@@ -149,7 +149,7 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
         part = connection_part.last_good(db, fleet, name, group, shares_port)
     if not isinstance(part, Failed):
         return part
-    first = next((e for e in last_judged(db, group.members[0].gateway) if e.id == group.members[0]), None)
+    first = last_judged_at(db, group.members[0])
     if group.kind in ("HTTP", "TCP") or first is None:
         raise Contained(part)
     match = chain_match(group.name, first.hostname)

@@ -18,7 +18,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import config
-from moongate.attach.listeners import last_judged
+from moongate.attach.listeners import last_judged_at
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.routes import ANY, intersection
 from moongate.engine import query
@@ -93,5 +93,5 @@ def _entry(host: VirtualHost) -> bytes:
 
 
 def _hostname(db: Db, listener: ListenerId) -> str:
-    own = next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+    own = last_judged_at(db, listener)
     return own.hostname if own is not None else ""

@@ -22,7 +22,7 @@ from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from moongate import names
 from moongate.api.gateway import Gateway
 from moongate.attach.fleets import fleet_of
-from moongate.attach.listeners import last_judged
+from moongate.attach.listeners import last_judged_at
 from moongate.attach.routes import (
     ANY,
     host_shards,
@@ -394,7 +394,7 @@ def _without_lost(db: Db, listener: ListenerId, part: Part) -> Part:
 
 def _closed(db: Db, listener: ListenerId, failed: Failed) -> Part:
     """All requests of a listener answered with 500."""
-    own = next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+    own = last_judged_at(db, listener)
     if own is None:
         raise Contained(failed)
     host = own.hostname or ANY
