@@ -338,6 +338,11 @@ class World:
         entry = self._entry(fleet, type_url, name)
         return entry.held if entry is not None else None
 
+    def fails(self, fleet: FleetId, type_url: str, name: str) -> bool:
+        """Whether a resource could not be built, by a bug of moongate, when it was last to be settled."""
+        entry = self._entry(fleet, type_url, name)
+        return entry is not None and entry.root is not None and isinstance(entry.root.value, Failed)
+
     def names_resource(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a fleet is to have a resource of that name, as last settled."""
         return self._entry(fleet, type_url, name) is not None
