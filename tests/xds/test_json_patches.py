@@ -117,9 +117,11 @@ from moongate.xds.wire import LISTENER, XdsResource, encode
 
 listener = Listener(name="a")
 filter = listener.listener_filters.add(name="dubbo")
-filter.typed_config.type_url = "type.googleapis.com/envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy"
+of = "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy"
+filter.typed_config.type_url = f"type.googleapis.com/{of}"
 operation = b'{"op": "add", "path": "/stat_prefix", "value": "b"}'
-patch = Patch(Ref("EnvoyPatchPolicy", "default", "p", "gateway.envoyproxy.io"), "spec.jsonPatches[0]", operation)
+owner = Ref("EnvoyPatchPolicy", "default", "p", "gateway.envoyproxy.io")
+patch = Patch(owner, "spec.jsonPatches[0]", operation)
 changed = json_patches.apply(XdsResource.of(LISTENER, "a", encode(listener)), LISTENER, "a", patch)
 listener.stat_prefix = "b"
 assert Listener.FromString(changed.body) == listener
