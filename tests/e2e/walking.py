@@ -16,17 +16,17 @@ from tempfile import TemporaryDirectory
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
-import httpx
 import psutil
 from msgspec import Struct, structs
 
+from bench.prober import Prober
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.run import Laptop
 from moongate.sources.files import Files
 from tests.core import read
 from tests.e2e.backends import Echo
 from tests.e2e.certificates import Authority
-from tests.e2e.conftest import DEADLINE_S, started, until
+from tests.e2e.conftest import started, until
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -373,11 +373,14 @@ class State(Struct, frozen=True):
 class Walk:
     """A folder, moongate that follows it, and the number of requests that were not answered with 200."""
 
-    def __init__(self, folder: Path, laptop: Laptop, texts: Mapping[str, str], url: str) -> None:
+    def __init__(
+        self, folder: Path, laptop: Laptop, texts: Mapping[str, str], port: int, backend: Echo
+    ) -> None:
         self._folder = folder
+        self._backend = backend
         self._laptop = laptop
         self._texts = texts
-        self._url = url
+        self._port = port
         self.asked = 0
         self.failed: list[str] = []
 
@@ -390,6 +393,7 @@ class Walk:
             await self._until_held(refs, held=True)
             file.unlink()
             await self._until_held(refs, held=False)
+        self._backend.forget()
 
     async def _until_held(self, refs: list[Ref], *, held: bool) -> None:
         store = self._laptop.world.store
@@ -398,16 +402,12 @@ class Walk:
 
     async def asks(self) -> None:
         """Ask the route that is there all the time, again and again, over one connection."""
-        async with httpx.AsyncClient(timeout=DEADLINE_S, trust_env=False) as client:
+        async with Prober(self._port) as prober:
             while True:
-                try:
-                    answer = await client.get(self._url, headers={"host": "steady.test"})
-                    words = str(answer.status_code)
-                except httpx.HTTPError as error:
-                    words = repr(error)
+                answer = await prober.ask("steady.test")
                 self.asked += 1
-                if words != "200":
-                    self.failed.append(words)
+                if answer is None or answer.status != 200:
+                    self.failed.append(str(answer))
                 await asyncio.sleep(0.005)
 
     def state(self) -> State:
@@ -464,7 +464,7 @@ async def walking() -> AsyncGenerator[Walk]:
         laptop = await stack.enter_async_context(Laptop(config=config))
         await stack.enter_async_context(started(laptop, Files([folder])))
         texts = {kind: rendered(text) for kind, text in KINDS_IN_TURN.items()}
-        walk = Walk(folder, laptop, texts, f"http://127.0.0.1:{ports['HTTP']}/")
+        walk = Walk(folder, laptop, texts, ports["HTTP"], backend)
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(walk.asks())
             yield walk
