@@ -328,9 +328,9 @@ class World:
         resources: dict[str, dict[str, dict[str, XdsResource]]] = {}
         for fleet, inventory in self._fleets.items():
             of = resources.setdefault(names.fleet(fleet), {})
-            for (type_url, name), entry in inventory.resources.items():
+            for (type_url, _), entry in inventory.resources.items():
                 if entry.held is not None:
-                    of.setdefault(type_url, {})[name] = entry.held
+                    of.setdefault(type_url, {})[entry.held.name] = entry.held
         return resources
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
