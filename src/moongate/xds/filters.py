@@ -300,7 +300,7 @@ def _kind_filter(one: KindFilter, *, stable: bool) -> ChainFilter:
 def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
     """The filter that a feature needs in the chain; ``None`` when it is none."""
     http_filter = feature.http_filter
-    if http_filter is None:
+    if http_filter is None or (http_filter.of_clusters and stable_chains(db)):
         return None
     order = FEATURES.index(feature)
     if not stable_chains(db):

@@ -23,8 +23,8 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 
 from moongate import names
-from moongate.features.base import tls_parameters
-from moongate.xds.filter_chains import TLS_SOCKET, over_ads
+from moongate.features.base import over_ads, tls_parameters
+from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ def secure(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         message.transport_socket.CopyFrom(TransportSocket(name="dummy.transport_socket", typed_config=dummy))
     if of_request:
         http.upstream_http_protocol_options.auto_sni = True
+
+
+def secure_requests(message: Cluster, backend: Backend) -> None:
+    """Add TLS to a cluster whose hosts are those that requests name, which their certificates must be for."""
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(_socket(backend.tls, of_request=False))
 
 
 def speaks_tls_only(backends: list[Backend]) -> bool:
