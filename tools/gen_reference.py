@@ -193,6 +193,7 @@ _PROXY = {
     "shutdown.drainTimeout": "How long open connections live on when their listener was changed or deleted, 60 s "
     "when absent; longer ones, such as WebSockets, are cut then. Read when Envoy starts; the log says that a "
     "change waits for it. When Envoy is to end, requests in flight are waited for as long, 5 s when absent.",
+    "filterOrder": "[HTTP filters](../how-to/order-of-filters.md) in another order than the usual one.",
     "telemetry.accessLog": "[Access logs](../how-to/access-logs.md): formats, CEL filters, and sinks: files, "
     "OpenTelemetry, ALS.",
     "telemetry.tracing": "[Spans](../how-to/trace-requests.md) for OpenTelemetry, Zipkin or Datadog.",
@@ -200,7 +201,7 @@ _PROXY = {
     "telemetry.metrics": "[Statistics](../how-to/send-metrics.md): which, under which names, and for whom. A change "
     "of `sinks` or `matches` starts another Envoy.",
 }
-_PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
+_PROXY_IDLE = ("shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
 
 
 def _own(paths: list[str]) -> list[str]:
