@@ -86,6 +86,8 @@ from moongate.xds.upstream_tls import mark, secure, secure_requests, speaks_tls_
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -149,8 +151,8 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
     _set(edit, cluster_settings(db, _policies(db, key)))
-    for body in _own_filters(db, key) if isinstance(key, RuleCluster) else ():
-        http.http_filters.append(HttpFilter.FromString(body))
+    if isinstance(key, RuleCluster):
+        http.http_filters.extend(_own_filters(db, key))
     if of_requests:
         secure_requests(message, *backends)
         resolve_requests(message, http, guard=guarded(db))
@@ -283,19 +285,12 @@ def _rule_name(db: Db, route: Ref, rule: int) -> str:
     return resource.spec.rules[rule].name or ""
 
 
-@query
-def _own_filters(db: Db, key: RuleCluster) -> tuple[bytes, ...]:
-    """The HTTP filters of a cluster, encoded."""
-    return tuple(
-        encode(
-            HttpFilter(
-                name=feature.http_filter.instance(effective.owner),
-                typed_config=packed(feature.http_filter.chain(db, effective)),
-            )
-        )
-        for feature, effective in extended(db, key.extensions, key.route.namespace)
-        if feature.http_filter is not None
-    )
+def _own_filters(db: Db, key: RuleCluster) -> Iterator[HttpFilter]:
+    """The HTTP filters of a cluster that HTTPRouteFilters ask for."""
+    for feature, effective in extended(db, key.extensions, key.route.namespace):
+        if feature.http_filter is not None:
+            name, chain = feature.http_filter.instance(effective.owner), feature.http_filter.chain
+            yield HttpFilter(name=name, typed_config=packed(chain(db, effective)))
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
