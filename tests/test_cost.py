@@ -656,6 +656,7 @@ def test_another_backend_of_a_tls_route_changes_no_listener(tls_worlds: list[Wor
         **one("attachments_at", "age", "route_resources", "route_status"),
         **one("connection_chain", "refuses_connections"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
     }
     assert set(costs[0].put) == {("ClusterLoadAssignment", "tlsroute/default/t7/rule/-1")}
 
@@ -685,6 +686,7 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
         **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
         **one("chains_in", "connection_part", "listener"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
         **one("backend", "endpoints", "has_endpoints"),
         **one("attached_in", "attached_counts", "gateway_status"),
     }

@@ -12,6 +12,8 @@ from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from tests.e2e import manifests as m
 from tests.e2e.backends import EchoOverHttp2, EchoOverTls
 from tests.e2e.conftest import Site, open_site
+from tests.e2e.lines import asked, serving_lines
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -189,3 +191,54 @@ async def test_nothing_is_copied_to_a_resolver(site: Site) -> None:
     assert (await site.reached(f"localhost:{site.two.port}")).by == "one"
     assert site.conditions(route)["ResolvedRefs"]["reason"] == "UnsupportedValue"
     assert site.two.requests == []
+
+
+def at_port(port: int) -> m.Document:
+    """A patch: connections go to another port than 443, which tests cannot open."""
+    patch = {
+        "type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "default/by-name/tls",
+        "operation": {
+            "op": "replace",
+            "jsonPath": "$..filters[?(@.name == 'envoy.filters.network.sni_dynamic_forward_proxy')]",
+            "path": "/typed_config/port_value",
+            "value": port,
+        },
+    }
+    return {
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "EnvoyPatchPolicy",
+        "metadata": {"name": "at-port", "namespace": "default"},
+        "spec": {
+            "type": "JSONPatch",
+            "targetRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "by-name"},
+            "jsonPatches": [patch],
+        },
+    }
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_connections_go_to_the_host_of_the_handshake_and_not_to_the_own_machine(
+    lenient: Site, site: Site, *, guarded: bool
+) -> None:
+    at = site if guarded else lenient
+    port, hosts = free_port(), ("a.localhost", "b.localhost")
+    trusting = at.authority.client_context()
+    async with serving_lines("inside", at.authority.sign(*hosts)) as inside:
+        route = m.connections("TLSRoute", "by-name", "by-name", hostnames=("*.localhost",))
+        tls = f"[{{name: tls, port: {port}, protocol: TLS, tls: {{mode: Passthrough}}}}]"
+        await at.apply(resolver("by-name"), m.gateway("by-name", tls), route, at_port(inside))
+
+        for host in hosts:
+            assert await asked(port, trusting, host) == (None if guarded else "inside")
+
+        # Another backend takes the place of all hosts, and gives it back.
+        await at.apply(
+            m.local("plain", inside),
+            m.connections(
+                "TLSRoute", "by-name", "plain", parents="[{name: by-name}]", hostnames=("*.localhost",)
+            ),
+        )
+        assert await asked(port, trusting, "a.localhost") == "inside"
+        await at.apply(route)
+        assert await asked(port, trusting, "b.localhost") == (None if guarded else "inside")

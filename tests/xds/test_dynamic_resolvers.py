@@ -7,15 +7,24 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from msgspec import structs
 
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.xds.cluster_keys import RuleCluster
 from moongate.xds.clusters import cluster, load_assignment
-from moongate.xds.destinations import Destination, rule_destination
-from moongate.xds.dynamic_resolvers import GUARD
-from tests.core import IN_CLUSTER, ON_HOST, Core, extension, gateway, http
-from tests.routes import WEB, as_dict, http_route, route_ref, rule, sent, service
+from moongate.xds.connection_chains import TCP_PROXY, connection_chain
+from moongate.xds.destinations import (
+    Destination,
+    connection_destination,
+    route_resources,
+    rule_destination,
+)
+from moongate.xds.dynamic_resolvers import CONNECTION_GUARD, GUARD, SNI_PROXY
+from tests.connections import connection_ref, connection_route, listener_id, proxied, raw, tls
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http
+from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, sent, service
 
 ANY = "{group: gateway.envoyproxy.io, kind: Backend, name: any}"
 RESOLVER = extension("Backend", "any", "{type: DynamicResolver}")
@@ -164,3 +173,67 @@ def test_nobody_is_asked_there() -> None:
 
     assert verdict.status == 500
     assert [each.reason for each in verdict.unresolved] == ["UnsupportedValue"]
+
+
+def connections(kind: str, *backends: str, listener: str, config: EnvoyGateway = ON_HOST) -> Core:
+    route = connection_route(kind, *backends, hostnames=("*.x.test",) if kind == "TLSRoute" else ())
+    return Core(gateway(listener), service(), RESOLVER, route, config=config)
+
+
+def chain_of(core: Core, name: str) -> FilterChain:
+    group = next(group for envoy in envoy_listeners(core.db, EG_FLEET) for group in envoy.groups)
+    settings = connection_chain(core.db, group, connection_ref(name))
+    assert settings is not None
+    return FilterChain.FromString(settings.chain)
+
+
+@pytest.mark.parametrize(
+    ("config", "filters"),
+    [(ON_HOST, [SNI_PROXY, CONNECTION_GUARD, TCP_PROXY]), (OPEN, [SNI_PROXY, TCP_PROXY])],
+)
+def test_connections_are_judged_between_the_lookup_and_the_proxy(
+    config: EnvoyGateway, filters: list[str]
+) -> None:
+    core = connections("TLSRoute", ANY, listener=tls("tls"), config=config)
+
+    chain = chain_of(core, "TLSRoute")
+    [key] = route_resources(core.db, EG_FLEET, connection_ref("TLSRoute"))
+    resource = cluster(core.db, key) if isinstance(key, RuleCluster) else None
+
+    assert [each.name for each in chain.filters] == filters
+    assert proxied(chain) == key.name == "tlsroute/default/shop/rule/-2"
+    assert resource is not None
+    message = Cluster.FromString(resource.body)
+    assert message.cluster_type.name == "envoy.clusters.dynamic_forward_proxy"
+    assert not message.typed_extension_protocol_options
+
+
+def test_no_chain_without_a_guard_leads_to_the_hosts_of_handshakes() -> None:
+    """The cluster of fixed backends has another name, so neither is taken for the other while they change."""
+    core = connections("TLSRoute", listener=tls("tls"))
+    assert proxied(chain_of(core, "TLSRoute")) == "tlsroute/default/shop/rule/-1"
+
+    core.apply(connection_route("TLSRoute", ANY, hostnames=("*.x.test",)))
+
+    assert proxied(chain_of(core, "TLSRoute")) == "tlsroute/default/shop/rule/-2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "backends", "listener", "reason"),
+    [
+        ("TLSRoute", (ANY, SHOP), tls("tls"), "InvalidBackendRef"),
+        ("TLSRoute", (ANY,), tls("tls", "", "cert"), "UnsupportedValue"),
+        ("TCPRoute", (ANY,), raw("tls", "TCP"), "UnsupportedValue"),
+        ("UDPRoute", (ANY,), raw("tls", "UDP"), "UnsupportedValue"),
+    ],
+)
+def test_connections_that_name_no_host_have_no_such_backend(
+    kind: str, backends: tuple[str, ...], listener: str, reason: str
+) -> None:
+    core = connections(kind, *backends, listener=listener)
+
+    verdict = connection_destination(core.db, listener_id("tls"), connection_ref(kind))
+
+    assert not verdict.dynamic
+    assert [each.reason for each in verdict.unresolved] == [reason]
+    assert [of.name for _, of, _ in verdict.members] == (["shop"] if len(backends) > 1 else [])

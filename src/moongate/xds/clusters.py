@@ -74,6 +74,7 @@ from moongate.xds.destinations import (
     connection_destination,
     connection_section,
     first_gateway,
+    goes_to_server_names,
     index_of,
     rule_to_service,
     served_on,
@@ -101,6 +102,8 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
+_OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
+"""What the key of a cluster has in place of a rule, if it is that of a route of connections."""
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 """The last of a cluster's own HTTP filters, as the reference calls it."""
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -155,7 +158,8 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         http.http_filters.extend(_own_filters(db, key))
     if of_requests:
         secure_requests(message, *backends)
-        resolve_requests(message, http, guard=guarded(db))
+        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
+        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
     else:
         secure(message, http, backends)
     if http.http_filters:
@@ -280,7 +284,7 @@ def _rule_name(db: Db, route: Ref, rule: int) -> str:
     resource = get(db, Route, route)
     if resource is None or rule >= len(resource.spec.rules):
         return ""
-    if rule == names.ALL_RULES:
+    if rule in _OF_CONNECTIONS:
         return connection_section(resource)
     return resource.spec.rules[rule].name or ""
 
@@ -306,7 +310,7 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
         return _connection_members(db, key)
     if isinstance(key, RuleCluster) and any(
         extension(db, ref, key.route.namespace).faulty for ref in key.extensions
@@ -318,7 +322,10 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
     """The backends that connections of a route go to; there may be none that can be used."""
-    listener = _listener_of(db, key.fleet, key.route)
+    dynamic = key.rule == names.OF_SERVER_NAMES
+    listeners = served_on(db, key.fleet, key.route)
+    alike = (at for at in listeners if goes_to_server_names(db, at, key.route) is dynamic)
+    listener = next(alike, None)
     if listener is None:
         return None
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -381,7 +388,7 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
     """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
         return backend(db, at, routed)
     of_rule = reached_from(db, _gateway(db, key), at, routed)
     return of_rule if isinstance(key, RuleCluster) else named(at, of_rule)

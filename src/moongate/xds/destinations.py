@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from moongate import names
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.route import ConnectionRoute, RequestRule, Route
+from moongate.api.tlsroute import TLSRoute
 from moongate.attach.backends import (
     Backend,
     Target,
@@ -436,10 +437,12 @@ class ConnectionDestination(Struct, frozen=True):
 
     Args:
         members: the backends that can be used, each with its index among all of the route, and its weight.
+        dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
     """
 
     members: tuple[tuple[int, Target, int], ...] = ()
+    dynamic: bool = False
     unresolved: tuple[Problem, ...] = ()
 
 
@@ -454,6 +457,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     members: list[tuple[int, Target, int]] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
+    dynamic = False
     refs = [
         (f"spec.rules[{index}].backendRefs[{n}]", ref)
         for index, rule in enumerate(resource.spec.rules)
@@ -462,9 +466,13 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     for place, (path, ref) in enumerate(refs):
         at = target(ref, route.namespace, transport)
         judged = _permitted(db, listener.gateway, route, at, to_service)
-        if judged.tls is not None and not passes_through(db, listener):
-            judged = structs.replace(judged, problem=_NO_TLS)
-        problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+        if judged.dynamic:
+            dynamic = True
+            problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
+        elif judged.tls is not None and not passes_through(db, listener):
+            problem = _NO_TLS
+        else:
+            problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
         if problem is not None:
             faults.append((path, ref.weight, problem))
         elif ref.weight:
@@ -473,6 +481,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     rest = _REST[transport] if members else _NOTHING_LEFT[transport]
     return ConnectionDestination(
         tuple(members),
+        dynamic and bool(members) and len(refs) == 1,
         tuple(
             problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
             for path, weight, problem in faults
@@ -505,9 +514,6 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
         judged: its properties.
         of_names: whether the backends before it have hostnames; ``None`` if there is none.
     """
-    if judged.dynamic:
-        message = f"{at.ref} is of type DynamicResolver, which is not supported here"
-        return Problem("", message, "UnsupportedValue")
     if judged.empty:
         return _without_endpoints(db, "", at)
     if of_names is not None and judged.dns is not of_names:
@@ -520,19 +526,38 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
     return None
 
 
+def _unresolvable(db: Db, listener: ListenerId, route: Ref, at: Target, *, alone: bool) -> Problem | None:
+    """Why connections cannot go to the hosts that clients ask for, or ``None``."""
+    what = f"{at.ref} is of type DynamicResolver"
+    if route.kind != TLSRoute.KIND or not passes_through(db, listener):
+        message = f"{what}; only a TLSRoute on a listener that passes TLS on knows which host is asked for"
+        return Problem("", message, "UnsupportedValue")
+    if not alone:
+        return Problem("", f"{what}, which can only be the one backend of a route", "InvalidBackendRef")
+    return None
+
+
+@query
+def goes_to_server_names(db: Db, listener: ListenerId, route: Ref) -> bool:
+    """Whether connections of a route go to the hosts that clients ask for."""
+    return connection_destination(db, listener, route).dynamic
+
+
 def connection_section(route: Route) -> str:
     """The name of the rule of a route of connections; "" where it has several, which share a cluster."""
     (first, *others) = route.spec.rules or (None,)
     return (first.name or "") if first is not None and not others else ""
 
 
-def connection_cluster(fleet: FleetId, route: Ref) -> RuleCluster:
+def connection_cluster(db: Db, fleet: FleetId, listener: ListenerId, route: Ref) -> RuleCluster:
     """The cluster that the backends of a route of connections share.
 
     Its name says nothing of the backends. They may change, and the filter chain of the route stays: Envoy
-    would close the connections of a chain that changes.
+    would close the connections of a chain that changes. But the cluster of hosts that clients ask for is
+    another one: only chains with a guard lead there.
     """
-    return RuleCluster(names.connection_cluster(route), fleet, route, names.ALL_RULES)
+    rules = names.OF_SERVER_NAMES if goes_to_server_names(db, listener, route) else names.ALL_RULES
+    return RuleCluster(names.connection_cluster(route, rules), fleet, route, rules)
 
 
 @query
@@ -547,7 +572,7 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        return (connection_cluster(fleet, route),) if serving else ()
+        return tuple(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))

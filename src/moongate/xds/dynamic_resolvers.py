@@ -11,6 +11,10 @@ try of a request. So it does not matter how an address is spelled (``127.1``, ``
 name leads to it, whether another filter has changed the host, or whether the name has another address by now.
 No listener has a part in it, and so none changes when the first such Backend comes.
 
+Connections that are passed on (TLSRoute) have their guard in the chain of their route, between the lookup
+and the proxy. Their cluster has another name than other clusters of the route, so no chain without a guard
+ever leads there.
+
 A rule that sets a literal hostname has no guard (``unguarded``): its author has said where requests go. The
 exception stands in the route, beside the hostname, so that neither is in force without the other. With the
 runtime flag ``DynamicResolverLocalAddresses`` there is none anywhere.
@@ -35,11 +39,15 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
+from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.rbac.v3.rbac_pb2 import Permission, Policy, Principal
 from envoy.extensions.clusters.dynamic_forward_proxy.v3.cluster_pb2 import ClusterConfig
+from envoy.extensions.common.dynamic_forward_proxy.v3.dns_cache_pb2 import DnsCacheConfig
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC, RBACPerRoute
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3 import sni_dynamic_forward_proxy_pb2
 from envoy.extensions.load_balancing_policies.cluster_provided.v3.cluster_provided_pb2 import ClusterProvided
 from envoy.extensions.rbac.matchers.upstream_ip_port.v3.upstream_ip_port_matcher_pb2 import (
     UpstreamIpPortMatcher,
@@ -58,7 +66,11 @@ if TYPE_CHECKING:
 
 GUARD: Final = "envoy.filters.http.upstream_rbac"
 """The name of the filter in the cluster, and the key of what a route says to it."""
+CONNECTION_GUARD: Final = "envoy.filters.network.rbac"
+SNI_PROXY: Final = "envoy.filters.network.sni_dynamic_forward_proxy"
 REFRESH_S: Final = 30
+TLS_PORT: Final = 443
+"""Where connections go: a TLS handshake names no port."""
 
 _MATCHER: Final = "envoy.rbac.matchers.upstream_ip_port"
 _LOCAL: Final = (
@@ -84,23 +96,20 @@ def guarded(db: Db) -> bool:
     return not config(db).runtime_flags.on("DynamicResolverLocalAddresses")
 
 
-def resolve_requests(message: Cluster, http: HttpProtocolOptions, *, guard: bool) -> None:
-    """Let a cluster send each request to the host that it names.
+def resolve_requests(message: Cluster, http: HttpProtocolOptions | None, *, guard: bool) -> None:
+    """Let a cluster send each request, or connection, to the host that it names.
 
     Args:
         message: the cluster; changed in place.
-        http: its HTTP options; changed in place.
+        http: its HTTP options; changed in place. ``None`` for connections, whose chain has the guard.
         guard: whether some addresses are closed.
     """
-    family = Cluster.DnsLookupFamily.Name(message.dns_lookup_family)
-    settings = ClusterConfig()
-    cache_of = settings.dns_cache_config
-    cache_of.name = f"envoy-gateway-dfp-cache-{family.lower()}-{REFRESH_S * 1000}ms-default"
-    cache_of.dns_lookup_family = message.dns_lookup_family
-    cache_of.dns_refresh_rate.seconds = REFRESH_S
+    settings = ClusterConfig(dns_cache_config=_cache(message.dns_lookup_family))
     message.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
     message.cluster_type.typed_config.CopyFrom(packed(settings))
     message.load_balancing_policy.CopyFrom(_by_cluster())
+    if http is None:
+        return
     if guard:
         http.http_filters.append(HttpFilter.FromString(_guard()))
     http.upstream_http_protocol_options.auto_sni = True
@@ -110,6 +119,27 @@ def resolve_requests(message: Cluster, http: HttpProtocolOptions, *, guard: bool
 def unguarded() -> RBACPerRoute:
     """What a route says to the guard whose own hostname decides where its requests go."""
     return RBACPerRoute()
+
+
+def of_server_names(*, guard: bool) -> Iterator[Filter]:
+    """The network filters that look up the host which a client asks for, and end what must not go there."""
+    lookup = sni_dynamic_forward_proxy_pb2.FilterConfig(
+        dns_cache_config=_cache(Cluster.V4_PREFERRED), port_value=TLS_PORT, save_upstream_address=True
+    )
+    yield Filter(name=SNI_PROXY, typed_config=packed(lookup))
+    if guard:
+        rules = network_rbac_pb2.RBAC(rules=_rules(), stat_prefix="local-address")
+        yield Filter(name=CONNECTION_GUARD, typed_config=packed(rules))
+
+
+def _cache(family: Cluster.DnsLookupFamily) -> DnsCacheConfig:
+    """The addresses that were looked up, shared by all that look them up in the same way."""
+    name = Cluster.DnsLookupFamily.Name(family).lower()
+    cached = DnsCacheConfig(
+        name=f"envoy-gateway-dfp-cache-{name}-{REFRESH_S * 1000}ms-default", dns_lookup_family=family
+    )
+    cached.dns_refresh_rate.seconds = REFRESH_S
+    return cached
 
 
 def _by_cluster() -> LoadBalancingPolicy:
@@ -123,9 +153,12 @@ def _by_cluster() -> LoadBalancingPolicy:
 @cache
 def _guard() -> bytes:
     """The filter that answers 403 where a host has one of the closed addresses."""
+    return encode(HttpFilter(name=GUARD, typed_config=packed(RBAC(rules=_rules()))))
+
+
+def _rules() -> rbac_pb2.RBAC:
     policy = Policy(permissions=_permissions(), principals=[Principal(any=True)])
-    rules = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies={"local-address": policy})
-    return encode(HttpFilter(name=GUARD, typed_config=packed(RBAC(rules=rules))))
+    return rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies={"local-address": policy})
 
 
 def _permissions() -> Iterator[Permission]:
