@@ -12,12 +12,17 @@ import pytest
 
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
-from tests.e2e.conftest import until
+from tests.e2e.conftest import open_site, until
+from tests.e2e.differing import OTHER_FORMS
 
 if TYPE_CHECKING:
+    from moongate.api.envoygateway import EnvoyGateway
     from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+ONCE = {"connection": "close"}
+"""Connections that are open keep the chain with which they were accepted."""
 
 
 def named(name: str) -> str:
@@ -141,3 +146,32 @@ async def test_without_a_sound_credential_nothing_is_sent(
 
     assert (await site.reached("lost.test")).header("authorization") == "sound"
     assert (await site.reached("lost-backend.test")).header("authorization") == "sound"
+
+
+@OTHER_FORMS
+async def test_credentials_are_given_in_each_form_of_tables_and_chains(config: EnvoyGateway) -> None:
+    """Without stable chains they stand in the chain of the listener, which then changes for the first one."""
+    ref = m.backend_ref("two").removesuffix("}") + f", {named('second')}}}"
+    async with open_site(config=config) as other:
+        await other.apply(
+            m.secret("token", credential="v0"),
+            *(
+                injection(name, "token", f", header: x-{name}, overwrite: true")
+                for name in ("first", "second")
+            ),
+            injected("first", "one"),
+            m.route("both", f"[{{{named('first')}, backendRefs: [{ref}]}}]", hostnames=("*.wide.test",)),
+        )
+
+        assert (await other.reached("first.test", headers=ONCE)).header("x-first") == "v0"
+        both = await other.reached("any.wide.test", headers={**ONCE, "x-first": "mine"})
+        assert (both.header("x-first"), both.header("x-second")) == ("v0", "v0")
+
+        await other.apply(m.secret("token", credential="v1"))
+        async with asyncio.timeout(10):
+            # Only requests tell, when a worker of Envoy has it.
+            while (await other.reached("any.wide.test")).header("x-first") != "v1":
+                pass
+
+        await other.delete(m.secret("token"))
+        assert await other.status("first.test") == await other.status("any.wide.test") == 500
