@@ -303,8 +303,8 @@ def test_what_a_route_filter_reads_is_looked_for() -> None:
             " default/pag. Did you mean 'page'?"
         ),
         (
-            "HTTPRouteFilter default/token: spec.credentialInjection.credential.valueRef.name: There is no Secret"
-            " default/tokn. Did you mean 'token'?"
+            "HTTPRouteFilter default/token: spec.credentialInjection.credential.valueRef.name: There is no"
+            " Secret default/tokn. Did you mean 'token'?"
         ),
     ]
 
