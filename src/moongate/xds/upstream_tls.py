@@ -28,8 +28,8 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from moongate import names
-from moongate.features.base import tls_parameters
-from moongate.xds.filter_chains import TLS_SOCKET, over_ads
+from moongate.features.base import over_ads, tls_parameters
+from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.wire import encode, fingerprint, packed
 
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ def form(cluster: str, backends: list[Backend]) -> str:
     message = Cluster(name=cluster)
     secure(message, HttpProtocolOptions(), backends)
     return fingerprint(encode(message))
+
+
+def secure_requests(message: Cluster, backend: Backend) -> None:
+    """Add TLS to a cluster whose hosts are those that requests name, which their certificates must be for."""
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(_socket(backend.tls, of_request=False))
 
 
 def speaks_tls_only(backends: list[Backend]) -> bool:
