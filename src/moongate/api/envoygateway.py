@@ -25,6 +25,7 @@ RuntimeFlag = Literal[
     "ScopedTables",  # ours: each hostname has a route table of its own
     "ScopedLargeTables",  # ours: the same, for listeners with hundreds of hostnames
     "MisdirectedRequests",  # ours: 421 on a connection that was opened for another listener
+    "DrainOnClientCAs",  # ours: connections of clients drain when the CAs change that they were checked by
 ]
 LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")
 """Flags that hold from the start of a process to its end.
@@ -260,6 +261,7 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                     "MetadataWhereRead",
                     "ScopedLargeTables",
                     "MisdirectedRequests",
+                    "DrainOnClientCAs",
                 )
             ),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),

@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource
-from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 
 from moongate import names
 from moongate.features.base import tls_parameters
-from moongate.xds.filter_chains import TLS_SOCKET, over_ads
+from moongate.xds.filter_chains import TLS_SOCKET, secret_from
 from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 
     from moongate.attach.backend_tls import UpstreamTLS, Validation
     from moongate.attach.backends import Backend
-    from moongate.attach.secret_servers import ServedSecret
 
 _MATCH: Final = "envoy.transport_socket_match"
 _SAN_TYPES: Final = {"Hostname": SubjectAltNameMatcher.DNS, "URI": SubjectAltNameMatcher.URI}
@@ -88,7 +84,7 @@ def _socket(tls: UpstreamTLS, *, of_request: bool) -> TransportSocket:
     if checks.authorities is not None:
         combined = common.combined_validation_context
         combined.validation_context_sds_secret_config.CopyFrom(
-            _secret(checks.authorities.secret, checks.authorities.server)
+            secret_from(checks.authorities.secret, checks.authorities.server)
         )
         combined.default_validation_context.SetInParent()
         for type_, name in _names(checks):
@@ -97,19 +93,11 @@ def _socket(tls: UpstreamTLS, *, of_request: bool) -> TransportSocket:
         # Without a name that is known by now, the one that is asked for must be in the certificate.
         context.auto_sni_san_validation = not _names(checks) and (of_request or checks.sni_of_endpoint)
     if tls.certificate is not None:
-        common.tls_certificate_sds_secret_configs.append(_secret(names.secret(tls.certificate), tls.server))
+        shown = secret_from(names.secret(tls.certificate), tls.server)
+        common.tls_certificate_sds_secret_configs.append(shown)
     return TransportSocket(name=TLS_SOCKET, typed_config=packed(context))
 
 
 def _names(checks: Validation) -> tuple[tuple[str, str], ...]:
     """The names of which a certificate must have one."""
     return checks.names or ((("Hostname", checks.sni),) if checks.sni else ())
-
-
-def _secret(name: str, server: ServedSecret | None) -> SdsSecretConfig:
-    """Where a secret comes from: our stream, under a name of ours, or another server."""
-    if server is None:
-        return SdsSecretConfig(name=name, sds_config=over_ads())
-    service = GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=names.secret_server(server.socket)))
-    source = ApiConfigSource(api_type=ApiConfigSource.GRPC, grpc_services=[service])
-    return SdsSecretConfig(name=server.name, sds_config=ConfigSource(api_config_source=source))
