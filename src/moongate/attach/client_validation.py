@@ -131,10 +131,22 @@ def client_authorities_problem(db: Db, of: ClientAuthorities) -> Problem | None:
     if isinstance(found, Problem):
         return found
     refused = client_authorities_refusal(db, fleet_of(db, of.gateway), of)
-    if refused is not None and refused.before is None:
-        path, _ = _named(db, of)
-        return Problem(path, f"Envoy refuses these CAs: {refused.message}", NO_AUTHORITY)
-    return None
+    return _refused(db, of, refused) if refused is not None and refused.before is None else None
+
+
+@query
+def client_authorities_outdated(db: Db, of: ClientAuthorities) -> Problem | None:
+    """Why clients are checked by the CAs that Envoy took before; ``None`` if they are not."""
+    refused = client_authorities_refusal(db, fleet_of(db, of.gateway), of)
+    if refused is None or refused.before is None:
+        return None
+    effect = "Until it takes new ones, clients are checked by those before."
+    return _refused(db, of, refused).saying(effect)
+
+
+def _refused(db: Db, of: ClientAuthorities, refused: RefusedCertificate) -> Problem:
+    path, _ = _named(db, of)
+    return Problem(path, f"Envoy refuses these CAs: {refused.message}.", "InvalidCACertificateRef")
 
 
 @query

@@ -34,6 +34,7 @@ from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
 from moongate.attach.client_validation import (
     NO_AUTHORITY,
+    client_authorities_outdated,
     client_authorities_problem,
     client_validation,
 )
@@ -409,7 +410,12 @@ def _judge_clients(db: Db, draft: _Draft, gateway: Gateway) -> None:
     problem = client_authorities_problem.attempt(db, asked.authorities)
     if isinstance(problem, Failed):
         draft.failure = problem
-    elif problem is not None:
+    elif problem is None:
+        if (outdated := client_authorities_outdated(db, asked.authorities)) is not None:
+            draft.client_faults = (outdated,)
+            message = f"{outdated.path}: {outdated.message}"
+            draft.set_condition("ResolvedRefs", "False", outdated.reason, message)
+    else:
         draft.client_faults = (problem,)
         message = f"No certificate of a client can be checked: {problem.path}: {problem.message}"
         draft.fault(message, problem.reason, "ResolvedRefs")

@@ -229,7 +229,7 @@ def _insecure(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
     ]
     if not paths:
         return ()
-    message = f"{', '.join(paths)}: The mode is AllowInsecureFallback, so clients pass with any certificate, or none."
+    message = f"{', '.join(paths)}: With AllowInsecureFallback, clients pass with any certificate, or none."
     return (
         condition(
             "InsecureFrontendValidationMode",

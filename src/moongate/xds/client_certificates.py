@@ -66,9 +66,11 @@ def check_clients(
     server = client_authorities_server.last_good(db, of)
     if isinstance(server, Failed):
         return server
-    contents = client_authorities_contents.last_good(db, of)
-    if isinstance(contents, Failed):
-        return contents
+    if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
+        contents = client_authorities_contents.last_good(db, of)
+        if isinstance(contents, Failed):
+            return contents
+        chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
     common = tls.common_tls_context
     source = secret_from(names.client_authorities(of.gateway, of.place), server)
     tls.require_client_certificate.value = asked.only_valid
@@ -80,8 +82,6 @@ def check_clients(
         combined.default_validation_context.trust_chain_verification = (
             CertificateValidationContext.ACCEPT_UNTRUSTED
         )
-    if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
-        chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
     return None
 
 
