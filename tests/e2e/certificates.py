@@ -37,9 +37,9 @@ class Certificate(NamedTuple):
 class Authority:
     """Signs certificates that clients of ``client_context`` trust."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "authority of the tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the tests")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         own = self._builder(self._name, self._key.public_key())
         self._certificate = own.add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True

@@ -18,7 +18,7 @@ from tests.e2e.backends import Echo, EchoOverTls, either
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import DEADLINE_S, Site, open_site
 from tests.e2e.load import Load
-from tests.e2e.secret_server import SecretServer
+from tests.e2e.secret_server import SecretServer, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -294,15 +294,3 @@ async def test_secrets_may_come_from_another_server(site: Secured, tmp_path: Pat
         await settled(other, "served.test", 200)
 
         assert strict.shown[-1] == "of-the-server"
-
-
-def served(name: str, secret: str, socket: Path) -> dict[str, Any]:
-    """A Secret that stands for one of a server."""
-    data = {"secretName": secret, "url": f"unix://{socket}"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "gateway.envoyproxy.io/sds",
-        "metadata": {"name": name},
-        "stringData": data,
-    }
