@@ -62,7 +62,9 @@ from moongate.xds.cluster_keys import (
 )
 from moongate.xds.destinations import (
     connection_destination,
+    connection_listener,
     connection_section,
+    ends_connections,
     first_gateway,
     index_of,
     rule_to_service,
@@ -71,7 +73,7 @@ from moongate.xds.destinations import (
 )
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.upstream_tls import mark, secure, speaks_tls_only
+from moongate.xds.upstream_tls import mark, negotiates, secure
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -279,7 +281,7 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
     """The backends that connections of a route go to; there may be none that can be used."""
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     if listener is None:
         return None
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -306,7 +308,7 @@ def _request_members(db: Db, key: ClusterKey) -> list[Member]:
             for ref in sinks.permitted(db, key.fleet, key.name)
             if ref.weight
         ]
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     if listener is None:
         return []
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -336,13 +338,14 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
         return gateway_policies(db, key.fleet.owner)
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
-    """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
+    of_connections = isinstance(key, RuleCluster) and key.rule == names.ALL_RULES
+    if of_connections and not ends_connections(db, key.fleet, key.route):
         return backend(db, at, routed)
     return reached_from(db, _gateway(db, key), at, routed)
 
@@ -350,7 +353,7 @@ def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
 def _gateway(db: Db, key: ClusterKey) -> Ref:
     """The Gateway whose certificate a cluster shows to its backends."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         if listener is not None:
             return listener.gateway
     return first_gateway(db, key.fleet)
@@ -359,7 +362,7 @@ def _gateway(db: Db, key: ClusterKey) -> Ref:
 def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
@@ -368,9 +371,11 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
-def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
-    """The listener whose policies a route's clusters have: the first, as all its listeners share them."""
-    return next(iter(served_on(db, fleet, route)), None)
+def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
+    """The listener whose policies a route's clusters have, as all its listeners share them."""
+    if key.rule == names.ALL_RULES:
+        return connection_listener(db, key.fleet, key.route)
+    return next(iter(served_on(db, key.fleet, key.route)), None)
 
 
 def eds_cluster(name: str) -> Cluster:
@@ -522,7 +527,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
-    elif http.WhichOneof("upstream_protocol_options") is None and speaks_tls_only(backends):
+    elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
         _set_windows(http.auto_config.http2_protocol_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from moongate import names
+from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.route import ConnectionRoute, Route
+from moongate.attach.backend_tls import INVALID_BACKEND_TLS, own_tls
 from moongate.attach.backends import (
     Backend,
     Target,
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.attach.backend_tls import UpstreamTLS
     from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
     from moongate.engine import Db
@@ -371,10 +374,12 @@ class ConnectionDestination(Struct, frozen=True):
 
     Args:
         members: the backends that can be used, each with its index among all of the route, and its weight.
+        secrets: what TLS to these needs.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
     """
 
     members: tuple[tuple[int, Target, int], ...] = ()
+    secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
 
 
@@ -386,7 +391,9 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         return ConnectionDestination()
     transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
     to_service = rule_to_service(db, listener, route, connection_section(resource))
+    fleet, speaks_tls = fleet_of(db, listener.gateway), not passes_through(db, listener)
     members: list[tuple[int, Target, int]] = []
+    secrets: list[ResourceKey] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
     refs = [
@@ -397,17 +404,22 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     for place, (path, ref) in enumerate(refs):
         at = target(ref, route.namespace, transport)
         judged = _permitted(db, listener.gateway, route, at, to_service)
-        if judged.tls is not None and not passes_through(db, listener):
-            judged = structs.replace(judged, problem=_NO_TLS)
         problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+        if problem is None and judged.tls is not None:
+            if speaks_tls:
+                problem = _unspoken(db, at, judged.tls)
+            elif ends_connections(db, fleet, route):
+                problem = _ENDED_ELSEWHERE
         if problem is not None:
             faults.append((path, ref.weight, problem))
         elif ref.weight:
             members.append((place, at, ref.weight))
+            secrets += secrets_for(fleet, judged) if speaks_tls else ()
             of_names = judged.dns
     rest = _REST[transport] if members else _NOTHING_LEFT[transport]
     return ConnectionDestination(
         tuple(members),
+        tuple(dict.fromkeys(secrets)),
         tuple(
             problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
             for path, weight, problem in faults
@@ -415,12 +427,14 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     )
 
 
-_NO_TLS: Final = Problem(
+_ENDED_ELSEWHERE: Final = Problem(
     "",
-    "the backend wants TLS (BackendTLSPolicy, or its tls), which is not built yet for routes of connections",
-    "InvalidBackendTLS",
+    "the backend wants TLS (BackendTLSPolicy, or its tls), which the route's other listeners speak to it; on "
+    "this one clients speak it, so that needs a route of its own",
+    INVALID_BACKEND_TLS,
 )
-"""Why nothing is sent in the clear to a backend that is to be spoken to in TLS."""
+"""Why a route cannot pass TLS on to a backend to which it speaks TLS for other listeners: both have one
+cluster."""
 _REST: Final = {
     "TCP": "All connections go to the other backends.",
     "UDP": "All datagrams go to the other backends.",
@@ -429,6 +443,26 @@ _NOTHING_LEFT: Final = {
     "TCP": "No other backend is left, so connections are closed.",
     "UDP": "No other backend is left, so datagrams are dropped.",
 }
+
+
+def _unspoken(db: Db, at: Target, tls: UpstreamTLS) -> Problem | None:
+    """Why Envoy cannot speak TLS to a backend for connections that it passes there."""
+    if at.transport == "UDP":
+        message = (
+            f"{at.ref} wants TLS (BackendTLSPolicy, or its tls), which datagrams do not have; name the ports "
+            "that have it by sectionName in the policy"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    checks = tls.validation
+    own = own_tls(db, at.ref) if at.kind == BackendResource.KIND else None
+    is_public = own is not None and own.well_known_ca_certificates and not own.insecure_skip_verify
+    if is_public and not (checks.sni or checks.sni_of_endpoint or checks.names):
+        # A request has a host, that its certificate must name. A connection has none.
+        message = (
+            f"{at.ref} takes any certificate of the system's CAs, and anybody can have one; set spec.tls.sni"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    return None
 
 
 def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
@@ -482,7 +516,10 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        return (connection_cluster(fleet, route),) if serving else ()
+        at = connection_listener(db, fleet, route)
+        if not serving or at is None:
+            return ()
+        return (connection_cluster(fleet, route), *connection_destination(db, at, route).secrets)
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
@@ -535,6 +572,23 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     """
     resource = get(db, Route, route)
     return _served_on(db, fleet, resource) if resource is not None else ()
+
+
+@query
+def connection_listener(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
+    """The listener for which the cluster of a route of connections is built: if Envoy ends connections at
+    one of them, the first such. So to a backend that wants TLS nothing is sent in the clear.
+    """
+    serving = served_on(db, fleet, route)
+    ending = (at for at in serving if not passes_through(db, at))
+    return next(ending, next(iter(serving), None))
+
+
+@query
+def ends_connections(db: Db, fleet: FleetId, route: Ref) -> bool:
+    """Whether Envoy ends connections of a route at some listener: it then speaks TLS to backends itself."""
+    at = connection_listener(db, fleet, route)
+    return at is not None and not passes_through(db, at)
 
 
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:

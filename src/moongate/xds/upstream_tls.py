@@ -5,7 +5,8 @@ Theory of operation
 Each backend that has TLS has a transport socket of its own in the cluster, and its endpoints name it
 (``transport_socket_match``). So backends with and without TLS share a cluster, each with its own CAs. Where
 all have it, an endpoint that names none meets the cluster's own socket: that speaks TLS too, so nothing is
-sent in the clear. Certificates and CAs come as secrets (``secrets``).
+sent in the clear. Clusters of connections have no such socket, as in the reference. Certificates and CAs come
+as secrets (``secrets``).
 
 Source: the reference's shape; Envoy, ``UpstreamTlsContext``.
 """
@@ -43,7 +44,7 @@ def secure(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http: its HTTP options; changed in place.
         backends: all of its backends, in order; those with a problem get no request.
     """
-    everywhere = speaks_tls_only(backends)
+    everywhere = negotiates(backends)
     of_request = everywhere and not any(
         each.tls.validation.sni or each.tls.validation.sni_of_endpoint
         for each in backends
@@ -62,10 +63,10 @@ def secure(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http.upstream_http_protocol_options.auto_sni = True
 
 
-def speaks_tls_only(backends: list[Backend]) -> bool:
-    """Whether all backends of a cluster that may get requests have TLS."""
+def negotiates(backends: list[Backend]) -> bool:
+    """Whether all backends of a cluster that may get requests have TLS, so that protocols are negotiated."""
     usable = [each for each in backends if each.problem is None]
-    return bool(usable) and all(each.tls is not None for each in usable)
+    return bool(usable) and all(each.tls is not None and each.protocol != "TCP" for each in usable)
 
 
 def mark(endpoint: LbEndpoint, cluster: str, index: int) -> None:
