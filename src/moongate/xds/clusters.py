@@ -148,7 +148,7 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     if sink is None:
         return None
     members = _request_members(db, key)
-    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    backends = [sinks.named(db, at, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
     usable = [b for b in backends if b.problem is None]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     owner = fleet_proxy(db, key.fleet).owner
@@ -344,8 +344,11 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
     """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
-    of_connections = isinstance(key, RuleCluster) and key.rule == names.ALL_RULES
-    if of_connections and not ends_connections(db, key.fleet, key.route):
+    if (
+        isinstance(key, RuleCluster)
+        and key.rule == names.ALL_RULES
+        and not ends_connections(db, key.fleet, key.route)
+    ):
         return backend(db, at, routed)
     return reached_from(db, _gateway(db, key), at, routed)
 
