@@ -363,20 +363,20 @@ async def test_bad_certificates_of_a_listener_cost_no_other_and_each_client_gets
     elliptic, rsa = site.authority.sign(name), site.authority.sign(name, rsa=True)
     broken = elliptic.secret("broken")
     broken["data"]["tls.crt"] = broken["data"]["tls.crt"][:200]
-    bad = {
+    bad: dict[str, dict[str, Any] | None] = {
         "no PEM block": broken,
         "has expired": site.authority.sign(name, days=1).secret("expired"),
         "does not belong to": elliptic._replace(key=rsa.key).secret("mismatched"),
         "it must be of type": {**elliptic.secret("typed"), "type": "Opaque"},
         "is a second RSA certificate": site.authority.sign(name, rsa=True).secret("second"),
-        "does not exist": {"metadata": {"name": "absent"}},
+        "does not exist": None,
     }
-    refs = [each["metadata"]["name"] for each in bad.values()]
+    refs = ["absent" if each is None else each["metadata"]["name"] for each in bad.values()]
     gateway = m.gateway("kinds", f"[{https('https', port, ' '.join(['rsa', *refs, 'elliptic']))}]")
     await site.apply(
         elliptic.secret("elliptic"),
         rsa.secret("rsa"),
-        *(each for each in bad.values() if "kind" in each),
+        *(each for each in bad.values() if each is not None),
         gateway,
         m.route("kinds", f"[{{{m.to('one')}}}]", parents=at("kinds")),
     )

@@ -23,7 +23,7 @@ from tests.routes import as_dict
 
 OF_ALL = ClientAuthorities(EG, "default")
 SECRET = ClientAuthoritiesSecret(EG_FLEET, OF_ALL)
-ADS = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
+ADS: dict[str, Any] = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
 SOURCE = {"name": "gateway/default/eg/default/ca.crt", "sds_config": ADS}
 SERVED = secret("ours", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET)
 OF_SERVER = asking(OURS | {"kind": "Secret"})

@@ -57,11 +57,12 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
         if isinstance(target, Problem):
             faults.append(target.under(path))
             continue
-        of_server = served_secret(db, target)
-        if isinstance(of_server, ServedSecret):
-            served[target] = of_server
+        judged = out_of_date(db, target) or certificate(db, target)
+        if isinstance(judged, Fault):
+            judged = served_secret(db, target) or judged
+        if isinstance(judged, ServedSecret):
+            served[target] = judged
             continue
-        judged = of_server or out_of_date(db, target) or certificate(db, target)
         if isinstance(judged, Fault):
             faults.append(Problem(path, f"{target} {judged.message}", "InvalidCertificateRef"))
             continue

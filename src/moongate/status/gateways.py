@@ -193,7 +193,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
 def _listener_conditions(db: Db, listener: Listener, generation: int) -> Iterator[Condition]:
     for each in listener.conditions:
         yield structs.replace(each, message=sentence(each.message))
-    if (overlaps := overlap(db, listener.id)) is not None:
+    if listener.protocol == "HTTPS" and (overlaps := overlap(db, listener.id)) is not None:
         yield condition("OverlappingTLSConfig", "True", overlaps.reason, overlaps.message, generation)
 
 

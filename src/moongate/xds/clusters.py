@@ -62,9 +62,8 @@ from moongate.xds.cluster_keys import (
 )
 from moongate.xds.destinations import (
     connection_destination,
-    connection_listener,
     connection_section,
-    ends_connections,
+    connection_source,
     first_gateway,
     index_of,
     rule_to_service,
@@ -344,12 +343,10 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
     """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
-    if (
-        isinstance(key, RuleCluster)
-        and key.rule == names.ALL_RULES
-        and not ends_connections(db, key.fleet, key.route)
-    ):
-        return backend(db, at, routed)
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        source = connection_source(db, key.fleet, key.route)
+        if source is None or source.passes_through:
+            return backend(db, at, routed)
     return reached_from(db, _gateway(db, key), at, routed)
 
 
@@ -377,7 +374,8 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
 def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
     """The listener whose policies a route's clusters have, as all its listeners share them."""
     if key.rule == names.ALL_RULES:
-        return connection_listener(db, key.fleet, key.route)
+        source = connection_source(db, key.fleet, key.route)
+        return source.listener if source is not None else None
     return next(iter(served_on(db, key.fleet, key.route)), None)
 
 

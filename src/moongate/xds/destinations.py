@@ -408,7 +408,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         if problem is None and judged.tls is not None:
             if speaks_tls:
                 problem = _unspoken(db, at, judged.tls)
-            elif ends_connections(db, fleet, route):
+            elif (source := connection_source(db, fleet, route)) and not source.passes_through:
                 problem = _ENDED_ELSEWHERE
         if problem is not None:
             faults.append((path, ref.weight, problem))
@@ -516,10 +516,11 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        at = connection_listener(db, fleet, route)
-        if not serving or at is None:
+        source = connection_source(db, fleet, route)
+        if not serving or source is None:
             return ()
-        return (connection_cluster(fleet, route), *connection_destination(db, at, route).secrets)
+        secrets = connection_destination(db, source.listener, route).secrets
+        return (connection_cluster(fleet, route), *secrets)
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
@@ -574,21 +575,30 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     return _served_on(db, fleet, resource) if resource is not None else ()
 
 
+class ConnectionSource(NamedTuple):
+    """The listener for which the cluster of a route of connections is built.
+
+    Args:
+        listener: of several, the first at which Envoy ends connections, else the first.
+        passes_through: whether clients speak TLS to the backends, at all listeners of the route.
+    """
+
+    listener: ListenerId
+    passes_through: bool
+
+
 @query
-def connection_listener(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
-    """The listener for which the cluster of a route of connections is built: if Envoy ends connections at
-    one of them, the first such. So to a backend that wants TLS nothing is sent in the clear.
+def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | None:
+    """Where the connections of a cluster come from; ``None`` if no listener takes the route.
+
+    To a backend that wants TLS nothing is sent in the clear: if Envoy ends connections at some listener, it
+    speaks TLS to the backends itself.
     """
     serving = served_on(db, fleet, route)
-    ending = (at for at in serving if not passes_through(db, at))
-    return next(ending, next(iter(serving), None))
-
-
-@query
-def ends_connections(db: Db, fleet: FleetId, route: Ref) -> bool:
-    """Whether Envoy ends connections of a route at some listener: it then speaks TLS to backends itself."""
-    at = connection_listener(db, fleet, route)
-    return at is not None and not passes_through(db, at)
+    ending = next((at for at in serving if not passes_through(db, at)), None)
+    if ending is not None:
+        return ConnectionSource(ending, passes_through=False)
+    return ConnectionSource(serving[0], passes_through=True) if serving else None
 
 
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
