@@ -221,24 +221,17 @@ def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
 
 def _insecure(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
     """Whether clients pass without a certificate that is valid, although certificates are asked for."""
-    paths = [
-        path
+    effect = "Clients pass with any certificate, or none."
+    problems = [
+        Problem(f"{path}.mode", f"It is {asked.mode}. {effect}")
         for place, path, asked in validations(gateway)
         if asked.mode == "AllowInsecureFallback"
         and client_authorities_problem(db, ClientAuthorities(gateway.ref, place)) is None
     ]
-    if not paths:
+    if not problems:
         return ()
-    message = f"{', '.join(paths)}: With AllowInsecureFallback, clients pass with any certificate, or none."
-    return (
-        condition(
-            "InsecureFrontendValidationMode",
-            "True",
-            "ConfigurationChanged",
-            message,
-            gateway.metadata.generation,
-        ),
-    )
+    type_, generation = "InsecureFrontendValidationMode", gateway.metadata.generation
+    return (condition(type_, "True", "ConfigurationChanged", summary(problems), generation),)
 
 
 @query
