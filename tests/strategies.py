@@ -36,6 +36,11 @@ def resource(kind: str, namespace: str, name: str, doc: Doc) -> Resource:
     return msgspec.convert({**doc, "metadata": meta}, type_)
 
 
+def _clients_of(kind: str, name: str, mode: str = "AllowValidOnly") -> Doc:
+    """What asks clients for certificates."""
+    return {"validation": {"caCertificateRefs": [_ref(kind, name)], "mode": mode}}
+
+
 def _tls(*names: str) -> Doc:
     return {"mode": "Terminate", "certificateRefs": [{"name": name} for name in names]}
 
@@ -289,7 +294,7 @@ _gateways = st.builds(
             "listeners": listeners,
             **({"defaultScope": scope} if scope else {}),
             **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
-            **({"tls": {"backend": tls}} if tls else {}),
+            **({"tls": tls} if tls else {}),
         },
     },
     _labelled,
@@ -322,7 +327,23 @@ _gateways = st.builds(
     ),
     st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
     st.sampled_from([None, "All", "None"]),
-    st.sampled_from([None, None, {"clientCertificateRef": {"name": "cert"}}]),
+    st.sampled_from(
+        [
+            None,
+            None,
+            {"backend": {"clientCertificateRef": {"name": "cert"}}},
+            {"frontend": {"default": _clients_of("ConfigMap", "ca")}},
+            {"frontend": {"default": _clients_of("Secret", "cert"), "perPort": [{"port": 443, "tls": {}}]}},
+            {
+                "frontend": {
+                    "default": {},
+                    "perPort": [
+                        {"port": 443, "tls": _clients_of("ConfigMap", "ca", "AllowInsecureFallback")}
+                    ],
+                }
+            },
+        ]
+    ),
 )
 _targets = st.one_of(
     st.sampled_from(
@@ -704,6 +725,7 @@ def base() -> Batch:
                 _listener("raw", 90, protocol="TCP"),
                 _listener("net", 90, protocol="UDP"),
             ],
+            "tls": {"frontend": {"default": _clients_of("ConfigMap", "ca")}},
         }}),
         ("Gateway", "other", "eg", {"spec": {
             "gatewayClassName": "eg",

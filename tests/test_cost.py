@@ -16,9 +16,19 @@ from msgspec import Struct, structs
 
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
-from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
+from moongate.api.gateway import (
+    AllowedRoutes,
+    FrontendTLSConfig,
+    FrontendTLSValidation,
+    Gateway,
+    GatewayTLSConfig,
+    Listener,
+    ListenerTLSConfig,
+    RouteNamespaces,
+    TLSConfig,
+)
 from moongate.api.httproute import HTTPRoute
-from moongate.api.shared import LabelSelector, SecretObjectReference
+from moongate.api.shared import LabelSelector, ObjectReference, SecretObjectReference
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
 from moongate.store import parts, shard
@@ -449,11 +459,15 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
     gone = [cost(world, backend_tls(7).ref, authorities(1).ref) for world in (many, some)]
 
     assert costs[0].runs == costs[1].runs
+    shared = "service/default/s7/8080/http"
+    (assignment,) = (name for of, name in costs[0].put if of == "ClusterLoadAssignment")
+    assert assignment.startswith(f"{shared}/tls/")
     assert costs[0].put.keys() == {
-        ("Cluster", "service/default/s7/8080/http"),
-        ("ClusterLoadAssignment", "service/default/s7/8080/http"),
+        ("Cluster", shared),
+        ("ClusterLoadAssignment", assignment),
         ("Secret", "tls/default-ca"),
     }
+    assert costs[0].gone == {("ClusterLoadAssignment", shared)}
     assert costs[0].statuses == {backend_tls(7).ref}
     assert (
         rotated[0].runs
@@ -461,7 +475,7 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
         == one("authorities", "authorities_problem", "_authorities_server", "authorities_secret")
     )
     assert rotated[0].put.keys() == {("Secret", "tls/default-ca")}
-    assert gone[0].gone == {("Secret", "tls/default-ca")}
+    assert gone[0].gone == {("ClusterLoadAssignment", assignment), ("Secret", "tls/default-ca")}
 
 
 def test_a_credential_changes_the_cluster_of_its_rule_and_a_rotated_one_nothing_but_itself(
@@ -525,6 +539,39 @@ def filtered(*filters: dict[str, Any], backend: dict[str, Any] | None = None) ->
 
 def token(value: str) -> Resource:
     return resource("Secret", "default", "token", {"data": {"credential": value.encode()}})
+
+
+def test_other_authorities_of_clients_cost_their_secret_and_their_chain(many: World, some: World) -> None:
+    """The chain, so that connections which were checked by the former ones drain."""
+    asked = gateway(http_listener("http"), HTTPS)
+    assert isinstance(asked, Gateway)
+    ca = (ObjectReference(group="", kind="ConfigMap", name="ca"),)
+    frontend = FrontendTLSConfig(default=TLSConfig(validation=FrontendTLSValidation(ca_certificate_refs=ca)))
+    spec = structs.replace(asked.spec, tls=GatewayTLSConfig(frontend=frontend))
+    guarded = structs.replace(asked, spec=spec)
+    for world in (many, some):
+        cost(world, guarded, authorities(0))
+
+    costs = [cost(world, authorities(1)) for world in (many, some)]
+    for world in (many, some):
+        cost(world, asked, authorities(1).ref)
+
+    assert costs[0].runs == costs[1].runs
+    assert costs[0].runs == one(
+        "client_authorities",
+        "client_authorities_problem",
+        "client_authorities_server",
+        "client_authorities_contents",
+        "client_authorities_secret",
+        "https_settings",
+        "chain_part",
+        "listener",
+    )
+    assert costs[0].put.keys() == {
+        ("Secret", "gateway/default/eg/default/ca.crt"),
+        ("Listener", "default/eg/https"),
+    }
+    assert costs[0].statuses == set()
 
 
 def backend_tls(n: int) -> Resource:
@@ -685,6 +732,7 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
         **one("route_of", "own_hosts", "connections_in", "_shards_of"),
         **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
         **one("chains_in", "connection_part", "listener"),
+        **one("connection_source"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
         **one("goes_to_server_names"),
         **one("backend", "endpoints", "has_endpoints"),

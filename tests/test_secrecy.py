@@ -65,6 +65,23 @@ def auth(name: str, users: str, route: str) -> str:
     return policy("SecurityPolicy", spec, name=name, target=f"HTTPRoute/{route}")
 
 
+FRONTEND = {
+    "frontend": {
+        "default": {"validation": {"caCertificateRefs": [{"group": "", "kind": "Secret", "name": "ca"}]}},
+        "perPort": [
+            {
+                "port": 7444,
+                "tls": {
+                    "validation": {
+                        "caCertificateRefs": [{"group": "", "kind": "Secret", "name": "bad-ca"}],
+                    }
+                },
+            }
+        ],
+    }
+}
+
+
 def injection(name: str) -> str:
     spec = f"{{credentialInjection: {{credential: {{valueRef: {{name: {name}}}}}}}}}"
     return extension("HTTPRouteFilter", name, spec)
@@ -83,6 +100,7 @@ SOUND = "\n---\n".join(
         gateway(
             https("tls", "cert", port=8443), http("web", port=8080), https("bad", "not-a-key", port=9443)
         ),
+        gateway(https("a", "cert", port=7443), https("b", "cert", port=7444), name="guarded", tls=FRONTEND),
         *(service(), http_route(), http_route(name="other")),
         dump(
             {

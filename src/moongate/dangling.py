@@ -29,9 +29,11 @@ from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRouteFilter as OfHTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.route import RequestBackendRef, RequestRule, Route
+from moongate.attach.authorities import source
 from moongate.attach.backend_tls import certificates_named
 from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.certificates import Certificate, covers, in_secret
+from moongate.attach.client_validation import validations
 from moongate.attach.policies import Policy
 from moongate.hints import CLOSED, UNUSED, hints
 from moongate.kinds import UNBUILT_KINDS
@@ -396,6 +398,11 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
     yield from _certificates(gateway)
+    for _, path, asked in validations(gateway):
+        for n, ref in enumerate(asked.ca_certificate_refs):
+            to = source(ref.kind, ref.namespace or gateway.metadata.namespace, ref.name)
+            if to is not None:
+                yield _Reference(f"{path}.caCertificateRefs[{n}].name", to)
     for n, listener in enumerate(gateway.spec.listeners):
         for m, ref in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
             if (ref.group, ref.kind) == ("", Secret.KIND):

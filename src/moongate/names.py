@@ -154,6 +154,11 @@ def authorities(owner: Ref) -> str:
     return f"{owner.name}/{owner.namespace}-ca"
 
 
+def client_authorities(gateway: Ref, place: str) -> str:
+    """The secret with the CAs that a Gateway names for clients, by default or for a port."""
+    return f"gateway/{gateway.namespace}/{gateway.name}/{place}/ca.crt"
+
+
 def secret_server(socket: str) -> str:
     """The cluster of a server that has secrets, by the path of its socket."""
     path = socket.replace("/", "_").strip("_")

@@ -171,7 +171,7 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
         for document in manifests
         if document["kind"] == "BackendTLSPolicy"
         for ref in document["spec"]["validation"].get("caCertificateRefs", ())
-    }
+    } | {ref["name"] for document in manifests for ref in client_authorities(document)}
     return [
         *(
             {
@@ -188,6 +188,14 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
             if ("Secret", "default", secret) not in held and secret in (hostname, hostname.split(".")[0])
         ),
     ]
+
+
+def client_authorities(document: Document) -> Iterator[Document]:
+    """The references of a Gateway to authorities of clients."""
+    frontend: Document = document.get("spec", {}).get("tls", {}).get("frontend", {})
+    asked = [frontend.get("default", {}), *(each["tls"] for each in frontend.get("perPort", ()))]
+    for each in asked:
+        yield from each.get("validation", {}).get("caCertificateRefs", ())
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted(FEATURES.glob("*.md"))], ids=name)

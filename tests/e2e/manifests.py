@@ -150,7 +150,8 @@ def backend_tls_policy(name: str, validation: str, *targets: str) -> Document:
 def authorities(name: str, *pem: bytes) -> Document:
     """A ConfigMap with certificates of authorities."""
     held = {"ca.crt": b"".join(pem).decode()}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": held}
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": held}
 
 
 def secret(name: str, *, namespace: str = "default", **data: str) -> Document:

@@ -2,10 +2,11 @@
 
 Theory of operation
 ===================
-``listeners`` judges all listeners of one Gateway in three rounds: each by itself (kinds, namespaces, TLS,
-hostname), then those without a fault against each other (protocols, hostnames and ports that clash), then
-those that are ready for TLS that overlaps. ``attachable`` is the part that a route's attachment depends on,
-and no more. How ready listeners share Envoy's is decided in ``envoy_listeners``.
+``listeners`` judges all listeners of one Gateway in two rounds: each by itself (kinds, namespaces, TLS,
+hostname), then those without a fault against each other (protocols, hostnames and ports that clash).
+``attachable`` is the part that a route's attachment depends on, and no more. How ready listeners share
+Envoy's is decided in ``envoy_listeners``, and which of them a client may take for each other is seen in
+``tls_overlaps``.
 
 Rules
 =====
@@ -15,7 +16,7 @@ Rules
 3. Where neither of two listeners is older, neither wins: both are refused, and no order of the spec matters.
 4. Of two Gateways with Envoys of their own on this machine, the older one has the port (``host_ports``).
 
-Source: Gateway API, ``Listener`` and GEP-3567 (overlapping TLS); the reference for reasons.
+Source: Gateway API, ``Listener``; the reference for reasons.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
+from moongate.attach.client_validation import (
+    NO_AUTHORITY,
+    client_authorities_outdated,
+    client_authorities_problem,
+    client_validation,
+)
 from moongate.attach.fleets import fleet_of, keeps_what_it_has, members
 from moongate.attach.gateways import config, fleet_proxy, managed, rejection
 from moongate.attach.host_ports import rivals
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import FleetId
     from moongate.api.shared import LabelSelectorRequirement
+    from moongate.attach.client_validation import ClientValidation
     from moongate.attach.host_ports import Claim
     from moongate.engine import Db
 
@@ -80,10 +88,12 @@ class Listener(Struct, frozen=True):
         selector: their labels, for ``Selector``.
         conditions: in the order in which a status lists them.
         ready: whether Envoy is to serve it, or, where moongate failed to judge it, to go on as before.
-        http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
-            hostname of another listener, as a certificate covers both.
         certificate_faults: why a certificate is not served, each at its reference, with a path within the
             listener; ``ResolvedRefs`` sums them up.
+        sans: the DNS names of its certificates.
+        has_unknown_certificate: whether another server has one of them, so that its names are not known.
+        clients: what it asks of its clients; ``None`` for no certificate.
+        client_faults: why these cannot be checked, with a path within the Gateway.
     """
 
     id: ListenerId
@@ -97,9 +107,12 @@ class Listener(Struct, frozen=True):
     selector: LabelSelector | None
     conditions: tuple[Condition, ...]
     ready: bool
-    http1_only: bool
     passthrough: bool = False
     certificate_faults: tuple[Problem, ...] = ()
+    sans: tuple[str, ...] = ()
+    has_unknown_certificate: bool = False
+    clients: ClientValidation | None = None
+    client_faults: tuple[Problem, ...] = ()
 
 
 class Attachable(Struct, frozen=True):
@@ -139,7 +152,6 @@ def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
     _conflicts(db, gateway, [d for d in drafts if d.sound], shift)
     for draft in drafts:
         _conclude(draft)
-    _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
     return tuple(_listener(d, resource.metadata.generation, shift) for d in drafts)
 
 
@@ -259,10 +271,12 @@ class _Draft:
         self.kinds: tuple[tuple[str, str], ...] = ()
         self.certificate_faults: tuple[Problem, ...] = ()
         self.sans: tuple[str, ...] = ()
+        self.has_unknown_certificate = False
+        self.clients: ClientValidation | None = None
+        self.client_faults: tuple[Problem, ...] = ()
         self.sound = True
         self.ready = False
         self.failure: Failed | None = None
-        self.http1_only = False
         self.conditions: dict[str, tuple[str, str, str]] = {}
 
     @property
@@ -384,22 +398,29 @@ def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
         draft.fault("tls.certificateRefs is empty; mode Terminate needs at least one certificate.")
     else:
         _judge_certificates(db, draft)
-    if protocol == "HTTPS" and _validates_clients(gateway, draft.spec.port):
-        # A closed listener is better than one that is open without the check that the user asked for.
-        message = (
-            "The Gateway's tls.frontend asks for certificates of clients, which are not checked yet; "
-            "until they are, this listener stays closed."
-        )
-        draft.fault(message)
-        draft.set_condition("Accepted", "False", "UnsupportedValue", message)
+    if protocol == "HTTPS":
+        _judge_clients(db, draft, gateway)
 
 
-def _validates_clients(gateway: Gateway, port: int) -> bool:
-    frontend = gateway.spec.tls.frontend if gateway.spec.tls is not None else None
-    if frontend is None:
-        return False
-    of_port = next((p.tls for p in frontend.per_port if p.port == port), frontend.default)
-    return of_port.validation is not None
+def _judge_clients(db: Db, draft: _Draft, gateway: Gateway) -> None:
+    """Note what the listener asks of its clients; without a CA that can be used it is closed."""
+    draft.clients = asked = client_validation(gateway, draft.spec.port)
+    if asked is None:
+        return
+    problem = client_authorities_problem.attempt(db, asked.authorities)
+    if isinstance(problem, Failed):
+        draft.failure = problem
+    elif problem is None:
+        if (outdated := client_authorities_outdated(db, asked.authorities)) is not None:
+            draft.client_faults = (outdated,)
+            message = f"{outdated.path}: {outdated.message}"
+            draft.set_condition("ResolvedRefs", "False", outdated.reason, message)
+    else:
+        draft.client_faults = (problem,)
+        message = f"No certificate of a client can be checked: {problem.path}: {problem.message}"
+        draft.fault(message, problem.reason, "ResolvedRefs")
+        draft.fault(message, problem.reason)
+        draft.fault(message, NO_AUTHORITY, "Accepted")
 
 
 def _judge_certificates(db: Db, draft: _Draft) -> None:
@@ -411,6 +432,7 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     if isinstance(certificates, Failed):
         return
     draft.sans = certificates.sans
+    draft.has_unknown_certificate = bool(certificates.servers)
     draft.certificate_faults = faults = certificates.faults
     if not faults:
         return
@@ -569,44 +591,7 @@ def _conclude_failed(draft: _Draft, failure: Failed) -> None:
     draft.set_condition("ResolvedRefs", "Unknown", "InternalError", message)
 
 
-def _overlaps(drafts: list[_Draft]) -> None:
-    """Note for each HTTPS listener of a port whether clients may take it for another one.
-
-    An overlap of certificates counts before one of hostnames.
-    """
-    for draft in drafts:
-        others = [d for d in drafts if d is not draft and d.spec.port == draft.spec.port]
-        clash = next(((a, b, d) for d in others for a in draft.sans for b in d.sans if _overlap(a, b)), None)
-        if clash is not None:
-            mine, theirs, other = clash
-            draft.http1_only = True
-            message = (
-                f"The certificate's name {mine} overlaps with {theirs} of listener {other.id.name}. So that "
-                "browsers do not send requests for one over a connection of the other, HTTP/2 is not offered "
-                "unless a ClientTrafficPolicy sets alpnProtocols."
-            )
-            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingCertificates", message)
-        elif other := next((d for d in others if _overlap(draft.hostname, d.hostname)), None):
-            message = (
-                f"The hostname {draft.hostname or '(any)'} overlaps with {other.hostname or '(any)'} of "
-                f"listener {other.id.name}."
-            )
-            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingHostnames", message)
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether both stand for some name. ``*`` is one label, as in certificates; "" is any name."""
-    if one == other or not one or not other:
-        return True
-    return _covers(one, other) or _covers(other, one)
-
-
-def _covers(wildcard: str, host: str) -> bool:
-    first, _, rest = host.partition(".")
-    return wildcard.startswith("*.") and first != "*" and rest == wildcard[2:]
-
-
-_ORDER = ("Accepted", "Programmed", "ResolvedRefs", "Conflicted", "OverlappingTLSConfig")
+_ORDER = ("Accepted", "Programmed", "ResolvedRefs", "Conflicted")
 
 
 def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
@@ -623,9 +608,12 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         selector=where.selector,
         conditions=tuple(_conditions(draft, generation)),
         ready=draft.ready,
-        http1_only=draft.http1_only,
         passthrough=_passes_through(draft.spec),
         certificate_faults=draft.certificate_faults,
+        sans=draft.sans,
+        has_unknown_certificate=draft.has_unknown_certificate,
+        clients=draft.clients,
+        client_faults=draft.client_faults,
     )
 
 

@@ -46,7 +46,7 @@ def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Problem, 
                 effect = "" if listener.ready else _NOTHING_IS_SERVED
                 by_condition[at, "ResolvedRefs"] = tuple(
                     fault.saying(effect).under(at) for fault in listener.certificate_faults
-                )
+                ) + tuple(fault.saying(effect) for fault in listener.client_faults)
         case Route():
             refs = list(resource.spec.parent_refs)
             for attachment in attachments(db, resource.ref):

@@ -37,6 +37,7 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("BackendsAvailable", "False"): "warning",
     ("RouteRulesOverlap", "True"): "warning",
     ("OverlappingTLSConfig", "True"): "warning",
+    ("InsecureFrontendValidationMode", "True"): "warning",
     ("Warning", "True"): "warning",
 }
 """Conditions that mean degradation: (type, status) → severity."""

@@ -19,6 +19,11 @@ from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.backend_tls import gateway_certificate
+from moongate.attach.client_validation import (
+    ClientAuthorities,
+    client_authorities_problem,
+    validations,
+)
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
@@ -30,6 +35,7 @@ from moongate.attach.gateways import (
 )
 from moongate.attach.listeners import listeners
 from moongate.attach.routes import attached_counts
+from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.status.conditions import accepted, condition, sentence, summary, unsupported
@@ -38,6 +44,9 @@ from moongate.store import find, get
 from moongate.xds.telemetry import telemetry_problems
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.attach.listeners import Listener
     from moongate.engine import Db
 
 MAX_ADDRESSES: Final = 16
@@ -174,6 +183,7 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
         conditions=(
             *((accepted(problems, generation),) if problems else ()),
             *_resolved(db, resource),
+            *_insecure(db, resource),
             *unsupported(resource),
         ),
         listeners=tuple(
@@ -181,24 +191,55 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
                 name=each.id.name,
                 supported_kinds=tuple(SupportedKind(group=group, kind=kind) for group, kind in each.kinds),
                 attached_routes=attached.get(each.id, 0),
-                conditions=tuple(structs.replace(c, message=sentence(c.message)) for c in each.conditions),
+                conditions=tuple(_listener_conditions(db, each, generation)),
             )
             for each in listeners(db, gateway)
         ),
     )
 
 
+def _listener_conditions(db: Db, listener: Listener, generation: int) -> Iterator[Condition]:
+    for each in listener.conditions:
+        yield structs.replace(each, message=sentence(each.message))
+    if listener.protocol == "HTTPS" and (overlaps := overlap(db, listener.id)) is not None:
+        yield condition("OverlappingTLSConfig", "True", overlaps.reason, overlaps.message, generation)
+
+
 def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
-    """Whether the reference of ``tls.backend`` leads somewhere; nothing if that is not set."""
+    """Whether the references of ``spec.tls`` lead somewhere; nothing if that is not set."""
     generation = gateway.metadata.generation
-    if gateway.spec.tls is None or gateway.spec.tls.backend is None:
+    if gateway.spec.tls is None:
         return ()
+    problems: list[Problem] = []
+    reason = ""
+    for place, _, _ in validations(gateway):
+        problem = client_authorities_problem(db, ClientAuthorities(gateway.ref, place))
+        if problem is not None:
+            reason = "InvalidParameters"
+            problems.append(problem.saying("Until this is fixed, its HTTPS listeners serve nothing."))
     certificate = gateway_certificate(db, gateway.ref)
     if isinstance(certificate, Problem):
-        message = summary([certificate.saying("Until this is fixed, no certificate is shown to backends.")])
-        return (condition("ResolvedRefs", "False", certificate.reason, message, generation),)
+        reason = certificate.reason
+        problems.append(certificate.saying("Until this is fixed, no certificate is shown to backends."))
+    if problems:
+        return (condition("ResolvedRefs", "False", reason, summary(problems), generation),)
     message = "All references of spec.tls are resolved."
     return (condition("ResolvedRefs", "True", "ResolvedRefs", message, generation),)
+
+
+def _insecure(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
+    """Whether clients pass without a certificate that is valid, although certificates are asked for."""
+    effect = "Clients pass with any certificate, or none."
+    problems = [
+        Problem(f"{path}.mode", f"It is {asked.mode}. {effect}")
+        for place, path, asked in validations(gateway)
+        if asked.mode == "AllowInsecureFallback"
+        and client_authorities_problem(db, ClientAuthorities(gateway.ref, place)) is None
+    ]
+    if not problems:
+        return ()
+    type_, generation = "InsecureFrontendValidationMode", gateway.metadata.generation
+    return (condition(type_, "True", "ConfigurationChanged", summary(problems), generation),)
 
 
 @query

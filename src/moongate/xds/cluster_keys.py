@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
     from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Protocol, Target
+    from moongate.attach.client_validation import ClientAuthorities
     from moongate.features.base import ExtraCluster, ExtraSecret
 
 
@@ -150,6 +151,23 @@ class AuthoritiesSecret(NamedTuple):
     owner: Ref | None
 
 
+class ClientAuthoritiesSecret(NamedTuple):
+    """The CAs that listeners check their clients by.
+
+    Args:
+        fleet: the fleet it belongs to.
+        of: who names them, and for which port.
+    """
+
+    fleet: FleetId
+    of: ClientAuthorities
+
+    @property
+    def name(self) -> str:
+        """Its name in xDS."""
+        return names.client_authorities(self.of.gateway, self.of.place)
+
+
 class CertificateSecret(NamedTuple):
     """The certificate that a cluster shows to its backends.
 
@@ -183,7 +201,7 @@ class SecretServerCluster(NamedTuple):
 
 ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster | SinkCluster
 
-SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | CertificateSecret
+SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | ClientAuthoritiesSecret | CertificateSecret
 
 ResourceKey: TypeAlias = ClusterKey | SecretKey | SecretServerCluster
-"""What a route may need to be there: a cluster with its endpoints, or a secret."""
+"""What a route or a listener may need to be there: a cluster with its endpoints, or a secret."""

@@ -48,7 +48,7 @@ from moongate.attach.backends import (
     target,
 )
 from moongate.attach.extension_filters import extension
-from moongate.attach.gateways import fleet_proxy, system_authorities
+from moongate.attach.gateways import config, fleet_proxy, system_authorities
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
@@ -74,6 +74,7 @@ from moongate.xds.cluster_keys import (
 from moongate.xds.destinations import (
     connection_destination,
     connection_section,
+    connection_source,
     first_gateway,
     goes_to_server_names,
     index_of,
@@ -84,7 +85,7 @@ from moongate.xds.destinations import (
 from moongate.xds.dynamic_resolvers import guarded, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.upstream_tls import form, mark, secure, secure_requests, speaks_tls_only
+from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -138,9 +139,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return None
-    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
-    if len(backends) > 1:
-        backends = [named(each.target, of) for each, of in zip(members, backends, strict=True)]
+    backends = _backends(db, key, members)
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
@@ -177,7 +176,7 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     if sink is None:
         return None
     members = _request_members(db, key)
-    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     owner = fleet_proxy(db, key.fleet).owner
@@ -242,7 +241,7 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return _assignment_without_members(db, key)
-    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
     if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
         return None
@@ -255,7 +254,7 @@ def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
 
     It is the cluster's where a patch names them, and where the cluster is in the bootstrap.
     """
-    if (how := form(key.name, backends)) == "":
+    if (how := form(key.name, backends)) == "" or not config(db).runtime_flags.on("EndpointsByTLS"):
         return key.name
     of = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
     if of is not None and of.what == sinks.METRICS:
@@ -339,10 +338,7 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
     """The backends that connections of a route go to; there may be none that can be used."""
-    dynamic = key.rule == names.OF_SERVER_NAMES
-    listeners = served_on(db, key.fleet, key.route)
-    alike = (at for at in listeners if goes_to_server_names(db, at, key.route) is dynamic)
-    listener = next(alike, None)
+    listener = _listener_of(db, key)
     if listener is None:
         return None
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -369,7 +365,7 @@ def _request_members(db: Db, key: ClusterKey) -> list[Member]:
             for ref in sinks.permitted(db, key.fleet, key.name)
             if ref.weight
         ]
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     if listener is None:
         return []
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -399,14 +395,28 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
         return gateway_policies(db, key.fleet.owner)
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:
+    """The backends of a cluster as it speaks to them, in the order of its members."""
+    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
+    if isinstance(key, SinkCluster):
+        return [sinks.with_hostname(db, each.target, of) for each, of in zip(members, backends, strict=True)]
+    if len(backends) > 1:
+        return [named(each.target, of) for each, of in zip(members, backends, strict=True)]
+    return backends
+
+
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
-    """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
-    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
+    if isinstance(key, RuleCluster) and key.rule == names.OF_SERVER_NAMES:
         return backend(db, at, routed)
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        source = connection_source(db, key.fleet, key.route)
+        if source is None or source.passes_through:
+            return backend(db, at, routed)
     of_rule = reached_from(db, _gateway(db, key), at, routed)
     return of_rule if isinstance(key, RuleCluster) else named(at, of_rule)
 
@@ -414,7 +424,7 @@ def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
 def _gateway(db: Db, key: ClusterKey) -> Ref:
     """The Gateway whose certificate a cluster shows to its backends."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         if listener is not None:
             return listener.gateway
     return first_gateway(db, key.fleet)
@@ -423,7 +433,7 @@ def _gateway(db: Db, key: ClusterKey) -> Ref:
 def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
@@ -432,9 +442,17 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
-def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
-    """The listener whose policies a route's clusters have: the first, as all its listeners share them."""
-    return next(iter(served_on(db, fleet, route)), None)
+def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
+    """The listener whose policies a route's clusters have, as all its listeners share them."""
+    listeners = served_on(db, key.fleet, key.route)
+    if key.rule == names.OF_SERVER_NAMES:
+        return next((at for at in listeners if goes_to_server_names(db, at, key.route)), None)
+    if key.rule == names.ALL_RULES:
+        source = connection_source(db, key.fleet, key.route)
+        if source is None or goes_to_server_names(db, source.listener, key.route):
+            return None
+        return source.listener
+    return next(iter(listeners), None)
 
 
 def eds_cluster(name: str) -> Cluster:
@@ -586,7 +604,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
-    elif http.WhichOneof("upstream_protocol_options") is None and speaks_tls_only(backends):
+    elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
         _set_windows(http.auto_config.http2_protocol_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:

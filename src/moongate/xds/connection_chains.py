@@ -112,7 +112,7 @@ def connection_terms(db: Db, group: ChainGroup) -> ConnectionTerms:
     assert listener is not None, "a group is of listeners that there are"
     tls = None
     if listener.chain_kind == "TLS" and not listener.passthrough:
-        tls = downstream_tls(listener_certificates(db, member).served, ())
+        tls = downstream_tls(listener_certificates(db, member), ())
     edit = ChainEdit(FilterChain(), tls, group.stat_prefix)
     if listener.chain_kind == "TLS":
         edit.inspector = TlsInspector()

@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from moongate import names
+from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.route import ConnectionRoute, RequestRule, Route
 from moongate.api.tlsroute import TLSRoute
+from moongate.attach.backend_tls import INVALID_BACKEND_TLS, own_tls
 from moongate.attach.backends import (
     Backend,
     Target,
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
     from moongate.api.shared import LocalObjectReference
+    from moongate.attach.backend_tls import UpstreamTLS
     from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
     from moongate.attach.rule_filters import RuleFilters
@@ -438,11 +441,13 @@ class ConnectionDestination(Struct, frozen=True):
     Args:
         members: the backends that can be used, each with its index among all of the route, and its weight.
         dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
+        secrets: what TLS to these needs.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
     """
 
     members: tuple[tuple[int, Target, int], ...] = ()
     dynamic: bool = False
+    secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
 
 
@@ -454,7 +459,9 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         return ConnectionDestination()
     transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
     to_service = rule_to_service(db, listener, route, connection_section(resource))
+    fleet, speaks_tls = fleet_of(db, listener.gateway), not passes_through(db, listener)
     members: list[tuple[int, Target, int]] = []
+    secrets: list[ResourceKey] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
     dynamic = False
@@ -469,19 +476,24 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         if judged.dynamic:
             dynamic = True
             problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
-        elif judged.tls is not None and not passes_through(db, listener):
-            problem = _NO_TLS
         else:
             problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+            if problem is None and judged.tls is not None:
+                if speaks_tls:
+                    problem = _unspoken(db, at, judged.tls)
+                elif (source := connection_source(db, fleet, route)) and not source.passes_through:
+                    problem = _ENDED_ELSEWHERE
         if problem is not None:
             faults.append((path, ref.weight, problem))
         elif ref.weight:
             members.append((place, at, ref.weight))
+            secrets += secrets_for(fleet, judged) if speaks_tls else ()
             of_names = judged.dns
     rest = _REST[transport] if members else _NOTHING_LEFT[transport]
     return ConnectionDestination(
         tuple(members),
         dynamic and bool(members) and len(refs) == 1,
+        tuple(dict.fromkeys(secrets)),
         tuple(
             problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
             for path, weight, problem in faults
@@ -489,12 +501,14 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     )
 
 
-_NO_TLS: Final = Problem(
+_ENDED_ELSEWHERE: Final = Problem(
     "",
-    "the backend wants TLS (BackendTLSPolicy, or its tls), which is not built yet for routes of connections",
-    "InvalidBackendTLS",
+    "the backend wants TLS (BackendTLSPolicy, or its tls), which the route's other listeners speak to it; on "
+    "this one clients speak it, so that needs a route of its own",
+    INVALID_BACKEND_TLS,
 )
-"""Why nothing is sent in the clear to a backend that is to be spoken to in TLS."""
+"""Why a route cannot pass TLS on to a backend to which it speaks TLS for other listeners: both have one
+cluster."""
 _REST: Final = {
     "TCP": "All connections go to the other backends.",
     "UDP": "All datagrams go to the other backends.",
@@ -503,6 +517,26 @@ _NOTHING_LEFT: Final = {
     "TCP": "No other backend is left, so connections are closed.",
     "UDP": "No other backend is left, so datagrams are dropped.",
 }
+
+
+def _unspoken(db: Db, at: Target, tls: UpstreamTLS) -> Problem | None:
+    """Why Envoy cannot speak TLS to a backend for connections that it passes there."""
+    if at.transport == "UDP":
+        message = (
+            f"{at.ref} wants TLS (BackendTLSPolicy, or its tls), which datagrams do not have; name the ports "
+            "that have it by sectionName in the policy"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    checks = tls.validation
+    own = own_tls(db, at.ref) if at.kind == BackendResource.KIND else None
+    is_public = own is not None and own.well_known_ca_certificates and not own.insecure_skip_verify
+    if is_public and not (checks.sni or checks.sni_of_endpoint or checks.names):
+        # A request has a host, that its certificate must name. A connection has none.
+        message = (
+            f"{at.ref} takes any certificate of the system's CAs, and anybody can have one; set spec.tls.sni"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    return None
 
 
 def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
@@ -572,7 +606,12 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        return tuple(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
+        source = connection_source(db, fleet, route)
+        if not serving or source is None:
+            return ()
+        keys.update(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
+        keys.update(dict.fromkeys(connection_destination(db, source.listener, route).secrets))
+        return tuple(keys)
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
@@ -634,6 +673,32 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     """
     resource = get(db, Route, route)
     return _served_on(db, fleet, resource) if resource is not None else ()
+
+
+class ConnectionSource(NamedTuple):
+    """The listener for which the cluster of a route of connections is built.
+
+    Args:
+        listener: of several, the first at which Envoy ends connections, else the first.
+        passes_through: whether clients speak TLS to the backends, at all listeners of the route.
+    """
+
+    listener: ListenerId
+    passes_through: bool
+
+
+@query
+def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | None:
+    """Where the connections of a cluster come from; ``None`` if no listener takes the route.
+
+    To a backend that wants TLS nothing is sent in the clear: if Envoy ends connections at some listener, it
+    speaks TLS to the backends itself.
+    """
+    serving = served_on(db, fleet, route)
+    ending = next((at for at in serving if not passes_through(db, at)), None)
+    if ending is not None:
+        return ConnectionSource(ending, passes_through=False)
+    return ConnectionSource(serving[0], passes_through=True) if serving else None
 
 
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource
+from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Config
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
         HttpFilter,
     )
 
-    from moongate.api.base import Ref
+    from moongate.attach.listener_certificates import ListenerCertificates
+    from moongate.attach.secret_servers import ServedSecret
     from moongate.features.base import ChainEdit, Effective, Feature
     from moongate.policies.effective import EffectivePolicy
     from moongate.xds.fallbacks import Fallback
@@ -192,18 +195,28 @@ def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Eff
     return policy.features() if policy is not None else iter(())
 
 
-def downstream_tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:
+def secret_from(name: str, server: ServedSecret | None) -> SdsSecretConfig:
+    """Where a secret comes from: our stream, under a name of ours, or another server."""
+    if server is None:
+        return SdsSecretConfig(name=name, sds_config=over_ads())
+    service = GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=names.secret_server(server.socket)))
+    source = ApiConfigSource(api_type=ApiConfigSource.GRPC, grpc_services=[service])
+    return SdsSecretConfig(name=server.name, sds_config=ConfigSource(api_config_source=source))
+
+
+def downstream_tls(certificates: ListenerCertificates, alpn: tuple[str, ...]) -> DownstreamTlsContext:
     """TLS with clients, with certificates that Envoy fetches.
 
     Args:
-        certificates: the Secrets.
+        certificates: those of the listener.
         alpn: the protocols that are offered.
     """
+    servers = dict(certificates.servers)
     return DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
             alpn_protocols=alpn,
             tls_certificate_sds_secret_configs=[
-                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads()) for ref in certificates
+                secret_from(names.secret(ref), servers.get(ref)) for ref in certificates.served
             ],
         ),
         # Resumed sessions outlive a change of certificates or of client validation.
