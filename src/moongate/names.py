@@ -167,5 +167,10 @@ def tls_match(cluster: str, index: int) -> str:
     return f"{cluster}/tls/{index}"
 
 
+def secure_assignment(cluster: str, form: str) -> str:
+    """The endpoints of a cluster that speaks TLS, as Envoy asks for them; ``form`` tells how it does."""
+    return f"{cluster}/tls/{form}"
+
+
 def underscored(host: str) -> str:
     return host.replace(".", "_")

@@ -168,9 +168,12 @@ def judged_filters(db: Db, route: Ref, rule: RouteRule) -> RuleFilters:
         return _NO_FILTERS
     if rule.session_persistence is not None:
         draft.keep(rule.session_persistence)
-    for n, each in enumerate(rule.filters):
+    filters = iter(enumerate(rule.filters))
+    for n, each in filters:
         if not draft.add(n, each):
             break
+    for n, each in filters:
+        draft.ask(n, each)  # a server is asked before any answer, wherever its filter stands
     return draft.judged()
 
 
@@ -197,6 +200,7 @@ class _Draft:
         """Read one more; False if those after it are never reached."""
         path = f"filters[{n}]"
         of_http = route_filter if isinstance(route_filter, HTTPRouteFilter) else None
+        self.ask(n, route_filter)
         match route_filter.type:
             case "RequestHeaderModifier":
                 if (headers := route_filter.request_header_modifier) is not None:
@@ -217,8 +221,7 @@ class _Draft:
                 if (rewrite := of_http.url_rewrite) is not None:
                     self._rewrites(f"{path}.urlRewrite", rewrite)
             case "ExternalAuth" if of_http is not None:
-                if (auth := of_http.external_auth) is not None:
-                    self._asks(f"{path}.externalAuth", auth)
+                pass
             case "CORS" if of_http is not None:
                 self._cors = of_http.cors or self._cors
             case "ExtensionRef":
@@ -228,6 +231,15 @@ class _Draft:
                 self._refuse(path, f"The filter type {route_filter.type!r} is not supported.")
                 return False
         return True
+
+    def ask(self, n: int, route_filter: RouteFilter) -> None:
+        """Read which server is asked who may pass, if the filter says it."""
+        if not isinstance(route_filter, HTTPRouteFilter):
+            return
+        if route_filter.external_auth is not None:
+            self._asks(f"filters[{n}].externalAuth", route_filter.external_auth)
+        elif route_filter.type == "ExternalAuth":
+            self._refuse(f"filters[{n}]", "A filter of type ExternalAuth needs externalAuth.")
 
     def keep(self, session: SessionPersistence) -> None:
         """Read how sessions are kept."""

@@ -49,6 +49,7 @@ from moongate.attach.backends import (
 )
 from moongate.attach.extension_filters import extension
 from moongate.attach.gateways import fleet_proxy, system_authorities
+from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
@@ -83,7 +84,7 @@ from moongate.xds.destinations import (
 from moongate.xds.dynamic_resolvers import guarded, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.upstream_tls import mark, secure, secure_requests, speaks_tls_only
+from moongate.xds.upstream_tls import form, mark, secure, secure_requests, speaks_tls_only
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
@@ -147,9 +148,9 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     of_requests = any(b.dynamic for b in usable)
     if usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
+        message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
-        _discover(message)
+        _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
@@ -187,9 +188,9 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
         message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
     elif usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
+        message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     else:
-        _discover(message)
+        _discover(message, _assignment_name(db, key, backends))
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: sinks.authority(db, key.fleet, key.name))
     _set(edit, sinks.sink_settings(db, key.fleet, key.name))
@@ -241,11 +242,27 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return _assignment_without_members(db, key)
-    judged = (_reached(db, key, at, routed) for at, _, _, routed, _ in members)
-    usable = [b for b in judged if b.problem is None]
+    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    usable = [b for b in backends if b.problem is None]
     if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
         return None
-    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
+    name = _assignment_name(db, key, backends)
+    return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
+    """The name by which Envoy asks for the endpoints of a cluster: another one for each way to speak TLS.
+
+    It is the cluster's where a patch names them, and where the cluster is in the bootstrap.
+    """
+    if (how := form(key.name, backends)) == "":
+        return key.name
+    of = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
+    if of is not None and of.what == sinks.METRICS:
+        return key.name
+    if (ENDPOINT, key.name) in named_resources(db, key.fleet):
+        return key.name
+    return names.secure_assignment(key.name, how)
 
 
 def _assignment_without_members(db: Db, key: ClusterKey) -> XdsResource | None:
@@ -423,7 +440,7 @@ def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
 def eds_cluster(name: str) -> Cluster:
     """A cluster with the common defaults. Its endpoints come by EDS over ADS, under the cluster's name."""
     message = _base(name)
-    _discover(message)
+    _discover(message, name)
     return message
 
 
@@ -443,9 +460,9 @@ def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoin
     return entry
 
 
-def _discover(message: Cluster) -> None:
+def _discover(message: Cluster, assignment: str) -> None:
     message.MergeFromString(_discovered())
-    message.eds_cluster_config.service_name = message.name
+    message.eds_cluster_config.service_name = assignment
 
 
 def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
@@ -595,11 +612,13 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
             pass
 
 
-def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
+def _assignment(
+    db: Db, key: ClusterKey, members: list[Member], name: str, *, of_names: bool
+) -> ClusterLoadAssignment:
     # A cluster has either hostnames or addresses; Envoy refuses a mixture. But a backend that has just
     # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
     # for that.
-    message = ClusterLoadAssignment(cluster_name=key.name)
+    message = ClusterLoadAssignment(cluster_name=name)
     settings = (
         [each for each in sinks.sink_settings(db, key.fleet, key.name) if each[0].endpoint is not None]
         if isinstance(key, SinkCluster)
