@@ -138,6 +138,8 @@ async def test_no_spelling_of_a_local_address_leads_there(site: Site) -> None:
             assert (host, await site.status(f"{host}:{port}")) == (host, 403)
         where = {"x-where": f"{host}:{site.one.port}"}
         assert (host, await site.status("public.test", "/header", headers=where)) == (host, 403)
+    upgrade = {"connection": "upgrade", "upgrade": "websocket"}
+    assert await site.status(f"localhost:{site.one.port}", headers=upgrade) == 403
     for host in NO_HOST:
         assert (host, await site.status(f"{host}:{site.one.port}")) == (host, 503)
     for host in ("unix:///run/envoy.sock", "unix:/run/envoy.sock"):
