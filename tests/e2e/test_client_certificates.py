@@ -8,10 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from google.protobuf.wrappers_pb2 import StringValue
 from msgspec import structs
 
 from moongate.api.envoygateway import EnvoyGateway
-from moongate.xds.wire import LISTENER, SECRET
+from moongate.xds.filter_chains import demands_certificate
+from moongate.xds.http_chains import https_settings
+from moongate.xds.wire import LISTENER, SECRET, encode, message_field, packed
 from tests.e2e import manifests as m
 from tests.e2e.certificates import Authority, Certificate
 from tests.e2e.conftest import DEADLINE_S, Site, open_site
@@ -21,6 +25,10 @@ from tests.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from moongate.attach.envoy_listeners import ChainGroup
+    from moongate.engine import Db
+    from moongate.xds.filter_chains import ChainSettings
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -224,6 +232,36 @@ async def test_connections_that_were_checked_less_strictly_drain(site: Site, cli
         (LISTENER, f"default/strict/at-{port}"),
     }
     await site.delete(guarded("strict", [port], None))
+
+
+async def test_nobody_passes_unchecked_where_envoy_refuses_the_chain_that_checks(
+    site: Site, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in force asks for no certificate, so it does not stand in for what is asked now."""
+    build = https_settings.fn
+
+    def broken(db: Db, group: ChainGroup) -> ChainSettings:
+        """The chain with a network filter that Envoy does not know, where it demands certificates."""
+        settings = build(db, group)
+        if not demands_certificate(settings):
+            return settings
+        unknown = Filter(name="no.such.filter", typed_config=packed(StringValue(value="x")))
+        chain = settings.chain + message_field(FilterChain.FILTERS_FIELD_NUMBER, encode(unknown))
+        return structs.replace(settings, chain=chain)
+
+    monkeypatch.setattr(https_settings, "fn", broken)
+    ours, port = Authority("ours"), free_port()
+    await serve(site, "refused")
+    await site.apply(m.authorities("ours", ours.pem), guarded("refused", [port], None))
+    assert await clients.ask(port) == 200
+
+    await site.apply(guarded("refused", [port], asking("ours")))
+    async with asyncio.timeout(DEADLINE_S):
+        while await clients.ask(port):  # noqa: ASYNC110 - only asking shows it
+            await asyncio.sleep(0.02)
+
+    assert await clients.ask(port, ours.sign("a")) == 0
+    await site.delete(guarded("refused", [port], None))
 
 
 async def test_certificates_may_come_from_another_server(tmp_path: Path) -> None:

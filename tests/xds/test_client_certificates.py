@@ -8,11 +8,15 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from msgspec import structs
 
 from moongate.attach.client_validation import ClientAuthorities
+from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import listeners
 from moongate.attach.secret_servers import SDS_SECRET
 from moongate.kinds import ref_of
 from moongate.xds.client_certificates import client_authorities_secret
 from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
+from moongate.xds.fallbacks import Fallback
+from moongate.xds.filter_chains import ChainSettings, closed, in_force
+from moongate.xds.http_chains import https_settings
 from moongate.xds.listeners import listener
 from moongate.xds.secrets import listener_needs
 from tests.attach.test_backend_tls import CA, OTHER_CA, WITH_SDS, config_map
@@ -185,10 +189,29 @@ def test_a_bug_in_judging_certificates_opens_nothing() -> None:
     core = Core(gateway(https("web", "cert")), CERT, config_map())
     assert "require_client_certificate" not in context(core)
     core.db.put(ref_of("Secret", "default", "cert"), "no Secret: reading it raises")
+    assert "require_client_certificate" not in context(core), "nothing is asked, so it may stay"
 
     core.apply(guarded())
+    assert listener(core.db, EG_FLEET, "default/eg/web") is None
 
-    assert context(core)["require_client_certificate"] is True
+    core.apply(guarded(default=asking(mode="AllowInsecureFallback")))
+    assert "require_client_certificate" not in context(core)
+
+
+def test_what_stands_in_for_a_refused_chain_lets_nobody_pass_unchecked() -> None:
+    open_, strict = Core(gateway(https("web", "cert")), CERT), Core(guarded(), CERT, config_map())
+    [group] = [each for envoy in envoy_listeners(strict.db, EG_FLEET) for each in envoy.groups]
+    former, refused = https_settings(open_.db, group), https_settings(strict.db, group)
+
+    def stands_in(
+        refused: ChainSettings, former: ChainSettings, *, strict: bool = True
+    ) -> ChainSettings | None:
+        return in_force(refused, {refused.version: Fallback(former, strict)})
+
+    assert stands_in(refused, former) == closed(refused)
+    assert stands_in(refused, former, strict=False) == former, "it is only suspected, and still in force"
+    assert stands_in(former, refused) == refused
+    assert stands_in(refused, closed(former)) == closed(former)
 
 
 def test_no_certificate_is_in_the_repr_of_a_secret() -> None:

@@ -216,7 +216,9 @@ def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
         problem = client_authorities_problem(db, ClientAuthorities(gateway.ref, place))
         if problem is not None:
             reason = "InvalidParameters"
-            problems.append(problem.saying("Until this is fixed, its HTTPS listeners serve nothing."))
+            problems.append(
+                problem.saying("Until this is fixed, the HTTPS listeners that need it serve nothing.")
+            )
     certificate = gateway_certificate(db, gateway.ref)
     if isinstance(certificate, Problem):
         reason = certificate.reason

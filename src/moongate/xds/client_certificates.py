@@ -29,7 +29,7 @@ from moongate.attach.client_validation import (
     client_authorities_server,
 )
 from moongate.attach.gateways import config
-from moongate.engine import Failed, query
+from moongate.engine import query
 from moongate.problem import Problem
 from moongate.xds.filter_chains import secret_from
 from moongate.xds.wire import SECRET, XdsResource, encode
@@ -46,30 +46,19 @@ _ABOUT: Final = "envoy-gateway"
 _MARK: Final = "client-authorities"
 
 
-def check_clients(
-    db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: ClientValidation
-) -> Failed | None:
+def check_clients(db: Db, chain: FilterChain, tls: DownstreamTlsContext, asked: ClientValidation) -> None:
     """Let a chain ask for certificates of clients, and check them.
-
-    While moongate fails to read the CAs, the chain goes on with the former ones.
 
     Args:
         db: where to read.
         chain: changed.
         tls: its TLS; changed.
         asked: what is asked of clients.
-
-    Returns:
-        Why nobody may pass, as CAs were never read.
     """
     of = asked.authorities
-    server = client_authorities_server.last_good(db, of)
-    if isinstance(server, Failed):
-        return server
+    server = client_authorities_server(db, of)
     if server is None and config(db).runtime_flags.on("DrainOnClientCAs"):
-        contents = client_authorities_contents.last_good(db, of)
-        if isinstance(contents, Failed):
-            return contents
+        contents = client_authorities_contents(db, of)
         chain.metadata.filter_metadata[_ABOUT].fields[_MARK].string_value = contents
     common = tls.common_tls_context
     source = secret_from(names.client_authorities(of.gateway, of.place), server)
@@ -82,7 +71,6 @@ def check_clients(
         combined.default_validation_context.trust_chain_verification = (
             CertificateValidationContext.ACCEPT_UNTRUSTED
         )
-    return None
 
 
 @query

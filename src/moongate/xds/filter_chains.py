@@ -122,15 +122,32 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     """The settings of a chain, or what stands in for them when they are kept out; ``None`` when nothing does.
 
     Its connections are not meant for another chain, which may ask less of them: so a chain that never was
-    good takes them and ends them. Only if Envoy refuses that as well, so that it is the match that is at
-    fault, the chain is left out.
+    good takes them and ends them; so does one that demands certificates of clients, where its last good form
+    does not. Only if Envoy refuses that as well, so that it is the match that is at fault, the chain is left
+    out.
     """
     fallback = out.get(settings.version) if out else None
     if fallback is None:
         return settings
     former: ChainSettings | None = fallback.last_good
+    if fallback.strict and former is not None and _is_looser(former, settings):
+        former = None
     others = (former, closed(settings))
     return next((other for other in others if other is not None and other.version not in out), None)
+
+
+def _is_looser(former: ChainSettings, settings: ChainSettings) -> bool:
+    """Whether clients pass a chain that would not pass another, as they have no certificate."""
+    return demands_certificate(settings) and not demands_certificate(former)
+
+
+def demands_certificate(settings: ChainSettings) -> bool:
+    """Whether nobody passes a chain without a certificate that it has checked."""
+    context = DownstreamTlsContext()
+    socket = FilterChain.FromString(settings.chain).transport_socket
+    return settings.closed or (
+        socket.typed_config.Unpack(context) and context.require_client_certificate.value
+    )
 
 
 def closed(settings: ChainSettings) -> ChainSettings:

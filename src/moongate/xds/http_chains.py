@@ -31,7 +31,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.attach.tls_overlaps import overlap
-from moongate.engine import Contained, Failed, query
+from moongate.engine import query
 from moongate.features.base import ChainEdit, over_ads
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
@@ -39,7 +39,6 @@ from moongate.xds.client_certificates import check_clients
 from moongate.xds.filter_chains import (
     ChainSettings,
     chain_settings,
-    closed,
     downstream_tls,
     settings,
 )
@@ -67,18 +66,14 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     [member] = group.members
     listener = listener_at(db, member)
     assert listener is not None, "a group is of listeners that there are"
-    # Who may pass can have changed since, so that is read anew while moongate fails to judge certificates.
-    certificates = listener_certificates.last_good(db, member)
-    if isinstance(certificates, Failed):
-        raise Contained(certificates)
     overlaps = overlap(db, member)
     alpn = ("http/1.1",) if overlaps is not None and overlaps.http1_only else ("h2", "http/1.1")
     match = chain_match(group.name, listener.hostname)
-    tls = downstream_tls(certificates, alpn)
+    tls = downstream_tls(listener_certificates(db, member), alpn)
     edit = ChainEdit(FilterChain.FromString(match.chain), tls, group.stat_prefix)
     edit.inspector = TlsInspector() if match.inspector is not None else None
-    if listener.clients is not None and check_clients(db, edit.message, tls, listener.clients) is not None:
-        return closed(match)
+    if listener.clients is not None:
+        check_clients(db, edit.message, tls, listener.clients)
     return _settings(db, group, edit)
 
 
