@@ -38,6 +38,7 @@ from moongate.attach.backends import (
     endpoints,
     fault_of_backend,
     is_ip,
+    named,
     reached_from,
     target,
 )
@@ -192,7 +193,7 @@ def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:
     owner, reached = fleet_proxy(db, fleet).owner, permitted(db, fleet, of.name)
     of_names = of_addresses = False
     for n, (ref, at) in enumerate(zip(of.refs, of.targets, strict=True)):
-        judged = backend(db, at, to_service(db, fleet))
+        judged = named(at, backend(db, at, to_service(db, fleet)))
         if ref not in reached:
             message = f"no ReferenceGrant in namespace {at.namespace} lets {owner} refer to {at.ref}"
             yield Problem(f"backendRefs[{n}]", message)
@@ -297,7 +298,7 @@ def to_service(db: Db, fleet: FleetId) -> bool:
     return fleet_proxy(db, fleet).spec.routing_type == "Service"
 
 
-def named(db: Db, at: Target, judged: Backend) -> Backend:
+def with_hostname(db: Db, at: Target, judged: Backend) -> Backend:
     """A backend of a sink that has TLS, with the name that its certificate must have: no request says one.
 
     It is the hostname of a Backend with a single endpoint, where nothing else says it.
