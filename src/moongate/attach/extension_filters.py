@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _HEADER_NAME: Final = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(rb"[!-~\x80-\xff]+([\t ]+[!-~\x80-\xff]+)*")
+_VALUE: Final = re.compile(rb"(?![\t ])[\t -~\x80-\xff]+(?<![\t ])")
 
 CREDENTIAL_KEY: Final = "credential"
 """The key of a Secret that holds a credential."""
