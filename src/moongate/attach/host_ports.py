@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moongate.api.base import FleetId, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.attach.fleets import bind_addresses, fleet_of, seniority, takes_ipv4
 from moongate.attach.gateways import ALL_IPV4, ALL_IPV6, managed, on_host
+from moongate.attach.listener_sets import parent_of_set
 from moongate.engine import Failed, query
 from moongate.store import Index, find
 
@@ -43,17 +45,18 @@ class Claim(NamedTuple):
     fleet: FleetId
 
 
-def _by_port(gateway: Gateway) -> Iterator[tuple[int, Ref]]:
-    for port in dict.fromkeys(listener.port for listener in gateway.spec.listeners):
-        yield port, gateway.ref
+def _by_port(owner: Gateway | ListenerSet) -> Iterator[tuple[int, Ref]]:
+    gateway = owner.ref if isinstance(owner, Gateway) else parent_of_set(owner)
+    if gateway is not None:
+        yield from ((port, gateway) for port in dict.fromkeys(each.port for each in owner.spec.listeners))
 
 
-PORT_USERS: Final = Index("port-users", (Gateway,), _by_port)
-"""Port, as it is written → Gateways with a listener on it."""
+PORT_USERS: Index[Gateway | ListenerSet, Ref] = Index("port-users", (Gateway, ListenerSet), _by_port)
+"""Port, as it is written → Gateways with a listener on it, of their own or of a ListenerSet for them."""
 
 
 def listening(db: Db, port: int) -> tuple[Ref, ...]:
-    """The Gateways with a listener on a port, as it is written, sorted."""
+    """The Gateways for which there is a listener on a port, as it is written, sorted."""
     return find(db, PORT_USERS, port)
 
 

@@ -30,8 +30,8 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import fleet_of
-from moongate.attach.policies import age, applied_to_listener, winner
+from moongate.attach.fleets import age, fleet_of
+from moongate.attach.policies import applied_to_listener, winner
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy

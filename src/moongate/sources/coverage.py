@@ -30,15 +30,15 @@ from moongate.api.core import Namespace
 from moongate.api.gateway import Gateway, ReferenceGrant
 from moongate.api.route import RequestRoute, Route
 from moongate.attach.grants import permits
-from moongate.attach.listeners import labels_of
 from moongate.attach.matches import EVERYTHING, Match, includes, may_meet, precedence
+from moongate.attach.namespaces import labels_of
 from moongate.attach.policies import Policy, anchors, anchors_of, named_targets, stays
 from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import (
     DEFAULTS,
     default_parent,
     intersection,
-    parent_gateways,
+    named_parents,
     takes_by_default,
     wider,
 )
@@ -517,7 +517,7 @@ class _Coverage:
     def _parent_refs(self, route: Route) -> Iterator[ParentReference]:
         """Those that a route has, and those to the default Gateways."""
         yield from route.spec.parent_refs
-        named = parent_gateways(route)
+        named = named_parents(route)
         for gateway in self.view.look_up(lookups.DEFAULT) if route.by_default else ():
             if gateway not in named:
                 yield default_parent(gateway)

@@ -22,7 +22,7 @@ from moongate.api.httproute import HTTPPathMatch
 from moongate.api.route import RequestRoute, Route
 from moongate.attach.matches import ancestors
 from moongate.attach.policies import Anchor, Policy, anchor_keys, anchors, labels_in, stays
-from moongate.attach.routes import parent_gateways, paths, takes_by_default, wider
+from moongate.attach.routes import named_parents, paths, takes_by_default, wider
 from moongate.dangling import references_of
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources.file_states import Held
@@ -220,7 +220,7 @@ def _keys(ref: Ref, resource: Resource | EnvoyGateway) -> Iterator[Key]:
                 yield (GUARDING,)
         case Route():
             yield from _labelled(resource)
-            for gateway in parent_gateways(resource):
+            for gateway in named_parents(resource):
                 yield UNDER, gateway
                 if gateway is not None and isinstance(resource, RequestRoute):
                     yield from _served(gateway, resource)

@@ -35,6 +35,7 @@ from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.marks import NOT_SUPPORTED, deprecated
 from moongate.api.shared import ParentReference
+from moongate.attach.fleets import age
 from moongate.attach.gateways import controller_name, managed, rejection
 from moongate.attach.listeners import listeners
 from moongate.attach.policies import (
@@ -42,7 +43,6 @@ from moongate.attach.policies import (
     Applied,
     Policy,
     Target,
-    age,
     applied,
     applied_to_listener,
     attached_of,

@@ -41,10 +41,9 @@ from moongate.attach.connections import (
     route_of,
 )
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import fleet_of
+from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
-from moongate.attach.policies import age
 from moongate.attach.route_kinds import order
 from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
@@ -218,7 +217,7 @@ def chains_in(db: Db, fleet: FleetId, name: str, group: ChainGroup, part: int) -
     One that cannot be built is as it last was. If it never was built, its connections are closed.
     """
     [member] = group.members
-    routes = connections_in(db, member.gateway, part).get(member, ())
+    routes = connections_in(db, member.owner, part).get(member, ())
     out = kept_out(db, fleet, LISTENER, name, ALL)
     entries: list[ChainEntry] = []
     chains = connection_chain.attempt_each(db, [(group, route) for route in routes])
@@ -278,7 +277,7 @@ def chain_in_form(
     """
     [member] = group.members
     for part in connection_shards(db, member):
-        for route in connections_in(db, member.gateway, part).get(member, ()):
+        for route in connections_in(db, member.owner, part).get(member, ()):
             asked = connection_chain(db, group, route)
             if asked is not None and not forms.isdisjoint((asked.version, closed(asked).version)):
                 return names.connection_chain(route), (route,)
