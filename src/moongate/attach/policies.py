@@ -248,11 +248,19 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
 @query
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
     """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway."""
-    levels = ((listener.owner, listener.name), (listener.owner, ""), (listener.gateway, ""))
-    for target, section in dict.fromkeys(levels):
-        if (policy := winner(db, kind, target, section)) is not None:
-            return Applied(policy, None)
-    return None
+    level = level_of(db, kind, listener)
+    policy = winner(db, kind, level.ref, level.section) if level is not None else None
+    return Applied(policy, None) if policy is not None else None
+
+
+def level_of(db: Db, kind: str, listener: ListenerId) -> Target | None:
+    """What the policy that applies to a listener targets: the listener, its ListenerSet or its Gateway."""
+    levels = (
+        Target(listener.owner, listener.name),
+        Target(listener.owner, ""),
+        Target(listener.gateway, ""),
+    )
+    return next((level for level in dict.fromkeys(levels) if winner(db, kind, *level) is not None), None)
 
 
 @query
