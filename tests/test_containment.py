@@ -117,7 +117,7 @@ def test_what_fails_of_one_gateway_does_not_freeze_those_that_share_its_envoys(
 
 
 JOINED = (
-    "_age",
+    "age",
     "attachable",
     "attachments_at",
     "chain_part",

@@ -60,6 +60,11 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 
 def unbuilt(kind: str) -> str:
     """What to say about a resource of a kind that is not built yet."""
+    if kind == "XListenerSet":
+        return (
+            "XListenerSet is not served any more: write apiVersion: gateway.networking.k8s.io/v1 and kind: "
+            "ListenerSet. This resource has no effect."
+        )
     return f"{kind} is not built yet: this resource has no effect."
 
 

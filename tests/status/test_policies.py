@@ -296,7 +296,8 @@ def test_a_client_policy_of_a_gateway_tells_which_sections_override_it() -> None
     subject = ctp("whole", "Gateway/eg")
     core = Core(TWO, subject, ctp("part", "Gateway/eg/b", "Gateway/eg/nowhere"))
 
-    assert message(core, subject, "Overridden") == "Other ClientTrafficPolicies override these sections: [b]."
+    expected = "Other ClientTrafficPolicies override this one for these gateway listeners: [default/eg/b]."
+    assert message(core, subject, "Overridden") == expected
 
 
 def test_a_client_policy_of_one_listener_among_several_of_a_port_is_invalid() -> None:

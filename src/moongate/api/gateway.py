@@ -93,7 +93,7 @@ class ListenerTLSConfig(Model, frozen=True, kw_only=True):
 
 
 class Listener(Model, frozen=True, kw_only=True):
-    """One port, protocol and hostname that a Gateway answers on, by its own spec or by that of a ListenerSet."""
+    """One port, protocol and hostname that a Gateway answers on; it or a ListenerSet has it in its spec."""
 
     name: SectionName
     hostname: Hostname | None = None
@@ -257,8 +257,7 @@ LISTENER_RULES: Final[tuple[Rule, ...]] = (
         "tls.mode of an HTTPS listener must be Terminate.",
     ),
     Rule(
-        "self.all(l, (l.protocol == 'TLS' ? has(l.tls) && has(l.tls.mode) && "
-        "l.tls.mode != '' : true))",
+        "self.all(l, (l.protocol == 'TLS' ? has(l.tls) && has(l.tls.mode) && l.tls.mode != '' : true))",
         "A listener of protocol TLS needs tls with a mode.",
     ),
     Rule(

@@ -43,6 +43,7 @@ class ListenerSet(Resource, frozen=True, kw_only=True):
     """Listeners of a Gateway that another resource than the Gateway has."""
 
     GROUP: ClassVar[str] = GATEWAY_GROUP
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v1alpha1")
     KIND: ClassVar[str] = "ListenerSet"
 
     spec: ListenerSetSpec

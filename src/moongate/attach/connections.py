@@ -6,8 +6,8 @@ A listener of TLS chooses by the hostname that a client asks for in the handshak
 one route for all. Envoy refuses a listener in which two filter chains match alike. So each hostname of a
 listener has one route (``route_of``), and a route has the hostnames that are its own there (``own_hosts``).
 
-A route is found by its place: the owner of the listener, the ``sectionName`` and a hostname, each as written. Of thousands
-of routes on dozens of listeners, a changed one is compared only with those at the same place.
+A route is found by its place: the owner of the listener, the ``sectionName`` and a hostname, each as written.
+Of thousands of routes on dozens of listeners, a changed one is compared only with those at the same place.
 
 Source: Gateway API, TLSRoute, TCPRoute and UDPRoute; the reference, for the oldest route of a listener.
 """
@@ -23,10 +23,10 @@ from moongate.attach.route_kinds import CONNECTION_ROUTE_TYPES, order
 from moongate.attach.routes import (
     attached_hosts,
     attachments_at,
-    parent_of,
     hosts_if_taken,
     is_open_to,
     listeners_of,
+    parent_of,
     taken_under,
     written_as,
 )
@@ -89,9 +89,7 @@ def connections_in(db: Db, owner: Ref, part: int) -> Mapping[ListenerId, tuple[R
 def _shards_of(db: Db, owner: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
     shards = parts(db, CONNECTION_ROUTES, owner)
     by_listener: dict[ListenerId, list[int]] = {}
-    for part, taken in zip(
-        shards, connections_in.each(db, [(owner, part) for part in shards]), strict=True
-    ):
+    for part, taken in zip(shards, connections_in.each(db, [(owner, part) for part in shards]), strict=True):
         for listener in taken:
             by_listener.setdefault(listener, []).append(part)
     return {listener: tuple(numbers) for listener, numbers in by_listener.items()}

@@ -79,7 +79,7 @@ def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
 
 
 def seniority(db: Db, ref: Ref) -> tuple[bool, tuple[str, str, str]]:
-    """Sorts resources of a kind by age. One whose age was never known is the youngest: it displaces no other."""
+    """Sorts resources of a kind by age. One of unknown age is the youngest, and displaces no other."""
     known = age.last_good(db, ref)
     return (True, ("", "", "")) if isinstance(known, Failed) else (False, known)
 

@@ -176,9 +176,7 @@ def overlaps(places: Sequence[SecurePlace]) -> dict[ListenerId, Overlap]:
             clash = min((c for san in place.sans if (c := sans.first(san, but=n)) is not None), default=None)
             if clash is not None:
                 other = sharing[clash]
-                mine, theirs = next(
-                    (a, b) for a in place.sans for b in other.sans if _overlap(a, b)
-                )
+                mine, theirs = next((a, b) for a in place.sans for b in other.sans if _overlap(a, b))
                 message = (
                     f"The certificate's name {mine} overlaps with {theirs} of listener {called(other.id)}. "
                     "So that browsers do not send requests for one over a connection of the other, HTTP/2 is "
@@ -220,7 +218,9 @@ class _Names:
             near.append(self._all)
         else:
             near.append(self._named.get(name, []))
-            near.append(self._under.get(name, []) if name.startswith("*.") else self._named.get(_wildcard(name), []))
+            near.append(
+                self._under.get(name, []) if name.startswith("*.") else self._named.get(_wildcard(name), [])
+            )
         return min((at for some in near for at in some if at != but), default=None)
 
     def _note(self, some: list[int], at: int) -> None:

@@ -1,4 +1,4 @@
-"""The listeners of Gateways and ListenerSets: what each may serve, with which certificates, and what keeps it from it.
+"""The listeners of Gateways and ListenerSets: what each may serve, with what, and what keeps it from it.
 
 Theory of operation
 ===================
@@ -67,6 +67,9 @@ ChainKind = Literal["HTTP", "HTTPS", "TLS", "TCP", "UDP"]
 """What the filter chains of a listener are made of; those of UDP have none, but a listener filter."""
 HTTP_CHAINS: Final[tuple[ChainKind, ...]] = ("HTTP", "HTTPS")
 """The kinds with a route configuration."""
+
+LISTENERS_NOT_VALID: Final = "ListenersNotValid"
+"""The reason of a Gateway or ListenerSet with listeners that are not valid, and of such ones of a set."""
 
 PROTOCOLS: Final = ("HTTP", "HTTPS", "TLS", "TCP", "UDP")
 """All that a listener can ask for."""
@@ -169,7 +172,7 @@ def listeners(db: Db, owner: Ref) -> tuple[Listener, ...]:
     if gateway is None:
         return ()
     drafts = _concluded(db, owner)
-    overlap = _overlaps_of(db, owner) if any(map(_is_secure, drafts)) else {}
+    overlap: Mapping[ListenerId, Overlap] = _overlaps_of(db, owner) if any(map(_is_secure, drafts)) else {}
     for draft in drafts:
         if draft.id in overlap:
             reason, message = overlap[draft.id]
@@ -209,9 +212,7 @@ def places_written(db: Db, owner: Ref) -> tuple[Place, ...]:
     gateway = gateway_of(db, owner)
     if gateway is None:
         return ()
-    return tuple(
-        _place(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner)
-    )
+    return tuple(_place(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner))
 
 
 def _place(listener: ListenerId, spec: ListenerSpec) -> Place:
@@ -239,7 +240,7 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
 def _conflicts_of(db: Db, owner: Ref) -> Mapping[ListenerId, Conflict]:
     """Those of ``conflicts`` that are of one owner."""
     gateway = gateway_of(db, owner)
-    known = conflicts(db, gateway) if gateway is not None else {}
+    known: Mapping[ListenerId, Conflict] = conflicts(db, gateway) if gateway is not None else {}
     return {listener: conflict for listener, conflict in known.items() if listener.owner == owner}
 
 
@@ -270,7 +271,7 @@ def overlapping(db: Db, gateway: Ref) -> Mapping[ListenerId, Overlap]:
 def _overlaps_of(db: Db, owner: Ref) -> Mapping[ListenerId, Overlap]:
     """Those of ``overlapping`` that are of one owner."""
     gateway = gateway_of(db, owner)
-    known = overlapping(db, gateway) if gateway is not None else {}
+    known: Mapping[ListenerId, Overlap] = overlapping(db, gateway) if gateway is not None else {}
     return {listener: overlap for listener, overlap in known.items() if listener.owner == owner}
 
 
@@ -333,11 +334,15 @@ def unjudged(db: Db, owner: Ref) -> tuple[Listener, ...]:
 def attachable(db: Db, owner: Ref) -> tuple[Attachable, ...]:
     """What routes see of an owner's listeners, in the order of its spec."""
     return tuple(
-        Attachable(
-            each.id, each.protocol, each.port, each.hostname, each.kinds, each.from_, each.selector
-        )
+        Attachable(each.id, each.protocol, each.port, each.hostname, each.kinds, each.from_, each.selector)
         for each in listeners(db, owner)
     )
+
+
+@query
+def fleet_owners(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
+    """The Gateways and ListenerSets whose listeners a fleet has."""
+    return tuple(owners_of(db, members(db, fleet)))
 
 
 @query
@@ -356,7 +361,7 @@ def is_beside(db: Db, listener: ListenerId, port: int, hostname: str) -> bool:
 
 @query
 def _holders(db: Db, fleet: FleetId, port: int, hostname: str) -> tuple[Ref, ...]:
-    """The owners of ready listeners with a hostname on a port: the first two, which is enough to be others."""
+    """The owners of ready listeners with a hostname on a port, two at the most."""
     return _hostnames_on(db, fleet).get(port, {}).get(hostname, ())
 
 
@@ -727,6 +732,8 @@ def _conditions(draft: _Draft, generation: int) -> Iterator[Condition]:
     for type_ in _ORDER:
         if type_ in draft.conditions:
             status, reason, message = draft.conditions[type_]
+            if draft.of_set and reason == "Invalid":
+                reason = LISTENERS_NOT_VALID  # as the reference says it of the listeners of a set
             yield Condition(
                 type=type_, status=status, reason=reason, message=message, observed_generation=generation
             )

@@ -8,7 +8,8 @@ A BackendTLSPolicy does so to a backend, whole or one port of it; ``backend_tls`
 The first policy of its kind to attach to a section wins it, later ones conflict. ``policy_attachments`` lists
 the winners of a target, and those of all kinds, as most targets have none at all. For
 traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, its
-ListenerSet, Gateway) and answers with the first winner, and with the parent that it merges into, if it asks to merge.
+ListenerSet, Gateway) and answers with the first winner, and with the parent that it merges into, if it asks
+to merge.
 
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.

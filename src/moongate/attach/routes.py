@@ -98,7 +98,7 @@ DEFAULT_GATEWAYS: Index[Gateway, Ref] = Index("default-gateways", (Gateway,), _b
 ROUTES: PartedIndex[Route, int, Ref] = PartedIndex("routes", ROUTE_TYPES, _by_parent)
 """Gateway or ListenerSet, or DEFAULTS; shard of the route → routes that name it as parent."""
 HOSTNAMES: PartedIndex[RequestRoute, int, str] = PartedIndex("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
-"""Gateway or ListenerSet; shard of the hostname → hostnames as written in routes that name it; "" for none."""
+"""Gateway or ListenerSet; shard of the hostname → hostnames as written in its routes; "" for none."""
 ROUTES_BY_HOSTNAME: PartedIndex[RequestRoute, int, Ref] = PartedIndex(
     "routes-by-hostname", REQUEST_ROUTE_TYPES, _by_hostname
 )
@@ -578,7 +578,8 @@ def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref, owner
     served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in willing[:MOST_NAMED])
     message = (
         f"No hostname of the {route.kind} ({', '.join(hostnames[:MOST_NAMED])}) is served by the listeners "
-        f"of this parent: {served}. Give the route one of their hostnames, or the {owner.kind} a listener for it."
+        f"of this parent: {served}. Give the route one of their hostnames, or the {owner.kind} a listener "
+        "for it."
     )
     return Attachment(parent, gateway, owner, (), Problem("", message, "NoMatchingListenerHostname"))
 
@@ -606,9 +607,7 @@ def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
             return namespace == listener.id.owner.namespace
 
 
-def _hosts_on(
-    db: Db, hostnames: tuple[str, ...], listener: Attachable, known: _Directory
-) -> tuple[str, ...]:
+def _hosts_on(db: Db, hostnames: tuple[str, ...], listener: Attachable, known: _Directory) -> tuple[str, ...]:
     if not hostnames:
         return (listener.hostname or ANY,)
     names = {h or ANY for name in hostnames if (h := intersection(name, listener.hostname)) is not None}

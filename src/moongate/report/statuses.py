@@ -3,7 +3,8 @@
 Theory of operation
 ===================
 The core builds statuses without times and without the state of Envoys. This module adds both: the state of
-a fleet changes the statuses of its Gateways and ListenerSets, and a refusal changes those of the routes that it concerns.
+a fleet changes the statuses of its Gateways and ListenerSets, and a refusal changes those of the routes that
+it concerns.
 Each condition gets the time at which its ``status`` last changed. A condition is identified by its type, and
 its entry in the status by its subject (a listener, a parent, an ancestor), never by its place in a list.
 Documents are stored, so that a request for them costs nothing. ``transitions`` has the conditions that turned
@@ -120,8 +121,8 @@ class Statuses:
         for owner, state in sorted(states.items()):
             resource = self._resources.get(owner)
             gateway = parent_of_set(resource) if isinstance(resource, ListenerSet) else owner
-            for listener in state.refused_listeners if gateway is not None else ():
-                if listener.reason == PORT_UNAVAILABLE:
+            for listener in state.refused_listeners:
+                if listener.reason == PORT_UNAVAILABLE or gateway is None:
                     continue
                 for policy in policies_of_listener(self._core, ListenerId(gateway, owner, listener.name)):
                     message = (

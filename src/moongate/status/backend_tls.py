@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
-from moongate.api.listenerset import ListenerSet
 from moongate.api.httproute import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRule, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.backend_tls import (

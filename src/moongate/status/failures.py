@@ -253,7 +253,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
 
 
 def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
-    """The Gateways and ListenerSets above what a policy targets, as far as they are known: at least what it names."""
+    """What is above what a policy targets, as far as it is known: at least what the policy names."""
     shards = selected_shards.attempt(db, policy.ref)
     calls = [] if isinstance(shards, Failed) else [(policy.ref, *at) for at in shards]
     chosen = [shard for shard in selected.attempt_each(db, calls) if not isinstance(shard, Failed)]

@@ -30,7 +30,7 @@ from moongate.attach.gateways import (
 )
 from moongate.attach.listener_conflicts import PORT_UNAVAILABLE
 from moongate.attach.listener_sets import owners_of
-from moongate.attach.listeners import listeners
+from moongate.attach.listeners import LISTENERS_NOT_VALID, listeners
 from moongate.attach.routes import attached_counts
 from moongate.engine import query
 from moongate.problem import Problem
@@ -47,8 +47,6 @@ MAX_ADDRESSES: Final = 16
 """The most addresses that a Gateway's status lists."""
 
 
-LISTENERS_NOT_VALID: Final = "ListenersNotValid"
-"""The reason of a Gateway or ListenerSet of which some listeners are not valid."""
 STAYS_AS_IT_WAS: Final = (
     "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
 )

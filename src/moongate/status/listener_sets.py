@@ -16,10 +16,10 @@ from msgspec import Struct, structs
 
 from moongate.api.listenerset import ListenerSet
 from moongate.attach.listener_sets import gateway_of, set_refusal
+from moongate.attach.listeners import LISTENERS_NOT_VALID
 from moongate.engine import query
 from moongate.status.conditions import condition, summary, unsupported
 from moongate.status.gateways import (
-    LISTENERS_NOT_VALID,
     ListenerStatus,
     as_in_envoy,
     is_pending,

@@ -171,7 +171,7 @@ def judged_shard(db: Db, policy: Ref, namespace: str, part: int) -> Judged:
 
 @query
 def overrides(db: Db, kind: str, owner: Ref, part: int) -> tuple[Override, ...]:
-    """The routes of one shard that a Gateway or ListenerSet takes and that policies of a kind target, sorted."""
+    """The routes of one shard that an owner of listeners takes and that policies of a kind target, sorted."""
     routes = routes_under(db, owner, part)
     attached = policy_attachments.each(db, [(route,) for route in routes])
     overriding = (

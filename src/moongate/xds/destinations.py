@@ -43,8 +43,8 @@ from moongate.attach.connections import own_hosts
 from moongate.attach.envoy_listeners import ready_listeners
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.listener_sets import gateway_of, owners_of
-from moongate.attach.listeners import passes_through
+from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
@@ -542,8 +542,8 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
     ready = ready_listeners(db, fleet)
     # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
-    named = (parent for parent in named_parents(route) if parent not in (None, DEFAULTS))
-    parents = [*(parent for parent in named if parent is not None), *default_parents(db, route)]
+    named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
+    parents = [*named, *default_parents(db, route)]
     judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
@@ -560,12 +560,6 @@ def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
             of_set = owner != gateway
             places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
     return [owner for *_, owner in sorted(places)]
-
-
-@query
-def fleet_owners(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
-    """The Gateways and ListenerSets whose listeners a fleet has."""
-    return tuple(owners_of(db, members(db, fleet)))
 
 
 @query

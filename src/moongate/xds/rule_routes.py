@@ -130,7 +130,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
 
 
 def _above(listener: ListenerId) -> tuple[Ref | str, ...]:
-    """What is above the routes of a listener, and may be closed: its owner, its Gateway and their namespaces."""
+    """What is above the routes of a listener and may be closed: its owner, its Gateway, their namespaces."""
     return (listener.owner, listener.owner.namespace, listener.gateway, listener.gateway.namespace)
 
 
