@@ -463,8 +463,7 @@ class Folder:
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
         """Whether one of these resources must not be in force beside what takes its place.
 
-        That is what has ports, a Gateway or ListenerSet; a policy, which has targets; and what a policy refers
-        to.
+        That is what has ports, a Gateway or ListenerSet; a policy, which has targets; and what one refers to.
         """
         if any(isinstance(self._held[ref].resource, Policy | Gateway | ListenerSet) for ref in removed):
             return True
