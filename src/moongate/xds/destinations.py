@@ -40,7 +40,7 @@ from moongate.attach.backends import (
     why_empty,
 )
 from moongate.attach.connections import own_hosts
-from moongate.attach.envoy_listeners import ready_listeners
+from moongate.attach.envoy_listeners import is_served
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.listener_sets import gateway_of
@@ -540,14 +540,13 @@ def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
 
 
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
-    ready = ready_listeners(db, fleet)
     # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
     named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
     parents = [*named, *default_parents(db, route)]
     judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if at in ready))
+    return tuple(dict.fromkeys(at for at in taken if is_served(db, at)))
 
 
 def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:

@@ -38,7 +38,7 @@ from moongate.attach.scopes import has_scope, other_hosts, split_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
 from moongate.xds import misdirected
-from moongate.xds.draining import all_tables
+from moongate.xds.draining import all_tables, table_named
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resources_with
@@ -295,9 +295,9 @@ def _members_by_hostname(
     db: Db, fleet: FleetId, table: str
 ) -> Mapping[str, tuple[tuple[int, ListenerId], ...]]:
     """The listeners of a table by their hostname, each with its place. One that fails is as it last was."""
-    members = next((each.members for each in all_tables(db, fleet) if each.name == table), ())
+    named = table_named(db, fleet, table)
     by_hostname: dict[str, list[tuple[int, ListenerId]]] = {}
-    for place, member in enumerate(members):
+    for place, member in enumerate(named.members if named is not None else ()):
         if (own := last_judged_at(db, member)) is not None:
             by_hostname.setdefault(own.hostname, []).append((place, member))
     return {hostname: tuple(at) for hostname, at in by_hostname.items()}
@@ -339,7 +339,7 @@ def scopes_in(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: in
 @query
 def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     """The parts of a table, listener by listener; ``None`` when there is no table of that name."""
-    table = next((t for t in all_tables(db, fleet) if t.name == name), None)
+    table = table_named(db, fleet, name)
     if table is None:
         return None
     if fleet.owner.is_a(Gateway) and is_alone(db, fleet.owner):
@@ -528,7 +528,7 @@ def scope_concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> C
 
 
 def _concern(db: Db, at: tuple[FleetId, str, str], name: str, route: Ref, form: str) -> Concern | None:
-    table = next((each for each in all_tables(db, at[0]) if each.name == name), None)
+    table = table_named(db, at[0], name)
     if table is None:
         return None
     out = kept_out(db, *at, route)
