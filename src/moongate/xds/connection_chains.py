@@ -255,9 +255,14 @@ def connection_part(db: Db, fleet: FleetId, name: str, group: ChainGroup, shares
             raise Contained(part)
         entries += part.entries
     entries.sort(key=_RANK)
-    end = closing_chain.last_good(db, group, shares_port)
+    end, now = (
+        closing_chain.last_good(db, group, shares_port),
+        closing_chain.attempt(db, group, shares_port),
+    )
     if isinstance(end, Failed):
         raise Contained(end)
+    if isinstance(now, Failed) and end is None and not entries:
+        raise Contained(now)  # It had routes before, and without any it needs this chain.
     if end is not None:
         served = in_force(end, kept_out(db, fleet, LISTENER, name, ALL))
         entries += [joined(served, ())] if served is not None else []
