@@ -198,9 +198,9 @@ def ready_listeners(db: Db, fleet: FleetId) -> frozenset[ListenerId]:
 
 
 @query
-def is_served(db: Db, listener: ListenerId) -> bool:
-    """Whether Envoys serve a listener. Thousands of routes ask this of their own listeners."""
-    return listener in ready_listeners(db, fleet_of(db, listener.gateway))
+def is_served(db: Db, fleet: FleetId, listener: ListenerId) -> bool:
+    """Whether a fleet's Envoys serve a listener. Thousands of routes ask this of their own listeners."""
+    return listener in ready_listeners(db, fleet)
 
 
 def http_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:

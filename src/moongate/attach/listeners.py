@@ -295,8 +295,8 @@ def last_judged(db: Db, owner: Ref) -> tuple[Listener, ...]:
     judged = listeners.last_good(db, owner)
     if not isinstance(judged, Failed):
         return judged
-    gateway = gateway_of(db, owner)
-    if gateway is not None and is_alone(db, gateway):
+    gateway = gateway_of.attempt(db, owner)
+    if isinstance(gateway, Ref) and is_alone.attempt(db, gateway) is True:
         return listeners(db, owner)  # This fails. The fleet has no other listeners that must go on.
     places = unjudged.attempt(db, owner)
     return () if isinstance(places, Failed) else places

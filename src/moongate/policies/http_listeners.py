@@ -4,9 +4,9 @@ Theory of operation
 ===================
 Plaintext connections to one port cannot be distinguished before their first request, so all HTTP listeners of
 a port share one filter chain with one connection manager. A setting there applies to all of them or to none.
-A policy of the whole Gateway applies to all listeners of its Gateway. A policy of one listener among several
-is refused (``port_conflict``), and so is any policy where a listener of another Gateway shares the port: it
-takes no effect on that listener, and requests are still served.
+A policy of the whole Gateway applies to all listeners of its Gateway. A policy of one listener among several,
+or of a ListenerSet among others, is refused (``port_conflict``), and so is any policy where a listener of
+another Gateway shares the port: it takes no effect on that listener, and requests are still served.
 
 Besides, Envoy has some settings once for a port, whatever filter chains are on it (``Feature.listener``).
 If several policies have such a setting, the oldest one wins that setting, and the statuses of those that have
@@ -31,7 +31,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from moongate import names
 from moongate.attach.envoy_listeners import envoy_listeners, seat_of
 from moongate.attach.fleets import age, fleet_of
-from moongate.attach.policies import applied_to_listener, winner
+from moongate.attach.policies import Target, applied_to_listener, level_of
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
@@ -100,9 +100,14 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
         if applied_to_listener(db, CTP, listener) is None:
             return None
         others, advice = tuple(strangers), "Give each Gateway a port of its own."
-    elif not others or winner(db, CTP, listener.owner, listener.name) is None:
-        return None
     else:
+        # A policy of the whole Gateway holds for all of them, and one of a ListenerSet for those of the set.
+        level = level_of(db, CTP, listener)
+        if level is None or level == Target(listener.gateway, ""):
+            return None
+        others = tuple(each for each in others if level.section or each.owner != level.ref)
+        if not others:
+            return None
         advice = "Target the Gateway, or give each a port."
     sharers = ", ".join(names.listener(other) for other in others)
     return Problem(

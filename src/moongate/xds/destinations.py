@@ -546,7 +546,7 @@ def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
     judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if is_served(db, at)))
+    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
 
 
 def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
