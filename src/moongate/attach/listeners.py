@@ -359,6 +359,15 @@ def is_beside(db: Db, listener: ListenerId, port: int, hostname: str) -> bool:
     return any(owner != listener.owner for owner in holders)
 
 
+def was_beside(db: Db, listener: ListenerId, port: int, hostname: str) -> bool:
+    """As ``is_beside``; while that fails, as it last was."""
+    fleet = fleet_of.last_good(db, listener.gateway)
+    if isinstance(fleet, Failed) or is_alone.attempt(db, listener.gateway) is True:
+        return False
+    holders = _holders.last_good(db, fleet, port, hostname)
+    return not isinstance(holders, Failed) and any(owner != listener.owner for owner in holders)
+
+
 @query
 def _holders(db: Db, fleet: FleetId, port: int, hostname: str) -> tuple[Ref, ...]:
     """The owners of ready listeners with a hostname on a port, two at the most."""

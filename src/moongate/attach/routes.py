@@ -24,7 +24,7 @@ from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.listener_sets import gateway_of
-from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, is_beside
+from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, is_beside, was_beside
 from moongate.attach.matches import EVERYTHING, unbuildable
 from moongate.attach.namespaces import namespace_labels, selects
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, route_kind, written_matches
@@ -34,7 +34,7 @@ from moongate.problem import Problem
 from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from moongate.engine import Db
 
@@ -401,7 +401,11 @@ def may_serve(db: Db, listener: ListenerId, host: str) -> bool:
     own = None if isinstance(known, Failed) else known.get(listener)
     if isinstance(known, Failed) or own is None:
         return False
-    return host == ANY or bool(_hosts_on(db, (host,), own, known))
+    if host == ANY:
+        return True
+    # What it had may have a narrower owner by now. So that counts which the listener itself may not know yet.
+    covered = intersection(host, own.hostname)
+    return covered is not None and not _is_isolated(db, covered, own, known, was_beside)
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -614,7 +618,13 @@ def _hosts_on(db: Db, hostnames: tuple[str, ...], listener: Attachable, known: _
     return tuple(sorted(name for name in names if not _is_isolated(db, name, listener, known)))
 
 
-def _is_isolated(db: Db, host: str, listener: Attachable, known: _Directory) -> bool:
+def _is_isolated(
+    db: Db,
+    host: str,
+    listener: Attachable,
+    known: _Directory,
+    beside: Callable[[Db, ListenerId, int, str], bool] = is_beside,
+) -> bool:
     # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
     # or not that one takes the route. Of two that cover it, the longer is the more specific.
     own = listener.hostname
@@ -623,7 +633,7 @@ def _is_isolated(db: Db, host: str, listener: Attachable, known: _Directory) -> 
     if any(other == host or len(other) > len(own) for other in narrower):
         return True
     others = (host, *(other for other in wider(host) if len(other) > len(own)))
-    return any(is_beside(db, listener.id, listener.port, other) for other in others)
+    return any(beside(db, listener.id, listener.port, other) for other in others)
 
 
 def parent_of(parent: ParentReference, namespace: str) -> Ref | None:
