@@ -58,6 +58,10 @@ def _ref(kind: str, name: str, **rest: Any) -> Doc:
     return {"group": ENVOY_GROUP if kind == "Backend" else "", "kind": kind, "name": name, **rest}
 
 
+_EXTENSION: Doc = {
+    "type": "ExtensionRef",
+    "extensionRef": {"group": ENVOY_GROUP, "kind": "HTTPRouteFilter", "name": "f0"},
+}
 _backend_refs = st.builds(
     lambda ref, weight, filters: {**ref, "weight": weight, **({"filters": filters} if filters else {})},
     st.sampled_from(
@@ -81,6 +85,7 @@ _backend_refs = st.builds(
                     "requestHeaderModifier": {"set": [{"name": "x", "value": "y"}]},
                 }
             ],
+            [_EXTENSION],
         ]
     ),
 )
@@ -115,6 +120,9 @@ _filters = st.lists(
                 },
                 {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["x"]}},
                 {"type": "CORS", "cors": {"allowOrigins": ["https://a.com"], "allowMethods": ["GET"]}},
+                {"type": "URLRewrite", "urlRewrite": {"hostname": "up.x.com"}},
+                _EXTENSION,
+                _EXTENSION,
             ]
         ),
     ),
@@ -463,7 +471,10 @@ _slices = st.builds(
     st.sampled_from([True, True, False]),
 )
 _backends = st.builds(
-    lambda labels, endpoints, rest: {"metadata": _meta(labels), "spec": {"endpoints": endpoints, **rest}},
+    lambda labels, endpoints, rest: {
+        "metadata": _meta(labels),
+        "spec": rest if "type" in rest else {"endpoints": endpoints, **rest},
+    },
     _labelled,
     st.lists(
         st.sampled_from(
@@ -481,6 +492,8 @@ _backends = st.builds(
             {},
             {"fallback": True},
             {"appProtocols": ["gateway.envoyproxy.io/h2c"]},
+            {"type": "DynamicResolver"},
+            {"type": "DynamicResolver", "tls": {"caCertificateRefs": [_ref("ConfigMap", "ca")]}},
             {"tls": {}},
             {"tls": {"insecureSkipVerify": True, "clientCertificateRef": {"name": "cert"}}},
             {"tls": {"caCertificateRefs": [_ref("ConfigMap", "ca")], "sni": "up.x.com"}},
@@ -556,6 +569,19 @@ _users: st.SearchStrategy[Doc] = st.sampled_from(
         {"data": {".htpasswd": b"a:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
         {"data": {".htpasswd": b"b:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
         {},
+    ]
+)
+_tokens: st.SearchStrategy[Doc] = st.sampled_from(
+    [{"data": {"credential": b"abc"}}, {"data": {"credential": b"def"}}, {"data": {"credential": b"a\n"}}, {}]
+)
+_injection: Doc = {"credential": {"valueRef": {"name": "token"}}}
+_extensions: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {"spec": {"credentialInjection": _injection}},
+        {"spec": {"credentialInjection": {**_injection, "overwrite": True, "header": "x-token"}}},
+        {"spec": {"credentialInjection": _injection, "directResponse": {"statusCode": 418}}},
+        {"spec": {"urlRewrite": {"hostname": {"type": "Header", "header": "x"}}}},
+        {"spec": {"matches": [{"cookies": [{"name": "a", "value": "b"}]}]}},
     ]
 )
 _SINKS = [_ref("Service", "s0", port=8080), _ref("Backend", "b0", namespace="other")]
@@ -660,6 +686,8 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("Namespace", NAMESPACES, _namespaces),
     ("Secret", ("cert",), _secrets),
     ("Secret", ("users",), _users),
+    ("Secret", ("token",), _tokens),
+    ("HTTPRouteFilter", ("f0",), _extensions),
     ("EnvoyProxy", ("ep",), _proxies),
     ("GatewayClass", ("eg",), _classes),
 )
@@ -731,6 +759,8 @@ def base() -> Batch:
             "gatewayClassName": "eg",
             "listeners": [_listener("web", 81, allowedRoutes=_from("Selector", team="a"))],
         }}),
+        ("Secret", "default", "token", {"data": {"credential": b"abc"}}),
+        ("HTTPRouteFilter", "default", "f0", {"spec": {"credentialInjection": _injection}}),
         *((kind, "default", "l0", {"spec": {
             "parentRefs": [{"name": "eg"}],
             "rules": [{"backendRefs": [_ref("Service", "s0", port=port), _ref("Backend", "b0")]}],

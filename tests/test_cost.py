@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import Struct, structs
 
-from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
 from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
 from moongate.api.httproute import HTTPRoute
@@ -467,6 +467,69 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
     assert gone[0].gone == {("Secret", "tls/default-ca")}
 
 
+def test_a_credential_changes_the_cluster_of_its_rule_and_a_rotated_one_nothing_but_itself(
+    many: World, some: World
+) -> None:
+    """No listener either, whose connections live on."""
+    filter_ = resource(
+        "HTTPRouteFilter",
+        "default",
+        "token",
+        {"spec": {"credentialInjection": {"credential": {"valueRef": {"name": "token"}}}}},
+    )
+    named = {"group": ENVOY_GROUP, "kind": filter_.KIND, "name": "token"}
+    injected = filtered({"type": "ExtensionRef", "extensionRef": named})
+    costs = [cost(world, filter_, token("a"), injected) for world in (many, some)]
+    rotated = [cost(world, token("b")) for world in (many, some)]
+    broken = [cost(world, token("b\n")) for world in (many, some)]
+    for world in (many, some):
+        cost(world, filter_.ref, token("").ref, route(7))
+
+    assert_alike(costs)
+    cluster = next(name for type_, name in costs[0].put if type_ == "Cluster")
+    assert costs[0].put.keys() == {
+        ("Cluster", cluster),
+        ("ClusterLoadAssignment", cluster),
+        ("RouteConfiguration", "default/eg/http"),
+        ("Secret", "credential_injector/credential/httproutefilter/default/token"),
+    }
+    assert rotated[0].runs == rotated[1].runs == one("route_filter", "policy_secret")
+    assert rotated[0].put.keys() == {
+        ("Secret", "credential_injector/credential/httproutefilter/default/token")
+    }
+    assert_alike(broken)
+    assert {type_ for type_, _ in broken[0].put} == {"RouteConfiguration"}
+    assert broken[0].statuses == {injected.ref}
+
+
+def test_a_first_backend_whose_hosts_are_those_of_requests_changes_no_listener(
+    many: World, some: World
+) -> None:
+    anywhere = resource("Backend", "default", "any", {"spec": {"type": "DynamicResolver"}})
+    ref = {"group": ENVOY_GROUP, "kind": "Backend", "name": "any"}
+    costs = [cost(world, anywhere, filtered(backend=ref)) for world in (many, some)]
+    for world in (many, some):
+        cost(world, anywhere.ref, route(7))
+
+    assert_alike(costs)
+    assert {type_ for type_, _ in costs[0].put} == {"Cluster", "RouteConfiguration"}
+
+
+def filtered(*filters: dict[str, Any], backend: dict[str, Any] | None = None) -> Resource:
+    """Route 7 with filters, or with another backend."""
+    rule = {
+        "filters": list(filters),
+        "backendRefs": [backend or {"name": service(7).metadata.name, "port": 8080}],
+    }
+    hostnames = list(route(7).hostnames)
+    spec = {"parentRefs": [{"name": EG.name}], "hostnames": hostnames, "rules": [rule]}
+    return resource("HTTPRoute", "default", "r7", {"spec": spec})
+
+
+def token(value: str) -> Resource:
+    return resource("Secret", "default", "token", {"data": {"credential": value.encode()}})
+
+
 def backend_tls(n: int) -> Resource:
     """TLS to the backend of one route."""
     checks = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}], "hostname": "x.io"}
@@ -658,6 +721,7 @@ def test_another_backend_of_a_tls_route_changes_no_listener(tls_worlds: list[Wor
         **one("attachments_at", "age", "route_resources", "route_status"),
         **one("connection_chain", "refuses_connections"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
     }
     assert set(costs[0].put) == {("ClusterLoadAssignment", "tlsroute/default/t7/rule/-1")}
 
@@ -687,6 +751,7 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
         **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
         **one("chains_in", "connection_part", "listener"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
         **one("backend", "endpoints", "has_endpoints"),
         **one("attached_in", "attached_counts", "gateway_status"),
     }

@@ -16,6 +16,7 @@ from tests.attach.test_backend_tls import config_map, tls_policy
 from tests.core import (
     GATEWAY_CLASS,
     certificate,
+    extension,
     gateway,
     http,
     https,
@@ -291,6 +292,29 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
             "SecurityPolicy default/staff: spec.basicAuth.users.name: There is no Secret default/stuff."
             " Did you mean 'staff'?"
         )
+    ]
+
+
+def test_what_a_route_filter_reads_is_looked_for() -> None:
+    credential = "{credentialInjection: {credential: {valueRef: {name: tokn}}}}"
+    page = "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: pag}}}}"
+    held = (
+        "{apiVersion: v1, kind: Secret, metadata: {name: token, namespace: default}}",
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: page, namespace: default}}",
+    )
+    filters = (
+        extension("HTTPRouteFilter", name, spec) for name, spec in (("token", credential), ("page", page))
+    )
+
+    assert sorted(messages(*held, *filters)) == [
+        (
+            "HTTPRouteFilter default/page: spec.directResponse.body.valueRef.name: There is no ConfigMap"
+            " default/pag. Did you mean 'page'?"
+        ),
+        (
+            "HTTPRouteFilter default/token: spec.credentialInjection.credential.valueRef.name: There is no"
+            " Secret default/tokn. Did you mean 'token'?"
+        ),
     ]
 
 

@@ -7,6 +7,7 @@ from itertools import chain, islice
 import pytest
 from msgspec import structs
 
+from moongate.ads.needs import needs_endpoints
 from moongate.api.base import GATEWAY_GROUP, Ref, Resource
 from moongate.api.core import ConfigMap, Secret, ServiceSpec
 from moongate.api.envoygateway import EnvoyGateway
@@ -64,6 +65,31 @@ def urgent(world: World) -> list[str]:
     taken = world.take(urgent=True)
     assert types(taken) <= {ENDPOINT}
     return [each.name for each in taken.put.get(FLEET, ())]
+
+
+def test_endpoints_change_their_name_with_the_tls_that_is_spoken_to_them() -> None:
+    """They are not sent before their cluster: the old one would send to them in the clear."""
+    world = World()
+    plain, tls = backend(0), {"insecureSkipVerify": True}
+    spec = {"endpoints": [{"ip": {"address": "10.0.0.2", "port": 8443}}], "tls": tls}
+    secure = resource("Backend", "default", "s0", {"spec": spec})
+    apply(world, *routes_with_backends(1))
+    world.pull()
+    name = "backend/default/s0/8080/http"
+
+    apply(world, secure)
+    assert not urgent(world)
+    changes = world.pull()
+
+    [cluster] = [each for each in changes.put[FLEET] if each.type_url == CLUSTER]
+    [assignment] = [each for each in changes.put[FLEET] if each.type_url == ENDPOINT]
+    assert needs_endpoints(cluster) == assignment.name != name
+    assert changes.gone[FLEET] == ((ENDPOINT, name),)
+    assert name not in world.xds()[FLEET][ENDPOINT]
+    assert assignment.name in world.xds()[FLEET][ENDPOINT]
+    apply(world, plain)
+    assert (ENDPOINT, assignment.name) in world.pull().gone[FLEET]
+    assert name in world.xds()[FLEET][ENDPOINT]
 
 
 def policy_of(name: str, kind: str = Gateway.KIND) -> Resource:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP, Ref
-from moongate.api.core import EndpointSlice, Secret, Service
+from moongate.api.core import ConfigMap, EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
@@ -381,6 +381,8 @@ def _references(resource: object) -> Iterator[_Reference]:
             yield from _certificates(resource)
         case Backend() | EnvoyProxy():
             yield from _certificates(resource)
+        case HTTPRouteFilter():
+            yield from _of_route_filter(resource)
         case Policy():
             yield from (_Reference(path, to) for path, to in references(resource))
             if resource.spec.target_ref is not None:
@@ -415,6 +417,17 @@ def _of_listeners(owner: Gateway | ListenerSet) -> Iterator[_Reference]:
             if (ref.group, ref.kind) == ("", Secret.KIND):
                 to = Ref.of(Secret, ref.namespace or owner.metadata.namespace, ref.name)
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
+
+
+def _of_route_filter(resource: HTTPRouteFilter) -> Iterator[_Reference]:
+    injection, response = resource.spec.credential_injection, resource.spec.direct_response
+    if injection is not None and injection.credential.value_ref.kind == Secret.KIND:
+        named = injection.credential.value_ref
+        to = Ref.of(Secret, named.namespace or resource.metadata.namespace, named.name)
+        yield _Reference("spec.credentialInjection.credential.valueRef.name", to)
+    if response is not None and response.body is not None and response.body.value_ref is not None:
+        to = Ref.of(ConfigMap, resource.metadata.namespace, response.body.value_ref.name)
+        yield _Reference("spec.directResponse.body.valueRef.name", to)
 
 
 def _certificates(resource: Resource) -> Iterator[_Reference]:

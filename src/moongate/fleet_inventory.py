@@ -254,7 +254,7 @@ class FleetInventory:
             if entry.root is not None:
                 self._observers.release(entry.root)
             if entry.held is not None:
-                self._outbox.drop(self._name, key)
+                self._outbox.drop(self._name, (key[0], entry.held.name))
         self.resources.clear()
 
     @property
@@ -446,7 +446,7 @@ class FleetInventory:
             if entry.root is not None:
                 self._observers.release(entry.root)
             if entry.held is not None:
-                self._outbox.drop(self._name, key)
+                self._outbox.drop(self._name, (key[0], entry.held.name))
             del self.resources[key]
 
     def _built(self, entry: Entry, root: Root[Any]) -> None:
@@ -460,17 +460,18 @@ class FleetInventory:
             return
         if value is None and self._passes_over(root):
             return
-        if entry.held is None:
+        before, entry.held = entry.held, value
+        if before is None or value is None or before.name != value.name:
+            # The endpoints of a cluster have another name when TLS is spoken to them in another way.
             entry.waits = self._outbox.takes
-        entry.held = value
+            if before is not None:
+                self._outbox.drop(self._name, (type_url, before.name))
         if (parts_of := JOINED_FROM.get(type_url)) is not None:
             assert entry.built_by is not None, "a resource that is used is built by some query"
             builder, args = entry.built_by
             # What a patch alone makes is in one piece.
             entry.parts = () if builder is patches.nothing else parts_of(self._observers.db, *args)
-        if value is None:
-            self._outbox.drop(self._name, entry.key)
-        else:
+        if value is not None:
             waits = max(entry.waits, self._waits) == self._outbox.takes
             self._outbox.put(self._name, value, urgent=root.urgent and not waits and _serves(value))
 

@@ -24,6 +24,8 @@ EMPTY_CLUSTER = "EmptyCluster"
 """Has no endpoints: connections are sent there that no route takes, and so are closed. Also their chain."""
 ALL_RULES = -1
 """Stands for the rules of a route of connections: their backends are taken together."""
+OF_SERVER_NAMES = -2
+"""Stands for them where connections go to the hosts that their clients ask for."""
 
 SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
@@ -99,9 +101,9 @@ def connection_chain(route: Ref) -> str:
     return f"{route.kind.lower()}/{route.namespace}/{route.name}"
 
 
-def connection_cluster(route: Ref) -> str:
+def connection_cluster(route: Ref, rules: int = ALL_RULES) -> str:
     """The cluster that all backends of a route of connections share."""
-    return rule(route, ALL_RULES)
+    return rule(route, rules)
 
 
 def stable_rule(route: Ref, identity: str) -> str:
@@ -181,6 +183,11 @@ def secret_server(socket: str) -> str:
 def tls_match(cluster: str, index: int) -> str:
     """How a cluster speaks TLS to one of its backends."""
     return f"{cluster}/tls/{index}"
+
+
+def secure_assignment(cluster: str, form: str) -> str:
+    """The endpoints of a cluster that speaks TLS, as Envoy asks for them; ``form`` tells how it does."""
+    return f"{cluster}/tls/{form}"
 
 
 def underscored(host: str) -> str:

@@ -333,15 +333,20 @@ class World:
         resources: dict[str, dict[str, dict[str, XdsResource]]] = {}
         for fleet, inventory in self._fleets.items():
             of = resources.setdefault(names.fleet(fleet), {})
-            for (type_url, name), entry in inventory.resources.items():
+            for (type_url, _), entry in inventory.resources.items():
                 if entry.held is not None:
-                    of.setdefault(type_url, {})[name] = entry.held
+                    of.setdefault(type_url, {})[entry.held.name] = entry.held
         return resources
 
     def resource(self, fleet: FleetId, type_url: str, name: str) -> XdsResource | None:
         """One resource of a fleet, as last settled."""
         entry = self._entry(fleet, type_url, name)
         return entry.held if entry is not None else None
+
+    def fails(self, fleet: FleetId, type_url: str, name: str) -> bool:
+        """Whether a resource could not be built, by a bug of moongate, when it was last to be settled."""
+        entry = self._entry(fleet, type_url, name)
+        return entry is not None and entry.root is not None and isinstance(entry.root.value, Failed)
 
     def names_resource(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a fleet is to have a resource of that name, as last settled."""

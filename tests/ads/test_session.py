@@ -320,6 +320,28 @@ def test_a_cluster_leaves_a_while_after_the_routes_did(served: Conversation) -> 
     """)
 
 
+def test_what_a_cluster_used_stays_until_the_changed_one_is_acknowledged(served: Conversation) -> None:
+    """It may ask for other secrets, and for endpoints of another name. The old one is in use meanwhile."""
+    served.play("""
+        == S+s=1 E+o=1
+        >> S +s
+        >> S ack
+        >> E +o
+        >> E ack
+    """)
+    served.says("""
+        == C+a=2 E-o S-s
+        << C a=2
+        << E a=1
+        >> E ack
+        .. 20
+        >> C ack
+        .. 5
+        << E -o
+        << S -s
+    """)
+
+
 def test_wake_at_is_when_the_linger_ends(served: Conversation) -> None:
     served.play("== R+r=2 C-a E-a")
     assert served.session.wake_at(served.now) is None

@@ -234,6 +234,30 @@ async def test_a_policy_comes_and_goes_under_load_and_no_request_fails(site: Sec
     assert len(load.answers) > RATE
 
 
+async def test_nothing_is_sent_in_the_clear_to_an_endpoint_that_comes_with_tls(site: Secured) -> None:
+    """A Backend gets another endpoint and TLS in one edit: its old form knows neither."""
+    in_the_clear = Echo("in-the-clear")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(in_the_clear.serving())
+        port = await stack.enter_async_context(either(in_the_clear.port, site.tls.port))
+        plain = m.local("moving", site.one.port)
+        secure = m.local("moving", port, tls={**m.spec(f"{{{OURS}}}"), "sni": NAME})
+        await site.apply(plain, m.route("moving", f"[{{{m.to('moving')}}}]"))
+        load, stop = Load(site.port, "moving.test", 4 * RATE, 16), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(load.run(stop))
+            for _ in range(5):
+                for document in (secure, plain):
+                    await asyncio.sleep(0.1)
+                    await site.apply(document)
+            stop.set()
+            await running
+
+    assert in_the_clear.requests == []
+    assert {(a.status, a.error) for a in load.answers} == {(200, "")}
+    assert {a.backend for a in load.answers} == {"one", "tls"}
+
+
 async def test_authorities_are_exchanged_under_load_and_no_request_fails(site: Secured) -> None:
     """Both are trusted while the backend changes its certificate; a step changes one secret, no cluster."""
     later = Authority()

@@ -209,6 +209,18 @@ async def connection(port: int) -> AsyncGenerator[Callable[[], Awaitable[bytes]]
         writer.close()
 
 
+async def test_a_route_may_ask_for_the_listeners_of_a_port(site: Site) -> None:
+    one, two = free_port(), free_port()
+    listeners = ", ".join(f"{{name: p{port}, port: {port}, protocol: HTTP}}" for port in (one, two))
+    await site.apply(
+        m.gateway("by-port", f"[{listeners}]"),
+        m.route("by-port", f"[{{{m.to('one')}}}]", parents=f"[{{name: by-port, port: {two}}}]"),
+    )
+
+    assert await site.status("by-port.test", port=one) == 404
+    assert await site.status("by-port.test", port=two) == 200
+
+
 async def test_an_open_listener_gets_another_address_and_keeps_its_connections(site: Site) -> None:
     """Envoy has the address open that stays, so it takes no listener with that and another one."""
     port = free_port()

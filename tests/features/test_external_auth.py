@@ -6,10 +6,12 @@ import pytest
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz, ExtAuthzPerRoute
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 
+from moongate.api.admission import admit
 from moongate.api.envoygateway import EnvoyGateway
+from moongate.kinds import KINDS
 from moongate.xds.destinations import route_resources
 from moongate.xds.filters import http_filters
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy, secret
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http, load, policy, secret
 from tests.routes import WEB, http_route, route_ref, rule, sent, service
 
 NAME = "envoy.filters.http.ext_authz/externalauth"
@@ -23,9 +25,9 @@ GRANT = """
 """
 
 
-def asking(settings: str, ref: str = "{name: auth, port: 80}") -> str:
+def asking(settings: str, ref: str = "{name: auth, port: 80}", before: str = "") -> str:
     auth = f"{{backendRef: {ref}, {settings}}}"
-    return f"filters: [{{type: ExternalAuth, externalAuth: {auth}}}]"
+    return f"filters: [{before}{{type: ExternalAuth, externalAuth: {auth}}}]"
 
 
 def core_of(*rules: str, more: str = "", config: EnvoyGateway = ON_HOST) -> Core:
@@ -77,6 +79,36 @@ def test_a_server_elsewhere_needs_a_grant_and_has_no_cluster_without() -> None:
     assert route.HasField("route")
     assert NAME in route.typed_per_filter_config
     assert clusters(core) == ["httproute/default/shop/externalauth/service/security/auth/80/http"]
+
+
+def test_a_server_is_asked_before_a_direct_response_so_it_needs_a_grant_there_too() -> None:
+    ref = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: a}"
+    answered = f"{{type: ExtensionRef, extensionRef: {ref}}}"
+    rule_text = asking(
+        "protocol: GRPC, grpc: {}", "{name: auth, namespace: security, port: 80}", f"{answered}, "
+    )
+    answer = extension("HTTPRouteFilter", "a", "{directResponse: {statusCode: 200}}")
+    core = core_of(rule_text, more=f"{service('auth', namespace='security')}---\n{answer}")
+
+    assert clusters(core) == []
+    [closed] = sent(core)
+    assert closed.direct_response.status == 500
+    assert not closed.typed_per_filter_config
+
+    core.apply(GRANT)
+    assert clusters(core) == ["httproute/default/shop/externalauth/service/security/auth/80/grpc"]
+    assert [each.direct_response.status for each in sent(core)] == [200]
+
+
+def test_a_filter_that_names_no_server_lets_nobody_pass() -> None:
+    """Manifests of a time without the CRD's rule may have none."""
+    document = load(http_route(rule("filters: [{type: ExternalAuth}]")))
+    resource = admit(document, KINDS, namespace="default", tolerant=True).resource
+    assert resource is not None
+    core = core_of("")
+    core.put(resource)
+
+    assert [each.direct_response.status for each in sent(core)] == [500]
 
 
 def test_a_failure_of_the_server_lets_nobody_pass() -> None:

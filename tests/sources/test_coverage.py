@@ -422,12 +422,13 @@ def adding(**hosts: str) -> str:
 SHARED = gateway("g", a="*").replace("spec: {", "spec: {allowedListeners: {namespaces: {from: Same}}, ")
 
 
-def test_a_listener_set_waits_where_it_may_take_requests_of_what_is_guarded() -> None:
+@pytest.mark.parametrize(("port", "waits"), [(80, True), (81, False)])
+def test_a_listener_set_waits_where_it_may_take_requests_of_what_is_guarded(port: int, waits: bool) -> None:
     folder = Folder()
     folder.update_many({"g.yaml": SHARED, "r.yaml": matching("r", "- ANY /"), "p.yaml": OWN})
+    more = adding(b="a.test").replace("port: 80", f"port: {port}")
 
-    assert commit(folder, "m.yaml", adding(b="a.test")) == []
-    assert len(commit(folder, "n.yaml", adding(b="c.test").replace("name: more", "name: other"))) == 1
+    assert len(commit(folder, "m.yaml", more)) == int(not waits)
 
 
 def test_a_guarded_listener_set_does_not_go_before_its_requests_are_guarded_elsewhere() -> None:

@@ -25,6 +25,7 @@ from moongate.xds.cluster_keys import (
 from moongate.xds.clusters import cluster, load_assignment, secret_server
 from moongate.xds.destinations import rule_destination
 from moongate.xds.secrets import authorities_secret
+from moongate.xds.wire import ENDPOINT
 from tests import core as made
 from tests.attach.test_backend_tls import (
     CA,
@@ -38,8 +39,18 @@ from tests.attach.test_backend_tls import (
     policy_ref,
     tls_policy,
 )
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, gateway_class, http, tls_secret
-from tests.routes import SHOP, WEB, as_dict, http_route, route_ref, rule, service
+from tests.core import (
+    EG_FLEET,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    extension,
+    gateway,
+    gateway_class,
+    http,
+    tls_secret,
+)
+from tests.routes import SHOP, WEB, as_dict, endpoints, http_route, route_ref, rule, service
 
 APP = "{group: gateway.envoyproxy.io, kind: Backend, name: app}"
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -120,6 +131,47 @@ def test_backends_with_and_without_tls_share_a_cluster() -> None:
     assert marks(assignment) == [[""], [f"{NAME}/tls/1"]]
     assert not message.HasField("transport_socket")
     assert OPTIONS not in message.typed_extension_protocol_options
+
+
+def test_no_form_of_a_cluster_gets_the_endpoints_of_another() -> None:
+    """While Envoy warms a changed cluster, the old one gets what comes under the name that it asks for."""
+    tls, plain = SHOP, "{name: plain, port: 80}"
+    core = Core(*BASE, service("plain"), http_route())
+    asked: list[str] = []
+    for change in (
+        http_route(),
+        tls_policy(),
+        tls_policy(validation=f"{{{OURS}, hostname: other.internal}}"),
+        http_route(rule("", plain, tls)),
+        http_route(rule("", tls, plain)),
+    ):
+        core.apply(change)
+        message, assignment = sent(core)
+        asked.append(message.eds_cluster_config.service_name)
+        assert assignment.cluster_name == asked[-1]
+
+    assert asked[0] == NAME
+    assert len(set(asked)) == len(asked)
+    core.apply(endpoints("shop", "10.0.0.1", "10.0.0.2"))
+    assert sent(core)[1].cluster_name == asked[-1], "other endpoints are spoken to in the same way"
+
+
+def test_endpoints_that_a_patch_names_have_the_name_of_their_cluster() -> None:
+    core = Core(*BASE, http_route(), tls_policy(), patched_endpoints(NAME), config=ON_HOST)
+
+    message, assignment = sent(core)
+
+    assert message.eds_cluster_config.service_name == NAME
+    assert assignment.cluster_name == NAME
+
+
+def patched_endpoints(name: str) -> str:
+    """A patch of the endpoints of a cluster."""
+    operation = "{op: add, path: /policy, value: {overprovisioning_factor: 200}}"
+    patch = f"{{type: {ENDPOINT}, name: {name}, operation: {operation}}}"
+    target = "{group: gateway.networking.k8s.io, kind: Gateway, name: eg}"
+    spec = f"{{type: JSONPatch, targetRef: {target}, jsonPatches: [{patch}]}}"
+    return extension("EnvoyPatchPolicy", "patch", spec)
 
 
 def test_a_backend_whose_authorities_are_missing_gets_its_share_answered_with_500() -> None:

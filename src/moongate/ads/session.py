@@ -65,7 +65,7 @@ from moongate.ads.channels import ABSENT, UNKNOWN, Batch, Channel, Dropped, Flig
 from moongate.ads.events import Acknowledged, Counters, Event, Nacked
 from moongate.ads.ledger import Ledger, collection_of, is_collection, is_within
 from moongate.ads.nacks import blame
-from moongate.ads.needs import NEEDED_BY
+from moongate.ads.needs import NEEDED_BY, needs_endpoints
 from moongate.ads.reopening import meeting_listeners, to_reopen
 from moongate.xds.refusals import reason
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPE, SECRET
@@ -113,6 +113,9 @@ _REMOVED_WITH_NEWS = (
     SCOPE,  # requests for its hostname go to it as long as it is there
 )
 """The types whose resources do not linger."""
+
+_OF_CLUSTERS = (ENDPOINT, SECRET)
+"""The types that clusters use: an old cluster may do so as long as the new one is not acknowledged."""
 
 _KEPT = (SECRET, SCOPE)
 """The types of which Envoy may keep what it refused, or did not reach, in a response that it refused."""
@@ -638,7 +641,8 @@ class Session:
             return
         if LISTENER not in self._channels or any(map(self._awaits, _TABLES)):
             return  # Envoy has just connected, and has not said yet which listeners and routes it has
-        channel.linger(min(map(self._in_force, _SWITCH)), now + self._linger_seconds)
+        users = (CLUSTER, *_SWITCH) if channel.type_url in _OF_CLUSTERS else _SWITCH
+        channel.linger(min(map(self._in_force, users)), now + self._linger_seconds)
 
     def _removing_clusters(self, now: float) -> bool:
         """Whether clusters are being removed now. The resources that they use are removed later."""
@@ -684,7 +688,10 @@ class Session:
         channel.flight = Flight(response=response, batch=batch)
         if channel.type_url == CLUSTER and not batch.applied:
             assignments = self._snapshot.of(ENDPOINT)
-            channel.flight.endpoints = {n: assignments[n] for n in batch.news if n in assignments}
+            for name, cluster in batch.news.items():
+                needed = name if name in assignments else needs_endpoints(cluster)
+                if needed is not None and needed in assignments:
+                    channel.flight.endpoints[needed] = assignments[needed]
             self._warm(channel, response)
 
         counters = self._counters_of(channel)

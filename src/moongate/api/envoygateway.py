@@ -24,6 +24,7 @@ RuntimeFlag = Literal[
     "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
     "ScopedTables",  # ours: each hostname has a route table of its own
     "ScopedLargeTables",  # ours: the same, for listeners with hundreds of hostnames
+    "DynamicResolverLocalAddresses",  # ours: clients may name hosts at addresses of the proxy's own machine
     "MisdirectedRequests",  # ours: 421 on a connection that was opened for another listener
 ]
 LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")

@@ -35,6 +35,7 @@ from moongate.attach.routes import attached_counts
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.status.conditions import accepted, condition, sentence, summary, unsupported
+from moongate.status.supported_features import VERSION, supported_features
 from moongate.store import find, get
 from moongate.xds.telemetry import telemetry_problems
 
@@ -85,10 +86,17 @@ class GatewayStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     attached_listener_sets: int = 0
 
 
+class SupportedFeature(Struct, frozen=True, kw_only=True):
+    """A feature of the Gateway API that Gateways of a class have."""
+
+    name: str
+
+
 class GatewayClassStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """``status`` of a GatewayClass."""
 
     conditions: tuple[Condition, ...]
+    supported_features: tuple[SupportedFeature, ...] = ()
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -221,8 +229,16 @@ def class_status(db: Db, gateway_class: Ref) -> GatewayClassStatus | None:
     if resource is None or gateway_class not in managed_classes(db):
         return None
     _, problems = class_proxy(db, gateway_class.name)
+    generation = resource.metadata.generation
     message = "The GatewayClass is served by this controller."
-    return GatewayClassStatus(conditions=(accepted(problems, resource.metadata.generation, message=message),))
+    read = f"moongate reads version {VERSION} of the Gateway API, in its standard and experimental channels."
+    return GatewayClassStatus(
+        conditions=(
+            accepted(problems, generation, message=message),
+            condition("SupportedVersion", "True", "SupportedVersion", read, generation),
+        ),
+        supported_features=tuple(SupportedFeature(name=name) for name in supported_features(db)),
+    )
 
 
 @query

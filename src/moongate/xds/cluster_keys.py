@@ -19,6 +19,7 @@ from moongate import names
 
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
+    from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Protocol, Target
     from moongate.features.base import ExtraCluster, ExtraSecret
 
@@ -66,6 +67,7 @@ class RuleCluster(NamedTuple):
         route: the route.
         rule: the rule, by its index or by what it is.
         backend: index of the backendRef that it serves alone, -1 for all of the rule.
+        extensions: the HTTPRouteFilters of the rule or the backendRef that it has HTTP filters of.
     """
 
     name: str
@@ -73,6 +75,7 @@ class RuleCluster(NamedTuple):
     route: Ref
     rule: int | StableRule
     backend: int = -1
+    extensions: tuple[LocalObjectReference, ...] = ()
 
 
 class MirrorCluster(NamedTuple):

@@ -22,6 +22,8 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, Localit
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
 from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
+from envoy.extensions.filters.http.upstream_codec.v3.upstream_codec_pb2 import UpstreamCodec
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
@@ -41,15 +43,24 @@ from moongate.attach.backends import (
     backend,
     endpoints,
     is_ip,
+    named,
     reached_from,
     target,
 )
+from moongate.attach.extension_filters import extension
 from moongate.attach.gateways import fleet_proxy, system_authorities
+from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
-from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
+from moongate.policies.effective import (
+    cluster_settings,
+    endpoint_settings,
+    extended,
+    gateway_policies,
+    rule_policies,
+)
 from moongate.store import get
 from moongate.xds import sinks, statistics
 from moongate.xds.cluster_keys import (
@@ -64,17 +75,21 @@ from moongate.xds.destinations import (
     connection_destination,
     connection_section,
     first_gateway,
+    goes_to_server_names,
     index_of,
     rule_to_service,
     served_on,
     to_service,
 )
+from moongate.xds.dynamic_resolvers import guarded, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.upstream_tls import mark, secure, speaks_tls_only
+from moongate.xds.upstream_tls import form, mark, secure, secure_requests, speaks_tls_only
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -88,6 +103,10 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
+_OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
+"""What the key of a cluster has in place of a rule, if it is that of a route of connections."""
+_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+"""The last of a cluster's own HTTP filters, as the reference calls it."""
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -120,20 +139,32 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if members is None:
         return None
     backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
+    if len(backends) > 1:
+        backends = [named(each.target, of) for each, of in zip(members, backends, strict=True)]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
+    of_requests = any(b.dynamic for b in usable)
     if usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
-    else:
-        _discover(message)
+        message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
+    elif not of_requests:
+        _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
     _set(edit, cluster_settings(db, _policies(db, key)))
-    secure(message, http, backends)
+    if isinstance(key, RuleCluster):
+        http.http_filters.extend(_own_filters(db, key))
+    if of_requests:
+        secure_requests(message, *backends)
+        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
+        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
+    else:
+        secure(message, http, backends)
+    if http.http_filters:
+        http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
     _speak(message, http, usable)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
@@ -157,9 +188,9 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
         message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
     elif usable and all(b.dns for b in usable):
         _resolve(message)
-        message.load_assignment.CopyFrom(_assignment(db, key, members, of_names=True))
+        message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     else:
-        _discover(message)
+        _discover(message, _assignment_name(db, key, backends))
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: sinks.authority(db, key.fleet, key.name))
     _set(edit, sinks.sink_settings(db, key.fleet, key.name))
@@ -211,11 +242,27 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return _assignment_without_members(db, key)
-    judged = (_reached(db, key, at, routed) for at, _, _, routed, _ in members)
-    usable = [b for b in judged if b.problem is None]
-    if usable and all(b.dns for b in usable):
+    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    usable = [b for b in backends if b.problem is None]
+    if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
         return None
-    return XdsResource.of(ENDPOINT, key.name, encode(_assignment(db, key, members, of_names=False)))
+    name = _assignment_name(db, key, backends)
+    return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
+    """The name by which Envoy asks for the endpoints of a cluster: another one for each way to speak TLS.
+
+    It is the cluster's where a patch names them, and where the cluster is in the bootstrap.
+    """
+    if (how := form(key.name, backends)) == "":
+        return key.name
+    of = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
+    if of is not None and of.what == sinks.METRICS:
+        return key.name
+    if (ENDPOINT, key.name) in named_resources(db, key.fleet):
+        return key.name
+    return names.secure_assignment(key.name, how)
 
 
 def _assignment_without_members(db: Db, key: ClusterKey) -> XdsResource | None:
@@ -254,9 +301,17 @@ def _rule_name(db: Db, route: Ref, rule: int) -> str:
     resource = get(db, Route, route)
     if resource is None or rule >= len(resource.spec.rules):
         return ""
-    if rule == names.ALL_RULES:
+    if rule in _OF_CONNECTIONS:
         return connection_section(resource)
     return resource.spec.rules[rule].name or ""
+
+
+def _own_filters(db: Db, key: RuleCluster) -> Iterator[HttpFilter]:
+    """The HTTP filters of a cluster that HTTPRouteFilters ask for."""
+    for feature, effective in extended(db, key.extensions, key.route.namespace):
+        if feature.http_filter is not None:
+            name, chain = feature.http_filter.instance(effective.owner), feature.http_filter.chain
+            yield HttpFilter(name=name, typed_config=packed(chain(db, effective)))
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
@@ -272,14 +327,22 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
         return _connection_members(db, key)
+    if isinstance(key, RuleCluster) and any(
+        extension(db, ref, key.route.namespace).faulty for ref in key.extensions
+    ):
+        # Routes may still use it for a moment, and no request may lack what the filter adds.
+        return None
     return _request_members(db, key) or None
 
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
     """The backends that connections of a route go to; there may be none that can be used."""
-    listener = _listener_of(db, key.fleet, key.route)
+    dynamic = key.rule == names.OF_SERVER_NAMES
+    listeners = served_on(db, key.fleet, key.route)
+    alike = (at for at in listeners if goes_to_server_names(db, at, key.route) is dynamic)
+    listener = next(alike, None)
     if listener is None:
         return None
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -342,9 +405,10 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
     """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
         return backend(db, at, routed)
-    return reached_from(db, _gateway(db, key), at, routed)
+    of_rule = reached_from(db, _gateway(db, key), at, routed)
+    return of_rule if isinstance(key, RuleCluster) else named(at, of_rule)
 
 
 def _gateway(db: Db, key: ClusterKey) -> Ref:
@@ -376,7 +440,7 @@ def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
 def eds_cluster(name: str) -> Cluster:
     """A cluster with the common defaults. Its endpoints come by EDS over ADS, under the cluster's name."""
     message = _base(name)
-    _discover(message)
+    _discover(message, name)
     return message
 
 
@@ -396,9 +460,9 @@ def add_endpoint(locality: LocalityLbEndpoints, endpoint: Endpoint) -> LbEndpoin
     return entry
 
 
-def _discover(message: Cluster) -> None:
+def _discover(message: Cluster, assignment: str) -> None:
     message.MergeFromString(_discovered())
-    message.eds_cluster_config.service_name = message.name
+    message.eds_cluster_config.service_name = assignment
 
 
 def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
@@ -548,11 +612,13 @@ def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:
             pass
 
 
-def _assignment(db: Db, key: ClusterKey, members: list[Member], *, of_names: bool) -> ClusterLoadAssignment:
+def _assignment(
+    db: Db, key: ClusterKey, members: list[Member], name: str, *, of_names: bool
+) -> ClusterLoadAssignment:
     # A cluster has either hostnames or addresses; Envoy refuses a mixture. But a backend that has just
     # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
     # for that.
-    message = ClusterLoadAssignment(cluster_name=key.name)
+    message = ClusterLoadAssignment(cluster_name=name)
     settings = (
         [each for each in sinks.sink_settings(db, key.fleet, key.name) if each[0].endpoint is not None]
         if isinstance(key, SinkCluster)

@@ -4,7 +4,8 @@ Theory of operation
 ===================
 A chain takes the connections that ask for one of the hostnames that are the route's own on the listener, or
 all of them, and passes them to the route's cluster. Neither that cluster's name nor the names of certificates
-say what is behind them, so a changed backend or certificate changes no chain. That matters: Envoy replaces
+say what is behind them, so a changed backend or certificate changes no chain, unless the hosts that clients
+ask for take the place of backends. That matters: Envoy replaces
 the chains of a listener that differ, and closes the connections of those when they have drained, while it
 does not touch those of the others.
 
@@ -52,7 +53,8 @@ from moongate.policies.effective import connection_settings, refuses_connections
 from moongate.policies.http_listeners import chain_policy, listener_failed
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
-from moongate.xds.destinations import connection_section
+from moongate.xds.destinations import connection_section, goes_to_server_names
+from moongate.xds.dynamic_resolvers import guarded, of_server_names
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.filter_chains import (
     TLS_SOCKET,
@@ -139,15 +141,18 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
     if not hosts or resource is None:
         return None
     terms = connection_terms(db, group)
+    of_names = goes_to_server_names(db, member, route)
     proxy = TcpProxy(
         stat_prefix=terms.stat_prefix,
-        cluster=names.connection_cluster(route),
+        cluster=names.connection_cluster(route, names.OF_SERVER_NAMES if of_names else names.ALL_RULES),
         access_log=map(AccessLog.FromString, terms.logs),
     )
     for feature, effective in connection_settings(db, member, route, connection_section(resource)):
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)
     chain = _chain(names.connection_chain(route), hosts, terms)
+    if of_names:
+        chain.filters.extend(of_server_names(guard=guarded(db)))
     chain.filters.add(name=TCP_PROXY, typed_config=packed(proxy))
     built = _settings(member, chain, terms)
     return closed(built) if terms.closed or refuses_connections(db, member, route) else built

@@ -24,15 +24,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from moongate import names
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
-from moongate.api.route import ConnectionRoute, Route
+from moongate.api.route import ConnectionRoute, RequestRule, Route
+from moongate.api.tlsroute import TLSRoute
 from moongate.attach.backends import (
     Backend,
     Target,
+    named,
     permitted,
     reached,
     reached_from,
@@ -62,12 +64,14 @@ from moongate.attach.rule_filters import (
     backend_filter_fault,
     backend_filter_problem,
     backend_filters,
+    extension_refs,
     rule_filters,
 )
 from moongate.engine import Failed, query
 from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import (
+    extended,
     extra_resources,
     natives,
     routing_type,
@@ -90,6 +94,7 @@ from moongate.xds.cluster_keys import (
     SecretServerCluster,
     StableRule,
 )
+from moongate.xds.filters import stable_chains
 from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
@@ -98,9 +103,12 @@ if TYPE_CHECKING:
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
+    from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
+    from moongate.policies.effective import Settings
 
 BTP: Final = BackendTrafficPolicy.KIND
 
@@ -133,6 +141,7 @@ class Destination(Struct, frozen=True):
         unavailable: the weight of backends that are broken or empty.
         unavailable_status: what their share of the requests is answered with.
         mirrors: clusters of the rule's mirrors, by position of the filter.
+        dynamic: whether requests go to the hosts that they name.
         secrets: what these clusters need for TLS to their backends.
         unresolved: faults of references: condition ``ResolvedRefs``.
         without_endpoints: backends that have none: condition ``BackendsAvailable``.
@@ -144,6 +153,7 @@ class Destination(Struct, frozen=True):
     unavailable: int = 0
     unavailable_status: int = 500
     mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
+    dynamic: bool = False
     secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
@@ -199,17 +209,25 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         merging = None
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
-    clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
+    refused = _refused_resolver(backends, filters)
+    if refused is not None:
+        weighted = []
+    extensions = _extensions(db, resource, index)
+    clusters, by_weight = _weighted_clusters(
+        db, fleet, resource, index, weighted, None if extensions else merging, extensions
+    )
     broken_status = route_kind(route.kind).broken_status
     if filters.failed:
         status = 500
     elif any(each.usable for each in weighted):
         status = 0
     else:
-        status = 503 if unusable and not broken else broken_status
+        status = 503 if unusable and not broken and refused is None else broken_status
     forwards, share_status = status == 0 and filters.forwards, 503 if unusable > broken else broken_status
-    refused = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
-    unresolved = [*(fault.under(at_rule) for fault in refused), *faults]
+    closed = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
+    unresolved = [*(fault.under(at_rule) for fault in closed), *faults]
+    if refused is not None:
+        unresolved.append(refused.saying(f"Requests are answered with {status}.").under(at_rule))
     for each in backends:
         path = f"{at_rule}.backendRefs[{each.place}]"
         if each.usable:
@@ -227,6 +245,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         unavailable=unusable,
         unavailable_status=share_status,
         mirrors=tuple((n, key) for n, key, _ in copied) if forwards else (),
+        dynamic=forwards and any(each.backend.dynamic for each in weighted),
         secrets=tuple(
             secret
             for judged in (*(each.backend for each in weighted), *(to for _, _, to in copied))
@@ -237,6 +256,25 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
     )
+
+
+def _refused_resolver(backends: list[_RuleBackend], filters: RuleFilters) -> Problem | None:
+    """Why a rule cannot send requests to the hosts that they name; ``None`` if it can, or has other backends.
+
+    The cluster of such a backend is no place for others: what one request gets there is for all.
+    """
+    dynamic = next((each for each in backends if each.backend.dynamic), None)
+    if dynamic is None:
+        return None
+    path, what = f"backendRefs[{dynamic.place}]", f"{dynamic.target.ref} is of type DynamicResolver"
+    if len(backends) > 1:
+        message = f"{what}, which can only be the one backend of a rule"
+        return Problem(path, message, "InvalidBackendRef")
+    host = filters.rewrite.host if filters.rewrite is not None else None
+    if host is not None and host.type == "PathRegex":
+        message = f"{what}, and its host cannot be made from the path (urlRewrite.hostname of type PathRegex)"
+        return Problem(path, message, "UnsupportedValue")
+    return None
 
 
 def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
@@ -281,6 +319,7 @@ def _weighted_clusters(
     index: int,
     backends: list[_RuleBackend],
     merging: MergeBackends | None,
+    extensions: tuple[LocalObjectReference, ...],
 ) -> tuple[tuple[WeightedCluster, ...], bool]:
     """The clusters of a rule's backends, and whether Envoy is to choose among them by weight.
 
@@ -291,6 +330,7 @@ def _weighted_clusters(
         index: which of its rules.
         backends: those that have a weight.
         merging: which of them may use shared clusters; ``None`` for none.
+        extensions: HTTPRouteFilters of the rule that all of its clusters have a part of.
     """
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
@@ -299,6 +339,7 @@ def _weighted_clusters(
         if (
             not each.usable
             or merging is None
+            or each.backend.dynamic
             or backend_filters(each.ref)
             or not (merging.selector is None or merging.selector.selects(dict(labels(db, at.ref) or ())))
         ):
@@ -314,30 +355,55 @@ def _weighted_clusters(
     if one_by_one:
         clusters = [
             WeightedCluster(
-                _own(db, fleet, route, index, each.place), each.ref.weight, each.place, routable=each.usable
+                _own(db, fleet, route, index, extensions, each.place),
+                each.ref.weight,
+                each.place,
+                routable=each.usable,
             )
             for each in own
         ]
     elif own:
-        clusters = [WeightedCluster(_own(db, fleet, route, index), sum(b.ref.weight for b in own), -1)]
+        clusters = [
+            WeightedCluster(_own(db, fleet, route, index, extensions), sum(b.ref.weight for b in own), -1)
+        ]
     else:
         clusters = []
     clusters += shared
     return tuple(clusters), one_by_one or len(clusters) > 1
 
 
-def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
+def _extensions(db: Db, route: Route, index: int) -> tuple[LocalObjectReference, ...]:
+    """The HTTPRouteFilters of a rule that its clusters have a part of."""
+    rule = route.spec.rules[index]
+    refs = extension_refs(rule.filters) if isinstance(rule, RequestRule) else ()
+    if not refs or not stable_chains(db):
+        return ()
+    parts = ((ref, extended(db, (ref,), route.ref.namespace)) for ref in refs)
+    return tuple(ref for ref, of in parts if any(f.http_filter and f.http_filter.of_clusters for f, _ in of))
+
+
+def _own(
+    db: Db,
+    fleet: FleetId,
+    route: Route,
+    index: int,
+    extensions: tuple[LocalObjectReference, ...],
+    n: int = -1,
+) -> RuleCluster:
     """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1.
 
     If a patch names it, it has that name, although another rule may take that over when rules move.
     """
+    ref = route.spec.rules[index].backend_refs[n] if n >= 0 else None
+    extensions += extension_refs(backend_filters(ref)) if ref is not None else ()
     if not merges_backends(db, fleet) or index in named_rules(db, fleet, route.ref):
-        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
+        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n, extensions)
     rule = stable_rule(route, index)
     if n >= 0:
         rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
-    name = names.stable_rule(route.ref, _identity(*rule))
-    return RuleCluster(_named(name, n), fleet, route.ref, rule, n)
+    # What a filter adds is for these requests: no other rule or backendRef may take over the cluster.
+    name = names.stable_rule(route.ref, _identity(*rule, *extensions))
+    return RuleCluster(_named(name, n), fleet, route.ref, rule, n, extensions)
 
 
 def stable_rule(route: Route, index: int) -> StableRule:
@@ -372,10 +438,12 @@ class ConnectionDestination(Struct, frozen=True):
 
     Args:
         members: the backends that can be used, each with its index among all of the route, and its weight.
+        dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
     """
 
     members: tuple[tuple[int, Target, int], ...] = ()
+    dynamic: bool = False
     unresolved: tuple[Problem, ...] = ()
 
 
@@ -390,6 +458,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     members: list[tuple[int, Target, int]] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
+    dynamic = False
     refs = [
         (f"spec.rules[{index}].backendRefs[{n}]", ref)
         for index, rule in enumerate(resource.spec.rules)
@@ -398,9 +467,13 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     for place, (path, ref) in enumerate(refs):
         at = target(ref, route.namespace, transport)
         judged = _permitted(db, listener.gateway, route, at, to_service)
-        if judged.tls is not None and not passes_through(db, listener):
-            judged = structs.replace(judged, problem=_NO_TLS)
-        problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+        if judged.dynamic:
+            dynamic = True
+            problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
+        elif judged.tls is not None and not passes_through(db, listener):
+            problem = _NO_TLS
+        else:
+            problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
         if problem is not None:
             faults.append((path, ref.weight, problem))
         elif ref.weight:
@@ -409,6 +482,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     rest = _REST[transport] if members else _NOTHING_LEFT[transport]
     return ConnectionDestination(
         tuple(members),
+        dynamic and bool(members) and len(refs) == 1,
         tuple(
             problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
             for path, weight, problem in faults
@@ -441,9 +515,6 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
         judged: its properties.
         of_names: whether the backends before it have hostnames; ``None`` if there is none.
     """
-    if judged.dynamic:
-        message = f"{at.ref} is of type DynamicResolver, which is not supported here"
-        return Problem("", message, "UnsupportedValue")
     if judged.empty:
         return _without_endpoints(db, "", at)
     if of_names is not None and judged.dns is not of_names:
@@ -456,19 +527,38 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
     return None
 
 
+def _unresolvable(db: Db, listener: ListenerId, route: Ref, at: Target, *, alone: bool) -> Problem | None:
+    """Why connections cannot go to the hosts that clients ask for, or ``None``."""
+    what = f"{at.ref} is of type DynamicResolver"
+    if route.kind != TLSRoute.KIND or not passes_through(db, listener):
+        message = f"{what}; only a TLSRoute on a listener that passes TLS on knows which host is asked for"
+        return Problem("", message, "UnsupportedValue")
+    if not alone:
+        return Problem("", f"{what}, which can only be the one backend of a route", "InvalidBackendRef")
+    return None
+
+
+@query
+def goes_to_server_names(db: Db, listener: ListenerId, route: Ref) -> bool:
+    """Whether connections of a route go to the hosts that clients ask for."""
+    return connection_destination(db, listener, route).dynamic
+
+
 def connection_section(route: Route) -> str:
     """The name of the rule of a route of connections; "" where it has several, which share a cluster."""
     (first, *others) = route.spec.rules or (None,)
     return (first.name or "") if first is not None and not others else ""
 
 
-def connection_cluster(fleet: FleetId, route: Ref) -> RuleCluster:
+def connection_cluster(db: Db, fleet: FleetId, listener: ListenerId, route: Ref) -> RuleCluster:
     """The cluster that the backends of a route of connections share.
 
     Its name says nothing of the backends. They may change, and the filter chain of the route stays: Envoy
-    would close the connections of a chain that changes.
+    would close the connections of a chain that changes. But the cluster of hosts that clients ask for is
+    another one: only chains with a guard lead there.
     """
-    return RuleCluster(names.connection_cluster(route), fleet, route, names.ALL_RULES)
+    rules = names.OF_SERVER_NAMES if goes_to_server_names(db, listener, route) else names.ALL_RULES
+    return RuleCluster(names.connection_cluster(route, rules), fleet, route, rules)
 
 
 @query
@@ -483,7 +573,7 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        return (connection_cluster(fleet, route),) if serving else ()
+        return tuple(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
@@ -495,12 +585,21 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
 
 def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
     """What the filters of a rule need that are features; nothing where the rule is closed because of one."""
-    own = natives(route.spec.rules[index])
-    if not any(f.clusters is not None for f, _ in own) or rule_filters(db, route, index).failed:
+    rule = route.spec.rules[index]
+    own: Settings = tuple((f, Effective(value, route.ref)) for f, value in natives(rule))
+    if isinstance(rule, RequestRule):
+        filters = (*rule.filters, *(each for ref in rule.backend_refs for each in ref.filters))
+        own += extended(db, extension_refs(filters), route.ref.namespace)
+    if not any(f.clusters or f.secrets for f, _ in own) or rule_filters(db, route, index).failed:
         return ()
     fleet = fleet_of(db, listener.gateway)
-    extra = (f.clusters(db, Effective(value, route.ref)) for f, value in own if f.clusters is not None)
-    return tuple(key for some in extra for each in some for key in _extra(db, fleet, each))
+    keys: list[ResourceKey] = []
+    for feature, effective in own:
+        if feature.clusters is not None:
+            keys += (key for each in feature.clusters(db, effective) for key in _extra(db, fleet, each))
+        if feature.secrets is not None:
+            keys += (PolicySecret(each.name, fleet, each) for each in feature.secrets(db, effective))
+    return tuple(dict.fromkeys(keys))
 
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
@@ -683,10 +782,10 @@ def _must_stay_apart(
 def _judge(
     db: Db, gateway: Ref, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool
 ) -> Backend:
-    if (problem := backend_filter_problem(ref)) is not None:
+    if (problem := backend_filter_problem(db, route, ref)) is not None:
         return Backend(problem=problem)
     judged = _permitted(db, gateway, route, at, routed_to_service)
-    if judged.problem is None and (fault := backend_filter_fault(ref)) is not None:
+    if judged.problem is None and (fault := backend_filter_fault(db, route, ref)) is not None:
         return Backend(problem=fault)
     return judged
 
@@ -707,7 +806,7 @@ def _mirrors(
     for mirror in mirrors:
         at = target(mirror.backend, route.namespace)
         path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
-        judged = _permitted(db, gateway, route, at, routed_to_service)
+        judged = named(at, _permitted(db, gateway, route, at, routed_to_service))
         if judged.problem is not None:
             faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:

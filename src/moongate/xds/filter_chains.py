@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Config
@@ -25,10 +24,10 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
-from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
 from moongate import names
+from moongate.features.base import over_ads
 from moongate.xds.filters import mark
 from moongate.xds.scoped_chains import finding
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
@@ -191,14 +190,6 @@ def chain_settings(
 def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
     """The features of a policy that are in force."""
     return policy.features() if policy is not None else iter(())
-
-
-def over_ads() -> ConfigSource:
-    """Where routes and certificates come from: the stream that the listener came by."""
-    # No time limit: a listener waits for its routes and certificates instead of opening without them.
-    return ConfigSource(
-        ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=V3
-    )
 
 
 def downstream_tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:

@@ -31,14 +31,13 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.engine import query
-from moongate.features.base import ChainEdit
+from moongate.features.base import ChainEdit, over_ads
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
 from moongate.xds.filter_chains import (
     ChainSettings,
     chain_settings,
     downstream_tls,
-    over_ads,
     settings,
 )
 from moongate.xds.scoped_chains import scoped_routes

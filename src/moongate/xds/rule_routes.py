@@ -38,6 +38,7 @@ from moongate.policies.effective import effective_rule, without_clusters
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_filters, of_policies, rule_destination
+from moongate.xds.dynamic_resolvers import GUARD, unguarded
 from moongate.xds.filters import (
     AS_IT_STANDS,
     chain_filter,
@@ -353,6 +354,9 @@ def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> by
 def _forward(served: _ServedRule, message: Route) -> None:
     action = message.route
     _apply_destination(action, served.rule, served.destination)
+    rewrite = served.filters.rewrite
+    if served.destination.dynamic and rewrite is not None and rewrite.hostname is not None:
+        message.typed_per_filter_config[GUARD].CopyFrom(packed(unguarded()))
     for protocol in route_kind(served.route.KIND).upgrades:
         action.upgrade_configs.add(upgrade_type=protocol)
     copies = dict(served.destination.mirrors)
@@ -400,6 +404,8 @@ def _apply_destination(action: RouteAction, rule: RequestRule, destination: Dest
         for rewrite in map(rewrite_of, filters):
             if rewrite is not None and rewrite.hostname is not None:
                 entry.host_rewrite_literal = rewrite.hostname
+                if destination.dynamic:
+                    entry.typed_per_filter_config[GUARD].CopyFrom(packed(unguarded()))
     # Envoy uses one status for all requests whose cluster does not exist.
     action.cluster_not_found_response_code = (
         RouteAction.INTERNAL_SERVER_ERROR

@@ -37,6 +37,7 @@ from moongate.attach.backends import (
     endpoints,
     fault_of_backend,
     is_ip,
+    named,
     reached_from,
     target,
 )
@@ -191,7 +192,7 @@ def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:
     owner, reached = fleet_proxy(db, fleet).owner, permitted(db, fleet, of.name)
     of_names = of_addresses = False
     for n, (ref, at) in enumerate(zip(of.refs, of.targets, strict=True)):
-        judged = backend(db, at, to_service(db, fleet))
+        judged = named(at, backend(db, at, to_service(db, fleet)))
         if ref not in reached:
             message = f"no ReferenceGrant in namespace {at.namespace} lets {owner} refer to {at.ref}"
             yield Problem(f"backendRefs[{n}]", message)

@@ -7,6 +7,10 @@ Each backend that has TLS has a transport socket of its own in the cluster, and 
 all have it, an endpoint that names none meets the cluster's own socket: that speaks TLS too, so nothing is
 sent in the clear. Certificates and CAs come as secrets (``secrets``).
 
+While Envoy warms a changed cluster, the old one still gets all endpoints that come under the name by which
+it has asked for them. It would send to the new ones in the clear, or check what the old ones had to show. So
+that name tells how TLS is spoken (``form``), and a cluster never has the endpoints of another form.
+
 Source: the reference's shape; Envoy, ``UpstreamTlsContext``.
 """
 
@@ -21,15 +25,15 @@ from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from moongate import names
-from moongate.features.base import tls_parameters
-from moongate.xds.filter_chains import TLS_SOCKET, over_ads
-from moongate.xds.wire import packed
+from moongate.features.base import over_ads, tls_parameters
+from moongate.xds.filter_chains import TLS_SOCKET
+from moongate.xds.wire import encode, fingerprint, packed
 
 if TYPE_CHECKING:
     from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint
-    from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
     from moongate.attach.backend_tls import UpstreamTLS, Validation
     from moongate.attach.backends import Backend
@@ -64,6 +68,21 @@ def secure(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         message.transport_socket.CopyFrom(TransportSocket(name="dummy.transport_socket", typed_config=dummy))
     if of_request:
         http.upstream_http_protocol_options.auto_sni = True
+
+
+def form(cluster: str, backends: list[Backend]) -> str:
+    """What tells one way of speaking TLS to the backends of a cluster from all others; "" for no TLS."""
+    if all(each.tls is None for each in backends):
+        return ""
+    message = Cluster(name=cluster)
+    secure(message, HttpProtocolOptions(), backends)
+    return fingerprint(encode(message))
+
+
+def secure_requests(message: Cluster, backend: Backend) -> None:
+    """Add TLS to a cluster whose hosts are those that requests name, which their certificates must be for."""
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(_socket(backend.tls, of_request=False))
 
 
 def speaks_tls_only(backends: list[Backend]) -> bool:
