@@ -171,6 +171,9 @@ _parents = st.lists(
             {"name": "eg", "namespace": "default", "sectionName": "tls"},
             {"name": "eg", "namespace": "other"},
             {"name": "eg", "namespace": "default", "port": 80},
+            {"kind": "ListenerSet", "name": "m0", "namespace": "other"},
+            {"kind": "ListenerSet", "name": "m0", "namespace": "other", "sectionName": "web"},
+            {"kind": "ListenerSet", "name": "m1", "namespace": "default"},
         ]
     ),
     min_size=1,
@@ -256,6 +259,8 @@ def _connections(*hosts: str) -> st.SearchStrategy[Doc]:
                     {"name": "eg", "namespace": "default", "sectionName": "tls"},
                     {"name": "eg", "namespace": "default", "sectionName": "raw"},
                     {"name": "eg", "namespace": "default", "port": 90},
+                    {"kind": "ListenerSet", "name": "m0", "namespace": "other"},
+                    {"kind": "ListenerSet", "name": "m1", "namespace": "default", "sectionName": "raw"},
                 ]
             ),
             min_size=1,
@@ -287,7 +292,7 @@ def _connections(*hosts: str) -> st.SearchStrategy[Doc]:
 
 
 _gateways = st.builds(
-    lambda labels, class_, listeners, proxy, scope, tls: {
+    lambda labels, class_, listeners, proxy, scope, tls, sets: {
         "metadata": _meta(labels),
         "spec": {
             "gatewayClassName": class_,
@@ -295,6 +300,7 @@ _gateways = st.builds(
             **({"defaultScope": scope} if scope else {}),
             **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
             **({"tls": tls} if tls else {}),
+            **({"allowedListeners": sets} if sets else {}),
         },
     },
     _labelled,
@@ -344,6 +350,31 @@ _gateways = st.builds(
             },
         ]
     ),
+    st.sampled_from([None, _from("All"), _from("All"), _from("Same"), _from("Selector", team="a")]),
+)
+_listener_sets = st.builds(
+    lambda labels, age, parent, listeners: {
+        "metadata": _meta(labels, age),
+        "spec": {"parentRef": parent, "listeners": listeners},
+    },
+    _labelled,
+    _ages,
+    st.sampled_from([{"name": "eg", "namespace": "default"}, {"name": "eg", "namespace": "other"}]),
+    st.sampled_from(
+        [
+            [_listener("web", allowedRoutes=_from("All"))],
+            [_listener("web", hostname="a.x.com", allowedRoutes=_from("All")), _listener("more", port=8080)],
+            [_listener("web", hostname="b.com"), _listener("raw", 91, protocol="TCP")],
+            [_listener("web", 8080, hostname="*.x.com", allowedRoutes=_from("Selector", team="a"))],
+            [_listener("web"), _listener("web2")],
+            [_listener("web", 443, tls=_tls("cert"), hostname="a.x.com", allowedRoutes=_from("All"))],
+            [_listener("raw", 443, protocol="TCP"), _listener("web", 443, tls=_tls("cert"))],
+            [
+                _listener("web", 443, tls=_tls("gone"), hostname="c.com"),
+                _listener("raw", 443, tls=_PASSTHROUGH, protocol="TLS", allowedRoutes=_from("All")),
+            ],
+        ]
+    ),
 )
 _targets = st.one_of(
     st.sampled_from(
@@ -351,6 +382,13 @@ _targets = st.one_of(
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}]},
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "web"}]},
             {"targetSelectors": [{"kind": "Gateway", "matchLabels": {"app": "x"}}]},
+            {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "ListenerSet", "name": "m0"}]},
+            {
+                "targetRefs": [
+                    {"group": GATEWAY_GROUP, "kind": "ListenerSet", "name": "m0", "sectionName": "web"}
+                ]
+            },
+            {"targetSelectors": [{"kind": "ListenerSet", "matchLabels": {}, "namespaces": {"from": "All"}}]},
         ]
     )
 )
@@ -524,6 +562,7 @@ _grants = st.builds(
                 (ENVOY_GROUP, "EnvoyProxy"),
             ],
             [(GATEWAY_GROUP, "TLSRoute"), (GATEWAY_GROUP, "TCPRoute")],
+            [(GATEWAY_GROUP, "ListenerSet"), (ENVOY_GROUP, "SecurityPolicy")],
         ]
     ),
     st.sampled_from(NAMESPACES),
@@ -532,6 +571,7 @@ _grants = st.builds(
             {"group": "", "kind": "Service"},
             {"group": ENVOY_GROUP, "kind": "Backend", "name": "b0"},
             {"group": GATEWAY_GROUP, "kind": "HTTPRoute"},
+            {"group": GATEWAY_GROUP, "kind": "ListenerSet"},
         ]
     ),
 )
@@ -646,6 +686,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("HTTPRoute", ("r0",), _routes),
     ("GRPCRoute", ("r0", "r1"), _grpc_routes),
     ("Gateway", ("eg",), _gateways),
+    ("ListenerSet", ("m0", "m1"), _listener_sets),
     ("TLSRoute", ("l0", "l1", "l2"), _connections("a.x.com", "*.x.com", "b.com")),
     ("TCPRoute", ("l0", "l1"), _connections()),
     ("UDPRoute", ("l0", "l1"), _connections()),
@@ -726,6 +767,15 @@ def base() -> Batch:
                 _listener("net", 90, protocol="UDP"),
             ],
             "tls": {"frontend": {"default": _clients_of("ConfigMap", "ca")}},
+            "allowedListeners": _from("All"),
+        }}),
+        ("ListenerSet", "other", "m0", {"metadata": _meta({"app": "x"}), "spec": {
+            "parentRef": {"name": "eg", "namespace": "default"},
+            "listeners": [_listener("web", hostname="c.x.com")],
+        }}),
+        ("HTTPRoute", "other", "r2", {"spec": {
+            "parentRefs": [{"kind": "ListenerSet", "name": "m0"}],
+            "rules": [{"backendRefs": [_ref("Service", "s0", port=8080)]}],
         }}),
         ("Gateway", "other", "eg", {"spec": {
             "gatewayClassName": "eg",

@@ -45,10 +45,13 @@ from tests.worlds import (
     grpc_route,
     grpc_routes_with_services,
     http_listener,
+    listener_set,
     namespace,
+    of_set,
     route,
     routes_with_services,
     service,
+    shared_gateway,
     tcp_route,
     tcp_routes_with_services,
     tls_route,
@@ -640,9 +643,71 @@ def test_a_gateway_with_one_route_is_small() -> None:
 
     new = cost(world, *small_gateway(1))
 
-    assert len(world.db) - nodes <= 101
-    assert sum(new.runs.values()) <= 79
+    assert len(world.db) - nodes <= 113
+    assert sum(new.runs.values()) <= 91
     assert max(new.runs.values()) <= max(ran.values())
+
+
+def of_sets(sets: int) -> World:
+    """A Gateway with ListenerSets of one listener, each with a hostname, a route and a backend of its own."""
+    resources = (each for n in range(sets) for each in with_route(n))
+    return World.of([gateway_class(), shared_gateway(), *resources], WHOLE)
+
+
+def with_route(n: int) -> tuple[Resource, ...]:
+    return listener_set(n), of_set(route(n), n), service(n), endpoint_slice(n)
+
+
+@pytest.fixture(scope="module")
+def sets() -> World:
+    return of_sets(MANY_SETS)
+
+
+MANY_SETS = 1_000
+
+
+def test_a_route_of_a_listener_set_costs_the_same_however_many_sets_there_are(sets: World) -> None:
+    few = of_sets(2)
+
+    assert_alike([cost(world, of_set(route(1, "/edited"), 1)) for world in (few, sets)])
+
+
+def test_labels_of_a_listener_set_concern_itself_alone(sets: World) -> None:
+    edited = cost(sets, listener_set(1, team="a"))
+
+    assert sum(edited.runs.values()) <= 5
+    assert (edited.put, edited.statuses) == ({}, set())
+
+
+def test_of_a_thousand_listener_sets_each_takes_a_look_when_one_comes_and_nothing_is_built_again(
+    sets: World,
+) -> None:
+    more = with_route(MANY_SETS)
+
+    come = cost(sets, *more)
+    gone = cost(sets, *(each.ref for each in more))
+
+    for edit in (come, gone):
+        assert sum(edit.runs.values()) <= 11 * MANY_SETS
+        built = ("judged_alone", "listeners", "attachments_at", "route_resources", "route_entries_of")
+        assert {name: edit.runs.get(name, 0) for name in built if edit.runs.get(name, 0) > 1} == {}
+        assert len(edit.put) <= 3
+        # The ones of the Gateway, the set, and its route.
+        assert len(edit.statuses) <= 3
+
+
+def test_a_listener_set_beside_many_routes_of_a_gateway_builds_none_of_them() -> None:
+    """The first one that shares a port lets all routes there look for hostnames that are its own."""
+    resources = {each.ref: each for each in (*routes_with_services(100), shared_gateway())}
+    world = World.of([gateway_class(), *resources.values()], WHOLE)
+
+    first = cost(world, listener_set(200))
+    second = cost(world, listener_set(201))
+
+    assert first.runs["attachments_at"] == 100
+    assert second.runs.get("attachments_at", 0) == 0
+    for edit in (first, second):
+        assert edit.runs.get("route_entries_of", 0) == edit.runs.get("route_resources", 0) == 0
 
 
 def test_a_first_route_of_a_shard_costs_what_another_does_and_a_few_looks() -> None:

@@ -249,13 +249,22 @@ def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowher
 
 def test_a_target_of_a_kind_that_is_not_built_is_not_said_to_be_missing() -> None:
     """It may well be there; moongate does not read it."""
-    policy = POLICY.replace("kind: HTTPRoute", "kind: ListenerSet")
-    held = {resource.ref: resource for resource in read(policy)}
+    held = {
+        resource.ref: resource
+        for resource in read("""
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: sure, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: app}]
+  validation: {hostname: app.example.com, wellKnownCACertificates: System}
+""")
+    }
 
     [(_, problem, severity)] = dangling_references(held, held)
 
     assert (problem.message, severity) == (
-        "The kind ListenerSet is not built yet. Nothing is guarded by this reference.",
+        "The kind XBackend is not built yet. This policy adds TLS to no requests there.",
         "warning",
     )
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from moongate.api.base import ListenerId, Ref
+from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
+
 if TYPE_CHECKING:
-    from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.base import FleetId
 
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
@@ -42,6 +46,20 @@ def listener(of: ListenerId) -> str:
     """A listener, its plain-HTTP route configuration, its filter chain."""
     owners = dict.fromkeys((of.gateway, of.owner))
     return "/".join((*(f"{ref.namespace}/{ref.name}" for ref in owners), of.name))
+
+
+def listener_of(name: str) -> ListenerId | None:
+    """The listener that ``listener`` names; ``None`` when it is no such name."""
+    match name.split("/"):
+        case [namespace, gateway, name]:
+            owner = Ref.of(Gateway, namespace, gateway)
+            return ListenerId(owner, owner, name)
+        case [namespace, gateway, of_set, listener_set, name]:
+            return ListenerId(
+                Ref.of(Gateway, namespace, gateway), Ref.of(ListenerSet, of_set, listener_set), name
+            )
+        case _:
+            return None
 
 
 def scoped_table(table: str) -> str:

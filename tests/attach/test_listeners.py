@@ -8,12 +8,8 @@ from moongate.api.base import ListenerId, Ref
 from moongate.api.core import Secret
 from moongate.api.shared import LabelSelector
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.listeners import (
-    attachable,
-    listeners,
-    namespace_labels,
-    selects,
-)
+from moongate.attach.listeners import attachable, listeners
+from moongate.attach.namespaces import namespace_labels, selects
 from tests.core import EG, EG_FLEET, Core, gateway, http, https, tls_secret
 
 

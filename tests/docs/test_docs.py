@@ -159,9 +159,9 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
     manifests = list(manifests)
     held = {identity(document) for document in manifests}
     named = {
-        (ref["name"], listener.get("hostname", "localhost"))
+        (document["metadata"].get("namespace", "default"), ref["name"], listener.get("hostname", "localhost"))
         for document in manifests
-        if document["kind"] == "Gateway"
+        if document["kind"] in ("Gateway", "ListenerSet")
         for listener in document["spec"]["listeners"]
         for ref in listener.get("tls", {}).get("certificateRefs", ())
     }
@@ -183,9 +183,9 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
             for name in sorted(authorities)
         ),
         *(
-            authority.sign(hostname).secret(secret)
-            for secret, hostname in sorted(named)
-            if ("Secret", "default", secret) not in held and secret in (hostname, hostname.split(".")[0])
+            authority.sign(hostname).secret(secret, ns)
+            for ns, secret, hostname in sorted(named)
+            if ("Secret", ns, secret) not in held and secret in (hostname, hostname.split(".")[0])
         ),
     ]
 

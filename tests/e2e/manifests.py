@@ -28,6 +28,12 @@ def gateway(name: str, listeners: str, *, namespace: str = "default", **more: An
     )
 
 
+def listener_set(name: str, listeners: str, *, of: str, namespace: str = "default") -> Document:
+    """A ListenerSet of a Gateway of namespace ``default``; ``listeners`` is a YAML list."""
+    body = {"parentRef": {"name": of, "namespace": "default"}, "listeners": spec(listeners)}
+    return _document(GATEWAY_API, "ListenerSet", name, body, namespace)
+
+
 def route(
     name: str,
     rules: str,

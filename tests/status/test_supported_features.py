@@ -27,6 +27,10 @@ SHOWN_BY = {
     "Gateway": "test_listeners::test_a_route_serves_where_its_hostnames_and_the_listeners_meet",
     "GatewayBackendClientCertificate":
         "test_backend_tls::test_certificates_are_shown_to_a_backend_that_demands_them",
+    "GatewayFrontendClientCertificateValidation":
+        "test_client_certificates::test_each_port_asks_for_certificates_of_its_own_authorities",
+    "GatewayFrontendClientCertificateValidationInsecureFallback":
+        "test_client_certificates::test_connections_that_were_checked_less_strictly_drain",
     "GatewayHTTPListenerIsolation":
         "test_listeners::test_a_hostname_belongs_to_the_narrowest_listener_also_without_routes",
     MISDIRECTED: "test_listeners::test_a_connection_is_reused_for_no_other_listener",
@@ -61,6 +65,8 @@ SHOWN_BY = {
     "HTTPRouteRetryConnectionError":
         "test_backend_traffic::test_a_rules_own_retries_cover_connections_that_break",
     "HTTPRouteSchemeRedirect": "test_filters::test_a_redirect_names_where_to_go",
+    "ListenerSet":
+        "test_listener_sets::test_two_teams_serve_by_tls_each_with_its_own_certificate_routes_and_policy",
     "ReferenceGrant": "test_destinations::test_a_backend_of_another_namespace_wants_a_grant",
     "TCPRoute": "test_connections::test_an_open_connection_outlives_a_change_of_backends",
     "TLSRoute": "test_connections::test_tls_is_passed_on_by_the_narrowest_hostname",
@@ -73,12 +79,9 @@ SHOWN_BY = {
 
 NOT_HERE = {
     "GatewayAddressEmpty": "a Gateway on a laptop has the addresses of the machine; no test shows more",
-    "GatewayFrontendClientCertificateValidation": "not built yet",
-    "GatewayFrontendClientCertificateValidationInsecureFallback": "not built yet",
     "GatewayInfrastructurePropagation": "nothing is made for a Gateway that could have labels",
     "GatewayStaticAddresses": "no test shows what becomes of an address that cannot be used",
     "HTTPRouteDestinationPortMatching": "the Gateway API does not say what it is",
-    "ListenerSet": "not built yet",
     "Mesh": "moongate is no mesh, so it has no feature whose name begins with this",
 }
 """The others of this version, and why they are not listed."""

@@ -11,14 +11,13 @@ from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.core import Secret
-from moongate.api.gateway import Gateway
 from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date, refusal
 from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
+from moongate.attach.listener_sets import listener_specs
 from moongate.attach.secret_servers import ServedSecret, served_secret
 from moongate.engine import query
 from moongate.problem import Problem
-from moongate.store import get
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
@@ -91,8 +90,7 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
 @query
 def certificate_refs(db: Db, listener: ListenerId) -> tuple[Ref | Problem, ...]:
     """The Secret behind each certificateRef of a listener, or why the listener may not use it."""
-    gateway = get(db, Gateway, listener.owner)
-    specs = gateway.spec.listeners if gateway is not None else ()
+    specs = listener_specs(db, listener.owner)
     tls = next((spec.tls for spec in specs if spec.name == listener.name), None)
     return tuple(
         _target(db, listener.owner, ref) for ref in (tls.certificate_refs if tls is not None else ())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from msgspec import Struct
 
 from moongate.attach.fleets import fleet_of, members
-from moongate.attach.listeners import all_last_judged, last_judged, last_judged_at
+from moongate.attach.listeners import all_last_judged, last_judged_at
 from moongate.engine import query
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def _takes_part(listener: Listener) -> bool:
 
 @query
 def _ports(db: Db, fleet: FleetId) -> Mapping[int, _Port]:
-    gateways = members(db, fleet)
-    judged = last_judged(db, *gateways) if len(gateways) == 1 else all_last_judged(db, gateways)
+    judged = all_last_judged(db, members(db, fleet))
     by_port: dict[int, list[Listener]] = {}
     for each in judged:
         if _takes_part(each):

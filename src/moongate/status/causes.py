@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.listeners import listeners
 from moongate.attach.routes import USE_DEFAULTS, attachments
@@ -39,7 +40,7 @@ def causes(db: Db, resource: Resource) -> Mapping[tuple[str, str], tuple[Problem
 def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
     by_condition: dict[tuple[str, str], tuple[Problem, ...]] = {}
     match resource:
-        case Gateway():
+        case Gateway() | ListenerSet():
             positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
             for listener in listeners(db, resource.ref):
                 at = f"spec.listeners[{positions[listener.id.name]}]"

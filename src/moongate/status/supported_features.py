@@ -27,6 +27,8 @@ SUPPORTED: Final = (
     "GRPCRouteNamedRouteRule",
     "Gateway",
     "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayPort8080",
     "HTTPRoute",
@@ -55,14 +57,13 @@ SUPPORTED: Final = (
     "HTTPRouteRetryBackendTimeout",
     "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
+    "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
     "UDPRoute",
-    # Not built yet: GatewayFrontendClientCertificateValidation,
-    # GatewayFrontendClientCertificateValidationInsecureFallback, ListenerSet.
 )
 """What is there whatever the configuration says, sorted."""
 

@@ -42,10 +42,9 @@ from moongate.attach.connections import (
     route_of,
 )
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import fleet_of
+from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
-from moongate.attach.policies import age
 from moongate.attach.route_kinds import order
 from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
@@ -223,7 +222,7 @@ def chains_in(db: Db, fleet: FleetId, name: str, group: ChainGroup, part: int) -
     One that cannot be built is as it last was. If it never was built, its connections are closed.
     """
     [member] = group.members
-    routes = connections_in(db, member.gateway, part).get(member, ())
+    routes = connections_in(db, member.owner, part).get(member, ())
     out = kept_out(db, fleet, LISTENER, name, ALL)
     entries: list[ChainEntry] = []
     chains = connection_chain.attempt_each(db, [(group, route) for route in routes])
@@ -261,9 +260,14 @@ def connection_part(db: Db, fleet: FleetId, name: str, group: ChainGroup, shares
             raise Contained(part)
         entries += part.entries
     entries.sort(key=_RANK)
-    end = closing_chain.last_good(db, group, shares_port)
+    end, now = (
+        closing_chain.last_good(db, group, shares_port),
+        closing_chain.attempt(db, group, shares_port),
+    )
     if isinstance(end, Failed):
         raise Contained(end)
+    if isinstance(now, Failed) and end is None and not entries:
+        raise Contained(now)  # It had routes before, and without any it needs this chain.
     if end is not None:
         served = in_force(end, kept_out(db, fleet, LISTENER, name, ALL))
         entries += [joined(served, ())] if served is not None else []
@@ -283,7 +287,7 @@ def chain_in_form(
     """
     [member] = group.members
     for part in connection_shards(db, member):
-        for route in connections_in(db, member.gateway, part).get(member, ()):
+        for route in connections_in(db, member.owner, part).get(member, ()):
             asked = connection_chain(db, group, route)
             if asked is not None and not forms.isdisjoint((asked.version, closed(asked).version)):
                 return names.connection_chain(route), (route,)

@@ -44,10 +44,11 @@ from moongate.attach.backends import (
     why_empty,
 )
 from moongate.attach.connections import own_hosts
-from moongate.attach.envoy_listeners import ready_listeners
-from moongate.attach.fleets import fleet_of, members
+from moongate.attach.envoy_listeners import is_served
+from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.listeners import passes_through
+from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
@@ -56,7 +57,7 @@ from moongate.attach.routes import (
     DEFAULTS,
     attachments_at,
     default_parents,
-    parent_gateways,
+    named_parents,
     route_shards,
     routes_under,
 )
@@ -669,7 +670,8 @@ def first_gateway(db: Db, fleet: FleetId) -> Ref:
 def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     """The listeners of a fleet that Envoy serves and that take a route.
 
-    They stand in the order of the fleet's Gateways, and for each in that of the route's parentRefs.
+    They stand in the order of the fleet's Gateways and their sets, and for each in that of the route's
+    parentRefs.
     """
     resource = get(db, Route, route)
     return _served_on(db, fleet, resource) if resource is not None else ()
@@ -702,41 +704,51 @@ def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | 
 
 
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
-    ready = ready_listeners(db, fleet)
-    # A merged fleet may have thousands of Gateways, and a route names few of them.
-    named = parent_gateways(route)
-    by_default = {} if DEFAULTS not in named else dict.fromkeys(default_parents(db, route))
-    gateways = [gateway for gateway in members(db, fleet) if gateway in named or gateway in by_default]
-    judged = (attachments_at.last_good(db, route.ref, gateway) for gateway in gateways)
+    # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
+    named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
+    parents = [*named, *default_parents(db, route)]
+    judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if at in ready))
+    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
+
+
+def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
+    """Those of some owners of listeners that are of a fleet: Gateways by age, each with its sets by age."""
+    gateways = members(db, fleet)
+    places: list[tuple[int, bool, Any, Ref]] = []
+    for owner in dict.fromkeys(parents):
+        gateway = gateway_of.last_good(db, owner)
+        if isinstance(gateway, Ref) and gateway in gateways:
+            of_set = owner != gateway
+            places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
+    return [owner for *_, owner in sorted(places)]
 
 
 @query
 def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
-    """The shards in which a fleet's Gateways have routes, sorted."""
-    gateways = members(db, fleet)
-    if len(gateways) == 1:
-        return route_shards(db, *gateways)
-    return tuple(sorted(_gateways_by_shard(db, fleet)))
+    """The shards in which a fleet's Gateways and ListenerSets have routes, sorted."""
+    owners = fleet_owners(db, fleet)
+    if len(owners) == 1:
+        return route_shards(db, *owners)
+    return tuple(sorted(_owners_by_shard(db, fleet)))
 
 
 @query
-def _gateways_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
-    """The Gateways of a fleet that may have routes in a shard, by shard."""
-    gateways = members(db, fleet)
+def _owners_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
+    """The Gateways and ListenerSets of a fleet that may have routes in a shard, by shard."""
+    owners = fleet_owners(db, fleet)
     by_shard: dict[int, list[Ref]] = {}
-    shards = route_shards.attempt_each(db, [(gateway,) for gateway in gateways])
-    for gateway, known in zip(gateways, shards, strict=True):
+    shards = route_shards.attempt_each(db, [(owner,) for owner in owners])
+    for owner, known in zip(owners, shards, strict=True):
         for part in range(SHARDS) if isinstance(known, Failed) else known:
-            by_shard.setdefault(part, []).append(gateway)
+            by_shard.setdefault(part, []).append(owner)
     return {part: tuple(named) for part, named in by_shard.items()}
 
 
 @query
-def _gateways_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
-    return _gateways_by_shard(db, fleet).get(part, ())
+def _owners_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
+    return _owners_by_shard(db, fleet).get(part, ())
 
 
 @query
@@ -748,11 +760,11 @@ def resource_keys(
     The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
     secrets. Requests to a cluster that does not exist fail.
     """
-    gateways = members(db, fleet)
-    if len(gateways) > 1:
-        # Few Gateways of a merged fleet have a route in this shard.
-        gateways = _gateways_in(db, fleet, part)
-    routes = sorted({route for gateway in gateways for route in routes_under(db, gateway, part)})
+    owners = fleet_owners(db, fleet)
+    if len(owners) > 1:
+        # Few of many have a route in this shard.
+        owners = _owners_in(db, fleet, part)
+    routes = sorted({route for owner in owners for route in routes_under(db, owner, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
         (route, None if isinstance(keys, Failed) else keys)

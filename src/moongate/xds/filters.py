@@ -254,8 +254,8 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 @query
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The filters that some route on the listeners of a chain uses, sorted."""
-    gateways = dict.fromkeys(listener.gateway for listener in members)
-    shards = [(gateway, part) for gateway in gateways for part in route_shards(db, gateway)]
+    owners = dict.fromkeys(listener.owner for listener in members)
+    shards = [(owner, part) for owner in owners for part in route_shards(db, owner)]
     own = frozenset(members)
     needed: list[tuple[ChainFilter, ...]] = []
     for shard, built in zip(shards, filters_in.attempt_each(db, shards), strict=True):
@@ -267,12 +267,12 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
 
 
 @query
-def filters_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[ListenerId, tuple[ChainFilter, ...]], ...]:
-    """The filters that the routes of one shard need on the listeners of a Gateway that need any, sorted.
+def filters_in(db: Db, owner: Ref, part: int) -> tuple[tuple[ListenerId, tuple[ChainFilter, ...]], ...]:
+    """The filters that the routes of one shard need on the listeners of an owner that need any, sorted.
 
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
-    attached = attached_in(db, gateway, part).routes
+    attached = attached_in(db, owner, part).routes
     calls = [
         (listener, route)
         for route, listeners in attached

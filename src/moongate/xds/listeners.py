@@ -207,7 +207,7 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
         filters = (udp_filter(db, group) for group in envoy.groups)
         message = Listener(listener_filters=map(ListenerFilter.FromString, filters))
     else:
-        message = Listener.FromString(port_settings(db, envoy).body)
+        message = Listener.FromString(port_settings(db, fleet, name).body)
     message.MergeFrom(
         Listener(
             name=name,

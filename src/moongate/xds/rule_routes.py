@@ -120,15 +120,19 @@ class _Terms(NamedTuple):
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
     closed: frozenset[Ref | str] = db.read(CLOSED) or frozenset()
-    gateway = listener.gateway
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
         absent=tuple(name for name, _ in missing_on(db, listener)),
-        failed=listener_failed(db, listener) or not closed.isdisjoint(("", gateway.namespace, gateway)),
+        failed=listener_failed(db, listener) or not closed.isdisjoint(("", *_above(listener))),
         closed=closed,
         facts=listener_facts(db, listener),
     )
+
+
+def _above(listener: ListenerId) -> tuple[Ref | str, ...]:
+    """What is above the routes of a listener and may be closed: its owner, its Gateway, their namespaces."""
+    return (listener.owner, listener.owner.namespace, listener.gateway, listener.gateway.namespace)
 
 
 @query
@@ -430,7 +434,7 @@ def _well_known_port(db: Db, served: _ServedRule) -> int:
 @query
 def _origin(db: Db, listener: ListenerId) -> Origin:
     """The scheme and port by which clients reach a listener."""
-    at = next((each for each in attachable(db, listener.gateway) if each.id == listener), None)
+    at = next((each for each in attachable(db, listener.owner) if each.id == listener), None)
     if at is None:
         return Origin("http", 80)
     return Origin("https" if at.protocol in ("HTTPS", "TLS") else "http", at.port)
