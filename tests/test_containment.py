@@ -6,7 +6,7 @@ A failure is a bug of moongate, so no world that works has one; ``tests.faults``
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -523,15 +523,28 @@ def assert_as_closed(one: RouteConfiguration, other: RouteConfiguration) -> None
     """A table has the routes of another, by host in the same order, each as it is there or answered with 500.
 
     What it has besides, as it may be meant for it, is answered with 500 as well. So is all of a host that
-    cannot be built: it has one route without a name.
+    cannot be built: it has one route without a name. And so is all of a listener whose hosts are not known:
+    it has one host, its own, which is closed.
     """
     routes, meant = routes_of(one), routes_of(other)
     closed = {name.removesuffix(" ") for name in routes if name.endswith(" ")}
+    for listener, hosts in hosts_by_listener(routes).items():
+        if len(hosts) == 1 and hosts <= closed:
+            closed |= hosts_by_listener(meant).get(listener, set())
     for name, each in routes.items():
         assert each == meant.get(name) or each.direct_response.status == 500, name
     for host in {name.partition(" ")[0] for name in meant} - closed:
         of_host = [name for name in meant if name.startswith(f"{host} ") and "cors-preflight" not in name]
         assert of_host == [name for name in routes if name in of_host]
+
+
+def hosts_by_listener(routes: Iterable[str]) -> dict[str, set[str]]:
+    """The names of virtual hosts, by what those of one listener begin with."""
+    of: defaultdict[str, set[str]] = defaultdict(set)
+    for name in routes:
+        host = name.partition(" ")[0]
+        of[host.rpartition("/")[0]].add(host)
+    return of
 
 
 def routes_of(table: RouteConfiguration) -> dict[str, Route]:

@@ -291,7 +291,8 @@ def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
 @query
 def unjudged(db: Db, owner: Ref) -> tuple[Listener, ...]:
     """The listeners of an owner, judged by protocol, port and hostname alone."""
-    gateway = gateway_of(db, owner)
+    # Whoever asks has it from a fleet, so a Gateway is one of ours, also if that cannot be judged any more.
+    gateway = owner if owner.is_a(Gateway) else gateway_of(db, owner)
     if gateway is None:
         return ()
     drafts = [_Draft(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner)]
