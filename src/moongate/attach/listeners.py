@@ -257,11 +257,19 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
 
 
 @query
+def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId, Conflict]]:
+    """Those of ``conflicts`` by owner: each of thousands asks for its own."""
+    by_owner: dict[Ref, dict[ListenerId, Conflict]] = {}
+    for listener, conflict in conflicts(db, gateway).items():
+        by_owner.setdefault(listener.owner, {})[listener] = conflict
+    return by_owner
+
+
+@query
 def _conflicts_of(db: Db, owner: Ref) -> Mapping[ListenerId, Conflict]:
     """Those of ``conflicts`` that are of one owner."""
     gateway = gateway_of(db, owner)
-    known: Mapping[ListenerId, Conflict] = conflicts(db, gateway) if gateway is not None else {}
-    return {listener: conflict for listener, conflict in known.items() if listener.owner == owner}
+    return _conflicts_by_owner(db, gateway).get(owner, {}) if gateway is not None else {}
 
 
 def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
