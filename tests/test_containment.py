@@ -24,14 +24,16 @@ from moongate.api.base import GATEWAY_GROUP, FleetId, ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRoute
+from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import ParentReference
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
-from moongate.attach.listeners import all_last_judged, listeners
+from moongate.attach.listener_sets import owners, set_refusal
+from moongate.attach.listeners import all_last_judged, judged_alone, listeners
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
-from moongate.engine import Contained, Failed
+from moongate.engine import Contained, Failed, Query
 from moongate.status.failures import INTERNAL, MOST_NAMED, concerned
 from moongate.status.gateways import EnvoyProxyStatus
 from moongate.status.policies import PolicyStatus
@@ -45,7 +47,19 @@ from tests.connections import chains
 from tests.faults import SECRET, Call, When, calls, faulty, put_fault
 from tests.strategies import BASE, MERGED_BASE, SCOPED, Batch, configs, histories, resource
 from tests.test_law import assert_same, flat, held_after, world
-from tests.worlds import EG, EG_FLEET, route, routes_with_services
+from tests.worlds import (
+    EG,
+    EG_FLEET,
+    gateway,
+    gateway_class,
+    http_listener,
+    listener_set,
+    meta,
+    of_set,
+    route,
+    routes_with_services,
+    shared_gateway,
+)
 
 law = settings(max_examples=max(4, settings().max_examples // 6))
 
@@ -310,6 +324,62 @@ def test_a_listener_without_certificate_does_not_come_back_because_of_a_failure(
         assert keys(warm) == before
 
 
+def test_a_set_whose_allowance_is_not_known_goes_to_no_gateway_because_another_took_it() -> None:
+    """It moves from the Gateway that takes all sets to one that takes none of its namespace."""
+    adding = listener_set(0, http_listener("web", hostname="a.com"), namespace="shop")
+    parent = ParentGatewayReference(name="b", namespace=EG.namespace)
+    moved = structs.replace(adding, spec=structs.replace(adding.spec, parent_ref=parent))
+    other = structs.replace(gateway(http_listener("own")), metadata=meta("b"))
+    with faulty():
+        warm = World.of([gateway_class(), shared_gateway(), other, adding])
+        assert owners(warm.db, EG) == (EG, adding.ref)
+        for at in (EG, other.ref):
+            put_fault(warm, (set_refusal, (at, adding.ref)), "before")
+        play({adding.ref: moved}, warm)
+
+        assert owners(warm.db, other.ref) == (other.ref,)
+        assert owners(warm.db, EG) == (EG,)
+
+
+def test_listeners_of_a_set_that_moved_are_not_those_that_another_gateway_had() -> None:
+    """They would have that one's policies and names."""
+    adding = listener_set(0, http_listener("web", hostname="a.com"))
+    parent = ParentGatewayReference(name="b", namespace=EG.namespace)
+    moved = structs.replace(adding, spec=structs.replace(adding.spec, parent_ref=parent))
+    other = structs.replace(shared_gateway(http_listener("own")), metadata=meta("b"))
+    with faulty():
+        warm = World.of([gateway_class(), shared_gateway(), other, adding])
+        for failing in (judged_alone, listeners):
+            put_fault(warm, (failing, (adding.ref,)), "after")
+        play({adding.ref: moved}, warm)
+
+        known = {each.id for each in all_last_judged(warm.db, [other.ref])}
+        assert known == {ListenerId(other.ref, other.ref, "own"), ListenerId(other.ref, adding.ref, "web")}
+
+
+@pytest.mark.parametrize("failing", [judged_alone, listeners])
+@pytest.mark.parametrize("protocol", ["HTTP", "TCP"])
+def test_a_set_that_was_never_judged_takes_no_place_of_another(
+    failing: Query[..., Any], protocol: str
+) -> None:
+    """Envoy refuses a table with one hostname twice, so the fault would reach the listener beside it."""
+    same = structs.replace(http_listener("web", hostname="a.com"), protocol=protocol)
+    adding = listener_set(0, structs.replace(same, hostname="a.com" if protocol == "HTTP" else None))
+    own = [gateway_class(), shared_gateway(http_listener("web", hostname="a.com")), route(0)]
+    with faulty():
+        warm, twin = World.of(own), World.of(own)
+        put_fault(warm, (failing, (adding.ref,)), "before")
+        play({adding.ref: adding, (more := of_set_route()).ref: more}, warm, twin)
+
+        assert flat(warm) == flat(twin)
+
+
+def of_set_route() -> HTTPRoute:
+    """A route on a ListenerSet, for the hostname that the Gateway has."""
+    attached = of_set(route(1), 0)
+    return structs.replace(attached, spec=structs.replace(attached.spec, hostnames=("a.com",)))
+
+
 def fail_and_mend(
     config: EnvoyGateway | None,
     history: list[Batch],
@@ -439,9 +509,9 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
         return
     for fleet, resources in flat(twin).items():
         mine = flat(of).get(fleet, {})
-        for gateway in twin.store.held().keys() - gateways_of(call):
-            if gateway.kind == Gateway.KIND:
-                own = f"{gateway.namespace}/{gateway.name}/"
+        for each in twin.store.held().keys() - gateways_of(call):
+            if each.kind == Gateway.KIND:
+                own = f"{each.namespace}/{each.name}/"
                 assert chains_of(mine, own) == chains_of(resources, own), own
                 assert hosts_of(mine, own) == hosts_of(resources, own), own
                 for cluster in clusters_of(hosts_of(resources, own)):

@@ -696,6 +696,20 @@ def test_of_a_thousand_listener_sets_each_takes_a_look_when_one_comes_and_nothin
         assert len(edit.statuses) <= 3
 
 
+def test_a_set_more_that_asks_for_a_taken_place_costs_no_walk_over_the_others_for_each_of_them() -> None:
+    """Each of them looks for the conflicts that are its own."""
+
+    def walked(sets: int) -> int:
+        same = http_listener("web", hostname="same.example.com")
+        asking = (listener_set(n, same) for n in range(sets))
+        world = World.of([gateway_class(), shared_gateway(), *asking], WHOLE)
+        return work(world, listener_set(sets, same))
+
+    few, many = walked(100), walked(800)
+
+    assert many <= 8 * few
+
+
 def test_a_listener_set_beside_many_routes_of_a_gateway_builds_none_of_them() -> None:
     """The first one that shares a port lets all routes there look for hostnames that are its own."""
     resources = {each.ref: each for each in (*routes_with_services(100), shared_gateway())}

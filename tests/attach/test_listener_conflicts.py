@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from moongate.api.base import ListenerId, Ref
 from moongate.api.listenerset import ListenerSet
 from moongate.attach.listener_conflicts import Place, conflicts
@@ -43,8 +45,9 @@ def test_the_protocol_of_a_port_is_that_of_the_gateway_then_of_the_first_set() -
     assert lost(place(EG, "a", "TCP"), place(FIRST, "b", "UDP")) == {}
 
 
-def test_a_set_that_disagrees_with_itself_takes_the_port_from_nobody() -> None:
-    assert lost(place(FIRST, "a", "TCP"), place(FIRST, "b", "HTTP"), place(LATER, "c", "HTTP")) == {
+@pytest.mark.parametrize("protocol", ["HTTP", "TCP"])
+def test_a_set_that_disagrees_with_itself_takes_the_port_from_nobody(protocol: str) -> None:
+    assert lost(place(FIRST, "a", "TCP"), place(FIRST, "b", "HTTP"), place(LATER, "c", protocol)) == {
         "a": "ProtocolConflict",
         "b": "ProtocolConflict",
     }

@@ -36,7 +36,7 @@ def test_a_gateway_says_from_where_it_takes_sets(allowed: dict[str, Any], own: b
     assert [serving_gateway(core.db, ref) for ref in (MORE, SHOP)] == [
         EG if is_taken else None for is_taken in (own, other)
     ]
-    refusals = [set_refusal(core.db, ref) for ref in (MORE, SHOP)]
+    refusals = [set_refusal(core.db, EG, ref) for ref in (MORE, SHOP)]
     assert [refusal is None for refusal in refusals] == [own, other]
     assert {refusal.reason for refusal in refusals if refusal is not None} <= {"NotAllowed"}
 
@@ -53,7 +53,7 @@ def test_a_set_without_a_gateway_of_ours_is_none_of_ours() -> None:
     core = Core(listener_set(http("a")), gateway(http("web"), gatewayClassName="other"))
 
     assert gateway_of(core.db, MORE) is None
-    assert set_refusal(core.db, MORE) is None
+    assert serving_gateway(core.db, MORE) is None
 
 
 def test_the_sets_of_a_rejected_gateway_are_not_accepted() -> None:
@@ -61,6 +61,6 @@ def test_the_sets_of_a_rejected_gateway_are_not_accepted() -> None:
     own = gateway(http("web"), infrastructure=gone, allowedListeners=allowing("All"))
     core = Core(own, listener_set(http("a")))
 
-    refused = set_refusal(core.db, MORE)
+    refused = set_refusal(core.db, EG, MORE)
     assert refused is not None
     assert refused.reason == "ParentNotAccepted"

@@ -87,7 +87,7 @@ def conflicts(places: Sequence[Place], shift: int) -> dict[ListenerId, Conflict]
     for (port, hostname), sharing in _grouped(apart, lambda place: (place.port, place.hostname)).items():
         lost.update(_of_hostnames(port, hostname, sharing))
     for protocol in ("TCP", "UDP"):
-        alike = [place for place in places if place.protocol == protocol]
+        alike = [place for place in places if place.protocol == protocol and place.id not in lost]
         for port, (first, *later) in _grouped(alike, lambda place: place.port).items():
             message = f"Port {port} is taken by listener {called(first.id)}, of the same protocol."
             for place in later:

@@ -66,11 +66,11 @@ def gateway_of(db: Db, owner: Ref) -> Ref | None:
 
 
 @query
-def set_refusal(db: Db, listener_set: Ref) -> Problem | None:
-    """Why its Gateway, which is one of ours, does not take a ListenerSet; ``None`` when it does."""
-    gateway = gateway_of(db, listener_set)
-    if gateway is None:
-        return None
+def set_refusal(db: Db, gateway: Ref, listener_set: Ref) -> Problem | None:
+    """Why a Gateway of ours does not take a ListenerSet that names it; ``None`` when it does.
+
+    Asked for by both: where this fails, no Gateway takes a set because another one took it before.
+    """
     if rejection(db, gateway) is not None:
         message = f"{gateway} is not accepted; its own status tells why."
         return Problem("spec.parentRef", message, PARENT_NOT_ACCEPTED)
@@ -107,14 +107,14 @@ def _allows(db: Db, allowed: ListenerNamespaces, gateway: Ref, listener_set: Ref
 def owners(db: Db, gateway: Ref) -> tuple[Ref, ...]:
     """The owners of the listeners of a Gateway: itself, and then the ListenerSets that it takes, by age.
 
-    A set is taken as it was before while that cannot be judged, and not if it never was.
+    A set is taken as it was before by this Gateway while that cannot be judged, and not if it never was.
     """
     sets = find(db, LISTENER_SETS, gateway)
-    judged = zip(sets, set_refusal.attempt_each(db, [(each,) for each in sets]), strict=True)
+    judged = zip(sets, set_refusal.attempt_each(db, [(gateway, each) for each in sets]), strict=True)
     taken = [
         each
         for each, refused in judged
-        if (set_refusal.last_good(db, each) if isinstance(refused, Failed) else refused) is None
+        if (set_refusal.last_good(db, gateway, each) if isinstance(refused, Failed) else refused) is None
     ]
     return (gateway, *sorted(taken, key=lambda each: (seniority(db, each), each)))
 
@@ -128,17 +128,22 @@ def serving_gateway(db: Db, owner: Ref) -> Ref | None:
     gateway = gateway_of(db, owner)
     if gateway is None or rejection(db, gateway) is not None:
         return None
-    return gateway if owner == gateway or set_refusal(db, owner) is None else None
+    return gateway if owner == gateway or set_refusal(db, gateway, owner) is None else None
 
 
-def owners_of(db: Db, gateways: Sequence[Ref]) -> list[Ref]:
-    """The owners of the listeners of some Gateways, in order. While that fails, those that there were."""
-    known: list[Ref] = []
+def owners_of_each(db: Db, gateways: Sequence[Ref]) -> list[tuple[Ref, ...]]:
+    """The owners of the listeners of each of some Gateways. While that fails, those that there were."""
+    known: list[tuple[Ref, ...]] = []
     answers = owners.attempt_each(db, [(gateway,) for gateway in gateways])
     for gateway, answer in zip(gateways, answers, strict=True):
         kept = owners.last_good(db, gateway) if isinstance(answer, Failed) else answer
-        known += (gateway,) if isinstance(kept, Failed) else kept
+        known.append((gateway,) if isinstance(kept, Failed) else kept)
     return known
+
+
+def owners_of(db: Db, gateways: Sequence[Ref]) -> list[Ref]:
+    """Those of ``owners_of_each`` of all these Gateways, in order."""
+    return [owner for of_one in owners_of_each(db, gateways) for owner in of_one]
 
 
 @query

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.diagnostics import did_you_mean
@@ -51,7 +51,14 @@ from moongate.attach.listener_conflicts import (
     transport,
 )
 from moongate.attach.listener_conflicts import conflicts as conflicts_among
-from moongate.attach.listener_sets import gateway_of, listener_specs, owners, owners_of, serving_gateway
+from moongate.attach.listener_sets import (
+    gateway_of,
+    listener_specs,
+    owners,
+    owners_of,
+    owners_of_each,
+    serving_gateway,
+)
 from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
 from moongate.problem import Problem
@@ -243,49 +250,83 @@ def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
     asked: list[Place] = []
     for owner, judged in zip(of, places.attempt_each(db, [(owner,) for owner in of]), strict=True):
         known = places.last_good(db, owner) if isinstance(judged, Failed) else judged
-        if isinstance(known, Failed):
+        if isinstance(known, Failed) or any(place.id.gateway != gateway for place in known):
             known = places_written.attempt(db, owner)
         asked += () if isinstance(known, Failed) else known
     return _all_conflicts(db, gateway, asked)
 
 
 @query
+def _conflicts_by_owner(db: Db, gateway: Ref) -> Mapping[Ref, Mapping[ListenerId, Conflict]]:
+    """Those of ``conflicts`` by owner: each of thousands asks for its own."""
+    by_owner: dict[Ref, dict[ListenerId, Conflict]] = {}
+    for listener, conflict in conflicts(db, gateway).items():
+        by_owner.setdefault(listener.owner, {})[listener] = conflict
+    return by_owner
+
+
+@query
 def _conflicts_of(db: Db, owner: Ref) -> Mapping[ListenerId, Conflict]:
     """Those of ``conflicts`` that are of one owner."""
     gateway = gateway_of(db, owner)
-    known: Mapping[ListenerId, Conflict] = conflicts(db, gateway) if gateway is not None else {}
-    return {listener: conflict for listener, conflict in known.items() if listener.owner == owner}
+    return _conflicts_by_owner(db, gateway).get(owner, {}) if gateway is not None else {}
 
 
-def last_judged(db: Db, owner: Ref) -> tuple[Listener, ...]:
-    """The listeners of an owner, for queries that join all Gateways of its fleet.
+def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway or of a set of it, for queries that join all Gateways of its fleet.
 
     While they cannot be judged, they are as they were before. If they never were judged, they keep the ports
     and hostnames that are written: nothing is served there, but no other listener takes these over.
     """
-    judged = listeners.last_good(db, owner)
-    if not isinstance(judged, Failed):
+    judged = _last_good_of(db, gateway, owner)
+    if judged is not None:
         return judged
-    gateway = gateway_of.attempt(db, owner)
-    if isinstance(gateway, Ref) and is_alone.attempt(db, gateway) is True:
+    if is_alone.attempt(db, gateway) is True:
         return listeners(db, owner)  # This fails. The fleet has no other listeners that must go on.
     places = unjudged.attempt(db, owner)
     return () if isinstance(places, Failed) else places
 
 
+def _last_good_of(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...] | None:
+    """The listeners of an owner as last judged; ``None`` if never, or as those of another Gateway."""
+    judged = listeners.last_good(db, owner)
+    if isinstance(judged, Failed) or any(each.id.gateway != gateway for each in judged):
+        return None
+    return judged
+
+
 def last_judged_at(db: Db, listener: ListenerId) -> Listener | None:
     """One of these listeners; ``None`` when its owner has none of that name."""
-    return next((each for each in last_judged(db, listener.owner) if each.id == listener), None)
+    known = last_judged(db, listener.gateway, listener.owner)
+    return next((each for each in known if each.id == listener), None)
 
 
 def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
-    """The listeners of many Gateways and of their ListenerSets, as ``last_judged`` has them."""
-    of = owners_of(db, gateways)
-    return [
-        listener
-        for owner, judged in zip(of, listeners.attempt_each(db, [(owner,) for owner in of]), strict=True)
-        for listener in (last_judged(db, owner) if isinstance(judged, Failed) else judged)
+    """The listeners of many Gateways and of their ListenerSets, as ``last_judged`` has them.
+
+    One that is not judged now may have a place of another. Envoy would refuse the two, so it is not ready.
+    """
+    each_of = zip(gateways, owners_of_each(db, gateways), strict=True)
+    of = [(gateway, owner) for gateway, own in each_of for owner in own]
+    judged = listeners.attempt_each(db, [(owner,) for _, owner in of])
+    if not any(isinstance(each, Failed) for each in judged):
+        return [listener for own in judged if not isinstance(own, Failed) for listener in own]
+    known = [
+        last_judged(db, *at) if isinstance(own, Failed) else own for at, own in zip(of, judged, strict=True)
     ]
+    lost = _clashes(known, [not isinstance(own, Failed) for own in judged])
+    return [structs.replace(each, ready=False) if each.id in lost else each for own in known for each in own]
+
+
+def _clashes(known: Sequence[tuple[Listener, ...]], is_certain: Sequence[bool]) -> set[ListenerId]:
+    """The ready listeners of some owners that cannot be served beside others.
+
+    Those that are judged now go first.
+    """
+    in_order = sorted(zip(is_certain, known, strict=True), key=lambda owner: not owner[0])
+    ready = [each for _, own in in_order for each in own if each.ready]
+    asked = [Place(each.id, each.protocol, each.container_port, each.hostname) for each in ready]
+    return set(conflicts_among(asked, 0))
 
 
 @query
@@ -662,8 +703,8 @@ def _opened_by(db: Db, claim: Claim) -> Iterator[Listener]:
     """The listeners of a Gateway that its Envoys open, or keep open while it is rejected or not judged."""
     keeps = keeps_what_it_has(db, claim.fleet)
     for owner in owners_of(db, [claim.gateway]):
-        judged = listeners.last_good(db, owner)
-        if isinstance(judged, Failed) or keeps:
+        judged = None if keeps else _last_good_of(db, claim.gateway, owner)
+        if judged is None:
             judged = unjudged.attempt(db, owner)
         if not isinstance(judged, Failed):
             yield from (each for each in judged if each.ready and each.chain_kind)

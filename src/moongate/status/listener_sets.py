@@ -49,10 +49,11 @@ class ListenerSetStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_
 def listener_set_status(db: Db, listener_set: Ref) -> ListenerSetStatus | None:
     """The status of a ListenerSet without the state of Envoys; ``None`` if its Gateway is not ours."""
     resource = get(db, ListenerSet, listener_set)
-    if resource is None or gateway_of(db, listener_set) is None:
+    gateway = gateway_of(db, listener_set)
+    if resource is None or gateway is None:
         return None
     generation = resource.metadata.generation
-    refused = set_refusal(db, listener_set)
+    refused = set_refusal(db, gateway, listener_set)
     if refused is not None:
         message = summary([refused])
         return ListenerSetStatus(
