@@ -5,6 +5,7 @@
 #   make quick   run those that are quick, on all cores: about 15 seconds
 #   make check   run what CI runs: lint, layers, types, then all tests
 #   make scoped  run the tests with a real Envoy where each hostname has a route table of its own
+#   make long    run the tests that take minutes each, such as 50 rounds through all kinds
 #   make bench   measure here what docs/reference/benchmarks.md shows
 #   make clean   remove .venv and what was generated
 #
@@ -18,7 +19,7 @@ PYTEST_ARGS ?=
 export HYPOTHESIS_PROFILE ?= default
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check lint layers types scoped bench clean
+.PHONY: help run test quick check lint layers types scoped long bench clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -52,6 +53,9 @@ types: $(READY)
 # The tests with a real Envoy once more, with a table for each hostname. It takes about ten minutes.
 scoped: $(READY)
 	$(BIN)/python -m pytest -m envoy --scoped $(PYTEST_ARGS)
+
+long: $(READY)
+	$(BIN)/python -m pytest -m long -v $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -69,6 +69,20 @@ def pytest_configure(config: pytest.Config) -> None:
         RuntimeFlags.on = lambda self, flag: flag == "ScopedTables" or is_on(self, flag)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is asked for by name alone, and what has no meaning in the form of tables that is chosen."""
+    if "long" not in (config.getoption("markexpr") or ""):
+        skip(items, "long", "it takes minutes: pytest -m long")
+    if config.getoption("scoped"):
+        skip(items, "whole_tables", "it is about route tables that stand in one piece")
+
+
+def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def accept(pytestconfig: pytest.Config) -> Iterator[Accept]:
     """Compares a block with the actual value, as data; or notes it to be rewritten after the last test."""

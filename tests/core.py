@@ -107,6 +107,26 @@ def gateway(*listeners: str, name: str = "eg", **spec: Any) -> str:
     return dump(document)
 
 
+def listener_set(*listeners: str, name: str = "more", namespace: str = "default", **metadata: Any) -> str:
+    """A ListenerSet of the Gateway that ``gateway`` makes; each listener is YAML in one line."""
+    document = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "ListenerSet",
+        "metadata": {"name": name, "namespace": namespace, "generation": 3, **metadata},
+        "spec": {
+            "parentRef": {"name": "eg", "namespace": "default"},
+            "listeners": [load(each) for each in listeners],
+        },
+    }
+    return dump(document)
+
+
+def allowing(which: str, **labels: str) -> dict[str, Any]:
+    """``spec.allowedListeners`` of a Gateway."""
+    selector = {"selector": {"matchLabels": labels}} if labels else {}
+    return {"namespaces": {"from": which, **selector}}
+
+
 def policy(kind: str, spec: str, *, name: str = "policy", target: str = "HTTPRoute/shop") -> str:
     """A policy in namespace ``default``.
 

@@ -36,6 +36,11 @@ def resource(kind: str, namespace: str, name: str, doc: Doc) -> Resource:
     return msgspec.convert({**doc, "metadata": meta}, type_)
 
 
+def _clients_of(kind: str, name: str, mode: str = "AllowValidOnly") -> Doc:
+    """What asks clients for certificates."""
+    return {"validation": {"caCertificateRefs": [_ref(kind, name)], "mode": mode}}
+
+
 def _tls(*names: str) -> Doc:
     return {"mode": "Terminate", "certificateRefs": [{"name": name} for name in names]}
 
@@ -58,6 +63,10 @@ def _ref(kind: str, name: str, **rest: Any) -> Doc:
     return {"group": ENVOY_GROUP if kind == "Backend" else "", "kind": kind, "name": name, **rest}
 
 
+_EXTENSION: Doc = {
+    "type": "ExtensionRef",
+    "extensionRef": {"group": ENVOY_GROUP, "kind": "HTTPRouteFilter", "name": "f0"},
+}
 _backend_refs = st.builds(
     lambda ref, weight, filters: {**ref, "weight": weight, **({"filters": filters} if filters else {})},
     st.sampled_from(
@@ -81,6 +90,7 @@ _backend_refs = st.builds(
                     "requestHeaderModifier": {"set": [{"name": "x", "value": "y"}]},
                 }
             ],
+            [_EXTENSION],
         ]
     ),
 )
@@ -115,6 +125,9 @@ _filters = st.lists(
                 },
                 {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["x"]}},
                 {"type": "CORS", "cors": {"allowOrigins": ["https://a.com"], "allowMethods": ["GET"]}},
+                {"type": "URLRewrite", "urlRewrite": {"hostname": "up.x.com"}},
+                _EXTENSION,
+                _EXTENSION,
             ]
         ),
     ),
@@ -158,6 +171,9 @@ _parents = st.lists(
             {"name": "eg", "namespace": "default", "sectionName": "tls"},
             {"name": "eg", "namespace": "other"},
             {"name": "eg", "namespace": "default", "port": 80},
+            {"kind": "ListenerSet", "name": "m0", "namespace": "other"},
+            {"kind": "ListenerSet", "name": "m0", "namespace": "other", "sectionName": "web"},
+            {"kind": "ListenerSet", "name": "m1", "namespace": "default"},
         ]
     ),
     min_size=1,
@@ -243,6 +259,8 @@ def _connections(*hosts: str) -> st.SearchStrategy[Doc]:
                     {"name": "eg", "namespace": "default", "sectionName": "tls"},
                     {"name": "eg", "namespace": "default", "sectionName": "raw"},
                     {"name": "eg", "namespace": "default", "port": 90},
+                    {"kind": "ListenerSet", "name": "m0", "namespace": "other"},
+                    {"kind": "ListenerSet", "name": "m1", "namespace": "default", "sectionName": "raw"},
                 ]
             ),
             min_size=1,
@@ -274,14 +292,15 @@ def _connections(*hosts: str) -> st.SearchStrategy[Doc]:
 
 
 _gateways = st.builds(
-    lambda labels, class_, listeners, proxy, scope, tls: {
+    lambda labels, class_, listeners, proxy, scope, tls, sets: {
         "metadata": _meta(labels),
         "spec": {
             "gatewayClassName": class_,
             "listeners": listeners,
             **({"defaultScope": scope} if scope else {}),
             **({"infrastructure": {"parametersRef": proxy}} if proxy else {}),
-            **({"tls": {"backend": tls}} if tls else {}),
+            **({"tls": tls} if tls else {}),
+            **({"allowedListeners": sets} if sets else {}),
         },
     },
     _labelled,
@@ -314,7 +333,48 @@ _gateways = st.builds(
     ),
     st.sampled_from([None, None, {"group": ENVOY_GROUP, "kind": "EnvoyProxy", "name": "ep"}]),
     st.sampled_from([None, "All", "None"]),
-    st.sampled_from([None, None, {"clientCertificateRef": {"name": "cert"}}]),
+    st.sampled_from(
+        [
+            None,
+            None,
+            {"backend": {"clientCertificateRef": {"name": "cert"}}},
+            {"frontend": {"default": _clients_of("ConfigMap", "ca")}},
+            {"frontend": {"default": _clients_of("Secret", "cert"), "perPort": [{"port": 443, "tls": {}}]}},
+            {
+                "frontend": {
+                    "default": {},
+                    "perPort": [
+                        {"port": 443, "tls": _clients_of("ConfigMap", "ca", "AllowInsecureFallback")}
+                    ],
+                }
+            },
+        ]
+    ),
+    st.sampled_from([None, _from("All"), _from("All"), _from("Same"), _from("Selector", team="a")]),
+)
+_listener_sets = st.builds(
+    lambda labels, age, parent, listeners: {
+        "metadata": _meta(labels, age),
+        "spec": {"parentRef": parent, "listeners": listeners},
+    },
+    _labelled,
+    _ages,
+    st.sampled_from([{"name": "eg", "namespace": "default"}, {"name": "eg", "namespace": "other"}]),
+    st.sampled_from(
+        [
+            [_listener("web", allowedRoutes=_from("All"))],
+            [_listener("web", hostname="a.x.com", allowedRoutes=_from("All")), _listener("more", port=8080)],
+            [_listener("web", hostname="b.com"), _listener("raw", 91, protocol="TCP")],
+            [_listener("web", 8080, hostname="*.x.com", allowedRoutes=_from("Selector", team="a"))],
+            [_listener("web"), _listener("web2")],
+            [_listener("web", 443, tls=_tls("cert"), hostname="a.x.com", allowedRoutes=_from("All"))],
+            [_listener("raw", 443, protocol="TCP"), _listener("web", 443, tls=_tls("cert"))],
+            [
+                _listener("web", 443, tls=_tls("gone"), hostname="c.com"),
+                _listener("raw", 443, tls=_PASSTHROUGH, protocol="TLS", allowedRoutes=_from("All")),
+            ],
+        ]
+    ),
 )
 _targets = st.one_of(
     st.sampled_from(
@@ -322,6 +382,13 @@ _targets = st.one_of(
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg"}]},
             {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "Gateway", "name": "eg", "sectionName": "web"}]},
             {"targetSelectors": [{"kind": "Gateway", "matchLabels": {"app": "x"}}]},
+            {"targetRefs": [{"group": GATEWAY_GROUP, "kind": "ListenerSet", "name": "m0"}]},
+            {
+                "targetRefs": [
+                    {"group": GATEWAY_GROUP, "kind": "ListenerSet", "name": "m0", "sectionName": "web"}
+                ]
+            },
+            {"targetSelectors": [{"kind": "ListenerSet", "matchLabels": {}, "namespaces": {"from": "All"}}]},
         ]
     )
 )
@@ -425,7 +492,10 @@ _slices = st.builds(
     st.sampled_from([True, True, False]),
 )
 _backends = st.builds(
-    lambda labels, endpoints, rest: {"metadata": _meta(labels), "spec": {"endpoints": endpoints, **rest}},
+    lambda labels, endpoints, rest: {
+        "metadata": _meta(labels),
+        "spec": rest if "type" in rest else {"endpoints": endpoints, **rest},
+    },
     _labelled,
     st.lists(
         st.sampled_from(
@@ -443,6 +513,8 @@ _backends = st.builds(
             {},
             {"fallback": True},
             {"appProtocols": ["gateway.envoyproxy.io/h2c"]},
+            {"type": "DynamicResolver"},
+            {"type": "DynamicResolver", "tls": {"caCertificateRefs": [_ref("ConfigMap", "ca")]}},
             {"tls": {}},
             {"tls": {"insecureSkipVerify": True, "clientCertificateRef": {"name": "cert"}}},
             {"tls": {"caCertificateRefs": [_ref("ConfigMap", "ca")], "sni": "up.x.com"}},
@@ -490,6 +562,7 @@ _grants = st.builds(
                 (ENVOY_GROUP, "EnvoyProxy"),
             ],
             [(GATEWAY_GROUP, "TLSRoute"), (GATEWAY_GROUP, "TCPRoute")],
+            [(GATEWAY_GROUP, "ListenerSet"), (ENVOY_GROUP, "SecurityPolicy")],
         ]
     ),
     st.sampled_from(NAMESPACES),
@@ -498,6 +571,7 @@ _grants = st.builds(
             {"group": "", "kind": "Service"},
             {"group": ENVOY_GROUP, "kind": "Backend", "name": "b0"},
             {"group": GATEWAY_GROUP, "kind": "HTTPRoute"},
+            {"group": GATEWAY_GROUP, "kind": "ListenerSet"},
         ]
     ),
 )
@@ -516,6 +590,19 @@ _users: st.SearchStrategy[Doc] = st.sampled_from(
         {"data": {".htpasswd": b"a:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
         {"data": {".htpasswd": b"b:{SHA}qvTGHdzF6KLavt4PO0gs2a6pQ00=\n"}},
         {},
+    ]
+)
+_tokens: st.SearchStrategy[Doc] = st.sampled_from(
+    [{"data": {"credential": b"abc"}}, {"data": {"credential": b"def"}}, {"data": {"credential": b"a\n"}}, {}]
+)
+_injection: Doc = {"credential": {"valueRef": {"name": "token"}}}
+_extensions: st.SearchStrategy[Doc] = st.sampled_from(
+    [
+        {"spec": {"credentialInjection": _injection}},
+        {"spec": {"credentialInjection": {**_injection, "overwrite": True, "header": "x-token"}}},
+        {"spec": {"credentialInjection": _injection, "directResponse": {"statusCode": 418}}},
+        {"spec": {"urlRewrite": {"hostname": {"type": "Header", "header": "x"}}}},
+        {"spec": {"matches": [{"cookies": [{"name": "a", "value": "b"}]}]}},
     ]
 )
 _SINKS = [_ref("Service", "s0", port=8080), _ref("Backend", "b0", namespace="other")]
@@ -599,6 +686,7 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("HTTPRoute", ("r0",), _routes),
     ("GRPCRoute", ("r0", "r1"), _grpc_routes),
     ("Gateway", ("eg",), _gateways),
+    ("ListenerSet", ("m0", "m1"), _listener_sets),
     ("TLSRoute", ("l0", "l1", "l2"), _connections("a.x.com", "*.x.com", "b.com")),
     ("TCPRoute", ("l0", "l1"), _connections()),
     ("UDPRoute", ("l0", "l1"), _connections()),
@@ -619,6 +707,8 @@ PLACES: tuple[tuple[str, tuple[str, ...], st.SearchStrategy[Doc]], ...] = (
     ("Namespace", NAMESPACES, _namespaces),
     ("Secret", ("cert",), _secrets),
     ("Secret", ("users",), _users),
+    ("Secret", ("token",), _tokens),
+    ("HTTPRouteFilter", ("f0",), _extensions),
     ("EnvoyProxy", ("ep",), _proxies),
     ("GatewayClass", ("eg",), _classes),
 )
@@ -676,11 +766,23 @@ def base() -> Batch:
                 _listener("raw", 90, protocol="TCP"),
                 _listener("net", 90, protocol="UDP"),
             ],
+            "tls": {"frontend": {"default": _clients_of("ConfigMap", "ca")}},
+            "allowedListeners": _from("All"),
+        }}),
+        ("ListenerSet", "other", "m0", {"metadata": _meta({"app": "x"}), "spec": {
+            "parentRef": {"name": "eg", "namespace": "default"},
+            "listeners": [_listener("web", hostname="c.x.com")],
+        }}),
+        ("HTTPRoute", "other", "r2", {"spec": {
+            "parentRefs": [{"kind": "ListenerSet", "name": "m0"}],
+            "rules": [{"backendRefs": [_ref("Service", "s0", port=8080)]}],
         }}),
         ("Gateway", "other", "eg", {"spec": {
             "gatewayClassName": "eg",
             "listeners": [_listener("web", 81, allowedRoutes=_from("Selector", team="a"))],
         }}),
+        ("Secret", "default", "token", {"data": {"credential": b"abc"}}),
+        ("HTTPRouteFilter", "default", "f0", {"spec": {"credentialInjection": _injection}}),
         *((kind, "default", "l0", {"spec": {
             "parentRefs": [{"name": "eg"}],
             "rules": [{"backendRefs": [_ref("Service", "s0", port=port), _ref("Backend", "b0")]}],

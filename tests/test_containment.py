@@ -28,7 +28,7 @@ from moongate.api.shared import ParentReference
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
-from moongate.attach.listeners import last_judged, listeners
+from moongate.attach.listeners import all_last_judged, listeners
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
 from moongate.engine import Contained, Failed
@@ -117,7 +117,7 @@ def test_what_fails_of_one_gateway_does_not_freeze_those_that_share_its_envoys(
 
 
 JOINED = (
-    "_age",
+    "age",
     "attachable",
     "attachments_at",
     "chain_part",
@@ -449,9 +449,9 @@ def assert_members_alike(of: World, twin: World, call: Call) -> None:
 
 
 def places(of: World, gateway: Ref) -> set[tuple[int, str]] | None:
-    """The ports and hostnames that a Gateway has in a merged fleet; None if that cannot be judged."""
+    """The ports and hostnames that a Gateway and its ListenerSets have; None if that cannot be judged."""
     try:
-        return {(each.port, each.hostname) for each in last_judged(of.db, gateway) if each.ready}
+        return {(each.port, each.hostname) for each in all_last_judged(of.db, [gateway]) if each.ready}
     except Contained:
         return None
 

@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import Struct, structs
 
-from moongate.api.base import GATEWAY_GROUP, Ref, Resource
+from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway, RuntimeFlags
-from moongate.api.gateway import AllowedRoutes, Listener, ListenerTLSConfig, RouteNamespaces
+from moongate.api.gateway import (
+    AllowedRoutes,
+    FrontendTLSConfig,
+    FrontendTLSValidation,
+    Gateway,
+    GatewayTLSConfig,
+    Listener,
+    ListenerTLSConfig,
+    RouteNamespaces,
+    TLSConfig,
+)
 from moongate.api.httproute import HTTPRoute
-from moongate.api.shared import LabelSelector, SecretObjectReference
+from moongate.api.shared import LabelSelector, ObjectReference, SecretObjectReference
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
 from moongate.store import parts, shard
@@ -35,10 +45,13 @@ from tests.worlds import (
     grpc_route,
     grpc_routes_with_services,
     http_listener,
+    listener_set,
     namespace,
+    of_set,
     route,
     routes_with_services,
     service,
+    shared_gateway,
     tcp_route,
     tcp_routes_with_services,
     tls_route,
@@ -449,11 +462,15 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
     gone = [cost(world, backend_tls(7).ref, authorities(1).ref) for world in (many, some)]
 
     assert costs[0].runs == costs[1].runs
+    shared = "service/default/s7/8080/http"
+    (assignment,) = (name for of, name in costs[0].put if of == "ClusterLoadAssignment")
+    assert assignment.startswith(f"{shared}/tls/")
     assert costs[0].put.keys() == {
-        ("Cluster", "service/default/s7/8080/http"),
-        ("ClusterLoadAssignment", "service/default/s7/8080/http"),
+        ("Cluster", shared),
+        ("ClusterLoadAssignment", assignment),
         ("Secret", "tls/default-ca"),
     }
+    assert costs[0].gone == {("ClusterLoadAssignment", shared)}
     assert costs[0].statuses == {backend_tls(7).ref}
     assert (
         rotated[0].runs
@@ -461,7 +478,103 @@ def test_a_policy_of_one_backend_changes_its_cluster_and_nothing_of_others(many:
         == one("authorities", "authorities_problem", "_authorities_server", "authorities_secret")
     )
     assert rotated[0].put.keys() == {("Secret", "tls/default-ca")}
-    assert gone[0].gone == {("Secret", "tls/default-ca")}
+    assert gone[0].gone == {("ClusterLoadAssignment", assignment), ("Secret", "tls/default-ca")}
+
+
+def test_a_credential_changes_the_cluster_of_its_rule_and_a_rotated_one_nothing_but_itself(
+    many: World, some: World
+) -> None:
+    """No listener either, whose connections live on."""
+    filter_ = resource(
+        "HTTPRouteFilter",
+        "default",
+        "token",
+        {"spec": {"credentialInjection": {"credential": {"valueRef": {"name": "token"}}}}},
+    )
+    named = {"group": ENVOY_GROUP, "kind": filter_.KIND, "name": "token"}
+    injected = filtered({"type": "ExtensionRef", "extensionRef": named})
+    costs = [cost(world, filter_, token("a"), injected) for world in (many, some)]
+    rotated = [cost(world, token("b")) for world in (many, some)]
+    broken = [cost(world, token("b\n")) for world in (many, some)]
+    for world in (many, some):
+        cost(world, filter_.ref, token("").ref, route(7))
+
+    assert_alike(costs)
+    cluster = next(name for type_, name in costs[0].put if type_ == "Cluster")
+    assert costs[0].put.keys() == {
+        ("Cluster", cluster),
+        ("ClusterLoadAssignment", cluster),
+        ("RouteConfiguration", "default/eg/http"),
+        ("Secret", "credential_injector/credential/httproutefilter/default/token"),
+    }
+    assert rotated[0].runs == rotated[1].runs == one("route_filter", "policy_secret")
+    assert rotated[0].put.keys() == {
+        ("Secret", "credential_injector/credential/httproutefilter/default/token")
+    }
+    assert_alike(broken)
+    assert {type_ for type_, _ in broken[0].put} == {"RouteConfiguration"}
+    assert broken[0].statuses == {injected.ref}
+
+
+def test_a_first_backend_whose_hosts_are_those_of_requests_changes_no_listener(
+    many: World, some: World
+) -> None:
+    anywhere = resource("Backend", "default", "any", {"spec": {"type": "DynamicResolver"}})
+    ref = {"group": ENVOY_GROUP, "kind": "Backend", "name": "any"}
+    costs = [cost(world, anywhere, filtered(backend=ref)) for world in (many, some)]
+    for world in (many, some):
+        cost(world, anywhere.ref, route(7))
+
+    assert_alike(costs)
+    assert {type_ for type_, _ in costs[0].put} == {"Cluster", "RouteConfiguration"}
+
+
+def filtered(*filters: dict[str, Any], backend: dict[str, Any] | None = None) -> Resource:
+    """Route 7 with filters, or with another backend."""
+    rule = {
+        "filters": list(filters),
+        "backendRefs": [backend or {"name": service(7).metadata.name, "port": 8080}],
+    }
+    hostnames = list(route(7).hostnames)
+    spec = {"parentRefs": [{"name": EG.name}], "hostnames": hostnames, "rules": [rule]}
+    return resource("HTTPRoute", "default", "r7", {"spec": spec})
+
+
+def token(value: str) -> Resource:
+    return resource("Secret", "default", "token", {"data": {"credential": value.encode()}})
+
+
+def test_other_authorities_of_clients_cost_their_secret_and_their_chain(many: World, some: World) -> None:
+    """The chain, so that connections which were checked by the former ones drain."""
+    asked = gateway(http_listener("http"), HTTPS)
+    assert isinstance(asked, Gateway)
+    ca = (ObjectReference(group="", kind="ConfigMap", name="ca"),)
+    frontend = FrontendTLSConfig(default=TLSConfig(validation=FrontendTLSValidation(ca_certificate_refs=ca)))
+    spec = structs.replace(asked.spec, tls=GatewayTLSConfig(frontend=frontend))
+    guarded = structs.replace(asked, spec=spec)
+    for world in (many, some):
+        cost(world, guarded, authorities(0))
+
+    costs = [cost(world, authorities(1)) for world in (many, some)]
+    for world in (many, some):
+        cost(world, asked, authorities(1).ref)
+
+    assert costs[0].runs == costs[1].runs
+    assert costs[0].runs == one(
+        "client_authorities",
+        "client_authorities_problem",
+        "client_authorities_server",
+        "client_authorities_contents",
+        "client_authorities_secret",
+        "https_settings",
+        "chain_part",
+        "listener",
+    )
+    assert costs[0].put.keys() == {
+        ("Secret", "gateway/default/eg/default/ca.crt"),
+        ("Listener", "default/eg/https"),
+    }
+    assert costs[0].statuses == set()
 
 
 def backend_tls(n: int) -> Resource:
@@ -530,9 +643,71 @@ def test_a_gateway_with_one_route_is_small() -> None:
 
     new = cost(world, *small_gateway(1))
 
-    assert len(world.db) - nodes <= 101
-    assert sum(new.runs.values()) <= 79
+    assert len(world.db) - nodes <= 113
+    assert sum(new.runs.values()) <= 92
     assert max(new.runs.values()) <= max(ran.values())
+
+
+def of_sets(sets: int) -> World:
+    """A Gateway with ListenerSets of one listener, each with a hostname, a route and a backend of its own."""
+    resources = (each for n in range(sets) for each in with_route(n))
+    return World.of([gateway_class(), shared_gateway(), *resources], WHOLE)
+
+
+def with_route(n: int) -> tuple[Resource, ...]:
+    return listener_set(n), of_set(route(n), n), service(n), endpoint_slice(n)
+
+
+@pytest.fixture(scope="module")
+def sets() -> World:
+    return of_sets(MANY_SETS)
+
+
+MANY_SETS = 1_000
+
+
+def test_a_route_of_a_listener_set_costs_the_same_however_many_sets_there_are(sets: World) -> None:
+    few = of_sets(2)
+
+    assert_alike([cost(world, of_set(route(1, "/edited"), 1)) for world in (few, sets)])
+
+
+def test_labels_of_a_listener_set_concern_itself_alone(sets: World) -> None:
+    edited = cost(sets, listener_set(1, team="a"))
+
+    assert sum(edited.runs.values()) <= 5
+    assert (edited.put, edited.statuses) == ({}, set())
+
+
+def test_of_a_thousand_listener_sets_each_takes_a_look_when_one_comes_and_nothing_is_built_again(
+    sets: World,
+) -> None:
+    more = with_route(MANY_SETS)
+
+    come = cost(sets, *more)
+    gone = cost(sets, *(each.ref for each in more))
+
+    for edit in (come, gone):
+        assert sum(edit.runs.values()) <= 11 * MANY_SETS
+        built = ("judged_alone", "listeners", "attachments_at", "route_resources", "route_entries_of")
+        assert {name: edit.runs.get(name, 0) for name in built if edit.runs.get(name, 0) > 1} == {}
+        assert len(edit.put) <= 3
+        # The ones of the Gateway, the set, and its route.
+        assert len(edit.statuses) <= 3
+
+
+def test_a_listener_set_beside_many_routes_of_a_gateway_builds_none_of_them() -> None:
+    """The first one that shares a port lets all routes there look for hostnames that are its own."""
+    resources = {each.ref: each for each in (*routes_with_services(100), shared_gateway())}
+    world = World.of([gateway_class(), *resources.values()], WHOLE)
+
+    first = cost(world, listener_set(200))
+    second = cost(world, listener_set(201))
+
+    assert first.runs["attachments_at"] == 100
+    assert second.runs.get("attachments_at", 0) == 0
+    for edit in (first, second):
+        assert edit.runs.get("route_entries_of", 0) == edit.runs.get("route_resources", 0) == 0
 
 
 def test_a_first_route_of_a_shard_costs_what_another_does_and_a_few_looks() -> None:
@@ -593,6 +768,7 @@ def test_another_backend_of_a_tls_route_changes_no_listener(tls_worlds: list[Wor
         **one("attachments_at", "age", "route_resources", "route_status"),
         **one("connection_chain", "refuses_connections"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
     }
     assert set(costs[0].put) == {("ClusterLoadAssignment", "tlsroute/default/t7/rule/-1")}
 
@@ -621,7 +797,9 @@ def test_a_new_tls_route_builds_one_chain_and_one_cluster(tls_worlds: list[World
         **one("route_of", "own_hosts", "connections_in", "_shards_of"),
         **one("connection_chain", "refuses_connections", "policy_attachments", "rule_policies"),
         **one("chains_in", "connection_part", "listener"),
+        **one("connection_source"),
         **one("served_on", "connection_destination", "_rule_name", "cluster", "load_assignment"),
+        **one("goes_to_server_names"),
         **one("backend", "endpoints", "has_endpoints"),
         **one("attached_in", "attached_counts", "gateway_status"),
     }

@@ -16,6 +16,7 @@ from tests.attach.test_backend_tls import config_map, tls_policy
 from tests.core import (
     GATEWAY_CLASS,
     certificate,
+    extension,
     gateway,
     http,
     https,
@@ -248,13 +249,22 @@ def test_what_a_document_that_cannot_be_read_may_define_is_not_said_to_be_nowher
 
 def test_a_target_of_a_kind_that_is_not_built_is_not_said_to_be_missing() -> None:
     """It may well be there; moongate does not read it."""
-    policy = POLICY.replace("kind: HTTPRoute", "kind: ListenerSet")
-    held = {resource.ref: resource for resource in read(policy)}
+    held = {
+        resource.ref: resource
+        for resource in read("""
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: sure, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: app}]
+  validation: {hostname: app.example.com, wellKnownCACertificates: System}
+""")
+    }
 
     [(_, problem, severity)] = dangling_references(held, held)
 
     assert (problem.message, severity) == (
-        "The kind ListenerSet is not built yet. Nothing is guarded by this reference.",
+        "The kind XBackend is not built yet. This policy adds TLS to no requests there.",
         "warning",
     )
 
@@ -282,6 +292,29 @@ def test_the_users_of_a_password_guard_are_looked_for() -> None:
             "SecurityPolicy default/staff: spec.basicAuth.users.name: There is no Secret default/stuff."
             " Did you mean 'staff'?"
         )
+    ]
+
+
+def test_what_a_route_filter_reads_is_looked_for() -> None:
+    credential = "{credentialInjection: {credential: {valueRef: {name: tokn}}}}"
+    page = "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: pag}}}}"
+    held = (
+        "{apiVersion: v1, kind: Secret, metadata: {name: token, namespace: default}}",
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: page, namespace: default}}",
+    )
+    filters = (
+        extension("HTTPRouteFilter", name, spec) for name, spec in (("token", credential), ("page", page))
+    )
+
+    assert sorted(messages(*held, *filters)) == [
+        (
+            "HTTPRouteFilter default/page: spec.directResponse.body.valueRef.name: There is no ConfigMap"
+            " default/pag. Did you mean 'page'?"
+        ),
+        (
+            "HTTPRouteFilter default/token: spec.credentialInjection.credential.valueRef.name: There is no"
+            " Secret default/tokn. Did you mean 'token'?"
+        ),
     ]
 
 

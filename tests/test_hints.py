@@ -20,7 +20,10 @@ EXTENSION = "{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: x}"
 RESPOND = f"filters: [{{type: ExtensionRef, extensionRef: {EXTENSION}}}]"
 ADD = "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x]}}]"
 TARGET = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: eg}]"
-NOT_A_GATEWAY = "only a Gateway is served here, so no request comes by this parent, and no status reports it."
+NOT_A_GATEWAY = (
+    "only a Gateway or a ListenerSet is served here, so no request comes by this parent, and no status "
+    "reports it."
+)
 
 
 def of(manifest: str) -> list[str]:

@@ -269,3 +269,40 @@ def test_a_file_of_the_system_that_envoys_refuse_is_said_and_closes_its_backends
     found = backend_tls_status(fleet.world.db, policy_ref())
     assert found is not None
     assert "Envoy refuses the CAs: odd." in found.ancestors[0].conditions[0].message
+
+
+def test_authorities_of_clients_that_were_never_taken_close_the_listener_and_others_reopen_it() -> None:
+    fleet, name = Fleet(), "gateway/default/eg/default/ca.crt"
+    ca = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}]}
+    tls = "{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}"
+    asking = gateway(tls, tls={"frontend": {"default": {"validation": ca}}})
+
+    def answer(*, takes: bool) -> None:
+        held = fleet.world.resource(EG_FLEET, SECRET, name)
+        assert held is not None
+        if takes:
+            fleet.certificates.acknowledged(EG_FLEET, name, held.version)
+        else:
+            fleet.certificates.refused(EG_FLEET, name, held.version, "odd")
+        if fleet.certificates.review(EG_FLEET):
+            fleet.settle()
+
+    fleet.write(asking, tls_secret("cert", "x.io"), config_map())
+    answer(takes=False)
+    assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is None
+    assert fleet.resolved()[0] == "InvalidCACertificateRef"
+
+    fleet.write(config_map(ca_crt=certificate(new_key(), common_name="second")))
+    taken = fleet.world.resource(EG_FLEET, SECRET, name)
+    answer(takes=True)
+    assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
+
+    fleet.write(config_map(ca_crt=certificate(new_key(), common_name="third")))
+    answer(takes=False)
+    assert fleet.world.resource(EG_FLEET, SECRET, name) == taken
+    assert fleet.world.resource(EG_FLEET, LISTENER, "default/eg/tls") is not None
+    reason, message = fleet.resolved()
+    assert reason == "InvalidCACertificateRef"
+    assert message.endswith(
+        "Envoy refuses these CAs: odd. Until it takes new ones, clients are checked by those before."
+    )

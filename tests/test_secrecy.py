@@ -28,8 +28,19 @@ from moongate.sources.folder import Folder
 from moongate.world import World
 from tests.attach.test_backend_tls import tls_policy
 from tests.cases import PAGES, Case, read
-from tests.core import GATEWAY_CLASS, certificate, dump, gateway, http, https, key_bytes, new_key, policy
-from tests.routes import http_route, service
+from tests.core import (
+    GATEWAY_CLASS,
+    certificate,
+    dump,
+    extension,
+    gateway,
+    http,
+    https,
+    key_bytes,
+    new_key,
+    policy,
+)
+from tests.routes import http_route, rule, service
 from tests.run.conftest import until
 
 KEY = new_key()
@@ -54,12 +65,42 @@ def auth(name: str, users: str, route: str) -> str:
     return policy("SecurityPolicy", spec, name=name, target=f"HTTPRoute/{route}")
 
 
+FRONTEND = {
+    "frontend": {
+        "default": {"validation": {"caCertificateRefs": [{"group": "", "kind": "Secret", "name": "ca"}]}},
+        "perPort": [
+            {
+                "port": 7444,
+                "tls": {
+                    "validation": {
+                        "caCertificateRefs": [{"group": "", "kind": "Secret", "name": "bad-ca"}],
+                    }
+                },
+            }
+        ],
+    }
+}
+
+
+def injection(name: str) -> str:
+    spec = f"{{credentialInjection: {{credential: {{valueRef: {{name: {name}}}}}}}}}"
+    return extension("HTTPRouteFilter", name, spec)
+
+
+def injected(name: str) -> str:
+    """A route that gives its backend a credential, by the rule and by the backendRef."""
+    ref = f"{{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: {name}}}"
+    filters = f"filters: [{{type: ExtensionRef, extensionRef: {ref}}}]"
+    return http_route(rule(filters, f"{{name: shop, port: 80, {filters}}}"), name=name)
+
+
 SOUND = "\n---\n".join(
     (
         GATEWAY_CLASS,
         gateway(
             https("tls", "cert", port=8443), http("web", port=8080), https("bad", "not-a-key", port=9443)
         ),
+        gateway(https("a", "cert", port=7443), https("b", "cert", port=7444), name="guarded", tls=FRONTEND),
         *(service(), http_route(), http_route(name="other")),
         dump(
             {
@@ -72,6 +113,10 @@ SOUND = "\n---\n".join(
         secret("not-a-key", type=TLS, data=based(tls_crt=certificate(KEY, "a.example"), tls_key=b"c4n4ry")),
         secret("users", data={".htpasswd": base64.b64encode(b"alice:{SHA}" + DIGEST).decode()}),
         secret("bad-users", stringData={".htpasswd": "alice:c4n4ry\nc4n4ry"}),
+        secret("token", stringData={"credential": "Bearer c4n4ry"}),
+        secret("bad-token", stringData={"credential": "c4n4ry\n"}),
+        *(injection(name) for name in ("token", "bad-token")),
+        *(injected(name) for name in ("token", "bad-token")),
         auth("auth", "users", "shop"),
         auth("bad-auth", "bad-users", "other"),
         tls_policy(validation="{caCertificateRefs: [{group: '', kind: Secret, name: ca}], hostname: a.io}"),

@@ -208,7 +208,10 @@ def test_a_reference_that_leads_nowhere_is_a_problem() -> None:
     [
         ({"kind": "Gatewai"}, "'Gatewai' of 'gateway.networking.k8s.io/v1' is not a kind that is read here."),
         ({"apiVersion": None}, "apiVersion is missing"),
-        ({"kind": "ListenerSet"}, "ListenerSet is not built yet: this resource has no effect."),
+        (
+            {"kind": "EnvoyExtensionPolicy", "apiVersion": CONFIG["apiVersion"]},
+            "is not built yet: this resource",
+        ),
         ({"kind": "EnvoyGateway", "apiVersion": CONFIG["apiVersion"]}, "hand it over as config"),
     ],
 )

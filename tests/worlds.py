@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from moongate.api.backend import Backend, BackendEndpoint, BackendSpec, IPEndpoint
 from moongate.api.base import ENVOY_GROUP, FleetId, ObjectMeta, Ref, Resource
 from moongate.api.core import (
@@ -16,12 +18,14 @@ from moongate.api.core import (
     ServiceSpec,
 )
 from moongate.api.gateway import (
+    AllowedListeners,
     AllowedRoutes,
     Gateway,
     GatewayClass,
     GatewayClassSpec,
     GatewaySpec,
     Listener,
+    ListenerNamespaces,
     ListenerTLSConfig,
     RouteNamespaces,
 )
@@ -41,6 +45,7 @@ from moongate.api.httproute import (
     HTTPRouteRule,
     HTTPRouteSpec,
 )
+from moongate.api.listenerset import ListenerSet, ListenerSetSpec, ParentGatewayReference
 from moongate.api.route import ConnectionRule, ManyRules, RouteBackendRef
 from moongate.api.shared import LabelSelector, ParentReference
 from moongate.api.tcproute import TCPRoute
@@ -77,6 +82,29 @@ def http_listener(name: str, port: int = 80, hostname: str | None = None, **team
         hostname=hostname,
         allowed_routes=AllowedRoutes(namespaces=where),
     )
+
+
+def shared_gateway(*listeners: Listener) -> Gateway:
+    """A Gateway that takes ListenerSets of all namespaces."""
+    own = gateway(*listeners)
+    allowed = AllowedListeners(namespaces=ListenerNamespaces(from_="All"))
+    return structs.replace(own, spec=structs.replace(own.spec, allowed_listeners=allowed))
+
+
+def listener_set(n: int, *listeners: Listener, namespace: str = "default", **labels: str) -> ListenerSet:
+    """ListenerSet ``m{n}`` of the Gateway, with a listener for the hostname of route ``n``, or others."""
+    own = listeners or (http_listener("web", hostname=f"h{n}.example.com"),)
+    parent = ParentGatewayReference(name=EG.name, namespace=EG.namespace)
+    return ListenerSet(
+        metadata=meta(f"m{n}", namespace, **labels),
+        spec=ListenerSetSpec(parent_ref=parent, listeners=own),
+    )
+
+
+def of_set(route: HTTPRoute, n: int) -> HTTPRoute:
+    """The route on the listeners of ListenerSet ``n`` of its namespace alone."""
+    parent = ParentReference(kind=ListenerSet.KIND, name=f"m{n}")
+    return structs.replace(route, spec=structs.replace(route.spec, parent_refs=(parent,)))
 
 
 def namespace(name: str, **labels: str) -> Namespace:

@@ -164,9 +164,9 @@ _GATEWAY = {
         "Whether [EnvoyPatchPolicies](../how-to/patch-what-envoy-gets.md) may be used."
     ),
     "extensionApis.enableSDSSecretRef": (
-        "Whether Secrets may stand for [those of another server](../how-to/tls-to-a-backend.md), for TLS to backends."
+        "Whether Secrets may stand for [those of another server](../how-to/tls-to-a-backend.md#certificates-of-another-server)."
     ),
-    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Five flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, and `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
+    "runtimeFlags": "`XDSNameSchemeV2` names listeners after ports (`tcp-8080`); `PerResourceSystemCASecret` gives each resource that trusts the system's authorities a secret of its own. Eight flags are moongate's own: `StableFilterChains` keeps HTTP filters in every chain, `MetadataWhereRead` leaves metadata out where nothing reads it, `ScopedLargeTables` gives each hostname [a table of its own](../explanation/scoped-tables.md) on listeners with 500 exact hostnames and more and no wildcards, `ScopedTables` does that on all listeners, `DynamicResolverLocalAddresses` lets clients reach [the gateway's own machine](../how-to/send-requests-where-they-ask.md) by Backends of type DynamicResolver, `MisdirectedRequests` answers [421](../how-to/several-certificates-by-sni.md) to requests on a connection that was opened for another listener, `EndpointsByTLS` gives endpoints with TLS [a name that tells how it is spoken](differences.md#endpoints-with-tls-have-a-name-that-tells-how-tls-is-spoken-in-the-configuration-that-moongate-ships), and `DrainOnClientCAs` drains connections of clients when the [authorities](../how-to/client-certificates.md#other-authorities) of their certificates change. The other flags change nothing. `XDSNameSchemeV2` and `StableFilterChains` hold from the start of moongate: of a change in a file that is followed, the log and `moongate status` say that it waits for the next start, and the rest of the configuration is in force.",
     "envoyProxy": "The EnvoyProxy below those of classes and Gateways.",
     "provider": "Ignored: manifests are named on the command line, and Envoy runs on this host.",
 }
@@ -193,6 +193,7 @@ _PROXY = {
     "shutdown.drainTimeout": "How long open connections live on when their listener was changed or deleted, 60 s "
     "when absent; longer ones, such as WebSockets, are cut then. Read when Envoy starts; the log says that a "
     "change waits for it. When Envoy is to end, requests in flight are waited for as long, 5 s when absent.",
+    "filterOrder": "[HTTP filters](../how-to/order-of-filters.md) in another order than the usual one.",
     "telemetry.accessLog": "[Access logs](../how-to/access-logs.md): formats, CEL filters, and sinks: files, "
     "OpenTelemetry, ALS.",
     "telemetry.tracing": "[Spans](../how-to/trace-requests.md) for OpenTelemetry, Zipkin or Datadog.",
@@ -200,7 +201,7 @@ _PROXY = {
     "telemetry.metrics": "[Statistics](../how-to/send-metrics.md): which, under which names, and for whom. A change "
     "of `sinks` or `matches` starts another Envoy.",
 }
-_PROXY_IDLE = ("filterOrder", "shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
+_PROXY_IDLE = ("shutdown.minDrainDuration", "shutdown.healthCheckFailureDelay")
 
 
 def _own(paths: list[str]) -> list[str]:

@@ -21,18 +21,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy
-from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, Ref
-from moongate.api.core import EndpointSlice, Secret, Service
+from moongate.api.base import ENVOY_GROUP, Ref
+from moongate.api.core import ConfigMap, EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRouteFilter as OfHTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestBackendRef, RequestRule, Route
+from moongate.attach.authorities import source
 from moongate.attach.backend_tls import certificates_named
 from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
 from moongate.attach.certificates import Certificate, covers, in_secret
+from moongate.attach.client_validation import validations
+from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.policies import Policy
+from moongate.attach.routes import parent_of
 from moongate.hints import CLOSED, UNUSED, hints
 from moongate.kinds import UNBUILT_KINDS
 from moongate.policies import POLICY_KINDS
@@ -125,7 +130,8 @@ def dangling_references(
         controller: the controllerName of the GatewayClasses that this controller serves.
         faulty: the place in a file of a resource that has an error and is therefore not in force; or None.
         sliced: whether a Service has an EndpointSlice; if it is absent, all EndpointSlices are searched.
-        listening: the Gateways with a listener at a port, sorted; if it is absent, all Gateways are searched.
+        listening: what has a listener at a port, sorted; if it is absent, all Gateways and ListenerSets are
+            searched.
         unread: the place of a document that cannot be read, so that nobody knows what it defines; or None.
     """
     known = _Known(held, controller, unread)
@@ -326,14 +332,14 @@ class _Known:
         return frozenset(to for each in users for _, to, _ in _references(each) if to.is_a(EnvoyProxy))
 
     def listening(self, port: int) -> Iterable[Ref]:
-        """The Gateways with a listener at a port, sorted."""
+        """The Gateways and ListenerSets with a listener at a port, sorted."""
         return sorted(self._listening.get(port, ()))
 
     @cached_property
     def _listening(self) -> Mapping[int, set[Ref]]:
         at: dict[int, set[Ref]] = defaultdict(set)
         for gateway in self._held.values():
-            for listener in gateway.spec.listeners if isinstance(gateway, Gateway) else ():
+            for listener in gateway.spec.listeners if isinstance(gateway, Gateway | ListenerSet) else ():
                 at[listener.port].add(gateway.ref)
         return at
 
@@ -367,6 +373,8 @@ def _references(resource: object) -> Iterator[_Reference]:
                 yield from _parameters("spec.parametersRef", resource.spec.parameters_ref, namespace)
         case Gateway():
             yield from _of_gateway(resource)
+        case ListenerSet():
+            yield from _of_set(resource)
         case Route():
             yield from _of_route(resource)
         case BackendTLSPolicy():
@@ -375,6 +383,8 @@ def _references(resource: object) -> Iterator[_Reference]:
             yield from _certificates(resource)
         case Backend() | EnvoyProxy():
             yield from _certificates(resource)
+        case HTTPRouteFilter():
+            yield from _of_route_filter(resource)
         case Policy():
             yield from (_Reference(path, to) for path, to in references(resource))
             if resource.spec.target_ref is not None:
@@ -394,11 +404,37 @@ def _of_gateway(gateway: Gateway) -> Iterator[_Reference]:
         path = "spec.infrastructure.parametersRef"
         yield from _parameters(path, infrastructure.parameters_ref, gateway.metadata.namespace)
     yield from _certificates(gateway)
-    for n, listener in enumerate(gateway.spec.listeners):
+    for _, path, asked in validations(gateway):
+        for n, ref in enumerate(asked.ca_certificate_refs):
+            to = source(ref.kind, ref.namespace or gateway.metadata.namespace, ref.name)
+            if to is not None:
+                yield _Reference(f"{path}.caCertificateRefs[{n}].name", to)
+    yield from _of_listeners(gateway)
+
+
+def _of_set(listener_set: ListenerSet) -> Iterator[_Reference]:
+    if (gateway := parent_of_set(listener_set)) is not None:
+        yield _Reference("spec.parentRef.name", gateway, REASON)
+    yield from _of_listeners(listener_set)
+
+
+def _of_listeners(owner: Gateway | ListenerSet) -> Iterator[_Reference]:
+    for n, listener in enumerate(owner.spec.listeners):
         for m, ref in enumerate(listener.tls.certificate_refs if listener.tls is not None else ()):
             if (ref.group, ref.kind) == ("", Secret.KIND):
-                to = Ref.of(Secret, ref.namespace or gateway.metadata.namespace, ref.name)
+                to = Ref.of(Secret, ref.namespace or owner.metadata.namespace, ref.name)
                 yield _Reference(f"spec.listeners[{n}].tls.certificateRefs[{m}].name", to)
+
+
+def _of_route_filter(resource: HTTPRouteFilter) -> Iterator[_Reference]:
+    injection, response = resource.spec.credential_injection, resource.spec.direct_response
+    if injection is not None and injection.credential.value_ref.kind == Secret.KIND:
+        named = injection.credential.value_ref
+        to = Ref.of(Secret, named.namespace or resource.metadata.namespace, named.name)
+        yield _Reference("spec.credentialInjection.credential.valueRef.name", to)
+    if response is not None and response.body is not None and response.body.value_ref is not None:
+        to = Ref.of(ConfigMap, resource.metadata.namespace, response.body.value_ref.name)
+        yield _Reference("spec.directResponse.body.valueRef.name", to)
 
 
 def _certificates(resource: Resource) -> Iterator[_Reference]:
@@ -413,8 +449,7 @@ def _parameters(path: str, ref: LocalObjectReference, namespace: str) -> Iterato
 
 def _of_route(route: Route) -> Iterator[_Reference]:
     for n, parent in enumerate(route.spec.parent_refs):
-        if (parent.group, parent.kind) == (GATEWAY_GROUP, Gateway.KIND):
-            to = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
+        if (to := parent_of(parent, route.metadata.namespace)) is not None:
             yield _Reference(f"spec.parentRefs[{n}].name", to, REASON)
     for n, rule in enumerate(route.spec.rules):
         for m, ref in enumerate(rule.backend_refs):
@@ -456,12 +491,12 @@ def _loops(
         if endpoint.fqdn is not None and endpoint.fqdn.hostname in _THIS_MACHINE:
             here.append(("fqdn", endpoint.fqdn.hostname, endpoint.fqdn.port))
         for field, host, port in here:
-            gateways = (held[ref] for ref in listening(port))
+            owners = (held[ref] for ref in listening(port))
             listeners = (
-                f"listener {each.name} of {gateway.ref}"
-                for gateway in gateways
-                if isinstance(gateway, Gateway)
-                for each in gateway.spec.listeners
+                f"listener {each.name} of {owner.ref}"
+                for owner in owners
+                if isinstance(owner, Gateway | ListenerSet)
+                for each in owner.spec.listeners
                 if each.port == port
             )
             if (listener := next(listeners, None)) is not None:
@@ -505,7 +540,7 @@ def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iter
 
 def _uncovered(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:
     """The listeners whose hostname is in none of their certificates: clients refuse what Envoy serves."""
-    if not isinstance(resource, Gateway):
+    if not isinstance(resource, Gateway | ListenerSet):
         return
     for n, listener in enumerate(resource.spec.listeners):
         if not listener.hostname or listener.tls is None or not listener.tls.certificate_refs:
@@ -547,8 +582,8 @@ def _effect(ref: Ref, reason: str) -> str:
         return " Nothing is guarded by this reference."
     if ref.is_a(BackendTLSPolicy):
         return " This policy adds TLS to no requests there."
-    if ref.is_a(Gateway):
-        return " This Gateway is not served."
+    if ref.is_a(Gateway) or ref.is_a(ListenerSet):
+        return f" This {ref.kind} is not served."
     return (
         " No request gets to this route through it."
         if ref.kind.endswith("Route")

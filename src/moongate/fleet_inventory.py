@@ -37,6 +37,7 @@ from moongate.attach.fleets import keeps_what_it_has
 from moongate.engine import Failed
 from moongate.store import shard
 from moongate.xds import (
+    client_certificates,
     clusters,
     connection_chains,
     destinations,
@@ -50,6 +51,7 @@ from moongate.xds import (
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     CertificateSecret,
+    ClientAuthoritiesSecret,
     PolicySecret,
     SecretServerCluster,
 )
@@ -231,8 +233,9 @@ class FleetInventory:
         self._inventory(route_configurations, (fleet,), self._route_configurations)
         self._inventory(draining_tables, (fleet,), self._route_configurations)
         self._inventory(secrets.secret_refs, (fleet,), self._secrets)
-        self._inventory(sinks.sink_keys, (fleet,), self._sinks)
-        self._inventory(sinks.sink_secrets, (fleet,), self._sinks)
+        self._inventory(secrets.listener_needs, (fleet,), self._keys)
+        self._inventory(sinks.sink_keys, (fleet,), self._keys)
+        self._inventory(sinks.sink_secrets, (fleet,), self._keys)
         self._inventory(sinks.metric_keys, (fleet,), self._metric_sinks)
         self._inventory(connection_chains.empty_clusters, (fleet,), self._empty_clusters)
         self._shards: dict[int, Root[Any]] = {}
@@ -309,7 +312,7 @@ class FleetInventory:
     def _secrets(self, value: tuple[Ref, ...]) -> Iterator[_Part]:
         yield "", [(SECRET, names.secret(ref), secrets.secret, (self._fleet, ref)) for ref in value]
 
-    def _sinks(self, value: tuple[ResourceKey, ...]) -> Iterator[_Part]:
+    def _keys(self, value: tuple[ResourceKey, ...]) -> Iterator[_Part]:
         yield "", [named for key in value for named in _built_from(key)]
 
     def _metric_sinks(self, value: tuple[SinkCluster, ...]) -> Iterator[_Part]:
@@ -489,6 +492,8 @@ def _built_from(key: ResourceKey) -> Iterator[Named]:
         yield SECRET, key.name, secrets.policy_secret, (key,)
     elif isinstance(key, AuthoritiesSecret):
         yield SECRET, key.name, secrets.authorities_secret, (key,)
+    elif isinstance(key, ClientAuthoritiesSecret):
+        yield SECRET, key.name, client_certificates.client_authorities_secret, (key,)
     elif isinstance(key, CertificateSecret):
         # The same call as for a listener, which may serve the same certificate.
         yield SECRET, key.name, secrets.secret, (key.fleet, key.secret)

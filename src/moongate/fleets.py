@@ -32,7 +32,7 @@ from moongate.ads.lateness import LATE_SECONDS
 from moongate.ads.needs import addresses
 from moongate.ads.server import AdsServer
 from moongate.ads.transports import unix_socket
-from moongate.api.base import FleetId, Ref, milliseconds
+from moongate.api.base import FleetId, ListenerId, Ref, milliseconds
 from moongate.attach.bootstraps import amended, with_parts
 from moongate.attach.gateways import fleet_proxy
 from moongate.chain_transitions import ChainTransitions
@@ -266,12 +266,12 @@ class Fleets:
         ]
 
     def envoy_states(self) -> dict[Ref, EnvoyState]:
-        """The state of each Gateway's Envoy."""
+        """The state of the Envoy of each Gateway and ListenerSet."""
         refusals = self.refusals()
         return {
-            gateway: self._state_of(name, fleet, gateway, refusals)
+            owner: self._state_of(name, fleet, owner, refusals)
             for name, fleet in self._fleets.items()
-            for gateway in fleet.gateways()
+            for owner in fleet.owners()
         }
 
     def urls(self) -> tuple[str, ...]:
@@ -623,12 +623,17 @@ class Fleets:
             self._ads.retry(name, one.type_url, one.name)
 
     def _state_of(
-        self, name: str, fleet: RunningFleet, gateway: Ref, refusals: tuple[Refusal, ...]
+        self, name: str, fleet: RunningFleet, owner: Ref, refusals: tuple[Refusal, ...]
     ) -> EnvoyState:
         # The quarantine cannot take out an entry of these.
         stuck = [r for r in self._refused_by(name, fleet) if not self._is_searched(fleet, r)]
-        messages = [f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}" for r in stuck]
-        own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, gateway)]
+        members = fleet.listener_members() if stuck else {}
+        messages = [
+            f"{r.type_url.rpartition('.')[2]} {r.name}: {fleet.message(r)}"
+            for r in stuck
+            if r.type_url != LISTENER or _is_of(owner, members.get(r.name))
+        ]
+        own = [r for r in refusals if r.fleet == fleet.id and _concerns(r, owner)]
         messages += [f"{r.what}: {r.message}" for r in own]
         if fleet.process.bootstrap_error:
             messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
@@ -636,7 +641,7 @@ class Fleets:
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}
         served = fleet.listener_members() if refused else {}
-        out = {member.name: r.message for r in own for member in r.listeners if member.gateway == gateway}
+        out = {member.name: r.message for r in own for member in r.listeners if member.owner == owner}
         serving = fleet.process.state is State.READY and bool(self._ads.nodes(name))
         return EnvoyState(
             serving=int(serving),
@@ -653,18 +658,18 @@ class Fleets:
                     )
                     for name, why in sorted(refused.items())
                     for member in served.get(name, ())
-                    if member.gateway == gateway
+                    if member.owner == owner
                 ),
                 *(RefusedListener(at, "Invalid", message) for at, message in sorted(out.items())),
             ),
-            unopened=tuple(self._unopened(name, fleet, gateway)) if fleet.late is not None else (),
+            unopened=tuple(self._unopened(name, fleet, owner)) if fleet.late is not None else (),
         )
 
-    def _unopened(self, name: str, fleet: RunningFleet, gateway: Ref) -> Iterator[str]:
-        """The listeners of a Gateway whose newest version its Envoy has not acknowledged."""
+    def _unopened(self, name: str, fleet: RunningFleet, owner: Ref) -> Iterator[str]:
+        """The listeners of a Gateway or ListenerSet whose newest version its Envoy has not acknowledged."""
         for envoy_listener, members in fleet.listener_members().items():
             if fleet.listening.get(envoy_listener) != self._ads.version(name, LISTENER, envoy_listener):
-                yield from (member.name for member in members if member.gateway == gateway)
+                yield from (member.name for member in members if member.owner == owner)
 
     def _is_searched(self, fleet: RunningFleet, rejection: Rejection) -> bool:
         """Whether the quarantine may still find the entry at fault; statuses then report that entry only."""
@@ -674,6 +679,11 @@ class Fleets:
         return self._quarantine.searches(*about) and (changed or self._quarantine.is_searching(*about))
 
 
-def _concerns(refusal: Refusal, gateway: Ref) -> bool:
-    """Whether a Gateway's status reports a refusal: with ``mergeGateways`` other Gateways share the fleet."""
-    return not refusal.listeners or any(listener.gateway == gateway for listener in refusal.listeners)
+def _is_of(owner: Ref, members: tuple[ListenerId, ...] | None) -> bool:
+    """Whether a Gateway or ListenerSet has one of some listeners; so if these are not known."""
+    return members is None or any(member.owner == owner for member in members)
+
+
+def _concerns(refusal: Refusal, owner: Ref) -> bool:
+    """Whether the status of a Gateway or ListenerSet reports a refusal: others may share the fleet."""
+    return not refusal.listeners or any(listener.owner == owner for listener in refusal.listeners)

@@ -10,13 +10,15 @@ import re
 from typing import TYPE_CHECKING
 
 from moongate.api.backend import Backend
-from moongate.api.base import GATEWAY_GROUP, fields_of
+from moongate.api.base import fields_of
 from moongate.api.core import EndpointSlice
-from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteRule
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import ConnectionRule, RequestRule, Route
+from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.policies import Policy
 from moongate.attach.route_kinds import route_kind
+from moongate.attach.routes import parent_of
 from moongate.features import FEATURES
 from moongate.problem import Problem
 
@@ -50,6 +52,13 @@ def hints(resource: Resource | None) -> Iterator[Problem]:
             for n, rule in enumerate(resource.spec.rules):
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_rule(resource.KIND, rule))
                 yield from (problem.under(f"spec.rules[{n}]") for problem in _of_paths(rule))
+        case ListenerSet():
+            if parent_of_set(resource) is None:
+                message = (
+                    f"The parent is a {resource.spec.parent_ref.kind}; only a Gateway takes listeners, so "
+                    "these are not served, and no status reports it."
+                )
+                yield Problem("spec.parentRef", message, UNUSED)
         case Backend():
             for n, endpoint in enumerate(resource.spec.endpoints):
                 for kind, at in (("ip", endpoint.ip), ("fqdn", endpoint.fqdn)):
@@ -77,10 +86,10 @@ def _of_parents(route: Route) -> Iterator[Problem]:
         message = "The route names no parent, so no request comes here. Name a Gateway."
         yield Problem("spec.parentRefs", message, UNUSED)
     for n, parent in enumerate(route.spec.parent_refs):
-        if (parent.group, parent.kind) != (GATEWAY_GROUP, Gateway.KIND):
+        if parent_of(parent, route.metadata.namespace) is None:
             message = (
-                f"The parent is a {parent.kind}; only a Gateway is served here, so no request comes by this "
-                "parent, and no status reports it."
+                f"The parent is a {parent.kind}; only a Gateway or a ListenerSet is served here, so no "
+                "request comes by this parent, and no status reports it."
             )
             yield Problem(f"spec.parentRefs[{n}]", message, UNUSED)
 

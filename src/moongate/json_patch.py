@@ -191,7 +191,7 @@ def read(message: type[M], document: Any) -> M:
     """The message that a JSON document means."""
     try:
         for name in _types(document):
-            _import_type(name)
+            import_type(name)
         return json_format.ParseDict(document, message())
     except Exception as error:  # noqa: BLE001 - whatever protobuf raises, somebody wrote this document
         raise PatchError(f"The result is no {message.DESCRIPTOR.name}: {_words(error)}") from None
@@ -211,7 +211,7 @@ def _types(document: Any) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _import_type(name: str) -> None:
+def import_type(name: str) -> None:
     """Import the modules where a message may be defined. There are hundreds, too many for the start."""
     package = name.rpartition(".")[0]
     if not package.startswith(_OWN_PACKAGES):

@@ -13,6 +13,7 @@ from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.serviceimport import ServiceImport
 from moongate.attach.route_kinds import ROUTE_KINDS, ROUTE_TYPES
 from moongate.policies import POLICY_KINDS
@@ -20,6 +21,7 @@ from moongate.policies import POLICY_KINDS
 READ: tuple[type[Resource], ...] = (
     GatewayClass,
     Gateway,
+    ListenerSet,
     *ROUTE_TYPES,
     HTTPRouteFilter,
     ReferenceGrant,
@@ -45,7 +47,6 @@ _GROUPS: Mapping[str, str] = {kind.KIND: kind.GROUP for kind in READ}
 UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
     {
         *((GATEWAY_GROUP, kind.name) for kind in ROUTE_KINDS),
-        (GATEWAY_GROUP, "ListenerSet"),
         ("gateway.networking.x-k8s.io", "XListenerSet"),
         ("gateway.networking.x-k8s.io", "XBackend"),
         ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
@@ -59,6 +60,11 @@ UNBUILT_KINDS: frozenset[tuple[str, str]] = frozenset(
 
 def unbuilt(kind: str) -> str:
     """What to say about a resource of a kind that is not built yet."""
+    if kind == "XListenerSet":
+        return (
+            "XListenerSet is not served any more: write apiVersion: gateway.networking.k8s.io/v1 and kind: "
+            "ListenerSet. This resource has no effect."
+        )
     return f"{kind} is not built yet: this resource has no effect."
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from moongate.api.base import ListenerId, Ref
+from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
+
 if TYPE_CHECKING:
-    from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.base import FleetId
 
 INVALID_CLUSTER = "invalid-backend-cluster"
 """Carries the weight of backends that cannot be used; it is never defined, so its share gets an error."""
@@ -20,6 +24,8 @@ EMPTY_CLUSTER = "EmptyCluster"
 """Has no endpoints: connections are sent there that no route takes, and so are closed. Also their chain."""
 ALL_RULES = -1
 """Stands for the rules of a route of connections: their backends are taken together."""
+OF_SERVER_NAMES = -2
+"""Stands for them where connections go to the hosts that their clients ask for."""
 
 SCOPES = "xdstp:///envoy.config.route.v3.ScopedRouteConfiguration/"
 """What the names of all parts of scoped tables begin with."""
@@ -40,6 +46,20 @@ def listener(of: ListenerId) -> str:
     """A listener, its plain-HTTP route configuration, its filter chain."""
     owners = dict.fromkeys((of.gateway, of.owner))
     return "/".join((*(f"{ref.namespace}/{ref.name}" for ref in owners), of.name))
+
+
+def listener_of(name: str) -> ListenerId | None:
+    """The listener that ``listener`` names; ``None`` when it is no such name."""
+    match name.split("/"):
+        case [namespace, gateway, name]:
+            owner = Ref.of(Gateway, namespace, gateway)
+            return ListenerId(owner, owner, name)
+        case [namespace, gateway, of_set, listener_set, name]:
+            return ListenerId(
+                Ref.of(Gateway, namespace, gateway), Ref.of(ListenerSet, of_set, listener_set), name
+            )
+        case _:
+            return None
 
 
 def scoped_table(table: str) -> str:
@@ -81,9 +101,9 @@ def connection_chain(route: Ref) -> str:
     return f"{route.kind.lower()}/{route.namespace}/{route.name}"
 
 
-def connection_cluster(route: Ref) -> str:
+def connection_cluster(route: Ref, rules: int = ALL_RULES) -> str:
     """The cluster that all backends of a route of connections share."""
-    return rule(route, ALL_RULES)
+    return rule(route, rules)
 
 
 def stable_rule(route: Ref, identity: str) -> str:
@@ -150,6 +170,11 @@ def secret(ref: Ref) -> str:
 def authorities(owner: Ref) -> str:
     """The secret with the CAs that a BackendTLSPolicy or Backend names."""
     return f"{owner.name}/{owner.namespace}-ca"
+
+
+def client_authorities(gateway: Ref, place: str) -> str:
+    """The secret with the CAs that a Gateway names for clients, by default or for a port."""
+    return f"gateway/{gateway.namespace}/{gateway.name}/{place}/ca.crt"
 
 
 def secret_server(socket: str) -> str:

@@ -8,7 +8,8 @@ took last; if they never took one, its listeners go without it. The statuses of 
 version of the Secret is tried at once.
 
 The same goes for certificates that clusters show to backends, and for the CAs by which they check those. If
-Envoys never took any, the backends get no request.
+Envoys never took any, the backends get no request. So it is for the CAs by which listeners check clients; if
+Envoys never took any, these listeners are not served.
 
 Fact: an Envoy keeps a certificate that it refuses, beside the one in force, and refuses any change of a
 listener that uses it. So what was in force is to be sent again, and listeners are to be tried again then.
@@ -23,15 +24,17 @@ from moongate.api.base import Ref
 from moongate.api.core import Secret
 from moongate.attach.backend_tls import OF_SYSTEM, authorities_contents
 from moongate.attach.certificates import RefusedCertificate, contents, refused_certificate
+from moongate.attach.client_validation import ClientAuthorities, client_authorities_contents
 from moongate.engine import Failed
 from moongate.recent_versions import RecentVersions
-from moongate.xds.cluster_keys import AuthoritiesSecret
+from moongate.xds.cluster_keys import AuthoritiesSecret, ClientAuthoritiesSecret
 from moongate.xds.wire import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from moongate.api.base import FleetId
+    from moongate.engine import Db
     from moongate.world import World
     from moongate.xds.wire import XdsResource
 
@@ -42,8 +45,8 @@ class _Fleet:
         """By name, the recent versions of a certificate."""
         self.news: dict[str, tuple[str, str]] = {}
         """By name, the version that was refused last and is to be judged, and why it was."""
-        self.refused: dict[str, tuple[Ref, RefusedCertificate]] = {}
-        """By name, the Secrets whose cells say something, and what."""
+        self.refused: dict[str, tuple[Ref | ClientAuthorities, RefusedCertificate]] = {}
+        """By name, the sources whose cells say something, and what."""
 
 
 class RefusedCertificates:
@@ -97,8 +100,7 @@ class RefusedCertificates:
             ref = _source(self._world.built_from(fleet_id, SECRET, name))
             if ref is None or current is None or current.version != version:
                 continue  # it is another one by now, which has yet to be answered
-            of = contents if ref.is_a(Secret) else authorities_contents
-            held = of.attempt(self._world.db, ref)
+            held = _contents(self._world.db, ref)
             if not isinstance(held, Failed):
                 refused = RefusedCertificate(held, message, fleet.sent[name].acknowledged())
                 wrote |= self._world.write(refused_certificate(fleet_id, ref), refused)
@@ -112,11 +114,20 @@ class RefusedCertificates:
         return wrote
 
 
-def _source(arguments: tuple[object, ...]) -> Ref | None:
+def _contents(db: Db, source: Ref | ClientAuthorities) -> str | Failed:
+    """What tells one state of a source from the next."""
+    if isinstance(source, ClientAuthorities):
+        return client_authorities_contents.attempt(db, source)
+    return (contents if source.is_a(Secret) else authorities_contents).attempt(db, source)
+
+
+def _source(arguments: tuple[object, ...]) -> Ref | ClientAuthorities | None:
     """The Secret that an xDS secret holds, or what names its CAs; ``None`` for others."""
     for each in arguments:
         if isinstance(each, AuthoritiesSecret):
             return each.owner or OF_SYSTEM
+        if isinstance(each, ClientAuthoritiesSecret):
+            return each.of
         if isinstance(each, Ref) and each.is_a(Secret):
             return each
     return None

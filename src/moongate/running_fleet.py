@@ -13,7 +13,7 @@ from msgspec import Struct
 from moongate.api.base import FleetId, Ref
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, members
-from moongate.attach.listeners import listeners
+from moongate.attach.listeners import fleet_owners, listeners
 from moongate.engine import Failed
 from moongate.infra.port_handover import PortHandover
 from moongate.infra.process import EnvoyProcess, State
@@ -126,6 +126,10 @@ class RunningFleet:
         """The Gateways that share the fleet."""
         return self._query(members, self.id)
 
+    def owners(self) -> tuple[Ref, ...]:
+        """The Gateways and ListenerSets whose listeners the fleet has."""
+        return self._query(fleet_owners, self.id)
+
     def hosts(self) -> tuple[str, ...]:
         """The addresses at which clients on this machine reach the fleet; at least one."""
         reached = (_CONNECT_TO.get(a, a) for a in self._query(bind_addresses, self.id))
@@ -151,7 +155,7 @@ class RunningFleet:
             if envoy.name not in refused and self.ports.get(envoy.name) == envoy.container_port:
                 serving |= set(envoy.members)
         (host, *_) = self.hosts()
-        for listener in (each for gateway in self.gateways() for each in self._query(listeners, gateway)):
+        for listener in (each for owner in self.owners() for each in self._query(listeners, owner)):
             if listener.id in serving:
                 named = listener.hostname and "*" not in listener.hostname
                 at = listener.hostname if named else f"[{host}]" if ":" in host else host

@@ -39,6 +39,7 @@ from moongate.api.core import EndpointSlice, Service
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.listenerset import ListenerSet
 from moongate.attach import (
     backends,
     connections,
@@ -46,6 +47,7 @@ from moongate.attach import (
     gateways,
     grants,
     host_ports,
+    listener_sets,
     patch_policies,
     policies,
     routes,
@@ -62,6 +64,7 @@ from moongate.status import failures
 from moongate.status.backend_tls import USERS, backend_tls_status
 from moongate.status.backends import backend_status
 from moongate.status.gateways import class_status, gateway_status, proxy_status
+from moongate.status.listener_sets import listener_set_status
 from moongate.status.patch_policies import patch_policy_status
 from moongate.status.policies import policy_status
 from moongate.status.routes import route_status
@@ -85,6 +88,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
     gateways.CLASSES,
     gateways.GATEWAYS,
     gateways.PROXY_USERS,
+    listener_sets.LISTENER_SETS,
     host_ports.PORT_USERS,
     grants.GRANTS,
     routes.DEFAULT_GATEWAYS,
@@ -109,6 +113,7 @@ INDEXES: Final[tuple[AnyIndex, ...]] = (
 STATUSES: Final[Mapping[type[Resource], Query[..., Any]]] = {
     GatewayClass: class_status,
     Gateway: gateway_status,
+    ListenerSet: listener_set_status,
     **dict.fromkeys(ROUTE_TYPES, route_status),
     Backend: backend_status,
     BackendTLSPolicy: backend_tls_status,
@@ -337,6 +342,11 @@ class World:
         """One resource of a fleet, as last settled."""
         entry = self._entry(fleet, type_url, name)
         return entry.held if entry is not None else None
+
+    def fails(self, fleet: FleetId, type_url: str, name: str) -> bool:
+        """Whether a resource could not be built, by a bug of moongate, when it was last to be settled."""
+        entry = self._entry(fleet, type_url, name)
+        return entry is not None and entry.root is not None and isinstance(entry.root.value, Failed)
 
     def names_resource(self, fleet: FleetId, type_url: str, name: str) -> bool:
         """Whether a fleet is to have a resource of that name, as last settled."""

@@ -653,6 +653,33 @@ def test_routes_wait_for_the_secrets_that_their_listeners_ask_for(served: Conver
     """)
 
 
+def test_listeners_wait_for_the_secrets_of_the_same_change(served: Conversation) -> None:
+    """A chain that was made for other authorities must take nobody by the former ones."""
+    served.says("""
+        == S+s=1
+        >> S +s
+        << S s=1
+        == S+s=2 L+l=2
+        >> S ack
+        << S s=2
+        >> S ack
+        << L l=2
+    """)
+
+
+def test_listeners_do_not_wait_for_secrets_that_they_will_ask_for(served: Conversation) -> None:
+    served.says("""
+        == S+s=1 L+l=2
+        << L l=2
+        >> S +s
+        << S s=1
+        == L+m=1
+        >> L ack
+        >> S nack odd
+        << L m=1
+    """)
+
+
 def test_routes_do_not_wait_for_secrets_that_do_not_exist(served: Conversation) -> None:
     served.says("""
         == L+l=2 R+r=2

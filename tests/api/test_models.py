@@ -19,6 +19,7 @@ from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.grpcroute import GRPCRoute
 from moongate.api.httproute import HTTPRoute
 from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.tcproute import TCPRoute, TCPRouteV1
 from moongate.api.tlsroute import TLSRoute, TLSRouteV1
 from moongate.api.udproute import UDPRoute, UDPRouteV1
@@ -44,6 +45,7 @@ MIRRORED: list[tuple[type[Resource], str, Mapping[str, str]]] = [
             ".spec.addresses[]: has a rule of its own, self.type == 'IPAddress'": "a format in the CRD",
         },
     ),
+    (ListenerSet, f"{GATEWAY_API}listenersets.yaml", {}),
     (ReferenceGrant, f"{GATEWAY_API}referencegrants.yaml", {}),
     (BackendTLSPolicy, f"{GATEWAY_API}backendtlspolicies.yaml", {}),
     (HTTPRoute, f"{GATEWAY_API}httproutes.yaml", {}),

@@ -26,6 +26,12 @@ def config_map(data: str) -> str:
     return f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: pages, namespace: default}}, {data}}}"
 
 
+def secret(data: str, *, namespace: str = "default") -> str:
+    metadata = f"metadata: {{name: token, namespace: {namespace}}}"
+    return f"{{apiVersion: v1, kind: Secret, {metadata}, stringData: {{{data}}}}}"
+
+
+INJECTION = "{credentialInjection: {credential: {valueRef: {name: token}}}}"
 VALUE_REF = "{directResponse: {body: {type: ValueRef, valueRef: {group: '', kind: ConfigMap, name: pages}}}}"
 
 
@@ -88,13 +94,66 @@ def test_a_body_that_is_nowhere_refuses_the_filter(others: tuple[str, ...]) -> N
         "{directResponse: {statusCode: 600}}",
         "{directResponse: {body: {type: Inline, inline: 'of %REQ(x'}}}",
         "{credentialInjection: {credential: {valueRef: {name: secret}}}}",
+        "{credentialInjection: {header: host, credential: {valueRef: {name: token}}}}",
+        "{credentialInjection: {header: Content-Length, credential: {valueRef: {name: token}}}}",
+        "{credentialInjection: {header: 'a b', credential: {valueRef: {name: token}}}}",
+        "{credentialInjection: {header: '', credential: {valueRef: {name: token}}}}",
+        "{credentialInjection: {credential: {valueRef: {kind: ConfigMap, name: token}}}}",
+        "{credentialInjection: {credential: {valueRef: {name: token, namespace: other}}}}",
     ],
 )
 def test_a_filter_that_cannot_be_honoured_is_refused(spec: str) -> None:
-    verdict = judged(spec)
+    verdict = judged(spec, secret("credential: abc"), secret("credential: abc", namespace="other"))
 
     assert verdict.refused is not None
     assert verdict.refused.reason == "UnsupportedValue"
+    assert "abc" not in verdict.refused.message
+
+
+@pytest.mark.parametrize("value", ["abc", "Bearer a.b-c=", "Basic YTpi", "two  blanks", "\u00e9"])
+def test_a_credential_is_the_value_of_a_header(value: str) -> None:
+    verdict = judged(INJECTION, secret(f"credential: '{value}'"))
+
+    assert verdict.refused is None
+    assert verdict.credential is not None
+    assert verdict.of_backend
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["password: abc", "credential: ''", "credential: 'abc '", 'credential: "abc\\n"', 'credential: "a\\0bc"'],
+)
+def test_a_secret_without_a_credential_refuses_the_filter_and_its_content_is_not_said(data: str) -> None:
+    verdict = judged(INJECTION, secret(data))
+
+    assert verdict.refused is not None
+    assert "Secret default/token" in verdict.refused.message
+    assert "abc" not in verdict.refused.message
+
+
+def test_a_credential_in_another_namespace_wants_a_grant() -> None:
+    elsewhere = INJECTION.replace("name: token", "name: token, namespace: other")
+    grant = """
+        apiVersion: gateway.networking.k8s.io/v1beta1
+        kind: ReferenceGrant
+        metadata: {name: grant, namespace: other}
+        spec:
+          from: [{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, namespace: default}]
+          to: [{group: '', kind: Secret}]
+    """
+
+    assert judged(elsewhere, secret("credential: abc", namespace="other")).faulty
+    assert not judged(elsewhere, secret("credential: abc", namespace="other"), grant).faulty
+
+
+@pytest.mark.parametrize("more", ["directResponse: {}", "matches: [{cookies: [{name: a, value: b}]}]"])
+def test_what_a_backend_has_no_place_for_makes_it_a_filter_of_rules(more: str) -> None:
+    verdict = judged(
+        INJECTION.replace("{credentialInjection", f"{{{more}, credentialInjection"), secret("credential: abc")
+    )
+
+    assert not verdict.faulty
+    assert not verdict.of_backend
 
 
 def test_a_filter_that_does_not_exist_is_a_reference_that_leads_nowhere() -> None:

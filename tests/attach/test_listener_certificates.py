@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from moongate.api.base import ListenerId, Ref
+from moongate.api.core import Secret
+from moongate.api.listenerset import ListenerSet
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.problem import Problem
-from tests.core import Core, gateway, https, tls_secret
+from tests.core import EG, Core, allowing, gateway, http, https, listener_set, tls_secret
 from tests.routes import WEB
 
 
@@ -60,3 +63,27 @@ def test_a_secret_of_another_namespace_is_usable_only_with_a_grant() -> None:
 
 def test_a_listener_that_is_gone_has_no_certificates() -> None:
     assert listener_certificates(Core().db, WEB).served == ()
+
+
+def test_a_secret_for_a_set_needs_a_grant_for_sets() -> None:
+    core = Core(
+        gateway(http("web"), allowedListeners=allowing("All")),
+        listener_set(https("more", "cert, namespace: elsewhere"), namespace="shop"),
+    )
+    of_set = Ref.of(ListenerSet, "shop", "more")
+    listener = ListenerId(EG, of_set, "more")
+
+    [refused] = certificate_refs(core.db, listener)
+    assert isinstance(refused, Problem)
+    assert refused.reason == "RefNotPermitted"
+    assert "lets this ListenerSet use" in refused.message
+
+    core.apply("""
+    apiVersion: gateway.networking.k8s.io/v1
+    kind: ReferenceGrant
+    metadata: {name: certificates, namespace: elsewhere}
+    spec:
+      from: [{group: gateway.networking.k8s.io, kind: ListenerSet, namespace: shop}]
+      to: [{group: "", kind: Secret}]
+    """)
+    assert certificate_refs(core.db, listener) == (Ref.of(Secret, "elsewhere", "cert"),)

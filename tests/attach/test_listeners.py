@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from moongate.api.base import ListenerId, Ref
 from moongate.api.core import Secret
 from moongate.api.shared import LabelSelector
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.listeners import (
-    attachable,
-    listeners,
-    namespace_labels,
-    selects,
-)
+from moongate.attach.listeners import attachable, listeners
+from moongate.attach.namespaces import namespace_labels, selects
 from tests.core import EG, EG_FLEET, Core, gateway, http, https, tls_secret
 
 
@@ -170,18 +164,6 @@ def test_a_wrong_kind_leaves_the_right_ones_supported() -> None:
     assert listeners(core.db, EG)[0].kinds == (("gateway.networking.k8s.io", "HTTPRoute"),)
 
 
-def test_client_certificates_that_are_asked_for_keep_the_listener_closed() -> None:
-    """They are not checked yet; open without the check would be worse than closed."""
-    ca = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}
-    frontend: dict[str, Any] = {"default": {"validation": ca}, "perPort": [{"port": 8443, "tls": {}}]}
-    core = Core(
-        gateway(https("a", "cert"), https("b", "cert", port=8443), tls={"frontend": frontend}),
-        tls_secret("cert", "x.io"),
-    )
-
-    assert [each.ready for each in listeners(core.db, EG)] == [False, True]
-
-
 def test_a_listener_without_a_usable_certificate_is_accepted_but_not_served() -> None:
     core = Core(gateway(https("a", "gone")))
     expected = {"Accepted": "Accepted", "Programmed": "!Invalid", "ResolvedRefs": "!InvalidCertificateRef"}
@@ -208,40 +190,6 @@ def test_a_certificate_of_another_namespace_needs_a_grant() -> None:
 
     assert refused == {"a": {"Programmed": "!Invalid", "ResolvedRefs": "!RefNotPermitted"}}
     assert verdicts(core) == {"a": FINE}
-
-
-def test_overlapping_certificates_turn_http2_off_on_all_that_overlap() -> None:
-    core = Core(
-        gateway(
-            https("wide", "wide", hostname="*.x.io"),
-            https("one", "one", hostname="a.x.io"),
-            https("two", "two", hostname="b.x.io"),
-            https("other", "other", hostname="y.io"),
-        ),
-        tls_secret("wide", "*.x.io"),
-        tls_secret("one", "a.x.io"),
-        tls_secret("two", "b.x.io"),
-        tls_secret("other", "y.io"),
-    )
-
-    assert {each.id.name: each.http1_only for each in listeners(core.db, EG)} == {
-        "wide": True,
-        "one": True,
-        "two": True,
-        "other": False,
-    }
-    assert verdicts(core)["two"]["OverlappingTLSConfig"] == "OverlappingCertificates"
-
-
-def test_overlapping_hostnames_are_only_reported() -> None:
-    core = Core(
-        gateway(https("wide", "one", hostname="*.x.io"), https("narrow", "two", hostname="a.x.io")),
-        tls_secret("one", "one.test"),
-        tls_secret("two", "two.test"),
-    )
-
-    assert verdicts(core)["narrow"] == FINE | {"OverlappingTLSConfig": "OverlappingHostnames"}
-    assert not listeners(core.db, EG)[1].http1_only
 
 
 def test_relabelling_a_namespace_changes_what_is_selected_and_no_listener() -> None:

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from moongate.api.base import ListenerId, Ref
 from moongate.api.httproute import HTTPRoute
+from moongate.api.listenerset import ListenerSet
 from moongate.attach.routes import (
     attached_counts,
     attached_hosts,
@@ -21,7 +22,7 @@ from moongate.attach.routes import (
 )
 from moongate.engine import Failed
 from moongate.store import SHARDS, get
-from tests.core import EG, Core, gateway, http, https
+from tests.core import EG, Core, allowing, gateway, http, https, listener_set
 from tests.routes import WEB, by_default, http_route, route_ref, rule
 
 OWN = ListenerId(EG, EG, "own")
@@ -351,3 +352,67 @@ def test_a_default_gateway_that_does_not_let_a_route_in_says_so() -> None:
 
     assert attachment.problem is not None
     assert attachment.problem.reason == "NotAllowedByListeners"
+
+
+SHARED = gateway(http("web"), allowedListeners=allowing("All"))
+MORE = Ref.of(ListenerSet, "shop", "more")
+OF_SET = "{kind: ListenerSet, name: more, namespace: shop}"
+
+
+def test_a_route_reaches_the_listeners_of_the_parent_that_it_names_alone() -> None:
+    core = Core(
+        SHARED,
+        listener_set(http("web", port=81), namespace="shop"),
+        http_route(),
+        http_route(name="more", namespace="shop", parent=OF_SET),
+    )
+    of_set = ListenerId(EG, MORE, "web")
+
+    assert attached_hosts(core.db, route_ref(), WEB) == ("*",)
+    assert attached_hosts(core.db, route_ref(), of_set) == ()
+    more = route_ref("more", namespace="shop")
+    assert (attached_hosts(core.db, more, WEB), attached_hosts(core.db, more, of_set)) == ((), ("*",))
+    assert attached_counts(core.db, MORE) == {of_set: 1}
+
+
+def test_a_listener_of_a_set_takes_routes_of_the_namespace_of_the_set() -> None:
+    core = Core(SHARED, listener_set(http("web", port=81), namespace="shop"), http_route(parent=OF_SET))
+
+    assert refusal(core) == "NotAllowedByListeners"
+
+
+@pytest.mark.parametrize(
+    ("parent", "reason"),
+    [
+        (OF_SET.replace("}", ", sectionName: web, port: 81}"), None),
+        (OF_SET.replace("}", ", sectionName: other}"), "NoMatchingParent"),
+        (OF_SET.replace("}", ", port: 80}"), "NoMatchingParent"),
+    ],
+)
+def test_a_parent_ref_to_a_set_is_narrowed_by_section_and_port(parent: str, reason: str | None) -> None:
+    anybody = http("web", port=81).replace("}", ", allowedRoutes: {namespaces: {from: All}}}")
+    core = Core(SHARED, listener_set(anybody, namespace="shop"), http_route(parent=parent))
+
+    assert refusal(core) == reason
+
+
+def test_a_route_on_a_set_that_is_not_taken_reaches_nothing() -> None:
+    core = Core(gateway(http("web")), listener_set(http("web", port=81), namespace="shop"))
+    core.apply(http_route(namespace="shop", parent=OF_SET))
+
+    [only] = attachments(core.db, route_ref(namespace="shop"))
+    assert only.problem is not None
+    assert only.problem.message == (
+        "The ListenerSet has no listener that could be used; its own status tells why."
+    )
+
+
+def test_a_hostname_belongs_to_the_narrowest_listener_of_a_gateway_and_its_sets() -> None:
+    core = Core(SHARED, http_route(hostnames=("a.io", "b.io")))
+    assert attached_hosts(core.db, route_ref(), WEB) == ("a.io", "b.io")
+
+    core.apply(listener_set(http("own", "a.io"), namespace="shop"))
+    assert attached_hosts(core.db, route_ref(), WEB) == ("b.io",)
+
+    core.apply(listener_set(https("own", "gone", hostname="a.io"), namespace="shop"))
+    assert attached_hosts(core.db, route_ref(), WEB) == ("a.io", "b.io"), "what is not served takes nothing"

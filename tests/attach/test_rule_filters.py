@@ -249,8 +249,9 @@ def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
         EXTRA,
         url_rewrite("{path: {type: ReplaceFullPath, replaceFullPath: /x}}"),
     ):
+        core = Core(extension("HTTPRouteFilter", "extra", "{directResponse: {}}"))
         ref = convert({"name": "shop", "filters": [load(each)]}, HTTPBackendRef)
-        problem = backend_filter_problem(ref)
+        problem = backend_filter_problem(core.db, route_ref(), ref)
         assert problem is not None
         assert problem.reason == "UnsupportedRefValue"
 
@@ -258,8 +259,9 @@ def test_a_backend_ref_takes_no_filter_that_envoy_has_no_place_for() -> None:
 def test_a_fault_in_a_filter_of_a_backend_ref_is_reported() -> None:
     ref = convert({"name": "shop", "filters": [load(url_rewrite("{hostname: 1.2.3.4}"))]}, HTTPBackendRef)
 
-    assert backend_filter_problem(ref) is None
-    fault = backend_filter_fault(ref)
+    db = Core().db
+    assert backend_filter_problem(db, route_ref(), ref) is None
+    fault = backend_filter_fault(db, route_ref(), ref)
     assert fault is not None
     assert fault.reason == "InvalidBackendFilters"
 

@@ -159,9 +159,9 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
     manifests = list(manifests)
     held = {identity(document) for document in manifests}
     named = {
-        (ref["name"], listener.get("hostname", "localhost"))
+        (document["metadata"].get("namespace", "default"), ref["name"], listener.get("hostname", "localhost"))
         for document in manifests
-        if document["kind"] == "Gateway"
+        if document["kind"] in ("Gateway", "ListenerSet")
         for listener in document["spec"]["listeners"]
         for ref in listener.get("tls", {}).get("certificateRefs", ())
     }
@@ -171,7 +171,7 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
         for document in manifests
         if document["kind"] == "BackendTLSPolicy"
         for ref in document["spec"]["validation"].get("caCertificateRefs", ())
-    }
+    } | {ref["name"] for document in manifests for ref in client_authorities(document)}
     return [
         *(
             {
@@ -183,11 +183,19 @@ def certificates(manifests: Iterable[Document]) -> list[Document]:
             for name in sorted(authorities)
         ),
         *(
-            authority.sign(hostname).secret(secret)
-            for secret, hostname in sorted(named)
-            if ("Secret", "default", secret) not in held and secret in (hostname, hostname.split(".")[0])
+            authority.sign(hostname).secret(secret, ns)
+            for ns, secret, hostname in sorted(named)
+            if ("Secret", ns, secret) not in held and secret in (hostname, hostname.split(".")[0])
         ),
     ]
+
+
+def client_authorities(document: Document) -> Iterator[Document]:
+    """The references of a Gateway to authorities of clients."""
+    frontend: Document = document.get("spec", {}).get("tls", {}).get("frontend", {})
+    asked = [frontend.get("default", {}), *(each["tls"] for each in frontend.get("perPort", ()))]
+    for each in asked:
+        yield from each.get("validation", {}).get("caCertificateRefs", ())
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted(FEATURES.glob("*.md"))], ids=name)

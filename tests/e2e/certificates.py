@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -37,21 +40,21 @@ class Certificate(NamedTuple):
 class Authority:
     """Signs certificates that clients of ``client_context`` trust."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "authority of the tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of the tests")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         own = self._builder(self._name, self._key.public_key())
         self._certificate = own.add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         ).sign(self._key, SHA256())
         self.pem = self._certificate.public_bytes(Encoding.PEM)
 
-    def sign(self, *hostnames: str, signs: bool = True) -> Certificate:
-        """A certificate for these names; its key may be one that is not to sign."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def sign(self, *hostnames: str, signs: bool = True, rsa: bool = False, days: int = 36_500) -> Certificate:
+        """A certificate for these names; its key may be one that is not to sign, and it may have expired."""
+        key = generate_rsa(65537, 2048) if rsa else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostnames[0])])
         names = x509.SubjectAlternativeName([x509.DNSName(name) for name in hostnames])
-        made = self._builder(subject, key.public_key()).add_extension(names, critical=False)
+        made = self._builder(subject, key.public_key(), days).add_extension(names, critical=False)
         usage = x509.KeyUsage(
             digital_signature=signs,
             content_commitment=False,
@@ -77,7 +80,9 @@ class Authority:
             context.set_alpn_protocols(list(alpn))
         return context
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: EllipticCurvePublicKey | RSAPublicKey, days: int = 36_500
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -85,5 +90,5 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(_BEGAN)
-            .not_valid_after(_BEGAN + timedelta(days=36_500))
+            .not_valid_after(_BEGAN + timedelta(days=days))
         )

@@ -28,6 +28,12 @@ def gateway(name: str, listeners: str, *, namespace: str = "default", **more: An
     )
 
 
+def listener_set(name: str, listeners: str, *, of: str, namespace: str = "default") -> Document:
+    """A ListenerSet of a Gateway of namespace ``default``; ``listeners`` is a YAML list."""
+    body = {"parentRef": {"name": of, "namespace": "default"}, "listeners": spec(listeners)}
+    return _document(GATEWAY_API, "ListenerSet", name, body, namespace)
+
+
 def route(
     name: str,
     rules: str,
@@ -150,7 +156,8 @@ def backend_tls_policy(name: str, validation: str, *targets: str) -> Document:
 def authorities(name: str, *pem: bytes) -> Document:
     """A ConfigMap with certificates of authorities."""
     held = {"ca.crt": b"".join(pem).decode()}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": held}
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": held}
 
 
 def secret(name: str, *, namespace: str = "default", **data: str) -> Document:

@@ -66,3 +66,15 @@ class SecretServer:
             if not request.version_info:
                 found = [packed(self.secrets[name]) for name in request.resource_names]
                 yield DiscoveryResponse(version_info="1", nonce="1", type_url=SECRET, resources=found)
+
+
+def served(name: str, secret: str, socket: Path) -> dict[str, Any]:
+    """A Secret that stands for one of a server."""
+    data = {"secretName": secret, "url": f"unix://{socket}"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "gateway.envoyproxy.io/sds",
+        "metadata": {"name": name},
+        "stringData": data,
+    }

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from msgspec import structs
@@ -18,7 +19,8 @@ from tests.e2e.backends import Echo, EchoOverTls, either
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import DEADLINE_S, Site, open_site
 from tests.e2e.load import Load
-from tests.e2e.secret_server import SecretServer
+from tests.e2e.secret_server import SecretServer, served
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,6 +30,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 NAME = "shop.internal"
 OURS = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ours}]"
+UNKNOWN = f"{{caCertificateRefs: [{{group: '', kind: ConfigMap, name: gone}}], hostname: {NAME}}}"
 RATE = 120.0
 SWITCH_S = 0.1
 """Workers of Envoy may be so much behind what it acknowledges."""
@@ -189,6 +192,62 @@ async def test_certificates_are_shown_to_a_backend_that_demands_them(site: Secur
         await site.apply(plain)
 
 
+async def test_connections_that_end_here_go_on_by_tls(site: Secured) -> None:
+    """Through a TCPRoute and a TLSRoute, with the Gateway's certificate; to the right backend, or nowhere."""
+    clients, tcp, tls = Authority(), free_port(), free_port()
+    ports = ((tcp, False), (tls, True))
+    async with AsyncExitStack() as stack:
+        strict = EchoOverTls("strict", site.tls.folder)
+        strict.show(site.authority.sign(NAME))
+        strict.demand(clients.pem)
+        await stack.enter_async_context(strict.serving())
+        certificate = "tls: {certificateRefs: [{name: onward}]}"
+        gateway = m.gateway(
+            "onward",
+            f"[{{name: tcp, port: {tcp}, protocol: TCP}},"
+            f" {{name: tls, port: {tls}, protocol: TLS, {certificate}}}]",
+            tls={"backend": {"clientCertificateRef": {"name": "shown"}}},
+        )
+        policy = m.backend_tls_policy("onward", f"{{{OURS}, hostname: {NAME}}}", "Backend/onward")
+        await site.apply(
+            site.authority.sign("onward.test").secret("onward"),
+            clients.sign("of-gateway").secret("shown"),
+            m.local("onward", strict.port),
+            policy,
+            gateway,
+            m.connections("TCPRoute", "onward", "onward", parents="[{name: onward, sectionName: tcp}]"),
+            m.connections(
+                "TLSRoute",
+                "onward",
+                "onward",
+                hostnames=("onward.test",),
+                parents="[{name: onward, sectionName: tls}]",
+            ),
+        )
+
+        assert [await through(site, *at) for at in ports] == ["strict"] * 2
+        assert (strict.asked, strict.shown) == ([NAME] * 2, ["of-gateway"] * 2)
+
+        for validation in (f"{{{OURS}, hostname: other.internal}}", UNKNOWN):
+            await site.apply(m.backend_tls_policy("onward", validation, "Backend/onward"))
+            async with asyncio.timeout(DEADLINE_S):
+                while any([await through(site, *at) for at in ports]):  # noqa: ASYNC110 - as in ``settled``
+                    await asyncio.sleep(0.02)
+            strict.forget()
+            assert [await through(site, *at) for at in ports] == [None] * 2
+            assert strict.requests == []
+        await site.delete(gateway, policy)
+
+
+async def through(site: Secured, port: int, tls: bool) -> str | None:
+    """Who answers a request on a new connection to a port; ``None`` if that is closed instead."""
+    async with httpx.AsyncClient(verify=site.authority.client_context(), trust_env=False) as client:
+        try:
+            return (await site.reached("onward.test", port=port, tls=tls, client=client)).by
+        except httpx.HTTPError:
+            return None
+
+
 async def test_the_older_of_two_policies_is_in_force_and_goes_without_a_gap(site: Secured) -> None:
     first = m.backend_tls_policy("first", f"{{{OURS}, hostname: {NAME}}}", "Backend/tls")
     second = m.backend_tls_policy("second", f"{{{OURS}, hostname: other.internal}}", "Backend/tls")
@@ -318,15 +377,3 @@ async def test_secrets_may_come_from_another_server(site: Secured, tmp_path: Pat
         await settled(other, "served.test", 200)
 
         assert strict.shown[-1] == "of-the-server"
-
-
-def served(name: str, secret: str, socket: Path) -> dict[str, Any]:
-    """A Secret that stands for one of a server."""
-    data = {"secretName": secret, "url": f"unix://{socket}"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "gateway.envoyproxy.io/sds",
-        "metadata": {"name": name},
-        "stringData": data,
-    }

@@ -207,6 +207,26 @@ async def test_policies_hold_for_calls_as_for_requests(site: Site, callees: Call
     assert (await one_call(site, "guarded.test", authorization=password)).code == OK
 
 
+async def test_a_rule_of_calls_may_have_a_name_that_a_policy_names(site: Site, callees: Callees) -> None:
+    del callees
+    await site.apply(
+        m.grpc_route(
+            "named",
+            f"[{{name: cart, matches: [{{method: {{service: shop.Cart}}}}], {m.to('cart')}}},"
+            f" {{{m.to('stock')}}}]",
+        ),
+        m.policy(
+            "BackendTrafficPolicy",
+            "named",
+            "{faultInjection: {abort: {grpcStatus: 8}}}",
+            "GRPCRoute/named/cart",
+        ),
+    )
+
+    assert (await one_call(site, "named.test", "/shop.Cart/Add")).code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await one_call(site, "named.test", "/shop.Stock/Add")).by == "stock"
+
+
 WEB = "application/grpc-web+proto"
 
 

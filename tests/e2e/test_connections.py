@@ -203,6 +203,28 @@ async def test_tls_and_https_share_a_port(site: Site) -> None:
         assert await asked(port, trusting, "other.both.test") is None
 
 
+async def test_tls_that_ends_here_and_tls_that_is_passed_on_share_a_port(site: Site) -> None:
+    port, trusting = free_port(), site.authority.client_context()
+    parents = "[{{name: mixed, sectionName: {}}}]"
+    async with lines(site, "ended"), lines(site, "passed", certificate=site.authority.sign("b.mixed.test")):
+        await site.apply(
+            site.authority.sign("a.mixed.test").secret("mixed"),
+            m.gateway(
+                "mixed",
+                f"[{tls('end', port, 'a.mixed.test', 'mixed')}, {tls('pass', port, 'b.mixed.test')}]",
+            ),
+            *(
+                m.connections(
+                    "TLSRoute", to, to, hostnames=(f"{name}.mixed.test",), parents=parents.format(section)
+                )
+                for name, section, to in (("a", "end", "ended"), ("b", "pass", "passed"))
+            ),
+        )
+
+        assert await asked(port, trusting, "a.mixed.test") == "ended"
+        assert await asked(port, trusting, "b.mixed.test") == "passed"
+
+
 async def test_datagrams_and_connections_share_the_number_of_a_port(site: Site) -> None:
     port = free_port()
     listeners = f"[{tcp('tcp', port)}, {udp('udp', port)}]"

@@ -159,11 +159,18 @@ async def test_a_backend_that_speaks_http2_in_clear_text_is_spoken_to_so(site: S
 
 async def test_a_websocket_is_passed_through(site: Site) -> None:
     async with websocket_echo() as port:
-        await site.apply(m.local("ws", port), m.route("ws", f"[{{{m.to('ws')}}}]"))
+        await site.apply(
+            m.local("ws", port),
+            m.route("ws", f"[{{{m.to('ws')}}}]"),
+            m.service("ws", app_protocol="kubernetes.io/ws"),
+            m.endpoint_slice("ws", port),
+            m.route("ws-service", f"[{{{to_service('ws')}}}]"),
+        )
 
-        async with connect("ws://ws.test/", host="127.0.0.1", port=site.port) as socket:
-            await socket.send("hello")
-            assert await socket.recv() == "hello"
+        for host in ("ws.test", "ws-service.test"):
+            async with connect(f"ws://{host}/", host="127.0.0.1", port=site.port) as socket:
+                await socket.send("hello")
+                assert await socket.recv() == "hello"
 
 
 async def test_a_backend_that_nobody_listens_on_answers_503(site: Site) -> None:

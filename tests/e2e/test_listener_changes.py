@@ -38,6 +38,7 @@ class Case(NamedTuple):
         routes: the hosts of routes.
         parents: of the routes, where it is not the whole Gateway: one text for each configuration.
         guarded: the configurations that come with a policy that lets nobody pass.
+        sets: the listeners of a ListenerSet, one text for each configuration; "" for no ListenerSet.
     """
 
     listeners: list[str]
@@ -46,12 +47,14 @@ class Case(NamedTuple):
     routes: tuple[str, ...] = ("a.test",)
     parents: tuple[str, ...] = ()
     guarded: frozenset[int] = frozenset()
+    sets: tuple[str, ...] = ()
 
 
 P, Q = free_port(), free_port()
 A, A_AT_Q, B = f"http://a.test:{P}", f"http://a.test:{Q}", f"http://b.test:{P}"
 AS, BS = f"https://a.test:{P}", f"https://b.test:{P}"
 BOTH = ("a.test", "b.test")
+BY_BOTH = "[{name: web}, {kind: ListenerSet, name: more}]"
 
 CASES = {
     "listeners exchange their ports": Case(
@@ -135,6 +138,33 @@ CASES = {
         [{0}, {0, 1}, {1}],
         parents=(at("web", "one"), at("web"), at("web", "two")),
     ),
+    "a ListenerSet comes beside a listener of its port and goes": Case(
+        [http("one", P, "a.test")] * 2,
+        [A, B],
+        [{0}, {0, 1}],
+        BOTH,
+        sets=("", http("two", P, "b.test")),
+    ),
+    "a ListenerSet with a certificate comes and goes": Case(
+        [https("one", P, "a", "a.test")] * 2,
+        [AS, BS],
+        [{0}, {0, 1}],
+        BOTH,
+        sets=("", https("two", P, "b", "b.test")),
+    ),
+    "a plaintext listener goes from the Gateway to a ListenerSet and back": Case(
+        [f"{http('other', Q)}, {http('one', P)}", http("other", Q)],
+        [A, A_AT_Q],
+        [{0, 1}, {0, 1}],
+        sets=("", http("one", P)),
+    ),
+    "a listener with a certificate goes to a ListenerSet and back as a policy comes": Case(
+        [f"{http('other', Q)}, {https('one', P, 'wild', 'a.test')}", http("other", Q)],
+        [AS, A_AT_Q],
+        [{0, 1}, set()],
+        guarded=frozenset({1}),
+        sets=("", https("one", P, "wild", "a.test")),
+    ),
     "HTTP becomes HTTPS and HTTP again": Case([http("one", P), https("one", P, "wild")], [A, AS], [{0}, {1}]),
 }
 
@@ -149,13 +179,14 @@ async def test_no_request_fails_and_nobody_passes_who_must_not(
     guard = m.policy("SecurityPolicy", "guard", "basicAuth: {users: {name: none}}", "Gateway/web")
     configurations = [
         [
-            m.gateway("web", f"[{listeners}]"),
+            m.gateway("web", f"[{listeners}]", allowedListeners={"namespaces": {"from": "All"}}),
+            *(m.listener_set("more", f"[{each}]", of="web") for each in case.sets[n : n + 1] if each),
             *(
                 m.route(
                     host.partition(".")[0],
                     f"[{{{m.to('one')}}}]",
                     hostnames=(host,),
-                    parents=case.parents[n] if case.parents else at("web"),
+                    parents=case.parents[n] if case.parents else BY_BOTH if case.sets else at("web"),
                 )
                 for host in case.routes
             ),

@@ -209,6 +209,18 @@ async def connection(port: int) -> AsyncGenerator[Callable[[], Awaitable[bytes]]
         writer.close()
 
 
+async def test_a_route_may_ask_for_the_listeners_of_a_port(site: Site) -> None:
+    one, two = free_port(), free_port()
+    listeners = ", ".join(f"{{name: p{port}, port: {port}, protocol: HTTP}}" for port in (one, two))
+    await site.apply(
+        m.gateway("by-port", f"[{listeners}]"),
+        m.route("by-port", f"[{{{m.to('one')}}}]", parents=f"[{{name: by-port, port: {two}}}]"),
+    )
+
+    assert await site.status("by-port.test", port=one) == 404
+    assert await site.status("by-port.test", port=two) == 200
+
+
 async def test_an_open_listener_gets_another_address_and_keeps_its_connections(site: Site) -> None:
     """Envoy has the address open that stays, so it takes no listener with that and another one."""
     port = free_port()
@@ -355,6 +367,49 @@ async def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(si
 
     assert list(shown.values()) == [certificates[name].serial for name in ("a", "wild", "b", "c")]
     assert by == ["one", "two", "three", "three"]
+
+
+async def test_bad_certificates_of_a_listener_cost_no_other_and_each_client_gets_its_kind(site: Site) -> None:
+    """An RSA and an ECDSA certificate for one name, among others that cannot be served."""
+    port, name = free_port(), "kinds.test"
+    elliptic, rsa = site.authority.sign(name), site.authority.sign(name, rsa=True)
+    broken = elliptic.secret("broken")
+    broken["data"]["tls.crt"] = broken["data"]["tls.crt"][:200]
+    bad: dict[str, dict[str, Any] | None] = {
+        "no PEM block": broken,
+        "has expired": site.authority.sign(name, days=1).secret("expired"),
+        "does not belong to": elliptic._replace(key=rsa.key).secret("mismatched"),
+        "it must be of type": {**elliptic.secret("typed"), "type": "Opaque"},
+        "is a second RSA certificate": site.authority.sign(name, rsa=True).secret("second"),
+        "does not exist": None,
+    }
+    refs = ["absent" if each is None else each["metadata"]["name"] for each in bad.values()]
+    gateway = m.gateway("kinds", f"[{https('https', port, ' '.join(['rsa', *refs, 'elliptic']))}]")
+    await site.apply(
+        elliptic.secret("elliptic"),
+        rsa.secret("rsa"),
+        *(each for each in bad.values() if each is not None),
+        gateway,
+        m.route("kinds", f"[{{{m.to('one')}}}]", parents=at("kinds")),
+    )
+
+    served: list[int] = []
+    for ciphers in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"):
+        context = site.authority.client_context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(ciphers)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+        served.append(serial(writer.get_extra_info("ssl_object")))
+        writer.close()
+
+    assert served == [elliptic.serial, rsa.serial]
+    published = site.laptop.statuses.document(reference(gateway))
+    assert published is not None
+    conditions = {c["type"]: c for c in published["status"]["listeners"][0]["conditions"]}
+    assert conditions["Programmed"]["status"] == "True"
+    assert conditions["ResolvedRefs"]["reason"] == "PartiallyInvalidCertificateRef"
+    faults = conditions["ResolvedRefs"]["message"].split("tls.certificateRefs")[1:]
+    assert [[words for words in bad if words in fault] for fault in faults] == [[words] for words in bad]
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["http2", "http1"])

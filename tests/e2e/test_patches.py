@@ -101,7 +101,7 @@ async def test_a_route_goes_to_a_cluster_that_a_patch_made(site: Site) -> None:
     assert (await site.ask("patched.test")).headers["x-backend"] == "one"
 
     await site.apply(moved)
-    assert (await site.ask("patched.test")).headers["x-backend"] == "two"
+    await soon(site, "patched.test", lambda answer: answer.headers["x-backend"] == "two")
 
     await site.delete(moved)
     assert (await site.ask("patched.test")).headers["x-backend"] == "one"

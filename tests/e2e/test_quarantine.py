@@ -98,6 +98,7 @@ def blamed(site: Site) -> dict[str, str]:
     return {ref.name: each.message for each in site.laptop.fleets.refusals() for ref in each.resources}
 
 
+@pytest.mark.whole_tables
 async def test_a_patch_that_envoy_refuses_is_withheld_and_its_table_goes_on(patched: Site) -> None:
     """One with a pattern that is none, beside one that is good."""
     pattern = RouteMatch(safe_regex=RegexMatcher(regex="("))
@@ -227,6 +228,7 @@ def newer(name: str) -> m.Document:
     return m.route(name, f"[{{filters: [{m.tell_client(NEWER, '1')}], {m.to('one')}}}]")
 
 
+@pytest.mark.whole_tables
 async def test_a_route_that_one_of_two_envoys_refuses_is_found_among_many(
     patched: Site, run_directory: Path
 ) -> None:
@@ -268,6 +270,7 @@ async def hosts(admin: httpx.AsyncClient) -> dict[str, int]:
     }
 
 
+@pytest.mark.whole_tables
 async def test_a_search_ends_although_its_envoys_are_killed_and_come_back(
     shared: Site, run_directory: Path
 ) -> None:
@@ -308,6 +311,7 @@ async def test_a_search_ends_although_its_envoys_are_killed_and_come_back(
     assert await shared.status("r17.test") == 500
 
 
+@pytest.mark.whole_tables
 async def test_no_route_is_sent_while_a_patch_of_a_first_listener_is_in_doubt(patched: Site) -> None:
     """The entries of the listener have to be tried first, and without the patch it may let everybody pass."""
     guard = Listener(per_connection_buffer_limit_bytes={"value": 77})

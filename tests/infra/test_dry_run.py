@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import SocketAddress
+from envoy.config.core.v3.config_source_pb2 import ApiConfigSource
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.trace.v3.zipkin_pb2 import ZipkinConfig
@@ -14,6 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
@@ -108,6 +110,21 @@ def test_a_listener_is_not_blamed_for_a_secret_that_is_refused(binary: Path) -> 
     world[SECRET]["default/cert"] = XdsResource.of(SECRET, "default/cert", encode(secret))
 
     assert [(r.what, r.names) for r in refusals(binary, FLEET, world)] == [("secret", ("default/cert",))]
+
+
+def test_a_secret_that_another_server_has_is_waited_for(binary: Path) -> None:
+    """Envoy asks that server when it runs; here there is none."""
+    tls = UpstreamTlsContext()
+    secret = tls.common_tls_context.tls_certificate_sds_secret_configs.add(name="elsewhere")
+    source = secret.sds_config.api_config_source
+    source.api_type = ApiConfigSource.GRPC
+    source.grpc_services.add().envoy_grpc.cluster_name = "backend"
+    cluster = Cluster(name="backend", type=Cluster.STATIC, connect_timeout=Duration(seconds=1))
+    cluster.transport_socket.name = "tls"
+    cluster.transport_socket.typed_config.CopyFrom(packed(tls))
+
+    resources = {CLUSTER: {"backend": XdsResource.of(CLUSTER, "backend", encode(cluster))}}
+    assert refusals(binary, FLEET, resources) == ()
 
 
 def test_it_is_not_asked_without_end(binary: Path) -> None:

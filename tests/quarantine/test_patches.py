@@ -372,6 +372,37 @@ def test_a_cluster_that_is_refused_without_its_patch_as_well_does_not_go_on_for_
     assert fleet.blamed() == set()
 
 
+def test_a_search_rests_while_the_resource_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a bug of moongate: what is handed out then is an older version, which says nothing of the new."""
+    failed: list[str] = []
+    edited = worlds.route(0, "/new", kind=Backend.KIND)
+
+    def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) -> XdsResource:
+        assert resource is not None
+        if resource.version != built:
+            failed.append(resource.version)
+            raise RuntimeError("a bug")
+        return patching.apply(resource, type_url, name, patch)
+
+    monkeypatch.setattr(patching, "TRIAL", structs.replace(patching.TRIAL, apply=apply))
+    fleet = Fleet()
+    fleet.settle()
+    cold = World.of({**fleet.world.store.held(), edited.ref: edited}.values()).resource(FLEET, ROUTE, TABLE)
+    assert cold is not None
+    built = cold.version
+
+    fleet.world.apply({edited.ref: edited})
+    fleet.patch(ROUTE, of_table("needy", BAD))
+
+    assert failed
+    assert not fleet.quarantine.is_searching(FLEET, ROUTE, TABLE)
+    assert fleet.in_force(ROUTE) == []
+
+    fleet.patch(ROUTE)
+    assert fleet.is_as_built(ROUTE)
+    assert fleet.blamed() == set()
+
+
 def test_an_answer_about_a_patch_that_was_taken_back_meanwhile_is_no_matter() -> None:
     fleet = Fleet(envoys=2)
     fleet.patch(ROUTE, of_table("one", "good"))

@@ -413,6 +413,34 @@ def test_a_gateway_waits_that_comes_to_the_port_of_a_guarded_one() -> None:
     assert commit(folder, "h.yaml", gateway("h", a="a.test")) == []
 
 
+def adding(**hosts: str) -> str:
+    """A ListenerSet ``more`` of Gateway ``g``; else as ``gateway``."""
+    own = gateway("more", **hosts).replace("kind: Gateway", "kind: ListenerSet")
+    return own.replace("gatewayClassName: x", "parentRef: {name: g}")
+
+
+SHARED = gateway("g", a="*").replace("spec: {", "spec: {allowedListeners: {namespaces: {from: Same}}, ")
+
+
+@pytest.mark.parametrize(("port", "waits"), [(80, True), (81, False)])
+def test_a_listener_set_waits_where_it_may_take_requests_of_what_is_guarded(port: int, waits: bool) -> None:
+    folder = Folder()
+    folder.update_many({"g.yaml": SHARED, "r.yaml": matching("r", "- ANY /"), "p.yaml": OWN})
+    more = adding(b="a.test").replace("port: 80", f"port: {port}")
+
+    assert len(commit(folder, "m.yaml", more)) == int(not waits)
+
+
+def test_a_guarded_listener_set_does_not_go_before_its_requests_are_guarded_elsewhere() -> None:
+    folder = Folder()
+    folder.update_many(
+        {"g.yaml": SHARED, "m.yaml": adding(b="a.test"), "p.yaml": naming("ListenerSet", "more")}
+    )
+
+    assert commit(folder, "m.yaml", adding(b="b.test")) == []
+    assert commit(folder, "g.yaml", SHARED.replace("Same", "None")) == []
+
+
 FAR_POLICY = selecting("p", "{turn: a}").replace("name: p}", "name: p, namespace: far}")
 
 

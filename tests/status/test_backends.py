@@ -85,11 +85,8 @@ def test_backends_that_are_switched_off_are_not_accepted() -> None:
     assert "disabled" in refused.message
 
 
-def test_what_is_not_built_yet_is_not_accepted() -> None:
-    refused = accepted("{type: DynamicResolver}")
-
-    assert (refused.status, refused.reason) == ("False", "Invalid")
-    assert "not supported yet" in refused.message
+def test_a_backend_whose_hosts_are_those_of_requests_is_accepted() -> None:
+    assert accepted("{type: DynamicResolver}").status == "True"
 
 
 def test_a_socket_that_routes_cannot_reach_is_no_fault_of_the_backend() -> None:

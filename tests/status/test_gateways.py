@@ -155,8 +155,8 @@ def test_a_class_is_accepted_unless_its_parameters_lead_nowhere() -> None:
 
     assert fine is not None
     assert broken is not None
-    assert verdicts(fine.conditions) == {"Accepted": "Accepted"}
-    assert verdicts(broken.conditions) == {"Accepted": "!InvalidParameters"}
+    assert verdicts(fine.conditions) == {"Accepted": "Accepted", "SupportedVersion": "SupportedVersion"}
+    assert verdicts(broken.conditions)["Accepted"] == "!InvalidParameters"
     assert "EnvoyProxy default/gone" in broken.conditions[0].message
 
 

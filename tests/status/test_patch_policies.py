@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moongate.api.base import Ref
+from moongate.api.base import ListenerId, Ref
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.status.degraded import degradations
 from moongate.status.failures import INTERNAL
@@ -77,7 +77,7 @@ def test_it_is_none_of_the_policies_of_a_listener() -> None:
     made = world(SHARED)
 
     of = Ref("Gateway", "default", "eg", "gateway.networking.k8s.io")
-    assert policies_of_listener(made.statuses(), of, "web") == ()
+    assert policies_of_listener(made.statuses(), ListenerId(of, of, "web")) == ()
 
 
 def test_a_patch_that_fails_keeps_its_resource_and_says_so() -> None:

@@ -14,7 +14,7 @@ from moongate.kinds import ref_of
 from moongate.status.policies import PolicyStatus, overrides, policy_status
 from moongate.store import SHARDS
 from tests.connections import connection_route, raw
-from tests.core import EG, Core, dump, gateway, http, https, load, tls_secret
+from tests.core import EG, Core, allowing, dump, gateway, http, https, listener_set, load, tls_secret
 from tests.listeners import sent
 from tests.unbuilt import PROTECTIONS
 from tests.xds.test_filters import USERS
@@ -296,7 +296,8 @@ def test_a_client_policy_of_a_gateway_tells_which_sections_override_it() -> None
     subject = ctp("whole", "Gateway/eg")
     core = Core(TWO, subject, ctp("part", "Gateway/eg/b", "Gateway/eg/nowhere"))
 
-    assert message(core, subject, "Overridden") == "Other ClientTrafficPolicies override these sections: [b]."
+    expected = "Other ClientTrafficPolicies override this one for these gateway listeners: [default/eg/b]."
+    assert message(core, subject, "Overridden") == expected
 
 
 def test_a_client_policy_of_one_listener_among_several_of_a_port_is_invalid() -> None:
@@ -609,3 +610,78 @@ def test_a_policy_that_looks_at_requests_says_that_a_tcp_route_is_closed() -> No
     assert "spec.basicAuth: It looks at requests, and TCPRoute default/shop takes connections" in message(
         core, guard, "Accepted"
     )
+
+
+SHARED = gateway(http("a", port=8081), allowedListeners=allowing("All"))
+SET = listener_set(http("a", port=8083), http("c", port=8084))
+
+
+def of_set(text: str, section: str = "") -> str:
+    """A route whose parent is the set instead."""
+    document = load(text)
+    document["spec"]["parentRefs"] = [
+        {"kind": "ListenerSet", "name": "more", **({"sectionName": section} if section else {})}
+    ]
+    return dump(document)
+
+
+def test_a_policy_of_a_set_is_judged_at_the_set() -> None:
+    whole, part = security("whole", "ListenerSet/more"), security("part", "ListenerSet/more/c")
+    core = Core(SHARED, SET, whole, part, security("lost", "ListenerSet/more/d"))
+
+    assert conditions(core, whole) == {"more": {**OK, "Overridden": "Overridden"}}
+    assert message(core, whole, "Overridden") == (
+        "Other SecurityPolicies override this one for these listenerset listeners: [default/more/c]."
+    )
+    assert conditions(core, part) == {"more/c": OK}
+    assert conditions(core, security("lost", "ListenerSet/more/d")) == {
+        "more/d": {"Accepted": "!TargetNotFound"}
+    }
+
+
+def test_a_gateways_policy_tells_which_sets_and_their_routes_override_it() -> None:
+    subject = btp("all", "Gateway/eg")
+    core = Core(
+        SHARED,
+        SET,
+        subject,
+        btp("of-set", "ListenerSet/more"),
+        of_set(route("shop")),
+        btp("own", "HTTPRoute/shop"),
+    )
+
+    assert message(core, subject, "Overridden") == (
+        "Other BackendTrafficPolicies override this one for these listenersets: [default/more] "
+        "and these routes: [default/shop]."
+    )
+
+
+def test_a_routes_policy_merges_with_that_of_the_set_or_else_of_the_gateway() -> None:
+    own = btp("own", "HTTPRoute/shop", mergeType="StrategicMerge")
+    core = Core(SHARED, SET, of_set(route("shop"), "c"), own, btp("all", "Gateway/eg"))
+
+    assert conditions(core, own)["more/c"]["Merged"] == "Merged"
+    assert "Merged with policy default/all" in str(status(core, own))
+
+    core.apply(btp("of-set", "ListenerSet/more"))
+    assert "Merged with policy default/of-set" in str(status(core, own))
+    assert "Merged" in conditions(core, btp("of-set", "ListenerSet/more"))["more"]
+    assert conditions(core, btp("all", "Gateway/eg"))["eg"].get("Merged") is None
+
+
+def test_a_policy_of_a_set_that_its_gateway_does_not_take_has_no_status() -> None:
+    subject = security("whole", "ListenerSet/more")
+
+    assert status(Core(TWO, SET, subject), subject) is None
+
+
+def test_a_client_policy_of_a_set_that_shares_a_port_with_others_is_invalid() -> None:
+    """With the listeners of its own set it may share one: it holds for all of them."""
+    subject = ctp("of-set", "ListenerSet/more", timeout={"http": {"idleTimeout": "5s"}})
+    alone = listener_set(http("c", "c.io", port=8081), http("d", "d.io", port=8081))
+    core = Core(gateway(http("a", "a.io", port=8080), allowedListeners=allowing("All")), alone, subject)
+
+    assert conditions(core, subject) == {"more": OK}
+
+    core.apply(gateway(http("a", "a.io", port=8081), allowedListeners=allowing("All")))
+    assert conditions(core, subject) == {"more": {"Accepted": "!Invalid"}}

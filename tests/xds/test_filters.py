@@ -23,7 +23,19 @@ from moongate.store import get
 from moongate.xds.filters import MARK, filters_of, http_filters, lacking, lingering, mark, needed_filters
 from moongate.xds.route_entries import fail_closed
 from moongate.xds.rule_routes import route_entries_of
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http, policy, secret
+from tests.core import (
+    EG,
+    EG_FLEET,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    extension,
+    gateway,
+    gateway_class,
+    http,
+    policy,
+    secret,
+)
 from tests.routes import WEB, grpc_route, grpc_route_ref, http_route, route_ref, rule, service
 
 CORS = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example.com']}}]"
@@ -288,3 +300,65 @@ def unpacked(body: bytes) -> BasicAuth:
     config = BasicAuth()
     HttpFilter.FromString(body).typed_config.Unpack(config)
     return config
+
+
+def moving(*moves: str, config: EnvoyGateway = ON_HOST) -> list[str]:
+    """The chain with some moves of the EnvoyProxy of the class."""
+    proxy = extension("EnvoyProxy", "ordered", f"{{filterOrder: [{', '.join(moves)}]}}")
+    core = Core(gateway_class("ordered"), proxy, gateway(http("web")), service(), config=config)
+    return chain(core)
+
+
+def move(name: str, where: str, other: str) -> str:
+    stem = "envoy.filters.http."
+    return f"{{name: {stem}{name}, {where}: {stem}{other}}}"
+
+
+def types(chain: list[str]) -> list[str]:
+    """The types of filters, each once where its instances stand together."""
+    names = [name.removeprefix("envoy.filters.http.").partition("/")[0] for name in chain]
+    return [name for n, name in enumerate(names) if n == 0 or names[n - 1] != name]
+
+
+USUAL = types(STANDING)
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ((), USUAL),
+        ((move("basic_auth", "before", "cors"),),
+         ["fault", "basic_auth", "cors", "ext_authz", "stateful_session", "grpc_web", "grpc_stats"]),
+        ((move("fault", "after", "ext_authz"),),
+         ["cors", "ext_authz", "fault", "basic_auth", "stateful_session", "grpc_web", "grpc_stats"]),
+        ((move("ext_authz", "after", "grpc_stats"), move("fault", "after", "ext_authz")),
+         ["cors", "basic_auth", "stateful_session", "grpc_web", "grpc_stats", "ext_authz", "fault"]),
+        ((move("fault", "after", "wasm"), move("lua", "before", "cors")), USUAL),
+    ],
+)  # fmt: skip
+def test_filters_are_moved_one_type_after_another(moves: tuple[str, ...], expected: list[str]) -> None:
+    """All instances of a type stay together; of what is not there, a move has no effect."""
+    ordered = moving(*moves)
+
+    assert types(ordered) == expected
+    assert sorted(ordered) == sorted(STANDING)
+
+
+def test_another_order_makes_another_chain_and_leaves_the_routes_as_they_are() -> None:
+    core = stable(http_route())
+    core.apply(gateway_class("ordered"))
+    core.apply(extension("EnvoyProxy", "ordered", "{filterOrder: []}"))
+    before, routes = (
+        http_filters(core.db, "chain", (WEB,)),
+        route_entries_of(core.db, WEB, route_ref(), False),
+    )
+
+    order = f"{{filterOrder: [{move('fault', 'after', 'cors')}]}}"
+    core.apply(extension("EnvoyProxy", "ordered", order))
+    with core.ran() as ran:
+        after = http_filters(core.db, "chain", (WEB,))
+        assert route_entries_of(core.db, WEB, route_ref(), False) == routes
+
+    assert before != after
+    assert set(before) == set(after)
+    assert "route_entries_of" not in ran

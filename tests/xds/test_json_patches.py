@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -101,6 +103,32 @@ def test_an_extension_that_moongate_does_not_use_can_be_added() -> None:
     assert held is not None
     filters = Listener.FromString(held.body).default_filter_chain.filters
     assert [each.name for each in filters] == ["echo", "envoy.filters.network.http_connection_manager"]
+
+
+def test_a_resource_that_holds_a_message_of_which_nothing_is_imported_is_patched() -> None:
+    """Some of what moongate builds is written without its type. Here a fresh process does so."""
+    script = """
+from envoy.config.listener.v3.listener_pb2 import Listener
+from google.protobuf.any_pb2 import Any
+from moongate.api.base import Ref
+from moongate.xds import json_patches
+from moongate.xds.patches import Patch
+from moongate.xds.wire import LISTENER, XdsResource, encode
+
+listener = Listener(name="a")
+filter = listener.listener_filters.add(name="dubbo")
+of = "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy"
+filter.typed_config.type_url = f"type.googleapis.com/{of}"
+operation = b'{"op": "add", "path": "/stat_prefix", "value": "b"}'
+owner = Ref("EnvoyPatchPolicy", "default", "p", "gateway.envoyproxy.io")
+patch = Patch(owner, "spec.jsonPatches[0]", operation)
+changed = json_patches.apply(XdsResource.of(LISTENER, "a", encode(listener)), LISTENER, "a", patch)
+listener.stat_prefix = "b"
+assert Listener.FromString(changed.body) == listener
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_message_is_refused_with_its_name() -> None:

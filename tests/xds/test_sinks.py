@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.attach.gateways import fleet_proxy
 from moongate.xds.cluster_keys import SinkCluster
 from moongate.xds.clusters import cluster, load_assignment
 from moongate.xds.sinks import authority, metric_keys, sink_keys, sink_problems, sinks
-from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG_FLEET, IN_CLUSTER, ON_HOST, Core, extension, gateway, http
 
 OWN = {"parametersRef": {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "own"}}
 COLLECTOR = """
@@ -162,6 +163,35 @@ def test_a_host_is_resolved_and_an_address_is_not() -> None:
     assert locality.lb_endpoints[0].endpoint.address.socket_address.port_value == 4317
     assert cluster_of(to("10.1.1.1")).type == Cluster.EDS
     assert addresses(to("10.1.1.1")) == ["10.1.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "name"),
+    [
+        ("{fqdn: {hostname: otel.test, port: 443}}", "otel.test"),
+        ("{fqdn: {hostname: otel.test, port: 443}}, {fqdn: {hostname: b.test, port: 443}}", ""),
+        ("{ip: {address: 10.1.1.1, port: 443}}", ""),
+    ],
+)
+def test_the_certificate_of_a_sink_must_have_its_hostname(endpoints: str, name: str) -> None:
+    """No request says a name, and anybody can have a certificate of the CAs of the system."""
+    ref = "{group: gateway.envoyproxy.io, kind: Backend, name: otel}"
+    core = of_gateway(
+        f"{{tracing: {{provider: {{type: OpenTelemetry, backendRefs: [{ref}]}}}}}}",
+        extension(
+            "Backend", "otel", f"{{endpoints: [{endpoints}], tls: {{wellKnownCACertificates: System}}}}"
+        ),
+        config=ON_HOST,
+    )
+
+    [match] = cluster_of(core).transport_socket_matches
+    context = UpstreamTlsContext()
+    assert match.transport_socket.typed_config.Unpack(context)
+
+    names = context.common_tls_context.combined_validation_context.default_validation_context
+    assert context.sni == name
+    assert [each.matcher.exact for each in names.match_typed_subject_alt_names] == ([name] if name else [])
+    assert context.auto_sni_san_validation is not bool(name)
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,23 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret as SecretMessage
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from msgspec import structs
 
 from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
+from moongate.api.envoygateway import RuntimeFlags
 from moongate.attach.secret_servers import SDS_SECRET
 from moongate.xds.cluster_keys import (
     AuthoritiesSecret,
     CertificateSecret,
     ClusterKey,
+    ResourceKey,
+    RuleCluster,
     SecretKey,
     SecretServerCluster,
 )
 from moongate.xds.clusters import cluster, load_assignment, secret_server
-from moongate.xds.destinations import rule_destination
+from moongate.xds.destinations import connection_destination, route_resources, rule_destination
 from moongate.xds.secrets import authorities_secret
 from moongate.xds.wire import ENDPOINT
 from tests import core as made
@@ -39,6 +43,7 @@ from tests.attach.test_backend_tls import (
     policy_ref,
     tls_policy,
 )
+from tests.connections import connection_ref, connection_route, listener_id, raw, tls
 from tests.core import (
     EG_FLEET,
     IN_CLUSTER,
@@ -136,7 +141,9 @@ def test_backends_with_and_without_tls_share_a_cluster() -> None:
 def test_no_form_of_a_cluster_gets_the_endpoints_of_another() -> None:
     """While Envoy warms a changed cluster, the old one gets what comes under the name that it asks for."""
     tls, plain = SHOP, "{name: plain, port: 80}"
-    core = Core(*BASE, service("plain"), http_route())
+    flags = RuntimeFlags(enabled=("EndpointsByTLS",))
+    config = structs.replace(ON_HOST, runtime_flags=flags, envoy_proxy=None)
+    core = Core(*BASE, service("plain"), http_route(), config=config)
     asked: list[str] = []
     for change in (
         http_route(),
@@ -328,3 +335,117 @@ def test_a_server_of_secrets_has_a_cluster_and_moongate_no_secret() -> None:
     assert server.name == "sds_run_s_" + sha256(b"/run/s").hexdigest()[:32]
     assert as_dict(Cluster.FromString(secret_server(core.db, server).body))["type"] == "STATIC"
     assert secrets(core) == ()
+
+
+def connected(core: Core, kind: str) -> tuple[Cluster, ClusterLoadAssignment, tuple[ResourceKey, ...]]:
+    """The cluster of a route of connections, its endpoints, and what it needs."""
+    key, *needs = route_resources(core.db, EG_FLEET, connection_ref(kind))
+    assert isinstance(key, RuleCluster)
+    return *built(core, key), tuple(needs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "listener"),
+    [
+        ("TCPRoute", raw("web", "TCP")),
+        ("TCPRoute", tls("web", "", "cert")),
+        ("TLSRoute", tls("web", "", "cert")),
+    ],
+)
+def test_connections_that_end_here_go_on_by_tls(kind: str, listener: str) -> None:
+    core = Core(
+        gateway(listener),
+        tls_secret("cert", "a.test"),
+        service(),
+        config_map(),
+        connection_route(kind),
+        tls_policy(),
+    )
+
+    message, assignment, needs = connected(core, kind)
+
+    [context] = contexts(message)
+    assert context["sni"] == "shop.internal"
+    assert marks(assignment) == [[f"{kind.lower()}/default/shop/rule/-1/tls/0"]]
+    assert OPTIONS not in message.typed_extension_protocol_options, "nothing is negotiated"
+    assert needs == (AuthoritiesSecret("policy/default-ca", EG_FLEET, policy_ref()),)
+
+
+def test_what_clients_speak_tls_to_themselves_is_passed_on_as_it_is() -> None:
+    core = Core(gateway(tls("web")), service(), config_map(), connection_route("TLSRoute"), tls_policy())
+
+    message, assignment, needs = connected(core, "TLSRoute")
+
+    assert not message.transport_socket_matches
+    assert marks(assignment) == [[""]]
+    assert needs == ()
+
+
+def test_a_route_that_passes_tls_on_and_ends_it_sends_nothing_in_the_clear() -> None:
+    """Both have one cluster; the listener that passes on has nothing to do with this backend then."""
+    listeners = (tls("passed", "a.test"), tls("ended", "b.test", "cert"))
+    core = Core(
+        gateway(*listeners),
+        tls_secret("cert", "b.test"),
+        service(),
+        config_map(),
+        connection_route("TLSRoute"),
+        tls_policy(),
+    )
+
+    message, assignment, _ = connected(core, "TLSRoute")
+
+    assert len(contexts(message)) == 1
+    assert marks(assignment) == [["tlsroute/default/shop/rule/-1/tls/0"]]
+    at = connection_destination(core.db, listener_id("passed"), connection_ref("TLSRoute"))
+    assert [problem.reason for problem in at.unresolved] == ["InvalidBackendTLS"]
+    assert connection_destination(core.db, listener_id("ended"), connection_ref("TLSRoute")).unresolved == ()
+
+
+def test_a_backend_without_its_authorities_gets_no_connection() -> None:
+    core = Core(gateway(raw("web", "TCP")), service(), connection_route("TCPRoute"), tls_policy())
+
+    message, assignment, _ = connected(core, "TCPRoute")
+
+    assert not message.transport_socket_matches
+    assert marks(assignment) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ("{wellKnownCACertificates: System}", "InvalidBackendTLS"),
+        ("{wellKnownCACertificates: System, sni: a.io}", ""),
+        ("{wellKnownCACertificates: System, autoSNIFromEndpointHostname: true}", ""),
+        (f"{{{OURS}}}", ""),
+        ("{insecureSkipVerify: true}", ""),
+    ],
+)
+def test_a_connection_has_no_host_that_a_public_certificate_must_name(settings: str, reason: str) -> None:
+    core = Core(
+        gateway(raw("web", "TCP")),
+        backend(settings).replace("- ip:", "- hostname: a.io\n    ip:"),
+        config_map(),
+        connection_route("TCPRoute", APP),
+        config=ON_HOST,
+    )
+
+    found = connection_destination(core.db, listener_id("web"), connection_ref("TCPRoute"))
+
+    assert [problem.reason for problem in found.unresolved] == ([reason] if reason else [])
+    assert len(found.members) == (not reason)
+
+
+def test_datagrams_have_no_tls() -> None:
+    core = Core(
+        gateway(raw("web", "UDP")),
+        service(port="{protocol: UDP}").replace("protocol: TCP", "protocol: UDP"),
+        config_map(),
+        connection_route("UDPRoute"),
+        tls_policy(),
+    )
+
+    found = connection_destination(core.db, listener_id("web"), connection_ref("UDPRoute"))
+
+    assert [problem.reason for problem in found.unresolved] == ["InvalidBackendTLS"]
+    assert "sectionName" in found.unresolved[0].message

@@ -8,7 +8,7 @@ from envoy.extensions.filters.http.basic_auth.v3.basic_auth_pb2 import BasicAuth
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from moongate.xds.walk import unpacked, visit
+from moongate.xds.walk import packed_types, unpacked, visit
 from moongate.xds.wire import packed
 
 
@@ -56,3 +56,12 @@ def test_a_type_that_is_not_known_is_left_alone() -> None:
     visit(message, lambda _: None)
 
     assert message == listener(strange)
+
+
+def test_the_types_of_what_is_packed_are_named_from_outside_in() -> None:
+    route = Route()
+    route.typed_per_filter_config["auth"].CopyFrom(packed(packed(BasicAuth())))
+    strange = AnyMessage(type_url="type.googleapis.com/no.such.Type", value=b"\xff")
+
+    assert [name.rpartition(".")[2] for name in packed_types(route)] == ["Any", "BasicAuth"]
+    assert list(packed_types(listener(strange))) == ["no.such.Type"]

@@ -15,12 +15,13 @@ one comparison.
   warm, and it needs endpoints and secrets to warm it, so these types wait for no other type. When a cluster
   changed, the session sends its endpoints again even if they did not change: the new cluster starts without
   endpoints, but Envoy does not request a resource to which it is already subscribed.
-* Listeners are *staged* at some edit, and sent when clusters and endpoints are acknowledged up to that edit.
-  A staged resource keeps its bytes. So listeners make progress even if new clusters arrive all the time.
-* Routes are staged in the same way, and wait for listeners and secrets too. A route may need a filter that
-  its listener has only since this edit; until then the old routes stay in force. There is no deadlock,
-  because Envoy acknowledges a listener before it has its routes. But Envoy requests the secrets of a listener
-  before it puts the listener in force.
+* Listeners are *staged* at some edit, and sent when clusters, endpoints and secrets are acknowledged up to
+  that edit: a chain that is made for other CAs must take nobody by the former ones. A staged resource keeps
+  its bytes. So listeners make progress even if new clusters arrive all the time.
+* Routes are staged in the same way, and wait for listeners too. A route may need a filter that its listener
+  has only since this edit; until then the old routes stay in force. There is no deadlock, because Envoy
+  acknowledges a listener before it has its routes and its secrets, and only secrets that it has requested are
+  waited for.
 * Scopes, the parts of a route table by hostname, are sent as routes are. Nothing refers to a scope, so those
   that left the snapshot are removed right after the news of the same edit. The scope that others share is
   not in force before them (``scopes``).
@@ -102,7 +103,7 @@ _TABLES = (ROUTE, SCOPE)
 _SWITCH = (LISTENER, *_TABLES)
 
 _BEFORE: Mapping[str, tuple[str, ...]] = {
-    LISTENER: _MAKE,
+    LISTENER: (*_MAKE, SECRET),
     ROUTE: (*_MAKE, SECRET, LISTENER),
     SCOPE: (*_MAKE, SECRET, LISTENER),
 }

@@ -24,7 +24,10 @@ RuntimeFlag = Literal[
     "MetadataWhereRead",  # ours: xDS objects say which resource they come from only where that is read
     "ScopedTables",  # ours: each hostname has a route table of its own
     "ScopedLargeTables",  # ours: the same, for listeners with hundreds of hostnames
+    "DynamicResolverLocalAddresses",  # ours: clients may name hosts at addresses of the proxy's own machine
     "MisdirectedRequests",  # ours: 421 on a connection that was opened for another listener
+    "EndpointsByTLS",  # ours: endpoints with TLS come under a name that tells how it is spoken
+    "DrainOnClientCAs",  # ours: connections of clients drain when the CAs change that they were checked by
 ]
 LASTING_FLAGS: Final[tuple[RuntimeFlag, ...]] = ("XDSNameSchemeV2", "StableFilterChains")
 """Flags that hold from the start of a process to its end.
@@ -260,6 +263,8 @@ class EnvoyGateway(Model, frozen=True, kw_only=True):
                     "MetadataWhereRead",
                     "ScopedLargeTables",
                     "MisdirectedRequests",
+                    "EndpointsByTLS",
+                    "DrainOnClientCAs",
                 )
             ),
             envoy_proxy=EnvoyProxySpec(merge_backends=MergeBackends()),

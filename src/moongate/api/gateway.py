@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta, field
 
@@ -93,7 +93,7 @@ class ListenerTLSConfig(Model, frozen=True, kw_only=True):
 
 
 class Listener(Model, frozen=True, kw_only=True):
-    """One port, protocol and hostname that a Gateway answers on."""
+    """One port, protocol and hostname that a Gateway answers on; it or a ListenerSet has it in its spec."""
 
     name: SectionName
     hostname: Hostname | None = None
@@ -246,33 +246,38 @@ class GatewayTLSConfig(Model, frozen=True, kw_only=True):
     frontend: FrontendTLSConfig | None = None
 
 
+LISTENER_RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        "self.all(l, l.protocol in ['HTTP', 'TCP', 'UDP'] ? !has(l.tls) : true)",
+        "A listener of protocol HTTP, TCP or UDP must not have tls.",
+    ),
+    Rule(
+        "self.all(l, (l.protocol == 'HTTPS' && has(l.tls)) ? (l.tls.mode == '' "
+        "|| l.tls.mode == 'Terminate') : true)",
+        "tls.mode of an HTTPS listener must be Terminate.",
+    ),
+    Rule(
+        "self.all(l, (l.protocol == 'TLS' ? has(l.tls) && has(l.tls.mode) && l.tls.mode != '' : true))",
+        "A listener of protocol TLS needs tls with a mode.",
+    ),
+    Rule(
+        "self.all(l, l.protocol in ['TCP', 'UDP'] ? (!has(l.hostname) || l.hostname == '') : true)",
+        "A listener of protocol TCP or UDP must not have a hostname.",
+    ),
+    Rule(
+        "self.all(l1, self.exists_one(l2, l1.name == l2.name))",
+        "Two listeners have the same name.",
+    ),
+)
+"""What holds for the listeners of a Gateway and for those of a ListenerSet."""
+
+
 class GatewaySpec(Model, frozen=True, kw_only=True):
     """Listeners of a Gateway, and what it runs on."""
 
     FIELD_RULES: ClassVar[dict[str, tuple[Rule, ...]]] = {
         "listeners": (
-            Rule(
-                "self.all(l, l.protocol in ['HTTP', 'TCP', 'UDP'] ? !has(l.tls) : true)",
-                "A listener of protocol HTTP, TCP or UDP must not have tls.",
-            ),
-            Rule(
-                "self.all(l, (l.protocol == 'HTTPS' && has(l.tls)) ? (l.tls.mode == '' "
-                "|| l.tls.mode == 'Terminate') : true)",
-                "tls.mode of an HTTPS listener must be Terminate.",
-            ),
-            Rule(
-                "self.all(l, (l.protocol == 'TLS' ? has(l.tls) && has(l.tls.mode) && "
-                "l.tls.mode != '' : true))",
-                "A listener of protocol TLS needs tls with a mode.",
-            ),
-            Rule(
-                "self.all(l, l.protocol in ['TCP', 'UDP'] ? (!has(l.hostname) || l.hostname == '') : true)",
-                "A listener of protocol TCP or UDP must not have a hostname.",
-            ),
-            Rule(
-                "self.all(l1, self.exists_one(l2, l1.name == l2.name))",
-                "Two listeners have the same name.",
-            ),
+            *LISTENER_RULES,
             Rule(
                 "self.all(l1, self.exists_one(l2, l1.port == l2.port && l1.protocol == "
                 "l2.protocol && (has(l1.hostname) && has(l2.hostname) ? l1.hostname == "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form, not_built_yet
+from moongate.api.base import ENVOY_GROUP, Model, Resource, Rule, form
 from moongate.api.route import HTTPHeaderFilter
-from moongate.api.shared import LocalObjectReference
+from moongate.api.shared import LocalObjectReference, SecretObjectReference
 
 
 class ReplaceRegexMatch(Model, frozen=True, kw_only=True):
@@ -131,15 +131,29 @@ class HTTPRouteMatchFilter(Model, frozen=True, kw_only=True):
     cookies: Annotated[tuple[HTTPCookieMatch, ...], Meta(min_length=1, max_length=16)] = ()
 
 
+class InjectedCredential(Model, frozen=True, kw_only=True):
+    """Where a credential is."""
+
+    value_ref: SecretObjectReference
+    """A Secret whose key ``credential`` has the whole value of the header, such as ``Bearer abc``."""
+
+
+class HTTPCredentialInjectionFilter(Model, frozen=True, kw_only=True):
+    """A credential that backends get with each request, and clients never see."""
+
+    header: str | None = None
+    """``Authorization`` when absent."""
+    overwrite: bool | None = None
+    """Whether it replaces what a client sends in that header; it does not when absent."""
+    credential: InjectedCredential
+
+
 class HTTPRouteFilterSpec(Model, frozen=True, kw_only=True):
     """What the filter does."""
 
     url_rewrite: HTTPURLRewriteFilter | None = None
     direct_response: HTTPDirectResponseFilter | None = None
-    credential_injection: (
-        Annotated[Any, not_built_yet("rules that use the filter answer 500, so that no request lacks it")]
-        | None
-    ) = None
+    credential_injection: HTTPCredentialInjectionFilter | None = None
     matches: Annotated[tuple[HTTPRouteMatchFilter, ...], Meta(max_length=8)] = ()
     """A request must match one of them, and one of the rule's own."""
 

@@ -28,17 +28,17 @@ from moongate import names
 from moongate.api.backend import Backend
 from moongate.api.backendtlspolicy import BackendTLSPolicy, FaultyBackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
-from moongate.api.core import ClusterTrustBundle, ConfigMap, Secret
+from moongate.api.core import Secret
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway
 from moongate.api.tls import SYSTEM, BackendTLSConfig
+from moongate.attach.authorities import KINDS, Bundle, bundle, source
 from moongate.attach.certificates import (
     Fault,
     RefusedCertificate,
     client_certificate_fault,
     refusal,
     refused_as_it_is,
-    trusted,
 )
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import config, proxy, system_authorities
@@ -50,10 +50,10 @@ from moongate.attach.tls_names import unknown_names
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.store import find, get
-from moongate.xds.wire import Encoded, fingerprint
+from moongate.xds.wire import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from moongate.api.backend import BackendTLSSettings
     from moongate.api.base import FleetId, Resource
@@ -71,9 +71,6 @@ INVALID_CERTIFICATE: Final = "InvalidClientCertificateRef"
 OF_SYSTEM: Final = Ref("", "", names.SYSTEM_AUTHORITIES, "")
 """Takes the place of the resource that names CAs, for those of the system: no resource has such a name."""
 
-_CA_KEYS: Final = ("ca.crt", "tls.crt")
-"""Where CAs are in a ConfigMap or Secret; if it has one key only, there."""
-_CA_KINDS: Final = (ConfigMap.KIND, Secret.KIND, ClusterTrustBundle.KIND)
 _VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
 _SETTINGS: Final = tuple(
     name for name in BackendTLSConfig.__struct_fields__ if name != "client_certificate_ref"
@@ -130,13 +127,6 @@ class UpstreamTLS(Struct, frozen=True):
     server: ServedSecret | None = None
 
 
-class Bundle(Encoded, frozen=True):
-    """Certificates of CAs, as PEM; or the server that has them."""
-
-    pem: bytes
-    server: ServedSecret | None = None
-
-
 class _Offer(Struct, frozen=True):
     """What a Gateway brings along for all backends that have TLS.
 
@@ -177,10 +167,9 @@ def certificates_named(resource: Resource) -> Iterator[tuple[str, Ref]]:
                 certificate = tls.backend.client_certificate_ref
         case _:
             return
-    kinds = {kind.KIND: kind for kind in (ConfigMap, Secret, ClusterTrustBundle)}
     for n, ref in enumerate(authorities):
-        if (kind := kinds.get(ref.kind)) is not None:
-            yield f"{at}[{n}]", Ref.of(kind, "" if kind.CLUSTER_SCOPED else namespace, ref.name)
+        if (named := source(ref.kind, namespace, ref.name)) is not None:
+            yield f"{at}[{n}]", named
     if certificate is not None and isinstance(secret := _secret(certificate, namespace), Ref):
         yield field, secret
 
@@ -333,22 +322,13 @@ def authorities(db: Db, owner: Ref) -> Bundle | Problem:
             return Bundle(b"")
         at = field.replace("caCertificateRefs", "wellKnownCACertificates")
         return Problem(at, f"{well_known!r} is not served; it must be {SYSTEM!r}.", "InvalidKind")
-    known = [(n, ref) for n, ref in enumerate(refs) if ref.kind in _CA_KINDS]
+    named = [(f"{field}[{n}]", source(ref.kind, owner.namespace, ref.name)) for n, ref in enumerate(refs)]
+    known = [(path, at) for path, at in named if at is not None]
     if not known:
         message = f"The kind is {refs[0].kind!r}; it must be" if refs else "None is named; it must be"
         at = f"{field}[0].kind" if refs else field
-        return Problem(at, f"{message} one of {', '.join(_CA_KINDS)}.", "InvalidKind")
-    pem = b""
-    for n, ref in known:
-        found = _found(db, owner, ref)
-        if isinstance(found, ServedSecret):
-            if len(known) == 1:
-                return Bundle(b"", found)
-            found = Fault(f"Secret {owner.namespace}/{ref.name} is of another server; it must stand alone.")
-        if isinstance(found, Fault):
-            return Problem(f"{field}[{n}]", found.message, "InvalidCACertificateRef")
-        pem += found
-    return Bundle(pem)
+        return Problem(at, f"{message} one of {', '.join(KINDS)}.", "InvalidKind")
+    return bundle(db, known)
 
 
 @query
@@ -470,32 +450,6 @@ def _named_authorities(db: Db, owner: Ref) -> tuple[str, tuple[LocalObjectRefere
         return field, (), None
     checks = policy.spec.validation
     return field, checks.ca_certificate_refs, checks.well_known_ca_certificates
-
-
-def _found(db: Db, owner: Ref, ref: LocalObjectReference) -> bytes | ServedSecret | Fault:
-    """The certificates behind one reference to CAs."""
-    data: Mapping[str, bytes] | None = None
-    if ref.kind == ClusterTrustBundle.KIND:
-        at = Ref.of(ClusterTrustBundle, "", ref.name)
-        if (bundle := get(db, ClusterTrustBundle, at)) is not None:
-            data = {"spec.trustBundle": bundle.spec.trust_bundle.encode()}
-    elif ref.kind == ConfigMap.KIND:
-        at = Ref.of(ConfigMap, owner.namespace, ref.name)
-        if (texts := get(db, ConfigMap, at)) is not None:
-            data = {key: text.encode() for key, text in texts.data.items()}
-    else:
-        at = Ref.of(Secret, owner.namespace, ref.name)
-        if (secret := get(db, Secret, at)) is not None:
-            data = secret.data
-            if (served := served_secret(db, at)) is not None:
-                return Fault(f"{at} {served.message}") if isinstance(served, Fault) else served
-    if data is None:
-        return Fault(f"{at} {absence(db, at)}.")
-    key = next((key for key in _CA_KEYS if key in data), next(iter(data)) if len(data) == 1 else None)
-    if key is None:
-        return Fault(f"{at} has no ca.crt, which must hold the certificates of CAs, as PEM.")
-    pem = trusted(key, data[key])
-    return Fault(f"{at} {pem.message}") if isinstance(pem, Fault) else pem
 
 
 @query

@@ -127,7 +127,7 @@ class Backend(Struct, frozen=True):
         protocol: spoken upstream.
         http1: HTTP/1.1 even if HTTP/2 is available, for WebSocket backends.
         dns: endpoints are hostnames to resolve, not addresses.
-        dynamic: the host is resolved per request.
+        dynamic: it is the host that each request names, and has no endpoints.
         empty: no endpoint at all.
         fallback: used only when the others are unhealthy.
         families: IP families of a Service: ``IPv4``, ``IPv6``; unknown for other kinds.
@@ -199,6 +199,14 @@ def backend(db: Db, of: Target, to_service: bool) -> Backend:
     if (problem := kind_problem(of)) is not None:
         return Backend(problem=problem)
     return _backend(db, of) if of.kind == BackendResource.KIND else _service(db, of, to_service)
+
+
+def named(of: Target, judged: Backend) -> Backend:
+    """A backend for what has no request of a client that names a host: that cannot be a dynamic resolver."""
+    if not judged.dynamic:
+        return judged
+    message = f"{of.ref} is of type DynamicResolver; only a rule of a route can send requests there"
+    return Backend(problem=Problem("", message, "UnsupportedValue"))
 
 
 def reached_from(db: Db, gateway: Ref, of: Target, to_service: bool) -> Backend:
@@ -423,15 +431,13 @@ def _backend(db: Db, of: Target) -> Backend:
         tls = validation(db, of.ref, section_of(db, of))
         if isinstance(tls, Problem):
             return Backend(problem=tls)
-    if resource.spec.type == "DynamicResolver":
-        message = f"{of.ref} is of type DynamicResolver, which is not supported yet"
-        return Backend(problem=Problem("", message, "UnsupportedValue"))
-    protocols = resource.spec.app_protocols
+    protocols, dynamic = resource.spec.app_protocols, resource.spec.type == "DynamicResolver"
     return Backend(
         protocol="HTTP2" if "gateway.envoyproxy.io/h2c" in protocols else "HTTP",
         http1=any(_is_websocket(p) for p in protocols),
         dns=kinds == {True},
-        empty=not resource.spec.endpoints,
+        dynamic=dynamic,
+        empty=not (resource.spec.endpoints or dynamic),
         fallback=bool(resource.spec.fallback),
         validation=tls,
     )

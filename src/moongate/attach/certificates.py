@@ -46,7 +46,7 @@ from moongate.store import get
 from moongate.xds.wire import Encoded, XdsResource, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.types import (
         CertificatePublicKeyTypes,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from moongate.engine import Db, Query
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Hashable")
 
 NOW: Final = "now"
 """A cell with the time, in seconds since 1970. Whoever has a clock moves it when a certificate's time comes
@@ -126,7 +127,7 @@ class RefusedCertificate(Encoded, frozen=True):
     before: XdsResource | None
 
 
-def refused_certificate(fleet: FleetId, source: Ref) -> tuple[str, FleetId, Ref]:
+def refused_certificate(fleet: FleetId, source: S) -> tuple[str, FleetId, S]:
     """The cell with the ``RefusedCertificate`` of a Secret, or of what names CAs; or absent."""
     return ("refused-certificate", fleet, source)
 
@@ -147,7 +148,7 @@ def refusal(db: Db, fleet: FleetId, secret: Ref) -> RefusedCertificate | None:
 
 
 def refused_as_it_is(
-    db: Db, fleet: FleetId, source: Ref, contents: Query[[Ref], str]
+    db: Db, fleet: FleetId, source: S, contents: Query[[S], str]
 ) -> RefusedCertificate | None:
     """Why the Envoys of a fleet refuse what a source has now, if they do.
 

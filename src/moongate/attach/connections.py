@@ -6,8 +6,8 @@ A listener of TLS chooses by the hostname that a client asks for in the handshak
 one route for all. Envoy refuses a listener in which two filter chains match alike. So each hostname of a
 listener has one route (``route_of``), and a route has the hostnames that are its own there (``own_hosts``).
 
-A route is found by its place: the Gateway, the ``sectionName`` and a hostname, each as written. Of thousands
-of routes on dozens of listeners, a changed one is compared only with those at the same place.
+A route is found by its place: the owner of the listener, the ``sectionName`` and a hostname, each as written.
+Of thousands of routes on dozens of listeners, a changed one is compared only with those at the same place.
 
 Source: Gateway API, TLSRoute, TCPRoute and UDPRoute; the reference, for the oldest route of a listener.
 """
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 from moongate.api.base import Ref
 from moongate.api.route import ConnectionRoute
-from moongate.attach.policies import age
+from moongate.attach.fleets import age
 from moongate.attach.route_kinds import CONNECTION_ROUTE_TYPES, order
 from moongate.attach.routes import (
     attached_hosts,
     attachments_at,
-    gateway_of,
     hosts_if_taken,
     is_open_to,
     listeners_of,
+    parent_of,
     taken_under,
     written_as,
 )
@@ -43,41 +43,41 @@ if TYPE_CHECKING:
 def _by_parent(route: ConnectionRoute) -> Iterator[tuple[Ref, int, Ref]]:
     ref = route.ref
     for parent in route.spec.parent_refs:
-        if (gateway := gateway_of(parent, route.metadata.namespace)) is not None:
-            yield gateway, shard(str(ref)), ref
+        if (owner := parent_of(parent, route.metadata.namespace)) is not None:
+            yield owner, shard(str(ref)), ref
 
 
 def _by_place(route: ConnectionRoute) -> Iterator[tuple[tuple[Ref, str, str], Ref]]:
     for parent in route.spec.parent_refs:
-        if (gateway := gateway_of(parent, route.metadata.namespace)) is not None:
+        if (owner := parent_of(parent, route.metadata.namespace)) is not None:
             for host in route.hostnames or ("",):
-                yield (gateway, parent.section_name or "", host), route.ref
+                yield (owner, parent.section_name or "", host), route.ref
 
 
 CONNECTION_ROUTES: PartedIndex[ConnectionRoute, int, Ref] = PartedIndex(
     "connection-routes", CONNECTION_ROUTE_TYPES, _by_parent
 )
-"""Gateway; shard of the route → routes of connections that name it as parent."""
+"""Gateway or ListenerSet; shard of the route → routes of connections that name it as parent."""
 ROUTES_BY_PLACE: Index[ConnectionRoute, Ref] = Index(
     "connection-routes-by-place", CONNECTION_ROUTE_TYPES, _by_place
 )
-"""(Gateway, ``sectionName`` or "", hostname as written or "") → routes of connections."""
+"""(Gateway or ListenerSet, ``sectionName`` or "", hostname as written or "") → routes of connections."""
 
 
 @query
-def connections_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple[Ref, ...]]:
-    """The routes of connections in one shard that each listener of a Gateway takes, sorted.
+def connections_in(db: Db, owner: Ref, part: int) -> Mapping[ListenerId, tuple[Ref, ...]]:
+    """The routes of connections in one shard that each listener of an owner takes, sorted.
 
     While a route cannot be judged, it is where it was; if it never was judged, wherever it may be.
     """
     taken: dict[ListenerId, list[Ref]] = {}
-    routes = find_in(db, CONNECTION_ROUTES, gateway, part)
-    settled = attachments_at.attempt_each(db, [(route, gateway) for route in routes])
+    routes = find_in(db, CONNECTION_ROUTES, owner, part)
+    settled = attachments_at.attempt_each(db, [(route, owner) for route in routes])
     for route, now in zip(routes, settled, strict=True):
-        judged = attachments_at.last_good(db, route, gateway) if isinstance(now, Failed) else now
+        judged = attachments_at.last_good(db, route, owner) if isinstance(now, Failed) else now
         listeners: Iterable[ListenerId]
         if isinstance(judged, Failed):
-            listeners = (each for each in listeners_of(db, gateway) if is_open_to(db, each, route))
+            listeners = (each for each in listeners_of(db, owner) if is_open_to(db, each, route))
         else:
             listeners = (listener for each in judged for listener, _ in each.hosts)
         for listener in dict.fromkeys(listeners):
@@ -86,12 +86,10 @@ def connections_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple
 
 
 @query
-def _shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
-    shards = parts(db, CONNECTION_ROUTES, gateway)
+def _shards_of(db: Db, owner: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
+    shards = parts(db, CONNECTION_ROUTES, owner)
     by_listener: dict[ListenerId, list[int]] = {}
-    for part, taken in zip(
-        shards, connections_in.each(db, [(gateway, part) for part in shards]), strict=True
-    ):
+    for part, taken in zip(shards, connections_in.each(db, [(owner, part) for part in shards]), strict=True):
         for listener in taken:
             by_listener.setdefault(listener, []).append(part)
     return {listener: tuple(numbers) for listener, numbers in by_listener.items()}
@@ -100,7 +98,7 @@ def _shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
 @query
 def connection_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
     """The shards with routes of connections that a listener takes, sorted."""
-    return _shards_of(db, listener.gateway).get(listener, ())
+    return _shards_of(db, listener.owner).get(listener, ())
 
 
 @query

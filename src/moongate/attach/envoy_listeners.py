@@ -193,8 +193,14 @@ def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool
 
 @query
 def ready_listeners(db: Db, fleet: FleetId) -> frozenset[ListenerId]:
-    """The listeners that a fleet's Envoys serve. Each route asks whether its own are among them."""
+    """The listeners that a fleet's Envoys serve."""
     return frozenset(member for each in envoy_listeners(db, fleet) for member in each.members)
+
+
+@query
+def is_served(db: Db, fleet: FleetId, listener: ListenerId) -> bool:
+    """Whether a fleet's Envoys serve a listener. Thousands of routes ask this of their own listeners."""
+    return listener in ready_listeners(db, fleet)
 
 
 def http_groups(db: Db, fleet: FleetId) -> Iterator[tuple[EnvoyListener, ChainGroup]]:
@@ -210,18 +216,58 @@ def route_configurations(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
     return tuple(group.table for _, group in http_groups(db, fleet))
 
 
+class Seat(NamedTuple):
+    """Where listeners are served together.
+
+    Args:
+        envoy: the Envoy listener.
+        group: their filter chains in it.
+    """
+
+    envoy: EnvoyListener
+    group: ChainGroup
+
+
+# A port may have a thousand listeners, each of which asks where it is. So one walk answers all of them.
+
+
+@query
+def _seats(db: Db, fleet: FleetId) -> Mapping[str, Seat]:
+    """All chain groups of a fleet, by name."""
+    return {group.name: Seat(envoy, group) for envoy in envoy_listeners(db, fleet) for group in envoy.groups}
+
+
+@query
+def _groups_of(db: Db, fleet: FleetId) -> Mapping[ListenerId, str]:
+    """The listeners that a fleet's Envoys serve, each with the name of its chain group."""
+    return {
+        member: group.name
+        for envoy in envoy_listeners(db, fleet)
+        for group in envoy.groups
+        for member in group.members
+    }
+
+
+def seat_of(db: Db, listener: ListenerId) -> Seat | None:
+    """Where a listener is served; ``None`` if no Envoy serves it."""
+    fleet = fleet_of(db, listener.gateway)
+    name = _groups_of(db, fleet).get(listener)
+    return None if name is None else _seats(db, fleet).get(name)
+
+
 @query
 def table_of(db: Db, listener: ListenerId) -> TableId | None:
     """The HTTP chain with a listener's routes; ``None`` when it has none, or Envoy does not serve it."""
-    fleet = fleet_of(db, listener.gateway)
-    groups = http_groups(db, fleet)
-    return next((TableId(fleet, group.name) for _, group in groups if listener in group.members), None)
+    seat = seat_of(db, listener)
+    if seat is None or not seat.group.has_table:
+        return None
+    return TableId(fleet_of(db, listener.gateway), seat.group.name)
 
 
 def chain_of(db: Db, table: TableId) -> tuple[str, tuple[ListenerId, ...]] | None:
     """The Envoy listener whose chain uses a route configuration, and the members of that chain."""
-    groups = http_groups(db, table.fleet)
-    return next(((envoy.name, group.members) for envoy, group in groups if group.name == table.name), None)
+    seat = _seats(db, table.fleet).get(table.name)
+    return (seat.envoy.name, seat.group.members) if seat is not None and seat.group.has_table else None
 
 
 def _groups(

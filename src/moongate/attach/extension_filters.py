@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from moongate.api.base import ENVOY_GROUP, Ref
-from moongate.api.core import ConfigMap
+from moongate.api.core import ConfigMap, Secret
 from moongate.api.httproutefilter import (
+    HTTPCredentialInjectionFilter,
     HTTPDirectResponseFilter,
     HTTPHostnameModifier,
     HTTPRouteFilter,
@@ -27,6 +28,8 @@ from moongate.api.httproutefilter import (
     ReplaceRegexMatch,
 )
 from moongate.api.route import HTTPHeader, HTTPHeaderFilter
+from moongate.api.shared import CONNECTION_HEADERS
+from moongate.attach.grants import granted
 from moongate.attach.refused import absence
 from moongate.attach.replacements import (
     host_substitution_fault,
@@ -45,6 +48,11 @@ if TYPE_CHECKING:
 
 _HEADER_NAME: Final = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(rb"(?![\t ])[\t -~\x80-\xff]+(?<![\t ])")
+
+CREDENTIAL_KEY: Final = "credential"
+"""The key of a Secret that holds a credential."""
 BODY_KEY: Final = "response.body"
 """The key of a ConfigMap that holds a response; where it is missing, the first one is taken."""
 
@@ -71,6 +79,7 @@ class Extension(Struct, frozen=True):
         path: how the path that the backend sees is made.
         append_x_forwarded_host: ``None`` where it does not say.
         response: answered instead of forwarding.
+        credential: what backends get in a header.
         matches: what requests must have besides.
         refused: what is wrong with it; the rest has no meaning then.
         unresolved: there is no such filter.
@@ -80,9 +89,21 @@ class Extension(Struct, frozen=True):
     path: ReplaceRegexMatch | None = None
     append_x_forwarded_host: bool | None = None
     response: DirectResponse | None = None
+    credential: HTTPCredentialInjectionFilter | None = None
     matches: tuple[HTTPRouteMatchFilter, ...] = ()
     refused: Problem | None = None
     unresolved: Problem | None = None
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it cannot be used."""
+        return self.refused is not None or self.unresolved is not None
+
+    @property
+    def of_backend(self) -> bool:
+        """Whether all that it asks for can be done for one backend of several."""
+        of_rule = (self.hostname, self.path, self.append_x_forwarded_host, self.response)
+        return self.credential is not None and not self.matches and not any(x is not None for x in of_rule)
 
 
 def extension(db: Db, ref: LocalObjectReference, namespace: str) -> Extension:
@@ -106,9 +127,9 @@ def route_filter(db: Db, ref: Ref) -> Extension:
     problem = next(
         (fault for fault in (_rewrite_fault(spec.url_rewrite), _match_fault(spec.matches)) if fault), None
     )
-    if problem is None and spec.credential_injection is not None:
-        # Without it the backend would get requests that their author meant to be authenticated.
-        problem = "it asks for credentialInjection, which is not supported yet"
+    credential = spec.credential_injection
+    if problem is None and credential is not None:
+        problem = _credential_fault(db, ref, credential)
     response = (
         _response(db, ref.namespace, spec.direct_response) if spec.direct_response is not None else None
     )
@@ -122,8 +143,38 @@ def route_filter(db: Db, ref: Ref) -> Extension:
         path=rewrite.path.replace_regex_match if rewrite is not None and rewrite.path is not None else None,
         append_x_forwarded_host=rewrite.append_x_forwarded_host if rewrite is not None else None,
         response=response,
+        credential=credential,
         matches=spec.matches,
     )
+
+
+def _credential_fault(db: Db, filter_: Ref, injection: HTTPCredentialInjectionFilter) -> str | None:
+    """Why a credential cannot be given to backends; nothing of its value is said."""
+    header, named = injection.header, injection.credential.value_ref
+    if header is not None and (_TOKEN.fullmatch(header) is None or header.lower() in CONNECTION_HEADERS):
+        return (
+            f"credentialInjection.header is {header!r}; it must be the name of a header, and of none that "
+            "says how or where to a request is sent"
+        )
+    if (named.group, named.kind) != ("", Secret.KIND):
+        return f"credentialInjection.credential.valueRef names a {named.kind}; it must name a Secret"
+    ref = Ref.of(Secret, named.namespace or filter_.namespace, named.name)
+    if not granted(db, ENVOY_GROUP, HTTPRouteFilter.KIND, filter_.namespace, ref):
+        return (
+            f"its credential is in {ref}; no ReferenceGrant there allows an HTTPRouteFilter of namespace "
+            f"{filter_.namespace} to refer to it"
+        )
+    secret = get(db, Secret, ref)
+    if secret is None:
+        return f"its credential is in {ref}, which {absence(db, ref)}"
+    if not secret.data.get(CREDENTIAL_KEY):
+        return f"its credential is in {ref}, which has nothing under the key {CREDENTIAL_KEY}"
+    if _VALUE.fullmatch(secret.data[CREDENTIAL_KEY]) is None:
+        return (
+            f"its credential is in {ref}; what stands there under {CREDENTIAL_KEY} is no value of a header, "
+            "which is one line of printable characters without blanks at its ends"
+        )
+    return None
 
 
 def _rewrite_fault(rewrite: HTTPURLRewriteFilter | None) -> str | None:

@@ -33,6 +33,7 @@ from moongate.store import find, get
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from moongate.api.base import Resource
     from moongate.engine import Db
 
 
@@ -77,16 +78,17 @@ def keeps_what_it_has(db: Db, fleet: FleetId) -> bool:
     return bool(gateways) and all(rejection.attempt(db, gateway) is not None for gateway in gateways)
 
 
-def seniority(db: Db, gateway: Ref) -> tuple[bool, tuple[str, str, str]]:
-    """Sorts Gateways by age. If its age was never known, a Gateway is the youngest and displaces no other."""
-    age = _age.last_good(db, gateway)
-    return (True, ("", "", "")) if isinstance(age, Failed) else (False, age)
+def seniority(db: Db, ref: Ref) -> tuple[bool, tuple[str, str, str]]:
+    """Sorts resources of a kind by age. One of unknown age is the youngest, and displaces no other."""
+    known = age.last_good(db, ref)
+    return (True, ("", "", "")) if isinstance(known, Failed) else (False, known)
 
 
 @query
-def _age(db: Db, gateway: Ref) -> tuple[str, str, str]:
-    resource = get(db, Gateway, gateway)
-    return resource.age if resource is not None else ("", "", "")
+def age(db: Db, ref: Ref) -> tuple[str, str, str]:
+    """What sorts resources of a kind, the oldest first."""
+    resource: Resource | None = db.read(ref)
+    return ("", "", "") if resource is None else resource.age
 
 
 @query

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moongate.api.base import FleetId, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.attach.fleets import bind_addresses, fleet_of, seniority, takes_ipv4
-from moongate.attach.gateways import ALL_IPV4, ALL_IPV6, managed, on_host
+from moongate.attach.gateways import ALL_IPV4, ALL_IPV6, on_host
+from moongate.attach.listener_sets import gateway_of
 from moongate.engine import Failed, query
 from moongate.store import Index, find
 
@@ -43,17 +45,17 @@ class Claim(NamedTuple):
     fleet: FleetId
 
 
-def _by_port(gateway: Gateway) -> Iterator[tuple[int, Ref]]:
-    for port in dict.fromkeys(listener.port for listener in gateway.spec.listeners):
-        yield port, gateway.ref
+def _by_port(owner: Gateway | ListenerSet) -> Iterator[tuple[int, Ref]]:
+    for port in dict.fromkeys(listener.port for listener in owner.spec.listeners):
+        yield port, owner.ref
 
 
-PORT_USERS: Final = Index("port-users", (Gateway,), _by_port)
-"""Port, as it is written → Gateways with a listener on it."""
+PORT_USERS: Index[Gateway | ListenerSet, Ref] = Index("port-users", (Gateway, ListenerSet), _by_port)
+"""Port, as it is written → Gateways and ListenerSets with a listener on it."""
 
 
 def listening(db: Db, port: int) -> tuple[Ref, ...]:
-    """The Gateways with a listener on a port, as it is written, sorted."""
+    """The Gateways and ListenerSets with a listener on a port, as it is written, sorted."""
     return find(db, PORT_USERS, port)
 
 
@@ -62,8 +64,11 @@ def claims(db: Db, port: int) -> tuple[Claim, ...]:
     """The Gateways that ask for a port of this machine, the oldest first; none in a cluster."""
     if not on_host(db):
         return ()
-    gateways = [gateway for gateway in listening(db, port) if managed(db, gateway)]
-    gateways.sort(key=lambda gateway: (seniority(db, gateway), gateway))
+    asked = {gateway_of(db, owner) for owner in listening(db, port)}
+    gateways = sorted(
+        (gateway for gateway in asked if gateway is not None),
+        key=lambda gateway: (seniority(db, gateway), gateway),
+    )
     return tuple(Claim(gateway, fleet_of(db, gateway)) for gateway in gateways)
 
 

@@ -11,13 +11,13 @@ from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.core import Secret
-from moongate.api.gateway import Gateway
 from moongate.attach.certificates import Certificate, Fault, certificate, out_of_date, refusal
 from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
+from moongate.attach.listener_sets import listener_specs
+from moongate.attach.secret_servers import ServedSecret, served_secret
 from moongate.engine import query
 from moongate.problem import Problem
-from moongate.store import get
 
 if TYPE_CHECKING:
     from moongate.api.base import ListenerId
@@ -30,13 +30,15 @@ class ListenerCertificates(Struct, frozen=True):
 
     Args:
         served: Secrets to serve, in order.
+        servers: those of them that stand for secrets of other servers, and for which.
         outdated: those of them of which Envoy refuses the newest contents, and serves the ones before.
-        sans: the DNS names of their certificates.
+        sans: the DNS names of their certificates; those of other servers are not known.
         faults: why the others are not served, and why these are outdated, each at its reference, with a path
             within the listener.
     """
 
     served: tuple[Ref, ...]
+    servers: tuple[tuple[Ref, ServedSecret], ...]
     outdated: tuple[Ref, ...]
     sans: tuple[str, ...]
     faults: tuple[Problem, ...]
@@ -45,7 +47,7 @@ class ListenerCertificates(Struct, frozen=True):
 @query
 def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
     """The certificates that a listener serves; two for one name must differ in the kind of their key."""
-    served: dict[Ref, Certificate] = {}
+    served: dict[Ref, Certificate | ServedSecret] = {}
     outdated: list[Ref] = []
     faults: list[Problem] = []
     held: dict[tuple[str, str], Ref] = {}
@@ -55,6 +57,11 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
             faults.append(target.under(path))
             continue
         judged = out_of_date(db, target) or certificate(db, target)
+        if isinstance(judged, Fault):
+            judged = served_secret(db, target) or judged
+        if isinstance(judged, ServedSecret):
+            served[target] = judged
+            continue
         if isinstance(judged, Fault):
             faults.append(Problem(path, f"{target} {judged.message}", "InvalidCertificateRef"))
             continue
@@ -75,15 +82,15 @@ def listener_certificates(db: Db, listener: ListenerId) -> ListenerCertificates:
             outdated.append(target)
         held |= dict.fromkeys(((judged.algorithm, d) for d in domains), target)
         served[target] = judged
-    sans = tuple(san for each in served.values() for san in each.sans)
-    return ListenerCertificates(tuple(served), tuple(outdated), sans, tuple(faults))
+    sans = tuple(san for each in served.values() if isinstance(each, Certificate) for san in each.sans)
+    servers = tuple((ref, each) for ref, each in served.items() if isinstance(each, ServedSecret))
+    return ListenerCertificates(tuple(served), servers, tuple(outdated), sans, tuple(faults))
 
 
 @query
 def certificate_refs(db: Db, listener: ListenerId) -> tuple[Ref | Problem, ...]:
     """The Secret behind each certificateRef of a listener, or why the listener may not use it."""
-    gateway = get(db, Gateway, listener.owner)
-    specs = gateway.spec.listeners if gateway is not None else ()
+    specs = listener_specs(db, listener.owner)
     tls = next((spec.tls for spec in specs if spec.name == listener.name), None)
     return tuple(
         _target(db, listener.owner, ref) for ref in (tls.certificate_refs if tls is not None else ())

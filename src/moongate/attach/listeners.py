@@ -1,62 +1,78 @@
-"""The listeners of a Gateway: what each may serve, with which certificates, and what keeps it from it.
+"""The listeners of Gateways and ListenerSets: what each may serve, with what, and what keeps it from it.
 
 Theory of operation
 ===================
-``listeners`` judges all listeners of one Gateway in three rounds: each by itself (kinds, namespaces, TLS,
-hostname), then those without a fault against each other (protocols, hostnames and ports that clash), then
-those that are ready for TLS that overlaps. ``attachable`` is the part that a route's attachment depends on,
-and no more. How ready listeners share Envoy's is decided in ``envoy_listeners``.
+Listeners are judged by their *owner*, a Gateway or a ListenerSet, in two rounds. Each is judged by itself
+(kinds, namespaces, TLS, hostname), ``judged_alone``. Then those of a Gateway and of all its ListenerSets that
+have no fault are judged against each other (protocols, hostnames and ports that clash), ``conflicts``.
+``attachable`` is the part that a route's attachment depends on, and no more. How ready listeners share
+Envoy's is decided in ``envoy_listeners``, and which of them a client may take for each other is seen in
+``tls_overlaps``.
 
 Rules
 =====
 1. A listener with a fault of its own takes no part in conflicts, so it cannot keep a sound one from serving.
 2. A listener is *ready* when it is ``Programmed``; only then does it reach Envoy. Routes attach to it all the
    same, and are counted.
-3. Where neither of two listeners is older, neither wins: both are refused, and no order of the spec matters.
+3. Who wins where listeners clash is said in ``listener_conflicts``.
 4. Of two Gateways with Envoys of their own on this machine, the older one has the port (``host_ports``).
 
-Source: Gateway API, ``Listener`` and GEP-3567 (overlapping TLS); the reference for reasons.
+Source: Gateway API, ``Listener``, and GEP-1713 (ListenerSets); the reference for reasons.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
-from moongate.api.core import Namespace
 from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
 from moongate.api.gateway import Listener as ListenerSpec
 from moongate.api.shared import LabelSelector
+from moongate.attach.client_validation import (
+    NO_AUTHORITY,
+    client_authorities_outdated,
+    client_authorities_problem,
+    client_validation,
+)
 from moongate.attach.fleets import fleet_of, keeps_what_it_has, members
-from moongate.attach.gateways import config, fleet_proxy, managed, rejection
+from moongate.attach.gateways import config, fleet_proxy
 from moongate.attach.host_ports import rivals
 from moongate.attach.listener_certificates import listener_certificates
+from moongate.attach.listener_conflicts import (
+    HOSTNAME,
+    PORT_UNAVAILABLE,
+    PROTOCOL,
+    Conflict,
+    Place,
+    container_port,
+    transport,
+)
+from moongate.attach.listener_conflicts import conflicts as conflicts_among
+from moongate.attach.listener_sets import gateway_of, listener_specs, owners, owners_of, serving_gateway
 from moongate.attach.route_kinds import kinds_for
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import get
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from moongate.api.base import FleetId
+    from moongate.api.base import FleetId, Resource
     from moongate.api.shared import LabelSelectorRequirement
+    from moongate.attach.client_validation import ClientValidation
     from moongate.attach.host_ports import Claim
     from moongate.engine import Db
-
-K = TypeVar("K")
 
 ChainKind = Literal["HTTP", "HTTPS", "TLS", "TCP", "UDP"]
 """What the filter chains of a listener are made of; those of UDP have none, but a listener filter."""
 HTTP_CHAINS: Final[tuple[ChainKind, ...]] = ("HTTP", "HTTPS")
 """The kinds with a route configuration."""
 
-NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
-"""The label that each namespace has, with its name."""
+LISTENERS_NOT_VALID: Final = "ListenersNotValid"
+"""The reason of a Gateway or ListenerSet with listeners that are not valid, and of such ones of a set."""
 
 PROTOCOLS: Final = ("HTTP", "HTTPS", "TLS", "TCP", "UDP")
 """All that a listener can ask for."""
@@ -80,10 +96,12 @@ class Listener(Struct, frozen=True):
         selector: their labels, for ``Selector``.
         conditions: in the order in which a status lists them.
         ready: whether Envoy is to serve it, or, where moongate failed to judge it, to go on as before.
-        http1_only: HTTP/2 is off unless a policy asks for it: browsers would reuse a connection for a
-            hostname of another listener, as a certificate covers both.
         certificate_faults: why a certificate is not served, each at its reference, with a path within the
             listener; ``ResolvedRefs`` sums them up.
+        sans: the DNS names of its certificates.
+        has_unknown_certificate: whether another server has one of them, so that its names are not known.
+        clients: what it asks of its clients; ``None`` for no certificate.
+        client_faults: why these cannot be checked, with a path within the Gateway.
     """
 
     id: ListenerId
@@ -97,9 +115,12 @@ class Listener(Struct, frozen=True):
     selector: LabelSelector | None
     conditions: tuple[Condition, ...]
     ready: bool
-    http1_only: bool
     passthrough: bool = False
     certificate_faults: tuple[Problem, ...] = ()
+    sans: tuple[str, ...] = ()
+    has_unknown_certificate: bool = False
+    clients: ClientValidation | None = None
+    client_faults: tuple[Problem, ...] = ()
 
 
 class Attachable(Struct, frozen=True):
@@ -113,7 +134,6 @@ class Attachable(Struct, frozen=True):
         kinds: as in ``Listener``.
         from_: likewise.
         selector: likewise.
-        beside: the hostnames that listeners of other Gateways of its fleet have on its port, sorted.
     """
 
     id: ListenerId
@@ -123,131 +143,225 @@ class Attachable(Struct, frozen=True):
     kinds: tuple[tuple[str, str], ...]
     from_: str
     selector: LabelSelector | None
-    beside: tuple[str, ...]
+
+
+class JudgedAlone(Struct, frozen=True):
+    """A listener, judged by itself.
+
+    Args:
+        id: which it is.
+        spec: as written.
+        kinds: as in ``Listener``.
+        certificate_faults: likewise.
+        sans: the DNS names of its certificates.
+        has_unknown_certificate: as in ``Listener``.
+        clients: likewise.
+        client_faults: likewise.
+        sound: whether its own spec has no fault.
+        failure: the id of the failure because of which it is not known whether its certificates are in order;
+            "" if it is known.
+        conditions: what follows, by type: status, reason and message.
+    """
+
+    id: ListenerId
+    spec: ListenerSpec
+    kinds: tuple[tuple[str, str], ...]
+    certificate_faults: tuple[Problem, ...]
+    sans: tuple[str, ...]
+    has_unknown_certificate: bool
+    clients: ClientValidation | None
+    client_faults: tuple[Problem, ...]
+    sound: bool
+    failure: str
+    conditions: tuple[tuple[str, tuple[str, str, str]], ...]
 
 
 @query
-def listeners(db: Db, gateway: Ref) -> tuple[Listener, ...]:
-    """The listeners of a Gateway, in the order of its spec; none if it is not ours, or is rejected."""
-    resource = get(db, Gateway, gateway)
-    if resource is None or not managed(db, gateway) or rejection(db, gateway) is not None:
+def listeners(db: Db, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners of a Gateway or a ListenerSet, in the order of its spec.
+
+    None if it is not ours, if its Gateway is rejected, or if that does not take the set.
+    """
+    gateway = serving_gateway(db, owner)
+    if gateway is None:
         return ()
-    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in resource.spec.listeners]
+    lost = _conflicts_of(db, owner)
+    drafts = [_Draft.of(judged) for judged in judged_alone(db, owner)]
     for draft in drafts:
-        _judge_alone(db, draft, resource)
-    shift = _shift(db, gateway)
-    _conflicts(db, gateway, [d for d in drafts if d.sound], shift)
-    for draft in drafts:
+        if draft.id in lost:
+            draft.lose(lost[draft.id])
         _conclude(draft)
-    _overlaps([d for d in drafts if d.ready and d.spec.protocol == "HTTPS"])
-    return tuple(_listener(d, resource.metadata.generation, shift) for d in drafts)
+    generation, shift = _generation(db, owner), _shift(db, gateway)
+    return tuple(_listener(draft, generation, shift) for draft in drafts)
 
 
-def last_judged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
-    """The listeners of a Gateway, for queries that join all Gateways of its fleet.
+@query
+def _generation(db: Db, owner: Ref) -> int:
+    resource: Resource | None = db.read(owner)
+    return resource.metadata.generation if resource is not None else 0
+
+
+@query
+def judged_alone(db: Db, owner: Ref) -> tuple[JudgedAlone, ...]:
+    """The listeners of an owner, each judged by itself."""
+    gateway = gateway_of(db, owner)
+    if gateway is None:
+        return ()
+    drafts = [_Draft(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner)]
+    for draft in drafts:
+        _judge_alone(db, draft)
+    return tuple(draft.judged() for draft in drafts)
+
+
+@query
+def places(db: Db, owner: Ref) -> tuple[Place, ...]:
+    """What the listeners of an owner ask for that have no fault of their own."""
+    return tuple(_place(each.id, each.spec) for each in judged_alone(db, owner) if each.sound)
+
+
+@query
+def places_written(db: Db, owner: Ref) -> tuple[Place, ...]:
+    """What the listeners of an owner ask for, sound or not."""
+    gateway = gateway_of(db, owner)
+    if gateway is None:
+        return ()
+    return tuple(_place(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner))
+
+
+def _place(listener: ListenerId, spec: ListenerSpec) -> Place:
+    return Place(listener, spec.protocol, spec.port, spec.hostname or "")
+
+
+@query
+def conflicts(db: Db, gateway: Ref) -> Mapping[ListenerId, Conflict]:
+    """The listeners of a Gateway and of its ListenerSets that cannot be served together with others.
+
+    The others are of the same Gateway, of an older one that shares its Envoys, or of an older one that shares
+    this machine. While listeners cannot be judged, they ask for what they did before, or for what is written.
+    """
+    of = owners(db, gateway)
+    asked: list[Place] = []
+    for owner, judged in zip(of, places.attempt_each(db, [(owner,) for owner in of]), strict=True):
+        known = places.last_good(db, owner) if isinstance(judged, Failed) else judged
+        if isinstance(known, Failed):
+            known = places_written.attempt(db, owner)
+        asked += () if isinstance(known, Failed) else known
+    return _all_conflicts(db, gateway, asked)
+
+
+@query
+def _conflicts_of(db: Db, owner: Ref) -> Mapping[ListenerId, Conflict]:
+    """Those of ``conflicts`` that are of one owner."""
+    gateway = gateway_of(db, owner)
+    known: Mapping[ListenerId, Conflict] = conflicts(db, gateway) if gateway is not None else {}
+    return {listener: conflict for listener, conflict in known.items() if listener.owner == owner}
+
+
+def last_judged(db: Db, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners of an owner, for queries that join all Gateways of its fleet.
 
     While they cannot be judged, they are as they were before. If they never were judged, they keep the ports
     and hostnames that are written: nothing is served there, but no other listener takes these over.
     """
-    judged = listeners.last_good(db, gateway)
+    judged = listeners.last_good(db, owner)
     if not isinstance(judged, Failed):
         return judged
-    if len(members(db, fleet_of(db, gateway))) == 1:
-        return listeners(db, gateway)  # This fails. The fleet has no other Gateway that must go on.
-    places = unjudged.attempt(db, gateway)
+    gateway = gateway_of.attempt(db, owner)
+    if isinstance(gateway, Ref) and is_alone.attempt(db, gateway) is True:
+        return listeners(db, owner)  # This fails. The fleet has no other listeners that must go on.
+    places = unjudged.attempt(db, owner)
     return () if isinstance(places, Failed) else places
 
 
 def last_judged_at(db: Db, listener: ListenerId) -> Listener | None:
-    """One of these listeners; ``None`` when its Gateway has none of that name."""
-    return next((each for each in last_judged(db, listener.gateway) if each.id == listener), None)
+    """One of these listeners; ``None`` when its owner has none of that name."""
+    return next((each for each in last_judged(db, listener.owner) if each.id == listener), None)
 
 
 def all_last_judged(db: Db, gateways: Sequence[Ref]) -> list[Listener]:
-    """The listeners of many Gateways, as ``last_judged`` has them."""
-    calls = [(gateway,) for gateway in gateways]
+    """The listeners of many Gateways and of their ListenerSets, as ``last_judged`` has them."""
+    of = owners_of(db, gateways)
     return [
         listener
-        for gateway, judged in zip(gateways, listeners.attempt_each(db, calls), strict=True)
-        for listener in (last_judged(db, gateway) if isinstance(judged, Failed) else judged)
+        for owner, judged in zip(of, listeners.attempt_each(db, [(owner,) for owner in of]), strict=True)
+        for listener in (last_judged(db, owner) if isinstance(judged, Failed) else judged)
     ]
 
 
 @query
-def unjudged(db: Db, gateway: Ref) -> tuple[Listener, ...]:
-    """The listeners of a Gateway, judged by protocol, port and hostname alone."""
-    resource = get(db, Gateway, gateway)
-    written = resource.spec.listeners if resource is not None else ()
-    drafts = [_Draft(ListenerId(gateway, gateway, spec.name), spec) for spec in written]
-    shift = _shift(db, gateway)
-    _conflicts(db, gateway, drafts, shift)
+def unjudged(db: Db, owner: Ref) -> tuple[Listener, ...]:
+    """The listeners of an owner, judged by protocol, port and hostname alone."""
+    gateway = gateway_of(db, owner)
+    if gateway is None:
+        return ()
+    drafts = [_Draft(ListenerId(gateway, owner, spec.name), spec) for spec in listener_specs(db, owner)]
+    lost = _all_conflicts(db, gateway, [_place(draft.id, draft.spec) for draft in drafts])
     for draft in drafts:
-        draft.ready = not draft.conditions
-    return tuple(_listener(draft, 0, shift) for draft in drafts)
+        draft.ready = draft.id not in lost
+    return tuple(_listener(draft, 0, _shift(db, gateway)) for draft in drafts)
 
 
 @query
-def attachable(db: Db, gateway: Ref) -> tuple[Attachable, ...]:
-    """What routes see of a Gateway's listeners, in the order of its spec."""
-    own = listeners(db, gateway)
+def attachable(db: Db, owner: Ref) -> tuple[Attachable, ...]:
+    """What routes see of an owner's listeners, in the order of its spec."""
     return tuple(
-        Attachable(
-            each.id,
-            each.protocol,
-            each.port,
-            each.hostname,
-            each.kinds,
-            each.from_,
-            each.selector,
-            _beside(db, gateway, each.port),
-        )
-        for each in own
+        Attachable(each.id, each.protocol, each.port, each.hostname, each.kinds, each.from_, each.selector)
+        for each in listeners(db, owner)
     )
 
 
-def _beside(db: Db, gateway: Ref, port: int) -> tuple[str, ...]:
-    """The hostnames that listeners of other Gateways of its fleet have on a port, sorted."""
-    fleet = fleet_of(db, gateway)
-    if len(members(db, fleet)) == 1:
-        return ()
-    hostnames = _hostnames_on(db, fleet).get(port, {})
-    return tuple(hostname for hostname, owners in hostnames.items() if owners - {gateway})
+@query
+def fleet_owners(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
+    """The Gateways and ListenerSets whose listeners a fleet has."""
+    return tuple(owners_of(db, members(db, fleet)))
 
 
 @query
-def _hostnames_on(db: Db, fleet: FleetId) -> Mapping[int, Mapping[str, frozenset[Ref]]]:
-    """The hostnames on each port of a merged fleet, sorted, with the Gateways that have them."""
-    by_port: dict[int, dict[str, set[Ref]]] = {}
+def is_alone(db: Db, gateway: Ref) -> bool:
+    """Whether the listeners of a Gateway are all that its fleet has."""
+    return len(members(db, fleet_of(db, gateway))) == 1 and owners_of(db, [gateway]) == [gateway]
+
+
+def is_beside(db: Db, listener: ListenerId, port: int, hostname: str) -> bool:
+    """Whether a listener of another owner has a hostname on a port of the same Envoys."""
+    if is_alone(db, listener.gateway):
+        return False
+    holders = _holders(db, fleet_of(db, listener.gateway), port, hostname)
+    return any(owner != listener.owner for owner in holders)
+
+
+def was_beside(db: Db, listener: ListenerId, port: int, hostname: str) -> bool:
+    """As ``is_beside``; while that fails, as it last was."""
+    fleet = fleet_of.last_good(db, listener.gateway)
+    if isinstance(fleet, Failed) or is_alone.attempt(db, listener.gateway) is True:
+        return False
+    holders = _holders.last_good(db, fleet, port, hostname)
+    return not isinstance(holders, Failed) and any(owner != listener.owner for owner in holders)
+
+
+@query
+def _holders(db: Db, fleet: FleetId, port: int, hostname: str) -> tuple[Ref, ...]:
+    """The owners of ready listeners with a hostname on a port, two at the most."""
+    return _hostnames_on(db, fleet).get(port, {}).get(hostname, ())
+
+
+@query
+def _hostnames_on(db: Db, fleet: FleetId) -> Mapping[int, Mapping[str, tuple[Ref, ...]]]:
+    """The hostnames on each port of a fleet, with the first two owners that have each."""
+    by_port: dict[int, dict[str, tuple[Ref, ...]]] = {}
     for each in all_last_judged(db, members(db, fleet)):
         if each.ready:
-            by_port.setdefault(each.port, {}).setdefault(each.hostname, set()).add(each.id.gateway)
-    return {
-        port: {host: frozenset(of) for host, of in sorted(hosts.items())} for port, hosts in by_port.items()
-    }
+            of = by_port.setdefault(each.port, {})
+            holders = of.get(each.hostname, ())
+            if len(holders) < 2 and each.id.owner not in holders:
+                of[each.hostname] = (*holders, each.id.owner)
+    return by_port
 
 
 @query
 def listener_at(db: Db, listener: ListenerId) -> Listener | None:
     """One listener, ``None`` when there is none of that name."""
-    return next((each for each in listeners(db, listener.gateway) if each.id == listener), None)
-
-
-@query
-def namespace_labels(db: Db, namespace: str) -> tuple[tuple[str, str], ...]:
-    """The labels of a namespace, sorted. A namespace that nobody declared has its name as its only label."""
-    resource = get(db, Namespace, Ref.of(Namespace, "", namespace))
-    return tuple(sorted(labels_of(resource, namespace).items()))
-
-
-def labels_of(resource: Namespace | None, namespace: str) -> dict[str, str]:
-    """The labels of a namespace that may not be declared."""
-    labels = resource.metadata.labels if resource is not None else {}
-    return labels | {NAMESPACE_LABEL: namespace}
-
-
-def selects(db: Db, selector: LabelSelector, namespace: str) -> bool:
-    """Whether a selector matches a namespace; it reads the namespace's labels."""
-    return selector.selects(dict(namespace_labels(db, namespace)))
+    return next((each for each in listeners(db, listener.owner) if each.id == listener), None)
 
 
 class _Draft:
@@ -259,15 +373,48 @@ class _Draft:
         self.kinds: tuple[tuple[str, str], ...] = ()
         self.certificate_faults: tuple[Problem, ...] = ()
         self.sans: tuple[str, ...] = ()
+        self.has_unknown_certificate = False
+        self.clients: ClientValidation | None = None
+        self.client_faults: tuple[Problem, ...] = ()
         self.sound = True
         self.ready = False
-        self.failure: Failed | None = None
-        self.http1_only = False
+        self.failure = ""
         self.conditions: dict[str, tuple[str, str, str]] = {}
+
+    @classmethod
+    def of(cls, judged: JudgedAlone) -> _Draft:
+        """A listener that was judged by itself."""
+        draft = cls(judged.id, judged.spec)
+        draft.kinds, draft.certificate_faults = judged.kinds, judged.certificate_faults
+        draft.sans, draft.has_unknown_certificate = judged.sans, judged.has_unknown_certificate
+        draft.clients, draft.client_faults = judged.clients, judged.client_faults
+        draft.sound, draft.failure = judged.sound, judged.failure
+        draft.conditions = dict(judged.conditions)
+        return draft
+
+    def judged(self) -> JudgedAlone:
+        """What is known now, as a value."""
+        return JudgedAlone(
+            self.id,
+            self.spec,
+            self.kinds,
+            self.certificate_faults,
+            self.sans,
+            self.has_unknown_certificate,
+            self.clients,
+            self.client_faults,
+            self.sound,
+            self.failure,
+            tuple(self.conditions.items()),
+        )
 
     @property
     def hostname(self) -> str:
         return self.spec.hostname or ""
+
+    @property
+    def of_set(self) -> bool:
+        return self.id.owner != self.id.gateway
 
     def set_condition(self, type_: str, status: str, reason: str, message: str) -> None:
         self.conditions[type_] = (status, reason, message)
@@ -277,9 +424,16 @@ class _Draft:
         self.sound = False
         self.set_condition(type_, "False", reason, _unserved(message))
 
-    def conflict(self, reason: str, message: str) -> None:
+    def lose(self, conflict: Conflict) -> None:
         """The listener cannot be served together with others."""
-        self.set_condition("Conflicted", "True", reason, _unserved(message))
+        message = conflict.message
+        if conflict.reason != PORT_UNAVAILABLE:
+            message = _unserved(message)
+            self.set_condition("Conflicted", "True", conflict.reason, message)
+            if not self.of_set:
+                return
+        self.set_condition("Accepted", "False", conflict.reason, message)
+        self.set_condition("Programmed", "False", conflict.reason, message)
 
 
 def _unserved(message: str) -> str:
@@ -287,7 +441,7 @@ def _unserved(message: str) -> str:
     return Problem("", message).saying("The listener serves nothing until this is fixed.").message
 
 
-def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
+def _judge_alone(db: Db, draft: _Draft) -> None:
     spec = draft.spec
     _judge_namespaces(draft)
     allowed = _kinds(spec)
@@ -299,7 +453,7 @@ def _judge_alone(db: Db, draft: _Draft, gateway: Gateway) -> None:
         draft.fault(message, "UnsupportedProtocol", "Accepted")
         return
     _judge_kinds(draft, allowed)
-    _judge_tls(db, draft, gateway)
+    _judge_tls(db, draft)
     if spec.protocol in ("TCP", "UDP") and spec.hostname is not None:
         draft.fault(f"A listener of protocol {spec.protocol} cannot have a hostname; it has {spec.hostname}.")
 
@@ -364,7 +518,7 @@ def _judge_kinds(draft: _Draft, allowed: tuple[str, ...]) -> None:
         draft.fault(message, "InvalidRouteKinds", "ResolvedRefs")
 
 
-def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
+def _judge_tls(db: Db, draft: _Draft) -> None:
     protocol, tls = draft.spec.protocol, draft.spec.tls
     if protocol in ("HTTP", "TCP", "UDP"):
         if tls is not None:
@@ -384,33 +538,48 @@ def _judge_tls(db: Db, draft: _Draft, gateway: Gateway) -> None:
         draft.fault("tls.certificateRefs is empty; mode Terminate needs at least one certificate.")
     else:
         _judge_certificates(db, draft)
-    if protocol == "HTTPS" and _validates_clients(gateway, draft.spec.port):
-        # A closed listener is better than one that is open without the check that the user asked for.
-        message = (
-            "The Gateway's tls.frontend asks for certificates of clients, which are not checked yet; "
-            "until they are, this listener stays closed."
-        )
-        draft.fault(message)
-        draft.set_condition("Accepted", "False", "UnsupportedValue", message)
+    if protocol == "HTTPS":
+        _judge_clients(db, draft)
 
 
-def _validates_clients(gateway: Gateway, port: int) -> bool:
-    frontend = gateway.spec.tls.frontend if gateway.spec.tls is not None else None
-    if frontend is None:
-        return False
-    of_port = next((p.tls for p in frontend.per_port if p.port == port), frontend.default)
-    return of_port.validation is not None
+def _judge_clients(db: Db, draft: _Draft) -> None:
+    """Note what the listener asks of its clients; without a CA that can be used it is closed."""
+    draft.clients = asked = _validation_at(db, draft.id.gateway, draft.spec.port)
+    if asked is None:
+        return
+    problem = client_authorities_problem.attempt(db, asked.authorities)
+    if isinstance(problem, Failed):
+        draft.failure = problem.id
+    elif problem is None:
+        if (outdated := client_authorities_outdated(db, asked.authorities)) is not None:
+            draft.client_faults = (outdated,)
+            message = f"{outdated.path}: {outdated.message}"
+            draft.set_condition("ResolvedRefs", "False", outdated.reason, message)
+    else:
+        draft.client_faults = (problem,)
+        message = f"No certificate of a client can be checked: {problem.path}: {problem.message}"
+        draft.fault(message, problem.reason, "ResolvedRefs")
+        draft.fault(message, problem.reason)
+        draft.fault(message, NO_AUTHORITY, "Accepted")
+
+
+@query
+def _validation_at(db: Db, gateway: Ref, port: int) -> ClientValidation | None:
+    """What a Gateway asks of the clients of a port, also at listeners of its ListenerSets."""
+    resource = get(db, Gateway, gateway)
+    return client_validation(resource, port) if resource is not None else None
 
 
 def _judge_certificates(db: Db, draft: _Draft) -> None:
     certificates = listener_certificates.attempt(db, draft.id)
     if isinstance(certificates, Failed):
-        draft.failure = certificates
+        draft.failure = certificates.id
         # A listener without a certificate must not come back: its port may be another listener's by now.
         certificates = listener_certificates.last_good(db, draft.id)
     if isinstance(certificates, Failed):
         return
     draft.sans = certificates.sans
+    draft.has_unknown_certificate = bool(certificates.servers)
     draft.certificate_faults = faults = certificates.faults
     if not faults:
         return
@@ -426,118 +595,77 @@ def _judge_certificates(db: Db, draft: _Draft) -> None:
     draft.fault(f"No certificate can be served: {messages}", reason, "ResolvedRefs")
 
 
-def _conflicts(db: Db, gateway: Ref, drafts: list[_Draft], shift: int) -> None:
+def _all_conflicts(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[ListenerId, Conflict]:
     """Judge listeners against each other, and against those of older Gateways."""
-    _protocol_conflicts(drafts)
-    _hostname_conflicts(drafts)
-    for protocol in ("TCP", "UDP"):
-        _port_conflicts(d for d in drafts if d.spec.protocol == protocol)
-    _shifted_port_conflicts(drafts, shift)
-    _conflicts_with_older(db, gateway, drafts, shift)
-    _ports_of_rivals(db, gateway, drafts)
+    shift = _shift(db, gateway)
+    lost = conflicts_among(asked, shift)
+    lost |= _conflicts_with_older(db, gateway, [each for each in asked if each.id not in lost], shift)
+    lost |= _ports_of_rivals(db, gateway, [each for each in asked if each.id not in lost])
+    return lost
 
 
-def _protocol_conflicts(drafts: list[_Draft]) -> None:
-    for port, sharing in _grouped(drafts, lambda d: d.spec.port).items():
-        others = [d for d in sharing if d.spec.protocol != "UDP"]
-        if len({_transport(d.spec.protocol) for d in others}) > 1:
-            message = f"Port {port} is asked for with protocols that exclude each other, by {_named(others)}."
-            for draft in others:
-                draft.conflict("ProtocolConflict", message)
-
-
-def _transport(protocol: str) -> str:
-    """Listeners of different transports exclude each other. HTTPS and TLS do not: the hostname decides."""
-    return "TLS" if protocol == "HTTPS" else protocol
-
-
-def _hostname_conflicts(drafts: list[_Draft]) -> None:
-    apart = [d for d in drafts if d.spec.protocol not in ("TCP", "UDP") and "Conflicted" not in d.conditions]
-    for (port, hostname), sharing in _grouped(apart, lambda d: (d.spec.port, d.hostname)).items():
-        if len(sharing) > 1:
-            message = (
-                f"Port {port} has several listeners for hostname {hostname or '(any)'}: {_named(sharing)}."
-            )
-            for draft in sharing:
-                draft.conflict("HostnameConflict", message)
-
-
-def _conflicts_with_older(db: Db, gateway: Ref, drafts: list[_Draft], shift: int) -> None:
+def _conflicts_with_older(
+    db: Db, gateway: Ref, asked: Sequence[Place], shift: int
+) -> dict[ListenerId, Conflict]:
     """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
     older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
-    taken = [each for each in all_last_judged(db, older) if each.ready]
-    for draft in drafts:
-        spec, port = draft.spec, _container_port(draft.spec.port, shift)
-        for other in taken if "Conflicted" not in draft.conditions else ():
-            if other.container_port != port or (other.protocol == "UDP") is not (spec.protocol == "UDP"):
+    taken: dict[tuple[int, bool], list[Listener]] = {}
+    for each in all_last_judged(db, older):
+        if each.ready:
+            taken.setdefault((each.container_port, each.protocol == "UDP"), []).append(each)
+    lost: dict[ListenerId, Conflict] = {}
+    for place in asked:
+        for other in taken.get((container_port(place.port, shift), place.protocol == "UDP"), ()):
+            alike = transport(other.protocol) == transport(place.protocol) and other.port == place.port
+            if alike and place.protocol not in ("TCP", "UDP") and other.hostname != place.hostname:
                 continue
-            alike = _transport(other.protocol) == _transport(spec.protocol) and other.port == spec.port
-            if alike and spec.protocol not in ("TCP", "UDP") and other.hostname != draft.hostname:
-                continue
-            reason = (
-                "HostnameConflict" if alike and other.protocol not in ("TCP", "UDP") else "ProtocolConflict"
-            )
+            of_hostname = alike and other.protocol not in ("TCP", "UDP")
             message = f"{other.id.owner} is older and has the same place, with its listener {other.id.name}."
-            draft.conflict(reason, message)
+            lost[place.id] = Conflict(HOSTNAME if of_hostname else PROTOCOL, message)
+    return lost
 
 
-def _ports_of_rivals(db: Db, gateway: Ref, drafts: list[_Draft]) -> None:
+def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[ListenerId, Conflict]:
     """Refuse the ports of this machine that belong to older Gateways with Envoys of their own."""
-    for draft in drafts:
-        if draft.conditions.keys() & {"Conflicted", "Accepted"}:
-            continue
-        port, udp = draft.spec.port, draft.spec.protocol == "UDP"
-        holder = next(
-            (
-                other
-                for claim in rivals(db, gateway, port)
-                for other in _opened_by(db, claim)
-                if other.port == port and (other.protocol == "UDP") is udp
-            ),
-            None,
-        )
+    at_ports = dict.fromkeys((place.port, place.protocol == "UDP") for place in asked)
+    held = {at: _holder_of_port(db, gateway, *at) for at in at_ports}
+    lost: dict[ListenerId, Conflict] = {}
+    for place in asked:
+        holder = held[place.port, place.protocol == "UDP"]
         if holder is not None:
             message = (
-                f"Port {port} of this machine belongs to listener {holder.id.name} of {holder.id.owner}, "
+                f"Port {place.port} of this machine belongs to listener {holder.name} of {holder.owner}, "
                 "which comes first by age, then by namespace and name. Requests to the port reach that "
                 "Gateway, and nothing listens here until it gives the port up. Set another port, or let one "
                 "Envoy serve both Gateways (mergeGateways)."
             )
-            draft.set_condition("Accepted", "False", "PortUnavailable", message)
-            draft.set_condition("Programmed", "False", "PortUnavailable", message)
+            lost[place.id] = Conflict(PORT_UNAVAILABLE, message)
+    return lost
+
+
+def _holder_of_port(db: Db, gateway: Ref, port: int, udp: bool) -> ListenerId | None:
+    """The listener of an older Gateway with Envoys of its own that has a port of this machine."""
+    return next(
+        (
+            other.id
+            for claim in rivals(db, gateway, port)
+            for other in _opened_by(db, claim)
+            if other.port == port and (other.protocol == "UDP") is udp
+        ),
+        None,
+    )
 
 
 def _opened_by(db: Db, claim: Claim) -> Iterator[Listener]:
     """The listeners of a Gateway that its Envoys open, or keep open while it is rejected or not judged."""
-    judged = listeners.last_good(db, claim.gateway)
-    if isinstance(judged, Failed) or keeps_what_it_has(db, claim.fleet):
-        judged = unjudged.attempt(db, claim.gateway)
-    return (each for each in (() if isinstance(judged, Failed) else judged) if each.ready and each.chain_kind)
-
-
-def _port_conflicts(drafts: Iterable[_Draft]) -> None:
-    for port, (first, *later) in _grouped(drafts, lambda d: d.spec.port).items():
-        for draft in later:
-            message = f"Port {port} is taken by listener {first.id.name}, of the same protocol."
-            draft.conflict("ProtocolConflict", message)
-
-
-def _shifted_port_conflicts(drafts: list[_Draft], shift: int) -> None:
-    """80 and 10080 are one port to Envoy where privileged ports are shifted; the first in the spec has it."""
-    taken: dict[tuple[bool, int], int] = {}
-    for draft in drafts:
-        if "Conflicted" in draft.conditions:
-            continue
-        port = draft.spec.port
-        at = _container_port(port, shift)
-        other = taken.setdefault((draft.spec.protocol == "UDP", at), port)
-        if other != port:
-            message = (
-                f"Envoy would listen on port {at} for it, as it does for a listener of port {other} already."
-            )
-            draft.set_condition("Accepted", "False", "PortUnavailable", message)
-            draft.set_condition("Programmed", "False", "PortUnavailable", message)
+    keeps = keeps_what_it_has(db, claim.fleet)
+    for owner in owners_of(db, [claim.gateway]):
+        judged = listeners.last_good(db, owner)
+        if isinstance(judged, Failed) or keeps:
+            judged = unjudged.attempt(db, owner)
+        if not isinstance(judged, Failed):
+            yield from (each for each in judged if each.ready and each.chain_kind)
 
 
 def _conclude(draft: _Draft) -> None:
@@ -547,8 +675,8 @@ def _conclude(draft: _Draft) -> None:
     closed = reasons == {"ResolvedRefs": "InvalidCertificateRef"}
     if not reasons or partly or closed:
         draft.set_condition("Accepted", "True", "Accepted", "The listener is valid.")
-    if not reasons and draft.failure is not None:
-        _conclude_failed(draft, draft.failure)
+    if not reasons and draft.failure:
+        _conclude_failed(draft)
     elif not reasons or partly:
         draft.ready = True
         draft.set_condition("Programmed", "True", "Programmed", "The listener is sent to Envoy.")
@@ -556,12 +684,14 @@ def _conclude(draft: _Draft) -> None:
         draft.set_condition("Programmed", "False", "Invalid", "Not served; the other conditions say why.")
     if "ResolvedRefs" not in draft.conditions:
         draft.set_condition("ResolvedRefs", "True", "ResolvedRefs", "All references can be used.")
+    if draft.of_set and draft.ready:
+        draft.set_condition("Conflicted", "False", "NoConflicts", "No other listener has the same place.")
 
 
-def _conclude_failed(draft: _Draft, failure: Failed) -> None:
+def _conclude_failed(draft: _Draft) -> None:
     """Envoy keeps what it has of a listener that could not be judged."""
     message = (
-        f"moongate failed to judge the certificates of this listener (failure {failure.id} in its log). "
+        f"moongate failed to judge the certificates of this listener (failure {draft.failure} in its log). "
         "Until that is mended, Envoy keeps what it has of it."
     )
     draft.ready = True
@@ -569,44 +699,7 @@ def _conclude_failed(draft: _Draft, failure: Failed) -> None:
     draft.set_condition("ResolvedRefs", "Unknown", "InternalError", message)
 
 
-def _overlaps(drafts: list[_Draft]) -> None:
-    """Note for each HTTPS listener of a port whether clients may take it for another one.
-
-    An overlap of certificates counts before one of hostnames.
-    """
-    for draft in drafts:
-        others = [d for d in drafts if d is not draft and d.spec.port == draft.spec.port]
-        clash = next(((a, b, d) for d in others for a in draft.sans for b in d.sans if _overlap(a, b)), None)
-        if clash is not None:
-            mine, theirs, other = clash
-            draft.http1_only = True
-            message = (
-                f"The certificate's name {mine} overlaps with {theirs} of listener {other.id.name}. So that "
-                "browsers do not send requests for one over a connection of the other, HTTP/2 is not offered "
-                "unless a ClientTrafficPolicy sets alpnProtocols."
-            )
-            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingCertificates", message)
-        elif other := next((d for d in others if _overlap(draft.hostname, d.hostname)), None):
-            message = (
-                f"The hostname {draft.hostname or '(any)'} overlaps with {other.hostname or '(any)'} of "
-                f"listener {other.id.name}."
-            )
-            draft.set_condition("OverlappingTLSConfig", "True", "OverlappingHostnames", message)
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether both stand for some name. ``*`` is one label, as in certificates; "" is any name."""
-    if one == other or not one or not other:
-        return True
-    return _covers(one, other) or _covers(other, one)
-
-
-def _covers(wildcard: str, host: str) -> bool:
-    first, _, rest = host.partition(".")
-    return wildcard.startswith("*.") and first != "*" and rest == wildcard[2:]
-
-
-_ORDER = ("Accepted", "Programmed", "ResolvedRefs", "Conflicted", "OverlappingTLSConfig")
+_ORDER = ("Accepted", "Programmed", "ResolvedRefs", "Conflicted")
 
 
 def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
@@ -616,16 +709,19 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         protocol=draft.spec.protocol,
         chain_kind=_chain_kind(draft.spec.protocol),
         port=draft.spec.port,
-        container_port=_container_port(draft.spec.port, shift),
+        container_port=container_port(draft.spec.port, shift),
         hostname=draft.hostname,
         kinds=draft.kinds,
         from_=where.from_,
         selector=where.selector,
         conditions=tuple(_conditions(draft, generation)),
         ready=draft.ready,
-        http1_only=draft.http1_only,
         passthrough=_passes_through(draft.spec),
         certificate_faults=draft.certificate_faults,
+        sans=draft.sans,
+        has_unknown_certificate=draft.has_unknown_certificate,
+        clients=draft.clients,
+        client_faults=draft.client_faults,
     )
 
 
@@ -633,6 +729,8 @@ def _conditions(draft: _Draft, generation: int) -> Iterator[Condition]:
     for type_ in _ORDER:
         if type_ in draft.conditions:
             status, reason, message = draft.conditions[type_]
+            if draft.of_set and reason == "Invalid":
+                reason = LISTENERS_NOT_VALID  # as the reference says it of the listeners of a set
             yield Condition(
                 type=type_, status=status, reason=reason, message=message, observed_generation=generation
             )
@@ -647,21 +745,6 @@ def _shift(db: Db, gateway: Ref) -> int:
     kubernetes = provider.kubernetes if provider is not None else None
     kept = kubernetes is not None and kubernetes.use_listener_port_as_container_port
     return 0 if kept else _PORT_SHIFT
-
-
-def _container_port(port: int, shift: int) -> int:
-    return port + shift if port < 1024 else port
-
-
-def _named(drafts: Iterable[_Draft]) -> str:
-    return ", ".join(sorted(d.id.name for d in drafts))
-
-
-def _grouped(drafts: Iterable[_Draft], key: Callable[[_Draft], K]) -> dict[K, list[_Draft]]:
-    groups: dict[K, list[_Draft]] = defaultdict(list)
-    for draft in drafts:
-        groups[key(draft)].append(draft)
-    return groups
 
 
 def passes_through(db: Db, listener: ListenerId) -> bool:

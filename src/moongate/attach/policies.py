@@ -2,12 +2,14 @@
 
 Theory of operation
 ===================
-A policy *attaches* to targets: a Gateway or a route, whole or one section of it (a listener, a rule by name).
+A policy *attaches* to targets: a Gateway, a ListenerSet or a route, whole or one section of it (a listener,
+a rule by name).
 A BackendTLSPolicy does so to a backend, whole or one port of it; ``backend_tls`` says what follows from that.
 The first policy of its kind to attach to a section wins it, later ones conflict. ``policy_attachments`` lists
 the winners of a target, and those of all kinds, as most targets have none at all. For
-traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, Gateway) and
-answers with the first winner, and with the parent that it merges into, if it asks to merge.
+traffic, ``applied`` walks the levels from the most specific to the least (rule, route, listener, its
+ListenerSet, Gateway) and answers with the first winner, and with the parent that it merges into, if it asks
+to merge.
 
 Answers are names of policies, not their contents: editing a policy's settings does not disturb who is
 attached, and one answer serves all routes of a Gateway.
@@ -36,10 +38,12 @@ from msgspec import Struct
 from moongate.api.backendtlspolicy import BackendTLSPolicy, BackendTLSPolicySpec
 from moongate.api.base import ENVOY_GROUP, GATEWAY_GROUP, ListenerId, Ref, Resource
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.policy import PolicyTargetReferences, TargetSelector
 from moongate.api.route import Route
+from moongate.attach.fleets import age
 from moongate.attach.grants import granted
-from moongate.attach.listeners import selects
+from moongate.attach.namespaces import selects
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.engine import query
 from moongate.store import Index, PartedIndex, find, find_in, parts, shard
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
 
     from moongate.engine import Db
 
-TARGET_KINDS: Final = (Gateway, *ROUTE_TYPES)
+TARGET_KINDS: Final = (Gateway, ListenerSet, *ROUTE_TYPES)
 """Kinds that a policy of ours may target."""
 EVERYWHERE: Final = ""
 """Stands for all namespaces, where a policy selects in others than its own."""
@@ -245,11 +249,19 @@ def selected(db: Db, policy: Ref, namespace: str, part: int) -> tuple[Ref, ...]:
 @query
 def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | None:
     """The policy that applies to a listener: its own, else that of its owner, else that of its Gateway."""
-    levels = ((listener.owner, listener.name), (listener.owner, ""), (listener.gateway, ""))
-    for target, section in dict.fromkeys(levels):
-        if (policy := winner(db, kind, target, section)) is not None:
-            return Applied(policy, None)
-    return None
+    level = level_of(db, kind, listener)
+    policy = winner(db, kind, level.ref, level.section) if level is not None else None
+    return Applied(policy, None) if policy is not None else None
+
+
+def level_of(db: Db, kind: str, listener: ListenerId) -> Target | None:
+    """What the policy that applies to a listener targets: the listener, its ListenerSet or its Gateway."""
+    levels = (
+        Target(listener.owner, listener.name),
+        Target(listener.owner, ""),
+        Target(listener.gateway, ""),
+    )
+    return next((level for level in dict.fromkeys(levels) if winner(db, kind, *level) is not None), None)
 
 
 @query
@@ -284,12 +296,12 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
 
 @query
 def section_names(db: Db, target: Ref) -> tuple[str, ...] | None:
-    """The sections that a policy may name in a target: listeners of a Gateway, rules of a route.
+    """The sections that a policy may name in a target: listeners of a Gateway or set, rules of a route.
 
     ``None`` when the target does not exist.
     """
     resource: Resource | None = db.read(target)
-    if isinstance(resource, Gateway):
+    if isinstance(resource, Gateway | ListenerSet):
         return tuple(listener.name for listener in resource.spec.listeners)
     if isinstance(resource, Route):
         return tuple(rule.name for rule in resource.spec.rules if rule.name)
@@ -310,13 +322,6 @@ def _targeting(db: Db, policy: Ref) -> _Targeting | None:
         return None
     selectors = resource.spec.target_selectors if isinstance(resource, Policy) else ()
     return _Targeting(resource.age, tuple(named_targets(resource.spec, policy.namespace)), selectors)
-
-
-@query
-def age(db: Db, ref: Ref) -> tuple[str, str, str]:
-    """What sorts resources of a kind, the oldest first."""
-    resource: Resource | None = db.read(ref)
-    return ("", "", "") if resource is None else resource.age
 
 
 @query

@@ -20,11 +20,13 @@ from msgspec import Struct
 from moongate.api.base import GATEWAY_GROUP, ListenerId, Ref
 from moongate.api.diagnostics import did_you_mean
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRoute, Route
 from moongate.api.shared import ParentReference
-from moongate.attach.gateways import managed
-from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, namespace_labels, selects
+from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listeners import PROTOCOLS, Attachable, attachable, is_beside, was_beside
 from moongate.attach.matches import EVERYTHING, unbuildable
+from moongate.attach.namespaces import namespace_labels, selects
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES, ROUTE_TYPES, route_kind, written_matches
 from moongate.attach.rule_filters import rule_filters
 from moongate.engine import Failed, query
@@ -32,7 +34,7 @@ from moongate.problem import Problem
 from moongate.store import Index, PartedIndex, find, find_in, get, parts, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from moongate.engine import Db
 
@@ -52,16 +54,16 @@ DEFAULTS: Final = Ref.of(Gateway, "", "")
 
 def _by_parent(route: Route) -> Iterator[tuple[Ref, int, Ref]]:
     ref = route.ref
-    for gateway in parent_gateways(route):
-        if gateway is not None:
-            yield gateway, shard(str(ref)), ref
+    for parent in named_parents(route):
+        if parent is not None:
+            yield parent, shard(str(ref)), ref
 
 
 def _named(route: RequestRoute) -> Iterator[tuple[Ref, str]]:
-    for gateway in parent_gateways(route):
-        if gateway is not None:
+    for parent in named_parents(route):
+        if parent is not None:
             for host in route.hostnames or ("",):
-                yield gateway, host
+                yield parent, host
 
 
 def takes_by_default(gateway: Gateway) -> bool:
@@ -75,48 +77,50 @@ def _by_scope(gateway: Gateway) -> Iterator[tuple[str, Ref]]:
 
 
 def _hostnames(route: RequestRoute) -> Iterator[tuple[Ref, int, str]]:
-    for gateway, host in _named(route):
-        yield gateway, shard(host), host
+    for parent, host in _named(route):
+        yield parent, shard(host), host
 
 
 def _by_hostname(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str], int, Ref]]:
     ref = route.ref
-    for gateway, host in _named(route):
-        yield (gateway, host), shard(str(ref)), ref
+    for parent, host in _named(route):
+        yield (parent, host), shard(str(ref)), ref
 
 
 def _by_path(route: RequestRoute) -> Iterator[tuple[tuple[Ref, str, tuple[str, str]], Ref]]:
-    for gateway, host in _named(route):
+    for parent, host in _named(route):
         for path in paths(route):
-            yield (gateway, host, path), route.ref
+            yield (parent, host, path), route.ref
 
 
 DEFAULT_GATEWAYS: Index[Gateway, Ref] = Index("default-gateways", (Gateway,), _by_scope)
 """Scope → the Gateways that are parents of all routes which ask for it."""
 ROUTES: PartedIndex[Route, int, Ref] = PartedIndex("routes", ROUTE_TYPES, _by_parent)
-"""Gateway, or DEFAULTS; shard of the route → routes that name it as parent."""
+"""Gateway or ListenerSet, or DEFAULTS; shard of the route → routes that name it as parent."""
 HOSTNAMES: PartedIndex[RequestRoute, int, str] = PartedIndex("hostnames", REQUEST_ROUTE_TYPES, _hostnames)
-"""Gateway; shard of the hostname → hostnames as written in routes that name it; "" for none."""
+"""Gateway or ListenerSet; shard of the hostname → hostnames as written in its routes; "" for none."""
 ROUTES_BY_HOSTNAME: PartedIndex[RequestRoute, int, Ref] = PartedIndex(
     "routes-by-hostname", REQUEST_ROUTE_TYPES, _by_hostname
 )
-"""(Gateway, hostname as written); shard of the route → routes. Most hostnames have few."""
+"""(Gateway or ListenerSet, hostname as written); shard of the route → routes. Most hostnames have few."""
 ROUTES_BY_PATH: Index[RequestRoute, Ref] = Index("routes-by-path", REQUEST_ROUTE_TYPES, _by_path)
-"""(Gateway, hostname as written, key of a path) → routes with a match on that path."""
+"""(Gateway or ListenerSet, hostname as written, key of a path) → routes with a match on that path."""
 
 
 class Attachment(Struct, frozen=True):
-    """One parentRef of a route that names a Gateway of this controller.
+    """One parentRef of a route that leads to a Gateway of this controller.
 
     Args:
         parent: the parentRef as written.
-        gateway: the Gateway it names.
+        gateway: the Gateway whose Envoys serve what it names.
+        owner: the Gateway or ListenerSet that it names.
         hosts: the listeners that take the route, each with the hostnames it has there, sorted.
         problem: why no listener takes it, if none does.
     """
 
     parent: ParentReference
     gateway: Ref
+    owner: Ref
     hosts: tuple[tuple[ListenerId, tuple[str, ...]], ...]
     problem: Problem | None = None
 
@@ -129,7 +133,7 @@ def paths(route: RequestRoute) -> tuple[tuple[str, str], ...]:
 
 @query
 def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
-    """The parentRefs of a route that name a Gateway of ours, in the order of the spec."""
+    """The parentRefs of a route that lead to a Gateway of ours, in the order of the spec."""
     resource = get(db, Route, route)
     return () if resource is None else attachments_of(db, resource)
 
@@ -137,22 +141,20 @@ def attachments(db: Db, route: Ref) -> tuple[Attachment, ...]:
 def attachments_of(db: Db, resource: Route) -> tuple[Attachment, ...]:
     """As ``attachments``, for a query that reads the route itself and so runs again with each edit of it."""
     route = resource.ref
-    gateways = [gateway_of(parent, route.namespace) for parent in resource.spec.parent_refs]
-    judged = {
-        gateway: iter(attachments_at(db, route, gateway)) for gateway in gateways if gateway is not None
-    }
-    in_order = [next(judged[gateway], None) for gateway in gateways if gateway is not None]
+    named = [parent_of(parent, route.namespace) for parent in resource.spec.parent_refs]
+    judged = {owner: iter(attachments_at(db, route, owner)) for owner in named if owner is not None}
+    in_order = [next(judged[owner], None) for owner in named if owner is not None]
     for gateway in default_parents(db, resource):
         in_order += attachments_at(db, route, gateway)
     return tuple(attachment for attachment in in_order if attachment is not None)
 
 
-def parent_gateways(resource: Route) -> dict[Ref | None, None]:
-    """The Gateways that a route names as parents, ours or not; ``None`` for a parent of another kind.
+def named_parents(resource: Route) -> dict[Ref | None, None]:
+    """The Gateways and ListenerSets that a route names as parents, ours or not; ``None`` for another kind.
 
     ``DEFAULTS`` is one of them where the route asks for the default Gateways.
     """
-    named = dict.fromkeys(gateway_of(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
+    named = dict.fromkeys(parent_of(parent, resource.ref.namespace) for parent in resource.spec.parent_refs)
     return named | ({DEFAULTS: None} if resource.by_default else {})
 
 
@@ -160,7 +162,7 @@ def default_parents(db: Db, resource: Route) -> list[Ref]:
     """The Gateways that are parents of a route by default alone: those that it names are so anyway."""
     if not resource.by_default:
         return []
-    named = parent_gateways(resource)
+    named = named_parents(resource)
     return [gateway for gateway in find(db, DEFAULT_GATEWAYS, "All") if gateway not in named]
 
 
@@ -176,34 +178,36 @@ def is_default(db: Db, gateway: Ref) -> bool:
     return resource is not None and takes_by_default(resource)
 
 
-def as_parent(db: Db, gateway: Ref) -> tuple[Ref, ...]:
-    """What routes name of which a Gateway is a parent."""
-    return (gateway, DEFAULTS) if is_default(db, gateway) else (gateway,)
+def as_parent(db: Db, owner: Ref) -> tuple[Ref, ...]:
+    """What routes name of which a Gateway or ListenerSet is a parent."""
+    return (owner, DEFAULTS) if owner.is_a(Gateway) and is_default(db, owner) else (owner,)
 
 
-def routes_under(db: Db, gateway: Ref, part: int) -> list[Ref]:
-    """The routes of one shard of which a Gateway is a parent, sorted."""
-    return sorted({route for parent in as_parent(db, gateway) for route in find_in(db, ROUTES, parent, part)})
+def routes_under(db: Db, owner: Ref, part: int) -> list[Ref]:
+    """The routes of one shard of which a Gateway or ListenerSet is a parent, sorted."""
+    return sorted({route for parent in as_parent(db, owner) for route in find_in(db, ROUTES, parent, part)})
 
 
 @query
-def attachments_at(db: Db, route: Ref, gateway: Ref) -> tuple[Attachment, ...]:
-    """The parentRefs of a route that name one Gateway, in the order of the spec; none if that is not ours.
+def attachments_at(db: Db, route: Ref, owner: Ref) -> tuple[Attachment, ...]:
+    """The parentRefs of a route that name one Gateway or ListenerSet, in the order of the spec.
 
-    Queries about one Gateway read only this, so a failure at another Gateway does not affect them.
+    None if that is not ours. Queries about one owner of listeners read only this, so a failure at another one
+    does not affect them.
     """
     resource = get(db, Route, route)
-    if resource is None or not managed(db, gateway):
+    gateway = gateway_of(db, owner)
+    if resource is None or gateway is None:
         return ()
-    parents = [p for p in resource.spec.parent_refs if gateway_of(p, route.namespace) == gateway]
-    if not parents and resource.by_default and is_default(db, gateway):
+    parents = [p for p in resource.spec.parent_refs if parent_of(p, route.namespace) == owner]
+    if not parents and resource.by_default and owner == gateway and is_default(db, gateway):
         parents = [default_parent(gateway)]
-    return tuple(_judge(db, resource, parent, gateway) for parent in parents)
+    return tuple(_judge(db, resource, parent, gateway, owner) for parent in parents)
 
 
 def attached_hosts(db: Db, route: Ref, listener: ListenerId) -> tuple[str, ...]:
     """The hostnames under which a listener serves a route, sorted; empty when it does not."""
-    return _hosts_at(attachments_at(db, route, listener.gateway), listener)
+    return _hosts_at(attachments_at(db, route, listener.owner), listener)
 
 
 def _hosts_at(attachments: tuple[Attachment, ...], listener: ListenerId) -> tuple[str, ...]:
@@ -212,9 +216,9 @@ def _hosts_at(attachments: tuple[Attachment, ...], listener: ListenerId) -> tupl
 
 
 @query
-def route_shards(db: Db, gateway: Ref) -> tuple[int, ...]:
-    """The shards in which routes name a Gateway as parent, sorted: a Gateway of one route has one."""
-    return _parts(db, ROUTES, as_parent(db, gateway))
+def route_shards(db: Db, owner: Ref) -> tuple[int, ...]:
+    """The shards in which routes name an owner of listeners as parent, sorted: one with one route has one."""
+    return _parts(db, ROUTES, as_parent(db, owner))
 
 
 def _parts(db: Db, index: PartedIndex[Any, int, Any], keys: Iterable[Hashable]) -> tuple[int, ...]:
@@ -223,7 +227,7 @@ def _parts(db: Db, index: PartedIndex[Any, int, Any], keys: Iterable[Hashable]) 
 
 
 class Attached(NamedTuple):
-    """The routes of one shard that the listeners of a Gateway take.
+    """The routes of one shard that the listeners of an owner take.
 
     Args:
         routes: each route with the listeners that take it. A listener is named twice when two parentRefs lead
@@ -236,14 +240,14 @@ class Attached(NamedTuple):
 
 
 @query
-def attached_in(db: Db, gateway: Ref, part: int) -> Attached:
-    """The routes of one shard with the listeners of a Gateway that take them.
+def attached_in(db: Db, owner: Ref, part: int) -> Attached:
+    """The routes of one shard with the listeners of an owner that take them.
 
     A route whose query failed is left out; its own status reports the failure, and it answers 500 wherever it
     may be served.
     """
-    routes = routes_under(db, gateway, part)
-    attached = attachments_at.attempt_each(db, [(route, gateway) for route in routes])
+    routes = routes_under(db, owner, part)
+    attached = attachments_at.attempt_each(db, [(route, owner) for route in routes])
     taken = tuple(
         (route, tuple(at for attachment in judged for at, _ in attachment.hosts))
         for route, judged in zip(routes, attached, strict=True)
@@ -272,24 +276,24 @@ def refused_whole(db: Db, route: Ref) -> bool:
 
 
 @query
-def attached_counts(db: Db, gateway: Ref) -> Mapping[ListenerId, int]:
+def attached_counts(db: Db, owner: Ref) -> Mapping[ListenerId, int]:
     """``attachedRoutes`` of the statuses of listeners: pairs of route and parentRef that each takes."""
     counts: dict[ListenerId, int] = {}
-    for part in attached_in.each(db, [(gateway, part) for part in route_shards(db, gateway)]):
+    for part in attached_in.each(db, [(owner, part) for part in route_shards(db, owner)]):
         for at, count in part.counts.items():
             counts[at] = counts.get(at, 0) + count
     return counts
 
 
 @query
-def hosts_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple[str, ...]]:
-    """The hostnames of one shard that routes may have on the listeners of a Gateway, sorted.
+def hosts_in(db: Db, owner: Ref, part: int) -> Mapping[ListenerId, tuple[str, ...]]:
+    """The hostnames of one shard that routes may have on the listeners of an owner, sorted.
 
     A hostname stands in the shard that it hashes to. Some may turn out to have no route that is allowed.
     """
-    known = _directory(db, gateway)
+    known = _directory(db, owner)
     served: dict[ListenerId, set[str]] = {}
-    written = (host for key in as_parent(db, gateway) for host in find_in(db, HOSTNAMES, key, part))
+    written = (host for key in as_parent(db, owner) for host in find_in(db, HOSTNAMES, key, part))
     for host in written:
         if host:
             for place in known.covering(host):
@@ -304,23 +308,16 @@ def hosts_in(db: Db, gateway: Ref, part: int) -> Mapping[ListenerId, tuple[str, 
 
 def hosts(db: Db, listener: ListenerId, part: int) -> tuple[str, ...]:
     """Those of ``hosts_in`` that are of one listener."""
-    return hosts_in(db, listener.gateway, part).get(listener, ())
+    return hosts_in(db, listener.owner, part).get(listener, ())
 
 
 @query
-def listeners_at(db: Db, gateway: Ref, host: str) -> tuple[ListenerId, ...]:
-    """The listeners of a Gateway that may have a hostname, also if another listener serves it."""
-    known = _directory(db, gateway)
-    return tuple(known.listeners[place].id for place in known.covering(host))
-
-
-@query
-def host_shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
-    """The shards in which listeners of a Gateway may have hostnames, sorted."""
-    own = {shard(each.hostname or ANY) for each in _directory(db, gateway).listeners}
-    shards = sorted({*_parts(db, HOSTNAMES, as_parent(db, gateway)), *own})
+def host_shards_of(db: Db, owner: Ref) -> Mapping[ListenerId, tuple[int, ...]]:
+    """The shards in which listeners of an owner may have hostnames, sorted."""
+    own = {shard(each.hostname or ANY) for each in _directory(db, owner).listeners}
+    shards = sorted({*_parts(db, HOSTNAMES, as_parent(db, owner)), *own})
     by_listener: dict[ListenerId, list[int]] = {}
-    for part, served in zip(shards, hosts_in.each(db, [(gateway, part) for part in shards]), strict=True):
+    for part, served in zip(shards, hosts_in.each(db, [(owner, part) for part in shards]), strict=True):
         for listener in served:
             by_listener.setdefault(listener, []).append(part)
     return {listener: tuple(numbers) for listener, numbers in by_listener.items()}
@@ -328,18 +325,18 @@ def host_shards_of(db: Db, gateway: Ref) -> Mapping[ListenerId, tuple[int, ...]]
 
 def host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
     """The shards in which a listener may have hostnames, sorted."""
-    return host_shards_of(db, listener.gateway).get(listener, ())
+    return host_shards_of(db, listener.owner).get(listener, ())
 
 
 def last_host_shards(db: Db, listener: ListenerId) -> tuple[int, ...]:
     """As ``host_shards``; while that fails, as it last was, and none if it never was."""
-    kept = host_shards_of.last_good(db, listener.gateway)
+    kept = host_shards_of.last_good(db, listener.owner)
     return () if isinstance(kept, Failed) else kept.get(listener, ())
 
 
 def _may_have(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a listener may have something under its own hostname. Most routes have narrower ones."""
-    written = _parts(db, HOSTNAMES, as_parent(db, listener.gateway))
+    written = _parts(db, HOSTNAMES, as_parent(db, listener.owner))
     return any(shard(name) in written for name in written_as(db, listener, host)) or reserved(
         db, listener, host
     )
@@ -352,7 +349,7 @@ def shards_at(db: Db, listener: ListenerId, host: str) -> tuple[int, ...]:
 
 def _under(db: Db, listener: ListenerId, host: str) -> list[tuple[Ref, str]]:
     """The parents and hostnames that routes may have written which a listener serves under ``host``."""
-    parents, written = as_parent(db, listener.gateway), written_as(db, listener, host)
+    parents, written = as_parent(db, listener.owner), written_as(db, listener, host)
     return [(parent, name) for parent in parents for name in written]
 
 
@@ -388,23 +385,27 @@ def reserved(db: Db, listener: ListenerId, host: str) -> bool:
 
     Only HTTP listeners of one port share a table; connections of HTTPS are assigned before there is a host.
     """
-    known = _directory(db, listener.gateway)
+    known = _directory(db, listener.owner)
     own = known.get(listener)
     if own is None or own.protocol != "HTTP" or not own.hostname or own.hostname != host:
         return False
     covering = (known.listeners[place] for place in known.covering(host))
     return any(a.port == own.port and a.hostname != host for a in covering) or any(
-        other != host and intersection(host, other) == host for other in own.beside
+        is_beside(db, listener, own.port, other) for other in (*wider(host), "")
     )
 
 
 def may_serve(db: Db, listener: ListenerId, host: str) -> bool:
     """Whether a hostname still belongs to a listener, as far as its Gateway can be judged."""
-    known = _directory.last_good(db, listener.gateway)
+    known = _directory.last_good(db, listener.owner)
     own = None if isinstance(known, Failed) else known.get(listener)
     if isinstance(known, Failed) or own is None:
         return False
-    return host == ANY or bool(_hosts_on((host,), own, known))
+    if host == ANY:
+        return True
+    # What it had may have a narrower owner by now. So that counts which the listener itself may not know yet.
+    covered = intersection(host, own.hostname)
+    return covered is not None and not _is_isolated(db, covered, own, known, was_beside)
 
 
 def intersection(one: str, other: str) -> str | None:
@@ -442,12 +443,12 @@ def wider(host: str) -> list[str]:
 @query
 def _own_hostname(db: Db, listener: ListenerId) -> str | None:
     """The hostname of a listener, "" for all; ``None`` when there is no such listener."""
-    own = _directory(db, listener.gateway).get(listener)
+    own = _directory(db, listener.owner).get(listener)
     return None if own is None else own.hostname
 
 
 class _Directory(NamedTuple):
-    """The listeners of a Gateway, and where they stand by what routes look for.
+    """The listeners of an owner, and where they stand by what routes look for.
 
     With a walk over all listeners for each route, thousands of routes on hundreds of listeners would take
     minutes.
@@ -477,8 +478,8 @@ class _Directory(NamedTuple):
 
 
 @query
-def _directory(db: Db, gateway: Ref) -> _Directory:
-    listeners = attachable(db, gateway)
+def _directory(db: Db, owner: Ref) -> _Directory:
+    listeners = attachable(db, owner)
     named: defaultdict[str, list[int]] = defaultdict(list)
     of_hostname: defaultdict[str, list[int]] = defaultdict(list)
     for place, each in enumerate(listeners):
@@ -493,16 +494,16 @@ def _directory(db: Db, gateway: Ref) -> _Directory:
     )
 
 
-def listeners_of(db: Db, gateway: Ref) -> tuple[ListenerId, ...]:
-    """The listeners of a Gateway, in the order of its spec."""
-    return tuple(each.id for each in _directory(db, gateway).listeners)
+def listeners_of(db: Db, owner: Ref) -> tuple[ListenerId, ...]:
+    """The listeners of an owner, in the order of its spec."""
+    return tuple(each.id for each in _directory(db, owner).listeners)
 
 
 def hosts_if_taken(db: Db, listener: ListenerId, route: Route) -> tuple[str, ...]:
     """The hostnames that a route has on a listener if that takes it, sorted."""
-    known = _directory(db, listener.gateway)
+    known = _directory(db, listener.owner)
     own = known.get(listener)
-    return () if own is None else _hosts_on(route.hostnames, own, known)
+    return () if own is None else _hosts_on(db, route.hostnames, own, known)
 
 
 def written_as(db: Db, listener: ListenerId, host: str) -> list[str]:
@@ -517,7 +518,7 @@ def taken_under(
     """Those of some routes that a listener serves under a hostname, sorted."""
     routes: list[Ref] = []
     in_order = sorted(candidates)
-    attached = attachments_at.attempt_each(db, [(route, listener.gateway) for route in in_order])
+    attached = attachments_at.attempt_each(db, [(route, listener.owner) for route in in_order])
     for route, judged in zip(in_order, attached, strict=True):
         if isinstance(judged, Failed):
             taken = also_unjudged and is_open_to(db, listener, route)
@@ -530,7 +531,7 @@ def taken_under(
 
 def is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
     """Whether a listener accepts routes of a kind and namespace; True also if that is not known."""
-    own = _directory(db, listener.gateway).get(listener)
+    own = _directory(db, listener.owner).get(listener)
     if own is None or (GATEWAY_GROUP, route.kind) not in own.kinds:
         return False
     if own.from_ == "Selector" and isinstance(namespace_labels.attempt(db, route.namespace), Failed):
@@ -538,34 +539,34 @@ def is_open_to(db: Db, listener: ListenerId, route: Ref) -> bool:
     return _allows(db, own, route.namespace)
 
 
-def _unmatched(parent: ParentReference, listeners: tuple[Attachable, ...]) -> str:
+def _unmatched(parent: ParentReference, owner: Ref, listeners: tuple[Attachable, ...]) -> str:
     if not listeners:
-        return "The Gateway has no listener that could be used; its own status tells why."
+        return f"The {owner.kind} has no listener that could be used; its own status tells why."
     known = ", ".join(f"{a.id.name} (port {a.port})" for a in listeners)
     wanted = [] if parent.section_name is None else [f"name {parent.section_name!r}"]
     wanted += [] if parent.port is None else [f"port {parent.port}"]
     meant = did_you_mean(parent.section_name or "", (a.id.name for a in listeners))
-    return f"The Gateway has no listener of {' and '.join(wanted)}; it has {known}.{meant}"
+    return f"The {owner.kind} has no listener of {' and '.join(wanted)}; it has {known}.{meant}"
 
 
-def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref) -> Attachment:
+def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref, owner: Ref) -> Attachment:
     route, hostnames = resource.ref, resource.hostnames
-    known = _directory(db, gateway)
+    known = _directory(db, owner)
     if parent.section_name is None:
         near, named = known.near(hostnames), known.listeners
     else:
         near = named = tuple(known.listeners[n] for n in known.named.get(parent.section_name, ()))
     open_to = _open_to(db, route, parent, near)
-    taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(hostnames, a, known)))
+    taken = tuple((a.id, names) for a in open_to if (names := _hosts_on(db, hostnames, a, known)))
     if taken and route_kind(route.kind).one_rule and (count := len(resource.spec.rules)) != 1:
         message = f"A {route.kind} has one rule, and this one has {count}: put their backends into one rule."
-        return Attachment(parent, gateway, (), Problem("spec.rules", message, INVALID_RULE))
+        return Attachment(parent, gateway, owner, (), Problem("spec.rules", message, INVALID_RULE))
     if taken:
-        return Attachment(parent, gateway, taken)
+        return Attachment(parent, gateway, owner, taken)
     named = tuple(a for a in named if parent.port in (None, a.port))
     if not named:
-        problem = Problem("", _unmatched(parent, known.listeners), "NoMatchingParent")
-        return Attachment(parent, gateway, (), problem)
+        problem = Problem("", _unmatched(parent, owner, known.listeners), "NoMatchingParent")
+        return Attachment(parent, gateway, owner, (), problem)
     willing = _open_to(db, route, parent, named)
     if not willing:
         names = ", ".join(a.id.name for a in named)
@@ -577,13 +578,14 @@ def _judge(db: Db, resource: Route, parent: ParentReference, gateway: Ref) -> At
         if protocols.keys().isdisjoint(PROTOCOLS):
             has = ", ".join(map(repr, protocols))
             message = f"The listeners that are meant ({names}) have a protocol that is not served: {has}."
-        return Attachment(parent, gateway, (), Problem("", message, "NotAllowedByListeners"))
+        return Attachment(parent, gateway, owner, (), Problem("", message, "NotAllowedByListeners"))
     served = ", ".join(f"{a.id.name} ({a.hostname or ANY})" for a in willing[:MOST_NAMED])
     message = (
         f"No hostname of the {route.kind} ({', '.join(hostnames[:MOST_NAMED])}) is served by the listeners "
-        f"of this parent: {served}. Give the route one of their hostnames, or the Gateway a listener for it."
+        f"of this parent: {served}. Give the route one of their hostnames, or the {owner.kind} a listener "
+        "for it."
     )
-    return Attachment(parent, gateway, (), Problem("", message, "NoMatchingListenerHostname"))
+    return Attachment(parent, gateway, owner, (), Problem("", message, "NoMatchingListenerHostname"))
 
 
 def _open_to(
@@ -609,25 +611,33 @@ def _allows(db: Db, listener: Attachable, namespace: str) -> bool:
             return namespace == listener.id.owner.namespace
 
 
-def _hosts_on(hostnames: tuple[str, ...], listener: Attachable, known: _Directory) -> tuple[str, ...]:
+def _hosts_on(db: Db, hostnames: tuple[str, ...], listener: Attachable, known: _Directory) -> tuple[str, ...]:
     if not hostnames:
         return (listener.hostname or ANY,)
     names = {h or ANY for name in hostnames if (h := intersection(name, listener.hostname)) is not None}
-    return tuple(sorted(name for name in names if not _is_isolated(name, listener, known)))
+    return tuple(sorted(name for name in names if not _is_isolated(db, name, listener, known)))
 
 
-def _is_isolated(host: str, listener: Attachable, known: _Directory) -> bool:
+def _is_isolated(
+    db: Db,
+    host: str,
+    listener: Attachable,
+    known: _Directory,
+    beside: Callable[[Db, ListenerId, int, str], bool] = is_beside,
+) -> bool:
     # A hostname belongs to the most specific listener of a port (GatewayHTTPListenerIsolation), whether
     # or not that one takes the route. Of two that cover it, the longer is the more specific.
     own = listener.hostname
     covering = (known.listeners[place] for place in known.covering(host))
     narrower = (a.hostname for a in covering if a.id != listener.id and a.port == listener.port)
-    others = (other for other in listener.beside if intersection(host, other) == host)
-    return any(other == host or len(other) > len(own) for other in (*narrower, *others))
+    if any(other == host or len(other) > len(own) for other in narrower):
+        return True
+    others = (host, *(other for other in wider(host) if len(other) > len(own)))
+    return any(beside(db, listener.id, listener.port, other) for other in others)
 
 
-def gateway_of(parent: ParentReference, namespace: str) -> Ref | None:
-    """The Gateway that a parentRef in a resource of ``namespace`` names; ``None`` for another kind."""
-    if parent.group != GATEWAY_GROUP or parent.kind != Gateway.KIND:
+def parent_of(parent: ParentReference, namespace: str) -> Ref | None:
+    """The Gateway or ListenerSet that a parentRef in a resource of ``namespace`` names, or ``None``."""
+    if parent.group != GATEWAY_GROUP or parent.kind not in (Gateway.KIND, ListenerSet.KIND):
         return None
-    return Ref.of(Gateway, parent.namespace or namespace, parent.name)
+    return Ref(parent.kind, parent.namespace or namespace, parent.name, parent.group)

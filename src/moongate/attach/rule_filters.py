@@ -37,7 +37,7 @@ from moongate.api.route import (
     RouteFilter,
 )
 from moongate.api.shared import CONNECTION_HEADERS, FRAMING_HEADERS, BackendObjectReference, Fraction
-from moongate.attach.backends import permitted, target, why_empty
+from moongate.attach.backends import named, permitted, target, why_empty
 from moongate.attach.extension_filters import DirectResponse, extension
 from moongate.attach.replacements import path_fault, unfinished_command
 from moongate.attach.route_kinds import route_kind
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from moongate.api.base import Ref
     from moongate.api.httproute import HTTPURLRewriteFilter
     from moongate.api.route import RouteBackendRef, RouteRule, SessionPersistence
+    from moongate.api.shared import LocalObjectReference
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -308,7 +309,7 @@ class _Draft:
         if (fault := _auth_fault(auth)) is not None:
             self._refuse(path, fault)
         at = target(auth.backend_ref, self._route.namespace)
-        judged = permitted(self._db, self._route, at, False)
+        judged = named(at, permitted(self._db, self._route, at, False))
         if judged.problem is not None:
             self._unresolved.append(judged.problem.under(f"{path}.backendRef"))
         elif judged.empty:
@@ -372,14 +373,27 @@ def backend_filters(ref: RouteBackendRef) -> tuple[RouteFilter, ...]:
     return ref.filters if isinstance(ref, RequestBackendRef) else ()
 
 
+def extension_refs(filters: tuple[RouteFilter, ...]) -> tuple[LocalObjectReference, ...]:
+    """The HTTPRouteFilters that some filters name, each once."""
+    return tuple(dict.fromkeys(each.extension_ref for each in filters if each.extension_ref is not None))
+
+
 def rewrite_of(route_filter: RouteFilter) -> HTTPURLRewriteFilter | None:
     """The rewrite of host and path that a filter asks for, if it is valid."""
     return route_filter.url_rewrite if isinstance(route_filter, HTTPRouteFilter) else None
 
 
-def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
+def backend_filter_problem(db: Db, route: Ref, ref: RouteBackendRef) -> Problem | None:
     """Why a backendRef cannot have these filters, or ``None``. Checked before the backend is resolved."""
     for each in backend_filters(ref):
+        if each.extension_ref is not None:
+            extra = extension(db, each.extension_ref, route.namespace)
+            if not (extra.faulty or extra.of_backend):
+                message = (
+                    "an HTTPRouteFilter within a backendRef can have credentialInjection and nothing else"
+                )
+                return Problem("", message, "UnsupportedRefValue")
+            continue
         rewrite = rewrite_of(each)
         if each.type == "URLRewrite" and rewrite is not None and rewrite.path is not None:
             message = "urlRewrite.path is not supported within a backendRef; a rule can have it"
@@ -390,10 +404,13 @@ def backend_filter_problem(ref: RouteBackendRef) -> Problem | None:
     return None
 
 
-def backend_filter_fault(ref: RouteBackendRef) -> Problem | None:
+def backend_filter_fault(db: Db, route: Ref, ref: RouteBackendRef) -> Problem | None:
     """The problem of a backendRef's filters, or ``None``. Checked after the backend is resolved."""
     for each in backend_filters(ref):
         faults: list[str] = []
+        if each.extension_ref is not None:
+            extra = extension(db, each.extension_ref, route.namespace)
+            faults += [fault.message for fault in (extra.unresolved, extra.refused) if fault is not None]
         for headers in (each.request_header_modifier, each.response_header_modifier):
             faults += _header_faults(headers) if headers is not None else ()
         rewrite = rewrite_of(each)

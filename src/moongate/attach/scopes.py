@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from moongate.api.gateway import Gateway
-from moongate.attach.envoy_listeners import route_configurations
-from moongate.attach.fleets import fleet_of
+from moongate.api.listenerset import ListenerSet
+from moongate.attach.envoy_listeners import route_configurations, seat_of
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
 from moongate.attach.routes import hosts
 from moongate.attach.sizes import is_exact
@@ -43,16 +43,16 @@ def _hashed(host: str) -> int:
     return xxhash.xxh64_intdigest(host.encode())
 
 
-def _by_hash(resource: RequestRoute | Gateway) -> Iterator[tuple[int, str]]:
-    if isinstance(resource, Gateway):
+def _by_hash(resource: RequestRoute | Gateway | ListenerSet) -> Iterator[tuple[int, str]]:
+    if isinstance(resource, Gateway | ListenerSet):
         named = [listener.hostname or "" for listener in resource.spec.listeners]
     else:
         named = resource.hostnames
     return ((_hashed(host), host) for host in named if is_exact(host))
 
 
-HASHES: Index[RequestRoute | Gateway, str] = Index(
-    "hostname-hashes", (*REQUEST_ROUTE_TYPES, Gateway), _by_hash
+HASHES: Index[RequestRoute | Gateway | ListenerSet, str] = Index(
+    "hostname-hashes", (*REQUEST_ROUTE_TYPES, Gateway, ListenerSet), _by_hash
 )
 """Hash of a scope's key → exact hostnames that routes and listeners have."""
 
@@ -70,8 +70,8 @@ def has_scope(db: Db, host: str) -> bool:
 @query
 def is_scoped(db: Db, listener: ListenerId) -> bool:
     """Whether the table of a listener is scoped. One that only a draining listener uses may not be."""
-    tables = route_configurations(db, fleet_of(db, listener.gateway))
-    return any(table.scoped for table in tables if listener in table.members)
+    seat = seat_of(db, listener)
+    return seat is not None and seat.group.has_table and seat.group.scoped
 
 
 @query

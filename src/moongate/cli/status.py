@@ -215,7 +215,7 @@ class _State(NamedTuple):
 
 _SELECTS: dict[str, Callable[[Document], bool]] = {
     "gateways": lambda r: r["kind"] == "Gateway",
-    "listeners": lambda r: r["kind"] == "Gateway",
+    "listeners": lambda r: r["kind"] in ("Gateway", "ListenerSet"),
     "routes": lambda r: r["kind"].endswith("Route"),
     "policies": lambda r: r["kind"].endswith("Policy"),
 }
@@ -302,8 +302,10 @@ def _listeners(resource: Document) -> Iterator[tuple[str, ...]]:
     for listener in resource["status"].get("listeners", ()):
         spec = specs.get(listener["name"], {})
         state = _state(listener["conditions"], "Accepted", "Programmed", "ResolvedRefs")
+        namespace, owner = _name(resource)
         yield (
-            *_name(resource),
+            namespace,
+            owner if resource["kind"] == "Gateway" else f"{resource['kind']}/{owner}",
             listener["name"],
             str(spec.get("port", "")),
             spec.get("protocol", ""),

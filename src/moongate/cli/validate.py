@@ -180,20 +180,21 @@ def _named(translation: Translated, fleet: str, refused: Refused) -> Iterator[tu
     """The resources from which this may have been built, the most likely first, each with a field."""
     from moongate.api.base import Ref
     from moongate.api.gateway import Gateway
+    from moongate.api.listenerset import ListenerSet
     from moongate.api.route import Route
+    from moongate.names import listener_of
     from moongate.status.policies import policies_of_listener
     from moongate.xds.metadata import resources_of
 
     held = translation.world.store.held()
-    if refused.what == "listener" and len(parts := refused.names[0].split("/")) == 3:
+    if refused.what == "listener" and (listener := listener_of(refused.names[0])) is not None:
         # Envoy does not say which setting it is; those of a policy are likelier than the listener's own.
-        gateway = Ref.of(Gateway, parts[0], parts[1])
-        for policy in policies_of_listener(translation.world.statuses(), gateway, parts[2]):
+        for policy in policies_of_listener(translation.world.statuses(), listener):
             yield policy, "spec"
     for ref, section in resources_of(refused.metadata):
         resource = held.get(ref)
         rule = _RULE.search(refused.names[0])
-        if isinstance(resource, Gateway):
+        if isinstance(resource, Gateway | ListenerSet):
             names = [listener.name for listener in resource.spec.listeners]
             yield ref, f"spec.listeners[{names.index(section)}]" if section in names else ""
         else:

@@ -15,6 +15,7 @@ from moongate.features import (
     client_tls,
     connection,
     cors,
+    credential_injection,
     external_auth,
     fault_injection,
     load_balancer,
@@ -32,6 +33,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
+    credential_injection.FEATURE,  # after all that judges a client by what it sends
     # What is no filter; each is alone in what it sets, so that their order has no meaning.
     timeout.FEATURE,
     retry.FEATURE,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
     from moongate.api.tls import TLSSettings
+    from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
 M = TypeVar("M")
@@ -181,6 +183,8 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
             value, it is that of the instance which stands in every chain. Values with equal parts share an
             instance. ``None`` instead of a function where routes can carry nothing. It holds no secrets.
         forms: values whose instances stand in every chain as well, because many routes need them.
+        of_clusters: with stable chains it stands in the clusters of a rule, and not in the chain: so no
+            listener changes when it comes.
         chain_says_all: ``chain`` says all that ``route`` says. What is too large to be copied to every route
             then stands in the chain.
     """
@@ -195,6 +199,7 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
     of_match: Callable[[Effective[M], MatchedRule], Message] | None = None
     stable: Callable[[M | None], Message] | None = None
     forms: tuple[M, ...] = ()
+    of_clusters: bool = False
     chain_says_all: bool = False
 
     @property
@@ -301,10 +306,14 @@ class Native(Struct, Generic[M], frozen=True, kw_only=True):
 
     Args:
         read: the setting of a rule as a value of the field; ``None`` if the rule does not set it.
+        extends: the setting of an HTTPRouteFilter that a rule names, or one of its backendRefs; ``None`` if
+            it does not set it. It then belongs to that filter, and several of a rule stand side by side.
+            Of a backendRef, it is an HTTP filter of the cluster, with what ``HttpFilter.chain`` returns.
         merges: whether the other settings of the policy stay in force. If not, the rule replaces all of them.
     """
 
-    read: Callable[[RouteRule], M | None]
+    read: Callable[[RouteRule], M | None] | None = None
+    extends: Callable[[Extension], M | None] | None = None
     merges: bool = False
 
 
@@ -376,6 +385,14 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def over_ads() -> ConfigSource:
+    """Where routes, certificates and other secrets come from: the stream that the listener came by."""
+    # No time limit: a listener waits for them instead of opening without them.
+    return ConfigSource(
+        ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=V3
+    )
 
 
 def tls_parameters(spec: TLSSettings) -> TlsParameters:

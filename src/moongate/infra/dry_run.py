@@ -264,7 +264,8 @@ class _Trial:
                 case HttpConnectionManager() if part.HasField("rds"):
                     name = part.rds.route_config_name
                     part.route_config.CopyFrom(tables.get(name) or RouteConfiguration(name=name))
-                case SdsSecretConfig() if part.name in self._awaited:
+                case SdsSecretConfig() if part.name in self._awaited or not part.sds_config.HasField("ads"):
+                    # It waits for the secret: one of ours that was refused, or that another server has.
                     part.sds_config.path_config_source.path = os.devnull
                 case SdsSecretConfig():
                     part.ClearField("sds_config")

@@ -27,10 +27,12 @@ from msgspec import Struct, structs
 
 from moongate.api.admission import checked
 from moongate.api.base import Ref, fields_of
+from moongate.api.httproutefilter import HTTPRouteFilter
 from moongate.api.marks import NOT_SUPPORTED, marked_fields, unbuilt
 from moongate.api.merge import merge_traced
 from moongate.api.policy import PolicyTargetReferences
-from moongate.api.route import Route
+from moongate.api.route import RequestRule, Route
+from moongate.attach.extension_filters import extension
 from moongate.attach.policies import (
     Applied,
     Policy,
@@ -40,6 +42,7 @@ from moongate.attach.policies import (
     policy_attachments,
 )
 from moongate.attach.route_kinds import route_kind
+from moongate.attach.rule_filters import extension_refs
 from moongate.engine import query
 from moongate.features import FEATURES
 from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import ListenerId
     from moongate.api.route import RouteRule
+    from moongate.api.shared import LocalObjectReference
     from moongate.engine import Db
 
 M = TypeVar("M")
@@ -207,7 +211,13 @@ def effective_gateway_policy(db: Db, kind: str, gateway: Ref) -> EffectivePolicy
 def effective_rule(db: Db, listener: ListenerId, route: Ref, rule: RouteRule) -> RuleSettings:
     """The settings of a rule on a listener."""
     policies = rule_policies(db, listener, route, rule.name or "")
-    return laid_over(rule_settings(db, policies), route, rule)
+    settings = laid_over(rule_settings(db, policies), route, rule)
+    refs = extension_refs(rule.filters) if isinstance(rule, RequestRule) else ()
+    more = extended(db, refs, route.namespace)
+    if not more:
+        return settings
+    features = tuple(sorted((*settings.features, *more), key=_place))
+    return structs.replace(settings, features=features)
 
 
 def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettings:
@@ -223,8 +233,28 @@ def laid_over(settings: RuleSettings, route: Ref, rule: RouteRule) -> RuleSettin
 
 def natives(rule: RouteRule) -> list[tuple[Feature[Any], Any]]:
     """The features that a rule sets itself, each with the value."""
-    read = ((feature, feature.native.read(rule)) for feature in FEATURES if feature.native is not None)
-    return [(feature, value) for feature, value in read if value is not None]
+    own = ((feature, feature.native.read) for feature in FEATURES if feature.native is not None)
+    values = ((feature, read(rule)) for feature, read in own if read is not None)
+    return [(feature, value) for feature, value in values if value is not None]
+
+
+def extended(db: Db, refs: tuple[LocalObjectReference, ...], namespace: str) -> Settings:
+    """What some HTTPRouteFilters set that a route names, in the order of the table; nothing of a faulty one.
+
+    Args:
+        db: what is read.
+        refs: their names in a rule, or in one of its backendRefs.
+        namespace: that of the route.
+    """
+    settings: list[tuple[Feature[Any], Effective[Any]]] = []
+    for ref in refs:
+        sound = extension(db, ref, namespace)
+        owner = Ref.of(HTTPRouteFilter, namespace, ref.name)
+        for feature in () if sound.faulty else FEATURES:
+            extends = feature.native.extends if feature.native is not None else None
+            if extends is not None and (value := extends(sound)) is not None:
+                settings.append((feature, Effective(value, owner)))
+    return tuple(sorted(settings, key=_place))
 
 
 def without_clusters(settings: RuleSettings, route: Ref) -> RuleSettings:

@@ -4,9 +4,9 @@ Theory of operation
 ===================
 Plaintext connections to one port cannot be distinguished before their first request, so all HTTP listeners of
 a port share one filter chain with one connection manager. A setting there applies to all of them or to none.
-A policy of the whole Gateway applies to all listeners of its Gateway. A policy of one listener among several
-is refused (``port_conflict``), and so is any policy where a listener of another Gateway shares the port: it
-takes no effect on that listener, and requests are still served.
+A policy of the whole Gateway applies to all listeners of its Gateway. A policy of one listener among several,
+or of a ListenerSet among others, is refused (``port_conflict``), and so is any policy where a listener of
+another Gateway shares the port: it takes no effect on that listener, and requests are still served.
 
 Besides, Envoy has some settings once for a port, whatever filter chains are on it (``Feature.listener``).
 If several policies have such a setting, the oldest one wins that setting, and the statuses of those that have
@@ -29,9 +29,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
-from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import fleet_of
-from moongate.attach.policies import age, applied_to_listener, winner
+from moongate.attach.envoy_listeners import envoy_listeners, seat_of
+from moongate.attach.fleets import age, fleet_of
+from moongate.attach.policies import Target, applied_to_listener, level_of
 from moongate.engine import query
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
@@ -42,8 +42,7 @@ from moongate.xds.wire import Encoded, encode
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from moongate.api.base import ListenerId, Ref
-    from moongate.attach.envoy_listeners import EnvoyListener
+    from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
     from moongate.policies.effective import EffectivePolicy
@@ -88,11 +87,8 @@ class PortSettings(Encoded, frozen=True):
 
 def _sharing(db: Db, listener: ListenerId) -> tuple[ListenerId, ...]:
     """The other listeners whose connections Envoy takes by the same filter chain."""
-    envoy = _envoy_listener(db, listener)
-    for group in envoy.groups if envoy is not None else ():
-        if listener in group.members:
-            return tuple(member for member in group.members if member != listener)
-    return ()
+    seat = seat_of(db, listener)
+    return tuple(m for m in seat.group.members if m != listener) if seat is not None else ()
 
 
 @query
@@ -104,9 +100,14 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
         if applied_to_listener(db, CTP, listener) is None:
             return None
         others, advice = tuple(strangers), "Give each Gateway a port of its own."
-    elif not others or winner(db, CTP, listener.owner, listener.name) is None:
-        return None
     else:
+        # A policy of the whole Gateway holds for all of them, and one of a ListenerSet for those of the set.
+        level = level_of(db, CTP, listener)
+        if level is None or level == Target(listener.gateway, ""):
+            return None
+        others = tuple(each for each in others if level.section or each.owner != level.ref)
+        if not others:
+            return None
         advice = "Target the Gateway, or give each a port."
     sharers = ", ".join(names.listener(other) for other in others)
     return Problem(
@@ -120,10 +121,11 @@ def port_conflict(db: Db, listener: ListenerId) -> Problem | None:
 @query
 def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     """Why a part of a listener's ClientTrafficPolicy is not in force on its port; ``None`` if all is."""
-    policy, envoy = client_policy(db, listener), _envoy_listener(db, listener)
-    if policy is None or envoy is None:
+    policy, seat = client_policy(db, listener), seat_of(db, listener)
+    if policy is None or seat is None:
         return None
-    settings = port_settings(db, envoy)
+    envoy = seat.envoy
+    settings = port_settings(db, fleet_of(db, listener.gateway), envoy.name)
     in_force = _fields(Listener.FromString(settings.body))
     paths: list[str] = []
     owners: set[Ref] = set()
@@ -148,9 +150,11 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     return Problem(", ".join(paths), message, "Conflicted")
 
 
-def port_settings(db: Db, envoy: EnvoyListener) -> PortSettings:
+@query
+def port_settings(db: Db, fleet: FleetId, name: str) -> PortSettings:
     """The settings that an Envoy listener has once for all filter chains."""
-    if _is_shared(envoy.members):
+    envoy = next((each for each in envoy_listeners(db, fleet) if each.name == name), None)
+    if envoy is None or _is_shared(envoy.members):
         return PortSettings()
     asking: dict[Ref, EffectivePolicy] = {}
     for group in envoy.groups:
@@ -159,10 +163,10 @@ def port_settings(db: Db, envoy: EnvoyListener) -> PortSettings:
     fields = _fields(_defaults())
     owners: dict[str, Ref] = {}
     for policy in sorted(asking.values(), key=lambda policy: age(db, policy.owner)):
-        for name, value in _set_fields(list(policy.features())).items():
-            if name not in owners:
-                owners[name] = policy.owner
-                fields[name] = value
+        for setting, value in _set_fields(list(policy.features())).items():
+            if setting not in owners:
+                owners[setting] = policy.owner
+                fields[setting] = value
     body = encode(Listener(**{name: value for name, value in fields.items() if value is not None}))
     return PortSettings(body, owners)
 
@@ -201,11 +205,6 @@ def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
         if feature.listener_facts is not None:
             facts = feature.listener_facts(facts, effective.value)
     return facts
-
-
-def _envoy_listener(db: Db, listener: ListenerId) -> EnvoyListener | None:
-    fleet = fleet_of(db, listener.gateway)
-    return next((each for each in envoy_listeners(db, fleet) if listener in each.members), None)
 
 
 def _is_shared(members: tuple[ListenerId, ...]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moongate.api.base import ENVOY_GROUP, Ref, fields_of
-from moongate.attach.backends import backend, fault_of_backend, kind_problem
+from moongate.attach.backends import backend, fault_of_backend, kind_problem, named
 from moongate.attach.grants import granted
 from moongate.attach.refused import absence
 from moongate.engine import query
@@ -56,7 +56,7 @@ def _problem(db: Db, kind: str, owner: Ref, reference: Reference) -> Problem | N
             f"{owner.namespace} to refer to it.",
         )
     if kind_problem(target) is None:
-        problem = backend(db, target, False).problem
+        problem = named(target, backend(db, target, False)).problem
         if problem is None:
             return None
         return Problem(path, f"{fault_of_backend(target.ref, problem).message.rstrip('.')}.")

@@ -41,6 +41,8 @@ Rules
 6. Some entries cannot be tried alone: without its head, or without any chain, a listener is not handed out.
    They are tried as the *company* of the next suspects. A culprit that was refused in company is tried again
    when any of the company changes.
+7. While a resource cannot be built, by a bug of moongate, what is handed out says nothing about what is in
+   and what is out. Nothing is concluded, and nothing tried, until it is built again.
 """
 
 from __future__ import annotations
@@ -154,7 +156,7 @@ class Search:
     @property
     def under_way(self) -> bool:
         """Whether something is still to be tried."""
-        return bool(self._waiting)
+        return bool(self._waiting) and not self._world.fails(*self._at)
 
     @property
     def doubts_patches(self) -> bool:
@@ -176,6 +178,8 @@ class Search:
 
     def judge(self, now: int) -> Steps:
         """Go on as far as is known what Envoys say of the resource as it was last settled."""
+        if self._world.fails(*self._at):
+            return False
         resource = self._world.resource(*self._at)
         if resource is not None:
             self._note(resource.version)

@@ -3,7 +3,8 @@
 Theory of operation
 ===================
 The core builds statuses without times and without the state of Envoys. This module adds both: the state of
-a fleet changes the statuses of its Gateways, and a refusal changes those of the routes that it concerns.
+a fleet changes the statuses of its Gateways and ListenerSets, and a refusal changes those of the routes that
+it concerns.
 Each condition gets the time at which its ``status`` last changed. A condition is identified by its type, and
 its entry in the status by its subject (a listener, a parent, an ancestor), never by its place in a list.
 Documents are stored, so that a request for them costs nothing. ``transitions`` has the conditions that turned
@@ -19,19 +20,22 @@ import msgspec
 from msgspec import structs
 
 from moongate import names
-from moongate.api.base import Ref
+from moongate.api.base import ListenerId, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import ConnectionRoute
+from moongate.attach.listener_conflicts import PORT_UNAVAILABLE
+from moongate.attach.listener_sets import parent_of_set
 from moongate.report.transitions import Transitions
 from moongate.status.conditions import condition, sentence
 from moongate.status.degraded import degradations, faulty_fields
 from moongate.status.gateways import (
-    PORT_UNAVAILABLE,
     STAYS_AS_IT_WAS,
     EnvoyState,
     GatewayStatus,
     live,
 )
+from moongate.status.listener_sets import ListenerSetStatus, live_set
 from moongate.status.policies import PolicyStatus, policies_of_listener
 from moongate.status.routes import RouteStatus
 
@@ -94,7 +98,7 @@ class Statuses:
                 self._render(ref)
 
     def observe(self, states: Mapping[Ref, EnvoyState], refusals: Iterable[Refusal]) -> None:
-        """Take the states of all Gateways' Envoys, and all refusals."""
+        """Take the states of the Envoys of all Gateways and ListenerSets, and all refusals."""
         messages: dict[Ref, list[str]] = {}
         for refusal in refusals:
             message = (
@@ -114,13 +118,15 @@ class Statuses:
 
         Envoy does not say which setting it is, and one policy at most has those of a listener.
         """
-        for gateway, state in sorted(states.items()):
+        for owner, state in sorted(states.items()):
+            resource = self._resources.get(owner)
+            gateway = parent_of_set(resource) if isinstance(resource, ListenerSet) else owner
             for listener in state.refused_listeners:
-                if listener.reason == PORT_UNAVAILABLE:
+                if listener.reason == PORT_UNAVAILABLE or gateway is None:
                     continue
-                for policy in policies_of_listener(self._core, gateway, listener.name):
+                for policy in policies_of_listener(self._core, ListenerId(gateway, owner, listener.name)):
                     message = (
-                        f"Envoy refuses listener {listener.name!r} of {gateway}, which has the settings of "
+                        f"Envoy refuses listener {listener.name!r} of {owner}, which has the settings of "
                         f"this policy: {sentence(listener.message)}"
                     )
                     yield policy, message
@@ -178,6 +184,8 @@ class Statuses:
     def _overlaid(self, ref: Ref, resource: Resource, status: Struct) -> Struct:
         if isinstance(status, GatewayStatus) and isinstance(resource, Gateway):
             return live(status, resource, self._envoys.get(ref, NO_ENVOY))
+        if isinstance(status, ListenerSetStatus):
+            return live_set(status, self._envoys.get(ref, NO_ENVOY), resource.metadata.generation)
         messages = self._refusals.get(ref)
         if not messages:
             return status

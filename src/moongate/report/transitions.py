@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import structs
 
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.status.degraded import degradations
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ _OF_MANIFESTS = "Warning"
 """The type of a condition that repeats what is logged with the manifest."""
 
 _OF_LISTENERS = "ListenersNotValid"
-"""A reason of a Gateway that only lists its listeners; each of these has a condition that says more."""
+"""A reason of a Gateway or ListenerSet that only lists its listeners; each has a condition that says more."""
 
 _OF_ENVOY = frozenset({"Invalid", "AddressNotAssigned", "NoResources", "Pending"})
 """Reasons of a Gateway that is not programmed because its Envoy starts, has ended, is late or refuses a part.
@@ -122,7 +123,7 @@ These are logged as events of the Envoy, and the refused listener or route has a
 
 def _is_reported(ref: Ref, degradation: Degradation) -> bool:
     reason = degradation.problems[0].reason
-    if degradation.condition == "Programmed" and ref.is_a(Gateway):
+    if degradation.condition == "Programmed" and (ref.is_a(Gateway) or ref.is_a(ListenerSet)):
         return reason != "Pending" if degradation.part else reason not in _OF_ENVOY
     if reason == _OF_LISTENERS:
         return False

@@ -45,7 +45,7 @@ class RunLog:
     Args:
         held: all resources in force.
         sliced: whether a Service has an EndpointSlice; without it, all that is held is looked through.
-        listening: the Gateways with a listener at a port; likewise.
+        listening: the Gateways and ListenerSets with a listener at a port; likewise.
         controller: the controllerName of GatewayClasses that are served.
         causes: the faults behind the conditions of a resource, by the field of the part and the type.
     """

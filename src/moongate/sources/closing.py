@@ -11,10 +11,10 @@ Rules
 4. If such a document comes later, what was served before the edit stays as it was. What could let more
    requests through is not served, as after a restart:
 
-   * A new route or Gateway is in force, and answers each request with 500 (``shut``). So does one that was
-     removed, because other routes would take its requests.
-   * All else waits (``held_back``): changes of routes, Gateways, policies and of what they depend on, the
-     removal of policies, and new resources that something in force misses.
+   * A new route, Gateway or ListenerSet is in force, and answers each request with 500 (``shut``). So does
+     one that was removed, because other routes would take its requests.
+   * All else waits (``held_back``): changes of routes, Gateways, ListenerSets, policies and of what they
+     depend on, the removal of policies, and new resources that something in force misses.
    * A new policy about who may pass is in force at once. So are other contents of a Secret, ConfigMap or
      Backend, the endpoints of a Service that has some, and the removal of what only takes away.
 5. A policy about who may pass that is in force in its last good state, because its text has a fault now, may
@@ -47,6 +47,7 @@ from moongate.api.core import ConfigMap, EndpointSlice, Namespace, Secret, Servi
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, GatewayClass, ReferenceGrant
 from moongate.api.httproutefilter import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.policies import Policy
 from moongate.attach.route_kinds import ROUTE_TYPES
@@ -309,7 +310,7 @@ class _Judge:
         if not self.reaches(ref, either):
             return False
         if after is None:
-            kinds = Route | Gateway | Policy | BackendTLSPolicy | Namespace | EnvoyGateway
+            kinds = Route | Gateway | ListenerSet | Policy | BackendTLSPolicy | Namespace | EnvoyGateway
             return isinstance(either.resource, kinds)
         if before is None:
             return self._is_missed(ref, after.resource)
@@ -336,7 +337,7 @@ class _Judge:
     def _is_missed(self, ref: Ref, resource: Resource | EnvoyGateway) -> bool:
         """Whether something that is served until now may be served in another way with a new resource."""
         match resource:
-            case Route() | Gateway():
+            case Route() | Gateway() | ListenerSet():
                 return False
             case EndpointSlice():
                 return _service(resource) in self._needed
@@ -354,7 +355,7 @@ class _Judge:
             to
             for ref, held in self._held.items()
             if ref not in self._late
-            and isinstance(held.resource, Route | Gateway | GatewayClass)
+            and isinstance(held.resource, Route | Gateway | ListenerSet | GatewayClass)
             and (self._scopes & {EVERYTHING, ref.namespace} or not ref.namespace)
             for to in references_of(held.resource)
         )
@@ -405,7 +406,7 @@ def _outdated(file: File, held: Mapping[Ref, Held], is_defined: Callable[[Ref], 
             faulty_ones = FaultySecurityPolicy | FaultyBackendTLSPolicy
             if known is not None and not isinstance(known.resource, faulty_ones):
                 yield ref
-        elif not ref.is_a(Gateway) and is_entrance(ref):
+        elif any(ref.is_a(kind) for kind in ROUTE_TYPES):
             yield ref
     if not any(map(is_entrance, (*file.retained, *file.adopted))):
         unnamed = _like_routes(file, lambda _ref: True)
@@ -510,7 +511,7 @@ def is_guard(ref: Ref) -> bool:
 
 def is_entrance(ref: Ref) -> bool:
     """Whether requests are answered with 500 by closing a resource alone."""
-    return ref.is_a(Gateway) or any(ref.is_a(kind) for kind in ROUTE_TYPES)
+    return any(ref.is_a(kind) for kind in (Gateway, ListenerSet, *ROUTE_TYPES))
 
 
 def closing_effect(effect: str, suspects: Iterable[Suspect], *, at_start: bool) -> str:

@@ -28,17 +28,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from moongate.api.base import ENVOY_GROUP, Ref
 from moongate.api.core import Namespace
 from moongate.api.gateway import Gateway, ReferenceGrant
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRoute, Route
 from moongate.attach.grants import permits
-from moongate.attach.listeners import labels_of
+from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.matches import EVERYTHING, Match, includes, may_meet, precedence
+from moongate.attach.namespaces import labels_of
 from moongate.attach.policies import Policy, anchors, anchors_of, named_targets, stays
 from moongate.attach.route_kinds import written_matches
 from moongate.attach.routes import (
     DEFAULTS,
     default_parent,
     intersection,
-    parent_gateways,
+    named_parents,
+    parent_of,
     takes_by_default,
     wider,
 )
@@ -55,7 +58,8 @@ if TYPE_CHECKING:
     from moongate.sources.file_states import Held
     from moongate.sources.in_force import HeldResources
 
-_Target: TypeAlias = Gateway | Route
+_Owner: TypeAlias = Gateway | ListenerSet
+_Target: TypeAlias = _Owner | Route
 _GUARD: Final = SecurityPolicy.KIND
 _Section: TypeAlias = tuple[str, str]
 """The kind of a policy, and a rule or listener; "" for all of them."""
@@ -65,14 +69,14 @@ class _Site(NamedTuple):
     """Where a route gets requests.
 
     Args:
-        gateway: one of its parents.
-        listener: the name of a listener; "" if the Gateway is not known.
-        port: of the listener; None if the Gateway is not known.
+        owner: one of its parents, which has the listener.
+        listener: the name of a listener; "" if the parent is not known.
+        port: of the listener; None if the parent is not known.
         host: what the listener has of the hostname; "" for all.
         written: the hostname as the route has it.
     """
 
-    gateway: Ref
+    owner: Ref
     listener: str
     port: int | None
     host: str
@@ -80,9 +84,7 @@ class _Site(NamedTuple):
 
     def meets(self, other: _Site) -> bool:
         """Whether a request may come to both."""
-        is_near = (
-            self.gateway == other.gateway if None in (self.port, other.port) else self.port == other.port
-        )
+        is_near = self.owner == other.owner if None in (self.port, other.port) else self.port == other.port
         return is_near and intersection(self.host, other.host) is not None
 
 
@@ -175,7 +177,11 @@ def _bearing(held: Held | None) -> object:
             return route.metadata.labels, parents, route.hostnames, rules
         case Gateway() as gateway:
             reach = [_reach(each) for each in gateway.spec.listeners]
-            return gateway.metadata.labels, takes_by_default(gateway), reach
+            takes = takes_by_default(gateway), gateway.spec.allowed_listeners
+            return gateway.metadata.labels, takes, reach
+        case ListenerSet() as adding:
+            reach = [_reach(each) for each in adding.spec.listeners]
+            return adding.metadata.labels, adding.spec.parent_ref, reach
         case Namespace() as namespace:
             return namespace.metadata.labels
         case ReferenceGrant() as grant:
@@ -214,6 +220,10 @@ def _takes(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
         case RequestRoute():
             return _comes_beside(ref, old, new) or _steps_aside(ref, old, new)
         case Gateway():
+            return _listens_otherwise(ref, old, new) or any(
+                _listens_otherwise(each, old, new) for each in dict.fromkeys((*old.sets(ref), *new.sets(ref)))
+            )
+        case ListenerSet():
             return _listens_otherwise(ref, old, new)
         case Namespace():
             return _is_allowed_otherwise(ref, old, new)
@@ -320,16 +330,16 @@ def _is_within(one: str, other: str) -> bool:
 
 
 def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
-    """Whether listeners of a Gateway change at which something is guarded, or others come beside them."""
+    """Whether listeners of an owner change at which something is guarded, or others come beside them."""
     before, after = old.listeners(ref), new.listeners(ref)
     known = {each.name: _reach(each) for each in before}
-    takes_others = old.is_default(ref) != new.is_default(ref)
+    takes_others = (old.is_default(ref), old.gateway_of(ref)) != (new.is_default(ref), new.gateway_of(ref))
     come = [each for each in after if takes_others or known.get(each.name) != _reach(each)]
     concerned = {
-        gateway
+        owner
         for listener in come
-        for gateway in old.view.look_up(lookups.LISTENING, listener.port)
-        for each in old.listeners(gateway)
+        for owner in old.view.look_up(lookups.LISTENING, listener.port)
+        for each in old.listeners(owner)
         if each.port == listener.port
         and intersection(each.hostname or "", listener.hostname or "") is not None
     }
@@ -339,18 +349,17 @@ def _listens_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
 
 
 def _is_allowed_otherwise(ref: Ref, old: _Coverage, new: _Coverage) -> bool:
-    """Whether a listener at which something is guarded takes the routes of a namespace, or not any more."""
+    """Whether something is guarded where routes or ListenerSets of a namespace come or go."""
     return any(
-        old.selects(selector, ref.name) != new.selects(selector, ref.name) and old.has_guards(gateway)
-        for gateway in old.view.look_up(lookups.CHOOSING)
-        for listener in old.listeners(gateway)
-        if (selector := listener.allowed_routes.namespaces.selector) is not None
+        old.selects(selector, ref.name) != new.selects(selector, ref.name) and old.has_guards(owner)
+        for owner in old.view.look_up(lookups.CHOOSING)
+        for selector in old.selectors(owner)
     )
 
 
 def _sections(target: _Target) -> Counter[str]:
     """The names of the rules or listeners; "" for those without."""
-    parts = target.spec.listeners if isinstance(target, Gateway) else target.spec.rules
+    parts = target.spec.listeners if isinstance(target, _Owner) else target.spec.rules
     return Counter(part.name or "" for part in parts)
 
 
@@ -400,14 +409,16 @@ class _Coverage:
         Args:
             ref: a target.
             section: a rule or listener; "" for one without a name.
-            parent: a Gateway above a route.
-            listener: of that Gateway; "" for all.
+            parent: a Gateway or ListenerSet above a route.
+            listener: of that parent; "" for all.
         """
         own = self._winner(ref, section) or self._winner(ref, "")
         demands = own.demands if own is not None else frozenset[str]()
         if own is not None and own.spec.merge_type is None:
             return demands
         above = self._winner(parent, listener) or self._winner(parent, "")
+        if above is None and (gateway := self.gateway_of(parent)) is not None:
+            above = self._winner(gateway, "")
         return demands | above.demands if above is not None else demands
 
     def _winner(self, ref: Ref, section: str) -> SecurityPolicy | None:
@@ -452,11 +463,32 @@ class _Coverage:
                     if self._picks(policy, selector, ref, target.metadata.labels):
                         yield ref
 
-    def has_guards(self, gateway: Ref) -> bool:
-        """Whether a SecurityPolicy covers a part of a Gateway or of one of its routes."""
-        named = (gateway, DEFAULTS) if self.is_default(gateway) else (gateway,)
-        refs = (gateway, *(route for each in named for route in self.view.look_up(lookups.UNDER, each)))
-        return any(kind == _GUARD for ref in refs for kind, _ in self.of(ref))
+    def has_guards(self, owner: Ref) -> bool:
+        """Whether a SecurityPolicy covers a part of a Gateway or ListenerSet, or of one of its routes."""
+        gateway = self.gateway_of(owner)
+        named = [owner, *self.sets(owner), *((DEFAULTS,) if self.is_default(owner) else ())]
+        refs = (*named, *(route for each in named for route in self.view.look_up(lookups.UNDER, each)))
+        return any(kind == _GUARD for ref in refs for kind, _ in self.of(ref)) or (
+            gateway is not None and self._winner(gateway, "") is not None
+        )
+
+    def sets(self, gateway: Ref) -> Iterator[Ref]:
+        """The ListenerSets that name a Gateway as their parent; none for another resource."""
+        return self.view.look_up(lookups.ADDING, gateway)
+
+    def gateway_of(self, ref: Ref) -> Ref | None:
+        """The Gateway that a ListenerSet names; None for another resource."""
+        resource = self.view.get(ref)
+        return parent_of_set(resource) if isinstance(resource, ListenerSet) else None
+
+    def selectors(self, ref: Ref) -> Iterator[LabelSelector]:
+        """The labels by which an owner of listeners chooses the namespaces of its routes and ListenerSets."""
+        resource = self.view.get(ref)
+        if isinstance(resource, Gateway) and (chosen := lookups.chosen_sets(resource)) is not None:
+            yield chosen
+        for listener in resource.spec.listeners if isinstance(resource, _Owner) else ():
+            if (selector := listener.allowed_routes.namespaces.selector) is not None:
+                yield selector
 
     def places(self, ref: Ref) -> Collection[_Place]:
         """Where a route gets requests, and which."""
@@ -474,17 +506,35 @@ class _Coverage:
         """The routes that may get requests of a place."""
         site = place.site
         peers = self.view.look_up(lookups.LISTENING, site.port) if site.port is not None else ()
-        for gateway in dict.fromkeys((site.gateway, DEFAULTS, *peers)):
+        for owner in dict.fromkeys((site.owner, DEFAULTS, *peers)):
             for host in dict.fromkeys((site.written, site.host, *wider(site.host), "")):
                 # Under its own hostname, what matches on less gets its requests anyway.
-                for key in at_path(gateway, host, place.match.path, beneath=host != site.written):
+                for key in at_path(owner, host, place.match.path, beneath=host != site.written):
                     yield from self.view.look_up(*key)
-            yield from self.view.look_up(lookups.NARROWER, gateway, site.host)
+            yield from self.view.look_up(lookups.NARROWER, owner, site.host)
 
     def listeners(self, ref: Ref) -> tuple[Listener, ...]:
-        """The listeners of a Gateway; none if it is not there."""
-        gateway = self.view.get(ref)
-        return gateway.spec.listeners if isinstance(gateway, Gateway) else ()
+        """The listeners of a Gateway or ListenerSet; none if it is not there, or the set is not taken."""
+        owner = self.view.get(ref)
+        if isinstance(owner, ListenerSet) and not self._is_taken(owner):
+            return ()
+        return owner.spec.listeners if isinstance(owner, _Owner) else ()
+
+    def _is_taken(self, listener_set: ListenerSet) -> bool:
+        """Whether its Gateway takes a ListenerSet."""
+        parent = parent_of_set(listener_set)
+        gateway = self.view.get(parent) if parent is not None else None
+        allowed = gateway.spec.allowed_listeners if isinstance(gateway, Gateway) else None
+        if parent is None or allowed is None:
+            return False
+        namespace, where = listener_set.metadata.namespace, allowed.namespaces
+        match where.from_:
+            case "Selector":
+                return where.selector is not None and self.selects(where.selector, namespace)
+            case "Same":
+                return namespace == parent.namespace
+            case _:
+                return where.from_ == "All"
 
     def selects(self, selector: LabelSelector, namespace: str) -> bool:
         """Whether a selector matches a namespace."""
@@ -492,12 +542,12 @@ class _Coverage:
         return selector.selects(labels_of(resource if isinstance(resource, Namespace) else None, namespace))
 
     def parts(self, ref: Ref) -> Counter[str]:
-        """The names of the rules of a route, or of the listeners of a Gateway."""
+        """The names of the rules of a route, or of the listeners of an owner."""
         target = self.view.get(ref)
         return _sections(target) if isinstance(target, _Target) else Counter()
 
     def parents(self, ref: Ref) -> list[tuple[Ref, str]]:
-        """The Gateways that a route names, and the listener of each; "" for all."""
+        """The Gateways and ListenerSets that a route names, and the listener of each; "" for all."""
         route = self.view.get(ref)
         if not isinstance(route, Route):
             return []
@@ -517,14 +567,16 @@ class _Coverage:
     def _parent_refs(self, route: Route) -> Iterator[ParentReference]:
         """Those that a route has, and those to the default Gateways."""
         yield from route.spec.parent_refs
-        named = parent_gateways(route)
+        named = named_parents(route)
         for gateway in self.view.look_up(lookups.DEFAULT) if route.by_default else ():
             if gateway not in named:
                 yield default_parent(gateway)
 
-    def above(self, gateway: Ref, listener: str) -> set[str]:
+    def above(self, parent: Ref, listener: str) -> set[str]:
         """The kinds of the policies that cover a parent of a route."""
-        return {kind for kind, section in self.of(gateway) if not section or section == listener}
+        own = {kind for kind, section in self.of(parent) if not section or section == listener}
+        gateway = self.gateway_of(parent)
+        return own if gateway is None else own | self.above(gateway, "")
 
     def _places_of(self, ref: Ref, route: RequestRoute) -> Iterator[_Place]:
         for site in self._sites_of(route):
@@ -535,19 +587,19 @@ class _Coverage:
                     yield _Place(site, Match(0, written), guards, is_whole)
 
     def _guards_of(self, ref: Ref, rule: str, site: _Site) -> frozenset[str]:
-        demands = self.demands(ref, rule, site.gateway, site.listener)
+        demands = self.demands(ref, rule, site.owner, site.listener)
         has_own = self._winner(ref, rule) or self._winner(ref, "")
         return demands | {_GUARD} if has_own else demands
 
     def _sites_of(self, route: RequestRoute) -> Iterator[_Site]:
         hostnames = route.hostnames or ("",)
         for parent in self._parent_refs(route):
-            if (parent.group, parent.kind) != (Gateway.GROUP, Gateway.KIND):
+            owner = parent_of(parent, route.metadata.namespace)
+            if owner is None:
                 continue
-            gateway = Ref.of(Gateway, parent.namespace or route.metadata.namespace, parent.name)
-            if not isinstance(self.view.get(gateway), Gateway):
-                yield from (_Site(gateway, "", None, host, host) for host in hostnames)
-            for listener in self.listeners(gateway):
+            if not isinstance(self.view.get(owner), _Owner):
+                yield from (_Site(owner, "", None, host, host) for host in hostnames)
+            for listener in self.listeners(owner):
                 if parent.section_name not in (None, listener.name) or parent.port not in (
                     None,
                     listener.port,
@@ -556,7 +608,7 @@ class _Coverage:
                 for host in hostnames:
                     common = intersection(host, listener.hostname or "")
                     if common is not None:
-                        yield _Site(gateway, listener.name, listener.port, common, host)
+                        yield _Site(owner, listener.name, listener.port, common, host)
 
     def _policy(self, ref: Ref) -> Policy:
         resource = self.view.get(ref)

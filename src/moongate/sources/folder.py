@@ -14,9 +14,9 @@ Rules
 4. Files that change together are one batch, so a resource that moves to another file does not change.
 5. A change that may be the first half of an edit over several files may wait (``commit``): a resource is
    removed, or refers to one that does not exist. All other changes take effect at once, except together with
-   the removal of a Gateway, of a policy, or of what a policy refers to, or with a change that takes a policy
-   from a target or from requests (``coverage``): then all of the edit wait, so that no port is wanted twice,
-   and nothing is served without its policy.
+   the removal of a Gateway or ListenerSet, of a policy, or of what a policy refers to, or with a change that
+   takes a policy from a target or from requests (``coverage``): then all of the edit wait, so that no port is
+   wanted twice, and nothing is served without its policy.
 
 Theory of operation
 ===================
@@ -38,6 +38,7 @@ from moongate.api.base import Ref, Resource
 from moongate.api.core import Secret
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.policies import Policy
 from moongate.dangling import references_of
@@ -462,9 +463,9 @@ class Folder:
     def _is_exclusive(self, removed: Collection[Ref], decisions: Mapping[Ref, Held | None]) -> bool:
         """Whether one of these resources must not be in force beside what takes its place.
 
-        That is a Gateway, which has ports; a policy, which has targets; and what a policy refers to.
+        That is what has ports, a Gateway or ListenerSet; a policy, which has targets; and what one refers to.
         """
-        if any(isinstance(self._held[ref].resource, Policy | Gateway) for ref in removed):
+        if any(isinstance(self._held[ref].resource, Policy | Gateway | ListenerSet) for ref in removed):
             return True
         come = (after.resource for after in decisions.values() if after is not None)
         return any(self._held.look_up(REFERRING, ref) for ref in removed) or any(

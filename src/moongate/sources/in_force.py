@@ -19,10 +19,13 @@ from moongate.api.base import Ref, Resource
 from moongate.api.envoygateway import EnvoyGateway
 from moongate.api.gateway import Gateway, ReferenceGrant
 from moongate.api.httproute import HTTPPathMatch
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRoute, Route
+from moongate.api.shared import LabelSelector
+from moongate.attach.listener_sets import parent_of_set
 from moongate.attach.matches import ancestors
 from moongate.attach.policies import Anchor, Policy, anchor_keys, anchors, labels_in, stays
-from moongate.attach.routes import parent_gateways, paths, takes_by_default, wider
+from moongate.attach.routes import named_parents, paths, takes_by_default, wider
 from moongate.dangling import references_of
 from moongate.policies.security_policy import SecurityPolicy
 from moongate.sources.file_states import Held
@@ -43,23 +46,26 @@ FAR: Final = "far"
 GUARDING: Final = "guarding"
 """→ SecurityPolicies."""
 LABELLED: Final = "labelled"
-"""Kind, and a label or its key → Gateways or routes with it; with the kind alone, all of it."""
+"""Kind, and a label or its key → Gateways, ListenerSets or routes with it; with the kind alone, all of it."""
 UNDER: Final = "under"
-"""Gateway, or ``DEFAULTS`` → routes that name it as parent."""
+"""Gateway or ListenerSet, or ``DEFAULTS`` → routes that name it as parent."""
 DEFAULT: Final = "default"
 """→ Gateways that are parents of all routes which ask for the default Gateways."""
+ADDING: Final = "adding"
+"""Gateway → ListenerSets that name it as their parent."""
 NARROWER: Final = "narrower"
-"""Gateway, and a hostname with a wildcard, or "" → routes with a hostname that it covers and is not."""
+"""Gateway or ListenerSet, and a hostname with a wildcard, or "" → routes with a hostname that it covers and
+is not."""
 AT: Final = "at"
-"""Gateway, hostname as written, type and value of a path → routes that match on it."""
+"""Gateway or ListenerSet, hostname as written, type and value of a path → routes that match on it."""
 PATTERNS: Final = "patterns"
-"""Gateway, hostname as written → routes that match paths by a pattern."""
+"""Gateway or ListenerSet, hostname as written → routes that match paths by a pattern."""
 BENEATH: Final = "beneath"
-"""Gateway, hostname as written, prefix → routes that match on it or on a path beneath it."""
+"""Gateway or ListenerSet, hostname as written, prefix → routes that match on it or on a path beneath it."""
 LISTENING: Final = "listening"
-"""Port → Gateways with a listener at it."""
+"""Port → Gateways and ListenerSets with a listener at it."""
 CHOOSING: Final = "choosing"
-"""→ Gateways with a listener that takes routes by the labels of their namespace."""
+"""→ Gateways and ListenerSets that take routes, or ListenerSets, by the labels of their namespace."""
 GRANTING: Final = "granting"
 """Namespace → its ReferenceGrants."""
 
@@ -220,7 +226,7 @@ def _keys(ref: Ref, resource: Resource | EnvoyGateway) -> Iterator[Key]:
                 yield (GUARDING,)
         case Route():
             yield from _labelled(resource)
-            for gateway in parent_gateways(resource):
+            for gateway in named_parents(resource):
                 yield UNDER, gateway
                 if gateway is not None and isinstance(resource, RequestRoute):
                     yield from _served(gateway, resource)
@@ -228,17 +234,34 @@ def _keys(ref: Ref, resource: Resource | EnvoyGateway) -> Iterator[Key]:
             yield from _labelled(resource)
             if takes_by_default(resource):
                 yield (DEFAULT,)
-            for listener in resource.spec.listeners:
-                yield LISTENING, listener.port
-                if listener.allowed_routes.namespaces.from_ == "Selector":
-                    yield (CHOOSING,)
+            if chosen_sets(resource) is not None:
+                yield (CHOOSING,)
+            yield from _listening(resource)
+        case ListenerSet():
+            yield from _labelled(resource)
+            if (gateway := parent_of_set(resource)) is not None:
+                yield ADDING, gateway
+            yield from _listening(resource)
         case ReferenceGrant():
             yield GRANTING, ref.namespace
         case _:
             pass
 
 
-def _labelled(target: Gateway | Route) -> Iterator[Key]:
+def chosen_sets(gateway: Gateway) -> LabelSelector | None:
+    """The labels by which a Gateway chooses the namespaces of its ListenerSets; ``None`` if it does not."""
+    allowed = gateway.spec.allowed_listeners
+    return allowed.namespaces.selector if allowed and allowed.namespaces.from_ == "Selector" else None
+
+
+def _listening(owner: Gateway | ListenerSet) -> Iterator[Key]:
+    for listener in owner.spec.listeners:
+        yield LISTENING, listener.port
+        if listener.allowed_routes.namespaces.from_ == "Selector":
+            yield (CHOOSING,)
+
+
+def _labelled(target: Gateway | ListenerSet | Route) -> Iterator[Key]:
     yield LABELLED, target.KIND
     for key, value in target.metadata.labels.items():
         yield LABELLED, target.KIND, key

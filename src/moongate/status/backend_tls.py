@@ -24,6 +24,7 @@ from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.httproute import HTTPRouteFilter
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestRule, Route
 from moongate.api.shared import ParentReference
 from moongate.attach.backend_tls import (
@@ -38,6 +39,7 @@ from moongate.attach.backends import Target, backend, kind_problem, section_of, 
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import controller_name, rejection
 from moongate.attach.grants import granted
+from moongate.attach.listener_sets import gateway_of
 from moongate.attach.policies import named, winner
 from moongate.attach.route_kinds import ROUTE_TYPES
 from moongate.attach.routes import attachments
@@ -162,8 +164,9 @@ def _is_under(db: Db, policy: Ref, route: Ref, at: Target) -> bool:
 
 def _refused(db: Db, policy: Ref, at: _Ancestor) -> Problem | None:
     """What the Envoys under an ancestor refuse of the CAs."""
-    gateway = Ref(at.kind, at.namespace, at.name, at.group)
-    if not gateway.is_a(Gateway):
+    owner = Ref(at.kind, at.namespace, at.name, at.group)
+    gateway = gateway_of(db, owner) if owner.is_a(Gateway) or owner.is_a(ListenerSet) else None
+    if gateway is None:
         return None
     refused = authorities_refusal(db, fleet_of(db, gateway), authorities_source(db, policy))
     if refused is None:

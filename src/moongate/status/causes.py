@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.listeners import listeners
 from moongate.attach.routes import USE_DEFAULTS, attachments
@@ -39,14 +40,14 @@ def causes(db: Db, resource: Resource) -> Mapping[tuple[str, str], tuple[Problem
 def _causes(db: Db, resource: Resource) -> dict[tuple[str, str], tuple[Problem, ...]]:
     by_condition: dict[tuple[str, str], tuple[Problem, ...]] = {}
     match resource:
-        case Gateway():
+        case Gateway() | ListenerSet():
             positions = {listener.name: n for n, listener in enumerate(resource.spec.listeners)}
             for listener in listeners(db, resource.ref):
                 at = f"spec.listeners[{positions[listener.id.name]}]"
                 effect = "" if listener.ready else _NOTHING_IS_SERVED
                 by_condition[at, "ResolvedRefs"] = tuple(
                     fault.saying(effect).under(at) for fault in listener.certificate_faults
-                )
+                ) + tuple(fault.saying(effect) for fault in listener.client_faults)
         case Route():
             refs = list(resource.spec.parent_refs)
             for attachment in attachments(db, resource.ref):

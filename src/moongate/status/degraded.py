@@ -12,10 +12,12 @@ from msgspec import Struct
 
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.routes import USE_DEFAULTS
 from moongate.problem import Problem
 from moongate.status.gateways import GatewayStatus
+from moongate.status.listener_sets import ListenerSetStatus
 from moongate.status.policies import PolicyStatus
 from moongate.status.routes import RouteStatus
 
@@ -37,6 +39,7 @@ SEVERITIES: Final[Mapping[tuple[str, str], Severity]] = {
     ("BackendsAvailable", "False"): "warning",
     ("RouteRulesOverlap", "True"): "warning",
     ("OverlappingTLSConfig", "True"): "warning",
+    ("InsecureFrontendValidationMode", "True"): "warning",
     ("Warning", "True"): "warning",
 }
 """Conditions that mean degradation: (type, status) → severity."""
@@ -109,7 +112,7 @@ def _problems(condition: Condition, at: str) -> Iterator[Problem]:
 def _parts(resource: Resource, status: Struct) -> Iterator[tuple[str, str, Sequence[Condition]]]:
     """The parts of a status: the name of each, its field in the spec, and its conditions."""
     match resource, status:
-        case Gateway(), GatewayStatus():
+        case (Gateway(), GatewayStatus()) | (ListenerSet(), ListenerSetStatus()):
             yield "", "", status.conditions
             listeners = [listener.name for listener in resource.spec.listeners]
             for listener in status.listeners:

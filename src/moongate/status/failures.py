@@ -32,10 +32,12 @@ from moongate.api.base import GATEWAY_GROUP, FleetId, Ref
 from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
+from moongate.api.listenerset import ListenerSet
 from moongate.api.route import Route
 from moongate.attach.backends import Target
 from moongate.attach.fleets import members
 from moongate.attach.gateways import PROXY_USERS, controller_name, managed, managed_classes
+from moongate.attach.listener_sets import gateway_of
 from moongate.attach.patch_policies import PatchTarget, patch_target
 from moongate.attach.policies import Policy, named_targets, selected, selected_shards
 from moongate.attach.route_kinds import ROUTE_TYPES
@@ -47,6 +49,7 @@ from moongate.status.backends import BackendStatus
 from moongate.status.conditions import condition
 from moongate.status.gateways import AncestorRef as ProxyAncestorRef
 from moongate.status.gateways import EnvoyProxyStatus, GatewayClassStatus, GatewayStatus, ProxyAncestor
+from moongate.status.listener_sets import ListenerSetStatus
 from moongate.status.policies import AncestorRef, AncestorStatus, PolicyStatus
 from moongate.status.routes import ParentStatus, RouteStatus
 from moongate.store import find, find_in, get, parts
@@ -71,6 +74,7 @@ _LEVELS: Final[tuple[frozenset[str], ...]] = (
     frozenset(route.KIND for route in ROUTE_TYPES),
     frozenset({Backend.KIND}),
     frozenset({EnvoyProxy.KIND}),
+    frozenset({ListenerSet.KIND}),
     frozenset({Gateway.KIND}),
     frozenset({GatewayClass.KIND}),
 )
@@ -117,7 +121,7 @@ def with_failures(
     kept_out = condition("Programmed", "False", INTERNAL, message, generation)
     refused = condition("Accepted", "False", INTERNAL, message, generation)
     match status if status is not None else _bare(db, resource):
-        case GatewayStatus() as gateway:
+        case GatewayStatus() | ListenerSetStatus() as gateway:
             # Whether it is accepted is not known if nothing else is.
             added = (kept_out,) if status is not None else (refused, kept_out)
             return structs.replace(gateway, conditions=_replaced(gateway.conditions, *added))
@@ -176,10 +180,12 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
     """A status without a condition; ``None`` when the resource is not ours, as far as that is known."""
     ref = resource.ref
     match resource:
-        case Gateway() | GatewayClass() if not _is_ours(db, ref):
+        case Gateway() | GatewayClass() | ListenerSet() if not _is_ours(db, ref):
             return None
         case Gateway():
             return GatewayStatus()
+        case ListenerSet():
+            return ListenerSetStatus()
         case GatewayClass():
             return GatewayClassStatus(conditions=())
         case Backend():
@@ -247,7 +253,7 @@ def _bare(db: Db, resource: Resource) -> Struct | None:
 
 
 def _ancestors(db: Db, policy: Policy) -> Iterator[Ref]:
-    """The Gateways above what a policy targets, as far as they are known: at least what it names."""
+    """What is above what a policy targets, as far as it is known: at least what the policy names."""
     shards = selected_shards.attempt(db, policy.ref)
     calls = [] if isinstance(shards, Failed) else [(policy.ref, *at) for at in shards]
     chosen = [shard for shard in selected.attempt_each(db, calls) if not isinstance(shard, Failed)]
@@ -279,9 +285,11 @@ def _parents(db: Db, route: Route) -> Iterator[tuple[ParentReference, Ref]]:
 
 
 def _is_ours(db: Db, ref: Ref) -> bool:
-    """Whether a Gateway or GatewayClass is known to be ours; else somebody else may answer for it."""
+    """Whether a Gateway, ListenerSet or GatewayClass is known to be ours; else somebody else may answer."""
     if ref.is_a(Gateway):
         return managed.attempt(db, ref) is True
+    if ref.is_a(ListenerSet):
+        return isinstance(gateway_of.attempt(db, ref), Ref)
     return ref.is_a(GatewayClass) and ref in _classes(db)
 
 

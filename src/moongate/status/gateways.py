@@ -19,6 +19,11 @@ from moongate.api.base import GATEWAY_GROUP, Condition, Ref
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.backend_tls import gateway_certificate
+from moongate.attach.client_validation import (
+    ClientAuthorities,
+    client_authorities_problem,
+    validations,
+)
 from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import (
     PROXY_USERS,
@@ -28,23 +33,28 @@ from moongate.attach.gateways import (
     proxy_problems,
     rejection,
 )
-from moongate.attach.listeners import listeners
+from moongate.attach.listener_conflicts import PORT_UNAVAILABLE
+from moongate.attach.listener_sets import owners_of
+from moongate.attach.listeners import LISTENERS_NOT_VALID, listeners
 from moongate.attach.routes import attached_counts
+from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
 from moongate.problem import Problem
 from moongate.status.conditions import accepted, condition, sentence, summary, unsupported
+from moongate.status.supported_features import VERSION, supported_features
 from moongate.store import find, get
 from moongate.xds.telemetry import telemetry_problems
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from moongate.attach.listeners import Listener
     from moongate.engine import Db
 
 MAX_ADDRESSES: Final = 16
 """The most addresses that a Gateway's status lists."""
 
 
-PORT_UNAVAILABLE: Final = "PortUnavailable"
-"""The reason of a listener whose port cannot be bound."""
 STAYS_AS_IT_WAS: Final = (
     "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
 )
@@ -80,12 +90,20 @@ class GatewayStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     addresses: tuple[Address, ...] = ()
     conditions: tuple[Condition, ...] = ()
     listeners: tuple[ListenerStatus, ...] = ()
+    attached_listener_sets: int = 0
+
+
+class SupportedFeature(Struct, frozen=True, kw_only=True):
+    """A feature of the Gateway API that Gateways of a class have."""
+
+    name: str
 
 
 class GatewayClassStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """``status`` of a GatewayClass."""
 
     conditions: tuple[Condition, ...]
+    supported_features: tuple[SupportedFeature, ...] = ()
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -161,36 +179,89 @@ def gateway_status(db: Db, gateway: Ref) -> GatewayStatus | None:
     if problem is not None:
         return GatewayStatus(conditions=(accepted([problem], generation),))
     problems = telemetry_problems(db, fleet_of(db, gateway))
-    attached = attached_counts(db, gateway)
     return GatewayStatus(
         conditions=(
             *((accepted(problems, generation),) if problems else ()),
             *_resolved(db, resource),
+            *_insecure(db, resource),
             *unsupported(resource),
         ),
-        listeners=tuple(
-            ListenerStatus(
-                name=each.id.name,
-                supported_kinds=tuple(SupportedKind(group=group, kind=kind) for group, kind in each.kinds),
-                attached_routes=attached.get(each.id, 0),
-                conditions=tuple(structs.replace(c, message=sentence(c.message)) for c in each.conditions),
-            )
-            for each in listeners(db, gateway)
-        ),
+        listeners=listener_statuses(db, gateway),
+        attached_listener_sets=sum(_are_accepted(db, owners_of(db, [gateway])[1:])),
     )
 
 
+def listener_statuses(db: Db, owner: Ref) -> tuple[ListenerStatus, ...]:
+    """The listeners of a Gateway or ListenerSet without the state of Envoys."""
+    attached = attached_counts(db, owner)
+    return tuple(
+        ListenerStatus(
+            name=each.id.name,
+            supported_kinds=tuple(SupportedKind(group=group, kind=kind) for group, kind in each.kinds),
+            attached_routes=attached.get(each.id, 0),
+            conditions=tuple(_listener_conditions(db, each)),
+        )
+        for each in listeners(db, owner)
+    )
+
+
+def _are_accepted(db: Db, sets: Sequence[Ref]) -> Iterator[bool]:
+    """Whether each of some ListenerSets is accepted; not if that is not known."""
+    answers = _is_accepted.attempt_each(db, [(each,) for each in sets])
+    return (answer is True for answer in answers)
+
+
+@query
+def _is_accepted(db: Db, listener_set: Ref) -> bool:
+    conditions = (each.conditions for each in listeners(db, listener_set))
+    return any(c.type == "Accepted" and c.status == "True" for some in conditions for c in some)
+
+
+def _listener_conditions(db: Db, listener: Listener) -> Iterator[Condition]:
+    generation = max((each.observed_generation for each in listener.conditions), default=0)
+    for each in listener.conditions:
+        yield structs.replace(each, message=sentence(each.message))
+    if listener.protocol == "HTTPS" and (overlaps := overlap(db, listener.id)) is not None:
+        yield condition("OverlappingTLSConfig", "True", overlaps.reason, overlaps.message, generation)
+
+
 def _resolved(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
-    """Whether the reference of ``tls.backend`` leads somewhere; nothing if that is not set."""
+    """Whether the references of ``spec.tls`` lead somewhere; nothing if that is not set."""
     generation = gateway.metadata.generation
-    if gateway.spec.tls is None or gateway.spec.tls.backend is None:
+    if gateway.spec.tls is None:
         return ()
+    problems: list[Problem] = []
+    reason = ""
+    for place, _, _ in validations(gateway):
+        problem = client_authorities_problem(db, ClientAuthorities(gateway.ref, place))
+        if problem is not None:
+            reason = "InvalidParameters"
+            problems.append(
+                problem.saying("Until this is fixed, the HTTPS listeners that need it serve nothing.")
+            )
     certificate = gateway_certificate(db, gateway.ref)
     if isinstance(certificate, Problem):
-        message = summary([certificate.saying("Until this is fixed, no certificate is shown to backends.")])
-        return (condition("ResolvedRefs", "False", certificate.reason, message, generation),)
+        reason = certificate.reason
+        problems.append(certificate.saying("Until this is fixed, no certificate is shown to backends."))
+    if problems:
+        return (condition("ResolvedRefs", "False", reason, summary(problems), generation),)
     message = "All references of spec.tls are resolved."
     return (condition("ResolvedRefs", "True", "ResolvedRefs", message, generation),)
+
+
+def _insecure(db: Db, gateway: Gateway) -> tuple[Condition, ...]:
+    """Whether clients pass without a certificate that is valid, although certificates are asked for."""
+    effect = "Clients pass with any certificate, or none."
+    problems = [
+        Problem(f"{path}.mode", f"It is {asked.mode}. {effect}")
+        for place, path, asked in validations(gateway)
+        if asked.mode == "AllowInsecureFallback"
+        and client_authorities_problem(db, ClientAuthorities(gateway.ref, place)) is None
+    ]
+    if not problems:
+        return ()
+    type_, generation = "InsecureFrontendValidationMode", gateway.metadata.generation
+    return (condition(type_, "True", "ConfigurationChanged", summary(problems), generation),)
 
 
 @query
@@ -200,8 +271,16 @@ def class_status(db: Db, gateway_class: Ref) -> GatewayClassStatus | None:
     if resource is None or gateway_class not in managed_classes(db):
         return None
     _, problems = class_proxy(db, gateway_class.name)
+    generation = resource.metadata.generation
     message = "The GatewayClass is served by this controller."
-    return GatewayClassStatus(conditions=(accepted(problems, resource.metadata.generation, message=message),))
+    read = f"moongate reads version {VERSION} of the Gateway API, in its standard and experimental channels."
+    return GatewayClassStatus(
+        conditions=(
+            accepted(problems, generation, message=message),
+            condition("SupportedVersion", "True", "SupportedVersion", read, generation),
+        ),
+        supported_features=tuple(SupportedFeature(name=name) for name in supported_features(db)),
+    )
 
 
 @query
@@ -255,7 +334,7 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     conditions = {c.type: c for c in status.conditions}
     generation = gateway.metadata.generation
     conditions.setdefault("Accepted", _accepted(status, generation))
-    listeners = tuple(_as_in_envoy(each, envoys, generation) for each in status.listeners)
+    listeners = tuple(as_in_envoy(each, envoys, generation) for each in status.listeners)
     programmed = _programmed(conditions["Accepted"], gateway, listeners, envoys)
     conditions.setdefault("Programmed", programmed)
     return structs.replace(
@@ -266,7 +345,8 @@ def live(status: GatewayStatus, gateway: Gateway, envoys: EnvoyState) -> Gateway
     )
 
 
-def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
+def as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) -> ListenerStatus:
+    """A listener's status with the state of Envoys."""
     refused = next((r for r in envoys.refused_listeners if r.name == listener.name), None)
     if refused is not None:
         message = refused.message
@@ -274,7 +354,7 @@ def _as_in_envoy(listener: ListenerStatus, envoys: EnvoyState, generation: int) 
             message = f"Envoy refuses the listener: {sentence(message)} {STAYS_AS_IT_WAS}"
         programmed = condition("Programmed", "False", refused.reason, message, generation)
         return _not_programmed(listener, programmed)
-    if _is_true(listener, "Programmed") and (not envoys.serving or listener.name in envoys.unopened):
+    if is_true(listener, "Programmed") and (not envoys.serving or listener.name in envoys.unopened):
         message = "No Envoy has this listener in force; the condition Programmed of the Gateway says why."
         return _not_programmed(listener, condition("Programmed", "False", "Pending", message, generation))
     return listener
@@ -286,18 +366,24 @@ def _not_programmed(listener: ListenerStatus, programmed: Condition) -> Listener
 
 
 def _accepted(status: GatewayStatus, generation: int) -> Condition:
-    refused = sorted(each.name for each in status.listeners if not _is_true(each, "Accepted"))
+    refused = sorted(each.name for each in status.listeners if not is_true(each, "Accepted"))
     if not refused:
         return condition(
             "Accepted", "True", "Accepted", "The Gateway is served by this controller.", generation
         )
     some = len(refused) < len(status.listeners)
     message = f"{'Not valid, so not served' if some else 'No listener is valid'}: {', '.join(refused)}."
-    return condition("Accepted", str(some), "ListenersNotValid", message, generation)
+    return condition("Accepted", str(some), LISTENERS_NOT_VALID, message, generation)
 
 
-def _is_true(listener: ListenerStatus, type_: str) -> bool:
+def is_true(listener: ListenerStatus, type_: str) -> bool:
+    """Whether a listener has a condition that is True."""
     return any(c.type == type_ and c.status == "True" for c in listener.conditions)
+
+
+def is_pending(listener: ListenerStatus) -> bool:
+    """Whether a listener is not programmed because its Envoy is not ready."""
+    return any(c.type == "Programmed" and c.reason == "Pending" for c in listener.conditions)
 
 
 def _is_unservable(listener: ListenerStatus) -> bool:

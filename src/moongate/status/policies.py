@@ -33,19 +33,22 @@ from msgspec import Struct
 
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
+from moongate.api.listenerset import ListenerSet
 from moongate.api.marks import NOT_SUPPORTED, deprecated
 from moongate.api.shared import ParentReference
-from moongate.attach.gateways import controller_name, managed, rejection
+from moongate.attach.fleets import age
+from moongate.attach.gateways import controller_name, rejection
+from moongate.attach.listener_sets import owners_of, serving_gateway
 from moongate.attach.listeners import listeners
 from moongate.attach.policies import (
     ROUTE_KINDS,
     Applied,
     Policy,
     Target,
-    age,
     applied,
     applied_to_listener,
     attached_of,
+    level_of,
     named,
     policy_attachments,
     section_names,
@@ -54,7 +57,7 @@ from moongate.attach.policies import (
     winner,
 )
 from moongate.attach.routes import attachments, route_shards, routes_under
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
 from moongate.policies.http_listeners import port_conflict, setting_conflict
@@ -76,7 +79,7 @@ _OF_LISTENERS: Final = frozenset(kind.KIND for kind in POLICY_KINDS if kind.OF_L
 
 
 class AncestorRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The Gateway, or the listener of it, under which a policy is judged."""
+    """The Gateway or ListenerSet, or a listener of it, under which a policy is judged."""
 
     group: str
     kind: str
@@ -105,13 +108,13 @@ class Override(NamedTuple):
 
     Args:
         route: the route.
-        listeners: the listeners of the Gateway that take it, by name, sorted.
-        merged: the levels whose policies the route's merge into: names of listeners, "" for the Gateway.
+        listeners: the listeners of the Gateway or ListenerSet that take it, by name, sorted.
+        merged: the targets of the policies that the route's merge into.
     """
 
     route: Ref
     listeners: tuple[str, ...]
-    merged: tuple[str, ...]
+    merged: tuple[Target, ...]
 
 
 @query
@@ -138,18 +141,21 @@ def policy_status(db: Db, policy: Ref) -> PolicyStatus | None:
     return PolicyStatus(ancestors=tuple(cut(ancestors, generation))) if ancestors else None
 
 
-def policies_of_listener(statuses: Mapping[Ref, Struct], gateway: Ref, listener: str) -> tuple[Ref, ...]:
-    """The policies whose settings a listener has: those of the listener alone, or else of its Gateway."""
-    levels: dict[str | None, list[Ref]] = {listener: [], None: []}
+def policies_of_listener(statuses: Mapping[Ref, Struct], listener: ListenerId) -> tuple[Ref, ...]:
+    """The policies whose settings a listener has: its own, or else those of its ListenerSet or Gateway."""
+    levels = {
+        Target(listener.owner, listener.name): list[Ref](),
+        Target(listener.owner, ""): list[Ref](),
+        Target(listener.gateway, ""): list[Ref](),
+    }
     for ref, status in sorted(statuses.items()):
         if not isinstance(status, PolicyStatus) or ref.kind not in _OF_LISTENERS:
             continue
         for at, conditions in ((each.ancestor_ref, each.conditions) for each in status.ancestors):
-            if (at.kind, at.namespace, at.name) == (gateway.kind, gateway.namespace, gateway.name) and any(
-                c.type == "Accepted" and c.status == "True" for c in conditions
-            ):
-                levels.get(at.section_name, []).append(ref)
-    return tuple(dict.fromkeys(levels[listener] or levels[None]))
+            owner = Ref(at.kind, at.namespace or "", at.name, at.group)
+            if any(c.type == "Accepted" and c.status == "True" for c in conditions):
+                levels.get(Target(owner, at.section_name or ""), []).append(ref)
+    return tuple(dict.fromkeys(next(filter(None, levels.values()), ())))
 
 
 @query
@@ -164,12 +170,12 @@ def judged_shard(db: Db, policy: Ref, namespace: str, part: int) -> Judged:
 
 
 @query
-def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...]:
-    """The routes of one shard that a Gateway takes and that policies of a kind target, sorted."""
-    routes = routes_under(db, gateway, part)
+def overrides(db: Db, kind: str, owner: Ref, part: int) -> tuple[Override, ...]:
+    """The routes of one shard that an owner of listeners takes and that policies of a kind target, sorted."""
+    routes = routes_under(db, owner, part)
     attached = policy_attachments.each(db, [(route,) for route in routes])
     overriding = (
-        _override(db, kind, gateway, route)
+        _override(db, kind, owner, route)
         for route, policies in zip(routes, attached, strict=True)
         if any(policy.kind == kind for _, policy in policies)
     )
@@ -177,39 +183,57 @@ def overrides(db: Db, kind: str, gateway: Ref, part: int) -> tuple[Override, ...
 
 
 def _judge(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
-    if target.ref.is_a(Gateway):
-        _judge_gateway(db, policy, target, drafts)
+    if _is_owner(target.ref):
+        _judge_owner(db, policy, target, drafts)
     elif target.ref.kind in ROUTE_KINDS and not _KINDS[policy.kind].OF_LISTENERS:
         _judge_route(db, policy, target, drafts)
 
 
 def _level(target: Target) -> int:
     """The most specific first, so that ancestors stand in the order of precedence."""
-    return 2 * target.ref.is_a(Gateway) + (not target.section)
+    place = (ListenerSet.KIND, Gateway.KIND).index(target.ref.kind) + 1 if _is_owner(target.ref) else 0
+    return 2 * place + (not target.section)
 
 
-def _judge_gateway(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
-    gateway, section = target
-    if not managed(db, gateway) or rejection(db, gateway) is not None:
+def _is_owner(ref: Ref) -> bool:
+    """Whether a resource has listeners."""
+    return ref.is_a(Gateway) or ref.is_a(ListenerSet)
+
+
+def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
+    """Judge a policy for a Gateway or a ListenerSet, whole or one listener of it."""
+    owner, section = target
+    if serving_gateway(db, owner) is None:
         return
-    draft = drafts.at(gateway, section)
+    draft = drafts.at(owner, section)
     if (refusal := _refusal(db, policy, target)) is not None:
         draft.refuse(refusal)
         return
     draft.hold(_problems(db, policy, None))
+    beneath = [
+        listener.id
+        for listener in (each for some in listeners.each(db, _owners_in(db, target)) for each in some)
+        if section in ("", listener.id.name)
+    ]
     if not _KINDS[policy.kind].OF_LISTENERS:
         _note_overrides(db, policy, target, draft)
-        for listener in (each.id for each in listeners(db, gateway)):
-            if section in ("", listener.name):
-                _note_refusals(db, Applied(policy, None), listener, draft)
+        for listener in beneath:
+            _note_refusals(db, Applied(policy, None), listener, draft)
         return
-    for listener in (each.id for each in listeners(db, gateway)):
+    for listener in beneath:
         holding = applied_to_listener(db, policy.kind, listener)
-        if section in ("", listener.name) and holding is not None and holding.owner == policy:
+        if holding is not None and holding.owner == policy:
             conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
             draft.hold(conflict for conflict in conflicts if conflict is not None)
-    if not section and (sections := _claimed_sections(db, policy.kind, gateway)):
-        draft.override(f"{_others(policy.kind)} override these sections: {_listed(sections)}.")
+    if not section and (scopes := _scopes_below(db, policy.kind, target)):
+        draft.override(f"{_others(policy.kind)} override this one for {_in_words(scopes)}.")
+
+
+def _owners_in(db: Db, target: Target) -> list[tuple[Ref]]:
+    """The owners of the listeners that a target stands for: a Gateway stands for its ListenerSets, too."""
+    owner, section = target
+    of_gateway = owner.is_a(Gateway) and not section
+    return [(each,) for each in (owners_of(db, [owner]) if of_gateway else (owner,))]
 
 
 def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
@@ -221,7 +245,7 @@ def _judge_route(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
     for attachment in attachments(db, route):
         if rejection(db, attachment.gateway) is not None:
             continue
-        draft = drafts.at(attachment.gateway, attachment.parent.section_name or "")
+        draft = drafts.at(attachment.owner, attachment.parent.section_name or "")
         if refusal is not None:
             draft.refuse(refusal)
             continue
@@ -304,29 +328,61 @@ def _claimed_sections(db: Db, kind: str, target: Ref) -> list[str]:
     return sorted(claimed.intersection(section_names(db, target) or ())) if claimed else []
 
 
+def _scopes_below(db: Db, kind: str, target: Target) -> dict[str, list[str]]:
+    """The parts of a Gateway or ListenerSet that policies of a kind hold, by what they are."""
+    owner, section = target
+    own: list[str] = []
+    sets: list[str] = []
+    of_sets: list[str] = []
+    for [each] in _owners_in(db, target) if not section else ():
+        held = held_of.attempt(db, kind, each)
+        for name in () if isinstance(held, Failed) else held:
+            if each == owner and not name:
+                continue
+            into = sets if not name else own if each.is_a(Gateway) else of_sets
+            into.append(f"{_name(each)}/{name}" if name else _name(each))
+    scopes = {"gateway listeners": own, "listenersets": sets, "listenerset listeners": of_sets}
+    return {scope: names for scope, names in scopes.items() if names}
+
+
+@query
+def held_of(db: Db, kind: str, owner: Ref) -> tuple[str, ...]:
+    """The listeners of a Gateway or ListenerSet that policies of a kind hold, sorted; "" for all of it."""
+    whole = [""] if winner(db, kind, owner, "") is not None else []
+    return (*whole, *_claimed_sections(db, kind, owner))
+
+
 def _note_overrides(db: Db, policy: Ref, target: Target, draft: Draft) -> None:
-    gateway, section = target
+    section = target.section
     others = _others(policy.kind)
-    shards = overrides.each(db, [(policy.kind, gateway, part) for part in route_shards(db, gateway)])
+    shards = overrides.each(
+        db,
+        [
+            (policy.kind, owner, part)
+            for [owner] in _owners_in(db, target)
+            for part in route_shards(db, owner)
+        ],
+    )
     below = [override for shard in shards for override in shard]
-    merged = [_name(o.route) for o in below if section in o.merged]
+    merged = [_name(o.route) for o in below if target in o.merged]
     routes = [
-        _name(o.route) for o in below if section not in o.merged and (not section or section in o.listeners)
+        _name(o.route) for o in below if target not in o.merged and (not section or section in o.listeners)
     ]
-    listeners = [] if section else _claimed_sections(db, policy.kind, gateway)
-    scopes = {
-        "gateway listeners": [f"{gateway.namespace}/{gateway.name}/{name}" for name in listeners],
-        "routes": routes,
-    }
+    scopes = _scopes_below(db, policy.kind, target)
+    if routes:
+        scopes["routes"] = routes
     if merged:
         draft.merge(f"{others} merge with this one for these routes: {_listed(merged)}.")
-    if any(scopes.values()):
-        which = " and ".join(f"these {scope}: {_listed(names)}" for scope, names in scopes.items() if names)
-        draft.override(f"{others} override this one for {which}.")
+    if scopes:
+        draft.override(f"{others} override this one for {_in_words(scopes)}.")
 
 
-def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
-    listeners = {at for a in attachments(db, route) if a.gateway == gateway for at, _ in a.hosts}
+def _in_words(scopes: Mapping[str, Iterable[str]]) -> str:
+    return " and ".join(f"these {scope}: {_listed(names)}" for scope, names in scopes.items())
+
+
+def _override(db: Db, kind: str, owner: Ref, route: Ref) -> Override | None:
+    listeners = {at for a in attachments(db, route) if a.owner == owner for at, _ in a.hosts}
     if not listeners:
         return None
     rules = section_names(db, route) or ()
@@ -334,12 +390,16 @@ def _override(db: Db, kind: str, gateway: Ref, route: Ref) -> Override | None:
     if not held:
         return None
     merged = {
-        at.name if winner(db, kind, gateway, at.name) is not None else ""
+        level_of(db, kind, at)
         for at in listeners
         for section in held
         if _parent(db, kind, at, Target(route, section)) is not None
     }
-    return Override(route, tuple(sorted(at.name for at in listeners)), tuple(sorted(merged)))
+    return Override(
+        route,
+        tuple(sorted(at.name for at in listeners)),
+        tuple(sorted(level for level in merged if level is not None)),
+    )
 
 
 def _others(kind: str) -> str:
@@ -351,7 +411,7 @@ def _name(ref: Ref) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return f"[{' '.join(sorted(names))}]"
+    return f"[{' '.join(sorted(set(names)))}]"
 
 
 def _ancestor(gateway: Ref, section: str) -> AncestorRef:

@@ -147,7 +147,7 @@ def faults(db: Db, route: Route, attachment: Attachment) -> Faults:
     unresolved: list[Problem] = []
     without: list[Problem] = []
     gateway = attachment.gateway
-    at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, gateway, "")
+    at = attachment.hosts[0][0] if attachment.hosts else ListenerId(gateway, attachment.owner, "")
     if isinstance(route, ConnectionRoute):
         return Faults((), tuple(map(_as_sentence, connection_destination(db, at, route.ref).unresolved)), ())
     for index, rule in enumerate(route.spec.rules):

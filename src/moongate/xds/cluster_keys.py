@@ -19,7 +19,9 @@ from moongate import names
 
 if TYPE_CHECKING:
     from moongate.api.base import FleetId, Ref
+    from moongate.api.shared import LocalObjectReference
     from moongate.attach.backends import Protocol, Target
+    from moongate.attach.client_validation import ClientAuthorities
     from moongate.features.base import ExtraCluster, ExtraSecret
 
 
@@ -66,6 +68,7 @@ class RuleCluster(NamedTuple):
         route: the route.
         rule: the rule, by its index or by what it is.
         backend: index of the backendRef that it serves alone, -1 for all of the rule.
+        extensions: the HTTPRouteFilters of the rule or the backendRef that it has HTTP filters of.
     """
 
     name: str
@@ -73,6 +76,7 @@ class RuleCluster(NamedTuple):
     route: Ref
     rule: int | StableRule
     backend: int = -1
+    extensions: tuple[LocalObjectReference, ...] = ()
 
 
 class MirrorCluster(NamedTuple):
@@ -147,6 +151,23 @@ class AuthoritiesSecret(NamedTuple):
     owner: Ref | None
 
 
+class ClientAuthoritiesSecret(NamedTuple):
+    """The CAs that listeners check their clients by.
+
+    Args:
+        fleet: the fleet it belongs to.
+        of: who names them, and for which port.
+    """
+
+    fleet: FleetId
+    of: ClientAuthorities
+
+    @property
+    def name(self) -> str:
+        """Its name in xDS."""
+        return names.client_authorities(self.of.gateway, self.of.place)
+
+
 class CertificateSecret(NamedTuple):
     """The certificate that a cluster shows to its backends.
 
@@ -180,7 +201,7 @@ class SecretServerCluster(NamedTuple):
 
 ClusterKey: TypeAlias = BackendCluster | RuleCluster | MirrorCluster | PolicyCluster | SinkCluster
 
-SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | CertificateSecret
+SecretKey: TypeAlias = PolicySecret | AuthoritiesSecret | ClientAuthoritiesSecret | CertificateSecret
 
 ResourceKey: TypeAlias = ClusterKey | SecretKey | SecretServerCluster
-"""What a route may need to be there: a cluster with its endpoints, or a secret."""
+"""What a route or a listener may need to be there: a cluster with its endpoints, or a secret."""

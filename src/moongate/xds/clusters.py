@@ -22,6 +22,8 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, Localit
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
 from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
+from envoy.extensions.filters.http.upstream_codec.v3.upstream_codec_pb2 import UpstreamCodec
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
@@ -41,16 +43,24 @@ from moongate.attach.backends import (
     backend,
     endpoints,
     is_ip,
+    named,
     reached_from,
     target,
 )
-from moongate.attach.gateways import fleet_proxy, system_authorities
+from moongate.attach.extension_filters import extension
+from moongate.attach.gateways import config, fleet_proxy, system_authorities
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
-from moongate.policies.effective import cluster_settings, endpoint_settings, gateway_policies, rule_policies
+from moongate.policies.effective import (
+    cluster_settings,
+    endpoint_settings,
+    extended,
+    gateway_policies,
+    rule_policies,
+)
 from moongate.store import get
 from moongate.xds import sinks, statistics
 from moongate.xds.cluster_keys import (
@@ -64,18 +74,23 @@ from moongate.xds.cluster_keys import (
 from moongate.xds.destinations import (
     connection_destination,
     connection_section,
+    connection_source,
     first_gateway,
+    goes_to_server_names,
     index_of,
     rule_to_service,
     served_on,
     to_service,
 )
+from moongate.xds.dynamic_resolvers import guarded, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
-from moongate.xds.upstream_tls import form, mark, secure, speaks_tls_only
+from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
@@ -89,6 +104,10 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
+_OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
+"""What the key of a cluster has in place of a rule, if it is that of a route of connections."""
+_CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+"""The last of a cluster's own HTTP filters, as the reference calls it."""
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -120,21 +139,31 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return None
-    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
+    backends = _backends(db, key, members)
     message = _base(key.name, families=next((b.families for b in backends), ()))
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
+    of_requests = any(b.dynamic for b in usable)
     if usable and all(b.dns for b in usable):
         _resolve(message)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
-    else:
+    elif not of_requests:
         _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
     edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
     _set(edit, cluster_settings(db, _policies(db, key)))
-    secure(message, http, backends)
+    if isinstance(key, RuleCluster):
+        http.http_filters.extend(_own_filters(db, key))
+    if of_requests:
+        secure_requests(message, *backends)
+        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
+        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
+    else:
+        secure(message, http, backends)
+    if http.http_filters:
+        http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
     _speak(message, http, usable)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
@@ -147,7 +176,7 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     if sink is None:
         return None
     members = _request_members(db, key)
-    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
     message = _base(key.name, families=next((b.families for b in backends), ()))
     owner = fleet_proxy(db, key.fleet).owner
@@ -212,9 +241,9 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
     members = _members(db, key)
     if members is None:
         return _assignment_without_members(db, key)
-    backends = [_reached(db, key, at, routed) for at, _, _, routed, _ in members]
+    backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    if usable and all(b.dns for b in usable):
+    if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
         return None
     name = _assignment_name(db, key, backends)
     return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
@@ -225,7 +254,7 @@ def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
 
     It is the cluster's where a patch names them, and where the cluster is in the bootstrap.
     """
-    if (how := form(key.name, backends)) == "":
+    if (how := form(key.name, backends)) == "" or not config(db).runtime_flags.on("EndpointsByTLS"):
         return key.name
     of = sinks.sink(db, key.fleet, key.name) if isinstance(key, SinkCluster) else None
     if of is not None and of.what == sinks.METRICS:
@@ -271,9 +300,17 @@ def _rule_name(db: Db, route: Ref, rule: int) -> str:
     resource = get(db, Route, route)
     if resource is None or rule >= len(resource.spec.rules):
         return ""
-    if rule == names.ALL_RULES:
+    if rule in _OF_CONNECTIONS:
         return connection_section(resource)
     return resource.spec.rules[rule].name or ""
+
+
+def _own_filters(db: Db, key: RuleCluster) -> Iterator[HttpFilter]:
+    """The HTTP filters of a cluster that HTTPRouteFilters ask for."""
+    for feature, effective in extended(db, key.extensions, key.route.namespace):
+        if feature.http_filter is not None:
+            name, chain = feature.http_filter.instance(effective.owner), feature.http_filter.chain
+            yield HttpFilter(name=name, typed_config=packed(chain(db, effective)))
 
 
 def _section(db: Db, key: RuleCluster | MirrorCluster) -> str:
@@ -289,14 +326,19 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
         return _connection_members(db, key)
+    if isinstance(key, RuleCluster) and any(
+        extension(db, ref, key.route.namespace).faulty for ref in key.extensions
+    ):
+        # Routes may still use it for a moment, and no request may lack what the filter adds.
+        return None
     return _request_members(db, key) or None
 
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
     """The backends that connections of a route go to; there may be none that can be used."""
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     if listener is None:
         return None
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -323,7 +365,7 @@ def _request_members(db: Db, key: ClusterKey) -> list[Member]:
             for ref in sinks.permitted(db, key.fleet, key.name)
             if ref.weight
         ]
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     if listener is None:
         return []
     routed = rule_to_service(db, listener, key.route, _section(db, key))
@@ -353,21 +395,36 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
         return gateway_policies(db, key.fleet.owner)
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
-    listener = _listener_of(db, key.fleet, key.route)
+    listener = _listener_of(db, key)
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:
+    """The backends of a cluster as it speaks to them, in the order of its members."""
+    backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
+    if isinstance(key, SinkCluster):
+        return [sinks.with_hostname(db, each.target, of) for each, of in zip(members, backends, strict=True)]
+    if len(backends) > 1:
+        return [named(each.target, of) for each, of in zip(members, backends, strict=True)]
+    return backends
+
+
 def _reached(db: Db, key: ClusterKey, at: Target, routed: bool) -> Backend:
-    """A backend as a cluster reaches it. Connections are passed on as they are, without TLS of our own."""
-    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+    """A backend as a cluster reaches it: without TLS of our own where clients speak it to the backend."""
+    if isinstance(key, RuleCluster) and key.rule == names.OF_SERVER_NAMES:
         return backend(db, at, routed)
-    return reached_from(db, _gateway(db, key), at, routed)
+    if isinstance(key, RuleCluster) and key.rule == names.ALL_RULES:
+        source = connection_source(db, key.fleet, key.route)
+        if source is None or source.passes_through:
+            return backend(db, at, routed)
+    of_rule = reached_from(db, _gateway(db, key), at, routed)
+    return of_rule if isinstance(key, RuleCluster) else named(at, of_rule)
 
 
 def _gateway(db: Db, key: ClusterKey) -> Ref:
     """The Gateway whose certificate a cluster shows to its backends."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         if listener is not None:
             return listener.gateway
     return first_gateway(db, key.fleet)
@@ -376,7 +433,7 @@ def _gateway(db: Db, key: ClusterKey) -> Ref:
 def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     """The authority of a cluster's requests: a hostname of its route, or the name of its first backend."""
     if isinstance(key, RuleCluster | MirrorCluster):
-        listener = _listener_of(db, key.fleet, key.route)
+        listener = _listener_of(db, key)
         hosts = attached_hosts(db, key.route, listener) if listener is not None else ()
         exact = next((host for host in hosts if host and "*" not in host), None)
         if exact is not None:
@@ -385,9 +442,17 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
-def _listener_of(db: Db, fleet: FleetId, route: Ref) -> ListenerId | None:
-    """The listener whose policies a route's clusters have: the first, as all its listeners share them."""
-    return next(iter(served_on(db, fleet, route)), None)
+def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
+    """The listener whose policies a route's clusters have, as all its listeners share them."""
+    listeners = served_on(db, key.fleet, key.route)
+    if key.rule == names.OF_SERVER_NAMES:
+        return next((at for at in listeners if goes_to_server_names(db, at, key.route)), None)
+    if key.rule == names.ALL_RULES:
+        source = connection_source(db, key.fleet, key.route)
+        if source is None or goes_to_server_names(db, source.listener, key.route):
+            return None
+        return source.listener
+    return next(iter(listeners), None)
 
 
 def eds_cluster(name: str) -> Cluster:
@@ -539,7 +604,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
-    elif http.WhichOneof("upstream_protocol_options") is None and speaks_tls_only(backends):
+    elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
         _set_windows(http.auto_config.http2_protocol_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:

@@ -4,7 +4,8 @@ Theory of operation
 ===================
 A chain takes the connections that ask for one of the hostnames that are the route's own on the listener, or
 all of them, and passes them to the route's cluster. Neither that cluster's name nor the names of certificates
-say what is behind them, so a changed backend or certificate changes no chain. That matters: Envoy replaces
+say what is behind them, so a changed backend or certificate changes no chain, unless the hosts that clients
+ask for take the place of backends. That matters: Envoy replaces
 the chains of a listener that differ, and closes the connections of those when they have drained, while it
 does not touch those of the others.
 
@@ -41,10 +42,9 @@ from moongate.attach.connections import (
     route_of,
 )
 from moongate.attach.envoy_listeners import envoy_listeners
-from moongate.attach.fleets import fleet_of
+from moongate.attach.fleets import age, fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
-from moongate.attach.policies import age
 from moongate.attach.route_kinds import order
 from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
@@ -53,7 +53,8 @@ from moongate.policies.effective import connection_settings, refuses_connections
 from moongate.policies.http_listeners import chain_policy, listener_failed
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
-from moongate.xds.destinations import connection_section
+from moongate.xds.destinations import connection_section, goes_to_server_names
+from moongate.xds.dynamic_resolvers import guarded, of_server_names
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.filter_chains import (
     TLS_SOCKET,
@@ -110,7 +111,7 @@ def connection_terms(db: Db, group: ChainGroup) -> ConnectionTerms:
     assert listener is not None, "a group is of listeners that there are"
     tls = None
     if listener.chain_kind == "TLS" and not listener.passthrough:
-        tls = downstream_tls(listener_certificates(db, member).served, ())
+        tls = downstream_tls(listener_certificates(db, member), ())
     edit = ChainEdit(FilterChain(), tls, group.stat_prefix)
     if listener.chain_kind == "TLS":
         edit.inspector = TlsInspector()
@@ -140,15 +141,18 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
     if not hosts or resource is None:
         return None
     terms = connection_terms(db, group)
+    of_names = goes_to_server_names(db, member, route)
     proxy = TcpProxy(
         stat_prefix=terms.stat_prefix,
-        cluster=names.connection_cluster(route),
+        cluster=names.connection_cluster(route, names.OF_SERVER_NAMES if of_names else names.ALL_RULES),
         access_log=map(AccessLog.FromString, terms.logs),
     )
     for feature, effective in connection_settings(db, member, route, connection_section(resource)):
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)
     chain = _chain(names.connection_chain(route), hosts, terms)
+    if of_names:
+        chain.filters.extend(of_server_names(guard=guarded(db)))
     chain.filters.add(name=TCP_PROXY, typed_config=packed(proxy))
     built = _settings(member, chain, terms)
     return closed(built) if terms.closed or refuses_connections(db, member, route) else built
@@ -218,7 +222,7 @@ def chains_in(db: Db, fleet: FleetId, name: str, group: ChainGroup, part: int) -
     One that cannot be built is as it last was. If it never was built, its connections are closed.
     """
     [member] = group.members
-    routes = connections_in(db, member.gateway, part).get(member, ())
+    routes = connections_in(db, member.owner, part).get(member, ())
     out = kept_out(db, fleet, LISTENER, name, ALL)
     entries: list[ChainEntry] = []
     chains = connection_chain.attempt_each(db, [(group, route) for route in routes])
@@ -256,9 +260,14 @@ def connection_part(db: Db, fleet: FleetId, name: str, group: ChainGroup, shares
             raise Contained(part)
         entries += part.entries
     entries.sort(key=_RANK)
-    end = closing_chain.last_good(db, group, shares_port)
+    end, now = (
+        closing_chain.last_good(db, group, shares_port),
+        closing_chain.attempt(db, group, shares_port),
+    )
     if isinstance(end, Failed):
         raise Contained(end)
+    if isinstance(now, Failed) and end is None and not entries:
+        raise Contained(now)  # It had routes before, and without any it needs this chain.
     if end is not None:
         served = in_force(end, kept_out(db, fleet, LISTENER, name, ALL))
         entries += [joined(served, ())] if served is not None else []
@@ -278,7 +287,7 @@ def chain_in_form(
     """
     [member] = group.members
     for part in connection_shards(db, member):
-        for route in connections_in(db, member.gateway, part).get(member, ()):
+        for route in connections_in(db, member.owner, part).get(member, ()):
             asked = connection_chain(db, group, route)
             if asked is not None and not forms.isdisjoint((asked.version, closed(asked).version)):
                 return names.connection_chain(route), (route,)

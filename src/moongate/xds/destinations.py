@@ -24,15 +24,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from moongate import names
+from moongate.api.backend import Backend as BackendResource
 from moongate.api.base import FleetId, ListenerId, Ref
 from moongate.api.gateway import Gateway
-from moongate.api.route import ConnectionRoute, Route
+from moongate.api.route import ConnectionRoute, RequestRule, Route
+from moongate.api.tlsroute import TLSRoute
+from moongate.attach.backend_tls import INVALID_BACKEND_TLS, own_tls
 from moongate.attach.backends import (
     Backend,
     Target,
+    named,
     permitted,
     reached,
     reached_from,
@@ -40,10 +44,11 @@ from moongate.attach.backends import (
     why_empty,
 )
 from moongate.attach.connections import own_hosts
-from moongate.attach.envoy_listeners import ready_listeners
-from moongate.attach.fleets import fleet_of, members
+from moongate.attach.envoy_listeners import is_served
+from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.listeners import passes_through
+from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
 from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
@@ -52,7 +57,7 @@ from moongate.attach.routes import (
     DEFAULTS,
     attachments_at,
     default_parents,
-    parent_gateways,
+    named_parents,
     route_shards,
     routes_under,
 )
@@ -61,12 +66,14 @@ from moongate.attach.rule_filters import (
     backend_filter_fault,
     backend_filter_problem,
     backend_filters,
+    extension_refs,
     rule_filters,
 )
 from moongate.engine import Failed, query
 from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
 from moongate.policies.effective import (
+    extended,
     extra_resources,
     natives,
     routing_type,
@@ -89,6 +96,7 @@ from moongate.xds.cluster_keys import (
     SecretServerCluster,
     StableRule,
 )
+from moongate.xds.filters import stable_chains
 from moongate.xds.route_entries import kept_resources
 from moongate.xds.wire import version
 
@@ -97,9 +105,13 @@ if TYPE_CHECKING:
 
     from moongate.api.envoyproxy import MergeBackends
     from moongate.api.route import RouteBackendRef, RouteRule
+    from moongate.api.shared import LocalObjectReference
+    from moongate.attach.backend_tls import UpstreamTLS
     from moongate.attach.backends import Transport
     from moongate.attach.policies import Applied
+    from moongate.attach.rule_filters import RuleFilters
     from moongate.engine import Db
+    from moongate.policies.effective import Settings
 
 BTP: Final = BackendTrafficPolicy.KIND
 
@@ -132,6 +144,7 @@ class Destination(Struct, frozen=True):
         unavailable: the weight of backends that are broken or empty.
         unavailable_status: what their share of the requests is answered with.
         mirrors: clusters of the rule's mirrors, by position of the filter.
+        dynamic: whether requests go to the hosts that they name.
         secrets: what these clusters need for TLS to their backends.
         unresolved: faults of references: condition ``ResolvedRefs``.
         without_endpoints: backends that have none: condition ``BackendsAvailable``.
@@ -143,6 +156,7 @@ class Destination(Struct, frozen=True):
     unavailable: int = 0
     unavailable_status: int = 500
     mirrors: tuple[tuple[int, MirrorCluster], ...] = ()
+    dynamic: bool = False
     secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
     without_endpoints: tuple[Problem, ...] = ()
@@ -198,17 +212,25 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         merging = None
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
-    clusters, by_weight = _weighted_clusters(db, fleet, resource, index, weighted, merging)
+    refused = _refused_resolver(backends, filters)
+    if refused is not None:
+        weighted = []
+    extensions = _extensions(db, resource, index)
+    clusters, by_weight = _weighted_clusters(
+        db, fleet, resource, index, weighted, None if extensions else merging, extensions
+    )
     broken_status = route_kind(route.kind).broken_status
     if filters.failed:
         status = 500
     elif any(each.usable for each in weighted):
         status = 0
     else:
-        status = 503 if unusable and not broken else broken_status
+        status = 503 if unusable and not broken and refused is None else broken_status
     forwards, share_status = status == 0 and filters.forwards, 503 if unusable > broken else broken_status
-    refused = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
-    unresolved = [*(fault.under(at_rule) for fault in refused), *faults]
+    closed = (fault.saying("Requests are answered with 500.") for fault in filters.unresolved)
+    unresolved = [*(fault.under(at_rule) for fault in closed), *faults]
+    if refused is not None:
+        unresolved.append(refused.saying(f"Requests are answered with {status}.").under(at_rule))
     for each in backends:
         path = f"{at_rule}.backendRefs[{each.place}]"
         if each.usable:
@@ -226,6 +248,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         unavailable=unusable,
         unavailable_status=share_status,
         mirrors=tuple((n, key) for n, key, _ in copied) if forwards else (),
+        dynamic=forwards and any(each.backend.dynamic for each in weighted),
         secrets=tuple(
             secret
             for judged in (*(each.backend for each in weighted), *(to for _, _, to in copied))
@@ -236,6 +259,25 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         unresolved=tuple(unresolved),
         without_endpoints=tuple(without_endpoints),
     )
+
+
+def _refused_resolver(backends: list[_RuleBackend], filters: RuleFilters) -> Problem | None:
+    """Why a rule cannot send requests to the hosts that they name; ``None`` if it can, or has other backends.
+
+    The cluster of such a backend is no place for others: what one request gets there is for all.
+    """
+    dynamic = next((each for each in backends if each.backend.dynamic), None)
+    if dynamic is None:
+        return None
+    path, what = f"backendRefs[{dynamic.place}]", f"{dynamic.target.ref} is of type DynamicResolver"
+    if len(backends) > 1:
+        message = f"{what}, which can only be the one backend of a rule"
+        return Problem(path, message, "InvalidBackendRef")
+    host = filters.rewrite.host if filters.rewrite is not None else None
+    if host is not None and host.type == "PathRegex":
+        message = f"{what}, and its host cannot be made from the path (urlRewrite.hostname of type PathRegex)"
+        return Problem(path, message, "UnsupportedValue")
+    return None
 
 
 def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
@@ -280,6 +322,7 @@ def _weighted_clusters(
     index: int,
     backends: list[_RuleBackend],
     merging: MergeBackends | None,
+    extensions: tuple[LocalObjectReference, ...],
 ) -> tuple[tuple[WeightedCluster, ...], bool]:
     """The clusters of a rule's backends, and whether Envoy is to choose among them by weight.
 
@@ -290,6 +333,7 @@ def _weighted_clusters(
         index: which of its rules.
         backends: those that have a weight.
         merging: which of them may use shared clusters; ``None`` for none.
+        extensions: HTTPRouteFilters of the rule that all of its clusters have a part of.
     """
     own: list[_RuleBackend] = []
     shared: list[WeightedCluster] = []
@@ -298,6 +342,7 @@ def _weighted_clusters(
         if (
             not each.usable
             or merging is None
+            or each.backend.dynamic
             or backend_filters(each.ref)
             or not (merging.selector is None or merging.selector.selects(dict(labels(db, at.ref) or ())))
         ):
@@ -313,30 +358,55 @@ def _weighted_clusters(
     if one_by_one:
         clusters = [
             WeightedCluster(
-                _own(db, fleet, route, index, each.place), each.ref.weight, each.place, routable=each.usable
+                _own(db, fleet, route, index, extensions, each.place),
+                each.ref.weight,
+                each.place,
+                routable=each.usable,
             )
             for each in own
         ]
     elif own:
-        clusters = [WeightedCluster(_own(db, fleet, route, index), sum(b.ref.weight for b in own), -1)]
+        clusters = [
+            WeightedCluster(_own(db, fleet, route, index, extensions), sum(b.ref.weight for b in own), -1)
+        ]
     else:
         clusters = []
     clusters += shared
     return tuple(clusters), one_by_one or len(clusters) > 1
 
 
-def _own(db: Db, fleet: FleetId, route: Route, index: int, n: int = -1) -> RuleCluster:
+def _extensions(db: Db, route: Route, index: int) -> tuple[LocalObjectReference, ...]:
+    """The HTTPRouteFilters of a rule that its clusters have a part of."""
+    rule = route.spec.rules[index]
+    refs = extension_refs(rule.filters) if isinstance(rule, RequestRule) else ()
+    if not refs or not stable_chains(db):
+        return ()
+    parts = ((ref, extended(db, (ref,), route.ref.namespace)) for ref in refs)
+    return tuple(ref for ref, of in parts if any(f.http_filter and f.http_filter.of_clusters for f, _ in of))
+
+
+def _own(
+    db: Db,
+    fleet: FleetId,
+    route: Route,
+    index: int,
+    extensions: tuple[LocalObjectReference, ...],
+    n: int = -1,
+) -> RuleCluster:
     """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1.
 
     If a patch names it, it has that name, although another rule may take that over when rules move.
     """
+    ref = route.spec.rules[index].backend_refs[n] if n >= 0 else None
+    extensions += extension_refs(backend_filters(ref)) if ref is not None else ()
     if not merges_backends(db, fleet) or index in named_rules(db, fleet, route.ref):
-        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n)
+        return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n, extensions)
     rule = stable_rule(route, index)
     if n >= 0:
         rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
-    name = names.stable_rule(route.ref, _identity(*rule))
-    return RuleCluster(_named(name, n), fleet, route.ref, rule, n)
+    # What a filter adds is for these requests: no other rule or backendRef may take over the cluster.
+    name = names.stable_rule(route.ref, _identity(*rule, *extensions))
+    return RuleCluster(_named(name, n), fleet, route.ref, rule, n, extensions)
 
 
 def stable_rule(route: Route, index: int) -> StableRule:
@@ -371,10 +441,14 @@ class ConnectionDestination(Struct, frozen=True):
 
     Args:
         members: the backends that can be used, each with its index among all of the route, and its weight.
+        dynamic: whether the only one stands for the hosts that clients ask for in the TLS handshake.
+        secrets: what TLS to these needs.
         unresolved: why the others cannot: condition ``ResolvedRefs``.
     """
 
     members: tuple[tuple[int, Target, int], ...] = ()
+    dynamic: bool = False
+    secrets: tuple[ResourceKey, ...] = ()
     unresolved: tuple[Problem, ...] = ()
 
 
@@ -386,9 +460,12 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         return ConnectionDestination()
     transport: Transport = "UDP" if route_kind(route.kind).upstream == "UDP" else "TCP"
     to_service = rule_to_service(db, listener, route, connection_section(resource))
+    fleet, speaks_tls = fleet_of(db, listener.gateway), not passes_through(db, listener)
     members: list[tuple[int, Target, int]] = []
+    secrets: list[ResourceKey] = []
     faults: list[tuple[str, int, Problem]] = []
     of_names: bool | None = None
+    dynamic = False
     refs = [
         (f"spec.rules[{index}].backendRefs[{n}]", ref)
         for index, rule in enumerate(resource.spec.rules)
@@ -397,17 +474,27 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     for place, (path, ref) in enumerate(refs):
         at = target(ref, route.namespace, transport)
         judged = _permitted(db, listener.gateway, route, at, to_service)
-        if judged.tls is not None and not passes_through(db, listener):
-            judged = structs.replace(judged, problem=_NO_TLS)
-        problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+        if judged.dynamic:
+            dynamic = True
+            problem = _unresolvable(db, listener, route, at, alone=len(refs) == 1)
+        else:
+            problem = judged.problem or _unfit(db, at, judged, of_names=of_names)
+            if problem is None and judged.tls is not None:
+                if speaks_tls:
+                    problem = _unspoken(db, at, judged.tls)
+                elif (source := connection_source(db, fleet, route)) and not source.passes_through:
+                    problem = _ENDED_ELSEWHERE
         if problem is not None:
             faults.append((path, ref.weight, problem))
         elif ref.weight:
             members.append((place, at, ref.weight))
+            secrets += secrets_for(fleet, judged) if speaks_tls else ()
             of_names = judged.dns
     rest = _REST[transport] if members else _NOTHING_LEFT[transport]
     return ConnectionDestination(
         tuple(members),
+        dynamic and bool(members) and len(refs) == 1,
+        tuple(dict.fromkeys(secrets)),
         tuple(
             problem.saying(rest if weight else "Its weight is 0, so it would get nothing.").under(path)
             for path, weight, problem in faults
@@ -415,12 +502,14 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
     )
 
 
-_NO_TLS: Final = Problem(
+_ENDED_ELSEWHERE: Final = Problem(
     "",
-    "the backend wants TLS (BackendTLSPolicy, or its tls), which is not built yet for routes of connections",
-    "InvalidBackendTLS",
+    "the backend wants TLS (BackendTLSPolicy, or its tls), which the route's other listeners speak to it; on "
+    "this one clients speak it, so that needs a route of its own",
+    INVALID_BACKEND_TLS,
 )
-"""Why nothing is sent in the clear to a backend that is to be spoken to in TLS."""
+"""Why a route cannot pass TLS on to a backend to which it speaks TLS for other listeners: both have one
+cluster."""
 _REST: Final = {
     "TCP": "All connections go to the other backends.",
     "UDP": "All datagrams go to the other backends.",
@@ -429,6 +518,26 @@ _NOTHING_LEFT: Final = {
     "TCP": "No other backend is left, so connections are closed.",
     "UDP": "No other backend is left, so datagrams are dropped.",
 }
+
+
+def _unspoken(db: Db, at: Target, tls: UpstreamTLS) -> Problem | None:
+    """Why Envoy cannot speak TLS to a backend for connections that it passes there."""
+    if at.transport == "UDP":
+        message = (
+            f"{at.ref} wants TLS (BackendTLSPolicy, or its tls), which datagrams do not have; name the ports "
+            "that have it by sectionName in the policy"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    checks = tls.validation
+    own = own_tls(db, at.ref) if at.kind == BackendResource.KIND else None
+    is_public = own is not None and own.well_known_ca_certificates and not own.insecure_skip_verify
+    if is_public and not (checks.sni or checks.sni_of_endpoint or checks.names):
+        # A request has a host, that its certificate must name. A connection has none.
+        message = (
+            f"{at.ref} takes any certificate of the system's CAs, and anybody can have one; set spec.tls.sni"
+        )
+        return Problem("", message, INVALID_BACKEND_TLS)
+    return None
 
 
 def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Problem | None:
@@ -440,9 +549,6 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
         judged: its properties.
         of_names: whether the backends before it have hostnames; ``None`` if there is none.
     """
-    if judged.dynamic:
-        message = f"{at.ref} is of type DynamicResolver, which is not supported here"
-        return Problem("", message, "UnsupportedValue")
     if judged.empty:
         return _without_endpoints(db, "", at)
     if of_names is not None and judged.dns is not of_names:
@@ -455,19 +561,38 @@ def _unfit(db: Db, at: Target, judged: Backend, *, of_names: bool | None) -> Pro
     return None
 
 
+def _unresolvable(db: Db, listener: ListenerId, route: Ref, at: Target, *, alone: bool) -> Problem | None:
+    """Why connections cannot go to the hosts that clients ask for, or ``None``."""
+    what = f"{at.ref} is of type DynamicResolver"
+    if route.kind != TLSRoute.KIND or not passes_through(db, listener):
+        message = f"{what}; only a TLSRoute on a listener that passes TLS on knows which host is asked for"
+        return Problem("", message, "UnsupportedValue")
+    if not alone:
+        return Problem("", f"{what}, which can only be the one backend of a route", "InvalidBackendRef")
+    return None
+
+
+@query
+def goes_to_server_names(db: Db, listener: ListenerId, route: Ref) -> bool:
+    """Whether connections of a route go to the hosts that clients ask for."""
+    return connection_destination(db, listener, route).dynamic
+
+
 def connection_section(route: Route) -> str:
     """The name of the rule of a route of connections; "" where it has several, which share a cluster."""
     (first, *others) = route.spec.rules or (None,)
     return (first.name or "") if first is not None and not others else ""
 
 
-def connection_cluster(fleet: FleetId, route: Ref) -> RuleCluster:
+def connection_cluster(db: Db, fleet: FleetId, listener: ListenerId, route: Ref) -> RuleCluster:
     """The cluster that the backends of a route of connections share.
 
     Its name says nothing of the backends. They may change, and the filter chain of the route stays: Envoy
-    would close the connections of a chain that changes.
+    would close the connections of a chain that changes. But the cluster of hosts that clients ask for is
+    another one: only chains with a guard lead there.
     """
-    return RuleCluster(names.connection_cluster(route), fleet, route, names.ALL_RULES)
+    rules = names.OF_SERVER_NAMES if goes_to_server_names(db, listener, route) else names.ALL_RULES
+    return RuleCluster(names.connection_cluster(route, rules), fleet, route, rules)
 
 
 @query
@@ -482,7 +607,12 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
     keys: dict[ResourceKey, None] = {}
     if isinstance(resource, ConnectionRoute):
         serving = [at for at in _served_on(db, fleet, resource) if own_hosts(db, at, route)]
-        return (connection_cluster(fleet, route),) if serving else ()
+        source = connection_source(db, fleet, route)
+        if not serving or source is None:
+            return ()
+        keys.update(dict.fromkeys(connection_cluster(db, fleet, at, route) for at in serving))
+        keys.update(dict.fromkeys(connection_destination(db, source.listener, route).secrets))
+        return tuple(keys)
     for listener in _served_on(db, fleet, resource):
         for index, rule in enumerate(resource.spec.rules):
             keys.update(dict.fromkeys(rule_destination(db, listener, route, index).needs()))
@@ -494,12 +624,21 @@ def route_resources(db: Db, fleet: FleetId, route: Ref) -> tuple[ResourceKey, ..
 
 def of_filters(db: Db, listener: ListenerId, route: Route, index: int) -> tuple[ResourceKey, ...]:
     """What the filters of a rule need that are features; nothing where the rule is closed because of one."""
-    own = natives(route.spec.rules[index])
-    if not any(f.clusters is not None for f, _ in own) or rule_filters(db, route, index).failed:
+    rule = route.spec.rules[index]
+    own: Settings = tuple((f, Effective(value, route.ref)) for f, value in natives(rule))
+    if isinstance(rule, RequestRule):
+        filters = (*rule.filters, *(each for ref in rule.backend_refs for each in ref.filters))
+        own += extended(db, extension_refs(filters), route.ref.namespace)
+    if not any(f.clusters or f.secrets for f, _ in own) or rule_filters(db, route, index).failed:
         return ()
     fleet = fleet_of(db, listener.gateway)
-    extra = (f.clusters(db, Effective(value, route.ref)) for f, value in own if f.clusters is not None)
-    return tuple(key for some in extra for each in some for key in _extra(db, fleet, each))
+    keys: list[ResourceKey] = []
+    for feature, effective in own:
+        if feature.clusters is not None:
+            keys += (key for each in feature.clusters(db, effective) for key in _extra(db, fleet, each))
+        if feature.secrets is not None:
+            keys += (PolicySecret(each.name, fleet, each) for each in feature.secrets(db, effective))
+    return tuple(dict.fromkeys(keys))
 
 
 def of_policies(db: Db, listener: ListenerId, route: Ref, rule: str) -> tuple[ResourceKey, ...]:
@@ -531,48 +670,85 @@ def first_gateway(db: Db, fleet: FleetId) -> Ref:
 def served_on(db: Db, fleet: FleetId, route: Ref) -> tuple[ListenerId, ...]:
     """The listeners of a fleet that Envoy serves and that take a route.
 
-    They stand in the order of the fleet's Gateways, and for each in that of the route's parentRefs.
+    They stand in the order of the fleet's Gateways and their sets, and for each in that of the route's
+    parentRefs.
     """
     resource = get(db, Route, route)
     return _served_on(db, fleet, resource) if resource is not None else ()
 
 
+class ConnectionSource(NamedTuple):
+    """The listener for which the cluster of a route of connections is built.
+
+    Args:
+        listener: of several, the first at which Envoy ends connections, else the first.
+        passes_through: whether clients speak TLS to the backends, at all listeners of the route.
+    """
+
+    listener: ListenerId
+    passes_through: bool
+
+
+@query
+def connection_source(db: Db, fleet: FleetId, route: Ref) -> ConnectionSource | None:
+    """Where the connections of a cluster come from; ``None`` if no listener takes the route.
+
+    To a backend that wants TLS nothing is sent in the clear: if Envoy ends connections at some listener, it
+    speaks TLS to the backends itself.
+    """
+    serving = served_on(db, fleet, route)
+    ending = next((at for at in serving if not passes_through(db, at)), None)
+    if ending is not None:
+        return ConnectionSource(ending, passes_through=False)
+    return ConnectionSource(serving[0], passes_through=True) if serving else None
+
+
 def _served_on(db: Db, fleet: FleetId, route: Route) -> tuple[ListenerId, ...]:
-    ready = ready_listeners(db, fleet)
-    # A merged fleet may have thousands of Gateways, and a route names few of them.
-    named = parent_gateways(route)
-    by_default = {} if DEFAULTS not in named else dict.fromkeys(default_parents(db, route))
-    gateways = [gateway for gateway in members(db, fleet) if gateway in named or gateway in by_default]
-    judged = (attachments_at.last_good(db, route.ref, gateway) for gateway in gateways)
+    # A fleet may have thousands of Gateways and ListenerSets, and a route names few of them.
+    named = (parent for parent in named_parents(route) if parent is not None and parent != DEFAULTS)
+    parents = [*named, *default_parents(db, route)]
+    judged = (attachments_at.last_good(db, route.ref, owner) for owner in _in_order(db, fleet, parents))
     attachments = (each for of in judged if not isinstance(of, Failed) for each in of)
     taken = (at for attachment in attachments for at, _ in attachment.hosts)
-    return tuple(dict.fromkeys(at for at in taken if at in ready))
+    return tuple(dict.fromkeys(at for at in taken if is_served(db, fleet, at)))
+
+
+def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
+    """Those of some owners of listeners that are of a fleet: Gateways by age, each with its sets by age."""
+    gateways = members(db, fleet)
+    places: list[tuple[int, bool, Any, Ref]] = []
+    for owner in dict.fromkeys(parents):
+        gateway = gateway_of.last_good(db, owner)
+        if isinstance(gateway, Ref) and gateway in gateways:
+            of_set = owner != gateway
+            places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
+    return [owner for *_, owner in sorted(places)]
 
 
 @query
 def route_shards_of(db: Db, fleet: FleetId) -> tuple[int, ...]:
-    """The shards in which a fleet's Gateways have routes, sorted."""
-    gateways = members(db, fleet)
-    if len(gateways) == 1:
-        return route_shards(db, *gateways)
-    return tuple(sorted(_gateways_by_shard(db, fleet)))
+    """The shards in which a fleet's Gateways and ListenerSets have routes, sorted."""
+    owners = fleet_owners(db, fleet)
+    if len(owners) == 1:
+        return route_shards(db, *owners)
+    return tuple(sorted(_owners_by_shard(db, fleet)))
 
 
 @query
-def _gateways_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
-    """The Gateways of a fleet that may have routes in a shard, by shard."""
-    gateways = members(db, fleet)
+def _owners_by_shard(db: Db, fleet: FleetId) -> Mapping[int, tuple[Ref, ...]]:
+    """The Gateways and ListenerSets of a fleet that may have routes in a shard, by shard."""
+    owners = fleet_owners(db, fleet)
     by_shard: dict[int, list[Ref]] = {}
-    shards = route_shards.attempt_each(db, [(gateway,) for gateway in gateways])
-    for gateway, known in zip(gateways, shards, strict=True):
+    shards = route_shards.attempt_each(db, [(owner,) for owner in owners])
+    for owner, known in zip(owners, shards, strict=True):
         for part in range(SHARDS) if isinstance(known, Failed) else known:
-            by_shard.setdefault(part, []).append(gateway)
+            by_shard.setdefault(part, []).append(owner)
     return {part: tuple(named) for part, named in by_shard.items()}
 
 
 @query
-def _gateways_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
-    return _gateways_by_shard(db, fleet).get(part, ())
+def _owners_in(db: Db, fleet: FleetId, part: int) -> tuple[Ref, ...]:
+    return _owners_by_shard(db, fleet).get(part, ())
 
 
 @query
@@ -584,11 +760,11 @@ def resource_keys(
     The value is ``None`` for a route whose query failed: the fleet then keeps the route's clusters and
     secrets. Requests to a cluster that does not exist fail.
     """
-    gateways = members(db, fleet)
-    if len(gateways) > 1:
-        # Few Gateways of a merged fleet have a route in this shard.
-        gateways = _gateways_in(db, fleet, part)
-    routes = sorted({route for gateway in gateways for route in routes_under(db, gateway, part)})
+    owners = fleet_owners(db, fleet)
+    if len(owners) > 1:
+        # Few of many have a route in this shard.
+        owners = _owners_in(db, fleet, part)
+    routes = sorted({route for owner in owners for route in routes_under(db, owner, part)})
     needed = route_resources.attempt_each(db, [(fleet, route) for route in routes])
     return tuple(
         (route, None if isinstance(keys, Failed) else keys)
@@ -671,10 +847,10 @@ def _must_stay_apart(
 def _judge(
     db: Db, gateway: Ref, route: Ref, ref: RouteBackendRef, at: Target, routed_to_service: bool
 ) -> Backend:
-    if (problem := backend_filter_problem(ref)) is not None:
+    if (problem := backend_filter_problem(db, route, ref)) is not None:
         return Backend(problem=problem)
     judged = _permitted(db, gateway, route, at, routed_to_service)
-    if judged.problem is None and (fault := backend_filter_fault(ref)) is not None:
+    if judged.problem is None and (fault := backend_filter_fault(db, route, ref)) is not None:
         return Backend(problem=fault)
     return judged
 
@@ -695,7 +871,7 @@ def _mirrors(
     for mirror in mirrors:
         at = target(mirror.backend, route.namespace)
         path = f"spec.rules[{index}].filters[{mirror.index}].requestMirror.backendRef"
-        judged = _permitted(db, gateway, route, at, routed_to_service)
+        judged = named(at, _permitted(db, gateway, route, at, routed_to_service))
         if judged.problem is not None:
             faults.append(judged.problem.saying(_NOT_COPIED).under(path))
         elif judged.empty:

@@ -27,6 +27,7 @@ from moongate.attach.envoy_listeners import (
     envoy_listeners,
     http_groups,
     route_configurations,
+    seat_of,
 )
 from moongate.attach.fleets import bind_addresses, fleet_of
 from moongate.attach.listeners import last_judged_at
@@ -34,6 +35,8 @@ from moongate.attach.routes import wider
 from moongate.engine import query
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moongate.api.base import FleetId, ListenerId
     from moongate.attach.listeners import ChainKind
     from moongate.engine import Db
@@ -150,10 +153,26 @@ def all_tables(db: Db, fleet: FleetId) -> tuple[RouteTable, ...]:
 
 
 @query
-def tables_of(db: Db, listener: ListenerId) -> tuple[RouteTable, ...]:
-    """The route configurations that the routes of a listener stand in; none when Envoy does not serve it."""
-    tables = all_tables(db, fleet_of(db, listener.gateway))
-    return tuple(table for table in tables if listener in table.members)
+def tables_of(db: Db, listener: ListenerId) -> tuple[tuple[str, bool], ...]:
+    """The route configurations that the routes of a listener stand in: name, and whether it is scoped.
+
+    None when Envoy does not serve it. Who else is in them does not matter to those who ask for this.
+    """
+    seat = seat_of(db, listener)
+    own = (seat.group.table,) if seat is not None and seat.group.has_table else ()
+    others = draining_tables(db, fleet_of(db, listener.gateway))
+    tables = (*own, *(table for table in others if listener in table.members))
+    return tuple((table.name, table.scoped) for table in tables)
+
+
+@query
+def _tables_by_name(db: Db, fleet: FleetId) -> Mapping[str, RouteTable]:
+    return {table.name: table for table in reversed(all_tables(db, fleet))}
+
+
+def table_named(db: Db, fleet: FleetId, name: str) -> RouteTable | None:
+    """The route configuration of a name; ``None`` when there is none."""
+    return _tables_by_name(db, fleet).get(name)
 
 
 def successors(match: ChainMatch, uses: tuple[TableUse, ...]) -> tuple[ListenerId, ...]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource
+from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Config
@@ -25,10 +26,10 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
-from google.protobuf.duration_pb2 import Duration
 from msgspec import structs
 
 from moongate import names
+from moongate.features.base import over_ads
 from moongate.xds.filters import mark
 from moongate.xds.scoped_chains import finding
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
         HttpFilter,
     )
 
-    from moongate.api.base import Ref
+    from moongate.attach.listener_certificates import ListenerCertificates
+    from moongate.attach.secret_servers import ServedSecret
     from moongate.features.base import ChainEdit, Effective, Feature
     from moongate.policies.effective import EffectivePolicy
     from moongate.xds.fallbacks import Fallback
@@ -120,15 +122,32 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     """The settings of a chain, or what stands in for them when they are kept out; ``None`` when nothing does.
 
     Its connections are not meant for another chain, which may ask less of them: so a chain that never was
-    good takes them and ends them. Only if Envoy refuses that as well, so that it is the match that is at
-    fault, the chain is left out.
+    good takes them and ends them; so does one that demands certificates of clients, where its last good form
+    does not. Only if Envoy refuses that as well, so that it is the match that is at fault, the chain is left
+    out.
     """
     fallback = out.get(settings.version) if out else None
     if fallback is None:
         return settings
     former: ChainSettings | None = fallback.last_good
+    if fallback.strict and former is not None and _is_looser(former, settings):
+        former = None
     others = (former, closed(settings))
     return next((other for other in others if other is not None and other.version not in out), None)
+
+
+def _is_looser(former: ChainSettings, settings: ChainSettings) -> bool:
+    """Whether clients pass a chain that would not pass another, as they have no certificate."""
+    return demands_certificate(settings) and not demands_certificate(former)
+
+
+def demands_certificate(settings: ChainSettings) -> bool:
+    """Whether nobody passes a chain without a certificate that it has checked."""
+    context = DownstreamTlsContext()
+    socket = FilterChain.FromString(settings.chain).transport_socket
+    return settings.closed or (
+        socket.typed_config.Unpack(context) and context.require_client_certificate.value
+    )
 
 
 def closed(settings: ChainSettings) -> ChainSettings:
@@ -193,26 +212,28 @@ def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Eff
     return policy.features() if policy is not None else iter(())
 
 
-def over_ads() -> ConfigSource:
-    """Where routes and certificates come from: the stream that the listener came by."""
-    # No time limit: a listener waits for its routes and certificates instead of opening without them.
-    return ConfigSource(
-        ads=AggregatedConfigSource(), initial_fetch_timeout=Duration(), resource_api_version=V3
-    )
+def secret_from(name: str, server: ServedSecret | None) -> SdsSecretConfig:
+    """Where a secret comes from: our stream, under a name of ours, or another server."""
+    if server is None:
+        return SdsSecretConfig(name=name, sds_config=over_ads())
+    service = GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=names.secret_server(server.socket)))
+    source = ApiConfigSource(api_type=ApiConfigSource.GRPC, grpc_services=[service])
+    return SdsSecretConfig(name=server.name, sds_config=ConfigSource(api_config_source=source))
 
 
-def downstream_tls(certificates: tuple[Ref, ...], alpn: tuple[str, ...]) -> DownstreamTlsContext:
+def downstream_tls(certificates: ListenerCertificates, alpn: tuple[str, ...]) -> DownstreamTlsContext:
     """TLS with clients, with certificates that Envoy fetches.
 
     Args:
-        certificates: the Secrets.
+        certificates: those of the listener.
         alpn: the protocols that are offered.
     """
+    servers = dict(certificates.servers)
     return DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
             alpn_protocols=alpn,
             tls_certificate_sds_secret_configs=[
-                SdsSecretConfig(name=names.secret(ref), sds_config=over_ads()) for ref in certificates
+                secret_from(names.secret(ref), servers.get(ref)) for ref in certificates.served
             ],
         ),
         # Resumed sessions outlive a change of certificates or of client validation.

@@ -45,7 +45,7 @@ from moongate.attach.envoy_listeners import (
     table_of,
 )
 from moongate.attach.fleets import fleet_of
-from moongate.attach.gateways import config
+from moongate.attach.gateways import config, fleet_proxy
 from moongate.attach.route_kinds import CALL_STATS, KIND_FILTERS, route_kind
 from moongate.attach.routes import attached_hosts, attached_in, route_shards
 from moongate.engine import Contained, Failed, query
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.envoyproxy import FilterPosition
     from moongate.attach.route_kinds import KindFilter
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
@@ -96,6 +97,10 @@ class ChainFilter(NamedTuple):
     body: bytes
     bound: bool
 
+    def is_a(self, type_: str) -> bool:
+        """Whether it is an instance of one of Envoy's types of filters."""
+        return self.name.startswith(type_)
+
     def __repr__(self) -> str:
         return sized(self, self._fields)
 
@@ -121,11 +126,39 @@ def stable_chains(db: Db) -> bool:
 
 @query
 def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
-    """The HTTP filters of the chain of some listeners, without the router.
+    """The HTTP filters of the chain of some listeners, without the router, in the order of the chain.
 
     A filter that Envoy refuses is replaced by its last good version, or left out if there is none.
     """
     table = TableId(fleet_of(db, members[0].gateway), chain)
+    return in_order(_served(db, table, members), _moves(db, table.fleet))
+
+
+@query
+def _moves(db: Db, fleet: FleetId) -> tuple[FilterPosition, ...]:
+    """Which filters an EnvoyProxy moves to another place in the chains of a fleet."""
+    return fleet_proxy(db, fleet).spec.filter_order
+
+
+def in_order(filters: tuple[ChainFilter, ...], moves: tuple[FilterPosition, ...]) -> tuple[ChainFilter, ...]:
+    """Filters in the order of the chain, after some moves, one after another.
+
+    A move is of all instances of a type together, and has no effect where there is none of it, or none of the
+    type before or after which they are to stand.
+    """
+    for move in moves:
+        moved = [one for one in filters if one.is_a(move.name)]
+        rest = [one for one in filters if not one.is_a(move.name)]
+        goal = move.before if move.before is not None else move.after
+        places = [n for n, one in enumerate(rest) if goal is not None and one.is_a(goal)]
+        if moved and places:
+            place = places[0] if move.before is not None else places[-1] + 1
+            filters = (*rest[:place], *moved, *rest[place:])
+    return filters
+
+
+def _served(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The filters of a chain, those left out that Envoy refuses."""
     filters, out = _asked_for(db, table, members), _kept_out(db, table)
     if not out:
         return filters
@@ -136,7 +169,7 @@ def http_filters(db: Db, chain: str, members: tuple[ListenerId, ...]) -> tuple[C
             served.append(one)
         else:
             # What Envoy has in force may rely on it, until that is closed.
-            served += [former for of, former in fallback.last_good or () if of == chain]
+            served += [former for of, former in fallback.last_good or () if of == table.name]
     return tuple(served)
 
 
@@ -221,8 +254,8 @@ def chain_filters(db: Db, fleet: FleetId) -> tuple[tuple[str, tuple[ChainFilter,
 @query
 def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
     """The filters that some route on the listeners of a chain uses, sorted."""
-    gateways = dict.fromkeys(listener.gateway for listener in members)
-    shards = [(gateway, part) for gateway in gateways for part in route_shards(db, gateway)]
+    owners = dict.fromkeys(listener.owner for listener in members)
+    shards = [(owner, part) for owner in owners for part in route_shards(db, owner)]
     own = frozenset(members)
     needed: list[tuple[ChainFilter, ...]] = []
     for shard, built in zip(shards, filters_in.attempt_each(db, shards), strict=True):
@@ -234,12 +267,12 @@ def needed_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter
 
 
 @query
-def filters_in(db: Db, gateway: Ref, part: int) -> tuple[tuple[ListenerId, tuple[ChainFilter, ...]], ...]:
-    """The filters that the routes of one shard need on the listeners of a Gateway that need any, sorted.
+def filters_in(db: Db, owner: Ref, part: int) -> tuple[tuple[ListenerId, tuple[ChainFilter, ...]], ...]:
+    """The filters that the routes of one shard need on the listeners of an owner that need any, sorted.
 
     A route whose query failed is left out; it needs no filters, because it is not served.
     """
-    attached = attached_in(db, gateway, part).routes
+    attached = attached_in(db, owner, part).routes
     calls = [
         (listener, route)
         for route, listeners in attached
@@ -300,7 +333,7 @@ def _kind_filter(one: KindFilter, *, stable: bool) -> ChainFilter:
 def chain_filter(db: Db, feature: Feature[Any], effective: Effective[Any]) -> ChainFilter | None:
     """The filter that a feature needs in the chain; ``None`` when it is none."""
     http_filter = feature.http_filter
-    if http_filter is None:
+    if http_filter is None or (http_filter.of_clusters and stable_chains(db)):
         return None
     order = FEATURES.index(feature)
     if not stable_chains(db):

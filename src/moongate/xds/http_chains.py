@@ -30,15 +30,16 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
+from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
-from moongate.features.base import ChainEdit
+from moongate.features.base import ChainEdit, over_ads
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
+from moongate.xds.client_certificates import check_clients
 from moongate.xds.filter_chains import (
     ChainSettings,
     chain_settings,
     downstream_tls,
-    over_ads,
     settings,
 )
 from moongate.xds.scoped_chains import scoped_routes
@@ -65,12 +66,14 @@ def https_settings(db: Db, group: ChainGroup) -> ChainSettings:
     [member] = group.members
     listener = listener_at(db, member)
     assert listener is not None, "a group is of listeners that there are"
-    certificates = listener_certificates(db, member).served
-    alpn = ("http/1.1",) if listener.http1_only else ("h2", "http/1.1")
+    overlaps = overlap(db, member)
+    alpn = ("http/1.1",) if overlaps is not None and overlaps.http1_only else ("h2", "http/1.1")
     match = chain_match(group.name, listener.hostname)
-    tls = downstream_tls(certificates, alpn)
+    tls = downstream_tls(listener_certificates(db, member), alpn)
     edit = ChainEdit(FilterChain.FromString(match.chain), tls, group.stat_prefix)
     edit.inspector = TlsInspector() if match.inspector is not None else None
+    if listener.clients is not None:
+        check_clients(db, edit.message, tls, listener.clients)
     return _settings(db, group, edit)
 
 

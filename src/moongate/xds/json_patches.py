@@ -21,7 +21,7 @@ Source: the reference's EnvoyPatchPolicy; RFC 6901, RFC 6902 and RFC 9535; proto
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -36,9 +36,10 @@ from moongate.api.envoypatchpolicy import EnvoyPatchPolicy, JSONPatchOperation, 
 from moongate.attach.envoy_listeners import usual_names
 from moongate.attach.patch_policies import patch_policies
 from moongate.engine import Failed, query
-from moongate.json_patch import PatchError, compiled, patched, read
+from moongate.json_patch import PatchError, compiled, import_type, patched, read
 from moongate.store import get
 from moongate.xds.patches import Patch, Patches
+from moongate.xds.walk import packed_types
 from moongate.xds.wire import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, XdsResource, encode
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
             raise _without_secrets(error, type_url) from None
     if resource is None:
         raise PatchError(f"There is no {type_url}/{name}.", missing=True)
-    document = json_format.MessageToDict(message.FromString(resource.body), preserving_proto_field_name=True)
+    document = _written(message.FromString(resource.body))
     try:
         changed = patched(document, operation)
         if text_at(changed, name_field) != name:
@@ -161,6 +162,18 @@ def apply(resource: XdsResource | None, type_url: str, name: str, patch: Patch) 
         return XdsResource.of(type_url, name, encode(read(message, changed)))
     except PatchError as error:
         raise _without_secrets(error, type_url) from None
+
+
+def _written(message: Message) -> dict[str, Any]:
+    """A message as a JSON document, with field names in snake case."""
+    try:
+        return json_format.MessageToDict(message, preserving_proto_field_name=True)
+    except (
+        TypeError
+    ):  # It holds a message that was written without its type, so that nothing has imported it.
+        for name in packed_types(message):
+            import_type(name)
+        return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 def _without_secrets(error: PatchError, type_url: str) -> PatchError:

@@ -55,6 +55,7 @@ from moongate.xds.filter_chains import (
     ChainPart,
     ChainSettings,
     closed,
+    demands_certificate,
     in_force,
     joined,
 )
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from moongate.api.telemetry import Prometheus
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.attach.listeners import ChainKind
+    from moongate.attach.listeners import Listener as JudgedListener
     from moongate.engine import Db, Query
 
 CHAINS: Final[Mapping[ChainKind, Query[[ChainGroup], ChainSettings]]] = {
@@ -142,18 +144,33 @@ def _part_in_force(db: Db, fleet: FleetId, name: str, group: ChainGroup, *, shar
 
     A chain that never was built is closed: its connections are not meant for another one. That cannot be said
     of plaintext, where all connections to the port have one chain; then the whole listener is not built.
+    A chain is closed, too, if its listener demands certificates of clients by now.
     """
     if group.has_table:
-        part = chain_part.last_good(db, fleet, name, group)
+        now = chain_part.attempt(db, fleet, name, group)
+        former = chain_part.last_good(db, fleet, name, group)
     else:
-        part = connection_part.last_good(db, fleet, name, group, shares_port)
-    if not isinstance(part, Failed):
-        return part
+        now = connection_part.attempt(db, fleet, name, group, shares_port)
+        former = connection_part.last_good(db, fleet, name, group, shares_port)
+    if not isinstance(now, Failed):
+        return now
     first = last_judged_at(db, group.members[0])
+    if not isinstance(former, Failed) and not _is_too_open(former, first):
+        return former
     if group.kind in ("HTTP", "TCP") or first is None:
-        raise Contained(part)
+        raise Contained(now)
     match = chain_match(group.name, first.hostname)
     return ChainPart.of(joined(closed(structs.replace(match, is_http=group.has_table)), ()))
+
+
+def _is_too_open(part: ChainPart, listener: JudgedListener | None) -> bool:
+    """Whether a former chain lets clients pass of which the listener demands certificates by now."""
+    asked = listener.clients if listener is not None else None
+    return (
+        asked is not None
+        and asked.only_valid
+        and not all(demands_certificate(entry.settings) for entry in part.entries)
+    )
 
 
 @query
@@ -190,7 +207,7 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
         filters = (udp_filter(db, group) for group in envoy.groups)
         message = Listener(listener_filters=map(ListenerFilter.FromString, filters))
     else:
-        message = Listener.FromString(port_settings(db, envoy).body)
+        message = Listener.FromString(port_settings(db, fleet, name).body)
     message.MergeFrom(
         Listener(
             name=name,

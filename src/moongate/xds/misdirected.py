@@ -25,7 +25,7 @@ from moongate.engine import query
 from moongate.xds.wire import ROUTE, encode, message_field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Db
@@ -53,14 +53,24 @@ def neighbours(db: Db, fleet: FleetId, chain: str) -> Neighbours | None:
     """The hostnames of the port of an HTTPS chain; ``None`` when there are no others, or it is not HTTPS."""
     if not config(db).runtime_flags.on("MisdirectedRequests"):
         return None
+    return _neighbours(db, fleet).get(chain)
+
+
+@query
+def _neighbours(db: Db, fleet: FleetId) -> Mapping[str, Neighbours]:
+    """What ``neighbours`` says of each HTTPS chain of a fleet that has any."""
+    known: dict[str, Neighbours] = {}
     for envoy in envoy_listeners(db, fleet):
-        own = next((group for group in envoy.groups if group.name == chain and group.kind == "HTTPS"), None)
-        if own is not None:
-            groups = [group for group in envoy.groups if group is not own]  # also those of protocol TLS
-            mine = _hostname(db, own.members[0])
-            others = {_hostname(db, group.members[0]) for group in groups} - {mine}
-            return Neighbours(mine, tuple(sorted(others))) if 0 < len(others) <= MOST_NEIGHBOURS else None
-    return None
+        groups = [group for group in envoy.groups if group.kind in ("HTTPS", "TLS")]
+        own = {group.name: _hostname(db, group.members[0]) for group in groups}
+        hostnames = sorted(set(own.values()))
+        if not 1 < len(hostnames) <= MOST_NEIGHBOURS + 1:
+            continue
+        for group in groups:
+            if group.kind == "HTTPS":
+                mine = own[group.name]
+                known[group.name] = Neighbours(mine, tuple(host for host in hostnames if host != mine))
+    return known
 
 
 def virtual_hosts(db: Db, fleet: FleetId, chain: str, has: Callable[[str], bool]) -> Iterator[bytes]:

@@ -129,11 +129,11 @@ def _in_any_form(fallback: Fallback) -> Fallback:
 def resources_with(db: Db, listener: ListenerId, host: str) -> Iterator[tuple[FleetId, str, str]]:
     """The resources with the routes of a hostname of a listener: fleet, type URL and name of each."""
     fleet = fleet_of(db, listener.gateway)
-    for table in tables_of(db, listener):
-        if table.scoped:
-            yield fleet, SCOPE, names.scope(table.name, host if has_scope(db, host) else names.OTHERS)
+    for table, scoped in tables_of(db, listener):
+        if scoped:
+            yield fleet, SCOPE, names.scope(table, host if has_scope(db, host) else names.OTHERS)
         else:
-            yield fleet, ROUTE, table.name
+            yield fleet, ROUTE, table
 
 
 def fail_closed(of: RouteEntry) -> RouteEntry:

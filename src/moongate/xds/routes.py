@@ -22,23 +22,23 @@ from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from moongate import names
 from moongate.api.gateway import Gateway
 from moongate.attach.fleets import fleet_of
-from moongate.attach.listeners import last_judged_at
+from moongate.attach.listeners import is_alone, last_judged_at
 from moongate.attach.routes import (
     ANY,
     host_shards,
     hosts,
     last_host_shards,
-    listeners_at,
     may_serve,
     reserved,
     routes_at,
     shards_at,
+    wider,
 )
 from moongate.attach.scopes import has_scope, other_hosts, split_hosts
 from moongate.engine import Contained, Failed, query
 from moongate.store import get, shard
 from moongate.xds import misdirected
-from moongate.xds.draining import all_tables
+from moongate.xds.draining import all_tables, table_named
 from moongate.xds.fallbacks import Concern, Suspect, in_steps, kept_out
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.route_entries import RouteEntry, fail_closed, in_force, matched, resources_with
@@ -284,14 +284,23 @@ def _part_at(db: Db, listener: ListenerId, host: str) -> Part:
 
 @query
 def _listeners_in(db: Db, fleet: FleetId, table: str, host: str) -> tuple[ListenerId, ...]:
-    """The listeners of a table that may have a hostname: mostly one of them does.
+    """The listeners of a table that may have a hostname: mostly one of them does."""
+    known = _members_by_hostname(db, fleet, table)
+    at = (place for name in (host, *wider(host), "") for place in known.get(name, ()))
+    return tuple(member for _, member in sorted(at))
 
-    Those of a Gateway that fails are as they last were.
-    """
-    members = next((each.members for each in all_tables(db, fleet) if each.name == table), ())
-    of_gateways = [listeners_at.last_good(db, gateway, host) for gateway in {m.gateway for m in members}]
-    at = {each for some in of_gateways if not isinstance(some, Failed) for each in some}
-    return tuple(member for member in members if member in at)
+
+@query
+def _members_by_hostname(
+    db: Db, fleet: FleetId, table: str
+) -> Mapping[str, tuple[tuple[int, ListenerId], ...]]:
+    """The listeners of a table by their hostname, each with its place. One that fails is as it last was."""
+    named = table_named(db, fleet, table)
+    by_hostname: dict[str, list[tuple[int, ListenerId]]] = {}
+    for place, member in enumerate(named.members if named is not None else ()):
+        if (own := last_judged_at(db, member)) is not None:
+            by_hostname.setdefault(own.hostname, []).append((place, member))
+    return {hostname: tuple(at) for hostname, at in by_hostname.items()}
 
 
 @query
@@ -330,12 +339,12 @@ def scopes_in(db: Db, fleet: FleetId, table: str, listener: ListenerId, part: in
 @query
 def table_parts(db: Db, fleet: FleetId, name: str) -> tuple[Part, ...] | None:
     """The parts of a table, listener by listener; ``None`` when there is no table of that name."""
-    table = next((t for t in all_tables(db, fleet) if t.name == name), None)
+    table = table_named(db, fleet, name)
     if table is None:
         return None
-    if fleet.owner.is_a(Gateway):
+    if fleet.owner.is_a(Gateway) and is_alone(db, fleet.owner):
         return _parts(db, table.members, scoped=table.scoped)
-    # Also for a table that only one of several Gateways has now: as it last was, another had its part in it.
+    # Also for a table that only one of several owners has now: as it last was, another had its part in it.
     built = parts_beside_others.attempt_each(db, [(listener, table.scoped) for listener in table.members])
     in_force = (
         _parts_in_force(db, *each, scoped=table.scoped) for each in zip(table.members, built, strict=True)
@@ -365,14 +374,14 @@ def _kept_part(db: Db, listener: ListenerId, shard_: int, scoped: bool) -> Part:
 
 @query
 def parts_beside_others(db: Db, listener: ListenerId, scoped: bool) -> tuple[Part, ...]:
-    """The parts of a listener in a table of a fleet whose Gateways share Envoys."""
+    """The parts of a listener in a table of a fleet that several Gateways or ListenerSets share."""
     return _parts(db, (listener,), scoped=scoped)
 
 
 def _parts_in_force(
     db: Db, listener: ListenerId, built: tuple[Part, ...] | Failed, *, scoped: bool
 ) -> tuple[Part, ...]:
-    """The parts of a listener in a table of a fleet whose Gateways share Envoys.
+    """The parts of a listener in a table of a fleet that several Gateways or ListenerSets share.
 
     One that fails must not freeze the others: it stays as it was, without the hostnames that are another's
     now. If it never was, requests for its hostname are answered with 500, because they must not meet the
@@ -519,7 +528,7 @@ def scope_concern(db: Db, fleet: FleetId, name: str, route: Ref, form: str) -> C
 
 
 def _concern(db: Db, at: tuple[FleetId, str, str], name: str, route: Ref, form: str) -> Concern | None:
-    table = next((each for each in all_tables(db, at[0]) if each.name == name), None)
+    table = table_named(db, at[0], name)
     if table is None:
         return None
     out = kept_out(db, *at, route)

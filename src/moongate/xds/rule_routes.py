@@ -38,6 +38,7 @@ from moongate.policies.effective import effective_rule, without_clusters
 from moongate.policies.http_listeners import listener_facts, listener_failed
 from moongate.store import get
 from moongate.xds.destinations import of_filters, of_policies, rule_destination
+from moongate.xds.dynamic_resolvers import GUARD, unguarded
 from moongate.xds.filters import (
     AS_IT_STANDS,
     chain_filter,
@@ -119,15 +120,19 @@ class _Terms(NamedTuple):
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
     closed: frozenset[Ref | str] = db.read(CLOSED) or frozenset()
-    gateway = listener.gateway
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
         absent=tuple(name for name, _ in missing_on(db, listener)),
-        failed=listener_failed(db, listener) or not closed.isdisjoint(("", gateway.namespace, gateway)),
+        failed=listener_failed(db, listener) or not closed.isdisjoint(("", *_above(listener))),
         closed=closed,
         facts=listener_facts(db, listener),
     )
+
+
+def _above(listener: ListenerId) -> tuple[Ref | str, ...]:
+    """What is above the routes of a listener and may be closed: its owner, its Gateway, their namespaces."""
+    return (listener.owner, listener.owner.namespace, listener.gateway, listener.gateway.namespace)
 
 
 @query
@@ -349,6 +354,9 @@ def _joined(forms: tuple[Route, ...], bound: tuple[str, ...], tail: bytes) -> by
 def _forward(served: _ServedRule, message: Route) -> None:
     action = message.route
     _apply_destination(action, served.rule, served.destination)
+    rewrite = served.filters.rewrite
+    if served.destination.dynamic and rewrite is not None and rewrite.hostname is not None:
+        message.typed_per_filter_config[GUARD].CopyFrom(packed(unguarded()))
     for protocol in route_kind(served.route.KIND).upgrades:
         action.upgrade_configs.add(upgrade_type=protocol)
     copies = dict(served.destination.mirrors)
@@ -396,6 +404,8 @@ def _apply_destination(action: RouteAction, rule: RequestRule, destination: Dest
         for rewrite in map(rewrite_of, filters):
             if rewrite is not None and rewrite.hostname is not None:
                 entry.host_rewrite_literal = rewrite.hostname
+                if destination.dynamic:
+                    entry.typed_per_filter_config[GUARD].CopyFrom(packed(unguarded()))
     # Envoy uses one status for all requests whose cluster does not exist.
     action.cluster_not_found_response_code = (
         RouteAction.INTERNAL_SERVER_ERROR
@@ -424,7 +434,7 @@ def _well_known_port(db: Db, served: _ServedRule) -> int:
 @query
 def _origin(db: Db, listener: ListenerId) -> Origin:
     """The scheme and port by which clients reach a listener."""
-    at = next((each for each in attachable(db, listener.gateway) if each.id == listener), None)
+    at = next((each for each in attachable(db, listener.owner) if each.id == listener), None)
     if at is None:
         return Origin("http", 80)
     return Origin("https" if at.protocol in ("HTTPS", "TLS") else "http", at.port)

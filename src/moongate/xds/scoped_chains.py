@@ -60,6 +60,7 @@ from xds.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.attach.scopes import OTHERS_KEY
+from moongate.xds.filter_chain_messages import CONFIG
 from moongate.xds.wire import TYPE_PREFIX, encode, message_field, packed
 
 if TYPE_CHECKING:
@@ -139,11 +140,8 @@ def finding(filters: tuple[ChainFilter, ...]) -> bytes:
         message_field(1, encode(TypedExtensionConfig(name=name, typed_config=packed(config))))
         for name, config in (*_finder(), *behind)
     )
-    # FilterChainConfig.default_filter_chain; the message is newer than the messages that we have.
-    config = AnyMessage(
-        type_url=f"{TYPE_PREFIX}envoy.extensions.filters.http.filter_chain.v3.FilterChainConfig",
-        value=message_field(1, chain),
-    )
+    # FilterChainConfig.filter_chain
+    config = AnyMessage(type_url=f"{TYPE_PREFIX}{CONFIG}", value=message_field(1, chain))
     return encode(HttpFilter(name=FINDER, typed_config=config))
 
 

@@ -17,19 +17,25 @@ from moongate.api.base import FleetId, Ref
 from moongate.api.core import Secret
 from moongate.attach.backend_tls import OF_SYSTEM, authorities, authorities_refusal
 from moongate.attach.certificates import OCSP_STAPLE, chain_pem, key_pem, refusal
+from moongate.attach.client_validation import client_authorities_server
 from moongate.attach.fleets import members
 from moongate.attach.gateways import system_authorities
 from moongate.attach.listener_certificates import certificate_refs, listener_certificates
 from moongate.attach.listeners import all_last_judged
+from moongate.attach.secret_servers import ServedSecret
 from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.store import get
+from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
 from moongate.xds.wire import SECRET, XdsResource, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moongate.api.base import ListenerId
+    from moongate.attach.listeners import Listener
     from moongate.engine import Db
-    from moongate.xds.cluster_keys import AuthoritiesSecret, PolicySecret
+    from moongate.xds.cluster_keys import AuthoritiesSecret, PolicySecret, ResourceKey
 
 
 @query
@@ -40,10 +46,40 @@ def secret_refs(db: Db, fleet: FleetId) -> tuple[Ref, ...]:
     return tuple(sorted({ref for listener in served for ref in _certificates_of(db, listener)}))
 
 
+@query
+def listener_needs(db: Db, fleet: FleetId) -> tuple[ResourceKey, ...]:
+    """What else a fleet's ready listeners need for TLS, each once: CAs for clients, and other servers."""
+    needs: dict[ResourceKey, None] = {}
+    for each in all_last_judged(db, members(db, fleet)):
+        if each.ready and each.chain_kind is not None:
+            needs.update(dict.fromkeys(_needs_of(db, fleet, each)))
+    return tuple(sorted(needs, key=_name_of))
+
+
+def _needs_of(db: Db, fleet: FleetId, listener: Listener) -> Iterator[ResourceKey]:
+    certificates = listener_certificates.last_good(db, listener.id)
+    if not isinstance(certificates, Failed):
+        for _, server in certificates.servers:
+            yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
+    if listener.clients is None:
+        return
+    of = listener.clients.authorities
+    server = client_authorities_server.last_good(db, of)
+    if isinstance(server, ServedSecret):
+        yield SecretServerCluster(names.secret_server(server.socket), fleet, server.socket)
+    elif server is None:
+        yield ClientAuthoritiesSecret(fleet, of)
+
+
+def _name_of(key: ResourceKey) -> str:
+    return key.name
+
+
 def _certificates_of(db: Db, listener: ListenerId) -> tuple[Ref, ...]:
     certificates = listener_certificates.attempt(db, listener)
     if not isinstance(certificates, Failed):
-        return certificates.served
+        others = dict(certificates.servers)
+        return tuple(ref for ref in certificates.served if ref not in others)
     # Which of them Envoy serves is not known, so it keeps all that the listener may use.
     refs = certificate_refs.last_good(db, listener)
     return () if isinstance(refs, Failed) else tuple(ref for ref in refs if isinstance(ref, Ref))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from moongate import names
 from moongate.api.backend import Backend as BackendResource
@@ -32,11 +32,13 @@ from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.telemetry import DEFAULT_PORT, HostOrBackends
 from moongate.attach.backends import (
+    Backend,
     Target,
     backend,
     endpoints,
     fault_of_backend,
     is_ip,
+    named,
     reached_from,
     target,
 )
@@ -191,7 +193,7 @@ def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:
     owner, reached = fleet_proxy(db, fleet).owner, permitted(db, fleet, of.name)
     of_names = of_addresses = False
     for n, (ref, at) in enumerate(zip(of.refs, of.targets, strict=True)):
-        judged = backend(db, at, to_service(db, fleet))
+        judged = named(at, backend(db, at, to_service(db, fleet)))
         if ref not in reached:
             message = f"no ReferenceGrant in namespace {at.namespace} lets {owner} refer to {at.ref}"
             yield Problem(f"backendRefs[{n}]", message)
@@ -294,6 +296,20 @@ def has_cluster(db: Db, fleet: FleetId, name: str) -> bool:
 def to_service(db: Db, fleet: FleetId) -> bool:
     """Whether sinks that are Services are reached at their cluster IPs."""
     return fleet_proxy(db, fleet).spec.routing_type == "Service"
+
+
+def with_hostname(db: Db, at: Target, judged: Backend) -> Backend:
+    """A backend of a sink that has TLS, with the name that its certificate must have: no request says one.
+
+    It is the hostname of a Backend with a single endpoint, where nothing else says it.
+    """
+    if judged.tls is None or judged.tls.validation.sni or not judged.dns or at.kind != BackendResource.KIND:
+        return judged
+    hosts = endpoints(db, at, False)
+    if len(hosts) != 1 or judged.tls.validation.sni_of_endpoint:
+        return judged
+    checks = structs.replace(judged.tls.validation, sni=hosts[0].address)
+    return structs.replace(judged, tls=structs.replace(judged.tls, validation=checks))
 
 
 @query

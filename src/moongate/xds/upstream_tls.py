@@ -5,7 +5,8 @@ Theory of operation
 Each backend that has TLS has a transport socket of its own in the cluster, and its endpoints name it
 (``transport_socket_match``). So backends with and without TLS share a cluster, each with its own CAs. Where
 all have it, an endpoint that names none meets the cluster's own socket: that speaks TLS too, so nothing is
-sent in the clear. Certificates and CAs come as secrets (``secrets``).
+sent in the clear. Clusters of connections have no such socket, as in the reference. Certificates and CAs come
+as secrets (``secrets``).
 
 While Envoy warms a changed cluster, the old one still gets all endpoints that come under the name by which
 it has asked for them. It would send to the new ones in the clear, or check what the old ones had to show. So
@@ -20,16 +21,13 @@ from typing import TYPE_CHECKING, Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.base_pb2 import TransportSocket
-from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource
-from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from moongate import names
 from moongate.features.base import tls_parameters
-from moongate.xds.filter_chains import TLS_SOCKET, over_ads
+from moongate.xds.filter_chains import TLS_SOCKET, secret_from
 from moongate.xds.wire import encode, fingerprint, packed
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
     from moongate.attach.backend_tls import UpstreamTLS, Validation
     from moongate.attach.backends import Backend
-    from moongate.attach.secret_servers import ServedSecret
 
 _MATCH: Final = "envoy.transport_socket_match"
 _SAN_TYPES: Final = {"Hostname": SubjectAltNameMatcher.DNS, "URI": SubjectAltNameMatcher.URI}
@@ -51,7 +48,7 @@ def secure(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
         http: its HTTP options; changed in place.
         backends: all of its backends, in order; those with a problem get no request.
     """
-    everywhere = speaks_tls_only(backends)
+    everywhere = negotiates(backends)
     of_request = everywhere and not any(
         each.tls.validation.sni or each.tls.validation.sni_of_endpoint
         for each in backends
@@ -79,10 +76,16 @@ def form(cluster: str, backends: list[Backend]) -> str:
     return fingerprint(encode(message))
 
 
-def speaks_tls_only(backends: list[Backend]) -> bool:
-    """Whether all backends of a cluster that may get requests have TLS."""
+def secure_requests(message: Cluster, backend: Backend) -> None:
+    """Add TLS to a cluster whose hosts are those that requests name, which their certificates must be for."""
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(_socket(backend.tls, of_request=False))
+
+
+def negotiates(backends: list[Backend]) -> bool:
+    """Whether all backends of a cluster that may get requests have TLS, so that protocols are negotiated."""
     usable = [each for each in backends if each.problem is None]
-    return bool(usable) and all(each.tls is not None for each in usable)
+    return bool(usable) and all(each.tls is not None and each.protocol != "TCP" for each in usable)
 
 
 def mark(endpoint: LbEndpoint, cluster: str, index: int) -> None:
@@ -101,7 +104,7 @@ def _socket(tls: UpstreamTLS, *, of_request: bool) -> TransportSocket:
     if checks.authorities is not None:
         combined = common.combined_validation_context
         combined.validation_context_sds_secret_config.CopyFrom(
-            _secret(checks.authorities.secret, checks.authorities.server)
+            secret_from(checks.authorities.secret, checks.authorities.server)
         )
         combined.default_validation_context.SetInParent()
         for type_, name in _names(checks):
@@ -110,19 +113,11 @@ def _socket(tls: UpstreamTLS, *, of_request: bool) -> TransportSocket:
         # Without a name that is known by now, the one that is asked for must be in the certificate.
         context.auto_sni_san_validation = not _names(checks) and (of_request or checks.sni_of_endpoint)
     if tls.certificate is not None:
-        common.tls_certificate_sds_secret_configs.append(_secret(names.secret(tls.certificate), tls.server))
+        shown = secret_from(names.secret(tls.certificate), tls.server)
+        common.tls_certificate_sds_secret_configs.append(shown)
     return TransportSocket(name=TLS_SOCKET, typed_config=packed(context))
 
 
 def _names(checks: Validation) -> tuple[tuple[str, str], ...]:
     """The names of which a certificate must have one."""
     return checks.names or ((("Hostname", checks.sni),) if checks.sni else ())
-
-
-def _secret(name: str, server: ServedSecret | None) -> SdsSecretConfig:
-    """Where a secret comes from: our stream, under a name of ours, or another server."""
-    if server is None:
-        return SdsSecretConfig(name=name, sds_config=over_ads())
-    service = GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=names.secret_server(server.socket)))
-    source = ApiConfigSource(api_type=ApiConfigSource.GRPC, grpc_services=[service])
-    return SdsSecretConfig(name=server.name, sds_config=ConfigSource(api_config_source=source))

@@ -44,6 +44,21 @@ def unpacked(message: AnyMessage) -> Message | None:
     return message_factory.GetMessageClass(known).FromString(message.value)
 
 
+def packed_types(message: Message) -> Iterator[str]:
+    """The full names of the messages that are packed in a message, and of those in them: outermost first.
+
+    What is in one of them is read when the next name is asked for, so its type must be known by then.
+    """
+    if isinstance(message, AnyMessage):
+        yield message.TypeName()
+        inner = unpacked(message)
+        within = () if inner is None else (inner,)
+    else:
+        within = (part for _, part in parts(message))
+    for each in within:
+        yield from packed_types(each)
+
+
 def parts(message: Message) -> Iterator[tuple[FieldDescriptor, Message]]:
     """The messages that a message directly holds, each with its field; entries of maps are their values."""
     for field, value in message.ListFields():

@@ -1,0 +1,179 @@
+"""Which certificates clients must show: ``tls.frontend`` of a Gateway.
+
+Theory of operation
+===================
+``default`` holds for all HTTPS listeners of a Gateway, and an entry of ``perPort`` in its place for those of
+a port, also an entry that asks for nothing. ``client_validation`` says what a listener asks for, and reads no
+certificates; ``client_authorities`` reads them. So other CAs run one secret again, and what drains the
+connections that were checked by the former ones (``xds.filter_chains``).
+
+Rules
+=====
+1. If a reference leads nowhere, or no CA is left, the listener is not served: nobody passes unchecked.
+2. Listeners of TLS, which pass connections on, are not concerned, as in the reference.
+
+Source: Gateway API, GEP-91 (client certificate validation); the reference for reasons and names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec import Struct
+
+from moongate.api.base import GATEWAY_GROUP, Ref
+from moongate.api.gateway import Gateway
+from moongate.attach.authorities import KINDS, Bundle, bundle, source
+from moongate.attach.certificates import refused_as_it_is
+from moongate.attach.fleets import fleet_of
+from moongate.attach.grants import granted
+from moongate.engine import query
+from moongate.problem import Problem
+from moongate.store import get
+from moongate.xds.wire import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moongate.api.base import FleetId
+    from moongate.api.gateway import FrontendTLSConfig, FrontendTLSValidation
+    from moongate.api.shared import ObjectReference
+    from moongate.attach.certificates import RefusedCertificate
+    from moongate.attach.secret_servers import ServedSecret
+    from moongate.engine import Db
+
+DEFAULT: Final = "default"
+"""The place of what holds for ports without an entry of their own."""
+NO_AUTHORITY: Final = "NoValidCACertificate"
+"""The reason of a listener that is not accepted as its CAs cannot be used."""
+
+
+class ClientAuthorities(NamedTuple):
+    """CAs that certificates of clients must come from.
+
+    Args:
+        gateway: who names them.
+        place: ``default``, or the port that they are for.
+    """
+
+    gateway: Ref
+    place: str
+
+
+class ClientValidation(Struct, frozen=True):
+    """What a listener asks of its clients.
+
+    Args:
+        authorities: who their certificates must come from.
+        only_valid: whether others are turned away; else a client is asked for a certificate, and may show
+            any, or none.
+    """
+
+    authorities: ClientAuthorities
+    only_valid: bool
+
+
+def validations(gateway: Gateway) -> Iterator[tuple[str, str, FrontendTLSValidation]]:
+    """All that a Gateway asks of clients: place, path and field; also for ports without a listener."""
+    frontend = _frontend(gateway)
+    if frontend is None:
+        return
+    if frontend.default.validation is not None:
+        yield DEFAULT, "spec.tls.frontend.default.validation", frontend.default.validation
+    for n, each in enumerate(frontend.per_port):
+        if each.tls.validation is not None:
+            yield str(each.port), f"spec.tls.frontend.perPort[{n}].tls.validation", each.tls.validation
+
+
+def client_validation(gateway: Gateway, port: int) -> ClientValidation | None:
+    """What HTTPS listeners of a port ask of their clients; ``None`` for no certificate."""
+    frontend = _frontend(gateway)
+    if frontend is None:
+        return None
+    own = next((each for each in frontend.per_port if each.port == port), None)
+    asked = (own.tls if own is not None else frontend.default).validation
+    if asked is None:
+        return None
+    place = DEFAULT if own is None else str(port)
+    return ClientValidation(ClientAuthorities(gateway.ref, place), asked.mode == "AllowValidOnly")
+
+
+def _frontend(gateway: Gateway) -> FrontendTLSConfig | None:
+    return gateway.spec.tls.frontend if gateway.spec.tls is not None else None
+
+
+@query
+def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
+    """The CAs for clients that a Gateway names at a place, or why there are none."""
+    path, refs = _named(db, of)
+    sources: list[tuple[str, Ref]] = []
+    for n, ref in enumerate(refs):
+        at = f"{path}[{n}]"
+        to = source(ref.kind, ref.namespace or of.gateway.namespace, ref.name)
+        if to is None:
+            continue
+        if to.namespace and not granted(db, GATEWAY_GROUP, of.gateway.kind, of.gateway.namespace, to):
+            message = f"No ReferenceGrant in namespace {to.namespace} lets this Gateway use {to}."
+            return Problem(at, message, "RefNotPermitted")
+        sources.append((at, to))
+    if not refs:
+        return Problem("", f"{of.gateway} names no CA for clients there.", NO_AUTHORITY)
+    if not sources:
+        message = f"The kind is {refs[0].kind!r}; it must be one of {', '.join(KINDS)}."
+        return Problem(f"{path}[0].kind", message, "InvalidCACertificateKind")
+    return bundle(db, sources)
+
+
+@query
+def client_authorities_problem(db: Db, of: ClientAuthorities) -> Problem | None:
+    """Why CAs for clients cannot be used; another CA is no other answer."""
+    found = client_authorities(db, of)
+    if isinstance(found, Problem):
+        return found
+    refused = client_authorities_refusal(db, fleet_of(db, of.gateway), of)
+    return _refused(db, of, refused) if refused is not None and refused.before is None else None
+
+
+@query
+def client_authorities_outdated(db: Db, of: ClientAuthorities) -> Problem | None:
+    """Why clients are checked by the CAs that Envoy took before; ``None`` if they are not."""
+    refused = client_authorities_refusal(db, fleet_of(db, of.gateway), of)
+    if refused is None or refused.before is None:
+        return None
+    effect = "Until it takes new ones, clients are checked by those before."
+    return _refused(db, of, refused).saying(effect)
+
+
+def _refused(db: Db, of: ClientAuthorities, refused: RefusedCertificate) -> Problem:
+    path, _ = _named(db, of)
+    return Problem(path, f"Envoy refuses these CAs: {refused.message}.", "InvalidCACertificateRef")
+
+
+@query
+def client_authorities_contents(db: Db, of: ClientAuthorities) -> str:
+    """What tells one state of CAs for clients from the next."""
+    found = client_authorities(db, of)
+    return "" if isinstance(found, Problem) else fingerprint(found.pem)
+
+
+@query
+def client_authorities_server(db: Db, of: ClientAuthorities) -> ServedSecret | None:
+    """The server that has the CAs, instead of moongate."""
+    found = client_authorities(db, of)
+    return None if isinstance(found, Problem) else found.server
+
+
+@query
+def client_authorities_refusal(db: Db, fleet: FleetId, of: ClientAuthorities) -> RefusedCertificate | None:
+    """Why the Envoys of a fleet refuse CAs for clients as they are now; ``None`` as far as is known."""
+    return refused_as_it_is(db, fleet, of, client_authorities_contents)
+
+
+@query
+def _named(db: Db, of: ClientAuthorities) -> tuple[str, tuple[ObjectReference, ...]]:
+    """The path of the references of a place, and the references."""
+    gateway = get(db, Gateway, of.gateway)
+    for place, path, asked in validations(gateway) if gateway is not None else ():
+        if place == of.place:
+            return f"{path}.caCertificateRefs", asked.ca_certificate_refs
+    return "", ()

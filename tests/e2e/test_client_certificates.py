@@ -1,0 +1,293 @@
+"""Certificates of clients: who passes at which port, and what becomes of connections when that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
+from google.protobuf.wrappers_pb2 import StringValue
+from msgspec import structs
+
+from moongate.api.envoygateway import EnvoyGateway
+from moongate.xds.filter_chains import demands_certificate
+from moongate.xds.http_chains import https_settings
+from moongate.xds.wire import LISTENER, SECRET, encode, message_field, packed
+from tests.e2e import manifests as m
+from tests.e2e.certificates import Authority, Certificate
+from tests.e2e.conftest import DEADLINE_S, Site, open_site
+from tests.e2e.secret_server import SecretServer, served
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from moongate.attach.envoy_listeners import ChainGroup
+    from moongate.engine import Db
+    from moongate.xds.filter_chains import ChainSettings
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+HOST = "guarded.test"
+
+
+class Answer(NamedTuple):
+    """What a client got.
+
+    Args:
+        status: of HTTP; 0 if the connection was refused or closed instead.
+        stays: whether the connection stays open after it.
+    """
+
+    status: int
+    stays: bool = False
+
+
+NOTHING = Answer(0)
+
+
+class Client:
+    """An open connection of HTTP/1.1 over TLS."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def ask(self) -> Answer:
+        """One request."""
+        try:
+            self._writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
+            await self._writer.drain()
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+            await self._reader.readexactly(int(fields["content-length"]))
+        except (OSError, asyncio.IncompleteReadError):
+            # With TLS 1.3 a client hears only after the handshake that its certificate is refused.
+            return NOTHING
+        return Answer(int(head.split(" ")[1]), fields.get("connection") != "close")
+
+    async def closed(self) -> None:
+        """Return when the gateway has closed the connection."""
+        async with asyncio.timeout(DEADLINE_S):
+            assert await self._reader.read() == b""
+
+
+class Clients:
+    """Makes connections with and without certificates.
+
+    Args:
+        site: the gateway.
+        folder: for certificates.
+    """
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self._site = site
+        self._folder = folder
+
+    @asynccontextmanager
+    async def connected(self, port: int, shown: Certificate | None = None) -> AsyncGenerator[Client]:
+        """A connection that shows a certificate, or none."""
+        context = self._site.authority.client_context()
+        if shown is not None:
+            at = self._folder / f"{shown.serial}.pem"
+            at.write_bytes(shown.pem + shown.key)
+            context.load_cert_chain(at)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HOST)
+        try:
+            yield Client(reader, writer)
+        finally:
+            writer.close()
+
+    async def ask(self, port: int, shown: Certificate | None = None) -> int:
+        """The status of a request on a new connection; 0 if there is none."""
+        try:
+            async with self.connected(port, shown) as client:
+                return (await client.ask()).status
+        except (ssl.SSLError, ConnectionError):
+            return 0
+
+
+@pytest.fixture
+def clients(site: Site, tmp_path: Path) -> Clients:
+    return Clients(site, tmp_path)
+
+
+def https(name: str, port: int) -> str:
+    """A listener with the certificate for ``HOST``, in YAML."""
+    return f"{{name: {name}, port: {port}, protocol: HTTPS, tls: {{certificateRefs: [{{name: guarded}}]}}}}"
+
+
+def asking(name: str, mode: str = "AllowValidOnly", kind: str = "ConfigMap") -> dict[str, Any]:
+    """What asks clients for certificates of the authorities in a ConfigMap."""
+    ref = {"group": "", "kind": kind, "name": name}
+    return {"validation": {"caCertificateRefs": [ref], "mode": mode}}
+
+
+def guarded(name: str, ports: list[int], default: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    """A Gateway with a listener for each port; ``perPort`` has entries by port."""
+    per_port = [{"port": port, "tls": tls} for port, tls in more.pop("per_port", {}).items()]
+    tls = {} if default is None else {"tls": {"frontend": {"default": default, "perPort": per_port}}}
+    listeners = f"[{', '.join(https(f'at-{port}', port) for port in ports)}]"
+    return m.gateway(name, listeners, **tls, **more)
+
+
+async def serve(site: Site, name: str) -> None:
+    """The certificate of the listeners, and a route for ``HOST``."""
+    await site.apply(
+        site.authority.sign(HOST).secret("guarded"),
+        m.route(name, f"[{{{m.to('one')}}}]", hostnames=(HOST,), parents=f"[{{name: {name}}}]"),
+    )
+
+
+async def test_each_port_asks_for_certificates_of_its_own_authorities(site: Site, clients: Clients) -> None:
+    ours, theirs = Authority("ours"), Authority("theirs")
+    shown = {"none": None, "ours": ours.sign("a"), "theirs": theirs.sign("b")}
+    default, other, any_, nobody = (free_port() for _ in range(4))
+    gateway = guarded(
+        "ports",
+        [default, other, any_, nobody],
+        asking("ours"),
+        per_port={other: asking("theirs"), any_: asking("ours", "AllowInsecureFallback"), nobody: {}},
+    )
+    await serve(site, "ports")
+
+    await site.apply(m.authorities("ours", ours.pem), m.authorities("theirs", theirs.pem), gateway)
+
+    passed = {
+        port: [name for name, each in shown.items() if await clients.ask(port, each) == 200]
+        for port in (default, other, any_, nobody)
+    }
+    assert passed == {default: ["ours"], other: ["theirs"], any_: [*shown], nobody: [*shown]}
+    conditions = site.conditions(gateway)
+    assert conditions["ResolvedRefs"]["status"] == "True"
+    assert conditions["InsecureFrontendValidationMode"]["status"] == "True"
+    await site.delete(gateway)
+
+
+async def test_without_its_authorities_a_port_is_closed_and_the_others_serve(
+    site: Site, clients: Clients
+) -> None:
+    ours = Authority("ours")
+    mine, missing = ours.sign("a"), free_port()
+    port = free_port()
+    gateway = guarded("closing", [port, missing], asking("ours"), per_port={missing: asking("absent")})
+    await serve(site, "closing")
+    await site.apply(m.authorities("ours", ours.pem), gateway)
+    asked = [await clients.ask(port, mine), await clients.ask(missing), await clients.ask(missing, mine)]
+    assert asked == [200, 0, 0]
+
+    await site.apply(m.authorities("absent", ours.pem))
+    asked = [await clients.ask(missing), await clients.ask(missing, mine)]
+    assert asked == [0, 200]
+
+    await site.delete(m.authorities("absent"))
+    asked = [await clients.ask(port, mine), await clients.ask(missing), await clients.ask(missing, mine)]
+    assert asked == [200, 0, 0]
+    await site.delete(gateway)
+
+
+async def test_connections_that_were_checked_less_strictly_drain(site: Site, clients: Clients) -> None:
+    """Each ends with its next answer, or is closed after the drain time: none stays by former authorities."""
+    first, second = Authority("first"), Authority("second")
+    old, new = first.sign("old"), second.sign("new")
+    port = free_port()
+    proxy = m.policy("EnvoyProxy", "drained", "{shutdown: {drainTimeout: 1s}}")
+    del proxy["spec"]["targetRefs"]
+    ref = {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "drained"}
+    more = {"infrastructure": {"parametersRef": ref}}
+    await serve(site, "strict")
+    await site.apply(proxy, guarded("strict", [port], None, **more))
+    async with AsyncExitStack() as stack:
+        anybody = [await stack.enter_async_context(clients.connected(port)) for _ in range(2)]
+        assert [await each.ask() for each in anybody] == [Answer(200, stays=True)] * 2
+
+        await site.apply(m.authorities("ours", first.pem), guarded("strict", [port], asking("ours"), **more))
+        assert await clients.ask(port) == 0
+        assert await clients.ask(port, old) == 200
+        assert await anybody[0].ask() == Answer(200, stays=False)
+        await anybody[1].closed()
+
+        known = [await stack.enter_async_context(clients.connected(port, old)) for _ in range(2)]
+        assert [await each.ask() for each in known] == [Answer(200, stays=True)] * 2
+        before = site.laptop.world.xds()["default/strict"]
+        await site.apply(m.authorities("ours", second.pem))
+        after = site.laptop.world.xds()["default/strict"]
+        assert await clients.ask(port, old) == 0
+        assert await clients.ask(port, new) == 200
+        assert await known[0].ask() == Answer(200, stays=False)
+        await known[1].closed()
+
+    differing = {
+        (type_url, name)
+        for type_url in before
+        for name in before[type_url]
+        if before[type_url][name] != after[type_url][name]
+    }
+    assert differing == {
+        (SECRET, "gateway/default/strict/default/ca.crt"),
+        (LISTENER, f"default/strict/at-{port}"),
+    }
+    await site.delete(guarded("strict", [port], None))
+
+
+async def test_nobody_passes_unchecked_where_envoy_refuses_the_chain_that_checks(
+    site: Site, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in force asks for no certificate, so it does not stand in for what is asked now."""
+    build = https_settings.fn
+
+    def broken(db: Db, group: ChainGroup) -> ChainSettings:
+        """The chain with a network filter that Envoy does not know, where it demands certificates."""
+        settings = build(db, group)
+        if not demands_certificate(settings):
+            return settings
+        unknown = Filter(name="no.such.filter", typed_config=packed(StringValue(value="x")))
+        chain = settings.chain + message_field(FilterChain.FILTERS_FIELD_NUMBER, encode(unknown))
+        return structs.replace(settings, chain=chain)
+
+    monkeypatch.setattr(https_settings, "fn", broken)
+    ours, port = Authority("ours"), free_port()
+    await serve(site, "refused")
+    await site.apply(m.authorities("ours", ours.pem), guarded("refused", [port], None))
+    assert await clients.ask(port) == 200
+
+    await site.apply(guarded("refused", [port], asking("ours")))
+    async with asyncio.timeout(DEADLINE_S):
+        while await clients.ask(port):  # noqa: ASYNC110 - only asking shows it
+            await asyncio.sleep(0.02)
+
+    assert await clients.ask(port, ours.sign("a")) == 0
+    await site.delete(guarded("refused", [port], None))
+
+
+async def test_certificates_may_come_from_another_server(tmp_path: Path) -> None:
+    """The listener's own, and the authorities of clients: moongate never has them."""
+    ours, servers, socket = Authority("ours"), SecretServer(), tmp_path / "sds"
+    shipped = EnvoyGateway.shipped()
+    apis = structs.replace(shipped.extension_apis, enable_sds_secret_ref=True)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(servers.serving(socket))
+        other = await stack.enter_async_context(
+            open_site(config=structs.replace(shipped, extension_apis=apis))
+        )
+        servers.trust("ROOTCA", ours.pem)
+        servers.show("default", other.authority.sign(HOST))
+        clients, port = Clients(other, tmp_path), free_port()
+        await serve(other, "served")
+        await other.apply(
+            served("guarded", "default", socket),
+            served("root", "ROOTCA", socket),
+            guarded("served", [port], asking("root", kind="Secret")),
+        )
+
+        async with asyncio.timeout(DEADLINE_S):
+            while await clients.ask(port, ours.sign("a")) != 200:  # noqa: ASYNC110 - only asking shows it
+                await asyncio.sleep(0.02)
+
+        assert await clients.ask(port) == 0
+        assert await clients.ask(port, Authority("theirs").sign("b")) == 0
+        assert not other.laptop.world.xds()["default/served"].get(SECRET)

@@ -1,0 +1,220 @@
+"""How chains check the certificates of clients, and what happens to open connections when CAs change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from msgspec import structs
+
+from moongate.attach.client_validation import ClientAuthorities
+from moongate.attach.envoy_listeners import envoy_listeners
+from moongate.attach.listeners import listeners
+from moongate.attach.secret_servers import SDS_SECRET
+from moongate.kinds import ref_of
+from moongate.xds.client_certificates import client_authorities_secret
+from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
+from moongate.xds.fallbacks import Fallback
+from moongate.xds.filter_chains import ChainSettings, closed, in_force
+from moongate.xds.http_chains import https_settings
+from moongate.xds.listeners import listener
+from moongate.xds.secrets import listener_needs
+from tests.attach.test_backend_tls import CA, OTHER_CA, WITH_SDS, config_map
+from tests.attach.test_client_validation import CERT, OURS, asking, guarded
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, https, secret
+from tests.listeners import sent, tls_of
+from tests.routes import as_dict
+
+OF_ALL = ClientAuthorities(EG, "default")
+SECRET = ClientAuthoritiesSecret(EG_FLEET, OF_ALL)
+ADS: dict[str, Any] = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
+SOURCE = {"name": "gateway/default/eg/default/ca.crt", "sds_config": ADS}
+SERVED = secret("ours", {"secretName": b"ROOT", "url": b"unix:///run/s"}, type_=SDS_SECRET)
+OF_SERVER = asking(OURS | {"kind": "Secret"})
+
+
+def context(core: Core, name: str = "default/eg/web") -> dict[str, Any]:
+    """The TLS of the only chain of a listener."""
+    [chain] = sent(core, name).filter_chains
+    return as_dict(tls_of(chain))
+
+
+def test_clients_must_show_a_certificate_of_the_authorities() -> None:
+    found = context(Core(guarded(), CERT, config_map()))
+
+    assert found["require_client_certificate"] is True
+    assert found["common_tls_context"]["validation_context_sds_secret_config"] == SOURCE
+
+
+def test_a_client_with_any_certificate_passes_where_the_mode_says_so() -> None:
+    found = context(Core(guarded(default=asking(mode="AllowInsecureFallback")), CERT, config_map()))
+
+    assert found["require_client_certificate"] is False
+    assert found["common_tls_context"]["combined_validation_context"] == {
+        "default_validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"},
+        "validation_context_sds_secret_config": SOURCE,
+    }
+
+
+def test_each_port_has_the_secret_of_its_place() -> None:
+    specs = (https("web", "cert"), https("other", "cert", port=8443))
+    core = Core(guarded(*specs, port_8443=asking()), CERT, config_map())
+
+    assert [key.name for key in listener_needs(core.db, EG_FLEET)] == [
+        "gateway/default/eg/8443/ca.crt",
+        "gateway/default/eg/default/ca.crt",
+    ]
+    found = context(core, "default/eg/other")
+    assert found["common_tls_context"]["validation_context_sds_secret_config"]["name"].startswith(
+        "gateway/default/eg/8443/"
+    )
+
+
+def test_the_secret_has_the_certificates_and_nothing_else() -> None:
+    text = b"what people write\n" + CA + b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+    core = Core(guarded(), CERT, config_map(ca_crt=text))
+
+    message = Secret.FromString(client_authorities_secret(core.db, SECRET).body)
+
+    assert message.name == "gateway/default/eg/default/ca.crt"
+    assert message.validation_context.trusted_ca.inline_bytes == CA
+
+
+def test_without_authorities_there_is_no_listener_and_no_secret() -> None:
+    core = Core(guarded(), CERT, config_map())
+    assert listener(core.db, EG_FLEET, "default/eg/web") is not None
+
+    core.delete("ConfigMap", "default", "ours")
+
+    assert listener(core.db, EG_FLEET, "default/eg/web") is None
+    assert listener_needs(core.db, EG_FLEET) == ()
+    gone = Secret.FromString(client_authorities_secret(core.db, SECRET).body)
+    assert gone.validation_context.trusted_ca.inline_bytes == b""
+
+
+def test_other_authorities_make_another_chain_so_that_open_connections_drain() -> None:
+    core = Core(guarded(), CERT, config_map(), config=ON_HOST)
+    before = sent(core, "default/eg/web")
+
+    core.apply(config_map(ca_crt=OTHER_CA))
+    after = sent(core, "default/eg/web")
+
+    assert before.filter_chains[0].metadata != after.filter_chains[0].metadata
+    for message in (before, after):
+        message.filter_chains[0].ClearField("metadata")
+    assert before == after, "Envoy replaces a chain alone only if nothing else differs"
+
+
+def test_the_same_certificates_written_otherwise_leave_the_chain() -> None:
+    core = Core(guarded(), CERT, config_map(), config=ON_HOST)
+    before = sent(core, "default/eg/web")
+
+    core.apply(config_map(ca_crt=b"# renewed\n" + CA))
+
+    assert sent(core, "default/eg/web") == before
+
+
+def test_without_the_flag_a_chain_says_nothing_of_authorities() -> None:
+    core = Core(guarded(), CERT, config_map(), config=IN_CLUSTER)
+
+    assert not sent(core, "default/eg/web").filter_chains[0].HasField("metadata")
+
+
+def test_a_renewed_authority_costs_its_secret_and_its_chain() -> None:
+    specs = (https("web", "cert"), https("other", "cert", port=8443))
+    core = Core(guarded(*specs, port_8443=asking(OURS | {"name": "theirs"})), CERT, config_map())
+    core.apply(config_map().replace("name: ours", "name: theirs"))
+    built = (sent(core, "default/eg/web"), sent(core, "default/eg/other"), listener_needs(core.db, EG_FLEET))
+
+    core.apply(config_map(ca_crt=OTHER_CA))
+    with core.ran() as ran:
+        again = (
+            sent(core, "default/eg/web"),
+            sent(core, "default/eg/other"),
+            listener_needs(core.db, EG_FLEET),
+        )
+
+    assert built == again, "without the flag it is the secret alone"
+    assert ran["client_authorities"] == 1
+    assert not {"listeners", "https_settings", "listener"} & ran.keys()
+
+
+def test_authorities_of_another_server_are_asked_for_there() -> None:
+    core = Core(
+        guarded(default=OF_SERVER),
+        CERT,
+        SERVED,
+        config=structs.replace(WITH_SDS, runtime_flags=ON_HOST.runtime_flags),
+    )
+
+    asked = context(core)["common_tls_context"]["validation_context_sds_secret_config"]
+
+    assert asked["name"] == "ROOT"
+    [key] = listener_needs(core.db, EG_FLEET)
+    assert isinstance(key, SecretServerCluster)
+    assert asked["sds_config"]["api_config_source"]["grpc_services"] == [
+        {"envoy_grpc": {"cluster_name": key.name}}
+    ]
+    assert not sent(core, "default/eg/web").filter_chains[0].HasField("metadata")
+
+
+def break_authorities(core: Core) -> None:
+    core.db.put(ref_of("ConfigMap", "default", "ours"), "no ConfigMap: reading it raises")
+
+
+def test_a_bug_in_reading_authorities_closes_and_never_opens() -> None:
+    """The listener was open to everybody; now it is to ask for certificates, and moongate fails to."""
+    core = Core(gateway(https("web", "cert", hostname="x.io")), CERT)
+    assert sent(core, "default/eg/web").filter_chains[0].HasField("transport_socket")
+    break_authorities(core)
+
+    core.apply(guarded(https("web", "cert", hostname="x.io")))
+
+    assert listener(core.db, EG_FLEET, "default/eg/web") is None
+
+
+def test_a_bug_in_reading_later_authorities_keeps_the_former() -> None:
+    core = Core(guarded(), CERT, config_map(), config=ON_HOST)
+    before = sent(core, "default/eg/web")
+
+    break_authorities(core)
+
+    assert sent(core, "default/eg/web") == before
+    assert listener_needs(core.db, EG_FLEET) == (SECRET,)
+    assert [each.ready for each in listeners(core.db, EG)] == [True]
+
+
+def test_a_bug_in_judging_certificates_opens_nothing() -> None:
+    """The former chain asks nobody for a certificate, so it must not stay."""
+    core = Core(gateway(https("web", "cert")), CERT, config_map())
+    assert "require_client_certificate" not in context(core)
+    core.db.put(ref_of("Secret", "default", "cert"), "no Secret: reading it raises")
+    assert "require_client_certificate" not in context(core), "nothing is asked, so it may stay"
+
+    core.apply(guarded())
+    assert listener(core.db, EG_FLEET, "default/eg/web") is None
+
+    core.apply(guarded(default=asking(mode="AllowInsecureFallback")))
+    assert "require_client_certificate" not in context(core)
+
+
+def test_what_stands_in_for_a_refused_chain_lets_nobody_pass_unchecked() -> None:
+    open_, strict = Core(gateway(https("web", "cert")), CERT), Core(guarded(), CERT, config_map())
+    [group] = [each for envoy in envoy_listeners(strict.db, EG_FLEET) for each in envoy.groups]
+    former, refused = https_settings(open_.db, group), https_settings(strict.db, group)
+
+    def stands_in(
+        refused: ChainSettings, former: ChainSettings, *, strict: bool = True
+    ) -> ChainSettings | None:
+        return in_force(refused, {refused.version: Fallback(former, strict)})
+
+    assert stands_in(refused, former) == closed(refused)
+    assert stands_in(refused, former, strict=False) == former, "it is only suspected, and still in force"
+    assert stands_in(former, refused) == refused
+    assert stands_in(refused, closed(former)) == closed(former)
+
+
+def test_no_certificate_is_in_the_repr_of_a_secret() -> None:
+    core = Core(guarded(), CERT, config_map())
+
+    assert CA.decode().splitlines()[1] not in repr(client_authorities_secret(core.db, SECRET))
