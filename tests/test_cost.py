@@ -836,3 +836,21 @@ def test_a_tcp_route_costs_no_look_at_other_listeners() -> None:
     assert costs[0].runs == costs[1].runs
     assert worlds[0].db.counts["chains_in"] == 60
     assert set(costs[0].put) == {("ClusterLoadAssignment", "tcproute/default/c7/rule/-1")}
+
+
+def test_a_join_over_many_listeners_starts_anew_for_none_of_them() -> None:
+    """It would look at all before it once more, each time."""
+    starts = 0
+
+    def count_starts(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal starts
+        starts += event == "call" and frame.f_code.co_qualname == "empty_clusters"
+
+    before = sys.getprofile()
+    sys.setprofile(count_starts)
+    try:
+        World.of(tcp_routes_with_services(60), WHOLE)
+    finally:
+        sys.setprofile(before)
+
+    assert 0 < starts <= 3

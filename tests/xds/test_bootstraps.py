@@ -7,6 +7,8 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.extensions.stat_sinks.open_telemetry.v3.open_telemetry_pb2 import SinkConfig
 
 from moongate.xds.bootstraps import IN_FLIGHT, BootstrapParts, bootstrap_parts
+from moongate.xds.clusters import load_assignment
+from moongate.xds.sinks import metric_keys
 from tests.core import EG_FLEET, ON_HOST, Core
 from tests.xds.test_sinks import COLLECTOR, GRANT, SLICE, TO_COLLECTOR, of_gateway
 
@@ -45,6 +47,26 @@ def test_a_collector_that_moves_does_not_change_the_bootstrap() -> None:
     core.delete("Service", "monitoring", "collector")
 
     assert bootstrap_parts(core.db, EG_FLEET) == before
+
+
+def test_a_collector_with_tls_has_its_endpoints_under_the_name_of_its_cluster() -> None:
+    """A cluster of the bootstrap asks for them by that name as long as its Envoy runs."""
+    core = reporting(f"{{sinks: [{{type: OpenTelemetry, openTelemetry: {{{TO_COLLECTOR}}}}}]}}")
+    target = "{group: '', kind: Service, name: collector}"
+    checks = "{wellKnownCACertificates: System, hostname: collector.internal}"
+    core.apply(f"""
+        apiVersion: gateway.networking.k8s.io/v1
+        kind: BackendTLSPolicy
+        metadata: {{name: collector, namespace: monitoring}}
+        spec: {{targetRefs: [{target}], validation: {checks}}}
+    """)
+    [key] = metric_keys(core.db, EG_FLEET)
+    [cluster] = parts(core).static_resources.clusters
+    assignment = load_assignment(core.db, key)
+
+    assert len(cluster.transport_socket_matches) == 1
+    assert assignment is not None
+    assert assignment.name == cluster.eds_cluster_config.service_name == key.name
 
 
 def test_of_the_statistics_only_some_may_be_kept() -> None:

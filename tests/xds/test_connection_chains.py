@@ -197,6 +197,25 @@ def test_connections_end_where_a_policy_cannot_be_enforced(demand: str) -> None:
     assert listener(core.db, EG_FLEET, "default/eg/raw") is None, "nobody could do anything there"
 
 
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_nobody_passes_where_the_policy_of_clients_cannot_be_built(protocol: str) -> None:
+    """It may be the one that says who may connect."""
+    core = Core(gateway(raw("raw", protocol)), connection_route(f"{protocol}Route"))
+    assert names.EMPTY_CLUSTER not in taken(core, protocol)
+
+    core.apply(client_traffic_policy("tls: {ciphers: [NO-SUCH-CIPHER]}"))
+
+    assert taken(core, protocol) in ([], [names.EMPTY_CLUSTER])
+
+
+def taken(core: Core, protocol: str) -> list[str]:
+    """The clusters that get what comes to the listener; none if there is none that could serve."""
+    if listener(core.db, EG_FLEET, "default/eg/raw") is None:
+        return []
+    served = sent(core, "default/eg/raw")
+    return [udp_cluster(served)] if protocol == "UDP" else list(chains(served).values())
+
+
 def test_no_cluster_without_endpoints_where_all_listeners_have_routes() -> None:
     core = Core(gateway(raw("raw", "TCP")), connection_route("TCPRoute"))
 

@@ -315,16 +315,16 @@ def udp_filter(db: Db, group: ChainGroup) -> bytes:
 @query
 def empty_clusters(db: Db, fleet: FleetId) -> tuple[str, ...]:
     """The name of the cluster without endpoints, if some listener of a fleet needs it."""
-    needed = any(
-        _needs_empty(db, group, shares_port=len(envoy.groups) > 1)
+    groups = [
+        (group, len(envoy.groups) > 1)
         for envoy in envoy_listeners(db, fleet)
         for group in envoy.groups
         if not group.has_table
+    ]
+    # Of hundreds of listeners each is a step of its own.
+    closing = closing_chain.each(db, [(group, shares) for group, shares in groups if group.kind != "UDP"])
+    filters = udp_filter.each(db, [(group,) for group, _ in groups if group.kind == "UDP"])
+    needed = any(end is not None for end in closing) or any(
+        names.EMPTY_CLUSTER.encode() in each for each in filters
     )
     return (names.EMPTY_CLUSTER,) if needed else ()
-
-
-def _needs_empty(db: Db, group: ChainGroup, *, shares_port: bool) -> bool:
-    if group.kind != "UDP":
-        return closing_chain(db, group, shares_port) is not None
-    return names.EMPTY_CLUSTER.encode() in udp_filter(db, group)
