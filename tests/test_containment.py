@@ -40,6 +40,7 @@ from moongate.status.policies import PolicyStatus
 from moongate.status.routes import RouteStatus
 from moongate.world import World
 from moongate.xds.destinations import route_resources
+from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.filters import filters_of
 from moongate.xds.wire import CLUSTER, LISTENER, ROUTE, SCOPE, XdsResource, encode
 from moongate.xds.wire import SECRET as SECRET_TYPE
@@ -99,7 +100,10 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
         assert_others_alike(cold, twin, call)
         # A table or a certificate alone serves nobody.
         more = {key for key in keys(cold) - keys(twin) if key[1][0] not in {ROUTE, SCOPE, SECRET_TYPE}}
-        assert more == set()
+        # An Envoy listener has the name of the first that shares it, also of one that is closed here.
+        assert {key for key in more if key[1][0] != LISTENER} == set()
+        for fleet, key in more:
+            assert open_chains(flat(cold)[fleet], key[1]) <= open_chains(flat(twin)[fleet])
         for fleet, resources_of in flat(cold).items():
             ours, theirs = tables_of(resources_of), tables_of(flat(twin)[fleet])
             for name in ours.keys() & theirs.keys():
@@ -587,6 +591,14 @@ def taken_to(served: Mapping[tuple[str, ...], str], host: str) -> str:
             if name and name in hosts:
                 return cluster
     return served.get((), "")
+
+
+def open_chains(resources: Mapping[tuple[str, str], XdsResource], name: str = "") -> set[str]:
+    """The names of chains of one Envoy listener, or of all, that do more than to end connections."""
+    of = [each for key, each in resources.items() if key[0] == LISTENER and name in ("", key[1])]
+    messages = [Listener.FromString(each.body) for each in of]
+    chains_ = (chain for each in messages for chain in (*each.filter_chains, each.default_filter_chain))
+    return {chain.name for chain in chains_ if chain.filters and chain.filters[0].name != DIRECT_RESPONSE}
 
 
 def not_taken(cold: World, twin: World) -> tuple[str, ...]:
