@@ -100,10 +100,11 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
         assert_others_alike(cold, twin, call)
         # A table or a certificate alone serves nobody.
         more = {key for key in keys(cold) - keys(twin) if key[1][0] not in {ROUTE, SCOPE, SECRET_TYPE}}
-        # An Envoy listener has the name of the first that shares it, also of one that is closed here.
+        # Envoy's listeners and chains have the name of the first that shares them, and that may be closed here.
         assert {key for key in more if key[1][0] != LISTENER} == set()
         for fleet, key in more:
-            assert open_chains(flat(cold)[fleet], key[1]) <= open_chains(flat(twin)[fleet])
+            meant = open_chains(flat(twin)[fleet]) | served_names(twin)
+            assert open_chains(flat(cold)[fleet], key[1]) <= meant
         for fleet, resources_of in flat(cold).items():
             ours, theirs = tables_of(resources_of), tables_of(flat(twin)[fleet])
             for name in ours.keys() & theirs.keys():
@@ -599,6 +600,12 @@ def open_chains(resources: Mapping[tuple[str, str], XdsResource], name: str = ""
     messages = [Listener.FromString(each.body) for each in of]
     chains_ = (chain for each in messages for chain in (*each.filter_chains, each.default_filter_chain))
     return {chain.name for chain in chains_ if chain.filters and chain.filters[0].name != DIRECT_RESPONSE}
+
+
+def served_names(of: World) -> set[str]:
+    """What the chains of all listeners may be called that Envoys are to serve."""
+    gateways = [ref for ref in of.store.held() if ref.is_a(Gateway)]
+    return {names.listener(each.id) for each in all_last_judged(of.db, gateways) if each.ready}
 
 
 def not_taken(cold: World, twin: World) -> tuple[str, ...]:
