@@ -505,11 +505,11 @@ def test_a_credential_changes_the_cluster_of_its_rule_and_a_rotated_one_nothing_
         ("Cluster", cluster),
         ("ClusterLoadAssignment", cluster),
         ("RouteConfiguration", "default/eg/http"),
-        ("Secret", "credential_injector/credential/httproutefilter/default/token"),
+        ("Secret", "credential_injector/credential/httproutefilter/default/token/default/token"),
     }
     assert rotated[0].runs == rotated[1].runs == one("route_filter", "policy_secret")
     assert rotated[0].put.keys() == {
-        ("Secret", "credential_injector/credential/httproutefilter/default/token")
+        ("Secret", "credential_injector/credential/httproutefilter/default/token/default/token")
     }
     assert_alike(broken)
     assert {type_ for type_, _ in broken[0].put} == {"RouteConfiguration"}

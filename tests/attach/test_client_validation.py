@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from moongate.attach.client_validation import (
     ClientAuthorities,
@@ -16,7 +20,7 @@ from moongate.attach.listeners import listeners
 from moongate.problem import Problem
 from moongate.status.gateways import gateway_status
 from tests.attach.test_backend_tls import CA, OTHER_CA, config_map
-from tests.core import EG, Core, gateway, http, https, tls_secret
+from tests.core import EG, Core, builder, gateway, http, https, new_key, tls_secret
 
 OURS = {"group": "", "kind": "ConfigMap", "name": "ours"}
 OF_ALL = ClientAuthorities(EG, "default")
@@ -177,6 +181,26 @@ def test_a_place_that_names_none_has_none() -> None:
 
     assert isinstance(found, Problem)
     assert client_authorities_problem(core.db, OF_ALL) == found
+
+
+@pytest.mark.parametrize(("count", "fits"), [(20, True), (24, False)])
+def test_the_names_of_authorities_must_fit_into_a_handshake(count: int, *, fits: bool) -> None:
+    """Else nobody can connect, and nothing says why."""
+    names = [f"{n} {'x' * 3000}" for n in range(count)]
+    core = Core(guarded(), CERT, config_map(ca_crt=b"".join(map(of_authority, names)) * 2))
+
+    [judged] = listeners(core.db, EG)
+
+    assert judged.ready is fits
+    assert ["fewer CAs" in fault.message for fault in judged.client_faults] == [True] * (not fits)
+
+
+def of_authority(name: str) -> bytes:
+    """A certificate with a long name."""
+    key = new_key()
+    subject = x509.Name([x509.NameAttribute(NameOID.DOMAIN_COMPONENT, name)])
+    made = builder(key).subject_name(subject).issuer_name(subject).sign(key, SHA256())
+    return made.public_bytes(Encoding.PEM)
 
 
 def test_no_key_is_in_a_message() -> None:

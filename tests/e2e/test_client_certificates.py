@@ -57,10 +57,10 @@ class Client:
         self._reader = reader
         self._writer = writer
 
-    async def ask(self) -> Answer:
+    async def ask(self, host: str = HOST) -> Answer:
         """One request."""
         try:
-            self._writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
+            self._writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
             await self._writer.drain()
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
@@ -89,24 +89,28 @@ class Clients:
         self._folder = folder
 
     @asynccontextmanager
-    async def connected(self, port: int, shown: Certificate | None = None) -> AsyncGenerator[Client]:
+    async def connected(
+        self, port: int, shown: Certificate | None = None, *, host: str = HOST
+    ) -> AsyncGenerator[Client]:
         """A connection that shows a certificate, or none."""
         context = self._site.authority.client_context()
         if shown is not None:
             at = self._folder / f"{shown.serial}.pem"
             at.write_bytes(shown.pem + shown.key)
             context.load_cert_chain(at)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HOST)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
         try:
             yield Client(reader, writer)
         finally:
             writer.close()
 
-    async def ask(self, port: int, shown: Certificate | None = None) -> int:
-        """The status of a request on a new connection; 0 if there is none."""
+    async def ask(
+        self, port: int, shown: Certificate | None = None, *, host: str = HOST, opened_for: str = ""
+    ) -> int:
+        """The status of a request on a new connection, perhaps for another name; 0 if there is none."""
         try:
-            async with self.connected(port, shown) as client:
-                return (await client.ask()).status
+            async with self.connected(port, shown, host=opened_for or host) as client:
+                return (await client.ask(host)).status
         except (ssl.SSLError, ConnectionError):
             return 0
 
@@ -262,6 +266,43 @@ async def test_nobody_passes_unchecked_where_envoy_refuses_the_chain_that_checks
 
     assert await clients.ask(port, ours.sign("a")) == 0
     await site.delete(guarded("refused", [port], None))
+
+
+async def test_who_cannot_be_checked_is_let_in_by_no_other_gateway(tmp_path: Path) -> None:
+    """Its hostname is in that of a Gateway that asks for nothing, and so are all of its routes."""
+    shipped = EnvoyGateway.shipped()
+    assert shipped.envoy_proxy is not None
+    merged = structs.replace(shipped.envoy_proxy, merge_backends=None, merge_gateways=True)
+    async with open_site(config=structs.replace(shipped, envoy_proxy=merged)) as fleet:
+        ours, port = Authority("ours"), free_port()
+        own, wide = "a.shared.test", "*.shared.test"
+        clients, mine = Clients(fleet, tmp_path), ours.sign("a")
+        tls = {"frontend": {"default": asking("ours")}}
+        both = "[{name: strict}, {name: loose}]"
+        at = f"port: {port}, protocol: HTTPS, tls: {{certificateRefs: [{{name: shared}}]}}"
+        await fleet.apply(
+            fleet.authority.sign(own, wide).secret("shared"),
+            m.authorities("ours", ours.pem),
+            m.gateway("strict", f"[{{name: own, hostname: {own}, {at}}}]", tls=tls),
+            m.gateway("loose", f"[{{name: wide, hostname: '{wide}', {at}}}]"),
+            m.route("own", f"[{{{m.to('one')}}}]", parents=both, hostnames=(own,)),
+            m.route("wide", f"[{{{m.to('one')}}}]", parents="[{name: loose}]", hostnames=(wide,)),
+        )
+
+        async def answers() -> list[int]:
+            """Without and with a certificate, by a connection for another name, and of that name."""
+            return [
+                await clients.ask(port, host=own),
+                await clients.ask(port, mine, host=own),
+                await clients.ask(port, host=own, opened_for="b.shared.test"),
+                await clients.ask(port, host="b.shared.test"),
+            ]
+
+        assert await answers() == [0, 200, 421, 200]
+        await fleet.delete(m.authorities("ours", b""))
+        assert await answers() == [0, 0, 421, 200]
+        await fleet.apply(m.authorities("ours", ours.pem))
+        assert await answers() == [0, 200, 421, 200]
 
 
 async def test_certificates_may_come_from_another_server(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 import pytest
+from msgspec import structs
 
+from moongate.api.envoygateway import EnvoyGateway
 from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.conftest import open_site, until
 from tests.e2e.differing import OTHER_FORMS
 
 if TYPE_CHECKING:
-    from moongate.api.envoygateway import EnvoyGateway
     from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -107,6 +108,47 @@ async def test_a_changed_credential_is_given_without_a_failed_request(site: Site
         done.set()
 
     assert set(seen) == {(200, f"v{version}") for version in range(6)}
+
+
+def by_index() -> EnvoyGateway:
+    """The configuration that moongate ships, but each rule has clusters of its own."""
+    shipped = EnvoyGateway.shipped()
+    assert shipped.envoy_proxy is not None
+    return structs.replace(shipped, envoy_proxy=structs.replace(shipped.envoy_proxy, merge_backends=None))
+
+
+@pytest.mark.parametrize("config", [EnvoyGateway.shipped(), by_index()], ids=["merged", "by index"])
+@pytest.mark.parametrize("changes", ["filter", "secret"])
+async def test_no_backend_gets_the_credential_of_the_next(config: EnvoyGateway, changes: str) -> None:
+    """The backend of a rule changes together with its filter, or with the Secret of that."""
+    states = [
+        (
+            injection("a", secret if changes == "secret" else "one"),
+            injection("b", "two"),
+            m.route("next", f"[{{{named(filter_ if changes == 'filter' else 'a')}, {m.to(secret)}}}]"),
+        )
+        for filter_, secret in (("a", "one"), ("b", "two"))
+    ]
+    seen: set[tuple[str, str | None]] = set()
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while not done.is_set():
+                request = await site.reached("next.test", client=client)
+                seen.add((request.by, request.header("authorization")))
+
+    done = asyncio.Event()
+    async with open_site(config=config) as site:
+        await site.apply(*(m.secret(name, credential=f"for {name}") for name in ("one", "two")), *states[0])
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(ask())
+            for n in range(1, 9):
+                await site.apply(*states[n % 2])
+                await until(lambda by=("one", "two")[n % 2]: (by, f"for {by}") in seen)
+            done.set()
+
+    assert seen == {("one", "for one"), ("two", "for two")}
 
 
 @pytest.mark.parametrize(

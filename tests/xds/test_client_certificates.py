@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from msgspec import structs
 
+from moongate.api.base import FleetId, Ref
+from moongate.api.gateway import GatewayClass
 from moongate.attach.client_validation import ClientAuthorities
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.listeners import listeners
@@ -14,17 +17,30 @@ from moongate.attach.secret_servers import SDS_SECRET
 from moongate.kinds import ref_of
 from moongate.xds.client_certificates import client_authorities_secret
 from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
-from moongate.xds.fallbacks import Fallback
+from moongate.xds.fallbacks import ALL, Fallback
 from moongate.xds.filter_chains import ChainSettings, closed, in_force
 from moongate.xds.http_chains import https_settings
-from moongate.xds.listeners import listener
+from moongate.xds.listeners import concern, listener, listener_parts
 from moongate.xds.secrets import listener_needs
 from tests.attach.test_backend_tls import CA, OTHER_CA, WITH_SDS, config_map
 from tests.attach.test_client_validation import CERT, OURS, asking, guarded
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, https, secret
+from tests.core import (
+    EG,
+    EG_FLEET,
+    IN_CLUSTER,
+    ON_HOST,
+    Core,
+    extension,
+    gateway,
+    gateway_class,
+    http,
+    https,
+    secret,
+)
 from tests.listeners import sent, tls_of
 from tests.routes import as_dict
 
+MERGED = FleetId(Ref.of(GatewayClass, "", "eg"))
 OF_ALL = ClientAuthorities(EG, "default")
 SECRET = ClientAuthoritiesSecret(EG_FLEET, OF_ALL)
 ADS: dict[str, Any] = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
@@ -212,6 +228,59 @@ def test_what_stands_in_for_a_refused_chain_lets_nobody_pass_unchecked() -> None
     assert stands_in(refused, former, strict=False) == former, "it is only suspected, and still in force"
     assert stands_in(former, refused) == refused
     assert stands_in(refused, closed(former)) == closed(former)
+
+
+def shared_port(*others: str) -> Core:
+    """A merged fleet: a listener whose CAs are not there, and other Gateways on its port."""
+    strict = guarded(https("web", "cert", hostname="a.x.io"))
+    core = Core(CERT, strict, *others, extension("EnvoyProxy", "merging", "{mergeGateways: true}"))
+    core.apply(gateway_class("merging"))
+    return core
+
+
+def chains_of(core: Core, name: str) -> list[tuple[list[str], bool]]:
+    """The chains of a listener: the hostnames of each, and whether it serves somebody."""
+    resource = listener(core.db, MERGED, name)
+    assert resource is not None
+    chains = Listener.FromString(resource.body).filter_chains
+    return [
+        (list(chain.filter_chain_match.server_names), chain.HasField("transport_socket")) for chain in chains
+    ]
+
+
+def test_a_listener_that_cannot_check_its_clients_keeps_its_hostname_from_wider_ones() -> None:
+    again = guarded(https("web", "cert", hostname="a.x.io")).replace("name: eg", "name: again")
+    core = shared_port(gateway(https("web", "cert", hostname="*.x.io"), name="wide"), again)
+
+    assert chains_of(core, "default/wide/web") == [(["*.x.io"], True), (["a.x.io"], False)]
+    of = concern(core.db, MERGED, "default/wide/web", ALL, shut_form(core))
+    assert of is not None
+    assert [each.gateway.name for each in of.listeners] == ["again"]
+
+    core.apply(config_map())
+
+    assert (["a.x.io"], True) in chains_of(core, "default/again/web")
+
+
+def shut_form(core: Core) -> str:
+    """The version of the chain that ends connections."""
+    *_, part = listener_parts(core.db, MERGED, "default/wide/web")
+    [entry] = part.entries
+    return entry.settings.version
+
+
+def test_a_listener_that_cannot_check_its_clients_takes_nothing_from_one_of_its_hostname() -> None:
+    core = shared_port(gateway(https("web", "cert", hostname="a.x.io"), name="other"))
+
+    assert chains_of(core, "default/other/web") == [(["a.x.io"], True)]
+
+
+def test_a_listener_that_cannot_check_its_clients_adds_nothing_to_plaintext() -> None:
+    core = shared_port(gateway(http("web", "*.x.io", port=443), name="other"))
+
+    resource = listener(core.db, MERGED, "default/other/web")
+    assert resource is not None
+    assert not Listener.FromString(resource.body).filter_chains
 
 
 def test_no_certificate_is_in_the_repr_of_a_secret() -> None:

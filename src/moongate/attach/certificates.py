@@ -224,6 +224,16 @@ def trusted(key: str, data: bytes) -> bytes | Fault:
     return b"".join(_pem(label, der) for label, der in kept)
 
 
+def size_of_names(pem: bytes) -> int:
+    """The bytes that the names of CAs take in a TLS handshake, each with its length, and each once.
+
+    Args:
+        pem: certificates, as ``trusted`` returns them.
+    """
+    blocks = (der for label, der in _blocks(pem) if label == _CERTIFICATE_LABEL)
+    return sum(2 + len(name) for name in {_member(der).certificate.subject.public_bytes() for der in blocks})
+
+
 def _pair(secret: Secret) -> tuple[x509.Certificate, Certificate] | Fault:
     """The certificate in a Secret, as far as a server and a client need the same of it."""
     for name in (CERTIFICATE, KEY):

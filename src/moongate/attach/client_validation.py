@@ -24,7 +24,7 @@ from msgspec import Struct
 from moongate.api.base import GATEWAY_GROUP, Ref
 from moongate.api.gateway import Gateway
 from moongate.attach.authorities import KINDS, Bundle, bundle, source
-from moongate.attach.certificates import refused_as_it_is
+from moongate.attach.certificates import refused_as_it_is, size_of_names
 from moongate.attach.fleets import fleet_of
 from moongate.attach.grants import granted
 from moongate.engine import query
@@ -46,6 +46,8 @@ DEFAULT: Final = "default"
 """The place of what holds for ports without an entry of their own."""
 NO_AUTHORITY: Final = "NoValidCACertificate"
 """The reason of a listener that is not accepted as its CAs cannot be used."""
+MOST_NAMES_BYTES: Final = 0xFFFF
+"""What a TLS server has for the names of its CAs (RFC 8446, ``certificate_authorities``). Envoy sends all."""
 
 
 class ClientAuthorities(NamedTuple):
@@ -121,7 +123,17 @@ def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
     if not sources:
         message = f"The kind is {refs[0].kind!r}; it must be one of {', '.join(KINDS)}."
         return Problem(f"{path}[0].kind", message, "InvalidCACertificateKind")
-    return bundle(db, sources)
+    found = bundle(db, sources)
+    if isinstance(found, Problem) or len(found.pem) <= MOST_NAMES_BYTES:
+        return found
+    size = size_of_names(found.pem)
+    if size <= MOST_NAMES_BYTES:
+        return found
+    message = (
+        f"The names of these CAs take {size} bytes. A TLS handshake has {MOST_NAMES_BYTES} for them, so no "
+        "client could connect; name fewer CAs."
+    )
+    return Problem(path, message, "InvalidCACertificateRef")
 
 
 @query

@@ -9,6 +9,9 @@ configuration. Each HTTPS listener has its own; Envoy chooses it by the hostname
 TLS and TCP listeners have a chain for each of their routes, and no route configuration. TLS and HTTPS may
 share a port. UDP is another network: a port of it is an Envoy listener of its own.
 
+An HTTPS listener that cannot check its clients is not ready. But while others serve its port it keeps its
+hostname there (``EnvoyListener.shut``), so that no wider listener gets its connections.
+
 Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``XDSNameSchemeV2``.
 """
 
@@ -22,14 +25,14 @@ from msgspec import Struct
 from moongate import names
 from moongate.attach.fleets import fleet_of, members
 from moongate.attach.gateways import config
-from moongate.attach.listeners import HTTP_CHAINS, ChainKind, Listener, all_last_judged
+from moongate.attach.listeners import HTTP_CHAINS, SECURE, ChainKind, Listener, all_last_judged
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.sizes import table_size
 from moongate.engine import query
 from moongate.xds.wire import LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from moongate.api.base import FleetId, ListenerId
     from moongate.engine import Db
@@ -72,12 +75,14 @@ class EnvoyListener(Struct, frozen=True):
         container_port: where Envoy listens.
         is_udp: whether it listens for UDP.
         groups: in the order of the spec, at least one.
+        shut: listeners whose connections are ended, one for each hostname that none of the groups has.
     """
 
     name: str
     container_port: int
     is_udp: bool
     groups: tuple[ChainGroup, ...]
+    shut: tuple[ListenerId, ...] = ()
 
     @property
     def members(self) -> tuple[ListenerId, ...]:
@@ -148,9 +153,12 @@ class RouteTable(NamedTuple):
 def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     """The Envoy listeners of a fleet, with the ready Gateway listeners that share each, by first member."""
     ports: dict[tuple[int, bool], list[Listener]] = defaultdict(list)
+    shut: dict[int, list[Listener]] = defaultdict(list)
     for each in all_last_judged(db, members(db, fleet)):
         if each.ready and each.chain_kind is not None:
             ports[each.container_port, each.chain_kind == "UDP"].append(each)
+        elif each.shut:
+            shut[each.container_port].append(each)
     by_port = config(db).runtime_flags.on("XDSNameSchemeV2")
     others: Renamed = db.read(renamed(fleet)) or Renamed()
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
@@ -163,10 +171,20 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
                 group._replace(scoped=group.has_table and _is_scoped(db, fleet, group, name))
                 for group in _groups(members, other_names, by_port=by_port)
             ),
+            _shut_beside(members, shut.get(port, ())),
         )
         for (port, is_udp), members in ports.items()
         for name in (_by_port(members[0], is_udp=is_udp) if by_port else names.listener(members[0].id),)
     )
+
+
+def _shut_beside(members: Sequence[Listener], shut: Sequence[Listener]) -> tuple[ListenerId, ...]:
+    """The listeners that have a hostname beside those that are served, each hostname once."""
+    if not shut or any(each.chain_kind not in SECURE for each in members):
+        return ()
+    served = {each.hostname for each in members}
+    first = {each.hostname: each.id for each in reversed(shut) if each.hostname not in served}
+    return tuple(reversed(first.values()))
 
 
 def _by_port(first: Listener, *, is_udp: bool) -> str:

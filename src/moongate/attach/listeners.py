@@ -78,6 +78,9 @@ ChainKind = Literal["HTTP", "HTTPS", "TLS", "TCP", "UDP"]
 HTTP_CHAINS: Final[tuple[ChainKind, ...]] = ("HTTP", "HTTPS")
 """The kinds with a route configuration."""
 
+SECURE: Final[tuple[ChainKind, ...]] = ("HTTPS", "TLS")
+"""The kinds whose connections are told apart by the hostname in the TLS handshake."""
+
 LISTENERS_NOT_VALID: Final = "ListenersNotValid"
 """The reason of a Gateway or ListenerSet with listeners that are not valid, and of such ones of a set."""
 
@@ -109,6 +112,8 @@ class Listener(Struct, frozen=True):
         has_unknown_certificate: whether another server has one of them, so that its names are not known.
         clients: what it asks of its clients; ``None`` for no certificate.
         client_faults: why these cannot be checked, with a path within the Gateway.
+        shut: whether its connections are ended, as its clients cannot be checked: a wider listener of another
+            Gateway, which may ask for less, must not get them.
     """
 
     id: ListenerId
@@ -128,6 +133,7 @@ class Listener(Struct, frozen=True):
     has_unknown_certificate: bool = False
     clients: ClientValidation | None = None
     client_faults: tuple[Problem, ...] = ()
+    shut: bool = False
 
 
 class Attachable(Struct, frozen=True):
@@ -390,9 +396,11 @@ def _holders(db: Db, fleet: FleetId, port: int, hostname: str) -> tuple[Ref, ...
 @query
 def _hostnames_on(db: Db, fleet: FleetId) -> Mapping[int, Mapping[str, tuple[Ref, ...]]]:
     """The hostnames on each port of a fleet, with the first two owners that have each."""
+    judged = all_last_judged(db, members(db, fleet))
+    secure = {each.port for each in judged if each.ready and each.chain_kind in SECURE}
     by_port: dict[int, dict[str, tuple[Ref, ...]]] = {}
-    for each in all_last_judged(db, members(db, fleet)):
-        if each.ready:
+    for each in judged:
+        if each.ready or (each.shut and each.port in secure):
             of = by_port.setdefault(each.port, {})
             holders = of.get(each.hostname, ())
             if len(holders) < 2 and each.id.owner not in holders:
@@ -764,6 +772,7 @@ def _listener(draft: _Draft, generation: int, shift: int) -> Listener:
         has_unknown_certificate=draft.has_unknown_certificate,
         clients=draft.clients,
         client_faults=draft.client_faults,
+        shut=bool(draft.client_faults) and not draft.ready,
     )
 
 

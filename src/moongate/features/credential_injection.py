@@ -47,20 +47,29 @@ def extends(extension: Extension) -> HTTPCredentialInjectionFilter | None:
 
 
 def secrets(_db: Db, injection: Effective[HTTPCredentialInjectionFilter]) -> Iterator[ExtraSecret]:
-    """The credential, under a name that is the filter's own."""
+    """The credential, under a name of the filter and of the Secret.
+
+    Envoy has a new value before it has new clusters. So another Secret has another name: else the former
+    backends of a filter would get the credential that is for the next ones.
+    """
+    yield ExtraSecret(_name(injection), _holder(injection), CREDENTIAL_KEY)
+
+
+def _holder(injection: Effective[HTTPCredentialInjectionFilter]) -> Ref:
     named = injection.value.credential.value_ref
-    ref = Ref.of(Secret, named.namespace or injection.owner.namespace, named.name)
-    yield ExtraSecret(_secret(injection.owner), ref, CREDENTIAL_KEY)
+    return Ref.of(Secret, named.namespace or injection.owner.namespace, named.name)
 
 
-def _secret(owner: Ref) -> str:
-    return f"credential_injector/credential/{owner.kind.lower()}/{owner.namespace}/{owner.name}"
+def _name(injection: Effective[HTTPCredentialInjectionFilter]) -> str:
+    owner, holder = injection.owner, _holder(injection)
+    of = f"{owner.kind.lower()}/{owner.namespace}/{owner.name}"
+    return f"credential_injector/credential/{of}/{holder.namespace}/{holder.name}"
 
 
 def _chain(_db: Db, injection: Effective[HTTPCredentialInjectionFilter]) -> CredentialInjector:
     spec = injection.value
     generic = Generic(
-        credential=SdsSecretConfig(name=_secret(injection.owner), sds_config=over_ads()),
+        credential=SdsSecretConfig(name=_name(injection), sds_config=over_ads()),
         header=spec.header or "",
     )
     return CredentialInjector(

@@ -395,16 +395,18 @@ def _own(
 ) -> RuleCluster:
     """A rule's own cluster for backendRef ``n``, or for all its backends if ``n`` is -1.
 
-    If a patch names it, it has that name, although another rule may take that over when rules move.
+    What a filter adds, such as a credential, is for these requests and these backends, so the name says which
+    they are: under an index, a rule that moves or gets other backends would have the filter of one state with
+    the endpoints of the other for a moment. If a patch names the cluster, it has that name all the same.
     """
     ref = route.spec.rules[index].backend_refs[n] if n >= 0 else None
     extensions += extension_refs(backend_filters(ref)) if ref is not None else ()
-    if not merges_backends(db, fleet) or index in named_rules(db, fleet, route.ref):
+    by_index = not (merges_backends(db, fleet) or extensions)
+    if by_index or index in named_rules(db, fleet, route.ref):
         return RuleCluster(_named(names.rule(route.ref, index), n), fleet, route.ref, index, n, extensions)
     rule = stable_rule(route, index)
     if n >= 0:
         rule = StableRule(rule.name, tuple(member for member in rule.members if member[0] == n))
-    # What a filter adds is for these requests: no other rule or backendRef may take over the cluster.
     name = names.stable_rule(route.ref, _identity(*rule, *extensions))
     return RuleCluster(_named(name, n), fleet, route.ref, rule, n, extensions)
 

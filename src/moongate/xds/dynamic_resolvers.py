@@ -79,13 +79,18 @@ _LOCAL: Final = (
     "169.254.0.0/16",  # link-local: metadata of clouds
     "100.100.100.200/32",  # metadata of Alibaba Cloud
     "168.63.129.16/32",  # the platform of Azure
+    "192.0.0.192/32",  # metadata of Oracle Cloud, where it is not link-local
     "::/96",  # ::, ::1, and IPv4 addresses in the oldest way to write them
     "::ffff:0:0/96",  # IPv4 addresses: written as such they are judged as such
     "64:ff9b::/104",  # NAT64 of those above
     "64:ff9b::7f00:0/104",
     "64:ff9b::a9fe:0/112",
+    "64:ff9b::6464:64c8/128",
+    "64:ff9b::a83f:8110/128",
+    "64:ff9b::c000:c0/128",
     "fe80::/10",  # link-local
     "fd00:ec2::/32",  # metadata of AWS
+    "fd20:ce::254/128",  # metadata of Google Cloud
 )
 """Addresses at which a machine reaches itself, or what is there for it alone."""
 

@@ -67,7 +67,7 @@ from moongate.xds.wire import LISTENER, XdsResource, encode, message_field, pack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from moongate.api.base import FleetId
+    from moongate.api.base import FleetId, ListenerId
     from moongate.api.telemetry import Prometheus
     from moongate.attach.envoy_listeners import ChainGroup
     from moongate.attach.listeners import ChainKind
@@ -128,10 +128,23 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """The filter chains of a listener."""
     envoy = _envoy_listener(db, fleet, name)
-    return tuple(
-        _part_in_force(db, fleet, name, group, shares_port=_is_shared(envoy))
-        for group in (envoy.groups if envoy is not None and not envoy.is_udp else ())
-    )
+    if envoy is None or envoy.is_udp:
+        return ()
+    served = (_part_in_force(db, fleet, name, group, shares_port=_is_shared(envoy)) for group in envoy.groups)
+    return (*served, *(_shut_part(db, fleet, name, each) for each in envoy.shut))
+
+
+@query
+def _shut_part(db: Db, fleet: FleetId, name: str, listener: ListenerId) -> ChainPart:
+    """The chain that ends the connections of a listener which cannot check its clients."""
+    served = in_force(_shut(db, listener), kept_out(db, fleet, LISTENER, name, ALL))
+    return ChainPart.of(joined(served, ())) if served is not None else ChainPart.of()
+
+
+def _shut(db: Db, listener: ListenerId) -> ChainSettings:
+    judged = last_judged_at(db, listener)
+    assert judged is not None, "only judged listeners are shut"
+    return closed(structs.replace(chain_match(names.listener(listener), judged.hostname), is_http=False))
 
 
 def _is_shared(envoy: EnvoyListener | None) -> bool:
@@ -402,6 +415,9 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
         asked = CHAINS[chain.kind](db, chain)
         if not forms.isdisjoint((asked.version, closed(asked).version)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
+    for each in envoy.shut:
+        if _shut(db, each).version in forms:
+            return Concern(f"filter chain {names.listener(each)} of listener {name}", (), (each,))
     concerned = next(
         (chains for each in sorted(forms) if (chains := chains_with(db, fleet, name, each))), None
     )

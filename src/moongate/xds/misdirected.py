@@ -18,7 +18,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.gateways import config
-from moongate.attach.listeners import last_judged_at
+from moongate.attach.listeners import SECURE, last_judged_at
 from moongate.attach.patch_policies import named_resources
 from moongate.attach.routes import ANY, intersection
 from moongate.engine import query
@@ -61,9 +61,9 @@ def _neighbours(db: Db, fleet: FleetId) -> Mapping[str, Neighbours]:
     """What ``neighbours`` says of each HTTPS chain of a fleet that has any."""
     known: dict[str, Neighbours] = {}
     for envoy in envoy_listeners(db, fleet):
-        groups = [group for group in envoy.groups if group.kind in ("HTTPS", "TLS")]
+        groups = [group for group in envoy.groups if group.kind in SECURE]
         own = {group.name: _hostname(db, group.members[0]) for group in groups}
-        hostnames = sorted(set(own.values()))
+        hostnames = sorted({*own.values(), *(_hostname(db, each) for each in envoy.shut)})
         if not 1 < len(hostnames) <= MOST_NEIGHBOURS + 1:
             continue
         for group in groups:
