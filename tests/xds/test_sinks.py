@@ -199,7 +199,7 @@ def test_the_certificate_of_a_sink_must_have_its_hostname(endpoints: str, name: 
     [
         ("host: ''", "host is empty"),
         ("host: 'a b'", "host is 'a b'"),
-        ('host: "a\\nb"', "host is 'a\\\\nb'"),
+        (r'host: "a\nb"', r"host is 'a\nb'"),
         ("host: a.test, port: 0", "port is 0"),
         ("host: a.test, port: 70000", "port is 70000"),
         ("backendRefs: [{name: a, port: 1, weight: 0}]", "weight 0"),
