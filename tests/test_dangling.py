@@ -283,6 +283,47 @@ spec: {{targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: ge
     assert "spec.targetRefs[0].name: There is no Gateway default/ge. Did you mean 'eg'?" in message
 
 
+PATCH = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyPatchPolicy
+metadata: {name: patch, namespace: default}
+spec: {type: JSONPatch, targetRef: {group: gateway.networking.k8s.io, kind: KIND, name: NAME}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("Gateway", "ge", "spec.targetRef.name: There is no Gateway default/ge. Did you mean 'eg'?"),
+        ("GatewayClass", "ge", "spec.targetRef.name: There is no GatewayClass ge."),
+        (
+            "HTTPRoute",
+            "shop",
+            "spec.targetRef: The target is a HTTPRoute of group gateway.networking.k8s.io;",
+        ),
+        ("HTTPRoute", "eg", None),
+        ("Gateway", "eg", None),
+    ],
+)
+def test_a_patch_whose_target_is_nowhere_is_reported_unless_its_status_says_so(
+    kind: str, name: str, expected: str | None
+) -> None:
+    said = messages(GATEWAY_CLASS, gateway(http("http")), PATCH.replace("KIND", kind).replace("NAME", name))
+
+    assert expected in said[0] if expected else not said, said
+
+
+def test_a_target_that_never_is_a_backend_is_told_from_one_that_is_missing() -> None:
+    pod = tls_policy(target="Pod/shop")
+
+    assert messages(pod, config_map()) == [
+        (
+            "BackendTLSPolicy default/policy: spec.targetRefs[0]: The kind is 'Pod'; it must be one of "
+            "Service, ServiceImport, Backend. This policy adds TLS to no requests there."
+        )
+    ]
+
+
 def test_the_users_of_a_password_guard_are_looked_for() -> None:
     guarded = POLICY + "  basicAuth: {users: {name: stuff}}\n"
     secret = "{apiVersion: v1, kind: Secret, metadata: {name: staff, namespace: default}}"

@@ -24,6 +24,7 @@ from moongate.api.backendtlspolicy import BackendTLSPolicy
 from moongate.api.base import ENVOY_GROUP, Ref
 from moongate.api.core import ConfigMap, EndpointSlice, Secret, Service
 from moongate.api.envoygateway import CONTROLLER_NAME
+from moongate.api.envoypatchpolicy import EnvoyPatchPolicy
 from moongate.api.envoyproxy import EnvoyProxy
 from moongate.api.gateway import Gateway, GatewayClass
 from moongate.api.httproute import HTTPRouteFilter as OfHTTPRoute
@@ -32,10 +33,11 @@ from moongate.api.listenerset import ListenerSet
 from moongate.api.route import RequestBackendRef, RequestRule, Route
 from moongate.attach.authorities import source
 from moongate.attach.backend_tls import certificates_named
-from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, is_loopback, kind_problem, target
+from moongate.attach.backends import IMPORT_NAME, SERVICE_NAME, Target, is_loopback, kind_problem, target
 from moongate.attach.certificates import Certificate, covers, in_secret
 from moongate.attach.client_validation import validations
 from moongate.attach.listener_sets import parent_of_set
+from moongate.attach.patch_policies import kind_fault, named_by
 from moongate.attach.policies import Policy
 from moongate.attach.routes import parent_of
 from moongate.hints import CLOSED, UNUSED, hints
@@ -148,6 +150,7 @@ def dangling_references(
             *_of_no_service(held.get(ref), known),
             *_uncovered(held.get(ref), held),
             *_of_no_port(held.get(ref), held),
+            *_of_wrong_kind(held.get(ref), known),
         ):
             yield DanglingReference(ref, problem, "warning")
         for path, to, reason in _references(held.get(ref)):
@@ -379,8 +382,12 @@ def _references(resource: object) -> Iterator[_Reference]:
             yield from _of_route(resource)
         case BackendTLSPolicy():
             for n, aim in enumerate(resource.spec.target_refs):
-                yield _aimed(resource, f"spec.targetRefs[{n}]", aim)
+                if _may_have_tls(aim):
+                    yield _aimed(resource, f"spec.targetRefs[{n}]", aim)
             yield from _certificates(resource)
+        case EnvoyPatchPolicy():
+            if kind_fault(named := named_by(resource)) is None:
+                yield _Reference("spec.targetRef.name", named, REASON)
         case Backend() | EnvoyProxy():
             yield from _certificates(resource)
         case HTTPRouteFilter():
@@ -519,6 +526,33 @@ def _of_no_service(resource: Resource | None, known: _Known) -> Iterator[Problem
         at = f"metadata.labels[{SERVICE_NAME}]"
         message = f"There is no {service}, so this EndpointSlice has no effect.{known.question(at, service)}"
         yield Problem(at, message, UNUSED)
+
+
+def _of_wrong_kind(resource: Resource | None, known: _Known) -> Iterator[Problem]:
+    """The targets of a policy that are of a kind to which it never applies, so that no status says so."""
+    match resource:
+        case BackendTLSPolicy():
+            for n, aim in enumerate(resource.spec.target_refs):
+                if not _may_have_tls(aim):
+                    fault = kind_problem(Target(aim.group, aim.kind, "", aim.name, 0))
+                    assert fault is not None, "there is no such backend"
+                    said = f"{fault.message[:1].upper()}{fault.message[1:]}."
+                    message = f"{said} This policy adds TLS to no requests there."
+                    yield Problem(f"spec.targetRefs[{n}]", message, UNUSED)
+        case EnvoyPatchPolicy():
+            named = named_by(resource)
+            gateway = Ref.of(Gateway, resource.metadata.namespace, named.name)
+            # Where a Gateway has the name, the status of the policy has the same problem.
+            if (fault := kind_fault(named)) is not None and not known.has(gateway):
+                yield Problem(fault.path, f"{fault.message} This policy changes nothing.", UNUSED)
+        case _:
+            return
+
+
+def _may_have_tls(aim: LocalObjectReference) -> bool:
+    """Whether a target of a BackendTLSPolicy is of a kind that is a backend, or will be one."""
+    backend = Target(aim.group, aim.kind, "", aim.name, 0)
+    return kind_problem(backend) is None or (aim.group, aim.kind) in UNBUILT_KINDS
 
 
 def _of_no_port(resource: Resource | None, held: Mapping[Ref, Resource]) -> Iterator[Problem]:

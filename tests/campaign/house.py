@@ -472,9 +472,9 @@ class House:
         with self.output.open("rb") as lines:
             lines.seek(output)
             access = lines.read().decode(errors="replace")
-        self._holds_no_secret(self.raw(log), access, json.dumps(self.report()), *await self._dumps())
+        self._holds_no_secret(self.raw(log), access, json.dumps(self.report()), *await self.dumps())
 
-    async def _dumps(self) -> list[str]:
+    async def dumps(self) -> list[str]:
         """What the Envoys say of their configuration."""
         dumps: list[str] = []
         for socket in self.home.glob("r/*/envoy-*.sock"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,3 +204,43 @@ async def test_zipkin_and_then_datadog_get_spans(place: Place) -> None:
     assert span["service"] == "gateway.default"
     assert span["meta"]["user"] == "ann"
     assert place.laptop.fleets.report()[0]["envoy"]["pid"] == pid
+
+
+ALL_TO_SINKS = """
+accessLog:
+  settings:
+  - format: {type: Text, text: "%REQ(:PATH)%"}
+    type: Route
+    sinks:
+    - type: OpenTelemetry
+      openTelemetry: {backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: strict}]}
+    - type: OpenTelemetry
+      openTelemetry: {backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: stranger}]}
+    - type: ALS
+      als: {type: HTTP, backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: strict}]}
+    - type: ALS
+      als: {type: HTTP, backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: stranger}]}
+tracing:
+  spanName: {client: "in %REQ(:PATH)%", server: "out %REQ(:PATH)%"}
+  provider:
+    type: OpenTelemetry
+    backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: strict}]
+"""
+
+
+async def test_requests_do_not_wait_for_sinks_that_never_answer(place: Place) -> None:
+    """A server whose process stands still, so that connections open and nothing is read; and none at all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = place.proxy(OTEL)
+        proxy["spec"] = {"telemetry": m.spec(ALL_TO_SINKS)}
+        await place.laptop.apply(
+            [
+                proxy,
+                m.local("strict", silent.getsockname()[1]),
+                m.local("stranger", free_port()),
+            ]
+        )
+
+        answers = await asyncio.gather(*(place.ask(f"/{n}") for n in range(20)))
+
+    assert {answer.status_code for answer in answers} == {200}

@@ -322,6 +322,42 @@ def test_a_head_that_is_refused_stays_as_it_was_and_chains_change() -> None:
     assert fleet.serving() == {"a": "open", "b": "guarded"}
 
 
+def reports(listener: Listener) -> bool:
+    """An Envoy that cannot write a log, wherever it is asked for one."""
+    managers = (manager(chain) for chain in listener.filter_chains if chain.filters[-1].name == HCM)
+    return bool(listener.access_log) or any(hcm.access_log for hcm in managers)
+
+
+@both
+def test_logs_that_are_refused_cost_no_request_and_no_edit(config: EnvoyGateway) -> None:
+    """Also where nothing of the listener ever was in force; and nobody passes a guard meanwhile."""
+    fleet = Fleet(config=config)
+    (envoy,) = fleet.envoys.values()
+    envoy.refuses = reports
+    seen: set[str] = set()
+    fleet.watch = lambda: seen.add(envoy.answers("a") if envoy.routes("a") else "")
+
+    fleet.apply(*manifests("a", "b"), auth("staff", "a", "x-user"))
+
+    assert fleet.serving() == {"a": "guarded", "b": "open"}
+    assert "open" not in seen
+    assert {refusal.what for refusal in fleet.quarantine.refusals()} == {
+        f"listener {PORT}",
+        f"filter chain default/eg/a of listener {PORT}",
+        f"filter chain default/eg/b of listener {PORT}",
+    }
+
+    fleet.apply(client_traffic_policy("timeout: {http: {idleTimeout: 7s}}", "b"))
+    [hcm] = (manager(chain) for name, chain in envoy.chains().items() if name.endswith("b"))
+    assert hcm.common_http_protocol_options.idle_timeout.seconds == 7
+
+    envoy.refuses = takes
+    fleet.quarantine.retry(EG_FLEET, LISTENER)
+    fleet.settle()
+    assert fleet.refusals() == {}
+    assert reports(Listener.FromString(envoy.held[LISTENER, PORT].body))
+
+
 @both
 def test_routes_that_rely_on_a_refused_filter_answer_500_and_no_others(config: EnvoyGateway) -> None:
     fleet = Fleet("a", "b", "c", config=config)

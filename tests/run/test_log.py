@@ -359,6 +359,20 @@ def test_a_missing_backend_of_a_route_without_a_status_is_reported(events: list[
     assert len([d for d in map(str, run.log.diagnostics()) if d == event["message"]]) == 1
 
 
+def test_several_missing_backends_of_a_route_without_a_status_are_reported_in_order(
+    events: list[Any],
+) -> None:
+    run = Run()
+    two = SHOPP.replace("}]", "}, {group: gateway.envoyproxy.io, kind: Backend, name: gone}]")
+    run.write(route=ROUTE.replace(REDIRECT, two))
+
+    run.settle()
+
+    _, first, second = of(events, "manifest")
+    assert "There is no Backend default/shopp." in first["message"]
+    assert "There is no Backend default/gone." in second["message"]
+
+
 def test_a_missing_backend_is_left_to_the_condition_as_soon_as_there_is_one(events: list[Any]) -> None:
     """And reported again when the condition is gone while the Backend is still missing."""
     run = Run()

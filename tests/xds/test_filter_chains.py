@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.listener.v3.listener_components_pb2 import Filter, ListenerFilter
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+)
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
+from google.protobuf.message import Message
 
+from moongate.xds.filter_chains import silenced
 from moongate.xds.listeners import listener, listener_parts
+from moongate.xds.wire import encode, packed
 from tests.core import EG_FLEET, Core, gateway, https, tls_secret
 from tests.listeners import client_traffic_policy, manager, sent
 
@@ -72,3 +86,34 @@ def test_a_changed_chain_is_encoded_alone_and_joined_with_the_others() -> None:
 
 def test_a_listener_that_is_not_served_has_no_chains() -> None:
     assert listener_parts(two_tls_listeners().db, EG_FLEET, "default/eg/other") == ()
+
+
+LOG = AccessLog(name="any")
+ROUTER, TCP, UDP = Router(), TcpProxy(stat_prefix="a"), UdpProxyConfig(stat_prefix="a")
+TRACED = HttpConnectionManager(stat_prefix="a", tracing=HttpConnectionManager.Tracing())
+
+
+@pytest.mark.parametrize(
+    ("loud", "silent"),
+    [
+        (Listener(name="a", access_log=[LOG]), Listener(name="a")),
+        (HttpConnectionManager(stat_prefix="a", access_log=[LOG]), HttpConnectionManager(stat_prefix="a")),
+        (TRACED, HttpConnectionManager(stat_prefix="a")),
+        (
+            HttpFilter(typed_config=packed(Router(upstream_log=[LOG]))),
+            HttpFilter(typed_config=packed(ROUTER)),
+        ),
+        (
+            Filter(typed_config=packed(TcpProxy(stat_prefix="a", access_log=[LOG]))),
+            Filter(typed_config=packed(TCP)),
+        ),
+        (
+            ListenerFilter(typed_config=packed(UdpProxyConfig(stat_prefix="a", access_log=[LOG]))),
+            ListenerFilter(typed_config=packed(UDP)),
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_reports_is_silenced_and_nothing_else_changes(loud: Message, silent: Message) -> None:
+    assert silenced(type(loud), encode(loud)) == encode(silent)
+    assert silenced(type(silent), encode(silent)) is None

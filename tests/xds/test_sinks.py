@@ -198,6 +198,8 @@ def test_the_certificate_of_a_sink_must_have_its_hostname(endpoints: str, name: 
     ("provider", "words"),
     [
         ("host: ''", "host is empty"),
+        ("host: 'a b'", "host is 'a b'"),
+        (r'host: "a\nb"', r"host is 'a\nb'"),
         ("host: a.test, port: 0", "port is 0"),
         ("host: a.test, port: 70000", "port is 70000"),
         ("backendRefs: [{name: a, port: 1, weight: 0}]", "weight 0"),
@@ -209,6 +211,49 @@ def test_what_cannot_be_a_cluster_is_none(provider: str, words: str) -> None:
     assert sink_keys(core.db, EG_FLEET) == ()
     [(_, message)] = faults(core)
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "name", "path"),
+    [
+        (
+            "tracing: {provider: {type: OpenTelemetry, host: a.test, openTelemetry: {HEADERS}}}",
+            "tracing",
+            "spec.telemetry.tracing.provider.openTelemetry.headers[1]",
+        ),
+        (
+            "accessLog: {settings: [{sinks: [{type: OpenTelemetry, openTelemetry: {host: a.b, HEADERS}}]}]}",
+            "accesslog_otel_0_0",
+            "spec.telemetry.accessLog.settings[0].sinks[0].openTelemetry.headers[1]",
+        ),
+        (
+            "metrics: {sinks: [{type: OpenTelemetry, openTelemetry: {host: a.test, HEADERS}}]}",
+            "otel_metric_sink_0",
+            "spec.telemetry.metrics.sinks[0].openTelemetry.headers[1]",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("name: Host, value: c4n4ry", "name"),
+        (r'name: b, value: "c4n4ry\n"', "value"),
+        (r'name: b, value: "c4n4ry\0"', "value"),
+    ],
+)
+def test_a_sink_with_a_header_that_envoy_refuses_gets_nothing(
+    telemetry: str, name: str, path: str, header: str, field: str
+) -> None:
+    """Of some of them Envoy does not even survive that it refuses them."""
+    headers = f"headers: [{{name: a, value: sound}}, {{{header}}}]"
+    core = of_gateway(f"{{{telemetry.replace('HEADERS', headers)}}}", config=ON_HOST)
+    assert name in {sink.name for sink in sinks(core.db, EG_FLEET)}
+
+    [(at, message)] = faults(core, name)
+
+    assert at == f"{path}.{field}"
+    assert "c4n4ry" not in message
+    assert (sink_keys(core.db, EG_FLEET), metric_keys(core.db, EG_FLEET)) == ((), ())
 
 
 def test_names_and_addresses_do_not_share_a_cluster() -> None:

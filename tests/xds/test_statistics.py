@@ -6,6 +6,7 @@ import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.compressor.v3.compressor_pb2 import Compressor
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -127,3 +128,11 @@ def test_calls_are_counted_on_all_listeners_or_on_none(
     stats = [each for each in manager.http_filters if each.name == "envoy.filters.http.grpc_stats"]
 
     assert [not each.disabled for each in stats] == ([True] if counted else [])
+
+
+@pytest.mark.parametrize(("said", "written"), [("-5", 0), ("-1E", 0), ("1E", 2**32 - 1)])
+def test_a_length_that_envoy_cannot_have_is_the_nearest_that_it_can(said: str, written: int) -> None:
+    body = compressor(PrometheusCompression(type="Gzip", min_content_length=said)).typed_config.value
+
+    common = Compressor.FromString(body).response_direction_config.common_config
+    assert common.min_content_length.value == written

@@ -158,13 +158,15 @@ def test_tags_are_sorted_and_win_over_those_of_the_former_form() -> None:
 
 
 def test_a_tag_that_envoy_would_refuse_is_left_out_and_reported() -> None:
-    telemetry = f"{{tracing: {{provider: {{type: Zipkin, {HOST}}}, customTags: {{a: {{type: Literal}}}}}}}}"
+    tags = "customTags: {a: {type: Literal}}, tags: {'': b}"
+    telemetry = f"{{tracing: {{provider: {{type: Zipkin, {HOST}}}, {tags}}}}}"
     core = of_gateway(telemetry)
     body = tracing(core.db, EG_FLEET)
     assert body is not None
 
     assert not HttpConnectionManager.Tracing.FromString(body).custom_tags
-    [problem] = tracing_problems(core.db, EG_FLEET)
+    problem, other = tracing_problems(core.db, EG_FLEET)
+    assert (other.path, "a tag needs a name" in other.message) == ("spec.telemetry.tracing.tags['']", True)
     assert problem.path == "spec.telemetry.tracing.customTags['a']"
     assert "literal.value is missing or empty" in problem.message
 

@@ -65,9 +65,8 @@ def patch_target(db: Db, policy: Ref) -> PatchTarget | None:
     resource = get(db, EnvoyPatchPolicy, policy)
     if resource is None:
         return None
-    ref = resource.spec.target_ref
-    gateway = Ref.of(Gateway, policy.namespace, ref.name)
-    named = Ref(ref.kind, "" if ref.kind == GatewayClass.KIND else policy.namespace, ref.name, ref.group)
+    named = named_by(resource)
+    gateway = Ref.of(Gateway, policy.namespace, named.name)
     if named.is_a(GatewayClass):
         if named not in managed_classes(db) and get(db, GatewayClass, named) is not None:
             return None  # another controller's
@@ -75,18 +74,25 @@ def patch_target(db: Db, policy: Ref) -> PatchTarget | None:
         if named not in managed_classes(db):
             problem = _no_class(named)
         else:
-            problem = None if merges_gateways(db, ref.name) else _not_merged(named)
+            problem = None if merges_gateways(db, named.name) else _not_merged(named)
     elif not managed(db, gateway):
         return None
     else:
         ancestor, fleet = gateway, fleet_of(db, gateway)
-        problem = None if named == gateway else _wrong_kind(named)
+        problem = kind_fault(named)
         if problem is None and fleet.owner != gateway:
             problem = _merged(fleet)
     if not config(db).extension_apis.enable_envoy_patch_policy:
         problem = Problem("", "EnvoyPatchPolicy is disabled in the EnvoyGateway configuration:"
             " set extensionApis.enableEnvoyPatchPolicy there.", "Disabled")  # fmt: skip
     return PatchTarget(ancestor, None if problem is not None else fleet, problem)
+
+
+def named_by(policy: EnvoyPatchPolicy) -> Ref:
+    """What a policy names as its target, whatever kind that is."""
+    ref = policy.spec.target_ref
+    namespace = "" if ref.kind == GatewayClass.KIND else policy.metadata.namespace
+    return Ref(ref.kind, namespace, ref.name, ref.group)
 
 
 def _no_class(named: Ref) -> Problem:
@@ -109,7 +115,10 @@ def _merged(fleet: FleetId) -> Problem:
     return Problem("spec.targetRef", message, "Invalid")
 
 
-def _wrong_kind(named: Ref) -> Problem:
+def kind_fault(named: Ref) -> Problem | None:
+    """Why something cannot be a target because of its kind; ``None`` if it can."""
+    if named.is_a(Gateway) or named.is_a(GatewayClass):
+        return None
     message = (
         f"The target is a {named.kind} of group {named.group or 'core'};"
         f" it must be a Gateway or a GatewayClass of group {GATEWAY_GROUP}."

@@ -56,7 +56,8 @@ MAX_ADDRESSES: Final = 16
 
 
 STAYS_AS_IT_WAS: Final = (
-    "Until it takes the listener, what was in force of it stays so, and a new one serves nothing."
+    "Until it takes the listener, it is served without access logs and traces, if that is what is wrong; "
+    "otherwise what was in force of it stays so, and a new one serves nothing."
 )
 """What happens to the requests of a listener that Envoy refuses."""
 

@@ -63,6 +63,7 @@ from moongate.xds.filter_chains import (
     ChainSettings,
     closed,
     downstream_tls,
+    forms_of,
     in_force,
     joined,
     settings,
@@ -289,10 +290,10 @@ def chain_in_form(
     for part in connection_shards(db, member):
         for route in connections_in(db, member.owner, part).get(member, ()):
             asked = connection_chain(db, group, route)
-            if asked is not None and not forms.isdisjoint((asked.version, closed(asked).version)):
+            if asked is not None and not forms.isdisjoint(forms_of(asked)):
                 return names.connection_chain(route), (route,)
     end = closing_chain(db, group, shares_port)
-    if end is not None and not forms.isdisjoint((end.version, closed(end).version)):
+    if end is not None and not forms.isdisjoint(forms_of(end)):
         return names.EMPTY_CLUSTER, ()
     return None
 

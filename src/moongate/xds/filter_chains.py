@@ -20,10 +20,14 @@ from envoy.config.core.v3.config_source_pb2 import ApiConfigSource, ConfigSource
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.direct_response.v3.config_pb2 import Config
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
+    HttpFilter,
 )
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 from msgspec import structs
@@ -32,14 +36,13 @@ from moongate import names
 from moongate.features.base import over_ads
 from moongate.xds.filters import mark
 from moongate.xds.scoped_chains import finding
+from moongate.xds.walk import visit
 from moongate.xds.wire import Encoded, encode, message_field, packed, packed_as, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-        HttpFilter,
-    )
+    from google.protobuf.message import Message
 
     from moongate.attach.listener_certificates import ListenerCertificates
     from moongate.attach.secret_servers import ServedSecret
@@ -121,10 +124,11 @@ class ChainPart(Encoded, frozen=True):
 def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSettings | None:
     """The settings of a chain, or what stands in for them when they are kept out; ``None`` when nothing does.
 
-    Its connections are not meant for another chain, which may ask less of them: so a chain that never was
-    good takes them and ends them; so does one that demands certificates of clients, where its last good form
-    does not. Only if Envoy refuses that as well, so that it is the match that is at fault, the chain is left
-    out.
+    Where it is known to be at fault, it is tried without what it reports: an access log whose file cannot be
+    opened is no reason to end connections. Its connections are not meant for another chain, which may ask
+    less of them: so a chain that never was good takes them and ends them; so does one that demands
+    certificates of clients, where its last good form does not. Only if Envoy refuses that as well, so that it
+    is the match that is at fault, the chain is left out.
     """
     fallback = out.get(settings.version) if out else None
     if fallback is None:
@@ -132,7 +136,8 @@ def in_force(settings: ChainSettings, out: Mapping[str, Fallback]) -> ChainSetti
     former: ChainSettings | None = fallback.last_good
     if fallback.strict and former is not None and _is_looser(former, settings):
         former = None
-    others = (former, closed(settings))
+    silent = unreported(settings) if fallback.strict else None
+    others = (silent, former, closed(settings))
     return next((other for other in others if other is not None and other.version not in out), None)
 
 
@@ -148,6 +153,57 @@ def demands_certificate(settings: ChainSettings) -> bool:
     return settings.closed or (
         socket.typed_config.Unpack(context) and context.require_client_certificate.value
     )
+
+
+def unreported(settings: ChainSettings) -> ChainSettings | None:
+    """A chain without access logs and traces; ``None`` if it has none."""
+    chain, manager, router = (
+        silenced(kind, body)
+        for kind, body in (
+            (FilterChain, settings.chain),
+            (HttpConnectionManager, settings.manager),
+            (HttpFilter, settings.router),
+        )
+    )
+    if not (chain or manager or router):
+        return None
+    return structs.replace(
+        settings,
+        chain=chain or settings.chain,
+        manager=manager or settings.manager,
+        router=router or settings.router,
+    )
+
+
+def silenced(kind: type[Message], body: bytes) -> bytes | None:
+    """An encoded message without the access logs and traces in it; ``None`` if it has none."""
+    message, reports = kind.FromString(body), False
+
+    def drop(part: Message) -> None:
+        nonlocal reports
+        for field in _REPORTS.get(type(part), ()):
+            if part.HasField(field) if field == "tracing" else getattr(part, field):
+                part.ClearField(field)
+                reports = True
+
+    visit(message, drop)
+    return encode(message) if reports else None
+
+
+_REPORTS: Final[Mapping[type[Message], tuple[str, ...]]] = {
+    HttpConnectionManager: ("access_log", "tracing"),
+    Listener: ("access_log",),
+    Router: ("upstream_log",),
+    TcpProxy: ("access_log",),
+    UdpProxyConfig: ("access_log",),
+}
+"""What reports connections and requests, by its fields."""
+
+
+def forms_of(settings: ChainSettings) -> frozenset[str]:
+    """The versions of a chain, and of what may stand in for it besides a former form."""
+    silent = unreported(settings)
+    return frozenset(form.version for form in (settings, silent, closed(settings)) if form is not None)
 
 
 def closed(settings: ChainSettings) -> ChainSettings:

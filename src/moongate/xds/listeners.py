@@ -56,8 +56,10 @@ from moongate.xds.filter_chains import (
     ChainSettings,
     closed,
     demands_certificate,
+    forms_of,
     in_force,
     joined,
+    silenced,
 )
 from moongate.xds.filters import ChainFilter, chains_with, http_filters
 from moongate.xds.http_chains import chain_match, http_settings, https_settings, router
@@ -202,7 +204,11 @@ def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
         raise Contained(head)
     out = kept_out(db, fleet, LISTENER, name, ALL)
     fallback = out.get(version(head)) if head is not None and out else None
-    return head if fallback is None else fallback.last_good
+    if head is None or fallback is None:
+        return head
+    # Known to be at fault, it is tried without what it reports first, as its chains are.
+    silent = silenced(Listener, head) if fallback.strict else None
+    return silent if silent is not None and version(silent) not in out else fallback.last_good
 
 
 @query
@@ -403,8 +409,10 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
     out = kept_out(db, fleet, LISTENER, name, ALL)
     forms = {form, *(of for of, fallback in out.items() if form in _versions(fallback.last_good))}
     head = listener_head(db, fleet, name)
-    if head is not None and version(head) in forms:
-        return Concern(f"listener {name}", (), envoy.members)
+    if head is not None:
+        silent = silenced(Listener, head)
+        if not forms.isdisjoint(version(each) for each in (head, silent) if each is not None):
+            return Concern(f"listener {name}", (), envoy.members)
     for chain in envoy.groups if not envoy.is_udp else ():
         if not chain.has_table:
             found = chain_in_form(db, chain, forms, shares_port=_is_shared(envoy))
@@ -413,7 +421,7 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
                 return Concern(f"filter chain {what} of listener {name}", routes, chain.members)
             continue
         asked = CHAINS[chain.kind](db, chain)
-        if not forms.isdisjoint((asked.version, closed(asked).version)):
+        if not forms.isdisjoint(forms_of(asked)):
             return Concern(f"filter chain {chain.name} of listener {name}", (), chain.members)
     for each in envoy.shut:
         if _shut(db, each).version in forms:

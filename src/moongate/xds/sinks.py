@@ -18,6 +18,7 @@ Source: EnvoyProxy, ``spec.telemetry``; the reference's names and authorities.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValue
@@ -66,7 +67,11 @@ if TYPE_CHECKING:
 
 METRICS: Final = "metrics"
 """The word for sinks of statistics."""
+TRACES: Final = "tracing"
+"""The word for the sink of traces."""
 _HIGHEST_PORT: Final = 65535
+_NO_HOST: Final = re.compile(r"[^!-~]")
+_NO_HEADER_VALUE: Final = re.compile(r"[\x00\r\n]")
 
 
 class Sink(Struct, frozen=True):
@@ -81,6 +86,7 @@ class Sink(Struct, frozen=True):
         port: that of the host.
         grpc: whether it is spoken to in gRPC.
         settings: those of its cluster.
+        headers: what each of its requests has.
     """
 
     name: str
@@ -91,6 +97,7 @@ class Sink(Struct, frozen=True):
     port: int
     grpc: bool
     settings: ClusterSettings | None
+    headers: tuple[TelemetryHeader, ...] = ()
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -116,16 +123,20 @@ def _sinks(telemetry: ProxyTelemetry | None, *, metrics: bool) -> Iterator[Sink]
                 yield _sink(name, f"{at}.als", "access log", sink.als)
             if sink.open_telemetry is not None:
                 name = names.access_log_sink("otel", i, j)
-                yield _sink(name, f"{at}.openTelemetry", "access log", sink.open_telemetry)
+                to = sink.open_telemetry
+                yield _sink(name, f"{at}.openTelemetry", "access log", to, headers=to.headers)
     if telemetry.tracing is not None:
         provider = telemetry.tracing.provider
         grpc = provider.type == "OpenTelemetry"
-        yield _sink(names.TRACING, "spec.telemetry.tracing.provider", "tracing", provider, grpc=grpc)
+        headers = provider.open_telemetry.headers if provider.open_telemetry is not None else None
+        path = "spec.telemetry.tracing.provider"
+        yield _sink(names.TRACING, path, TRACES, provider, grpc=grpc, headers=headers)
     # Elsewhere these clusters are a part of the bootstrap, with their endpoints, as in the reference.
     for n, metric in enumerate(telemetry.metrics.sinks if metrics and telemetry.metrics is not None else ()):
         if metric.open_telemetry is not None:
             at = f"spec.telemetry.metrics.sinks[{n}].openTelemetry"
-            yield _sink(names.metric_sink(n), at, METRICS, metric.open_telemetry)
+            to = metric.open_telemetry
+            yield _sink(names.metric_sink(n), at, METRICS, to, headers=to.headers)
 
 
 def wrong_conditions(setting: AccessLogSettings) -> list[int]:
@@ -139,12 +150,20 @@ def wrong_conditions(setting: AccessLogSettings) -> list[int]:
     return wrong
 
 
-def _sink(name: str, path: str, what: str, of: TelemetryBackends, *, grpc: bool = True) -> Sink:
+def _sink(
+    name: str,
+    path: str,
+    what: str,
+    of: TelemetryBackends,
+    *,
+    grpc: bool = True,
+    headers: tuple[TelemetryHeader, ...] | None = None,
+) -> Sink:
     host, port = "", 0
     if isinstance(of, HostOrBackends) and not of.backend_refs:
         written: int | None = getattr(of, "port", None)
         host, port = of.host or "", DEFAULT_PORT if written is None else written
-    return Sink(name, path, what, of.backend_refs, host, port, grpc, of.backend_settings)
+    return Sink(name, path, what, of.backend_refs, host, port, grpc, of.backend_settings, headers or ())
 
 
 @query
@@ -177,16 +196,33 @@ def sink_problems(db: Db, fleet: FleetId, name: str) -> tuple[Problem, ...]:
 
 
 def _faults(of: Sink) -> tuple[Problem, ...]:
-    """Why there can be no cluster for a sink."""
+    """Why there can be no cluster for a sink, or no request to it."""
+    return (*_address_faults(of), *_header_faults(of))
+
+
+def _address_faults(of: Sink) -> Iterator[Problem]:
     if of.refs:
-        if any(ref.weight for ref in of.refs):
-            return ()
-        return (Problem("backendRefs", "each of the backends has the weight 0"),)
-    if not of.host:
-        return (Problem("host", "the host is empty, and there are no backendRefs"),)
-    if not 0 < of.port <= _HIGHEST_PORT:
-        return (Problem("port", f"the port is {of.port}; it must be from 1 to {_HIGHEST_PORT}"),)
-    return ()
+        if not any(ref.weight for ref in of.refs):
+            yield Problem("backendRefs", "each of the backends has the weight 0")
+    elif not of.host:
+        yield Problem("host", "the host is empty, and there are no backendRefs")
+    elif _NO_HOST.search(of.host):
+        message = f"the host is {of.host!r}; it must be a DNS name or an IP address"
+        yield Problem("host", message)
+    elif not 0 < of.port <= _HIGHEST_PORT:
+        yield Problem("port", f"the port is {of.port}; it must be from 1 to {_HIGHEST_PORT}")
+
+
+def _header_faults(of: Sink) -> Iterator[Problem]:
+    """What Envoy refuses of the headers, and may even end for: no rule of the CRD says it."""
+    # The provider of traces has its headers in a field of their own.
+    path = "openTelemetry.headers" if of.what == TRACES else "headers"
+    for n, header in enumerate(of.headers):
+        if header.name.lower() == "host":
+            yield Problem(f"{path}[{n}].name", f"{header.name!r} is set by Envoy, from the backend")
+        if _NO_HEADER_VALUE.search(header.value):
+            # It may be a credential, so it is not quoted.
+            yield Problem(f"{path}[{n}].value", "the value has a line break or a NUL; it must be one line")
 
 
 def _backend_problems(db: Db, fleet: FleetId, of: Sink) -> Iterator[Problem]:

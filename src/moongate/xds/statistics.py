@@ -122,7 +122,7 @@ def compressor(asked: PrometheusCompression) -> HttpFilter:
     )
     if asked.min_content_length is not None:
         least = config.response_direction_config.common_config.min_content_length
-        least.value = min(quantity(asked.min_content_length), 2**32 - 1)
+        least.value = min(max(quantity(asked.min_content_length), 0), 2**32 - 1)
     return HttpFilter(name="envoy.filters.http.compressor", typed_config=packed(config))
 
 

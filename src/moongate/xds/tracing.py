@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from moongate.engine import Db
 
 _SAMPLERS: Final = "envoy.tracers.opentelemetry.samplers"
+_NO_NAME: Final = "a tag needs a name"
 _NONE, _ALL = Fraction(numerator=0), Fraction(numerator=100)
 
 
@@ -80,11 +81,15 @@ def tracing(db: Db, fleet: FleetId) -> bytes | None:
 def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
     """Why spans have not all the tags that an EnvoyProxy asks for."""
     asked = _asked(db, fleet)
+    if asked is None:
+        return ()
+    faults = [(f"customTags[{name!r}]", _fault(name, tag)) for name, tag in (asked.custom_tags or {}).items()]
+    faults += [(f"tags[{name!r}]", "" if name else _NO_NAME) for name in asked.tags or {}]
     return tuple(
         Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without this tag.", "InvalidParameters")
-        for name, tag in sorted(((asked.custom_tags if asked is not None else None) or {}).items())
-        if (fault := _fault(name, tag))
-        for path in (f"spec.telemetry.tracing.customTags[{name!r}]",)
+        for tag, fault in sorted(faults)
+        if fault
+        for path in (f"spec.telemetry.tracing.{tag}",)
     )
 
 
@@ -185,7 +190,7 @@ def _fractional(share: Fraction) -> FractionalPercent:
 def _tags(asked: Tracing) -> Iterator[CustomTag]:
     """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
     tags = {name: _tag(name, tag) for name, tag in (asked.custom_tags or {}).items() if not _fault(name, tag)}
-    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items()}
+    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items() if name}
     yield from (tag for _, tag in sorted(tags.items()))
 
 
@@ -207,7 +212,7 @@ def _fault(name: str, tag: DeprecatedTag) -> str:
     field = f"{tag.type[:1].lower()}{tag.type[1:]}"
     named = {"Environment": tag.environment, "RequestHeader": tag.request_header}.get(tag.type)
     if not name:
-        return "a tag needs a name"
+        return _NO_NAME
     if tag.type == "Literal":
         return "" if tag.literal is not None and tag.literal.value else "literal.value is missing or empty"
     return "" if named is not None and named.name else f"{field}.name is missing or empty"
