@@ -47,6 +47,7 @@ from moongate.attach.listener_conflicts import (
     PROTOCOL,
     Conflict,
     Place,
+    called,
     container_port,
     transport,
 )
@@ -662,7 +663,9 @@ def _conflicts_with_older(
             if alike and place.protocol not in ("TCP", "UDP") and other.hostname != place.hostname:
                 continue
             of_hostname = alike and other.protocol not in ("TCP", "UDP")
-            message = f"{other.id.owner} is older and has the same place, with its listener {other.id.name}."
+            message = (
+                f"{other.id.gateway} is older and has the same place, with its listener {called(other.id)}."
+            )
             lost[place.id] = Conflict(HOSTNAME if of_hostname else PROTOCOL, message)
     return lost
 
@@ -676,10 +679,10 @@ def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[Liste
         holder = held[place.port, place.protocol == "UDP"]
         if holder is not None:
             message = (
-                f"Port {place.port} of this machine belongs to listener {holder.name} of {holder.owner}, "
-                "which comes first by age, then by namespace and name. Requests to the port reach that "
-                "Gateway, and nothing listens here until it gives the port up. Set another port, or let one "
-                "Envoy serve both Gateways (mergeGateways)."
+                f"Port {place.port} of this machine belongs to listener {called(holder)} of "
+                f"{holder.gateway}, which comes first by age, then by namespace and name. Requests to the "
+                "port reach that Gateway, and nothing listens here until it gives the port up. Set another "
+                "port, or let one Envoy serve both Gateways (mergeGateways)."
             )
             lost[place.id] = Conflict(PORT_UNAVAILABLE, message)
     return lost
