@@ -690,26 +690,26 @@ def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[Liste
 
 def _holder_of_port(db: Db, gateway: Ref, port: int, udp: bool) -> ListenerId | None:
     """The listener of an older Gateway with Envoys of its own that has a port of this machine."""
-    return next(
-        (
-            other.id
-            for claim in rivals(db, gateway, port)
-            for other in _opened_by(db, claim)
-            if other.port == port and (other.protocol == "UDP") is udp
-        ),
-        None,
-    )
+    held = (_opened_by(db, claim).get((port, udp)) for claim in rivals(db, gateway, port))
+    return next((holder for holder in held if holder is not None), None)
 
 
-def _opened_by(db: Db, claim: Claim) -> Iterator[Listener]:
-    """The listeners of a Gateway that its Envoys open, or keep open while it is rejected or not judged."""
+@query
+def _opened_by(db: Db, claim: Claim) -> Mapping[tuple[int, bool], ListenerId]:
+    """The ports that the Envoys of a Gateway open, or keep open while it is rejected or not judged.
+
+    Each with the first listener there, and with whether it is UDP. Thousands of listeners look for theirs.
+    """
     keeps = keeps_what_it_has(db, claim.fleet)
+    opened: dict[tuple[int, bool], ListenerId] = {}
     for owner in owners_of(db, [claim.gateway]):
         judged = None if keeps else _last_good_of(db, claim.gateway, owner)
         if judged is None:
             judged = unjudged.attempt(db, owner)
-        if not isinstance(judged, Failed):
-            yield from (each for each in judged if each.ready and each.chain_kind)
+        for each in () if isinstance(judged, Failed) else judged:
+            if each.ready and each.chain_kind:
+                opened.setdefault((each.port, each.protocol == "UDP"), each.id)
+    return opened
 
 
 def _conclude(draft: _Draft) -> None:
