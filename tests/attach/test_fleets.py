@@ -99,6 +99,21 @@ def test_a_set_of_an_older_gateway_goes_first_however_young_it_is() -> None:
     )
 
 
+def test_what_an_older_gateway_does_not_serve_itself_it_takes_from_nobody() -> None:
+    core = two()
+    place = http("own", port=9090)
+    young, old = (
+        text.replace("generation: 7", f"generation: 7\n  creationTimestamp: '{year}-01-01T00:00:00Z'")
+        for text, year in [
+            (gateway(place), 2024),
+            (gateway(place.replace("}", ", tls: {certificateRefs: [{name: none}]}}"), name="other"), 2020),
+        ]
+    )
+    core.apply(young, old)
+
+    assert [each.ready for ref in (OTHER, EG) for each in listeners(core.db, ref)] == [False, True]
+
+
 def test_a_gateway_has_no_envoy_proxy_of_its_own_where_it_shares_envoys() -> None:
     core = two(infrastructure=NAMED)
     core.apply(envoy_proxy("own", "{concurrency: 7}"))
