@@ -30,7 +30,7 @@ from moongate.attach.fleets import fleet_of
 from moongate.attach.gateways import managed, managed_classes, proxy
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listener_sets import owners, owners_of, set_refusal
-from moongate.attach.listeners import all_last_judged, judged_alone, listeners
+from moongate.attach.listeners import all_last_judged, fleet_owners, judged_alone, listeners
 from moongate.attach.policies import selected, selected_shards
 from moongate.attach.routes import attachments_at, wider
 from moongate.engine import Contained, Failed, Query
@@ -100,7 +100,7 @@ def test_a_world_that_begins_with_a_failure_is_closed_where_it_fails(
         assert_others_alike(cold, twin, call)
         # A table or a certificate alone serves nobody.
         more = {key for key in keys(cold) - keys(twin) if key[1][0] not in {ROUTE, SCOPE, SECRET_TYPE}}
-        # Envoy's listeners and chains have the name of the first that shares them, and that may be closed here.
+        # What listeners share in Envoy has the name of the first of them, and that may be closed here.
         assert {key for key in more if key[1][0] != LISTENER} == set()
         for fleet, key in more:
             meant = open_chains(flat(twin)[fleet]) | served_names(twin)
@@ -377,6 +377,18 @@ def test_a_set_that_was_never_judged_takes_no_place_of_another(
         play({adding.ref: adding, (more := of_set_route()).ref: more}, warm, twin)
 
         assert flat(warm) == flat(twin)
+
+
+def test_a_gateway_keeps_its_sets_while_it_is_not_known_which_it_takes() -> None:
+    adding = listener_set(0, http_listener("web", hostname="a.com"))
+    with faulty():
+        warm = World.of([gateway_class(), shared_gateway(), adding, of_set_route()])
+        before = flat(warm)
+        put_fault(warm, (owners, (EG,)), "after")
+        warm.pull()
+
+        assert flat(warm) == before
+        assert fleet_owners(warm.db, EG_FLEET) == (EG, adding.ref)
 
 
 def of_set_route() -> HTTPRoute:

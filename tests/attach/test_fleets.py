@@ -11,8 +11,9 @@ from moongate.api.gateway import Gateway, GatewayClass
 from moongate.attach.envoy_listeners import envoy_listeners
 from moongate.attach.fleets import bind_addresses, fleet_of, fleets, keeps_what_it_has, members
 from moongate.attach.gateways import BIND, LOCALHOST, proxy
+from moongate.attach.listeners import listeners
 from tests.attach.test_gateways import CLASS_WITH_PROXY, NAMED, envoy_proxy
-from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, gateway, http
+from tests.core import EG, EG_FLEET, IN_CLUSTER, ON_HOST, Core, allowing, gateway, http, listener_set
 
 OTHER = Ref.of(Gateway, "default", "other")
 MERGED = FleetId(Ref.of(GatewayClass, "", "eg"))
@@ -77,6 +78,40 @@ def test_envoys_listen_for_all_gateways_that_they_serve() -> None:
         ("default/other/web", 8080),
         ("default/eg/web", 10080),
     ]
+
+
+def test_a_set_of_an_older_gateway_goes_first_however_young_it_is() -> None:
+    """So it is said of the Gateway that it is older: the set is not."""
+    core = two(allowedListeners=allowing("All"))
+    place = http("own", port=9090)
+    of_older = listener_set(place, name="young").replace("name: eg", "name: other")
+    younger = gateway(place).replace(
+        "generation: 7", "generation: 7\n  creationTimestamp: '2024-01-01T00:00:00Z'"
+    )
+    core.apply(younger, of_older)
+
+    (lost,) = listeners(core.db, EG)
+    conflicted = next(each for each in lost.conditions if each.type == "Conflicted")
+    assert (lost.ready, conflicted.reason) == (False, "HostnameConflict")
+    assert conflicted.message.startswith(
+        "Gateway default/other is older and has the same place, with its listener own of ListenerSet "
+        "default/young."
+    )
+
+
+def test_what_an_older_gateway_does_not_serve_itself_it_takes_from_nobody() -> None:
+    core = two()
+    place = http("own", port=9090)
+    young, old = (
+        text.replace("generation: 7", f"generation: 7\n  creationTimestamp: '{year}-01-01T00:00:00Z'")
+        for text, year in [
+            (gateway(place), 2024),
+            (gateway(place.replace("}", ", tls: {certificateRefs: [{name: none}]}}"), name="other"), 2020),
+        ]
+    )
+    core.apply(young, old)
+
+    assert [each.ready for ref in (OTHER, EG) for each in listeners(core.db, ref)] == [False, True]
 
 
 def test_a_gateway_has_no_envoy_proxy_of_its_own_where_it_shares_envoys() -> None:

@@ -67,6 +67,7 @@ def test_a_port_of_tcp_or_udp_has_one_listener_the_first() -> None:
 
 def test_ports_that_are_one_to_envoy_go_to_the_first() -> None:
     assert lost(place(EG, "a", port=10_080), place(FIRST, "b", port=80)) == {"b": "PortUnavailable"}
+    assert lost(place(EG, "a", port=10_080), place(FIRST, "b", "UDP", port=80)) == {}
 
 
 def test_a_loser_is_told_who_has_its_place() -> None:

@@ -9,7 +9,7 @@ import pytest
 from moongate.api.base import Ref
 from moongate.api.listenerset import ListenerSet
 from moongate.attach.listener_sets import gateway_of, owners, serving_gateway, set_refusal
-from tests.core import EG, Core, allowing, gateway, http, listener_set
+from tests.core import EG, Core, allowing, dump, gateway, http, listener_set, load
 
 MORE = Ref.of(ListenerSet, "default", "more")
 SHOP = Ref.of(ListenerSet, "shop", "more")
@@ -54,6 +54,17 @@ def test_a_set_without_a_gateway_of_ours_is_none_of_ours() -> None:
 
     assert gateway_of(core.db, MORE) is None
     assert serving_gateway(core.db, MORE) is None
+
+
+@pytest.mark.parametrize("parent", [{"kind": "ListenerSet"}, {"group": "", "kind": "Service"}])
+def test_a_set_has_no_other_parent_than_a_gateway(parent: dict[str, str]) -> None:
+    """Neither one of another kind by the name of a Gateway, nor itself."""
+    document = load(listener_set(http("a"), name="eg"))
+    document["spec"]["parentRef"] |= parent
+    core = Core(gateway(http("web"), allowedListeners=allowing("All")), dump(document))
+
+    assert owners(core.db, EG) == (EG,)
+    assert gateway_of(core.db, Ref.of(ListenerSet, "default", "eg")) is None
 
 
 def test_the_sets_of_a_rejected_gateway_are_not_accepted() -> None:

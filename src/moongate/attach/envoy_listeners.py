@@ -210,6 +210,17 @@ def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool
 
 
 @query
+def _by_name(db: Db, fleet: FleetId) -> Mapping[str, EnvoyListener]:
+    return {envoy.name: envoy for envoy in envoy_listeners(db, fleet)}
+
+
+@query
+def envoy_listener(db: Db, fleet: FleetId, name: str) -> EnvoyListener | None:
+    """One of ``envoy_listeners``: with thousands of ports, one that changes does not concern the others."""
+    return _by_name(db, fleet).get(name)
+
+
+@query
 def ready_listeners(db: Db, fleet: FleetId) -> frozenset[ListenerId]:
     """The listeners that a fleet's Envoys serve."""
     return frozenset(member for each in envoy_listeners(db, fleet) for member in each.members)

@@ -47,6 +47,7 @@ from moongate.attach.listener_conflicts import (
     PROTOCOL,
     Conflict,
     Place,
+    called,
     container_port,
     transport,
 )
@@ -671,7 +672,9 @@ def _conflicts_with_older(
             if alike and place.protocol not in ("TCP", "UDP") and other.hostname != place.hostname:
                 continue
             of_hostname = alike and other.protocol not in ("TCP", "UDP")
-            message = f"{other.id.owner} is older and has the same place, with its listener {other.id.name}."
+            message = (
+                f"{other.id.gateway} is older and has the same place, with its listener {called(other.id)}."
+            )
             lost[place.id] = Conflict(HOSTNAME if of_hostname else PROTOCOL, message)
     return lost
 
@@ -685,10 +688,10 @@ def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[Liste
         holder = held[place.port, place.protocol == "UDP"]
         if holder is not None:
             message = (
-                f"Port {place.port} of this machine belongs to listener {holder.name} of {holder.owner}, "
-                "which comes first by age, then by namespace and name. Requests to the port reach that "
-                "Gateway, and nothing listens here until it gives the port up. Set another port, or let one "
-                "Envoy serve both Gateways (mergeGateways)."
+                f"Port {place.port} of this machine belongs to listener {called(holder)} of "
+                f"{holder.gateway}, which comes first by age, then by namespace and name. Requests to the "
+                "port reach that Gateway, and nothing listens here until it gives the port up. Set another "
+                "port, or let one Envoy serve both Gateways (mergeGateways)."
             )
             lost[place.id] = Conflict(PORT_UNAVAILABLE, message)
     return lost
@@ -696,26 +699,26 @@ def _ports_of_rivals(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[Liste
 
 def _holder_of_port(db: Db, gateway: Ref, port: int, udp: bool) -> ListenerId | None:
     """The listener of an older Gateway with Envoys of its own that has a port of this machine."""
-    return next(
-        (
-            other.id
-            for claim in rivals(db, gateway, port)
-            for other in _opened_by(db, claim)
-            if other.port == port and (other.protocol == "UDP") is udp
-        ),
-        None,
-    )
+    held = (_opened_by(db, claim).get((port, udp)) for claim in rivals(db, gateway, port))
+    return next((holder for holder in held if holder is not None), None)
 
 
-def _opened_by(db: Db, claim: Claim) -> Iterator[Listener]:
-    """The listeners of a Gateway that its Envoys open, or keep open while it is rejected or not judged."""
+@query
+def _opened_by(db: Db, claim: Claim) -> Mapping[tuple[int, bool], ListenerId]:
+    """The ports that the Envoys of a Gateway open, or keep open while it is rejected or not judged.
+
+    Each with the first listener there, and with whether it is UDP. Thousands of listeners look for theirs.
+    """
     keeps = keeps_what_it_has(db, claim.fleet)
+    opened: dict[tuple[int, bool], ListenerId] = {}
     for owner in owners_of(db, [claim.gateway]):
         judged = None if keeps else _last_good_of(db, claim.gateway, owner)
         if judged is None:
             judged = unjudged.attempt(db, owner)
-        if not isinstance(judged, Failed):
-            yield from (each for each in judged if each.ready and each.chain_kind)
+        for each in () if isinstance(judged, Failed) else judged:
+            if each.ready and each.chain_kind:
+                opened.setdefault((each.port, each.protocol == "UDP"), each.id)
+    return opened
 
 
 def _conclude(draft: _Draft) -> None:

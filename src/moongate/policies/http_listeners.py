@@ -29,7 +29,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from moongate import names
-from moongate.attach.envoy_listeners import envoy_listeners, seat_of
+from moongate.attach.envoy_listeners import envoy_listener, seat_of
 from moongate.attach.fleets import age, fleet_of
 from moongate.attach.policies import Target, applied_to_listener, level_of
 from moongate.engine import query
@@ -153,7 +153,7 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
 @query
 def port_settings(db: Db, fleet: FleetId, name: str) -> PortSettings:
     """The settings that an Envoy listener has once for all filter chains."""
-    envoy = next((each for each in envoy_listeners(db, fleet) if each.name == name), None)
+    envoy = envoy_listener(db, fleet, name)
     if envoy is None or _is_shared(envoy.members):
         return PortSettings()
     asking: dict[Ref, EffectivePolicy] = {}

@@ -40,7 +40,7 @@ from moongate.api.route import Route
 from moongate.attach.envoy_listeners import (
     TableId,
     chain_of,
-    envoy_listeners,
+    envoy_listener,
     http_groups,
     table_of,
 )
@@ -230,7 +230,8 @@ def chains_with(
     """
     names: set[str] = set()
     members: list[ListenerId] = []
-    groups = next((e.groups for e in envoy_listeners(db, fleet) if e.name == listener), ())
+    envoy = envoy_listener(db, fleet, listener)
+    groups = () if envoy is None else envoy.groups
     for group in (each for each in groups if each.has_table):
         filters = _asked_for(db, TableId(fleet, group.name), group.members)
         if having := {one.name for one in filters if version(one.body) == form}:

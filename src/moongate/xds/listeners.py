@@ -40,7 +40,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from msgspec import structs
 
 from moongate import names
-from moongate.attach.envoy_listeners import EnvoyListener, envoy_listeners
+from moongate.attach.envoy_listeners import EnvoyListener, envoy_listener, envoy_listeners
 from moongate.attach.fleets import bind_addresses, keeps_what_it_has, members, takes_ipv4
 from moongate.attach.gateways import on_host
 from moongate.attach.listeners import last_judged_at
@@ -129,7 +129,7 @@ def listener(db: Db, fleet: FleetId, name: str) -> XdsResource | None:
 
 def listener_parts(db: Db, fleet: FleetId, name: str) -> tuple[ChainPart, ...]:
     """The filter chains of a listener."""
-    envoy = _envoy_listener(db, fleet, name)
+    envoy = envoy_listener(db, fleet, name)
     if envoy is None or envoy.is_udp:
         return ()
     served = (_part_in_force(db, fleet, name, group, shares_port=_is_shared(envoy)) for group in envoy.groups)
@@ -214,7 +214,7 @@ def _head_in_force(db: Db, fleet: FleetId, name: str) -> bytes | None:
 @query
 def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
     """An Envoy listener without its filter chains, encoded: what all of them share."""
-    envoy = _envoy_listener(db, fleet, name)
+    envoy = envoy_listener(db, fleet, name)
     if envoy is None:
         return None
     first, *others = (
@@ -243,12 +243,8 @@ def listener_head(db: Db, fleet: FleetId, name: str) -> bytes | None:
 
 
 def _is_udp(db: Db, fleet: FleetId, name: str) -> bool:
-    envoy = _envoy_listener(db, fleet, name)
+    envoy = envoy_listener(db, fleet, name)
     return envoy is not None and envoy.is_udp
-
-
-def _envoy_listener(db: Db, fleet: FleetId, name: str) -> EnvoyListener | None:
-    return next((envoy for envoy in envoy_listeners(db, fleet) if envoy.name == name), None)
 
 
 def _inspector(needed: Iterable[bytes]) -> bytes:
@@ -348,7 +344,7 @@ def filters_by_chain(parts: tuple[Any, ...]) -> dict[str, frozenset[ChainFilter]
 def parts_of(db: Db, fleet: FleetId, name: str) -> tuple[Any, ...]:
     """The parts of a listener that was just built: its head, and the parts with its chains."""
     head = listener_head.attempt(db, fleet, name)
-    envoy = _envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
+    envoy = envoy_listener(db, fleet, name) if isinstance(head, bytes) else None
     return (_head_in_force(db, fleet, name), *listener_parts(db, fleet, name)) if envoy is not None else ()
 
 
@@ -403,7 +399,7 @@ def concern(db: Db, fleet: FleetId, name: str, group: str, form: str) -> Concern
         form: the version of the entry, or of what stands in for it.
     """
     assert group == ALL, "the entries of a listener are no groups"
-    envoy = _envoy_listener(db, fleet, name)
+    envoy = envoy_listener(db, fleet, name)
     if envoy is None:
         return None
     out = kept_out(db, fleet, LISTENER, name, ALL)
