@@ -106,7 +106,10 @@ def test_what_an_older_gateway_does_not_serve_itself_it_takes_from_nobody() -> N
         text.replace("generation: 7", f"generation: 7\n  creationTimestamp: '{year}-01-01T00:00:00Z'")
         for text, year in [
             (gateway(place), 2024),
-            (gateway(place.replace("}", ", tls: {certificateRefs: [{name: none}]}}"), name="other"), 2020),
+            (
+                gateway(place.replace("}", ", allowedRoutes: {namespaces: {from: Selector}}}"), name="other"),
+                2020,
+            ),
         ]
     )
     core.apply(young, old)

@@ -37,10 +37,15 @@ def to_any_host(name: str, path: str, *, filters: str = "", backend: str = "any"
     return route
 
 
+def extension(name: str) -> str:
+    """A filter of a rule, in YAML: an HTTPRouteFilter."""
+    ref = f"{{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: {name}}}"
+    return f"{{type: ExtensionRef, extensionRef: {ref}}}"
+
+
 def rewrite(hostname: str) -> str:
     """The ``filters`` of a rule, in YAML: the host is taken from somewhere, by an HTTPRouteFilter."""
-    ref = f"{{group: gateway.envoyproxy.io, kind: HTTPRouteFilter, name: {hostname}}}"
-    return f"filters: [{{type: ExtensionRef, extensionRef: {ref}}}], "
+    return f"filters: [{extension(hostname)}], "
 
 
 def literal(hostname: str) -> str:
@@ -101,6 +106,34 @@ async def test_a_resolver_speaks_http2_and_tls_to_the_host_that_is_named(
         assert secure.asked[-1] == "a.localhost"
         # The certificate must be for the host that the request names.
         assert await lenient.status(f"b.localhost:{secure.port}", "/secure") == 503
+
+
+async def test_no_host_that_a_client_chooses_gets_a_credential(lenient: Site) -> None:
+    """The author of the route has to say which hosts may."""
+    rule = "{{matches: [{{path: {{value: /token}}}}], filters: [{}], {}}}"
+    token, header = (extension(name) for name in ("token", "from-header"))
+    own = ("a.localhost",)
+    await lenient.apply(
+        m.secret("token", credential="Bearer inside"),
+        m.http_route_filter("token", "{credentialInjection: {credential: {valueRef: {name: token}}}}"),
+        FROM_HEADER,
+    )
+    where = f"a.localhost:{lenient.two.port}"
+
+    async def asked(filters: str, hostnames: tuple[str, ...], *, of_backend: str = "") -> int:
+        ref = f"backendRefs: [{m.backend_ref('any').removesuffix('}')}, filters: [{of_backend}]}}]"
+        route = m.route("token", f"[{rule.format(filters, ref)}]", hostnames=hostnames)
+        await lenient.apply(route)
+        return await lenient.status(where, "/token", headers={"x-where": where})
+
+    assert await asked(token, own) == 200
+    assert lenient.two.requests[-1].header("authorization") == "Bearer inside"
+    lenient.two.forget()
+    assert await asked(f"{token}, {header}", own) == 500
+    assert await asked(token, ("*.localhost",)) == 500
+    assert await asked("", ("*.localhost",), of_backend=token) == 500
+    assert lenient.two.requests == []
+    await lenient.delete(m.route("token", "[]"))
 
 
 LOCAL = (

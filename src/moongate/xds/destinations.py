@@ -45,6 +45,7 @@ from moongate.attach.backends import (
 )
 from moongate.attach.connections import own_hosts
 from moongate.attach.envoy_listeners import is_served
+from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
 from moongate.attach.listener_sets import gateway_of
@@ -212,7 +213,7 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
         merging = None
     if merging is not None and _must_stay_apart(db, listener, route, rule, policy, to_service):
         merging = None
-    refused = _refused_resolver(backends, filters)
+    refused = _refused_resolver(db, resource, index, backends, filters)
     if refused is not None:
         weighted = []
     extensions = _extensions(db, resource, index)
@@ -261,7 +262,9 @@ def rule_destination(db: Db, listener: ListenerId, route: Ref, index: int) -> De
     )
 
 
-def _refused_resolver(backends: list[_RuleBackend], filters: RuleFilters) -> Problem | None:
+def _refused_resolver(
+    db: Db, route: Route, index: int, backends: list[_RuleBackend], filters: RuleFilters
+) -> Problem | None:
     """Why a rule cannot send requests to the hosts that they name; ``None`` if it can, or has other backends.
 
     The cluster of such a backend is no place for others: what one request gets there is for all.
@@ -277,7 +280,32 @@ def _refused_resolver(backends: list[_RuleBackend], filters: RuleFilters) -> Pro
     if host is not None and host.type == "PathRegex":
         message = f"{what}, and its host cannot be made from the path (urlRewrite.hostname of type PathRegex)"
         return Problem(path, message, "UnsupportedValue")
+    if _has_credential(db, route, index) and not _names_its_hosts(route, filters):
+        message = (
+            f"{what}, and the rule gives it a credential, which any host would get that a client names; set "
+            "urlRewrite.hostname, or hostnames of the route without wildcards and no hostname of type Header"
+        )
+        return Problem(path, message, "UnsupportedValue")
     return None
+
+
+def _has_credential(db: Db, route: Route, index: int) -> bool:
+    """Whether an HTTPRouteFilter of a rule, or of one of its backendRefs, gives backends a credential."""
+    rule = route.spec.rules[index]
+    of_backends = [ref for each in rule.backend_refs for ref in extension_refs(backend_filters(each))]
+    of_rule = extension_refs(rule.filters) if isinstance(rule, RequestRule) else ()
+    refs = (*of_rule, *of_backends)
+    return any(extension(db, ref, route.ref.namespace).credential is not None for ref in refs)
+
+
+def _names_its_hosts(route: Route, filters: RuleFilters) -> bool:
+    """Whether the author of a route says which hosts a dynamic resolver may send requests to."""
+    rewrite = filters.rewrite
+    if rewrite is not None and rewrite.hostname is not None:
+        return True
+    if rewrite is not None and rewrite.host is not None:
+        return False
+    return bool(route.hostnames) and not any(host.startswith("*") for host in route.hostnames)
 
 
 def secrets_for(fleet: FleetId, to: Backend) -> Iterator[ResourceKey]:
