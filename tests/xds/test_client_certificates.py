@@ -18,7 +18,7 @@ from moongate.kinds import ref_of
 from moongate.xds.client_certificates import client_authorities_secret
 from moongate.xds.cluster_keys import ClientAuthoritiesSecret, SecretServerCluster
 from moongate.xds.fallbacks import ALL, Fallback
-from moongate.xds.filter_chains import ChainSettings, closed, in_force
+from moongate.xds.filter_chains import ChainSettings, closed, demands_certificate, in_force, unreported
 from moongate.xds.http_chains import https_settings
 from moongate.xds.listeners import concern, listener, listener_parts
 from moongate.xds.secrets import listener_needs
@@ -222,7 +222,13 @@ def test_what_stands_in_for_a_refused_chain_lets_nobody_pass_unchecked() -> None
     def stands_in(
         refused: ChainSettings, former: ChainSettings, *, strict: bool = True
     ) -> ChainSettings | None:
-        return in_force(refused, {refused.version: Fallback(former, strict)})
+        silent = unreported(refused)
+        assert silent is not None
+        assert demands_certificate(silent) == demands_certificate(refused)
+        fallback = Fallback(former, strict)
+        if strict:
+            assert in_force(refused, {refused.version: fallback}) == silent
+        return in_force(refused, {refused.version: fallback, silent.version: fallback})
 
     assert stands_in(refused, former) == closed(refused)
     assert stands_in(refused, former, strict=False) == former, "it is only suspected, and still in force"
