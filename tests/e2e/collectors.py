@@ -84,7 +84,8 @@ class Collector:
         }
 
     @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[Collector]:
+    async def serving(self, credentials: grpc.ServerCredentials | None = None) -> AsyncGenerator[Collector]:
+        """Listen; with TLS, if there are credentials for it."""
         server = grpc.aio.server()
         kinds: tuple[tuple[str, list[Any], type[Message], type[Message]], ...] = (
             ("logs.v1.LogsService", self.logs, ExportLogsServiceRequest, ExportLogsServiceResponse),
@@ -114,7 +115,10 @@ class Collector:
         als = {"StreamAccessLogs": stream}
         service = "envoy.service.accesslog.v3.AccessLogService"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, als),))
-        self.port = server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            self.port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            self.port = server.add_secure_port("127.0.0.1:0", credentials)
         await server.start()
         try:
             yield self

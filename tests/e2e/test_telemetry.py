@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
@@ -15,6 +16,7 @@ import pytest_asyncio
 from moongate.run import Laptop
 from tests.e2e import manifests as m
 from tests.e2e.backends import Echo
+from tests.e2e.certificates import Authority
 from tests.e2e.collectors import Collector, SpanServer, attributes
 from tests.e2e.conftest import until
 from tests.ports import free_port
@@ -244,3 +246,59 @@ async def test_requests_do_not_wait_for_sinks_that_never_answer(place: Place) ->
         answers = await asyncio.gather(*(place.ask(f"/{n}") for n in range(20)))
 
     assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_reports_go_by_tls_to_a_collector_that_demands_a_certificate() -> None:
+    """Each side checks the other: a collector with another name gets nothing."""
+    authority, collector, stranger = Authority(), Collector(), Collector()
+
+    def shown_by(name: str) -> grpc.ServerCredentials:
+        own = authority.sign(name)
+        return grpc.ssl_server_credentials(
+            [(own.key, own.pem)], root_certificates=authority.pem, require_client_auth=True
+        )
+
+    def backend(name: str, port: int) -> dict[str, Any]:
+        cas = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}]}
+        return m.local(name, port, tls={**cas, "sni": "collector.test"})
+
+    def sink(kind: str, field: str, name: str) -> str:
+        ref = f"{{group: gateway.envoyproxy.io, kind: Backend, name: {name}}}"
+        return f"{{type: {kind}, {field}: {{backendRefs: [{ref}]{', type: HTTP' * (kind == 'ALS')}}}}}"
+
+    sinks = [sink(*of, name) for of in (("OpenTelemetry", "openTelemetry"), ("ALS", "als"))
+             for name in ("collector", "stranger")]  # fmt: skip
+    settings = f"{{settings: [{{type: Route, format: {{text: seen}}, sinks: [{', '.join(sinks)}]}}]}}"
+    certificate = "{clientCertificateRef: {name: own}}"
+    proxy = {
+        "apiVersion": m.ENVOY,
+        "kind": "EnvoyProxy",
+        "metadata": {"name": "secure", "namespace": "default"},
+        "spec": m.spec(f"{{telemetry: {{accessLog: {settings}}}, backendTLS: {certificate}}}"),
+    }
+    port, ref = free_port(), {"group": "gateway.envoyproxy.io", "kind": "EnvoyProxy", "name": "secure"}
+    listeners = f"[{{name: http, port: {port}, protocol: HTTP}}]"
+    async with (
+        collector.serving(shown_by("collector.test")),
+        stranger.serving(shown_by("stranger.test")),
+        Laptop() as laptop,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
+        await laptop.apply(
+            [
+                proxy,
+                m.gateway("gateway", listeners, infrastructure={"parametersRef": ref}),
+                m.authorities("ours", authority.pem),
+                authority.sign("envoy.test").secret("own"),
+                backend("collector", collector.port),
+                backend("stranger", stranger.port),
+                m.route("one", "[{filters: [{type: RequestRedirect, requestRedirect: {hostname: b.test}}]}]"),
+            ]
+        )
+        answer = await client.get(f"http://127.0.0.1:{port}/", headers={"host": "one.test"})
+        assert answer.status_code == 302
+        await until(lambda: bool(collector.records() and collector.entries))
+
+    assert [record.body.string_value for record in collector.records()] == ["seen"]
+    assert any(entry.http_logs.log_entry for entry in collector.entries)
+    assert (stranger.headers, stranger.logs, stranger.entries) == ({}, [], [])
