@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from moongate.api.base import Ref
 
-PORTS: Final = ("HTTP", "SECURE", "TLS", "TCP", "UDP", "TEAM", "SIDE", "OTHER", "PROXIED")
+PORTS: Final = ("HTTP", "SECURE", "TLS", "TCP", "UDP", "TEAM", "SET", "SIDE", "OTHER", "PROXIED")
 
 BASE: Final = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -42,6 +42,7 @@ kind: Gateway
 metadata: {name: gateway}
 spec:
   gatewayClassName: moongate
+  allowedListeners: {namespaces: {from: Same}}
   listeners:
   - {name: http, port: @HTTP@, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
   - name: secure
@@ -158,6 +159,23 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: side}
 spec: {gatewayClassName: moongate, listeners: [{name: http, port: @SIDE@, protocol: HTTP}]}
+""",
+    "ListenerSet": f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {{name: more}}
+spec:
+  parentRef: {{name: gateway}}
+  listeners:
+  - {{name: own, port: @SET@, protocol: HTTP}}
+  - {{name: named, port: @HTTP@, protocol: HTTP, hostname: named.test}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: of-set}}
+spec:
+  parentRefs: [{{kind: ListenerSet, name: more}}]
+  rules: [{{backendRefs: [{_BACKEND}]}}]
 """,
     "EnvoyProxy": """
 apiVersion: gateway.envoyproxy.io/v1alpha1
