@@ -56,14 +56,14 @@ def bundle(db: Db, sources: Iterable[tuple[str, Ref]]) -> Bundle | Problem:
     named = list(sources)
     pem = b""
     for path, at in named:
-        found = _behind(db, at)
-        if isinstance(found, ServedSecret):
+        behind = _behind(db, at)
+        if isinstance(behind, ServedSecret):
             if len(named) == 1:
-                return Bundle(b"", found)
-            found = Fault(f"{at} is of another server; it must stand alone.")
-        if isinstance(found, Fault):
-            return Problem(path, found.message, "InvalidCACertificateRef")
-        pem += found
+                return Bundle(b"", behind)
+            behind = Fault(f"{at} is of another server; it must stand alone.")
+        if isinstance(behind, Fault):
+            return Problem(path, behind.message, "InvalidCACertificateRef")
+        pem += behind
     return Bundle(pem)
 
 

@@ -123,12 +123,12 @@ def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
     if not sources:
         message = f"The kind is {refs[0].kind!r}; it must be one of {', '.join(KINDS)}."
         return Problem(f"{path}[0].kind", message, "InvalidCACertificateKind")
-    found = bundle(db, sources)
-    if isinstance(found, Problem) or len(found.pem) <= MOST_NAMES_BYTES:
-        return found
-    size = size_of_names(found.pem)
+    authorities = bundle(db, sources)
+    if isinstance(authorities, Problem) or len(authorities.pem) <= MOST_NAMES_BYTES:
+        return authorities
+    size = size_of_names(authorities.pem)
     if size <= MOST_NAMES_BYTES:
-        return found
+        return authorities
     message = (
         f"The names of these CAs take {size} bytes. A TLS handshake has {MOST_NAMES_BYTES} for them, so no "
         "client could connect; name fewer CAs."
@@ -139,9 +139,9 @@ def client_authorities(db: Db, of: ClientAuthorities) -> Bundle | Problem:
 @query
 def client_authorities_problem(db: Db, of: ClientAuthorities) -> Problem | None:
     """Why CAs for clients cannot be used; another CA is no other answer."""
-    found = client_authorities(db, of)
-    if isinstance(found, Problem):
-        return found
+    authorities = client_authorities(db, of)
+    if isinstance(authorities, Problem):
+        return authorities
     refused = client_authorities_refusal(db, fleet_of(db, of.gateway), of)
     return _refused(db, of, refused) if refused is not None and refused.before is None else None
 
@@ -164,15 +164,15 @@ def _refused(db: Db, of: ClientAuthorities, refused: RefusedCertificate) -> Prob
 @query
 def client_authorities_contents(db: Db, of: ClientAuthorities) -> str:
     """What tells one state of CAs for clients from the next."""
-    found = client_authorities(db, of)
-    return "" if isinstance(found, Problem) else fingerprint(found.pem)
+    authorities = client_authorities(db, of)
+    return "" if isinstance(authorities, Problem) else fingerprint(authorities.pem)
 
 
 @query
 def client_authorities_server(db: Db, of: ClientAuthorities) -> ServedSecret | None:
     """The server that has the CAs, instead of moongate."""
-    found = client_authorities(db, of)
-    return None if isinstance(found, Problem) else found.server
+    authorities = client_authorities(db, of)
+    return None if isinstance(authorities, Problem) else authorities.server
 
 
 @query

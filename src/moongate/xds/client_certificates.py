@@ -82,7 +82,8 @@ def client_authorities_secret(db: Db, key: ClientAuthoritiesSecret) -> XdsResour
     refused = client_authorities_refusal(db, key.fleet, key.of)
     if refused is not None and refused.before is not None:
         return refused.before
-    found = client_authorities(db, key.of)
+    authorities = client_authorities(db, key.of)
     message = Secret(name=key.name)
-    message.validation_context.trusted_ca.inline_bytes = b"" if isinstance(found, Problem) else found.pem
+    pem = b"" if isinstance(authorities, Problem) else authorities.pem
+    message.validation_context.trusted_ca.inline_bytes = pem
     return XdsResource.of(SECRET, key.name, encode(message))
