@@ -32,6 +32,7 @@ from moongate.api.listenerset import ParentGatewayReference
 from moongate.api.shared import LabelSelector, ObjectReference, SecretObjectReference
 from moongate.attach.routes import HOSTNAMES, ROUTES, route_shards
 from moongate.engine.db import STEP
+from moongate.large_tables import LargeTables
 from moongate.store import parts, shard
 from moongate.world import Changes, World
 from moongate.xds.wire import ROUTE
@@ -76,6 +77,10 @@ HTTPS = Listener(
     allowed_routes=TEAM_A,
 )
 KEYS = new_key(), new_key()
+SCOPED = structs.replace(
+    EnvoyGateway.shipped(),
+    runtime_flags=RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedTables")),
+)
 
 
 def tls_certificate(n: int) -> Resource:
@@ -185,13 +190,14 @@ def newcomer(world: World) -> tuple[Resource, Resource, Resource]:
 
 
 @pytest.mark.slow
-def test_no_change_of_a_scoped_table_walks_over_all_routes() -> None:
+@pytest.mark.parametrize("config", [SCOPED, ON_HOST], ids=["every table", "large ones"])
+def test_no_change_of_a_scoped_table_walks_over_all_routes(config: EnvoyGateway) -> None:
     """A route costs a look at the others of its shard, and at the shards, of which there are hundreds."""
-    flags = RuntimeFlags(enabled=("StableFilterChains", "MetadataWhereRead", "ScopedTables"))
-    config = structs.replace(EnvoyGateway.shipped(), runtime_flags=flags)
 
     def works(routes: int) -> dict[str, int]:
         world = World.of(routes_with_services(routes), config)
+        LargeTables(world).start(EG_FLEET)
+        world.pull()
         new = newcomer(world)
         cost(world, *new)
         cost(world, *(each.ref for each in new))  # what is done for the first time fills caches

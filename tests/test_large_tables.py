@@ -10,7 +10,7 @@ from msgspec import structs
 from moongate import names
 from moongate.api.httproute import HTTPHeaderMatch, HTTPRouteMatch
 from moongate.attach import sizes
-from moongate.attach.envoy_listeners import ready_listeners, route_configurations
+from moongate.attach.envoy_listeners import next_forms, ready_listeners, route_configurations
 from moongate.draining_tables import DrainingTables
 from moongate.large_tables import LargeTables
 from moongate.world import World
@@ -21,6 +21,7 @@ from moongate.xds.scoped_chains import HOST_HEADER
 from moongate.xds.wire import CLUSTER, ROUTE, SCOPE, version
 from tests import worlds
 from tests.core import ON_HOST
+from tests.faults import faulty, put_fault
 
 TABLE = "default/eg/http"
 
@@ -98,6 +99,24 @@ def test_a_wildcard_makes_a_table_whole_for_good(fleet: Fleet) -> None:
     assert not fleet.is_scoped()
     fleet.serve("a.test", "b.test")
     assert not fleet.is_scoped()
+
+
+def test_while_the_next_forms_cannot_be_computed_all_tables_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A listener that changes for a bug of moongate would drain all connections."""
+    monkeypatch.setattr(sizes, "LARGE", 2)
+    with faulty():
+        fleet = Fleet()
+        fleet.serve("a.test", "b.test")
+        put_fault(fleet.world, (next_forms, (worlds.EG_FLEET,)), "before")
+
+        fleet.serve("a.test", "b.test", "*.c.test")
+        assert fleet.is_scoped()
+
+        put_fault(fleet.world, (next_forms, (worlds.EG_FLEET,)), None)
+        fleet.world.pull()
+        assert not fleet.is_scoped()
 
 
 def test_a_table_that_was_away_is_judged_anew(fleet: Fleet) -> None:

@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from moongate.xds.cluster_keys import ResourceKey, SinkCluster
     from moongate.xds.patches import Call, Form, Patches
 
-INVENTORY, RESOURCE, STATUS = 1, 2, 3
-"""Ranks of roots. Inventories are settled before resources, and statuses are settled last."""
+FORM, INVENTORY, RESOURCE, STATUS = range(4)
+"""Ranks of roots. The forms of tables are settled first, inventories before resources, and statuses last."""
 
 JOINED_FROM: Final[Mapping[str, Callable[..., tuple[Any, ...]]]] = {
     LISTENER: listeners.parts_of,

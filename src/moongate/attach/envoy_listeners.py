@@ -18,7 +18,7 @@ Source: Envoy Gateway's grouping of listeners, and its naming schemes v1 and ``X
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -125,8 +125,15 @@ def usual_names(db: Db, fleet: FleetId) -> Mapping[tuple[str, str], tuple[tuple[
     return tables | {(LISTENER, name): ((LISTENER, other),) for name, other in others.listeners}
 
 
+TableForm: TypeAlias = Literal["whole", "scoped", "whole for good"]
+"""The form of a table that is scoped once it is large. "Whole for good" is one that was scoped before."""
+
+
 def table_forms(fleet: FleetId) -> tuple[str, FleetId]:
-    """The cell with the tables that were scoped, by name of the chain: whether they still are; or absent."""
+    """The cell with the forms of tables, by name of the chain: a ``Mapping[str, TableForm]``; or absent.
+
+    With it, a new hostname puts no route in doubt as long as all tables keep their forms.
+    """
     return ("table-forms", fleet)
 
 
@@ -164,18 +171,69 @@ def envoy_listeners(db: Db, fleet: FleetId) -> tuple[EnvoyListener, ...]:
     other_names, other_listeners = dict(others.tables), dict(others.listeners)
     return tuple(
         EnvoyListener(
-            other_listeners.get(name, name),
+            listener,
             port,
             is_udp,
             tuple(
-                group._replace(scoped=group.has_table and _is_scoped(db, fleet, group, name))
+                group._replace(scoped=_is_scoped(db, fleet, group, listener))
                 for group in _groups(members, other_names, by_port=by_port)
             ),
             _shut_beside(members, shut.get(port, ())),
         )
         for (port, is_udp), members in ports.items()
         for name in (_by_port(members[0], is_udp=is_udp) if by_port else names.listener(members[0].id),)
+        for listener in (other_listeners.get(name, name),)
     )
+
+
+def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool:
+    """Whether the hostnames of a group are to have route configurations of their own."""
+    flags = config(db).runtime_flags
+    if not group.has_table or not (flags.on("ScopedTables") or flags.on("ScopedLargeTables")):
+        return False
+    if flags.on("ScopedTables"):
+        return not _is_patched(db, fleet, group, listener)
+    forms: Mapping[str, TableForm] = db.read(table_forms(fleet)) or {}
+    return (forms.get(group.name) or _next_form(db, fleet, group, listener)) == "scoped"
+
+
+@query
+def next_forms(db: Db, fleet: FleetId) -> tuple[tuple[str, TableForm], ...]:
+    """The forms that tables should have from now on: ``((name of the chain, form), …)``.
+
+    None where the size of a table does not matter.
+    """
+    flags = config(db).runtime_flags
+    if flags.on("ScopedTables") or not flags.on("ScopedLargeTables"):
+        return ()
+    forms: Mapping[str, TableForm] = db.read(table_forms(fleet)) or {}
+    return tuple(
+        (group.name, _next_form(db, fleet, group, envoy.name, forms.get(group.name)))
+        for envoy, group in http_groups(db, fleet)
+    )
+
+
+def _next_form(
+    db: Db, fleet: FleetId, group: ChainGroup, listener: str, form: TableForm | None = None
+) -> TableForm:
+    """The form that a table should have, by what it has now, and by its form until now if there is one."""
+    if form == "whole for good":
+        return form
+    size = table_size(db, group.members)
+    if size.has_others or _is_patched(db, fleet, group, listener):
+        return "whole for good" if form == "scoped" else "whole"
+    return "scoped" if size.large or form == "scoped" else "whole"
+
+
+def _is_patched(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool:
+    """Whether a patch names the route configuration, or the listener, by its usual name.
+
+    A patch is written for the whole one, and for the filters that a connection manager has then.
+    """
+    others: Renamed = db.read(renamed(fleet)) or Renamed()
+    table = next((usual for usual, other in others.tables if other == group.name), group.name)
+    listener = next((usual for usual, other in others.listeners if other == listener), listener)
+    return not named_resources(db, fleet).isdisjoint({(ROUTE, table), (LISTENER, listener)})
 
 
 def _shut_beside(members: Sequence[Listener], shut: Sequence[Listener]) -> tuple[ListenerId, ...]:
@@ -189,24 +247,6 @@ def _shut_beside(members: Sequence[Listener], shut: Sequence[Listener]) -> tuple
 
 def _by_port(first: Listener, *, is_udp: bool) -> str:
     return f"{'udp' if is_udp else 'tcp'}-{first.port}"
-
-
-def _is_scoped(db: Db, fleet: FleetId, group: ChainGroup, listener: str) -> bool:
-    """Whether the hostnames of a group are to have route configurations of their own.
-
-    Not where a patch names the route configuration, or the listener, by its usual name: a patch is written
-    for the whole one, and for the filters that a connection manager has then.
-    """
-    if not named_resources(db, fleet).isdisjoint({(ROUTE, group.name), (LISTENER, listener)}):
-        return False
-    flags = config(db).runtime_flags
-    if flags.on("ScopedTables") or not flags.on("ScopedLargeTables"):
-        return flags.on("ScopedTables")
-    forms: Mapping[str, bool] = db.read(table_forms(fleet)) or {}
-    if forms.get(group.name) is False:
-        return False
-    size = table_size(db, group.members)
-    return not size.has_others and (size.large or group.name in forms)
 
 
 @query

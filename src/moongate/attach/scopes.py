@@ -21,7 +21,7 @@ import xxhash
 
 from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
-from moongate.attach.envoy_listeners import route_configurations, seat_of
+from moongate.attach.envoy_listeners import seat_of
 from moongate.attach.route_kinds import REQUEST_ROUTE_TYPES
 from moongate.attach.routes import hosts
 from moongate.attach.sizes import is_exact
@@ -31,7 +31,7 @@ from moongate.store import Index, find
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moongate.api.base import FleetId, ListenerId
+    from moongate.api.base import ListenerId
     from moongate.api.route import RequestRoute
     from moongate.engine import Db
 
@@ -72,12 +72,6 @@ def is_scoped(db: Db, listener: ListenerId) -> bool:
     """Whether the table of a listener is scoped. One that only a draining listener uses may not be."""
     seat = seat_of(db, listener)
     return seat is not None and seat.group.has_table and seat.group.scoped
-
-
-@query
-def forms_now(db: Db, fleet: FleetId) -> tuple[tuple[str, bool], ...]:
-    """The chains of a fleet, each with whether its table is scoped: ``((name, scoped), …)``."""
-    return tuple((table.chain, table.scoped) for table in route_configurations(db, fleet))
 
 
 @query
