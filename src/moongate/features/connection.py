@@ -22,24 +22,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, milliseconds
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
+from moongate.api.connections import Size
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
 from moongate.features.base import ChainEdit, Effective, Feature
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
-Size = (
-    Annotated[
-        str,
-        form(
-            r"^[1-9]+[0-9]*([EPTGMK]i|[EPTGMk])?$",
-            "a size in bytes: a whole number above 0, perhaps with a unit, such as '32Ki', '50M' or 32768",
-        ),
-    ]
-    | int
-)
-"""Bytes: "32Ki", "50M", or a whole number."""
 MAX_BUFFER = 2**32 - 1
 
 
