@@ -92,6 +92,22 @@ def test_endpoints_change_their_name_with_the_tls_that_is_spoken_to_them() -> No
     assert name in world.xds()[FLEET][ENDPOINT]
 
 
+def test_endpoints_that_a_cluster_knows_by_another_name_come_with_it() -> None:
+    """Also if they are urgent, and all else is settled first."""
+    world = World()
+    spec = {"endpoints": [{"ip": {"address": "10.0.0.2", "port": 8443}}], "tls": {"insecureSkipVerify": True}}
+    apply(world, *routes_with_backends(1))
+    world.pull()
+
+    apply(world, resource("Backend", "default", "s0", {"spec": spec}))
+    list(world.settle())
+    changes = world.take()
+
+    [cluster] = [each for each in changes.put[FLEET] if each.type_url == CLUSTER]
+    [assignment] = [each for each in changes.put[FLEET] if each.type_url == ENDPOINT]
+    assert needs_endpoints(cluster) == assignment.name
+
+
 def policy_of(name: str, kind: str = Gateway.KIND) -> Resource:
     """A policy of clusters."""
     target = {"group": GATEWAY_GROUP, "kind": kind, "name": name}

@@ -409,6 +409,10 @@ class Db:
         if root in self._roots:
             self._roots.enqueue(root)
 
+    def defer(self, root: Root[Any]) -> None:
+        """Let ``next_dirty`` name a root that ``next_urgent`` would name."""
+        self._roots.defer(root)
+
     def has_news_for(self, owner: Hashable) -> bool:
         """Whether a root of an owner waits to be settled, as far as changes have been propagated."""
         return self._roots.has_queued(owner)

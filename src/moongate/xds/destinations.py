@@ -870,7 +870,7 @@ def _must_stay_apart(
             return True
     if policy is None or policy == of_gateway:
         return False
-    replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner)
+    replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner, of_listeners=False)
     return replaces or shapes_clusters(db, policy)
 
 
