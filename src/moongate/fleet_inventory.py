@@ -469,10 +469,10 @@ class FleetInventory:
             entry.waits = self._outbox.takes
             if before is not None:
                 self._outbox.drop(self._name, (type_url, before.name))
-        if type_url == CLUSTER and (endpoints := self.resources.get((ENDPOINT, entry.key[1]))) is not None:
-            # It may look for them by another name from now on, so they are handed out with it.
-            if endpoints.root is not None:
-                self._observers.db.defer(endpoints.root)
+        endpoints = self.resources.get((ENDPOINT, entry.key[1])) if type_url == CLUSTER else None
+        if endpoints is not None and endpoints.root is not None:
+            # The cluster may look for them by another name from now on, so they are handed out with it.
+            self._observers.db.defer(endpoints.root)
         if (parts_of := JOINED_FROM.get(type_url)) is not None:
             assert entry.built_by is not None, "a resource that is used is built by some query"
             builder, args = entry.built_by
