@@ -20,7 +20,6 @@ from moongate.attach.rule_filters import (
 from moongate.xds.route_filters import (
     Origin,
     apply_rewrite,
-    as_format,
     header_options,
     quoted,
     redirect_action,
@@ -54,24 +53,6 @@ def test_the_first_mention_of_a_header_wins_and_add_is_read_before_set() -> None
 
     assert [(o.header.key, o.header.value) for o in options] == [("A", "add"), ("b", "2")]
     assert removed == ["r"]
-
-
-@pytest.mark.parametrize(
-    ("text", "formatted"),
-    [
-        ("100%", "100%%"),
-        ("50% of %REQ(x)%", "50%% of %REQ(x)%"),
-        ("a%20b%20c", "a%%20b%%20c"),
-        ("%req(x)%", "%%req(x)%%"),
-        ("{width: 100%}\n{height: 9%}", "{width: 100%%}\n{height: 9%%}"),
-        ("%REQ(" * 30_000, "%%REQ(" * 30_000),
-        *[(text, text) for text in ("%%", "%REQ(x?y):5%", "%REQ(X)%%PROTOCOL%", "%%%PROTOCOL%", "%NOBODYS%")],
-        *[(text, text) for text in ("%START_TIME(%s.%3f)%", "%CEL(size(request.headers))%", "%REQ(a%)%")],
-    ],
-)
-def test_a_percent_sign_that_begins_no_command_stands_for_itself(text: str, formatted: str) -> None:
-    """Envoy refuses a route for a lone one; commands are in use with Envoy Gateway, and go on working."""
-    assert as_format(text.encode()) == formatted.encode()
 
 
 @pytest.mark.parametrize(

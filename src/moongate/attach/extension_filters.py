@@ -220,7 +220,7 @@ def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectR
     status = 200 if spec.status_code is None else spec.status_code
     if not 200 <= status <= 599:
         return f"directResponse.statusCode is {status}; it must be from 200 to 599"
-    body = _body(db, namespace, spec.body) if spec.body is not None else b""
+    body = response_body(db, namespace, spec.body) if spec.body is not None else b""
     if isinstance(body, str):
         return body
     if (command := unfinished_command(body.decode(errors="replace"))) is not None:
@@ -236,11 +236,12 @@ def _response(db: Db, namespace: str, spec: HTTPDirectResponseFilter) -> DirectR
     return DirectResponse(status, body, tuple(headers))
 
 
-def _body(db: Db, namespace: str, spec: CustomResponseBody) -> bytes | str:
+def response_body(db: Db, namespace: str, spec: CustomResponseBody) -> bytes | str:
+    """The body of an answer that Envoy gives by itself; or, as a text, why there is none."""
     if spec.type != "ValueRef":
         return (spec.inline or "").encode()
     if spec.value_ref is None:
-        return "directResponse.body of type ValueRef needs valueRef"
+        return "a body of type ValueRef needs valueRef"
     ref = Ref.of(ConfigMap, namespace, spec.value_ref.name)
     config_map = get(db, ConfigMap, ref)
     if config_map is None:

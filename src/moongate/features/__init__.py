@@ -8,18 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 from moongate.features import (
+    bandwidth_limit,
     basic_auth,
     circuit_breaker,
     client_ip_detection,
     client_timeout,
     client_tls,
+    compressor,
     connection,
     cors,
     credential_injection,
     external_auth,
     fault_injection,
+    http_upgrade,
     load_balancer,
     path,
+    request_buffer,
+    response_override,
     retry,
     session_persistence,
     timeout,
@@ -28,14 +33,20 @@ from moongate.features.base import Feature
 
 FEATURES: tuple[Feature[Any], ...] = (
     # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
+    response_override.FEATURE,  # sees what all others answer
     fault_injection.FEATURE,  # rejects before anyone has spent work
     cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
     external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
+    request_buffer.FEATURE,
+    bandwidth_limit.REQUESTS,
+    bandwidth_limit.RESPONSES,
     credential_injection.FEATURE,  # after all that judges a client by what it sends
+    *compressor.FEATURES,  # the last that changes a response on its way to the client
     # What is no filter; each is alone in what it sets, so that their order has no meaning.
     timeout.FEATURE,
+    http_upgrade.FEATURE,
     retry.FEATURE,
     circuit_breaker.FEATURE,
     load_balancer.FEATURE,

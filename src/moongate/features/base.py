@@ -324,6 +324,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         kind: the policy kind, ``SecurityPolicy``; "" for what only rules of routes can set.
         field: the Python name of the field in its spec, ``basic_auth``; "" where there is no such kind.
         model: the Struct of the field.
+        applies: whether a value concerns this feature, where several share a field.
         references: the references in a value. ``check`` is called only if each of them is allowed and its
             target exists.
         check: faults that types cannot express, with paths relative to the field.
@@ -349,6 +350,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     kind: str = ""
     field: str = ""
     model: type[M]
+    applies: Callable[[Effective[M]], bool] | None = None
     references: Callable[[M], Iterable[Reference]] | None = None
     check: Callable[[Db, Effective[M]], Iterable[Problem]] | None = None
     hints: Callable[[M], Iterable[Problem]] | None = None

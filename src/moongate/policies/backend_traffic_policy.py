@@ -8,7 +8,12 @@ from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting,
 from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
+from moongate.features.bandwidth_limit import BandwidthLimit
+from moongate.features.compressor import Compressions
 from moongate.features.fault_injection import FaultInjection
+from moongate.features.http_upgrade import ProtocolUpgrades
+from moongate.features.request_buffer import RequestBuffer
+from moongate.features.response_override import ResponseOverrides
 from moongate.features.retry import Retry
 
 _KINDS = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
@@ -94,15 +99,15 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     http2: UnbuiltClusterSetting | None = None
     merge_type: MergeType | None = None
     rate_limit: Unbuilt | None = None
-    bandwidth_limit: Unbuilt | None = None
+    bandwidth_limit: BandwidthLimit | None = None
     fault_injection: FaultInjection | None = None
     admission_control: UnbuiltClusterSetting | None = None
     use_client_protocol: UnbuiltClusterSetting | None = None
-    compression: Annotated[Unbuilt, deprecated("compressor")] | None = None
-    compressor: Unbuilt | None = None
-    response_override: Unbuilt | None = None
-    http_upgrade: Unbuilt | None = None
-    request_buffer: Unbuilt | None = None
+    compression: Annotated[Compressions, deprecated("compressor")] | None = None
+    compressor: Compressions | None = None
+    response_override: ResponseOverrides | None = None
+    http_upgrade: ProtocolUpgrades | None = None
+    request_buffer: RequestBuffer | None = None
     telemetry: Unbuilt | None = None
     routing_type: Literal["Service", "Endpoint"] | None = None
 

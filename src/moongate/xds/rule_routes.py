@@ -421,7 +421,11 @@ def _apply_match(db: Db, served: _ServedRule, message: Route, match: Match) -> N
         message.redirect.CopyFrom(redirect_action(filters.redirect, match.path, _origin(db, served.listener)))
     elif message.HasField("route") and filters.rewrite is not None:
         apply_rewrite(message.route, filters.rewrite, match.path)
+    tunnels = message.match.HasField("connect_matcher")
     message.match.CopyFrom(matcher(match))
+    if tunnels:
+        # The request for a tunnel has no path.
+        message.match.connect_matcher.SetInParent()
 
 
 def _well_known_port(db: Db, served: _ServedRule) -> int:
