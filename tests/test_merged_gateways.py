@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from moongate.api.base import Condition, FleetId, Ref
-from moongate.api.gateway import Gateway, GatewayClass
-from moongate.attach.listeners import listeners
+from moongate.api.gateway import GatewayClass
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.status.policies import policy_status
-from moongate.xds.filter_chains import DIRECT_RESPONSE
 from moongate.xds.listeners import listener
 from moongate.xds.routes import route_configuration
-from tests.attach.test_backend_tls import config_map
 from tests.core import Core, extension, gateway, gateway_class, http, https, policy, tls_secret
 from tests.listeners import manager
 
@@ -154,36 +150,3 @@ def test_a_policy_that_sets_nothing_of_a_port_as_a_whole_has_no_conflict() -> No
     )
 
     assert [c.status for c in accepted(merged, "mine")] == ["True"]
-
-
-def test_who_cannot_be_checked_is_not_let_in_by_a_younger_gateway_of_the_same_hostname() -> None:
-    """The younger one asks for no certificate. It had no part in the hostname, and gets none by a fault."""
-    ca = {"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ours"}]}
-    merged = core(
-        *(tls_secret("cert", "a.io", "b.io"), config_map()),
-        gateway(
-            https("web", "cert", hostname="a.io"),
-            name="one",
-            tls={"frontend": {"default": {"validation": ca}}},
-        ),
-        gateway(
-            *(https("web", "cert", hostname="a.io"), https("other", "cert", hostname="b.io")), name="two"
-        ),
-    )
-
-    def lost() -> list[str]:
-        judged = listeners(merged.db, Ref.of(Gateway, "default", "two"))
-        return [each.id.name for each in judged for c in each.conditions if c.reason == "HostnameConflict"]
-
-    assert lost() == ["web"]
-
-    merged.delete("ConfigMap", "default", "ours")
-
-    assert lost() == ["web"]
-    chains = sent(merged, "default/two/other").filter_chains
-    ended = {name for each in chains if closes(each) for name in each.filter_chain_match.server_names}
-    assert ended == {"a.io"}
-
-
-def closes(chain: FilterChain) -> bool:
-    return [each.name for each in chain.filters] == [DIRECT_RESPONSE]

@@ -658,15 +658,12 @@ def _all_conflicts(db: Db, gateway: Ref, asked: Sequence[Place]) -> dict[Listene
 def _conflicts_with_older(
     db: Db, gateway: Ref, asked: Sequence[Place], shift: int
 ) -> dict[ListenerId, Conflict]:
-    """Refuse what an older Gateway has already that shares the same Envoys.
-
-    Also where it cannot check its clients, or they would come in by a listener that asks for nothing.
-    """
+    """Refuse what an older Gateway has already that shares the same Envoys."""
     gateways = members(db, fleet_of(db, gateway))
     older = gateways[: gateways.index(gateway)] if gateway in gateways else ()
     taken: dict[tuple[int, bool], list[Listener]] = {}
     for each in all_last_judged(db, older):
-        if each.ready or each.shut:
+        if each.ready:
             taken.setdefault((each.container_port, each.protocol == "UDP"), []).append(each)
     lost: dict[ListenerId, Conflict] = {}
     for place in asked:
