@@ -461,9 +461,10 @@ class FleetInventory:
         entry.patches = self._patches_of(entry)
         if value == entry.held:
             return
-        if value is None and self._passes_over(root):
+        before = entry.held
+        if (value is None or _is_reshaped(before, value)) and self._passes_over(root):
             return
-        before, entry.held = entry.held, value
+        entry.held = value
         if before is None or value is None or before.name != value.name:
             # The endpoints of a cluster have another name when TLS is spoken to them in another way.
             entry.waits = self._outbox.takes
@@ -514,6 +515,16 @@ def _without(one: _Parts, other: _Parts) -> Iterator[tuple[tuple[str, str], Call
         known = other.get(part, {})
         if named is not known:
             yield from ((key, call) for key, call in named.items() if known.get(key) != call)
+
+
+def _is_reshaped(before: XdsResource | None, after: XdsResource) -> bool:
+    """Whether a resource is made by other settings of its fleet, and not of other contents alone.
+
+    Endpoints are the contents of a cluster, and have another name if TLS is spoken to them in another way.
+    """
+    if before is None or after.type_url == SECRET:
+        return False
+    return after.type_url != ENDPOINT or after.name != before.name
 
 
 def _serves(assignment: XdsResource) -> bool:

@@ -75,6 +75,10 @@ def test_a_listener_for_any_hostname_overlaps_with_all() -> None:
     )
 
     assert reasons(core) == dict.fromkeys(("any", "narrow"), "OverlappingHostnames")
+    assert {name: each.message for name, each in overlaps(core).items() if each is not None} == {
+        "any": "The hostname (any) overlaps with a.x.io of listener narrow.",
+        "narrow": "The hostname a.x.io overlaps with (any) of listener any.",
+    }
 
 
 def test_a_listener_that_is_not_served_overlaps_with_none() -> None:
