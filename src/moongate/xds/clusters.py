@@ -158,8 +158,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         http.http_filters.extend(_own_filters(db, key))
     if of_requests:
         secure_requests(message, *backends)
-        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
-        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
+        resolve_requests(message, http if not _is_of_connections(key) else None, guard=guarded(db))
     else:
         secure(message, http, backends)
     if http.http_filters:
@@ -326,7 +325,7 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    if isinstance(key, RuleCluster) and _is_of_connections(key):
         return _connection_members(db, key)
     if isinstance(key, RuleCluster) and any(
         extension(db, ref, key.route.namespace).faulty for ref in key.extensions
@@ -334,6 +333,10 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
         # Routes may still use it for a moment, and no request may lack what the filter adds.
         return None
     return _request_members(db, key) or None
+
+
+def _is_of_connections(key: ClusterKey) -> bool:
+    return isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
 
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
@@ -645,6 +648,8 @@ def _assignment(
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
         judged = _reached(db, key, at, routed)
+        if judged.empty and _is_of_connections(key):
+            continue  # its share goes to the others
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight
