@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from msgspec import structs
 
@@ -459,19 +460,11 @@ def test_a_backend_without_endpoints_has_its_place_among_those_of_connections() 
     assert "connections are closed" in connected(EMPTIED).unresolved[0].message
 
 
-def test_a_backend_without_endpoints_has_no_place_among_hostnames() -> None:
-    """Envoy would take them for addresses."""
-    names = extension("Backend", "names", "endpoints: [{fqdn: {hostname: up.example.com, port: 80}}]")
-    destination = connected(
-        EMPTIED, "{name: names, group: gateway.envoyproxy.io, kind: Backend}", more=(names,)
-    )
-
-    assert [at.name for _, at, _ in destination.members] == ["names"]
-    assert [problem.reason for problem in destination.unresolved] == ["EndpointsNotFound"]
-
-
+@pytest.mark.parametrize("type_", ["IPv4", "FQDN"])
 @pytest.mark.parametrize("secured", ["shop", "other"])
-def test_endpoints_that_go_change_no_cluster_of_connections_and_no_name_of_endpoints(secured: str) -> None:
+def test_endpoints_that_go_change_no_cluster_of_connections_and_no_name_of_endpoints(
+    secured: str, type_: str
+) -> None:
     """Envoy would replace the cluster, and wait for the endpoints of the other name."""
     checks = "{wellKnownCACertificates: System, hostname: a.io}"
     core = Core(
@@ -485,7 +478,7 @@ def test_endpoints_that_go_change_no_cluster_of_connections_and_no_name_of_endpo
     assert isinstance(key, RuleCluster)
     before, endpoints_before = cluster(core.db, key), load_assignment(core.db, key)
 
-    core.apply(endpoints("shop"))
+    core.apply(endpoints("shop").replace("IPv4", type_))
 
     after = load_assignment(core.db, key)
     assert cluster(core.db, key) == before
@@ -494,6 +487,25 @@ def test_endpoints_that_go_change_no_cluster_of_connections_and_no_name_of_endpo
     assert after.name == endpoints_before.name
     shares = ClusterLoadAssignment.FromString(after.body).endpoints
     assert [share.locality.region for share in shares] == ["tcproute/default/shop/rule/-1/backend/1"]
+
+
+def test_a_backend_without_endpoints_makes_no_addresses_of_the_names_of_another() -> None:
+    """Envoy would refuse them."""
+    names = extension("Backend", "names", "endpoints: [{fqdn: {hostname: up.example.com, port: 80}}]")
+    core = Core(
+        gateway(raw("raw", "TCP")),
+        *(EMPTY, names),
+        connection_route("TCPRoute", EMPTIED, "{name: names, group: gateway.envoyproxy.io, kind: Backend}"),
+        config=ON_HOST,
+    )
+    [key] = route_resources(core.db, EG_FLEET, connection_ref("TCPRoute"))
+    assert isinstance(key, RuleCluster)
+
+    resource = cluster(core.db, key)
+    assert resource is not None
+    [locality] = Cluster.FromString(resource.body).load_assignment.endpoints
+    assert locality.lb_endpoints[0].endpoint.address.socket_address.address == "up.example.com"
+    assert load_assignment(core.db, key) is None
 
 
 def test_a_route_of_connections_without_a_usable_backend_says_that_they_are_closed() -> None:

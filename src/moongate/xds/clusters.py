@@ -145,7 +145,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     of_requests = any(b.dynamic for b in usable)
-    if usable and all(b.dns for b in usable):
+    if _are_names(usable):
         _resolve(message)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
@@ -242,10 +242,16 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
         return _assignment_without_members(db, key)
     backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
+    if _are_names(usable) or (len(members) == 1 and usable and usable[0].dynamic):
         return None
     name = _assignment_name(db, key, backends)
     return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+def _are_names(usable: list[Backend]) -> bool:
+    """Whether the endpoints of a cluster are hostnames; a backend without any has none of either."""
+    of_some = [each for each in usable if not each.empty] or usable
+    return bool(usable) and all(each.dns for each in of_some)
 
 
 def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:

@@ -522,8 +522,7 @@ def connection_destination(db: Db, listener: ListenerId, route: Ref) -> Connecti
         if problem is not None:
             faults.append((path, ref.weight, problem))
     # One without endpoints has its place all the same, or the way to speak TLS would be another one whenever
-    # endpoints come or go. But a cluster of hostnames has no such place for addresses.
-    members = [(member, judged) for member, judged in members if judged.dns is bool(of_names)]
+    # endpoints come or go.
     secrets = (key for _, judged in members for key in secrets_for(fleet, judged)) if speaks_tls else ()
     rest = _NOTHING_LEFT[transport] if all(judged.empty for _, judged in members) else _REST[transport]
     return ConnectionDestination(
