@@ -101,7 +101,7 @@ async def test_a_session_of_an_endpoint_that_is_gone_goes_on_with_another(
 
 @pytest.mark.parametrize("kind", ["Cookie", "Header"])
 async def test_a_client_chooses_no_endpoint_that_its_route_does_not_have(site: Site, kind: str) -> None:
-    """What it shows is its own word: of an address elsewhere, or nonsense, comes nothing but a new session."""
+    """What it shows is its own word: of an address elsewhere, or nonsense, comes but a new session."""
     elsewhere, name = site.three, f"chosen-{kind.lower()}"
     session = f"{{type: {kind}, sessionName: x-at}}"
     await site.apply(
