@@ -637,6 +637,11 @@ class Fleets:
         messages += [f"{r.what}: {r.message}" for r in own]
         if fleet.process.bootstrap_error:
             messages.append(f"its bootstrap, and the former one stays: {fleet.process.bootstrap_error}")
+        if fleet.process.arguments_error:
+            messages.append(
+                "its arguments (extraArgs of the EnvoyProxy), and the former ones stay: "
+                f"{fleet.process.arguments_error}"
+            )
         names = {r.name for r in stuck}
         refused = {at: why for at, why in fleet.refused_listeners().items() if why.port or at in names}
         refused = {at: why for at, why in refused.items() if not fleet.may_get_port(why)}

@@ -297,7 +297,8 @@ def last_judged(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...]:
 def _last_good_of(db: Db, gateway: Ref, owner: Ref) -> tuple[Listener, ...] | None:
     """The listeners of an owner as last judged; ``None`` if never, or as those of another Gateway."""
     judged = listeners.last_good(db, owner)
-    if isinstance(judged, Failed) or any(each.id.gateway != gateway for each in judged):
+    # All of them were judged as those of one Gateway.
+    if isinstance(judged, Failed) or any(each.id.gateway != gateway for each in judged[:1]):
         return None
     return judged
 
