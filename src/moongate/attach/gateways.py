@@ -17,7 +17,7 @@ from moongate.api.merge import merge
 from moongate.api.telemetry import in_namespace
 from moongate.attach.bootstraps import bootstrap_problem
 from moongate.attach.refused import absence
-from moongate.engine import query
+from moongate.engine import Failed, query
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.store import Index, find, get
@@ -167,12 +167,18 @@ def proxy(db: Db, gateway: Ref) -> Proxy:
     return structs.replace(_layered(db, class_name, own, problems, _proxy_of(resource)), owner=owner)
 
 
-@query
 def fleet_proxy(db: Db, fleet: FleetId) -> Proxy:
     """The EnvoyProxy in force for the Envoys of a fleet."""
     if fleet.owner.is_a(GatewayClass):
         return class_settings(db, fleet.owner.name)
     return proxy(db, fleet.owner)
+
+
+def fleet_proxy_or_failure(db: Db, fleet: FleetId) -> Proxy | Failed:
+    """The EnvoyProxy in force for the Envoys of a fleet, or why it cannot be known."""
+    if fleet.owner.is_a(GatewayClass):
+        return class_settings.attempt(db, fleet.owner.name)
+    return proxy.attempt(db, fleet.owner)
 
 
 @query

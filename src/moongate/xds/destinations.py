@@ -48,7 +48,7 @@ from moongate.attach.envoy_listeners import is_served
 from moongate.attach.extension_filters import extension
 from moongate.attach.fleets import fleet_of, members, seniority
 from moongate.attach.gateways import fleet_proxy, proxy
-from moongate.attach.listener_sets import gateway_of
+from moongate.attach.listener_sets import last_gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
@@ -749,8 +749,8 @@ def _in_order(db: Db, fleet: FleetId, parents: list[Ref]) -> list[Ref]:
     gateways = members(db, fleet)
     places: list[tuple[int, bool, Any, Ref]] = []
     for owner in dict.fromkeys(parents):
-        gateway = gateway_of.last_good(db, owner)
-        if isinstance(gateway, Ref) and gateway in gateways:
+        gateway = last_gateway_of(db, owner)
+        if gateway in gateways:
             of_set = owner != gateway
             places.append((gateways.index(gateway), of_set, seniority(db, owner) if of_set else (), owner))
     return [owner for *_, owner in sorted(places)]
@@ -828,7 +828,7 @@ def to_service(db: Db, gateway: Ref) -> bool:
     """Whether a Gateway's requests go to cluster IPs where no policy below it says otherwise."""
     policy = applied_to_gateway(db, BTP, gateway)
     routing = routing_type(db, policy) if policy is not None else None
-    return (routing or _routing_type(db, gateway)) == "Service"
+    return (routing or proxy(db, gateway).spec.routing_type) == "Service"
 
 
 def rule_to_service(db: Db, listener: ListenerId, route: Ref, rule_name: str) -> bool:
