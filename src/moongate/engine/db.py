@@ -337,7 +337,7 @@ class Db:
         node.reads = now = tuple(reads)
         if now == before:
             return
-        known = set(before)
+        known = set(before) if before else before
         for read in now:
             if read not in known and read.add_reader(node) and read.query is None and self._demands:
                 self._note_demand(read)
@@ -428,6 +428,10 @@ class Db:
         """
         self._propagation.finish()
         return self._roots.next_dirty()
+
+    def next_marked(self) -> Root[Any] | None:
+        """As ``next_dirty``, but ``None`` as long as there is something to mark."""
+        return None if self._propagation.waiting else self._roots.next_dirty()
 
     def propagate(self) -> Iterator[None]:
         """Mark in slices what writes have put in doubt but not marked yet."""
