@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moongate.attach.replacements import (
+    as_format,
     host_substitution_fault,
     path_fault,
     path_substitution_fault,

@@ -316,7 +316,22 @@ class SpanName(Model, frozen=True, kw_only=True):
     """Of the request to the backend."""
 
 
-class Tracing(Model, frozen=True, kw_only=True):
+class SpanSettings(Model, frozen=True, kw_only=True):
+    """Which requests have spans, and what these say."""
+
+    sampling_fraction: Fraction | None = None
+    """Of all requests; 100 % when absent."""
+    client_sampling_fraction: Fraction | None = None
+    """Of the requests whose client asks for a trace; none when absent."""
+    overall_sampling_fraction: Fraction | None = None
+    """The limit of all others; 100 % when absent."""
+    tags: dict[str, str] | None = None
+    """Tags of spans, in Envoy's command operators."""
+    custom_tags: Annotated[dict[str, CustomTag], deprecated("tags")] | None = None
+    span_name: SpanName | None = None
+
+
+class Tracing(SpanSettings, frozen=True, kw_only=True):
     """Spans of requests."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -329,15 +344,6 @@ class Tracing(Model, frozen=True, kw_only=True):
     provider: TracingProvider
     sampling_rate: Annotated[int, Meta(ge=0, le=100)] | None = None
     """Percent of the requests; 100 when absent."""
-    sampling_fraction: Fraction | None = None
-    client_sampling_fraction: Fraction | None = None
-    """Of the requests whose client asks for a trace; none when absent."""
-    overall_sampling_fraction: Fraction | None = None
-    """The limit of all others; 100 % when absent."""
-    tags: dict[str, str] | None = None
-    """Tags of spans, in Envoy's command operators."""
-    custom_tags: Annotated[dict[str, CustomTag], deprecated("tags")] | None = None
-    span_name: SpanName | None = None
 
 
 # -- metrics --------------------------------------------------------------------

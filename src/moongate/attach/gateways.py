@@ -50,16 +50,11 @@ _LONGEST_ARGUMENT: Final = 131_071
 """Bytes. Source: execve(2), MAX_ARG_STRLEN without the final NUL."""
 _MOST_SHOWN: Final = 60
 _OPERATOR = re.compile(r"%[^%]*%")
-STAT_OPERATORS: Final = frozenset(
-    {
-        "%ROUTE_NAME%",
-        "%ROUTE_NAMESPACE%",
-        "%ROUTE_KIND%",
-        "%ROUTE_RULE_NAME%",
-        "%ROUTE_RULE_NUMBER%",
-        "%BACKEND_REFS%",
-    }
+ROUTE_STAT_OPERATORS: Final = frozenset(
+    {"%ROUTE_NAME%", "%ROUTE_NAMESPACE%", "%ROUTE_KIND%", "%ROUTE_RULE_NAME%"}
 )
+"""What stands for a part of a rule in a policy's ``metrics.routeStatName``."""
+STAT_OPERATORS: Final = ROUTE_STAT_OPERATORS | {"%ROUTE_RULE_NUMBER%", "%BACKEND_REFS%"}
 """What stands for a part of a rule in ``metrics.clusterStatName``."""
 
 

@@ -27,6 +27,7 @@ from moongate.features import (
     response_override,
     retry,
     session_persistence,
+    telemetry,
     timeout,
 )
 from moongate.features.base import Feature
@@ -47,6 +48,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     # What is no filter; each is alone in what it sets, so that their order has no meaning.
     timeout.FEATURE,
     http_upgrade.FEATURE,
+    telemetry.FEATURE,
     retry.FEATURE,
     circuit_breaker.FEATURE,
     load_balancer.FEATURE,

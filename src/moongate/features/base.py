@@ -17,11 +17,13 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Struct
 
@@ -49,7 +51,9 @@ if TYPE_CHECKING:
 
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
-    from moongate.api.shared import BackendObjectReference, SecretObjectReference
+    from moongate.api.shared import BackendObjectReference, Fraction, SecretObjectReference
+    from moongate.api.telemetry import CustomTag as SpanTag
+    from moongate.api.telemetry import SpanSettings
     from moongate.api.tls import TLSSettings
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
@@ -345,6 +349,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         filter_chain: settings on a filter chain or its TLS context.
         connection_manager: settings on an HTTP connection manager.
         tcp_proxy: settings on the proxy of a route of connections.
+        statistics: the pattern of the name under which the requests or connections of a rule are counted.
     """
 
     kind: str = ""
@@ -367,11 +372,17 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None
+    statistics: Callable[[M], str | None] | None = None
 
     @property
     def shapes_rules(self) -> bool:
         """Whether it changes Envoy's routes, or the filters of routes."""
         return self.http_filter is not None or self.route is not None
+
+    @property
+    def shapes_connections(self) -> bool:
+        """Whether it changes the proxies of routes of connections."""
+        return self.tcp_proxy is not None or self.statistics is not None
 
     @property
     def shapes_clusters(self) -> bool:
@@ -406,3 +417,47 @@ def tls_parameters(spec: TLSSettings) -> TlsParameters:
         ecdh_curves=spec.ecdh_curves,
         signature_algorithms=spec.signature_algorithms,
     )
+
+
+NO_NAME: Final = "a tag needs a name"
+
+
+def fractional(share: Fraction) -> FractionalPercent:
+    """A share in Envoy's form, in millionths unless it is in percent."""
+    if share.denominator == 100:
+        return FractionalPercent(numerator=share.numerator, denominator=FractionalPercent.HUNDRED)
+    millionths = round(share.numerator * 1_000_000 / share.denominator)
+    return FractionalPercent(numerator=millionths, denominator=FractionalPercent.MILLION)
+
+
+def span_tags(asked: SpanSettings) -> Iterator[CustomTag]:
+    """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
+    tags = {
+        name: _tag(name, tag) for name, tag in (asked.custom_tags or {}).items() if not tag_fault(name, tag)
+    }
+    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items() if name}
+    yield from (tag for _, tag in sorted(tags.items()))
+
+
+def _tag(name: str, tag: SpanTag) -> CustomTag:
+    built = CustomTag(tag=name)
+    if tag.type == "Literal" and tag.literal is not None:
+        built.literal.value = tag.literal.value
+    elif tag.type == "Environment" and tag.environment is not None:
+        built.environment.name = tag.environment.name
+        built.environment.default_value = tag.environment.default_value or ""
+    elif tag.request_header is not None:
+        built.request_header.name = tag.request_header.name
+        built.request_header.default_value = tag.request_header.default_value or ""
+    return built
+
+
+def tag_fault(name: str, tag: SpanTag) -> str:
+    """Why Envoy would refuse a tag, which no rule of the CRD says; "" if it would not."""
+    field = f"{tag.type[:1].lower()}{tag.type[1:]}"
+    named = {"Environment": tag.environment, "RequestHeader": tag.request_header}.get(tag.type)
+    if not name:
+        return NO_NAME
+    if tag.type == "Literal":
+        return "" if tag.literal is not None and tag.literal.value else "literal.value is missing or empty"
+    return "" if named is not None and named.name else f"{field}.name is missing or empty"

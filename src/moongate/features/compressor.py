@@ -52,7 +52,6 @@ class Compression(Model, frozen=True, kw_only=True):
 
 
 Compressions = tuple[Compression, ...]
-_OLDER: Final = "compression"
 _LIBRARIES: Final[dict[CompressorType, type[Message]]] = {"Brotli": Brotli, "Gzip": Gzip, "Zstd": Zstd}
 """In the order of the chain."""
 
@@ -66,12 +65,12 @@ def check(db: Db, entries: Effective[Compressions]) -> Iterator[Problem]:
             yield Problem(f"[{n}].minContentLength", message)
 
 
-def _feature(field: str, type_: CompressorType) -> Feature[Compressions]:
+def _feature(type_: CompressorType, *, older: bool) -> Feature[Compressions]:
     """The compressor of a type, as one of the two fields sets it."""
 
     def entry(entries: Compressions | None) -> tuple[Compression | None, bool]:
         """The entry that counts, and whether it is the first in force."""
-        on = [each for each in entries or () if each.on or field == _OLDER]
+        on = [each for each in entries or () if each.on or older]
         of_type = next((each for each in on if each.type == type_), None)
         return of_type, of_type is not None and of_type is on[0]
 
@@ -102,7 +101,7 @@ def _feature(field: str, type_: CompressorType) -> Feature[Compressions]:
     alone = structs.replace(Compression(type=type_), **{type_.lower(): CompressorSettings()})
     return Feature(
         kind="BackendTrafficPolicy",
-        field=field,
+        field="compression" if older else "compressor",
         model=Compressions,
         applies=lambda entries: entry(entries.value)[0] is not None,
         check=check,
@@ -118,4 +117,4 @@ def _feature(field: str, type_: CompressorType) -> Feature[Compressions]:
     )
 
 
-FEATURES: Final = tuple(_feature(field, type_) for type_ in _LIBRARIES for field in ("compressor", _OLDER))
+FEATURES: Final = tuple(_feature(type_, older=older) for type_ in _LIBRARIES for older in (False, True))

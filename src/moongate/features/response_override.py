@@ -20,7 +20,6 @@ from envoy.extensions.http.custom_response.local_response_policy.v3.local_respon
 from envoy.extensions.http.custom_response.redirect_policy.v3.redirect_policy_pb2 import RedirectPolicy
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpResponseHeaderMatchInput
 from envoy.type.matcher.v3.status_code_input_pb2 import HttpResponseStatusCodeMatchInput
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from msgspec import Meta
 from xds.core.v3.extension_pb2 import TypedExtensionConfig
@@ -29,17 +28,17 @@ from xds.type.matcher.v3.http_inputs_pb2 import HttpAttributesCelMatchInput
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 from xds.type.matcher.v3.string_pb2 import StringMatcher
 
-from moongate.api.base import Model, Rule
+from moongate.api.base import SET, Model, Rule, unique_by
 from moongate.api.core import ConfigMap
 from moongate.api.httproute import HTTPPathModifier
 from moongate.api.httproutefilter import CustomResponseBody
-from moongate.api.route import HTTPHeaderFilter
 from moongate.api.shared import HeaderName, Int32, PreciseHostname, StringMatch
 from moongate.attach.backends import Target
 from moongate.attach.extension_filters import response_body
 from moongate.attach.replacements import as_format, unfinished_command
 from moongate.engine import Db
 from moongate.features.base import Effective, Feature, HttpFilter, Reference
+from moongate.later_messages import HttpResponseLocalReplyMatchInput
 from moongate.problem import Problem
 from moongate.regex import regex_fault
 from moongate.xds.wire import packed
@@ -86,15 +85,28 @@ class CustomResponseMatch(Model, frozen=True, kw_only=True):
     """The responses that are meant: one of the statuses, if there are any, and all of the headers."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.statusCodes) || has(self.responseHeaders)", "Set statusCodes, responseHeaders, or both."
-        ),
+        Rule("has(self.statusCodes) || has(self.responseHeaders)", "Set statusCodes or responseHeaders."),
     )
 
     status_codes: Annotated[tuple[StatusCodeMatch, ...], Meta(min_length=1, max_length=50)] | None = None
     response_headers: Annotated[tuple[ResponseHeaderMatch, ...], Meta(min_length=1, max_length=16)] | None = (
         None
     )
+
+
+class AddedHeader(Model, frozen=True, kw_only=True):
+    """A header and its value, in which Envoy's command operators work."""
+
+    name: HeaderName
+    value: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class AddedHeaders(Model, frozen=True, kw_only=True):
+    """Headers of the response: ``set`` replaces, ``add`` appends."""
+
+    set: Annotated[tuple[AddedHeader, ...], Meta(max_length=16), unique_by("name")] = ()
+    add: Annotated[tuple[AddedHeader, ...], Meta(max_length=16), unique_by("name")] = ()
+    remove: Annotated[tuple[str, ...], Meta(max_length=16), SET] = ()
 
 
 class CustomResponse(Model, frozen=True, kw_only=True):
@@ -111,7 +123,7 @@ class CustomResponse(Model, frozen=True, kw_only=True):
 
     content_type: str | None = None
     body: CustomResponseBody | None = None
-    header: HTTPHeaderFilter | None = None
+    header: AddedHeaders | None = None
     status_code: int | None = None
 
 
@@ -144,14 +156,12 @@ class ResponseOverride(Model, frozen=True, kw_only=True):
     response: CustomResponse | None = None
     redirect: CustomRedirect | None = None
     source: Literal["All", "Local", "Backend"] | None = None
-    """``Local`` is for responses of the gateway itself, ``Backend`` for those of backends. All when absent."""
+    """``Local`` is for responses of the gateway itself, ``Backend`` for others. All when absent."""
 
 
 ResponseOverrides = tuple[ResponseOverride, ...]
 
 _BODY: Final = "[{}].response.body"
-_LOCAL_REPLY: Final = "type.googleapis.com/envoy.type.matcher.v3.HttpResponseLocalReplyMatchInput"
-"""A message without fields that Envoy knows, but not the messages that we have."""
 
 
 def _references(overrides: ResponseOverrides) -> Iterator[Reference]:
@@ -180,7 +190,7 @@ def check(db: Db, overrides: Effective[ResponseOverrides]) -> Iterator[Problem]:
         if isinstance(body, str):
             yield Problem(_BODY.format(n), f"{body[0].upper()}{body[1:]}.")
         elif (command := unfinished_command(body.decode(errors="replace"))) is not None:
-            message = f"The command {command!r} does not end with ')%'. A percent sign that begins no command is '%%'."
+            message = f"The command {command!r} does not end with ')%'; a percent sign alone is '%%'."
             yield Problem(_BODY.format(n), message)
 
 
@@ -259,23 +269,34 @@ def _predicate(override: ResponseOverride) -> Predicate:
     match = override.match
     statuses = [_status(code) for code in match.status_codes or ()]
     headers = [_header_match(header) for header in match.response_headers or ()]
-    predicate = statuses[0] if len(statuses) == 1 else _any(statuses)
-    if headers:
-        predicate = _all([predicate, _all(headers)] if statuses else headers)
+    if not headers:
+        predicate = _any(statuses)
+    elif not statuses:
+        predicate = _all(headers)
+    else:
+        predicate = _all([_any(statuses), _all(headers)])
     if override.source in ("Local", "Backend"):
         local = Predicate()
-        local.single_predicate.input.name = "http-response-local-reply-match-input"
-        local.single_predicate.input.typed_config.CopyFrom(AnyMessage(type_url=_LOCAL_REPLY))
+        local.single_predicate.input.CopyFrom(
+            _extension("http-response-local-reply-match-input", HttpResponseLocalReplyMatchInput())
+        )
         local.single_predicate.value_match.exact = "true" if override.source == "Local" else "false"
         predicate = _all([predicate, local])
     return predicate
 
 
+# Envoy refuses a list of one. The reference has such a list for a single header.
+
+
 def _all(predicates: list[Predicate]) -> Predicate:
+    if len(predicates) == 1:
+        return predicates[0]
     return Predicate(and_matcher=Predicate.PredicateList(predicate=predicates))
 
 
 def _any(predicates: list[Predicate]) -> Predicate:
+    if len(predicates) == 1:
+        return predicates[0]
     return Predicate(or_matcher=Predicate.PredicateList(predicate=predicates))
 
 

@@ -15,6 +15,7 @@ from moongate.features.http_upgrade import ProtocolUpgrades
 from moongate.features.request_buffer import RequestBuffer
 from moongate.features.response_override import ResponseOverrides
 from moongate.features.retry import Retry
+from moongate.features.telemetry import BackendTelemetry
 
 _KINDS = "['Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
 _ROUTES = "['HTTPRoute', 'GRPCRoute', 'UDPRoute', 'TCPRoute', 'TLSRoute']"
@@ -108,7 +109,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     response_override: ResponseOverrides | None = None
     http_upgrade: ProtocolUpgrades | None = None
     request_buffer: RequestBuffer | None = None
-    telemetry: Unbuilt | None = None
+    telemetry: BackendTelemetry | None = None
     routing_type: Literal["Service", "Endpoint"] | None = None
 
 

@@ -339,7 +339,7 @@ def unenforceable(db: Db, policy: Ref, route: Ref) -> Problem | None:
 def connection_settings(db: Db, listener: ListenerId, route: Ref, rule: str) -> Settings:
     """The settings of a route of connections for its proxy."""
     merged = _all(db, rule_policies(db, listener, route, rule))
-    features = (each for policy in merged for each in policy.features() if each[0].tcp_proxy is not None)
+    features = (each for policy in merged for each in policy.features() if each[0].shapes_connections)
     return tuple(sorted(features, key=_place))
 
 

@@ -68,6 +68,7 @@ from moongate.xds.filter_chains import (
     joined,
     settings,
 )
+from moongate.xds.statistics import route_stat_name
 from moongate.xds.wire import LISTENER, Encoded, encode, packed
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
     for feature, effective in connection_settings(db, member, route, connection_section(resource)):
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)
+        if feature.statistics is not None and (pattern := feature.statistics(effective.value)) is not None:
+            proxy.stat_prefix = route_stat_name(pattern, route, resource.spec.rules[0])
     chain = _chain(names.connection_chain(route), hosts, terms)
     if of_names:
         chain.filters.extend(of_server_names(guard=guarded(db)))

@@ -63,6 +63,7 @@ from moongate.xds.route_filters import (
     without_request_port,
 )
 from moongate.xds.scoped_chains import HOST_HEADER, HOST_HEADERS, switched_on
+from moongate.xds.statistics import route_stat_name
 from moongate.xds.wire import encode, message_field, packed
 
 if TYPE_CHECKING:
@@ -367,6 +368,8 @@ def _forward(served: _ServedRule, message: Route) -> None:
     for feature, effective in served.settings.features:
         if feature.route is not None:
             feature.route(edit, effective)
+        if feature.statistics is not None and (pattern := feature.statistics(effective.value)) is not None:
+            message.stat_prefix = route_stat_name(pattern, served.route.ref, served.rule)
 
 
 def _add_mirror(action: RouteAction, mirror: Mirror, cluster: str) -> None:

@@ -21,7 +21,7 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from moongate import names
 from moongate.api.shared import quantity
-from moongate.attach.gateways import STAT_OPERATORS, fleet_proxy
+from moongate.attach.gateways import ROUTE_STAT_OPERATORS, STAT_OPERATORS, fleet_proxy
 from moongate.engine import query
 from moongate.xds.wire import encode, packed
 
@@ -82,15 +82,26 @@ def cluster_stat_name(db: Db, fleet: FleetId) -> str:
 def stat_name(pattern: str, route: Ref, index: int, rule: RouteRule) -> str:
     """The name in statistics of a rule's cluster."""
     backends = (f"{ref.namespace or route.namespace}/{ref.name}" for ref in rule.backend_refs)
+    values = {"%ROUTE_RULE_NUMBER%": str(index), "%BACKEND_REFS%": "|".join(backends)}
+    assert values.keys() | ROUTE_STAT_OPERATORS == STAT_OPERATORS, (
+        "an operator that is accepted has a meaning"
+    )
+    return _with(values, route_stat_name(pattern, route, rule))
+
+
+def route_stat_name(pattern: str, route: Ref, rule: RouteRule) -> str:
+    """The name in statistics of a rule."""
     values = {
         "%ROUTE_NAME%": route.name,
         "%ROUTE_NAMESPACE%": route.namespace,
         "%ROUTE_KIND%": route.kind.lower(),
         "%ROUTE_RULE_NAME%": rule.name or "-",
-        "%ROUTE_RULE_NUMBER%": str(index),
-        "%BACKEND_REFS%": "|".join(backends),
     }
-    assert values.keys() == STAT_OPERATORS, "an operator that is accepted has a meaning"
+    assert values.keys() == ROUTE_STAT_OPERATORS, "an operator that is accepted has a meaning"
+    return _with(values, pattern)
+
+
+def _with(values: Mapping[str, str], pattern: str) -> str:
     for operator, value in values.items():
         pattern = pattern.replace(operator, value)
     return pattern

@@ -25,8 +25,7 @@ from envoy.extensions.tracers.opentelemetry.samplers.v3.parent_based_sampler_pb2
 from envoy.extensions.tracers.opentelemetry.samplers.v3.trace_id_ratio_based_sampler_pb2 import (
     TraceIdRatioBasedSamplerConfig,
 )
-from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
-from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
+from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from moongate import names
@@ -34,22 +33,21 @@ from moongate.api.gateway import GatewayClass
 from moongate.api.shared import Fraction
 from moongate.attach.gateways import fleet_proxy
 from moongate.engine import query
+from moongate.features.base import NO_NAME, fractional, span_tags, tag_fault
 from moongate.problem import Problem
 from moongate.xds.sinks import authority, grpc_service, has_cluster
 from moongate.xds.wire import encode, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf.message import Message
 
     from moongate.api.base import FleetId
-    from moongate.api.telemetry import CustomTag as DeprecatedTag
     from moongate.api.telemetry import OpenTelemetryTracing, Sampler, Tracing, TracingProvider
     from moongate.engine import Db
 
 _SAMPLERS: Final = "envoy.tracers.opentelemetry.samplers"
-_NO_NAME: Final = "a tag needs a name"
 _NONE, _ALL = Fraction(numerator=0), Fraction(numerator=100)
 
 
@@ -70,7 +68,7 @@ def tracing(db: Db, fleet: FleetId) -> bytes | None:
         overall_sampling=_percent(asked.overall_sampling_fraction or _ALL),
         provider=_provider(db, fleet, asked.provider),
         spawn_upstream_span=BoolValue(value=True),
-        custom_tags=_tags(asked),
+        custom_tags=span_tags(asked),
     )
     if asked.span_name is not None:
         config.operation, config.upstream_operation = asked.span_name.client, asked.span_name.server
@@ -83,8 +81,10 @@ def tracing_problems(db: Db, fleet: FleetId) -> tuple[Problem, ...]:
     asked = _asked(db, fleet)
     if asked is None:
         return ()
-    faults = [(f"customTags[{name!r}]", _fault(name, tag)) for name, tag in (asked.custom_tags or {}).items()]
-    faults += [(f"tags[{name!r}]", "" if name else _NO_NAME) for name in asked.tags or {}]
+    faults = [
+        (f"customTags[{name!r}]", tag_fault(name, tag)) for name, tag in (asked.custom_tags or {}).items()
+    ]
+    faults += [(f"tags[{name!r}]", "" if name else NO_NAME) for name in asked.tags or {}]
     return tuple(
         Problem(path, f"{path} of the EnvoyProxy: {fault}. Spans go without this tag.", "InvalidParameters")
         for tag, fault in sorted(faults)
@@ -169,7 +169,7 @@ def _sampler(sampler: Sampler) -> TypedExtensionConfig:
     if kind.endswith("AlwaysOn"):
         base = _extension("always_on", AlwaysOnSamplerConfig())
     else:
-        ratio = TraceIdRatioBasedSamplerConfig(sampling_percentage=_fractional(share))
+        ratio = TraceIdRatioBasedSamplerConfig(sampling_percentage=fractional(share))
         base = _extension("trace_id_ratio_based", ratio)
     if kind.startswith("ParentBased"):
         return _extension("parent_based", ParentBasedSamplerConfig(wrapped_sampler=base))
@@ -178,41 +178,3 @@ def _sampler(sampler: Sampler) -> TypedExtensionConfig:
 
 def _extension(name: str, config: Message) -> TypedExtensionConfig:
     return TypedExtensionConfig(name=f"{_SAMPLERS}.{name}", typed_config=packed(config))
-
-
-def _fractional(share: Fraction) -> FractionalPercent:
-    if share.denominator == 100:
-        return FractionalPercent(numerator=share.numerator, denominator=FractionalPercent.HUNDRED)
-    millionths = round(share.numerator * 1_000_000 / share.denominator)
-    return FractionalPercent(numerator=millionths, denominator=FractionalPercent.MILLION)
-
-
-def _tags(asked: Tracing) -> Iterator[CustomTag]:
-    """The tags of spans, sorted by name; of two with a name, that of ``tags`` counts."""
-    tags = {name: _tag(name, tag) for name, tag in (asked.custom_tags or {}).items() if not _fault(name, tag)}
-    tags |= {name: CustomTag(tag=name, value=value) for name, value in (asked.tags or {}).items() if name}
-    yield from (tag for _, tag in sorted(tags.items()))
-
-
-def _tag(name: str, tag: DeprecatedTag) -> CustomTag:
-    built = CustomTag(tag=name)
-    if tag.type == "Literal" and tag.literal is not None:
-        built.literal.value = tag.literal.value
-    elif tag.type == "Environment" and tag.environment is not None:
-        built.environment.name = tag.environment.name
-        built.environment.default_value = tag.environment.default_value or ""
-    elif tag.request_header is not None:
-        built.request_header.name = tag.request_header.name
-        built.request_header.default_value = tag.request_header.default_value or ""
-    return built
-
-
-def _fault(name: str, tag: DeprecatedTag) -> str:
-    """Why Envoy would refuse a tag, which no rule of the CRD says; "" if it would not."""
-    field = f"{tag.type[:1].lower()}{tag.type[1:]}"
-    named = {"Environment": tag.environment, "RequestHeader": tag.request_header}.get(tag.type)
-    if not name:
-        return _NO_NAME
-    if tag.type == "Literal":
-        return "" if tag.literal is not None and tag.literal.value else "literal.value is missing or empty"
-    return "" if named is not None and named.name else f"{field}.name is missing or empty"

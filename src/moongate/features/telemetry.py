@@ -1,0 +1,97 @@
+"""What the gateway reports of the requests of a route: spans, and the name under which they are counted.
+
+Set by:      BackendTrafficPolicy ``spec.telemetry``
+Precedence:  the most specific policy wins; its ``tracing`` replaces that of the EnvoyProxy
+Envoy:       ``tracing`` and ``stat_prefix`` of a route, ``stat_prefix`` of a TCP proxy
+Cases:       telemetry.md beside this file: its reference page and its golden tests
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from envoy.config.route.v3.route_components_pb2 import Tracing
+
+from moongate.api.base import Model
+from moongate.api.shared import Fraction
+from moongate.api.telemetry import SpanSettings
+from moongate.attach.gateways import ROUTE_STAT_OPERATORS
+from moongate.engine import Db
+from moongate.features.base import NO_NAME, Effective, Feature, RouteEdit, fractional, span_tags, tag_fault
+from moongate.problem import Problem
+
+_OPERATOR: Final = re.compile(r"%[^%]*%")
+_NONE: Final = Fraction(numerator=0)
+
+
+class RouteMetrics(Model, frozen=True, kw_only=True):
+    """Statistics of a route."""
+
+    route_stat_name: str | None = None
+    """The name under which a rule is counted, with the operators ``%ROUTE_NAME%``, ``%ROUTE_NAMESPACE%``,
+    ``%ROUTE_KIND%`` and ``%ROUTE_RULE_NAME%``."""
+
+
+class BackendTelemetry(Model, frozen=True, kw_only=True):
+    """What is reported of requests."""
+
+    tracing: SpanSettings | None = None
+    """Nothing is traced unless the EnvoyProxy says where spans go."""
+    metrics: RouteMetrics | None = None
+
+
+def check(db: Db, telemetry: Effective[BackendTelemetry]) -> Iterator[Problem]:
+    """Operators that there are not."""
+    metrics = telemetry.value.metrics
+    pattern = metrics.route_stat_name if metrics is not None else None
+    unknown = [each for each in _OPERATOR.findall(pattern or "") if each not in ROUTE_STAT_OPERATORS]
+    if unknown:
+        known = ", ".join(sorted(ROUTE_STAT_OPERATORS))
+        message = f"There is no operator {', '.join(unknown)}; there are {known}."
+        yield Problem("metrics.routeStatName", message)
+
+
+def _hints(telemetry: BackendTelemetry) -> Iterator[Problem]:
+    """Tags that spans go without."""
+    tracing = telemetry.tracing
+    if tracing is None:
+        return
+    faults = [
+        (f"customTags[{name!r}]", tag_fault(name, tag)) for name, tag in (tracing.custom_tags or {}).items()
+    ]
+    faults += [(f"tags[{name!r}]", "" if name else NO_NAME) for name in tracing.tags or {}]
+    for tag, fault in sorted(faults):
+        if fault:
+            yield Problem(f"tracing.{tag}", f"{tag}: {fault}. Spans go without this tag.", "Unused")
+
+
+def _route(edit: RouteEdit, telemetry: Effective[BackendTelemetry]) -> None:
+    asked = telemetry.value.tracing
+    if asked is None:
+        return
+    tracing = Tracing(client_sampling=fractional(asked.client_sampling_fraction or _NONE))
+    if asked.sampling_fraction is not None:
+        tracing.random_sampling.CopyFrom(fractional(asked.sampling_fraction))
+    if asked.overall_sampling_fraction is not None:
+        tracing.overall_sampling.CopyFrom(fractional(asked.overall_sampling_fraction))
+    tracing.custom_tags.extend(span_tags(asked))
+    if asked.span_name is not None:
+        tracing.operation, tracing.upstream_operation = asked.span_name.client, asked.span_name.server
+    edit.message.tracing.CopyFrom(tracing)
+
+
+def _statistics(telemetry: BackendTelemetry) -> str | None:
+    return telemetry.metrics.route_stat_name if telemetry.metrics is not None else None
+
+
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="telemetry",
+    model=BackendTelemetry,
+    check=check,
+    hints=_hints,
+    route=_route,
+    statistics=_statistics,
+)
