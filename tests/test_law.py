@@ -60,6 +60,13 @@ def differences(warm: World, cold: World) -> list[str]:
             for key in one.keys() | other.keys()
             if one.get(key) != other.get(key)
         ]
+    if not frozen_fleets(warm):
+        limits, fresh_limits = warm.rate_limits(), cold.rate_limits()
+        lines += [
+            f"limits of {name}"
+            for name in limits.keys() | fresh_limits.keys()
+            if limits.get(name) != fresh_limits.get(name)
+        ]
     statuses, fresh_statuses = (without_history(each.statuses(), warm) for each in (warm, cold))
     lines += [
         f"{ref}: {statuses.get(ref)} != {fresh_statuses.get(ref)}"
@@ -240,7 +247,7 @@ def test_nothing_is_left_when_all_is_deleted(gone: list[tuple[Ref, None]], histo
     warm.apply(dict.fromkeys(list(warm.store.held())))
     warm.pull()
 
-    assert warm.everything() == ({}, [])
+    assert warm.everything() == ({}, [], {})
     assert len(warm.db) == empty
 
 

@@ -461,13 +461,13 @@ def test_a_policy_without_a_parent_to_merge_with_holds_alone() -> None:
 
 def test_a_field_without_effect_keeps_a_policy_from_being_accepted() -> None:
     """The rest of it is in force, but nobody who waits for ``Accepted`` must be fooled."""
-    subject = btp("limits", "Gateway/eg", dns={"dnsRefreshRate": "5s"}, telemetry={"tracing": {}})
+    subject = ctp("limits", "Gateway/eg", connection={"socketBufferLimit": "1Ki", "bufferLimit": "1Ki"})
     core = Core(TWO, subject)
 
     assert conditions(core, subject) == {"eg": {"Accepted": "!Invalid"}}
     text = message(core, subject, "Accepted")
-    assert "spec.dns: This field is not built yet; it has no effect." in text
-    assert "spec.telemetry: This field is not built yet; it has no effect." in text
+    assert text == "spec.connection.socketBufferLimit: This field is not built yet; it has no effect."
+    assert sent(core, "default/eg/a").per_connection_buffer_limit_bytes.value == 1024
 
 
 def test_a_setting_that_is_wrong_is_reported_with_its_path() -> None:

@@ -23,6 +23,7 @@ from moongate.features import (
     http_upgrade,
     load_balancer,
     path,
+    rate_limit,
     request_buffer,
     response_override,
     retry,
@@ -41,6 +42,10 @@ FEATURES: tuple[Feature[Any], ...] = (
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
     request_buffer.FEATURE,
+    rate_limit.LOCAL,  # counts those who may pass; this one asks nobody, so it comes first
+    rate_limit.GLOBAL,
+    rate_limit.SHARED,
+    rate_limit.INHERITED,
     bandwidth_limit.REQUESTS,
     bandwidth_limit.RESPONSES,
     credential_injection.FEATURE,  # after all that judges a client by what it sends

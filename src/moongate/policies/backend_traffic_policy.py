@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting, deprecated
+from moongate.api.base import ENVOY_GROUP, Rule, UnbuiltClusterSetting, deprecated
 from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
 from moongate.api.policy import MergeType, PolicyTargetReferences
+from moongate.api.rate_limits import RateLimits
 from moongate.attach.policies import Policy
 from moongate.features.bandwidth_limit import BandwidthLimit
 from moongate.features.compressor import Compressions
@@ -99,7 +100,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     dns: UnbuiltClusterSetting | None = None
     http2: UnbuiltClusterSetting | None = None
     merge_type: MergeType | None = None
-    rate_limit: Unbuilt | None = None
+    rate_limit: RateLimits | None = None
     bandwidth_limit: BandwidthLimit | None = None
     fault_injection: FaultInjection | None = None
     admission_control: UnbuiltClusterSetting | None = None
