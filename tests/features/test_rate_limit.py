@@ -120,6 +120,8 @@ def test_what_a_local_limit_cannot_be_is_a_fault(spec: dict[str, Any], paths: li
         (shared({**HOUR, "cost": {"request": {"from": "Number", "number": -1}}}), ["cost.request.number"]),
         (shared({**HOUR, "cost": {"response": {"from": "Number", "number": 2**40}}}),
          ["cost.response.number"]),
+        (shared({**HOUR, "cost": {"request": {"from": "Metadata", "metadata": {
+            "namespace": "n", "key": "k)"}}}}), ["cost.request.metadata.key"]),
         (shared({"limit": {"requests": 0, "unit": "Hour"}}), []),
     ],
 )  # fmt: skip

@@ -114,6 +114,8 @@ _SERVICE_HOST: Final = f"envoy-ratelimit.{CONTROLLER_NAMESPACE}.svc.cluster.loca
 _SERVICE_PORT: Final = 8081
 _CLIENT_ADDRESS: Final = "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")
+_NO_METADATA: Final = re.compile(r"[%():\x00\r\n]")
+"""What would end the operator that reads metadata, or one of its parts."""
 _NO_NAME: Final = re.compile(r"[\x00\r\n]")
 
 
@@ -250,6 +252,12 @@ def _check_global(db: Db, limits: Effective[RateLimits]) -> Iterator[Problem]:
             if number is not None and not 0 <= number <= _MOST_COST:
                 message = f"The cost is {number}; it must be from 0 to {_MOST_COST}."
                 yield Problem(f"{each.path}.cost.{name}.number", message)
+            metadata = specifier.metadata if specifier else None
+            parts = {"namespace": metadata.namespace, "key": metadata.key} if metadata else {}
+            for part, value in parts.items():
+                if _NO_METADATA.search(value):
+                    message = f"The {part} is {value!r}; it must have no '%', ':', parenthesis or line break."
+                    yield Problem(f"{each.path}.cost.{name}.metadata.{part}", message)
 
 
 def _selector_problems(of: _Rule) -> Iterator[Problem]:
