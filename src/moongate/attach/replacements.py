@@ -35,6 +35,9 @@ _TEXT_OF_HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]\-]*")
 _COMMAND: Final = re.compile(
     r"%%|%[A-Z][A-Z0-9_]*(?:\(.{0,512}?\))?(?::[0-9]{1,9})?%|(?P<unfinished>%[A-Z][A-Z0-9_]*\()", re.DOTALL
 )
+_PERCENT: Final = re.compile(
+    rb"%%|%[A-Z][A-Z0-9_]*(?:\(.{0,512}?\))?(?::[0-9]{1,9})?%|(?P<alone>%)", re.DOTALL
+)
 _REFERENCE: Final = re.compile(r"\\(.?)", re.DOTALL)
 
 
@@ -42,6 +45,15 @@ def unfinished_command(text: str) -> str | None:
     """The first command of Envoy that begins in a text and does not end, like ``%REQ(x-a``; or ``None``."""
     unfinished = (found["unfinished"] for found in _COMMAND.finditer(text))
     return next((begin for begin in unfinished if begin is not None), None)
+
+
+def as_format(text: bytes) -> bytes:
+    """A text with Envoy's commands, in which every ``%`` that belongs to none stands for itself.
+
+    >>> as_format(b"100% of %REQ(x-a)%")
+    b'100%% of %REQ(x-a)%'
+    """
+    return _PERCENT.sub(lambda found: b"%%" if found["alone"] else found[0], text)
 
 
 def path_fault(path: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from moongate.features import (
     basic_auth,
     circuit_breaker,
+    client_http2,
     client_ip_detection,
     client_timeout,
     client_tls,
@@ -18,6 +19,9 @@ from moongate.features import (
     credential_injection,
     external_auth,
     fault_injection,
+    grpc,
+    headers,
+    http1,
     load_balancer,
     path,
     retry,
@@ -30,6 +34,7 @@ FEATURES: tuple[Feature[Any], ...] = (
     # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
     fault_injection.FEATURE,  # rejects before anyone has spent work
     cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
+    headers.FEATURE,  # of a response: after all that stand behind it have changed it
     external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
@@ -41,6 +46,9 @@ FEATURES: tuple[Feature[Any], ...] = (
     load_balancer.FEATURE,
     client_timeout.FEATURE,
     connection.FEATURE,
+    grpc.FEATURE,
+    client_http2.FEATURE,
+    http1.FEATURE,  # after connection: it takes back how old connections end
     client_tls.FEATURE,
     path.FEATURE,
     client_ip_detection.FEATURE,

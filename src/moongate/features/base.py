@@ -17,18 +17,23 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.duration_pb2 import Duration
-from msgspec import Struct
+from msgspec import Struct, field
 
 from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
+from moongate.api.connections import HTTP2Settings
 from moongate.api.core import Secret, Service
 from moongate.api.serviceimport import ServiceImport
+from moongate.api.shared import quantity
 from moongate.attach.backends import Target
 from moongate.problem import Problem
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
     from envoy.config.route.v3.route_components_pb2 import Route
+    from envoy.extensions.filters.http.router.v3.router_pb2 import Router
     from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
     from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
         HttpConnectionManager,
@@ -47,9 +53,10 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
+    from moongate.api.base import ListenerId
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
-    from moongate.api.shared import BackendObjectReference, SecretObjectReference
+    from moongate.api.shared import BackendObjectReference, SecretObjectReference, StringMatch
     from moongate.api.tls import TLSSettings
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
@@ -93,13 +100,20 @@ class Effective(Struct, Generic[M], frozen=True):
 
 
 class ListenerFacts(Struct, frozen=True):
-    """What ``route`` hooks need to know about the listener of a route.
+    """What ``route`` hooks and the filters of routes need to know about the listener of a route.
 
     Args:
         stream_idle: whether the policy of the listener sets a stream idle timeout.
+        envoy_headers: whether requests and responses may have Envoy's own headers.
+        rate_limit_headers: whether responses may say how much of a rate limit is left.
+        kind_filters: the filters of kinds of routes that the policy of the listener switches on for all of
+            its requests (``True``), or off also for such routes, by name.
     """
 
     stream_idle: bool = False
+    envoy_headers: bool = False
+    rate_limit_headers: bool = True
+    kind_filters: tuple[tuple[str, bool], ...] = ()
 
 
 class RouteEdit(Struct):
@@ -120,6 +134,8 @@ class ClusterEdit(Struct):
     Args:
         message: the cluster; changed in place.
         http: upstream HTTP options. They are added to the cluster if a hook or the protocol sets any of them.
+        http1: options of HTTP/1, for a cluster that may speak it. If a hook sets any of them, it speaks it
+            unless its backends want HTTP/2.
         backends: how many backendRefs share the cluster.
         host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
             or a name of the backend. It is computed only when a hook calls it.
@@ -127,6 +143,7 @@ class ClusterEdit(Struct):
 
     message: Cluster
     http: HttpProtocolOptions
+    http1: Http1ProtocolOptions = field(default_factory=Http1ProtocolOptions)
     backends: int = 1
     host: Callable[[], str] = str
 
@@ -147,6 +164,21 @@ class ChainEdit(Struct):
     tls: DownstreamTlsContext | None
     stat_prefix: str
     inspector: TlsInspector | None = None
+
+
+class ManagerEdit(Struct):
+    """The argument of a ``connection_manager`` hook: one HTTP connection manager.
+
+    Args:
+        message: the connection manager, without its HTTP filters; changed in place.
+        router: the last of its HTTP filters; changed in place.
+        default_host: returns the hostname that a request without one is for (``attach.default_hosts``); ""
+            if there is none. It is computed only when a hook calls it.
+    """
+
+    message: HttpConnectionManager
+    router: Router
+    default_host: Callable[[], str] = str
 
 
 class MatchedRule(NamedTuple):
@@ -214,6 +246,20 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
             if self.per_policy
             else self.stem
         )
+
+
+class ListenerHttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
+    """An HTTP filter for all requests of a listener, in the chain of this listener alone.
+
+    Its routes say nothing of it. While the chain lacks it, because Envoy refused it, they answer 500.
+
+    Args:
+        name: Envoy's filter type; no other feature has an instance of it.
+        chain: its config; ``None`` for a value that needs no filter.
+    """
+
+    name: str
+    chain: Callable[[M], Message | None]
 
 
 class Reference(Struct, frozen=True):
@@ -335,7 +381,10 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         one_cluster: whether a value works only if all backends of a rule share one cluster.
         listener_facts: what ``route`` hooks of other features need to know about a value in a listener's
             policy.
+        check_listener: faults that a value has on one listener but not on others, with paths relative to the
+            field. The routes of that listener answer 500.
         http_filter: an HTTP filter, with its per-route config.
+        listener_filter: an HTTP filter that the policy of a listener puts into its chain.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
@@ -357,13 +406,15 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None
     one_cluster: Callable[[M], bool] | None = None
     listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
+    check_listener: Callable[[Db, ListenerId, M], Iterable[Problem]] | None = None
     http_filter: HttpFilter[M] | None = None
+    listener_filter: ListenerHttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
-    connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
+    connection_manager: Callable[[ManagerEdit, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None
 
     @property
@@ -385,6 +436,67 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def string_matcher(match: StringMatch) -> StringMatcher:
+    """Envoy's form of a match on a string."""
+    match match.type:
+        case "Prefix":
+            return StringMatcher(prefix=match.value)
+        case "Suffix":
+            return StringMatcher(suffix=match.value)
+        case "RegularExpression":
+            return StringMatcher(safe_regex=RegexMatcher(regex=match.value))
+        case _:
+            return StringMatcher(exact=match.value)
+
+
+LEAST_WINDOW: Final = 2**16 - 1
+MOST_WINDOW: Final = 2**31 - 1
+
+
+def http2_faults(http2: HTTP2Settings) -> Iterator[Problem]:
+    """Windows out of the range of HTTP/2, and an action that there is not."""
+    for name, size in (
+        ("initialStreamWindowSize", http2.initial_stream_window_size),
+        ("initialConnectionWindowSize", http2.initial_connection_window_size),
+    ):
+        if size is not None and not LEAST_WINDOW <= quantity(size) <= MOST_WINDOW:
+            message = f"{name} is {size}; it must be between {LEAST_WINDOW} and {MOST_WINDOW} bytes."
+            yield Problem(name, message)
+    pings = http2.connection_keepalive
+    if pings is not None and pings.timeout is None:
+        message = "timeout is not set; without it nobody notices that a ping is not answered."
+        yield Problem("connectionKeepalive.timeout", message)
+    for name, time in (("interval", pings and pings.interval), ("timeout", pings and pings.timeout)):
+        if time is not None and milliseconds(time) == 0:
+            message = f"{name} is {time!r}; it must be 1ms or more."
+            yield Problem(f"connectionKeepalive.{name}", message)
+
+
+def set_http2(options: Http2ProtocolOptions, http2: HTTP2Settings) -> None:
+    """Set what is said of HTTP/2; the rest stays."""
+    if http2.initial_stream_window_size is not None:
+        options.initial_stream_window_size.value = quantity(http2.initial_stream_window_size)
+    if http2.initial_connection_window_size is not None:
+        options.initial_connection_window_size.value = quantity(http2.initial_connection_window_size)
+    if http2.max_concurrent_streams is not None:
+        options.max_concurrent_streams.value = http2.max_concurrent_streams
+    if http2.on_invalid_message in ("TerminateStream", "TerminateConnection"):
+        of_stream = http2.on_invalid_message == "TerminateStream"
+        options.override_stream_error_on_invalid_http_message.value = of_stream
+    if (pings := http2.connection_keepalive) is not None:
+        keepalive = options.connection_keepalive
+        keepalive.SetInParent()
+        for time, message in (
+            (pings.interval, keepalive.interval),
+            (pings.timeout, keepalive.timeout),
+            (pings.idle_interval, keepalive.connection_idle_interval),
+        ):
+            if time is not None:
+                message.FromMilliseconds(milliseconds(time))
+        if pings.interval_jitter is not None:
+            keepalive.interval_jitter.value = pings.interval_jitter
 
 
 def over_ads() -> ConfigSource:

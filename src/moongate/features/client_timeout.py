@@ -9,13 +9,10 @@ Cases:       client_timeout.md beside this file: its reference page and its gold
 from __future__ import annotations
 
 from envoy.config.listener.v3.listener_pb2 import Listener
-from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-    HttpConnectionManager,
-)
 from msgspec import structs
 
 from moongate.api.base import DurationStr, Model, milliseconds
-from moongate.features.base import ChainEdit, Effective, Feature, ListenerFacts
+from moongate.features.base import ChainEdit, Effective, Feature, ListenerFacts, ManagerEdit
 
 
 class TCPClientTimeout(Model, frozen=True, kw_only=True):
@@ -62,8 +59,8 @@ def _filter_chain(edit: ChainEdit, timeout: Effective[ClientTimeout]) -> None:
         edit.message.transport_socket_connect_timeout.FromMilliseconds(limit)
 
 
-def _connection_manager(hcm: HttpConnectionManager, timeout: Effective[ClientTimeout]) -> None:
-    http = timeout.value.http
+def _connection_manager(edit: ManagerEdit, timeout: Effective[ClientTimeout]) -> None:
+    http, hcm = timeout.value.http, edit.message
     if http is None:
         return
     for limit, field in (

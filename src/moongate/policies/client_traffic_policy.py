@@ -7,12 +7,16 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
+from moongate.api.connections import HTTP2Settings
 from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
 from moongate.features.client_timeout import ClientTimeout
 from moongate.features.client_tls import ClientTLSSettings
 from moongate.features.connection import ClientConnection
+from moongate.features.grpc import GRPCSettings
+from moongate.features.headers import HeaderSettings
+from moongate.features.http1 import HTTP1Settings
 from moongate.features.path import PathSettings
 
 
@@ -50,13 +54,13 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     client_ip_detection: ClientIPDetectionSettings | None = field(default=None, name="clientIPDetection")
     tls: ClientTLSSettings | None = None
     path: PathSettings | None = None
-    headers: Annotated[Unbuilt, deprecated("requestID", "preserveXRequestID")] | None = None
+    headers: HeaderSettings | None = None
     timeout: ClientTimeout | None = None
     connection: ClientConnection | None = None
-    http1: Unbuilt | None = None
-    http2: Unbuilt | None = None
+    http1: HTTP1Settings | None = None
+    http2: HTTP2Settings | None = None
     http3: Unbuilt | None = None
-    grpc: Unbuilt | None = None
+    grpc: GRPCSettings | None = None
     health_check: Unbuilt | None = None
     scheme: Unbuilt | None = None
 

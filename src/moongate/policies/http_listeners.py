@@ -132,7 +132,7 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     for feature, effective in policy.features():
         wanted = _set_fields([(feature, effective)])
         lost = [name for name, value in wanted.items() if value != in_force.get(name)]
-        paths += [f"spec.{feature.field}"] if lost else []
+        paths += [policy.path(feature)] if lost else []
         owners.update(settings.owners[name] for name in lost if name in settings.owners)
     if not paths:
         return None
@@ -191,16 +191,40 @@ def client_policy(db: Db, listener: ListenerId) -> EffectivePolicy | None:
 
 
 @query
+def listener_faults(db: Db, listener: ListenerId) -> tuple[Problem, ...]:
+    """What is wrong with the ClientTrafficPolicy of a listener there, and not on other listeners."""
+    policy = client_policy(db, listener)
+    if policy is None:
+        return ()
+    return tuple(
+        problem.under(policy.path(feature))
+        for feature, effective in policy.features()
+        if feature.check_listener is not None
+        for problem in feature.check_listener(db, listener, effective.value)
+    )
+
+
+@query
 def listener_failed(db: Db, listener: ListenerId) -> bool:
     """Whether a listener's own policy cannot be built. It may be the one that controls access."""
     policy = client_policy(db, listener)
-    return policy is not None and policy.failed
+    return policy is not None and (policy.failed or bool(listener_faults(db, listener)))
 
 
 @query
 def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
     """The values of a listener's policy that routes need."""
-    policy, facts = client_policy(db, listener), ListenerFacts()
+    return _facts(client_policy(db, listener))
+
+
+@query
+def chain_facts(db: Db, members: tuple[ListenerId, ...]) -> ListenerFacts:
+    """The values of the policy of listeners that share a chain that its filters need."""
+    return _facts(chain_policy(db, members))
+
+
+def _facts(policy: EffectivePolicy | None) -> ListenerFacts:
+    facts = ListenerFacts()
     for feature, effective in policy.features() if policy is not None else ():
         if feature.listener_facts is not None:
             facts = feature.listener_facts(facts, effective.value)

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from moongate import names
 from moongate.api.base import GATEWAY_GROUP, Condition, ListenerId, Ref
 from moongate.api.gateway import Gateway
 from moongate.api.listenerset import ListenerSet
@@ -60,7 +61,7 @@ from moongate.attach.routes import attachments, route_shards, routes_under
 from moongate.engine import Failed, query
 from moongate.policies import POLICY_KINDS
 from moongate.policies.effective import effective_policy, rule_settings, unenforceable
-from moongate.policies.http_listeners import port_conflict, setting_conflict
+from moongate.policies.http_listeners import listener_faults, port_conflict, setting_conflict
 from moongate.problem import Problem
 from moongate.status.conditions import condition, summary
 from moongate.status.missing_filters import not_programmed, refusals
@@ -225,6 +226,8 @@ def _judge_owner(db: Db, policy: Ref, target: Target, drafts: Drafts) -> None:
         if holding is not None and holding.owner == policy:
             conflicts = (port_conflict(db, listener), setting_conflict(db, listener))
             draft.hold(conflict for conflict in conflicts if conflict is not None)
+            effect = f"Requests to listener {names.listener(listener)} are answered with 500."
+            draft.hold(fault.saying(effect) for fault in listener_faults(db, listener))
     if not section and (scopes := _scopes_below(db, policy.kind, target)):
         draft.override(f"{_others(policy.kind)} override this one for {_in_words(scopes)}.")
 

@@ -51,6 +51,7 @@ from moongate.attach.routes import attached_hosts, attached_in, route_shards
 from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
 from moongate.policies.effective import effective_policy, effective_rule
+from moongate.policies.http_listeners import chain_facts, chain_policy
 from moongate.store import get
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.statistics import counts_calls
@@ -196,7 +197,31 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
     filters |= {one.name: one for one in needed_filters(db, members)}
     if stable_chains(db):
         filters |= {one.name: one for some in _standing().values() for one in some}
+    for name, on in chain_facts(db, members).kind_filters:
+        if on:
+            filters[name] = _switched_on(name)
+        elif not stable_chains(db):
+            filters.pop(name, None)
+    filters |= {one.name: one for one in policy_filters(db, members)}
     return _counting(db, table.fleet, filters.values())
+
+
+@query
+def policy_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The filters that the policy of listeners that share a chain puts into it."""
+    policy = chain_policy(db, members)
+    return tuple(
+        ChainFilter(FEATURES.index(feature), one.name, _encoded(one.name, chain, disabled=False), bound=False)
+        for feature, effective in (policy.features() if policy is not None else ())
+        if (one := feature.listener_filter) is not None and (chain := one.chain(effective.value)) is not None
+    )
+
+
+def listener_filters(db: Db, listener: ListenerId) -> frozenset[str]:
+    """The names of the filters that a policy puts into the chain of a listener."""
+    table = table_of(db, listener)
+    chain = chain_of(db, table) if table is not None else None
+    return frozenset(one.name for one in policy_filters(db, chain[1])) if chain is not None else frozenset()
 
 
 def _counting(db: Db, fleet: FleetId, filters: Iterable[ChainFilter]) -> tuple[ChainFilter, ...]:
@@ -322,6 +347,12 @@ def kind_filters(db: Db, kind: str) -> tuple[ChainFilter, ...]:
 @cache
 def _of_kind(kind: str, *, stable: bool) -> tuple[ChainFilter, ...]:
     return tuple(_kind_filter(one, stable=stable) for one in route_kind(kind).filters)
+
+
+def _switched_on(name: str) -> ChainFilter:
+    """A filter of a kind of routes, for all requests of a listener."""
+    one = next(each for each in KIND_FILTERS if each.name == name)
+    return _kind_filter(one, stable=False)
 
 
 def _kind_filter(one: KindFilter, *, stable: bool) -> ChainFilter:

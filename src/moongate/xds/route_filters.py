@@ -12,6 +12,7 @@ from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from envoy.config.route.v3.route_components_pb2 import RedirectAction, Route, RouteAction
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute
 
+from moongate.attach.replacements import as_format
 from moongate.attach.rule_filters import FULL_PATH, PREFIX
 
 if TYPE_CHECKING:
@@ -202,20 +203,6 @@ def _without_prefix(prefix: str) -> RegexMatchAndSubstitute:
     # The prefix "/a/" matches the path "/a" as well.
     rewrite.pattern.regex = "^" + quoted(prefix if prefix == "/" else prefix.removesuffix("/")) + r"\/*"
     return rewrite
-
-
-_PERCENT: Final = re.compile(
-    rb"%%|%[A-Z][A-Z0-9_]*(?:\(.{0,512}?\))?(?::[0-9]{1,9})?%|(?P<alone>%)", re.DOTALL
-)
-
-
-def as_format(text: bytes) -> bytes:
-    """A text with Envoy's commands, in which every ``%`` that belongs to none stands for itself.
-
-    >>> as_format(b"100% of %REQ(x-a)%")
-    b'100%% of %REQ(x-a)%'
-    """
-    return _PERCENT.sub(lambda found: b"%%" if found["alone"] else found[0], text)
 
 
 def quoted(text: str) -> str:
