@@ -342,6 +342,13 @@ def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_a
             {"timeout": {"tcp": {"connectionInspectionTimeout": "2s"}}, "connection": {"bufferLimit": "1Mi"}},
             "spec.timeout",
         ),
+        ({"tcpKeepalive": {"probes": 3}}, {"tcpKeepalive": {"probes": 4}}, "spec.tcpKeepalive"),
+        ({"proxyProtocol": {"optional": True}}, {"proxyProtocol": {}}, "spec.proxyProtocol"),
+        (
+            {"tcpKeepalive": {"probes": 3}},
+            {"tcpKeepalive": {"probes": 3}, "proxyProtocol": {"optional": True}},
+            "",
+        ),
         ({"connection": {"bufferLimit": "1Mi"}}, {"connection": {"maxAcceptPerSocketEvent": 4}}, ""),
         (
             {"connection": {"bufferLimit": "1Mi"}},
@@ -685,3 +692,15 @@ def test_a_client_policy_of_a_set_that_shares_a_port_with_others_is_invalid() ->
 
     core.apply(gateway(http("a", "a.io", port=8081), allowedListeners=allowing("All")))
     assert conditions(core, subject) == {"more": {"Accepted": "!Invalid"}}
+
+
+def test_a_former_field_beside_its_successor_is_no_conflict_with_oneself() -> None:
+    both = policy(
+        "ClientTrafficPolicy",
+        "clients",
+        "Gateway/eg",
+        proxyProtocol={"optional": True},
+        enableProxyProtocol=True,
+    )
+
+    assert conditions(Core(gateway(http("a")), both), both)["eg"]["Accepted"] == "Accepted"

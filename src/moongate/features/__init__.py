@@ -12,19 +12,24 @@ from moongate.features import (
     circuit_breaker,
     client_http2,
     client_ip_detection,
+    client_proxy_protocol,
+    client_tcp_keepalive,
     client_timeout,
     client_tls,
     connection,
     cors,
     credential_injection,
+    enable_proxy_protocol,
     external_auth,
     fault_injection,
     grpc,
     headers,
     http1,
+    listener_health_check,
     load_balancer,
     path,
     retry,
+    scheme,
     session_persistence,
     timeout,
 )
@@ -32,6 +37,7 @@ from moongate.features.base import Feature
 
 FEATURES: tuple[Feature[Any], ...] = (
     # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
+    listener_health_check.FEATURE,  # a load balancer's probe meets nobody who may refuse it
     fault_injection.FEATURE,  # rejects before anyone has spent work
     cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
     headers.FEATURE,  # of a response: after all that stand behind it have changed it
@@ -44,6 +50,10 @@ FEATURES: tuple[Feature[Any], ...] = (
     retry.FEATURE,
     circuit_breaker.FEATURE,
     load_balancer.FEATURE,
+    client_tcp_keepalive.FEATURE,
+    client_proxy_protocol.FEATURE,
+    enable_proxy_protocol.FEATURE,  # after proxyProtocol, which wins
+    scheme.FEATURE,
     client_timeout.FEATURE,
     connection.FEATURE,
     grpc.FEATURE,

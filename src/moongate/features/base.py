@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
+from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 import ProxyProtocol
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
@@ -36,6 +37,7 @@ from moongate.api.serviceimport import ServiceImport
 from moongate.api.shared import quantity
 from moongate.attach.backends import Target
 from moongate.problem import Problem
+from moongate.xds.wire import packed
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -423,6 +425,12 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         return self.http_filter is not None or self.route is not None
 
     @property
+    def shapes_connections(self) -> bool:
+        """Whether it changes connections of clients, whatever is spoken on them."""
+        hooks = (self.listener, self.filter_chain, self.tcp_proxy)
+        return any(hook is not None for hook in hooks)
+
+    @property
     def shapes_clusters(self) -> bool:
         """Whether it changes clusters or their endpoints."""
         return self.cluster is not None or self.endpoint is not None
@@ -497,6 +505,17 @@ def set_http2(options: Http2ProtocolOptions, http2: HTTP2Settings) -> None:
                 message.FromMilliseconds(milliseconds(time))
         if pings.interval_jitter is not None:
             keepalive.interval_jitter.value = pings.interval_jitter
+
+
+def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
+    """Let a listener read headers of the PROXY protocol first.
+
+    Args:
+        listener: changed in place.
+        optional: whether connections without one are taken, too.
+    """
+    config = ProxyProtocol(allow_requests_without_proxy_protocol=optional)
+    listener.listener_filters.add(name="envoy.filters.listener.proxy_protocol", typed_config=packed(config))
 
 
 def over_ads() -> ConfigSource:

@@ -2,13 +2,14 @@
 
 Set by:      ClientTrafficPolicy ``spec.timeout``
 Precedence:  the policy of the listener, else that of the Gateway, as a whole
-Envoy:       HTTP connection manager, filter chain and listener; all off or at Envoy's defaults when not set
+Envoy:       HTTP connection manager, TCP proxy, filter chain and listener; all off or as Envoy has them
 Cases:       client_timeout.md beside this file: its reference page and its golden tests
 """
 
 from __future__ import annotations
 
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from msgspec import structs
 
 from moongate.api.base import DurationStr, Model, milliseconds
@@ -73,6 +74,12 @@ def _connection_manager(edit: ManagerEdit, timeout: Effective[ClientTimeout]) ->
             field.FromMilliseconds(milliseconds(limit))
 
 
+def _tcp_proxy(proxy: TcpProxy, timeout: Effective[ClientTimeout]) -> None:
+    tcp = timeout.value.tcp
+    if tcp is not None and tcp.idle_timeout is not None:
+        proxy.idle_timeout.FromMilliseconds(milliseconds(tcp.idle_timeout))
+
+
 def _facts(facts: ListenerFacts, timeout: ClientTimeout) -> ListenerFacts:
     limited = timeout.http is not None and timeout.http.stream_idle_timeout is not None
     return structs.replace(facts, stream_idle=limited)
@@ -85,5 +92,6 @@ FEATURE = Feature(
     listener=_listener,
     filter_chain=_filter_chain,
     connection_manager=_connection_manager,
+    tcp_proxy=_tcp_proxy,
     listener_facts=_facts,
 )

@@ -7,17 +7,20 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
-from moongate.api.connections import HTTP2Settings
+from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.policy import PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
+from moongate.features.client_proxy_protocol import ProxyProtocolSettings
 from moongate.features.client_timeout import ClientTimeout
 from moongate.features.client_tls import ClientTLSSettings
 from moongate.features.connection import ClientConnection
 from moongate.features.grpc import GRPCSettings
 from moongate.features.headers import HeaderSettings
 from moongate.features.http1 import HTTP1Settings
+from moongate.features.listener_health_check import HealthCheckSettings
 from moongate.features.path import PathSettings
+from moongate.features.scheme import SchemeHeaderTransform
 
 
 class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
@@ -48,9 +51,9 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
         ),
     )
 
-    tcp_keepalive: Unbuilt | None = None
-    enable_proxy_protocol: Annotated[Unbuilt, deprecated("proxyProtocol")] | None = None
-    proxy_protocol: Unbuilt | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    enable_proxy_protocol: Annotated[bool, deprecated("proxyProtocol")] | None = None
+    proxy_protocol: ProxyProtocolSettings | None = None
     client_ip_detection: ClientIPDetectionSettings | None = field(default=None, name="clientIPDetection")
     tls: ClientTLSSettings | None = None
     path: PathSettings | None = None
@@ -61,8 +64,8 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
     http2: HTTP2Settings | None = None
     http3: Unbuilt | None = None
     grpc: GRPCSettings | None = None
-    health_check: Unbuilt | None = None
-    scheme: Unbuilt | None = None
+    health_check: HealthCheckSettings | None = None
+    scheme: SchemeHeaderTransform | None = None
 
 
 class ClientTrafficPolicy(Policy, frozen=True, kw_only=True):

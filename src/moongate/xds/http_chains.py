@@ -24,7 +24,6 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     Rds,
     RequestIDExtension,
 )
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate.attach.default_hosts import default_host
@@ -41,6 +40,7 @@ from moongate.xds.filter_chains import (
     ChainSettings,
     chain_settings,
     downstream_tls,
+    pinned_versions,
     settings,
 )
 from moongate.xds.scoped_chains import scoped_routes
@@ -91,12 +91,7 @@ def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
     policy = chain_policy(db, group.members)
     hcm = _connection_manager(db, fleet, group)
     if policy is not None and edit.tls is not None:
-        edit.tls.common_tls_context.tls_params.CopyFrom(
-            TlsParameters(
-                tls_minimum_protocol_version=TlsParameters.TLSv1_2,
-                tls_maximum_protocol_version=TlsParameters.TLSv1_3,
-            )
-        )
+        edit.tls.common_tls_context.tls_params.CopyFrom(pinned_versions())
     last = _router(access_logs(db, fleet, "Upstream"))
     manager = ManagerEdit(hcm, last, lambda: default_host(db, group.members[0]).host)
     for feature, effective in settings(policy):
