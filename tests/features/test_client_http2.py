@@ -62,6 +62,7 @@ def test_the_ends_of_the_range_are_allowed(size: int) -> None:
         (HTTP2ConnectionKeepalive(interval="10s"), "timeout"),
         (HTTP2ConnectionKeepalive(interval="0s", timeout="1s"), "interval"),
         (HTTP2ConnectionKeepalive(timeout="0s"), "timeout"),
+        (HTTP2ConnectionKeepalive(timeout="1s", idle_interval="0s"), "idleInterval"),
     ],
 )
 def test_pings_need_times_that_envoy_takes(keepalive: HTTP2ConnectionKeepalive, at: str) -> None:

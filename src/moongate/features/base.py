@@ -473,10 +473,16 @@ def http2_faults(http2: HTTP2Settings) -> Iterator[Problem]:
             message = f"{name} is {size}; it must be between {LEAST_WINDOW} and {MOST_WINDOW} bytes."
             yield Problem(name, message)
     pings = http2.connection_keepalive
-    if pings is not None and pings.timeout is None:
+    if pings is None:
+        return
+    if pings.timeout is None:
         message = "timeout is not set; without it nobody notices that a ping is not answered."
         yield Problem("connectionKeepalive.timeout", message)
-    for name, time in (("interval", pings and pings.interval), ("timeout", pings and pings.timeout)):
+    for name, time in (
+        ("interval", pings.interval),
+        ("timeout", pings.timeout),
+        ("idleInterval", pings.idle_interval),
+    ):
         if time is not None and milliseconds(time) == 0:
             message = f"{name} is {time!r}; it must be 1ms or more."
             yield Problem(f"connectionKeepalive.{name}", message)
