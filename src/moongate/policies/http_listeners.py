@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
-    from moongate.policies.effective import EffectivePolicy
+    from moongate.policies.effective import EffectivePolicy, Settings
 
 CTP: Final = ClientTrafficPolicy.KIND
 
@@ -231,7 +231,6 @@ def listener_facts(db: Db, listener: ListenerId) -> ListenerFacts:
     return _facts(client_policy(db, listener))
 
 
-@query
 def chain_facts(db: Db, members: tuple[ListenerId, ...]) -> ListenerFacts:
     """The values of the policy of listeners that share a chain that its filters need."""
     return _facts(chain_policy(db, members))
@@ -243,6 +242,23 @@ def _facts(policy: EffectivePolicy | None) -> ListenerFacts:
         if feature.listener_facts is not None:
             facts = feature.listener_facts(facts, effective.value)
     return facts
+
+
+@query
+def listener_cluster_settings(db: Db, listener: ListenerId) -> Settings:
+    """What a listener's policy says of the clusters of its routes."""
+    return _of_clusters(client_policy(db, listener))
+
+
+@query
+def gateway_cluster_settings(db: Db, gateway: Ref) -> Settings:
+    """What the policy of a whole Gateway says of the clusters that its rules share."""
+    return _of_clusters(effective_gateway_policy(db, CTP, gateway))
+
+
+def _of_clusters(policy: EffectivePolicy | None) -> Settings:
+    features = policy.features() if policy is not None else ()
+    return tuple(each for each in features if each[0].shapes_clusters)
 
 
 def _is_shared(members: tuple[ListenerId, ...]) -> bool:

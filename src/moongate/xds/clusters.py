@@ -55,16 +55,14 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
 from moongate.features.base import ClusterEdit
-from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import (
     cluster_settings,
-    effective_gateway_policy,
     endpoint_settings,
     extended,
     gateway_policies,
     rule_policies,
 )
-from moongate.policies.http_listeners import client_policy
+from moongate.policies.http_listeners import gateway_cluster_settings, listener_cluster_settings
 from moongate.store import get
 from moongate.xds import sinks, statistics
 from moongate.xds.cluster_keys import (
@@ -101,7 +99,7 @@ if TYPE_CHECKING:
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
-    from moongate.policies.effective import EffectivePolicy, Settings
+    from moongate.policies.effective import Settings
     from moongate.xds.cluster_keys import ClusterKey, SecretServerCluster
 
 BUFFER_LIMIT: Final = 32768
@@ -409,19 +407,13 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
 def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
     """What the listeners of a cluster's requests say of it: the first of them that says anything."""
     if isinstance(key, BackendCluster):
-        policy = effective_gateway_policy(db, ClientTrafficPolicy.KIND, key.fleet.owner)
-        return _of_clusters(policy)
+        return gateway_cluster_settings(db, key.fleet.owner)
     if not isinstance(key, RuleCluster) or key.rule in _OF_CONNECTIONS:
         return ()
     for listener in served_on(db, key.fleet, key.route):
-        if settings := _of_clusters(client_policy(db, listener)):
+        if settings := listener_cluster_settings(db, listener):
             return settings
     return ()
-
-
-def _of_clusters(policy: EffectivePolicy | None) -> Settings:
-    features = policy.features() if policy is not None else ()
-    return tuple(each for each in features if each[0].cluster is not None)
 
 
 def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:

@@ -883,6 +883,7 @@ def _must_stay_apart(
     return replaces or shapes_clusters(db, policy)
 
 
+@query
 def _is_of_its_own(db: Db, listener: ListenerId) -> bool:
     """Whether a listener's policy, other than that of its Gateway, says anything of clusters."""
     policy = applied_to_listener(db, CTP, listener)

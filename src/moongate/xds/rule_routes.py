@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
+from msgspec import structs
 
 from moongate import names
 from moongate.api.route import RequestRoute
@@ -107,7 +108,8 @@ class _Terms(NamedTuple):
         failed: whether the listener's own policy cannot be built, or may be one that cannot be read, or the
             chain lacks a filter of it.
         closed: the namespaces whose routes are closed for such a reason, and single routes.
-        facts: values of the listener's policy that features of routes use.
+        facts: values of the listener's policy that features of routes use; of filters of kinds of routes
+            those that are off, as what is on for all of a listener is on in its chain.
     """
 
     in_order: bool
@@ -123,6 +125,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
     closed: frozenset[Ref | str] = db.read(CLOSED) or frozenset()
     absent = tuple(name for name, _ in missing_on(db, listener))
+    facts = listener_facts(db, listener)
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
@@ -131,7 +134,7 @@ def _terms(db: Db, listener: ListenerId) -> _Terms:
         or not closed.isdisjoint(("", *_above(listener)))
         or not listener_filters(db, listener).isdisjoint(absent),
         closed=closed,
-        facts=listener_facts(db, listener),
+        facts=structs.replace(facts, kind_filters=tuple(each for each in facts.kind_filters if not each[1])),
     )
 
 
@@ -309,7 +312,7 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         if config is not None and one is not None:
             message.typed_per_filter_config[one.name].CopyFrom(packed(config))
             used.append(one)
-    switched_off = {name for name, on in terms.facts.kind_filters if not on}
+    switched_off = {name for name, _ in terms.facts.kind_filters}
     for one in kind_filters(db, served.route.KIND):
         if one.name in switched_off:
             continue
