@@ -12,11 +12,13 @@ from tests.e2e import manifests as m
 from tests.e2e.backends import Request
 from tests.e2e.certificates import Authority
 from tests.e2e.conftest import Site, open_site
-from tests.e2e.differing import with_flags
+from tests.e2e.differing import OTHER_FORMS, with_flags
 from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from moongate.api.envoygateway import EnvoyGateway
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -111,6 +113,41 @@ async def test_responses_are_changed_also_those_of_envoy_and_only_on_this_listen
     assert "x-backend" not in changed.headers
     assert [each.headers.get("x-served-by") for each in (changed, not_found, other)] == ["us", "us", None]
     assert other.headers["x-backend"] == "one"
+
+
+@pytest.mark.slow
+@OTHER_FORMS
+async def test_what_envoy_answers_itself_is_changed_in_each_form_of_tables_and_chains(
+    config: EnvoyGateway,
+) -> None:
+    """Probes, preflights and redirects, and what is found under a wildcard."""
+    moved = (
+        "matches: [{path: {value: /moved}}], filters: [{type: RequestRedirect, requestRedirect: {port: 1}}]"
+    )
+    cors = "filters: [{type: CORS, cors: {allowOrigins: ['https://a.test']}}]"
+    late = "headers: {lateResponseHeaders: {set: [{name: x-served-by, value: us}]}}"
+    port, preflight = free_port(), {"origin": "https://a.test", "access-control-request-method": "GET"}
+    async with open_site(config=config) as site:
+        await site.apply(
+            m.gateway("own", f"[{{name: http, port: {port}, protocol: HTTP}}]"),
+            m.route(
+                "own",
+                f"[{{{moved}}}, {{{cors}, {m.to('one')}}}]",
+                hostnames=("own.test", "*.wide.test"),
+                parents="[{name: own}]",
+            ),
+            m.policy("ClientTrafficPolicy", "own", f"healthCheck: {{path: /healthz}}\n{late}", "Gateway/own"),
+        )
+
+        for host in ("own.test", "any.wide.test"):
+            answers = [
+                await site.ask(host, port=port),
+                await site.ask(host, "/healthz", port=port),
+                await site.ask(host, "/moved", port=port),
+                await site.ask(host, port=port, method="OPTIONS", headers=preflight),
+            ]
+            assert [each.status_code for each in answers] == [200, 200, 302, 200]
+            assert [each.headers.get("x-served-by") for each in answers] == ["us"] * 4
 
 
 @pytest.mark.parametrize(
