@@ -136,8 +136,8 @@ class ClusterEdit(Struct):
     Args:
         message: the cluster; changed in place.
         http: upstream HTTP options. They are added to the cluster if a hook or the protocol sets any of them.
-        http1: options of HTTP/1, for a cluster that may speak it. If a hook sets any of them, it speaks it
-            unless its backends want HTTP/2.
+        http1_options: those of HTTP/1. If a hook sets any of them, the cluster speaks it unless its backends
+            want HTTP/2.
         backends: how many backendRefs share the cluster.
         host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
             or a name of the backend. It is computed only when a hook calls it.
@@ -145,7 +145,7 @@ class ClusterEdit(Struct):
 
     message: Cluster
     http: HttpProtocolOptions
-    http1: Http1ProtocolOptions = field(default_factory=Http1ProtocolOptions)
+    http1_options: Http1ProtocolOptions = field(default_factory=Http1ProtocolOptions)
     backends: int = 1
     host: Callable[[], str] = str
 
@@ -459,60 +459,6 @@ def string_matcher(match: StringMatch) -> StringMatcher:
             return StringMatcher(exact=match.value)
 
 
-LEAST_WINDOW: Final = 2**16 - 1
-MOST_WINDOW: Final = 2**31 - 1
-
-
-def http2_faults(http2: HTTP2Settings) -> Iterator[Problem]:
-    """Windows out of the range of HTTP/2, and an action that there is not."""
-    for name, size in (
-        ("initialStreamWindowSize", http2.initial_stream_window_size),
-        ("initialConnectionWindowSize", http2.initial_connection_window_size),
-    ):
-        if size is not None and not LEAST_WINDOW <= quantity(size) <= MOST_WINDOW:
-            message = f"{name} is {size}; it must be between {LEAST_WINDOW} and {MOST_WINDOW} bytes."
-            yield Problem(name, message)
-    pings = http2.connection_keepalive
-    if pings is None:
-        return
-    if pings.timeout is None:
-        message = "timeout is not set; without it nobody notices that a ping is not answered."
-        yield Problem("connectionKeepalive.timeout", message)
-    for name, time in (
-        ("interval", pings.interval),
-        ("timeout", pings.timeout),
-        ("idleInterval", pings.idle_interval),
-    ):
-        if time is not None and milliseconds(time) == 0:
-            message = f"{name} is {time!r}; it must be 1ms or more."
-            yield Problem(f"connectionKeepalive.{name}", message)
-
-
-def set_http2(options: Http2ProtocolOptions, http2: HTTP2Settings) -> None:
-    """Set what is said of HTTP/2; the rest stays."""
-    if http2.initial_stream_window_size is not None:
-        options.initial_stream_window_size.value = quantity(http2.initial_stream_window_size)
-    if http2.initial_connection_window_size is not None:
-        options.initial_connection_window_size.value = quantity(http2.initial_connection_window_size)
-    if http2.max_concurrent_streams is not None:
-        options.max_concurrent_streams.value = http2.max_concurrent_streams
-    if http2.on_invalid_message in ("TerminateStream", "TerminateConnection"):
-        of_stream = http2.on_invalid_message == "TerminateStream"
-        options.override_stream_error_on_invalid_http_message.value = of_stream
-    if (pings := http2.connection_keepalive) is not None:
-        keepalive = options.connection_keepalive
-        keepalive.SetInParent()
-        for time, message in (
-            (pings.interval, keepalive.interval),
-            (pings.timeout, keepalive.timeout),
-            (pings.idle_interval, keepalive.connection_idle_interval),
-        ):
-            if time is not None:
-                message.FromMilliseconds(milliseconds(time))
-        if pings.interval_jitter is not None:
-            keepalive.interval_jitter.value = pings.interval_jitter
-
-
 def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
     """Let a listener read headers of the PROXY protocol first.
 
@@ -522,6 +468,58 @@ def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
     """
     config = ProxyProtocol(allow_requests_without_proxy_protocol=optional)
     listener.listener_filters.add(name="envoy.filters.listener.proxy_protocol", typed_config=packed(config))
+
+
+def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
+    """What is wrong with settings of HTTP/2 besides what the CRD says."""
+    least, most = 65535, 2**31 - 1
+    for name, size in (
+        ("initialStreamWindowSize", settings.initial_stream_window_size),
+        ("initialConnectionWindowSize", settings.initial_connection_window_size),
+    ):
+        if size is not None and not least <= quantity(size) <= most:
+            yield Problem(name, f"{name} is {size}; it must be between {least} and {most} bytes.")
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    if keepalive.timeout is None:
+        message = "It has no timeout; set how long the answer to a ping may take."
+        yield Problem("connectionKeepalive", message)
+    for name, time in (
+        ("interval", keepalive.interval),
+        ("timeout", keepalive.timeout),
+        ("idleInterval", keepalive.idle_interval),
+    ):
+        if time is not None and milliseconds(time) < 1:
+            message = f"{name} is {time!r}; it must be greater than zero."
+            yield Problem(f"connectionKeepalive.{name}", message)
+
+
+def http2_options(options: Http2ProtocolOptions, settings: HTTP2Settings) -> None:
+    """Write settings of HTTP/2 over others."""
+    if settings.initial_stream_window_size is not None:
+        options.initial_stream_window_size.value = quantity(settings.initial_stream_window_size)
+    if settings.initial_connection_window_size is not None:
+        options.initial_connection_window_size.value = quantity(settings.initial_connection_window_size)
+    if settings.max_concurrent_streams is not None:
+        options.max_concurrent_streams.value = settings.max_concurrent_streams
+    if settings.on_invalid_message in ("TerminateStream", "TerminateConnection"):
+        options.override_stream_error_on_invalid_http_message.value = (
+            settings.on_invalid_message == "TerminateStream"
+        )
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    built = options.connection_keepalive
+    built.SetInParent()
+    if keepalive.interval is not None:
+        built.interval.CopyFrom(duration(keepalive.interval))
+    if keepalive.timeout is not None:
+        built.timeout.CopyFrom(duration(keepalive.timeout))
+    if keepalive.interval_jitter is not None:
+        built.interval_jitter.value = keepalive.interval_jitter
+    if keepalive.idle_interval is not None:
+        built.connection_idle_interval.CopyFrom(duration(keepalive.idle_interval))
 
 
 def over_ads() -> ConfigSource:

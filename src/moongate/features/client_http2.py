@@ -12,17 +12,17 @@ from collections.abc import Iterator
 
 from moongate.api.connections import HTTP2Settings
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature, ManagerEdit, http2_faults, set_http2
+from moongate.features.base import Effective, Feature, ManagerEdit, http2_options, http2_problems
 from moongate.problem import Problem
 
 
 def check(db: Db, http2: Effective[HTTP2Settings]) -> Iterator[Problem]:
     """Windows out of Envoy's range, and an action that there is not."""
-    return http2_faults(http2.value)
+    return http2_problems(http2.value)
 
 
 def _connection_manager(edit: ManagerEdit, http2: Effective[HTTP2Settings]) -> None:
-    set_http2(edit.message.http2_protocol_options, http2.value)
+    http2_options(edit.message.http2_protocol_options, http2.value)
 
 
 FEATURE = Feature(

@@ -105,7 +105,7 @@ def _connection_manager(edit: ManagerEdit, http1: Effective[HTTP1Settings]) -> N
 
 
 def _cluster(edit: ClusterEdit, http1: Effective[HTTP1Settings]) -> None:
-    _apply(edit.http1, http1.value)
+    _apply(edit.http1_options, http1.value)
 
 
 def _apply(options: Http1ProtocolOptions, spec: HTTP1Settings) -> None:

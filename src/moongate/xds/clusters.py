@@ -166,7 +166,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         secure(message, http, backends)
     if http.http_filters:
         http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
-    _speak(message, http, usable, edit.http1)
+    _speak(message, http, usable, edit.http1_options)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
