@@ -473,6 +473,14 @@ _CLIENTS: list[Doc] = [
     {"connection": {"bufferLimit": "64Ki"}},
     {"path": {"disableMergeSlashes": True}},
     {"tls": {"minVersion": "1.3"}},
+    {"headers": {"lateResponseHeaders": {"remove": ["server"]}, "enableEnvoyHeaders": True}},
+    {"headers": {"earlyRequestHeaders": {"set": [{"name": "x", "value": "1"}]}}, "http1": {"http10": {}}},
+    {"headers": {"maxRequestHeaderLimit": 1}},
+    {"http1": {"enableTrailers": True, "http10": {"useDefaultHost": True}}},
+    {"grpc": {"enableWeb": True}, "healthCheck": {"path": "/healthz"}},
+    {"grpc": {}, "http2": {"maxConcurrentStreams": 7}},
+    {"proxyProtocol": {"optional": True}, "tcpKeepalive": {"probes": 3}},
+    {"enableProxyProtocol": True, "timeout": {"tcp": {"idleTimeout": "5s"}}, "scheme": "MatchBackend"},
 ]
 _services = st.builds(
     lambda labels, protocol, ip, type_: {

@@ -484,6 +484,40 @@ def test_a_setting_of_clusters_disturbs_no_route(many: World) -> None:
         assert {"route_entries_of", "rule_destination", "filters_of"}.isdisjoint(change.runs)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"headers": {"lateResponseHeaders": {"remove": ["server"]}, "requestID": "Disable"}},
+        {"grpc": {"enableWeb": True}},
+        {"healthCheck": {"path": "/healthz"}, "scheme": "MatchBackend"},
+        {"proxyProtocol": {}, "tcpKeepalive": {"probes": 3}},
+        {"http2": {"maxConcurrentStreams": 7}},
+    ],
+    ids=["headers", "grpc", "health", "connections", "http2"],
+)
+def test_a_policy_of_a_listener_costs_this_listener(many: World, spec: dict[str, Any]) -> None:
+    """No route is built again, and no other chain."""
+    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name, "sectionName": "http"}
+    clients = resource(
+        "ClientTrafficPolicy", "default", "clients", {"spec": {"targetRefs": [target], **spec}}
+    )
+
+    for change in (cost(many, clients), cost(many, clients.ref)):
+        assert change.put.keys() == {("Listener", "default/eg/http")}
+        assert {"route_entries_of", "rule_destination", "filters_of", "cluster"}.isdisjoint(change.runs)
+
+
+def test_a_setting_of_http1_costs_the_clusters_of_its_routes_and_no_route(many: World) -> None:
+    """Those of the Gateway: with one of its own, a listener has clusters of its own."""
+    target = {"group": GATEWAY_GROUP, "kind": EG.kind, "name": EG.name}
+    spec = {"targetRefs": [target], "http1": {"enableTrailers": True}}
+    clients = resource("ClientTrafficPolicy", "default", "clients", {"spec": spec})
+
+    for change in (cost(many, clients), cost(many, clients.ref)):
+        assert {type_ for type_, _ in change.put} == {"Listener", "Cluster"}
+        assert {"route_entries_of", "filters_of"}.isdisjoint(change.runs)
+
+
 def test_a_rotated_certificate_is_sent_alone(many: World, some: World) -> None:
     """The listener names it and does not hold it, so that connections live on."""
     costs = [cost(world, tls_certificate(1)) for world in (many, some)]

@@ -32,7 +32,7 @@ from moongate.policies.effective import (
     rule_policies,
     rule_settings,
 )
-from moongate.policies.http_listeners import CTP, port_conflict
+from moongate.policies.http_listeners import CTP, listener_failed, port_conflict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -134,7 +134,8 @@ def _of_listener(db: Db, listener: ListenerId) -> Scope:
         policy = effective_listener_policy(db, kind, listener)
         conflict = port_conflict(db, listener) if kind == CTP else None
         settings += _merged(kind, policy, {}, conflict.message if conflict is not None else "")
-        if policy is not None and policy.failed and conflict is None:
+        failed = listener_failed(db, listener) if kind == CTP else policy is not None and policy.failed
+        if policy is not None and failed and conflict is None:
             refused.append(policy.owner)
     return Scope(listener, tuple(settings), refused=tuple(refused))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -13,7 +14,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, 
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from moongate.api.base import Ref
-from moongate.features.base import ChainEdit, Effective, Feature
+from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 
 OWNER = Ref.of(ClientTrafficPolicy, "default", "clients")
@@ -59,5 +60,5 @@ def manager_with(feature: Feature[Any], value: Any) -> HttpConnectionManager:
     hcm = HttpConnectionManager(use_remote_address=BoolValue(value=True), merge_slashes=True)
     if value is not None:
         assert feature.connection_manager is not None
-        feature.connection_manager(hcm, Effective(value, OWNER))
+        feature.connection_manager(ManagerEdit(hcm, Router()), Effective(value, OWNER))
     return hcm

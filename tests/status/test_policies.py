@@ -342,6 +342,13 @@ def test_of_policies_that_set_a_port_as_a_whole_the_oldest_wins_and_the_others_a
             {"timeout": {"tcp": {"connectionInspectionTimeout": "2s"}}, "connection": {"bufferLimit": "1Mi"}},
             "spec.timeout",
         ),
+        ({"tcpKeepalive": {"probes": 3}}, {"tcpKeepalive": {"probes": 4}}, "spec.tcpKeepalive"),
+        ({"proxyProtocol": {"optional": True}}, {"proxyProtocol": {}}, "spec.proxyProtocol"),
+        (
+            {"tcpKeepalive": {"probes": 3}},
+            {"tcpKeepalive": {"probes": 3}, "proxyProtocol": {"optional": True}},
+            "",
+        ),
         ({"connection": {"bufferLimit": "1Mi"}}, {"connection": {"maxAcceptPerSocketEvent": 4}}, ""),
         (
             {"connection": {"bufferLimit": "1Mi"}},
@@ -621,12 +628,12 @@ def test_overrides_are_reported_once_however_many_policies_a_route_has() -> None
 def test_each_fault_of_a_policy_says_what_requests_get() -> None:
     """Whoever reads only one of them knows. A field that is not built yet says itself what follows."""
     cidrs = {"xForwardedFor": {"trustedCIDRs": ["10.0.0.0/99"]}}
-    subject = ctp("limits", "Gateway/eg", clientIPDetection=cidrs, proxyProtocol={})
+    subject = ctp("limits", "Gateway/eg", clientIPDetection=cidrs, connection={"socketBufferLimit": "1Mi"})
     core = Core(TWO, subject)
 
     unbuilt, fault = sorted(message(core, subject, "Accepted").split("\n"), key=len)
 
-    assert unbuilt == "spec.proxyProtocol: This field is not built yet; it has no effect."
+    assert unbuilt == "spec.connection.socketBufferLimit: This field is not built yet; it has no effect."
     assert fault.endswith("All requests of its listeners are answered with 500 until this is fixed.")
 
 
@@ -730,3 +737,15 @@ def test_a_client_policy_of_a_set_that_shares_a_port_with_others_is_invalid() ->
 
     core.apply(gateway(http("a", "a.io", port=8081), allowedListeners=allowing("All")))
     assert conditions(core, subject) == {"more": {"Accepted": "!Invalid"}}
+
+
+def test_a_former_field_beside_its_successor_is_no_conflict_with_oneself() -> None:
+    both = policy(
+        "ClientTrafficPolicy",
+        "clients",
+        "Gateway/eg",
+        proxyProtocol={"optional": True},
+        enableProxyProtocol=True,
+    )
+
+    assert conditions(Core(gateway(http("a")), both), both)["eg"]["Accepted"] == "Accepted"

@@ -387,3 +387,55 @@ def test_mirrors_of_calls_are_named_by_their_rule() -> None:
         "grpcroute/default/shop/rule/0-mirror-0",
         "grpcroute/default/shop/rule/1-mirror-0",
     ]
+
+
+SHARED = "service/default/shop/80/http"
+CASE = "http1: {preserveHeaderCase: true}"
+
+
+def keeps_case(message: Cluster) -> bool:
+    """Whether a cluster keeps the case of headers, which makes it speak HTTP/1."""
+    if OPTIONS not in message.typed_extension_protocol_options:
+        return False
+    options = HttpProtocolOptions()
+    message.typed_extension_protocol_options[OPTIONS].Unpack(options)
+    return options.explicit_http_config.http_protocol_options.HasField("header_key_format")
+
+
+@pytest.mark.parametrize("section", ["", "/web", "/other"])
+def test_what_a_listener_says_of_http1_holds_for_the_clusters_of_its_routes(section: str) -> None:
+    """Of the first listener that says anything, as all of them share the cluster."""
+    clients = policy("ClientTrafficPolicy", CASE, target=f"Gateway/eg{section}")
+    listeners = gateway(http("web"), http("other", port=81))
+
+    assert keeps_case(sent(Core(listeners, service(), http_route(rule()), clients)))
+    assert not keeps_case(sent(Core(listeners, service(), http_route(rule()))))
+
+
+def test_a_backend_of_http2_stays_one() -> None:
+    clients = policy("ClientTrafficPolicy", CASE, target="Gateway/eg")
+    core = Core(
+        gateway(http("web")), service(port="{appProtocol: kubernetes.io/h2c}"), http_route(rule()), clients
+    )
+
+    assert "http2_protocol_options" in http_options(sent(core))["explicit_http_config"]
+
+
+def test_clusters_that_rules_share_have_what_the_gateway_says_of_http1() -> None:
+    clients = policy("ClientTrafficPolicy", CASE, target="Gateway/eg")
+    core = Core(gateway(http("web")), service(), http_route(rule()), clients, config=ON_HOST)
+
+    assert keeps_case(sent(core, SHARED))
+
+
+def test_a_listener_with_settings_of_http1_of_its_own_shares_no_cluster() -> None:
+    clients = policy("ClientTrafficPolicy", CASE, target="Gateway/eg/other")
+    listeners = gateway(http("web"), http("other", port=81))
+    core = Core(listeners, service(), http_route(rule()), clients, config=ON_HOST)
+
+    kept = {name: keeps_case(sent(core, name)) for name in keys(core)}
+    assert kept.pop(SHARED) is False
+    assert list(kept.values()) == [True]
+
+    core.apply(policy("ClientTrafficPolicy", "path: {}", target="Gateway/eg/other"))
+    assert list(keys(core)) == [SHARED]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 
 from moongate import names
 from moongate.world import World
@@ -160,6 +161,47 @@ def test_a_policy_of_clients_holds_for_connections() -> None:
         "envoy.filters.network.tcp_proxy",
     ]
     assert served.per_connection_buffer_limit_bytes.value == 64 * 1024
+
+
+def test_a_policy_of_clients_says_how_long_connections_may_be_silent() -> None:
+    core = Core(
+        gateway(raw("raw", "TCP")),
+        connection_route("TCPRoute"),
+        client_traffic_policy("timeout: {tcp: {idleTimeout: 5m}}"),
+    )
+    proxy = TcpProxy()
+    sent(core, "default/eg/raw").filter_chains[0].filters[0].typed_config.Unpack(proxy)
+
+    assert proxy.idle_timeout.seconds == 300
+    assert proxy.cluster == SHOP_TCP
+
+
+def test_any_policy_of_clients_pins_the_versions_of_tls_that_ends_here() -> None:
+    core = Core(
+        gateway(tls("tls", "*.test", "cert")), tls_secret("cert", "*.test"), connection_route("TCPRoute")
+    )
+    assert not tls_of(sent(core, "default/eg/tls").filter_chains[0]).common_tls_context.HasField("tls_params")
+
+    core.apply(client_traffic_policy("timeout: {tcp: {idleTimeout: 5m}}"))
+
+    versions = tls_of(sent(core, "default/eg/tls").filter_chains[0]).common_tls_context.tls_params
+    assert versions == TlsParameters(
+        tls_minimum_protocol_version=TlsParameters.TLSv1_2,
+        tls_maximum_protocol_version=TlsParameters.TLSv1_3,
+    )
+
+
+def test_a_fault_in_what_is_about_requests_closes_no_connections() -> None:
+    core = Core(
+        gateway(raw("raw", "TCP")),
+        connection_route("TCPRoute"),
+        client_traffic_policy("headers: {maxRequestHeaderLimit: 1}"),
+    )
+    assert taken(core, "TCP") == [SHOP_TCP]
+
+    core.apply(client_traffic_policy("headers: {maxRequestHeaderLimit: 1}\ntcpKeepalive: {probes: 0}"))
+
+    assert taken(core, "TCP") == []
 
 
 def test_a_hash_of_the_source_chooses_the_backend_of_a_connection() -> None:

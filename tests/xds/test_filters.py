@@ -367,3 +367,54 @@ def test_another_order_makes_another_chain_and_leaves_the_routes_as_they_are() -
     assert before != after
     assert set(before) == set(after)
     assert "route_entries_of" not in ran
+
+
+LATE = "headers: {lateResponseHeaders: {remove: [server]}}"
+MUTATION = "envoy.filters.http.header_mutation"
+
+
+@pytest.mark.parametrize("config", [ON_HOST, IN_CLUSTER], ids=["stable", "reference"])
+def test_a_policy_of_a_listener_puts_its_filters_into_the_chain_of_this_one_alone(
+    config: EnvoyGateway,
+) -> None:
+    other = ListenerId(EG, EG, "other")
+    core = Core(
+        gateway(http("web"), http("other", port=81)), service(), http_route(rule(CORS)), config=config
+    )
+    before, others = chain(core), chain(core, other)
+
+    core.apply(policy("ClientTrafficPolicy", LATE, target="Gateway/eg/web"))
+
+    assert set(chain(core)) - set(before) == {MUTATION}
+    assert chain(core, other) == others
+    [one] = [one for one in http_filters(core.db, "chain", (WEB,)) if one.name == MUTATION]
+    assert not HttpFilter.FromString(one.body).disabled
+    assert chain(core).index("envoy.filters.http.cors") < chain(core).index(MUTATION)
+
+
+def test_no_request_passes_a_listener_that_lacks_a_filter_of_its_policy() -> None:
+    core = stable(http_route(), policy("ClientTrafficPolicy", LATE, target="Gateway/eg"))
+    assert {route.direct_response.status for route in routes(core)} == {0}
+
+    core.db.put(lacking(TableId(EG_FLEET, "default/eg/web")), {MUTATION: "refused"})
+
+    assert {route.direct_response.status for route in routes(core)} == {500}
+
+
+@pytest.mark.parametrize("config", [ON_HOST, IN_CLUSTER], ids=["stable", "reference"])
+@pytest.mark.parametrize(("grpc", "on"), [("{enableWeb: true}", True), ("{}", False)])
+def test_a_policy_of_a_listener_switches_a_filter_of_a_kind_on_or_off_for_all_routes(
+    config: EnvoyGateway, grpc: str, on: bool
+) -> None:
+    clients = policy("ClientTrafficPolicy", f"grpc: {grpc}", target="Gateway/eg")
+    core = Core(
+        gateway(http("web")), service(), http_route(), grpc_route(name="calls"), clients, config=config
+    )
+    standing = {one.name: HttpFilter.FromString(one.body) for one in http_filters(core.db, "chain", (WEB,))}
+    [entry] = route_entries_of(core.db, WEB, grpc_route_ref("calls"), False)
+    [route] = VirtualHost.FromString(entry.body).routes
+
+    assert (GRPC[0] in standing and not standing[GRPC[0]].disabled) is on
+    assert GRPC[1] in standing
+    if not on:
+        assert GRPC[0] not in route.typed_per_filter_config

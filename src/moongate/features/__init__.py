@@ -11,22 +11,31 @@ from moongate.features import (
     bandwidth_limit,
     basic_auth,
     circuit_breaker,
+    client_http2,
     client_ip_detection,
+    client_proxy_protocol,
+    client_tcp_keepalive,
     client_timeout,
     client_tls,
     compressor,
     connection,
     cors,
     credential_injection,
+    enable_proxy_protocol,
     external_auth,
     fault_injection,
+    grpc,
+    headers,
+    http1,
     http_upgrade,
+    listener_health_check,
     load_balancer,
     path,
     rate_limit,
     request_buffer,
     response_override,
     retry,
+    scheme,
     session_persistence,
     telemetry,
     timeout,
@@ -36,8 +45,10 @@ from moongate.features.base import Feature
 FEATURES: tuple[Feature[Any], ...] = (
     # HTTP filters, in the order of Envoy's chain: the order is behaviour. The router comes after all of them.
     response_override.FEATURE,  # sees what all others answer
+    listener_health_check.FEATURE,  # a load balancer's probe meets nobody who may refuse it
     fault_injection.FEATURE,  # rejects before anyone has spent work
     cors.FEATURE,  # answers preflights, which carry no credentials, before anyone asks for some
+    headers.FEATURE,  # of a response: after all that stand behind it have changed it
     external_auth.FEATURE,  # as in the reference: a server of the user's is asked before credentials
     basic_auth.FEATURE,
     session_persistence.FEATURE,  # chooses an endpoint for those who may pass
@@ -57,8 +68,15 @@ FEATURES: tuple[Feature[Any], ...] = (
     retry.FEATURE,
     circuit_breaker.FEATURE,
     load_balancer.FEATURE,
+    client_tcp_keepalive.FEATURE,
+    client_proxy_protocol.FEATURE,
+    enable_proxy_protocol.FEATURE,  # after proxyProtocol, which wins
+    scheme.FEATURE,
     client_timeout.FEATURE,
     connection.FEATURE,
+    grpc.FEATURE,
+    client_http2.FEATURE,
+    http1.FEATURE,  # after connection: it takes back how old connections end
     client_tls.FEATURE,
     path.FEATURE,
     client_ip_detection.FEATURE,

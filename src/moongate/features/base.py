@@ -21,19 +21,25 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
+from envoy.extensions.filters.listener.proxy_protocol.v3.proxy_protocol_pb2 import ProxyProtocol
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from envoy.type.v3.percent_pb2 import FractionalPercent
 from google.protobuf.duration_pb2 import Duration
-from msgspec import Struct
+from msgspec import Struct, field
 
 from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
+from moongate.api.connections import HTTP2Settings
 from moongate.api.core import Secret, Service
 from moongate.api.serviceimport import ServiceImport
+from moongate.api.shared import quantity
 from moongate.attach.backends import Target
 from moongate.problem import Problem
-from moongate.xds.wire import sized
+from moongate.xds.wire import packed, sized
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
     from envoy.config.route.v3.route_components_pb2 import Route
+    from envoy.extensions.filters.http.router.v3.router_pb2 import Router
     from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
     from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
         HttpConnectionManager,
@@ -51,9 +58,10 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.message import Message
 
+    from moongate.api.base import ListenerId
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
-    from moongate.api.shared import BackendObjectReference, Fraction, SecretObjectReference
+    from moongate.api.shared import BackendObjectReference, Fraction, SecretObjectReference, StringMatch
     from moongate.api.telemetry import CustomTag as SpanTag
     from moongate.api.telemetry import SpanSettings
     from moongate.api.tls import TLSSettings
@@ -105,11 +113,14 @@ class ListenerFacts(Struct, frozen=True):
         stream_idle: whether the policy of the listener sets a stream idle timeout.
         envoy_headers: whether requests and responses may have Envoy's own headers.
         rate_limit_headers: whether responses may say how much of a rate limit is left.
+        kind_filters: the filters of kinds of routes that the policy of the listener switches on for all of
+            its requests (``True``), or off also for such routes, by name.
     """
 
     stream_idle: bool = False
     envoy_headers: bool = False
     rate_limit_headers: bool = True
+    kind_filters: tuple[tuple[str, bool], ...] = ()
 
 
 class RouteEdit(Struct):
@@ -130,6 +141,8 @@ class ClusterEdit(Struct):
     Args:
         message: the cluster; changed in place.
         http: upstream HTTP options. They are added to the cluster if a hook or the protocol sets any of them.
+        http1_options: those of HTTP/1. If a hook sets any of them, the cluster speaks it unless its backends
+            want HTTP/2.
         backends: how many backendRefs share the cluster.
         host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
             or a name of the backend. It is computed only when a hook calls it.
@@ -137,6 +150,7 @@ class ClusterEdit(Struct):
 
     message: Cluster
     http: HttpProtocolOptions
+    http1_options: Http1ProtocolOptions = field(default_factory=Http1ProtocolOptions)
     backends: int = 1
     host: Callable[[], str] = str
 
@@ -157,6 +171,21 @@ class ChainEdit(Struct):
     tls: DownstreamTlsContext | None
     stat_prefix: str
     inspector: TlsInspector | None = None
+
+
+class ManagerEdit(Struct):
+    """The argument of a ``connection_manager`` hook: one HTTP connection manager.
+
+    Args:
+        message: the connection manager, without its HTTP filters; changed in place.
+        router: the last of its HTTP filters; changed in place.
+        default_host: returns the hostname that a request without one is for (``attach.default_hosts``); ""
+            if there is none. It is computed only when a hook calls it.
+    """
+
+    message: HttpConnectionManager
+    router: Router
+    default_host: Callable[[], str] = str
 
 
 class MatchedRule(NamedTuple):
@@ -268,6 +297,20 @@ class HttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
             if self.per_policy
             else self.stem
         )
+
+
+class ListenerHttpFilter(Struct, Generic[M], frozen=True, kw_only=True):
+    """An HTTP filter for all requests of a listener, in the chain of this listener alone.
+
+    Its routes say nothing of it. While the chain lacks it, because Envoy refused it, they answer 500.
+
+    Args:
+        name: Envoy's filter type; no other feature has an instance of it.
+        chain: its config; ``None`` for a value that needs no filter.
+    """
+
+    name: str
+    chain: Callable[[M], Message | None]
 
 
 class Reference(Struct, frozen=True):
@@ -394,7 +437,10 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         one_cluster: whether a value works only if all backends of a rule share one cluster.
         listener_facts: what ``route`` hooks of other features need to know about a value in a listener's
             policy.
+        check_listener: faults that a value has on one listener but not on others, with paths relative to the
+            field. The routes of that listener answer 500.
         http_filter: an HTTP filter, with its per-route config.
+        listener_filter: an HTTP filter that the policy of a listener puts into its chain.
         route: settings on an Envoy route.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
@@ -419,13 +465,15 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     secrets: Callable[[Db, Effective[M]], Iterable[ExtraSecret]] | None = None
     one_cluster: Callable[[M], bool] | None = None
     listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
+    check_listener: Callable[[Db, ListenerId, M], Iterable[Problem]] | None = None
     http_filter: HttpFilter[M] | None = None
+    listener_filter: ListenerHttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
-    connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
+    connection_manager: Callable[[ManagerEdit, Effective[M]], None] | None = None
     tcp_proxy: Callable[[TcpProxy, Effective[M]], None] | None = None
     statistics: Callable[[M], str | None] | None = None
     limits: Callable[[Effective[M], MatchedRule], Iterable[ServiceLimit]] | None = None
@@ -437,6 +485,12 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
 
     @property
     def shapes_connections(self) -> bool:
+        """Whether it changes connections of clients, whatever is spoken on them."""
+        hooks = (self.listener, self.filter_chain, self.tcp_proxy)
+        return any(hook is not None for hook in hooks)
+
+    @property
+    def shapes_proxies(self) -> bool:
         """Whether it changes the proxies of routes of connections."""
         return self.tcp_proxy is not None or self.statistics is not None
 
@@ -454,6 +508,82 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def string_matcher(match: StringMatch) -> StringMatcher:
+    """Envoy's form of a match on a string."""
+    match match.type:
+        case "Prefix":
+            return StringMatcher(prefix=match.value)
+        case "Suffix":
+            return StringMatcher(suffix=match.value)
+        case "RegularExpression":
+            return StringMatcher(safe_regex=RegexMatcher(regex=match.value))
+        case _:
+            return StringMatcher(exact=match.value)
+
+
+def take_proxy_protocol(listener: Listener, *, optional: bool) -> None:
+    """Let a listener read headers of the PROXY protocol first.
+
+    Args:
+        listener: changed in place.
+        optional: whether connections without one are taken, too.
+    """
+    config = ProxyProtocol(allow_requests_without_proxy_protocol=optional)
+    listener.listener_filters.add(name="envoy.filters.listener.proxy_protocol", typed_config=packed(config))
+
+
+def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
+    """What is wrong with settings of HTTP/2 besides what the CRD says."""
+    least, most = 65535, 2**31 - 1
+    for name, size in (
+        ("initialStreamWindowSize", settings.initial_stream_window_size),
+        ("initialConnectionWindowSize", settings.initial_connection_window_size),
+    ):
+        if size is not None and not least <= quantity(size) <= most:
+            yield Problem(name, f"{name} is {size}; it must be between {least} and {most} bytes.")
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    if keepalive.timeout is None:
+        message = "It has no timeout; set how long the answer to a ping may take."
+        yield Problem("connectionKeepalive", message)
+    for name, time in (
+        ("interval", keepalive.interval),
+        ("timeout", keepalive.timeout),
+        ("idleInterval", keepalive.idle_interval),
+    ):
+        if time is not None and milliseconds(time) < 1:
+            message = f"{name} is {time!r}; it must be greater than zero."
+            yield Problem(f"connectionKeepalive.{name}", message)
+
+
+def http2_options(options: Http2ProtocolOptions, settings: HTTP2Settings) -> None:
+    """Write settings of HTTP/2 over others."""
+    if settings.initial_stream_window_size is not None:
+        options.initial_stream_window_size.value = quantity(settings.initial_stream_window_size)
+    if settings.initial_connection_window_size is not None:
+        options.initial_connection_window_size.value = quantity(settings.initial_connection_window_size)
+    if settings.max_concurrent_streams is not None:
+        options.max_concurrent_streams.value = settings.max_concurrent_streams
+    if settings.on_invalid_message in ("TerminateStream", "TerminateConnection"):
+        options.override_stream_error_on_invalid_http_message.value = (
+            settings.on_invalid_message == "TerminateStream"
+        )
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    built = options.connection_keepalive
+    built.SetInParent()
+    if keepalive.interval is not None:
+        built.interval.CopyFrom(duration(keepalive.interval))
+    if keepalive.timeout is not None:
+        built.timeout.CopyFrom(duration(keepalive.timeout))
+    if keepalive.interval_jitter is not None:
+        built.interval_jitter.value = keepalive.interval_jitter
+    if keepalive.idle_interval is not None:
+        built.connection_idle_interval.CopyFrom(duration(keepalive.idle_interval))
 
 
 def over_ads() -> ConfigSource:

@@ -26,7 +26,7 @@ from msgspec import Meta, field
 from moongate.api.base import Model, Rule, form
 from moongate.api.shared import CIDR, Int32
 from moongate.engine import Db
-from moongate.features.base import Effective, Feature
+from moongate.features.base import Effective, Feature, ManagerEdit
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -101,8 +101,8 @@ def check(db: Db, detection: Effective[ClientIPDetectionSettings]) -> Iterator[P
             )
 
 
-def _connection_manager(hcm: HttpConnectionManager, detection: Effective[ClientIPDetectionSettings]) -> None:
-    spec = detection.value
+def _connection_manager(edit: ManagerEdit, detection: Effective[ClientIPDetectionSettings]) -> None:
+    spec, hcm = detection.value, edit.message
     xff = spec.x_forwarded_for
     if spec.custom_header is not None:
         _extension(hcm, "custom_header", _custom_header(spec.custom_header))

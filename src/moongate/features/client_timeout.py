@@ -2,20 +2,18 @@
 
 Set by:      ClientTrafficPolicy ``spec.timeout``
 Precedence:  the policy of the listener, else that of the Gateway, as a whole
-Envoy:       HTTP connection manager, filter chain and listener; all off or at Envoy's defaults when not set
+Envoy:       HTTP connection manager, TCP proxy, filter chain and listener; all off or as Envoy has them
 Cases:       client_timeout.md beside this file: its reference page and its golden tests
 """
 
 from __future__ import annotations
 
 from envoy.config.listener.v3.listener_pb2 import Listener
-from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-    HttpConnectionManager,
-)
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from msgspec import structs
 
 from moongate.api.base import DurationStr, Model, milliseconds
-from moongate.features.base import ChainEdit, Effective, Feature, ListenerFacts
+from moongate.features.base import ChainEdit, Effective, Feature, ListenerFacts, ManagerEdit
 
 
 class TCPClientTimeout(Model, frozen=True, kw_only=True):
@@ -62,8 +60,8 @@ def _filter_chain(edit: ChainEdit, timeout: Effective[ClientTimeout]) -> None:
         edit.message.transport_socket_connect_timeout.FromMilliseconds(limit)
 
 
-def _connection_manager(hcm: HttpConnectionManager, timeout: Effective[ClientTimeout]) -> None:
-    http = timeout.value.http
+def _connection_manager(edit: ManagerEdit, timeout: Effective[ClientTimeout]) -> None:
+    http, hcm = timeout.value.http, edit.message
     if http is None:
         return
     for limit, field in (
@@ -74,6 +72,12 @@ def _connection_manager(hcm: HttpConnectionManager, timeout: Effective[ClientTim
     ):
         if limit is not None:
             field.FromMilliseconds(milliseconds(limit))
+
+
+def _tcp_proxy(proxy: TcpProxy, timeout: Effective[ClientTimeout]) -> None:
+    tcp = timeout.value.tcp
+    if tcp is not None and tcp.idle_timeout is not None:
+        proxy.idle_timeout.FromMilliseconds(milliseconds(tcp.idle_timeout))
 
 
 def _facts(facts: ListenerFacts, timeout: ClientTimeout) -> ListenerFacts:
@@ -88,5 +92,6 @@ FEATURE = Feature(
     listener=_listener,
     filter_chain=_filter_chain,
     connection_manager=_connection_manager,
+    tcp_proxy=_tcp_proxy,
     listener_facts=_facts,
 )

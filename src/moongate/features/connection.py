@@ -16,9 +16,6 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import (
     ConnectionLimit as ConnectionLimitFilter,
 )
-from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-    HttpConnectionManager,
-)
 from google.protobuf.wrappers_pb2 import UInt64Value
 from msgspec import Meta
 
@@ -26,7 +23,7 @@ from moongate.api.base import DurationStr, Model, Rule, Unbuilt, milliseconds
 from moongate.api.connections import Size
 from moongate.api.shared import Int32, quantity
 from moongate.engine import Db
-from moongate.features.base import ChainEdit, Effective, Feature
+from moongate.features.base import ChainEdit, Effective, Feature, ManagerEdit
 from moongate.problem import Problem
 from moongate.xds.wire import packed
 
@@ -126,15 +123,15 @@ def _filter_chain(edit: ChainEdit, connection: Effective[ClientConnection]) -> N
     )
 
 
-def _connection_manager(hcm: HttpConnectionManager, connection: Effective[ClientConnection]) -> None:
+def _connection_manager(edit: ManagerEdit, connection: Effective[ClientConnection]) -> None:
     limit = connection.value.connection_limit
     if limit is None:
         return
-    options = hcm.common_http_protocol_options
+    options = edit.message.common_http_protocol_options
     if limit.max_connection_duration is not None:
         options.max_connection_duration.FromMilliseconds(milliseconds(limit.max_connection_duration))
         # HTTP/1 clients get "Connection: close" with a response, and are not cut off between two.
-        hcm.http1_safe_max_connection_duration = True
+        edit.message.http1_safe_max_connection_duration = True
     if limit.max_requests_per_connection is not None:
         options.max_requests_per_connection.value = limit.max_requests_per_connection
     if limit.max_stream_duration is not None:

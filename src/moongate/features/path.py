@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 
 from moongate.api.base import Model
-from moongate.features.base import Effective, Feature
+from moongate.features.base import Effective, Feature, ManagerEdit
 
 EscapedSlashesAction = Literal["KeepUnchanged", "RejectRequest", "UnescapeAndForward", "UnescapeAndRedirect"]
 
@@ -36,9 +36,9 @@ class PathSettings(Model, frozen=True, kw_only=True):
     """Keep ``//`` as it is; otherwise it becomes ``/``."""
 
 
-def _connection_manager(hcm: HttpConnectionManager, path: Effective[PathSettings]) -> None:
-    hcm.merge_slashes = not path.value.disable_merge_slashes
-    hcm.path_with_escaped_slashes_action = _ACTIONS[
+def _connection_manager(edit: ManagerEdit, path: Effective[PathSettings]) -> None:
+    edit.message.merge_slashes = not path.value.disable_merge_slashes
+    edit.message.path_with_escaped_slashes_action = _ACTIONS[
         path.value.escaped_slashes_action or "UnescapeAndRedirect"
     ]
 

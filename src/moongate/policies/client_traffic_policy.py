@@ -7,13 +7,20 @@ from typing import Annotated, ClassVar
 from msgspec import field
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, deprecated
+from moongate.api.connections import HTTP2Settings, TCPKeepalive
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.client_ip_detection import ClientIPDetectionSettings
+from moongate.features.client_proxy_protocol import ProxyProtocolSettings
 from moongate.features.client_timeout import ClientTimeout
 from moongate.features.client_tls import ClientTLSSettings
 from moongate.features.connection import ClientConnection
+from moongate.features.grpc import GRPCSettings
+from moongate.features.headers import HeaderSettings
+from moongate.features.http1 import HTTP1Settings
+from moongate.features.listener_health_check import HealthCheckSettings
 from moongate.features.path import PathSettings
+from moongate.features.scheme import SchemeHeaderTransform
 
 
 class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True):
@@ -65,21 +72,21 @@ class ClientTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True)
 
     The reference has no such field.
     """
-    tcp_keepalive: Unbuilt | None = None
-    enable_proxy_protocol: Annotated[Unbuilt, deprecated("proxyProtocol")] | None = None
-    proxy_protocol: Unbuilt | None = None
+    tcp_keepalive: TCPKeepalive | None = None
+    enable_proxy_protocol: Annotated[bool, deprecated("proxyProtocol")] | None = None
+    proxy_protocol: ProxyProtocolSettings | None = None
     client_ip_detection: ClientIPDetectionSettings | None = field(default=None, name="clientIPDetection")
     tls: ClientTLSSettings | None = None
     path: PathSettings | None = None
-    headers: Annotated[Unbuilt, deprecated("requestID", "preserveXRequestID")] | None = None
+    headers: HeaderSettings | None = None
     timeout: ClientTimeout | None = None
     connection: ClientConnection | None = None
-    http1: Unbuilt | None = None
-    http2: Unbuilt | None = None
+    http1: HTTP1Settings | None = None
+    http2: HTTP2Settings | None = None
     http3: Unbuilt | None = None
-    grpc: Unbuilt | None = None
-    health_check: Unbuilt | None = None
-    scheme: Unbuilt | None = None
+    grpc: GRPCSettings | None = None
+    health_check: HealthCheckSettings | None = None
+    scheme: SchemeHeaderTransform | None = None
 
 
 class ClientTrafficPolicy(Policy, frozen=True, kw_only=True):

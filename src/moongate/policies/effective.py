@@ -111,6 +111,10 @@ class EffectivePolicy(Struct, frozen=True):
         below = (path.removeprefix(f"{field}.") for path in self.inherited if path.startswith(f"{field}."))
         return Effective(value, self.owner, tuple((path, self.parent) for path in below))
 
+    def path(self, feature: Feature[Any]) -> str:
+        """The path of a feature's field: ``spec.tcpKeepalive``."""
+        return f"spec.{_wire_name(self.spec, feature.field)}"
+
     def inherits(self, path: str) -> bool:
         """Whether a field comes from the parent alone. Its path (wire names) starts below ``spec``."""
         return any(path == each or path.startswith((f"{each}.", f"{each}[")) for each in self.inherited)
@@ -170,7 +174,7 @@ def effective_policy(db: Db, owner: Ref, parent: Ref | None) -> EffectivePolicy 
     for feature, effective in merged.settings():
         if feature.field not in faulty and (of_feature := feature_problems(db, feature, effective)):
             faulty.append(feature.field)
-            problems += [p.under(f"spec.{_wire_name(spec, feature.field)}") for p in of_feature]
+            problems += [p.under(merged.path(feature)) for p in of_feature]
     problems += [fault.under("spec") for fault in faults]
     # Of the merged spec: what a parent asks for and nobody enforces must not be waved through either.
     problems += unbuilt(structs.replace(policy, spec=spec))
@@ -339,7 +343,7 @@ def unenforceable(db: Db, policy: Ref, route: Ref) -> Problem | None:
 def connection_settings(db: Db, listener: ListenerId, route: Ref, rule: str) -> Settings:
     """The settings of a route of connections for its proxy."""
     merged = _all(db, rule_policies(db, listener, route, rule))
-    features = (each for policy in merged for each in policy.features() if each[0].shapes_connections)
+    features = (each for policy in merged for each in policy.features() if each[0].shapes_proxies)
     return tuple(sorted(features, key=_place))
 
 

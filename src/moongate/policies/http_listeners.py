@@ -33,6 +33,7 @@ from moongate.attach.envoy_listeners import envoy_listener, seat_of
 from moongate.attach.fleets import age, fleet_of
 from moongate.attach.policies import Target, applied_to_listener, level_of
 from moongate.engine import query
+from moongate.features import FEATURES
 from moongate.features.base import ListenerFacts
 from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import effective_gateway_policy, effective_listener_policy
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.engine import Db
     from moongate.features.base import Effective, Feature
-    from moongate.policies.effective import EffectivePolicy
+    from moongate.policies.effective import EffectivePolicy, Settings
 
 CTP: Final = ClientTrafficPolicy.KIND
 
@@ -129,11 +130,12 @@ def setting_conflict(db: Db, listener: ListenerId) -> Problem | None:
     in_force = _fields(Listener.FromString(settings.body))
     paths: list[str] = []
     owners: set[Ref] = set()
-    for feature, effective in policy.features():
-        wanted = _set_fields([(feature, effective)])
-        lost = [name for name, value in wanted.items() if value != in_force.get(name)]
-        paths += [f"spec.{feature.field}"] if lost else []
-        owners.update(settings.owners[name] for name in lost if name in settings.owners)
+    features = list(policy.features())
+    lost = {name for name, value in _set_fields(features).items() if value != in_force.get(name)}
+    for feature, effective in features if lost else ():
+        own = lost.intersection(_set_fields([(feature, effective)]))
+        paths += [policy.path(feature)] if own else []
+        owners.update(settings.owners[name] for name in own if name in settings.owners)
     if not paths:
         return None
     if owners:
@@ -191,10 +193,36 @@ def client_policy(db: Db, listener: ListenerId) -> EffectivePolicy | None:
 
 
 @query
+def listener_faults(db: Db, listener: ListenerId) -> tuple[Problem, ...]:
+    """What is wrong with the ClientTrafficPolicy of a listener there, and not on other listeners."""
+    policy = client_policy(db, listener)
+    if policy is None or not _looks_at_requests(db, listener):
+        return ()
+    return tuple(
+        problem.under(policy.path(feature))
+        for feature, effective in policy.features()
+        if feature.check_listener is not None
+        for problem in feature.check_listener(db, listener, effective.value)
+    )
+
+
+@query
 def listener_failed(db: Db, listener: ListenerId) -> bool:
     """Whether a listener's own policy cannot be built. It may be the one that controls access."""
     policy = client_policy(db, listener)
-    return policy is not None and policy.failed
+    if policy is None:
+        return False
+    if policy.failed and not _looks_at_requests(db, listener):
+        # A fault in what is about requests alone, such as a header, means nothing to connections.
+        of_requests = {f.field for f in FEATURES if f.kind == CTP and not f.shapes_connections}
+        return not policy.faulty or not of_requests.issuperset(policy.faulty)
+    return policy.failed or bool(listener_faults(db, listener))
+
+
+def _looks_at_requests(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener takes requests, and not connections as they are."""
+    seat = seat_of(db, listener)
+    return seat is None or seat.group.has_table
 
 
 @query
@@ -215,6 +243,23 @@ def _facts(policy: EffectivePolicy | None) -> ListenerFacts:
         if feature.listener_facts is not None:
             facts = feature.listener_facts(facts, effective.value)
     return facts
+
+
+@query
+def listener_cluster_settings(db: Db, listener: ListenerId) -> Settings:
+    """What a listener's policy says of the clusters of its routes."""
+    return _of_clusters(client_policy(db, listener))
+
+
+@query
+def gateway_cluster_settings(db: Db, gateway: Ref) -> Settings:
+    """What the policy of a whole Gateway says of the clusters that its rules share."""
+    return _of_clusters(effective_gateway_policy(db, CTP, gateway))
+
+
+def _of_clusters(policy: EffectivePolicy | None) -> Settings:
+    features = policy.features() if policy is not None else ()
+    return tuple(each for each in features if each[0].shapes_clusters)
 
 
 def _is_shared(members: tuple[ListenerId, ...]) -> bool:

@@ -18,6 +18,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster, LoadBalancingPolicy
 from envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.clusters.common.dns.v3.dns_pb2 import DnsLookupFamily
@@ -68,6 +69,7 @@ from moongate.policies.effective import (
     gateway_policies,
     rule_policies,
 )
+from moongate.policies.http_listeners import gateway_cluster_settings, listener_cluster_settings
 from moongate.store import get
 from moongate.xds import sinks, statistics
 from moongate.xds.cluster_keys import (
@@ -115,6 +117,7 @@ _OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
 """What the key of a cluster has in place of a rule, if it is that of a route of connections."""
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 """The last of a cluster's own HTTP filters, as the reference calls it."""
+_NO_OPTIONS: Final = Http1ProtocolOptions()
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -162,8 +165,8 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
-    _set(edit, cluster_settings(db, _policies(db, key)))
+    edit = ClusterEdit(message, http, backends=len(members), host=lambda: _host(db, key, members))
+    _set(edit, (*cluster_settings(db, _policies(db, key)), *_settings_of_listeners(db, key)))
     if isinstance(key, RuleCluster):
         http.http_filters.extend(_own_filters(db, key))
     if of_requests:
@@ -173,7 +176,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         secure(message, http, backends)
     if http.http_filters:
         http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
-    _speak(message, http, usable)
+    _speak(message, http, usable, edit.http1_options)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -200,7 +203,9 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     else:
         _discover(message, _assignment_name(db, key, backends))
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: sinks.authority(db, key.fleet, key.name))
+    edit = ClusterEdit(
+        message, http, backends=len(members), host=lambda: sinks.authority(db, key.fleet, key.name)
+    )
     _set(edit, sinks.sink_settings(db, key.fleet, key.name))
     secure(message, http, backends)
     _speak(message, http, [_HTTP2] if sink.grpc else [])
@@ -418,6 +423,18 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
 
 
+def _settings_of_listeners(db: Db, key: ClusterKey) -> Settings:
+    """What the listeners of a cluster's requests say of it: the first of them that says anything."""
+    if isinstance(key, BackendCluster):
+        return gateway_cluster_settings(db, key.fleet.owner)
+    if not isinstance(key, RuleCluster) or key.rule in _OF_CONNECTIONS:
+        return ()
+    for listener in served_on(db, key.fleet, key.route):
+        if settings := listener_cluster_settings(db, listener):
+            return settings
+    return ()
+
+
 def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:
     """The backends of a cluster as it speaks to them, in the order of its members."""
     backends = [_spoken_to(key, _reached(db, key, at, routed)) for at, _, _, routed, _ in members]
@@ -626,15 +643,22 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
             return of
 
 
-def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
+def _speak(
+    message: Cluster,
+    http: HttpProtocolOptions,
+    backends: list[Backend],
+    http1: Http1ProtocolOptions = _NO_OPTIONS,
+) -> None:
     """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested, as negotiated with TLS.
 
     Else leave Envoy's default.
     """
     if any(b.http1 for b in backends):
-        http.explicit_http_config.http_protocol_options.SetInParent()
+        http.explicit_http_config.http_protocol_options.CopyFrom(http1)
     elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
+    elif http1.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
+        http.explicit_http_config.http_protocol_options.CopyFrom(http1)
     elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
         _set_windows(http.auto_config.http2_protocol_options)

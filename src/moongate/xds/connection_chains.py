@@ -66,6 +66,7 @@ from moongate.xds.filter_chains import (
     forms_of,
     in_force,
     joined,
+    pinned_versions,
     settings,
 )
 from moongate.xds.statistics import route_stat_name
@@ -88,6 +89,7 @@ class ConnectionTerms(Encoded, frozen=True):
 
     Args:
         chain: a part of an encoded ``FilterChain``: TLS, and the filters before the proxy.
+        proxy: a part of an encoded ``TcpProxy``: what a policy says of clients.
         inspector: what a policy asks of the TLS inspector, encoded; empty for nothing.
         hostname: the listener's; ``*`` for any.
         stat_prefix: what the names of statistics begin with.
@@ -97,6 +99,7 @@ class ConnectionTerms(Encoded, frozen=True):
     """
 
     chain: bytes
+    proxy: bytes
     inspector: bytes
     hostname: str
     stat_prefix: str
@@ -117,14 +120,20 @@ def connection_terms(db: Db, group: ChainGroup) -> ConnectionTerms:
     edit = ChainEdit(FilterChain(), tls, group.stat_prefix)
     if listener.chain_kind == "TLS":
         edit.inspector = TlsInspector()
-    for feature, effective in settings(chain_policy(db, group.members)):
+    policy, proxy = chain_policy(db, group.members), TcpProxy()
+    if policy is not None and edit.tls is not None:
+        edit.tls.common_tls_context.tls_params.CopyFrom(pinned_versions())
+    for feature, effective in settings(policy):
         if feature.filter_chain is not None:
             feature.filter_chain(edit, effective)
+        if feature.tcp_proxy is not None:
+            feature.tcp_proxy(proxy, effective)
     if edit.tls is not None:
         socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(edit.tls))
         edit.message.transport_socket.CopyFrom(socket)
     return ConnectionTerms(
         encode(edit.message),
+        encode(proxy),
         encode(edit.inspector) if edit.inspector is not None else b"",
         listener.hostname or ANY,
         group.stat_prefix,
@@ -144,11 +153,10 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
         return None
     terms = connection_terms(db, group)
     of_names = goes_to_server_names(db, member, route)
-    proxy = TcpProxy(
-        stat_prefix=terms.stat_prefix,
-        cluster=names.connection_cluster(route, names.OF_SERVER_NAMES if of_names else names.ALL_RULES),
-        access_log=map(AccessLog.FromString, terms.logs),
-    )
+    proxy = TcpProxy.FromString(terms.proxy)
+    proxy.stat_prefix = terms.stat_prefix
+    proxy.cluster = names.connection_cluster(route, names.OF_SERVER_NAMES if of_names else names.ALL_RULES)
+    proxy.access_log.extend(map(AccessLog.FromString, terms.logs))
     for feature, effective in connection_settings(db, member, route, connection_section(resource)):
         if feature.tcp_proxy is not None:
             feature.tcp_proxy(proxy, effective)

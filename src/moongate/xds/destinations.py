@@ -52,7 +52,14 @@ from moongate.attach.listener_sets import last_gateway_of
 from moongate.attach.listeners import fleet_owners, passes_through
 from moongate.attach.matches import unbuildable
 from moongate.attach.patch_policies import named_rules
-from moongate.attach.policies import applied, applied_to_gateway, labels, merges, policy_attachments
+from moongate.attach.policies import (
+    applied,
+    applied_to_gateway,
+    applied_to_listener,
+    labels,
+    merges,
+    policy_attachments,
+)
 from moongate.attach.route_kinds import route_kind, written_matches
 from moongate.attach.routes import (
     DEFAULTS,
@@ -73,6 +80,7 @@ from moongate.attach.rule_filters import (
 from moongate.engine import Failed, query
 from moongate.features.base import Effective, ExtraCluster
 from moongate.policies.backend_traffic_policy import BackendTrafficPolicy
+from moongate.policies.client_traffic_policy import ClientTrafficPolicy
 from moongate.policies.effective import (
     extended,
     extra_resources,
@@ -115,6 +123,7 @@ if TYPE_CHECKING:
     from moongate.policies.effective import Settings
 
 BTP: Final = BackendTrafficPolicy.KIND
+CTP: Final = ClientTrafficPolicy.KIND
 
 _NOT_COPIED: Final = "Requests are served, but not copied."
 
@@ -858,7 +867,7 @@ def _must_stay_apart(
 ) -> bool:
     """Whether ``policy``, the effective policy of a rule, forbids shared clusters for its backends."""
     gateway = listener.gateway
-    if routed_to_service != to_service(db, gateway):
+    if routed_to_service != to_service(db, gateway) or _is_of_its_own(db, listener):
         return True
     of_gateway = applied_to_gateway(db, BTP, gateway)
     if len(rule.backend_refs) > 1:
@@ -875,6 +884,15 @@ def _must_stay_apart(
         return False
     replaces = _is_of_route(db, policy.owner, route) and not merges(db, policy.owner, of_listeners=False)
     return replaces or shapes_clusters(db, policy)
+
+
+@query
+def _is_of_its_own(db: Db, listener: ListenerId) -> bool:
+    """Whether a listener's policy, other than that of its Gateway, says anything of clusters."""
+    policy = applied_to_listener(db, CTP, listener)
+    if policy is None or policy == applied_to_gateway(db, CTP, listener.gateway):
+        return False
+    return shapes_clusters(db, policy)
 
 
 def _judge(

@@ -28,6 +28,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.extensions.filters.udp.udp_proxy.v3.udp_proxy_pb2 import UdpProxyConfig
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext
 from google.protobuf.duration_pb2 import Duration
@@ -270,6 +271,14 @@ def chain_settings(
 def settings(policy: EffectivePolicy | None) -> Iterator[tuple[Feature[Any], Effective[Any]]]:
     """The features of a policy that are in force."""
     return policy.features() if policy is not None else iter(())
+
+
+def pinned_versions() -> TlsParameters:
+    """The versions of TLS that any policy pins on the TLS listeners that it governs."""
+    return TlsParameters(
+        tls_minimum_protocol_version=TlsParameters.TLSv1_2,
+        tls_maximum_protocol_version=TlsParameters.TLSv1_3,
+    )
 
 
 def secret_from(name: str, server: ServedSecret | None) -> SdsSecretConfig:

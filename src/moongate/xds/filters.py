@@ -53,7 +53,7 @@ from moongate.engine import Contained, Failed, query
 from moongate.features import FEATURES
 from moongate.features.base import ChainPlace
 from moongate.policies.effective import effective_policy, effective_rule
-from moongate.policies.http_listeners import chain_facts
+from moongate.policies.http_listeners import chain_facts, chain_policy
 from moongate.store import get
 from moongate.xds.fallbacks import ALL, kept_out
 from moongate.xds.statistics import counts_calls
@@ -200,6 +200,12 @@ def _asked_for(db: Db, table: TableId, members: tuple[ListenerId, ...]) -> tuple
     if stable_chains(db):
         filters |= {one.name: one for some in _standing().values() for one in some}
     at = ChainPlace(names.listener(members[0]), chain_facts(db, members))
+    for name, on in at.facts.kind_filters:
+        if on:
+            filters[name] = _switched_on(name)
+        elif not stable_chains(db):
+            filters.pop(name, None)
+    filters |= {one.name: one for one in policy_filters(db, members)}
     return _counting(db, table.fleet, (_completed(db, one, at) for one in filters.values()))
 
 
@@ -211,6 +217,24 @@ def _completed(db: Db, one: ChainFilter, at: ChainPlace) -> ChainFilter:
     message = HttpFilter.FromString(one.body)
     message.typed_config.CopyFrom(packed(http_filter.in_chain(db, at, message.typed_config)))
     return one._replace(body=encode(message))
+
+
+@query
+def policy_filters(db: Db, members: tuple[ListenerId, ...]) -> tuple[ChainFilter, ...]:
+    """The filters that the policy of listeners that share a chain puts into it."""
+    policy = chain_policy(db, members)
+    return tuple(
+        ChainFilter(FEATURES.index(feature), one.name, _encoded(one.name, chain, disabled=False), bound=False)
+        for feature, effective in (policy.features() if policy is not None else ())
+        if (one := feature.listener_filter) is not None and (chain := one.chain(effective.value)) is not None
+    )
+
+
+def listener_filters(db: Db, listener: ListenerId) -> frozenset[str]:
+    """The names of the filters that a policy puts into the chain of a listener."""
+    table = table_of(db, listener)
+    chain = chain_of(db, table) if table is not None else None
+    return frozenset(one.name for one in policy_filters(db, chain[1])) if chain is not None else frozenset()
 
 
 def _counting(db: Db, fleet: FleetId, filters: Iterable[ChainFilter]) -> tuple[ChainFilter, ...]:
@@ -336,6 +360,12 @@ def kind_filters(db: Db, kind: str) -> tuple[ChainFilter, ...]:
 @cache
 def _of_kind(kind: str, *, stable: bool) -> tuple[ChainFilter, ...]:
     return tuple(_kind_filter(one, stable=stable) for one in route_kind(kind).filters)
+
+
+def _switched_on(name: str) -> ChainFilter:
+    """A filter of a kind of routes, for all requests of a listener."""
+    one = next(each for each in KIND_FILTERS if each.name == name)
+    return _kind_filter(one, stable=False)
 
 
 def _kind_filter(one: KindFilter, *, stable: bool) -> ChainFilter:

@@ -24,15 +24,15 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     Rds,
     RequestIDExtension,
 )
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from moongate.attach.default_hosts import default_host
 from moongate.attach.fleets import fleet_of
 from moongate.attach.listener_certificates import listener_certificates
 from moongate.attach.listeners import listener_at
 from moongate.attach.tls_overlaps import overlap
 from moongate.engine import query
-from moongate.features.base import ChainEdit, over_ads
+from moongate.features.base import ChainEdit, ManagerEdit, over_ads
 from moongate.policies.http_listeners import chain_policy
 from moongate.xds.access_logs import access_logs
 from moongate.xds.client_certificates import check_clients
@@ -40,6 +40,7 @@ from moongate.xds.filter_chains import (
     ChainSettings,
     chain_settings,
     downstream_tls,
+    pinned_versions,
     settings,
 )
 from moongate.xds.scoped_chains import scoped_routes
@@ -90,19 +91,15 @@ def _settings(db: Db, group: ChainGroup, edit: ChainEdit) -> ChainSettings:
     policy = chain_policy(db, group.members)
     hcm = _connection_manager(db, fleet, group)
     if policy is not None and edit.tls is not None:
-        edit.tls.common_tls_context.tls_params.CopyFrom(
-            TlsParameters(
-                tls_minimum_protocol_version=TlsParameters.TLSv1_2,
-                tls_maximum_protocol_version=TlsParameters.TLSv1_3,
-            )
-        )
+        edit.tls.common_tls_context.tls_params.CopyFrom(pinned_versions())
+    last = _router(access_logs(db, fleet, "Upstream"))
+    manager = ManagerEdit(hcm, last, lambda: default_host(db, group.members[0]).host)
     for feature, effective in settings(policy):
         if feature.filter_chain is not None:
             feature.filter_chain(edit, effective)
         if feature.connection_manager is not None:
-            feature.connection_manager(hcm, effective)
-    last = router(access_logs(db, fleet, "Upstream"))
-    return chain_settings(edit, hcm, last, default=edit.tls is None, scoped=group.scoped)
+            feature.connection_manager(manager, effective)
+    return chain_settings(edit, hcm, _last(last), default=edit.tls is None, scoped=group.scoped)
 
 
 def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnectionManager:
@@ -132,8 +129,13 @@ def _connection_manager(db: Db, fleet: FleetId, group: ChainGroup) -> HttpConnec
     )
 
 
-def router(logs: tuple[bytes, ...] = ()) -> HttpFilter:
-    """The last HTTP filter of a chain, which sends a request on.
+def router() -> HttpFilter:
+    """The last HTTP filter of a chain without settings of its own, which sends a request on."""
+    return _last(_router(()))
+
+
+def _router(logs: tuple[bytes, ...]) -> Router:
+    """The config of the router.
 
     Args:
         logs: encoded ``AccessLog`` entries that it writes.
@@ -141,4 +143,8 @@ def router(logs: tuple[bytes, ...] = ()) -> HttpFilter:
     config = Router(suppress_envoy_headers=True, upstream_log=[AccessLog.FromString(body) for body in logs])
     if logs:
         config.upstream_log_options.flush_upstream_log_on_upstream_stream = True
+    return config
+
+
+def _last(config: Router) -> HttpFilter:
     return HttpFilter(name=ROUTER, typed_config=packed(config))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, VirtualHost
+from msgspec import structs
 
 from moongate import names
 from moongate.api.route import RequestRoute
@@ -46,6 +47,7 @@ from moongate.xds.filters import (
     forwarding_config,
     has_mark,
     kind_filters,
+    listener_filters,
     missing_on,
     route_config,
     stable_chains,
@@ -107,9 +109,11 @@ class _Terms(NamedTuple):
         in_order: whether rules stay in the order in which they are written.
         described: whether Envoy routes have metadata.
         absent: the names of the filters that the listener's chain should have but lacks.
-        failed: whether the listener's own policy cannot be built, or may be one that cannot be read.
+        failed: whether the listener's own policy cannot be built, or may be one that cannot be read, or the
+            chain lacks a filter of it.
         closed: the namespaces whose routes are closed for such a reason, and single routes.
-        facts: values of the listener's policy that features of routes use.
+        facts: values of the listener's policy that features of routes use; of filters of kinds of routes
+            those that are off, as what is on for all of a listener is on in its chain.
     """
 
     in_order: bool
@@ -124,13 +128,17 @@ class _Terms(NamedTuple):
 def _terms(db: Db, listener: ListenerId) -> _Terms:
     """The shared inputs in one value, because thousands of routes read it: each then has only one edge."""
     closed: frozenset[Ref | str] = db.read(CLOSED) or frozenset()
+    absent = tuple(name for name, _ in missing_on(db, listener))
+    facts = listener_facts(db, listener)
     return _Terms(
         in_order=_in_order(db, listener),
         described="route" in holders(db, fleet_of(db, listener.gateway)),
-        absent=tuple(name for name, _ in missing_on(db, listener)),
-        failed=listener_failed(db, listener) or not closed.isdisjoint(("", *_above(listener))),
+        absent=absent,
+        failed=listener_failed(db, listener)
+        or not closed.isdisjoint(("", *_above(listener)))
+        or not listener_filters(db, listener).isdisjoint(absent),
         closed=closed,
-        facts=listener_facts(db, listener),
+        facts=structs.replace(facts, kind_filters=tuple(each for each in facts.kind_filters if not each[1])),
     )
 
 
@@ -314,7 +322,10 @@ def _common_route(db: Db, served: _ServedRule) -> tuple[Route, tuple[str, ...]]:
         elif one is not None and (config := forwarding_config(feature, effective, terms.facts)) is not None:
             forwarding[one.name] = packed(config)
             used.append(one)
+    switched_off = {name for name, _ in terms.facts.kind_filters}
     for one in kind_filters(db, served.route.KIND):
+        if one.name in switched_off:
+            continue
         if stable_chains(db):
             message.typed_per_filter_config[one.name].CopyFrom(packed(AS_IT_STANDS))
         used.append(one)
