@@ -14,7 +14,8 @@ def test_the_whole_path_is_compared() -> None:
     assert 'exact: "/ready?full=1"' in str(config)
 
 
-def test_it_stands_before_all_other_filters() -> None:
+def test_it_stands_before_all_that_may_refuse_a_probe() -> None:
+    """What replaces responses stands before it, as in the reference."""
     filters = [f for f in FEATURES if f.http_filter is not None or f.listener_filter is not None]
 
-    assert filters[0] is FEATURE
+    assert [f.field for f in filters[:2]] == ["response_override", FEATURE.field]
