@@ -155,7 +155,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     of_requests = any(b.dynamic for b in usable)
-    if usable and all(b.dns for b in usable):
+    if _are_names(usable):
         _resolve(message)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
@@ -168,8 +168,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         http.http_filters.extend(_own_filters(db, key))
     if of_requests:
         secure_requests(message, *backends)
-        of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
-        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
+        resolve_requests(message, http if not _is_of_connections(key) else None, guard=guarded(db))
     else:
         secure(message, http, backends)
     if http.http_filters:
@@ -253,10 +252,16 @@ def load_assignment(db: Db, key: ClusterKey) -> XdsResource | None:
         return _assignment_without_members(db, key)
     backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    if usable and (all(b.dns for b in usable) or (len(members) == 1 and usable[0].dynamic)):
+    if _are_names(usable) or (len(members) == 1 and usable and usable[0].dynamic):
         return None
     name = _assignment_name(db, key, backends)
     return XdsResource.of(ENDPOINT, name, encode(_assignment(db, key, members, name, of_names=False)))
+
+
+def _are_names(usable: list[Backend]) -> bool:
+    """Whether the endpoints of a cluster are hostnames; a backend without any has none of either."""
+    of_some = [each for each in usable if not each.empty] or usable
+    return bool(usable) and all(each.dns for each in of_some)
 
 
 def _assignment_name(db: Db, key: ClusterKey, backends: list[Backend]) -> str:
@@ -336,7 +341,7 @@ def _route_annotations(db: Db, route: Ref) -> tuple[tuple[str, str], ...]:
 
 def _members(db: Db, key: ClusterKey) -> list[Member] | None:
     """The backends of a cluster; ``None`` if its rule or backend is gone."""
-    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+    if isinstance(key, RuleCluster) and _is_of_connections(key):
         return _connection_members(db, key)
     if isinstance(key, RuleCluster) and any(
         extension(db, ref, key.route.namespace).faulty for ref in key.extensions
@@ -344,6 +349,10 @@ def _members(db: Db, key: ClusterKey) -> list[Member] | None:
         # Routes may still use it for a moment, and no request may lack what the filter adds.
         return None
     return _request_members(db, key) or None
+
+
+def _is_of_connections(key: ClusterKey) -> bool:
+    return isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
 
 
 def _connection_members(db: Db, key: RuleCluster) -> list[Member] | None:
@@ -667,6 +676,8 @@ def _assignment(
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
         judged = _reached(db, key, at, routed)
+        if judged.empty and _is_of_connections(key):
+            continue  # its share goes to the others
         locality = message.endpoints.add()
         locality.locality.region = locality_name
         locality.load_balancing_weight.value = weight
