@@ -55,6 +55,7 @@ class Echo:
         port: where it listens on loopback; 0 for a Unix socket.
         requests: all that reached it, oldest first.
         statuses: what to answer next, one each; 200 when there is none left.
+        by_path: paths whose status is always the same; they take none of ``statuses``.
         faults: what to do next instead of an answer, one each: ``reset`` or ``close`` the connection, or
             ``stall``, which leaves the request without an answer.
         go: answers wait until this is set.
@@ -67,6 +68,7 @@ class Echo:
         self.port = 0
         self.requests: list[Request] = []
         self.statuses: list[int] = []
+        self.by_path: dict[str, int] = {}
         self.faults: list[str] = []
         self.go = asyncio.Event()
         self.go.set()
@@ -88,6 +90,7 @@ class Echo:
         """Start anew: as if nothing had been asked of it."""
         self.requests.clear()
         self.statuses.clear()
+        self.by_path.clear()
         self.faults.clear()
         self.go.set()
 
@@ -127,10 +130,15 @@ class Echo:
                 if request.header("upgrade") == "websocket":
                     await _switch(request, reader, writer)
                     break
-                writer.write(_answer(self.statuses.pop(0) if self.statuses else 200, request))
+                writer.write(_answer(self._status(request.path), request))
                 await writer.drain()
         self._open.discard(writer)
         writer.close()
+
+    def _status(self, path: str) -> int:
+        if path in self.by_path:
+            return self.by_path[path]
+        return self.statuses.pop(0) if self.statuses else 200
 
     def _take(self, request: Request) -> None:
         self.requests.append(request)

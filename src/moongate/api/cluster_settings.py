@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from moongate.api.base import DurationStr, Model, Rule, Unbuilt, UnbuiltClusterSetting
+from moongate.api.health_checks import HealthCheck
 from moongate.api.shared import Fraction, Int32
 
 LoadBalancerType = Literal[
@@ -264,7 +265,7 @@ class ClusterSettings(Model, frozen=True, kw_only=True):
     retry: Unbuilt | None = None
     proxy_protocol: UnbuiltClusterSetting | None = None
     tcp_keepalive: UnbuiltClusterSetting | None = None
-    health_check: UnbuiltClusterSetting | None = None
+    health_check: HealthCheck | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
     connection: UnbuiltClusterSetting | None = None

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
+    from moongate.api.health_checks import HealthCheckLog
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
@@ -114,6 +115,10 @@ class RouteEdit(Struct):
     listener: ListenerFacts = ListenerFacts()
 
 
+def _none() -> None:
+    return None
+
+
 class ClusterEdit(Struct):
     """The argument of a ``cluster`` hook.
 
@@ -121,14 +126,19 @@ class ClusterEdit(Struct):
         message: the cluster; changed in place.
         http: upstream HTTP options. They are added to the cluster if a hook or the protocol sets any of them.
         backends: how many backendRefs share the cluster.
+        http2: whether its backends speak HTTP/2 only.
         host: returns the host header of Envoy's own requests, such as health checks: a hostname of the route,
             or a name of the backend. It is computed only when a hook calls it.
+        health_check_log: returns the settings of the EnvoyProxy for the log of health checks, if it has any.
+            They are read only when a hook calls it.
     """
 
     message: Cluster
     http: HttpProtocolOptions
     backends: int = 1
+    http2: bool = False
     host: Callable[[], str] = str
+    health_check_log: Callable[[], HealthCheckLog | None] = _none
 
 
 class ChainEdit(Struct):

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from moongate.api.base import ENVOY_GROUP, Rule, Unbuilt, UnbuiltClusterSetting, deprecated
 from moongate.api.cluster_settings import CircuitBreaker, LoadBalancer, Timeout
+from moongate.api.health_checks import HealthCheck
 from moongate.api.policy import MergeType, PolicyTargetReferences
 from moongate.attach.policies import Policy
 from moongate.features.fault_injection import FaultInjection
@@ -86,7 +87,7 @@ class BackendTrafficPolicySpec(PolicyTargetReferences, frozen=True, kw_only=True
     retry: Retry | None = None
     proxy_protocol: UnbuiltClusterSetting | None = None
     tcp_keepalive: UnbuiltClusterSetting | None = None
-    health_check: UnbuiltClusterSetting | None = None
+    health_check: HealthCheck | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
     connection: UnbuiltClusterSetting | None = None

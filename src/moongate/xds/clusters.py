@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.health_checks import HealthCheckLog
     from moongate.attach.policies import Applied
     from moongate.engine import Db
     from moongate.features.base import ExtraCluster
@@ -104,6 +105,7 @@ BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
 DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
+_OVER_HTTP2: Final = ("HTTP2", "GRPC")
 _OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
 """What the key of a cluster has in place of a rule, if it is that of a route of connections."""
 _CODEC: Final = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
@@ -152,7 +154,14 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         _discover(message, _assignment_name(db, key, backends))
     message.alt_stat_name = _stat_name(db, key)
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: _host(db, key, members))
+    edit = ClusterEdit(
+        message,
+        http,
+        len(members),
+        any(b.protocol in _OVER_HTTP2 for b in usable) and not any(b.http1 for b in usable),
+        lambda: _host(db, key, members),
+        lambda: _health_check_log(db, key.fleet),
+    )
     _set(edit, cluster_settings(db, _policies(db, key)))
     if isinstance(key, RuleCluster):
         http.http_filters.extend(_own_filters(db, key))
@@ -191,7 +200,14 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     else:
         _discover(message, _assignment_name(db, key, backends))
     http = HttpProtocolOptions()
-    edit = ClusterEdit(message, http, len(members), lambda: sinks.authority(db, key.fleet, key.name))
+    edit = ClusterEdit(
+        message,
+        http,
+        len(members),
+        sink.grpc,
+        lambda: sinks.authority(db, key.fleet, key.name),
+        lambda: _health_check_log(db, key.fleet),
+    )
     _set(edit, sinks.sink_settings(db, key.fleet, key.name))
     secure(message, http, backends)
     _speak(message, http, [_HTTP2] if sink.grpc else [])
@@ -442,6 +458,13 @@ def _host(db: Db, key: ClusterKey, members: list[Member]) -> str:
     return f"{first.name}.{first.namespace}" if first is not None else ""
 
 
+@query
+def _health_check_log(db: Db, fleet: FleetId) -> HealthCheckLog | None:
+    """What a fleet's EnvoyProxy says about the log of health checks."""
+    telemetry = fleet_proxy(db, fleet).spec.telemetry
+    return telemetry.health_check_log if telemetry is not None else None
+
+
 def _listener_of(db: Db, key: RuleCluster | MirrorCluster) -> ListenerId | None:
     """The listener whose policies a route's clusters have, as all its listeners share them."""
     listeners = served_on(db, key.fleet, key.route)
@@ -602,7 +625,7 @@ def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend])
     """
     if any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
-    elif any(b.protocol in ("HTTP2", "GRPC") for b in backends):
+    elif any(b.protocol in _OVER_HTTP2 for b in backends):
         _set_windows(http.explicit_http_config.http2_protocol_options)
     elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
