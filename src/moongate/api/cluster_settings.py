@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt, UnbuiltClusterSetting
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt
+from moongate.api.connections import HTTP2Settings, Size, TCPKeepalive
 from moongate.api.health_checks import HealthCheck
 from moongate.api.shared import Fraction, Int32
 
@@ -249,6 +250,43 @@ class Timeout(Model, frozen=True, kw_only=True):
     http: HTTPTimeout | None = None
 
 
+class ProxyProtocol(Model, frozen=True, kw_only=True):
+    """The header that tells the address of a client: ``V1`` is text, ``V2`` binary."""
+
+    version: Literal["V1", "V2"]
+
+
+class Preconnect(Model, frozen=True, kw_only=True):
+    """Connections that are opened before there are requests for them."""
+
+    per_endpoint_percent: Annotated[int, Meta(ge=100, le=300)] | None = None
+    """Connections to an endpoint, in percent of what its requests need; 100, which is none before, when
+    absent."""
+    predictive_percent: Annotated[int, Meta(ge=100, le=2**31 - 1)] | None = None
+    """As ``perEndpointPercent``, to the endpoints that will have the next requests."""
+
+
+class BackendConnection(Model, frozen=True, kw_only=True):
+    """Connections to backends."""
+
+    buffer_limit: Size | None = None
+    """Bytes that are buffered for each connection; 32Ki when absent."""
+    socket_buffer_limit: Size | None = None
+    """Has no effect, as in the reference."""
+    preconnect: Preconnect | None = None
+
+
+class DNS(Model, frozen=True, kw_only=True):
+    """Lookups of hostnames."""
+
+    dns_refresh_rate: DurationStr | None = None
+    """How often a name is looked up, unless its time to live says otherwise; 30s when absent."""
+    respect_dns_ttl: bool | None = None
+    """Whether a name is looked up again when its time to live is over; true when absent."""
+    lookup_family: Literal["IPv4", "IPv6", "IPv4Preferred", "IPv6Preferred", "IPv4AndIPv6"] | None = None
+    """``IPv4Preferred`` when absent."""
+
+
 class ClusterSettings(Model, frozen=True, kw_only=True):
     """How a cluster treats its backends."""
 
@@ -263,11 +301,11 @@ class ClusterSettings(Model, frozen=True, kw_only=True):
 
     load_balancer: LoadBalancer | None = None
     retry: Unbuilt | None = None
-    proxy_protocol: UnbuiltClusterSetting | None = None
-    tcp_keepalive: UnbuiltClusterSetting | None = None
+    proxy_protocol: ProxyProtocol | None = None
+    tcp_keepalive: TCPKeepalive | None = None
     health_check: HealthCheck | None = None
     circuit_breaker: CircuitBreaker | None = None
     timeout: Timeout | None = None
-    connection: UnbuiltClusterSetting | None = None
-    dns: UnbuiltClusterSetting | None = None
-    http2: UnbuiltClusterSetting | None = None
+    connection: BackendConnection | None = None
+    dns: DNS | None = None
+    http2: HTTP2Settings | None = None

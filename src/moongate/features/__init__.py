@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from moongate.features import (
+    admission_control,
+    backend_connection,
     basic_auth,
     circuit_breaker,
     client_ip_detection,
@@ -16,14 +18,19 @@ from moongate.features import (
     connection,
     cors,
     credential_injection,
+    dns,
     external_auth,
     fault_injection,
     health_check,
+    http2,
     load_balancer,
     path,
+    proxy_protocol,
     retry,
     session_persistence,
+    tcp_keepalive,
     timeout,
+    use_client_protocol,
 )
 from moongate.features.base import Feature
 
@@ -41,6 +48,13 @@ FEATURES: tuple[Feature[Any], ...] = (
     circuit_breaker.FEATURE,
     load_balancer.FEATURE,
     health_check.FEATURE,
+    tcp_keepalive.FEATURE,
+    backend_connection.FEATURE,
+    dns.FEATURE,
+    http2.FEATURE,
+    use_client_protocol.FEATURE,
+    proxy_protocol.FEATURE,
+    admission_control.FEATURE,
     client_timeout.FEATURE,
     connection.FEATURE,
     client_tls.FEATURE,

@@ -17,23 +17,27 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
+from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.duration_pb2 import Duration
-from msgspec import Struct
+from google.protobuf.wrappers_pb2 import UInt32Value
+from msgspec import Struct, field
 
 from moongate.api.backend import Backend
 from moongate.api.base import DurationStr, Ref, milliseconds
 from moongate.api.core import Secret, Service
 from moongate.api.serviceimport import ServiceImport
+from moongate.api.shared import quantity
 from moongate.attach.backends import Target
 from moongate.problem import Problem
 
 if TYPE_CHECKING:
     from envoy.config.cluster.v3.cluster_pb2 import Cluster
+    from envoy.config.core.v3.base_pb2 import TransportSocket
     from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint
     from envoy.config.listener.v3.listener_components_pb2 import FilterChain
     from envoy.config.listener.v3.listener_pb2 import Listener
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
+    from moongate.api.connections import HTTP2Settings
     from moongate.api.health_checks import HealthCheckLog
     from moongate.api.httproute import HTTPPathMatch
     from moongate.api.route import RouteRule
@@ -115,8 +120,32 @@ class RouteEdit(Struct):
     listener: ListenerFacts = ListenerFacts()
 
 
+class Lookup(Struct, frozen=True):
+    """How hostnames of backends are looked up.
+
+    Args:
+        family: the addresses that are looked for, in the words of the API; "" where nobody says it.
+        refresh_ms: how often a name is looked up.
+        respects_ttl: whether a name is looked up again when its time to live is over.
+        owner: ``<namespace>/<name>`` of the policy that says so; "" if none does.
+    """
+
+    family: str = ""
+    refresh_ms: int = 30_000
+    respects_ttl: bool = True
+    owner: str = ""
+
+
 def _none() -> None:
     return None
+
+
+def _http2_defaults() -> Http2ProtocolOptions:
+    """Windows that are safe at the edge, as in the reference."""
+    return Http2ProtocolOptions(
+        initial_stream_window_size=UInt32Value(value=65536),
+        initial_connection_window_size=UInt32Value(value=1048576),
+    )
 
 
 class ClusterEdit(Struct):
@@ -131,6 +160,8 @@ class ClusterEdit(Struct):
             or a name of the backend. It is computed only when a hook calls it.
         health_check_log: returns the settings of the EnvoyProxy for the log of health checks, if it has any.
             They are read only when a hook calls it.
+        http2_options: what holds where the cluster speaks HTTP/2, or may; changed in place.
+        wrap_socket: wraps each of the cluster's transport sockets into another one; set by a hook.
     """
 
     message: Cluster
@@ -139,6 +170,8 @@ class ClusterEdit(Struct):
     http2: bool = False
     host: Callable[[], str] = str
     health_check_log: Callable[[], HealthCheckLog | None] = _none
+    http2_options: Http2ProtocolOptions = field(default_factory=_http2_defaults)
+    wrap_socket: Callable[[TransportSocket], TransportSocket] | None = None
 
 
 class ChainEdit(Struct):
@@ -349,6 +382,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         route: settings on an Envoy route.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
+        lookup: how hostnames of backends are looked up, where it was said otherwise before.
         listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
             that set a field, the oldest decides.
         filter_chain: settings on a filter chain or its TLS context.
@@ -371,6 +405,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
+    lookup: Callable[[Lookup, Effective[M]], Lookup] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
     connection_manager: Callable[[HttpConnectionManager, Effective[M]], None] | None = None
@@ -384,7 +419,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     @property
     def shapes_clusters(self) -> bool:
         """Whether it changes clusters or their endpoints."""
-        return self.cluster is not None or self.endpoint is not None
+        return self.cluster is not None or self.endpoint is not None or self.lookup is not None
 
     def of(self, spec: Any) -> M | None:
         """The field in a policy's spec."""
@@ -395,6 +430,58 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:
+    """What is wrong with settings of HTTP/2 besides what the CRD says."""
+    least, most = 65535, 2**31 - 1
+    for name, size in (
+        ("initialStreamWindowSize", settings.initial_stream_window_size),
+        ("initialConnectionWindowSize", settings.initial_connection_window_size),
+    ):
+        if size is not None and not least <= quantity(size) <= most:
+            yield Problem(name, f"{name} is {size}; it must be between {least} and {most} bytes.")
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    if keepalive.timeout is None:
+        message = "It has no timeout; set how long the answer to a ping may take."
+        yield Problem("connectionKeepalive", message)
+    for name, time in (
+        ("interval", keepalive.interval),
+        ("timeout", keepalive.timeout),
+        ("idleInterval", keepalive.idle_interval),
+    ):
+        if time is not None and milliseconds(time) < 1:
+            message = f"{name} is {time!r}; it must be greater than zero."
+            yield Problem(f"connectionKeepalive.{name}", message)
+
+
+def http2_options(options: Http2ProtocolOptions, settings: HTTP2Settings) -> None:
+    """Write settings of HTTP/2 over others."""
+    if settings.initial_stream_window_size is not None:
+        options.initial_stream_window_size.value = quantity(settings.initial_stream_window_size)
+    if settings.initial_connection_window_size is not None:
+        options.initial_connection_window_size.value = quantity(settings.initial_connection_window_size)
+    if settings.max_concurrent_streams is not None:
+        options.max_concurrent_streams.value = settings.max_concurrent_streams
+    if settings.on_invalid_message in ("TerminateStream", "TerminateConnection"):
+        options.override_stream_error_on_invalid_http_message.value = (
+            settings.on_invalid_message == "TerminateStream"
+        )
+    keepalive = settings.connection_keepalive
+    if keepalive is None:
+        return
+    built = options.connection_keepalive
+    built.SetInParent()
+    if keepalive.interval is not None:
+        built.interval.CopyFrom(duration(keepalive.interval))
+    if keepalive.timeout is not None:
+        built.timeout.CopyFrom(duration(keepalive.timeout))
+    if keepalive.interval_jitter is not None:
+        built.interval_jitter.value = keepalive.interval_jitter
+    if keepalive.idle_interval is not None:
+        built.connection_idle_interval.CopyFrom(duration(keepalive.idle_interval))
 
 
 def over_ads() -> ConfigSource:

@@ -45,7 +45,7 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.rule_filters import extension_refs
 from moongate.engine import query
 from moongate.features import FEATURES
-from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature
+from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature, Lookup
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import reference_problems
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
@@ -343,6 +343,21 @@ def cluster_settings(db: Db, policies: tuple[Applied, ...]) -> Settings:
     merged = _all(db, policies)
     features = (each for policy in merged for each in policy.features() if each[0].shapes_clusters)
     return tuple(sorted(features, key=_place))
+
+
+def lookup_of(settings: Settings) -> Lookup:
+    """How hostnames of backends are looked up by some settings."""
+    lookup = Lookup()
+    for feature, effective in settings:
+        if feature.lookup is not None:
+            lookup = feature.lookup(lookup, effective)
+    return lookup
+
+
+@query
+def lookup_settings(db: Db, policies: tuple[Applied, ...]) -> Lookup:
+    """The part of ``cluster_settings`` that lookups are made of."""
+    return lookup_of(cluster_settings(db, policies))
 
 
 @query

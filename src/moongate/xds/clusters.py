@@ -25,6 +25,7 @@ from envoy.extensions.clusters.dns.v3.dns_cluster_pb2 import DnsCluster
 from envoy.extensions.filters.http.upstream_codec.v3.upstream_codec_pb2 import UpstreamCodec
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from envoy.extensions.load_balancing_policies.least_request.v3.least_request_pb2 import LeastRequest
+from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
     SubjectAltNameMatcher,
@@ -53,12 +54,13 @@ from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
-from moongate.features.base import ClusterEdit
+from moongate.features.base import ClusterEdit, Lookup
 from moongate.policies.effective import (
     cluster_settings,
     endpoint_settings,
     extended,
     gateway_policies,
+    lookup_of,
     rule_policies,
 )
 from moongate.store import get
@@ -82,7 +84,7 @@ from moongate.xds.destinations import (
     served_on,
     to_service,
 )
-from moongate.xds.dynamic_resolvers import guarded, resolve_requests
+from moongate.xds.dynamic_resolvers import guarded, lookup_family, resolve_requests
 from moongate.xds.filter_chains import TLS_SOCKET
 from moongate.xds.metadata import holders, metadata, shown
 from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_requests
@@ -90,8 +92,6 @@ from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
 
     from moongate.api.base import FleetId, ListenerId, Ref
     from moongate.api.health_checks import HealthCheckLog
@@ -103,7 +103,6 @@ if TYPE_CHECKING:
 
 BUFFER_LIMIT: Final = 32768
 CONNECT_TIMEOUT_S: Final = 10
-DNS_REFRESH_S: Final = 30
 _HTTP2: Final = Backend(protocol="HTTP2")
 _OVER_HTTP2: Final = ("HTTP2", "GRPC")
 _OF_CONNECTIONS: Final = (names.ALL_RULES, names.OF_SERVER_NAMES)
@@ -142,13 +141,15 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if members is None:
         return None
     backends = _backends(db, key, members)
-    message = _base(key.name, families=next((b.families for b in backends), ()))
+    settings = cluster_settings(db, _policies(db, key))
+    lookup = lookup_of(settings)
+    message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
     if "cluster" in holders(db, key.fleet):
         _describe(db, key, message)
     usable = [b for b in backends if b.problem is None]
     of_requests = any(b.dynamic for b in usable)
     if usable and all(b.dns for b in usable):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     elif not of_requests:
         _discover(message, _assignment_name(db, key, backends))
@@ -162,18 +163,19 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         lambda: _host(db, key, members),
         lambda: _health_check_log(db, key.fleet),
     )
-    _set(edit, cluster_settings(db, _policies(db, key)))
     if isinstance(key, RuleCluster):
         http.http_filters.extend(_own_filters(db, key))
+    _set(edit, settings)
     if of_requests:
         secure_requests(message, *backends)
         of_connections = isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS
-        resolve_requests(message, http if not of_connections else None, guard=guarded(db))
+        resolve_requests(message, http if not of_connections else None, lookup, guard=guarded(db))
     else:
         secure(message, http, backends)
+    _wrap(edit)
     if http.http_filters:
         http.http_filters.append(HttpFilter(name=_CODEC, typed_config=packed(UpstreamCodec())))
-    _speak(message, http, usable)
+    _speak(edit, usable)
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -187,15 +189,17 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
     members = _request_members(db, key)
     backends = _backends(db, key, members)
     usable = [b for b in backends if b.problem is None]
-    message = _base(key.name, families=next((b.families for b in backends), ()))
+    settings = sinks.sink_settings(db, key.fleet, key.name)
+    lookup = lookup_of(settings)
+    message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
     owner = fleet_proxy(db, key.fleet).owner
     if owner is not None and "cluster" in holders(db, key.fleet):
         message.metadata.MergeFromString(metadata(owner))
     if sink.host and not is_ip(sink.host):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment_of_host(key.name, sink.host, sink.port))
     elif usable and all(b.dns for b in usable):
-        _resolve(message)
+        _resolve(message, lookup)
         message.load_assignment.CopyFrom(_assignment(db, key, members, key.name, of_names=True))
     else:
         _discover(message, _assignment_name(db, key, backends))
@@ -208,9 +212,10 @@ def _sink_cluster(db: Db, key: SinkCluster) -> XdsResource | None:
         lambda: sinks.authority(db, key.fleet, key.name),
         lambda: _health_check_log(db, key.fleet),
     )
-    _set(edit, sinks.sink_settings(db, key.fleet, key.name))
+    _set(edit, settings)
     secure(message, http, backends)
-    _speak(message, http, [_HTTP2] if sink.grpc else [])
+    _wrap(edit)
+    _speak(edit, [_HTTP2] if sink.grpc else [])
     _track(db, key, message)
     return XdsResource.of(CLUSTER, key.name, encode(message))
 
@@ -230,6 +235,18 @@ def _stat_name(db: Db, key: ClusterKey) -> str:
     if route is None or not isinstance(index, int) or index >= len(route.spec.rules):
         return ""
     return statistics.stat_name(pattern, key.route, index, route.spec.rules[index])
+
+
+def _wrap(edit: ClusterEdit) -> None:
+    """Wrap all transport sockets of a cluster, where a feature wants it."""
+    if edit.wrap_socket is None:
+        return
+    for match in edit.message.transport_socket_matches:
+        match.transport_socket.CopyFrom(edit.wrap_socket(match.transport_socket))
+    if not edit.message.HasField("transport_socket"):
+        edit.message.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+        edit.message.transport_socket.typed_config.CopyFrom(packed(RawBuffer()))
+    edit.message.transport_socket.CopyFrom(edit.wrap_socket(edit.message.transport_socket))
 
 
 def _set(edit: ClusterEdit, settings: Settings) -> None:
@@ -506,8 +523,8 @@ def _discover(message: Cluster, assignment: str) -> None:
     message.eds_cluster_config.service_name = assignment
 
 
-def _base(name: str, families: tuple[str, ...] = ()) -> Cluster:
-    message = Cluster.FromString(_defaults(families))
+def _base(name: str, families: tuple[str, ...] = (), lookup: str = "") -> Cluster:
+    message = Cluster.FromString(_defaults(families, lookup))
     message.name = name
     return message
 
@@ -525,13 +542,13 @@ def _discovered() -> bytes:
 
 
 @cache
-def _defaults(families: tuple[str, ...]) -> bytes:
+def _defaults(families: tuple[str, ...], lookup: str) -> bytes:
     """The settings of any cluster for which no policy says otherwise."""
     message = Cluster(ignore_health_on_host_removal=True)
     message.connect_timeout.seconds = CONNECT_TIMEOUT_S
     message.per_connection_buffer_limit_bytes.value = BUFFER_LIMIT
     message.circuit_breakers.thresholds.add().max_retries.value = 1024
-    message.dns_lookup_family = _lookup_family(families)
+    message.dns_lookup_family = lookup_family(lookup, families)
     message.common_lb_config.SetInParent()
     message.load_balancing_policy.CopyFrom(_least_request())
     return encode(message)
@@ -550,9 +567,9 @@ def _of_host(db: Db, made_of: ExtraCluster) -> Cluster:
     if is_ip(made_of.host):
         message.type = Cluster.STATIC
     else:
-        _resolve(message)
+        _resolve(message, Lookup())
     message.load_assignment.CopyFrom(_assignment_of_host(made_of.name, made_of.host, made_of.port))
-    _speak(message, HttpProtocolOptions(), [_HTTP2] if made_of.http2 else [])
+    _speak(ClusterEdit(message, HttpProtocolOptions()), [_HTTP2] if made_of.http2 else [])
     if made_of.tls:
         socket = TransportSocket(name=TLS_SOCKET, typed_config=packed(_trusting(db, made_of.host)))
         message.transport_socket.CopyFrom(socket)
@@ -584,21 +601,9 @@ def _trusting(db: Db, host: str) -> UpstreamTlsContext:
     )
 
 
-def _lookup_family(families: tuple[str, ...]) -> Cluster.DnsLookupFamily:
-    match families:
-        case ("IPv4",):
-            return Cluster.V4_ONLY
-        case ("IPv6",):
-            return Cluster.V6_ONLY
-        case (_, _):
-            return Cluster.ALL
-        case _:
-            return Cluster.V4_PREFERRED
-
-
-def _resolve(message: Cluster) -> None:
-    dns = DnsCluster(respect_dns_ttl=True)
-    dns.dns_refresh_rate.seconds = DNS_REFRESH_S
+def _resolve(message: Cluster, lookup: Lookup) -> None:
+    dns = DnsCluster(respect_dns_ttl=lookup.respects_ttl)
+    dns.dns_refresh_rate.FromMilliseconds(lookup.refresh_ms)
     family = Cluster.DnsLookupFamily.Name(message.dns_lookup_family)
     dns.dns_lookup_family = cast("DnsLookupFamily", DnsLookupFamily.Value(family))
     message.cluster_type.name = "envoy.cluster.dns"
@@ -618,27 +623,26 @@ def _spoken_to(key: ClusterKey, of: Backend) -> Backend:
             return of
 
 
-def _speak(message: Cluster, http: HttpProtocolOptions, backends: list[Backend]) -> None:
-    """Set the upstream protocol: HTTP/1.1 if forced, HTTP/2 if requested, as negotiated with TLS.
+def _speak(edit: ClusterEdit, backends: list[Backend]) -> None:
+    """Set the upstream protocol: that of the client if a feature says so, HTTP/1.1 if forced, HTTP/2 if
+    requested, as negotiated with TLS.
 
     Else leave Envoy's default.
     """
-    if any(b.http1 for b in backends):
+    http = edit.http
+    if http.HasField("use_downstream_protocol_config"):
+        http.use_downstream_protocol_config.http2_protocol_options.CopyFrom(edit.http2_options)
+    elif any(b.http1 for b in backends):
         http.explicit_http_config.http_protocol_options.SetInParent()
     elif any(b.protocol in _OVER_HTTP2 for b in backends):
-        _set_windows(http.explicit_http_config.http2_protocol_options)
+        http.explicit_http_config.http2_protocol_options.CopyFrom(edit.http2_options)
     elif http.WhichOneof("upstream_protocol_options") is None and negotiates(backends):
         http.auto_config.http_protocol_options.SetInParent()
-        _set_windows(http.auto_config.http2_protocol_options)
+        http.auto_config.http2_protocol_options.CopyFrom(edit.http2_options)
     elif http.ByteSize() and http.WhichOneof("upstream_protocol_options") is None:
         http.explicit_http_config.http_protocol_options.SetInParent()
     if http.ByteSize():
-        message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
-
-
-def _set_windows(options: Http2ProtocolOptions) -> None:
-    options.initial_stream_window_size.value = 65536
-    options.initial_connection_window_size.value = 1048576
+        edit.message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(http))
 
 
 def _describe(db: Db, key: ClusterKey, message: Cluster) -> None:

@@ -49,7 +49,12 @@ from moongate.attach.route_kinds import order
 from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
 from moongate.features.base import ChainEdit
-from moongate.policies.effective import connection_settings, refuses_connections
+from moongate.policies.effective import (
+    connection_settings,
+    lookup_settings,
+    refuses_connections,
+    rule_policies,
+)
 from moongate.policies.http_listeners import chain_policy, listener_failed
 from moongate.store import get
 from moongate.xds.access_logs import access_logs
@@ -153,7 +158,8 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
             feature.tcp_proxy(proxy, effective)
     chain = _chain(names.connection_chain(route), hosts, terms)
     if of_names:
-        chain.filters.extend(of_server_names(guard=guarded(db)))
+        lookup = lookup_settings(db, rule_policies(db, member, route, connection_section(resource)))
+        chain.filters.extend(of_server_names(lookup, guard=guarded(db)))
     chain.filters.add(name=TCP_PROXY, typed_config=packed(proxy))
     built = _settings(member, chain, terms)
     return closed(built) if terms.closed or refuses_connections(db, member, route) else built
