@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from moongate.features.admission_control import FEATURE
 from moongate.translation import translate
 from moongate.xds.wire import CLUSTER
-from tests.cases import PRELUDE
-from tests.features.backends import on_cluster, plain, refused
+from tests.features.backends import manifests, on_cluster, plain, refused
 
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-
-def manifests(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """A route with a policy."""
-    target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "shop"}
-    policy = {
-        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
-        "kind": "BackendTrafficPolicy",
-        "metadata": {"name": "backends", "namespace": "default"},
-        "spec": {"targetRefs": [target], **spec},
-    }
-    return [*yaml.safe_load_all(PRELUDE.read_text("utf-8")), policy]
 
 
 def control(spec: dict[str, Any]) -> dict[str, Any]:

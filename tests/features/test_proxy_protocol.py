@@ -6,8 +6,7 @@ from typing import Any
 
 from moongate.translation import translate
 from moongate.xds.wire import CLUSTER
-from tests.features.backends import plain
-from tests.features.test_admission_control import manifests
+from tests.features.backends import manifests, plain
 
 PROXY = "envoy.transport_sockets.upstream_proxy_protocol"
 

@@ -5,14 +5,14 @@ In what merges, ``None`` stands for the CRD's default, so that a merge can tell 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from moongate.api.base import DurationStr, Model, Rule, Unbuilt
+from moongate.api.base import DurationStr, Model, Rule, Unbuilt, form, unique_by
 from moongate.api.connections import HTTP2Settings, Size, TCPKeepalive
 from moongate.api.health_checks import HealthCheck
-from moongate.api.shared import Fraction, Int32
+from moongate.api.shared import Fraction, Int32, PortNumber
 
 LoadBalancerType = Literal[
     "ConsistentHash", "LeastRequest", "Random", "RoundRobin", "BackendUtilization", "DynamicModule"
@@ -87,9 +87,16 @@ class OutOfBandReporting(Model, frozen=True, kw_only=True):
 
     reporting_period: DurationStr | None = None
     """10s when absent."""
-    # Envoy supports these, but our protobuf modules do not have them yet.
-    port: Unbuilt | None = None
-    authority: Unbuilt | None = None
+    port: PortNumber | None = None
+    """The port that is asked; that of the endpoint when absent."""
+    authority: (
+        Annotated[
+            str,
+            form("^[^\\x00\\n\\r]*$", "one line without a NUL, such as 'load.example.com'", low=1, high=259),
+        ]
+        | None
+    ) = None
+    """The authority of the calls; Envoy's own choice when absent."""
 
 
 class BackendUtilization(Model, frozen=True, kw_only=True):
@@ -126,6 +133,54 @@ class SlowStart(Model, frozen=True, kw_only=True):
     """The share of a new endpoint grows during ``window``."""
 
     window: DurationStr
+
+
+class ForceLocal(Model, frozen=True, kw_only=True):
+    """All requests stay in the zone of the proxy, if it has enough endpoints there."""
+
+    min_endpoints_in_zone_threshold: Int32 | None = None
+    """How many are enough; 1 when absent."""
+
+
+class PreferLocal(Model, frozen=True, kw_only=True):
+    """Requests stay in the zone of the proxy, as far as its endpoints can take them."""
+
+    min_endpoints_threshold: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    """With fewer endpoints in all zones together, zones are not looked at; 6 when absent."""
+    percentage_enabled: Annotated[int, Meta(ge=0, le=100)] | None = None
+    """The percentage of requests for which zones are looked at; 100 when absent."""
+    force: ForceLocal | None = None
+
+
+class WeightedZone(Model, frozen=True, kw_only=True):
+    """The share of a zone, whatever the number of its endpoints is."""
+
+    zone: str
+    weight: Int32
+
+
+class ZoneAware(Model, frozen=True, kw_only=True):
+    """Which zones requests go to."""
+
+    prefer_local: PreferLocal | None = None
+    weighted_zones: Annotated[tuple[WeightedZone, ...], unique_by("zone")] = ()
+    """The weight of a zone that is not named is 1."""
+
+
+class DynamicModule(Model, frozen=True, kw_only=True):
+    """A load balancer of a dynamic module; not built, here as in the reference."""
+
+    name: Annotated[
+        str,
+        form(
+            "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+            "lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+            low=1,
+            high=253,
+        ),
+    ]
+    lb_policy_name: Annotated[str, Meta(min_length=1, max_length=253)]
+    config: Any = None
 
 
 class LoadBalancer(Model, frozen=True, kw_only=True):
@@ -176,11 +231,11 @@ class LoadBalancer(Model, frozen=True, kw_only=True):
     type: LoadBalancerType
     consistent_hash: ConsistentHash | None = None
     backend_utilization: BackendUtilization | None = None
-    dynamic_module: Unbuilt | None = None
+    dynamic_module: DynamicModule | None = None
     """The reference does not build it either: endpoints are chosen in the same way as without a policy."""
     endpoint_override: EndpointOverride | None = None
     slow_start: SlowStart | None = None
-    zone_aware: Unbuilt | None = None
+    zone_aware: ZoneAware | None = None
 
 
 Limit = Annotated[int, Meta(ge=0, le=2**32 - 1)]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from envoy.config.core.v3.config_source_pb2 import V3, AggregatedConfigSource, ConfigSource
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.extensions.load_balancing_policies.common.v3.common_pb2 import LocalityLbConfig
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
     from google.protobuf.message import Message
 
+    from moongate.api.cluster_settings import PreferLocal
     from moongate.api.connections import HTTP2Settings
     from moongate.api.health_checks import HealthCheckLog
     from moongate.api.httproute import HTTPPathMatch
@@ -120,6 +122,17 @@ class RouteEdit(Struct):
     listener: ListenerFacts = ListenerFacts()
 
 
+class Zones(Struct, frozen=True):
+    """That the endpoints of a cluster stand by the zones in which they run.
+
+    Args:
+        weights: the weights of zones, for a cluster that chooses zones by them; ``None`` for one that looks
+            at the zone of the proxy.
+    """
+
+    weights: tuple[tuple[str, int], ...] | None = None
+
+
 class Lookup(Struct, frozen=True):
     """How hostnames of backends are looked up.
 
@@ -161,6 +174,7 @@ class ClusterEdit(Struct):
         health_check_log: returns the settings of the EnvoyProxy for the log of health checks, if it has any.
             They are read only when a hook calls it.
         http2_options: what holds where the cluster speaks HTTP/2, or may; changed in place.
+        local: what the one Service of the cluster says about the zone of the proxy.
         wrap_socket: wraps each of the cluster's transport sockets into another one; set by a hook.
     """
 
@@ -171,6 +185,7 @@ class ClusterEdit(Struct):
     host: Callable[[], str] = str
     health_check_log: Callable[[], HealthCheckLog | None] = _none
     http2_options: Http2ProtocolOptions = field(default_factory=_http2_defaults)
+    local: PreferLocal | None = None
     wrap_socket: Callable[[TransportSocket], TransportSocket] | None = None
 
 
@@ -382,6 +397,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
         route: settings on an Envoy route.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
+        zones: how endpoints stand by zones, in a value; ``None`` if they stand by backends. It has a meaning
+            for clusters of one backend, so each backend of a rule has a cluster of its own then.
         lookup: how hostnames of backends are looked up, where it was said otherwise before.
         listener: settings on an Envoy listener, which all filter chains of a port share. Of several policies
             that set a field, the oldest decides.
@@ -405,6 +422,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
+    zones: Callable[[M], Zones | None] | None = None
     lookup: Callable[[Lookup, Effective[M]], Lookup] | None = None
     listener: Callable[[Listener, Effective[M]], None] | None = None
     filter_chain: Callable[[ChainEdit, Effective[M]], None] | None = None
@@ -430,6 +448,21 @@ def duration(text: DurationStr) -> Duration:
     """A Gateway API duration as a protobuf ``Duration``."""
     seconds, rest = divmod(milliseconds(text), 1000)
     return Duration(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def by_zone(prefers: PreferLocal | None) -> LocalityLbConfig:
+    """How a load balancer chooses among the localities of a cluster: by their weights, or by the zone of the
+    proxy."""
+    if prefers is None:
+        return LocalityLbConfig(locality_weighted_lb_config=LocalityLbConfig.LocalityWeightedLbConfig())
+    built, least = LocalityLbConfig(), prefers.min_endpoints_threshold
+    built.zone_aware_lb_config.min_cluster_size.value = 6 if least is None else least
+    if prefers.percentage_enabled is not None:
+        built.zone_aware_lb_config.routing_enabled.value = prefers.percentage_enabled
+    if prefers.force is not None:
+        least = prefers.force.min_endpoints_in_zone_threshold
+        built.zone_aware_lb_config.force_local_zone.min_size.value = 1 if least is None else least
+    return built
 
 
 def http2_problems(settings: HTTP2Settings) -> Iterator[Problem]:

@@ -45,7 +45,7 @@ from moongate.attach.route_kinds import route_kind
 from moongate.attach.rule_filters import extension_refs
 from moongate.engine import query
 from moongate.features import FEATURES
-from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature, Lookup
+from moongate.features.base import Effective, ExtraCluster, ExtraSecret, Feature, Lookup, Zones
 from moongate.policies import POLICY_KINDS
 from moongate.policies.references import reference_problems
 from moongate.policies.security_policy import FaultySecurityPolicy, SecurityPolicy
@@ -358,6 +358,18 @@ def lookup_of(settings: Settings) -> Lookup:
 def lookup_settings(db: Db, policies: tuple[Applied, ...]) -> Lookup:
     """The part of ``cluster_settings`` that lookups are made of."""
     return lookup_of(cluster_settings(db, policies))
+
+
+@query
+def zones(db: Db, policies: tuple[Applied, ...]) -> Zones | None:
+    """The part of ``cluster_settings`` that says how endpoints stand by zones."""
+    return zones_of(cluster_settings(db, policies))
+
+
+def zones_of(settings: Settings) -> Zones | None:
+    """How endpoints stand by zones, by some settings."""
+    said = (f.zones(effective.value) for f, effective in settings if f.zones is not None)
+    return next((each for each in said if each is not None), None)
 
 
 @query

@@ -54,7 +54,7 @@ from moongate.attach.patch_policies import named_resources
 from moongate.attach.route_kinds import route_kind
 from moongate.attach.routes import attached_hosts
 from moongate.engine import query
-from moongate.features.base import ClusterEdit, Lookup
+from moongate.features.base import ClusterEdit, Lookup, Zones, by_zone
 from moongate.policies.effective import (
     cluster_settings,
     endpoint_settings,
@@ -62,6 +62,8 @@ from moongate.policies.effective import (
     gateway_policies,
     lookup_of,
     rule_policies,
+    zones,
+    zones_of,
 )
 from moongate.store import get
 from moongate.xds import sinks, statistics
@@ -91,9 +93,10 @@ from moongate.xds.upstream_tls import form, mark, negotiates, secure, secure_req
 from moongate.xds.wire import CLUSTER, ENDPOINT, XdsResource, encode, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from moongate.api.base import FleetId, ListenerId, Ref
+    from moongate.api.cluster_settings import PreferLocal
     from moongate.api.health_checks import HealthCheckLog
     from moongate.attach.policies import Applied
     from moongate.engine import Db
@@ -162,7 +165,10 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
         any(b.protocol in _OVER_HTTP2 for b in usable) and not any(b.http1 for b in usable),
         lambda: _host(db, key, members),
         lambda: _health_check_log(db, key.fleet),
+        local=usable[0].local if len(members) == 1 and usable else None,
     )
+    if edit.local is not None:
+        message.load_balancing_policy.CopyFrom(_least_request(edit.local))
     if isinstance(key, RuleCluster):
         http.http_filters.extend(_own_filters(db, key))
     _set(edit, settings)
@@ -664,36 +670,65 @@ def _assignment(
     # changed from one to the other stays a member until its rule is resolved again, and endpoints do not wait
     # for that.
     message = ClusterLoadAssignment(cluster_name=name)
-    settings = (
-        [each for each in sinks.sink_settings(db, key.fleet, key.name) if each[0].endpoint is not None]
-        if isinstance(key, SinkCluster)
-        else endpoint_settings(db, _policies(db, key))
-    )
+    if isinstance(key, SinkCluster):
+        of_sink = sinks.sink_settings(db, key.fleet, key.name)
+        settings = tuple(each for each in of_sink if each[0].endpoint is not None)
+        zoned = zones_of(of_sink)
+    else:
+        settings, zoned = endpoint_settings(db, _policies(db, key)), zones(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)
     for n, (at, locality_name, weight, routed, fallback) in enumerate(members):
         judged = _reached(db, key, at, routed)
-        locality = message.endpoints.add()
-        locality.locality.region = locality_name
-        locality.load_balancing_weight.value = weight
-        if judged.problem is not None or judged.empty or judged.dns is not of_names:
-            continue
-        locality.priority = 1 if fallback or judged.fallback else 0
-        if described:
-            locality.metadata.MergeFromString(metadata(at.ref, at.section))
-        for endpoint in endpoints(db, at, routed):
-            entry = add_endpoint(locality, endpoint)
-            if judged.tls is not None:
-                mark(entry, key.name, n)
-            for feature, effective in settings:
-                if feature.endpoint is not None:
-                    feature.endpoint(entry.endpoint, effective)
+        usable = judged.problem is None and not judged.empty and judged.dns is of_names
+        reached = endpoints(db, at, routed) if usable else ()
+        for locality, of in _localities(
+            message, reached, locality_name, weight, _zones(judged, members, zoned)
+        ):
+            if not usable:
+                continue
+            locality.priority = 1 if fallback or judged.fallback else 0
+            if described:
+                locality.metadata.MergeFromString(metadata(at.ref, at.section))
+            for endpoint in of:
+                entry = add_endpoint(locality, endpoint)
+                if judged.tls is not None:
+                    mark(entry, key.name, n)
+                for feature, effective in settings:
+                    if feature.endpoint is not None:
+                        feature.endpoint(entry.endpoint, effective)
     return message
 
 
-def _least_request() -> LoadBalancingPolicy:
+def _zones(judged: Backend, members: list[Member], said: Zones | None) -> Zones | None:
+    """How the endpoints of a backend stand by zones. Where backends share a cluster, localities are these."""
+    if len(members) > 1:
+        return None
+    return said if said is not None or judged.local is None else Zones()
+
+
+def _localities(
+    message: ClusterLoadAssignment, of: tuple[Endpoint, ...], name: str, weight: int, zoned: Zones | None
+) -> Iterator[tuple[LocalityLbEndpoints, Iterable[Endpoint]]]:
+    """Add the localities of a backend: one, or one for each zone, by name."""
+    if zoned is None:
+        locality = message.endpoints.add()
+        locality.locality.region = name
+        locality.load_balancing_weight.value = weight
+        yield locality, of
+        return
+    weights = dict(zoned.weights or ())
+    for zone in sorted({each.zone for each in of}):
+        locality = message.endpoints.add()
+        locality.locality.zone = zone
+        locality.locality.SetInParent()
+        if zoned.weights is not None:
+            locality.load_balancing_weight.value = weights.get(zone, 1)
+        yield locality, (each for each in of if each.zone == zone)
+
+
+def _least_request(local: PreferLocal | None = None) -> LoadBalancingPolicy:
     """Envoy's own default, with locality weights, which carry the weights of a rule's backends."""
-    policy = LeastRequest()
-    policy.locality_lb_config.locality_weighted_lb_config.SetInParent()
+    policy = LeastRequest(locality_lb_config=by_zone(local))
     message = LoadBalancingPolicy()
     config = message.policies.add().typed_extension_config
     config.name = "envoy.load_balancing_policies.least_request"
