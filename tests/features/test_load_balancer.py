@@ -226,7 +226,7 @@ def test_zones_are_chosen_by_weight_or_by_the_proxys_own() -> None:
 
 def test_the_thresholds_of_a_zone_are_those_of_the_crd() -> None:
     """Six endpoints in all, and one in the zone of the proxy."""
-    local = {"preferLocal": {"percentageEnabled": 20, "force": {}}}
+    local: dict[str, Any] = {"preferLocal": {"percentageEnabled": 20, "force": {}}}
     cluster, _ = on_cluster(FEATURE, {"type": "RoundRobin", "zoneAware": local})
 
     assert named(cluster["load_balancing_policy"])[1]["locality_lb_config"] == {

@@ -256,12 +256,17 @@ def applied_to_listener(db: Db, kind: str, listener: ListenerId) -> Applied | No
 
 def level_of(db: Db, kind: str, listener: ListenerId) -> Target | None:
     """What the policy that applies to a listener targets: the listener, its ListenerSet or its Gateway."""
+    return next((level for level in _levels(listener) if winner(db, kind, *level) is not None), None)
+
+
+def _levels(listener: ListenerId) -> tuple[Target, ...]:
+    """The targets whose policies hold for a listener, the most specific first."""
     levels = (
         Target(listener.owner, listener.name),
         Target(listener.owner, ""),
         Target(listener.gateway, ""),
     )
-    return next((level for level in dict.fromkeys(levels) if winner(db, kind, *level) is not None), None)
+    return tuple(dict.fromkeys(levels))
 
 
 @query
@@ -292,6 +297,21 @@ def applied(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> A
             above = applied_to_listener(db, kind, listener)
             return Applied(policy, above.owner if above is not None else None)
     return applied_to_listener(db, kind, listener)
+
+
+def applied_in_order(db: Db, kind: str, listener: ListenerId, route: Ref, rule: str) -> tuple[Applied, ...]:
+    """All policies that say something about a rule of a route, the most specific first."""
+    owners = [
+        policy
+        for section in ((rule, "") if rule else ("",))
+        for at, policy in attached_of(db, kind, route)
+        if at == section
+    ]
+    winners = (winner(db, kind, *level) for level in _levels(listener))
+    above = tuple(policy for policy in winners if policy is not None)
+    parent = next(iter(above), None)
+    of_route = (Applied(policy, parent if merges(db, policy) else None) for policy in owners)
+    return (*of_route, *(Applied(policy, None) for policy in dict.fromkeys(above)))
 
 
 @query

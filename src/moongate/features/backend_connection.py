@@ -54,5 +54,6 @@ FEATURE = Feature(
     model=BackendConnection,
     check=check,
     hints=hints,
+    transports=("TCP",),
     cluster=cluster,
 )

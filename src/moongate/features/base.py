@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from moongate.api.route import RouteRule
     from moongate.api.shared import BackendObjectReference, SecretObjectReference
     from moongate.api.tls import TLSSettings
+    from moongate.attach.backends import Transport
     from moongate.attach.extension_filters import Extension
     from moongate.engine import Db
 
@@ -395,6 +396,8 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
             policy.
         http_filter: an HTTP filter, with its per-route config.
         route: settings on an Envoy route.
+        transports: the connections to whose clusters ``cluster``, ``endpoint``, ``lookup`` and ``zones``
+            apply besides those of requests: of TCPRoutes and TLSRoutes (``TCP``), and of UDPRoutes.
         cluster: settings on a cluster.
         endpoint: settings on each endpoint of a cluster; its address is set already.
         zones: how endpoints stand by zones, in a value; ``None`` if they stand by backends. It has a meaning
@@ -420,6 +423,7 @@ class Feature(Struct, Generic[M], frozen=True, kw_only=True, eq=False):
     listener_facts: Callable[[ListenerFacts, M], ListenerFacts] | None = None
     http_filter: HttpFilter[M] | None = None
     route: Callable[[RouteEdit, Effective[M]], None] | None = None
+    transports: tuple[Transport, ...] = ()
     cluster: Callable[[ClusterEdit, Effective[M]], None] | None = None
     endpoint: Callable[[Endpoint, Effective[M]], None] | None = None
     zones: Callable[[M], Zones | None] | None = None

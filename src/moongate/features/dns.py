@@ -44,5 +44,6 @@ FEATURE = Feature(
     field="dns",
     model=DNS,
     check=check,
+    transports=("TCP", "UDP"),
     lookup=lookup,
 )

@@ -247,6 +247,7 @@ FEATURE = Feature(
     model=HealthCheck,
     check=check,
     hints=hints,
+    transports=("TCP",),
     cluster=cluster,
     endpoint=endpoint,
 )

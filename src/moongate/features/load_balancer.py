@@ -333,6 +333,7 @@ FEATURE = Feature(
     zones=zones,
     one_cluster=one_cluster,
     route=route,
+    transports=("TCP", "UDP"),
     cluster=cluster,
     tcp_proxy=tcp_proxy,
 )

@@ -33,4 +33,10 @@ def cluster(edit: ClusterEdit, protocol: Effective[ProxyProtocol]) -> None:
     edit.wrap_socket = wrapped
 
 
-FEATURE = Feature(kind="BackendTrafficPolicy", field="proxy_protocol", model=ProxyProtocol, cluster=cluster)
+FEATURE = Feature(
+    kind="BackendTrafficPolicy",
+    field="proxy_protocol",
+    model=ProxyProtocol,
+    transports=("TCP",),
+    cluster=cluster,
+)

@@ -50,5 +50,6 @@ FEATURE = Feature(
     field="tcp_keepalive",
     model=TCPKeepalive,
     check=check,
+    transports=("TCP",),
     cluster=cluster,
 )

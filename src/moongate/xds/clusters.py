@@ -57,6 +57,8 @@ from moongate.engine import query
 from moongate.features.base import ClusterEdit, Lookup, Zones, by_zone
 from moongate.policies.effective import (
     cluster_settings,
+    connection_cluster_settings,
+    connection_policies,
     endpoint_settings,
     extended,
     gateway_policies,
@@ -144,7 +146,7 @@ def cluster(db: Db, key: ClusterKey) -> XdsResource | None:
     if members is None:
         return None
     backends = _backends(db, key, members)
-    settings = cluster_settings(db, _policies(db, key))
+    settings = _settings(db, key)
     lookup = lookup_of(settings)
     message = _base(key.name, next((b.families for b in backends), ()), lookup.family)
     if "cluster" in holders(db, key.fleet):
@@ -253,6 +255,14 @@ def _wrap(edit: ClusterEdit) -> None:
         edit.message.transport_socket.name = "envoy.transport_sockets.raw_buffer"
         edit.message.transport_socket.typed_config.CopyFrom(packed(RawBuffer()))
     edit.message.transport_socket.CopyFrom(edit.wrap_socket(edit.message.transport_socket))
+
+
+def _settings(db: Db, key: ClusterKey) -> Settings:
+    """The settings of policies for a cluster."""
+    if isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+        transport = "UDP" if route_kind(key.route.kind).upstream == "UDP" else "TCP"
+        return connection_cluster_settings(db, _policies(db, key), transport)
+    return cluster_settings(db, _policies(db, key))
 
 
 def _set(edit: ClusterEdit, settings: Settings) -> None:
@@ -435,7 +445,11 @@ def _policies(db: Db, key: ClusterKey) -> tuple[Applied, ...]:
     if isinstance(key, PolicyCluster | SinkCluster):
         return ()
     listener = _listener_of(db, key)
-    return rule_policies(db, listener, key.route, _section(db, key)) if listener is not None else ()
+    if listener is None:
+        return ()
+    if key.rule in _OF_CONNECTIONS:
+        return connection_policies(db, listener, key.route, _section(db, key))
+    return rule_policies(db, listener, key.route, _section(db, key))
 
 
 def _backends(db: Db, key: ClusterKey, members: list[Member]) -> list[Backend]:
@@ -674,6 +688,10 @@ def _assignment(
         of_sink = sinks.sink_settings(db, key.fleet, key.name)
         settings = tuple(each for each in of_sink if each[0].endpoint is not None)
         zoned = zones_of(of_sink)
+    elif isinstance(key, RuleCluster) and key.rule in _OF_CONNECTIONS:
+        of_route = _settings(db, key)
+        settings = tuple(each for each in of_route if each[0].endpoint is not None)
+        zoned = zones_of(of_route)
     else:
         settings, zoned = endpoint_settings(db, _policies(db, key)), zones(db, _policies(db, key))
     described = "endpoint" in holders(db, key.fleet)

@@ -50,10 +50,10 @@ from moongate.attach.routes import ANY
 from moongate.engine import Contained, Failed, query
 from moongate.features.base import ChainEdit
 from moongate.policies.effective import (
+    connection_lookup,
+    connection_policies,
     connection_settings,
-    lookup_settings,
     refuses_connections,
-    rule_policies,
 )
 from moongate.policies.http_listeners import chain_policy, listener_failed
 from moongate.store import get
@@ -158,7 +158,8 @@ def connection_chain(db: Db, group: ChainGroup, route: Ref) -> ChainSettings | N
             feature.tcp_proxy(proxy, effective)
     chain = _chain(names.connection_chain(route), hosts, terms)
     if of_names:
-        lookup = lookup_settings(db, rule_policies(db, member, route, connection_section(resource)))
+        policies = connection_policies(db, member, route, connection_section(resource))
+        lookup = connection_lookup(db, policies)
         chain.filters.extend(of_server_names(lookup, guard=guarded(db)))
     chain.filters.add(name=TCP_PROXY, typed_config=packed(proxy))
     built = _settings(member, chain, terms)
